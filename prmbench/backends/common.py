@@ -1,0 +1,98 @@
+"""What the model backends share: placement, the chat template, and the facts of a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prmbench import manifest
+from prmbench.backends import Facts
+from prmbench.backends.cards import ModelCard
+from prmbench.config import ModelConfig
+from prmbench.engines.hf import Head, HFEngine, Placement, load
+from prmbench.engines.render import PLAIN, Encoded, encode_chat
+from prmbench.schema import Trace, UserError, text_hash
+
+
+def open_model(card: ModelCard, config: ModelConfig, kind: Head) -> HFEngine:
+    """Loads the card's model where and in the precision that the options say."""
+    code = card.remote_code and config.trust_remote_code
+    return load(card.model, kind, placement(config), card.revision, code, empty=config.dry_run)
+
+
+def placement(config: ModelConfig) -> Placement:
+    """Where the options put a model."""
+    return Placement(config.device, config.dtype).resolve()
+
+
+def template_source(config: ModelConfig) -> str | None:
+    """What render.py takes: None (the tokenizer's own), "plain", or the text of a Jinja file."""
+    if config.template in ("auto", PLAIN):
+        return None if config.template == "auto" else PLAIN
+    try:
+        return Path(config.template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--template {config.template}: cannot be read ({error}); use auto, plain or a Jinja file") from error
+
+
+def chat_encoder(engine: HFEngine, config: ModelConfig) -> Callable[[Trace], Encoded]:
+    """Encodes a trace as a chat of problem and numbered steps, once."""
+    encode = partial(
+        encode_chat,
+        engine.tokenizer,
+        template=template_source(config),
+        boundary=config.boundary,
+        max_tokens=engine.max_tokens,
+    )
+    return cache(lambda trace: encode(trace))
+
+
+def model_facts(
+    card: ModelCard, config: ModelConfig, engine: HFEngine, reference_bytes: int = 0, **more: Any
+) -> Facts:
+    """Facts of a loaded model; `more` are those that its backend knows."""
+    where = placement(config)
+    gpu = torch.cuda.get_device_name() if where.device != "cpu" and torch.cuda.is_available() else ""
+    source = template_source(config) or engine.tokenizer.chat_template or ""
+    return Facts(
+        backend=card.backend,
+        weight_bytes=engine.weight_bytes + reference_bytes,
+        revision=engine.revision or card.revision,
+        weights=local_weights(card.model),
+        template=text_hash(source if isinstance(source, str) else repr(source)),
+        beta=card.beta,
+        signal=card.signal,
+        trained_on=card.trained_on,
+        dtype=where.dtype,
+        engine=config.engine,
+        device=where.device.partition(":")[0],
+        hardware=gpu or f"{manifest.hardware()}, {torch.get_num_threads()} threads a process",
+        **more,
+    )
+
+
+def local_weights(model: str) -> str | None:
+    """Hash of a local model's weight files; None for a hub id."""
+    return manifest.weights_hash(Path(model)) if Path(model).exists() else None
+
+
+def chat_format(config: ModelConfig) -> str:
+    """The input format that protocols name: numbered steps in a chat, or plain."""
+    return "plain+steps" if config.template == PLAIN else "chat+steps"
+
+
+def no_release(config: ModelConfig, backend: str) -> None:
+    """Raises UserError: only log-ratio backends know the authors' positions."""
+    if config.boundary != "exact":
+        raise UserError(f"--boundary {config.boundary}: backend {backend} has no such positions; use exact")
+
+
+def step_sums(per_token: np.ndarray, encoded: Encoded) -> tuple[float, ...]:
+    """Sums of a per-token quantity [ends[-1] - start] over each step's tokens, in float64."""
+    total = np.concatenate([[0.0], per_token.astype(np.float64).cumsum()])
+    return tuple(float(total[end - encoded.start] - total[begin - encoded.start]) for begin, end in encoded.spans)

@@ -1,0 +1,40 @@
+"""Training-free scores read off one language model's logits: EndoRM, and plain log-probability.
+
+One forward pass gives all three series: EndoRM (the main one), EndoRM with decay, log-probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from prmbench.backends import ModelBackend, common
+from prmbench.backends.cards import ModelCard
+from prmbench.config import ModelConfig
+from prmbench.engines.hf import HFEngine
+from prmbench.engines.render import Encoded
+from prmbench.objectives import endo_rewards
+from prmbench.schema import StepScores
+
+DECAY = 0.95
+"""Of the `decay` series: the factor that the IPVRM paper sets for EndoRM (its section 4)."""
+SERIES = ("decay", "logprob")
+
+
+def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
+    """Loads one causal language model. No threshold is given beforehand: the rewards have no natural zero."""
+    engine = common.open_model(card, config, "lm")
+    facts = common.model_facts(
+        card, config, engine, kind="logratio", input_format=common.chat_format(config), series=SERIES
+    )
+    return ModelBackend(facts, common.chat_encoder(engine, config), lambda batch: read(engine, batch))
+
+
+def read(engine: HFEngine, batch: Sequence[Encoded]) -> Iterator[StepScores]:
+    """Per step: the sum of EndoRM's r_t over its tokens; beside it the decayed sum and the sum of log pi."""
+    for encoded, out in zip(batch, engine.logprobs(batch), strict=True):
+        logp, values = torch.from_numpy(out.logprobs).double(), torch.from_numpy(out.normalisers).double()
+        plain, decayed = (endo_rewards(logp, values, decay).numpy() for decay in (1.0, DECAY))
+        also = {"decay": common.step_sums(decayed, encoded), "logprob": common.step_sums(logp.numpy(), encoded)}
+        yield StepScores(encoded.id, common.step_sums(plain, encoded), encoded.counts, also=also)

@@ -1,0 +1,151 @@
+"""Options: one flat frozen dataclass per command. The command line, TOML files and manifests all come from here.
+
+Standard library only, so that `--help` loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from prmbench.schema import Boundary, UserError
+
+
+C = TypeVar("C")
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field with the help text that `--help` shows."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """How a model is found, read and run: what `eval` and `score` share."""
+
+    model: str = option("", "Hub id, folder, .gguf file, or a baseline: random, all-right, position-only, outcome-oracle, gold.")
+    ref_model: str | None = option(None, "Reference of the log-ratio (backend implicit).")
+    revision: str | None = option(None, "Hub revision of the model; the resolved sha goes into the manifest.")
+    ref_revision: str | None = option(None, "Hub revision of the reference.")
+    backend: str = option("auto", "auto, implicit, endo, value_head, token_cls, baseline, or pkg.mod:Class.")
+    template: str = option("auto", "auto (the tokenizer's chat template), plain, or a Jinja file.")
+    boundary: Boundary = option("exact", "Step boundaries: exact, or release (the IPVRM script's positions and mask; backend implicit or endo).")
+    engine: Literal["hf"] = option("hf", "Who runs the forward pass.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "auto: bfloat16 on a GPU, float32 on a CPU.")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N, or balanced (spread one large model over all GPUs).")
+    batch_tokens: int | None = option(None, "Padded tokens a batch may hold [default: 1024 on a CPU, 16384 on a GPU].")
+    trust_remote_code: bool = option(False, "Allow a model's own code; also needs a card that says so and a full-sha --revision.")
+    data: Path | None = option(None, "File or folder: json, jsonl or parquet.")
+    limit: int | None = option(None, "Score only the first N traces of each subset.")
+    seed: int = option(0, "Of the bootstrap and of the random baseline.")
+    dry_run: bool = option(False, "Print the plan (traces, tokens, batches, memory) and stop; no weights are loaded.")
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig(ModelConfig):
+    """`prmbench eval`."""
+
+    benchmark: Literal["processbench"] = option("processbench", "What to evaluate on.")
+    subset: tuple[str, ...] = option((), "Subset, repeatable [default: all that the data has].")
+    protocol: tuple[str, ...] = option((), "Protocol to show, repeatable, e.g. step_sum/oracle or prefix_sum/fixed:-3 [default: all].")
+    calibrate_on: str = option("gsm8k", "Subset on which the calibrated threshold is tuned.")
+    out: Path = option(Path("runs"), "Folder for <run-id>.json and its scores.")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreConfig(ModelConfig):
+    """`prmbench score`."""
+
+    split: Literal["paragraph", "line", "numbered"] = option("paragraph", "How free text becomes steps: blank lines, line ends, or `Step n` / `n.` headings.")
+    out: Path = option(Path("scores.jsonl"), "File for the step scores, one line a solution.")
+
+
+def from_mapping(config: type[C], values: Mapping[str, Any], where: str) -> C:
+    """Builds a config from parsed values. Raises UserError on an unknown name or a value of the wrong type."""
+    hints = get_type_hints(config)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UserError(f"{where}: unknown option {unknown[0]!r}; known are {', '.join(sorted(hints))}")
+    return config(**{name: _coerce(value, hints[name], f"{where}: {name}") for name, value in values.items()})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A flat TOML table of options; `-` and `_` are alike in names."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML ({error})") from error
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def public_name(name: str) -> str:
+    """A hub id as it is; of a local path its last part, since paths name machines."""
+    return Path(name).resolve().name if Path(name).exists() else name
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """The resolved options as plain values, paths by their last part."""
+    found: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if isinstance(value, tuple):
+            value = list(value)
+        elif isinstance(value, str | Path):
+            value = public_name(str(value))
+        found[f.name] = value
+    return found
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """A TOML or command-line value as its declared type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return None if value is None else _coerce(value, next(a for a in args if a is not type(None)), where)
+    if origin is Literal:
+        if value not in args:
+            raise UserError(f"{where} is {value!r}; choose from {', '.join(map(str, args))}")
+        return value
+    if origin is tuple:
+        items = [value] if isinstance(value, str) else value
+        return tuple(_coerce(item, args[0], where) for item in items)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint and not isinstance(value, Path):
+        raise UserError(f"{where} is {value!r}; expected {hint.__name__}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class CompareConfig:
+    """`prmbench compare`."""
+
+    protocol: tuple[str, ...] = option((), "Protocol to compare, repeatable [default: all that both runs have].")
+    against: str | None = option(None, "Protocol of the second run, where its readout has another name.")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportConfig:
+    """`prmbench report`."""
+
+    results: Path = option(Path("leaderboards/results"), "Folder with the runs, searched through.")
+    out: Path = option(Path("leaderboards"), "Folder for tables, figures and the HTML page.")
+    data: Path | None = option(None, "ProcessBench files: gives the page the traces' text [default: none; `hub` loads them].")
+    check: bool = option(False, "Write nothing; exit 1 if a tracked file would change or a result is unsound.")
+    recompute: bool = option(False, "Derive every row from the scores again.")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoConfig:
+    """`prmbench demo`."""
+
+    data: Path | None = option(None, "ProcessBench file or folder [default: the traces shipped with the package].")
+    limit: int | None = option(None, "Traces per subset [default: all shipped ones, 12 of real data].")
+    out: Path = option(Path("runs/demo"), "Folder for the runs and the report.")

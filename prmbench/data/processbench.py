@@ -1,0 +1,66 @@
+"""ProcessBench (Zheng et al., ACL 2025): traces labelled with the first wrong step, from the hub or from files.
+
+Any file of that schema will do: id, problem, steps, label, final_answer_correct (optional), subset (optional).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prmbench.data import files
+from prmbench.schema import Trace, UserError, text_hash
+
+HUB_ID = "Qwen/ProcessBench"
+SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
+
+
+def from_files(path: Path) -> list[Trace]:
+    """Reads a folder (one file a subset) or one file. A row's `subset` wins over its file's name."""
+    traces = []
+    for file in files.data_files(path):
+        rows = files.read_rows(file)
+        traces += [to_trace(row, file.stem, f"{file} row {n}") for n, row in enumerate(rows)]
+    return traces
+
+
+def from_hub(subsets: Sequence[str], revision: str | None) -> tuple[list[Trace], str | None]:
+    """Loads the splits from the hub through `datasets`; also the resolved revision."""
+    import datasets
+
+    try:
+        splits = [datasets.load_dataset(HUB_ID, split=name, revision=revision) for name in subsets]
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{HUB_ID}: cannot be loaded from the hub ({reason}); give local files with --data") from error
+    pairs = zip(subsets, splits, strict=True)
+    traces = [to_trace(row, name, f"{HUB_ID} {name} row {n}") for name, split in pairs for n, row in enumerate(split)]
+    return traces, revision or resolved_revision(splits[0].info.download_checksums or {})
+
+
+def resolved_revision(sources: Iterable[str]) -> str | None:
+    """The commit in the addresses that `datasets` says it read, such as hf://datasets/owner/name@<sha>/file."""
+    return next((found[1] for found in (re.search(r"@([0-9a-f]{40})/", s) for s in sources) if found), None)
+
+
+def to_trace(row: Mapping[str, Any], subset: str, where: str) -> Trace:
+    """One row as a Trace. Raises UserError naming the row and the field that is wrong."""
+    steps = files.steps_field(row, where)
+    problem = files.text_field(row, "problem", where)
+    label = row.get("label")
+    if type(label) is not int or not -1 <= label < len(steps):
+        raise UserError(f"{where}: field 'label' is {label!r}; expected -1 or the index of one of {len(steps)} steps")
+    correct = row.get("final_answer_correct")
+    if correct not in (None, True, False):
+        raise UserError(f"{where}: field 'final_answer_correct' is {correct!r}; expected true or false")
+    return Trace(
+        id=files.text_field(row, "id", where),
+        prompt=problem,
+        steps=steps,
+        first_error=label,
+        outcome=None if correct is None else int(correct),
+        group=text_hash(problem),
+        subset=row.get("subset") or subset,
+    )

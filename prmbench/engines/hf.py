@@ -1,0 +1,185 @@
+"""The transformers engine: loads a model from the hub, a folder or a GGUF file, and runs forward passes.
+
+Head weights meet only the positions that are asked for (head.py). No sampling yet, no scoring rules.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prmbench import head
+from prmbench.engines import TokenLogprobs
+from prmbench.engines.render import Encoded
+from prmbench.schema import UserError
+
+Head = Literal["lm", "classes", "none"]
+_AUTO = {
+    "lm": transformers.AutoModelForCausalLM,
+    "classes": transformers.AutoModelForTokenClassification,
+    "none": transformers.AutoModel,
+}
+PROBE_TOLERANCE = 0.05
+"""Nats by which head.py may differ from the model's own logits: bfloat16 rounding stays below, a missing scale does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and in what precision a model runs."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def resolve(self) -> Placement:
+        """`auto` made definite: this process's GPU if there is one, else the CPU; bfloat16 there, float32 here."""
+        device = self.device
+        if device == "auto":
+            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"--device {device}: torch sees no GPU; use --device cpu")
+        dtype = self.dtype
+        if dtype == "auto":
+            dtype = "float32" if device == "cpu" else "bfloat16"
+        return Placement(device, dtype)
+
+    @property
+    def spread(self) -> bool:
+        """Whether one model is spread over several GPUs by `device_map`."""
+        return self.device in ("balanced", "sequential")
+
+
+class HFEngine:
+    """A transformers model with its tokenizer."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        """Takes a loaded model; `load` is the usual way here."""
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.max_tokens: int | None = getattr(model.config, "max_position_embeddings", None)
+
+    @property
+    def revision(self) -> str | None:
+        """The hub commit that was loaded; None for local files."""
+        return getattr(self.model.config, "_commit_hash", None)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of the parameters."""
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+    @torch.inference_mode()
+    def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:
+        """Log-probabilities of the step tokens, one entry a trace."""
+        rows, targets = [], []
+        for encoded, states in zip(batch, self._states(batch), strict=True):
+            rows.append(states[encoded.start - 1 : encoded.ends[-1]])
+            targets += [*encoded.ids[encoded.start : encoded.ends[-1]], 0]  # after the last token only logsumexp counts
+        hidden = torch.cat(rows)
+        logp, logz = self._head(hidden, torch.tensor(targets, device=hidden.device))
+        at = 0
+        for n in [len(r) for r in rows]:
+            yield TokenLogprobs(logp[at : at + n - 1].cpu().numpy(), logz[at : at + n].cpu().numpy())
+            at += n
+
+    @torch.inference_mode()
+    def outputs(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
+        """[T, c] outputs of the model's own head, one array a trace."""
+        logits = self._forward(self.model, batch)
+        logits = logits[0] if isinstance(logits, tuple) else logits.logits
+        for encoded, row in zip(batch, logits, strict=True):
+            yield row[: len(encoded.ids)].float().cpu().numpy()
+
+    @torch.inference_mode()
+    def states(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
+        """[T, h] last hidden states, one array a trace."""
+        for states in self._states(batch):
+            yield states.float().cpu().numpy()
+
+    def check_head(self) -> None:
+        """Raises UserError when this architecture changes its logits in a way that head.py does not know."""
+        ids = tuple(i % self.model.config.get_text_config().vocab_size for i in range(7, 71, 8))
+        probe = Encoded("probe", ids, start=1, ends=(len(ids),))
+        mine = next(self.logprobs([probe])).logprobs
+        own = torch.from_numpy(next(self.outputs([probe])))[:-1].log_softmax(-1)
+        theirs = own.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+        if not np.allclose(mine, theirs, atol=PROBE_TOLERANCE):
+            kind = type(self.model).__name__
+            raise UserError(f"{kind} rescales its logits in a way this version does not know; its numbers would be wrong")
+
+    def _head(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        layer = self.model.get_output_embeddings()
+        softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        device = layer.weight.device
+        bias = getattr(layer, "bias", None)
+        return head.target_logprobs(hidden.to(device), layer.weight, targets.to(device), bias, softcap)
+
+    def _states(self, batch: Sequence[Encoded]) -> list[Tensor]:
+        out = self._forward(self.model.base_model, batch)
+        return [row[: len(encoded.ids)] for encoded, row in zip(batch, out.last_hidden_state, strict=True)]
+
+    def _forward(self, module: Any, batch: Sequence[Encoded]) -> Any:
+        """Right-padded; without a mask where nothing is hidden, which lets attention take its fast path."""
+        width = max(len(encoded.ids) for encoded in batch)
+        ids = np.zeros((len(batch), width), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, encoded in enumerate(batch):
+            ids[row, : len(encoded.ids)] = encoded.ids
+            mask[row, : len(encoded.ids)] = 1
+            mask[row, list(encoded.masked)] = 0
+        device = self.model.device
+        attention = None if mask.all() else torch.from_numpy(mask).to(device)
+        return module(input_ids=torch.from_numpy(ids).to(device), attention_mask=attention, use_cache=False)
+
+
+def load(
+    name: str,
+    kind: Head,
+    placement: Placement,
+    revision: str | None = None,
+    remote_code: bool = False,
+    empty: bool = False,
+) -> HFEngine:
+    """Loads a model and its tokenizer; `empty` leaves the weights out, for a dry run.
+
+    Raises UserError when either cannot be had, with the reason in one line.
+    """
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    where, options = source(name)
+    options |= {"revision": revision, "trust_remote_code": remote_code}
+    place = {"device_map": placement.device} if placement.spread else {}
+    dtype = getattr(torch, placement.dtype)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        if empty:
+            with torch.device("meta"):
+                shape = transformers.AutoConfig.from_pretrained(where, **options)
+                return HFEngine(_AUTO[kind].from_config(shape, dtype=dtype, trust_remote_code=remote_code), tokenizer)
+        model = _AUTO[kind].from_pretrained(where, dtype=dtype, **options, **place)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"--model {name}: cannot be loaded ({reason.strip()})") from error
+    engine = HFEngine(model if placement.spread else model.to(placement.device), tokenizer)
+    if kind == "lm":
+        engine.check_head()
+    return engine
+
+
+def source(name: str) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` takes: a hub id or folder as it is, a GGUF file as its folder and name."""
+    path = Path(name)
+    if path.suffix != ".gguf":
+        return name, {}
+    if not path.is_file():
+        raise UserError(f"--model {name}: no such file")
+    return str(path.parent), {"gguf_file": path.name}

@@ -1,0 +1,311 @@
+"""Stored scores -> every metric row: which protocols a run admits, its intervals, its floors; run against run.
+
+Pure functions of committed scores, so any table can be recomputed without a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench import metrics
+from prmbench.metrics import Floats, Sample
+from prmbench.schema import READOUTS, EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+
+REPLICATES = 1000
+FOLDS = 5
+OUT_OF_FOLD = "out_of_fold"
+"""Note on the calibration subset's own cell: there the threshold comes from the other folds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Subset:
+    """The traces of one subset with their bootstrap weights [b, n] and fold numbers [n]."""
+
+    name: str
+    traces: tuple[ScoredTrace, ...]
+    weights: Floats
+    fold: metrics.Ints
+
+    @property
+    def unscored(self) -> int:
+        return sum(bool(t.unscored) for t in self.traces)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """One number in one subset: row 0 of `values` is the sample, the rest are replicates. [b]"""
+
+    metric: str
+    values: Floats
+    note: str = ""
+
+
+def protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
+    """Every protocol that the run's kind of score admits, in table order."""
+    if manifest.kind == "verdict":
+        return (EvalProtocol("vote", "native", boundary=manifest.boundary),)
+    found = []
+    for series in ("", *manifest.series):
+        for readout in READOUTS[manifest.kind]:
+            base = EvalProtocol(readout, "oracle", series=series, boundary=manifest.boundary)
+            if manifest.native is not None:
+                found.append(replace(base, threshold="native", at=manifest.native))
+            if manifest.fixed is not None:
+                found.append(replace(base, threshold="fixed", at=manifest.fixed))
+            found += [
+                replace(base, threshold="calibrated", on=manifest.calibrate_on),
+                replace(base, threshold="calibrated_in_sample", on=manifest.calibrate_on),
+                replace(base, threshold="cross_validated"),
+                base,
+            ]
+    return tuple(found)
+
+
+def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricRow, ...]:
+    """All rows of a run: floors first, then each protocol with its interval, per subset and averaged."""
+    subsets = _subsets(manifest, scores)
+    rows = _floor_rows(subsets)
+    for protocol in (*protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
+        check_protocol(manifest, protocol)
+        rows += _rows(subsets, protocol.key, _judged(subsets, protocol))
+    return tuple(rows)
+
+
+def check_protocol(manifest: RunManifest, protocol: EvalProtocol) -> None:
+    """Raises UserError when the run's scores cannot be read under the protocol."""
+    if protocol.readout not in READOUTS[manifest.kind]:
+        readable = ", ".join(READOUTS[manifest.kind])
+        raise UserError(f"protocol {protocol.key}: {manifest.model} has {manifest.kind} scores, readouts {readable}")
+    if protocol.series not in ("", *manifest.series):
+        raise UserError(f"protocol {protocol.key}: no series {protocol.series!r} in this run")
+    if protocol.boundary != manifest.boundary:
+        raise UserError(f"protocol {protocol.key}: the run was scored with --boundary {manifest.boundary}")
+    if protocol.threshold == "native" and manifest.native is None and manifest.kind != "verdict":
+        raise UserError(f"protocol {protocol.key}: {manifest.model} gives no label of its own")
+
+
+def _subsets(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[_Subset]:
+    found = []
+    for name in manifest.subsets:
+        traces = tuple(sorted((t for t in scores if t.subset == name), key=lambda t: t.id))
+        clusters = [t.cluster for t in traces]
+        index = np.unique(clusters, return_inverse=True)[1].astype(np.int64)
+        weights = metrics.bootstrap_weights(index, REPLICATES, _seed(manifest.seed, name))
+        found.append(_Subset(name, traces, weights, metrics.folds(clusters, FOLDS)))
+    return found
+
+
+def _seed(seed: int, subset: str) -> int:
+    """A subset's draws depend on nothing but the seed and its name: two runs on it are resampled alike."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{subset}".encode()).digest()[:8])
+
+
+# --- threshold rules ------------------------------------------------------------------------------------
+
+
+def _judged(subsets: Sequence[_Subset], protocol: EvalProtocol) -> dict[str, list[_Cell]]:
+    """Cells per subset, or cells without values and with the reason."""
+    samples = {s.name: metrics.sample(s.traces, protocol) for s in subsets}
+    calibration = next((s for s in subsets if s.name == protocol.on), None)
+    if protocol.on is not None and calibration is None:
+        return {s.name: _absent(f"needs subset {protocol.on}, which this run does not have") for s in subsets}
+    tuned = None if calibration is None else metrics.best_threshold(samples[calibration.name], calibration.weights)
+    return {s.name: _subset_cells(s, samples[s.name], protocol, tuned) for s in subsets}
+
+
+def _subset_cells(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> list[_Cell]:
+    out_of_fold = protocol.threshold == "calibrated" and protocol.on == subset.name
+    if protocol.threshold == "cross_validated" or out_of_fold:
+        if len(set(subset.fold)) < 2:
+            return _absent("cross-validation needs two problems")
+        right, threshold = _cross_validated(subset, data)
+    else:
+        threshold = _threshold(subset, data, protocol, tuned)
+        right = data.matches(threshold)
+    note = OUT_OF_FOLD if out_of_fold else ""
+    error, correct = metrics.accuracies(data, right, subset.weights)
+    cells = [
+        _Cell("f1", metrics.harmonic(error, correct), note),
+        _Cell("error_accuracy", error, note),
+        _Cell("correct_accuracy", correct, note),
+    ]
+    if protocol.readout != "vote":
+        cells.append(_Cell("threshold", threshold, note))
+    return cells
+
+
+def _threshold(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> Floats:
+    if protocol.readout == "vote":
+        return np.full(len(subset.weights), 1.0)
+    if tuned is not None:
+        return tuned
+    if protocol.at is not None:
+        return np.full(len(subset.weights), protocol.at)
+    return metrics.best_threshold(data, subset.weights)
+
+
+def _cross_validated(subset: _Subset, data: Sample) -> tuple[NDArray[np.bool_], Floats]:
+    """Each fold judged by the threshold of the others; the threshold shown is the median over folds."""
+    right = np.zeros(subset.weights.shape, dtype=bool)
+    chosen = []
+    for fold in sorted(set(subset.fold)):
+        held_out = subset.fold == fold
+        threshold = metrics.best_threshold(data, subset.weights * ~held_out)
+        right[:, held_out] = data.matches(threshold)[:, held_out]
+        chosen.append(threshold)
+    return right, np.median(chosen, axis=0)
+
+
+# --- rows ------------------------------------------------------------------------------------------------
+
+
+def _absent(reason: str) -> list[_Cell]:
+    return [_Cell(metric, np.array([np.nan]), reason) for metric in ("f1", "error_accuracy", "correct_accuracy")]
+
+
+def _rows(subsets: Sequence[_Subset], protocol: str, cells: Mapping[str, Sequence[_Cell]]) -> list[MetricRow]:
+    """Rows of one protocol: each subset's cells, then the unweighted average over the subsets present."""
+    rows = []
+    for subset in subsets:
+        missing = _missing(subset)
+        for cell in cells[subset.name]:
+            rows += _cell_rows(subset.name, protocol, cell, len(subset.traces), subset.unscored, missing)
+    if len(subsets) > 1:
+        name = average_name([s.name for s in subsets])
+        n, unscored = sum(len(s.traces) for s in subsets), sum(s.unscored for s in subsets)
+        for parts in zip(*cells.values(), strict=True):
+            if parts[0].metric != "threshold":
+                rows += _cell_rows(name, protocol, _average(parts, list(cells)), n, unscored, "")
+    return rows
+
+
+def average_name(subsets: Sequence[str]) -> str:
+    """`avg[a,b]`: an average is named by the subsets it is over, so that unlike ones never share a column."""
+    return f"avg[{','.join(subsets)}]"
+
+
+def _average(parts: Sequence[_Cell], names: Sequence[str]) -> _Cell:
+    values = np.mean([p.values for p in parts], axis=0)
+    if np.isnan(values[0]):
+        return _Cell(parts[0].metric, values, "; ".join(sorted({p.note for p in parts if p.note and np.isnan(p.values[0])})))
+    marked = [name for name, p in zip(names, parts, strict=True) if p.note == OUT_OF_FOLD]
+    return _Cell(parts[0].metric, values, f"{','.join(marked)} {OUT_OF_FOLD}" if marked else "")
+
+
+def _missing(subset: _Subset) -> str:
+    labels = [t.label for t in subset.traces]
+    if all(label == -1 for label in labels):
+        return "no trace with an error"
+    return "" if -1 in labels else "no trace without an error"
+
+
+def _cell_rows(subset: str, protocol: str, cell: _Cell, n: int, unscored: int, missing: str) -> list[MetricRow]:
+    value = float(cell.values[0])
+    if np.isnan(value):
+        note = cell.note if cell.note and cell.note != OUT_OF_FOLD else missing
+        note = note or "undefined in a subset"
+        return [MetricRow(subset, protocol, cell.metric, None, None, None, n, unscored, note)]
+    row = MetricRow(subset, protocol, cell.metric, value, *metrics.interval(cell.values[1:]), n, unscored, cell.note)
+    return [row, *(replace(row, metric=name, value=v, lo=None, hi=None) for name, v in _derived(protocol, cell).items())]
+
+
+def _derived(protocol: str, cell: _Cell) -> dict[str, float | None]:
+    """Numbers that follow from a cell's replicates."""
+    value, replicates = float(cell.values[0]), cell.values[1:]
+    if cell.metric == "f1_difference":
+        return {
+            "p_value": metrics.paired_p(value, replicates),
+            "mdd": metrics.minimum_detectable_difference(replicates, paired=True),
+        }
+    if cell.metric == "f1" and not protocol.startswith("floor/"):
+        return {"mdd": metrics.minimum_detectable_difference(replicates)}
+    return {}
+
+
+def _floor_rows(subsets: Sequence[_Subset]) -> list[MetricRow]:
+    """What chance, position and the final answer alone reach on these labels."""
+    rows = []
+    for name in ("random", "position", "outcome_oracle"):
+        rows += _rows(subsets, f"floor/{name}", {s.name: [_floor(name, s)] for s in subsets})
+    return rows
+
+
+def _floor(name: str, subset: _Subset) -> _Cell:
+    label = np.array([t.label for t in subset.traces], dtype=np.int64)
+    if name == "random":
+        steps = np.array([t.steps for t in subset.traces], dtype=np.int64)
+        return _Cell("f1", metrics.random_floor(steps, label, subset.weights))
+    if name == "position":
+        return _Cell("f1", metrics.position_floor(label, subset.weights))
+    if any(t.outcome is None for t in subset.traces):
+        return _Cell("f1", np.array([np.nan]), "final answers are not labelled")
+    outcome = np.array([t.outcome for t in subset.traces], dtype=np.int64)
+    return _Cell("f1", metrics.outcome_floor(label, outcome, subset.weights))
+
+
+# --- run against run ---------------------------------------------------------------------------------------
+
+
+def compare(
+    a: tuple[RunResult, Sequence[ScoredTrace]],
+    b: tuple[RunResult, Sequence[ScoredTrace]],
+    pairs: Sequence[tuple[EvalProtocol, EvalProtocol]],
+) -> tuple[MetricRow, ...]:
+    """Paired difference in F1 (b minus a) with its interval and p-value, per subset and averaged.
+
+    Both runs are resampled with the same problems. Metrics: f1_a, f1_b, f1_difference, p_value and mdd, the
+    smallest difference that this pairing finds with power 0.80. Raises UserError on unlike protocols.
+    """
+    (left, left_scores), (right, right_scores) = a, b
+    _check_comparable(left.manifest, right.manifest)
+    seeded = replace(right.manifest, seed=left.manifest.seed)
+    subsets = _subsets(left.manifest, left_scores), _subsets(seeded, right_scores)
+    rows: list[MetricRow] = []
+    for one, two in pairs:
+        _check_alike(one, two)
+        check_protocol(left.manifest, one)
+        check_protocol(right.manifest, two)
+        cells = [_judged(s, p) for s, p in zip(subsets, (one, two), strict=True)]
+        name = one.key if one.key == two.key else f"{one.key} vs {two.key}"
+        paired = {s.name: _differences(cells[0][s.name], cells[1][s.name]) for s in subsets[0]}
+        rows += _rows(subsets[0], name, paired)
+    return tuple(rows)
+
+
+def pairs(
+    a: RunManifest, b: RunManifest, wanted: Sequence[str] = (), against: str | None = None
+) -> list[tuple[EvalProtocol, EvalProtocol]]:
+    """Which protocols to compare: those asked for (`against` names the second run's), or all that both runs have."""
+    if wanted:
+        return [(EvalProtocol.parse(key), EvalProtocol.parse(against or key)) for key in wanted]
+    other = {p.key for p in protocols(b)}
+    shared = [(p, p) for p in protocols(a) if p.key in other]
+    if not shared:
+        raise UserError(
+            f"compare: {a.model} ({a.kind}) and {b.model} ({b.kind}) share no protocol; "
+            "name one for each with --protocol and --against"
+        )
+    return shared
+
+
+def _check_comparable(a: RunManifest, b: RunManifest) -> None:
+    for what in ("benchmark", "benchmark_hash", "subsets", "boundary"):
+        left, right = getattr(a, what), getattr(b, what)
+        if left != right:
+            raise UserError(f"compare: the runs differ in {what.replace('_', ' ')} ({left} and {right}); score both on the same data")
+
+
+def _check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
+    if (a.threshold, a.on, a.boundary) != (b.threshold, b.on, b.boundary):
+        raise UserError(f"compare: {a.key} and {b.key} are unlike threshold rules; compare the same rule on both sides")
+
+
+def _differences(a: Sequence[_Cell], b: Sequence[_Cell]) -> list[_Cell]:
+    one, two = a[0], b[0]
+    note = one.note or two.note
+    return [_Cell("f1_a", one.values, note), _Cell("f1_b", two.values, note), _Cell("f1_difference", two.values - one.values, note)]

@@ -1,0 +1,92 @@
+"""Provenance: commit and dirty flag, package versions, hashes of data and weights. No torch, no paths."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from prmbench.schema import Trace
+
+PACKAGES = ("prmbench", "torch", "transformers", "tokenizers", "datasets", "numpy", "gguf")
+"""Packages whose version can move a number."""
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
+
+
+def packages() -> dict[str, str]:
+    """Versions of the packages that can move a number, and of Python."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def code_state() -> tuple[str | None, bool | None]:
+    """(commit, dirty) of the checkout this package runs from.
+
+    Dirty = tracked changes outside `leaderboards/`, which a run itself may write. An installed wheel has no
+    checkout: then the version and the hash of its file list stand in for the commit.
+    """
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return _wheel_state()
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)leaderboards")
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit, bool(changes)
+
+
+def _wheel_state() -> tuple[str | None, bool | None]:
+    try:
+        distribution = importlib.metadata.distribution("prmbench")
+    except importlib.metadata.PackageNotFoundError:
+        return None, None
+    record = distribution.read_text("RECORD") or ""
+    return f"wheel {distribution.version} {hashlib.sha256(record.encode()).hexdigest()}", False
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def content_hash(traces: Iterable[Trace]) -> str:
+    """SHA-256 over ids, problems, steps, labels and outcomes, in id order: what the numbers are about."""
+    digest = hashlib.sha256()
+    for trace in sorted(traces, key=lambda t: t.id):
+        parts = (trace.id, trace.subset, trace.prompt, *trace.steps, trace.first_error, trace.outcome)
+        digest.update(repr(parts).encode())
+    return digest.hexdigest()
+
+
+def weights_hash(path: Path) -> str | None:
+    """SHA-256 over the weight files of a local model (a folder, or one GGUF file), names and contents in name order.
+
+    None when there is nothing local to hash.
+    """
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in WEIGHT_SUFFIXES)
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def hardware() -> str:
+    """Processor model and core count; the accelerator is named by the engine."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} x{len(names)}" if names else platform.processor() or platform.machine()

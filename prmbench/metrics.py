@@ -1,0 +1,271 @@
+"""First-error F1, its exact threshold optimum, its chance floors and its bootstrap, in numpy.
+
+Pure functions of step scores and labels. Which protocols a run is judged by is in judge.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.schema import EvalProtocol, ScoredTrace
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+FLOOR_GRID = np.linspace(0.0, 1.0, 2001)
+"""Flag probabilities over which the random floor is maximised; F1 is smooth in them (error < 1e-6)."""
+POWER_FACTOR = 1.959964 + 0.841621
+"""z(0.975) + z(0.80): a difference of this many standard errors is found in 80% of experiments."""
+
+
+# --- readouts: METHOD section 3 -----------------------------------------------------------------
+
+
+def readout(trace: ScoredTrace, protocol: EvalProtocol) -> Floats | None:
+    """The numbers a threshold is compared with, one per step; None when the trace is unscored.
+
+    Log-ratio sums are beta-free: beta and the published scripts' `coef` scale all of them alike.
+    `prefix_mean` is IPVRM's prefix value over beta (Eq. 5, section 3.1); `step_sum` is its TD
+    V(end_k) - V(end_{k-1}) over beta (Eq. 31), the paper's process-level score.
+    """
+    if trace.unscored:
+        return None
+    values = np.array(trace.also[protocol.series] if protocol.series else trace.values, dtype=float)
+    tokens = np.array(trace.tokens, dtype=float)
+    return _READOUTS[protocol.readout](values, tokens)
+
+
+_READOUTS: dict[str, Callable[[Floats, Floats], Floats]] = {
+    "prefix_sum": lambda values, tokens: values.cumsum(),
+    "step_sum": lambda values, tokens: values,
+    "prefix_mean": lambda values, tokens: values.cumsum() / tokens.cumsum(),
+    "step_mean": lambda values, tokens: values / tokens,
+    "as_is": lambda values, tokens: values,
+    "step_diff": lambda values, tokens: np.diff(values, prepend=0.0),
+}
+
+
+def first_below(scores: Floats, threshold: float) -> int:
+    """Index of the first step whose score is strictly below the threshold, else -1."""
+    below = np.flatnonzero(scores < threshold)
+    return int(below[0]) if below.size else -1
+
+
+def majority(verdicts: Sequence[int | None]) -> int | None:
+    """The commonest parsed verdict, ties to the first seen; None when none was parsed."""
+    parsed = [v for v in verdicts if v is not None]
+    return max(parsed, key=lambda v: (parsed.count(v), -parsed.index(v))) if parsed else None
+
+
+# --- the one interval of thresholds at which a trace is judged right -----------------------------
+
+
+def match_interval(scores: Floats | None, first_error: int) -> tuple[float, float]:
+    """The interval (lo, hi] of thresholds t where `first step below t` is the gold first error.
+
+    Empty (lo >= hi) when no threshold finds it; an unscored trace (None) matches nowhere.
+    """
+    if scores is None:
+        return math.inf, -math.inf
+    if first_error < 0:
+        return -math.inf, float(scores.min())
+    return float(scores[first_error]), float(scores[:first_error].min(initial=math.inf))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The traces of one subset under one readout, reduced to what F1 needs. All arrays are [n]."""
+
+    lo: Floats
+    hi: Floats
+    wrong: NDArray[np.bool_]
+    """True where the trace has a first error."""
+    cluster: Ints
+    """Which problem a trace belongs to, 0..clusters-1."""
+
+    def __len__(self) -> int:
+        return len(self.lo)
+
+    def matches(self, threshold: Floats) -> NDArray[np.bool_]:
+        """[b] thresholds -> [b, n]: judged right, or not."""
+        t = threshold[:, None]
+        return (self.lo < t) & (t <= self.hi)
+
+
+def sample(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> Sample:
+    """Reduces labelled traces to match intervals. For `vote`, any threshold in (0, 1] tells right from wrong."""
+    if protocol.readout == "vote":
+        ends = [(0.0, 1.0) if majority(t.verdicts) == t.label else (math.inf, -math.inf) for t in traces]
+    else:
+        ends = [match_interval(readout(t, protocol), _label(t)) for t in traces]
+    interval = np.array(ends, dtype=float).reshape(-1, 2)
+    clusters = np.unique([t.cluster for t in traces], return_inverse=True)[1]
+    return Sample(interval[:, 0], interval[:, 1], np.array([_label(t) >= 0 for t in traces]), clusters.astype(np.int64))
+
+
+def _label(trace: ScoredTrace) -> int:
+    if trace.label is None:
+        raise ValueError(f"trace {trace.id} has no label")
+    return trace.label
+
+
+def harmonic(error_accuracy: Floats, correct_accuracy: Floats) -> Floats:
+    """F1 of ProcessBench: the harmonic mean of two accuracies (not precision and recall); 0 when both are 0."""
+    total = error_accuracy + correct_accuracy
+    return np.divide(2 * error_accuracy * correct_accuracy, total, out=np.zeros_like(total), where=total != 0)
+
+
+def accuracies(data: Sample, right: NDArray[np.bool_], weights: Floats) -> tuple[Floats, Floats]:
+    """Weighted exact-index accuracy on wrong and on right traces: [b, n], [b, n] -> [b], [b]; nan without such traces."""
+    return tuple(_ratio((weights * right)[:, group].sum(1), weights[:, group].sum(1)) for group in (data.wrong, ~data.wrong))  # type: ignore[return-value]
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+
+
+# --- the exact optimum ------------------------------------------------------------------------------
+
+
+def sweep(data: Sample, weights: Floats) -> tuple[Floats, Floats, Floats]:
+    """Accuracies at every threshold that can matter, for b weightings at once.
+
+    F1 is constant between neighbouring interval ends, so sorting the ends gives every value it takes.
+    Returns edges [p + 1] and error and correct accuracy [b, p]; column j holds on (edges[j], edges[j + 1]].
+    """
+    usable = np.flatnonzero(data.lo < data.hi)
+    ends = np.concatenate([data.lo[usable], data.hi[usable]])
+    edges = np.unique(np.concatenate([[-np.inf], ends, [np.inf]]))
+    order = np.argsort(ends, kind="stable")
+    column = np.searchsorted(ends[order], edges[:-1], side="right")  # how many ends lie at or before each edge
+    out = []
+    for group in (data.wrong, ~data.wrong):
+        inside = weights[:, usable] * group[usable]
+        entered = np.concatenate([inside, -inside], axis=1)[:, order].cumsum(axis=1)
+        count = np.concatenate([np.zeros((len(weights), 1)), entered], axis=1)[:, column]
+        out.append(_ratio(count, np.broadcast_to(weights[:, group].sum(1)[:, None], count.shape)))
+    return edges, out[0], out[1]
+
+
+def best_threshold(data: Sample, weights: Floats) -> Floats:
+    """[b, n] -> [b]: the threshold of highest F1. Of several optimal intervals the lowest, and of it the
+    midpoint, or its finite end; 0 when every threshold is as good as any other."""
+    edges, error, correct = sweep(data, weights)
+    f1 = np.round(harmonic(np.nan_to_num(error), np.nan_to_num(correct)), 12)  # ties survive the order of summation
+    best = f1 == f1.max(axis=1, keepdims=True)
+    first = best.argmax(axis=1)
+    columns = np.arange(best.shape[1])
+    broken = ~best & (columns > first[:, None])
+    last = np.where(broken.any(axis=1), broken.argmax(axis=1), best.shape[1])
+    return _inside(edges[first], edges[last])
+
+
+def _inside(lo: Floats, hi: Floats) -> Floats:
+    """A point of each (lo, hi]: midpoint, finite end, or 0 when both ends are infinite."""
+    finite_lo, finite_hi = np.where(np.isfinite(lo), lo, 0.0), np.where(np.isfinite(hi), hi, 0.0)
+    middle = finite_lo + (finite_hi - finite_lo) / 2
+    middle = np.where(middle > finite_lo, middle, finite_hi)
+    point = np.where(np.isinf(lo), finite_hi, np.where(np.isinf(hi), np.nextafter(finite_lo, np.inf), middle))
+    return np.where(np.isinf(lo) & np.isinf(hi), 0.0, point)
+
+
+def accuracy_curve(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> tuple[Floats, Floats, Floats]:
+    """(thresholds, error accuracy, correct accuracy), each [p]: one point per distinct outcome, exact."""
+    data = sample(traces, protocol)
+    edges, error, correct = sweep(data, np.ones((1, len(data))))
+    return _inside(edges[:-1], edges[1:]), error[0], correct[0]
+
+
+# --- resampling ---------------------------------------------------------------------------------------
+
+
+def bootstrap_weights(cluster: Ints, replicates: int, seed: int) -> Floats:
+    """[replicates + 1, n]: row 0 is the sample itself, the others resample whole problems with replacement."""
+    count = int(cluster.max()) + 1 if len(cluster) else 0
+    if not count:
+        return np.ones((replicates + 1, 0))
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(count, np.full(count, 1 / count), size=replicates)
+    return np.concatenate([np.ones((1, len(cluster))), draws[:, cluster]]).astype(float)
+
+
+def folds(names: Sequence[str], k: int = 5) -> Ints:
+    """Fold 0..k-1 of each trace: problems in the order of their hashed names are dealt out in turn, so all
+    traces of a problem share a fold and the folds do not depend on the order of the data."""
+    rank = {name: i for i, name in enumerate(sorted(set(names)))}
+    return np.array([rank[name] % k for name in names], dtype=np.int64)
+
+
+def interval(replicates: Floats) -> tuple[float, float] | tuple[None, None]:
+    """Ends of the 95% percentile interval; replicates in which the number does not exist are left out."""
+    kept = replicates[np.isfinite(replicates)]
+    if kept.size < 2:
+        return None, None
+    return float(np.percentile(kept, 2.5)), float(np.percentile(kept, 97.5))
+
+
+def paired_p(observed: float, replicates: Floats) -> float:
+    """Two-sided bootstrap p-value of "no difference": (k + 1) / (B + 1), k = replicates whose deviation from the
+    observed difference is at least as large as that difference."""
+    kept = replicates[np.isfinite(replicates)]
+    return float((np.sum(np.abs(kept - observed) >= abs(observed) - 1e-12) + 1) / (kept.size + 1))
+
+
+# --- what chance reaches on these labels -----------------------------------------------------------
+
+
+def random_floor(steps: Ints, label: Ints, weights: Floats) -> Floats:
+    """F1 of independent uniform step scores under an oracle threshold: [n], [n], [b, n] -> [b].
+
+    A step is flagged with probability p, so a right trace passes with (1-p)^K and an error at l is found with
+    p (1-p)^l; the best p is taken. An upper bound on what noise reaches under any other threshold rule.
+    """
+    p = FLOOR_GRID
+    chance = np.where(label[:, None] < 0, (1 - p) ** steps[:, None], p * (1 - p) ** np.maximum(label, 0)[:, None])
+    return _mixture_floor(chance, label >= 0, weights)
+
+
+def position_floor(label: Ints, weights: Floats) -> Floats:
+    """F1 of flagging the commonest error index with the best probability q, else "no error": [n], [b, n] -> [b]."""
+    modal = modal_index(label)
+    q = FLOOR_GRID
+    chance = np.where(label[:, None] < 0, 1 - q, q * (label == modal)[:, None])
+    return _mixture_floor(chance, label >= 0, weights)
+
+
+def outcome_floor(label: Ints, outcome: Ints, weights: Floats) -> Floats:
+    """F1 of knowing the final answer only: right answer -> "no error", else the commonest error index."""
+    guess = np.where(outcome == 1, -1, modal_index(label))
+    wrong = label >= 0
+    right = (guess == label).astype(float)
+    return harmonic(*(_ratio(weights[:, g] @ right[g], weights[:, g].sum(1)) for g in (wrong, ~wrong)))
+
+
+def modal_index(label: Ints) -> int:
+    """The commonest first-error index; the lowest of several; 0 when there is no error."""
+    wrong = label[label >= 0]
+    return int(np.bincount(wrong).argmax()) if wrong.size else 0
+
+
+def _mixture_floor(chance: Floats, wrong: NDArray[np.bool_], weights: Floats) -> Floats:
+    a, b = (weights[:, g] @ chance[g] for g in (wrong, ~wrong))
+    na, nb = (weights[:, g].sum(1)[:, None] * np.ones_like(a) for g in (wrong, ~wrong))
+    f1 = harmonic(_ratio(a, na), _ratio(b, nb))
+    return np.asarray(f1.max(axis=1))
+
+
+def minimum_detectable_difference(replicates: Floats, paired: bool = False) -> float | None:
+    """The smallest true difference that a two-sided 5% test finds with power 0.80: 2.80 standard errors.
+
+    `paired`: the replicates are of a difference. Otherwise they are of one run's F1, and the other run is taken to
+    be independent and as spread out, which widens it by sqrt(2); `compare` pairs the runs and does better.
+    """
+    kept = replicates[np.isfinite(replicates)]
+    if kept.size < 2:
+        return None
+    return float(POWER_FACTOR * kept.std(ddof=1) * (1.0 if paired else math.sqrt(2)))

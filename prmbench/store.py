@@ -1,0 +1,179 @@
+"""Files of a run: the result, its scores, the journal of a run in progress. Atomic writes, no torch.
+
+A run is `<run-id>.json` beside `<run-id>.scores.jsonl.gz`; while it is scored, each process appends whole
+batches to `<run-id>.journal/<process>.jsonl`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from prmbench.schema import RunResult, ScoredTrace, UserError
+
+SCORES_SUFFIX = ".scores.jsonl.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run as it lies on disk."""
+
+    result: RunResult
+    scores: tuple[ScoredTrace, ...]
+    path: Path
+
+
+def scores_path(path: Path) -> Path:
+    """`x/<run-id>.json` -> `x/<run-id>.scores.jsonl.gz`."""
+    return path.with_name(path.name.removesuffix(".json") + SCORES_SUFFIX)
+
+
+def cannot_write(path: Path, error: OSError) -> NoReturn:
+    """One line for a full disk or a missing permission."""
+    raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --out or free some space") from error
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Writes the whole file or nothing: temporary file in the same folder, fsync, rename."""
+    raw = data.encode() if isinstance(data, str) else data
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tmp-", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        cannot_write(path, error)
+
+
+def pack_scores(scores: Iterable[ScoredTrace]) -> bytes:
+    """Scores as gzipped JSON lines, sorted by id, without a time stamp: equal scores give equal bytes."""
+    lines = (json.dumps(row.to_json(), sort_keys=True) for row in sorted(scores, key=lambda t: t.id))
+    return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
+
+
+def unpack_scores(raw: bytes, path: Path) -> tuple[ScoredTrace, ...]:
+    """Inverse of `pack_scores`; `path` is for the message when the file is not what it should be."""
+    try:
+        text = gzip.decompress(raw).decode()
+        return tuple(ScoredTrace.from_json(json.loads(line)) for line in text.splitlines())
+    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not a scores file ({error}); score the model again") from error
+
+
+def sha256(raw: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def canonical_json(value: object) -> str:
+    """Sorted keys, two spaces, one newline at the end: the form of every JSON file we write."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+
+
+def short_hash(facts: Mapping[str, Any]) -> str:
+    """12 hex digits that name a set of facts: run ids."""
+    return sha256(canonical_json(dict(facts)).encode())[:12]
+
+
+def write_run(path: Path, result: RunResult, packed: bytes) -> None:
+    """Scores first, then the result that names their hash: a result on disk always has its scores."""
+    write_atomic(scores_path(path), packed)
+    write_atomic(path, canonical_json(result.to_json()))
+
+
+def read_run(path: Path) -> Run:
+    """Reads a result and its scores. Raises UserError when either is missing, foreign or altered."""
+    try:
+        result = RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name the <run-id>.json of a finished run") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not a prmbench result ({type(error).__name__}: {error})") from error
+    source = scores_path(path)
+    try:
+        raw = source.read_bytes()
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror}); a result needs its scores beside it") from error
+    if sha256(raw) != result.manifest.scores_sha256:
+        raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or score again")
+    return Run(result, unpack_scores(raw, source), path)
+
+
+def read_runs(root: Path) -> list[Run]:
+    """Every run under `root`, sorted by benchmark, model and run id. JSON files that are not results are passed over."""
+    found = [read_run(path) for path in sorted(root.rglob("*.json")) if scores_path(path).exists()]
+    return sorted(found, key=lambda r: (r.result.manifest.benchmark, r.result.manifest.model, r.result.manifest.run_id))
+
+
+# --- the journal of a run in progress -----------------------------------------------------------------
+
+
+class Journal:
+    """Append-only record of the batches scored so far; a torn last line (kill -9) is passed over."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Opens or continues the journal of the run described by `identity`.
+
+        Raises UserError when the folder holds a run begun under another identity (an older scoring version, say).
+        """
+        self.folder = folder
+        head = folder / "run.json"
+        if head.exists():
+            begun = json.loads(head.read_text(encoding="utf-8"))
+            changed = sorted(k for k in identity if begun.get(k) != identity[k])
+            if changed:
+                raise UserError(
+                    f"{folder}: begun with another {', '.join(changed)}; its scores cannot be continued, "
+                    f"delete the folder to start afresh"
+                )
+        else:
+            write_atomic(head, canonical_json(dict(identity)))
+
+    def done(self) -> dict[int, dict[str, Any]]:
+        """Batches on disk, from all processes of all sittings, by batch number."""
+        found = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # torn by a kill; the batch is scored again
+                found[int(entry["batch"])] = entry
+        return found
+
+    def append(self, process: int, entry: Mapping[str, Any]) -> None:
+        """One batch, on disk when this returns."""
+        path = self.folder / f"{process}.jsonl"
+        try:
+            torn = path.exists() and not path.read_bytes().endswith(b"\n")
+            with path.open("a", encoding="utf-8") as file:
+                file.write(("\n" if torn else "") + json.dumps(entry, sort_keys=True) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            cannot_write(path, error)
+
+    def remove(self) -> None:
+        """Deletes the journal; the result is complete."""
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+
+
+def batch_entry(batch: int, scores: Sequence[ScoredTrace], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A journal line."""
+    return {"batch": batch, "scores": [row.to_json() for row in scores], **facts}
