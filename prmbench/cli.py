@@ -7,9 +7,9 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
 
@@ -40,7 +40,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -149,6 +151,9 @@ def score(config: options.ScoreConfig, quiet: Quiet = False) -> None:
     """Score your own solutions, no label needed: step scores to a jsonl file."""
     from prmbench import evaluate
 
+    if config.dry_run:
+        _print_mapping(evaluate.dry_run(config), as_json=False)
+        return
     with _progress(quiet) as progress:
         path = evaluate.score(config, progress)
     if path is not None and not quiet:
@@ -165,11 +170,11 @@ def compare(
     """Paired difference in F1 between two runs (second minus first), with its interval and p-value."""
     from prmbench import judge, store
 
-    runs = [store.read_run(path) for path in (first, second)]
-    pairs = judge.pairs(*(run.result.manifest for run in runs), config.protocol, config.against)
-    rows = judge.compare(*((run.result, run.scores) for run in runs), pairs)
+    a, b = store.read_run(first), store.read_run(second)
+    pairs = judge.pairs(a.result.manifest, b.result.manifest, config.protocol, config.against)
+    rows = judge.compare((a.result, a.scores), (b.result, b.scores), pairs)
     if json_:
-        typer.echo(json.dumps({"rows": [options.to_json(row) for row in rows]}))
+        typer.echo(json.dumps({"rows": [asdict(row) for row in rows]}))
         return
     from prmbench import report
 
@@ -202,7 +207,12 @@ def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
     with _progress(quiet) as progress:
         runs, page = story.demo(config, progress)
     for run in runs:
-        _print_run(run, [r for r in run.result.rows if r.protocol in story.SHOWN or r.protocol.startswith("floor/")], False, quiet)
+        _print_run(
+            run,
+            [r for r in run.result.rows if r.protocol in story.SHOWN or r.protocol.startswith("floor/")],
+            False,
+            quiet,
+        )
     typer.echo(f"report: {page}")
 
 
@@ -212,7 +222,7 @@ def models(json_: Json = False) -> None:
     from prmbench.backends import cards
 
     for card in cards.MODELS.values():
-        typer.echo(json.dumps(options.to_json(card)) if json_ else f"{card.model:<42} {card.backend:<10} {card.signal}")
+        typer.echo(json.dumps(asdict(card)) if json_ else f"{card.model:<42} {card.backend:<10} {card.signal}")
 
 
 # --- output ----------------------------------------------------------------------------------------------------
@@ -227,7 +237,7 @@ def _console() -> Any:
 def _print_run(run: Run, rows: list[Any], as_json: bool, quiet: bool) -> None:
     if as_json:
         result = run.result.to_json()
-        typer.echo(json.dumps({**result, "rows": [options.to_json(row) for row in rows], "path": str(run.path)}))
+        typer.echo(json.dumps({**result, "rows": [asdict(row) for row in rows], "path": str(run.path)}))
         return
     if not quiet:
         from prmbench import report
@@ -237,7 +247,7 @@ def _print_run(run: Run, rows: list[Any], as_json: bool, quiet: bool) -> None:
 
 
 def _print_mapping(record: Any, as_json: bool) -> None:
-    values = options.to_json(record)
+    values = asdict(record)
     typer.echo(json.dumps(values) if as_json else "\n".join(f"{name}: {value}" for name, value in values.items()))
 
 
@@ -258,7 +268,13 @@ class _progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]} tok/s"), TimeRemainingColumn())
+        columns = (
+            TextColumn("scoring"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]} tok/s"),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*columns, console=Console(stderr=True))
         self.bar.start()
         task = self.bar.add_task("scoring", total=None, rate="-")

@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from prmbench.schema import Boundary, UserError
 
-
 C = TypeVar("C")
 
 
@@ -27,18 +26,26 @@ def option(default: Any, text: str) -> Any:
 class ModelConfig:
     """How a model is found, read and run: what `eval` and `score` share."""
 
-    model: str = option("", "Hub id, folder, .gguf file, or a baseline: random, all-right, position-only, outcome-oracle, gold.")
+    model: str = option(
+        "", "Hub id, folder, .gguf file, or a baseline: random, all-right, position-only, outcome-oracle, gold."
+    )
     ref_model: str | None = option(None, "Reference of the log-ratio (backend implicit).")
     revision: str | None = option(None, "Hub revision of the model; the resolved sha goes into the manifest.")
     ref_revision: str | None = option(None, "Hub revision of the reference.")
     backend: str = option("auto", "auto, implicit, endo, value_head, token_cls, baseline, or pkg.mod:Class.")
     template: str = option("auto", "auto (the tokenizer's chat template), plain, or a Jinja file.")
-    boundary: Boundary = option("exact", "Step boundaries: exact, or release (the IPVRM script's positions and mask; backend implicit or endo).")
+    boundary: Boundary = option(
+        "exact", "Step boundaries: exact, or release (the IPVRM script's positions and mask; backend implicit or endo)."
+    )
     engine: Literal["hf"] = option("hf", "Who runs the forward pass.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "auto: bfloat16 on a GPU, float32 on a CPU.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "auto: bfloat16 on a GPU, float32 on a CPU."
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:N, or balanced (spread one large model over all GPUs).")
-    batch_tokens: int | None = option(None, "Padded tokens a batch may hold [default: 1024 on a CPU, 16384 on a GPU].")
-    trust_remote_code: bool = option(False, "Allow a model's own code; also needs a card that says so and a full-sha --revision.")
+    batch_tokens: int | None = option(None, "Padded tokens a batch may hold [default: 256 on a CPU, 16384 on a GPU].")
+    trust_remote_code: bool = option(
+        False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
+    )
     data: Path | None = option(None, "File or folder: json, jsonl or parquet.")
     limit: int | None = option(None, "Score only the first N traces of each subset.")
     seed: int = option(0, "Of the bootstrap and of the random baseline.")
@@ -51,7 +58,9 @@ class EvalConfig(ModelConfig):
 
     benchmark: Literal["processbench"] = option("processbench", "What to evaluate on.")
     subset: tuple[str, ...] = option((), "Subset, repeatable [default: all that the data has].")
-    protocol: tuple[str, ...] = option((), "Protocol to show, repeatable, e.g. step_sum/oracle or prefix_sum/fixed:-3 [default: all].")
+    protocol: tuple[str, ...] = option(
+        (), "Protocol to show, repeatable, e.g. step_sum/oracle or prefix_sum/fixed:-3 [default: all]."
+    )
     calibrate_on: str = option("gsm8k", "Subset on which the calibrated threshold is tuned.")
     out: Path = option(Path("runs"), "Folder for <run-id>.json and its scores.")
 
@@ -60,7 +69,9 @@ class EvalConfig(ModelConfig):
 class ScoreConfig(ModelConfig):
     """`prmbench score`."""
 
-    split: Literal["paragraph", "line", "numbered"] = option("paragraph", "How free text becomes steps: blank lines, line ends, or `Step n` / `n.` headings.")
+    split: Literal["paragraph", "line", "numbered"] = option(
+        "paragraph", "How free text becomes steps: blank lines, line ends, or `Step n` / `n.` headings."
+    )
     out: Path = option(Path("scores.jsonl"), "File for the step scores, one line a solution.")
 
 
@@ -86,7 +97,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def public_name(name: str) -> str:
     """A hub id as it is; of a local path its last part, since paths name machines."""
-    return Path(name).resolve().name if Path(name).exists() else name
+    return Path(name).resolve().name if ("/" in name or name in (".", "..")) and Path(name).exists() else name
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -96,9 +107,9 @@ def to_json(config: Any) -> dict[str, Any]:
         value = getattr(config, f.name)
         if isinstance(value, tuple):
             value = list(value)
-        elif isinstance(value, str | Path):
-            value = public_name(str(value))
-        found[f.name] = value
+        found[f.name] = (
+            value.name if isinstance(value, Path) else public_name(value) if isinstance(value, str) else value
+        )
     return found
 
 
@@ -112,7 +123,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             raise UserError(f"{where} is {value!r}; choose from {', '.join(map(str, args))}")
         return value
     if origin is tuple:
-        items = [value] if isinstance(value, str) else value
+        items = value if isinstance(value, list | tuple) else [value]
         return tuple(_coerce(item, args[0], where) for item in items)
     if hint is Path and isinstance(value, str):
         return Path(value)
@@ -137,7 +148,9 @@ class ReportConfig:
 
     results: Path = option(Path("leaderboards/results"), "Folder with the runs, searched through.")
     out: Path = option(Path("leaderboards"), "Folder for tables, figures and the HTML page.")
-    data: Path | None = option(None, "ProcessBench files: gives the page the traces' text [default: none; `hub` loads them].")
+    data: Path | None = option(
+        None, "ProcessBench files: gives the page the traces' text [default: none; `hub` loads them]."
+    )
     check: bool = option(False, "Write nothing; exit 1 if a tracked file would change or a result is unsound.")
     recompute: bool = option(False, "Derive every row from the scores again.")
 

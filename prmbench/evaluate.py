@@ -14,7 +14,7 @@ from prmbench import data, distributed, judge, manifest, scoring, store
 from prmbench.backends import Backend, load_backend
 from prmbench.config import EvalConfig, ModelConfig, ScoreConfig
 from prmbench.data import files, solutions
-from prmbench.schema import EvalProtocol, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.schema import SCORING_VERSION, EvalProtocol, RunManifest, RunResult, ScoredTrace, Trace, UserError
 
 
 def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> store.Run | None:
@@ -31,6 +31,8 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> st
     path = config.out / f"{plan.run_id}.json"
     if path.exists():
         return _judge_again(path, wanted) if distributed.rank() == 0 else None
+    for protocol in wanted:  # before the scoring, not after it
+        judge.check_protocol(_manifest(config, backend, loaded, plan, {}), protocol)
     journal = scoring.score_all(plan, config.out, backend, loaded.traces, progress)
     if distributed.rank() != 0:
         return None
@@ -42,6 +44,8 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> st
 
 def _judge_again(path: Path, wanted: Sequence[EvalProtocol]) -> store.Run:
     run = store.read_run(path)
+    if run.result.manifest.scoring_version != SCORING_VERSION:
+        raise UserError(f"{path}: scored by another version of the code; choose another --out to score afresh")
     return _finish(run.result.manifest, run.scores, wanted, path)
 
 
@@ -74,27 +78,26 @@ class DryRun:
     """Memory of the weights, reference model included."""
 
 
-def dry_run(config: EvalConfig) -> DryRun:
+def dry_run(config: EvalConfig | ScoreConfig) -> DryRun:
     """The plan of a run, without loading weights. `config.dry_run` must be set."""
-    loaded = data.load(config.benchmark, config.data, config.subset, config.limit)
-    backend = load_backend(config)
-    plan = scoring.make_plan(_run_id(config, backend, loaded), backend, loaded.traces, config.batch_tokens)
+    if isinstance(config, ScoreConfig):
+        backend, _, plan = _solutions(config)
+    else:
+        loaded = data.load(config.benchmark, config.data, config.subset, config.limit)
+        backend = load_backend(config)
+        plan = scoring.make_plan(_run_id(config, backend, loaded), backend, loaded.traces, config.batch_tokens)
     padded = [len(batch) * max(plan.costs[i] for i in batch) for batch in plan.batches]
     unscored = 0 if backend.facts.engine == "none" else sum(cost == 0 for cost in plan.costs)
     size = backend.facts.weight_bytes / 2**30
-    return DryRun(plan.run_id, len(loaded.traces), unscored, plan.tokens, len(plan.batches), max(padded), round(size, 2))
+    return DryRun(plan.run_id, len(plan.costs), unscored, plan.tokens, len(plan.batches), max(padded), round(size, 2))
 
 
 def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path | None:
     """Scores a user's own solutions: one JSON line each (id, steps, values, tokens, verdicts, unscored)."""
-    if config.data is None:
-        raise UserError("--data is missing: give a json, jsonl or parquet file of problems and solutions")
+    if config.out.is_dir():
+        raise UserError(f"--out {config.out}: is a folder; name a file for the step scores")
     _check_writable(config.out.parent)
-    traces = solutions.from_files(config.data, config.split)[: config.limit]
-    files.unique_ids([t.id for t in traces], config.data.name)
-    backend = load_backend(config)
-    run_id = f"{_slug(config.model)}-{store.short_hash(_identity(config, backend, manifest.content_hash(traces)))}"
-    plan = scoring.make_plan(run_id, backend, traces, config.batch_tokens)
+    backend, traces, plan = _solutions(config)
     journal = scoring.score_all(plan, config.out.parent, backend, traces, progress)
     if distributed.rank() != 0:
         return None
@@ -105,6 +108,20 @@ def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path
     return config.out
 
 
+def _solutions(config: ScoreConfig) -> tuple[Backend, list[Trace], scoring.Plan]:
+    """The backend, the user's solutions, and how they will be scored."""
+    if config.data is None:
+        raise UserError("--data is missing: give a json, jsonl or parquet file of problems and solutions")
+    data.check_limit(config.limit)
+    traces = solutions.from_files(config.data, config.split)[: config.limit]
+    if not traces:
+        raise UserError(f"{config.data}: holds no solution")
+    files.unique_ids([t.id for t in traces], config.data.name)
+    backend = load_backend(config)
+    run_id = f"{_slug(config.model)}-{store.short_hash(_identity(config, backend, manifest.content_hash(traces)))}"
+    return backend, traces, scoring.make_plan(run_id, backend, traces, config.batch_tokens)
+
+
 def _scored_line(row: ScoredTrace) -> dict[str, Any]:
     return {k: v for k, v in row.to_json().items() if k not in ("label", "outcome", "cluster")}
 
@@ -113,7 +130,7 @@ def _check_writable(folder: Path) -> None:
     """Finds out before the scoring, not after it, that nothing can be written."""
     probe = folder / ".prmbench-write-test"
     store.write_atomic(probe, "")
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # of several processes another one may have been quicker
 
 
 # --- identity and provenance ------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class _Subset:
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """One number in one subset: row 0 of `values` is the sample, the rest are replicates. [b]"""
+    """One number in one subset, [b]: row 0 of `values` is the sample, the rest are replicates."""
 
     metric: str
     values: Floats
@@ -121,7 +121,7 @@ def _judged(subsets: Sequence[_Subset], protocol: EvalProtocol) -> dict[str, lis
 def _subset_cells(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> list[_Cell]:
     out_of_fold = protocol.threshold == "calibrated" and protocol.on == subset.name
     if protocol.threshold == "cross_validated" or out_of_fold:
-        if len(set(subset.fold)) < 2:
+        if len(set(subset.fold)) == 1:
             return _absent("cross-validation needs two problems")
         right, threshold = _cross_validated(subset, data)
     else:
@@ -192,7 +192,9 @@ def average_name(subsets: Sequence[str]) -> str:
 def _average(parts: Sequence[_Cell], names: Sequence[str]) -> _Cell:
     values = np.mean([p.values for p in parts], axis=0)
     if np.isnan(values[0]):
-        return _Cell(parts[0].metric, values, "; ".join(sorted({p.note for p in parts if p.note and np.isnan(p.values[0])})))
+        return _Cell(
+            parts[0].metric, values, "; ".join(sorted({p.note for p in parts if p.note and np.isnan(p.values[0])}))
+        )
     marked = [name for name, p in zip(names, parts, strict=True) if p.note == OUT_OF_FOLD]
     return _Cell(parts[0].metric, values, f"{','.join(marked)} {OUT_OF_FOLD}" if marked else "")
 
@@ -210,8 +212,12 @@ def _cell_rows(subset: str, protocol: str, cell: _Cell, n: int, unscored: int, m
         note = cell.note if cell.note and cell.note != OUT_OF_FOLD else missing
         note = note or "undefined in a subset"
         return [MetricRow(subset, protocol, cell.metric, None, None, None, n, unscored, note)]
-    row = MetricRow(subset, protocol, cell.metric, value, *metrics.interval(cell.values[1:]), n, unscored, cell.note)
-    return [row, *(replace(row, metric=name, value=v, lo=None, hi=None) for name, v in _derived(protocol, cell).items())]
+    lo, hi = metrics.interval(cell.values[1:])
+    row = MetricRow(subset, protocol, cell.metric, value, lo, hi, n, unscored, cell.note)
+    return [
+        row,
+        *(replace(row, metric=name, value=v, lo=None, hi=None) for name, v in _derived(protocol, cell).items()),
+    ]
 
 
 def _derived(protocol: str, cell: _Cell) -> dict[str, float | None]:
@@ -297,7 +303,9 @@ def _check_comparable(a: RunManifest, b: RunManifest) -> None:
     for what in ("benchmark", "benchmark_hash", "subsets", "boundary"):
         left, right = getattr(a, what), getattr(b, what)
         if left != right:
-            raise UserError(f"compare: the runs differ in {what.replace('_', ' ')} ({left} and {right}); score both on the same data")
+            raise UserError(
+                f"compare: the runs differ in {what.replace('_', ' ')} ({left} and {right}); score both alike"
+            )
 
 
 def _check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
@@ -308,4 +316,8 @@ def _check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
 def _differences(a: Sequence[_Cell], b: Sequence[_Cell]) -> list[_Cell]:
     one, two = a[0], b[0]
     note = one.note or two.note
-    return [_Cell("f1_a", one.values, note), _Cell("f1_b", two.values, note), _Cell("f1_difference", two.values - one.values, note)]
+    return [
+        _Cell("f1_a", one.values, note),
+        _Cell("f1_b", two.values, note),
+        _Cell("f1_difference", two.values - one.values, note),
+    ]

@@ -17,7 +17,7 @@ from prmbench.schema import EvalProtocol, ScoredTrace
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-FLOOR_GRID = np.linspace(0.0, 1.0, 2001)
+FLOOR_GRID = np.linspace(0.0, 1.0, 1001)
 """Flag probabilities over which the random floor is maximised; F1 is smooth in them (error < 1e-6)."""
 POWER_FACTOR = 1.959964 + 0.841621
 """z(0.975) + z(0.80): a difference of this many standard errors is found in 80% of experiments."""
@@ -121,46 +121,54 @@ def harmonic(error_accuracy: Floats, correct_accuracy: Floats) -> Floats:
 
 
 def accuracies(data: Sample, right: NDArray[np.bool_], weights: Floats) -> tuple[Floats, Floats]:
-    """Weighted exact-index accuracy on wrong and on right traces: [b, n], [b, n] -> [b], [b]; nan without such traces."""
-    return tuple(_ratio((weights * right)[:, group].sum(1), weights[:, group].sum(1)) for group in (data.wrong, ~data.wrong))  # type: ignore[return-value]
+    """Weighted exact-index accuracy on wrong and on right traces, [b, n] -> [b]; nan where there are none."""
+    error, correct = (
+        _ratio((weights * right)[:, group].sum(1), weights[:, group].sum(1)) for group in (data.wrong, ~data.wrong)
+    )
+    return error, correct
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+def _ratio(part: Floats, whole: Floats | np.integer | int) -> Floats:
+    out = np.full(np.broadcast_shapes(np.shape(part), np.shape(whole)), np.nan)
+    np.divide(part, whole, out=out, where=np.asarray(whole) > 0)
+    return out
 
 
 # --- the exact optimum ------------------------------------------------------------------------------
 
 
 def sweep(data: Sample, weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Accuracies at every threshold that can matter, for b weightings at once.
+    """How much is judged right at every threshold that can matter, for b weightings at once.
 
     F1 is constant between neighbouring interval ends, so sorting the ends gives every value it takes.
-    Returns edges [p + 1] and error and correct accuracy [b, p]; column j holds on (edges[j], edges[j + 1]].
+    Returns edges [p + 1] and the weight of wrong and of right traces judged right [b, p]; column j holds for
+    thresholds in (edges[j], edges[j + 1]].
     """
-    usable = np.flatnonzero(data.lo < data.hi)
-    ends = np.concatenate([data.lo[usable], data.hi[usable]])
-    edges = np.unique(np.concatenate([[-np.inf], ends, [np.inf]]))
-    order = np.argsort(ends, kind="stable")
-    column = np.searchsorted(ends[order], edges[:-1], side="right")  # how many ends lie at or before each edge
-    out = []
-    for group in (data.wrong, ~data.wrong):
-        inside = weights[:, usable] * group[usable]
-        entered = np.concatenate([inside, -inside], axis=1)[:, order].cumsum(axis=1)
-        count = np.concatenate([np.zeros((len(weights), 1)), entered], axis=1)[:, column]
-        out.append(_ratio(count, np.broadcast_to(weights[:, group].sum(1)[:, None], count.shape)))
-    return edges, out[0], out[1]
+    usable = data.lo < data.hi
+    edges = np.unique(np.concatenate([[-np.inf], data.lo[usable], data.hi[usable], [np.inf]]))
+    found = []
+    for group in (usable & data.wrong, usable & ~data.wrong):
+        ends = np.concatenate([data.lo[group], data.hi[group]])
+        order = np.argsort(ends, kind="stable")
+        entering = np.concatenate([weights[:, group], -weights[:, group]], axis=1)[:, order]
+        total = np.concatenate([np.zeros((len(weights), 1)), entering.cumsum(axis=1)], axis=1)
+        found.append(total[:, np.searchsorted(ends[order], edges[:-1], side="right")])
+    return edges, found[0], found[1]
 
 
 def best_threshold(data: Sample, weights: Floats) -> Floats:
-    """[b, n] -> [b]: the threshold of highest F1. Of several optimal intervals the lowest, and of it the
-    midpoint, or its finite end; 0 when every threshold is as good as any other."""
+    """The threshold of highest F1 under each weighting: [b, n] -> [b].
+
+    Of several optimal intervals the lowest, and of it the midpoint, or its finite end; 0 when every threshold is as
+    good as any other.
+    """
     edges, error, correct = sweep(data, weights)
-    f1 = np.round(harmonic(np.nan_to_num(error), np.nan_to_num(correct)), 12)  # ties survive the order of summation
-    best = f1 == f1.max(axis=1, keepdims=True)
+    n_error, n_correct = (weights[:, group].sum(axis=1, keepdims=True) for group in (data.wrong, ~data.wrong))
+    total = error * n_correct + correct * n_error
+    f1 = np.divide(error * correct, total, out=np.zeros_like(total), where=total > 0)  # half of it: same optimum
+    best = f1 >= f1.max(axis=1, keepdims=True) * (1 - 1e-12)  # ties survive rounding
     first = best.argmax(axis=1)
-    columns = np.arange(best.shape[1])
-    broken = ~best & (columns > first[:, None])
+    broken = ~best & (np.arange(best.shape[1]) > first[:, None])
     last = np.where(broken.any(axis=1), broken.argmax(axis=1), best.shape[1])
     return _inside(edges[first], edges[last])
 
@@ -178,7 +186,8 @@ def accuracy_curve(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> tup
     """(thresholds, error accuracy, correct accuracy), each [p]: one point per distinct outcome, exact."""
     data = sample(traces, protocol)
     edges, error, correct = sweep(data, np.ones((1, len(data))))
-    return _inside(edges[:-1], edges[1:]), error[0], correct[0]
+    n_error = data.wrong.sum()
+    return _inside(edges[:-1], edges[1:]), _ratio(error[0], n_error), _ratio(correct[0], len(data) - n_error)
 
 
 # --- resampling ---------------------------------------------------------------------------------------
@@ -195,8 +204,10 @@ def bootstrap_weights(cluster: Ints, replicates: int, seed: int) -> Floats:
 
 
 def folds(names: Sequence[str], k: int = 5) -> Ints:
-    """Fold 0..k-1 of each trace: problems in the order of their hashed names are dealt out in turn, so all
-    traces of a problem share a fold and the folds do not depend on the order of the data."""
+    """Fold 0..k-1 of each trace, given its problem's (hashed) name.
+
+    Sorted names are dealt out in turn, so all traces of a problem share a fold and the order of the data is moot.
+    """
     rank = {name: i for i, name in enumerate(sorted(set(names)))}
     return np.array([rank[name] % k for name in names], dtype=np.int64)
 
@@ -204,14 +215,16 @@ def folds(names: Sequence[str], k: int = 5) -> Ints:
 def interval(replicates: Floats) -> tuple[float, float] | tuple[None, None]:
     """Ends of the 95% percentile interval; replicates in which the number does not exist are left out."""
     kept = replicates[np.isfinite(replicates)]
-    if kept.size < 2:
+    if kept.size <= 1:
         return None, None
     return float(np.percentile(kept, 2.5)), float(np.percentile(kept, 97.5))
 
 
 def paired_p(observed: float, replicates: Floats) -> float:
-    """Two-sided bootstrap p-value of "no difference": (k + 1) / (B + 1), k = replicates whose deviation from the
-    observed difference is at least as large as that difference."""
+    """Two-sided bootstrap p-value of "no difference": (k + 1) / (B + 1).
+
+    k counts the replicates that deviate from the observed difference by at least as much as that is away from 0.
+    """
     kept = replicates[np.isfinite(replicates)]
     return float((np.sum(np.abs(kept - observed) >= abs(observed) - 1e-12) + 1) / (kept.size + 1))
 
@@ -225,17 +238,20 @@ def random_floor(steps: Ints, label: Ints, weights: Floats) -> Floats:
     A step is flagged with probability p, so a right trace passes with (1-p)^K and an error at l is found with
     p (1-p)^l; the best p is taken. An upper bound on what noise reaches under any other threshold rule.
     """
+    kinds, member = np.unique(np.stack([steps, label]), axis=1, return_inverse=True)
+    k, at = kinds[:, :, None]
     p = FLOOR_GRID
-    chance = np.where(label[:, None] < 0, (1 - p) ** steps[:, None], p * (1 - p) ** np.maximum(label, 0)[:, None])
-    return _mixture_floor(chance, label >= 0, weights)
+    chance = np.where(at < 0, (1 - p) ** k, p * (1 - p) ** np.maximum(at, 0))
+    return _mixture_floor(chance, kinds[1] >= 0, _pooled(weights, member, kinds.shape[1]))
 
 
 def position_floor(label: Ints, weights: Floats) -> Floats:
     """F1 of flagging the commonest error index with the best probability q, else "no error": [n], [b, n] -> [b]."""
     modal = modal_index(label)
+    kind = np.where(label < 0, 0, np.where(label == modal, 1, 2))
     q = FLOOR_GRID
-    chance = np.where(label[:, None] < 0, 1 - q, q * (label == modal)[:, None])
-    return _mixture_floor(chance, label >= 0, weights)
+    chance = np.stack([1 - q, q, np.zeros_like(q)])
+    return _mixture_floor(chance, np.array([False, True, True]), _pooled(weights, kind, 3))
 
 
 def outcome_floor(label: Ints, outcome: Ints, weights: Floats) -> Floats:
@@ -252,11 +268,18 @@ def modal_index(label: Ints) -> int:
     return int(np.bincount(wrong).argmax()) if wrong.size else 0
 
 
+def _pooled(weights: Floats, member: Ints, kinds: int) -> Floats:
+    """[b, n] weights of traces -> [b, kinds] weights of the kinds that they are of."""
+    return weights @ np.eye(kinds)[member.reshape(-1)]
+
+
 def _mixture_floor(chance: Floats, wrong: NDArray[np.bool_], weights: Floats) -> Floats:
-    a, b = (weights[:, g] @ chance[g] for g in (wrong, ~wrong))
-    na, nb = (weights[:, g].sum(1)[:, None] * np.ones_like(a) for g in (wrong, ~wrong))
-    f1 = harmonic(_ratio(a, na), _ratio(b, nb))
-    return np.asarray(f1.max(axis=1))
+    """Best F1 over the columns of `chance` [kinds, p], the probability that a kind of trace is judged right."""
+    error, correct = (
+        _ratio(weights[:, group] @ chance[group], weights[:, group].sum(axis=1, keepdims=True))
+        for group in (wrong, ~wrong)
+    )
+    return np.asarray(harmonic(error, correct).max(axis=1))
 
 
 def minimum_detectable_difference(replicates: Floats, paired: bool = False) -> float | None:
@@ -266,6 +289,6 @@ def minimum_detectable_difference(replicates: Floats, paired: bool = False) -> f
     be independent and as spread out, which widens it by sqrt(2); `compare` pairs the runs and does better.
     """
     kept = replicates[np.isfinite(replicates)]
-    if kept.size < 2:
+    if kept.size <= 1:
         return None
     return float(POWER_FACTOR * kept.std(ddof=1) * (1.0 if paired else math.sqrt(2)))

@@ -1,5 +1,6 @@
-"""The paper's quantities as pure functions of tensors, one equation each. Numbers in, numbers out: no config,
-no model, no device. Equations are those of arXiv 2604.13197 unless another paper is named.
+"""The paper's quantities as pure functions of tensors, one equation each: no config, no model, no device.
+
+Equations are those of arXiv 2604.13197 unless another paper is named.
 """
 
 from __future__ import annotations

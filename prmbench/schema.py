@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 SCHEMA_VERSION = 1
@@ -117,20 +117,18 @@ def _digits(value: float) -> float:
 
 def scored(trace: Trace, scores: StepScores) -> ScoredTrace:
     """Joins a trace's facts with its scores; a score that cannot be used becomes a reason."""
-    facts = {
-        "id": trace.id,
-        "subset": trace.subset,
-        "label": trace.first_error,
-        "outcome": trace.outcome,
-        "cluster": trace.group or text_hash(trace.prompt),
-        "steps": len(trace.steps),
-    }
-    reason = scores.unscored or _defect(trace, scores)
-    if reason:
-        return ScoredTrace(**facts, unscored=reason)
-    return ScoredTrace(
-        **facts, values=scores.values, tokens=scores.tokens, verdicts=scores.verdicts, also=scores.also
+    facts = ScoredTrace(
+        id=trace.id,
+        subset=trace.subset,
+        label=trace.first_error,
+        outcome=trace.outcome,
+        cluster=trace.group or text_hash(trace.prompt),
+        steps=len(trace.steps),
+        unscored=scores.unscored or _defect(trace, scores),
     )
+    if facts.unscored:
+        return facts
+    return replace(facts, values=scores.values, tokens=scores.tokens, verdicts=scores.verdicts, also=scores.also)
 
 
 def _defect(trace: Trace, scores: StepScores) -> str:

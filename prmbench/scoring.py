@@ -71,7 +71,7 @@ def score_all(
             continue
         batch = [traces[i] for i in plan.batches[number]]
         start = time.monotonic()
-        rows = [scored(trace, s) for trace, s in zip(batch, backend.score(batch), strict=True)]
+        rows = _score(backend, batch)
         now = time.monotonic()
         facts = {"process": distributed.rank(), "seconds": now - start, "commit": commit, "dirty": dirty}
         journal.append(distributed.rank(), store.batch_entry(number, rows, facts))
@@ -83,7 +83,16 @@ def score_all(
     return journal
 
 
-def collect(plan: Plan, journal: store.Journal, traces: Sequence[Trace]) -> tuple[tuple[ScoredTrace, ...], dict[str, Any]]:
+def _score(backend: Backend, batch: Sequence[Trace]) -> list[ScoredTrace]:
+    scores = list(backend.score(batch))
+    if [s.id for s in scores] != [trace.id for trace in batch]:
+        raise UserError("the backend's score() must give one entry for each trace, in order, with the trace's id")
+    return [scored(trace, s) for trace, s in zip(batch, scores, strict=True)]
+
+
+def collect(
+    plan: Plan, journal: store.Journal, traces: Sequence[Trace]
+) -> tuple[tuple[ScoredTrace, ...], dict[str, Any]]:
     """All scores of a finished journal, and what it says of how they were made (RunManifest's names).
 
     Raises UserError when no trace has a usable number: then something is wrong with the model, not with a trace.
@@ -92,7 +101,8 @@ def collect(plan: Plan, journal: store.Journal, traces: Sequence[Trace]) -> tupl
     rows = tuple(ScoredTrace.from_json(row) for n in sorted(entries) for row in entries[n]["scores"])
     if {row.id for row in rows} != {trace.id for trace in traces}:
         raise UserError(f"{journal.folder}: does not hold this run's traces; delete it to start afresh")
-    if rows and all(row.unscored == "non-finite" for row in rows):
+    if all(row.unscored for row in rows) and any(row.unscored == "non-finite" for row in rows):
+        journal.remove()
         raise UserError("every score is NaN or infinite; check the weights, or use --dtype float32")
     return rows, _provenance([entries[n] for n in sorted(entries)])
 

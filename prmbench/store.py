@@ -37,7 +37,9 @@ def scores_path(path: Path) -> Path:
 
 def cannot_write(path: Path, error: OSError) -> NoReturn:
     """One line for a full disk or a missing permission."""
-    raise UserError(f"cannot write {path}: {error.strerror or error}; choose another --out or free some space") from error
+    raise UserError(
+        f"cannot write {path}: {error.strerror or error}; choose another --out or free some space"
+    ) from error
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -100,8 +102,10 @@ def read_run(path: Path) -> Run:
     try:
         result = RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name the <run-id>.json of a finished run") from error
-    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); name the <run-id>.json of a finished run"
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not a prmbench result ({type(error).__name__}: {error})") from error
     source = scores_path(path)
     try:
@@ -114,7 +118,7 @@ def read_run(path: Path) -> Run:
 
 
 def read_runs(root: Path) -> list[Run]:
-    """Every run under `root`, sorted by benchmark, model and run id. JSON files that are not results are passed over."""
+    """Every run under `root`, sorted by benchmark, model and run id. JSON files without scores are passed over."""
     found = [read_run(path) for path in sorted(root.rglob("*.json")) if scores_path(path).exists()]
     return sorted(found, key=lambda r: (r.result.manifest.benchmark, r.result.manifest.model, r.result.manifest.run_id))
 

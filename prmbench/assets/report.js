@@ -275,10 +275,10 @@
       el("div", {}, el("div", { class: "flags" }, k === t.label ? el("span", { class: "flag true" }, "\u2691 true first error") : null,
         k === guess ? el("span", { class: "flag guess" }, "\u2690 predicted first error") : null),
       el("div", { class: "text" }, text ? text.steps[k] : "")),
-      el("span", { class: "score" }, scores ? el("span", { class: "num" }, number(scores[k])) : DASH)));
+      el("span", { class: "score" }, scores ? el("span", { class: "num" }, number(scores[k])) : "")));
     byId("detail").replaceChildren(...[el("h2", {}, t.id), verdict, votes, ...chart(scores, limit, classes),
       ...(text ? [el("h3", {}, "Problem"), el("div", { class: "problem" }, text.problem)] : []),
-      el("h3", {}, "Steps and " + p.readout + " scores"), el("ol", { class: "steps" }, ...steps)].filter((x) => x !== null));
+      el("h3", {}, scores ? "Steps and " + p.readout + " scores" : "Steps"), el("ol", { class: "steps" }, ...steps)].filter((x) => x !== null));
   }
   const number = (x) => (Math.abs(x) >= 1000 || (x !== 0 && Math.abs(x) < 0.001) ? x.toExponential(2) : x.toPrecision(4)).replace("-", "\u2212");
   function chart(scores, limit, classes) {

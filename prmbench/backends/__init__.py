@@ -97,6 +97,8 @@ def load_backend(config: ModelConfig) -> Backend:
     """The backend for a model. Raises UserError when it is not known how to read the model."""
     card = find_card(config)
     if ":" in card.backend:
+        if config.backend != card.backend:  # a downloaded prm.json may not choose what is run
+            raise UserError(f"{card.model}: its prm.json names code; pass --backend {card.backend} if you trust it")
         return _load(card.backend)(config)  # type: ignore[no-any-return]
     if card.backend not in BACKENDS:
         raise UserError(f"--backend {card.backend}: choose from auto, {', '.join(BACKENDS)} or give pkg.mod:Class")
@@ -123,10 +125,14 @@ def find_card(config: ModelConfig) -> ModelCard:
 def _check_remote_code(card: ModelCard, config: ModelConfig) -> None:
     if not card.remote_code:
         if config.trust_remote_code:
-            raise UserError(f"--trust-remote-code: the card of {card.model} asks for no code of the model's own; drop it")
+            raise UserError(
+                f"--trust-remote-code: the card of {card.model} asks for no code of the model's own; drop it"
+            )
         return
     if not config.trust_remote_code:
-        raise UserError(f"{card.model} runs code of its own; pass --trust-remote-code and a full --revision if you trust it")
+        raise UserError(
+            f"{card.model} runs code of its own; pass --trust-remote-code and a full --revision if you trust it"
+        )
     if not re.fullmatch(r"[0-9a-f]{40}", card.revision or ""):
         raise UserError(f"{card.model} runs code of its own; pin it: --revision must be a full 40-digit sha")
 
@@ -135,5 +141,5 @@ def _load(path: str) -> Callable[..., Backend]:
     module, _, name = path.partition(":")
     try:
         return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"--backend {path}: cannot be imported ({error})") from error
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise UserError(f"--backend {path}: cannot be imported ({error}); is its folder on PYTHONPATH?") from error

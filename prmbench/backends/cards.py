@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from prmbench.config import from_mapping
 from prmbench.schema import UserError
 
 CARD_FILE = "prm.json"
@@ -43,7 +44,13 @@ class ModelCard:
 
 def _qwen_prm(model: str, trained_on: tuple[str, ...] = ()) -> ModelCard:
     return ModelCard(
-        model, "token_cls", tag="<extra_0>", prompt="qwen_math_prm_system", signal="steps", trained_on=trained_on, remote_code=True
+        model,
+        "token_cls",
+        tag="<extra_0>",
+        prompt="qwen_math_prm_system",
+        signal="steps",
+        trained_on=trained_on,
+        remote_code=True,
     )
 
 
@@ -70,8 +77,8 @@ def from_folder(folder: Path) -> ModelCard | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         known = {f.name for f in fields(ModelCard)} - {"model"}
-        row = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in known}
-        card = ModelCard(str(folder), **row)
+        row = {name: value for name, value in values.items() if name in known and value is not None}
+        card = from_mapping(ModelCard, {"model": str(folder), **row}, str(path))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a model card ({error}); it needs at least a backend") from error
     reference = folder / (card.ref_model or "")
@@ -81,4 +88,6 @@ def from_folder(folder: Path) -> ModelCard | None:
 def prompt_text(name: str) -> str:
     """A prompt that is part of a protocol, quoted in assets/prompts with its source and licence."""
     source = files("prmbench") / "assets" / "prompts" / f"{name}.json"
+    if not (name.isidentifier() and source.is_file()):
+        raise UserError(f"prompt {name!r}: there is none of that name in prmbench/assets/prompts")
     return str(json.loads(source.read_text(encoding="utf-8"))["text"])

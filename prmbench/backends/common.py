@@ -37,24 +37,25 @@ def template_source(config: ModelConfig) -> str | None:
     try:
         return Path(config.template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--template {config.template}: cannot be read ({error}); use auto, plain or a Jinja file") from error
+        raise UserError(
+            f"--template {config.template}: cannot be read ({error}); use auto, plain or a Jinja file"
+        ) from error
 
 
-def chat_encoder(engine: HFEngine, config: ModelConfig) -> Callable[[Trace], Encoded]:
-    """Encodes a trace as a chat of problem and numbered steps, once."""
+def chat_encoder(engine: HFEngine, config: ModelConfig, *others: HFEngine) -> Callable[[Trace], Encoded]:
+    """Encodes a trace as a chat of problem and numbered steps, once; what `others` cannot take is unscored, too."""
+    limits = [e.max_tokens for e in (engine, *others) if e.max_tokens is not None]
     encode = partial(
         encode_chat,
         engine.tokenizer,
         template=template_source(config),
         boundary=config.boundary,
-        max_tokens=engine.max_tokens,
+        max_tokens=min(limits, default=None),
     )
-    return cache(lambda trace: encode(trace))
+    return cache(encode)
 
 
-def model_facts(
-    card: ModelCard, config: ModelConfig, engine: HFEngine, reference_bytes: int = 0, **more: Any
-) -> Facts:
+def model_facts(card: ModelCard, config: ModelConfig, engine: HFEngine, reference_bytes: int = 0, **more: Any) -> Facts:
     """Facts of a loaded model; `more` are those that its backend knows."""
     where = placement(config)
     gpu = torch.cuda.get_device_name() if where.device != "cpu" and torch.cuda.is_available() else ""

@@ -26,7 +26,9 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     policy = common.open_model(card, config, "lm")
     reference = load_engine(card.ref_model, "lm", common.placement(config), config.ref_revision, empty=config.dry_run)
     if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
-        raise UserError(f"{card.model} and {card.ref_model} have different vocabularies; a log-ratio needs the same tokens")
+        raise UserError(
+            f"{card.model} and {card.ref_model} have different vocabularies; a log-ratio needs the same tokens"
+        )
     facts = common.model_facts(
         card,
         config,
@@ -39,7 +41,9 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
         ref_revision=reference.revision,
         ref_weights=common.local_weights(card.ref_model),
     )
-    return ModelBackend(facts, common.chat_encoder(policy, config), lambda batch: read(policy, reference, batch))
+    return ModelBackend(
+        facts, common.chat_encoder(policy, config, reference), lambda batch: read(policy, reference, batch)
+    )
 
 
 def read(policy: HFEngine, reference: HFEngine, batch: Sequence[Encoded]) -> Iterator[StepScores]:

@@ -18,6 +18,9 @@ from prmbench.engines.hf import HFEngine
 from prmbench.engines.render import Encoded, encode_separated, encode_tagged
 from prmbench.schema import StepScores, Trace, UserError
 
+CLASSES = 2
+"""The step is wrong, the step is right."""
+
 
 def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     """Loads the classifier. Its own label is the likelier class: a threshold of 0.5, with a tie read as right."""
@@ -30,7 +33,11 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
 
 def _encoder(engine: HFEngine, card: ModelCard, config: ModelConfig) -> tuple[Callable[[Trace], Encoded], str]:
     if card.tag is not None:
-        tag, system, template = card.tag, cards.prompt_text(card.prompt) if card.prompt else None, common.template_source(config)
+        tag, system, template = (
+            card.tag,
+            cards.prompt_text(card.prompt) if card.prompt else None,
+            common.template_source(config),
+        )
         return cache(
             lambda trace: encode_tagged(engine.tokenizer, trace, tag, system, template, engine.max_tokens)
         ), f"chat+tag {card.tag}"
@@ -45,7 +52,7 @@ def _encoder(engine: HFEngine, card: ModelCard, config: ModelConfig) -> tuple[Ca
 def read(engine: HFEngine, batch: Sequence[Encoded]) -> Iterator[StepScores]:
     """Per step: the softmax probability of class 1 at the position that closes the step."""
     for encoded, row in zip(batch, engine.outputs(batch), strict=True):
-        if row.shape[1] != 2:
-            raise UserError(f"{row.shape[1]} classes a token; a step classifier has 2 (wrong, right)")
+        if row.shape[1] != CLASSES:
+            raise UserError(f"{row.shape[1]} classes a token; a step classifier has {CLASSES} (wrong, right)")
         wrong, right = row[list(encoded.reads)].astype(np.float64).T
         yield StepScores(encoded.id, tuple(1 / (1 + np.exp(wrong - right))), encoded.counts)

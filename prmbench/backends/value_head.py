@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers.utils.hub import cached_file
 
@@ -37,7 +39,9 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     elif engine.model.config.num_labels == 1:
         values = _flat(engine.outputs)
     else:
-        raise UserError(f"--model {card.model}: {engine.model.config.num_labels} classes; a value head has one (try token_cls)")
+        raise UserError(
+            f"--model {card.model}: {engine.model.config.num_labels} classes; a value head has one (try token_cls)"
+        )
     facts = common.model_facts(
         card,
         config,
@@ -63,7 +67,10 @@ def read(values: Values, reading: str, batch: Sequence[Encoded]) -> Iterator[Ste
 def head_file(card: ModelCard) -> Path | None:
     """The first head file that lies beside the model's weights, in a folder or on the hub."""
     for name in HEAD_FILES:
-        found = cached_file(card.model, name, revision=card.revision, _raise_exceptions_for_missing_entries=False)
+        try:
+            found = cached_file(card.model, name, revision=card.revision, _raise_exceptions_for_missing_entries=False)
+        except OSError as error:
+            raise UserError(f"--model {card.model}: cannot be loaded ({str(error).splitlines()[0]})") from error
         if found:
             return Path(found)
     return None
@@ -72,13 +79,22 @@ def head_file(card: ModelCard) -> Path | None:
 def read_head(path: Path) -> tuple[torch.Tensor, float]:
     """([h] weight, bias) of a linear head in safetensors or a weights-only pickle; no other object is unpickled."""
     try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        tensors = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
         weights = [t for t in tensors.values() if t.numel() > 1]
         biases = [float(t) for t in tensors.values() if t.numel() == 1]
-    except (OSError, ValueError, RuntimeError, AttributeError, torch.serialization.pickle.UnpicklingError) as error:
-        raise UserError(f"{path.name}: not a head of plain tensors ({str(error).splitlines()[0]}); save it as safetensors") from error
+    except (OSError, EOFError, ValueError, RuntimeError, AttributeError, SafetensorError, UnpicklingError) as error:
+        # Not the error's own text: torch's tells the user to load the file unsafely.
+        raise UserError(
+            f"{path.name}: not a head of plain tensors ({type(error).__name__}); save it as safetensors"
+        ) from error
     if len(weights) != 1 or len(biases) > 1:
-        raise UserError(f"{path.name}: holds {', '.join(sorted(tensors))}; expected one weight [1, h] and at most one bias")
+        raise UserError(
+            f"{path.name}: holds {', '.join(sorted(tensors))}; expected one weight [1, h] and at most one bias"
+        )
     return weights[0].float().reshape(-1), biases[0] if biases else 0.0
 
 
@@ -86,7 +102,9 @@ def _with_head(states: Values, weight: torch.Tensor, bias: float) -> Values:
     def values(batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
         for row in states(batch):
             if row.shape[1] != len(weight):
-                raise UserError(f"the head takes {len(weight)} features, the model gives {row.shape[1]}; they do not belong together")
+                raise UserError(
+                    f"the head takes {len(weight)} features, the model gives {row.shape[1]}; use the model it came with"
+                )
             yield row @ weight.numpy() + np.float32(bias)
 
     return values

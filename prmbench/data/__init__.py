@@ -39,8 +39,7 @@ class Loaded:
 def load(name: str, data: Path | None, subsets: Sequence[str] = (), limit: int | None = None) -> Loaded:
     """Labelled traces of a benchmark, in the benchmark's subset order; `limit` keeps the first ones of each subset."""
     row = BENCHMARKS[name]
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit is {limit}; expected at least 1")
+    check_limit(limit)
     if data is not None:
         traces, source, revision = processbench.from_files(data), data.name, None
     else:
@@ -54,6 +53,12 @@ def load(name: str, data: Path | None, subsets: Sequence[str] = (), limit: int |
         raise UserError(f"{source}: holds no trace")
     files.unique_ids([t.id for t in kept], source)
     return Loaded(tuple(kept), chosen, source, revision)
+
+
+def check_limit(limit: int | None) -> None:
+    """Raises UserError on a --limit that leaves nothing."""
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit is {limit}; expected at least 1")
 
 
 def _known(wanted: Sequence[str], present: Sequence[str], source: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prmbench.schema import UserError
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""Half a surrogate pair: JSON can spell it, UTF-8 and tokenizers cannot."""
 SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
@@ -17,7 +20,9 @@ def data_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; --data takes a json, jsonl or parquet file or a folder of them")
+        raise UserError(
+            f"{path}: no such file or folder; --data takes a json, jsonl or parquet file or a folder of them"
+        )
     found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
     if not found:
         raise UserError(f"{path}: holds no {', '.join(SUFFIXES)} file")
@@ -35,7 +40,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     if path.suffix == ".jsonl":
-        return [_object(line, f"{path} line {n}") for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        return [_object(line, f"{path} line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if path.suffix != ".json":
         raise UserError(f"{path}: unknown file type {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
     rows = _parse(text, str(path))
@@ -72,9 +77,11 @@ def _object(line: str, where: str) -> dict[str, Any]:
 def text_field(row: Mapping[str, Any], name: str, where: str) -> str:
     """A string that is not blank."""
     value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: field {name!r} is {_shown(value)}; expected a text that is not blank")
-    return value
+    if not _is_text(value):
+        raise UserError(
+            f"{where}: field {name!r} is {_shown(value)}; expected a text that is not blank, in valid Unicode"
+        )
+    return str(value)
 
 
 def steps_field(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -83,8 +90,10 @@ def steps_field(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise UserError(f"{where}: field 'steps' is {_shown(value)}; expected a list of at least one step")
     for index, step in enumerate(value):
-        if not isinstance(step, str) or not step.strip():
-            raise UserError(f"{where}: step {index} is {_shown(step)}; expected a text that is not blank")
+        if not _is_text(step):
+            raise UserError(
+                f"{where}: step {index} is {_shown(step)}; expected a text that is not blank, in valid Unicode"
+            )
     return tuple(value)
 
 
@@ -95,6 +104,10 @@ def unique_ids(ids: Sequence[str], where: str) -> None:
         if name in seen:
             raise UserError(f"{where}: id {name!r} occurs twice; every trace needs an id of its own")
         seen.add(name)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and not _HALF_CHARACTER.search(value)
 
 
 def _shown(value: Any) -> str:

@@ -62,5 +62,5 @@ def to_trace(row: Mapping[str, Any], subset: str, where: str) -> Trace:
         first_error=label,
         outcome=None if correct is None else int(correct),
         group=text_hash(problem),
-        subset=row.get("subset") or subset,
+        subset=files.text_field(row, "subset", where) if row.get("subset") else subset,
     )

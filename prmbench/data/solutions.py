@@ -46,12 +46,18 @@ def from_files(path: Path, split: str) -> list[Trace]:
 def to_trace(row: Mapping[str, Any], stem: str, number: int, split: str, where: str) -> Trace:
     """One row as an unlabelled Trace. Raises UserError naming the row and the field that is wrong."""
     problem = files.text_field(row, "prompt" if "prompt" in row else "problem", where)
-    if "steps" in row:
+    if row.get("steps") is not None:
         steps = files.steps_field(row, where)
     else:
         text = files.text_field(row, "solution", f"{where}: no field 'steps', so")
         steps = tuple(piece.strip() for piece in SPLITTERS[split](text) if piece.strip())
         if not steps:
             raise UserError(f"{where}: the splitter {split!r} finds no step in 'solution'")
-    name = row.get("id", f"{stem}-{number}")
-    return Trace(id=str(name), prompt=problem, steps=steps, group=text_hash(problem), subset=stem)
+    name = row.get("id")
+    return Trace(
+        id=f"{stem}-{number}" if name is None else str(name),
+        prompt=problem,
+        steps=steps,
+        group=text_hash(problem),
+        subset=stem,
+    )

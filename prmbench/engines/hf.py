@@ -5,7 +5,9 @@ Head weights meet only the positions that are asked for (head.py). No sampling y
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
 from prmbench import head
@@ -29,8 +32,12 @@ _AUTO = {
     "classes": transformers.AutoModelForTokenClassification,
     "none": transformers.AutoModel,
 }
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of mallopt(3)."""
+ZERO_IF_ABSENT = {"score.bias"}
+"""Parameters that a checkpoint may leave out: heads trained without a bias."""
 PROBE_TOLERANCE = 0.05
-"""Nats by which head.py may differ from the model's own logits: bfloat16 rounding stays below, a missing scale does not."""
+"""Nats by which head.py may differ from the model's own logits: rounding stays below, a missing scale does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,8 @@ class Placement:
     def resolve(self) -> Placement:
         """`auto` made definite: this process's GPU if there is one, else the CPU; bfloat16 there, float32 here."""
         device = self.device
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|balanced|sequential", device):
+            raise UserError(f"--device {device}: choose from auto, cpu, cuda, cuda:N, balanced")
         if device == "auto":
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -65,7 +74,7 @@ class HFEngine:
         """Takes a loaded model; `load` is the usual way here."""
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.max_tokens: int | None = getattr(model.config, "max_position_embeddings", None)
+        self.max_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def revision(self) -> str | None:
@@ -114,7 +123,9 @@ class HFEngine:
         theirs = own.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
         if not np.allclose(mine, theirs, atol=PROBE_TOLERANCE):
             kind = type(self.model).__name__
-            raise UserError(f"{kind} rescales its logits in a way this version does not know; its numbers would be wrong")
+            raise UserError(
+                f"{kind} rescales its logits in a way this version does not know; its numbers would be wrong"
+            )
 
     def _head(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         layer = self.model.get_output_embeddings()
@@ -141,6 +152,17 @@ class HFEngine:
         return module(input_ids=torch.from_numpy(ids).to(device), attention_mask=attention, use_cache=False)
 
 
+def keep_freed_memory() -> None:
+    """Tells glibc to reuse large blocks instead of returning them to the kernel after every operation.
+
+    On a CPU each forward pass would otherwise fault the same tens of megabytes in again, hundreds of times.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
 def load(
     name: str,
     kind: Head,
@@ -153,8 +175,11 @@ def load(
 
     Raises UserError when either cannot be had, with the reason in one line.
     """
+    if placement.device == "cpu":
+        keep_freed_memory()
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # its table of missing weights is our error, in one line
     where, options = source(name)
     options |= {"revision": revision, "trust_remote_code": remote_code}
     place = {"device_map": placement.device} if placement.spread else {}
@@ -165,10 +190,13 @@ def load(
             with torch.device("meta"):
                 shape = transformers.AutoConfig.from_pretrained(where, **options)
                 return HFEngine(_AUTO[kind].from_config(shape, dtype=dtype, trust_remote_code=remote_code), tokenizer)
-        model = _AUTO[kind].from_pretrained(where, dtype=dtype, **options, **place)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        model, found = _AUTO[kind].from_pretrained(where, dtype=dtype, output_loading_info=True, **options, **place)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"--model {name}: cannot be loaded ({reason.strip()})") from error
+    missing = sorted(found["missing_keys"] - ZERO_IF_ABSENT)
+    if missing:
+        raise UserError(f"--model {name}: lacks weights ({', '.join(missing[:3])}); random ones would score at random")
     engine = HFEngine(model if placement.spread else model.to(placement.device), tokenizer)
     if kind == "lm":
         engine.check_head()

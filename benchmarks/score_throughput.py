@@ -1,0 +1,215 @@
+"""Log-ratio scoring against the usual way, on the same models and traces in one run.
+
+The usual way, written here as the published scripts do it: batches of 2 in data order, padded, a full log-softmax
+over all positions for policy and reference, and every step boundary from tokenising a prefix again.
+Both sides must give the same log-ratios first; then the median of alternating rounds. Prints one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from prmbench import data, demo, scoring
+from prmbench.backends import Facts, ModelBackend, implicit
+from prmbench.engines.hf import HFEngine, Placement, keep_freed_memory, load
+from prmbench.engines.render import Encoded, encode_chat, render
+from prmbench.schema import StepScores, Trace
+
+TOLERANCE = {"float32": 2e-3, "bfloat16": 0.5}
+"""Nats a token. In float32 both sides agree to rounding; in bfloat16 the peer rounds its logits, ours does not."""
+QWEN3_0_6B = {
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "tie_word_embeddings": True,
+}
+
+
+def pair(shape: str, place: Placement) -> tuple[HFEngine, HFEngine]:
+    """Reference and a slightly perturbed copy: SmolLM2-135M, or random weights in Qwen3-0.6B's shape."""
+    reference = load(str(demo.smollm2()), "lm", place)
+    if shape == "qwen3-0.6b":
+        torch.manual_seed(0)
+        model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**QWEN3_0_6B))
+        reference = HFEngine(model.to(place.device, getattr(torch, place.dtype)), reference.tokenizer)
+    policy = copy.deepcopy(reference.model)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.add_(torch.randn_like(weight) * 0.02 * weight.std())
+    return HFEngine(policy, reference.tokenizer), reference
+
+
+# --- the two sides ----------------------------------------------------------------------------------------
+
+
+def ours(policy: HFEngine, reference: HFEngine, traces: Sequence[Trace]) -> dict[str, tuple[float, ...]]:
+    """The backend under the command's own batch plan; step sums by trace."""
+    tokenizer = policy.tokenizer
+    device = policy.model.device.type
+    encoded = {t.id: encode_chat(tokenizer, t) for t in traces}
+    backend = ModelBackend(
+        Facts("logratio", "chat+steps", device=device),
+        lambda t: encoded[t.id],
+        lambda batch: implicit.read(policy, reference, batch),
+    )
+    plan = scoring.make_plan("benchmark", backend, traces, None)
+    found: list[StepScores] = []
+    for batch in plan.batches:
+        found += backend.score([traces[i] for i in batch])
+    return {s.id: s.values for s in found}
+
+
+@torch.inference_mode()
+def peer(policy: HFEngine, reference: HFEngine, traces: Sequence[Trace]) -> dict[str, np.ndarray]:
+    """Cumulative log-ratio of every token, and step boundaries by prefix tokenisation (timed, not compared)."""
+    tokenizer, device = policy.tokenizer, policy.model.device
+    found = {}
+    for at in range(0, len(traces), 2):
+        batch = traces[at : at + 2]
+        rows = [tokenizer(chat(tokenizer, t, len(t.steps)), add_special_tokens=False)["input_ids"] for t in batch]
+        for t in batch:
+            for k in range(len(t.steps) + 1):
+                tokenizer(chat(tokenizer, t, k), add_special_tokens=False)
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+        logps = []
+        for engine in (policy, reference):
+            logits = engine.model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+            logps.append(torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0])
+        ratio = (logps[0] - logps[1]).float().cpu().numpy()
+        for t, row, values in zip(batch, rows, ratio, strict=True):
+            found[t.id] = np.concatenate([[0.0], values[: len(row) - 1]]).cumsum()
+    return found
+
+
+def chat(tokenizer: Any, trace: Trace, k: int) -> str:
+    """The rendered conversation with the first k steps."""
+    text = "\n\n".join(f"Step {n}: {step}" for n, step in enumerate(trace.steps[:k], 1))
+    messages = [{"role": "user", "content": trace.prompt}, {"role": "assistant", "content": text}]
+    return render(tokenizer, messages, None)
+
+
+# --- measurement ---------------------------------------------------------------------------------------------
+
+
+def check_same(policy: HFEngine, reference: HFEngine, traces: Sequence[Trace], dtype: str) -> float:
+    """Largest difference between the two sides' step sums, in nats a token. Exits when it is too large."""
+    mine, theirs = ours(policy, reference, traces), peer(policy, reference, traces)
+    worst = 0.0
+    for t in traces:
+        e = encode_chat(policy.tokenizer, t)
+        sums = [theirs[t.id][end - 1] - theirs[t.id][begin - 1] for begin, end in e.spans]
+        gap = np.abs(np.array(sums) - np.array(mine[t.id])) / np.array(e.counts)
+        worst = max(worst, float(gap.max()))
+    if not worst <= TOLERANCE[dtype]:
+        sys.exit(f"the two sides differ by {worst:.4g} nats a token; nothing was timed")
+    return worst
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall clock of one call, the device's queue included."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a plain square matrix product, the best of several."""
+    a = torch.randn(2048, 2048, device=device, dtype=dtype)
+    return max(2 * 2048**3 / seconds(lambda: a @ a) for _ in range(20))
+
+
+def useful_flops(policy: HFEngine, encoded: Sequence[Encoded]) -> float:
+    """Two models: 2 x parameters of the body a token, and the head at step positions; attention left out."""
+    embedding = policy.model.get_input_embeddings().weight.numel()
+    body = sum(p.numel() for p in policy.model.base_model.parameters()) - embedding
+    tokens = sum(len(e.ids) for e in encoded)
+    read = sum(e.ends[-1] - e.start for e in encoded)
+    return 2 * 2.0 * (body * tokens + embedding * read)
+
+
+def peak_memory(side: str, arguments: Sequence[str]) -> float:
+    """Peak resident GiB of a process of its own that runs one side once (on a GPU: peak allocated)."""
+    command = [sys.executable, __file__, *arguments, "--only", side]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(out.splitlines()[-1])
+
+
+def main() -> None:
+    """Parses, checks, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=("smollm2", "qwen3-0.6b"), default="smollm2")
+    parser.add_argument("--data", type=Path, help="ProcessBench folder or file [default: the shipped traces]")
+    parser.add_argument("--subset", default=None)
+    parser.add_argument("--traces", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    source = options.data or Path(demo.__file__).parent / "assets" / "demo_traces.jsonl"
+    traces = data.load("processbench", source, (options.subset,) if options.subset else (), options.traces).traces
+    place = Placement(options.device).resolve()
+    keep_freed_memory()
+    policy, reference = pair(options.shape, place)
+    sides = {"ours": lambda: ours(policy, reference, traces), "peer": lambda: peer(policy, reference, traces)}
+    if options.only:
+        sides[options.only]()
+        cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        print((cuda or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30)
+        return
+    worst = check_same(policy, reference, traces, place.dtype)
+    times: dict[str, list[float]] = {"ours": [], "peer": []}
+    for _ in range(options.rounds):
+        for name, run in sides.items():
+            times[name].append(seconds(run))
+    encoded = [encode_chat(policy.tokenizer, t) for t in traces]
+    tokens = 2 * sum(len(e.ids) for e in encoded)
+    median = {name: statistics.median(t) for name, t in times.items()}
+    rate = matmul_rate(policy.model.device, policy.model.dtype)
+    result = {
+        "benchmark": "score_throughput",
+        "ratio": round(median["peer"] / median["ours"], 3),
+        "ours": round(tokens / median["ours"], 1),
+        "peer": round(tokens / median["peer"], 1),
+        "unit": "tokens/s, both models counted",
+        "rounds": options.rounds,
+        "spread": {name: [round(min(t), 3), round(max(t), 3)] for name, t in times.items()},
+        "max_difference_nats_per_token": worst,
+        "matmul_share": round(useful_flops(policy, encoded) / median["ours"] / rate, 3),
+        "matmul_gflops": round(rate / 1e9, 1),
+        "peak_gib": {name: round(peak_memory(name, sys.argv[1:]), 2) for name in sides},
+        "shape": options.shape,
+        "traces": len(traces),
+        "dtype": place.dtype,
+        "device": place.device,
+        "threads": torch.get_num_threads(),
+        "data": options.data.name if options.data else "shipped",
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""Stored results -> tables, figures and one page: the `report` command, and the tables that `eval` and `compare` print.
+
+Judges nothing itself: numbers come from the rows of each run, or from judge() when asked to recompute.
+"""
+
+from prmbench.report.build import report
+from prmbench.report.terminal import compare_table, run_table
+
+__all__ = ["compare_table", "report", "run_table"]

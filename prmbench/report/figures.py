@@ -1,0 +1,274 @@
+"""Boards -> figures: F1 with intervals and floors, accuracy against accuracy, error by position. SVG and PNG bytes.
+
+Figure objects only, no pyplot. SVG text is drawn as paths and ids are salted, so equal boards give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from prmbench import metrics
+from prmbench.report.board import Board, Line, RuleTable
+from prmbench.report.frame import FLOORS, RULES, members, model_name, slug, subset_rank
+from prmbench.report.verdicts import headline, kind, predict, thresholds
+from prmbench.schema import EvalProtocol
+from prmbench.store import Run
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#5B5B5B")
+"""Okabe and Ito's colours that read on white, and two more; safe for the common colour blindnesses."""
+FLOOR_COLORS = {"floor/random": "#9a9a9a", "floor/position": "#6b6b6b", "floor/outcome_oracle": "#222222"}
+KIND_COLORS = {
+    "exact": "#0072B2",
+    "passed": "#0072B2",
+    "early": "#E69F00",
+    "false alarm": "#E69F00",
+    "late": "#D55E00",
+    "missed": "#BDBDBD",
+    "unscored": "#333333",
+}
+MOST_LINES, MOST_RUNS = 24, 8
+LAST_POSITION = 8
+"""First errors at this step or later share a bar."""
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "path",
+    "svg.hashsalt": "prmbench",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8a8a",
+    "axes.titlesize": 10,
+    "path.simplify": False,
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One figure as files."""
+
+    name: str
+    title: str
+    caption: str
+    svg: bytes
+    png: bytes
+    """Empty unless asked for."""
+
+
+Plan = tuple[str, str, str, Figure]
+"""Name, title, caption and the figure itself."""
+
+
+def figures(board: Board, png: bool = False) -> tuple[Drawn, ...]:
+    """All figures of a board: one per table, in the order of the tables, then the others; none without a run."""
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        plans = [_f1(board, table) for table in board.tables]
+        plans += [plan for plan in (_curves(board), _positions(board)) if plan is not None]
+        return tuple(_drawn(plan, png) for plan in plans)
+
+
+def _drawn(plan: Plan, png: bool) -> Drawn:
+    name, title, caption, figure = plan
+    FigureCanvasAgg(figure)
+    vector, pixels = io.BytesIO(), io.BytesIO()
+    figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
+    figure.set_layout_engine("none")  # the layout is found; finding it again would cost as much as drawing
+    if png:
+        figure.savefig(pixels, format="png", dpi=150, metadata={"Software": None})
+    return Drawn(name, title, caption, vector.getvalue(), pixels.getvalue())
+
+
+def _panels(names: Sequence[str], width: float, height: float) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width * len(names), height), layout="constrained")
+    axes = list(figure.subplots(1, len(names), squeeze=False, sharey=True)[0])
+    for axis, name in zip(axes, names, strict=True):
+        axis.set_title(_title(name))
+    return figure, axes
+
+
+def _title(column: str) -> str:
+    """An average is named by its subsets, in lines short enough for a panel."""
+    return textwrap.fill(f"average of {', '.join(members(column))}", 24) if column.startswith("avg[") else column
+
+
+# --- (1) F1 with intervals and floors ----------------------------------------------------------------------
+
+
+def _f1(board: Board, table: RuleTable) -> Plan:
+    ranked = [line for line in table.lines if line.group != "floor"]
+    shown = ranked[:MOST_LINES]
+    figure, axes = _panels(table.columns, 2.5, 1.1 + 0.27 * len(shown))
+    floors = [line for line in table.lines if line.group == "floor"]
+    for axis, column in zip(axes, table.columns, strict=True):
+        _dots(axis, shown, column)
+        for floor in floors:
+            cell = floor.cells.get(column)
+            if cell is not None and cell.f1 is not None:
+                axis.axvline(100 * cell.f1, color=FLOOR_COLORS[floor.protocol], lw=1.1, ls=(0, (3, 2)), zorder=0)
+        axis.set_xlim(0, 100)
+        axis.set_xlabel("F1, percent")
+        axis.grid(axis="x", color="#e6e6e6", lw=0.6, zorder=-1)
+    axes[0].set_yticks(range(len(shown)), [f"{line.model}  {line.protocol.split('/')[0]}" for line in shown])
+    axes[0].set_ylim(len(shown) - 0.5, -0.5)
+    handles = [axes[0].plot([], [], color=FLOOR_COLORS[f.protocol], lw=1.1, ls=(0, (3, 2)))[0] for f in floors]
+    if handles:
+        figure.legend(handles, [FLOORS[f.protocol] for f in floors], loc="outside lower center", ncols=3, frameon=False)
+    title, words = RULES[table.rule]
+    caption = f"{words} Dots: F1; bars: 95% interval; dashed: what chance reaches; hollow: other traces."
+    if len(ranked) > len(shown):
+        caption += f" The first {len(shown)} of {len(ranked)} lines."
+    return (f"{slug(board.benchmark)}-f1-{table.rule}", f"F1, {title[0].lower()}{title[1:]}", caption, figure)
+
+
+def _dots(axis: Axes, lines: Sequence[Line], column: str) -> None:
+    for y, line in enumerate(lines):
+        cell = line.cells.get(column)
+        if cell is None or cell.f1 is None:
+            continue
+        color = PALETTE[0] if line.group == "model" else PALETTE[-1]
+        if cell.lo is not None and cell.hi is not None:
+            axis.plot([100 * cell.lo, 100 * cell.hi], [y, y], color=color, lw=1.6, solid_capstyle="round")
+        face = "white" if "‡" in cell.marks else color
+        axis.plot([100 * cell.f1], [y], "o", ms=5, color=color, markerfacecolor=face, clip_on=False)
+
+
+# --- (2) accuracy against accuracy ---------------------------------------------------------------------------
+
+
+def _chosen(board: Board) -> list[tuple[Run, EvalProtocol]]:
+    """Runs in the order of the first table, each under its headline protocol, at most MOST_RUNS."""
+    order = [line.run_id for table in board.tables for line in table.lines if line.run_id]
+    runs = sorted(board.runs, key=lambda r: order.index(r.result.manifest.run_id))
+    pairs = [(run, headline(run)) for run in runs]
+    return [(run, protocol) for run, protocol in pairs if protocol is not None][:MOST_RUNS]
+
+
+def _subsets(pairs: Sequence[tuple[Run, EvalProtocol]]) -> list[str]:
+    return sorted({s for run, _ in pairs for s in run.result.manifest.subsets}, key=subset_rank)
+
+
+def _curves(board: Board) -> Plan | None:
+    pairs = _chosen(board)
+    if not pairs:
+        return None
+    names = _subsets(pairs)
+    figure, axes = _panels(names, 2.9, 3.3)
+    handles: dict[int, Artist | None] = {}
+    for axis, subset in zip(axes, names, strict=True):
+        _iso_f1(axis)
+        for i, (run, protocol) in enumerate(pairs):
+            handles[i] = _curve(axis, run, protocol, subset, PALETTE[i % len(PALETTE)]) or handles.get(i)
+        axis.set(xlim=(-2, 102), ylim=(-2, 102), xlabel="accuracy with an error, %", aspect="equal")
+    axes[0].set_ylabel("accuracy without an error, %")
+    labels = [f"{model_name(pairs[i][0].result.manifest)}  {pairs[i][1].key}" for i in handles if handles[i]]
+    figure.legend([h for h in handles.values() if h], labels, loc="outside lower center", frameon=False, ncols=2)
+    caption = (
+        "Every trade-off that a threshold can buy, exact. Dot: the threshold of the protocol named. Grey: equal F1. "
+        "A critic has one point and no curve."
+    )
+    if len(pairs) < len(board.runs):
+        caption += f" {len(pairs)} of {len(board.runs)} runs."
+    return (f"{slug(board.benchmark)}-accuracies", "Accuracy against accuracy", caption, figure)
+
+
+def _iso_f1(axis: Axes) -> None:
+    """Grey lines of equal F1."""
+    for f1 in (20, 40, 60, 80):
+        x = np.linspace(f1 / 2 + 0.01, 100, 200)
+        axis.plot(x, f1 * x / (2 * x - f1), color="#dddddd", lw=0.7, zorder=0)
+        axis.text(100, f1 * 100 / (200 - f1) + 1, str(f1), color="#9a9a9a", fontsize=7, ha="right")
+
+
+def _curve(axis: Axes, run: Run, protocol: EvalProtocol, subset: str, color: str) -> Artist | None:
+    traces = [t for t in run.scores if t.subset == subset and t.label is not None]
+    if len({t.label < 0 for t in traces if t.label is not None}) < 2:  # noqa: PLR2004 - both kinds, or no curve
+        return None
+    handle: Artist | None = None
+    if protocol.readout != "vote":
+        _, error, correct = metrics.accuracy_curve(traces, protocol)
+        (handle,) = axis.plot(100 * error, 100 * correct, color=color, lw=1.3)
+    rows = {r.metric: r.value for r in run.result.rows if (r.subset, r.protocol) == (subset, protocol.key)}
+    error_point, correct_point = rows.get("error_accuracy"), rows.get("correct_accuracy")
+    if error_point is not None and correct_point is not None:
+        (dot,) = axis.plot(
+            [100 * error_point], [100 * correct_point], "o", color=color, ms=6, mec="white", clip_on=False
+        )
+        handle = handle or dot
+    return handle
+
+
+# --- (3) error by position ------------------------------------------------------------------------------------
+
+
+def position_shares(run: Run, protocol: EvalProtocol, subset: str) -> dict[str, Counter[str]]:
+    """Position of the first error (`1`, ..., `9+`, `none`; 1-based) -> how many traces ended in each kind."""
+    limits = thresholds(run, protocol)
+    found: dict[str, Counter[str]] = {}
+    for trace in run.scores:
+        if trace.subset != subset or trace.label is None:
+            continue
+        where = "none" if trace.label < 0 else _position(trace.label)
+        found.setdefault(where, Counter())[kind(predict(trace, protocol, limits[trace.id]), trace.label)] += 1
+    return found
+
+
+def _position(label: int) -> str:
+    return f"{LAST_POSITION + 1}+" if label >= LAST_POSITION else str(label + 1)
+
+
+def _positions(board: Board) -> Plan | None:
+    pairs = _chosen(board)
+    if not pairs:
+        return None
+    names = _subsets(pairs)
+    figure = Figure(figsize=(3.1 * len(names), 2.05 * len(pairs) + 0.5), layout="constrained")
+    handles: dict[str, Artist] = {}
+    for block, (run, protocol) in zip(figure.subfigures(len(pairs), 1, squeeze=False)[:, 0], pairs, strict=True):
+        block.suptitle(f"{model_name(run.result.manifest)}   {protocol.key}", x=0.01, ha="left", fontsize=9)
+        axes = block.subplots(1, len(names), squeeze=False, sharey=True)[0]
+        for axis, subset in zip(axes, names, strict=True):
+            _bars(axis, position_shares(run, protocol, subset), handles)
+            axis.set_title(subset, fontsize=8, color="#6b6b6b", pad=10)
+            axis.set_xlabel("true first error, step", fontsize=8)
+        axes[0].set_ylabel("% of traces", fontsize=8)
+    order = [k for k in ("exact", "early", "late", "missed", "unscored") if k in handles]
+    words = {"exact": "exact, or passed", "early": "too early, or false alarm", "late": "too late"}
+    labels = [words.get(k, k) for k in order]
+    figure.legend([handles[k] for k in order], labels, loc="outside lower center", ncols=5, frameon=False)
+    caption = (
+        "Where the true first error is, and what was predicted. Last bar: traces without an error. "
+        "Numbers above the bars: traces."
+    )
+    return (f"{slug(board.benchmark)}-positions", "Error by position", caption, figure)
+
+
+def _bars(axis: Axes, found: dict[str, Counter[str]], handles: dict[str, Artist]) -> None:
+    ticks = [*(str(i + 1) for i in range(LAST_POSITION)), f"{LAST_POSITION + 1}+", "none"]
+    places = [*range(len(ticks) - 1), len(ticks) - 0.5]
+    for x, tick in zip(places, ticks, strict=True):
+        counts = found.get(tick, Counter())
+        total, base = counts.total(), 0.0
+        for name, color in KIND_COLORS.items():
+            if counts[name]:
+                share = 100 * counts[name] / total
+                bar = axis.bar(x, share, bottom=base, width=0.8, color=color, linewidth=0)
+                handles.setdefault({"passed": "exact", "false alarm": "early"}.get(name, name), bar[0])
+                base += share
+        if total:
+            axis.text(x, 101, str(total), ha="center", va="bottom", fontsize=6, color="#6b6b6b")
+    axis.set_xticks(places, ticks, fontsize=7)
+    axis.set(xlim=(-0.7, places[-1] + 0.7), ylim=(0, 100))
+    if not found:
+        axis.text(0.5, 0.5, "not scored", transform=axis.transAxes, ha="center", color="#9a9a9a")

@@ -1,0 +1,136 @@
+"""Runs -> one long pandas frame: a line per number, with the facts of its run beside it.
+
+Every table and figure starts here; nothing is rounded or left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from prmbench.report.load import fingerprint
+from prmbench.schema import EvalProtocol, RunManifest
+from prmbench.store import Run
+
+RULES: dict[str, tuple[str, str]] = {
+    "calibrated": (
+        "Calibrated",
+        "The threshold is tuned on one subset (named in the protocol) and applied to the others. "
+        "The tuning subset's own cell is judged out of fold.",
+    ),
+    "cross_validated": (
+        "Cross-validated",
+        "Five folds by problem within each subset: tuned on four, judged on the fifth.",
+    ),
+    "native": ("Native", "The model's own label: the verdict, or the label token it prefers. Nothing is tuned."),
+    "fixed": ("Fixed", "A threshold given beforehand and named in the protocol. Nothing is tuned."),
+    "calibrated_in_sample": (
+        "Calibrated, in sample",
+        "As calibrated, but the tuning subset is also judged by the threshold tuned on it: its cell is an upper "
+        "bound. Shown because published tables do this.",
+    ),
+    "oracle": (
+        "Oracle (upper bound)",
+        "The threshold is tuned on the very traces that are scored. No model reaches this in use; never compare it "
+        "with a number from another table.",
+    ),
+    "not stated": ("Threshold rule not stated", "The source does not say how the threshold was chosen."),
+}
+"""Threshold rules in table order: title and one explanation."""
+FLOORS: dict[str, str] = {
+    "floor/random": "chance: random scores, best threshold",
+    "floor/position": "chance: commonest position only",
+    "floor/outcome_oracle": "knows the final answer only",
+}
+COLUMNS = (
+    *("benchmark", "model", "revision", "run_id", "backend", "kind", "input_format", "boundary"),
+    *("signal", "trained_on", "commit"),
+    *("subset", "protocol", "rule", "readout"),
+    *("metric", "value", "lo", "hi", "n", "unscored", "note"),
+)
+SUBSET_ORDER = ("gsm8k", "math", "olympiadbench", "omnimath")
+
+
+def frame(runs: Iterable[Run]) -> pd.DataFrame:
+    """One line per MetricRow, sorted, so that the order of the runs does not matter."""
+    lines = [
+        (
+            *(m.benchmark, m.model, m.revision or "", m.run_id, m.backend, m.kind, m.input_format, m.boundary),
+            *(m.signal, " ".join(m.trained_on), m.commit or ""),
+            *(row.subset, row.protocol, *rule_and_readout(row.protocol)),
+            *(row.metric, row.value, row.lo, row.hi, row.n, row.unscored, row.note),
+        )
+        for run in runs
+        for m in [run.result.manifest]
+        for row in run.result.rows
+    ]
+    table = pd.DataFrame(lines, columns=list(COLUMNS))
+    for name in ("value", "lo", "hi"):
+        table[name] = table[name].astype(float)
+    keys = ["benchmark", "model", "run_id", "protocol", "subset", "metric"]
+    return table.sort_values(keys, kind="stable", ignore_index=True)
+
+
+def rule_and_readout(key: str) -> tuple[str, str]:
+    """`logprob.step_sum/calibrated:gsm8k` -> (`calibrated`, `logprob.step_sum`); floors have the rule `floor`."""
+    if key.startswith("floor/"):
+        return "floor", ""
+    protocol = EvalProtocol.parse(key)
+    return protocol.threshold, f"{protocol.series}." * bool(protocol.series) + protocol.readout
+
+
+def columns(table: pd.DataFrame) -> tuple[str, ...]:
+    """Subsets in the field's order, then averages, the one over most subsets first."""
+    names = set(table["subset"])
+    subsets = sorted((n for n in names if not n.startswith("avg[")), key=subset_rank)
+    averages = sorted((n for n in names if n.startswith("avg[")), key=lambda n: (-n.count(","), n))
+    return (*subsets, *averages)
+
+
+def subset_rank(name: str) -> tuple[int, str]:
+    """The field's order for subsets it knows, then alphabetical."""
+    return (SUBSET_ORDER.index(name), "") if name in SUBSET_ORDER else (len(SUBSET_ORDER), name)
+
+
+def model_name(manifest: RunManifest) -> str:
+    """`org/name@abc1234`: the revision, shortened when it is a hash."""
+    revision = manifest.revision
+    return manifest.model if revision is None else f"{manifest.model}@{revision[:7]}"
+
+
+def slug(name: str) -> str:
+    """A benchmark's name as a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "benchmark"
+
+
+def overlaps(manifest: RunManifest) -> bool:
+    """True when the model says it was trained on the benchmark or on one of its subsets."""
+    known = {manifest.benchmark.lower(), *(s.lower() for s in manifest.subsets)}
+    return any(name.lower() in known for name in manifest.trained_on)
+
+
+def odd_subsets(runs: Sequence[Run]) -> dict[str, set[str]]:
+    """Run id -> subsets in which that run scored other traces than the column's largest common set.
+
+    Such cells are marked and never ranked: a run with `--limit` is not the benchmark.
+    """
+    prints = {
+        (run.result.manifest.run_id, subset): fingerprint([t for t in run.scores if t.subset == subset])
+        for run in runs
+        for subset in run.result.manifest.subsets
+    }
+    odd: dict[str, set[str]] = {run.result.manifest.run_id: set() for run in runs}
+    for subset in {where for _, where in prints}:
+        found = [value for (_, where), value in prints.items() if where == subset]
+        reference = max(found, key=lambda f: (f[0], found.count(f), repr(f)))
+        for (run_id, where), value in prints.items():
+            if where == subset and value != reference:
+                odd[run_id].add(subset)
+    return odd
+
+
+def members(column: str) -> tuple[str, ...]:
+    """`avg[a,b]` -> its subsets; a subset -> itself."""
+    return tuple(column[4:-1].split(",")) if column.startswith("avg[") else (column,)

@@ -1,0 +1,91 @@
+"""Numbers that others have published, as data files with their source and threshold rule.
+
+Never recomputed, never mixed with our rows: no interval was published, and inputs differ.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRow:
+    """One published line, in percent."""
+
+    model: str
+    base: str
+    rule: str
+    threshold: str
+    readout: str
+    cells: dict[str, dict[str, float]]
+    """Subset -> `f1`, and where published `error_accuracy` and `correct_accuracy`."""
+    average: float
+    note: str
+
+    @property
+    def name(self) -> str:
+        """Model and base model."""
+        return f"{self.model} ({self.base})" if self.base else self.model
+
+    def texts(self, subsets: tuple[str, ...], source: int) -> tuple[str, ...]:
+        """The row as cells of a table."""
+        return (
+            self.name,
+            self.readout if self.readout == "not stated" else f"`{self.readout}`",
+            self.threshold or "not stated",
+            *(cell_text(self.cells[s]) for s in subsets),
+            digits(self.average),
+            str(source),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A table of a paper or a README."""
+
+    title: str
+    benchmark: str
+    source: str
+    note: str
+    subsets: tuple[str, ...]
+    rows: tuple[PublishedRow, ...]
+
+
+def cell_text(cell: dict[str, float]) -> str:
+    """`79.2 (70.0 / 91.2)`: F1 and, where published, the accuracies on wrong and right traces."""
+    if "error_accuracy" not in cell:
+        return digits(cell["f1"])
+    return f"{digits(cell['f1'])} ({digits(cell['error_accuracy'])} / {digits(cell['correct_accuracy'])})"
+
+
+def digits(number: float) -> str:
+    """One decimal, or the two that were published."""
+    return f"{number:.1f}" if round(number, 1) == number else f"{number:.2f}"
+
+
+def published(benchmark: str) -> tuple[Published, ...]:
+    """Every data file about the benchmark, in file-name order."""
+    folder = files("prmbench") / "assets" / "published"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".json"))
+    books = [_read(json.loads((folder / name).read_text(encoding="utf-8"))) for name in names]
+    return tuple(book for book in books if book.benchmark == benchmark)
+
+
+def _read(data: dict[str, Any]) -> Published:
+    rows = tuple(
+        PublishedRow(
+            model=row["model"],
+            base=row.get("base", ""),
+            rule=row["rule"],
+            threshold=row["threshold"],
+            readout=row["readout"],
+            cells=row["cells"],
+            average=row["average"],
+            note=row["note"],
+        )
+        for row in data["rows"]
+    )
+    return Published(data["title"], data["benchmark"], data["source"], data["note"], tuple(data["subsets"]), rows)

@@ -1,0 +1,81 @@
+"""Fixtures: the shared data, tiny random models with a tokenizer on disk, a small labelled file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real benchmark files beside the checkout; they are not part of the project."""
+    found = Path(__file__).parents[2] / "shared" / "data"
+    if not found.is_dir():
+        pytest.skip("real data: no ../shared/data beside the checkout")
+    return found
+
+
+def save_model(folder: Path, seed: int, auto: str = "AutoModelForCausalLM", **config: object) -> Path:
+    """A random Llama of 2 layers, width 32, with a byte-level BPE tokenizer and chat template, in `folder`."""
+    import torch
+    import transformers
+    from token_kinds import byte_bpe
+
+    tokenizer = byte_bpe()
+    torch.manual_seed(seed)
+    shape = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.4,
+        **config,
+    )
+    model = getattr(transformers, auto).from_config(shape)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny causal language model."""
+    return save_model(tmp_path_factory.mktemp("models") / "policy", 0)
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one, of the same vocabulary."""
+    return save_model(tmp_path_factory.mktemp("models") / "reference", 1)
+
+
+ROWS = [
+    {
+        "id": f"{subset}-{n}",
+        "problem": f"What is {n // 2} plus {n // 2}?",  # two traces share a problem
+        "steps": [f"We add {n // 2} and {n // 2}.", f"So it is {n}.", "The answer is that."][: 2 + n % 2],
+        "final_answer_correct": n % 3 == 0,
+        "label": -1 if n % 3 == 0 else n % 2,
+    }
+    for subset in ("gsm8k", "math")
+    for n in range(12)
+]
+
+
+@pytest.fixture
+def benchmark_folder(tmp_path: Path) -> Path:
+    """gsm8k.json and math.jsonl, 12 labelled traces each."""
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    (folder / "gsm8k.json").write_text(json.dumps(ROWS[:12]))
+    (folder / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[12:]))
+    return folder

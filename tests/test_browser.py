@@ -1,0 +1,242 @@
+"""The page in headless Chromium, opened from a file: what it shows, filters and sorts, and that text stays text."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_runs import scores_of, traces, write
+
+from prmbench.report import report
+from prmbench.schema import Trace
+
+pytestmark = pytest.mark.slow
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,900"),
+)
+NASTY = (
+    "<script>window.hacked = 1</script>",
+    "</script><script>window.hacked = 2</script><!--",
+    '<img src="x" onerror="window.hacked = 3">',
+    "{{ 7 * 7 }} & \u2028 `${window.hacked = 4}`",
+)
+
+
+class Browser:
+    """A WebDriver session, as much of it as these tests use."""
+
+    def __init__(self, driver: str, binary: str) -> None:
+        self.process = subprocess.Popen(
+            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self.process.stdout is not None
+        port = next(int(m[1]) for line in self.process.stdout if (m := re.search(r"on port (\d{2,})", line)))
+        self.base = f"http://127.0.0.1:{port}"
+        options = {"goog:chromeOptions": {"binary": binary, "args": FLAGS}, "goog:loggingPrefs": {"browser": "ALL"}}
+        session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": options}})
+        self.base += f"/session/{session['sessionId']}"
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def open(self, path: Path) -> None:
+        self.call("POST", "/url", {"url": path.as_uri()})
+
+    def js(self, code: str, *arguments: Any) -> Any:
+        return self.call("POST", "/execute/sync", {"script": code, "args": arguments})
+
+    def click(self, selector: str) -> None:
+        self.js("document.querySelector(arguments[0]).click()", selector)
+
+    def choose(self, name: str, value: str) -> None:
+        find = "const s = document.getElementById(arguments[0]);"
+        self.js(f"{find} s.value = arguments[1]; s.dispatchEvent(new Event('change'))", name, value)
+
+    def texts(self, selector: str) -> list[str]:
+        return self.js("return [...document.querySelectorAll(arguments[0])].map((n) => n.textContent)", selector)
+
+    def scheme(self, name: str) -> None:
+        features = [{"name": "prefers-color-scheme", "value": name}]
+        self.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}})
+
+    def close(self) -> None:
+        self.call("DELETE", "")
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    driver = shutil.which("chromedriver")
+    binary = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    if driver is None or binary is None:
+        message = "chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver"
+        if os.environ.get("PRMBENCH_NO_SKIP"):
+            pytest.fail(message)
+        pytest.skip(message)
+    session = Browser(driver, binary)
+    yield session
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def items() -> list[Trace]:
+    plain = traces(20, ("gsm8k", "math"))
+    return [replace(plain[0], prompt=" ".join(NASTY), steps=NASTY), *plain[1:]]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, items: list[Trace]) -> Path:
+    """Two listed runs, one with a nasty name, and one that may not be listed."""
+    root = tmp_path_factory.mktemp("site")
+    write(root / "in", scores_of(items), run_id="a" * 12, model='<img src=x onerror="window.hacked = 5">', native=0.5)
+    votes = {"kind": "verdict", "backend": "critic", "signal": "none"}
+    write(root / "in", scores_of(items, "verdict", 1), run_id="b" * 12, model="org/critic", **votes)
+    write(root / "in", scores_of(items, "prob", 2), run_id="c" * 12, model="org/dirty", dirty=True)
+    report(root / "in", root / "out", data={t.id: t for t in items})
+    return root / "out" / "report.html"
+
+
+@pytest.fixture
+def opened(browser: Browser, site: Path) -> Iterator[Browser]:
+    """The page on its trace view; at the end of each test: no word on the console, nothing fetched, no text run."""
+    browser.open(site)
+    browser.click("[data-view=traces]")
+    yield browser
+    assert browser.call("POST", "/se/log", {"type": "browser"}) == []
+    assert browser.js("return performance.getEntriesByType('resource').length") == 0
+    assert browser.js("return typeof window.hacked") == "undefined"
+
+
+def payload(site: Path) -> dict[str, Any]:
+    return json.loads(site.read_text().partition('id="data">')[2].partition("</script>")[0])
+
+
+def test_wrong_only_filter_leaves_what_the_data_says(opened: Browser, site: Path) -> None:
+    section = payload(site)["benchmarks"][0]
+    counts = set()
+    for number, run in enumerate(section["runs"]):
+        opened.choose("run", str(number))
+        for protocol in run["protocols"]:
+            opened.choose("protocol", protocol["key"])
+            opened.click("[data-kind=wrong]")
+            pairs = zip(section["traces"], protocol["predicted"], strict=True)
+            wrong = [t["id"] for t, predicted in pairs if predicted != t["label"]]
+            assert opened.texts(".trace .name") == wrong
+            counts.add(len(wrong))
+    assert len(counts) > 1, "the protocols should not all agree"
+
+
+def test_subset_and_search_filters(opened: Browser, items: list[Trace]) -> None:
+    opened.click("[data-kind=all]")
+    opened.choose("subset", "math")
+    assert opened.texts(".trace .name") == [t.id for t in items if t.subset == "math"]
+    code = "const f = document.getElementById('find'); f.value = arguments[0]; f.dispatchEvent(new Event('input'))"
+    opened.js(code, "OF MATH-7")
+    assert opened.texts(".trace .name") == ["math-7"]
+    assert opened.texts(".step .text") == list(items[27].steps)
+
+
+def test_nasty_text_is_shown_and_not_run(opened: Browser) -> None:
+    opened.click(".trace")
+    assert opened.texts(".step .text") == list(NASTY)
+    assert opened.texts(".problem") == [" ".join(NASTY)]
+    opened.click("[data-view=board]")
+    assert any(text.startswith("<img src=x onerror=") for text in opened.texts("td.model"))
+    assert opened.js("return document.querySelectorAll('main img:not([src^=\"data:image/svg+xml\"])').length") == 0
+
+
+def test_flags_and_colours_follow_the_verdict(opened: Browser, site: Path) -> None:
+    """Of every trace: the flags stand at the true and the predicted step, and colour changes side at the threshold."""
+    section = payload(site)["benchmarks"][0]
+    number = next(i for i, run in enumerate(section["runs"]) if run["readouts"])
+    run = section["runs"][number]
+    protocol = next(p for p in run["protocols"] if p["key"] == "as_is/native")
+    opened.choose("run", str(number))
+    opened.choose("protocol", protocol["key"])
+    for i, trace in enumerate(section["traces"]):
+        opened.click(f".trace[data-index='{i}']")
+        flagged = opened.js(
+            "return ['true', 'guess'].map((c) => [...document.querySelectorAll('.step')]"
+            ".findIndex((s) => s.querySelector('.flag.' + c)))"
+        )
+        predicted = protocol["predicted"][i]
+        assert flagged == [trace["label"], -1 if predicted is None else predicted]
+        classes = opened.js("return [...document.querySelectorAll('.step')].map((n) => n.className)")
+        scores = run["readouts"]["as_is"][i]
+        sides = [None] * trace["k"] if scores is None else ["lv-n" if s < 0.5 else "lv-p" for s in scores]
+        assert all(side is None or side in name for side, name in zip(sides, classes, strict=True))
+
+
+def test_keys_move_through_the_list(opened: Browser) -> None:
+    names = opened.texts(".trace .name")
+    press = "document.dispatchEvent(new KeyboardEvent('keydown', {key: arguments[0]}))"
+    for key in ("j", "ArrowDown", "k"):
+        opened.js(press, key)
+    assert opened.texts(".detail h2") == [names[1]]
+
+
+def test_tables_sort_both_ways(opened: Browser) -> None:
+    opened.click("[data-view=board]")
+    opened.click("[data-rule=native]")
+    read = "tbody.model tr td:nth-child(4) .value"
+    opened.click("[data-sort=gsm8k]")
+    down = [float(v.strip("†‡")) for v in opened.texts(read)]
+    opened.click("[data-sort=gsm8k]")
+    up = [float(v.strip("†‡")) for v in opened.texts(read)]
+    assert len(down) == 2
+    assert down == sorted(down, reverse=True) == up[::-1] != up
+    assert opened.texts("tbody.floor tr td:first-child code")[0] == "floor/random"  # floors stay beneath
+
+
+def test_unlisted_run_stands_apart_with_its_reason(opened: Browser) -> None:
+    assert opened.js("return document.getElementById('unlisted').hidden")
+    assert not any("org/dirty" in text for text in opened.texts("#run option"))
+    names = opened.texts("#benchmark option")
+    opened.choose("benchmark", str(names.index("mini (not listed)")))
+    assert "scored from a dirty tree" in opened.texts("#unlisted")[0]
+    assert any("org/dirty" in text for text in opened.texts("#run option"))
+    assert len(opened.texts(".trace")) == 40
+
+
+def test_published_numbers_are_on_the_page(opened: Browser) -> None:
+    opened.choose("benchmark", str(opened.texts("#benchmark option").index("processbench")))
+    opened.click("[data-view=published]")
+    assert "Qwen2.5-Math-PRM-72B" in opened.texts("#published td.model")
+    assert opened.texts("#published h2")[-1] == "Threshold rule not stated"
+
+
+def test_light_and_dark_follow_the_system_and_the_button(opened: Browser, site: Path) -> None:
+    background = "return getComputedStyle(document.body).backgroundColor"
+    seen = []
+    for scheme in ("light", "dark"):
+        opened.scheme(scheme)
+        opened.open(site)
+        seen.append(opened.js(background))
+    light, dark = seen
+    opened.click("#theme")
+    assert light == opened.js(background) != dark
+
+
+def test_without_text_the_page_says_how_to_get_it(browser: Browser, tmp_path: Path, items: list[Trace]) -> None:
+    write(tmp_path / "in", scores_of(items[:6]), native=0.5)
+    report(tmp_path / "in", tmp_path / "out")
+    browser.open(tmp_path / "out" / "report.html")
+    browser.click("[data-view=traces]")
+    assert "--data" in browser.texts("#trace-words")[0]
+    assert browser.texts(".step .text") == [""] * 4
+    assert len(browser.texts(".step .score .num")) == 4

@@ -1,0 +1,126 @@
+"""The authors' recorded numbers, from the folder that PRMBENCH_GOLDEN names (default: tests/golden)."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from token_kinds import SMOLLM2, smollm2_folder
+
+from prmbench import data, metrics
+from prmbench.backends import implicit
+from prmbench.engines.hf import HFEngine, Placement, load
+from prmbench.engines.render import encode_chat
+from prmbench.schema import EvalProtocol, Readout, ScoredTrace
+
+FOLDER = Path(os.environ.get("PRMBENCH_GOLDEN") or Path(__file__).parent / "golden")
+THEIR_NAMES: dict[str, Readout] = {
+    "sum": "prefix_sum",
+    "sum_diff": "step_sum",
+    "mean": "prefix_mean",
+    "mean_diff": "step_mean",
+}
+REWARD_TOLERANCE = 1e-6
+"""In reward units, a thousandth of a nat: a wrong attention mask shows at 1e-4."""
+
+
+# --- step_f1_*: the four readouts and their F1 on given scores ------------------------------------------
+
+
+def their_trace(number: int, item: dict[str, Any]) -> ScoredTrace:
+    """Cumulative rewards and averages -> step sums and token counts. Rewards are coef * log-ratio; F1 has no unit."""
+    reward, average = np.array(item["reward"]), np.array(item["avg_reward"])
+    counts: list[int] = []
+    for total, mean in zip(reward, average, strict=True):  # their rule where the mean vanishes: one token more
+        counts.append(round(total / mean) if abs(mean) > 1e-9 else (counts[-1] if counts else 0) + 1)
+    return ScoredTrace(
+        id=str(number),
+        subset="golden",
+        label=item["label"],
+        outcome=None,
+        cluster=str(number),
+        steps=len(reward),
+        values=tuple(np.diff(reward, prepend=0.0)),
+        tokens=tuple(int(n) for n in np.diff(counts, prepend=0)),
+    )
+
+
+def their_threshold(name: str, threshold: float, coef: float) -> float:
+    """Their thresholds are on sigmoid(reward), or on sigmoid(mean / sqrt(coef)): undo both."""
+    logit = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
+    return logit * math.sqrt(coef) if name.startswith("mean") else logit
+
+
+def f1_at(traces: list[ScoredTrace], protocol: EvalProtocol, threshold: float) -> float:
+    sample = metrics.sample(traces, protocol)
+    right = sample.matches(np.array([threshold]))
+    return float(metrics.harmonic(*metrics.accuracies(sample, right, np.ones((1, len(sample)))))[0])
+
+
+def check_step_f1(golden: dict[str, Any], _: Path) -> None:
+    traces = [their_trace(n, item) for n, item in enumerate(golden["items"])]
+    for name, expected in golden["expected"].items():
+        protocol = EvalProtocol(THEIR_NAMES[name], "oracle")
+        theirs = their_threshold(name, expected["grid_threshold"], golden["coef"])
+        assert f1_at(traces, protocol, theirs) == pytest.approx(expected["grid_f1"], rel=1e-5), name
+        sample = metrics.sample(traces, protocol)
+        best = float(metrics.best_threshold(sample, np.ones((1, len(sample))))[0])
+        assert f1_at(traces, protocol, best) >= expected["grid_f1"] - 1e-9, name
+
+
+# --- processbench_scores_*: step rewards of a real pair of models -------------------------------------------
+
+
+def noisy_pair() -> tuple[HFEngine, HFEngine]:
+    """Reference = SmolLM2 in float32; reward model = the same weights with seeded noise (the recording's recipe)."""
+    reference = load(str(smollm2_folder() / SMOLLM2), "lm", Placement("cpu", "float32"))
+    policy = copy.deepcopy(reference.model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, weight in sorted(policy.named_parameters()):
+            weight.add_(torch.randn(weight.shape, generator=generator) * 0.02 * weight.std())
+    return HFEngine(policy, reference.tokenizer), reference
+
+
+def check_processbench_scores(golden: dict[str, Any], path: Path) -> None:
+    folder = Path(__file__).parents[2] / "shared" / "data" / "processbench"
+    if not folder.is_dir():
+        pytest.skip("real data: no ../shared/data beside the checkout")
+    subset = path.stem.removeprefix("processbench_scores_")
+    traces = {t.id: t for t in data.load("processbench", folder, (subset,)).traces}
+    torch.set_num_threads(os.cpu_count() or 1)
+    policy, reference = noisy_pair()
+    for row in golden["scores"]:
+        encoded = encode_chat(policy.tokenizer, traces[row["id"]], boundary="release")
+        scores = next(implicit.read(policy, reference, [encoded]))
+        rewards = golden["coef"] * np.cumsum(scores.values)
+        counts = np.cumsum(scores.tokens)
+        assert counts.tolist() == [round(a / b) for a, b in zip(row["reward"], row["avg_reward"], strict=True)]
+        assert rewards == pytest.approx(row["reward"], rel=0, abs=REWARD_TOLERANCE)
+        assert rewards / counts == pytest.approx(row["avg_reward"], rel=0, abs=REWARD_TOLERANCE / counts[0])
+
+
+CHECKS: dict[str, Callable[[dict[str, Any], Path], None]] = {
+    "step_f1_": check_step_f1,
+    "processbench_scores_": check_processbench_scores,
+}
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_recording(path: Path) -> None:
+    check = next((check for start, check in CHECKS.items() if path.name.startswith(start)), None)
+    if check is None:
+        pytest.skip(f"{path.name}: recordings of this kind are not checked yet")
+    check(json.loads(path.read_text(encoding="utf-8")), path)
+
+
+def test_the_folder_holds_a_recording_we_know() -> None:
+    assert any(path.name.startswith(tuple(CHECKS)) for path in FOLDER.glob("*.json")), f"no known recording in {FOLDER}"

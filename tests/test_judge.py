@@ -1,0 +1,270 @@
+"""Threshold rules, rows, intervals and comparisons, on scores made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from prmbench import judge, metrics
+from prmbench.schema import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+
+
+def manifest(kind: str = "prob", subsets: tuple[str, ...] = ("gsm8k", "math"), **more: object) -> RunManifest:
+    facts = {
+        "run_id": "r",
+        "model": "m",
+        "backend": "b",
+        "input_format": "none",
+        "boundary": "exact",
+        "benchmark": "processbench",
+        "benchmark_hash": "h",
+        "n": 0,
+        "config": {},
+        "seed": 0,
+        "scores_sha256": "",
+        "fixed": 0.5,
+    }
+    return RunManifest(kind=kind, subsets=subsets, **{**facts, **more})  # type: ignore[arg-type]
+
+
+def traces(subset: str, separation: float, n: int = 60, seed: int = 0, shift: float = 0.0) -> list[ScoredTrace]:
+    """Steps score high before the first error and lower from it on; two traces a problem."""
+    rng = np.random.default_rng([seed, len(subset)])
+    found = []
+    for i in range(n):
+        k = int(rng.integers(2, 6))
+        label = int(rng.integers(-1, k))
+        values = rng.random(k) + shift
+        if label >= 0:
+            values[label:] -= separation
+        found.append(
+            ScoredTrace(f"{subset}-{i:03}", subset, label, int(label < 0), str(i // 2), k, tuple(values), (1,) * k)
+        )
+    return found
+
+
+def row(rows: tuple[MetricRow, ...], subset: str, protocol: str, metric: str = "f1") -> MetricRow:
+    found = [r for r in rows if (r.subset, r.protocol, r.metric) == (subset, protocol, metric)]
+    assert len(found) == 1, (subset, protocol, metric)
+    return found[0]
+
+
+def f1_at(items: list[ScoredTrace], threshold: float) -> float:
+    data = metrics.sample(items, EvalProtocol("as_is", "oracle"))
+    error, correct = metrics.accuracies(data, data.matches(np.array([threshold])), np.ones((1, len(items))))
+    return float(metrics.harmonic(error, correct)[0])
+
+
+def test_fixed_uses_the_number_given() -> None:
+    items = traces("gsm8k", 0.4)
+    rows = judge.judge(manifest(subsets=("gsm8k",), extra_protocols=("as_is/fixed:0.25",)), items)
+    assert row(rows, "gsm8k", "as_is/fixed:0.5").value == pytest.approx(f1_at(items, 0.5))
+    assert row(rows, "gsm8k", "as_is/fixed:0.25").value == pytest.approx(f1_at(items, 0.25))
+    assert row(rows, "gsm8k", "as_is/fixed:0.25", "threshold").value == 0.25
+
+
+def test_calibrated_tunes_on_its_subset_and_only_there() -> None:
+    """math's scores lie 1 higher: the threshold of gsm8k must be used on it all the same."""
+    items = traces("gsm8k", 0.5) + traces("math", 0.5, shift=1.0)
+    rows = judge.judge(manifest(), items)
+    tuned = row(rows, "gsm8k", "as_is/oracle", "threshold").value
+    assert row(rows, "math", "as_is/calibrated:gsm8k", "threshold").value == tuned
+    assert row(rows, "math", "as_is/calibrated:gsm8k").value == pytest.approx(f1_at(items[60:], tuned))  # type: ignore[arg-type]
+    assert row(rows, "math", "as_is/oracle").value > row(rows, "math", "as_is/calibrated:gsm8k").value + 0.1  # type: ignore[operator]
+
+
+def test_the_calibration_subsets_own_cell_is_out_of_fold_and_marked() -> None:
+    rows = judge.judge(manifest(), traces("gsm8k", 0.3) + traces("math", 0.3))
+    own = row(rows, "gsm8k", "as_is/calibrated:gsm8k")
+    assert own.note == "out_of_fold"
+    assert own.value == row(rows, "gsm8k", "as_is/cross_validated").value
+    in_sample = row(rows, "gsm8k", "as_is/calibrated_in_sample:gsm8k")
+    assert in_sample.note == ""
+    assert in_sample.value == row(rows, "gsm8k", "as_is/oracle").value
+    average = row(rows, "avg[gsm8k,math]", "as_is/calibrated:gsm8k")
+    assert average.note == "gsm8k out_of_fold"
+    assert average.value == pytest.approx((own.value + row(rows, "math", "as_is/calibrated:gsm8k").value) / 2)  # type: ignore[operator]
+
+
+def test_without_its_subset_calibrated_is_absent_with_the_reason() -> None:
+    rows = judge.judge(manifest(subsets=("math",)), traces("math", 0.3))
+    absent = row(rows, "math", "as_is/calibrated:gsm8k")
+    assert absent.value is None
+    assert absent.note == "needs subset gsm8k, which this run does not have"
+
+
+def test_cross_validation_by_hand() -> None:
+    """A held-out fold is judged by the others' threshold: a trace whose own score alone would set it is missed."""
+    facts = manifest(subsets=("s",))
+    items = [
+        ScoredTrace(f"{i}", "s", -1 if i % 2 else 0, None, f"p{i}", 1, (0.9 if i % 2 else 0.1,), (1,)) for i in range(8)
+    ]
+    outlier = ScoredTrace("8", "s", 0, None, "p8", 1, (0.6,), (1,))  # found only with a threshold above 0.6
+    rows = judge.judge(facts, [*items, outlier])
+    assert row(rows, "s", "as_is/oracle").value == 1.0  # threshold in (0.6, 0.9]
+    found = row(rows, "s", "as_is/cross_validated", "error_accuracy").value
+    assert found == pytest.approx(4 / 5)  # without the outlier the others agree on 0.5, which misses it
+    assert row(rows, "s", "as_is/cross_validated", "correct_accuracy").value == 1.0
+
+
+def test_oracle_is_never_below_the_honest_rules() -> None:
+    rows = judge.judge(manifest(), traces("gsm8k", 0.3) + traces("math", 0.3))
+    for subset in ("gsm8k", "math"):
+        best = row(rows, subset, "as_is/oracle").value
+        for rule in ("fixed:0.5", "calibrated:gsm8k", "cross_validated"):
+            assert row(rows, subset, f"as_is/{rule}").value <= best  # type: ignore[operator]
+
+
+def test_the_oracle_threshold_is_tuned_again_in_every_replicate() -> None:
+    """On noise a threshold that stays put would centre the interval below what tuning reaches."""
+    rng = np.random.default_rng(0)
+    items = [
+        ScoredTrace(str(i), "s", int(rng.integers(-1, 2)), None, str(i), 2, tuple(rng.random(2)), (1, 1))
+        for i in range(40)
+    ]
+    oracle = row(judge.judge(manifest(subsets=("s",)), items), "s", "as_is/oracle")
+    data = metrics.sample(items, EvalProtocol("as_is", "oracle"))
+    weights = metrics.bootstrap_weights(data.cluster, 300, 5)
+    kept = np.full(301, row(judge.judge(manifest(subsets=("s",)), items), "s", "as_is/oracle", "threshold").value)
+    frozen = metrics.harmonic(*metrics.accuracies(data, data.matches(kept), weights))
+    assert oracle.lo is not None
+    assert oracle.lo > np.percentile(frozen[1:], 2.5) + 0.02
+
+
+def test_the_interval_is_a_95_percent_one() -> None:
+    """Right traces only differ by a coin: compare with the binomial interval of correct_accuracy."""
+    items = [ScoredTrace(f"{i:03}", "s", -1, None, str(i), 1, (float(i % 2),), (1,)) for i in range(400)]
+    items.append(ScoredTrace("400", "s", 0, None, "400", 1, (-1.0,), (1,)))
+    found = row(judge.judge(manifest(subsets=("s",)), items), "s", "as_is/fixed:0.5", "correct_accuracy")
+    assert (found.lo, found.hi) == (
+        pytest.approx(0.5 - 1.96 * 0.025, abs=0.01),
+        pytest.approx(0.5 + 1.96 * 0.025, abs=0.01),
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"), [((-1, -1), "no trace with an error"), ((0, 1), "no trace without an error")]
+)
+def test_a_subset_of_one_sort_has_no_f1_but_its_accuracy(labels: tuple[int, int], reason: str) -> None:
+    items = [ScoredTrace(str(i), "s", at, None, str(i), 2, (0.9, 0.9), (1, 1)) for i, at in enumerate(labels)]
+    rows = judge.judge(manifest(subsets=("s",)), items)
+    found = row(rows, "s", "as_is/fixed:0.5")
+    assert (found.value, found.lo, found.note) == (None, None, reason)
+    other = "correct_accuracy" if labels[0] < 0 else "error_accuracy"
+    assert row(rows, "s", "as_is/fixed:0.5", other).value == (1.0 if labels[0] < 0 else 0.0)
+
+
+def test_unscored_is_counted_and_wrong() -> None:
+    items = traces("gsm8k", 5.0, n=20)  # fully separable
+    blank = [replace(t, values=(), unscored="too long") if i < 5 else t for i, t in enumerate(items)]
+    assert row(judge.judge(manifest(subsets=("gsm8k",)), items), "gsm8k", "as_is/oracle").value == 1.0
+    found = row(judge.judge(manifest(subsets=("gsm8k",)), blank), "gsm8k", "as_is/oracle")
+    assert (found.n, found.unscored) == (20, 5)
+    lost = [sum(t.label >= 0 for t in items[:5]), sum(t.label < 0 for t in items[:5])]
+    whole = [sum(t.label >= 0 for t in items), sum(t.label < 0 for t in items)]
+    accuracy = [1 - a / b for a, b in zip(lost, whole, strict=True)]
+    assert found.value == pytest.approx(2 * accuracy[0] * accuracy[1] / sum(accuracy))
+
+
+def test_verdicts_are_judged_as_they_are() -> None:
+    items = [
+        ScoredTrace("a", "s", 1, None, "a", 2, verdicts=(1,)),
+        ScoredTrace("b", "s", 0, None, "b", 2, verdicts=(1,)),
+        ScoredTrace("c", "s", -1, None, "c", 2, verdicts=(-1,)),
+        ScoredTrace("d", "s", -1, None, "d", 2, verdicts=(None,)),
+    ]
+    rows = judge.judge(manifest("verdict", ("s",), fixed=None), items)
+    assert row(rows, "s", "vote/native").value == 0.5
+    assert {r.protocol for r in rows if not r.protocol.startswith("floor/")} == {"vote/native"}
+
+
+def test_order_of_the_scores_does_not_matter() -> None:
+    items = traces("gsm8k", 0.3) + traces("math", 0.3)
+    assert judge.judge(manifest(), items) == judge.judge(manifest(), items[::-1])
+
+
+def test_protocols_that_the_scores_cannot_serve_are_refused() -> None:
+    for key in ("prefix_sum/oracle", "logprob.as_is/oracle", "as_is/oracle@release", "as_is/native"):
+        with pytest.raises(UserError, match="protocol"):
+            judge.check_protocol(manifest(), EvalProtocol.parse(key))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["step_sum/oracle", "logprob.prefix_mean/calibrated:gsm8k", "as_is/fixed:0.5", "step_sum/cross_validated@release"],
+)
+def test_a_protocol_key_reads_back(key: str) -> None:
+    assert EvalProtocol.parse(key).key == key
+
+
+@pytest.mark.parametrize(
+    "key", ["", "step_sum", "step_sum/best", "mean/oracle", "step_sum/fixed", "step_sum/oracle@near"]
+)
+def test_an_unknown_protocol_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match="protocol"):
+        EvalProtocol.parse(key)
+
+
+# --- compare -------------------------------------------------------------------------------------------------
+
+
+def runs(separations: tuple[float, float]) -> list[tuple[RunResult, list[ScoredTrace]]]:
+    """Two models on the same traces: same labels, same noise, another separation."""
+    return [(RunResult(manifest(), ()), traces("gsm8k", s) + traces("math", s)) for s in separations]
+
+
+ORACLE = [(EvalProtocol("as_is", "oracle"),) * 2]
+
+
+def test_a_run_does_not_differ_from_itself() -> None:
+    a, b = runs((0.3, 0.3))
+    rows = judge.compare(a, b, ORACLE)
+    found = row(rows, "avg[gsm8k,math]", "as_is/oracle", "f1_difference")
+    assert (found.value, found.lo, found.hi) == (0.0, 0.0, 0.0)
+    assert row(rows, "avg[gsm8k,math]", "as_is/oracle", "p_value").value == 1.0
+
+
+def test_a_better_model_is_found_better_with_the_right_sign() -> None:
+    a, b = runs((0.1, 0.8))
+    rows = judge.compare(a, b, ORACLE)
+    found = row(rows, "math", "as_is/oracle", "f1_difference")
+    assert found.value == pytest.approx(
+        row(rows, "math", "as_is/oracle", "f1_b").value - row(rows, "math", "as_is/oracle", "f1_a").value  # type: ignore[operator]
+    )
+    assert found.value > 0.2  # type: ignore[operator]
+    assert found.lo > 0  # type: ignore[operator]
+    assert row(rows, "math", "as_is/oracle", "p_value").value < 0.01  # type: ignore[operator]
+    back = row(judge.compare(b, a, ORACLE), "math", "as_is/oracle", "f1_difference")
+    assert back.value == pytest.approx(-found.value)  # type: ignore[operator]
+
+
+def test_pairing_makes_the_difference_sharper_than_two_intervals() -> None:
+    a, b = runs((0.5, 0.55))
+    rows = judge.compare(a, b, ORACLE)
+    difference = row(rows, "math", "as_is/oracle", "f1_difference")
+    alone = row(rows, "math", "as_is/oracle", "f1_a")
+    assert difference.hi - difference.lo < 0.8 * (alone.hi - alone.lo)  # type: ignore[operator]
+
+
+def test_unlike_protocols_and_unlike_data_are_refused() -> None:
+    a, b = runs((0.3, 0.3))
+    with pytest.raises(UserError, match="unlike threshold rules"):
+        judge.compare(a, b, [(EvalProtocol("as_is", "oracle"), EvalProtocol("as_is", "cross_validated"))])
+    with pytest.raises(UserError, match="unlike threshold rules"):
+        judge.compare(a, b, [(EvalProtocol.parse("as_is/fixed:0.5"), EvalProtocol.parse("as_is/oracle"))])
+    other = (RunResult(replace(b[0].manifest, benchmark_hash="other"), ()), b[1])
+    with pytest.raises(UserError, match="benchmark hash"):
+        judge.compare(a, other, ORACLE)
+    released = (RunResult(replace(b[0].manifest, boundary="release"), ()), b[1])
+    with pytest.raises(UserError, match="boundary"):
+        judge.compare(a, released, ORACLE)
+
+
+def test_kinds_without_a_common_readout_need_one_named_for_each() -> None:
+    one, two = manifest("prob"), manifest("logratio")
+    with pytest.raises(UserError, match="--against"):
+        judge.pairs(one, two)
+    pair = judge.pairs(one, two, ("as_is/oracle",), "step_sum/oracle")
+    assert [p.key for p in pair[0]] == ["as_is/oracle", "step_sum/oracle"]
