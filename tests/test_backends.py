@@ -146,19 +146,18 @@ def test_a_tokenizer_without_a_template_needs_the_flag(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_unscored_with_its_reason(tmp_path: Path, short: str, request: pytest.FixtureRequest) -> None:
     """The limit is that of the shorter of the two models, and one token more is too much."""
     lengths = {t.id: len(encode_chat(byte_bpe(), t).ids) for t in TRACES}
-    assert lengths["a"] > lengths["b"] > lengths["c"]
+    assert lengths["b"] > lengths["a"] > lengths["c"]
     folder = save_model(tmp_path / "short", 2)
     shape = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": lengths["b"]}))
+    (folder / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": lengths["a"]}))
     other = request.getfixturevalue("reference" if short == "policy" else "policy")
     pair = (folder, other) if short == "policy" else (other, folder)
     backend = load_backend(ModelConfig(str(pair[0]), str(pair[1]), backend="implicit"))
     first, second, third = backend.score(TRACES)
-    assert first.unscored == f"{lengths['a']} tokens, the model takes {lengths['b']}"
-    assert (first.id, first.values) == ("a", ())
-    assert backend.cost(TRACES[0]) == 0
-    assert (len(second.values), len(third.values)) == (2, 1)
-    assert not second.unscored
+    assert second.unscored == f"{lengths['b']} tokens, the model takes {lengths['a']}"
+    assert (second.id, second.values) == ("b", ())
+    assert (backend.cost(TRACES[0]), backend.cost(TRACES[1])) == (lengths["a"], 0)
+    assert (first.unscored, len(first.values), len(third.values)) == ("", 3, 1)
 
 
 def test_unscored_traces_count_as_wrong(tmp_path: Path, policy: Path) -> None:
@@ -273,7 +272,7 @@ def test_head_files_that_are_not_plain_tensors_are_refused(tmp_path: Path, form:
     elif form == "list":
         torch.save([torch.ones(1, 32)], path)
     else:
-        path.write_bytes({"pickle": pickle.dumps(Payload()), "empty": b""}.get(form, b"no head"))
+        path.write_bytes({"pickle": pickle.dumps(Payload(), protocol=2), "empty": b""}.get(form, b"no head"))
     with pytest.raises(UserError, match=f"{path.name}: not a head of plain tensors") as caught:
         value_head.read_head(path)
     assert "\n" not in str(caught.value)
@@ -464,13 +463,15 @@ def test_scores_must_belong_to_their_traces(tmp_path: Path, benchmark_folder: Pa
         evaluated(benchmark_folder, tmp_path, model="unordered", **OWN)
 
 
-def test_weights_of_nan_are_an_error(tmp_path: Path, benchmark_folder: Path) -> None:
-    folder = save_model(tmp_path / "nan", 0)
-    model = transformers.AutoModelForTokenClassification.from_pretrained(str(folder), num_labels=1)
-    torch.nn.init.constant_(model.score.weight, float("nan"))
+@pytest.mark.parametrize("backend", ["endo", "value_head"])
+def test_weights_of_nan_are_an_error(tmp_path: Path, benchmark_folder: Path, backend: str) -> None:
+    auto, more = ("AutoModelForCausalLM", {}) if backend == "endo" else ("AutoModelForTokenClassification", {"num_labels": 1})
+    folder = save_model(tmp_path / "nan", 0, auto, **more)
+    model = getattr(transformers, auto).from_pretrained(str(folder))
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
     model.save_pretrained(folder)
     with pytest.raises(UserError, match="NaN or infinite"):
-        evaluated(benchmark_folder, tmp_path / "out", model=str(folder), backend="value_head")
+        evaluated(benchmark_folder, tmp_path / "out", model=str(folder), backend=backend)
 
 
 # --- which card a model has -------------------------------------------------------------------------------------------
