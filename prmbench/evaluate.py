@@ -11,7 +11,7 @@ from typing import Any
 
 from prmbench import config as options
 from prmbench import data, distributed, judge, manifest, scoring, store
-from prmbench.backends import Backend, load_backend
+from prmbench.backends import Backend, find_card, load_backend
 from prmbench.config import EvalConfig, ModelConfig, ScoreConfig
 from prmbench.data import files, solutions
 from prmbench.schema import SCORING_VERSION, EvalProtocol, RunManifest, RunResult, ScoredTrace, Trace, UserError
@@ -24,6 +24,7 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> st
     writes; the others return None. Raises UserError.
     """
     wanted = [EvalProtocol.parse(key) for key in config.protocol]
+    find_card(config)  # mistakes that cost nothing to find come first
     _check_writable(config.out)
     loaded = data.load(config.benchmark, config.data, config.subset, config.limit)
     backend = load_backend(config)

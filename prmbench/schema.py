@@ -263,7 +263,7 @@ class RunManifest:
     packages: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     commits: tuple[str, ...] = ()
-    """The commit of each sitting that scored a batch, in order, when a run was resumed."""
+    """Those that scored a batch, when a run was resumed under another one than `commit`, which finished it."""
     dirty: bool | None = None
     tokens: int = 0
     """Tokens of the scored traces, padding left out; a reference model's pass is not counted again."""

@@ -111,11 +111,12 @@ def _provenance(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     per_process: dict[int, float] = {}
     for entry in entries:
         per_process[entry["process"]] = per_process.get(entry["process"], 0.0) + entry["seconds"]
-    commits = sorted({entry["commit"] or "unknown" for entry in entries})
-    dirty = {entry["dirty"] for entry in entries}
+    commit, dirty = manifest.code_state()
+    sittings = list(dict.fromkeys(entry["commit"] or "unknown" for entry in entries))
+    every = {dirty, *(entry["dirty"] for entry in entries)}
     return {
-        "commit": commits[0] if len(commits) == 1 and commits[0] != "unknown" else None,
-        "commits": tuple(commits) if len(commits) > 1 else (),
-        "dirty": None if None in dirty else any(dirty),
+        "commit": None if "unknown" in sittings else commit,
+        "commits": tuple(sittings) if sittings != [commit] else (),
+        "dirty": None if None in every else any(every),
         "seconds": round(max(per_process.values(), default=0.0), 3),
     }

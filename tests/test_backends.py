@@ -143,7 +143,9 @@ def test_a_tokenizer_without_a_template_needs_the_flag(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("short", ["policy", "reference"])
-def test_what_does_not_fit_is_unscored_with_its_reason(tmp_path: Path, short: str, request: pytest.FixtureRequest) -> None:
+def test_what_does_not_fit_is_unscored_with_its_reason(
+    tmp_path: Path, short: str, request: pytest.FixtureRequest
+) -> None:
     """The limit is that of the shorter of the two models, and one token more is too much."""
     lengths = {t.id: len(encode_chat(byte_bpe(), t).ids) for t in TRACES}
     assert lengths["b"] > lengths["a"] > lengths["c"]
@@ -163,7 +165,12 @@ def test_what_does_not_fit_is_unscored_with_its_reason(tmp_path: Path, short: st
 def test_unscored_traces_count_as_wrong(tmp_path: Path, policy: Path) -> None:
     """Half of the right traces are too long: whatever the threshold, at most half of them can be judged right."""
     rows = [
-        {"id": f"{n}", "problem": f"Problem {n}", "steps": ["It is 1. " * (60 if n < 2 else 1)], "label": 0 if n == 4 else -1}
+        {
+            "id": f"{n}",
+            "problem": f"Problem {n}",
+            "steps": ["It is 1. " * (60 if n < 2 else 1)],
+            "label": 0 if n == 4 else -1,
+        }
         for n in range(5)
     ]
     (tmp_path / "gsm8k.json").write_text(json.dumps(rows))
@@ -280,7 +287,9 @@ def test_head_files_that_are_not_plain_tensors_are_refused(tmp_path: Path, form:
     assert not Payload.ran
 
 
-def test_heads_of_the_wrong_shape_are_refused(tmp_path: Path, headed: tuple[Path, torch.Tensor, float], policy: Path) -> None:
+def test_heads_of_the_wrong_shape_are_refused(
+    tmp_path: Path, headed: tuple[Path, torch.Tensor, float], policy: Path
+) -> None:
     folder, weight, _ = headed
     torch.save({"a.weight": weight, "b.weight": weight}, tmp_path / "two.pt")
     with pytest.raises(UserError, match=r"holds a\.weight, b\.weight"):
@@ -380,7 +389,9 @@ def test_random_scores_reach_their_floor(shared_data: Path, tmp_path: Path) -> N
 
 def test_outcome_oracle_and_position_only(benchmark_folder: Path) -> None:
     traces = data.load("processbench", benchmark_folder).traces
-    verdict = {t.id: s.verdicts for t, s in zip(traces, load_backend(ModelConfig("outcome-oracle")).score(traces), strict=True)}
+    verdict = {
+        t.id: s.verdicts for t, s in zip(traces, load_backend(ModelConfig("outcome-oracle")).score(traces), strict=True)
+    }
     assert {verdict[t.id] for t in traces if t.outcome == 1} == {(-1,)}
     assert {verdict[t.id] for t in traces if t.outcome == 0} == {(1,)}
     one, unknown = replace(traces[1], steps=("x",)), replace(traces[1], outcome=None)
@@ -465,7 +476,9 @@ def test_scores_must_belong_to_their_traces(tmp_path: Path, benchmark_folder: Pa
 
 @pytest.mark.parametrize("backend", ["endo", "value_head"])
 def test_weights_of_nan_are_an_error(tmp_path: Path, benchmark_folder: Path, backend: str) -> None:
-    auto, more = ("AutoModelForCausalLM", {}) if backend == "endo" else ("AutoModelForTokenClassification", {"num_labels": 1})
+    auto, more = (
+        ("AutoModelForCausalLM", {}) if backend == "endo" else ("AutoModelForTokenClassification", {"num_labels": 1})
+    )
     folder = save_model(tmp_path / "nan", 0, auto, **more)
     model = getattr(transformers, auto).from_pretrained(str(folder))
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))

@@ -178,8 +178,13 @@ def test_the_hash_covers_what_the_numbers_are_about(tmp_path: Path) -> None:
     again = hashed()
     assert hashed() == again == hashed(generator="someone else")
     changes: list[Row] = [
-        {"id": "x"}, {"problem": "x"}, {"steps": ["x", "y", "z"]}, {"label": 0}, {"final_answer_correct": True}, {"subset": "x"},
-    ]  # fmt: skip
+        {"id": "x"},
+        {"problem": "x"},
+        {"steps": ["x", "y", "z"]},
+        {"label": 0},
+        {"final_answer_correct": True},
+        {"subset": "x"},
+    ]
     assert len({again, *(hashed(**change) for change in changes)}) == 1 + len(changes)
     backwards = content_hash(processbench.from_files(write(tmp_path / "gsm8k.json", [ROWS[2], GOOD])))
     assert backwards == again
@@ -197,6 +202,19 @@ def test_the_revision_is_read_off_the_addresses() -> None:
     assert processbench.resolved_revision([]) is None
 
 
+def test_rows_of_the_datasets_library(benchmark_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local folder in the place of the hub's: rows and subsets as from files, and no revision to be known."""
+    splits = "".join(f"  - split: {f.stem}\n    path: {f.name}\n" for f in sorted(benchmark_folder.iterdir()))
+    (benchmark_folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{splits}---\n")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(benchmark_folder.parent / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", benchmark_folder.parent / "cache")
+    monkeypatch.setattr(processbench, "HUB_ID", str(benchmark_folder))
+    traces, revision = processbench.from_hub(("math", "gsm8k"), None)
+    assert revision is None
+    local = data.load("processbench", benchmark_folder).traces
+    assert traces == [*local[12:], *local[:12]]
+
+
 def test_without_network_the_hub_is_one_clear_line() -> None:
     line = error(lambda: data.load("processbench", None, ["gsm8k"]))
     assert "Qwen/ProcessBench" in line
@@ -204,7 +222,9 @@ def test_without_network_the_hub_is_one_clear_line() -> None:
 
 
 def test_unknown_subsets_are_refused_before_the_hub_is_asked() -> None:
-    assert "--subset algebra: Qwen/ProcessBench has gsm8k, math" in error(lambda: data.load("processbench", None, ["algebra"]))
+    assert "--subset algebra: Qwen/ProcessBench has gsm8k, math" in error(
+        lambda: data.load("processbench", None, ["algebra"])
+    )
 
 
 # --- a user's own solutions -------------------------------------------------------------------------------------
@@ -215,9 +235,36 @@ TEXT = "Let us see.\n\nStep 1: add 1.5 and 2.\nThat is 3.5.\n  \n### Step 2: dou
 @pytest.mark.parametrize(
     ("split", "steps"),
     [
-        ("paragraph", ["Let us see.", "Step 1: add 1.5 and 2.\nThat is 3.5.", "### Step 2: double it", "3. so 7\n**Step 4** done"]),
-        ("line", ["Let us see.", "Step 1: add 1.5 and 2.", "That is 3.5.", "### Step 2: double it", "3. so 7", "**Step 4** done"]),
-        ("numbered", ["Let us see.", "Step 1: add 1.5 and 2.\nThat is 3.5.", "### Step 2: double it", "3. so 7", "**Step 4** done"]),
+        (
+            "paragraph",
+            [
+                "Let us see.",
+                "Step 1: add 1.5 and 2.\nThat is 3.5.",
+                "### Step 2: double it",
+                "3. so 7\n**Step 4** done",
+            ],
+        ),
+        (
+            "line",
+            [
+                "Let us see.",
+                "Step 1: add 1.5 and 2.",
+                "That is 3.5.",
+                "### Step 2: double it",
+                "3. so 7",
+                "**Step 4** done",
+            ],
+        ),
+        (
+            "numbered",
+            [
+                "Let us see.",
+                "Step 1: add 1.5 and 2.\nThat is 3.5.",
+                "### Step 2: double it",
+                "3. so 7",
+                "**Step 4** done",
+            ],
+        ),
     ],
 )
 def test_splitters(tmp_path: Path, split: str, steps: list[str]) -> None:
@@ -271,7 +318,7 @@ def test_bad_solutions_are_named(tmp_path: Path, row: Row, says: str) -> None:
         ("olympiadbench", 1000, 339, 8819, 47, 561, 161),
     ],
 )
-def test_facts_of_processbench(  # noqa: PLR0913, PLR0917
+def test_facts_of_processbench(
     shared_data: Path, subset: str, rows: int, right: int, steps: int, most: int, problems: int, lucky: int
 ) -> None:
     """`lucky`: a wrong step and yet the right final answer."""

@@ -130,7 +130,7 @@ def test_logprobs_agree_with_a_loop_over_tokens(engine: HFEngine) -> None:
         pytest.param(lambda batch: [[e] for e in batch], id="one at a time"),
         pytest.param(lambda batch: [batch[::-1]], id="the other way round"),
         pytest.param(lambda batch: [batch[:1], batch[1:]], id="uneven batches"),
-        pytest.param(lambda batch: [batch + [trace("wide", 60, 2, 9)]], id="padded further"),
+        pytest.param(lambda batch: [[*batch, trace("wide", 60, 2, 9)]], id="padded further"),
     ],
 )
 def test_logprobs_do_not_depend_on_the_batch(
@@ -150,6 +150,16 @@ def test_outputs_and_states_leave_the_padding_out(engine: HFEngine) -> None:
             alone = engine.model(input_ids=torch.tensor([encoded.ids]), output_hidden_states=True)
         np.testing.assert_allclose(logits, alone.logits[0], atol=1e-5)
         np.testing.assert_allclose(states, alone.hidden_states[-1][0], atol=1e-5)
+
+
+def test_padding_is_hidden_from_a_model_that_looks_both_ways() -> None:
+    torch.manual_seed(0)
+    shape = transformers.BertConfig(**{**SHAPE, "num_labels": 2})
+    model = transformers.AutoModelForTokenClassification.from_config(shape)
+    for encoded, logits in zip(BATCH, HFEngine(model, None).outputs(BATCH), strict=True):
+        with torch.no_grad():
+            alone = model(input_ids=torch.tensor([encoded.ids])).logits[0]
+        np.testing.assert_allclose(logits, alone, atol=1e-5)
 
 
 def test_masked_positions_are_hidden_and_still_counted(engine: HFEngine) -> None:

@@ -54,12 +54,19 @@ def _qwen_prm(model: str, trained_on: tuple[str, ...] = ()) -> ModelCard:
     )
 
 
+def _trl_prm(model: str) -> ModelCard:
+    """Trained with TRL's stepwise trainer by the recipes of huggingface/search-and-learn, separator a blank line."""
+    return ModelCard(model, "token_cls", separator="\n\n", signal="steps", trained_on=("PRM800K",))
+
+
 MODELS = {
     card.model: card
     for card in (
         _qwen_prm("Qwen/Qwen2.5-Math-PRM-7B"),
         _qwen_prm("Qwen/Qwen2.5-Math-PRM-72B"),
         _qwen_prm("Qwen/Qwen2.5-Math-7B-PRM800K", ("PRM800K",)),
+        _trl_prm("HuggingFaceH4/Qwen2.5-Math-1.5B-Instruct-PRM-0.2"),
+        _trl_prm("HuggingFaceH4/Qwen2.5-Math-7B-Instruct-PRM-0.2"),
     )
 }
 

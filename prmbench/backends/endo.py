@@ -6,6 +6,7 @@ One forward pass gives all three series: EndoRM (the main one), EndoRM with deca
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -26,7 +27,12 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     """Loads one causal language model. No threshold is given beforehand: the rewards have no natural zero."""
     engine = common.open_model(card, config, "lm")
     facts = common.model_facts(
-        card, config, engine, kind="logratio", input_format=common.chat_format(config), series=SERIES
+        replace(card, signal="none"),  # whatever the model learnt, it was not taught to judge steps
+        config,
+        engine,
+        kind="logratio",
+        input_format=common.chat_format(config),
+        series=SERIES,
     )
     return ModelBackend(facts, common.chat_encoder(engine, config), lambda batch: read(engine, batch))
 
