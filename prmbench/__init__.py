@@ -11,17 +11,18 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "EvalConfig": "config",
-    "EvalProtocol": "schema",
-    "RunResult": "schema",
-    "StepScores": "schema",
-    "Trace": "schema",
-    "UserError": "schema",
-    "evaluate": "evaluate",
-    "judge": "judge",
-    "load_backend": "backends",
-    "read_run": "store",
+    "EvalConfig": ("config", "EvalConfig"),
+    "EvalProtocol": ("schema", "EvalProtocol"),
+    "RunResult": ("schema", "RunResult"),
+    "StepScores": ("schema", "StepScores"),
+    "Trace": ("schema", "Trace"),
+    "UserError": ("schema", "UserError"),
+    "evaluate": ("evaluation", "evaluate"),
+    "load_backend": ("backends", "load_backend"),
+    "load_traces": ("data", "load"),
+    "read_run": ("store", "read_run"),
 }
+"""Public name -> module, and name there. No public name is a module's: importing that would overwrite it."""
 __all__ = [
     "EvalConfig",
     "EvalProtocol",
@@ -30,8 +31,8 @@ __all__ = [
     "Trace",
     "UserError",
     "evaluate",
-    "judge",
     "load_backend",
+    "load_traces",
     "read_run",
 ]
 
@@ -39,4 +40,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'prmbench' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"prmbench.{_HOMES[name]}"), name)
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(f"prmbench.{module}"), attribute)

@@ -136,13 +136,13 @@ def _raise_interrupt(*_: Any) -> None:
 @command(options.EvalConfig)
 def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False) -> None:
     """Score a PRM on a benchmark: step F1 under every protocol, with intervals and chance floors."""
-    from prmbench import evaluate
+    from prmbench import evaluation
 
     if config.dry_run:
-        _print_mapping(evaluate.dry_run(config), json_)
+        _print_mapping(evaluation.dry_run(config), json_)
         return
     with _progress(quiet) as progress:
-        run = evaluate.evaluate(config, progress)
+        run = evaluation.evaluate(config, progress)
     if run is None:
         return
     wanted = _shown(config.protocol)  # the floors stay: no F1 is shown without them
@@ -153,13 +153,13 @@ def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False)
 @command(options.ScoreConfig)
 def score(config: options.ScoreConfig, quiet: Quiet = False) -> None:
     """Score your own solutions, no label needed: step scores to a jsonl file."""
-    from prmbench import evaluate
+    from prmbench import evaluation
 
     if config.dry_run:
-        _print_mapping(evaluate.dry_run(config), as_json=False)
+        _print_mapping(evaluation.dry_run(config), as_json=False)
         return
     with _progress(quiet) as progress:
-        path = evaluate.score(config, progress)
+        path = evaluation.score(config, progress)
     if path is not None and not quiet:
         typer.echo(f"scores: {path}", err=True)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from prmbench import data, evaluate, report, scoring
+from prmbench import data, evaluation, report, scoring
 from prmbench.config import DemoConfig, EvalConfig
 from prmbench.schema import UserError
 from prmbench.store import Run
@@ -35,7 +35,7 @@ def demo(config: DemoConfig, progress: scoring.Progress | None = None) -> tuple[
 
 
 def _run(config: EvalConfig, progress: scoring.Progress | None) -> Run:
-    run = evaluate.evaluate(config, progress)
+    run = evaluation.evaluate(config, progress)
     if run is None:
         raise UserError("demo: start it as one process, without torchrun")
     return run

@@ -13,7 +13,8 @@ from prmbench.schema import Trace
 
 PACKAGES = ("prmbench", "torch", "transformers", "tokenizers", "datasets", "numpy", "gguf")
 """Packages whose version can move a number."""
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")
+MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model")
+"""Files of a model folder that can move a number: weights, shapes, tokenizer, template, prm.json."""
 
 
 def packages() -> dict[str, str]:
@@ -68,11 +69,11 @@ def content_hash(traces: Iterable[Trace]) -> str:
 
 
 def weights_hash(path: Path) -> str | None:
-    """SHA-256 over the weight files of a local model (a folder, or one GGUF file), names and contents in name order.
+    """SHA-256 over the files of a local model (a folder, or one GGUF file), names and contents in name order.
 
     None when there is nothing local to hash.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in WEIGHT_SUFFIXES)
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in MODEL_SUFFIXES)
     if not files:
         return None
     digest = hashlib.sha256()

@@ -234,7 +234,7 @@ class RunManifest:
     scoring_version: int = SCORING_VERSION
     revision: str | None = None
     weights: str | None = None
-    """SHA-256 over the weight files of a local model; None for a hub model, which has a revision."""
+    """SHA-256 over the files of a local model; None for a hub model, which has a revision."""
     ref_model: str | None = None
     ref_revision: str | None = None
     ref_weights: str | None = None

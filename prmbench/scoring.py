@@ -87,6 +87,11 @@ def _score(backend: Backend, batch: Sequence[Trace]) -> list[ScoredTrace]:
     scores = list(backend.score(batch))
     if [s.id for s in scores] != [trace.id for trace in batch]:
         raise UserError("the backend's score() must give one entry for each trace, in order, with the trace's id")
+    for s in scores:
+        if not s.unscored and backend.facts.kind == "logratio" and len(s.tokens) != len(s.values):
+            raise UserError("the backend's scores are sums, which need the number of tokens of every step")
+        if not s.unscored and not set(backend.facts.series) <= set(s.also):
+            raise UserError(f"the backend's scores lack the series {', '.join(backend.facts.series)} that it declares")
     return [scored(trace, s) for trace, s in zip(batch, scores, strict=True)]
 
 

@@ -162,10 +162,12 @@ class Journal:
     def append(self, process: int, entry: Mapping[str, Any]) -> None:
         """One batch, on disk when this returns."""
         path = self.folder / f"{process}.jsonl"
+        line = json.dumps(entry, sort_keys=True) + "\n"
         try:
-            torn = path.exists() and not path.read_bytes().endswith(b"\n")
-            with path.open("a", encoding="utf-8") as file:
-                file.write(("\n" if torn else "") + json.dumps(entry, sort_keys=True) + "\n")
+            with path.open("ab+") as file:
+                if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
+                    file.write(b"\n")  # after a line torn by a kill
+                file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -18,7 +18,7 @@ from conftest import save_model
 from safetensors.torch import save_file
 from token_kinds import byte_bpe, sentencepiece_bpe
 
-from prmbench import data, evaluate
+from prmbench import data, evaluation
 from prmbench.backends import BASELINES, Facts, cards, find_card, load_backend, value_head
 from prmbench.backends.cards import ModelCard
 from prmbench.config import EvalConfig, ModelConfig
@@ -35,7 +35,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 def evaluated(folder: Path, out: Path, **options: object) -> Run:
-    run = evaluate.evaluate(EvalConfig(data=folder, out=out, **options))  # type: ignore[arg-type]
+    run = evaluation.evaluate(EvalConfig(data=folder, out=out, **options))  # type: ignore[arg-type]
     assert run is not None
     return run
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import ROWS, save_model
 
-from prmbench import data, evaluate, judge, manifest, scoring, store
+from prmbench import data, evaluation, judge, manifest, scoring, store
 from prmbench.backends import Facts, load_backend
 from prmbench.config import EvalConfig, ModelConfig, ScoreConfig
 from prmbench.schema import SCORING_VERSION, ScoredTrace, StepScores, Trace, UserError
@@ -60,12 +60,12 @@ def _no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def config(policy: Path, benchmark_folder: Path, tmp_path: Path) -> EvalConfig:
-    own = {"backend": "test_evaluate:Watched", "batch_tokens": BUDGET}
+    own = {"backend": "test_evaluation:Watched", "batch_tokens": BUDGET}
     return EvalConfig(model=str(policy), data=benchmark_folder, out=tmp_path / "out", **own)  # type: ignore[arg-type]
 
 
 def run(config: EvalConfig) -> Run:
-    found = evaluate.evaluate(config)
+    found = evaluation.evaluate(config)
     assert found is not None
     return found
 
@@ -114,7 +114,7 @@ def cut(config: EvalConfig, batches: int, monkeypatch: pytest.MonkeyPatch) -> Pa
     """Ends a run in this process after some batches; returns its journal's only file."""
     monkeypatch.setattr(Watched, "cut_after", batches)
     with pytest.raises(PowerCutError):
-        evaluate.evaluate(config)
+        evaluation.evaluate(config)
     monkeypatch.setattr(Watched, "cut_after", None)
     (path,) = config.out.glob("*.journal/*.jsonl")
     assert path.read_text().count("\n") == batches
@@ -199,7 +199,7 @@ def test_a_run_begun_by_another_scoring_version_is_refused(config: EvalConfig, m
     assert begun["scoring_version"] == SCORING_VERSION
     head.write_text(json.dumps({**begun, "scoring_version": SCORING_VERSION - 1}))
     with pytest.raises(UserError, match="begun with another scoring_version"):
-        evaluate.evaluate(config)
+        evaluation.evaluate(config)
     assert journal_lines(config.out) == 2
 
 
@@ -209,7 +209,7 @@ def test_a_run_finished_by_another_scoring_version_is_refused(config: EvalConfig
     result["manifest"]["scoring_version"] -= 1
     path.write_text(json.dumps(result))
     with pytest.raises(UserError, match="another version of the code"):
-        evaluate.evaluate(config)
+        evaluation.evaluate(config)
 
 
 def test_a_finished_run_is_judged_again_not_scored_again(config: EvalConfig) -> None:
@@ -225,10 +225,10 @@ def test_altered_scores_are_noticed(config: EvalConfig) -> None:
     source = store.scores_path(run(config).path)
     source.write_bytes(store.pack_scores([]))
     with pytest.raises(UserError, match="SHA-256"):
-        evaluate.evaluate(config)
+        evaluation.evaluate(config)
     source.unlink()
     with pytest.raises(UserError, match="needs its scores beside it"):
-        evaluate.evaluate(config)
+        evaluation.evaluate(config)
 
 
 def test_two_processes_give_the_bytes_of_one(config: EvalConfig, tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_scores_do_not_depend_on_the_batch_size(config: EvalConfig, tmp_path: Pa
 
 
 def planned(config: EvalConfig, **changed: Any) -> str:
-    return evaluate.dry_run(replace(config, dry_run=True, **changed)).run_id
+    return evaluation.dry_run(replace(config, dry_run=True, **changed)).run_id
 
 
 def test_the_run_id_follows_what_moves_a_number(
@@ -453,7 +453,7 @@ def test_a_protocol_that_does_not_fit_is_refused_before_the_scoring(
     config: EvalConfig, protocol: str, says: str
 ) -> None:
     with pytest.raises(UserError, match=says):
-        evaluate.evaluate(replace(config, protocol=(protocol,)))
+        evaluation.evaluate(replace(config, protocol=(protocol,)))
     assert Watched.batches == 0
     assert not list(config.out.glob("*.json*"))
 
@@ -465,11 +465,11 @@ def test_a_file_in_the_way_of_out(config: EvalConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match="cannot write"):
-            evaluate.evaluate(replace(config, out=out))
+            evaluation.evaluate(replace(config, out=out))
     assert Watched.batches == 0
     assert (tmp_path / "file").read_text() == "mine"
     with pytest.raises(UserError, match="is a folder"):
-        evaluate.score(ScoreConfig("random", data=config.data, out=tmp_path))
+        evaluation.score(ScoreConfig("random", data=config.data, out=tmp_path))
 
 
 FULL_DISK = """
@@ -563,12 +563,12 @@ def test_score_keeps_the_users_order_and_resumes(
     )
     monkeypatch.setattr(Watched, "cut_after", 3)
     with pytest.raises(PowerCutError):
-        evaluate.score(own)
+        evaluation.score(own)
     monkeypatch.setattr(Watched, "cut_after", None)
     assert not own.out.exists()
-    assert evaluate.score(own) == own.out
+    assert evaluation.score(own) == own.out
     batches = Watched.batches
-    whole = evaluate.score(replace(own, out=tmp_path / "b" / "steps.jsonl"))
+    whole = evaluation.score(replace(own, out=tmp_path / "b" / "steps.jsonl"))
     assert whole is not None
     assert own.out.read_bytes() == whole.read_bytes()
     assert batches == Watched.batches - 3
@@ -587,7 +587,7 @@ def test_score_refuses(tmp_path: Path, changed: dict[str, Any], says: str) -> No
     (tmp_path / "mine.json").write_text(json.dumps([{"problem": "P", "steps": ["s"]}]))
     own = ScoreConfig("random", data=tmp_path / "mine.json", out=tmp_path / "steps.jsonl")
     with pytest.raises(UserError, match=says):
-        evaluate.score(replace(own, **changed))
+        evaluation.score(replace(own, **changed))
     (tmp_path / "mine.json").write_text("[]")
     with pytest.raises(UserError, match="holds no solution"):
-        evaluate.score(own)
+        evaluation.score(own)
