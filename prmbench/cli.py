@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
@@ -19,6 +19,7 @@ from prmbench import config as options
 from prmbench.schema import EvalProtocol, UserError
 
 if TYPE_CHECKING:
+    from prmbench.schema import MetricRow
     from prmbench.store import Run
 
 app = typer.Typer(
@@ -145,8 +146,12 @@ def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False)
         run = evaluation.evaluate(config, progress)
     if run is None:
         return
-    wanted = _shown(config.protocol)  # the floors stay: no F1 is shown without them
-    rows = [r for r in run.result.rows if not wanted or r.protocol in wanted or r.protocol.startswith("floor/")]
+    wanted = {EvalProtocol.parse(key).key for key in config.protocol}
+    rows = run.result.rows
+    if wanted:  # the floors stay: no F1 is shown without them
+        rows = tuple(r for r in rows if r.protocol in wanted or r.protocol.startswith("floor/"))
+    elif not json_:  # one long name less a readout; it is in the file
+        rows = tuple(r for r in rows if "calibrated_in_sample" not in r.protocol)
     _print_run(run, rows, json_, quiet)
 
 
@@ -210,7 +215,8 @@ def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
 
     with _progress(quiet) as progress:
         baselines, model, page = story.demo(config, progress)
-    _print_run(model, [r for r in model.result.rows if r.value is not None], False, quiet)
+    rows = [r for r in model.result.rows if r.value is not None and "in_sample" not in r.protocol]
+    _print_run(model, rows, as_json=False, quiet=quiet)
     if not quiet:
         typer.echo(f"rows that keep it honest, F1: {story.summary(baselines)}")
     typer.echo(f"report: {page}")
@@ -234,7 +240,7 @@ def _console() -> Any:
     return Console()
 
 
-def _print_run(run: Run, rows: list[Any], as_json: bool, quiet: bool) -> None:
+def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) -> None:
     if as_json:
         result = run.result.to_json()
         typer.echo(json.dumps({**result, "rows": [asdict(row) for row in rows], "path": str(run.path)}))
@@ -249,10 +255,6 @@ def _print_run(run: Run, rows: list[Any], as_json: bool, quiet: bool) -> None:
 def _print_mapping(record: Any, as_json: bool) -> None:
     values = asdict(record)
     typer.echo(json.dumps(values) if as_json else "\n".join(f"{name}: {value}" for name, value in values.items()))
-
-
-def _shown(protocols: tuple[str, ...]) -> set[str]:
-    return {EvalProtocol.parse(key).key for key in protocols}
 
 
 class _progress:

@@ -257,7 +257,7 @@ def test_detectable_difference_by_hand() -> None:
     assert metrics.minimum_detectable_difference(replicates) == pytest.approx(2.801585 * 0.1)
 
 
-# --- floors --------------------------------------------------------------------------------------------------------------
+# --- floors ----------------------------------------------------------------------------------------------------
 
 
 def test_random_floor_by_hand() -> None:

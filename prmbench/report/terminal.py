@@ -32,7 +32,7 @@ def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> Tab
     for name in columns:
         last = name == columns[-1]
         heading = "average" if name.startswith("avg[") else name
-        table.add_column(heading, justify="right", overflow="ellipsis", no_wrap=True, max_width=None if last else 9)
+        table.add_column(heading, justify="right", overflow="ellipsis", no_wrap=True, max_width=None if last else 6)
     for key in (*kept, *floors):
         cells = [_cell(f1.get((key, name)), name == columns[-1]) for name in columns]
         table.add_row(Text(key), *cells, end_section=[key] == kept[-1:], style="dim" if key in FLOORS else "")
