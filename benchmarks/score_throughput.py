@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -151,8 +151,21 @@ def useful_flops(policy: HFEngine, encoded: Sequence[Encoded]) -> float:
     return 2 * 2.0 * (body * tokens + embedding * read)
 
 
+def peak_of(run: Callable[[], object]) -> float:
+    """Peak GiB while `run` runs, weights included: resident on a CPU (Linux), allocated on a GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() / 2**30
+    ctypes.CDLL(None).malloc_trim(0)  # what loading left behind
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # and its peak
+    run()
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**20
+
+
 def peak_memory(side: str, arguments: Sequence[str]) -> float:
-    """Peak resident GiB of a process of its own that runs one side once (on a GPU: peak allocated)."""
+    """Peak GiB of one side, run once in a process of its own."""
     command = [sys.executable, __file__, *arguments, "--only", side]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return float(out.splitlines()[-1])
@@ -176,9 +189,7 @@ def main() -> None:
     policy, reference = pair(options.shape, place)
     sides = {"ours": lambda: ours(policy, reference, traces), "peer": lambda: peer(policy, reference, traces)}
     if options.only:
-        sides[options.only]()
-        cuda = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        print((cuda or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30)
+        print(peak_of(sides[options.only]))
         return
     worst = check_same(policy, reference, traces, place.dtype)
     times: dict[str, list[float]] = {"ours": [], "peer": []}
