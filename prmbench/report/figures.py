@@ -90,8 +90,9 @@ def _drawn(plan: Plan, png: bool) -> Drawn:
     return Drawn(name, title, caption, vector.getvalue(), pixels.getvalue())
 
 
-def _panels(names: Sequence[str], width: float, height: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width * len(names), height), layout="constrained")
+def _panels(names: Sequence[str], width: float, height: float, room: float = 0.0) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(room + width * len(names), height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
     axes = list(figure.subplots(1, len(names), squeeze=False, sharey=True)[0])
     for axis, name in zip(axes, names, strict=True):
         axis.set_title(_title(name))
@@ -109,7 +110,9 @@ def _title(column: str) -> str:
 def _f1(board: Board, table: RuleTable) -> Plan:
     ranked = [line for line in table.lines if line.group != "floor"]
     shown = ranked[:MOST_LINES]
-    figure, axes = _panels(table.columns, 2.5, 1.1 + 0.27 * len(shown))
+    names = [f"{line.model}  {line.protocol.split('/')[0]}" for line in shown]
+    room = 0.08 * max(map(len, names), default=0)  # inches for the names at the left
+    figure, axes = _panels(table.columns, 2.0, 1.1 + 0.27 * len(shown), room)
     floors = [line for line in table.lines if line.group == "floor"]
     for axis, column in zip(axes, table.columns, strict=True):
         _dots(axis, shown, column)
@@ -120,7 +123,7 @@ def _f1(board: Board, table: RuleTable) -> Plan:
         axis.set_xlim(0, 100)
         axis.set_xlabel("F1, percent")
         axis.grid(axis="x", color="#e6e6e6", lw=0.6, zorder=-1)
-    axes[0].set_yticks(range(len(shown)), [f"{line.model}  {line.protocol.split('/')[0]}" for line in shown])
+    axes[0].set_yticks(range(len(shown)), names)
     axes[0].set_ylim(len(shown) - 0.5, -0.5)
     handles = [axes[0].plot([], [], color=FLOOR_COLORS[f.protocol], lw=1.1, ls=(0, (3, 2)))[0] for f in floors]
     if handles:
