@@ -77,6 +77,8 @@ class DryRun:
     """Padded tokens of the largest batch."""
     weights_gib: float
     """Memory of the weights, reference model included."""
+    memory_gib: float
+    """The same with the activations of the largest batch: a guess."""
 
 
 def dry_run(config: EvalConfig | ScoreConfig) -> DryRun:
@@ -89,8 +91,18 @@ def dry_run(config: EvalConfig | ScoreConfig) -> DryRun:
         plan = scoring.make_plan(_run_id(config, backend, loaded), backend, loaded.traces, config.batch_tokens)
     padded = [len(batch) * max(plan.costs[i] for i in batch) for batch in plan.batches]
     unscored = 0 if backend.facts.engine == "none" else sum(cost == 0 for cost in plan.costs)
-    size = backend.facts.weight_bytes / 2**30
-    return DryRun(plan.run_id, len(plan.costs), unscored, plan.tokens, len(plan.batches), max(padded), round(size, 2))
+    weights = backend.facts.weight_bytes / 2**30
+    memory = weights + max(padded) * backend.facts.token_bytes / 2**30
+    return DryRun(
+        plan.run_id,
+        len(plan.costs),
+        unscored,
+        plan.tokens,
+        len(plan.batches),
+        max(padded),
+        round(weights, 2),
+        round(memory, 2),
+    )
 
 
 def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path | None:
@@ -166,7 +178,7 @@ def _slug(model: str) -> str:
 def _manifest(
     config: EvalConfig, backend: Backend, loaded: data.Loaded, plan: scoring.Plan, provenance: Mapping[str, Any]
 ) -> RunManifest:
-    facts = {k: v for k, v in asdict(backend.facts).items() if k != "weight_bytes"}
+    facts = {k: v for k, v in asdict(backend.facts).items() if not k.endswith("_bytes")}
     facts["backend"] = facts["backend"] or config.backend
     return RunManifest(
         run_id=plan.run_id,

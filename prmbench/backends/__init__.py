@@ -56,7 +56,9 @@ class Facts:
     backend: str = ""
     """Empty for a class of the user's own: then --backend names it."""
     weight_bytes: int = 0
-    """Of all models that the backend holds; for --dry-run."""
+    """Of all models that the backend holds; for --dry-run, like the next."""
+    token_bytes: int = 0
+    """Rough memory that a padded token of a batch takes."""
 
 
 class Backend(Protocol):

@@ -63,6 +63,7 @@ def model_facts(card: ModelCard, config: ModelConfig, engine: HFEngine, referenc
     return Facts(
         backend=card.backend,
         weight_bytes=engine.weight_bytes + reference_bytes,
+        token_bytes=engine.token_bytes,
         revision=engine.revision or card.revision,
         weights=local_weights(card.model),
         template=text_hash(source if isinstance(source, str) else repr(source)),

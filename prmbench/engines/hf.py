@@ -86,6 +86,13 @@ class HFEngine:
         """Memory of the parameters."""
         return sum(p.numel() * p.element_size() for p in self.model.parameters())
 
+    @property
+    def token_bytes(self) -> int:
+        """Rough memory of one padded token: a layer's widest activations, and its hidden states in float32."""
+        shape = self.model.config.get_text_config()
+        width = 3 * getattr(shape, "intermediate_size", 4 * shape.hidden_size) + 6 * shape.hidden_size
+        return width * self.model.dtype.itemsize + 4 * shape.hidden_size
+
     @torch.inference_mode()
     def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:
         """Log-probabilities of the step tokens, one entry a trace."""
