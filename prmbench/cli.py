@@ -122,9 +122,14 @@ class _one_line_errors:
         if isinstance(error, KeyboardInterrupt):
             typer.echo("stopped; finished batches are kept, the same command goes on from there", err=True)
             raise typer.Exit(STOPPED)
-        if kind is not None and kind.__name__ == "OutOfMemoryError":
+        if isinstance(error, MemoryError) or _out_of_memory(error):
             typer.echo("error: out of memory; use a smaller --batch-tokens (finished batches are kept)", err=True)
             raise typer.Exit(BAD_INPUT)
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """The two ways torch says it, on a GPU and on a CPU, without importing torch to ask."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _raise_interrupt(*_: Any) -> None:

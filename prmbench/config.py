@@ -38,6 +38,7 @@ class ModelConfig:
         "exact", "Step boundaries: exact, or release (the IPVRM script's positions and mask; backend implicit or endo)."
     )
     engine: Literal["hf"] = option("hf", "Who runs the forward pass.")
+    decay: float = option(0.95, "Backend endo: discount of V(s_t+1) in the series `decay` (IPVRM paper, section 4).")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto", "auto: bfloat16 on a GPU, float32 on a CPU."
     )
@@ -47,7 +48,7 @@ class ModelConfig:
         False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
     )
     data: Path | None = option(None, "File or folder: json, jsonl or parquet.")
-    limit: int | None = option(None, "Score only the first N traces of each subset.")
+    limit: int | None = option(None, "Score only the first N traces (eval: of each subset).")
     seed: int = option(0, "Of the bootstrap and of the random baseline.")
     dry_run: bool = option(False, "Print the plan (traces, tokens, batches, memory) and stop; no weights are loaded.")
 
@@ -97,7 +98,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def public_name(name: str) -> str:
     """A hub id as it is; of a local path its last part, since paths name machines."""
-    return Path(name).resolve().name if ("/" in name or name in (".", "..")) and Path(name).exists() else name
+    if ("/" in name or name in (".", "..")) and Path(name).exists():
+        own = Path(name).name  # a link keeps its own name: hub caches point to files named by hashes
+        return own if own not in ("", "..") else Path(name).resolve().name
+    return name
 
 
 def to_json(config: Any) -> dict[str, Any]:

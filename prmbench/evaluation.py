@@ -11,7 +11,7 @@ from typing import Any
 
 from prmbench import config as options
 from prmbench import data, distributed, judge, manifest, scoring, store
-from prmbench.backends import Backend, find_card, load_backend
+from prmbench.backends import Backend, find_card, load_backend, source_hash
 from prmbench.config import EvalConfig, ModelConfig, ScoreConfig
 from prmbench.data import files, solutions
 from prmbench.schema import SCORING_VERSION, EvalProtocol, RunManifest, RunResult, ScoredTrace, Trace, UserError
@@ -31,9 +31,9 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> st
     plan = scoring.make_plan(_run_id(config, backend, loaded), backend, loaded.traces, config.batch_tokens)
     path = config.out / f"{plan.run_id}.json"
     if path.exists():
-        return _judge_again(path, wanted) if distributed.rank() == 0 else None
+        return _judge_again(path, config, wanted) if distributed.rank() == 0 else None
     for protocol in wanted:  # before the scoring, not after it
-        judge.check_protocol(_manifest(config, backend, loaded, plan, {}), protocol)
+        judge.resolve(_manifest(config, backend, loaded, plan, {}), protocol)
     journal = scoring.score_all(plan, config.out, backend, loaded.traces, progress)
     if distributed.rank() != 0:
         return None
@@ -43,18 +43,20 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> st
     return run
 
 
-def _judge_again(path: Path, wanted: Sequence[EvalProtocol]) -> store.Run:
+def _judge_again(path: Path, config: EvalConfig, wanted: Sequence[EvalProtocol]) -> store.Run:
+    """The stored scores under today's judging options: they move rows, not scores."""
     run = store.read_run(path)
     if run.result.manifest.scoring_version != SCORING_VERSION:
         raise UserError(f"{path}: scored by another version of the code; choose another --out to score afresh")
-    return _finish(run.result.manifest, run.scores, wanted, path)
+    facts = replace(run.result.manifest, seed=config.seed, calibrate_on=config.calibrate_on)
+    return _finish(facts, run.scores, wanted, path)
 
 
 def _finish(facts: RunManifest, scores: Sequence[ScoredTrace], wanted: Sequence[EvalProtocol], path: Path) -> store.Run:
     """Judges scores and writes the run. Scores are judged as they are stored, so a recomputation agrees exactly."""
     known = {p.key for p in judge.protocols(facts)}
     for protocol in wanted:
-        judge.check_protocol(facts, protocol)
+        judge.resolve(facts, protocol)
     extra = {*facts.extra_protocols, *(p.key for p in wanted if p.key not in known)}
     packed = store.pack_scores(scores)
     facts = replace(facts, extra_protocols=tuple(sorted(extra)), scores_sha256=store.sha256(packed))
@@ -109,6 +111,8 @@ def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path
     """Scores a user's own solutions: one JSON line each (id, steps, values, tokens, verdicts, unscored)."""
     if config.out.is_dir():
         raise UserError(f"--out {config.out}: is a folder; name a file for the step scores")
+    if config.data is not None and config.out.resolve() == config.data.resolve():
+        raise UserError(f"--out {config.out}: is the file that --data reads; name another for the step scores")
     _check_writable(config.out.parent)
     backend, traces, plan = _solutions(config)
     journal = scoring.score_all(plan, config.out.parent, backend, traces, progress)
@@ -156,17 +160,18 @@ def _identity(config: ModelConfig, backend: Backend, content: str) -> dict[str, 
     return {
         **{name: facts[name] for name in (*told, "dtype", "engine", "device")},
         "model": options.public_name(config.model),
-        "backend": backend.facts.backend or config.backend,
+        "backend": backend.facts.backend or f"{config.backend} {source_hash(config.backend)}",
         "boundary": config.boundary,
-        "batch_tokens": config.batch_tokens,
-        "seed": config.seed,
+        "batch_tokens": scoring.batch_budget(backend, config.batch_tokens),
         "content": content,
+        **({"seed": config.seed} if backend.facts.engine == "none" else {}),  # of the random baselines
+        **({"decay": config.decay} if backend.facts.backend == "endo" else {}),
     }
 
 
 def _run_id(config: EvalConfig, backend: Backend, loaded: data.Loaded) -> str:
     facts = _identity(config, backend, manifest.content_hash(loaded.traces))
-    facts |= {"benchmark": config.benchmark, "calibrate_on": config.calibrate_on}
+    facts |= {"benchmark": config.benchmark, "version": data.BENCHMARKS[config.benchmark].version}
     return f"{_slug(config.model)}-{store.short_hash(facts)}"
 
 
@@ -185,6 +190,7 @@ def _manifest(
         model=options.public_name(config.model),
         boundary=config.boundary,
         benchmark=config.benchmark,
+        benchmark_version=data.BENCHMARKS[config.benchmark].version,
         benchmark_hash=manifest.content_hash(loaded.traces),
         subsets=loaded.subsets,
         n=len(loaded.traces),

@@ -70,14 +70,17 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricR
     """All rows of a run: floors first, then each protocol with its interval, per subset and averaged."""
     subsets = _subsets(manifest, scores)
     rows = _floor_rows(subsets)
-    for protocol in (*protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
-        check_protocol(manifest, protocol)
+    for asked in (*protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
+        protocol = resolve(manifest, asked)
         rows += _rows(subsets, protocol.key, _judged(subsets, protocol))
     return tuple(rows)
 
 
-def check_protocol(manifest: RunManifest, protocol: EvalProtocol) -> None:
-    """Raises UserError when the run's scores cannot be read under the protocol."""
+def resolve(manifest: RunManifest, protocol: EvalProtocol) -> EvalProtocol:
+    """The protocol with the run's own number for `native`.
+
+    Raises UserError when the run's scores cannot be read under the protocol.
+    """
     if protocol.readout not in READOUTS[manifest.kind]:
         readable = ", ".join(READOUTS[manifest.kind])
         raise UserError(f"protocol {protocol.key}: {manifest.model} has {manifest.kind} scores, readouts {readable}")
@@ -85,8 +88,13 @@ def check_protocol(manifest: RunManifest, protocol: EvalProtocol) -> None:
         raise UserError(f"protocol {protocol.key}: no series {protocol.series!r} in this run")
     if protocol.boundary != manifest.boundary:
         raise UserError(f"protocol {protocol.key}: the run was scored with --boundary {manifest.boundary}")
-    if protocol.threshold == "native" and manifest.native is None and manifest.kind != "verdict":
+    if (protocol.readout == "vote") != (manifest.kind == "verdict" and protocol.threshold == "native"):
+        raise UserError(f"protocol {protocol.key}: verdicts are read as vote/native, and nothing else is")
+    if protocol.threshold != "native" or protocol.readout == "vote":
+        return protocol
+    if manifest.native is None:
         raise UserError(f"protocol {protocol.key}: {manifest.model} gives no label of its own")
+    return replace(protocol, at=manifest.native)
 
 
 def _subsets(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[_Subset]:
@@ -111,14 +119,19 @@ def _seed(seed: int, subset: str) -> int:
 def _judged(subsets: Sequence[_Subset], protocol: EvalProtocol) -> dict[str, list[_Cell]]:
     """Cells per subset, or cells without values and with the reason."""
     samples = {s.name: metrics.sample(s.traces, protocol) for s in subsets}
+    if protocol.on is None:
+        return {s.name: _subset_cells(s, samples[s.name], protocol, None) for s in subsets}
     calibration = next((s for s in subsets if s.name == protocol.on), None)
-    if protocol.on is not None and calibration is None:
+    if calibration is None:
         return {s.name: _absent(f"needs subset {protocol.on}, which this run does not have") for s in subsets}
-    tuned = None if calibration is None else metrics.best_threshold(samples[calibration.name], calibration.weights)
+    if lacking := _missing(calibration):
+        return {s.name: _absent(f"{protocol.on} has {lacking} to tune on") for s in subsets}
+    tuned = metrics.best_threshold(samples[calibration.name], calibration.weights)
     return {s.name: _subset_cells(s, samples[s.name], protocol, tuned) for s in subsets}
 
 
 def _subset_cells(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> list[_Cell]:
+    """`tuned`: thresholds [b] that a calibration subset gave."""
     out_of_fold = protocol.threshold == "calibrated" and protocol.on == subset.name
     if protocol.threshold == "cross_validated" or out_of_fold:
         if len(set(subset.fold)) == 1:
@@ -140,13 +153,14 @@ def _subset_cells(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: 
 
 
 def _threshold(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> Floats:
-    if protocol.readout == "vote":
-        return np.full(len(subset.weights), 1.0)
+    if protocol.threshold == "oracle":
+        return metrics.best_threshold(data, subset.weights)
     if tuned is not None:
         return tuned
-    if protocol.at is not None:
-        return np.full(len(subset.weights), protocol.at)
-    return metrics.best_threshold(data, subset.weights)
+    given = 1.0 if protocol.readout == "vote" else protocol.at
+    if given is None:
+        raise ValueError(f"{protocol.key}: no number for its threshold")
+    return np.full(len(subset.weights), given)
 
 
 def _cross_validated(subset: _Subset, data: Sample) -> tuple[NDArray[np.bool_], Floats]:
@@ -165,7 +179,8 @@ def _cross_validated(subset: _Subset, data: Sample) -> tuple[NDArray[np.bool_], 
 
 
 def _absent(reason: str) -> list[_Cell]:
-    return [_Cell(metric, np.array([np.nan]), reason) for metric in ("f1", "error_accuracy", "correct_accuracy")]
+    nothing = np.full(REPLICATES + 1, np.nan)
+    return [_Cell(metric, nothing, reason) for metric in ("f1", "error_accuracy", "correct_accuracy", "threshold")]
 
 
 def _rows(subsets: Sequence[_Subset], protocol: str, cells: Mapping[str, Sequence[_Cell]]) -> list[MetricRow]:
@@ -249,7 +264,7 @@ def _floor(name: str, subset: _Subset) -> _Cell:
     if name == "position":
         return _Cell("f1", metrics.position_floor(label, subset.weights))
     if any(t.outcome is None for t in subset.traces):
-        return _Cell("f1", np.array([np.nan]), "final answers are not labelled")
+        return _Cell("f1", np.full(REPLICATES + 1, np.nan), "final answers are not labelled")
     outcome = np.array([t.outcome for t in subset.traces], dtype=np.int64)
     return _Cell("f1", metrics.outcome_floor(label, outcome, subset.weights))
 
@@ -274,9 +289,8 @@ def compare(
     rows: list[MetricRow] = []
     for one, two in pairs:
         _check_alike(one, two)
-        check_protocol(left.manifest, one)
-        check_protocol(right.manifest, two)
-        cells = [_judged(s, p) for s, p in zip(subsets, (one, two), strict=True)]
+        known = resolve(left.manifest, one), resolve(right.manifest, two)
+        cells = [_judged(s, p) for s, p in zip(subsets, known, strict=True)]
         name = one.key if one.key == two.key else f"{one.key} vs {two.key}"
         paired = {s.name: _differences(cells[0][s.name], cells[1][s.name]) for s in subsets[0]}
         rows += _rows(subsets[0], name, paired)
@@ -309,7 +323,8 @@ def _check_comparable(a: RunManifest, b: RunManifest) -> None:
 
 
 def _check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
-    if (a.threshold, a.on, a.boundary) != (b.threshold, b.on, b.boundary):
+    unlike_numbers = a.readout == b.readout and a.series == b.series and a.at != b.at
+    if (a.threshold, a.on, a.boundary) != (b.threshold, b.on, b.boundary) or unlike_numbers:
         raise UserError(f"compare: {a.key} and {b.key} are unlike threshold rules; compare the same rule on both sides")
 
 

@@ -50,6 +50,8 @@ def _wheel_state() -> tuple[str | None, bool | None]:
         distribution = importlib.metadata.distribution("prmbench")
     except importlib.metadata.PackageNotFoundError:
         return None, None
+    if Path(str(distribution.locate_file("prmbench/manifest.py"))).resolve() != Path(__file__).resolve():
+        return None, None  # the wheel that is installed is not the code that runs
     record = distribution.read_text("RECORD") or ""
     return f"wheel {distribution.version} {hashlib.sha256(record.encode()).hexdigest()}", False
 

@@ -142,6 +142,15 @@ def _defect(trace: Trace, scores: StepScores) -> str:
     return ""
 
 
+def _number(text: str) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 @dataclass(frozen=True, slots=True)
 class EvalProtocol:
     """How step scores become a verdict. `key` is what a leaderboard column is called.
@@ -164,8 +173,9 @@ class EvalProtocol:
     def key(self) -> str:
         """The protocol's name in rows, tables and `--protocol`."""
         argument = "" if self.on is None else f":{self.on}"
-        if self.threshold == "fixed":
-            argument = f":{self.at:g}"
+        if self.threshold == "fixed" and self.at is not None:
+            short = f"{self.at:g}"
+            argument = f":{short if float(short) == self.at else repr(self.at)}"
         prefix = f"{self.series}." if self.series else ""
         suffix = "" if self.boundary == "exact" else f"@{self.boundary}"
         return f"{prefix}{self.readout}/{self.threshold}{argument}{suffix}"
@@ -183,13 +193,17 @@ class EvalProtocol:
                 f"protocol {key!r}: expected [series.]readout/threshold[:argument][@release], "
                 f"readout one of {', '.join(get_args(Readout))}, threshold one of {', '.join(get_args(Threshold))}"
             )
-        at = None
+        at = on = None
         if threshold == "fixed":
-            try:
-                at = float(argument)
-            except ValueError:
-                raise UserError(f"protocol {key!r}: a fixed threshold needs its number, e.g. fixed:0.5") from None
-        on = argument or None if threshold.startswith("calibrated") else None
+            at = _number(argument)
+            if at is None:
+                raise UserError(f"protocol {key!r}: a fixed threshold needs its number, e.g. fixed:0.5")
+        elif threshold.startswith("calibrated"):
+            on = argument
+            if not on:
+                raise UserError(f"protocol {key!r}: a calibrated threshold needs its subset, e.g. calibrated:gsm8k")
+        elif argument:
+            raise UserError(f"protocol {key!r}: {threshold} takes no argument")
         return cls(readout, threshold, at, on, series, boundary or "exact")  # type: ignore[arg-type]
 
 
@@ -230,6 +244,7 @@ class RunManifest:
     config: Mapping[str, Any]
     seed: int
     scores_sha256: str
+    benchmark_version: int = 1
     schema_version: int = SCHEMA_VERSION
     scoring_version: int = SCORING_VERSION
     revision: str | None = None

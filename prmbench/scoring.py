@@ -39,9 +39,7 @@ class Plan:
 
 def make_plan(run_id: str, backend: Backend, traces: Sequence[Trace], batch_tokens: int | None) -> Plan:
     """Batches of at most `batch_tokens` padded tokens, traces sorted by length, then id."""
-    if batch_tokens is not None and batch_tokens < 1:
-        raise UserError(f"--batch-tokens is {batch_tokens}; expected at least 1")
-    budget = batch_tokens or (CPU_BATCH_TOKENS if backend.facts.device in ("", "cpu") else GPU_BATCH_TOKENS)
+    budget = batch_budget(backend, batch_tokens)
     costs = tuple(backend.cost(trace) for trace in traces)
     order = sorted(range(len(traces)), key=lambda i: (-costs[i], traces[i].id))
     batches: list[list[int]] = []
@@ -57,6 +55,13 @@ def make_plan(run_id: str, backend: Backend, traces: Sequence[Trace], batch_toke
     return Plan(run_id, tuple(map(tuple, batches)), costs)
 
 
+def batch_budget(backend: Backend, batch_tokens: int | None) -> int:
+    """Padded tokens a batch may hold: what was asked for, or the device's default."""
+    if batch_tokens is not None and batch_tokens < 1:
+        raise UserError(f"--batch-tokens is {batch_tokens}; expected at least 1")
+    return batch_tokens or (CPU_BATCH_TOKENS if backend.facts.device in ("", "cpu") else GPU_BATCH_TOKENS)
+
+
 def score_all(
     plan: Plan, folder: Path, backend: Backend, traces: Sequence[Trace], progress: Progress | None = None
 ) -> store.Journal:
@@ -65,6 +70,7 @@ def score_all(
     journal = store.Journal(folder / f"{plan.run_id}.journal", identity)
     done = set(journal.done())
     commit, dirty = manifest.code_state()
+    distributed.barrier()  # all are here before any begins
     begun, tokens = time.monotonic(), 0
     for number in range(distributed.rank(), len(plan.batches), distributed.world_size()):
         if number in done:
@@ -104,6 +110,9 @@ def collect(
     """
     entries = journal.done()
     rows = tuple(ScoredTrace.from_json(row) for n in sorted(entries) for row in entries[n]["scores"])
+    lacking = sorted(set(range(len(plan.batches))) - set(entries))
+    if lacking:
+        raise UserError(f"{journal.folder}: batches {lacking[:5]} are not there yet; run the same command again")
     if {row.id for row in rows} != {trace.id for trace in traces}:
         raise UserError(f"{journal.folder}: does not hold this run's traces; delete it to start afresh")
     if all(row.unscored for row in rows) and any(row.unscored == "non-finite" for row in rows):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from prmbench import sound
 from prmbench.schema import RunResult, ScoredTrace, UserError
 
 SCORES_SUFFIX = ".scores.jsonl.gz"
@@ -56,9 +57,10 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         cannot_write(path, error)
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)  # gone already, unless something went wrong
 
 
 def pack_scores(scores: Iterable[ScoredTrace]) -> bytes:
@@ -114,7 +116,9 @@ def read_run(path: Path) -> Run:
         raise UserError(f"{source}: cannot be read ({error.strerror}); a result needs its scores beside it") from error
     if sha256(raw) != result.manifest.scores_sha256:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or score again")
-    return Run(result, unpack_scores(raw, source), path)
+    run = Run(result, unpack_scores(raw, source), path)
+    sound.check(run.result, run.scores, str(path))
+    return run
 
 
 def read_runs(root: Path) -> list[Run]:
@@ -137,7 +141,10 @@ class Journal:
         self.folder = folder
         head = folder / "run.json"
         if head.exists():
-            begun = json.loads(head.read_text(encoding="utf-8"))
+            try:
+                begun = json.loads(head.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(f"{head}: not valid JSON ({error}); delete {folder} to start afresh") from error
             changed = sorted(k for k in identity if begun.get(k) != identity[k])
             if changed:
                 raise UserError(

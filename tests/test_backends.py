@@ -19,9 +19,11 @@ from safetensors.torch import save_file
 from token_kinds import byte_bpe, sentencepiece_bpe
 
 from prmbench import data, evaluation
-from prmbench.backends import BASELINES, Facts, cards, find_card, load_backend, value_head
+from prmbench.backends import BASELINES, Facts, cards, endo, find_card, load_backend, value_head
 from prmbench.backends.cards import ModelCard
 from prmbench.config import EvalConfig, ModelConfig
+from prmbench.engines.hf import Placement
+from prmbench.engines.hf import load as load_engine
 from prmbench.engines.render import encode_chat, encode_separated, encode_tagged
 from prmbench.schema import MetricRow, StepScores, Trace, UserError
 from prmbench.store import Run
@@ -575,3 +577,18 @@ def test_cards_are_complete() -> None:
         assert row.backend in ("implicit", "value_head", "token_cls")
         assert row.prompt is None or cards.prompt_text(row.prompt)
         assert row.revision is None or len(row.revision) == 40
+
+
+def test_endo_counts_no_value_after_the_end(policy: Path) -> None:
+    """With the release boundary the last step holds the end-of-turn token, after which V is 0 (arXiv 2506.23235)."""
+    engine = load_engine(str(policy), "lm", Placement("cpu", "float32"))
+    engine.tokenizer.eos_token = "<|end|>"
+    trace = Trace("t", "What is 1 plus 1?", ("We add.", "It is 2."))
+    released = encode_chat(engine.tokenizer, trace, boundary="release")
+    assert released.ids[released.ends[-1] - 1] == engine.tokenizer.eos_token_id
+    out = next(engine.logprobs([released]))
+    sums = [float(v) for v in next(endo.read(engine, [released])).values]
+    begin = released.spans[-1][0] - released.start
+    q = out.logprobs[begin:].astype(float) + out.normalisers[begin:-1]
+    after = [*out.normalisers[begin + 1 : -1].astype(float), 0.0]
+    assert sums[-1] == pytest.approx(float((q - after).sum()), rel=1e-5)

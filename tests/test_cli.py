@@ -107,7 +107,7 @@ def test_eval_on_a_tiny_model(policy: Path, reference: Path, benchmark_folder: P
     assert "step_sum/oracle" in table
     assert f"result: {found['path']}" in table.replace("\n", "")
     oracle = value(found["rows"], "gsm8k", "step_sum/oracle", "f1")
-    assert oracle >= value(found["rows"], "gsm8k", "step_sum/cross_validated", "f1")
+    assert oracle >= value(found["rows"], "gsm8k", "step_sum/calibrated_in_sample:gsm8k", "f1")
     assert f"{100 * oracle:.1f}" in table
     quiet = fine("eval", *common, "--out", tmp_path / "out", "--quiet")
     assert quiet.splitlines() == [f"result: {found['path']}"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from conftest import save_model
-from token_kinds import byte_bpe
+from token_kinds import SMOLLM2, byte_bpe, smollm2_folder
 from torch import Tensor
 
 from prmbench import head
@@ -270,10 +270,24 @@ def test_auto_placement_without_a_gpu(device: str, dtype: str, monkeypatch: pyte
 
 def test_auto_placement_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert Placement().resolve() == Placement("cuda:3", "bfloat16")
-    assert Placement("cpu").resolve() == CPU
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert Placement("balanced").resolve().spread
+    monkeypatch.setenv("LOCAL_RANK", "3")  # as torchrun sets it: every process takes a GPU of its own
+    assert Placement().resolve() == Placement("cuda:3", "bfloat16")
+    assert Placement("cuda").resolve() == Placement("cuda:3", "bfloat16")
+    assert Placement("cpu").resolve() == CPU
+    for device in ("cuda:4", "balanced"):
+        with pytest.raises(UserError, match=f"--device {device}"):
+            Placement(device).resolve()
+
+
+@pytest.mark.slow
+@pytest.mark.real_model
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_head_check_passes_a_real_model(dtype: str) -> None:
+    """Logits of 30 and more round by tenths in bfloat16: that is not a scale of the model's own."""
+    load(str(smollm2_folder() / SMOLLM2), "lm", Placement("cpu", dtype))
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu", "", "cuda:x", "mps"])

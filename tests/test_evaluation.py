@@ -18,7 +18,7 @@ import pytest
 from conftest import ROWS, save_model
 
 from prmbench import data, evaluation, judge, manifest, scoring, store
-from prmbench.backends import Facts, load_backend
+from prmbench.backends import Facts, load_backend, source_hash
 from prmbench.config import EvalConfig, ModelConfig, ScoreConfig
 from prmbench.schema import SCORING_VERSION, ScoredTrace, StepScores, Trace, UserError
 from prmbench.store import Run
@@ -330,7 +330,8 @@ def test_the_run_id_follows_what_moves_a_number(
     moved: list[dict[str, Any]] = [
         {"model": str(other)},
         {"ref_model": str(other_reference)},
-        {"backend": "endo"},
+        {"backend": "endo", "ref_model": None},
+        {"backend": "endo", "ref_model": None, "decay": 0.9},
         {"template": "plain"},
         {"template": str(template)},
         {"dtype": "bfloat16"},
@@ -338,9 +339,7 @@ def test_the_run_id_follows_what_moves_a_number(
         {"subset": ("math",)},
         {"limit": 3},
         {"revision": "v2"},
-        {"seed": 1},
         {"batch_tokens": 64},
-        {"calibrate_on": "math"},
     ]
     ids = [planned(config, **change) for change in moved]
     assert len({own, *ids}) == 1 + len(moved)
@@ -351,6 +350,9 @@ def test_the_run_id_follows_what_moves_a_number(
     kept: list[dict[str, Any]] = [
         {"out": tmp_path / "another"},
         {"protocol": ("step_sum/fixed:1",)},
+        {"seed": 1},
+        {"calibrate_on": "math"},
+        {"batch_tokens": 256},
         {"device": "cpu"},
         {"dtype": "float32"},
         {"subset": ("math", "gsm8k")},
@@ -459,6 +461,36 @@ def test_a_protocol_that_does_not_fit_is_refused_before_the_scoring(
 
 
 # --- places that cannot be written -------------------------------------------------------------------------------
+
+
+def test_score_never_overwrites_what_it_reads(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"problem": "p", "steps": ["a"]}\n')
+    with pytest.raises(UserError, match="is the file that --data reads"):
+        evaluation.score(ScoreConfig("random", data=mine, out=mine))
+    assert mine.read_text() == '{"problem": "p", "steps": ["a"]}\n'
+
+
+def test_an_edited_backend_is_scored_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "own_backend_of_mine.py"
+    module.write_text("X = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = source_hash("own_backend_of_mine:X")
+    module.write_text("X = 2\n")
+    assert source_hash("own_backend_of_mine:X") != before
+
+
+def test_other_judging_options_judge_the_stored_scores_again(config: EvalConfig) -> None:
+    first = evaluation.evaluate(config)
+    assert Watched.batches > 0
+    again = evaluation.evaluate(replace(config, seed=5, calibrate_on="math"))
+    assert first is not None
+    assert again is not None
+    assert Watched.batches == 0  # of the second run
+    assert (again.result.manifest.seed, again.result.manifest.calibrate_on) == (5, "math")
+    assert again.scores == first.scores
+    assert {r.protocol for r in again.result.rows} >= {"step_sum/calibrated:math"}
+    assert again.result.rows != first.result.rows
 
 
 def test_a_file_in_the_way_of_out(config: EvalConfig, tmp_path: Path) -> None:

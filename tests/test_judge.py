@@ -109,12 +109,13 @@ def test_cross_validation_by_hand() -> None:
     assert row(rows, "s", "as_is/cross_validated", "correct_accuracy").value == 1.0
 
 
-def test_oracle_is_never_below_the_honest_rules() -> None:
+def test_oracle_is_never_below_one_threshold_chosen_elsewhere() -> None:
+    """Cross-validation has a threshold per fold, and so may even lie above the best single one."""
     rows = judge.judge(manifest(), traces("gsm8k", 0.3) + traces("math", 0.3))
     for subset in ("gsm8k", "math"):
         best = row(rows, subset, "as_is/oracle").value
-        for rule in ("fixed:0.5", "calibrated:gsm8k", "cross_validated"):
-            assert row(rows, subset, f"as_is/{rule}").value <= best  # type: ignore[operator]
+        assert row(rows, subset, "as_is/fixed:0.5").value <= best  # type: ignore[operator]
+        assert row(rows, subset, "as_is/calibrated_in_sample:gsm8k").value <= best  # type: ignore[operator]
 
 
 def test_the_oracle_threshold_is_tuned_again_in_every_replicate() -> None:
@@ -188,7 +189,7 @@ def test_order_of_the_scores_does_not_matter() -> None:
 def test_protocols_that_the_scores_cannot_serve_are_refused() -> None:
     for key in ("prefix_sum/oracle", "logprob.as_is/oracle", "as_is/oracle@release", "as_is/native"):
         with pytest.raises(UserError, match="protocol"):
-            judge.check_protocol(manifest(), EvalProtocol.parse(key))
+            judge.resolve(manifest(), EvalProtocol.parse(key))
 
 
 @pytest.mark.parametrize(
@@ -200,11 +201,52 @@ def test_a_protocol_key_reads_back(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "step_sum", "step_sum/best", "mean/oracle", "step_sum/fixed", "step_sum/oracle@near"]
+    "key",
+    [
+        *("", "step_sum", "step_sum/best", "mean/oracle", "step_sum/fixed", "step_sum/oracle@near"),
+        *("step_sum/fixed:nan", "step_sum/calibrated", "step_sum/oracle:3", "step_sum/native:1"),
+    ],
 )
 def test_an_unknown_protocol_is_refused(key: str) -> None:
     with pytest.raises(UserError, match="protocol"):
         EvalProtocol.parse(key)
+
+
+def test_a_native_rule_reads_the_models_own_number() -> None:
+    """Named by a user it must be the run's number, not the best one."""
+    items = traces("gsm8k", 0.4)
+    facts = manifest(subsets=("gsm8k",), native=0.3)
+    rows = judge.judge(facts, items)
+    assert row(rows, "gsm8k", "as_is/native").value == pytest.approx(f1_at(items, 0.3))
+    both = (RunResult(facts, ()), items)
+    compared = judge.compare(both, both, judge.pairs(facts, facts, ("as_is/native",)))
+    assert row(compared, "gsm8k", "as_is/native", "f1_a").value == pytest.approx(f1_at(items, 0.3))
+
+
+def test_a_calibration_subset_of_one_sort_gives_no_threshold() -> None:
+    right = [replace(t, label=-1) for t in traces("gsm8k", 0.0)]
+    rows = judge.judge(manifest(), right + traces("math", 0.3))
+    for subset in ("gsm8k", "math", "avg[gsm8k,math]"):
+        absent = row(rows, subset, "as_is/calibrated:gsm8k")
+        assert absent.value is None
+        assert absent.note == "gsm8k has no trace with an error to tune on"
+
+
+def test_a_number_that_one_subset_lacks_is_missing_from_the_average_only() -> None:
+    """One subset has a single problem (no folds) and no outcomes; the other has all."""
+    single = [replace(t, cluster="one", outcome=None) for t in traces("math", 0.3, n=6)]
+    rows = judge.judge(manifest(), traces("gsm8k", 0.3) + single)
+    for protocol in ("as_is/cross_validated", "floor/outcome_oracle"):
+        assert row(rows, "gsm8k", protocol).value is not None
+        assert row(rows, "math", protocol).value is None
+        assert row(rows, "avg[gsm8k,math]", protocol).value is None
+    assert row(rows, "avg[gsm8k,math]", "as_is/cross_validated").note == "cross-validation needs two problems"
+
+
+def test_a_fixed_threshold_keeps_all_its_digits() -> None:
+    protocol = EvalProtocol.parse("as_is/fixed:0.123456789")
+    assert protocol.at == 0.123456789
+    assert EvalProtocol.parse(protocol.key) == protocol
 
 
 # --- compare -------------------------------------------------------------------------------------------------
@@ -254,6 +296,8 @@ def test_unlike_protocols_and_unlike_data_are_refused() -> None:
         judge.compare(a, b, [(EvalProtocol("as_is", "oracle"), EvalProtocol("as_is", "cross_validated"))])
     with pytest.raises(UserError, match="unlike threshold rules"):
         judge.compare(a, b, [(EvalProtocol.parse("as_is/fixed:0.5"), EvalProtocol.parse("as_is/oracle"))])
+    with pytest.raises(UserError, match="unlike threshold rules"):
+        judge.compare(a, b, [(EvalProtocol.parse("as_is/fixed:0.2"), EvalProtocol.parse("as_is/fixed:0.8"))])
     other = (RunResult(replace(b[0].manifest, benchmark_hash="other"), ()), b[1])
     with pytest.raises(UserError, match="benchmark hash"):
         judge.compare(a, other, ORACLE)

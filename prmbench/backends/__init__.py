@@ -5,7 +5,9 @@ Which backend a model takes comes from its card, its own prm.json, or --backend;
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -105,6 +107,10 @@ def load_backend(config: ModelConfig) -> Backend:
     if card.backend not in BACKENDS:
         raise UserError(f"--backend {card.backend}: choose from auto, {', '.join(BACKENDS)} or give pkg.mod:Class")
     _check_remote_code(card, config)
+    if card.backend != "implicit" and config.ref_model:
+        raise UserError(f"--ref-model: backend {card.backend} has no reference; drop it, or use backend implicit")
+    if card.backend not in ("implicit", "endo") and config.boundary != "exact":
+        raise UserError(f"--boundary {config.boundary}: backend {card.backend} has no such positions; use exact")
     return _load(BACKENDS[card.backend])(card, config)  # type: ignore[no-any-return]
 
 
@@ -137,6 +143,13 @@ def _check_remote_code(card: ModelCard, config: ModelConfig) -> None:
         )
     if not re.fullmatch(r"[0-9a-f]{40}", card.revision or ""):
         raise UserError(f"{card.model} runs code of its own; pin it: --revision must be a full 40-digit sha")
+
+
+def source_hash(path: str) -> str:
+    """16 hex digits that change with the file of a `pkg.mod:Class` backend: edited code gives new scores."""
+    found = importlib.util.find_spec(path.partition(":")[0])
+    source = found.origin if found else None
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16] if source else ""
 
 
 def _load(path: str) -> Callable[..., Backend]:

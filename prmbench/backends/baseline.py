@@ -1,6 +1,7 @@
 """Rows that keep the others honest: random, all-right, position-only, outcome-oracle, gold. No model.
 
-These are runs with scores of their own; the floors beside every F1 are their exact expectations (metrics.py).
+These are runs with scores of their own and simple constants; the floors beside every F1 (metrics.py) are computed from
+the labels at hand, and so lie a little above position-only and outcome-oracle.
 """
 
 from __future__ import annotations

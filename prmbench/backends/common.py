@@ -88,12 +88,6 @@ def chat_format(config: ModelConfig) -> str:
     return "plain+steps" if config.template == PLAIN else "chat+steps"
 
 
-def no_release(config: ModelConfig, backend: str) -> None:
-    """Raises UserError: only log-ratio backends know the authors' positions."""
-    if config.boundary != "exact":
-        raise UserError(f"--boundary {config.boundary}: backend {backend} has no such positions; use exact")
-
-
 def step_sums(per_token: np.ndarray, encoded: Encoded) -> tuple[float, ...]:
     """Sums of a per-token quantity [ends[-1] - start] over each step's tokens, in float64."""
     total = np.concatenate([[0.0], per_token.astype(np.float64).cumsum()])

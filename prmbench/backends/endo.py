@@ -18,8 +18,6 @@ from prmbench.engines.render import Encoded
 from prmbench.objectives import endo_rewards
 from prmbench.schema import StepScores
 
-DECAY = 0.95
-"""Of the `decay` series: the factor that the IPVRM paper sets for EndoRM (its section 4)."""
 SERIES = ("decay", "logprob")
 
 
@@ -34,13 +32,15 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
         input_format=common.chat_format(config),
         series=SERIES,
     )
-    return ModelBackend(facts, common.chat_encoder(engine, config), lambda batch: read(engine, batch))
+    return ModelBackend(facts, common.chat_encoder(engine, config), lambda batch: read(engine, batch, config.decay))
 
 
-def read(engine: HFEngine, batch: Sequence[Encoded]) -> Iterator[StepScores]:
+def read(engine: HFEngine, batch: Sequence[Encoded], decay: float = 0.95) -> Iterator[StepScores]:
     """Per step: the sum of EndoRM's r_t over its tokens; beside it the decayed sum and the sum of log pi."""
     for encoded, out in zip(batch, engine.logprobs(batch), strict=True):
-        logp, values = torch.from_numpy(out.logprobs).double(), torch.from_numpy(out.normalisers).double()
-        plain, decayed = (endo_rewards(logp, values, decay).numpy() for decay in (1.0, DECAY))
+        logp, values = torch.from_numpy(out.logprobs).double(), torch.tensor(out.normalisers).double()
+        if encoded.ids[encoded.ends[-1] - 1] == engine.tokenizer.eos_token_id:
+            values[-1] = 0.0  # only with the release boundary: else the end-of-turn token belongs to no step
+        plain, decayed = (endo_rewards(logp, values, factor).numpy() for factor in (1.0, decay))
         also = {"decay": common.step_sums(decayed, encoded), "logprob": common.step_sums(logp.numpy(), encoded)}
         yield StepScores(encoded.id, common.step_sums(plain, encoded), encoded.counts, also=also)

@@ -24,7 +24,6 @@ CLASSES = 2
 
 def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     """Loads the classifier. Its own label is the likelier class: a threshold of 0.5, with a tie read as right."""
-    common.no_release(config, "token_cls")
     engine = common.open_model(card, config, "none" if card.remote_code else "classes")
     encode, input_format = _encoder(engine, card, config)
     facts = common.model_facts(card, config, engine, kind="prob", input_format=input_format, native=0.5, fixed=0.5)

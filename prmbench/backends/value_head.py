@@ -30,7 +30,6 @@ Values = Callable[[Sequence[Encoded]], Iterator[NDArray[np.float32]]]
 
 def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     """Loads the model with its head. A cumulative reading stores sums, and so takes the readouts of sums."""
-    common.no_release(config, "value_head")
     head = head_file(card)
     engine = common.open_model(card, config, "none" if head else "classes")
     if head:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prmbench import sound
 from prmbench.data import files, processbench
 from prmbench.schema import Trace, UserError
 
@@ -47,6 +48,9 @@ def load(name: str, data: Path | None, subsets: Sequence[str] = (), limit: int |
         (traces, revision), source = processbench.from_hub(subsets or row.subsets, row.revision), row.hub_id
     present = _order({t.subset for t in traces}, row.subsets)
     _known(subsets, present, source)
+    odd = [subset for subset in present if not sound.NAME.fullmatch(subset)]
+    if odd:
+        raise UserError(f"{source}: subset {odd[0]!r}: use letters, digits and . + - _ only, also in file names")
     chosen = tuple(name for name in present if not subsets or name in subsets)
     kept = [t for name in chosen for t in [t for t in traces if t.subset == name][:limit]]
     if not kept:

@@ -36,8 +36,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
 ZERO_IF_ABSENT = {"score.bias"}
 """Parameters that a checkpoint may leave out: heads trained without a bias."""
-PROBE_TOLERANCE = 0.05
-"""Nats by which head.py may differ from the model's own logits: rounding stays below, a missing scale does not."""
+PROBE_TOLERANCE = 0.05, 4
+"""How far head.py may be from the model's own logits: nats, plus roundings of the largest logit. A scale is further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,13 @@ class Placement:
         device = self.device
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|balanced|sequential", device):
             raise UserError(f"--device {device}: choose from auto, cpu, cuda, cuda:N, balanced")
-        if device == "auto":
-            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"--device {device}: torch sees no GPU; use --device cpu")
+        mine = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # under torchrun every process has a GPU of its own
+        if device in ("auto", "cuda"):
+            device = mine if torch.cuda.is_available() or device == "cuda" else "cpu"
+        if device.startswith("cuda") and int(device.partition(":")[2]) >= torch.cuda.device_count():
+            raise UserError(f"--device {device}: torch sees {torch.cuda.device_count()} GPUs; use another, or cpu")
+        if self.spread and "LOCAL_RANK" in os.environ:
+            raise UserError(f"--device {device}: one model takes all GPUs; start it without torchrun")
         dtype = self.dtype
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
@@ -126,9 +129,11 @@ class HFEngine:
         ids = tuple(i % self.model.config.get_text_config().vocab_size for i in range(7, 71, 8))
         probe = Encoded("probe", ids, start=1, ends=(len(ids),))
         mine = next(self.logprobs([probe])).logprobs
-        own = torch.from_numpy(next(self.outputs([probe])))[:-1].log_softmax(-1)
-        theirs = own.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
-        if not np.allclose(mine, theirs, atol=PROBE_TOLERANCE, equal_nan=True):
+        logits = torch.from_numpy(next(self.outputs([probe])))[:-1]
+        theirs = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].numpy()
+        nats, roundings = PROBE_TOLERANCE
+        tolerance = nats + roundings * torch.finfo(self.model.dtype).eps * float(logits.nan_to_num().abs().max())
+        if not np.allclose(mine, theirs, rtol=0, atol=tolerance, equal_nan=True):
             kind = type(self.model).__name__
             raise UserError(
                 f"{kind} rescales its logits in a way this version does not know; its numbers would be wrong"

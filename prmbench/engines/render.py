@@ -165,7 +165,7 @@ def encode_separated(
     """
     closing = _ids(tokenizer, separator)
     if not closing:
-        raise UserError(f"separator {separator!r}: leaves no token in this tokenizer; choose another --separator")
+        raise UserError(f"separator {separator!r}: leaves no token in this tokenizer; put another into prm.json")
     reason = _unusable(trace)
     if reason:
         return Encoded(trace.id, unscored=reason)

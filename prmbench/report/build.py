@@ -15,7 +15,7 @@ from prmbench.report.figures import Drawn, figures
 from prmbench.report.frame import slug
 from prmbench.report.load import Loaded, load
 from prmbench.report.page import Texts, page
-from prmbench.report.published import Published, published
+from prmbench.report.published import Published, published, sources
 from prmbench.schema import UserError
 from prmbench.store import write_atomic
 
@@ -67,6 +67,7 @@ def build(loaded: Loaded, out: Path, png: bool = False) -> tuple[dict[str, bytes
         built[f"{name}.json"] = tables.board_json(board, books)
         built |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn}
         shown.append((board, drawn))
+    built |= {f"published/{name}": raw for name, raw in sources().items()}
     return {name: text.encode() if isinstance(text, str) else text for name, text in built.items()}, shown
 
 

@@ -68,10 +68,15 @@ def digits(number: float) -> str:
 
 def published(benchmark: str) -> tuple[Published, ...]:
     """Every data file about the benchmark, in file-name order."""
-    folder = files("prmbench") / "assets" / "published"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".json"))
-    books = [_read(json.loads((folder / name).read_text(encoding="utf-8"))) for name in names]
+    books = [_read(json.loads(raw)) for raw in sources().values()]
     return tuple(book for book in books if book.benchmark == benchmark)
+
+
+def sources() -> dict[str, bytes]:
+    """The data files by name. They are package data, so that a wheel has them; a report writes copies beside itself."""
+    folder = files("prmbench") / "assets" / "published"
+    entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda e: e.name)
+    return {entry.name: entry.read_bytes() for entry in entries}
 
 
 def _read(data: dict[str, Any]) -> Published:
