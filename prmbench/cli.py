@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
@@ -229,11 +230,15 @@ def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
 
 @app.command()
 def models(json_: Json = False) -> None:
-    """List the checkpoints that need no flags."""
+    """List the checkpoints that `eval` knows how to read."""
     from prmbench.backends import cards
 
+    if not json_:
+        typer.echo(f"{'model':<48}{'backend':<11}{'trained from':<13}its own code")
     for card in cards.MODELS.values():
-        typer.echo(json.dumps(asdict(card)) if json_ else f"{card.model:<42} {card.backend:<10} {card.signal}")
+        code = "yes: --trust-remote-code, --revision SHA" if card.remote_code else "no"
+        line = f"{card.model:<48}{card.backend:<11}{card.signal:<13}{code}"
+        typer.echo(json.dumps(asdict(card)) if json_ else line)
 
 
 # --- output ----------------------------------------------------------------------------------------------------
@@ -254,6 +259,8 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
         from prmbench import report
 
         _console().print(report.run_table(run.result, rows))
+        for reason, times in Counter(t.unscored for t in run.scores if t.unscored).most_common(3):
+            typer.echo(f"unscored, counted as wrong: {times} x {reason}")
     typer.echo(f"result: {run.path}")
 
 

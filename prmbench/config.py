@@ -48,7 +48,7 @@ class ModelConfig:
         False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
     )
     data: Path | None = option(None, "File or folder: json, jsonl or parquet.")
-    limit: int | None = option(None, "Score only the first N traces (eval: of each subset).")
+    limit: int | None = option(None, "Score only N traces of each subset, evenly spaced (score: the first N).")
     seed: int = option(0, "Of the bootstrap and of the random baseline.")
     dry_run: bool = option(False, "Print the plan (traces, tokens, batches, memory) and stop; no weights are loaded.")
 
@@ -83,6 +83,11 @@ def from_mapping(config: type[C], values: Mapping[str, Any], where: str) -> C:
     if unknown:
         raise UserError(f"{where}: unknown option {unknown[0]!r}; known are {', '.join(sorted(hints))}")
     return config(**{name: _coerce(value, hints[name], f"{where}: {name}") for name, value in values.items()})
+
+
+def coerced(config: C) -> C:
+    """The config with every value of its declared type, so that callers in Python may give paths as strings."""
+    return from_mapping(type(config), {f.name: getattr(config, f.name) for f in fields(config)}, "options")  # type: ignore[arg-type]
 
 
 def read_toml(path: Path) -> dict[str, Any]:

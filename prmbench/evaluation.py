@@ -23,10 +23,14 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> st
     A finished run is judged again, not scored again. Under torchrun every process scores its share and process 0
     writes; the others return None. Raises UserError.
     """
+    config = options.coerced(config)
     wanted = [EvalProtocol.parse(key) for key in config.protocol]
     find_card(config)  # mistakes that cost nothing to find come first
     _check_writable(config.out)
     loaded = data.load(config.benchmark, config.data, config.subset, config.limit)
+    for protocol in wanted:
+        if protocol.on not in (None, config.calibrate_on, *loaded.subsets):
+            raise UserError(f"protocol {protocol.key}: the data has subsets {', '.join(loaded.subsets)}")
     backend = load_backend(config)
     plan = scoring.make_plan(_run_id(config, backend, loaded), backend, loaded.traces, config.batch_tokens)
     path = config.out / f"{plan.run_id}.json"
@@ -109,6 +113,9 @@ def dry_run(config: EvalConfig | ScoreConfig) -> DryRun:
 
 def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path | None:
     """Scores a user's own solutions: one JSON line each (id, steps, values, tokens, verdicts, unscored)."""
+    config = options.coerced(config)
+    if config.model in ("gold", "outcome-oracle"):
+        raise UserError(f"--model {config.model}: reads labels, and `score` has none; use it with `eval`")
     if config.out.is_dir():
         raise UserError(f"--out {config.out}: is a folder; name a file for the step scores")
     if config.data is not None and config.out.resolve() == config.data.resolve():

@@ -304,7 +304,7 @@ def pairs(
     if wanted:
         return [(EvalProtocol.parse(key), EvalProtocol.parse(against or key)) for key in wanted]
     other = {p.key for p in protocols(b)}
-    shared = [(p, p) for p in protocols(a) if p.key in other]
+    shared = [(p, p) for p in protocols(a) if p.key in other and p.threshold != "calibrated_in_sample"]
     if not shared:
         raise UserError(
             f"compare: {a.model} ({a.kind}) and {b.model} ({b.kind}) share no protocol; "

@@ -66,11 +66,24 @@ def score_all(
     plan: Plan, folder: Path, backend: Backend, traces: Sequence[Trace], progress: Progress | None = None
 ) -> store.Journal:
     """Scores this process's share of the batches that the journal does not hold yet, and waits for the others."""
-    identity = {"run_id": plan.run_id, "scoring_version": SCORING_VERSION}
+    identity = {
+        "run_id": plan.run_id,
+        "scoring_version": SCORING_VERSION,
+        "plan": store.short_hash({"batches": plan.batches}),
+    }
     journal = store.Journal(folder / f"{plan.run_id}.journal", identity)
+    with journal.claimed(distributed.rank()):
+        distributed.barrier()  # all are here before any begins
+        _score_share(plan, journal, backend, traces, progress)
+        distributed.barrier()
+    return journal
+
+
+def _score_share(
+    plan: Plan, journal: store.Journal, backend: Backend, traces: Sequence[Trace], progress: Progress | None
+) -> None:
     done = set(journal.done())
     commit, dirty = manifest.code_state()
-    distributed.barrier()  # all are here before any begins
     begun, tokens = time.monotonic(), 0
     for number in range(distributed.rank(), len(plan.batches), distributed.world_size()):
         if number in done:
@@ -85,8 +98,6 @@ def score_all(
         done.add(number)
         if progress is not None:
             progress(len(done), len(plan.batches), tokens / max(now - begun, 1e-9))
-    distributed.barrier()
-    return journal
 
 
 def _score(backend: Backend, batch: Sequence[Trace]) -> list[ScoredTrace]:

@@ -6,12 +6,15 @@ batches to `<run-id>.journal/<process>.jsonl`.
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -166,6 +169,16 @@ class Journal:
                 found[int(entry["batch"])] = entry
         return found
 
+    @contextmanager
+    def claimed(self, process: int) -> Iterator[None]:
+        """While this is open, no other process of that number writes here. Raises UserError when one already does."""
+        with (self.folder / f"{process}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{self.folder}: another process is scoring this run; wait for it to end") from error
+            yield
+
     def append(self, process: int, entry: Mapping[str, Any]) -> None:
         """One batch, on disk when this returns."""
         path = self.folder / f"{process}.jsonl"
@@ -182,9 +195,7 @@ class Journal:
 
     def remove(self) -> None:
         """Deletes the journal; the result is complete."""
-        for path in self.folder.iterdir():
-            path.unlink()
-        self.folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def batch_entry(batch: int, scores: Sequence[ScoredTrace], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,10 +66,10 @@ def test_folders_subsets_and_limits(benchmark_folder: Path) -> None:
     whole = data.load("processbench", benchmark_folder)
     assert (whole.subsets, len(whole.traces)) == (("gsm8k", "math"), 24)
     part = data.load("processbench", benchmark_folder, ["math"], 5)
-    assert [t.id for t in part.traces] == [f"math-{n}" for n in range(5)]
+    assert [t.id for t in part.traces] == [f"math-{n}" for n in (0, 2, 4, 7, 9)]
     assert part.subsets == ("math",)
     both = data.load("processbench", benchmark_folder, [], 2)
-    assert [t.id for t in both.traces] == ["gsm8k-0", "gsm8k-1", "math-0", "math-1"]
+    assert [t.id for t in both.traces] == ["gsm8k-0", "gsm8k-6", "math-0", "math-6"]
     assert "gsm8k, math" in error(lambda: data.load("processbench", benchmark_folder, ["omnimath"]))
     assert "--limit is 0" in error(lambda: data.load("processbench", benchmark_folder, [], 0))
 
@@ -339,3 +339,12 @@ def test_the_real_folder_as_a_whole(shared_data: Path) -> None:
     assert loaded.subsets == ("gsm8k", "math", "olympiadbench")
     assert len(loaded.traces) == 2400
     files.unique_ids([t.id for t in loaded.traces], "all")
+
+
+def test_a_limit_is_spread_evenly(tmp_path: Path) -> None:
+    """ProcessBench lists its errors first, so the first traces would be of one sort."""
+    rows = [{"id": str(n), "problem": "p", "steps": ["a"], "label": 0 if n < 6 else -1} for n in range(10)]
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps(rows))
+    assert [t.id for t in data.load("processbench", file, limit=4).traces] == ["0", "2", "5", "7"]
+    assert len(data.load("processbench", file, limit=99).traces) == 10

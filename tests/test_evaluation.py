@@ -463,6 +463,24 @@ def test_a_protocol_that_does_not_fit_is_refused_before_the_scoring(
 # --- places that cannot be written -------------------------------------------------------------------------------
 
 
+def test_two_processes_of_one_number_never_score_one_run(tmp_path: Path) -> None:
+    journal = store.Journal(tmp_path / "r.journal", {"run_id": "r"})
+    with journal.claimed(0):
+        with pytest.raises(UserError, match="another process is scoring"), journal.claimed(0):
+            pass
+        with journal.claimed(1):  # another rank of the same run
+            pass
+    with journal.claimed(0):  # and when the first has ended
+        pass
+
+
+def test_paths_may_be_texts_in_python(benchmark_folder: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "runs")
+    found = evaluation.evaluate(EvalConfig("random", data=str(benchmark_folder), out=out))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.path.parent == Path(out)
+
+
 def test_score_never_overwrites_what_it_reads(tmp_path: Path) -> None:
     mine = tmp_path / "mine.jsonl"
     mine.write_text('{"problem": "p", "steps": ["a"]}\n')

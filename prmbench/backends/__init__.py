@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from prmbench.backends import cards
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig
-from prmbench.schema import ScoreKind, StepScores, Trace, UserError
+from prmbench.schema import READOUTS, ScoreKind, StepScores, Trace, UserError
 
 if TYPE_CHECKING:
     from prmbench.engines.render import Encoded
@@ -103,7 +103,10 @@ def load_backend(config: ModelConfig) -> Backend:
     if ":" in card.backend:
         if config.backend != card.backend:  # a downloaded prm.json may not choose what is run
             raise UserError(f"{card.model}: its prm.json names code; pass --backend {card.backend} if you trust it")
-        return _load(card.backend)(config)  # type: ignore[no-any-return]
+        own: Backend = _load(card.backend)(config)
+        if own.facts.kind not in READOUTS:
+            raise UserError(f"--backend {card.backend}: kind {own.facts.kind!r}; choose from {', '.join(READOUTS)}")
+        return own
     if card.backend not in BACKENDS:
         raise UserError(f"--backend {card.backend}: choose from auto, {', '.join(BACKENDS)} or give pkg.mod:Class")
     _check_remote_code(card, config)

@@ -83,7 +83,7 @@ def from_folder(folder: Path) -> ModelCard | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        known = {f.name for f in fields(ModelCard)} - {"model"}
+        known = {f.name for f in fields(ModelCard)} - {"model"}  # training may write down more
         row = {name: value for name, value in values.items() if name in known and value is not None}
         card = from_mapping(ModelCard, {"model": str(folder), **row}, str(path))
     except (OSError, ValueError, TypeError, AttributeError) as error:

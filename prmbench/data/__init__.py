@@ -38,7 +38,7 @@ class Loaded:
 
 
 def load(name: str, data: Path | None, subsets: Sequence[str] = (), limit: int | None = None) -> Loaded:
-    """Labelled traces of a benchmark, in the benchmark's subset order; `limit` keeps the first ones of each subset."""
+    """Labelled traces of a benchmark, in the benchmark's subset order; `limit` keeps so many of each."""
     row = BENCHMARKS[name]
     check_limit(limit)
     if data is not None:
@@ -52,7 +52,7 @@ def load(name: str, data: Path | None, subsets: Sequence[str] = (), limit: int |
     if odd:
         raise UserError(f"{source}: subset {odd[0]!r}: use letters, digits and . + - _ only, also in file names")
     chosen = tuple(name for name in present if not subsets or name in subsets)
-    kept = [t for name in chosen for t in [t for t in traces if t.subset == name][:limit]]
+    kept = [t for name in chosen for t in _spread([t for t in traces if t.subset == name], limit)]
     if not kept:
         raise UserError(f"{source}: holds no trace")
     files.unique_ids([t.id for t in kept], source)
@@ -63,6 +63,13 @@ def check_limit(limit: int | None) -> None:
     """Raises UserError on a --limit that leaves nothing."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}; expected at least 1")
+
+
+def _spread(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
+    """`limit` traces at even distances. ProcessBench lists its errors first: the first ones would be of one sort."""
+    if limit is None or limit >= len(traces):
+        return list(traces)
+    return [traces[i * len(traces) // limit] for i in range(limit)]
 
 
 def _known(wanted: Sequence[str], present: Sequence[str], source: str) -> None:

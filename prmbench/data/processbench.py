@@ -29,7 +29,9 @@ def from_files(path: Path) -> list[Trace]:
 def from_hub(subsets: Sequence[str], revision: str | None) -> tuple[list[Trace], str | None]:
     """Loads the splits from the hub through `datasets`; also the resolved revision."""
     import datasets
+    import huggingface_hub
 
+    huggingface_hub.utils.logging.set_verbosity_error()  # its retries, one line each
     try:
         splits = [datasets.load_dataset(HUB_ID, split=name, revision=revision) for name in subsets]
     except (OSError, ValueError) as error:

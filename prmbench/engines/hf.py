@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import struct
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub
 import numpy as np
 import torch
 import transformers
@@ -191,6 +193,7 @@ def load(
         keep_freed_memory()
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.logging.set_verbosity_error()  # nor its retries, one line each
     transformers.utils.logging.set_verbosity_error()  # its table of missing weights is our error, in one line
     where, options = source(name)
     options |= {"revision": revision, "trust_remote_code": remote_code}
@@ -203,12 +206,12 @@ def load(
                 shape = transformers.AutoConfig.from_pretrained(where, **options)
                 return HFEngine(_AUTO[kind].from_config(shape, dtype=dtype, trust_remote_code=remote_code), tokenizer)
         model, found = _AUTO[kind].from_pretrained(where, dtype=dtype, output_loading_info=True, **options, **place)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, struct.error) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"--model {name}: cannot be loaded ({reason.strip()})") from error
+        raise UserError(f"model {name}: cannot be loaded ({reason.strip()})") from error
     missing = sorted(found["missing_keys"] - ZERO_IF_ABSENT)
     if missing:
-        raise UserError(f"--model {name}: lacks weights ({', '.join(missing[:3])}); random ones would score at random")
+        raise UserError(f"model {name}: lacks weights ({', '.join(missing[:3])}); random ones would score at random")
     engine = HFEngine(model if placement.spread else model.to(placement.device), tokenizer)
     if kind == "lm":
         engine.check_head()
@@ -221,5 +224,5 @@ def source(name: str) -> tuple[str, dict[str, Any]]:
     if path.suffix != ".gguf":
         return name, {}
     if not path.is_file():
-        raise UserError(f"--model {name}: no such file")
+        raise UserError(f"model {name}: no such file")
     return str(path.parent), {"gguf_file": path.name}
