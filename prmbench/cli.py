@@ -234,10 +234,10 @@ def models(json_: Json = False) -> None:
     from prmbench.backends import cards
 
     if not json_:
-        typer.echo(f"{'model':<48}{'backend':<11}{'trained from':<13}its own code")
+        typer.echo(f"{'model':<52}{'backend':<11}{'trained from':<13}its own code")
     for card in cards.MODELS.values():
         code = "yes: --trust-remote-code, --revision SHA" if card.remote_code else "no"
-        line = f"{card.model:<48}{card.backend:<11}{card.signal:<13}{code}"
+        line = f"{card.model:<52}{card.backend:<11}{card.signal:<13}{code}"
         typer.echo(json.dumps(asdict(card)) if json_ else line)
 
 
