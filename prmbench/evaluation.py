@@ -171,7 +171,7 @@ def _identity(config: ModelConfig, backend: Backend, content: str) -> dict[str, 
         "boundary": config.boundary,
         "batch_tokens": scoring.batch_budget(backend, config.batch_tokens),
         "content": content,
-        **({"seed": config.seed} if backend.facts.engine == "none" else {}),  # of the random baselines
+        **({"seed": config.seed} if backend.facts.engine != "hf" else {}),  # a forward pass has no chance in it
         **({"decay": config.decay} if backend.facts.backend == "endo" else {}),
     }
 
