@@ -22,42 +22,67 @@ def option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """How a model is found, read and run: what `eval` and `score` share."""
+@dataclass(frozen=True)
+class LoadConfig:
+    """Which model, on what, over which data: what every command that runs a model shares."""
 
     model: str = option(
         "", "Hub id, folder, .gguf file, or a baseline: random, all-right, position-only, outcome-oracle, gold."
     )
-    ref_model: str | None = option(None, "Reference of the log-ratio (backend implicit).")
     revision: str | None = option(None, "Hub revision of the model; the resolved sha goes into the manifest.")
-    ref_revision: str | None = option(None, "Hub revision of the reference.")
-    backend: str = option("auto", "auto, implicit, endo, value_head, token_cls, baseline, or pkg.mod:Class.")
     template: str = option("auto", "auto (the tokenizer's chat template), plain, or a Jinja file.")
-    boundary: Boundary = option(
-        "exact", "Step boundaries: exact, or release (the IPVRM script's positions and mask; backend implicit or endo)."
-    )
     engine: Literal["hf"] = option("hf", "Who runs the forward pass.")
-    decay: float = option(0.95, "Backend endo: discount of V(s_t+1) in the series `decay` (IPVRM paper, section 4).")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto", "auto: bfloat16 on a GPU, float32 on a CPU."
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:N, or balanced (spread one large model over all GPUs).")
-    batch_tokens: int | None = option(None, "Padded tokens a batch may hold (default: 256 on a CPU, 16384 on a GPU).")
+    batch_tokens: int | None = option(None, "Padded tokens a batch may hold (default: by device).")
     trust_remote_code: bool = option(
         False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
     )
     data: Path | None = option(None, "File or folder: json, jsonl or parquet.")
-    limit: int | None = option(None, "Score only N traces of each subset, evenly spaced (score: the first N).")
-    seed: int = option(0, "Of the bootstrap and of the random baseline.")
+    limit: int | None = option(None, "Take only N traces or prompts of each subset, evenly spaced (score: the first N).")
+    seed: int = option(0, "Of everything random: bootstrap, sampling, data order, the random baseline.")
     dry_run: bool = option(False, "Print the plan (traces, tokens, batches, memory) and stop; no weights are loaded.")
 
 
-@dataclass(frozen=True, slots=True)
-class EvalConfig(ModelConfig):
+@dataclass(frozen=True)
+class ModelConfig(LoadConfig):
+    """How a reward model is read: what `eval` and `score` share."""
+
+    ref_model: str | None = option(None, "Reference of the log-ratio (backend implicit).")
+    ref_revision: str | None = option(None, "Hub revision of the reference.")
+    backend: str = option("auto", "auto, implicit, endo, value_head, token_cls, baseline, or pkg.mod:Class.")
+    boundary: Boundary = option(
+        "exact", "Step boundaries: exact, or release (the IPVRM script's positions and mask; backend implicit or endo)."
+    )
+    decay: float = option(0.95, "Backend endo: discount of V(s_t+1) in the series `decay` (IPVRM paper, section 4).")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How completions are drawn, cut into steps and verified: what `rollout` and `eval --benchmark policy` share."""
+
+    group_size: int = option(8, "Completions per prompt (policy: 8, IPVRM paper Table 5).")
+    temperature: float = option(0.6, "Sampling temperature; 0 = greedy (policy: 0.6, IPVRM paper).")
+    top_p: float = option(0.95, "Nucleus sampling; 1 = off (policy: 0.95, IPVRM paper).")
+    top_k: int = option(0, "Sample among the k likeliest tokens; 0 = off.")
+    max_new_tokens: int = option(2048, "Longest completion; a longer one is cut and marked (IPVRM release: 2048).")
+    verifier: Literal["auto", "math", "exact", "gym"] = option(
+        "auto", "Who checks answers: auto (what the prompt names, else math), math-verify, exact match, reasoning-gym."
+    )
+    split: Literal["paragraph", "line", "numbered"] = option(
+        "paragraph", "How free text becomes steps: blank lines, line ends, or `Step n` / `n.` headings."
+    )
+
+
+@dataclass(frozen=True)
+class EvalConfig(SamplingConfig, ModelConfig):
     """`prmbench eval`."""
 
-    benchmark: Literal["processbench"] = option("processbench", "What to evaluate on.")
+    benchmark: Literal["processbench", "best_of_n", "policy", "calibration"] = option(
+        "processbench", "What to evaluate on."
+    )
     subset: tuple[str, ...] = option((), "Subset, repeatable (default: all that the data has).")
     protocol: tuple[str, ...] = option(
         (), "Protocol to show, repeatable, e.g. step_sum/oracle or prefix_sum/fixed:-3 (default: all)."
@@ -66,7 +91,63 @@ class EvalConfig(ModelConfig):
     out: Path = option(Path("runs"), "Folder for <run-id>.json and its scores.")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class RolloutConfig(SamplingConfig, LoadConfig):
+    """`prmbench rollout`."""
+
+    group_size: int = option(5, "Completions per prompt (IPVRM paper 4.1: five for reward-model data).")
+    temperature: float = option(1.0, "Sampling temperature; 0 = greedy (IPVRM paper 4.1: 1).")
+    top_p: float = option(1.0, "Nucleus sampling; 1 = off.")
+    subset: tuple[str, ...] = option((), "Subset, repeatable (default: all that the data has).")
+    out: Path = option(Path("rollouts.jsonl"), "File for the rollouts, jsonl or parquet, one row a completion.")
+
+
+Loss = Literal[
+    "sft", "ipvrm", "ipvrm_early", "ipvrm_late", "implicit_prm", "dpo_rm", "q_rm", "step_bce", "value_bce"
+]
+Preset = Literal["default", "paper", "release", "miniature"]
+
+
+@dataclass(frozen=True)
+class TrainConfig(LoadConfig):
+    """`prmbench train-sft`; an option that is None takes the preset's value (presets.py)."""
+
+    preset: Preset = option("default", "Values of the options left out: default, paper, release or miniature.")
+    learning_rate: float | None = option(None, "Peak learning rate (default: the preset's).")
+    batch_size: int | None = option(None, "Sequences (or pairs) per update, over all processes (default: the preset's).")
+    epochs: float | None = option(None, "Passes over the data (default: the preset's).")
+    steps: int | None = option(None, "Updates; wins over --epochs.")
+    warmup: float | None = option(None, "Share of the updates spent warming up (default: the preset's).")
+    schedule: Literal["cosine", "linear", "constant"] | None = option(None, "After the warm-up (default: the preset's).")
+    optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW (betas 0.9, 0.999), or plain SGD.")
+    weight_decay: float = option(0.0, "Of AdamW.")
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = not at all.")
+    max_tokens: int | None = option(None, "Longer rows are left out and counted (default: what the model takes).")
+    validation: float = option(0.0, "Share of the prompts held out for validation.")
+    lora_rank: int = option(0, "Rank of LoRA adapters on all linear layers; 0 = train all weights.")
+    gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
+    strategy: Literal["ddp", "fsdp"] = option("ddp", "Under torchrun: replicate the model, or shard it (FSDP2).")
+    save_every: int = option(0, "Updates between checkpoints; 0 = only at the end and when stopped.")
+    out: Path = option(Path("runs/train"), "Folder for the model, its prm.json, metrics.jsonl and checkpoints.")
+
+
+@dataclass(frozen=True)
+class TrainRMConfig(TrainConfig):
+    """`prmbench train-rm`."""
+
+    loss: Loss = option("ipvrm", "Objective of the reward model.")
+    ref_model: str | None = option(None, "Reference of the log-ratio (default: --model itself).")
+    beta: float | None = option(None, "Scale of the log-ratio (default: the preset's).")
+    margin: float | None = option(None, "Margin m of IPVRM and Q-RM (default: the preset's).")
+    reduction: Literal["sequence", "token"] | None = option(
+        None, "Mean per sequence, then over sequences, or over all tokens (default: the preset's)."
+    )
+    pairs: Literal["one", "all", "random"] = option(
+        "one", "Right-wrong pairs of a prompt: the first (IPVRM paper), all, or one at random."
+    )
+
+
+@dataclass(frozen=True)
 class ScoreConfig(ModelConfig):
     """`prmbench score`."""
 
@@ -168,6 +249,11 @@ class ReportConfig:
 class DemoConfig:
     """`prmbench demo`."""
 
-    data: Path | None = option(None, "ProcessBench file or folder (default: the traces shipped with the package).")
-    limit: int | None = option(None, "Traces per subset (default: all shipped ones, 12 of real data).")
+    world: Literal["miniature", "smollm2"] = option(
+        "miniature", "miniature: the whole story on a tiny world; smollm2: a real model on shipped or given traces."
+    )
+    seeds: int = option(2, "miniature: independent repetitions, from the first policy on.")
+    first_seed: int = option(0, "miniature: the first seed.")
+    data: Path | None = option(None, "smollm2: ProcessBench file or folder (default: the traces shipped).")
+    limit: int | None = option(None, "smollm2: traces per subset (default: all shipped ones, 12 of real data).")
     out: Path = option(Path("runs/demo"), "Folder for the runs and the report.")

@@ -17,9 +17,11 @@ SCHEMA_VERSION = 1
 SCORING_VERSION = 1
 """Of the code between a trace and its step scores; a change that moves numbers bumps it."""
 
-ScoreKind = Literal["logratio", "value", "prob", "verdict"]
+ScoreKind = Literal["logratio", "value", "prob", "verdict", "outcome"]
 """What `StepScores.values` holds: sums over a step's tokens, a value read at a step's end,
-P(step is right), or nothing (critics store `verdicts`)."""
+P(step is right), or nothing (critics store `verdicts`, a policy's completions have outcomes only)."""
+Task = Literal["steps", "best_of_n", "policy", "calibration"]
+"""What a run's rows are about: step F1, picking among completions, completions themselves, values as probabilities."""
 Readout = Literal["prefix_sum", "step_sum", "prefix_mean", "step_mean", "as_is", "step_diff", "vote"]
 Threshold = Literal["native", "fixed", "calibrated", "calibrated_in_sample", "cross_validated", "oracle"]
 Boundary = Literal["exact", "release"]
@@ -29,12 +31,17 @@ READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
     "value": ("as_is", "step_diff"),
     "prob": ("as_is",),
     "verdict": ("vote",),
+    "outcome": (),
 }
 """Which readouts each kind of score admits; METHOD names in docs/protocols.md."""
 
 
 class UserError(Exception):
     """A mistake of the user's: one line that says what, where and how to mend it. Exit code 2."""
+
+
+class NonFiniteError(Exception):
+    """Training met NaN or infinity and stopped; one line that says where the batch was saved. Exit code 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +53,17 @@ class Trace:
     steps: tuple[str, ...]
     first_error: int | None = None
     """Gold: 0-based index of the first wrong step, -1 = every step right, None = unlabelled."""
-    step_labels: tuple[int, ...] = ()
+    step_labels: tuple[float, ...] = ()
+    """Gold per step, in [0, 1]: hard labels, or the Monte-Carlo success from the prefix that the step ends."""
     outcome: int | None = None
     """r_o(x, y): 1 when the final answer is right, 0 when wrong, None when unknown."""
     group: str = ""
     """Shared by the samples of one prompt; the prompt's own hash unless the data says otherwise."""
     subset: str = ""
+    answer: str = ""
+    """The final answer, normalised: completions with equal ones vote together. Empty = none found."""
+    finish: str = ""
+    """Of a sampled completion: `stop` or `length` (cut)."""
 
 
 def text_hash(text: str) -> str:
@@ -93,10 +105,15 @@ class ScoredTrace:
     verdicts: tuple[int | None, ...] = ()
     unscored: str = ""
     also: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    step_labels: tuple[float, ...] = ()
+    """Trace.step_labels, where the task needs them."""
+    answer: str = ""
+    """`text_hash` of the final answer, where the task votes; empty = none found."""
+    finish: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; floats to 9 significant digits, which float32 survives."""
-        row = asdict(self)
+        row = {k: v for k, v in asdict(self).items() if v or k not in ("step_labels", "answer", "finish")}
         row["values"] = [_digits(v) for v in self.values]
         row["also"] = {name: [_digits(v) for v in series] for name, series in sorted(self.also.items())}
         return row
@@ -105,7 +122,7 @@ class ScoredTrace:
     def from_json(cls, row: Mapping[str, Any]) -> ScoredTrace:
         """Inverse of `to_json`; unknown keys are ignored, so that newer files stay readable."""
         known = {f.name: row[f.name] for f in fields(cls) if f.name in row}
-        for name in ("values", "tokens", "verdicts"):
+        for name in ("values", "tokens", "verdicts", "step_labels"):
             known[name] = tuple(known.get(name, ()))
         known["also"] = {name: tuple(series) for name, series in known.get("also", {}).items()}
         return cls(**known)
@@ -124,6 +141,9 @@ def scored(trace: Trace, scores: StepScores) -> ScoredTrace:
         outcome=trace.outcome,
         cluster=trace.group or text_hash(trace.prompt),
         steps=len(trace.steps),
+        step_labels=trace.step_labels,
+        answer=text_hash(trace.answer) if trace.answer else "",
+        finish=trace.finish,
         unscored=scores.unscored or _defect(trace, scores),
     )
     if facts.unscored:
@@ -244,6 +264,7 @@ class RunManifest:
     config: Mapping[str, Any]
     seed: int
     scores_sha256: str
+    task: Task = "steps"
     benchmark_version: int = 1
     schema_version: int = SCHEMA_VERSION
     scoring_version: int = SCORING_VERSION
