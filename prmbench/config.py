@@ -41,7 +41,7 @@ class LoadConfig:
         False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
     )
     data: Path | None = option(None, "File or folder: json, jsonl or parquet.")
-    limit: int | None = option(None, "Take only N traces or prompts of each subset, evenly spaced (score: the first N).")
+    limit: int | None = option(None, "Only N traces or prompts of each subset, evenly spaced (score: the first N).")
     seed: int = option(0, "Of everything random: bootstrap, sampling, data order, the random baseline.")
     dry_run: bool = option(False, "Print the plan (traces, tokens, batches, memory) and stop; no weights are loaded.")
 
@@ -52,6 +52,9 @@ class ModelConfig(LoadConfig):
 
     ref_model: str | None = option(None, "Reference of the log-ratio (backend implicit).")
     ref_revision: str | None = option(None, "Hub revision of the reference.")
+    ref_cache: Path | None = option(
+        None, "Folder that keeps the reference's step log-probabilities: further models need no second pass."
+    )
     backend: str = option("auto", "auto, implicit, endo, value_head, token_cls, baseline, or pkg.mod:Class.")
     boundary: Boundary = option(
         "exact", "Step boundaries: exact, or release (the IPVRM script's positions and mask; backend implicit or endo)."
@@ -102,9 +105,7 @@ class RolloutConfig(SamplingConfig, LoadConfig):
     out: Path = option(Path("rollouts.jsonl"), "File for the rollouts, jsonl or parquet, one row a completion.")
 
 
-Loss = Literal[
-    "sft", "ipvrm", "ipvrm_early", "ipvrm_late", "implicit_prm", "dpo_rm", "q_rm", "step_bce", "value_bce"
-]
+Loss = Literal["sft", "ipvrm", "ipvrm_early", "ipvrm_late", "implicit_prm", "dpo_rm", "q_rm", "step_bce", "value_bce"]
 Preset = Literal["default", "paper", "release", "miniature"]
 
 
@@ -114,11 +115,13 @@ class TrainConfig(LoadConfig):
 
     preset: Preset = option("default", "Values of the options left out: default, paper, release or miniature.")
     learning_rate: float | None = option(None, "Peak learning rate (default: the preset's).")
-    batch_size: int | None = option(None, "Sequences (or pairs) per update, over all processes (default: the preset's).")
+    batch_size: int | None = option(None, "Sequences or pairs per update, over all processes (default: the preset's).")
     epochs: float | None = option(None, "Passes over the data (default: the preset's).")
     steps: int | None = option(None, "Updates; wins over --epochs.")
     warmup: float | None = option(None, "Share of the updates spent warming up (default: the preset's).")
-    schedule: Literal["cosine", "linear", "constant"] | None = option(None, "After the warm-up (default: the preset's).")
+    schedule: Literal["cosine", "linear", "constant"] | None = option(
+        None, "After the warm-up (default: the preset's)."
+    )
     optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW (betas 0.9, 0.999), or plain SGD.")
     weight_decay: float = option(0.0, "Of AdamW.")
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = not at all.")

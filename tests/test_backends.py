@@ -64,7 +64,7 @@ def closes(actual: Sequence[float], wanted: Sequence[float], atol: float = 2e-5)
 
 @pytest.mark.parametrize("boundary", ["exact", "release"])
 def test_implicit_is_the_log_ratio_summed_over_each_step(policy: Path, reference: Path, boundary: str) -> None:
-    config = ModelConfig(str(policy), str(reference), backend="implicit", boundary=boundary)  # type: ignore[arg-type]
+    config = ModelConfig(model=str(policy), ref_model=str(reference), backend="implicit", boundary=boundary)  # type: ignore[arg-type]
     backend = load_backend(config)
     for trace, scores in zip(TRACES, backend.score(TRACES), strict=True):
         encoded = encode_chat(byte_bpe(), trace, boundary=boundary)  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def test_implicit_is_the_log_ratio_summed_over_each_step(policy: Path, reference
 
 
 def test_a_policy_against_itself_scores_nothing(policy: Path) -> None:
-    backend = load_backend(ModelConfig(str(policy), str(policy), backend="implicit"))
+    backend = load_backend(ModelConfig(model=str(policy), ref_model=str(policy), backend="implicit"))
     assert {value for s in backend.score(TRACES) for value in s.values} == {0.0}
 
 
@@ -128,7 +128,35 @@ def test_different_vocabularies_are_refused(tmp_path: Path, policy: Path) -> Non
     other = save_model(tmp_path / "other", 1)
     sentencepiece_bpe().save_pretrained(other)
     with pytest.raises(UserError, match="different vocabularies"):
-        load_backend(ModelConfig(str(policy), str(other), backend="implicit"))
+        load_backend(ModelConfig(model=str(policy), ref_model=str(other), backend="implicit"))
+
+
+def test_a_cached_reference_gives_the_same_scores_without_its_weights(
+    policy: Path, reference: Path, tmp_path: Path
+) -> None:
+    plain = ModelConfig(model=str(policy), ref_model=str(reference), backend="implicit")
+    wanted = list(load_backend(plain).score(TRACES))
+    cached = replace(plain, ref_cache=tmp_path / "cache")
+    assert list(load_backend(cached).score(TRACES)) == wanted
+    (kept,) = (tmp_path / "cache").glob("*.jsonl")
+    with kept.open("a") as file:
+        file.write('["torn')
+    assert list(load_backend(cached).score(TRACES[:2])) == wanted[:2]  # and still readable after the torn line
+    again = load_backend(cached)
+    weights = next(reference.glob("*.safetensors"))
+    hidden = weights.rename(weights.with_suffix(".hidden"))
+    try:  # a hit needs no weights of the reference
+        assert list(again.score(TRACES)) == wanted
+    finally:
+        hidden.rename(weights)
+
+
+def test_another_reference_has_another_cache(policy: Path, reference: Path, tmp_path: Path) -> None:
+    config = ModelConfig(model=str(policy), ref_model=str(reference), backend="implicit", ref_cache=tmp_path)
+    first = list(load_backend(config).score(TRACES))
+    other = list(load_backend(replace(config, ref_model=str(policy))).score(TRACES))
+    assert all(abs(v) < 1e-9 for s in other for v in s.values)
+    assert any(abs(v) > 1e-3 for s in first for v in s.values)
 
 
 def test_implicit_needs_a_reference(policy: Path) -> None:
@@ -156,7 +184,7 @@ def test_what_does_not_fit_is_unscored_with_its_reason(
     (folder / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": lengths["a"]}))
     other = request.getfixturevalue("reference" if short == "policy" else "policy")
     pair = (folder, other) if short == "policy" else (other, folder)
-    backend = load_backend(ModelConfig(str(pair[0]), str(pair[1]), backend="implicit"))
+    backend = load_backend(ModelConfig(model=str(pair[0]), ref_model=str(pair[1]), backend="implicit"))
     first, second, third = backend.score(TRACES)
     assert second.unscored == f"{lengths['b']} tokens, the model takes {lengths['a']}"
     assert (second.id, second.values) == ("b", ())

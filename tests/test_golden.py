@@ -17,6 +17,7 @@ from token_kinds import SMOLLM2, smollm2_folder
 
 from prmbench import data, metrics
 from prmbench.backends import implicit
+from prmbench.backends.ref_cache import step_logprobs
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import encode_chat
 from prmbench.schema import EvalProtocol, Readout, ScoredTrace
@@ -100,7 +101,7 @@ def check_processbench_scores(golden: dict[str, Any], path: Path) -> None:
     policy, reference = noisy_pair()
     for row in golden["scores"]:
         encoded = encode_chat(policy.tokenizer, traces[row["id"]], boundary="release")
-        scores = next(implicit.read(policy, reference, [encoded]))
+        scores = next(implicit.read(policy, lambda batch: step_logprobs(reference, batch), [encoded]))
         rewards = golden["coef"] * np.cumsum(scores.values)
         counts = np.cumsum(scores.tokens)
         assert counts.tolist() == [round(a / b) for a, b in zip(row["reward"], row["avg_reward"], strict=True)]

@@ -6,11 +6,13 @@ The three differ in how they were trained; prefix values and TD are readouts of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 
 from prmbench.backends import ModelBackend, common
 from prmbench.backends.cards import ModelCard
+from prmbench.backends.ref_cache import Sums, cached, step_logprobs
 from prmbench.config import ModelConfig, public_name
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.hf import load as load_engine
@@ -20,15 +22,21 @@ from prmbench.schema import StepScores, UserError
 
 
 def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
-    """Loads policy and reference; both must share one vocabulary."""
+    """Loads policy and reference; both must share one vocabulary.
+
+    With a reference cache only the reference's tokenizer and shape are read; its weights wait for the first miss.
+    """
     if not card.ref_model:
         raise UserError(f"--model {card.model}: backend implicit needs --ref-model, or ref_model in its prm.json")
+    name, where = card.ref_model, common.placement(config)
+
+    def open_reference(empty: bool) -> HFEngine:
+        return load_engine(name, "lm", where, config.ref_revision, empty=empty)
+
     policy = common.open_model(card, config, "lm")
-    reference = load_engine(card.ref_model, "lm", common.placement(config), config.ref_revision, empty=config.dry_run)
+    reference = open_reference(config.dry_run or config.ref_cache is not None)
     if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
-        raise UserError(
-            f"{card.model} and {card.ref_model} have different vocabularies; a log-ratio needs the same tokens"
-        )
+        raise UserError(f"{card.model} and {name} have different vocabularies; a log-ratio needs the same tokens")
     facts = common.model_facts(
         card,
         config,
@@ -37,17 +45,20 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
         kind="logratio",
         input_format=common.chat_format(config),
         fixed=0.0,  # sigmoid(beta * 0) = 0.5 at any beta
-        ref_model=public_name(card.ref_model),
+        ref_model=public_name(name),
         ref_revision=reference.revision,
-        ref_weights=common.local_weights(card.ref_model),
+        ref_weights=common.local_weights(name),
     )
-    return ModelBackend(
-        facts, common.chat_encoder(policy, config, reference), lambda batch: read(policy, reference, batch)
-    )
+    ref_sums: Sums = partial(step_logprobs, reference)
+    if config.ref_cache is not None and not config.dry_run:
+        identity = facts.ref_weights or f"{name}@{reference.revision}"
+        ref_sums = cached(config.ref_cache, f"{identity} {where}", lambda: open_reference(False))
+    encode = common.chat_encoder(policy, config, reference)
+    return ModelBackend(facts, encode, lambda batch: read(policy, ref_sums, batch))
 
 
-def read(policy: HFEngine, reference: HFEngine, batch: Sequence[Encoded]) -> Iterator[StepScores]:
+def read(policy: HFEngine, ref_sums: Sums, batch: Sequence[Encoded]) -> Iterator[StepScores]:
     """Per step: the sum of log pi_phi - log pi_ref over its tokens, and the token count."""
-    for encoded, p, r in zip(batch, policy.logprobs(batch), reference.logprobs(batch), strict=True):
-        ratios = log_ratios(torch.from_numpy(p.logprobs).double(), torch.from_numpy(r.logprobs).double()).numpy()
-        yield StepScores(encoded.id, common.step_sums(ratios, encoded), encoded.counts)
+    for encoded, p, r in zip(batch, step_logprobs(policy, batch), ref_sums(batch), strict=True):
+        ratios = log_ratios(torch.tensor(p, dtype=torch.float64), torch.tensor(r, dtype=torch.float64))
+        yield StepScores(encoded.id, tuple(ratios.tolist()), encoded.counts)
