@@ -76,9 +76,9 @@ def encode_chat(
 
 
 def _exact(tokenizer: PreTrainedTokenizerBase, trace: Trace, template: str | None) -> Encoded:
-    parts = _numbered(trace.steps)
+    parts = numbered(trace.steps)
     response = "\n\n".join(parts)
-    text = render(tokenizer, _messages(trace.prompt, response), template)
+    text = render(tokenizer, conversation(trace.prompt, response), template)
     at, stop = _locate(text, response)
     if at < 0:
         return Encoded(trace.id, unscored="the chat template rewrites the solution")
@@ -100,16 +100,16 @@ def _release(tokenizer: PreTrainedTokenizerBase, trace: Trace, template: str | N
     """
     if template == PLAIN:
         raise UserError("boundary release: the authors' positions need a chat template; drop --template plain")
-    parts = _numbered(trace.steps)
+    parts = numbered(trace.steps)
 
     def text(k: int) -> str:
-        return render(tokenizer, _messages(trace.prompt, "\n\n".join(parts[:k])), template)
+        return render(tokenizer, conversation(trace.prompt, "\n\n".join(parts[:k])), template)
 
     def boundary(k: int) -> int:
         gap = "\n\n" if 0 < k < len(parts) else ""
-        return len(_ids(tokenizer, text(k).strip() + gap)) - 2
+        return len(bare_ids(tokenizer, text(k).strip() + gap)) - 2
 
-    ids = _ids(tokenizer, text(len(parts)))
+    ids = bare_ids(tokenizer, text(len(parts)))
     first, *last = (boundary(k) for k in range(len(parts) + 1))
     start, ends = first + 1, tuple(min(e + 2, len(ids)) for e in last)
     lengths = [end - begin for begin, end in pairwise((start, *ends))]
@@ -139,7 +139,7 @@ def encode_tagged(
     if reason:
         return Encoded(trace.id, unscored=reason)
     response = "".join(step + tag for step in trace.steps)
-    text = render(tokenizer, _messages(trace.prompt, response, system), template)
+    text = render(tokenizer, conversation(trace.prompt, response, system), template)
     at, stop = _locate(text, response)
     if at < 0:
         return Encoded(trace.id, unscored="the chat template rewrites the solution")
@@ -163,15 +163,15 @@ def encode_separated(
     `reads[k]` is the last token of the k-th separator. Joining the strings first would give other tokens, and other
     scores. Raises UserError when the separator leaves no token.
     """
-    closing = _ids(tokenizer, separator)
+    closing = bare_ids(tokenizer, separator)
     if not closing:
         raise UserError(f"separator {separator!r}: leaves no token in this tokenizer; put another into prm.json")
     reason = _unusable(trace)
     if reason:
         return Encoded(trace.id, unscored=reason)
     bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-    opening = bos + _ids(tokenizer, trace.prompt)
-    steps = [_ids(tokenizer, step) for step in trace.steps]
+    opening = bos + bare_ids(tokenizer, trace.prompt)
+    steps = [bare_ids(tokenizer, step) for step in trace.steps]
     empty = [k for k, step in enumerate(steps, 1) if not step]
     if empty:
         return Encoded(trace.id, unscored=_no_token(empty[0]))
@@ -218,12 +218,14 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], t
     return str(text)
 
 
-def _messages(prompt: str, response: str, system: str | None = None) -> list[dict[str, str]]:
+def conversation(prompt: str, response: str, system: str | None = None) -> list[dict[str, str]]:
+    """Messages as chat templates take them."""
     opening = [] if system is None else [{"role": "system", "content": system}]
     return [*opening, {"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
 
 
-def _numbered(steps: Sequence[str]) -> list[str]:
+def numbered(steps: Sequence[str]) -> list[str]:
+    """The steps with their headers "Step 1: ", "Step 2: " ..."""
     return [f"Step {k}: {step}" for k, step in enumerate(steps, 1)]
 
 
@@ -243,7 +245,8 @@ def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[tuple[int,
     return tuple(out["input_ids"]), out["offset_mapping"]
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+def bare_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Token ids of a text, no special token added."""
     return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 

@@ -1,0 +1,55 @@
+"""reasoning-gym tasks as prompts, by name: an endless second source of problems with a scorer each.
+
+Needs the extra `verify`. Scoring is verify.py's business; it finds the task's name in the metadata.
+"""
+
+from __future__ import annotations
+
+from prmbench.data.prompts import Prompt
+from prmbench.schema import UserError
+
+TAGS = "\n\nPut the final answer, and nothing else, between <answer> and </answer>."
+"""Some answers are grids of several lines, so a line or a box would not hold them; reasoning-gym reads these tags."""
+USUAL = {"size": 100, "seed": 0}
+
+
+def prompts(spec: str) -> list[Prompt]:
+    """`gym:chain_sum,gcd,size=100,seed=0`: so many entries of each task; further options go to the task's own config.
+
+    `metadata` is the entry's, with `source_dataset`, the task's name. Raises UserError on an unknown task or option.
+    """
+    names, options = _parsed(spec)
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        raise UserError(f"--data {spec}: needs reasoning-gym; pip install 'prmbench[verify]'") from error
+    known = reasoning_gym.factory.DATASETS
+    found = []
+    for name in names:
+        if name not in known:
+            raise UserError(f"--data {spec}: no task {name!r} in reasoning-gym; it has {', '.join(sorted(known))}")
+        try:
+            entries = list(reasoning_gym.create_dataset(name, **options))
+        except (AssertionError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"--data {spec}: reasoning-gym refuses it ({reason}); change the options") from error
+        found += [
+            Prompt(f"{name}-{k}", entry["question"] + TAGS, entry["answer"] or "", name, "gym", entry["metadata"])
+            for k, entry in enumerate(entries)
+        ]
+    return found
+
+
+def _parsed(spec: str) -> tuple[list[str], dict[str, int]]:
+    names, options = [], dict(USUAL)
+    for part in spec.removeprefix("gym:").split(","):
+        name, equals, value = part.strip().partition("=")
+        if not equals:
+            names.append(name)
+        elif value.isdecimal():
+            options[name] = int(value)
+        else:
+            raise UserError(f"--data {spec}: {name} is {value!r}; expected a whole number")
+    if not names or not all(names):
+        raise UserError(f"--data {spec}: names no task; write e.g. gym:chain_sum,size=100,seed=0")
+    return names, options

@@ -1,0 +1,155 @@
+"""Views for training: what they keep, what they count as left out, and that row order moves no split."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from prmbench.data.rollouts import Rollout, read
+from prmbench.data.views import Pair, demonstrations, halves, pairs, points, split, step_rows
+from prmbench.schema import UserError, text_hash
+
+
+def made(prompt: str, outcomes: list[int | None], text: str = "text") -> list[Rollout]:
+    return [Rollout(f"{prompt}/{k}", prompt, text, outcome=y, group=prompt) for k, y in enumerate(outcomes)]
+
+
+MIXED = made("a", [0, 1, 1, 0, None])
+DATA = [*MIXED, *made("b", [1, 1]), *made("c", [0]), *made("d", [1, 0]), *made("e", [1], text=" \n")]
+
+
+def ids(found: list[Pair]) -> list[tuple[str, str]]:
+    return [(pair.right.id, pair.wrong.id) for pair in found]
+
+
+def test_points_have_text_and_an_outcome() -> None:
+    kept, left = points(DATA)
+    assert [r.id for r in kept] == ["a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "c/0", "d/0", "d/1"]
+    assert left == {"empty completions": 1, "rollouts not verified": 1}
+
+
+def test_bare_steps_count_as_text() -> None:
+    kept, left = points([Rollout("x", "Q", steps=("s",), outcome=1)])
+    assert (len(kept), left) == (1, {})
+
+
+def test_demonstrations_leave_out_what_is_known_to_be_wrong() -> None:
+    kept, left = demonstrations(DATA)
+    assert [r.id for r in kept] == ["a/1", "a/2", "a/4", "b/0", "b/1", "d/0"]
+    assert left == {"empty completions": 1, "rollouts with a wrong answer": 4}
+
+
+def test_one_pair_a_prompt_is_the_first_right_with_the_first_wrong() -> None:
+    found, left = pairs(DATA)
+    assert ids(found) == [("a/1", "a/0"), ("d/0", "d/1")]
+    assert left == {
+        "empty completions": 1,
+        "rollouts not verified": 1,
+        "prompts with right answers only": 1,
+        "prompts with wrong answers only": 1,
+    }
+    assert found[0].id == "a/1 > a/0"
+
+
+def test_all_pairs() -> None:
+    found, _ = pairs(DATA, "all")
+    assert ids(found) == [("a/1", "a/0"), ("a/1", "a/3"), ("a/2", "a/0"), ("a/2", "a/3"), ("d/0", "d/1")]
+
+
+def test_random_pairs_depend_on_seed_and_group_alone() -> None:
+    draws = {ids(pairs(DATA, "random", seed)[0])[0] for seed in range(40)}
+    assert draws == {("a/1", "a/0"), ("a/1", "a/3"), ("a/2", "a/0"), ("a/2", "a/3")}  # both draws are independent
+    for seed in range(5):
+        assert ids(pairs(DATA, "random", seed)[0])[0] == ids(pairs(MIXED, "random", seed)[0])[0]
+
+
+def test_rows_of_a_group_need_not_stand_together() -> None:
+    data = [MIXED[0], *made("d", [1, 0]), MIXED[1]]
+    assert ids(pairs(data)[0]) == [("a/1", "a/0"), ("d/0", "d/1")]
+
+
+def test_without_a_group_the_prompt_is_the_group() -> None:
+    data = [Rollout("x", "Q", "t", outcome=1), Rollout("y", "R", "t", outcome=0), Rollout("z", "Q", "t", outcome=0)]
+    assert ids(pairs(data)[0]) == [("x", "z")]
+
+
+def test_halves_are_balanced_and_unique() -> None:
+    found, _ = pairs(DATA)
+    assert [(r.id, r.outcome) for r in halves(found)] == [("a/1", 1), ("a/0", 0), ("d/0", 1), ("d/1", 0)]
+    assert len(halves(pairs(DATA, "all")[0])) == 6
+
+
+def test_hard_step_labels_end_at_the_first_error() -> None:
+    steps = ("s", "t", "u", "v")
+    given = [Rollout(f"r{e}", "Q", steps=steps, first_error=e) for e in (-1, 0, 2, 3)] + [
+        Rollout("n", "Q", steps=steps)
+    ]
+    rows, left = step_rows(given)
+    assert left == {"rollouts without step labels": 1}
+    assert [row.rollout.id for row in rows] == ["r-1", "r0", "r2", "r3"]
+    n = math.nan
+    wanted = [(1, 1, 1, 1), (0, n, n, n), (1, 1, 0, n), (1, 1, 1, 0)]
+    assert [row.labels for row in rows] == [pytest.approx(w, nan_ok=True) for w in wanted]
+
+
+def test_soft_step_labels_win() -> None:
+    ((row,), _) = step_rows([Rollout("r", "Q", steps=("s", "t"), first_error=0, step_labels=(0.5, 0.25))])
+    assert row.labels == (0.5, 0.25)
+
+
+MANY = [r for k in range(40) for r in made(f"prompt {k}", [1, 0, 1])]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_a_split_is_of_whole_prompts_whatever_their_order(fraction: float) -> None:
+    train, held = split(MANY, fraction, 3)
+    assert [r.id for r in sorted(train + held, key=lambda r: r.id)] == sorted(r.id for r in MANY)
+    assert len({r.prompt for r in held}) == 40 * fraction
+    assert not {r.prompt for r in train} & {r.prompt for r in held}
+    mixed = random.Random(0).sample(MANY, len(MANY))
+    assert {r.id for r in split(mixed, fraction, 3)[1]} == {r.id for r in held}
+    assert {r.id for r in split(MANY, fraction, 4)[1]} != {r.id for r in held}
+
+
+def test_a_split_keeps_the_order_and_ignores_the_groups() -> None:
+    assert split(MANY, 0.0, 0) == (MANY, [])
+    train, _ = split(MANY, 0.3, 0)
+    assert train == [r for r in MANY if r in train]
+    same = [Rollout("x", "Q", group="g"), Rollout("y", "Q", group="h"), Rollout("z", "R", group="i")]
+    train, held = split(same, 0.5, 0)
+    assert {len(train), len(held)} == {1, 2}
+
+
+def test_no_part_is_left_empty() -> None:
+    few = made("a", [1, 0]) + made("b", [1])
+    for fraction in (0.01, 0.99):
+        assert all(split(few, fraction, 0))
+    with pytest.raises(UserError, match="one prompt only"):
+        split(made("a", [1, 0]), 0.1, 0)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, math.nan])
+def test_a_fraction_is_a_fraction(fraction: float) -> None:
+    with pytest.raises(UserError, match="--validation is"):
+        split(MANY, fraction, 0)
+
+
+def test_published_pairs(shared_data: Path) -> None:
+    both = read(shared_data / "reward_model" / "pairwise_val.parquet")
+    for how in ("one", "all", "random"):
+        found, left = pairs(both, how, 0)
+        assert (len(found), left) == (543, {})
+        assert all(p.right.prompt == p.wrong.prompt and (p.right.outcome, p.wrong.outcome) == (1, 0) for p in found)
+    assert halves(pairs(both)[0]) == both
+
+
+def test_published_rollouts_in_views(shared_data: Path) -> None:
+    data = read(shared_data / "reward_model" / "pointwise_val.parquet")
+    assert (len(points(data)[0]), points(data)[1]) == (1086, {})
+    assert [len(pairs(data, how)[0]) for how in ("one", "random", "all")] == [260, 260, 1573]
+    train, held = split(data, 0.1, 0)
+    assert len({r.prompt for r in held}) == 26
+    assert {text_hash(r.prompt) for r in train}.isdisjoint(text_hash(r.prompt) for r in held)
