@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import pytest
 import torch
 from token_kinds import SMOLLM2, smollm2_folder
 
-from prmbench import data, metrics
+from prmbench import data, metrics, objectives
 from prmbench.backends import implicit
 from prmbench.backends.ref_cache import step_logprobs
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import encode_chat
+from prmbench.losses import LOSSES, denominator
 from prmbench.schema import EvalProtocol, Readout, ScoredTrace
 
 FOLDER = Path(os.environ.get("PRMBENCH_GOLDEN") or Path(__file__).parent / "golden")
@@ -109,9 +111,60 @@ def check_processbench_scores(golden: dict[str, Any], path: Path) -> None:
         assert rewards / counts == pytest.approx(row["avg_reward"], rel=0, abs=REWARD_TOLERANCE / counts[0])
 
 
+# --- rm_losses_*: the losses of the authors' offline trainers --------------------------------------------------
+
+THEIR_LOSSES = {
+    "ipvrm_offline_tokenmean": "ipvrm",
+    "implicit_prm": "implicit_prm",
+    "dpo_rm_bt_sum": "dpo_rm",
+    "qrm_bt_mean": "q_rm",
+}
+NUMBER = r"(\d+(?:\.\d+)?)"
+
+
+def near(got: Any, expected: Any, name: str) -> None:
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def check_rm_losses(golden: dict[str, Any], _: Path) -> None:
+    ratios, mask = torch.tensor(golden["log_ratio"]), torch.tensor(golden["response_mask"]).bool()
+    labels = torch.tensor(golden["labels"])
+    pairs = torch.arange(len(ratios)).view(2, -1).T.flatten()  # theirs: right ones, then wrong ones; ours: in turn
+    for name, expected in golden["expected"].items():
+        found = re.fullmatch(rf"(.+?)_beta{NUMBER}(?:_margin{NUMBER})?", name)
+        assert found, name
+        row = LOSSES[THEIR_LOSSES[found[1]]]
+        order = pairs if row.view == "pair" else torch.arange(len(ratios))
+        terms = row.terms(ratios[order], mask[order], labels[order], float(found[2]), float(found[3] or 0), "token")
+        near(terms.sum() / denominator(row, mask.sum(1).tolist(), "token"), expected, name)
+
+
+# --- online_rm_update_*: margins and weights by the difficulty of a prompt -----------------------------------------
+
+
+def check_online_rm_update(golden: dict[str, Any], _: Path) -> None:
+    mask, outcome = torch.tensor(golden["response_mask"]).bool(), torch.tensor(golden["outcome"])
+    group = torch.tensor(golden["prompt_group"])
+    rewards = objectives.token_rewards(torch.tensor(golden["log_ratio"]), golden["beta"])
+    v_bar = objectives.length_normalized(objectives.prefix_values(rewards, mask), mask)
+    mu = objectives.group_mean(outcome, group)
+    for name, expected in golden["expected"].items():
+        offset, weight = torch.zeros_like(mu), torch.ones_like(mu)
+        if "adb1" in name:
+            offset = objectives.difficulty_offset(mu)
+        if "dlw1" in name:
+            weight = objectives.normalized_weight(objectives.rarity_weight(outcome, mu), group)
+        near(golden["base_margin"] - offset * (2 * outcome - 1), expected["margin"], name)
+        near(weight, expected["dlw_weight"], name)
+        loss = (weight * objectives.ipvrm_loss(v_bar, mask, outcome, golden["base_margin"], offset)).mean()
+        near(loss, expected["loss"], name)
+
+
 CHECKS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "step_f1_": check_step_f1,
     "processbench_scores_": check_processbench_scores,
+    "rm_losses_": check_rm_losses,
+    "online_rm_update_": check_online_rm_update,
 }
 
 

@@ -1,0 +1,93 @@
+"""TRL's trainers as a second oracle, on a tiny model: DPO's loss from tokens, Bradley-Terry with a margin from a head.
+
+Skipped where TRL is not installed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import save_model
+from torch import Tensor
+
+from prmbench import head
+from prmbench.losses import LOSSES
+from prmbench.objectives import log_ratios
+
+trl = pytest.importorskip("trl")
+datasets = pytest.importorskip("datasets")
+pytestmark = pytest.mark.slow
+
+PAIRS = [
+    {"prompt": f"What is {n} plus 2?", "chosen": f" It is {n + 2}.", "rejected": f" It is, I think, {n * 3}!"}
+    for n in range(4)
+]
+SETTINGS = {"use_cpu": True, "report_to": [], "per_device_train_batch_size": 4, "bf16": False, "disable_tqdm": True}
+
+
+def from_hidden_states(model: Any, ids: Tensor, attention: Tensor) -> Tensor:
+    """[b, t - 1] log-probabilities of the tokens after the first, by head.py."""
+    states = model.base_model(input_ids=ids, attention_mask=attention).last_hidden_state[:, :-1]
+    weight = model.get_output_embeddings().weight
+    return head.target_logprobs(states.flatten(0, 1), weight, ids[:, 1:].flatten())[0].view(len(ids), -1)
+
+
+def in_turn(x: Tensor) -> Tensor:
+    """TRL stacks the chosen rows on the rejected ones; our pairs are neighbours."""
+    return x.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+
+
+@pytest.mark.parametrize("beta", [0.05, 1.0])
+def test_dpo(tmp_path: Path, policy: Path, reference: Path, beta: float) -> None:
+    trainer = trl.DPOTrainer(
+        model=str(policy),
+        ref_model=transformers.AutoModelForCausalLM.from_pretrained(reference),
+        args=trl.DPOConfig(str(tmp_path), beta=beta, **SETTINGS),
+        train_dataset=datasets.Dataset.from_list(PAIRS),
+        processing_class=transformers.AutoTokenizer.from_pretrained(policy),
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    model, ids, attention = trainer.model.eval(), batch["input_ids"], batch["attention_mask"]
+    with torch.no_grad():
+        ratios = log_ratios(
+            from_hidden_states(model, ids, attention), from_hidden_states(trainer.ref_model.eval(), ids, attention)
+        )
+    mask = batch["completion_mask"][:, 1:].bool()
+    assert mask.sum(1).unique().numel() > 1, "rows of one length would hide a wrong mask"
+    theirs = trainer.compute_loss(model, batch)
+    ours = LOSSES["dpo_rm"].terms(in_turn(ratios), in_turn(mask), torch.zeros(8), beta, 9.0, "sequence").mean()
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_bradley_terry_with_a_margin(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "scalar", 0, "AutoModelForSequenceClassification", num_labels=1, pad_token_id=0)
+    rows = [{**pair, "margin": n / 2} for n, pair in enumerate(PAIRS)]
+    trainer = trl.RewardTrainer(
+        model=str(folder),
+        args=trl.RewardConfig(str(tmp_path), **SETTINGS),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=transformers.AutoTokenizer.from_pretrained(folder),
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    margins = batch["margin"]
+    assert margins.unique().numel() == len(PAIRS)
+    model = trainer.model.eval()
+    with torch.no_grad():
+        scores = in_turn(model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits)
+    every = torch.ones_like(scores, dtype=torch.bool)
+    found = [LOSSES["q_rm"].terms(scores, every, scores, 1.0, float(m), "sequence")[n] for n, m in enumerate(margins)]
+    theirs = trainer.compute_loss(model, batch)
+    torch.testing.assert_close(torch.stack(found).mean(), theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_log_probabilities() -> None:
+    from trl.trainer.utils import selective_log_softmax
+
+    torch.manual_seed(0)
+    hidden, weight, ids = torch.randn(2, 5, 8), torch.randn(37, 8), torch.randint(37, (2, 5))
+    ours, _ = head.target_logprobs(hidden.flatten(0, 1), weight, ids.flatten())
+    torch.testing.assert_close(ours.view(2, 5), selective_log_softmax(hidden @ weight.T, ids), rtol=1e-5, atol=1e-5)
