@@ -13,7 +13,7 @@ import torch
 from prmbench import manifest
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
-from prmbench.config import ModelConfig
+from prmbench.config import LoadConfig, ModelConfig
 from prmbench.engines.hf import Head, HFEngine, Placement, load
 from prmbench.engines.render import PLAIN, Encoded, encode_chat
 from prmbench.schema import Trace, UserError, text_hash
@@ -25,12 +25,12 @@ def open_model(card: ModelCard, config: ModelConfig, kind: Head) -> HFEngine:
     return load(card.model, kind, placement(config), card.revision, code, empty=config.dry_run)
 
 
-def placement(config: ModelConfig) -> Placement:
+def placement(config: LoadConfig) -> Placement:
     """Where the options put a model."""
     return Placement(config.device, config.dtype).resolve()
 
 
-def template_source(config: ModelConfig) -> str | None:
+def template_source(config: LoadConfig) -> str | None:
     """What render.py takes: None (the tokenizer's own), "plain", or the text of a Jinja file."""
     if config.template in ("auto", PLAIN):
         return None if config.template == "auto" else PLAIN

@@ -23,10 +23,15 @@ def data_files(path: Path) -> list[Path]:
         raise UserError(
             f"{path}: no such file or folder; --data takes a json, jsonl or parquet file or a folder of them"
         )
-    found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
+    found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not _is_summary(p))
     if not found:
         raise UserError(f"{path}: holds no {', '.join(SUFFIXES)} file")
     return found
+
+
+def _is_summary(path: Path) -> bool:
+    """`x.jsonl.json`: what `rollout` writes beside x.jsonl."""
+    return path.suffix == ".json" and Path(path.stem).suffix in SUFFIXES
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The transformers engine: loads a model from the hub, a folder or a GGUF file, and runs forward passes.
 
-Head weights meet only the positions that are asked for (head.py). No sampling yet, no scoring rules.
+Head weights meet only the positions that are asked for (head.py). Sampling: decoding.py. No scoring rules.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,15 @@ from torch import Tensor
 
 from prmbench import head
 from prmbench.engines import TokenLogprobs
+from prmbench.engines.decoding import Drawn, decode
 from prmbench.engines.render import Encoded
+from prmbench.engines.sampling import (
+    CPU_CACHE_BYTES,
+    CPU_MOST_TOKENS,
+    GPU_CACHE_BYTES,
+    GPU_MOST_TOKENS,
+    Sampling,
+)
 from prmbench.schema import UserError
 
 Head = Literal["lm", "classes", "none"]
@@ -97,6 +105,36 @@ class HFEngine:
         shape = self.model.config.get_text_config()
         width = 3 * getattr(shape, "intermediate_size", 4 * shape.hidden_size) + 6 * shape.hidden_size
         return width * self.model.dtype.itemsize + 4 * shape.hidden_size
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Tokens that end a completion: those of the generation config, and the tokenizer's end of sequence."""
+        settings = getattr(self.model, "generation_config", None)
+        told = getattr(settings, "eos_token_id", None)
+        listed = told if isinstance(told, list) else [told]
+        return frozenset(token for token in (*listed, self.tokenizer.eos_token_id) if token is not None)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens that a batch of completions holds by default: by the size of their keys and values."""
+        shape = self.model.config.get_text_config()
+        heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
+        width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+        each = 2 * shape.num_hidden_layers * heads * width * self.model.dtype.itemsize
+        cpu = self.model.device.type in ("cpu", "meta")
+        size, most = (CPU_CACHE_BYTES, CPU_MOST_TOKENS) if cpu else (GPU_CACHE_BYTES, GPU_MOST_TOKENS)
+        return min(size // each, most)
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        stops: Collection[int],
+    ) -> list[Drawn]:
+        """One completion a prompt, of at most `limits[i]` tokens, in one batch."""
+        return decode(self.model, prompts, limits, seeds, sampling, stops)
 
     @torch.inference_mode()
     def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:
@@ -209,6 +247,8 @@ def load(
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, struct.error) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"model {name}: cannot be loaded ({reason.strip()})") from error
+    if where != name:
+        _forget_packing(model)
     missing = sorted(found["missing_keys"] - ZERO_IF_ABSENT)
     if missing:
         raise UserError(f"model {name}: lacks weights ({', '.join(missing[:3])}); random ones would score at random")
@@ -216,6 +256,12 @@ def load(
     if kind == "lm":
         engine.check_head()
     return engine
+
+
+def _forget_packing(model: Any) -> None:
+    """A GGUF file's weights are plain numbers once loaded; transformers would still refuse to save them."""
+    model.hf_quantizer = None
+    del model.config.quantization_config
 
 
 def source(name: str) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,263 @@
+"""A policy at work: prompts -> completions -> verdicts, batch by batch. Whole batches are journalled.
+
+A batch, its seeds and its texts follow from prompts and options alone: a killed run, resumed, gives the same rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from prmbench import config as options
+from prmbench import distributed, manifest, store, verify
+from prmbench.backends import BASELINES
+from prmbench.backends.common import local_weights, placement, template_source
+from prmbench.config import EvalConfig, RolloutConfig
+from prmbench.data import rollouts as rollout_files
+from prmbench.data.prompts import Prompt
+from prmbench.data.rollouts import Rollout
+from prmbench.engines import sampling
+from prmbench.engines.hf import HFEngine, load
+from prmbench.engines.sampling import Sampler, Sampling
+from prmbench.schema import UserError
+
+Progress = Callable[[int, int, float], None]
+"""Called with (batches done, batches in all, tokens a second)."""
+Options = RolloutConfig | EvalConfig
+VERSION = 1
+"""Of the code between a prompt and a row; a change that moves rows bumps it."""
+REFUSED = "refused"
+"""Verdict of a completion that was never drawn, since the prompt fills the context; outcome None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Rendered prompts, and the batches in which their completions are drawn; completion i is of prompt i // n."""
+
+    prompts: tuple[Prompt, ...]
+    ids: tuple[tuple[int, ...], ...]
+    rooms: tuple[int, ...]
+    """Longest completion of each prompt; 0 = the prompt leaves no room, so its completions are refused."""
+    stops: frozenset[int]
+    n: int
+    batches: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Every completion of a finished journal, in the order of the prompts, and how they were made."""
+
+    rollouts: tuple[Rollout, ...]
+    facts: Mapping[str, Any]
+    """Commit, seconds and the like, by RunManifest's names."""
+    journal: store.Journal
+    """To be removed once the rollouts are safe elsewhere."""
+
+
+def sample(engine: Sampler, prompts: Sequence[Prompt], config: Options, verifier: verify.Verifier) -> Iterator[Rollout]:
+    """Completions of prompts, verified, in order; in this process and without a journal. Raises UserError."""
+    work = prepare(engine, prompts, config)
+    found: dict[int, Rollout] = {}
+    at = 0
+    for batch in work.batches:
+        found |= dict(zip(batch, draw(engine, work, batch, config, verifier), strict=True))
+        while at in found:
+            yield found.pop(at)
+            at += 1
+
+
+def sample_all(
+    engine: Sampler,
+    prompts: Sequence[Prompt],
+    config: Options,
+    folder: Path,
+    progress: Progress | None = None,
+) -> Sampled | None:
+    """The same, journalled in `folder`, each process drawing its share; None in all processes but the first.
+
+    Raises UserError when `folder` holds a run begun with other options.
+    """
+    work = prepare(engine, prompts, config)
+    journal = store.Journal(folder, identity(engine, work, config))
+    workers = max(1, min(8, (os.cpu_count() or 1) // distributed.world_size()))
+    with journal.claimed(distributed.rank()), verify.Verifier(workers) as verifier:
+        distributed.barrier()  # all are here before any begins
+        _share(engine, work, config, verifier, journal, progress)
+        distributed.barrier()
+    return _collect(work, journal) if distributed.rank() == 0 else None
+
+
+def open_policy(config: Options) -> HFEngine:
+    """The model that writes. Raises UserError when there is none, or none that can."""
+    if not config.model or config.model in BASELINES:
+        what = f"{config.model}: a baseline writes nothing;" if config.model else "is missing:"
+        raise UserError(f"--model {what} give the hub id, folder or .gguf file of a causal language model")
+    if config.trust_remote_code:
+        raise UserError("--trust-remote-code: no policy's card asks for code of the model's own; drop it")
+    return load(config.model, "lm", placement(config), config.revision, empty=config.dry_run)
+
+
+def prepare(engine: Sampler, prompts: Sequence[Prompt], config: Options) -> Work:
+    """Renders the prompts and forms batches. Raises UserError on options that draw nothing."""
+    how, n = how_drawn(config), config.group_size
+    if n < 1:
+        raise UserError(f"--group-size is {n}; expected at least 1")
+    if how.temperature == 0 and n > 1:
+        raise UserError(f"--group-size is {n}: greedy completions are all alike; use 1, or a --temperature above 0")
+    template = template_source(config)
+    texts = [sampling.render_prompt(engine.tokenizer, prompt.text, template) for prompt in prompts]
+    ids = sampling.token_ids(engine.tokenizer, texts)
+    limits = [how.max_new_tokens if r is None else min(r, how.max_new_tokens) for r in sampling.rooms(engine, ids)]
+    rooms = tuple(max(0, limit) for limit in limits)
+    costs = [len(i) + room if room else 0 for i, room in zip(ids, rooms, strict=True) for _ in range(n)]
+    return Work(
+        prompts=tuple(prompts),
+        ids=tuple(map(tuple, ids)),
+        rooms=rooms,
+        stops=engine.stops | sampling.end_of_turn(engine.tokenizer, template),
+        n=n,
+        batches=tuple(sampling.plan(costs, sampling.budget(engine, config.batch_tokens))),
+    )
+
+
+def how_drawn(config: Options) -> Sampling:
+    """The options that say how tokens are drawn."""
+    return Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
+
+
+def kind_of(prompt: Prompt, config: Options) -> Any:
+    """Who checks this prompt's answers: `--verifier`, else what the prompt names, else math-verify."""
+    return prompt.verifier or "math" if config.verifier == "auto" else config.verifier
+
+
+def request_seed(seed: int, prompt: str, k: int) -> int:
+    """Of completion `k` of the prompt with that id: 63 bits that no other run, prompt or completion shares."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{prompt}\0{k}".encode()).digest()[:8]) >> 1
+
+
+def draw(
+    engine: Sampler,
+    work: Work,
+    batch: Sequence[int],
+    config: Options,
+    verifier: verify.Verifier,
+) -> list[Rollout]:
+    """One batch: completions drawn, cut into steps and verified."""
+    of = [work.prompts[i // work.n] for i in batch]
+    if not work.rooms[batch[0] // work.n]:
+        return [Rollout(**_whose(p, i % work.n), verdict=REFUSED, tokens=0) for i, p in zip(batch, of, strict=True)]
+    drawn = engine.sample(
+        [work.ids[i // work.n] for i in batch],
+        [work.rooms[i // work.n] for i in batch],
+        [request_seed(config.seed, p.id, i % work.n) for i, p in zip(batch, of, strict=True)],
+        how_drawn(config),
+        work.stops,
+    )
+    said = [sampling.completion(engine.tokenizer, d, work.stops) for d in drawn]
+    verdicts = verifier.check([_claim(p, c.text, config) for p, c in zip(of, said, strict=True)])
+    rows = zip(batch, of, said, verdicts, strict=True)
+    return [_row(p, i % work.n, c, verdict, config.split) for i, p, c, verdict in rows]
+
+
+def _claim(prompt: Prompt, text: str, config: Options) -> verify.Claim:
+    kind = kind_of(prompt, config)
+    entry = {"question": prompt.text, "answer": prompt.gold, "metadata": prompt.metadata} if kind == "gym" else {}
+    return verify.Claim(text, prompt.gold, kind, entry)
+
+
+def _row(prompt: Prompt, k: int, said: sampling.Completion, verdict: verify.Verdict, split: str) -> Rollout:
+    return Rollout(
+        **_whose(prompt, k),
+        completion=said.text,
+        steps=rollout_files.cut(said.text, split),
+        outcome=verdict.outcome,
+        verdict=verdict.verdict,
+        answer=verdict.answer,
+        finish=said.finish,
+        tokens=said.tokens,
+    )
+
+
+def _whose(prompt: Prompt, k: int) -> dict[str, Any]:
+    facts = {"prompt": prompt.text, "gold": prompt.gold, "group": prompt.id, "subset": prompt.subset}
+    return {"id": f"{prompt.id}/{k}", **facts}
+
+
+# --- the journal ------------------------------------------------------------------------------------------
+
+
+def identity(engine: Sampler, work: Work, config: Options) -> dict[str, Any]:
+    """All that moves a row, and nothing else."""
+    where = placement(config)
+    asked = [(p.id, ids, p.gold, kind_of(p, config)) for p, ids in zip(work.prompts, work.ids, strict=True)]
+    return {
+        "version": VERSION,
+        "model": options.public_name(config.model),
+        "revision": getattr(engine, "revision", None) or config.revision,
+        "weights": local_weights(config.model),
+        "dtype": where.dtype,
+        "device": where.device.partition(":")[0],
+        "engine": config.engine,
+        "sampling": asdict(how_drawn(config)),
+        "seed": config.seed,
+        "split": config.split,
+        "prompts": store.sha256(repr(asked).encode()),
+        "batches": store.short_hash({"batches": work.batches, "rooms": work.rooms}),
+        "stops": sorted(work.stops),
+    }
+
+
+def _share(
+    engine: Sampler,
+    work: Work,
+    config: Options,
+    verifier: verify.Verifier,
+    journal: store.Journal,
+    progress: Progress | None,
+) -> None:
+    done = set(journal.done())
+    commit, dirty = manifest.code_state()
+    begun, tokens = time.monotonic(), 0
+    for number in range(distributed.rank(), len(work.batches), distributed.world_size()):
+        if number in done:
+            continue
+        start = time.monotonic()
+        rows = draw(engine, work, work.batches[number], config, verifier)
+        now = time.monotonic()
+        entry = {"batch": number, "rollouts": [rollout_files.to_row(r) for r in rows], "seconds": now - start}
+        journal.append(distributed.rank(), {**entry, "process": distributed.rank(), "commit": commit, "dirty": dirty})
+        tokens += sum(r.tokens or 0 for r in rows)
+        done.add(number)
+        if progress is not None:
+            progress(len(done), len(work.batches), tokens / max(now - begun, 1e-9))
+
+
+def _collect(work: Work, journal: store.Journal) -> Sampled:
+    entries = journal.done()
+    lacking = sorted(set(range(len(work.batches))) - set(entries))
+    if lacking:
+        raise UserError(f"{journal.folder}: batches {lacking[:5]} are not there yet; run the same command again")
+    rows = {
+        i: row for n, batch in enumerate(work.batches) for i, row in zip(batch, entries[n]["rollouts"], strict=True)
+    }
+    per_process: Counter[int] = Counter()
+    for entry in entries.values():
+        per_process[entry["process"]] += entry["seconds"]
+    facts = {
+        "commits": sorted({entry["commit"] or "unknown" for entry in entries.values()}),
+        "dirty": any(entry["dirty"] is not False for entry in entries.values()),
+        "seconds": round(max(per_process.values(), default=0.0), 3),
+    }
+    return Sampled(tuple(_read(rows[i]) for i in sorted(rows)), facts, journal)
+
+
+def _read(row: Mapping[str, Any]) -> Rollout:
+    known: dict[str, Any] = {f.name: row[f.name] for f in fields(Rollout) if f.name in row}
+    known["steps"] = tuple(known.get("steps", ()))
+    return Rollout(**known)

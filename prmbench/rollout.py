@@ -1,0 +1,193 @@
+"""`prmbench rollout`: prompts -> verified completions -> one grouped traces file, with its counts and provenance.
+
+The completions themselves are policy.py's; here is what surrounds them: checks, the file, its summary.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from prmbench import config as options
+from prmbench import distributed, manifest, store, verify
+from prmbench.backends.common import template_source
+from prmbench.config import RolloutConfig
+from prmbench.data import prompts as prompt_files
+from prmbench.data import rollouts as rollout_files
+from prmbench.data.rollouts import Rollout
+from prmbench.engines.hf import HFEngine
+from prmbench.policy import REFUSED, Progress, Work, how_drawn, identity, kind_of, open_policy, prepare, sample_all
+from prmbench.schema import UserError, text_hash
+
+LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "reasoning_gym")
+"""Their rules change between releases, and verdicts with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a run would do."""
+
+    prompts: int
+    refused: int
+    """Prompts that fill the model's context."""
+    completions: int
+    prompt_tokens: int
+    most_new_tokens: int
+    """If no completion ended before its limit."""
+    batches: int
+    weights_gib: float
+
+
+def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | None:
+    """Draws and verifies completions; writes `--out`, and `<out>.json` with counts and provenance.
+
+    Goes on with a run that was interrupted, and does nothing when the same run is finished. Under torchrun every
+    process takes its share of the batches and process 0 writes; the others return None. Raises UserError.
+    """
+    config = options.coerced(config)
+    _check(config)
+    found = prompt_files.load(_given(config), config.subset, config.limit)
+    for kind in sorted({kind_of(prompt, config) for prompt in found}):
+        verify.need(kind)
+    engine = open_policy(config)
+    facts = identity(engine, prepare(engine, found, config), config)
+    if config.out.exists():
+        _same(config.out, facts)
+        return config.out if distributed.rank() == 0 else None
+    sampled = sample_all(engine, found, config, config.out.with_name(config.out.name + ".journal"), progress)
+    if sampled is None:
+        return None
+    kept = [r for r in sampled.rollouts if r.verdict != REFUSED]
+    if not kept:
+        raise UserError(
+            f"{_given(config)}: no prompt leaves room for a completion; the model takes {engine.max_tokens}"
+        )
+    told = {"identity": facts, "counts": summarise(sampled.rollouts), **_provenance(engine, config), **sampled.facts}
+    store.write_atomic(beside(config.out), store.canonical_json(told))  # first: a file on disk always has it
+    rollout_files.write(config.out, kept)
+    sampled.journal.remove()
+    return config.out
+
+
+def dry_run(config: RolloutConfig) -> DryRun:
+    """The plan of a run, without loading weights. `config.dry_run` must be set."""
+    config = options.coerced(config)
+    _check(config)
+    engine = open_policy(config)
+    return outline(engine, prepare(engine, prompt_files.load(_given(config), config.subset, config.limit), config))
+
+
+def outline(engine: HFEngine, work: Work) -> DryRun:
+    """What drawing this work would take."""
+    return DryRun(
+        prompts=len(work.prompts),
+        refused=sum(room < 1 for room in work.rooms),
+        completions=work.n * sum(room > 0 for room in work.rooms),
+        prompt_tokens=sum(map(len, work.ids)),
+        most_new_tokens=work.n * sum(work.rooms),
+        batches=len(work.batches),
+        weights_gib=round(engine.weight_bytes / 2**30, 2),
+    )
+
+
+def beside(out: Path) -> Path:
+    """Where the counts and the provenance of a rollouts file are."""
+    return out.with_name(out.name + ".json")
+
+
+def counts(out: Path) -> dict[str, Any]:
+    """Counts of a finished rollouts file, as `summarise` made them; empty for a file from elsewhere."""
+    found: dict[str, Any] = _summary(out).get("counts", {})
+    return found
+
+
+# --- what a file is told by -------------------------------------------------------------------------------
+
+
+def summarise(rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    """Counts of a file: verdicts, cut completions, accuracy over the verified, and prompts by mixture of outcomes."""
+    drawn = [r for r in rollouts if r.verdict != REFUSED]
+    verified = [r.outcome for r in drawn if r.outcome is not None]
+    groups = [{r.outcome for r in rows} - {None} for _, rows in groupby(rollouts, key=lambda r: r.group)]
+    return {
+        "prompts": len(groups),
+        "completions": len(drawn),
+        "refused": len(rollouts) - len(drawn),
+        "tokens": sum(r.tokens or 0 for r in drawn),
+        "verdicts": dict(sorted(Counter(r.verdict for r in drawn).items())),
+        "unverified": len(drawn) - len(verified),
+        "truncated": sum(r.finish == "length" for r in drawn),
+        "empty": sum(not r.completion.strip() for r in drawn),
+        "unannounced": sum(bool(r.answer) and not verify.answer_or_line(r.completion) for r in drawn),
+        "accuracy": round(sum(verified) / len(verified), 6) if verified else None,
+        "mixed_prompts": sum(outcomes == {0, 1} for outcomes in groups),
+        "all_right_prompts": sum(outcomes == {1} for outcomes in groups),
+        "all_wrong_prompts": sum(outcomes == {0} for outcomes in groups),
+    }
+
+
+def _provenance(engine: HFEngine, config: RolloutConfig) -> dict[str, Any]:
+    source = template_source(config) or engine.tokenizer.chat_template or ""
+    return {
+        "config": options.to_json(config),
+        "template": text_hash(source if isinstance(source, str) else repr(source)),
+        "packages": {**manifest.packages(), **_versions()},
+        "commit": manifest.code_state()[0],
+        "hardware": manifest.hardware(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# --- bad input ----------------------------------------------------------------------------------------------
+
+
+def _given(config: RolloutConfig) -> Path:
+    if config.data is None:
+        raise UserError("--data is missing: give a json, jsonl or parquet file of prompts, or gym:NAME")
+    return config.data
+
+
+def _check(config: RolloutConfig) -> None:
+    """Mistakes that cost nothing to find."""
+    how_drawn(config)
+    rollout_files.check_suffix(config.out)
+    if config.out.is_dir():
+        raise UserError(f"--out {config.out}: is a folder; name a file for the rollouts")
+    if config.out.resolve() == _given(config).resolve():
+        raise UserError(f"--out {config.out}: is the file that --data reads; name another for the rollouts")
+    probe = config.out.with_name(f".{config.out.name}.{distributed.rank()}.test")
+    store.write_atomic(probe, "")
+    probe.unlink(missing_ok=True)
+
+
+def _same(out: Path, facts: Mapping[str, Any]) -> None:
+    """Raises UserError unless `out` is what this very run wrote."""
+    begun = _summary(out).get("identity")
+    if begun is None:
+        raise UserError(f"--out {out}: exists, and this command did not write it; name another file")
+    changed = sorted(name for name in facts if begun.get(name) != facts[name])
+    if changed:
+        raise UserError(f"--out {out}: exists, from a run with another {', '.join(changed[:4])}; name another file")
+
+
+def _summary(out: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(beside(out).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -1,0 +1,307 @@
+"""Is a completion's final answer right? A pool of worker processes that can be killed, and exact match.
+
+A timeout or crash of the verifier is an outcome of its own, never "wrong". The checking itself: verify_worker.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from prmbench.schema import UserError
+
+Kind = Literal["math", "exact", "gym"]
+PACKAGES = {"math": "math_verify", "gym": "reasoning_gym"}
+"""What a worker of each kind imports; exact match needs no worker."""
+OUTCOMES: Mapping[str, int | None] = {
+    "right": 1,
+    "wrong": 0,
+    "no answer": 0,
+    "no gold": None,
+    "too long": None,
+    "timeout": None,
+    "crash": None,
+}
+"""Verdict -> outcome. None: the verifier could not say, which is nobody's mistake but its own."""
+MAX_CHARACTERS = 50_000
+"""Longer texts are not looked at: some of math-verify's patterns take time quadratic in the length."""
+GRACE_SECONDS = 1.0
+"""A worker that cannot interrupt itself at the limit (a big power in C) is killed so much later."""
+START_SECONDS = 120.0
+"""sympy loads in a second, but on a busy machine in many."""
+LINE_BYTES = 4096
+"""A reply is shorter, so that a pipe carries it in one piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A completion, and what its final answer is held against."""
+
+    text: str
+    gold: str
+    verifier: Kind = "math"
+    entry: Mapping[str, Any] = field(default_factory=dict)
+    """reasoning-gym only: the task's entry (question, answer, metadata with source_dataset)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the verifier said: one of OUTCOMES, and the final answer, normalised so that equal ones vote together."""
+
+    verdict: str
+    answer: str = ""
+
+    @property
+    def outcome(self) -> int | None:
+        """1 right, 0 wrong or without an answer, None when the verifier could not say."""
+        return OUTCOMES[self.verdict]
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """A process, the job it is at (empty while it starts), and when it will be killed; None = idle."""
+
+    process: subprocess.Popen[bytes]
+    job: bytes = b""
+    deadline: float | None = None
+
+    @property
+    def pipe(self) -> int:
+        """File number that its replies come from."""
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+
+class Verifier:
+    """Checks claims in killable worker processes, started when first needed. Use it as a context manager."""
+
+    def __init__(self, workers: int = 2, limit: float = 5.0, memory_gib: float = 2.0) -> None:
+        """`limit` seconds and `memory_gib` of address space are what one claim may take."""
+        self.limit = limit
+        self._size = workers
+        self._memory = int(memory_gib * 2**30)
+        self._kinds: frozenset[str] = frozenset()
+        self._workers: list[_Worker] = []
+        self._known: dict[bytes, Verdict] = {}
+
+    def __enter__(self) -> Verifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the worker processes; what was found out is kept, and a later check starts new ones."""
+        while self._workers:
+            _end(self._workers.pop())
+
+    def check(self, claims: Sequence[Claim]) -> list[Verdict]:
+        """One verdict a claim, in order. Equal claims are checked once.
+
+        Raises UserError when the package that a verifier needs is not installed.
+        """
+        jobs = [_job(claim) for claim in claims]
+        keys = [hashlib.sha256(job).digest() for job in jobs]
+        new = {key: (claim, job) for key, claim, job in zip(keys, claims, jobs, strict=True) if key not in self._known}
+        hard = {}
+        for key, (claim, job) in new.items():
+            verdict = _at_once(claim)
+            if verdict is None:
+                hard[key] = job
+            else:
+                self._known[key] = verdict
+        if hard:
+            self._ready({new[key][0].verifier for key in hard})
+            try:
+                self._run(hard)
+            finally:
+                if any(
+                    worker.job for worker in self._workers
+                ):  # interrupted: a late reply must not be taken for another
+                    self.close()
+        return [self._known[key] for key in keys]
+
+    def _ready(self, kinds: Iterable[str]) -> None:
+        """Sees to it that the workers have loaded what these kinds need."""
+        missing = frozenset(kinds) - self._kinds
+        for kind in sorted(missing):
+            need(kind)
+        if missing:
+            self.close()
+            self._kinds |= missing
+
+    def _run(self, jobs: Mapping[bytes, bytes]) -> None:
+        """Gives jobs to idle workers until every one has its verdict; replaces workers that died or hang."""
+        waiting, of_job = deque(jobs.values()), {job: key for key, job in jobs.items()}
+        while waiting or any(worker.job for worker in self._workers):
+            self._man(min(self._size, len(jobs)))
+            for worker in self._workers:
+                if worker.deadline is None and waiting:
+                    self._assign(worker, waiting.popleft())
+            for worker, reply in self._replies():
+                if worker.job:
+                    self._known[of_job[worker.job]] = Verdict(str(reply["verdict"]), str(reply.get("answer", "")))
+                elif "ready" not in reply:
+                    kinds = " ".join(sorted(self._kinds))
+                    raise UserError(
+                        f"a verifier process does not start; `python -m prmbench.verify_worker {kinds}` shows why"
+                    )
+                worker.job, worker.deadline = b"", None
+
+    def _man(self, size: int) -> None:
+        """Sees to it that there are so many workers, none of them killed while it was idle."""
+        for worker in [w for w in self._workers if w.deadline is None and w.process.poll() is not None]:
+            self._drop(worker)
+        while len(self._workers) < size:
+            self._workers.append(self._start())
+
+    def _drop(self, worker: _Worker) -> None:
+        _end(worker)
+        self._workers.remove(worker)
+
+    def _replies(self) -> list[tuple[_Worker, dict[str, Any]]]:
+        """Waits for the next reply, death or deadline; workers that are dead or overdue are dropped."""
+        busy = {worker.pipe: (worker, worker.deadline) for worker in self._workers if worker.deadline is not None}
+        nearest = min(deadline for _, deadline in busy.values())
+        spoke = wait(list(busy), max(0.0, nearest - time.monotonic()))
+        found: list[tuple[_Worker, dict[str, Any]]] = []
+        for pipe, (worker, deadline) in busy.items():
+            if pipe in spoke:
+                raw = os.read(pipe, LINE_BYTES)
+                whole = raw.endswith(b"\n")
+                found.append((worker, json.loads(raw) if whole else {"verdict": "crash"}))
+            elif deadline <= time.monotonic():
+                whole = False
+                found.append((worker, {"verdict": "timeout"}))
+            else:
+                continue
+            if not whole:
+                self._drop(worker)
+        return found
+
+    def _assign(self, worker: _Worker, job: bytes) -> None:
+        worker.job, worker.deadline = job, time.monotonic() + self.limit + GRACE_SECONDS
+        assert worker.process.stdin is not None
+        try:
+            worker.process.stdin.write(job)
+            worker.process.stdin.flush()
+        except BrokenPipeError:
+            return  # it is dead: its pipe says so when next read
+
+    def _start(self) -> _Worker:
+        command = [sys.executable, "-m", "prmbench.verify_worker", *sorted(self._kinds)]
+        command += ["--limit", str(self.limit), "--memory", str(self._memory)]
+        paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "OMP_NUM_THREADS": "1"},
+            start_new_session=True,  # Ctrl-C is for the parent, which ends its workers
+        )
+        return _Worker(process, deadline=time.monotonic() + START_SECONDS)
+
+
+def need(kind: str) -> None:
+    """Raises UserError when the package that this kind of verifier needs is not installed."""
+    if kind not in get_args(Kind):
+        raise UserError(f"verifier {kind!r}: choose from {', '.join(get_args(Kind))}")
+    package = PACKAGES.get(kind)
+    if package and importlib.util.find_spec(package) is None:
+        raise UserError(f"verifier {kind}: needs {package.replace('_', '-')}; run: pip install prmbench[verify]")
+
+
+def _job(claim: Claim) -> bytes:
+    """What a worker reads; also what makes two claims equal."""
+    text = answer_or_line(claim.text) if claim.verifier == "gym" else claim.text
+    return pickle.dumps((claim.verifier, text, claim.gold, dict(claim.entry)))
+
+
+def _at_once(claim: Claim) -> Verdict | None:
+    """The verdict where no worker is needed, else None."""
+    if len(claim.text) > MAX_CHARACTERS:
+        return Verdict("too long")
+    if not claim.gold.strip() and claim.verifier != "gym":  # whose scorers know the answer themselves
+        return Verdict("no gold")
+    if claim.verifier == "math":
+        return None if claim.text.strip() else Verdict("no answer")
+    answer = answer_or_line(claim.text)
+    if not answer:
+        return Verdict("no answer")
+    if claim.verifier == "gym":
+        return None
+    answer = normal(answer)
+    return Verdict("right" if answer == normal(claim.gold) else "wrong", answer)
+
+
+def _end(worker: _Worker) -> None:
+    """Kills a worker and closes its pipes."""
+    worker.process.kill()
+    worker.process.wait()
+    for pipe in (worker.process.stdin, worker.process.stdout):
+        if pipe is not None:
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue  # half a job was still in the buffer
+
+
+# --- final answers, for exact match and reasoning-gym ---------------------------------------------------
+
+_ANNOUNCED = re.compile(r"(?im)^.*\b(?:answer|ans)\b[*]*+[ \t]*+(?:is\b|[:=])?[*]*+[ \t]*+(.+)$")
+_NUMBER = re.compile(r"([+-]?)0*+(\d[\d,]*+)?(?:\.(\d*))?")
+
+
+def final_answer(text: str) -> str:
+    r"""The last <answer>...</answer>, else the last \boxed{...}, else what follows the last "answer" on its line."""
+    before, closed, _ = text.rpartition("</answer>")
+    _, opened, tagged = before.rpartition("<answer>")
+    if closed and opened:
+        return _boxed(tagged) or tagged.strip()
+    found = _boxed(text) or next(iter(_ANNOUNCED.findall(text)[-1:]), "")
+    return found.strip()
+
+
+def answer_or_line(text: str) -> str:
+    """The final answer; of a text of one line that announces none, the line."""
+    whole = text.strip()
+    return final_answer(text) or (whole if "\n" not in whole else "")
+
+
+def _boxed(text: str) -> str:
+    r"""Content of the last balanced \boxed{...}; empty when there is none. One pass, whatever the text."""
+    opens = {found.end() - 1 for found in re.finditer(r"\\boxed\s*+{", text)}
+    stack, content, last = [], "", -1
+    for brace in re.finditer(r"[{}]", text):
+        if brace[0] == "{":
+            stack.append(brace.start())
+        elif stack and (at := stack.pop()) in opens and at > last:
+            content, last = text[at + 1 : brace.start()].strip(), at
+    return content
+
+
+def normal(answer: str) -> str:
+    """An answer as exact match compares it: no $, stars, closing stop or case; 1,000.50 = 1000.5."""
+    plain = " ".join(answer.replace("$", " ").replace("*", " ").split()).rstrip(".").strip().casefold()
+    found = _NUMBER.fullmatch(plain)
+    if not found or not any(c.isdigit() for c in plain):
+        return plain
+    sign, whole, rest = found.groups()
+    digits = (whole or "").replace(",", "") or "0"
+    decimals = (rest or "").rstrip("0")
+    minus = "-" if sign == "-" and (digits != "0" or decimals) else ""
+    return f"{minus}{digits}.{decimals}" if decimals else f"{minus}{digits}"

@@ -1,0 +1,305 @@
+"""The verifier: what is right, what is not an answer, and that nothing hangs or takes others along."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from prmbench import verify
+from prmbench.schema import UserError
+from prmbench.verify import Claim, Verdict, Verifier
+
+pytest.importorskip("math_verify", reason="needs math-verify (extra verify)")
+
+LIMIT = 1.0
+MOST = 2 * (LIMIT + verify.GRACE_SECONDS) + 5.0
+"""Twice the limit, and some seconds for a new worker on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Verifier:
+    with Verifier(workers=1, limit=LIMIT) as made:
+        assert made.check([Claim("\\boxed{1}", "1")]) == [Verdict("right", "1")]  # what follows measures no start
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "verdict", "answer"),
+    [
+        ("So it is \\boxed{142}.", "142.0", "right", "142"),
+        ("It is $142.0$ in all.", "142", "right", "142"),
+        ("Hence\n\nAnswer: $ m = 2021 $", "2021", "right", "2021"),
+        ("\\boxed{\\frac{1}{2}}", "0.5", "right", "1/2"),
+        ("\\boxed{0.5}", "\\frac12", "right", "1/2"),
+        ("Answer: 1/2", "0.5", "right", "1/2"),
+        ("First $\\boxed{3}$.\n\nNo: it is $\\boxed{4}$", "4", "right", "4"),
+        ("First \\boxed{3}, then \\boxed{4}", "4", "wrong", "{3, 4}"),  # math-verify reads bare boxes as one set
+        ("\\boxed{(3, \\frac{\\pi}{2})}", "\\left( 3, \\frac{\\pi}{2} \\right)", "right", "(3, pi/2)"),
+        ("\\boxed{x=3}", "3", "right", "3"),
+        ("\\boxed{141}", "142", "wrong", "141"),
+        ("\\boxed{-3}", "3", "wrong", "-3"),
+        ("I cannot tell.", "3", "no answer", ""),
+        ("   ", "3", "no answer", ""),
+        ("\\boxed{3}", " ", "no gold", ""),
+    ],
+)
+def test_math(verifier: Verifier, text: str, gold: str, verdict: str, answer: str) -> None:
+    assert verifier.check([Claim(text, gold)]) == [Verdict(verdict, answer)]
+
+
+def test_gold_comes_first(verifier: Verifier) -> None:
+    """math-verify is not symmetric: `x = 3` for 3 is an answer, 3 for the equation `x = 3 = y` is not."""
+    right, other = verifier.check([Claim("\\boxed{x \\in (1,2)}", "(1,2)"), Claim("\\boxed{(1,2)}", "1 < x < 2")])
+    assert (right.verdict, other.verdict) == ("right", "right")
+    swapped = verifier.check([Claim("\\boxed{1 < x < 2}", "(1,2)")])[0]
+    assert swapped.verdict == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "outcome"),
+    [("right", 1), ("wrong", 0), ("no answer", 0), ("timeout", None), ("crash", None), ("too long", None)],
+)
+def test_outcomes(verdict: str, outcome: int | None) -> None:
+    assert Verdict(verdict).outcome == outcome
+
+
+HOSTILE = {
+    "power tower of 20,000 characters": "\\boxed{" + "9^{" * 6666 + "9" + "}" * 6667,
+    "9^9^9^9": "\\boxed{9^{9^{9^9}}}",
+    "9^9^9^9 without LaTeX": "the answer is 9^9^9^9",
+    "double factorial": "\\boxed{100000!!}",
+    "endless sum": "\\boxed{\\sum_{k=1}^{10^{10}} \\frac{1}{k^3}}",
+    "open braces": "\\boxed{" + "{" * 9000,
+    "closing braces": "\\boxed{7" + "}" * 9000,
+    "parentheses": "\\boxed{" + "(" * 5000 + ")" * 5000 + "}",
+    "boxes in boxes": "\\boxed{" * 6000,
+    "dollars": "$" * 20_000,
+    "null bytes": "\x00" * 100 + "\\boxed{\x00}",
+    "half characters": "\ud800\udfff \\boxed{\ud83d}",
+    "too long": "9" * (verify.MAX_CHARACTERS + 1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_returns_and_harms_nobody(verifier: Verifier, name: str) -> None:
+    begun = time.monotonic()
+    fresh = time.time_ns()  # no claim checked before
+    bad, good, wrong = verifier.check(
+        [Claim(HOSTILE[name], "2"), Claim(f"{fresh} \\boxed{{2}}", "2"), Claim(f"{fresh} \\boxed{{3}}", "2")]
+    )
+    assert time.monotonic() - begun < MOST
+    assert bad.outcome != 1
+    assert (good.verdict, wrong.verdict) == ("right", "wrong")
+
+
+@pytest.mark.slow
+def test_what_takes_too_long_is_a_timeout_and_remembered(verifier: Verifier) -> None:
+    claim = Claim(HOSTILE["9^9^9^9"], "17")
+    assert verifier.check([claim, claim]) == [Verdict("timeout")] * 2
+    begun = time.monotonic()
+    assert verifier.check([claim]) == [Verdict("timeout")]
+    assert time.monotonic() - begun < LIMIT / 2
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_interrupt_itself_is_killed() -> None:
+    """Stopped from outside, it does not see its own alarm: only the parent's deadline helps."""
+    with Verifier(workers=1, limit=LIMIT) as verifier:
+        verifier.check([Claim("\\boxed{1}", "1")])
+        stopped = verifier._workers[0].process
+        os.kill(stopped.pid, signal.SIGSTOP)
+        begun = time.monotonic()
+        found = verifier.check([Claim("\\boxed{2}", "2"), Claim("\\boxed{3}", "3")])
+        assert [v.verdict for v in found] == ["timeout", "right"]
+        assert LIMIT < time.monotonic() - begun < MOST
+        assert stopped.poll() == -signal.SIGKILL
+
+
+def test_a_worker_killed_at_work_is_a_crash_and_replaced() -> None:
+    import threading
+
+    with Verifier(workers=1, limit=10.0) as verifier:
+        verifier.check([Claim("\\boxed{1}", "1")])
+        pid = verifier._workers[0].process.pid
+        threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
+        found = verifier.check([Claim(HOSTILE["9^9^9^9"], "2"), Claim("\\boxed{3}", "3")])
+        assert [v.verdict for v in found] == ["crash", "right"]
+        assert [w.process.pid for w in verifier._workers] != [pid]
+
+
+def test_a_worker_killed_while_idle_costs_no_verdict() -> None:
+    with Verifier(workers=1) as verifier:
+        verifier.check([Claim("\\boxed{1}", "1")])
+        process = verifier._workers[0].process
+        process.kill()
+        process.wait()
+        assert verifier.check([Claim("\\boxed{2}", "2")]) == [Verdict("right", "2")]
+
+
+def test_memory_is_bounded() -> None:
+    with Verifier(workers=1, memory_gib=1.5) as verifier:
+        verifier.check([Claim("\\boxed{1}", "1")])
+        limits = Path(f"/proc/{verifier._workers[0].process.pid}/limits")
+        if not limits.exists():
+            pytest.skip("needs /proc")
+        line = next(line for line in limits.read_text().splitlines() if line.startswith("Max address space"))
+        assert line.split()[3] == str(int(1.5 * 2**30))
+
+
+def test_a_worker_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify.sys, "executable", "/bin/false")
+    with Verifier(workers=1) as verifier, pytest.raises(UserError, match=r"verify_worker math` shows why"):
+        verifier.check([Claim("\\boxed{1}", "1")])
+
+
+def test_an_interrupted_check_leaves_no_late_replies() -> None:
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    with Verifier(workers=1) as verifier:
+        verifier.check([Claim("\\boxed{1}", "1")])
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(KeyboardInterrupt):
+                verifier.check([Claim(HOSTILE["9^9^9^9"], "5")])
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert verifier.check([Claim("\\boxed{2}", "2")]) == [Verdict("right", "2")]
+
+
+def test_close_ends_the_processes() -> None:
+    with Verifier(workers=2) as verifier:
+        verifier.check([Claim(f"\\boxed{{{n}}}", "1") for n in range(8)])
+        processes = [worker.process for worker in verifier._workers]
+        assert len(processes) == 2
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_order_and_cache_with_many_claims() -> None:
+    claims = [Claim(f"\\boxed{{{n % 7}}}", str(n % 3)) for n in range(100)]
+    with Verifier(workers=2) as verifier:
+        found = verifier.check(claims)
+    assert [v.verdict for v in found] == ["right" if n % 7 == n % 3 else "wrong" for n in range(100)]
+    assert [v.answer for v in found] == [str(n % 7) for n in range(100)]
+    assert len(verifier._known) == 21
+
+
+# --- exact match ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("7 + 5 = 12\n\nAnswer: 3", "3"),
+        ("The answer is 12, clearly", "12, clearly"),
+        ("**Final answer:** $x$", "$x$"),
+        ("ans 3", "3"),
+        ("Answer: 1\nno, wait.\nAnswer: 2\nDone.", "2"),
+        ("\\boxed{\\frac{1}{2}} Answer: 3", "\\frac{1}{2}"),
+        ("\\boxed{1} \\boxed{2", "1"),
+        ("\\boxed{a}{b}} \\boxed {c}", "c"),
+        ("<answer>1 2\n3 4</answer> \\boxed{5}", "1 2\n3 4"),
+        ("<answer>\\boxed{5}</answer>", "5"),
+        ("It is 5.\nOr 6.", ""),
+        ("The transit takes 3 hours.", ""),
+        ("", ""),
+    ],
+)
+def test_final_answer(text: str, answer: str) -> None:
+    assert verify.final_answer(text) == answer
+
+
+def test_a_single_line_may_be_the_answer() -> None:
+    assert verify.answer_or_line(" -4 ") == "-4"
+    assert verify.answer_or_line("It is -4.\nYes.") == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["\\boxed{" * 7000, "answer" + " " * 49_000, "<answer>" * 6000, "\\boxed" + " " * 49_000]
+)
+def test_extraction_is_quick_on_any_text(text: str) -> None:
+    begun = time.process_time()
+    verify.final_answer(text)
+    assert time.process_time() - begun < 2.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("142.0", "142"),
+        ("1,000.50", "1000.5"),
+        ("-0", "0"),
+        ("+007", "7"),
+        (".5", "0.5"),
+        ("$C$.", "c"),
+        ("a  b", "A b"),
+    ],
+)
+def test_exact_match_ignores_spelling(one: str, other: str) -> None:
+    found = Verifier().check([Claim(f"Answer: {one}", other, "exact")])
+    assert found == [Verdict("right", verify.normal(other))]
+
+
+@pytest.mark.parametrize(("one", "other"), [("-3", "3"), ("3.01", "3.1"), ("10", "100"), ("1 2", "12"), ("v1.0", "v1")])
+def test_exact_match_tells_apart(one: str, other: str) -> None:
+    assert Verifier().check([Claim(f"Answer: {one}", other, "exact")])[0].verdict == "wrong"
+
+
+def test_exact_match_without_answer_or_gold() -> None:
+    verdicts = Verifier().check([Claim("a\nb", "3", "exact"), Claim("Answer: 3", "", "exact")])
+    assert [v.verdict for v in verdicts] == ["no answer", "no gold"]
+
+
+# --- reasoning-gym ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_gym_scorers() -> None:
+    gym = pytest.importorskip("reasoning_gym", reason="needs reasoning-gym (extra verify)")
+    entries = [gym.create_dataset(name, size=1, seed=1)[0] for name in ("chain_sum", "countdown")]
+    wrong = ["999999", "1 + 1"]
+    with Verifier(workers=1, limit=20.0) as verifier:
+        claims = [Claim(f"<answer>{e['answer']}</answer>", e["answer"], "gym", e) for e in entries]
+        claims += [Claim(f"Answer: {w}", e["answer"], "gym", e) for w, e in zip(wrong, entries, strict=True)]
+        claims += [Claim("well\nno", "1", "gym", entries[0]), Claim("Answer: 1", "1", "gym", {"metadata": {}})]
+        claims += [Claim("\\boxed{4}", "4")]  # a kind that the workers do not know yet
+        found = verifier.check(claims)
+    assert [v.verdict for v in found] == ["right", "right", "wrong", "wrong", "no answer", "crash", "right"]
+    assert found[0].answer == entries[0]["answer"]
+
+
+# --- bad input --------------------------------------------------------------------------------------------
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(UserError, match=r"math-verify; run: pip install prmbench\[verify\]"):
+        Verifier().check([Claim("\\boxed{1}", "1")])
+    with pytest.raises(UserError, match=r"reasoning-gym; run: pip install prmbench\[verify\]"):
+        verify.need("gym")
+    verify.need("exact")
+
+
+def test_an_unknown_verifier_is_named() -> None:
+    with pytest.raises(UserError, match="'sympy': choose from math, exact, gym"):
+        verify.need("sympy")
+
+
+# --- real data --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_published_answer_is_right_for_itself(shared_data: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pandas.read_parquet(shared_data / "policy_eval" / "math_benchmarks.parquet")
+    golds = [row["ground_truth"] for row in table["reward_model"]]
+    with Verifier(workers=2, limit=10.0) as verifier:
+        found = verifier.check([Claim(f"Therefore \\boxed{{{gold}}}.", gold) for gold in golds])
+    assert len(golds) == 1620
+    assert {v.verdict for v in found} == {"right"}
