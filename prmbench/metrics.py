@@ -1,6 +1,6 @@
 """First-error F1, its exact threshold optimum, its chance floors and its bootstrap, in numpy.
 
-Pure functions of step scores and labels. Which protocols a run is judged by is in judge.py.
+Pure functions of step scores and labels. Which protocols a run is judged by is in judge/.
 """
 
 from __future__ import annotations

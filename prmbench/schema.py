@@ -285,6 +285,10 @@ class RunManifest:
     """The threshold given beforehand for this kind of score, where one is usual (sigmoid = 0.5)."""
     calibrate_on: str = "gsm8k"
     """The subset that the `calibrated` rules tune on."""
+    rules: tuple[Threshold, ...] = ()
+    """The threshold rules judged; empty = every one that the scores admit."""
+    replicates: int = 1000
+    """Of the bootstrap."""
     template: str | None = None
     """`text_hash` of the chat template."""
     data_source: str = ""

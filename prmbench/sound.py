@@ -12,11 +12,14 @@ from dataclasses import fields
 from numbers import Real
 from typing import Any, get_args
 
-from prmbench.schema import READOUTS, Boundary, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.schema import READOUTS, Boundary, MetricRow, RunManifest, RunResult, ScoredTrace, Task, UserError
 
 NAME = re.compile(r"[\w.+-]+")
 """What a subset or a series may be called: names stand in protocol keys, averages and tables."""
 TEXTS = ("run_id", "model", "backend", "input_format", "benchmark", "benchmark_hash", "scores_sha256", "calibrate_on")
+SAMPLING = ("temperature", "top_p", "top_k", "group_size")
+"""What a policy's protocol is named by."""
+FINISHES = ("", "stop", "length")
 
 
 def check(result: RunResult, scores: Sequence[ScoredTrace], where: str) -> None:
@@ -31,12 +34,20 @@ def check(result: RunResult, scores: Sequence[ScoredTrace], where: str) -> None:
 
 def _manifest(manifest: RunManifest) -> Iterator[str]:
     wrong = [name for name in TEXTS if not isinstance(getattr(manifest, name), str)]
-    wrong += [name for name in ("n", "seed", "benchmark_version") if not _whole(getattr(manifest, name))]
-    wrong += [f for f in ("native", "fixed") if getattr(manifest, f) is not None and not _finite(getattr(manifest, f))]
+    wrong += [name for name in ("n", "seed", "benchmark_version", "replicates") if not _whole(getattr(manifest, name))]
+    optional = {name: getattr(manifest, name) for name in ("native", "fixed", "beta")}
+    wrong += [name for name, value in optional.items() if value is not None and not _finite(value)]
     if wrong:
         yield f"manifest field {wrong[0]!r} is {getattr(manifest, wrong[0])!r}"
     if manifest.kind not in READOUTS or manifest.boundary not in get_args(Boundary):
         yield f"manifest has kind {manifest.kind!r} and boundary {manifest.boundary!r}, unknown to this version"
+    if manifest.task not in get_args(Task) or (manifest.task == "policy") != (manifest.kind == "outcome"):
+        yield f"manifest has task {manifest.task!r} on {manifest.kind!r} scores, unknown to this version"
+    if not isinstance(manifest.config, dict):
+        yield f"manifest field 'config' is {manifest.config!r}"
+    elif manifest.task == "policy":
+        told = {name: manifest.config.get(name) for name in SAMPLING}
+        yield from (f"manifest config has {name} {value!r}" for name, value in told.items() if not _finite(value))
     for names in (manifest.subsets, manifest.series, (manifest.calibrate_on,)):
         if not isinstance(names, tuple) or not all(isinstance(n, str) and NAME.fullmatch(n) for n in names):
             yield f"names {names!r} in the manifest: letters, digits and . + - _ only"
@@ -52,13 +63,31 @@ def _rows(rows: Sequence[MetricRow]) -> Iterator[str]:
 
 
 def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[str]:
-    if not all(isinstance(t, str) for t in (trace.id, trace.subset, trace.cluster, trace.unscored)):
-        yield "id, subset, cluster and unscored must be texts"
-    if not _whole(trace.steps) or not _whole(trace.label) or not -1 <= (trace.label or 0) < trace.steps:
+    texts = (trace.id, trace.subset, trace.cluster, trace.unscored, trace.answer)
+    if not all(isinstance(t, str) for t in texts) or trace.finish not in FINISHES:
+        yield f"id, subset, cluster, unscored and answer must be texts, finish one of {FINISHES}"
+    if not _whole(trace.steps) or not _label(trace, manifest):
         yield f"label {trace.label!r} of {trace.steps!r} steps"
     if trace.outcome not in (None, 0, 1):
         yield f"outcome {trace.outcome!r}"
-    if trace.unscored:
+    labels = trace.step_labels
+    if labels and not (len(labels) == trace.steps and all(_finite(v) and 0 <= v <= 1 for v in labels)):
+        yield f"step_labels must be one number from 0 to 1 for each of {trace.steps} steps"
+    if not trace.unscored:
+        yield from _scores(trace, manifest)
+
+
+def _label(trace: ScoredTrace, manifest: RunManifest) -> bool:
+    """Step F1 needs a label, and so a step; elsewhere there may be neither."""
+    if manifest.task != "steps" and trace.label is None:
+        return trace.steps >= 0
+    return _whole(trace.label) and -1 <= (trace.label or 0) < trace.steps
+
+
+def _scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[str]:
+    if manifest.kind == "outcome":
+        if trace.values or trace.outcome is None or not all(map(_whole, trace.tokens)):
+            yield "a policy's completion has an outcome and a count of tokens, and no values"
         return
     if manifest.kind == "verdict":
         if not all(v is None or _whole(v) for v in trace.verdicts):

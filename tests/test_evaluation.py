@@ -320,7 +320,8 @@ def planned(config: EvalConfig, **changed: Any) -> str:
 def test_the_run_id_follows_what_moves_a_number(
     policy: Path, reference: Path, benchmark_folder: Path, tmp_path: Path
 ) -> None:
-    config = EvalConfig(str(policy), str(reference), backend="implicit", data=benchmark_folder, out=tmp_path / "out")
+    own_files = {"ref_model": str(reference), "data": benchmark_folder, "out": tmp_path / "out"}
+    config = EvalConfig(str(policy), backend="implicit", **own_files)  # type: ignore[arg-type]
     own = planned(config)
     assert own.startswith("policy-")
     other = save_model(tmp_path / "other" / "policy", 7)
@@ -377,7 +378,7 @@ def test_the_manifest_says_where_numbers_come_from_and_names_no_machine(
     (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}")
     config = EvalConfig(
         str(policy),
-        str(reference),
+        ref_model=str(reference),
         backend="implicit",
         template=str(tmp_path / "own.jinja"),
         data=benchmark_folder,

@@ -312,3 +312,15 @@ def test_kinds_without_a_common_readout_need_one_named_for_each() -> None:
         judge.pairs(one, two)
     pair = judge.pairs(one, two, ("as_is/oracle",), "step_sum/oracle")
     assert [p.key for p in pair[0]] == ["as_is/oracle", "step_sum/oracle"]
+
+
+def test_a_run_may_ask_for_fewer_rules_and_replicates() -> None:
+    scores = [*traces("gsm8k", 1.0), *traces("math", 0.5, seed=1)]
+    every = judge.judge(manifest(), scores)
+    few = judge.judge(replace(manifest(), rules=("oracle",), replicates=50), scores)
+    assert {r.protocol.partition("/")[2] for r in few if not r.protocol.startswith("floor/")} == {"oracle"}
+    key = lambda r: (r.subset, r.protocol, r.metric)  # noqa: E731
+    values = {key(r): r.value for r in every}
+    assert few
+    assert all(values[key(r)] == r.value for r in few if r.metric != "mdd")
+    assert any(r.lo != q.lo for r in few for q in every if key(r) == key(q))

@@ -76,3 +76,69 @@ def refused(run: store.Run) -> None:
         store.read_run(run.path)
     assert str(run.path) in str(found.value)
     assert "\n" not in str(found.value)
+
+
+# --- tasks beyond step F1 ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chosen(tmp_path: Path) -> store.Run:
+    """A best-of-N run: no step labels, one completion without a step."""
+    rows = [{"prompt": "p", "completion": c, "outcome": k % 2} for k, c in enumerate(("a\n\nb", "c", "", "d"))]
+    path = tmp_path / "rollouts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = evaluation.evaluate(EvalConfig("random", benchmark="best_of_n", data=path, out=tmp_path / "runs"))
+    assert found is not None
+    return found
+
+
+def test_other_tasks_need_no_label(chosen: store.Run) -> None:
+    assert {t.label for t in chosen.scores} == {None}
+    assert min(t.steps for t in chosen.scores) == 0
+    assert store.read_run(chosen.path).scores == chosen.scores
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("label", 5),
+        ("steps", -1),
+        ("outcome", 0.5),
+        ("values", [0.5, 0.5, 0.5]),
+        ("answer", 3),
+        ("finish", "maybe"),
+        ("step_labels", [0.5]),
+        ("step_labels", [0.5, 1.5]),
+        ("step_labels", [0.5, float("nan")]),
+        ("step_labels", [0.5, "1"]),
+    ],
+)
+def test_malformed_scores_of_other_tasks(chosen: store.Run, field: str, value: Any) -> None:
+    two = next(i for i, t in enumerate(chosen.scores) if t.steps == 2)
+    row = {**chosen.scores[two].to_json(), field: value}
+    rest = [t for i, t in enumerate(chosen.scores) if i != two]
+    packed = store.pack_scores([ScoredTrace.from_json(row), *rest])
+    store.scores_path(chosen.path).write_bytes(packed)
+    edited(chosen, lambda result: result["manifest"].update(scores_sha256=store.sha256(packed)))
+    refused(chosen)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"task": "vibes"},
+        {"task": "policy"},
+        {"kind": "outcome"},
+        {"config": None},
+        {"beta": "ten"},
+        {
+            "task": "policy",
+            "kind": "outcome",
+            "config": {"temperature": "hot", "top_p": 1, "top_k": 0, "group_size": 2},
+        },
+        {"task": "policy", "kind": "outcome", "config": {"temperature": 1}},
+    ],
+)
+def test_malformed_manifests_of_other_tasks(chosen: store.Run, facts: dict[str, Any]) -> None:
+    edited(chosen, lambda result: result["manifest"].update(facts))
+    refused(chosen)

@@ -1,4 +1,7 @@
-"""Benchmarks are rows; `load` turns one into traces. A new benchmark is a row here and a loader beside it."""
+"""Benchmarks are rows; `load` turns one into traces. A new benchmark is a row here and a loader beside it.
+
+A policy's benchmark has prompts, not traces: prompts.py.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prmbench import sound
-from prmbench.data import files, processbench
-from prmbench.schema import Trace, UserError
+from prmbench.data import candidates, files, processbench
+from prmbench.schema import Task, Trace, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,46 +20,75 @@ class Benchmark:
 
     name: str
     version: int
-    hub_id: str
-    revision: str | None
+    task: Task = "steps"
+    hub_id: str = ""
+    """Empty: there is nothing to download, --data is needed."""
+    revision: str | None = None
     """Hub revision to load; None = the newest, resolved and recorded at run time."""
-    subsets: tuple[str, ...]
+    subsets: tuple[str, ...] = ()
+    """In table order; those that are not named follow by name."""
 
 
-BENCHMARKS = {row.name: row for row in (Benchmark("processbench", 1, processbench.HUB_ID, None, processbench.SUBSETS),)}
+BENCHMARKS = {
+    row.name: row
+    for row in (
+        Benchmark("processbench", 1, hub_id=processbench.HUB_ID, subsets=processbench.SUBSETS),
+        Benchmark("best_of_n", 1, "best_of_n"),
+        Benchmark("policy", 1, "policy"),
+        Benchmark("calibration", 1, "calibration"),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Traces with where they came from."""
+    """Traces with where they came from, and what they are for."""
 
     traces: tuple[Trace, ...]
     subsets: tuple[str, ...]
     source: str
     """`hub id` or the last part of the local path."""
-    revision: str | None
+    revision: str | None = None
+    benchmark: str = "processbench"
+    version: int = 1
+    task: Task = "steps"
 
 
-def load(name: str, data: Path | None, subsets: Sequence[str] = (), limit: int | None = None) -> Loaded:
-    """Labelled traces of a benchmark, in the benchmark's subset order; `limit` keeps so many of each."""
+def load(
+    name: str, data: Path | None, subsets: Sequence[str] = (), limit: int | None = None, split: str = "paragraph"
+) -> Loaded:
+    """Traces of a benchmark, in its subset order; `limit` keeps so many of each, or so many prompts with all of theirs.
+
+    `split` cuts completions that come as free text. Raises UserError.
+    """
     row = BENCHMARKS[name]
     check_limit(limit)
-    if data is not None:
-        traces, source, revision = processbench.from_files(data), data.name, None
-    else:
-        _known(subsets, row.subsets, row.hub_id)
-        (traces, revision), source = processbench.from_hub(subsets or row.subsets, row.revision), row.hub_id
+    traces, source, revision = _read(row, data, subsets, split)
     present = _order({t.subset for t in traces}, row.subsets)
     _known(subsets, present, source)
     odd = [subset for subset in present if not sound.NAME.fullmatch(subset)]
     if odd:
         raise UserError(f"{source}: subset {odd[0]!r}: use letters, digits and . + - _ only, also in file names")
     chosen = tuple(name for name in present if not subsets or name in subsets)
-    kept = [t for name in chosen for t in _spread([t for t in traces if t.subset == name], limit)]
+    spread = _spread if row.task == "steps" else candidates.spread
+    kept = [t for name in chosen for t in spread([t for t in traces if t.subset == name], limit)]
     if not kept:
         raise UserError(f"{source}: holds no trace")
     files.unique_ids([t.id for t in kept], source)
-    return Loaded(tuple(kept), chosen, source, revision)
+    candidates.check(row.task, kept, source)
+    return Loaded(tuple(kept), chosen, source, revision, row.name, row.version, row.task)
+
+
+def _read(row: Benchmark, data: Path | None, subsets: Sequence[str], split: str) -> tuple[list[Trace], str, str | None]:
+    """(traces, source, revision)."""
+    if data is not None:
+        read = processbench.from_files(data) if row.task == "steps" else candidates.from_files(data, split)
+        return read, data.name, None
+    if not row.hub_id:
+        raise UserError(f"--data is missing: benchmark {row.name} reads rollouts, as `prmbench rollout` writes them")
+    _known(subsets, row.subsets, row.hub_id)
+    traces, revision = processbench.from_hub(subsets or row.subsets, row.revision)
+    return traces, row.hub_id, revision
 
 
 def check_limit(limit: int | None) -> None:

@@ -1,11 +1,10 @@
-"""Stored scores -> every metric row: which protocols a run admits, its intervals, its floors; run against run.
+"""Task steps: first-error F1 under every protocol, its chance floors, and run against run.
 
 Pure functions of committed scores, so any table can be recomputed without a model.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench import metrics
+from prmbench.judge.rows import OUT_OF_FOLD, Cell, Part, absent, of_subset, resampled, subset_rows
 from prmbench.metrics import Floats, Sample
 from prmbench.schema import READOUTS, EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
 
-REPLICATES = 1000
 FOLDS = 5
-OUT_OF_FOLD = "out_of_fold"
-"""Note on the calibration subset's own cell: there the threshold comes from the other folds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +33,8 @@ class _Subset:
         return sum(bool(t.unscored) for t in self.traces)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """One number in one subset, [b]: row 0 of `values` is the sample, the rest are replicates."""
-
-    metric: str
-    values: Floats
-    note: str = ""
-
-
 def protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
-    """Every protocol that the run's kind of score admits, in table order."""
+    """Every protocol that the run's kind of score and its rules admit, in table order."""
     if manifest.kind == "verdict":
         return (EvalProtocol("vote", "native", boundary=manifest.boundary),)
     found = []
@@ -63,7 +51,7 @@ def protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
                 replace(base, threshold="cross_validated"),
                 base,
             ]
-    return tuple(found)
+    return tuple(p for p in found if not manifest.rules or p.threshold in manifest.rules)
 
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricRow, ...]:
@@ -100,23 +88,17 @@ def resolve(manifest: RunManifest, protocol: EvalProtocol) -> EvalProtocol:
 def _subsets(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[_Subset]:
     found = []
     for name in manifest.subsets:
-        traces = tuple(sorted((t for t in scores if t.subset == name), key=lambda t: t.id))
+        traces = of_subset(scores, name)
         clusters = [t.cluster for t in traces]
-        index = np.unique(clusters, return_inverse=True)[1].astype(np.int64)
-        weights = metrics.bootstrap_weights(index, REPLICATES, _seed(manifest.seed, name))
-        found.append(_Subset(name, traces, weights, metrics.folds(clusters, FOLDS)))
+        problem, draws = resampled(manifest, name, clusters)
+        found.append(_Subset(name, traces, np.ascontiguousarray(draws[:, problem]), metrics.folds(clusters, FOLDS)))
     return found
-
-
-def _seed(seed: int, subset: str) -> int:
-    """A subset's draws depend on nothing but the seed and its name: two runs on it are resampled alike."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{subset}".encode()).digest()[:8])
 
 
 # --- threshold rules ------------------------------------------------------------------------------------
 
 
-def _judged(subsets: Sequence[_Subset], protocol: EvalProtocol) -> dict[str, list[_Cell]]:
+def _judged(subsets: Sequence[_Subset], protocol: EvalProtocol) -> dict[str, list[Cell]]:
     """Cells per subset, or cells without values and with the reason."""
     samples = {s.name: metrics.sample(s.traces, protocol) for s in subsets}
     if protocol.on is None:
@@ -130,7 +112,7 @@ def _judged(subsets: Sequence[_Subset], protocol: EvalProtocol) -> dict[str, lis
     return {s.name: _subset_cells(s, samples[s.name], protocol, tuned) for s in subsets}
 
 
-def _subset_cells(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> list[_Cell]:
+def _subset_cells(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> list[Cell]:
     """`tuned`: thresholds [b] that a calibration subset gave."""
     out_of_fold = protocol.threshold == "calibrated" and protocol.on == subset.name
     if protocol.threshold == "cross_validated" or out_of_fold:
@@ -143,12 +125,12 @@ def _subset_cells(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: 
     note = OUT_OF_FOLD if out_of_fold else ""
     error, correct = metrics.accuracies(data, right, subset.weights)
     cells = [
-        _Cell("f1", metrics.harmonic(error, correct), note),
-        _Cell("error_accuracy", error, note),
-        _Cell("correct_accuracy", correct, note),
+        Cell("f1", metrics.harmonic(error, correct), note),
+        Cell("error_accuracy", error, note),
+        Cell("correct_accuracy", correct, note),
     ]
     if protocol.readout != "vote":
-        cells.append(_Cell("threshold", threshold, note))
+        cells.append(Cell("threshold", threshold, note, averaged=False))
     return cells
 
 
@@ -178,40 +160,14 @@ def _cross_validated(subset: _Subset, data: Sample) -> tuple[NDArray[np.bool_], 
 # --- rows ------------------------------------------------------------------------------------------------
 
 
-def _absent(reason: str) -> list[_Cell]:
-    nothing = np.full(REPLICATES + 1, np.nan)
-    return [_Cell(metric, nothing, reason) for metric in ("f1", "error_accuracy", "correct_accuracy", "threshold")]
+def _absent(reason: str) -> list[Cell]:
+    cells = absent(("f1", "error_accuracy", "correct_accuracy", "threshold"), reason)
+    return [replace(cell, averaged=cell.metric != "threshold") for cell in cells]
 
 
-def _rows(subsets: Sequence[_Subset], protocol: str, cells: Mapping[str, Sequence[_Cell]]) -> list[MetricRow]:
-    """Rows of one protocol: each subset's cells, then the unweighted average over the subsets present."""
-    rows = []
-    for subset in subsets:
-        missing = _missing(subset)
-        for cell in cells[subset.name]:
-            rows += _cell_rows(subset.name, protocol, cell, len(subset.traces), subset.unscored, missing)
-    if len(subsets) > 1:
-        name = average_name([s.name for s in subsets])
-        n, unscored = sum(len(s.traces) for s in subsets), sum(s.unscored for s in subsets)
-        for parts in zip(*cells.values(), strict=True):
-            if parts[0].metric != "threshold":
-                rows += _cell_rows(name, protocol, _average(parts, list(cells)), n, unscored, "")
-    return rows
-
-
-def average_name(subsets: Sequence[str]) -> str:
-    """`avg[a,b]`: an average is named by the subsets it is over, so that unlike ones never share a column."""
-    return f"avg[{','.join(subsets)}]"
-
-
-def _average(parts: Sequence[_Cell], names: Sequence[str]) -> _Cell:
-    values = np.mean([p.values for p in parts], axis=0)
-    if np.isnan(values[0]):
-        return _Cell(
-            parts[0].metric, values, "; ".join(sorted({p.note for p in parts if p.note and np.isnan(p.values[0])}))
-        )
-    marked = [name for name, p in zip(names, parts, strict=True) if p.note == OUT_OF_FOLD]
-    return _Cell(parts[0].metric, values, f"{','.join(marked)} {OUT_OF_FOLD}" if marked else "")
+def _rows(subsets: Sequence[_Subset], protocol: str, cells: Mapping[str, Sequence[Cell]]) -> list[MetricRow]:
+    parts = [Part(s.name, len(s.traces), s.unscored, _missing(s)) for s in subsets]
+    return subset_rows(parts, protocol, cells)
 
 
 def _missing(subset: _Subset) -> str:
@@ -219,33 +175,6 @@ def _missing(subset: _Subset) -> str:
     if all(label == -1 for label in labels):
         return "no trace with an error"
     return "" if -1 in labels else "no trace without an error"
-
-
-def _cell_rows(subset: str, protocol: str, cell: _Cell, n: int, unscored: int, missing: str) -> list[MetricRow]:
-    value = float(cell.values[0])
-    if np.isnan(value):
-        note = cell.note if cell.note and cell.note != OUT_OF_FOLD else missing
-        note = note or "undefined in a subset"
-        return [MetricRow(subset, protocol, cell.metric, None, None, None, n, unscored, note)]
-    lo, hi = metrics.interval(cell.values[1:])
-    row = MetricRow(subset, protocol, cell.metric, value, lo, hi, n, unscored, cell.note)
-    return [
-        row,
-        *(replace(row, metric=name, value=v, lo=None, hi=None) for name, v in _derived(protocol, cell).items()),
-    ]
-
-
-def _derived(protocol: str, cell: _Cell) -> dict[str, float | None]:
-    """Numbers that follow from a cell's replicates."""
-    value, replicates = float(cell.values[0]), cell.values[1:]
-    if cell.metric == "f1_difference":
-        return {
-            "p_value": metrics.paired_p(value, replicates),
-            "mdd": metrics.minimum_detectable_difference(replicates, paired=True),
-        }
-    if cell.metric == "f1" and not protocol.startswith("floor/"):
-        return {"mdd": metrics.minimum_detectable_difference(replicates)}
-    return {}
 
 
 def _floor_rows(subsets: Sequence[_Subset]) -> list[MetricRow]:
@@ -256,17 +185,17 @@ def _floor_rows(subsets: Sequence[_Subset]) -> list[MetricRow]:
     return rows
 
 
-def _floor(name: str, subset: _Subset) -> _Cell:
+def _floor(name: str, subset: _Subset) -> Cell:
     label = np.array([t.label for t in subset.traces], dtype=np.int64)
     if name == "random":
         steps = np.array([t.steps for t in subset.traces], dtype=np.int64)
-        return _Cell("f1", metrics.random_floor(steps, label, subset.weights))
+        return Cell("f1", metrics.random_floor(steps, label, subset.weights))
     if name == "position":
-        return _Cell("f1", metrics.position_floor(label, subset.weights))
+        return Cell("f1", metrics.position_floor(label, subset.weights))
     if any(t.outcome is None for t in subset.traces):
-        return _Cell("f1", np.full(REPLICATES + 1, np.nan), "final answers are not labelled")
+        return Cell("f1", np.array([np.nan]), "final answers are not labelled")
     outcome = np.array([t.outcome for t in subset.traces], dtype=np.int64)
-    return _Cell("f1", metrics.outcome_floor(label, outcome, subset.weights))
+    return Cell("f1", metrics.outcome_floor(label, outcome, subset.weights))
 
 
 # --- run against run ---------------------------------------------------------------------------------------
@@ -283,7 +212,6 @@ def compare(
     smallest difference that this pairing finds with power 0.80. Raises UserError on unlike protocols.
     """
     (left, left_scores), (right, right_scores) = a, b
-    _check_comparable(left.manifest, right.manifest)
     seeded = replace(right.manifest, seed=left.manifest.seed)
     subsets = _subsets(left.manifest, left_scores), _subsets(seeded, right_scores)
     rows: list[MetricRow] = []
@@ -306,20 +234,16 @@ def pairs(
     other = {p.key for p in protocols(b)}
     shared = [(p, p) for p in protocols(a) if p.key in other and p.threshold != "calibrated_in_sample"]
     if not shared:
-        raise UserError(
-            f"compare: {a.model} ({a.kind}) and {b.model} ({b.kind}) share no protocol; "
-            "name one for each with --protocol and --against"
-        )
+        raise UserError(no_shared_protocol(a, b))
     return shared
 
 
-def _check_comparable(a: RunManifest, b: RunManifest) -> None:
-    for what in ("benchmark", "benchmark_hash", "subsets", "boundary"):
-        left, right = getattr(a, what), getattr(b, what)
-        if left != right:
-            raise UserError(
-                f"compare: the runs differ in {what.replace('_', ' ')} ({left} and {right}); score both alike"
-            )
+def no_shared_protocol(a: RunManifest, b: RunManifest) -> str:
+    """What to tell a user whose runs cannot be compared without a name for each protocol."""
+    return (
+        f"compare: {a.model} ({a.kind}) and {b.model} ({b.kind}) share no protocol; "
+        "name one for each with --protocol and --against"
+    )
 
 
 def _check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
@@ -328,11 +252,11 @@ def _check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
         raise UserError(f"compare: {a.key} and {b.key} are unlike threshold rules; compare the same rule on both sides")
 
 
-def _differences(a: Sequence[_Cell], b: Sequence[_Cell]) -> list[_Cell]:
+def _differences(a: Sequence[Cell], b: Sequence[Cell]) -> list[Cell]:
     one, two = a[0], b[0]
     note = one.note or two.note
     return [
-        _Cell("f1_a", one.values, note),
-        _Cell("f1_b", two.values, note),
-        _Cell("f1_difference", two.values - one.values, note),
+        Cell("f1_a", one.values, note),
+        Cell("f1_b", two.values, note),
+        Cell("f1_difference", two.values - one.values, note),
     ]

@@ -1,0 +1,53 @@
+"""Completions to pick among, and solutions whose prefixes have values: traces out of rollout files.
+
+The files are rollouts.py's; here they become a benchmark: subsets, limits, and what makes one useless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from prmbench.data import files, rollouts
+from prmbench.schema import Task, Trace, UserError
+
+
+def from_files(path: Path, split: str) -> list[Trace]:
+    """Reads a folder (one file a subset) or one file. A row's `subset` wins over its file's name."""
+    found = []
+    for file in files.data_files(path):
+        read = rollouts.read(file)
+        found += [rollouts.trace(replace(r, subset=r.subset or file.stem), split) for r in read]
+    return found
+
+
+def check(task: Task, traces: Sequence[Trace], source: str) -> None:
+    """Raises UserError when no number of the task could come of these traces."""
+    if task == "best_of_n":
+        verified = Counter((t.subset, t.group) for t in traces if t.outcome is not None)
+        if not verified:
+            raise UserError(f"{source}: no completion has an outcome; `prmbench rollout` draws and verifies them")
+        if max(verified.values()) == 1:
+            raise UserError(f"{source}: one verified completion a prompt; best-of-N needs a choice, at least two")
+    if task == "calibration" and not any(t.step_labels or t.outcome is not None for t in traces):
+        raise UserError(f"{source}: no trace has step_labels or an outcome; there is nothing to hold values against")
+
+
+def spread(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
+    """The traces of `limit` prompts at even distances: groups stay whole."""
+    names = list(dict.fromkeys(t.group for t in traces))
+    if limit is None or limit >= len(names):
+        return list(traces)
+    kept = {names[i * len(names) // limit] for i in range(limit)}
+    return [t for t in traces if t.group in kept]
+
+
+def content_hash(known: str, traces: Iterable[Trace]) -> str:
+    """SHA-256 over the hash of what every task is about and what these tasks read besides, in id order."""
+    digest = hashlib.sha256(known.encode())
+    for t in sorted(traces, key=lambda t: t.id):
+        digest.update(repr((t.id, t.group, t.answer, t.step_labels)).encode())
+    return digest.hexdigest()

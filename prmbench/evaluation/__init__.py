@@ -1,0 +1,138 @@
+"""`eval` and `score`: data -> backend -> scores -> files. The steps live elsewhere; here they are put in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prmbench import config as options
+from prmbench import data, distributed, judge, scoring, store
+from prmbench.backends import Backend, find_card, load_backend
+from prmbench.config import EvalConfig, ScoreConfig
+from prmbench.evaluation import facts, policy, solutions
+from prmbench.evaluation.files import check_writable, finish, judge_again
+from prmbench.evaluation.solutions import score
+from prmbench.schema import EvalProtocol, Task, Trace, UserError
+
+__all__ = ["DryRun", "dry_run", "evaluate", "evaluate_traces", "score"]
+
+
+def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> store.Run | None:
+    """Scores a model on a benchmark and writes `<out>/<run-id>.json` with its scores beside it.
+
+    A finished run is judged again, not scored again. Under torchrun every process scores its share and process 0
+    writes; the others return None. Raises UserError.
+    """
+    config = options.coerced(config)
+    if config.benchmark == "policy":
+        return policy.evaluate(config, progress)
+    steps = data.BENCHMARKS[config.benchmark].task == "steps"
+    wanted = [EvalProtocol.parse(key) for key in config.protocol] if steps else []
+    find_card(config)  # mistakes that cost nothing to find come first
+    check_writable(config.out)
+    loaded = _loaded(config)
+    for protocol in wanted:
+        if protocol.on not in (None, config.calibrate_on, *loaded.subsets):
+            raise UserError(f"protocol {protocol.key}: the data has subsets {', '.join(loaded.subsets)}")
+    return _evaluate(config, loaded, load_backend(config), progress, {})
+
+
+def evaluate_traces(
+    config: EvalConfig,
+    traces: Sequence[Trace],
+    benchmark: str,
+    task: Task = "steps",
+    backend: Backend | None = None,
+    progress: scoring.Progress | None = None,
+    told: Mapping[str, Any] | None = None,
+) -> store.Run | None:
+    """The same on traces at hand, under a benchmark name of the caller's; not for task policy.
+
+    `backend`: one that is loaded already (default: what the options say). `told`: manifest fields that the caller
+    knows better, such as model (the name in tables) and signal; what it says of `config` is added to the options.
+    """
+    config = options.coerced(config)
+    subsets = tuple(dict.fromkeys(t.subset for t in traces))
+    loaded = data.Loaded(tuple(traces), subsets, benchmark, None, benchmark, 1, task)
+    known = dict(told or {})
+    known["config"] = {**options.to_json(config), **known.get("config", {})}
+    return _evaluate(config, loaded, backend or load_backend(config), progress, known)
+
+
+def _loaded(config: EvalConfig) -> data.Loaded:
+    return data.load(config.benchmark, config.data, config.subset, config.limit, config.split)
+
+
+def _planned(config: EvalConfig, backend: Backend, loaded: data.Loaded, model: str) -> scoring.Plan:
+    name = facts.run_id(model, facts.identity(config, backend, facts.content(loaded)), loaded)
+    return scoring.make_plan(name, backend, loaded.traces, config.batch_tokens)
+
+
+def _evaluate(
+    config: EvalConfig,
+    loaded: data.Loaded,
+    backend: Backend,
+    progress: scoring.Progress | None,
+    told: Mapping[str, Any],
+) -> store.Run | None:
+    plan = _planned(config, backend, loaded, told.get("model", config.model))
+    path = config.out / f"{plan.run_id}.json"
+    if path.exists():
+        return judge_again(path, config) if distributed.rank() == 0 else None
+    known = {"run_id": plan.run_id, "benchmark_hash": facts.content(loaded), "tokens": plan.tokens, **told}
+    draft = facts.run_manifest(config, backend.facts, loaded, known)
+    judge.checked(draft, config.protocol)  # before the scoring, not after it
+    if not judge.keys(draft):
+        raise UserError(f"benchmark {loaded.benchmark}: needs scores, and {draft.model} gives {draft.kind}s")
+    journal = scoring.score_all(plan, config.out, backend, loaded.traces, progress)
+    if distributed.rank() != 0:
+        return None
+    scores, provenance = scoring.collect(plan, journal, loaded.traces)
+    made = facts.run_manifest(config, backend.facts, loaded, {**known, **provenance})
+    run = finish(made, scores, config.protocol, path)
+    journal.remove()
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a run would do."""
+
+    run_id: str
+    traces: int
+    unscored: int
+    tokens: int
+    batches: int
+    longest_batch: int
+    """Padded tokens of the largest batch."""
+    weights_gib: float
+    """Memory of the weights, reference model included."""
+    memory_gib: float
+    """The same with the activations of the largest batch: a guess."""
+
+
+def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy.DryRun:
+    """The plan of a run, without loading weights. `config.dry_run` must be set."""
+    if isinstance(config, ScoreConfig):
+        backend, _, plan = solutions.planned(config)
+    elif config.benchmark == "policy":
+        return policy.dry_run(config)
+    else:
+        loaded = _loaded(config)
+        backend = load_backend(config)
+        plan = _planned(config, backend, loaded, config.model)
+    padded = [len(batch) * max(plan.costs[i] for i in batch) for batch in plan.batches]
+    unscored = 0 if backend.facts.engine == "none" else sum(cost == 0 for cost in plan.costs)
+    weights = backend.facts.weight_bytes / 2**30
+    memory = weights + max(padded) * backend.facts.token_bytes / 2**30
+    return DryRun(
+        plan.run_id,
+        len(plan.costs),
+        unscored,
+        plan.tokens,
+        len(plan.batches),
+        max(padded),
+        round(weights, 2),
+        round(memory, 2),
+    )

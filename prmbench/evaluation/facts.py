@@ -1,0 +1,76 @@
+"""What a run is: its id, from all that moves a score and nothing else, and its manifest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from prmbench import config as options
+from prmbench import data, manifest, scoring, store
+from prmbench.backends import Backend, Facts, source_hash
+from prmbench.config import EvalConfig, ModelConfig
+from prmbench.data import candidates
+from prmbench.schema import RunManifest
+
+
+def run_id(model: str, identity: Mapping[str, Any], loaded: data.Loaded) -> str:
+    """`<model>-<hash>`, also a file name."""
+    facts = {**identity, "benchmark": loaded.benchmark, "version": loaded.version}
+    if loaded.task != "steps":
+        facts["task"] = loaded.task
+    return f"{slug(model)}-{store.short_hash(facts)}"
+
+
+def slug(model: str) -> str:
+    """A model's name as part of a file name."""
+    return re.sub(r"[^a-z0-9.]+", "-", options.public_name(model).removesuffix(".gguf").lower()).strip("-.")
+
+
+def identity(config: ModelConfig, backend: Backend, content: str) -> dict[str, Any]:
+    """All that moves a score, and nothing else: the run id is its hash."""
+    told = ("kind", "input_format", "revision", "weights", "ref_model", "ref_revision", "ref_weights", "template")
+    facts = asdict(backend.facts)
+    return {
+        **{name: facts[name] for name in (*told, "dtype", "engine", "device")},
+        "model": options.public_name(config.model),
+        "backend": backend.facts.backend or f"{config.backend} {source_hash(config.backend)}",
+        "boundary": config.boundary,
+        "batch_tokens": scoring.batch_budget(backend, config.batch_tokens),
+        "content": content,
+        **({"seed": config.seed} if backend.facts.engine != "hf" else {}),  # a forward pass has no chance in it
+        **({"decay": config.decay} if backend.facts.backend == "endo" else {}),
+    }
+
+
+def content(loaded: data.Loaded) -> str:
+    """SHA-256 over what the numbers are about: of tasks other than step F1 also groups, answers and step labels."""
+    known = manifest.content_hash(loaded.traces)
+    return known if loaded.task == "steps" else candidates.content_hash(known, loaded.traces)
+
+
+def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, known: Mapping[str, Any]) -> RunManifest:
+    """The manifest of a run; `known` are the fields that only the caller knows, and win over what is said here."""
+    told = {k: v for k, v in asdict(facts).items() if not k.endswith("_bytes")}
+    told["backend"] = told["backend"] or config.backend
+    return RunManifest(
+        **{
+            "model": options.public_name(config.model),
+            "boundary": config.boundary,
+            "benchmark": loaded.benchmark,
+            "benchmark_version": loaded.version,
+            "task": loaded.task,
+            "subsets": loaded.subsets,
+            "n": len(loaded.traces),
+            "config": options.to_json(config),
+            "seed": config.seed,
+            "scores_sha256": "",
+            "calibrate_on": config.calibrate_on,
+            "data_source": loaded.source,
+            "data_revision": loaded.revision,
+            "packages": manifest.packages(),
+            **told,
+            **known,
+        }
+    )

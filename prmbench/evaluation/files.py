@@ -1,0 +1,38 @@
+"""A run on its way to disk: judged as it is stored, written whole, and judged again when it is asked for again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from prmbench import judge, store
+from prmbench.config import EvalConfig
+from prmbench.schema import SCORING_VERSION, RunManifest, RunResult, ScoredTrace, UserError
+
+
+def judge_again(path: Path, config: EvalConfig) -> store.Run:
+    """The stored scores under today's judging options: they move rows, not scores."""
+    run = store.read_run(path)
+    if run.result.manifest.scoring_version != SCORING_VERSION:
+        raise UserError(f"{path}: scored by another version of the code; choose another --out to score afresh")
+    facts = replace(run.result.manifest, seed=config.seed, calibrate_on=config.calibrate_on)
+    return finish(facts, run.scores, config.protocol, path)
+
+
+def finish(facts: RunManifest, scores: Sequence[ScoredTrace], wanted: Sequence[str], path: Path) -> store.Run:
+    """Judges scores and writes the run. Scores are judged as they are stored, so a recomputation agrees exactly."""
+    extra = {*facts.extra_protocols, *(set(judge.checked(facts, wanted)) - set(judge.keys(facts)))}
+    packed = store.pack_scores(scores)
+    facts = replace(facts, extra_protocols=tuple(sorted(extra)), scores_sha256=store.sha256(packed))
+    kept = store.unpack_scores(packed, path)
+    result = RunResult(facts, judge.judge(facts, kept))
+    store.write_run(path, result, packed)
+    return store.Run(result, kept, path)
+
+
+def check_writable(folder: Path) -> None:
+    """Finds out before the work, not after it, that nothing can be written."""
+    probe = folder / ".prmbench-write-test"
+    store.write_atomic(probe, "")
+    probe.unlink(missing_ok=True)  # of several processes another one may have been quicker

@@ -1,0 +1,135 @@
+"""`eval --benchmark policy`: prompts -> the policy's own completions -> verdicts -> one scored trace a completion."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prmbench import data, distributed, judge, manifest, store, verify
+from prmbench import policy as sampler
+from prmbench.backends import Facts
+from prmbench.backends.cards import ModelCard
+from prmbench.backends.common import chat_format, model_facts
+from prmbench.config import EvalConfig
+from prmbench.data import prompts as prompt_files
+from prmbench.data import rollouts
+from prmbench.data.prompts import Prompt
+from prmbench.data.rollouts import Rollout
+from prmbench.engines.hf import HFEngine
+from prmbench.evaluation.facts import run_id, run_manifest
+from prmbench.evaluation.files import check_writable, finish, judge_again
+from prmbench.rollout import LIBRARIES, DryRun
+from prmbench.schema import RunManifest, ScoredTrace, UserError, text_hash
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    run_id: str
+    engine: HFEngine
+    prompts: tuple[Prompt, ...]
+    about: data.Loaded
+    """Subsets and source. It holds no trace: there is none before the policy has spoken."""
+
+
+def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> store.Run | None:
+    """Draws and verifies completions and writes the run; see `evaluation.evaluate`.
+
+    The texts stay beside it, as `<run-id>.rollouts.jsonl`. Raises UserError.
+    """
+    check_writable(config.out)
+    plan = _planned(config)
+    path = config.out / f"{plan.run_id}.json"
+    if path.exists():
+        return judge_again(path, config) if distributed.rank() == 0 else None
+    judge.checked(_manifest(config, plan), config.protocol)  # before the sampling, not after it
+    sampled = sampler.sample_all(plan.engine, plan.prompts, config, config.out / f"{plan.run_id}.journal", progress)
+    if sampled is None:
+        return None
+    found = sampled.rollouts
+    if all(r.verdict == sampler.REFUSED for r in found):
+        room = plan.engine.max_tokens
+        raise UserError(f"{plan.about.source}: no prompt leaves room for a completion; the model takes {room}")
+    made = {"tokens": sum(r.tokens or 0 for r in found), "n": len(found), **_provenance(sampled.facts)}
+    rollouts.write(config.out / f"{plan.run_id}.rollouts.jsonl", found)
+    run = finish(_manifest(config, plan, **made), [_scored(r) for r in found], config.protocol, path)
+    sampled.journal.remove()
+    return run
+
+
+def dry_run(config: EvalConfig) -> DryRun:
+    """The plan of a run, without loading weights."""
+    plan = _planned(config)
+    work = sampler.prepare(plan.engine, plan.prompts, config)
+    return DryRun(
+        prompts=len(work.prompts),
+        refused=sum(room < 1 for room in work.rooms),
+        completions=work.n * sum(room > 0 for room in work.rooms),
+        prompt_tokens=sum(map(len, work.ids)),
+        most_new_tokens=work.n * sum(work.rooms),
+        batches=len(work.batches),
+        weights_gib=round(plan.engine.weight_bytes / 2**30, 2),
+    )
+
+
+def _planned(config: EvalConfig) -> _Planned:
+    sampler.how_drawn(config)  # mistakes that cost nothing to find come first
+    if config.data is None:
+        raise UserError("--data is missing: benchmark policy reads prompts with answers, or gym:NAME")
+    prompts = tuple(prompt_files.load(config.data, config.subset, config.limit))
+    for kind in sorted({sampler.kind_of(prompt, config) for prompt in prompts}):
+        verify.need(kind)
+    row = data.BENCHMARKS["policy"]
+    subsets = tuple(dict.fromkeys(p.subset for p in prompts))
+    about = data.Loaded((), subsets, config.data.name, None, row.name, row.version, row.task)
+    engine = sampler.open_policy(config)
+    identity = sampler.identity(engine, sampler.prepare(engine, prompts, config), config)
+    return _Planned(run_id(config.model, identity, about), engine, prompts, about)
+
+
+def _manifest(config: EvalConfig, plan: _Planned, **known: Any) -> RunManifest:
+    facts: Facts = model_facts(
+        ModelCard(config.model, "policy"), config, plan.engine, kind="outcome", input_format=chat_format(config)
+    )
+    asked = sorted((p.id, p.subset, p.text, p.gold, sampler.kind_of(p, config)) for p in plan.prompts)
+    present = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
+    libraries = {name: present[name] for name in LIBRARIES if name in present}
+    return run_manifest(
+        config,
+        facts,
+        plan.about,
+        {
+            "run_id": plan.run_id,
+            "benchmark_hash": store.sha256(repr(asked).encode()),
+            "packages": {**manifest.packages(), **libraries},
+            **known,
+        },
+    )
+
+
+def _provenance(sampled: Mapping[str, Any]) -> dict[str, Any]:
+    """How the journal says the completions were made, by RunManifest's names."""
+    commit, dirty = manifest.code_state()
+    sittings = list(sampled["commits"])
+    return {
+        "commit": None if "unknown" in sittings else commit,
+        "commits": tuple(sittings) if sittings != [commit] else (),
+        "dirty": dirty or sampled["dirty"],
+        "seconds": sampled["seconds"],
+    }
+
+
+def _scored(rollout: Rollout) -> ScoredTrace:
+    return ScoredTrace(
+        id=rollout.id,
+        subset=rollout.subset,
+        label=None,
+        outcome=rollout.outcome,
+        cluster=rollout.group,
+        steps=len(rollout.steps),
+        tokens=(rollout.tokens or 0,),
+        unscored="" if rollout.outcome is not None else rollout.verdict or "not verified",
+        answer=text_hash(rollout.answer) if rollout.answer else "",
+        finish=rollout.finish,
+    )

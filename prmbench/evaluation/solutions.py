@@ -1,0 +1,55 @@
+"""`score`: step scores of a user's own solutions, no label needed, as one file of JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prmbench import config as options
+from prmbench import data, distributed, manifest, scoring, store
+from prmbench.backends import Backend, load_backend
+from prmbench.config import ScoreConfig
+from prmbench.data import files, solutions
+from prmbench.evaluation.facts import identity, slug
+from prmbench.evaluation.files import check_writable
+from prmbench.schema import ScoredTrace, Trace, UserError
+
+
+def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path | None:
+    """Scores a user's own solutions: one JSON line each (id, steps, values, tokens, verdicts, unscored)."""
+    config = options.coerced(config)
+    if config.model in ("gold", "outcome-oracle"):
+        raise UserError(f"--model {config.model}: reads labels, and `score` has none; use it with `eval`")
+    if config.out.is_dir():
+        raise UserError(f"--out {config.out}: is a folder; name a file for the step scores")
+    if config.data is not None and config.out.resolve() == config.data.resolve():
+        raise UserError(f"--out {config.out}: is the file that --data reads; name another for the step scores")
+    check_writable(config.out.parent)
+    backend, traces, plan = planned(config)
+    journal = scoring.score_all(plan, config.out.parent, backend, traces, progress)
+    if distributed.rank() != 0:
+        return None
+    rows = {row.id: row for row in scoring.collect(plan, journal, traces)[0]}
+    lines = [json.dumps(_line(rows[t.id]), sort_keys=True) for t in traces]
+    store.write_atomic(config.out, "".join(f"{line}\n" for line in lines))
+    journal.remove()
+    return config.out
+
+
+def planned(config: ScoreConfig) -> tuple[Backend, list[Trace], scoring.Plan]:
+    """The backend, the user's solutions, and how they will be scored."""
+    if config.data is None:
+        raise UserError("--data is missing: give a json, jsonl or parquet file of problems and solutions")
+    data.check_limit(config.limit)
+    traces = solutions.from_files(config.data, config.split)[: config.limit]
+    if not traces:
+        raise UserError(f"{config.data}: holds no solution")
+    files.unique_ids([t.id for t in traces], config.data.name)
+    backend = load_backend(config)
+    name = f"{slug(config.model)}-{store.short_hash(identity(config, backend, manifest.content_hash(traces)))}"
+    return backend, traces, scoring.make_plan(name, backend, traces, config.batch_tokens)
+
+
+def _line(row: ScoredTrace) -> dict[str, Any]:
+    return {k: v for k, v in row.to_json().items() if k not in ("label", "outcome", "cluster")}
