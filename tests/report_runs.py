@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,97 @@ def write_four(root: Path) -> list[Trace]:
     write(root, scores_of(items, "verdict", 2), run_id="c" * 12, model="org/critic", **critic)
     write(root, scores_of(items, "prob", 3, 0.0), run_id="d" * 12, model="random", backend="baseline", signal="none")
     return items
+
+
+# --- other tasks ------------------------------------------------------------------------------------------
+
+
+def completions(group: int = 4, problems: int = 8, subsets: Sequence[str] = ("easy", "hard")) -> list[Trace]:
+    """Completions of three steps; the first of every group is right and the second shares its answer's letter."""
+    return [
+        Trace(
+            id=f"{subset}-{i}/{k}",
+            prompt=f"{subset} problem {i}",
+            steps=("a", "b", "c"),
+            outcome=int(k % group == i % group or (subset == "easy" and k % 2 == 0)),
+            answer="right" if k % group == i % group or (subset == "easy" and k % 2 == 0) else f"wrong{k % 2}",
+            step_labels=(0.2, 0.5, float(k % group == i % group)),
+            subset=subset,
+            finish="stop" if k else "length",
+        )
+        for subset in subsets
+        for i in range(problems)
+        for k in range(group)
+    ]
+
+
+def task_scores(items: Sequence[Trace], seed: int = 0, skill: float = 1.0) -> list[ScoredTrace]:
+    """Log-ratios that rise by `skill` with a right answer."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for trace in items:
+        draws = rng.normal(skill * (trace.outcome or 0), 1, len(trace.steps))
+        found.append(scored(trace, StepScores(trace.id, tuple(map(float, draws)), (3,) * len(trace.steps))))
+    return found
+
+
+def write_task(root: Path, task: str, scores: Sequence[ScoredTrace], **facts: Any) -> Path:
+    """A run of another task than step F1, its rows by judge()."""
+    defaults = {"benchmark": task, "task": task, "kind": "logratio", "backend": "implicit", "beta": 1.0}
+    if task == "policy":
+        sampling = {"temperature": 0.6, "top_p": 0.95, "top_k": 0, "group_size": 4}
+        defaults |= {"kind": "outcome", "backend": "policy", "config": sampling}
+    return write(root, scores, folder=task, **defaults | facts)
+
+
+STUDY_SUBSETS = ("val", "onpolicy", "injected", "headers", "separators", "words", "merged", "verbose")
+READ = {"logratio": ("prefix_sum", "step_sum", "prefix_mean"), "value": ("as_is", "step_diff")}
+
+
+def study_rows(task: str, kind: str, level: float) -> list[MetricRow]:
+    """Rows of one run of a study, all of whose numbers are `level` and what a test can tell them apart by."""
+
+    def row(subset: str, protocol: str, metric: str, value: float) -> MetricRow:
+        return MetricRow(subset, protocol, metric, value, value - 0.01, value + 0.01, 2, 0)
+
+    if task == "steps":
+        found = [row(s, "floor/random", "f1", 0.2) for s in STUDY_SUBSETS]
+        for at, readout in enumerate(READ[kind]):
+            bonus = 0.02 * (at == 1)  # process level stands above the others
+            for subset in STUDY_SUBSETS:
+                value = level + bonus - 0.1 * (subset in STUDY_SUBSETS[3:])
+                found.append(row(subset, f"{readout}/calibrated:val", "f1", value))
+                found.append(row(subset, f"{readout}/oracle", "f1", value + 0.05))
+        return found
+    if task == "best_of_n":
+        found = [row("onpolicy", "floor/random", "accuracy", 0.4)]
+        for n in (2, 4):
+            found += [row("onpolicy", f"floor/{f}", f"{f}@{n}", v) for f, v in (("majority", 0.45), ("pass", 0.9))]
+            for readout in READ[kind]:
+                for metric in ("best_of", "weighted_vote", "gain"):
+                    found.append(row("onpolicy", f"{readout}/last", f"{metric}@{n}", level + 0.01 * n))
+        return found
+    names = ("ece", "brier", "auc", "auc_q1", "auc_q2", "auc_q3", "auc_q4", "td_outcome_correlation")
+    reads = ("prefix_sum", "prefix_mean") if kind == "logratio" else ("as_is",)
+    return [
+        row("prefixes", f"{r}/{rule}", name, level / 2)
+        for r in reads
+        for rule in ("sigmoid", "platt")
+        for name in names
+    ]
+
+
+def write_study(root: Path, levels: dict[str, Sequence[float]], tasks: Sequence[str] = ("steps",)) -> None:
+    """Method -> its level at each seed 0, 1, ...: one run per method, seed and task."""
+    subsets = {"steps": STUDY_SUBSETS, "best_of_n": ("onpolicy",), "calibration": ("prefixes",)}
+    for method, values in levels.items():
+        kind = "value" if method.startswith("q_rm") else "logratio"
+        margin = 0.0 if method.endswith("_m0") else 5.0
+        for seed, level in enumerate(values):
+            for task in tasks:
+                items = traces(2, subsets[task])
+                scores = scores_of([*items, replace(items[0])], kind if kind == "logratio" else "prob")[:-1]
+                config = {"seed": seed, "recipe": {"objective": "o", "beta": 10.0, "margin": margin, "steps": 100}}
+                name = f"{method}-{seed}-{task}"
+                facts = {"run_id": name, "model": method, "kind": kind, "benchmark": "miniature", "task": task}
+                write(root, scores, study_rows(task, kind, level), method, config=config, **facts)

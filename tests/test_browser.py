@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import scores_of, traces, write
+from report_runs import completions, scores_of, task_scores, traces, write, write_study, write_task
 
 from prmbench.report import report
 from prmbench.schema import Trace
@@ -240,3 +240,37 @@ def test_without_text_the_page_says_how_to_get_it(browser: Browser, tmp_path: Pa
     assert "--data" in browser.texts("#trace-words")[0]
     assert browser.texts(".step .text") == [""] * 4
     assert len(browser.texts(".step .score .num")) == 4
+
+
+def test_other_tasks_and_studies_are_shown_sorted_and_silent(browser: Browser, tmp_path: Path) -> None:
+    scores = task_scores(completions())
+    for task in ("best_of_n", "calibration"):
+        write_task(tmp_path / "in", task, scores, run_id=f"{task}-run", model=NASTY[2])
+    write_study(tmp_path / "in", {"ipvrm": [0.5, 0.6], "dpo_rm": [0.3, 0.35], "q_rm": [0.2, 0.3]})
+    report(tmp_path / "in", tmp_path / "out")
+    page = tmp_path / "out" / "report.html"
+    browser.open(page)
+    sections = [section for section in payload(page)["benchmarks"] if section.get("grids")]
+    assert [section["name"] for section in sections] == ["best_of_n", "calibration", "miniature"]
+    for section in sections:
+        browser.choose("benchmark", str(browser.texts("#benchmark option").index(section["name"])))
+        for grid in section["grids"]:
+            browser.click(f"[data-rule='{grid['label']}']")
+            cells = [text for group in grid["groups"] for line in group for text in line]
+            assert browser.texts("#board td") == [re.sub(r"[*`]", "", text) for text in cells]
+        assert len(browser.texts("#figures figcaption")) == len(section["figures"]) > 0
+        browser.click("[data-view=traces]")
+        assert "no scored trace" in browser.texts("#detail")[0]
+        browser.click("[data-view=board]")
+    browser.click("[data-rule=study-f1-calibrated]")
+    read = "#board tbody:nth-of-type(1) td:first-child"
+    browser.click("[data-column='3']")
+    assert browser.texts(read) == ["ipvrm", "dpo_rm", "q_rm"]
+    browser.click("[data-column='3']")
+    assert browser.texts(read) == ["q_rm", "dpo_rm", "ipvrm"]
+    browser.choose("benchmark", str(browser.texts("#benchmark option").index("best_of_n")))
+    browser.click("[data-column='3']")
+    browser.click("[data-column='3']")
+    assert browser.texts("#board tbody:nth-of-type(1) tr:last-child td code")[-1].startswith("floor/")
+    assert browser.call("POST", "/se/log", {"type": "browser"}) == []
+    assert browser.js("return typeof window.hacked") == "undefined"

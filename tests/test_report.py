@@ -414,7 +414,7 @@ def test_page_stays_under_five_megabytes_and_says_what_is_left_out() -> None:
     ]
     run = hand_made("a", scores_of(items), row("gsm8k", "as_is/fixed:0.5", 0.5))
     (board,) = boards([run])
-    html = page([(board, ())], (), {t.id: t for t in items})
+    html = page([(board, ())], (), (), {t.id: t for t in items})
     section = embedded(html)["benchmarks"][0]
     assert 4_000_000 < len(html.encode()) < 5_000_000
     assert section["total"] == MOST_TRACES + 50

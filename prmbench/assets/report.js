@@ -42,6 +42,8 @@
 
   // --- tables ------------------------------------------------------------------------------------
   function drawBoard() {
+    const grids = bench().grids || [];
+    if (grids.length) { drawGrids(grids); return; }
     const tables = bench().tables;
     if (!tables.some((t) => t.rule === state.rule)) state.rule = tables.length ? tables[0].rule : "";
     byId("rules").replaceChildren(...tables.map((t) => el("button", {
@@ -121,6 +123,39 @@
     const notes = Object.entries(data.legend).filter(([mark]) => used.includes(mark)).map(([mark, words]) => mark + " " + words + ".");
     const reasons = new Set(table.lines.flatMap((l) => Object.values(l.cells)).filter((c) => c[0] === null && c[6]).map((c) => DASH + " " + c[6] + "."));
     return ["F1 in percent, [95% interval]. Thin ticks: the floors in the last rows.", ...notes, ...reasons].map((t) => el("p", {}, t));
+  }
+
+  // Tables that come as text: `code`, **best**, and numbers with [their interval].
+  function drawGrids(grids) {
+    if (!grids.some((g) => g.label === state.rule)) state.rule = grids[0].label;
+    const grid = grids.find((g) => g.label === state.rule);
+    byId("rules").replaceChildren(...grids.map((g) => el("button", {
+      type: "button", role: "tab", "aria-selected": String(g === grid), "data-rule": g.label,
+      onclick: () => { state.rule = g.label; state.sort = null; drawGrids(grids); },
+    }, g.title)));
+    byId("rule-words").textContent = bench().words + " " + grid.caption;
+    const heads = grid.header.map((text, at) => {
+      const sorted = state.sort && state.sort.key === at ? (state.sort.down ? "descending" : "ascending") : null;
+      const sort = () => { state.sort = { key: at, down: sorted ? sorted !== "descending" : at >= grid.text_columns }; drawGrids(grids); };
+      return el("th", { "aria-sort": sorted, scope: "col" }, el("button", { type: "button", "data-column": String(at), onclick: sort }, text));
+    });
+    byId("board").replaceChildren(el("thead", {}, el("tr", {}, ...heads)),
+      ...grid.groups.map((rows) => el("tbody", {}, ...sortedRows(rows).map((row) => el("tr", { class: isFloor(row) ? "floor" : null }, ...row.map((text, at) => gridCell(text, at < grid.text_columns)))))));
+    byId("board-notes").replaceChildren(...grid.notes.map((t) => el("p", {}, t)));
+  }
+  const isFloor = (row) => row.some((text) => text.startsWith("`floor/"));
+  function sortedRows(rows) {
+    if (!state.sort) return rows;
+    const { key, down } = state.sort;
+    const value = (row) => { const x = parseFloat(row[key].replace(/[*<]/g, "")); return Number.isNaN(x) ? row[key] : x; };
+    const before = (a, b) => (typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? 1 : -1);
+    const order = (a, b) => isFloor(a) - isFloor(b) || (down ? -1 : 1) * before(value(a), value(b));
+    return [...rows].sort(order); // floors stay beneath
+  }
+  function gridCell(text, words) {
+    if (words) return el("td", {}, text.startsWith("`") ? el("code", {}, text.slice(1, -1)) : text);
+    const [, bold, value, ends, marks] = /^(\*\*)?([^ *\[]*)(?:\*\*)?( \[[^\]]*\])?(.*)$/.exec(text);
+    return el("td", { class: "f1" + (bold ? " best" : "") }, el("span", { class: "value" }, value), ends ? el("span", { class: "ends" }, ends) : null, marks);
   }
 
   // --- published ---------------------------------------------------------------------------------

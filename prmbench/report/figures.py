@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,18 @@ Plan = tuple[str, str, str, Figure]
 
 def figures(board: Board, png: bool = False) -> tuple[Drawn, ...]:
     """All figures of a board: one per table, in the order of the tables, then the others; none without a run."""
+    return draw(lambda: _plans(board), png)
+
+
+def draw(plans: Callable[[], Sequence[Plan]], png: bool = False) -> tuple[Drawn, ...]:
+    """The planned figures as files; they are planned and drawn in one style."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        plans = [_f1(board, table) for table in board.tables]
-        plans += [plan for plan in (_curves(board), _positions(board)) if plan is not None]
-        return tuple(_drawn(plan, png) for plan in plans)
+        return tuple(_drawn(plan, png) for plan in plans())
+
+
+def _plans(board: Board) -> list[Plan]:
+    plans = [_f1(board, table) for table in board.tables]
+    return plans + [plan for plan in (_curves(board), _positions(board)) if plan is not None]
 
 
 def _drawn(plan: Plan, png: bool) -> Drawn:

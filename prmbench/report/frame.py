@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from prmbench.report.load import fingerprint
-from prmbench.schema import EvalProtocol, RunManifest
+from prmbench.schema import EvalProtocol, RunManifest, ScoredTrace
 from prmbench.store import Run
 
 RULES: dict[str, tuple[str, str]] = {
@@ -59,7 +58,7 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
         (
             *(m.benchmark, m.model, m.revision or "", m.run_id, m.backend, m.kind, m.input_format, m.boundary),
             *(m.signal, " ".join(m.trained_on), m.commit or ""),
-            *(row.subset, row.protocol, *rule_and_readout(row.protocol)),
+            *(row.subset, row.protocol, *rule_and_readout(row.protocol, m.task)),
             *(row.metric, row.value, row.lo, row.hi, row.n, row.unscored, row.note),
         )
         for run in runs
@@ -73,10 +72,16 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
     return table.sort_values(keys, kind="stable", ignore_index=True)
 
 
-def rule_and_readout(key: str) -> tuple[str, str]:
-    """`logprob.step_sum/calibrated:gsm8k` -> (`calibrated`, `logprob.step_sum`); floors have the rule `floor`."""
+def rule_and_readout(key: str, task: str = "steps") -> tuple[str, str]:
+    """`logprob.step_sum/calibrated:gsm8k` -> (`calibrated`, `logprob.step_sum`); floors have the rule `floor`.
+
+    Other tasks have no threshold: `step_sum/last` -> (`last`, `step_sum`).
+    """
     if key.startswith("floor/"):
         return "floor", ""
+    if task != "steps":
+        readout, _, rule = key.partition("/")
+        return rule, readout
     protocol = EvalProtocol.parse(key)
     return protocol.threshold, f"{protocol.series}." * bool(protocol.series) + protocol.readout
 
@@ -129,6 +134,11 @@ def odd_subsets(runs: Sequence[Run]) -> dict[str, set[str]]:
             if where == subset and value != reference:
                 odd[run_id].add(subset)
     return odd
+
+
+def fingerprint(traces: Sequence[ScoredTrace]) -> tuple[int, tuple[tuple[str, int | None, int], ...]]:
+    """Which traces a subset holds, with labels: two runs are comparable where it is equal."""
+    return len(traces), tuple(sorted((t.id, t.label, t.steps) for t in traces))
 
 
 def members(column: str) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prmbench.judge import judge
-from prmbench.schema import MetricRow, RunManifest, ScoredTrace, UserError
+from prmbench.report.study import STUDY, seed_of
+from prmbench.schema import MetricRow, RunManifest, UserError
 from prmbench.store import Run, read_run, scores_path
 
 TOLERANCE = 1e-9
@@ -117,8 +118,15 @@ def _coverage(run: Run) -> list[str]:
 
 def _twins(runs: Sequence[Run]) -> list[str]:
     times = Counter((r.result.manifest.benchmark, r.result.manifest.run_id) for r in runs)
-    return [
+    found = [
         f"run {name} of {where} lies in {n} places; keep one" for (where, name), n in sorted(times.items()) if n != 1
+    ]
+    members = {r.result.manifest.run_id: r.result.manifest for r in runs if r.result.manifest.benchmark == STUDY}
+    seen = Counter((m.model, seed_of(m), m.task) for m in members.values())
+    return found + [
+        f"{STUDY}: method {method}, seed {seed}, task {task} has {n} runs; keep one"
+        for (method, seed, task), n in sorted(seen.items())
+        if n != 1
     ]
 
 
@@ -153,8 +161,3 @@ def _close(a: float | None, b: float | None) -> bool:
     if a is None or b is None:
         return a is b
     return abs(a - b) <= TOLERANCE
-
-
-def fingerprint(traces: Sequence[ScoredTrace]) -> tuple[int, tuple[tuple[str, int | None, int], ...]]:
-    """Which traces a subset holds, with labels: two runs are comparable where it is equal."""
-    return len(traces), tuple(sorted((t.id, t.label, t.steps) for t in traces))

@@ -22,6 +22,7 @@ from prmbench.report.board import LEGEND, Board, RuleTable, boards
 from prmbench.report.figures import Drawn
 from prmbench.report.frame import RULES, model_name, subset_rank
 from prmbench.report.published import Published, published
+from prmbench.report.sheets import Sheet, sheets, split
 from prmbench.report.verdicts import KINDS, headline, kind, predict, thresholds
 from prmbench.schema import READOUTS, EvalProtocol, ScoredTrace, Trace, text_hash
 from prmbench.store import Run
@@ -34,17 +35,25 @@ Texts = Mapping[str, Trace] | Callable[[str], Trace | None]
 
 
 def page(
-    listed: Sequence[tuple[Board, Sequence[Drawn]]], refused: Sequence[tuple[Run, str]], data: Texts | None = None
+    listed: Sequence[tuple[Board, Sequence[Drawn]]],
+    others: Sequence[Sheet],
+    refused: Sequence[tuple[Run, str]],
+    data: Texts | None = None,
 ) -> str:
     """The page for all benchmarks; runs that may not be listed stand apart, with the reasons."""
     shown = [(board, drawn, "") for board, drawn in listed]
-    for board in boards([run for run, _ in refused]):
-        reasons = sorted({reason for run, reason in refused if run in board.runs})
-        shown.append((board, (), "; ".join(reasons)))
-    shown.sort(key=lambda entry: not entry[0].runs)
+    sheeted = [_sheet(sheet, "") for sheet in others]
+    unlisted = [run for run, _ in refused]
+    for board in boards(split(unlisted)[0]):
+        shown.append((board, (), _reasons(board.runs, refused)))
+    sheeted += [_sheet(sheet, _reasons(sheet.runs, refused)) for sheet in sheets(unlisted)]
     most = MOST_TRACES
     while True:
-        sections = [_section(board, images, reason, most) for board, images, reason in shown]
+        full, empty = (
+            [_section(board, images, reason, most) for board, images, reason in shown if bool(board.runs) is wanted]
+            for wanted in (True, False)
+        )
+        sections = [*full, *sheeted, *empty]
         texts: dict[str, dict[str, Any]] = {s["name"]: {} for s in sections}
         for section in sections:
             texts[section["name"]] |= _texts(data, section["traces"])
@@ -85,12 +94,36 @@ def _section(board: Board, images: Sequence[Drawn], reason: str, most: int) -> d
         "unlisted": reason,
         "sizes": board.sizes,
         "tables": [_table(table) for table in board.tables],
-        "figures": [{"title": f.title, "caption": f.caption, "src": _data_url(f.svg)} for f in images],
+        "figures": _images(images),
         "traces": [_trace(t) for t in chosen],
         "total": len(facts),
         "runs": [_run(run, chosen) for run in board.runs],
         "published": [] if reason else [_book(book) for book in published(board.benchmark)],
     }
+
+
+def _reasons(runs: Sequence[Run], refused: Sequence[tuple[Run, str]]) -> str:
+    names = {run.path for run in runs}
+    return "; ".join(sorted({reason for run, reason in refused if run.path in names}))
+
+
+def _sheet(sheet: Sheet, reason: str) -> dict[str, Any]:
+    """A benchmark whose tables are text, and whose traces are not shown."""
+    keys = ("label", "title", "caption", "header", "groups", "notes", "text_columns")
+    return {
+        "name": sheet.name,
+        "unlisted": reason,
+        "words": sheet.words,
+        "grids": [{key: getattr(grid, key) for key in keys} for grid in sheet.grids],
+        "figures": _images(sheet.figures),
+        "sizes": {},
+        **{key: [] for key in ("tables", "traces", "runs", "published")},
+        "total": 0,
+    }
+
+
+def _images(drawn: Sequence[Drawn]) -> list[dict[str, str]]:
+    return [{"title": f.title, "caption": f.caption, "src": _data_url(f.svg)} for f in drawn]
 
 
 def _data_url(svg: bytes) -> str:

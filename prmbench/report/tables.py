@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from prmbench.report.board import LEGEND, Board, Cell, Line, RuleTable
 from prmbench.report.frame import RULES, frame, members
 from prmbench.report.published import Published
-from prmbench.store import canonical_json
+from prmbench.store import Run, canonical_json
 
 DASH = "–"
 
@@ -230,7 +230,7 @@ def _code_point(character: str) -> str:
 def _tex_cell(text: str) -> str:
     if text.startswith("`"):
         return f"\\texttt{{{latex_text(text.strip('`'))}}}"
-    found = re.fullmatch(r"(\*\*)?([\d.]+)(?:\*\*)?( \[[\d., ]+\])?([†‡]*)", text)
+    found = re.fullmatch(r"(\*\*)?([+-]?[\d.]+)(?:\*\*)?( \[[\d., +-]+\])?([†‡]*)", text)
     if not found:
         return latex_text(text)
     bold, number, interval, marks = found.groups()
@@ -243,7 +243,12 @@ def _tex_cell(text: str) -> str:
 
 def csv(board: Board) -> str:
     """Every number of the board in long format: fractions with six decimals, thresholds with nine digits."""
-    table = frame(board.runs)
+    return frame_csv(board.runs)
+
+
+def frame_csv(runs: Sequence[Run]) -> str:
+    """As `csv`, for runs that make no board."""
+    table = frame(runs)
     for name in ("value", "lo", "hi"):
         table[name] = [
             "" if math.isnan(number) else f"{number:.9g}" if metric == "threshold" else f"{number:.6f}"

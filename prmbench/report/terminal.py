@@ -11,6 +11,7 @@ from rich.text import Text
 from prmbench.judge import OUT_OF_FOLD
 from prmbench.report.board import OUT
 from prmbench.report.frame import FLOORS
+from prmbench.report.taskterminal import task_table
 from prmbench.schema import MetricRow, RunResult
 
 MOST_SUBSETS = 4
@@ -21,8 +22,10 @@ DASH = "–"
 def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> Table:
     """A line per protocol: F1 per subset in percent, the last column with its 95% interval; floors beneath.
 
-    `rows` are those to show (default all of the run's); the floors are always there.
+    `rows` are those to show (default all of the run's); the floors are always there. Other tasks: see taskterminal.py.
     """
+    if result.manifest.task != "steps":
+        return task_table(result, result.rows if rows is None else rows)
     wanted = dict.fromkeys(r.protocol for r in (result.rows if rows is None else rows) if r.metric == "f1")
     f1 = {(r.protocol, r.subset): r for r in result.rows if r.metric == "f1"}
     kept = [key for key in wanted if key not in FLOORS]
@@ -42,8 +45,12 @@ def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> Tab
 
 
 def compare_table(rows: Sequence[MetricRow]) -> Table:
-    """Two runs: per protocol and subset both F1, their difference with its interval, p and what could be found."""
-    table = _table("second minus first, F1 in percent", "")
+    """Two runs: per protocol and subset both F1, their difference with its interval, p and what could be found.
+
+    Of other tasks the protocol's name ends with the metric that stands for F1.
+    """
+    names = {r.protocol: r.metric.removesuffix("_a") for r in rows if r.metric.endswith("_a")}
+    table = _table(f"second minus first, {'F1 in ' * (set(names.values()) == {'f1'})}percent", "")
     for heading in ("first", "second", "difference", "p", "mdd"):
         table.add_column(heading, justify="right", no_wrap=True)
     by = {(r.protocol, r.subset, r.metric): r for r in rows}
@@ -51,17 +58,16 @@ def compare_table(rows: Sequence[MetricRow]) -> Table:
         table.add_row(Text(protocol, style="bold"))
         subsets = list(dict.fromkeys(r.subset for r in rows if r.protocol == protocol))
         for subset in subsets:
-            cells = {
-                name: by.get((protocol, subset, name)) for name in ("f1_a", "f1_b", "f1_difference", "p_value", "mdd")
-            }
-            p = cells["p_value"]
+            metric = names.get(protocol, "f1")
+            wanted = (f"{metric}_a", f"{metric}_b", f"{metric}_difference", "p_value", "mdd")
+            first, second, difference, p, mdd = (by.get((protocol, subset, name)) for name in wanted)
             table.add_row(
                 Text(f"  {'average' if subset.startswith('avg[') else subset}"),
-                _cell(cells["f1_a"], False),
-                _cell(cells["f1_b"], False),
-                _cell(cells["f1_difference"], True, "+"),
+                _cell(first, False),
+                _cell(second, False),
+                _cell(difference, True, "+"),
                 DASH if p is None or p.value is None else f"{p.value:.3f}",
-                _cell(cells["mdd"], False),
+                _cell(mdd, False),
                 end_section=subset == subsets[-1],
             )
     lines = [

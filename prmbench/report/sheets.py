@@ -1,0 +1,131 @@
+"""Runs of tasks without a threshold rule, and studies -> one sheet each: its tables, figures and files.
+
+Runs of step F1 have boards instead (board.py); the miniature's runs, whatever their task, form one study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from prmbench.report import studytables, tables, taskfigures, taskgrids
+from prmbench.report.claims import claims
+from prmbench.report.figures import Drawn, Plan, draw
+from prmbench.report.frame import subset_rank
+from prmbench.report.study import STUDY, study
+from prmbench.schema import RunManifest
+from prmbench.store import Run, canonical_json
+
+WORDS = {
+    "best_of_n": "How right the completion is that a model picks among N, beside what needs no model at all.",
+    "policy": "How right a model's own completions are. Every way of sampling has its own table.",
+    "calibration": "Whether the value of a prefix is the probability that its continuation ends right.",
+}
+STUDY_WORDS = (
+    "Reward models trained with equal budgets in a small world with an exact oracle, over several seeds. "
+    "What holds here is said of this world only."
+)
+GRIDS: dict[str, Callable[[Sequence[Run]], tuple[tables.Grid, ...]]] = {
+    "best_of_n": taskgrids.best_of_n,
+    "policy": taskgrids.policy,
+    "calibration": taskgrids.calibration,
+}
+FIGURES: dict[str, Callable[[str, Sequence[Run]], list[Plan]]] = {
+    "best_of_n": taskfigures.best_of_n,
+    "calibration": taskfigures.calibration,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Everything a page, a file or the index says about one benchmark under one task, or about a study."""
+
+    name: str
+    words: str
+    grids: tuple[tables.Grid, ...]
+    figures: tuple[Drawn, ...]
+    runs: tuple[Run, ...]
+    rules: str
+    """Of thresholds, for the index."""
+    sizes: dict[str, str]
+    csv: str
+    json: str
+
+
+def split(runs: Sequence[Run]) -> tuple[list[Run], dict[str, list[Run]]]:
+    """Runs that stand on a board, and the others by the name of their sheet."""
+    on_board: list[Run] = []
+    others: dict[str, list[Run]] = {}
+    for run in runs:
+        name = sheet_name(run.result.manifest)
+        if name:
+            others.setdefault(name, []).append(run)
+        else:
+            on_board.append(run)
+    return on_board, others
+
+
+def sheet_name(manifest: RunManifest) -> str:
+    """`best_of_n`, `<benchmark>-best_of_n` where the benchmark has a name of its own; empty for a board's runs."""
+    if manifest.benchmark == STUDY:
+        return STUDY
+    if manifest.task == "steps":
+        return ""
+    return manifest.task if manifest.benchmark == manifest.task else f"{manifest.benchmark}-{manifest.task}"
+
+
+def sheets(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
+    """One sheet per name; the order of the runs does not matter."""
+    _, found = split(runs)
+    return tuple(_study(found[name], png) if name == STUDY else _task(name, found[name], png) for name in sorted(found))
+
+
+def _task(name: str, runs: Sequence[Run], png: bool) -> Sheet:
+    ordered = tuple(sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id)))
+    task = ordered[0].result.manifest.task
+    plans = FIGURES.get(task)
+    sizes: dict[str, int] = {}
+    for run in ordered:
+        for row in run.result.rows:
+            if "[" not in row.subset:
+                sizes[row.subset] = max(row.n, sizes.get(row.subset, 0))
+    return Sheet(
+        name=name,
+        words=WORDS[task],
+        grids=GRIDS[task](ordered),
+        figures=draw(partial(plans, name, ordered), png) if plans else (),
+        runs=ordered,
+        rules="none",
+        sizes={subset: str(sizes[subset]) for subset in sorted(sizes, key=subset_rank)},
+        csv=tables.frame_csv(ordered),
+        json=canonical_json({"benchmark": name, "runs": [_numbers(run) for run in ordered]}),
+    )
+
+
+def _numbers(run: Run) -> dict[str, object]:
+    """The rows as `subset protocol metric` -> value and ends, fractions with six decimals."""
+    values = {
+        f"{row.subset} {row.protocol} {row.metric}": [
+            None if v is None else round(v, 6) for v in (row.value, row.lo, row.hi)
+        ]
+        for row in run.result.rows
+    }
+    m = run.result.manifest
+    return {"model": m.model, "revision": m.revision, "run_id": m.run_id, "n": m.n, "values": values}
+
+
+def _study(runs: Sequence[Run], png: bool) -> Sheet:
+    found = study(runs)
+    told = claims(found)
+    return Sheet(
+        name=STUDY,
+        words=STUDY_WORDS,
+        grids=studytables.grids(found, told),
+        figures=draw(lambda: taskfigures.study(found, told), png),
+        runs=found.runs,
+        rules=", ".join(studytables.RULE_WORDS),
+        sizes=found.sizes(),
+        csv=studytables.csv(found),
+        json=canonical_json({"benchmark": STUDY, **studytables.numbers(found, told)}),
+    )

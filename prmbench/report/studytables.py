@@ -1,0 +1,307 @@
+"""A study -> its tables and files: answers, F1 under two rules, best-of-N, calibration, recipes; CSV and JSON.
+
+Every cell is a mean over seeds with its 95% t-interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from prmbench.report.blocks import NOTED, PERCENT, PLAIN, SIGNED, number
+from prmbench.report.claims import ALPHA, WORDS, Claim, missing
+from prmbench.report.stats import Mean, mean
+from prmbench.report.study import PREFIX, PREFIX_MEAN, PROCESS, RECIPE, SHIFTS, BySeed, Study, own
+from prmbench.report.tables import DASH, Grid
+from prmbench.report.taskgrids import CALIBRATION, LOWER_IS_BETTER
+
+READINGS = {"process level": PROCESS, "prefix mean": PREFIX_MEAN, "prefix": PREFIX}
+"""The first is the paper's main table, and the one that claims rest on."""
+RULE_WORDS = {
+    "calibrated": "threshold tuned on val and applied to the other subsets",
+    "oracle": "threshold tuned on the very traces that are scored: an upper bound",
+}
+HELD = "mean of shifts", "change under shifts"
+
+
+def grids(study: Study, claims: Sequence[Claim]) -> tuple[Grid, ...]:
+    """All tables of a study, the answers first; those without a number are left out."""
+    found = [
+        _answers(study, claims),
+        *(_f1(study, rule) for rule in RULE_WORDS),
+        _best_of_n(study),
+        _calibration(study),
+        _comparisons(study, claims),
+        _recipes(study),
+    ]
+    return tuple(grid for grid in found if any(grid.groups))
+
+
+# --- answers ------------------------------------------------------------------------------------------------
+
+
+def _answers(study: Study, claims: Sequence[Claim]) -> Grid:
+    groups: list[tuple[tuple[str, ...], ...]] = []
+    for constants in ("tuned", "paper"):
+        rows = []
+        for source, words in WORDS.items():
+            family = [c for c in claims if (c.source, c.constants) == (source, constants)]
+            if family:
+                counts = [str(sum(c.verdict == answer for c in family)) for answer in ("yes", "no", "unclear")]
+                kept = sum(c.verdict != "unclear" and c.holm is not None and c.holm < ALPHA for c in family)
+                rows.append((source, words, constants, *counts, str(len(family)), str(kept)))
+        groups += [tuple(rows)] * bool(rows)
+    notes = [f"{source}, {WORDS[source]}: not asked, {why}." for source, why in missing(study).items()]
+    return Grid(
+        label="study-answers",
+        title="Do the paper's claims hold here?",
+        caption=f"{len(study.seeds)} seeds; each is a world of its own, and methods are compared within it. Yes: the "
+        "95% t-interval of the paired difference lies above zero; no: below; unclear: neither. "
+        "Holm: answers whose p stays below 0.05 when adjusted for all comparisons of the line.",
+        header=("Table", "Claim", "Constants", "Yes", "No", "Unclear", "Comparisons", "After Holm"),
+        groups=tuple(groups),
+        notes=tuple(notes),
+        text_columns=3,
+    )
+
+
+def _comparisons(study: Study, claims: Sequence[Claim]) -> Grid:
+    keys = dict.fromkeys((c.source, c.constants) for c in claims)
+    return Grid(
+        label="study-comparisons",
+        title="Every comparison",
+        caption="Difference of the means over common seeds in percentage points with its 95% t-interval; above zero "
+        "agrees with the paper. p: two-sided paired t-test; Holm: adjusted for the table's comparisons with the same "
+        "constants. Detectable: the smallest true difference that this spread lets a test find with power 0.80. "
+        "F1 is process level, threshold calibrated; best of N by each method's own prefix value at the end.",
+        header=(
+            "Table",
+            "Constants",
+            "Comparison",
+            "Where",
+            "Answer",
+            "Difference",
+            "Seeds above 0",
+            "p",
+            "Holm",
+            "Detectable",
+        ),
+        groups=tuple(tuple(_comparison(c) for c in claims if (c.source, c.constants) == key) for key in keys),
+        notes=(f"{len(claims)} comparisons in all.",) if claims else (),
+        text_columns=5,
+    )
+
+
+def _comparison(claim: Claim) -> tuple[str, ...]:
+    return (
+        *(claim.source, claim.constants, claim.comparison, claim.where, claim.verdict),
+        cell(Mean(claim.difference, claim.lo, claim.hi, claim.n), SIGNED),
+        f"{claim.positive} of {claim.n}",
+        p_text(claim.p),
+        p_text(claim.holm),
+        number(claim.mdd, PERCENT),
+    )
+
+
+def p_text(p: float | None) -> str:
+    """Three decimals; below that, a bound."""
+    return DASH if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"  # noqa: PLR2004
+
+
+# --- means ----------------------------------------------------------------------------------------------------
+
+
+def cell(found: Mean | None, style: str, seeds: int = 0, best: float | None = None) -> str:
+    """`**91.2** [88.0, 94.1]`; bold when as good as the best to the digits shown, a dagger when of too few seeds."""
+    if found is None:
+        return DASH
+    value = number(found.value, style)
+    span = "" if found.lo is None else f" [{number(found.lo, style)}, {number(found.hi, style)}]"
+    bold = best is not None and value == number(best, style)
+    return (f"**{value}**" if bold else value) + span + NOTED * (found.n < seeds)
+
+
+def over_seeds(values: BySeed) -> Mean | None:
+    """None when no seed has the number."""
+    return mean(list(values.values())) if values else None
+
+
+def f1_columns(study: Study, method: str, wanted: Sequence[str], rule: str) -> dict[str, Mean | None]:
+    """Subset -> F1; then the mean of the shifted formats, and the change from the sampled format to it."""
+    found = {name: over_seeds(study.f1(method, wanted, (name,), rule)) for name in study.subsets("steps")}
+    shifts, change = study.f1(method, wanted, SHIFTS, rule), study.change(method, wanted, rule)
+    return found | dict(zip(HELD, map(over_seeds, (shifts, change)), strict=True))
+
+
+def _table(
+    study: Study, lines: Sequence[tuple[tuple[str, ...], dict[str, Mean | None]]], styles: dict[str, str]
+) -> tuple[tuple[str, ...], ...]:
+    """Lines of cells, the best of each column in bold."""
+    best: dict[str, float | None] = {}
+    for name in styles:
+        values = [found.value for _, cells in lines if (found := cells.get(name)) is not None]
+        pick = min if name in LOWER_IS_BETTER else max
+        best[name] = pick(values) if len(values) > 1 else None
+    seeds = len(study.seeds)
+    return tuple(
+        (*names, *(cell(cells.get(name), style, seeds, best[name]) for name, style in styles.items()))
+        for names, cells in lines
+    )
+
+
+def _fewer(study: Study, groups: Sequence[Sequence[Sequence[str]]]) -> tuple[str, ...]:
+    marked = any(NOTED in text for group in groups for row in group for text in row)
+    return (f"{NOTED} from fewer than {len(study.seeds)} seeds.",) * marked
+
+
+def _f1(study: Study, rule: str) -> Grid:
+    subsets = study.subsets("steps")
+    styles = dict.fromkeys(subsets, PERCENT) | {HELD[0]: PERCENT, HELD[1]: SIGNED}
+    groups = []
+    for name, wanted in READINGS.items():
+        lines = []
+        for method in study.methods:
+            readout = study.chosen("steps", method, wanted)
+            if readout:
+                lines.append(((method, name, f"`{readout}`"), f1_columns(study, method, wanted, rule)))
+        groups.append(_table(study, lines, styles))
+    floor = _floor(study, subsets, styles)
+    groups = [group for group in (*groups, floor) if group]
+    return Grid(
+        label=f"study-f1-{rule}",
+        title=f"First-error F1, {rule}",
+        caption=f"Mean over {len(study.seeds)} seeds with its 95% t-interval, percent; {RULE_WORDS[rule]}. "
+        f"Shifts: {', '.join(SHIFTS)}: the on-policy traces in other words. Change: mean of shifts minus onpolicy.",
+        header=("Method", "Reading", "Readout", *(_heading(study, name) for name in styles)),
+        groups=tuple(groups),
+        notes=_fewer(study, groups),
+        text_columns=3,
+    )
+
+
+def _heading(study: Study, subset: str) -> str:
+    size = study.sizes().get(subset)
+    return f"{subset} (n={size})" if size else subset
+
+
+def _floor(study: Study, subsets: Sequence[str], styles: dict[str, str]) -> tuple[tuple[str, ...], ...]:
+    """Random scores under the best threshold: a fact of the traces, so any method's runs tell it."""
+    cells: dict[str, Mean | None] = {}
+    for subset in subsets:
+        known: BySeed = {}
+        for method in study.methods:
+            known |= study.by_seed("steps", method, ("floor/random", "floor", "f1"), (subset,))
+        cells[subset] = over_seeds(known)
+    if not any(cells.values()):
+        return ()
+    return _table(study, [(("random scores, best threshold", "", "`floor/random`"), cells)], styles)
+
+
+def _best_of_n(study: Study) -> Grid:
+    sizes = study.group_sizes()
+    styles = {
+        f"{m}@{n}": SIGNED if m == "gain" else PERCENT for m in ("best_of", "weighted_vote", "gain") for n in sizes
+    }
+    groups = []
+    for words, read in (("own value", own), ("prefix sum", lambda _: PREFIX), ("prefix mean", lambda _: PREFIX_MEAN)):
+        lines = []
+        for method in study.methods:
+            readout = study.chosen("best_of_n", method, read(method))
+            if readout:
+                cells = {name: _task_mean(study, "best_of_n", method, (readout, "last", name)) for name in styles}
+                lines.append(((method, words, f"`{readout}/last`"), cells))
+        groups.append(_table(study, lines, styles))
+    groups = [group for group in (*groups, _bon_floors(study, styles)) if group]
+    return Grid(
+        label="study-best-of-n",
+        title="Best of N",
+        caption="Accuracy of the completion picked among N by its score at the last step, percent; mean over seeds "
+        "with its 95% t-interval. Own value: the prefix mean for IPVRM, the prefix sum for other log-ratios, a value "
+        "head as it is. Gain: over a random completion.",
+        header=("Method", "Reading", "Readout", *styles),
+        groups=tuple(groups),
+        notes=_fewer(study, groups),
+        text_columns=3,
+    )
+
+
+def _task_mean(study: Study, task: str, method: str, how: tuple[str, str, str]) -> Mean | None:
+    return over_seeds(study.by_seed(task, method, how, study.subsets(task)))
+
+
+def _bon_floors(study: Study, styles: dict[str, str]) -> tuple[tuple[str, ...], ...]:
+    lines: list[tuple[str, ...]] = []
+    for words, name in (("random completion", "random"), ("majority vote", "majority"), ("any of N right", "pass")):
+        cells: dict[str, Mean | None] = {}
+        for column in styles:
+            n = column.partition("@")[2]
+            metric = "accuracy" if name == "random" else f"{name}@{n}"
+            if column.startswith("best_of@"):
+                known: BySeed = {}
+                for method in study.methods:
+                    how = f"floor/{name}", "floor", metric
+                    known |= study.by_seed("best_of_n", method, how, study.subsets("best_of_n"))
+                cells[column] = over_seeds(known)
+        if any(cells.values()):
+            lines += _table(study, [((words, "", f"`floor/{name}`"), cells)], styles)
+    return tuple(lines)
+
+
+def _calibration(study: Study) -> Grid:
+    groups = []
+    for rules, words in ((("sigmoid", "identity"), "as read"), (("platt",), "Platt-scaled")):
+        lines = []
+        for method in study.methods:
+            readout = study.chosen("calibration", method, own(method))
+            for rule in rules:
+                cells = {name: _task_mean(study, "calibration", method, (readout, rule, name)) for name in CALIBRATION}
+                if readout and any(cells.values()):
+                    lines.append(((method, words, f"`{readout}/{rule}`"), cells))
+        groups.append(_table(study, lines, dict.fromkeys(CALIBRATION, PLAIN)))
+    groups = [group for group in groups if group]
+    return Grid(
+        label="study-calibration",
+        title="Prefix values as probabilities",
+        caption="Each method's own prefix value against the success of sampled continuations from the same prefix; "
+        "mean over seeds with its 95% t-interval. Platt: fitted on one half of the problems, judged on the other.",
+        header=("Method", "Probability", "Protocol", *CALIBRATION.values()),
+        groups=tuple(groups),
+        notes=_fewer(study, groups),
+        text_columns=3,
+    )
+
+
+def _recipes(study: Study) -> Grid:
+    names = {name for recipe in study.recipes.values() for name in recipe}
+    shown = [name for name in RECIPE if name in names] + sorted(names - set(RECIPE))
+    rows = tuple((m, *(study.recipes[m].get(name, DASH) for name in shown)) for m in study.methods)
+    return Grid(
+        label="study-recipes",
+        title="Recipes",
+        caption="How each method was trained; the same data and steps for all of a seed.",
+        header=("Method", *shown),
+        groups=(rows,) if shown else (),
+        text_columns=1,
+    )
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def csv(study: Study) -> str:
+    """Every number of the study, one line per method, seed, subset, protocol and metric; six decimals."""
+    table = study.table.drop(columns=["rule", "readout"])
+    table["value"] = [f"{v:.6f}" if v == v else "" for v in table["value"].astype(float)]  # noqa: PLR0124 - nan
+    return str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def numbers(study: Study, claims: Sequence[Claim]) -> dict[str, object]:
+    """Means over seeds and the claims, as fractions, for programs."""
+    means: dict[str, dict[str, list[object]]] = {}
+    for (task, method, readout, rule, metric, subset), values in sorted(study.values.items()):
+        found = mean(list(values.values()))
+        ends = [None if v is None else round(v, 6) for v in (found.value, found.lo, found.hi)]
+        name = readout if rule == "floor" else f"{readout}/{rule}"
+        means.setdefault(f"{task} {method}", {})[f"{subset} {name} {metric}"] = [*ends, found.n]
+    told = [{k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(c).items()} for c in claims]
+    return {"seeds": list(study.seeds), "recipes": study.recipes, "means": means, "claims": told}

@@ -1,0 +1,228 @@
+"""Figures of best-of-N and calibration runs, and of a study. Same style and bytes as figures.py, which draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from prmbench.report.blocks import Block, blocks, candidate, prefixes, rows_of
+from prmbench.report.claims import SCENES, Claim
+from prmbench.report.figures import MOST_LINES, MOST_RUNS, PALETTE, Plan
+from prmbench.report.frame import model_name, rule_and_readout, slug
+from prmbench.report.stats import Mean
+from prmbench.report.study import PROCESS, Study
+from prmbench.report.studytables import f1_columns, over_seeds
+from prmbench.report.taskgrids import sizes_of
+from prmbench.schema import MetricRow
+from prmbench.store import Run
+
+MOST_PANELS = 4
+BON_HEADLINE = ("prefix_sum/last", "as_is/last", "vote/mean")
+"""What the curve of a model shows: the first that it has."""
+FLOOR_LOOKS = {"random": ("#9a9a9a", ":"), "majority": ("#6b6b6b", "--"), "pass": ("#222222", "-.")}
+BINS = 10
+FOREST = (*SCENES, "change under shifts", "best of N, mean")
+"""What the figure of comparisons shows; single formats and single N are in the table."""
+VERDICT_COLORS = {"yes": "#0072B2", "no": "#D55E00", "unclear": "#8a8a8a"}
+
+
+def _axes(names: Sequence[str], width: float, height: float) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width * len(names), height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
+    axes = list(figure.subplots(1, len(names), squeeze=False)[0])
+    for axis, name in zip(axes, names, strict=True):
+        axis.set_title(name, fontsize=9)
+    return figure, axes
+
+
+# --- best of N ----------------------------------------------------------------------------------------------------
+
+
+def best_of_n(name: str, runs: Sequence[Run]) -> list[Plan]:
+    """Accuracy against N, a panel per set of completions."""
+    sizes = sizes_of(runs)
+    found = [b for b in blocks(runs, candidate) if "[" not in b.subset][:MOST_PANELS]
+    if not found or not sizes:
+        return []
+    figure, axes = _axes([block.name for block in found], 3.6, 3.3)
+    models = list(dict.fromkeys(model_name(run.result.manifest) for run in runs))[:MOST_RUNS]
+    for axis, block in zip(axes, found, strict=True):
+        for run in block.runs:
+            if (model := model_name(run.result.manifest)) in models:
+                _picked(axis, rows_of(run.result, block.subset), sizes, PALETTE[models.index(model)], model)
+        _floors(axis, rows_of(block.runs[0].result, block.subset), sizes)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sizes, [str(n) for n in sizes])
+        axis.minorticks_off()
+        axis.set(xlabel="N", ylabel="accuracy, percent")
+    _legend(figure, axes)
+    caption = (
+        f"Expected accuracy of the completion picked among N, with its 95% interval, by the first of "
+        f"{', '.join(BON_HEADLINE)} that a model has. Grey and black: no model at all, and the ceiling."
+    )
+    return [(f"{slug(name)}-accuracy", "Accuracy against N", caption, figure)]
+
+
+def _picked(axis: Axes, rows: dict[tuple[str, str], MetricRow], sizes: Sequence[int], color: str, model: str) -> None:
+    protocol = next((key for key in BON_HEADLINE if any(protocol == key for protocol, _ in rows)), "")
+    shown = [(n, rows[protocol, f"best_of@{n}"]) for n in sizes if (protocol, f"best_of@{n}") in rows]
+    shown = [(n, row) for n, row in shown if row.value is not None]
+    axis.plot([n for n, _ in shown], [100 * (r.value or 0) for _, r in shown], "o-", ms=4, color=color, label=model)
+    for n, row in shown:
+        if row.lo is not None and row.hi is not None:
+            axis.plot([n, n], [100 * row.lo, 100 * row.hi], color=color, lw=1.2)
+
+
+def _floors(axis: Axes, rows: dict[tuple[str, str], MetricRow], sizes: Sequence[int]) -> None:
+    for name, (color, dashes) in FLOOR_LOOKS.items():
+        keys = [(n, (f"floor/{name}", "accuracy" if name == "random" else f"{name}@{n}")) for n in sizes]
+        found = [(n, rows[key].value) for n, key in keys if key in rows]
+        values = [(n, value) for n, value in found if value is not None]
+        if values:
+            axis.plot([n for n, _ in values], [100 * v for _, v in values], dashes, color=color, lw=1.2, label=name)
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+
+# --- calibration --------------------------------------------------------------------------------------------------
+
+
+def calibration(name: str, runs: Sequence[Run]) -> list[Plan]:
+    """Reliability: a row per run, a panel per set of prefixes and kind of value."""
+    found = [b for b in blocks(runs, prefixes) if "[" not in b.subset]
+    rows = [(run, _panels(run, found)) for run in runs]
+    rows = [(run, panels[:MOST_PANELS]) for run, panels in rows if panels][:MOST_RUNS]
+    if not rows:
+        return []
+    wide = max(len(panels) for _, panels in rows)
+    figure = Figure(figsize=(2.9 * wide, 3.1 * len(rows)), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr, call-arg]
+    grid = figure.subplots(len(rows), wide, squeeze=False)
+    for line, (run, panels) in zip(grid, rows, strict=True):
+        for axis, panel in zip(line, panels, strict=False):
+            _reliability(axis, run, *panel)
+        for axis in line[len(panels) :]:
+            axis.set_axis_off()
+    _legend(figure, grid[0])
+    caption = (
+        "Ten bins of equally many prefixes: mean prediction against the share that succeeded; the diagonal is perfect. "
+        "The number beneath each title: prefixes in a bin."
+    )
+    if len(rows) < len(runs):
+        caption += f" {len(rows)} of {len(runs)} runs."
+    return [(f"{slug(name)}-reliability", "Reliability", caption, figure)]
+
+
+def _panels(run: Run, found: Sequence[Block]) -> list[tuple[Block, str]]:
+    """(prefixes, readout) of the running values; changes from step to step are no probabilities of success."""
+    panels = []
+    for block in found:
+        if run in block.runs:
+            keys = [key for key, metric in rows_of(run.result, block.subset) if metric == "reliability_n_0"]
+            readouts = dict.fromkeys(rule_and_readout(key, "calibration")[1] for key in keys)
+            panels += [(block, r) for r in readouts if r in ("prefix_sum", "prefix_mean", "as_is")]
+    return panels
+
+
+def _reliability(axis: Axes, run: Run, block: Block, readout: str) -> None:
+    rows = rows_of(run.result, block.subset)
+    axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=0.8)
+    looks = {"sigmoid": ("as read", PALETTE[0]), "identity": ("as read", PALETTE[0]), "platt": ("Platt", PALETTE[1])}
+    counts: list[float] = []
+    for rule, (label, color) in looks.items():
+        bins = [reliability_bin(rows, f"{readout}/{rule}", i) for i in range(BINS)]
+        known = [b for b in bins if b is not None]
+        if known:
+            axis.plot([b[0] for b in known], [b[1] for b in known], "o-", ms=4, lw=1.1, color=color, label=label)
+            counts += [b[2] for b in known]
+    span = (
+        ""
+        if not counts
+        else f"{min(counts):.0f}"
+        if min(counts) == max(counts)
+        else f"{min(counts):.0f}-{max(counts):.0f}"
+    )
+    axis.set_title(f"{model_name(run.result.manifest)}, {readout}\n{block.subset}: {span} a bin", fontsize=8)
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted", ylabel="succeeded", aspect="equal")
+
+
+def reliability_bin(
+    rows: dict[tuple[str, str], MetricRow], protocol: str, number: int
+) -> tuple[float, float, float] | None:
+    """Mean prediction, success rate and count of a bin; None when it does not exist."""
+    found = [rows.get((protocol, f"reliability_{what}_{number}")) for what in ("mean", "rate", "n")]
+    values = [row.value for row in found if row is not None and row.value is not None]
+    return (values[0], values[1], values[2]) if len(values) == len(found) else None
+
+
+# --- a study ------------------------------------------------------------------------------------------------------
+
+
+def study(found: Study, claims: Sequence[Claim]) -> list[Plan]:
+    """F1 by method and subset, best-of-N against N, and every comparison with its interval."""
+    plans = [_study_f1(found), _study_best_of_n(found)]
+    return [plan for plan in (*plans, _forest(claims)) if plan is not None]
+
+
+def _study_f1(found: Study) -> Plan | None:
+    columns = {m: f1_columns(found, m, PROCESS, "calibrated") for m in found.methods}
+    columns = {m: cells for m, cells in columns.items() if any(cells.values())}
+    names = [n for n in ("onpolicy", "injected", "mean of shifts") if any(cells.get(n) for cells in columns.values())]
+    if not names:
+        return None
+    figure, axes = _axes(names, 2.6, 1.0 + 0.24 * len(columns))
+    for axis, name in zip(axes, names, strict=True):
+        for y, cells in enumerate(columns.values()):
+            _bar(axis, cells.get(name), y, PALETTE[0])
+        axis.set(xlabel="F1, percent", ylim=(len(columns) - 0.5, -0.5))
+        axis.set_yticks(range(len(columns)), list(columns) if axis is axes[0] else [""] * len(columns))
+        axis.grid(axis="x", color="#e6e6e6", lw=0.6, zorder=-1)
+    caption = f"Process level, threshold tuned on val. Mean over {len(found.seeds)} seeds with its 95% t-interval."
+    return "miniature-f1", "First-error F1 by method", caption, figure
+
+
+def _bar(axis: Axes, cell: Mean | None, y: float, color: str) -> None:
+    if cell is None:
+        return
+    if cell.lo is not None and cell.hi is not None:
+        axis.plot([100 * cell.lo, 100 * cell.hi], [y, y], color=color, lw=1.6, solid_capstyle="round")
+    axis.plot([100 * cell.value], [y], "o", ms=5, color=color)
+
+
+def _study_best_of_n(found: Study) -> Plan | None:
+    sizes = found.group_sizes()
+    if not sizes:
+        return None
+    figure, (axis,) = _axes([""], 5.2, 3.6)
+    for i, method in enumerate([m for m in found.methods if found.best_of(m)][: len(PALETTE)]):
+        cells = [(n, cell) for n in sizes if (cell := over_seeds(found.best_of(method, sizes=(n,))))]
+        points = [100 * cell.value for _, cell in cells]
+        axis.plot([n for n, _ in cells], points, "o-", ms=4, color=PALETTE[i], label=method)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sizes, [str(n) for n in sizes])
+    axis.minorticks_off()
+    axis.set(xlabel="N", ylabel="accuracy, percent")
+    _legend(figure, [axis])
+    caption = "Accuracy of the completion picked by each method's own prefix value; mean over seeds."
+    return "miniature-best-of-n", "Best of N by method", caption, figure
+
+
+def _forest(claims: Sequence[Claim]) -> Plan | None:
+    told = [c for c in claims if c.lo is not None and c.constants == "tuned"]
+    shown = [c for c in told if c.where in FOREST][: 2 * MOST_LINES]
+    if not shown:
+        return None
+    figure, (axis,) = _axes([""], 7.4, 0.9 + 0.2 * len(shown))
+    axis.axvline(0, color="#8a8a8a", lw=0.9)
+    for y, claim in enumerate(shown):
+        _bar(axis, Mean(claim.difference, claim.lo, claim.hi, claim.n), y, VERDICT_COLORS[claim.verdict])
+    axis.set_yticks(range(len(shown)), [f"{c.source}  {c.comparison}, {c.where}" for c in shown], fontsize=7)
+    axis.set(ylim=(len(shown) - 0.5, -0.5), xlabel="difference, percentage points; right of 0 agrees with the paper")
+    words = "Tuned constants. Blue: the interval lies above zero; orange: below; grey: neither."
+    words += f" {len(shown)} of {len(told)} comparisons; the table has all." if len(shown) < len(told) else ""
+    return "miniature-claims", "The paper's claims, compared", words, figure

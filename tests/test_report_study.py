@@ -1,0 +1,240 @@
+"""The study page: statistics over seeds against scipy and by hand, claims of known sign, tables and files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_runs import write_study
+
+from prmbench.report import report
+from prmbench.report.claims import Claim, claims, missing
+from prmbench.report.load import load
+from prmbench.report.stats import holm, mean, paired, t_inside, t_quantile
+from prmbench.report.study import SHIFTS, Study, study
+from prmbench.report.studytables import cell, grids
+from prmbench.store import read_runs
+
+# --- statistics -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 9, 10, 29, 40])
+def test_student_against_scipy(df: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for t in (0.0, 0.3, 1.0, 2.262, 12.7, 50.0):
+        assert t_inside(t, df) == pytest.approx(1 - 2 * stats.t.sf(t, df), abs=1e-12)
+    for p in (0.5, 0.8, 0.975, 0.995):
+        assert t_quantile(p, df) == pytest.approx(stats.t.ppf(p, df), rel=1e-9, abs=1e-12)
+
+
+def test_paired_test_against_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.3, 1, 10), rng.normal(0, 1, 10)
+    found = paired(dict(enumerate(a)), dict(enumerate(b)) | {99: 5.0})  # a seed without a partner plays no part
+    known = stats.ttest_rel(a, b)
+    assert found is not None
+    assert (found.n, found.positive) == (10, int((a > b).sum()))
+    assert found.p == pytest.approx(known.pvalue, abs=1e-12)
+    assert (found.lo, found.hi) == pytest.approx(tuple(known.confidence_interval(0.95)), abs=1e-9)
+    error = np.std(a - b, ddof=1) / np.sqrt(10)
+    assert found.mdd == pytest.approx((stats.t.ppf(0.975, 9) + stats.t.ppf(0.8, 9)) * error)
+
+
+def test_mean_by_hand() -> None:
+    found = mean([1.0, 2.0, 3.0])
+    assert found.value == 2.0
+    assert found.hi == pytest.approx(2 + 4.302652729911 / np.sqrt(3))  # t of 2 degrees; standard deviation 1
+    assert mean([0.5]).lo is None
+    with pytest.raises(ValueError, match="no value"):
+        mean([])
+
+
+@pytest.mark.parametrize(("gap", "p"), [(0.0, 1.0), (0.25, 0.0), (-0.25, 0.0)])
+def test_differences_without_spread(gap: float, p: float) -> None:
+    found = paired({0: 0.5 + gap, 1: 0.25 + gap}, {0: 0.5, 1: 0.25})
+    assert found is not None
+    assert (found.difference, found.p, found.positive) == (gap, p, 2 * (gap > 0))
+
+
+def test_one_seed_gives_no_interval_and_none_gives_nothing() -> None:
+    found = paired({0: 1.0}, {0: 0.5, 1: 0.5})
+    assert found is not None
+    assert (found.difference, found.lo, found.p, found.mdd, found.n) == (0.5, None, None, None, 1)
+    assert paired({0: 1.0}, {1: 1.0}) is None
+
+
+def test_holm_by_hand() -> None:
+    """Sorted: 0.01 x 4, 0.02 x 3, 0.03 x 2, 0.9; never smaller than the one before."""
+    assert holm([0.02, 0.9, 0.01, 0.03]) == pytest.approx([0.06, 0.9, 0.04, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+# --- claims ---------------------------------------------------------------------------------------------------
+
+WOBBLE = np.array([0.0, 0.01, -0.01, 0.02])
+LEVELS = {
+    "ipvrm": 0.60 + WOBBLE,
+    "ipvrm_m0": 0.55 + WOBBLE[::-1],
+    "ipvrm_early": 0.70 + WOBBLE / 2,
+    "ipvrm_late": 0.50 + WOBBLE * 2,
+    "implicit_prm": 0.80 + WOBBLE * 3,
+    "dpo_rm": 0.60 + np.array([0.0, 0.3, -0.3, 0.1]),
+    "q_rm": 0.30 + WOBBLE[::-1],
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("study")
+    write_study(root, {m: list(v) for m, v in LEVELS.items()}, ("steps", "best_of_n", "calibration"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(results: Path) -> Study:
+    return study(read_runs(results))
+
+
+def find(found: list[Claim], source: str, comparison: str, where: str) -> Claim:
+    (one,) = [c for c in found if (c.source, c.comparison, c.where) == (source, comparison, where)]
+    return one
+
+
+@pytest.mark.parametrize(
+    ("source", "comparison", "where", "difference", "verdict"),
+    [
+        ("T2", "ipvrm - q_rm", "onpolicy", 0.30, "yes"),
+        ("T2", "ipvrm - implicit_prm", "onpolicy", -0.21, "no"),
+        ("T2", "ipvrm - dpo_rm", "words", -0.02, "unclear"),
+        ("T2", "ipvrm - dpo_rm", "change under shifts", 0.0, "unclear"),
+        ("T1", "ipvrm - implicit_prm", "best of N, mean", -0.21, "no"),
+        ("T3", "ipvrm_late - ipvrm", "best of N, mean", -0.095, "no"),
+        ("T3", "ipvrm - ipvrm_early", "best of N, mean", -0.0975, "no"),
+        ("T4", "ipvrm - ipvrm_late", "injected", 0.095, "yes"),
+        ("T4", "ipvrm_early - ipvrm", "mean of shifts", 0.0975, "yes"),
+        ("T10", "ipvrm - ipvrm_m0", "onpolicy", 0.05, "yes"),
+        ("T14", "dpo_rm: step_sum - prefix_sum", "injected", 0.02, "yes"),
+    ],
+)
+def test_claims_of_known_sign(
+    made: Study, source: str, comparison: str, where: str, difference: float, verdict: str
+) -> None:
+    """Levels are given by hand; a value head is read by step_diff, which carries the same bonus as step_sum."""
+    claim = find(claims(made), source, comparison, where)
+    assert claim.difference == pytest.approx(difference, abs=1e-12)
+    assert claim.verdict == verdict
+    assert claim.n == 4
+
+
+def test_holm_counts_the_comparisons_of_a_table_and_its_constants(made: Study) -> None:
+    found = claims(made)
+    for source in ("T1", "T2", "T4"):
+        family = [c for c in found if c.source == source]
+        assert [c.holm for c in family] == pytest.approx(holm([c.p for c in family if c.p is not None]))
+    assert len([c for c in found if c.source == "T2"]) == 27  # three rivals; two scenes, five formats, mean, change
+    assert len([c for c in found if c.source == "T1"]) == 9  # three rivals; mean, N = 2, N = 4
+
+
+def test_pairs_are_by_seed_and_not_by_order(tmp_path: Path) -> None:
+    """dpo_rm lacks seed 0: its level at seed 1 must meet ipvrm's level at seed 1."""
+    write_study(tmp_path, {"ipvrm": [0.1, 0.5, 0.7], "dpo_rm": [0.9, 0.4, 0.5]})
+    kept = [
+        r for r in read_runs(tmp_path) if (r.result.manifest.model, r.result.manifest.config["seed"]) != ("dpo_rm", 0)
+    ]
+    claim = find(claims(study(kept[::-1])), "T2", "ipvrm - dpo_rm", "onpolicy")
+    assert (claim.n, claim.positive) == (2, 2)
+    assert claim.difference == pytest.approx(0.15)
+
+
+def test_the_papers_constants_are_asked_by_themselves(tmp_path: Path) -> None:
+    write_study(tmp_path, {"ipvrm": [0.5, 0.6], "q_rm_paper": [0.1, 0.2], "ipvrm_paper": [0.4, 0.4]})
+    found = claims(study(read_runs(tmp_path)))
+    assert {(c.constants, c.comparison) for c in found if c.source == "T2"} == {("paper", "ipvrm_paper - q_rm_paper")}
+    assert set(missing(study(read_runs(tmp_path)))) == {"T1", "T3", "T4", "T10"}
+
+
+def test_a_format_that_was_not_run_leaves_no_mean_of_shifts(made: Study) -> None:
+    part = Study(made.runs, made.table, made.recipes, {k: v for k, v in made.values.items() if k[5] != "merged"})
+    assert part.f1("ipvrm", ("step_sum",), SHIFTS) == {}
+    assert part.change("ipvrm", ("step_sum",)) == {}
+    assert part.f1("ipvrm", ("step_sum",), ("words",)) == pytest.approx(
+        {seed: 0.52 + w for seed, w in enumerate(WOBBLE)}
+    )
+
+
+# --- tables and files -------------------------------------------------------------------------------------------
+
+
+def test_cells_show_mean_interval_best_and_fewer_seeds() -> None:
+    found = mean([0.5, 0.6, 0.7])
+    assert cell(found, "percent", 3, best=0.6) == "**60.0** [35.2, 84.8]"
+    assert cell(found, "percent", 4, best=0.9) == "60.0 [35.2, 84.8]†"
+    assert cell(mean([-0.0001]), "signed") == "+0.0"
+    assert cell(None, "percent") == "–"
+
+
+def test_tables_of_a_study(made: Study) -> None:
+    shown = {grid.label: grid for grid in grids(made, claims(made))}
+    assert set(shown) == {
+        *("study-answers", "study-f1-calibrated", "study-f1-oracle", "study-best-of-n", "study-calibration"),
+        *("study-comparisons", "study-recipes"),
+    }
+    calibrated, oracle = shown["study-f1-calibrated"], shown["study-f1-oracle"]
+    assert [row[0] for row in calibrated.groups[0]] == [
+        "ipvrm",
+        "ipvrm_early",
+        "ipvrm_late",
+        "ipvrm_m0",
+        *list(LEVELS)[4:],
+    ]
+    q_rm = calibrated.groups[0][-1]
+    assert q_rm[2] == "`step_diff`"
+    assert q_rm[3].startswith("32.5 [")  # 0.30 + 0.02 and the mean wobble of 0.005
+    assert oracle.groups[0][-1][3].startswith("37.5 [")
+    assert q_rm[-1] == "**-10.0** [-10.0, -10.0]"
+    own = {row[0]: row[2] for row in shown["study-best-of-n"].groups[0]}
+    assert (own["ipvrm"], own["dpo_rm"], own["q_rm"]) == ("`prefix_mean/last`", "`prefix_sum/last`", "`as_is/last`")
+    answers = {row[0]: row[3:] for row in shown["study-answers"].groups[0]}
+    assert answers["T3"] == ("0", "3", "0", "3", "3")
+    assert shown["study-recipes"].header == ("Method", "objective", "beta", "margin", "steps")
+
+
+def test_files_of_a_study(results: Path, tmp_path: Path) -> None:
+    report(results, tmp_path)
+    assert report(results, tmp_path, check=True) == []
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "miniature.csv").read_text())))
+    per_seed = {
+        int(x["seed"]): float(x["value"])
+        for x in lines
+        if (x["method"], x["subset"], x["protocol"]) == ("dpo_rm", "words", "step_sum/calibrated:val")
+    }
+    assert per_seed == pytest.approx({0: 0.52, 1: 0.82, 2: 0.22, 3: 0.62})
+    told = json.loads((tmp_path / "miniature.json").read_text())
+    assert told["seeds"] == [0, 1, 2, 3]
+    assert {c["verdict"] for c in told["claims"]} == {"yes", "no", "unclear"}
+    assert "| [miniature](miniature.md) | 84 | calibrated, oracle | val 2" in (tmp_path / "README.md").read_text()
+    names = {path.name for path in (tmp_path / "figures").glob("*.svg")}
+    assert names == {"miniature-f1.svg", "miniature-best-of-n.svg", "miniature-claims.svg"}
+
+
+def test_order_of_runs_does_not_matter(results: Path) -> None:
+    runs = read_runs(results)
+    one, two = study(runs), study(runs[::-1])
+    assert one.table.equals(two.table)
+    assert claims(one) == claims(two)
+    assert grids(one, claims(one)) == grids(two, claims(two))
+
+
+def test_a_method_run_twice_at_a_seed_is_named(tmp_path: Path) -> None:
+    write_study(tmp_path / "a", {"ipvrm": [0.5]})
+    write_study(tmp_path / "b", {"ipvrm": [0.5]})
+    second = next((tmp_path / "b").rglob("*.json"))
+    text = second.read_text().replace('"run_id": "ipvrm-0-steps"', '"run_id": "ipvrm-0-again"')
+    second.write_text(text)
+    assert load(tmp_path).problems == ("miniature: method ipvrm, seed 0, task steps has 2 runs; keep one",)
