@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import prmbench
+from prmbench import bridge
 from prmbench import config as options
-from prmbench.schema import EvalProtocol, UserError
+from prmbench.schema import EvalProtocol
 
 if TYPE_CHECKING:
     from prmbench.schema import MetricRow
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="prmbench",
-    help="Evaluate process reward models: step F1 with its protocol, interval and chance floors.",
+    help="Train and evaluate process reward models: every number with its protocol, interval and chance floors.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
-FAILED, BAD_INPUT, STOPPED = 1, 2, 143
+FAILED = 1
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
 
@@ -50,91 +49,8 @@ def _root(
     pass
 
 
-# --- dataclass -> options ---------------------------------------------------------------------------------
-
-
-def command(config: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers `body(config, **other)`: an option for every field of the dataclass, plus the body's own parameters.
-
-    Flags win over `--config file.toml`, which wins over defaults. A UserError becomes one line and exit code 2.
-    """
-
-    def register(body: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(body, eval_str=True).parameters.values() if p.name != "config"]
-
-        def run(ctx: typer.Context, config_file: Path | None, **given: Any) -> None:
-            if not sys.stderr.isatty():
-                os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; read when they are loaded
-            other = {p.name: given.pop(p.name) for p in own}
-            with _one_line_errors():
-                body(_resolve(config, ctx, config_file, given), **other)
-
-        file = typer.Option("--config", help="TOML file of options; flags win over it.", show_default=False)
-        head = [
-            inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-            _parameter("config_file", Annotated[Path | None, file], None),
-        ]
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [*head, *_field_parameters(config), *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
-        )
-        app.command(body.__name__.removesuffix("_"), help=inspect.getdoc(body))(run)
-        return body
-
-    return register
-
-
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-
-
-def _field_parameters(config: type[Any]) -> list[inspect.Parameter]:
-    hints = get_type_hints(config)
-    found = []
-    for f in fields(config):
-        flag = f"--{f.name.replace('_', '-')}"
-        default = f.default if f.default is not MISSING else None
-        hint = list[str] if get_origin(hints[f.name]) is tuple else hints[f.name]
-        shown = default not in (None, (), "", False)
-        option = typer.Option(flag, help=f.metadata["help"], show_default=shown)
-        found.append(_parameter(f.name, Annotated[hint, option], list(default) if default == () else default))
-    return found
-
-
-def _resolve(config: type[Any], ctx: typer.Context, file: Path | None, given: dict[str, Any]) -> Any:
-    flags = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in given.items()
-        if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    }
-    read = options.read_toml(file) if file else {}
-    return options.from_mapping(config, {**read, **flags}, str(file or "options"))
-
-
-class _one_line_errors:
-    """Turns a user's mistake into one line on stderr and exit code 2, and a signal into exit code 143."""
-
-    def __enter__(self) -> None:
-        signal.signal(signal.SIGTERM, _raise_interrupt)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, UserError):
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(BAD_INPUT)
-        if isinstance(error, KeyboardInterrupt):
-            typer.echo("stopped; finished batches are kept, the same command goes on from there", err=True)
-            raise typer.Exit(STOPPED)
-        if isinstance(error, MemoryError) or _out_of_memory(error):
-            typer.echo("error: out of memory; use a smaller --batch-tokens (finished batches are kept)", err=True)
-            raise typer.Exit(BAD_INPUT)
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    """The two ways torch says it, on a GPU and on a CPU, without importing torch to ask."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-
-
-def _raise_interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
+command = partial(bridge.command, app)
+"""Of this app: an option for every field of a dataclass, and a user's mistake in one line."""
 
 
 # --- commands ------------------------------------------------------------------------------------------------
@@ -142,17 +58,18 @@ def _raise_interrupt(*_: Any) -> None:
 
 @command(options.EvalConfig)
 def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False) -> None:
-    """Score a PRM on a benchmark: step F1 under every protocol, with intervals and chance floors."""
+    """Evaluate a PRM (step F1, best-of-N, calibration) or a policy: every protocol, with intervals and floors."""
     from prmbench import evaluation
 
     if config.dry_run:
         _print_mapping(evaluation.dry_run(config), json_)
         return
-    with _progress(quiet) as progress:
+    with _progress(quiet, "scoring") as progress:
         run = evaluation.evaluate(config, progress)
     if run is None:
         return
-    wanted = {EvalProtocol.parse(key).key for key in config.protocol}
+    steps = run.result.manifest.task == "steps"
+    wanted = {EvalProtocol.parse(key).key if steps else key for key in config.protocol}
     rows = run.result.rows
     if wanted:  # the floors stay: no F1 is shown without them
         rows = tuple(r for r in rows if r.protocol in wanted or r.protocol.startswith("floor/"))
@@ -169,10 +86,58 @@ def score(config: options.ScoreConfig, quiet: Quiet = False) -> None:
     if config.dry_run:
         _print_mapping(evaluation.dry_run(config), as_json=False)
         return
-    with _progress(quiet) as progress:
+    with _progress(quiet, "scoring") as progress:
         path = evaluation.score(config, progress)
     if path is not None and not quiet:
         typer.echo(f"scores: {path}", err=True)
+
+
+@command(options.RolloutConfig)
+def rollout(config: options.RolloutConfig, json_: Json = False, quiet: Quiet = False) -> None:
+    """Sample completions for prompts and verify their answers: one grouped file for all that follows."""
+    from prmbench import rollout as sampling
+
+    if config.dry_run:
+        _print_mapping(sampling.dry_run(config), json_)
+        return
+    with _progress(quiet, "sampling") as progress:
+        path = sampling.rollout(config, progress)
+    if path is None:
+        return
+    if json_:
+        typer.echo(json.dumps({"path": str(path), **sampling.counts(path)}))
+        return
+    if not quiet:
+        typer.echo("\n".join(f"{name}: {value}" for name, value in sampling.counts(path).items()))
+    typer.echo(f"rollouts: {path}")
+
+
+@command(options.TrainConfig)
+def train_sft(config: options.TrainConfig, json_: Json = False, quiet: Quiet = False) -> None:
+    """Fine-tune a policy on the right completions of a rollouts file."""
+    _train(config, json_, quiet)
+
+
+@command(options.TrainRMConfig)
+def train_rm(config: options.TrainRMConfig, json_: Json = False, quiet: Quiet = False) -> None:
+    """Train a reward model from outcome labels (or step labels); `eval --model OUT` then needs no flags."""
+    _train(config, json_, quiet)
+
+
+def _train(config: options.TrainConfig, json_: bool, quiet: bool) -> None:
+    from prmbench import train
+
+    if config.dry_run:
+        _print_mapping(train.dry_run(config), json_)
+        return
+    with _progress(quiet, "training") as progress:
+        trained = train.train(config, progress)
+    if trained is None:
+        return
+    if json_ or not quiet:
+        _print_mapping(trained, json_)
+    if not json_:
+        typer.echo(f"model: {trained.out}")
 
 
 @command(options.CompareConfig)
@@ -219,7 +184,7 @@ def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
     """A real evaluation, offline, in minutes: SmolLM2-135M as a training-free reward model beside the floors."""
     from prmbench import demo as story
 
-    with _progress(quiet) as progress:
+    with _progress(quiet, "scoring") as progress:
         baselines, model, page = story.demo(config, progress)
     rows = [r for r in model.result.rows if r.value is not None and "in_sample" not in r.protocol]
     _print_run(model, rows, as_json=False, quiet=quiet)
@@ -265,15 +230,16 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
 
 
 def _print_mapping(record: Any, as_json: bool) -> None:
-    values = asdict(record)
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(record).items()}
     typer.echo(json.dumps(values) if as_json else "\n".join(f"{name}: {value}" for name, value in values.items()))
 
 
 class _progress:
     """A progress bar on stderr, when that is a terminal."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, what: str) -> None:
         self.bar: Any = None
+        self.what = what
         self.quiet = quiet or not sys.stderr.isatty()
 
     def __enter__(self) -> Callable[[int, int, float], None] | None:
@@ -283,7 +249,7 @@ class _progress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("scoring"),
+            TextColumn(self.what),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]} tok/s"),
@@ -291,7 +257,7 @@ class _progress:
         )
         self.bar = Progress(*columns, console=Console(stderr=True))
         self.bar.start()
-        task = self.bar.add_task("scoring", total=None, rate="-")
+        task = self.bar.add_task(self.what, total=None, rate="-")
         return lambda done, total, rate: self.bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}")
 
     def __exit__(self, *_: Any) -> None:

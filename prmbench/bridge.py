@@ -1,0 +1,106 @@
+"""From a frozen dataclass to Typer options and back, and from errors to exit codes. Knows no command."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any, get_origin, get_type_hints
+
+import typer
+
+from prmbench import config as options
+from prmbench.schema import NonFiniteError, UserError
+
+BAD_INPUT, NON_FINITE, STOPPED = 2, 3, 143
+
+
+def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers `body(config, **other)` with the app: an option for every field, plus the body's own parameters.
+
+    Flags win over `--config file.toml`, which wins over defaults. A UserError becomes one line and exit code 2.
+    """
+
+    def register(body: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(body, eval_str=True).parameters.values() if p.name != "config"]
+
+        def run(ctx: typer.Context, config_file: Path | None, **given: Any) -> None:
+            if not sys.stderr.isatty():
+                os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; read when they are loaded
+            other = {p.name: given.pop(p.name) for p in own}
+            with _one_line_errors():
+                body(_resolve(config, ctx, config_file, given), **other)
+
+        file = typer.Option("--config", help="TOML file of options; flags win over it.", show_default=False)
+        head = [
+            inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+            _parameter("config_file", Annotated[Path | None, file], None),
+        ]
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [*head, *_field_parameters(config), *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
+        )
+        app.command(body.__name__.removesuffix("_").replace("_", "-"), help=inspect.getdoc(body))(run)
+        return body
+
+    return register
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _field_parameters(config: type[Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(config)
+    found = []
+    for f in fields(config):
+        flag = f"--{f.name.replace('_', '-')}"
+        default = f.default if f.default is not MISSING else None
+        hint = list[str] if get_origin(hints[f.name]) is tuple else hints[f.name]
+        shown = default not in (None, (), "", False)
+        option = typer.Option(flag, help=f.metadata["help"], show_default=shown)
+        found.append(_parameter(f.name, Annotated[hint, option], list(default) if default == () else default))
+    return found
+
+
+def _resolve(config: type[Any], ctx: typer.Context, file: Path | None, given: dict[str, Any]) -> Any:
+    flags = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in given.items()
+        if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+    read = options.read_toml(file) if file else {}
+    return options.from_mapping(config, {**read, **flags}, str(file or "options"))
+
+
+class _one_line_errors:
+    """Turns a user's mistake into one line on stderr and exit code 2, and a signal into exit code 143."""
+
+    def __enter__(self) -> None:
+        signal.signal(signal.SIGTERM, _raise_interrupt)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, UserError):
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(BAD_INPUT)
+        if isinstance(error, NonFiniteError):
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(NON_FINITE)
+        if isinstance(error, KeyboardInterrupt):
+            typer.echo("stopped; what was finished is kept, the same command goes on from there", err=True)
+            raise typer.Exit(STOPPED)
+        if isinstance(error, MemoryError) or _out_of_memory(error):
+            typer.echo("error: out of memory; use a smaller --batch-tokens (what was finished is kept)", err=True)
+            raise typer.Exit(BAD_INPUT)
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """The two ways torch says it, on a GPU and on a CPU, without importing torch to ask."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _raise_interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
