@@ -40,3 +40,19 @@ def test_no_block_of_all_logits_is_ever_held(policy: Path) -> None:
     before = torch.cuda.memory_allocated()
     list(engine.logprobs(traces))
     assert torch.cuda.max_memory_allocated() - before < 16 * 1500 * vocabulary * 4
+
+
+def test_training_on_a_gpu_is_the_cpus_update_and_learns_in_bfloat16(policy: Path, tmp_path: Path) -> None:
+    """One SGD step in float32 against the CPU; then forty AdamW steps under autocast, and under recomputation."""
+    from train_runs import data, distance, gaps, metrics, options, run
+
+    file = data(tmp_path)
+    step = {"optimizer": "sgd", "learning_rate": 0.01, "max_grad_norm": 0.0, "steps": 1, "dtype": "float32"}
+    for device in ("cpu", "cuda"):
+        run(options(policy, file, tmp_path / device, device=device, margin=0.5, **step))
+    assert metrics(tmp_path / "cuda") == pytest.approx(metrics(tmp_path / "cpu"), abs=1e-5)
+    assert distance(tmp_path / "cuda", tmp_path / "cpu") < 1e-4
+    for name, more in (("full", {}), ("lora", {"lora_rank": 4, "gradient_checkpointing": True})):
+        learnt = {"steps": 40, "learning_rate": 1e-2, "device": "cuda", "dtype": "bfloat16", **more}
+        assert run(options(policy, file, tmp_path / name, **learnt)).accuracy == 1.0
+        assert min(gaps(tmp_path / name)) > 0

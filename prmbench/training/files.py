@@ -1,0 +1,163 @@
+"""The folder of a run: train.json, metrics.jsonl, the trained model with its prm.json. No training.
+
+`train.json` says at once whose folder it is, and at the end that the run is finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import prmbench
+from prmbench import distributed, manifest, store
+from prmbench.backends.cards import CARD_FILE
+from prmbench.config import public_name
+from prmbench.losses import LossRow
+from prmbench.schema import UserError
+from prmbench.training.model import Runner, merged
+
+RUN, METRICS, CHECKPOINTS, NON_FINITE = "train.json", "metrics.jsonl", "checkpoints", "non_finite.json"
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """While this is open, no other run trains here. Raises UserError when one does, or when nothing can be written."""
+    if distributed.rank() != 0:
+        yield
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        store.cannot_write(out, error)
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"--out {out}: another process trains here; wait for it, or choose another") from error
+        yield
+
+
+def begin(out: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The run that lies in `out`, begun if there was none. Raises UserError when it is another one."""
+    path = out / RUN
+    if not path.exists():
+        if (out / CARD_FILE).exists() or any(out.glob("model*.safetensors")):
+            raise UserError(f"--out {out}: holds a model that was not trained here; choose another folder")
+        store.write_atomic(path, store.canonical_json({"identity": dict(identity), **facts, "finished": False}))
+    try:
+        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        begun = run["identity"]
+        changed = sorted(k for k in {*identity, *begun} if begun.get(k) != identity.get(k))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not the record of a run ({type(error).__name__}); choose another --out") from error
+    if changed:
+        raise UserError(
+            f"--out {out}: holds a run with another {', '.join(changed)}; give it the same options, or choose another"
+        )
+    return run
+
+
+def finish(out: Path, run: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Seals the run."""
+    store.write_atomic(out / RUN, store.canonical_json({**run, "result": dict(result), "finished": True}))
+
+
+def log(out: Path, entry: Mapping[str, Any]) -> None:
+    """One line of metrics.jsonl."""
+    try:
+        with (out / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        store.cannot_write(out / METRICS, error)
+
+
+def logged(out: Path) -> int:
+    """Bytes of metrics.jsonl, on disk when this returns."""
+    path = out / METRICS
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size
+
+
+def cut_log(out: Path, size: int) -> None:
+    """Drops what was logged after a checkpoint: those updates are done again."""
+    path = out / METRICS
+    if path.exists():
+        os.truncate(path, size)
+
+
+def save_model(out: Path, runner: Runner, template: str | None) -> None:
+    """The trained weights in float32, adapters merged in (and kept in `adapter/`), config and tokenizer.
+
+    A template given to training becomes the tokenizer's own, so that evaluation needs no flag. All processes call it.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    model = runner.model
+    state: dict[str, Any] = get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    if distributed.rank() == 0:
+        try:
+            if runner.adapters is not None:
+                runner.adapters.save_pretrained(out / "adapter", state_dict=_for_peft(state))
+                state = merged(state, model)
+            tied = getattr(model, "all_tied_weights_keys", None) or {}
+            model.save_pretrained(out, state_dict={name: w for name, w in state.items() if name not in tied})
+            tokenizer = runner.engine.tokenizer
+            if template is not None:
+                tokenizer.chat_template = template
+            tokenizer.save_pretrained(out)
+        except OSError as error:
+            store.cannot_write(out, error)
+    distributed.barrier()
+
+
+def _for_peft(state: Mapping[str, Any]) -> dict[str, Any]:
+    """With the names that peft gives to the parameters of the model inside it."""
+    return {f"base_model.model.{name}": value for name, value in state.items()}
+
+
+def card(row: LossRow, config: Any, facts: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """prm.json: how `eval` reads the model, and how it came to be."""
+    reference = (config.ref_model or config.model) if row.reference else None
+    if reference is not None and Path(reference).exists():
+        reference = os.path.relpath(reference, out)  # folders may move together
+    commit, dirty = manifest.code_state()
+    return {
+        "backend": row.backend,
+        "ref_model": reference,
+        "beta": config.beta,
+        **row.card,
+        "signal": "steps" if row.view == "steps" else "outcome",
+        "trained_on": [public_name(str(config.data))],
+        "loss": config.loss,
+        "margin": config.margin,
+        "reduction": config.reduction,
+        "start_model": public_name(config.model),
+        "seed": config.seed,
+        "prmbench": prmbench.__version__,
+        "commit": commit,
+        "dirty": dirty,
+        **facts,
+    }
+
+
+def write_card(out: Path, values: Mapping[str, Any]) -> None:
+    """Writes prm.json."""
+    store.write_atomic(out / CARD_FILE, store.canonical_json(dict(values)))
+
+
+def write_non_finite(out: Path, facts: Mapping[str, Any], ids: Sequence[str]) -> Path:
+    """The rows of the batch on which training stopped."""
+    path = out / NON_FINITE
+    store.write_atomic(path, store.canonical_json({**facts, "ids": sorted(ids)}))
+    return path

@@ -1,0 +1,216 @@
+"""The model that is trained: its start, its head, LoRA, and one forward pass from token ids to a loss's values.
+
+No loss, no optimiser. Weights are float32 whatever the forward pass computes in.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from prmbench import distributed, head
+from prmbench.engines.hf import HFEngine, Placement, load
+from prmbench.losses import Head
+from prmbench.schema import UserError
+from prmbench.training.batching import Batch
+
+LABELS: dict[Head, int] = {"value": 1, "classes": 2}
+
+
+class Forward(nn.Module):
+    """Token ids -> the values that a loss wants, at the positions it reads and nowhere else.
+
+    The only module of the package: DDP and FSDP2 hook into the forward pass of a root module, and only inside it are
+    the weights of a sharded head whole.
+    """
+
+    def __init__(self, model: Any, kind: Head) -> None:
+        super().__init__()
+        self.model = model
+        self.kind = kind
+
+    def forward(self, ids: Tensor, reads: Tensor, targets: Tensor) -> Tensor:
+        """[b, t] ids, [n] flat positions, [n] next tokens -> [n] float32: log-probabilities, values or log-odds."""
+        if self.kind != "lm":
+            logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[reads].float()
+            return logits[:, 0] if self.kind == "value" else logits[:, 1] - logits[:, 0]
+        states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        layer = self.model.get_output_embeddings()
+        softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        bias = getattr(layer, "bias", None)
+        return head.target_logprobs(states[reads], layer.weight, targets, bias, softcap)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A model ready for forward and backward passes on this process's device."""
+
+    engine: HFEngine
+    adapters: Any
+    """The peft model around it, or None."""
+    module: nn.Module
+    """`Forward`, spread over the processes."""
+    device: str
+    autocast: torch.dtype | None
+
+    @property
+    def model(self) -> Any:
+        """The transformers model, adapters inside."""
+        return self.engine.model
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """What the optimiser moves."""
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    def values(self, batch: Batch) -> Tensor:
+        """[b, T] what the loss takes: with a reference the log-ratios to it."""
+        with torch.autocast(self.device.partition(":")[0], self.autocast, enabled=self.autocast is not None):
+            found = self.module(batch.ids, batch.reads, batch.targets)
+        values = batch.spread(found)
+        return values if batch.reference is None else values - batch.reference
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How models are made ready; the same for the trained one and its reference."""
+
+    placement: Placement
+    """Resolved. Its dtype is what forward passes compute in."""
+    strategy: str = "ddp"
+    lora_rank: int = 0
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    remote_code: bool = False
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights lie in shards; alone, a process has them all."""
+        return self.strategy == "fsdp" and distributed.world_size() > 1
+
+
+def check(placement: Placement) -> None:
+    """Raises UserError for what evaluation can do and training cannot."""
+    if placement.spread:
+        raise UserError(f"--device {placement.device}: training spreads a model with torchrun and --strategy fsdp")
+    if placement.dtype == "float16":
+        raise UserError("--dtype float16: its gradients underflow; use bfloat16 or float32")
+
+
+def open_runner(name: str, revision: str | None, kind: Head, setup: Setup) -> Runner:
+    """Loads a model with the head that a loss trains. Raises UserError."""
+    torch.manual_seed(setup.seed)  # new heads and adapters; the same in every process
+    where = setup.placement.device
+    memory = Placement("cpu" if setup.sharded else where, "float32")  # sharding moves the shards
+    engine = _open(name, revision, kind, memory, setup)
+    model = engine.model
+    _check_causal(model, name)
+    adapters = _adapters(model, kind, setup.lora_rank) if setup.lora_rank else None
+    _without_dropout(model)
+    if setup.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()  # without dropout this means: checkpointing may work
+    dtype = getattr(torch, setup.placement.dtype)
+    module = distributed.spread(Forward(model, kind), setup.strategy, where, dtype)
+    autocast = None if setup.sharded or dtype == torch.float32 else dtype
+    return Runner(engine, adapters, module, where, autocast)
+
+
+def _open(name: str, revision: str | None, kind: Head, memory: Placement, setup: Setup) -> HFEngine:
+    engine = load(name, "lm" if kind == "lm" else "none", memory, revision, setup.remote_code)
+    _unquantise(engine.model, name)
+    if kind == "lm":
+        return engine
+    config = engine.model.config
+    if config.num_labels == LABELS[kind] and any("ForTokenClass" in a for a in config.architectures or ()):
+        return load(name, "classes", memory, revision, setup.remote_code)  # goes on from a trained head
+    return HFEngine(_with_new_head(engine.model, LABELS[kind]).to(memory.device), engine.tokenizer)
+
+
+def _unquantise(model: Any, name: str) -> None:
+    """A GGUF file's weights are plain numbers once loaded; only the model does not know, and would not be saved."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        return
+    if Path(name).suffix != ".gguf":
+        raise UserError(f"--model {name}: its weights are quantised and cannot be trained; take the full ones")
+    quantizer.remove_quantization_config(model)
+
+
+def _with_new_head(base: Any, labels: int) -> Any:
+    """A token classifier around a bare model: the usual random weights of its kind, no bias to begin with."""
+    config = base.config
+    config.num_labels = labels
+    with torch.device("meta"):
+        model = transformers.AutoModelForTokenClassification.from_config(config, dtype=base.dtype)
+    setattr(model, model.base_model_prefix, base)
+    for module in model.modules():
+        if any(p.is_meta for p in module.parameters(recurse=False)):
+            module.to_empty(device="cpu", recurse=False)
+            nn.init.normal_(module.weight, std=getattr(config.get_text_config(), "initializer_range", 0.02))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
+
+
+def _check_causal(model: Any, name: str) -> None:
+    """Batches are padded without a mask, which is exact as long as no position sees a later one."""
+    ids = torch.arange(7, 15, device=model.device).remainder(model.config.get_text_config().vocab_size).repeat(2, 1)
+    ids[1, -1] = 0
+    with torch.no_grad():
+        first, second = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise UserError(f"--model {name}: its positions see later ones; training needs a causal model")
+
+
+def _without_dropout(model: Any) -> None:
+    """No dropout: log-probabilities are compared with a reference's, and a rerun must give the same ones."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def _adapters(model: Any, kind: Head, rank: int) -> Any:
+    """LoRA on every linear layer, scaled by 1 (alpha = rank); the head of a language model stays, a new one is trained.
+
+    The adapters go into `model` itself.
+    """
+    import peft
+    from transformers.pytorch_utils import Conv1D
+
+    body = model.base_model
+    prefix = f"{model.base_model_prefix}." if body is not model else ""
+    linear = [prefix + n for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+    heads = [n for n, m in model.named_children() if m is not body and isinstance(m, nn.Linear)]
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=rank,
+        lora_dropout=0.0,
+        target_modules=linear,
+        modules_to_save=None if kind == "lm" else heads,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers, of no concern to the user
+        return peft.get_peft_model(model, config)
+
+
+def merged(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """The weights of a model with adapters, as those of the model without: W + B A."""
+    out = {}
+    for name, value in state.items():
+        if ".lora_" in name or ".original_module." in name:
+            continue
+        stem, inside, leaf = name.partition(".base_layer.")
+        if inside and leaf == "weight":
+            delta = state[f"{stem}.lora_B.default.weight"] @ state[f"{stem}.lora_A.default.weight"]
+            value = value + (delta.T if model.get_submodule(stem).fan_in_fan_out else delta)  # noqa: PLW2901
+        out[name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = value
+    return out

@@ -1,0 +1,44 @@
+"""Optimiser, learning rate and gradient norm: all that happens to weights. The rate is a function of the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from prmbench.config import TrainConfig
+
+
+def make(parameters: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW, or SGD without momentum."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=0.0)
+    return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
+
+
+def learning_rate(config: TrainConfig, update: int, updates: int) -> float:
+    """Rate of update 0, 1, ...: a straight rise to the peak, then the schedule; cosine and linear end near 0."""
+    peak, rise = config.learning_rate or 0.0, round((config.warmup or 0.0) * updates)
+    if update < rise:
+        return peak * (update + 1) / rise
+    done = (update - rise) / max(updates - rise, 1)
+    if config.schedule == "cosine":
+        return peak * (1 + math.cos(math.pi * done)) / 2
+    return peak * (1 - done) if config.schedule == "linear" else peak
+
+
+def clip(parameters: Sequence[nn.Parameter], limit: float) -> float:
+    """Scales the gradients down to a norm of `limit` (0 = leaves them) and gives the norm they had, over all shards."""
+    norm = nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+    whole = getattr(norm, "full_tensor", None)  # of shards the norm comes in shards, too
+    return float(whole() if whole else norm)
+
+
+def step(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """One update, after which no gradient is left."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

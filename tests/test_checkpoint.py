@@ -1,0 +1,198 @@
+"""Checkpoints are whole or absent, and a run goes on from one as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from train_runs import data, metrics, options, run, traces
+
+from prmbench import checkpoint
+from prmbench.schema import UserError
+from prmbench.train import train
+
+
+def save(folder: Path, step: int) -> None:
+    checkpoint.save(folder, step, {"w": torch.full((3,), float(step))}, {"note": step})
+
+
+def loaded(found: checkpoint.Checkpoint | None) -> list[float]:
+    assert found is not None
+    state = {"w": torch.zeros(3)}
+    checkpoint.load(found, state)
+    return state["w"].tolist()
+
+
+# --- the folder ---------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_two_are_kept_and_the_newest_is_found(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path) is None
+    for step in (2, 9, 10):
+        save(tmp_path, step)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000009", "00000010"]
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert (found.step, found.facts) == (10, {"note": 10})
+    assert loaded(found) == [10.0] * 3
+
+
+@pytest.mark.parametrize("harm", ["no manifest", "torn manifest", "short file", "flipped byte", "missing file"])
+def test_a_damaged_one_is_passed_over(tmp_path: Path, harm: str) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    newest = tmp_path / "00000002"
+    shard = max(newest.glob("*.distcp"), key=lambda p: p.stat().st_size)
+    raw = shard.read_bytes()
+    if harm == "no manifest":
+        (newest / "MANIFEST.json").unlink()
+    elif harm == "torn manifest":
+        (newest / "MANIFEST.json").write_text((newest / "MANIFEST.json").read_text()[:40])
+    elif harm == "short file":
+        shard.write_bytes(raw[:-1])
+    elif harm == "flipped byte":
+        shard.write_bytes(raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:])
+    else:
+        shard.unlink()
+    assert loaded(checkpoint.newest(tmp_path)) == [1.0] * 3
+    save(tmp_path, 2)  # it may be written again
+    assert loaded(checkpoint.newest(tmp_path)) == [2.0] * 3
+
+
+def test_half_written_ones_are_cleared_away(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    shutil.copytree(tmp_path / "00000001", tmp_path / ".tmp-7")
+    assert loaded(checkpoint.newest(tmp_path)) == [1.0] * 3
+    save(tmp_path, 2)
+    assert not (tmp_path / ".tmp-7").exists()
+
+
+def test_what_cannot_be_written_is_one_line_and_harms_nothing(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    (tmp_path / ".tmp-2").write_text("a file where the folder should be")
+    (tmp_path / ".tmp-2").rename(tmp_path / "blocked")
+    with pytest.raises(UserError, match="cannot write"):
+        save(tmp_path / "blocked", 2)
+    assert loaded(checkpoint.newest(tmp_path)) == [1.0] * 3
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+def same_bytes(a: Path, b: Path) -> bool:
+    return (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+
+
+LONG = {"steps": 12, "batch_size": 3, "warmup": 0.2, "save_every": 4}
+
+
+@pytest.mark.parametrize("more", [{}, {"lora_rank": 2}, {"optimizer": "sgd"}, {"loss": "q_rm"}])
+def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on_to_the_same_bytes(
+    policy: Path, tmp_path: Path, more: dict[str, object]
+) -> None:
+    file = data(tmp_path)
+    whole = options(policy, file, tmp_path / "whole", **{**LONG, **more})
+    run(whole)
+
+    def kill_at_six(done: int, _: int, __: float) -> None:
+        if done == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    parts = replace(whole, out=tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, kill_at_six)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert [p.name for p in sorted((tmp_path / "parts" / "checkpoints").iterdir())] == ["00000004", "00000006"]
+    torch.manual_seed(99)  # whatever the other process had drawn
+    begun: list[int] = []
+    run(parts, progress=lambda done, *_: begun.append(done))
+    assert begun[0] == 7
+    assert same_bytes(tmp_path / "whole", tmp_path / "parts")
+    for name in ("loss", "lr", "grad_norm", "seen"):
+        assert metrics(tmp_path / "parts", name) == metrics(tmp_path / "whole", name)
+
+
+KILLED = """
+import json, os, signal, sys
+from prmbench.config import TrainRMConfig
+from prmbench.train import train
+at = int(sys.argv[2])
+def tell(done, of, speed):
+    print(done, flush=True)
+    if done == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+train(TrainRMConfig(**json.loads(sys.argv[1])), tell)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_anywhere_ends_in_the_same_bytes(policy: Path, tmp_path: Path) -> None:
+    """Killed by itself at a random update, then from outside at a random time; then left to end."""
+    file = data(tmp_path)
+    whole = options(policy, file, tmp_path / "whole", **{**LONG, "steps": 60})
+    run(whole)
+    parts = replace(whole, out=tmp_path / "parts")
+    told = json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in vars(parts).items()})
+    rng = random.Random()
+    at = rng.randrange(1, 40)
+    command = [sys.executable, "-c", KILLED, told]
+    first = subprocess.run([*command, str(at)], capture_output=True, text=True, check=False)
+    assert first.returncode == -signal.SIGKILL, first.stderr
+    assert first.stdout.split() == [str(n) for n in range(1, at + 1)]
+    with subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as second:
+        assert second.stdout is not None
+        begun = int(second.stdout.readline())
+        assert begun == at // 4 * 4 + 1 or begun == (at - 1) // 4 * 4 + 1  # the kill comes before the checkpoint
+        time.sleep(rng.random() * 0.2)
+        second.kill()
+    run(parts)
+    assert same_bytes(tmp_path / "whole", tmp_path / "parts")
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert metrics(tmp_path / "parts", "update") == list(range(1, 61))
+
+
+def test_a_checkpoint_of_another_run_is_refused(policy: Path, tmp_path: Path) -> None:
+    config = options(policy, data(tmp_path), tmp_path / "out", save_every=2)
+
+    def stop(done: int, *_: object) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, stop)
+    (tmp_path / "out" / "train.json").unlink()
+    with pytest.raises(UserError, match="is a checkpoint of another run"):
+        train(replace(config, data=data(tmp_path, traces()[:6], "other.jsonl")))
+
+
+def test_two_runs_in_one_folder_at_a_time_are_refused(policy: Path, tmp_path: Path) -> None:
+    config = options(policy, data(tmp_path), tmp_path / "out")
+    refused: list[str] = []
+
+    def again(*_: object) -> None:
+        with pytest.raises(UserError) as caught:
+            train(config)
+        refused.append(str(caught.value))
+
+    run(config, progress=again)
+    assert all("another process trains here" in line for line in refused)
+    assert len(refused) == 5
+
+
+def test_checkpoints_go_when_the_run_is_finished_unless_asked_for(policy: Path, tmp_path: Path) -> None:
+    file = data(tmp_path)
+    run(options(policy, file, tmp_path / "plain"))
+    assert not (tmp_path / "plain" / "checkpoints").exists()
+    run(options(policy, file, tmp_path / "kept", save_every=2))
+    assert [p.name for p in sorted((tmp_path / "kept" / "checkpoints").iterdir())] == ["00000004", "00000005"]

@@ -1,0 +1,85 @@
+"""Every value of every preset, with where it comes from; and how options and presets meet."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, get_args
+
+import pytest
+
+from prmbench.config import Loss, Preset, TrainConfig, TrainRMConfig
+from prmbench.presets import PRESETS, Values, resolve
+from prmbench.schema import UserError
+
+# (learning rate, batch, epochs, warm-up, schedule, beta, margin, reduction)
+PAPER = {
+    # IPVRM paper, appendix C: lr 5e-7, batch 64; beta 10, m 5. Eq. 9: mean over t, then over sequences.
+    # One epoch, warm-up 0.1 and cosine are not in the paper: ours, here and below.
+    "ipvrm": (5e-7, 64, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence"),
+    "ipvrm_early": (5e-7, 64, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence"),
+    "ipvrm_late": (5e-7, 64, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence"),
+    # The same appendix: beta 0.05 for Implicit PRM and DPO-RM; beta 0.2, m 2 for Q-RM.
+    "implicit_prm": (5e-7, 64, 1.0, 0.1, "cosine", 0.05, None, "sequence"),
+    "dpo_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.05, None, "sequence"),
+    "q_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.2, 2.0, "sequence"),
+    # Not in the paper: ours.
+    "step_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token"),
+    "value_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token"),
+    "sft": (1e-5, 64, 2.0, 0.03, "cosine", None, None, "token"),
+}
+# The authors' offline trainer: the mean runs over all tokens of a batch; --gamma, the margin, is 0 by default.
+RELEASE = {loss: (*values[:6], None if values[6] is None else 0.0, "token") for loss, values in PAPER.items()}
+# Ours, for a policy of 0.1 M parameters.
+MINIATURE = {
+    "sft": (4e-3, 32, 1.0, 0.1, "constant", None, None, "token"),
+    "ipvrm": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence"),
+    "ipvrm_early": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence"),
+    "ipvrm_late": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence"),
+    "implicit_prm": (1e-3, 64, 2.0, 0.0, "cosine", 0.5, None, "sequence"),
+    "dpo_rm": (1e-3, 64, 2.0, 0.0, "cosine", 0.5, None, "sequence"),
+    "q_rm": (1e-3, 64, 2.0, 0.0, "cosine", 1.0, 0.0, "sequence"),
+    "step_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token"),
+    "value_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token"),
+}
+# The paper where it is explicit, which it is about everything it names.
+EXPECTED = {"paper": PAPER, "release": RELEASE, "default": PAPER, "miniature": MINIATURE}
+
+
+def row(values: Values) -> tuple[Any, ...]:
+    return tuple(getattr(values, f.name) for f in fields(Values))
+
+
+def test_every_value_of_every_preset() -> None:
+    assert {name: {loss: row(v) for loss, v in table.items()} for name, table in PRESETS.items()} == EXPECTED
+    assert set(PRESETS) == set(get_args(Preset))
+    assert all(set(table) == set(get_args(Loss)) for table in PRESETS.values())
+
+
+def test_what_is_left_out_comes_from_the_preset_of_the_loss() -> None:
+    found = resolve(TrainRMConfig(loss="q_rm", preset="paper", beta=0.7))
+    assert (found.learning_rate, found.batch_size, found.beta, found.margin) == (5e-7, 64, 0.7, 2.0)
+    assert resolve(found) == found
+    assert resolve(TrainRMConfig(margin=0.0)).margin == 0.0  # given, not left out
+    policy = resolve(TrainConfig(preset="miniature"))
+    assert (type(policy), policy.learning_rate, policy.schedule) == (TrainConfig, 4e-3, "constant")
+
+
+@pytest.mark.parametrize(("loss", "option"), [("step_bce", "beta"), ("implicit_prm", "margin"), ("dpo_rm", "margin")])
+def test_an_option_that_the_loss_has_no_use_for_is_refused(loss: Any, option: str) -> None:
+    with pytest.raises(UserError, match=f"--{option}: loss {loss} has none"):
+        resolve(TrainRMConfig(loss=loss, **{option: 1.0}))  # type: ignore[arg-type]
+
+
+def test_the_learning_rate_rises_then_follows_the_schedule() -> None:
+    from prmbench.training.optimiser import learning_rate
+
+    def rates(schedule: Any) -> list[float]:
+        config = TrainConfig(learning_rate=8.0, warmup=0.2, schedule=schedule)
+        return [learning_rate(config, update, 10) for update in range(10)]
+
+    assert rates("constant") == [4.0] + [8.0] * 9
+    assert rates("linear") == pytest.approx([4, 8, 8, 7, 6, 5, 4, 3, 2, 1])
+    cosine = rates("cosine")
+    assert cosine[:3] == [4.0, 8.0, 8.0]
+    assert cosine[6] == pytest.approx(4.0)  # half way down
+    assert cosine[9] == pytest.approx(0.304482, abs=1e-6)  # 4 * (1 + cos(7 pi / 8))
