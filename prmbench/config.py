@@ -145,8 +145,10 @@ class TrainRMConfig(TrainConfig):
     reduction: Literal["sequence", "token"] | None = option(
         None, "Mean per sequence, then over sequences, or over all tokens (default: the preset's)."
     )
-    pairs: Literal["one", "all", "random"] = option(
-        "one", "Right-wrong pairs of a prompt: the first (IPVRM paper), all, or one at random."
+    pairs: Literal["one", "all", "random"] | None = option(
+        None,
+        "Right-wrong pairs of a prompt: the first (IPVRM paper 4.1), all, or one at random; pointwise losses take "
+        "both halves, and --batch-size counts pairs (default: the preset's; pointwise: every completion).",
     )
 
 

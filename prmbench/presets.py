@@ -27,28 +27,33 @@ class Values:
     beta: float | None = None
     margin: float | None = None
     reduction: Literal["sequence", "token"] = "sequence"
+    pairs: Literal["one", "all", "random"] | None = None
+    """None = every verified completion by itself."""
 
 
 # Learning rate and batch: IPVRM paper, appendix C ("lr 5e-7, global batch 64"), for every reward model. Epochs, warm-up
 # and schedule are not in it: one epoch, a tenth, cosine are our choice, as usual in preference training at that rate.
 _PAPER = Values(5e-7, 64)
 # beta 10, margin 5: IPVRM paper, appendix C; the early and late variants (Eqs. 16-18) "as IPVRM".
-_IPVRM = replace(_PAPER, beta=10.0, margin=5.0)
+# Pointwise losses take the two halves of one pair a prompt (4.1): 32 pairs are the batch of 64.
+_IPVRM = replace(_PAPER, beta=10.0, margin=5.0, pairs="one", batch_size=32)
 # beta 0.05: IPVRM paper, appendix C, for Implicit PRM and DPO-RM alike.
-_LOG_RATIO = replace(_PAPER, beta=0.05)
+_DPO_RM = replace(_PAPER, beta=0.05, pairs="one")
+_IMPLICIT_PRM = replace(_DPO_RM, batch_size=32)
 # beta 0.2, margin 2: IPVRM paper, appendix C.
-_Q_RM = replace(_PAPER, beta=0.2, margin=2.0)
+_Q_RM = replace(_PAPER, beta=0.2, margin=2.0, pairs="one")
 # Not in the paper; all of it is our choice. Reductions as SFT and TRL's stepwise trainer have them: over all tokens.
 _STEPS = replace(_PAPER, learning_rate=1e-5, reduction="token")
 _SFT = Values(1e-5, 64, epochs=2.0, warmup=0.03, reduction="token")
 
+POINTWISE: tuple[Loss, ...] = ("ipvrm", "ipvrm_early", "ipvrm_late", "implicit_prm")
 PAPER: dict[Loss, Values] = {
     "sft": _SFT,
     "ipvrm": _IPVRM,
     "ipvrm_early": _IPVRM,
     "ipvrm_late": _IPVRM,
-    "implicit_prm": _LOG_RATIO,
-    "dpo_rm": _LOG_RATIO,
+    "implicit_prm": _IMPLICIT_PRM,
+    "dpo_rm": _DPO_RM,
     "q_rm": _Q_RM,
     "step_bce": _STEPS,
     "value_bce": _STEPS,
@@ -61,8 +66,11 @@ RELEASE: dict[Loss, Values] = {
     for loss, values in PAPER.items()
 }
 
-# The paper wherever it is explicit, and it is explicit about all that it names; the rest is our choice above.
-DEFAULT: dict[Loss, Values] = dict(PAPER)
+# The paper wherever it is explicit, but for one thing: pointwise losses take every verified completion, since most data
+# is not made of pairs.
+DEFAULT: dict[Loss, Values] = {
+    loss: replace(values, pairs=None, batch_size=64) if loss in POINTWISE else values for loss, values in PAPER.items()
+}
 
 # A policy of 0.1 M parameters whose solutions have some forty tokens: the paper's rate and constants do not carry over
 # (a sum over 40 tokens needs a larger beta than one over hundreds, and a margin of 5 is out of reach). Ours, measured.
@@ -73,8 +81,8 @@ MINIATURE: dict[Loss, Values] = {
     "ipvrm_early": replace(_SMALL, beta=10.0, margin=0.0),
     "ipvrm_late": replace(_SMALL, beta=10.0, margin=0.0),
     "implicit_prm": replace(_SMALL, beta=0.5),
-    "dpo_rm": replace(_SMALL, beta=0.5),
-    "q_rm": replace(_SMALL, beta=1.0, margin=0.0),
+    "dpo_rm": replace(_SMALL, beta=0.5, pairs="one"),
+    "q_rm": replace(_SMALL, beta=1.0, margin=0.0, pairs="one"),
     "step_bce": replace(_SMALL, reduction="token"),
     "value_bce": replace(_SMALL, reduction="token"),
 }
@@ -104,7 +112,7 @@ def resolve(config: T) -> T:
         if not hasattr(config, f.name):
             continue  # train-sft has no beta
         given, preset = getattr(config, f.name), getattr(values, f.name)
-        if given is not None and preset is None:
+        if given is not None and preset is None and not (f.name == "pairs" and loss in POINTWISE):
             raise UserError(f"--{f.name}: loss {loss} has none; drop it")
         filled[f.name] = preset if given is None else given
     return replace(config, **filled)

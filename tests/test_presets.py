@@ -11,38 +11,42 @@ from prmbench.config import Loss, Preset, TrainConfig, TrainRMConfig
 from prmbench.presets import PRESETS, Values, resolve
 from prmbench.schema import UserError
 
-# (learning rate, batch, epochs, warm-up, schedule, beta, margin, reduction)
+# (learning rate, batch, epochs, warm-up, schedule, beta, margin, reduction, pairs)
 PAPER = {
     # IPVRM paper, appendix C: lr 5e-7, batch 64; beta 10, m 5. Eq. 9: mean over t, then over sequences.
     # One epoch, warm-up 0.1 and cosine are not in the paper: ours, here and below.
-    "ipvrm": (5e-7, 64, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence"),
-    "ipvrm_early": (5e-7, 64, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence"),
-    "ipvrm_late": (5e-7, 64, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence"),
+    "ipvrm": (5e-7, 32, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence", "one"),
+    "ipvrm_early": (5e-7, 32, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence", "one"),
+    "ipvrm_late": (5e-7, 32, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence", "one"),
     # The same appendix: beta 0.05 for Implicit PRM and DPO-RM; beta 0.2, m 2 for Q-RM.
-    "implicit_prm": (5e-7, 64, 1.0, 0.1, "cosine", 0.05, None, "sequence"),
-    "dpo_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.05, None, "sequence"),
-    "q_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.2, 2.0, "sequence"),
+    "implicit_prm": (5e-7, 32, 1.0, 0.1, "cosine", 0.05, None, "sequence", "one"),
+    "dpo_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.05, None, "sequence", "one"),
+    "q_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.2, 2.0, "sequence", "one"),
     # Not in the paper: ours.
-    "step_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token"),
-    "value_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token"),
-    "sft": (1e-5, 64, 2.0, 0.03, "cosine", None, None, "token"),
+    "step_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token", None),
+    "value_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token", None),
+    "sft": (1e-5, 64, 2.0, 0.03, "cosine", None, None, "token", None),
 }
 # The authors' offline trainer: the mean runs over all tokens of a batch; --gamma, the margin, is 0 by default.
-RELEASE = {loss: (*values[:6], None if values[6] is None else 0.0, "token") for loss, values in PAPER.items()}
+RELEASE = {
+    loss: (*values[:6], None if values[6] is None else 0.0, "token", values[8]) for loss, values in PAPER.items()
+}
 # Ours, for a policy of 0.1 M parameters.
 MINIATURE = {
-    "sft": (4e-3, 32, 1.0, 0.1, "constant", None, None, "token"),
-    "ipvrm": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence"),
-    "ipvrm_early": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence"),
-    "ipvrm_late": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence"),
-    "implicit_prm": (1e-3, 64, 2.0, 0.0, "cosine", 0.5, None, "sequence"),
-    "dpo_rm": (1e-3, 64, 2.0, 0.0, "cosine", 0.5, None, "sequence"),
-    "q_rm": (1e-3, 64, 2.0, 0.0, "cosine", 1.0, 0.0, "sequence"),
-    "step_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token"),
-    "value_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token"),
+    "sft": (4e-3, 32, 1.0, 0.1, "constant", None, None, "token", None),
+    "ipvrm": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence", None),
+    "ipvrm_early": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence", None),
+    "ipvrm_late": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence", None),
+    "implicit_prm": (1e-3, 64, 2.0, 0.0, "cosine", 0.5, None, "sequence", None),
+    "dpo_rm": (1e-3, 64, 2.0, 0.0, "cosine", 0.5, None, "sequence", "one"),
+    "q_rm": (1e-3, 64, 2.0, 0.0, "cosine", 1.0, 0.0, "sequence", "one"),
+    "step_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token", None),
+    "value_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token", None),
 }
-# The paper where it is explicit, which it is about everything it names.
-EXPECTED = {"paper": PAPER, "release": RELEASE, "default": PAPER, "miniature": MINIATURE}
+# The paper where it is explicit, but pointwise losses take every completion (paper 4.1: halves of one pair a prompt).
+POINTWISE = ("ipvrm", "ipvrm_early", "ipvrm_late", "implicit_prm")
+DEFAULT = {loss: (values[0], 64, *values[2:8], None) if loss in POINTWISE else values for loss, values in PAPER.items()}
+EXPECTED = {"paper": PAPER, "release": RELEASE, "default": DEFAULT, "miniature": MINIATURE}
 
 
 def row(values: Values) -> tuple[Any, ...]:

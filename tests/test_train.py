@@ -293,6 +293,22 @@ def test_a_dry_run_loads_no_weights_and_writes_nothing(policy: Path, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_pointwise_losses_can_take_the_halves_of_the_pairs_that_pairwise_ones_take(
+    policy: Path, tmp_path: Path
+) -> None:
+    extra = Rollout("p0/9", "What is 0 plus 0?", steps=("We look.", "Thus 7."), outcome=0, group="p0")
+    file = data(tmp_path, [*traces(), extra])
+    pairs, halves = (
+        run(options(policy, file, tmp_path / loss, loss=loss, pairs="one", batch_size=2, steps=3))
+        for loss in ("dpo_rm", "ipvrm")
+    )
+    assert (pairs.units, halves.units) == (4, 4)  # the ninth completion is in no first pair
+    logs = [[json.loads(line) for line in (t.out / "metrics.jsonl").read_text().splitlines()] for t in (pairs, halves)]
+    assert [e["tokens"] for e in logs[0]] == [e["tokens"] for e in logs[1]]  # the same completions in every batch
+    every = run(options(policy, file, tmp_path / "all", loss="ipvrm", steps=1))
+    assert every.units == 9
+
+
 def test_limit_takes_whole_prompts(policy: Path, tmp_path: Path) -> None:
     plan = dry_run(options(policy, data(tmp_path), tmp_path / "out", limit=2, loss="dpo_rm"))
     assert plan.units == 2

@@ -91,11 +91,14 @@ def limited(found: Sequence[Rollout], limit: int | None) -> list[Rollout]:
     return [r for r in found if r.subset in whole or (_group(r), r.subset) in kept]
 
 
-def build(found: Sequence[Rollout], row: LossRow, encoder: Encoder, pairs: views.How = "one", seed: int = 0) -> Dataset:
-    """The rollouts in the loss's view, encoded. Raises UserError when nothing, or nothing to tell apart, is left."""
+def build(found: Sequence[Rollout], row: LossRow, encoder: Encoder, pairs: views.How | None, seed: int) -> Dataset:
+    """The rollouts in the loss's view, encoded; with `pairs`, pointwise losses get both halves of each as one unit.
+
+    Raises UserError when nothing, or nothing to tell apart, is left.
+    """
     if row.view == "steps":
         dataset = _steps(found, row, encoder)
-    elif row.view == "pair":
+    elif pairs is not None:
         dataset = _pairs(found, row, encoder, pairs, seed)
     else:
         dataset = _points(found, row, encoder)

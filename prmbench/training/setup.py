@@ -204,7 +204,7 @@ def prepare(config: TrainConfig) -> Job:
     encoder = Encoder(
         shape.tokenizer, template, min((n for n in limits if n is not None), default=None), row.card.get("separator")
     )
-    make = partial(build, row=row, encoder=encoder, pairs=getattr(config, "pairs", "one"), seed=config.seed)
+    make = partial(build, row=row, encoder=encoder, pairs=getattr(config, "pairs", None), seed=config.seed)
     mine, held = views.split(found, config.validation, config.seed)
     training = _part(make(mine), row)
     budget = config.batch_tokens or (batching.CPU_TOKENS if setup.placement.device == "cpu" else batching.GPU_TOKENS)
