@@ -62,7 +62,7 @@ def load(
     `split` cuts completions that come as free text. Raises UserError.
     """
     row = BENCHMARKS[name]
-    check_limit(limit)
+    files.check_limit(limit)
     traces, source, revision = _read(row, data, subsets, split)
     present = _order({t.subset for t in traces}, row.subsets)
     _known(subsets, present, source)
@@ -70,7 +70,7 @@ def load(
     if odd:
         raise UserError(f"{source}: subset {odd[0]!r}: use letters, digits and . + - _ only, also in file names")
     chosen = tuple(name for name in present if not subsets or name in subsets)
-    spread = _spread if row.task == "steps" else candidates.spread
+    spread = files.spread if row.task == "steps" else candidates.spread
     kept = [t for name in chosen for t in spread([t for t in traces if t.subset == name], limit)]
     if not kept:
         raise UserError(f"{source}: holds no trace")
@@ -89,19 +89,6 @@ def _read(row: Benchmark, data: Path | None, subsets: Sequence[str], split: str)
     _known(subsets, row.subsets, row.hub_id)
     traces, revision = processbench.from_hub(subsets or row.subsets, row.revision)
     return traces, row.hub_id, revision
-
-
-def check_limit(limit: int | None) -> None:
-    """Raises UserError on a --limit that leaves nothing."""
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit is {limit}; expected at least 1")
-
-
-def _spread(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
-    """`limit` traces at even distances. ProcessBench lists its errors first: the first ones would be of one sort."""
-    if limit is None or limit >= len(traces):
-        return list(traces)
-    return [traces[i * len(traces) // limit] for i in range(limit)]
 
 
 def _known(wanted: Sequence[str], present: Sequence[str], source: str) -> None:

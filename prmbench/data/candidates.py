@@ -38,10 +38,7 @@ def check(task: Task, traces: Sequence[Trace], source: str) -> None:
 
 def spread(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
     """The traces of `limit` prompts at even distances: groups stay whole."""
-    names = list(dict.fromkeys(t.group for t in traces))
-    if limit is None or limit >= len(names):
-        return list(traces)
-    kept = {names[i * len(names) // limit] for i in range(limit)}
+    kept = set(files.spread(list(dict.fromkeys(t.group for t in traces)), limit))
     return [t for t in traces if t.group in kept]
 
 

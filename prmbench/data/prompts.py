@@ -54,8 +54,7 @@ def load(path: Path, subsets: Sequence[str] = (), limit: int | None = None) -> l
 
     `limit` keeps so many of each subset, evenly spaced. Raises UserError on a row that cannot be used.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit is {limit}; expected at least 1")
+    files.check_limit(limit)
     found = _from(path)
     if not found:
         raise UserError(f"{path}: holds no prompt")
@@ -65,7 +64,7 @@ def load(path: Path, subsets: Sequence[str] = (), limit: int | None = None) -> l
         if name not in present:
             raise UserError(f"--subset {name}: {path} has {', '.join(present)}")
     chosen = [name for name in present if not subsets or name in subsets]
-    return [p for name in chosen for p in _spread([p for p in found if p.subset == name], limit)]
+    return [p for name in chosen for p in files.spread([p for p in found if p.subset == name], limit)]
 
 
 def _from(path: Path) -> list[Prompt]:
@@ -78,13 +77,6 @@ def _from(path: Path) -> list[Prompt]:
         rows = files.read_rows(file)
         found += [_prompt(row, file.stem, number, f"{file} row {number}") for number, row in enumerate(rows)]
     return _named(found, path)
-
-
-def _spread(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
-    """`limit` prompts at even distances: published sets are ordered by subject or by year."""
-    if limit is None or limit >= len(prompts):
-        return list(prompts)
-    return [prompts[i * len(prompts) // limit] for i in range(limit)]
 
 
 def _named(found: Sequence[Prompt], path: Path) -> list[Prompt]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench import data, distributed, manifest, scoring, store
+from prmbench import distributed, manifest, scoring, store
 from prmbench.backends import Backend, load_backend
 from prmbench.config import ScoreConfig
 from prmbench.data import files, solutions
@@ -41,7 +41,7 @@ def planned(config: ScoreConfig) -> tuple[Backend, list[Trace], scoring.Plan]:
     """The backend, the user's solutions, and how they will be scored."""
     if config.data is None:
         raise UserError("--data is missing: give a json, jsonl or parquet file of problems and solutions")
-    data.check_limit(config.limit)
+    files.check_limit(config.limit)
     traces = solutions.from_files(config.data, config.split)[: config.limit]
     if not traces:
         raise UserError(f"{config.data}: holds no solution")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data import rollouts, views
+from prmbench.data import files, rollouts, views
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion import CompletionIds, Exchange, encode_completions, encode_steps, steps_text
 from prmbench.losses import LossRow
@@ -74,21 +74,12 @@ class Encoder:
 
 def limited(found: Sequence[Rollout], limit: int | None) -> list[Rollout]:
     """The rollouts of `limit` prompts of each subset, at even distances."""
-    if limit is None:
-        return list(found)
-    if limit < 1:
-        raise UserError(f"--limit is {limit}; expected at least 1")
-    groups: dict[str, list[str]] = {}
-    for name, subset in dict.fromkeys((_group(r), r.subset) for r in found):
-        groups.setdefault(subset, []).append(name)
-    kept = {
-        (names[i * len(names) // limit], subset)
-        for subset, names in groups.items()
-        for i in range(min(limit, len(names)))
-        if limit < len(names)
-    }
-    whole = {subset for subset, names in groups.items() if limit >= len(names)}
-    return [r for r in found if r.subset in whole or (_group(r), r.subset) in kept]
+    files.check_limit(limit)
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for subset, name in dict.fromkeys((r.subset, _group(r)) for r in found):
+        groups.setdefault(subset, []).append((subset, name))
+    kept = {group for names in groups.values() for group in files.spread(names, limit)}
+    return [r for r in found if (r.subset, _group(r)) in kept]
 
 
 def build(found: Sequence[Rollout], row: LossRow, encoder: Encoder, pairs: views.How | None, seed: int) -> Dataset:
