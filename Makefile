@@ -12,7 +12,7 @@ LIMIT ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench leaderboards wheel clean
+.PHONY: help install demo test bench study leaderboards wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s%s\n' "$$name" "$$text"; done
@@ -41,8 +41,12 @@ test: install ## all checks: lint, format, types, import layers, tests, leaderbo
 	$(BIN)/python -m pytest
 	$(BIN)/prmbench report --check
 
-bench: install ## measure scoring speed against a plain loop
+bench: install ## measure scoring and training speed against a plain loop
 	$(BIN)/python benchmarks/score_throughput.py
+	$(BIN)/python benchmarks/train_throughput.py
+
+study: install ## train and judge three reward models on real rollouts: DATA=folder; hours on two cores, resumes
+	PYTHON=$(BIN)/python LIMIT=$(LIMIT) leaderboards/studies/smollm2.sh "$(DATA)"
 
 leaderboards: install ## write the leaderboards again from the results in the repository
 	$(BIN)/prmbench report

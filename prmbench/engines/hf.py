@@ -247,8 +247,6 @@ def load(
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, struct.error) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"model {name}: cannot be loaded ({reason.strip()})") from error
-    if where != name:
-        _forget_packing(model)
     missing = sorted(found["missing_keys"] - ZERO_IF_ABSENT)
     if missing:
         raise UserError(f"model {name}: lacks weights ({', '.join(missing[:3])}); random ones would score at random")
@@ -256,12 +254,6 @@ def load(
     if kind == "lm":
         engine.check_head()
     return engine
-
-
-def _forget_packing(model: Any) -> None:
-    """A GGUF file's weights are plain numbers once loaded; transformers would still refuse to save them."""
-    model.hf_quantizer = None
-    del model.config.quantization_config
 
 
 def source(name: str) -> tuple[str, dict[str, Any]]:
