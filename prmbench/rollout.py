@@ -103,7 +103,7 @@ def beside(out: Path) -> Path:
 
 def counts(out: Path) -> dict[str, Any]:
     """Counts of a finished rollouts file, as `summarise` made them; empty for a file from elsewhere."""
-    found: dict[str, Any] = _summary(out).get("counts", {})
+    found: dict[str, Any] = summary(out).get("counts", {})
     return found
 
 
@@ -137,13 +137,14 @@ def _provenance(engine: HFEngine, config: RolloutConfig) -> dict[str, Any]:
     return {
         "config": options.to_json(config),
         "template": text_hash(source if isinstance(source, str) else repr(source)),
-        "packages": {**manifest.packages(), **_versions()},
+        "packages": {**manifest.packages(), **versions()},
         "commit": manifest.code_state()[0],
         "hardware": manifest.hardware(),
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the libraries that verdicts depend on."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -177,7 +178,7 @@ def _check(config: RolloutConfig) -> None:
 
 def _same(out: Path, facts: Mapping[str, Any]) -> None:
     """Raises UserError unless `out` is what this very run wrote."""
-    begun = _summary(out).get("identity")
+    begun = summary(out).get("identity")
     if begun is None:
         raise UserError(f"--out {out}: exists, and this command did not write it; name another file")
     changed = sorted(name for name in facts if begun.get(name) != facts[name])
@@ -185,7 +186,8 @@ def _same(out: Path, facts: Mapping[str, Any]) -> None:
         raise UserError(f"--out {out}: exists, from a run with another {', '.join(changed[:4])}; name another file")
 
 
-def _summary(out: Path) -> dict[str, Any]:
+def summary(out: Path) -> dict[str, Any]:
+    """What was written beside a rollouts file; empty for a file from elsewhere."""
     try:
         told = json.loads(beside(out).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -12,8 +12,9 @@ import pytest
 
 from prmbench import data, evaluation, judge, policy, store
 from prmbench.backends import load_backend
-from prmbench.config import EvalConfig, ModelConfig
+from prmbench.config import EvalConfig, ModelConfig, RolloutConfig
 from prmbench.report.load import load as load_results
+from prmbench.rollout import beside, rollout
 from prmbench.schema import MetricRow, StepScores, Trace, UserError
 from prmbench.store import Run
 
@@ -337,6 +338,24 @@ def test_a_policy_run_goes_on_where_it_was(asked: EvalConfig, tmp_path: Path, mo
     monkeypatch.setattr(policy, "draw", None)  # a finished run draws nothing
     assert run(small).result == resumed.result
     assert resumed.path.read_bytes() == before
+
+
+def test_a_rollouts_file_is_judged_as_it_is(asked: EvalConfig, prompts: Path, tmp_path: Path) -> None:
+    drawn = {name: getattr(asked, name) for name in ("model", "group_size", "max_new_tokens", "temperature", "top_p")}
+    file = rollout(RolloutConfig(data=prompts, out=tmp_path / "drawn.jsonl", **drawn))
+    assert file is not None
+    sampled, read = run(asked), run(EvalConfig(benchmark="policy", data=file, out=tmp_path / "read"))
+    sound(read)
+    assert read.scores == sampled.scores
+    assert read.result.rows == sampled.result.rows  # the same completions, drawn once and judged twice
+    facts = read.result.manifest
+    assert (facts.model, facts.weights, facts.n) == ("policy", sampled.result.manifest.weights, 16)
+    assert facts.commit == sampled.result.manifest.commit
+    part = run(EvalConfig(benchmark="policy", data=file, out=tmp_path / "part", subset=("b",), limit=1))
+    assert {s.cluster for s in part.scores} == {"q1"}
+    beside(file).unlink()
+    with pytest.raises(UserError, match="says who wrote these completions"):
+        evaluation.evaluate(EvalConfig(benchmark="policy", data=file, out=tmp_path / "lost"))
 
 
 def test_a_policys_run_id_follows_what_moves_a_completion(asked: EvalConfig, tmp_path: Path) -> None:

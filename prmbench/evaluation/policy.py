@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +14,13 @@ from prmbench.config import EvalConfig
 from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
-from prmbench.data.rollouts import Rollout
 from prmbench.engines.hf import HFEngine
+from prmbench.evaluation import drawn
 from prmbench.evaluation.facts import run_id, run_manifest
 from prmbench.evaluation.files import check_writable, finish, judge_again
-from prmbench.rollout import LIBRARIES, DryRun
-from prmbench.schema import RunManifest, ScoredTrace, UserError, text_hash
+from prmbench.evaluation.policy_rows import provenance, scored
+from prmbench.rollout import DryRun, outline, versions
+from prmbench.schema import RunManifest, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +35,11 @@ class _Planned:
 def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> store.Run | None:
     """Draws and verifies completions and writes the run; see `evaluation.evaluate`.
 
-    The texts stay beside it, as `<run-id>.rollouts.jsonl`. Raises UserError.
+    The texts stay beside it, as `<run-id>.rollouts.jsonl`. Without a model, `--data` holds completions. Raises
+    UserError.
     """
+    if not config.model:
+        return drawn.evaluate(config)
     check_writable(config.out)
     plan = _planned(config)
     path = config.out / f"{plan.run_id}.json"
@@ -51,9 +53,9 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> st
     if all(r.verdict == sampler.REFUSED for r in found):
         room = plan.engine.max_tokens
         raise UserError(f"{plan.about.source}: no prompt leaves room for a completion; the model takes {room}")
-    made = {"tokens": sum(r.tokens or 0 for r in found), "n": len(found), **_provenance(sampled.facts)}
+    made = {"tokens": sum(r.tokens or 0 for r in found), "n": len(found), **provenance(sampled.facts)}
     rollouts.write(config.out / f"{plan.run_id}.rollouts.jsonl", found)
-    run = finish(_manifest(config, plan, **made), [_scored(r) for r in found], config.protocol, path)
+    run = finish(_manifest(config, plan, **made), [scored(r) for r in found], config.protocol, path)
     sampled.journal.remove()
     return run
 
@@ -62,15 +64,7 @@ def dry_run(config: EvalConfig) -> DryRun:
     """The plan of a run, without loading weights."""
     plan = _planned(config)
     work = sampler.prepare(plan.engine, plan.prompts, config)
-    return DryRun(
-        prompts=len(work.prompts),
-        refused=sum(room < 1 for room in work.rooms),
-        completions=work.n * sum(room > 0 for room in work.rooms),
-        prompt_tokens=sum(map(len, work.ids)),
-        most_new_tokens=work.n * sum(work.rooms),
-        batches=len(work.batches),
-        weights_gib=round(plan.engine.weight_bytes / 2**30, 2),
-    )
+    return outline(plan.engine, work)
 
 
 def _planned(config: EvalConfig) -> _Planned:
@@ -93,8 +87,6 @@ def _manifest(config: EvalConfig, plan: _Planned, **known: Any) -> RunManifest:
         ModelCard(config.model, "policy"), config, plan.engine, kind="outcome", input_format=chat_format(config)
     )
     asked = sorted((p.id, p.subset, p.text, p.gold, sampler.kind_of(p, config)) for p in plan.prompts)
-    present = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
-    libraries = {name: present[name] for name in LIBRARIES if name in present}
     return run_manifest(
         config,
         facts,
@@ -102,34 +94,7 @@ def _manifest(config: EvalConfig, plan: _Planned, **known: Any) -> RunManifest:
         {
             "run_id": plan.run_id,
             "benchmark_hash": store.sha256(repr(asked).encode()),
-            "packages": {**manifest.packages(), **libraries},
+            "packages": {**manifest.packages(), **versions()},
             **known,
         },
-    )
-
-
-def _provenance(sampled: Mapping[str, Any]) -> dict[str, Any]:
-    """How the journal says the completions were made, by RunManifest's names."""
-    commit, dirty = manifest.code_state()
-    sittings = list(sampled["commits"])
-    return {
-        "commit": None if "unknown" in sittings else commit,
-        "commits": tuple(sittings) if sittings != [commit] else (),
-        "dirty": dirty or sampled["dirty"],
-        "seconds": sampled["seconds"],
-    }
-
-
-def _scored(rollout: Rollout) -> ScoredTrace:
-    return ScoredTrace(
-        id=rollout.id,
-        subset=rollout.subset,
-        label=None,
-        outcome=rollout.outcome,
-        cluster=rollout.group,
-        steps=len(rollout.steps),
-        tokens=(rollout.tokens or 0,),
-        unscored="" if rollout.outcome is not None else rollout.verdict or "not verified",
-        answer=text_hash(rollout.answer) if rollout.answer else "",
-        finish=rollout.finish,
     )

@@ -1,0 +1,100 @@
+"""`eval --benchmark policy` on a rollouts file: what was drawn is judged as it is, and no model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prmbench import config as options
+from prmbench import data, distributed, judge, manifest, rollout, store
+from prmbench.backends import Facts
+from prmbench.backends.common import chat_format
+from prmbench.config import EvalConfig
+from prmbench.data import files, rollouts
+from prmbench.data.rollouts import Rollout
+from prmbench.evaluation.facts import run_id, run_manifest
+from prmbench.evaluation.files import check_writable, finish, judge_again
+from prmbench.evaluation.policy_rows import provenance, scored
+from prmbench.schema import UserError
+from prmbench.sound import SAMPLING
+
+
+def evaluate(config: EvalConfig) -> store.Run | None:
+    """The run of a file that `prmbench rollout` wrote; its summary says which model spoke, and how.
+
+    Raises UserError.
+    """
+    check_writable(config.out)
+    source = _given(config)
+    told = _summary(source)
+    found = _chosen(rollouts.read(source), config)
+    row = data.BENCHMARKS["policy"]
+    about = data.Loaded(
+        (), tuple(dict.fromkeys(r.subset for r in found)), source.name, None, row.name, row.version, row.task
+    )
+    name = run_id(told["config"]["model"], {**told["identity"], "content": rollouts.content_hash(found)}, about)
+    path = config.out / f"{name}.json"
+    if distributed.rank() != 0:
+        return None
+    if path.exists():
+        return judge_again(path, config)
+    asked = sorted({(r.group, r.subset, r.prompt, r.gold) for r in found})
+    drawn = {name: told["config"][name] for name in (*SAMPLING, "max_new_tokens", "verifier", "split", "template")}
+    made: dict[str, Any] = {
+        "run_id": name,
+        "model": told["config"]["model"],
+        "benchmark_hash": store.sha256(repr(asked).encode()),
+        "config": {**options.to_json(config), **drawn},
+        "packages": {**manifest.packages(), **told["packages"]},
+        "tokens": sum(r.tokens or 0 for r in found),
+        "n": len(found),
+        **provenance(told),
+    }
+    facts = run_manifest(config, _facts(told, config), about, made)
+    judge.checked(facts, config.protocol)
+    return finish(facts, [scored(r) for r in found], config.protocol, path)
+
+
+def _facts(told: dict[str, Any], config: EvalConfig) -> Facts:
+    identity = told["identity"]
+    return Facts(
+        kind="outcome",
+        input_format=chat_format(config),
+        backend="policy",
+        template=told["template"],
+        hardware=told["hardware"],
+        **{name: identity[name] for name in ("revision", "weights", "dtype", "device", "engine")},
+    )
+
+
+def _given(config: EvalConfig) -> Path:
+    if config.data is None or not config.data.is_file():
+        raise UserError(
+            "--data: benchmark policy without --model judges one rollouts file, as `prmbench rollout` writes it; "
+            "name the file, or give --model to draw completions for prompts"
+        )
+    return config.data
+
+
+def _summary(source: Path) -> dict[str, Any]:
+    told = rollout.summary(source)
+    if not told:
+        raise UserError(
+            f"{source}: no {rollout.beside(source).name} beside it says who wrote these completions; "
+            "draw them with `prmbench rollout`, or give --model and prompts"
+        )
+    return told
+
+
+def _chosen(found: Sequence[Rollout], config: EvalConfig) -> list[Rollout]:
+    """Of the subsets asked for, `--limit` prompts each with all their completions."""
+    files.check_limit(config.limit)
+    present = dict.fromkeys(r.subset for r in found)
+    for name in config.subset:
+        if name not in present:
+            raise UserError(f"--subset {name}: the file has {', '.join(present)}")
+    kept: set[tuple[str, str]] = set()
+    for name in config.subset or present:
+        kept |= set(files.spread(list(dict.fromkeys((name, r.group) for r in found if r.subset == name)), config.limit))
+    return [r for r in found if (r.subset, r.group) in kept]
