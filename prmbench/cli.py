@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import typer
 import prmbench
 from prmbench import bridge
 from prmbench import config as options
+from prmbench.bars import bar, bars
 from prmbench.schema import EvalProtocol
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False)
     if config.dry_run:
         _print_mapping(evaluation.dry_run(config), json_)
         return
-    with _progress(quiet, "scoring") as progress:
+    with bar(quiet, "scoring") as progress:
         run = evaluation.evaluate(config, progress)
     if run is None:
         return
@@ -86,7 +86,7 @@ def score(config: options.ScoreConfig, quiet: Quiet = False) -> None:
     if config.dry_run:
         _print_mapping(evaluation.dry_run(config), as_json=False)
         return
-    with _progress(quiet, "scoring") as progress:
+    with bar(quiet, "scoring") as progress:
         path = evaluation.score(config, progress)
     if path is not None and not quiet:
         typer.echo(f"scores: {path}", err=True)
@@ -100,7 +100,7 @@ def rollout(config: options.RolloutConfig, json_: Json = False, quiet: Quiet = F
     if config.dry_run:
         _print_mapping(sampling.dry_run(config), json_)
         return
-    with _progress(quiet, "sampling") as progress:
+    with bar(quiet, "sampling") as progress:
         path = sampling.rollout(config, progress)
     if path is None:
         return
@@ -130,14 +130,14 @@ def _train(config: options.TrainConfig, json_: bool, quiet: bool) -> None:
     if config.dry_run:
         _print_mapping(train.dry_run(config), json_)
         return
-    with _progress(quiet, "training") as progress:
+    with bar(quiet, "training") as progress:
         trained = train.train(config, progress)
     if trained is None:
         return
     if json_ or not quiet:
         _print_mapping(trained, json_)
     if not json_:
-        typer.echo(f"model: {trained.out}")
+        typer.echo(f"{'model' if trained.fresh else 'finished before, nothing done'}: {trained.out}")
 
 
 @command(options.CompareConfig)
@@ -181,10 +181,23 @@ def report(config: options.ReportConfig) -> None:
 
 @command(options.DemoConfig)
 def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
-    """A real evaluation, offline, in minutes: SmolLM2-135M as a training-free reward model beside the floors."""
+    """The story offline, in minutes: a tiny policy, four reward models and how good they are; or a real model."""
+    if config.world == "smollm2":
+        _demo_smollm2(config, quiet)
+        return
     from prmbench import demo as story
 
-    with _progress(quiet, "scoring") as progress:
+    with bars(quiet) as tell:
+        told = story.demo(config, tell)
+    if not quiet:
+        _console().print(told.table)
+    typer.echo(f"runs: {told.results}\nreport: {told.page}")
+
+
+def _demo_smollm2(config: options.DemoConfig, quiet: bool) -> None:
+    from prmbench import demo_smollm2 as story
+
+    with bar(quiet, "scoring") as progress:
         baselines, model, page = story.demo(config, progress)
     rows = [r for r in model.result.rows if r.value is not None and "in_sample" not in r.protocol]
     _print_run(model, rows, as_json=False, quiet=quiet)
@@ -232,37 +245,6 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
 def _print_mapping(record: Any, as_json: bool) -> None:
     values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(record).items()}
     typer.echo(json.dumps(values) if as_json else "\n".join(f"{name}: {value}" for name, value in values.items()))
-
-
-class _progress:
-    """A progress bar on stderr, when that is a terminal."""
-
-    def __init__(self, quiet: bool, what: str) -> None:
-        self.bar: Any = None
-        self.what = what
-        self.quiet = quiet or not sys.stderr.isatty()
-
-    def __enter__(self) -> Callable[[int, int, float], None] | None:
-        if self.quiet:
-            return None
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn(self.what),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]} tok/s"),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, console=Console(stderr=True))
-        self.bar.start()
-        task = self.bar.add_task(self.what, total=None, rate="-")
-        return lambda done, total, rate: self.bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}")
-
-    def __exit__(self, *_: Any) -> None:
-        if self.bar is not None:
-            self.bar.stop()
 
 
 def main() -> None:

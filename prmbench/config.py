@@ -123,7 +123,7 @@ class TrainConfig(LoadConfig):
         None, "After the warm-up (default: the preset's)."
     )
     optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW (betas 0.9, 0.999), or plain SGD.")
-    weight_decay: float = option(0.0, "Of AdamW.")
+    weight_decay: float = option(0.0, "Pull of the weights towards zero.")
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = not at all.")
     max_tokens: int | None = option(None, "Longer rows are left out and counted (default: what the model takes).")
     validation: float = option(0.0, "Share of the prompts held out for validation.")

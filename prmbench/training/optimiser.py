@@ -14,7 +14,7 @@ from prmbench.config import TrainConfig
 def make(parameters: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW, or SGD without momentum."""
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=0.0)
+        return torch.optim.SGD(parameters, lr=0.0, weight_decay=config.weight_decay)
     return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
