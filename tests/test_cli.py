@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = {
     "eval": options.EvalConfig,
     "score": options.ScoreConfig,
+    "rollout": options.RolloutConfig,
+    "train-sft": options.TrainConfig,
+    "train-rm": options.TrainRMConfig,
     "compare": options.CompareConfig,
     "report": options.ReportConfig,
     "demo": options.DemoConfig,
@@ -255,6 +258,53 @@ def test_report_is_checked(runs: dict[str, str], tmp_path: Path) -> None:
     assert page.read_text().endswith("mine")
     fine("report", *where)
     assert fine("report", *where, "--check") == ""
+
+
+# --- rollout and training --------------------------------------------------------------------------------------------
+
+
+def test_from_prompts_to_a_reward_model_that_needs_no_flags(policy: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [{"id": f"q{n}", "prompt": f"Say {n}.", "answer": str(n), "verifier": "exact"} for n in range(4)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = ("--model", policy, "--data", prompts, "--group-size", 3, "--max-new-tokens", 6)
+    out = tmp_path / "rollouts.jsonl"
+    found = json.loads(fine("rollout", *drawn, "--out", out, "--json"))
+    assert (found["completions"], found["prompts"]) == (12, 4)
+    assert len(out.read_text().splitlines()) == 12
+    assert "mixed_prompts" in fine("rollout", *drawn, "--out", out)  # finished: told again, not drawn again
+    assert "completions: 12" in fine("rollout", *drawn, "--out", tmp_path / "none.jsonl", "--dry-run")
+    assert not (tmp_path / "none.jsonl").exists()
+
+    labelled = [json.loads(line) | {"outcome": n % 2} for n, line in enumerate(out.read_text().splitlines())]
+    data = tmp_path / "labelled.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in labelled))
+    common = ("--model", policy, "--data", data, "--preset", "miniature", "--steps", 2)
+    sft, rm = tmp_path / "sft", tmp_path / "rm"
+    assert f"model: {sft}" in fine("train-sft", *common, "--out", sft)
+    assert json.loads(fine("train-rm", *common, "--loss", "implicit_prm", "--out", rm, "--json"))["updates"] == 2
+    again = fine("train-rm", *common, "--loss", "implicit_prm", "--out", rm)
+    assert f"finished before, nothing done: {rm}" in again
+    assert "updates: 2" in fine("train-rm", *common, "--loss", "implicit_prm", "--out", tmp_path / "dry", "--dry-run")
+    best = ("eval", "--json", "--benchmark", "best_of_n", "--model", rm, "--data", data, "--out", tmp_path / "runs")
+    run = json.loads(fine(*best))
+    assert run["manifest"]["beta"] == 0.5
+    assert {"prefix_sum/last", "floor/random"} <= {row["protocol"] for row in run["rows"]}
+    assert "rm on best_of_n" in fine(*(a for a in best if a != "--json"))
+
+
+def test_non_finite_numbers_have_an_exit_code_of_their_own(policy: Path, tmp_path: Path) -> None:
+    rows = [
+        {"id": f"q/{n}", "group": "q", "prompt": "Say 3.", "completion": f"It is {3 + n}.", "outcome": 1 - n}
+        for n in range(2)
+    ]
+    data = tmp_path / "rollouts.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = ("--model", policy, "--data", data, "--preset", "miniature", "--steps", 3, "--learning-rate", 1e30)
+    result = call("train-rm", *told, "--loss", "implicit_prm", "--out", tmp_path / "out")
+    assert result.exit_code == 3, result.output
+    (line,) = result.stderr.splitlines()
+    assert "non_finite.json" in line
 
 
 def test_models_are_listed() -> None:
