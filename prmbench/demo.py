@@ -14,12 +14,13 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
-from prmbench import report, seeds, store
+from prmbench import report, store
 from prmbench.config import DemoConfig
+from prmbench.miniature import seeds
+from prmbench.miniature.study import METHODS
+from prmbench.miniature.world import Sizes
 from prmbench.report.study import SHIFTS, BySeed, Study, own, study
 from prmbench.schema import UserError
-from prmbench.study import METHODS
-from prmbench.world import Sizes
 
 F1 = ("step_sum", "as_is")
 """Readouts of a step by itself: the paper's main table."""

@@ -99,7 +99,15 @@ def short_hash(facts: Mapping[str, Any]) -> str:
 def write_run(path: Path, result: RunResult, packed: bytes) -> None:
     """Scores first, then the result that names their hash: a result on disk always has its scores."""
     write_atomic(scores_path(path), packed)
-    write_atomic(path, canonical_json(result.to_json()))
+    write_atomic(path, _result_json(result))
+
+
+def _result_json(result: RunResult) -> str:
+    """Canonical JSON, but for the rows: one a line, since there may be a thousand."""
+    told = result.to_json()
+    rows = ",\n".join(f"    {json.dumps(row, sort_keys=True, ensure_ascii=False)}" for row in told["rows"])
+    head, _, tail = canonical_json({**told, "rows": ["ROWS"]}).rpartition('    "ROWS"')
+    return f"{head}{rows}{tail}" if rows else canonical_json(told)
 
 
 def read_run(path: Path) -> Run:

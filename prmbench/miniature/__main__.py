@@ -1,0 +1,60 @@
+"""The study behind leaderboards/results/miniature, for maintainers: `python -m prmbench.miniature study` or `tune`.
+
+Only options and bars; users have `prmbench demo`, which trains fewer methods on fewer seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import typer
+
+from prmbench import bridge
+from prmbench.bars import bars
+from prmbench.config import option
+
+app = typer.Typer(name="miniature", no_args_is_help=True, add_completion=False, help="The miniature study.")
+command = partial(bridge.command, app)
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """`tune`."""
+
+    worlds: Path = option(Path("runs/tuning"), "Folder for worlds, models and tuning.json; some 100 MB a seed.")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """`study`."""
+
+    seeds: int = option(10, "How many seeds.")
+    first_seed: int = option(0, "The first one.")
+    worlds: Path = option(Path("runs/miniature"), "Folder for worlds and models, some 50 MB a seed.")
+    results: Path = option(Path("leaderboards/results/miniature"), "Folder for the runs.")
+
+
+@command(StudyConfig)
+def study(config: StudyConfig) -> None:
+    """Train and judge every method of the study on every seed; goes on where it was interrupted."""
+    from prmbench.miniature import seeds
+    from prmbench.miniature.study import STUDIED
+
+    wanted = range(config.first_seed, config.first_seed + config.seeds)
+    with bars(False) as tell:
+        seeds.run(wanted, STUDIED, config.worlds, config.results, tell)
+
+
+@command(TuneConfig)
+def tune(config: TuneConfig) -> None:
+    """Train every setting of the grid on the validation seeds; tuning.json has the table, best first."""
+    from prmbench.miniature import tuning
+
+    with bars(False) as tell:
+        tuning.tune(config.worlds, tell)
+
+
+if __name__ == "__main__":
+    app()
