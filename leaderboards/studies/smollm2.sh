@@ -20,7 +20,7 @@ model=${MODEL:-$(${PYTHON:-python} -c 'from prmbench.demo_smollm2 import smollm2
 # beta and margin are the paper's (preset). Its learning rate, 5e-7, is for many more updates: 1e-5 for all, not tuned.
 for loss in ipvrm implicit_prm dpo_rm; do
   "${prmbench[@]}" train-rm --model "$model" --data "$data/reward_model/pairwise_val.parquet" --loss "$loss" \
-    --preset paper --pairs one --batch-size 4 --learning-rate 1e-5 --max-tokens 768 --dtype bfloat16 \
+    --preset paper --pairs one --batch-size 4 --learning-rate 1e-5 --max-tokens 640 --dtype bfloat16 \
     --save-every 10 --out "$work/smollm2-135m-$loss"
   "${prmbench[@]}" eval --model "$work/smollm2-135m-$loss" --data "$data/processbench" ${LIMIT:+--limit "$LIMIT"} \
     --dtype float32 --ref-cache "$work/ref-cache" --out "$out"
