@@ -288,7 +288,7 @@ def test_from_prompts_to_a_reward_model_that_needs_no_flags(policy: Path, tmp_pa
     assert "updates: 2" in fine("train-rm", *common, "--loss", "implicit_prm", "--out", tmp_path / "dry", "--dry-run")
     best = ("eval", "--json", "--benchmark", "best_of_n", "--model", rm, "--data", data, "--out", tmp_path / "runs")
     run = json.loads(fine(*best))
-    assert run["manifest"]["beta"] == 0.5
+    assert run["manifest"]["beta"] == 0.2
     assert {"prefix_sum/last", "floor/random"} <= {row["protocol"] for row in run["rows"]}
     assert "rm on best_of_n" in fine(*(a for a in best if a != "--json"))
 

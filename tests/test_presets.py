@@ -31,15 +31,15 @@ PAPER = {
 RELEASE = {
     loss: (*values[:6], None if values[6] is None else 0.0, "token", values[8]) for loss, values in PAPER.items()
 }
-# Ours, for a policy of 0.1 M parameters.
+# Ours, for a policy of 0.1 M parameters; beta and margin of reward models were tuned.
 MINIATURE = {
     "sft": (4e-3, 32, 1.0, 0.1, "constant", None, None, "token", None),
-    "ipvrm": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence", None),
-    "ipvrm_early": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence", None),
-    "ipvrm_late": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.0, "sequence", None),
-    "implicit_prm": (1e-3, 64, 2.0, 0.0, "cosine", 0.5, None, "sequence", None),
-    "dpo_rm": (1e-3, 64, 2.0, 0.0, "cosine", 0.5, None, "sequence", "one"),
-    "q_rm": (1e-3, 64, 2.0, 0.0, "cosine", 1.0, 0.0, "sequence", "one"),
+    "ipvrm": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.5, "sequence", None),
+    "ipvrm_early": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.5, "sequence", None),
+    "ipvrm_late": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.5, "sequence", None),
+    "implicit_prm": (1e-3, 64, 2.0, 0.0, "cosine", 0.2, None, "sequence", None),
+    "dpo_rm": (1e-3, 64, 2.0, 0.0, "cosine", 1.0, None, "sequence", "one"),
+    "q_rm": (1e-3, 64, 2.0, 0.0, "cosine", 0.2, 0.5, "sequence", "one"),
     "step_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token", None),
     "value_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token", None),
 }

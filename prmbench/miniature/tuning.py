@@ -50,7 +50,7 @@ def tune(root: Path, tell: seeds.Tell | None = None) -> dict[str, Any]:
         result = store.read_run(path).result
         rows = [r for r in result.rows if (r.subset, r.protocol, r.metric) == (TUNING, PROTOCOL, "f1")]
         found.setdefault(result.manifest.model, {})[result.manifest.seed] = rows[0].value or 0.0
-    lines = [{**_facts(named[name]), **_scores(by_seed)} for name, by_seed in found.items()]
+    lines = [{**_facts(named[name]), **_scores(by_seed)} for name, by_seed in found.items() if name in named]
     lines.sort(key=lambda line: (line["loss"], -line["mean_f1"]))
     table = {"seeds": list(SEEDS), "subset": TUNING, "protocol": PROTOCOL, "settings": lines}
     store.write_atomic(root / "tuning.json", store.canonical_json(table))
