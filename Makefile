@@ -30,8 +30,8 @@ install: .venv/.stamp ## build .venv from requirements.lock and install prmbench
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: install ## score a small model on the demo traces, or on DATA=path, and open the numbers up
-	$(BIN)/prmbench demo $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT))
+demo: install ## the whole story in miniature; with DATA=path or LIMIT=n a real model on real or shipped traces
+	$(BIN)/prmbench demo $(if $(DATA)$(LIMIT),--world smollm2) $(if $(DATA),--data "$(DATA)") $(if $(LIMIT),--limit $(LIMIT))
 
 test: install ## all checks: lint, format, types, import layers, tests, leaderboards
 	$(BIN)/ruff check .

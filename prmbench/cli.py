@@ -30,6 +30,12 @@ app = typer.Typer(
     add_completion=False,
 )
 FAILED = 1
+UNSCORED = {
+    "steps": "unscored, counted as wrong",
+    "best_of_n": "unscored, ranked last",
+    "policy": "not verified, neither right nor wrong",
+    "calibration": "unscored, left out",
+}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
 
@@ -147,7 +153,7 @@ def compare(
     second: Annotated[Path, typer.Argument(help="<run-id>.json of the second run.")],
     json_: Json = False,
 ) -> None:
-    """Paired difference in F1 between two runs (second minus first), with its interval and p-value."""
+    """Paired differences between two runs (second minus first), with intervals and p-values."""
     from prmbench import judge, store
 
     a, b = store.read_run(first), store.read_run(second)
@@ -238,7 +244,7 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
 
         _console().print(report.run_table(run.result, rows))
         for reason, times in Counter(t.unscored for t in run.scores if t.unscored).most_common(3):
-            typer.echo(f"unscored, counted as wrong: {times} x {reason}")
+            typer.echo(f"{UNSCORED[run.result.manifest.task]}: {times} x {reason}")
     typer.echo(f"result: {run.path}")
 
 

@@ -262,8 +262,8 @@ def _end(worker: _Worker) -> None:
 
 # --- final answers, for exact match and reasoning-gym ---------------------------------------------------
 
-_ANNOUNCED = re.compile(r"(?im)^.*\b(?:answer|ans)\b[*]*+[ \t]*+(?:is\b|[:=])?[*]*+[ \t]*+(.+)$")
-_NUMBER = re.compile(r"([+-]?)0*+(\d[\d,]*+)?(?:\.(\d*))?")
+_ANNOUNCED = re.compile(r"(?im)^.*\b(?:answer|ans)\b[*]*+[ \t]*+(?:is\b)?[ \t]*+[:=]?[*]*+[ \t]*+(.+)$")
+_NUMBER = re.compile(r"([+-]?)0*+(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d*))?")
 
 
 def final_answer(text: str) -> str:

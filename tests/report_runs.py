@@ -191,7 +191,7 @@ def write_study(root: Path, levels: dict[str, Sequence[float]], tasks: Sequence[
             for task in tasks:
                 items = traces(2, subsets[task])
                 scores = scores_of([*items, replace(items[0])], kind if kind == "logratio" else "prob")[:-1]
-                config = {"seed": seed, "recipe": {"objective": "o", "beta": 10.0, "margin": margin, "steps": 100}}
+                config = {"seed": seed, "recipe": {"loss": "o", "beta": 10.0, "margin": margin, "updates": 100}}
                 name = f"{method}-{seed}-{task}"
                 facts = {"run_id": name, "model": method, "kind": kind, "benchmark": "miniature", "task": task}
                 write(root, scores, study_rows(task, kind, level), method, config=config, **facts)

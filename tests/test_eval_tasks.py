@@ -351,6 +351,7 @@ def test_a_rollouts_file_is_judged_as_it_is(asked: EvalConfig, prompts: Path, tm
     facts = read.result.manifest
     assert (facts.model, facts.weights, facts.n) == ("policy", sampled.result.manifest.weights, 16)
     assert facts.commit == sampled.result.manifest.commit
+    assert facts.benchmark_hash == sampled.result.manifest.benchmark_hash  # so that `compare` takes them
     part = run(EvalConfig(benchmark="policy", data=file, out=tmp_path / "part", subset=("b",), limit=1))
     assert {s.cluster for s in part.scores} == {"q1"}
     beside(file).unlink()

@@ -202,7 +202,7 @@ def test_tables_of_a_study(made: Study) -> None:
     assert (own["ipvrm"], own["dpo_rm"], own["q_rm"]) == ("`prefix_mean/last`", "`prefix_sum/last`", "`as_is/last`")
     answers = {row[0]: row[3:] for row in shown["study-answers"].groups[0]}
     assert answers["T3"] == ("0", "3", "0", "3", "3")
-    assert shown["study-recipes"].header == ("Method", "objective", "beta", "margin", "steps")
+    assert shown["study-recipes"].header == ("Method", "loss", "beta", "margin", "updates")
 
 
 def test_files_of_a_study(results: Path, tmp_path: Path) -> None:

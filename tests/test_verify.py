@@ -246,9 +246,18 @@ def test_exact_match_ignores_spelling(one: str, other: str) -> None:
     assert found == [Verdict("right", verify.normal(other))]
 
 
-@pytest.mark.parametrize(("one", "other"), [("-3", "3"), ("3.01", "3.1"), ("10", "100"), ("1 2", "12"), ("v1.0", "v1")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("-3", "3"), ("3.01", "3.1"), ("10", "100"), ("1 2", "12"), ("v1.0", "v1"), ("1,2", "12"), ("1,2,3", "123")],
+)
 def test_exact_match_tells_apart(one: str, other: str) -> None:
     assert Verifier().check([Claim(f"Answer: {one}", other, "exact")])[0].verdict == "wrong"
+
+
+@pytest.mark.parametrize("said", ["The answer is: 12", "So the answer is = 12", "The answer is: **12**.", "Answer: 12"])
+def test_exact_match_reads_announcements(said: str) -> None:
+    found = Verifier().check([Claim(f"Some work.\n{said}", "12", "exact")])[0]
+    assert (found.verdict, found.answer) == ("right", "12")
 
 
 def test_exact_match_without_answer_or_gold() -> None:

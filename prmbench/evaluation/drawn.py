@@ -15,7 +15,7 @@ from prmbench.data import files, rollouts
 from prmbench.data.rollouts import Rollout
 from prmbench.evaluation.facts import run_id, run_manifest
 from prmbench.evaluation.files import check_writable, finish, judge_again
-from prmbench.evaluation.policy_rows import provenance, scored
+from prmbench.evaluation.policy_rows import prompts_hash, provenance, scored
 from prmbench.schema import UserError
 from prmbench.sound import SAMPLING
 
@@ -39,12 +39,11 @@ def evaluate(config: EvalConfig) -> store.Run | None:
         return None
     if path.exists():
         return judge_again(path, config)
-    asked = sorted({(r.group, r.subset, r.prompt, r.gold) for r in found})
     drawn = {name: told["config"][name] for name in (*SAMPLING, "max_new_tokens", "verifier", "split", "template")}
     made: dict[str, Any] = {
         "run_id": name,
         "model": told["config"]["model"],
-        "benchmark_hash": store.sha256(repr(asked).encode()),
+        "benchmark_hash": prompts_hash((r.group, r.subset, r.prompt, r.gold) for r in found),
         "config": {**options.to_json(config), **drawn},
         "packages": {**manifest.packages(), **told["packages"]},
         "tokens": sum(r.tokens or 0 for r in found),
@@ -79,7 +78,7 @@ def _given(config: EvalConfig) -> Path:
 
 def _summary(source: Path) -> dict[str, Any]:
     told = rollout.summary(source)
-    if not told:
+    if not {"config", "identity", "template", "hardware", "packages", "commits"} <= set(told):
         raise UserError(
             f"{source}: no {rollout.beside(source).name} beside it says who wrote these completions; "
             "draw them with `prmbench rollout`, or give --model and prompts"

@@ -18,7 +18,7 @@ from prmbench.engines.hf import HFEngine
 from prmbench.evaluation import drawn
 from prmbench.evaluation.facts import run_id, run_manifest
 from prmbench.evaluation.files import check_writable, finish, judge_again
-from prmbench.evaluation.policy_rows import provenance, scored
+from prmbench.evaluation.policy_rows import prompts_hash, provenance, scored
 from prmbench.rollout import DryRun, outline, versions
 from prmbench.schema import RunManifest, UserError
 
@@ -86,14 +86,13 @@ def _manifest(config: EvalConfig, plan: _Planned, **known: Any) -> RunManifest:
     facts: Facts = model_facts(
         ModelCard(config.model, "policy"), config, plan.engine, kind="outcome", input_format=chat_format(config)
     )
-    asked = sorted((p.id, p.subset, p.text, p.gold, sampler.kind_of(p, config)) for p in plan.prompts)
     return run_manifest(
         config,
         facts,
         plan.about,
         {
             "run_id": plan.run_id,
-            "benchmark_hash": store.sha256(repr(asked).encode()),
+            "benchmark_hash": prompts_hash((p.id, p.subset, p.text, p.gold) for p in plan.prompts),
             "packages": {**manifest.packages(), **versions()},
             **known,
         },

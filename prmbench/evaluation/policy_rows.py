@@ -1,11 +1,11 @@
-"""What both ways to a policy's run share: a completion as a scored trace, and how the completions were made."""
+"""What both ways to a policy's run share: prompts, a completion as a scored trace, how the completions were made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prmbench import manifest
+from prmbench import manifest, store
 from prmbench.data.rollouts import Rollout
 from prmbench.schema import ScoredTrace, text_hash
 
@@ -20,6 +20,11 @@ def provenance(told: Mapping[str, Any]) -> dict[str, Any]:
         "dirty": dirty or told["dirty"],
         "seconds": told["seconds"],
     }
+
+
+def prompts_hash(asked: Iterable[tuple[str, str, str, str]]) -> str:
+    """SHA-256 over the prompts as (id, subset, text, gold), in any order: what a policy's numbers are about."""
+    return store.sha256(repr(sorted(set(asked))).encode())
 
 
 def scored(rollout: Rollout) -> ScoredTrace:

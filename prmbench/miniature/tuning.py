@@ -24,9 +24,9 @@ IPVRM = tuple(product((10.0, 30.0), (0.0, 0.5)))
 # The early and late variants of IPVRM take what is chosen for IPVRM.
 GRID: Mapping[Loss, tuple[tuple[float, float | None], ...]] = {
     "ipvrm": IPVRM,
-    "implicit_prm": ((0.2, None), (0.5, None), (1.0, None), (2.0, None)),
+    "implicit_prm": ((0.1, None), (0.2, None), (0.5, None), (1.0, None)),
     "dpo_rm": ((0.2, None), (0.5, None), (1.0, None), (2.0, None)),
-    "q_rm": tuple(product((0.2, 1.0), (0.0, 0.5))),
+    "q_rm": IPVRM,
 }
 PROTOCOL = f"step_sum/calibrated_in_sample:{TUNING}"
 

@@ -133,7 +133,7 @@ def _train_policy(world: World, sizes: Sizes, tell: Tell) -> None:
         return found.get(update, 0.0) >= sizes.accuracy
 
     trained = train.train(config, lambda done, most, _: tell("policy", done, most), good_enough)
-    if trained is not None and trained.updates >= sizes.updates:
+    if trained is not None and trained.updates >= sizes.updates and found.get(sizes.updates, 0.0) < sizes.accuracy:
         raise UserError(
             f"miniature: the policy of seed {world.seed} is not at accuracy {sizes.accuracy} after {sizes.updates} "
             f"updates; take another seed (--first-seed)"

@@ -26,7 +26,7 @@ SHIFTS = ("headers", "separators", "words", "merged", "verbose")
 TUNING = "val"
 PROCESS, PREFIX, PREFIX_MEAN = ("step_sum", "step_diff", "as_is"), ("prefix_sum", "as_is"), ("prefix_mean", "as_is")
 """What a method is read by: the first of these that it has; log-ratios first, then value heads, then probabilities."""
-RECIPE = ("objective", "beta", "margin", "lr", "steps")
+RECIPE = ("loss", "beta", "margin", "learning_rate", "updates")
 """What every recipe is shown by, where it has it."""
 RULES_KEPT = ("calibrated", "oracle")
 COLUMNS = ("task", "method", "seed", "run_id", "subset", "protocol", "rule", "readout", "metric", "value")
@@ -117,8 +117,8 @@ class Study:
 
 
 def own(method: str) -> tuple[str, ...]:
-    """The readouts that are a method's own prefix value: the mean for IPVRM, the sum for the other log-ratios."""
-    return PREFIX_MEAN if method.startswith("ipvrm") else PREFIX
+    """The readouts that are a method's own prefix value: the mean for IPVRM and Q-RM, as trained, else the sum."""
+    return PREFIX_MEAN if method.startswith(("ipvrm", "q_rm")) else PREFIX
 
 
 def study(runs: Sequence[Run]) -> Study:

@@ -216,8 +216,8 @@ def _best_of_n(study: Study) -> Grid:
         label="study-best-of-n",
         title="Best of N",
         caption="Accuracy of the completion picked among N by its score at the last step, percent; mean over seeds "
-        "with its 95% t-interval. Own value: the prefix mean for IPVRM, the prefix sum for other log-ratios, a value "
-        "head as it is. Gain: over a random completion.",
+        "with its 95% t-interval. Own value: the prefix mean for IPVRM and Q-RM, which are trained on means, "
+        "else the prefix sum. Gain: over a random completion.",
         header=("Method", "Reading", "Readout", *styles),
         groups=tuple(groups),
         notes=_fewer(study, groups),
