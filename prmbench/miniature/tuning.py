@@ -26,7 +26,7 @@ GRID: Mapping[Loss, tuple[tuple[float, float | None], ...]] = {
     "ipvrm": IPVRM,
     "implicit_prm": ((0.1, None), (0.2, None), (0.5, None), (1.0, None)),
     "dpo_rm": ((0.2, None), (0.5, None), (1.0, None), (2.0, None)),
-    "q_rm": IPVRM,
+    "q_rm": tuple(product((0.2, 1.0), (0.0, 0.5))),
 }
 PROTOCOL = f"step_sum/calibrated_in_sample:{TUNING}"
 
