@@ -57,13 +57,20 @@ def save(folder: Path, step: int, state: dict[str, Any], facts: Mapping[str, Any
             shutil.rmtree(final, ignore_errors=True)  # an invalid one of an earlier sitting
             aside.rename(final)
             _sync(folder)
-            for old in sorted(folder.glob("[0-9]*"))[:-KEEP]:
-                shutil.rmtree(old)
+            _prune(folder, final)
     except OSError as error:
         store.cannot_write(final, error)
     except CheckpointException as error:  # DCP's wrapping of what went wrong in any process
         store.cannot_write(final, OSError(str(next(iter(error.failures.values()))[0])))
     distributed.barrier()
+
+
+def _prune(folder: Path, saved: Path) -> None:
+    """Later ones are damaged, or the run would have gone on from them: they do not count among the newest."""
+    found = sorted(folder.glob("[0-9]*"))
+    past = found.index(saved) + 1
+    for path in found[past:] + found[:past][:-KEEP]:
+        shutil.rmtree(path)
 
 
 def newest(folder: Path) -> Checkpoint | None:

@@ -70,12 +70,12 @@ def spread(module: nn.Module, strategy: str, device: str, dtype: torch.dtype) ->
     """The module ready for backward passes whose gradients are means over all processes.
 
     "ddp" keeps a copy in each. "fsdp" shards every decoder layer and the rest (FSDP2), computes in `dtype` and adds
-    gradients up in float32; it works in one process, too. Alone, "ddp" is the module itself.
+    gradients up in float32. A process alone has nothing to spread: it gets the module itself.
     """
-    if strategy == "fsdp":
-        return _sharded(module, device, dtype)
     if world_size() == 1:
         return module
+    if strategy == "fsdp":
+        return _sharded(module, device, dtype)
     where = [torch.device(device)] if device.startswith("cuda") else None
     return nn.parallel.DistributedDataParallel(module, device_ids=where, gradient_as_bucket_view=True)
 

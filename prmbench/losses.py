@@ -75,12 +75,6 @@ def hits(row: LossRow, values: Tensor, mask: Tensor, labels: Tensor, beta: float
     return right[mask] if row.view == "steps" else right
 
 
-def ranking_accuracy(scores: Tensor, outcome: Tensor) -> Tensor:
-    """[b], [b] -> the share of all right-wrong pairs in which the right one scores higher, ties half; NaN if none."""
-    gap = scores[outcome > 0.5][:, None] - scores[outcome <= 0.5]  # noqa: PLR2004 (outcomes are 0 or 1)
-    return ((gap > 0).float() + (gap == 0).float() / 2).mean()
-
-
 # --- the rows' functions --------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -15,6 +16,10 @@ PACKAGES = ("prmbench", "torch", "transformers", "tokenizers", "datasets", "nump
 """Packages whose version can move a number."""
 MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model")
 """Files of a model folder that can move a number: weights, shapes, tokenizer, template, prm.json."""
+NOT_MODEL = ("train.json", "non_finite.json", "reference-*.safetensors")
+"""What training leaves beside the model: its record, not read with it."""
+CARD_FILE, CARD_RECORDS = "prm.json", {"commit", "dirty", "prmbench", "ref_model", "ref_revision"}
+"""How a model is read, and what in it says only which code wrote it, or names the reference, which has its own hash."""
 
 
 def packages() -> dict[str, str]:
@@ -73,18 +78,36 @@ def content_hash(traces: Iterable[Trace]) -> str:
 def weights_hash(path: Path) -> str | None:
     """SHA-256 over the files of a local model (a folder, or one GGUF file), names and contents in name order.
 
-    None when there is nothing local to hash.
+    Records of how a model came to be have no part in it: a training run done twice gives one hash. None when there is
+    nothing local to hash.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in MODEL_SUFFIXES)
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if _moves_a_number(p))
     if not files:
         return None
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode())
+        if file.name == CARD_FILE:
+            digest.update(_reading(file))
+            continue
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _moves_a_number(file: Path) -> bool:
+    return file.suffix in MODEL_SUFFIXES and not any(file.match(name) for name in NOT_MODEL)
+
+
+def _reading(card: Path) -> bytes:
+    """What a prm.json says of how the model is read; all of a file that is none."""
+    raw = card.read_bytes()
+    try:
+        values = json.loads(raw)
+        return json.dumps({k: v for k, v in values.items() if k not in CARD_RECORDS}, sort_keys=True).encode()
+    except (ValueError, AttributeError):
+        return raw
 
 
 def hardware() -> str:

@@ -26,7 +26,7 @@ class Values:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     beta: float | None = None
     margin: float | None = None
-    reduction: Literal["sequence", "token"] = "sequence"
+    reduction: Literal["sequence", "token"] | None = "sequence"
     pairs: Literal["one", "all", "random"] | None = None
     """None = every verified completion by itself."""
 
@@ -38,10 +38,10 @@ _PAPER = Values(5e-7, 64)
 # Pointwise losses take the two halves of one pair a prompt (4.1): 32 pairs are the batch of 64.
 _IPVRM = replace(_PAPER, beta=10.0, margin=5.0, pairs="one", batch_size=32)
 # beta 0.05: IPVRM paper, appendix C, for Implicit PRM and DPO-RM alike.
-_DPO_RM = replace(_PAPER, beta=0.05, pairs="one")
+_DPO_RM = replace(_PAPER, beta=0.05, reduction=None, pairs="one")
 _IMPLICIT_PRM = replace(_DPO_RM, batch_size=32)
 # beta 0.2, margin 2: IPVRM paper, appendix C.
-_Q_RM = replace(_PAPER, beta=0.2, margin=2.0, pairs="one")
+_Q_RM = replace(_PAPER, beta=0.2, margin=2.0, reduction=None, pairs="one")
 # Not in the paper; all of it is our choice. Reductions as SFT and TRL's stepwise trainer have them: over all tokens.
 _STEPS = replace(_PAPER, learning_rate=1e-5, reduction="token")
 _SFT = Values(1e-5, 64, epochs=2.0, warmup=0.03, reduction="token")
@@ -62,7 +62,7 @@ PAPER: dict[Loss, Values] = {
 # The authors' offline trainer (train_rm_with_accelerate.py): the mean over t runs over all tokens of the batch, and the
 # margin (--gamma) is 0 unless given, which the command in their README does not do. The rest as in the paper.
 RELEASE: dict[Loss, Values] = {
-    loss: replace(values, reduction="token", margin=None if values.margin is None else 0.0)
+    loss: replace(values, reduction=values.reduction and "token", margin=None if values.margin is None else 0.0)
     for loss, values in PAPER.items()
 }
 
@@ -81,9 +81,9 @@ MINIATURE: dict[Loss, Values] = {
     "ipvrm": replace(_SMALL, beta=10.0, margin=0.5),
     "ipvrm_early": replace(_SMALL, beta=10.0, margin=0.5),
     "ipvrm_late": replace(_SMALL, beta=10.0, margin=0.5),
-    "implicit_prm": replace(_SMALL, beta=0.2),
-    "dpo_rm": replace(_SMALL, beta=1.0, pairs="one"),
-    "q_rm": replace(_SMALL, beta=0.2, margin=0.5, pairs="one"),
+    "implicit_prm": replace(_SMALL, beta=0.2, reduction=None),
+    "dpo_rm": replace(_SMALL, beta=1.0, reduction=None, pairs="one"),
+    "q_rm": replace(_SMALL, beta=0.2, margin=0.5, reduction=None, pairs="one"),
     "step_bce": replace(_SMALL, reduction="token"),
     "value_bce": replace(_SMALL, reduction="token"),
 }

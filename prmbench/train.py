@@ -10,13 +10,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from torch import nn
 
 from prmbench import checkpoint, distributed, losses, manifest, store
 from prmbench.config import TrainConfig
@@ -144,11 +145,13 @@ def _loop(job: Job, runner: Runner, known: setup.References, progress: Progress 
                 _validate(job, runner, known, update)
             # 7. The end, or a checkpoint.
             if stop is not None and stop(update, runner.engine):
+                _check_weights(job, update, taken, parameters)
                 return update
             runner.model.train()  # a callback's engine may have switched it
             (asked,) = distributed.sums([float(stopped())])
             due = config.save_every and update % config.save_every == 0
             if asked or due or update == order.updates:
+                _check_weights(job, update, taken, parameters)
                 _save(job, runner, optimizer, update, time.monotonic() - begun)
             if asked and update < order.updates:
                 raise KeyboardInterrupt
@@ -187,15 +190,25 @@ def _backward(
 
 def _check_finite(job: Job, update: int, taken: list[int], loss: float, norm: float) -> None:
     """Raises NonFiniteError before the weights are touched; the sums are the same in all processes."""
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        facts = {"update": update + 1, "loss": repr(loss), "grad_norm": repr(norm)}
+        _give_up(job, taken, f"loss {loss}, gradient norm {norm}", facts)
+
+
+def _check_weights(job: Job, update: int, taken: list[int], parameters: Sequence[nn.Parameter]) -> None:
+    """Raises NonFiniteError before weights are kept that the last of so many updates has spoilt. All call it."""
+    (spoilt,) = distributed.sums([float(optimiser.spoilt(parameters))])
+    if spoilt:
+        _give_up(job, taken, "it leaves weights that are not finite", {"update": update, "weights": "not finite"})
+
+
+def _give_up(job: Job, taken: list[int], what: str, facts: Mapping[str, Any]) -> NoReturn:
     path = job.config.out / files.NON_FINITE
     if _first():
         ids = {job.training.data.examples[i].id for n in taken for i in job.training.data.units[n]}
-        facts = {"update": update + 1, "loss": repr(loss), "grad_norm": repr(norm)}
         files.write_non_finite(job.config.out, facts, sorted(ids))
     raise NonFiniteError(
-        f"update {update + 1}: loss {loss}, gradient norm {norm}; its rows are named in {path}, "
+        f"update {facts['update']}: {what}; its rows are named in {path}, "
         f"the last checkpoint is kept; try a lower --learning-rate or --dtype float32"
     )
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from token_kinds import byte_bpe, sentencepiece_bpe
 
 from prmbench import data, evaluation
-from prmbench.backends import BASELINES, Facts, cards, endo, find_card, load_backend, value_head
+from prmbench.backends import BASELINES, Facts, cards, endo, find_card, load_backend, ref_cache, value_head
 from prmbench.backends.cards import ModelCard
 from prmbench.config import EvalConfig, ModelConfig
 from prmbench.engines.hf import Placement
@@ -157,6 +157,14 @@ def test_another_reference_has_another_cache(policy: Path, reference: Path, tmp_
     other = list(load_backend(replace(config, ref_model=str(policy))).score(TRACES))
     assert all(abs(v) < 1e-9 for s in other for v in s.values)
     assert any(abs(v) > 1e-3 for s in first for v in s.values)
+
+
+def test_the_cache_of_a_reference_does_not_know_which_gpu() -> None:
+    found = {ref_cache.identity("w", Placement(f"cuda:{n}", "bfloat16")) for n in range(4)}
+    assert len(found) == 1
+    for other in (Placement("cuda:0", "float32"), Placement("cpu", "bfloat16")):
+        assert ref_cache.identity("w", other) not in found
+    assert ref_cache.identity("v", Placement("cuda:0", "bfloat16")) not in found
 
 
 def test_implicit_needs_a_reference(policy: Path) -> None:

@@ -69,6 +69,18 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, harm: str) -> None:
     assert loaded(checkpoint.newest(tmp_path)) == [2.0] * 3
 
 
+def test_damaged_later_ones_do_not_push_out_what_is_saved(tmp_path: Path) -> None:
+    for step in (4, 8, 9):
+        save(tmp_path, step)
+    for path in (tmp_path / "00000008", tmp_path / "00000009"):
+        (path / "MANIFEST.json").unlink()
+    save(tmp_path, 4)  # two damaged ones have higher numbers
+    assert loaded(checkpoint.newest(tmp_path)) == [4.0] * 3
+    assert [p.name for p in tmp_path.iterdir()] == ["00000004"]
+    save(tmp_path, 6)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000004", "00000006"]
+
+
 def test_half_written_ones_are_cleared_away(tmp_path: Path) -> None:
     save(tmp_path, 1)
     shutil.copytree(tmp_path / "00000001", tmp_path / ".tmp-7")

@@ -209,10 +209,3 @@ def test_hits() -> None:
     steps = losses.hits(LOSSES["value_bce"], values, mask, step_labels, 1.0)
     assert steps.tolist() == [True, True, False, True, True, True]  # the masked ones have no decision
     assert losses.hits(LOSSES["sft"], values, mask, labels, 1.0).numel() == 0
-
-
-def test_ranking_accuracy() -> None:
-    # right 3, 1; wrong 2, 1: (3>2) (3>1) (1<2) (1=1) -> 2.5 of 4
-    got = losses.ranking_accuracy(tensor([3.0, 2.0, 1.0, 1.0]), tensor([1.0, 0.0, 1.0, 0.0]))
-    assert float(got) == 0.625
-    assert torch.isnan(losses.ranking_accuracy(tensor([1.0, 2.0]), tensor([1.0, 1.0])))

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from prmbench.config import Loss, Preset, TrainConfig, TrainRMConfig
+from prmbench.losses import LOSSES
 from prmbench.presets import PRESETS, Values, resolve
 from prmbench.schema import UserError
 
@@ -19,9 +20,10 @@ PAPER = {
     "ipvrm_early": (5e-7, 32, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence", "one"),
     "ipvrm_late": (5e-7, 32, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence", "one"),
     # The same appendix: beta 0.05 for Implicit PRM and DPO-RM; beta 0.2, m 2 for Q-RM.
-    "implicit_prm": (5e-7, 32, 1.0, 0.1, "cosine", 0.05, None, "sequence", "one"),
-    "dpo_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.05, None, "sequence", "one"),
-    "q_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.2, 2.0, "sequence", "one"),
+    # Their losses are one term a sequence or pair, so there is nothing to reduce.
+    "implicit_prm": (5e-7, 32, 1.0, 0.1, "cosine", 0.05, None, None, "one"),
+    "dpo_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.05, None, None, "one"),
+    "q_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.2, 2.0, None, "one"),
     # Not in the paper: ours.
     "step_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token", None),
     "value_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token", None),
@@ -29,7 +31,15 @@ PAPER = {
 }
 # The authors' offline trainer: the mean runs over all tokens of a batch; --gamma, the margin, is 0 by default.
 RELEASE = {
-    loss: (*values[:6], None if values[6] is None else 0.0, "token", values[8]) for loss, values in PAPER.items()
+    "ipvrm": (5e-7, 32, 1.0, 0.1, "cosine", 10.0, 0.0, "token", "one"),
+    "ipvrm_early": (5e-7, 32, 1.0, 0.1, "cosine", 10.0, 0.0, "token", "one"),
+    "ipvrm_late": (5e-7, 32, 1.0, 0.1, "cosine", 10.0, 0.0, "token", "one"),
+    "implicit_prm": (5e-7, 32, 1.0, 0.1, "cosine", 0.05, None, None, "one"),
+    "dpo_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.05, None, None, "one"),
+    "q_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.2, 0.0, None, "one"),
+    "step_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token", None),
+    "value_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token", None),
+    "sft": (1e-5, 64, 2.0, 0.03, "cosine", None, None, "token", None),
 }
 # Ours, for a policy of 0.1 M parameters; beta and margin of reward models were tuned.
 MINIATURE = {
@@ -37,15 +47,24 @@ MINIATURE = {
     "ipvrm": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.5, "sequence", None),
     "ipvrm_early": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.5, "sequence", None),
     "ipvrm_late": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.5, "sequence", None),
-    "implicit_prm": (1e-3, 64, 2.0, 0.0, "cosine", 0.2, None, "sequence", None),
-    "dpo_rm": (1e-3, 64, 2.0, 0.0, "cosine", 1.0, None, "sequence", "one"),
-    "q_rm": (1e-3, 64, 2.0, 0.0, "cosine", 0.2, 0.5, "sequence", "one"),
+    "implicit_prm": (1e-3, 64, 2.0, 0.0, "cosine", 0.2, None, None, None),
+    "dpo_rm": (1e-3, 64, 2.0, 0.0, "cosine", 1.0, None, None, "one"),
+    "q_rm": (1e-3, 64, 2.0, 0.0, "cosine", 0.2, 0.5, None, "one"),
     "step_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token", None),
     "value_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token", None),
 }
 # The paper where it is explicit, but pointwise losses take every completion (paper 4.1: halves of one pair a prompt).
-POINTWISE = ("ipvrm", "ipvrm_early", "ipvrm_late", "implicit_prm")
-DEFAULT = {loss: (values[0], 64, *values[2:8], None) if loss in POINTWISE else values for loss, values in PAPER.items()}
+DEFAULT = {
+    "ipvrm": (5e-7, 64, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence", None),
+    "ipvrm_early": (5e-7, 64, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence", None),
+    "ipvrm_late": (5e-7, 64, 1.0, 0.1, "cosine", 10.0, 5.0, "sequence", None),
+    "implicit_prm": (5e-7, 64, 1.0, 0.1, "cosine", 0.05, None, None, None),
+    "dpo_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.05, None, None, "one"),
+    "q_rm": (5e-7, 64, 1.0, 0.1, "cosine", 0.2, 2.0, None, "one"),
+    "step_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token", None),
+    "value_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token", None),
+    "sft": (1e-5, 64, 2.0, 0.03, "cosine", None, None, "token", None),
+}
 EXPECTED = {"paper": PAPER, "release": RELEASE, "default": DEFAULT, "miniature": MINIATURE}
 
 
@@ -68,10 +87,23 @@ def test_what_is_left_out_comes_from_the_preset_of_the_loss() -> None:
     assert (type(policy), policy.learning_rate, policy.schedule) == (TrainConfig, 4e-3, "constant")
 
 
-@pytest.mark.parametrize(("loss", "option"), [("step_bce", "beta"), ("implicit_prm", "margin"), ("dpo_rm", "margin")])
-def test_an_option_that_the_loss_has_no_use_for_is_refused(loss: Any, option: str) -> None:
-    with pytest.raises(UserError, match=f"--{option}: loss {loss} has none"):
-        resolve(TrainRMConfig(loss=loss, **{option: 1.0}))  # type: ignore[arg-type]
+@pytest.mark.parametrize("preset", get_args(Preset))
+def test_an_option_that_the_loss_has_no_use_for_is_refused(preset: Any) -> None:
+    useless = {
+        ("beta", 1.0): ("step_bce", "value_bce"),
+        ("margin", 1.0): ("implicit_prm", "dpo_rm", "step_bce", "value_bce"),
+        ("reduction", "token"): tuple(loss for loss, row in LOSSES.items() if not row.per_token),
+        ("pairs", "one"): ("step_bce", "value_bce"),
+    }
+    assert useless["reduction", "token"] == ("implicit_prm", "dpo_rm", "q_rm")
+    for loss in LOSSES:
+        for (option, value), without in useless.items():
+            given = TrainRMConfig(loss=loss, preset=preset, **{option: value})  # type: ignore[arg-type]
+            if loss in without:
+                with pytest.raises(UserError, match=f"--{option}: loss {loss} has none"):
+                    resolve(given)
+            elif loss != "sft":
+                assert getattr(resolve(given), option) == value
 
 
 def test_the_learning_rate_rises_then_follows_the_schedule() -> None:

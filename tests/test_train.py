@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -14,11 +16,17 @@ from conftest import save_model
 from train_runs import RM_LOSSES, data, distance, gaps, metrics, options, run, sft_options, traces, weights
 
 from prmbench import evaluation
+from prmbench.backends import load_backend
 from prmbench.config import EvalConfig, ModelConfig, TrainConfig
+from prmbench.data import rollouts, views
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion import encode_completion, steps_text
-from prmbench.schema import NonFiniteError, UserError
+from prmbench.engines.hf import Placement
+from prmbench.losses import LOSSES
+from prmbench.manifest import weights_hash
+from prmbench.schema import NonFiniteError, StepScores, UserError
 from prmbench.train import dry_run, train
+from prmbench.training import setup
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.01, "max_grad_norm": 0.0, "steps": 1}
 
@@ -132,7 +140,8 @@ def test_micro_batches_do_not_move_an_update(policy: Path, tmp_path: Path, loss:
         ("single", {"batch_tokens": 1}),
         ("recomputed", {"batch_tokens": 150, "gradient_checkpointing": True}),
     ):
-        run(options(policy, file, tmp_path / name, loss=loss, reduction="token", **SGD, **more))
+        reduction = {"reduction": "token"} if LOSSES[loss].per_token else {}
+        run(options(policy, file, tmp_path / name, loss=loss, **reduction, **SGD, **more))
     assert metrics(tmp_path / "single") == pytest.approx(metrics(tmp_path / "whole"), abs=1e-6)
     assert distance(tmp_path / "single", tmp_path / "whole") < 1e-6
     assert distance(tmp_path / "recomputed", tmp_path / "whole") < 1e-6
@@ -210,7 +219,6 @@ def test_eval_reads_the_trained_model_without_flags(
 
 
 def test_a_template_given_to_training_is_the_trained_models_own(policy: Path, tmp_path: Path) -> None:
-    from prmbench.backends import load_backend
     from prmbench.data.rollouts import trace
 
     out = tmp_path / "out"
@@ -222,8 +230,6 @@ def test_a_template_given_to_training_is_the_trained_models_own(policy: Path, tm
 
 
 def test_a_reference_is_found_when_the_folders_move_together(policy: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(policy, tmp_path / "here" / "policy")
     run(options(tmp_path / "here" / "policy", data(tmp_path), tmp_path / "here" / "rm", steps=1))
     shutil.move(tmp_path / "here", tmp_path / "there")
@@ -251,6 +257,77 @@ def test_the_reference_is_computed_once_and_shared_with_sibling_runs(policy: Pat
     assert metrics(tmp_path / "d")[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_processes_on_different_gpus_share_the_reference(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    config = setup.resolved(options(policy, data(tmp_path), tmp_path / "out", strategy=strategy))
+    job = setup.prepare(config)
+
+    def identity(device: str, dtype: str = "bfloat16") -> str:
+        placed = replace(job.setup, placement=Placement(device, dtype).resolve())
+        return setup.reference_identity(replace(job, setup=placed))
+
+    found = set()
+    for number in range(4):
+        monkeypatch.setenv("LOCAL_RANK", str(number))
+        found.add(identity("cuda"))
+    assert len(found) == 1
+    assert len({*found, identity("cpu"), identity("cpu", "float32"), identity("cuda", "float32")}) == 4
+
+
+def test_a_run_done_twice_gives_one_hash_of_the_model(policy: Path, tmp_path: Path) -> None:
+    for out in (tmp_path / "a", tmp_path / "deeper" / "b"):
+        run(options(policy, data(tmp_path), out))
+    (kept,) = (tmp_path / "a").glob("reference-*.safetensors")
+    kept.unlink()  # as in a run that finds its sibling's
+    (tmp_path / "a" / "non_finite.json").write_text("{}")
+    first, second = tmp_path / "a", tmp_path / "deeper" / "b"
+    known = weights_hash(first)
+    assert weights_hash(second) == known
+    card = json.loads((first / "prm.json").read_text())
+    recorded = {"commit": "0" * 40, "dirty": True, "prmbench": "9", "ref_model": "elsewhere", "ref_revision": "0" * 40}
+    (second / "prm.json").write_text(json.dumps({**card, **recorded}))
+    assert weights_hash(second) == known
+    for changed in ({"reading": "cumulative"}, {"beta": 0.3}, {"backend": "endo"}):
+        (second / "prm.json").write_text(json.dumps({**card, **changed}))
+        assert weights_hash(second) != known
+    (second / "prm.json").write_text("not a card")
+    assert weights_hash(second) != known
+    other = run(options(policy, data(tmp_path), tmp_path / "c", seed=1, batch_size=2))
+    assert weights_hash(other.out) != known
+
+
+def test_a_reference_of_the_hub_is_read_at_the_revision_of_training(
+    policy: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's main branch holds other weights than the commit that training started from."""
+    shas = ["a" * 40, "b" * 40]
+    repo = tmp_path / "hub" / "models--someone--policy"
+    (repo / "refs").mkdir(parents=True)
+    for sha, source in zip(shas, (policy, reference), strict=True):
+        shutil.copytree(source, repo / "snapshots" / sha)
+    (repo / "refs" / "main").write_text(shas[1])
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, loss in (("rm", "ipvrm"), ("head", "q_rm")):
+        config = options(policy, data(tmp_path), tmp_path / name, loss=loss, revision=shas[0], margin=0.0, steps=1)
+        run(replace(config, model="someone/policy"))
+    assert metrics(tmp_path / "rm") == pytest.approx([math.log(2)], abs=1e-6)  # both sides from the revision given
+    cards = [json.loads((tmp_path / name / "prm.json").read_text()) for name in ("rm", "head")]
+    assert [card["ref_revision"] for card in cards] == [shas[0], None]  # the second has no reference
+
+    def scores(**more: str) -> list[StepScores]:
+        given = ModelConfig(model=str(tmp_path / "rm"), device="cpu", **more)  # type: ignore[arg-type]
+        return list(load_backend(given).score([rollouts.trace(row) for row in traces()]))
+
+    pinned, main = scores(ref_model=str(policy)), scores(ref_model=str(reference))
+    assert pinned != main
+    assert scores() == pinned
+    assert scores(ref_revision="main") == main
+    assert scores(ref_model="someone/policy") == main  # the card's revision is not that of another reference
+
+
 def test_a_finished_run_is_not_done_again(policy: Path, tmp_path: Path) -> None:
     config = options(policy, data(tmp_path), tmp_path / "out")
     first = run(config)
@@ -269,6 +346,35 @@ def test_validation_prompts_are_held_out_and_measured_after_each_pass(policy: Pa
     assert held["units"] == 2
 
 
+def test_only_the_training_part_must_be_usable(policy: Path, tmp_path: Path) -> None:
+    """The prompt held out has right completions only: a pointwise loss is measured on it, a pairwise one cannot be."""
+    held = {r.prompt for r in views.split(traces(), 0.25, 0)[1]}
+    rows = [replace(r, outcome=1) if r.prompt in held else r for r in traces()]
+    file = data(tmp_path, rows)
+    run(options(policy, file, tmp_path / "points", validation=0.25, steps=1))
+    assert len(metrics(tmp_path / "points", "validation_loss")) == 1
+    done = run(options(policy, file, tmp_path / "pairs", loss="dpo_rm", validation=0.25, steps=1))
+    assert (done.units, metrics(tmp_path / "pairs", "validation_loss")) == (3, [])
+    assert done.left_out["rollouts held out, none of use: no validation"] == 2
+    one_sided = data(tmp_path, [replace(r, outcome=1) if r.prompt not in held else r for r in traces()], "turned.jsonl")
+    with pytest.raises(UserError, match="every label is 1"):
+        run(options(policy, one_sided, tmp_path / "none", validation=0.25))
+
+
+def test_a_blank_completion_beside_steps_is_those_steps(policy: Path, tmp_path: Path) -> None:
+    run(options(policy, data(tmp_path), tmp_path / "steps", steps=1))
+    blank = data(tmp_path, [replace(r, completion=" \n") for r in traces()], "blank.jsonl")
+    done = run(options(policy, blank, tmp_path / "blank", steps=1))
+    assert (done.units, dict(done.left_out)) == (8, {})
+    assert distance(tmp_path / "steps", tmp_path / "blank") == 0
+
+
+def test_fsdp_alone_has_nothing_to_shard(policy: Path, tmp_path: Path) -> None:
+    for strategy in ("fsdp", "ddp"):
+        run(options(policy, data(tmp_path), tmp_path / strategy, strategy=strategy, steps=2))
+    assert distance(tmp_path / "fsdp", tmp_path / "ddp") == 0
+
+
 def test_long_rows_are_left_out_and_counted(policy: Path, tmp_path: Path) -> None:
     rows = traces()
     rows[2] = replace(rows[2], steps=(" ".join(["and"] * 300),), first_error=None)
@@ -283,8 +389,6 @@ def test_long_rows_are_left_out_and_counted(policy: Path, tmp_path: Path) -> Non
 
 
 def test_a_dry_run_loads_no_weights_and_writes_nothing(policy: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(policy, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
     more = {"steps": None, "epochs": 2.0, "batch_size": 3, "validation": 0.25}
     plan = dry_run(options(tmp_path / "bare", data(tmp_path), tmp_path / "out", **more))
@@ -349,6 +453,20 @@ def all_right() -> list[Rollout]:
         (None, {"dtype": "float16"}, "use bfloat16 or float32"),
         (None, {"steps": 0}, "--steps is 0"),
         (None, {"learning_rate": 0.0}, "--learning-rate is 0.0"),
+        (None, {"learning_rate": math.nan}, "--learning-rate is nan"),
+        (None, {"learning_rate": math.inf}, "--learning-rate is inf"),
+        (None, {"epochs": math.inf}, "--epochs is inf"),
+        (None, {"beta": 0.0}, "--beta is 0.0"),
+        (None, {"beta": math.nan}, "--beta is nan"),
+        (None, {"margin": -0.5}, "--margin is -0.5"),
+        (None, {"warmup": 1.1}, "--warmup is 1.1"),
+        (None, {"warmup": -0.1}, "--warmup is -0.1"),
+        (None, {"max_grad_norm": -1.0}, "--max-grad-norm is -1.0"),
+        (None, {"weight_decay": -0.1}, "--weight-decay is -0.1"),
+        (None, {"weight_decay": math.nan}, "--weight-decay is nan"),
+        (None, {"seed": -1}, "--seed is -1"),
+        (None, {"max_tokens": 0}, "--max-tokens is 0"),
+        (None, {"loss": "dpo_rm", "reduction": "token"}, "--reduction: loss dpo_rm has none"),
         (None, {"limit": 0}, "--limit is 0"),
         (None, {"validation": 1.5}, "--validation is 1.5"),
         (None, {"data": None}, "--data is missing"),
@@ -412,6 +530,28 @@ def test_non_finite_numbers_stop_before_the_update(policy: Path, tmp_path: Path)
     assert len(told["ids"]) == 2
     assert set(told["ids"]) <= {r.id for r in traces()}
     assert [p.name for p in (tmp_path / "out" / "checkpoints").iterdir()] == ["00000001"]
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_last_update_that_spoils_the_weights_is_not_kept(policy: Path, tmp_path: Path) -> None:
+    """Loss and gradient are finite, and the product with the rate is not."""
+    config = options(policy, data(tmp_path), tmp_path / "out", **{**SGD, "learning_rate": 1e38, "beta": 1e4})
+    with pytest.raises(NonFiniteError, match="update 1: it leaves weights that are not finite"):
+        train(config)
+    assert math.isfinite(metrics(tmp_path / "out", "grad_norm")[0])
+    assert len(json.loads((tmp_path / "out" / "non_finite.json").read_text())["ids"]) == 8
+    assert not (tmp_path / "out" / "checkpoints").exists()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert json.loads((tmp_path / "out" / "train.json").read_text())["finished"] is False
+    with pytest.raises(NonFiniteError):
+        train(replace(config, out=tmp_path / "stopped", steps=9), stop=lambda *_: True)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(policy: Path, tmp_path: Path) -> None:
+    """A model that is its own reference: the loss is near log 2 whatever beta is, and beta scales the gradient."""
+    config = options(policy, data(tmp_path), tmp_path / "out", steps=1, beta=1e30, margin=0.0)
+    with pytest.raises(NonFiniteError, match=r"update 1: loss [\d.e+]+, gradient norm inf"):
+        train(config)
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 

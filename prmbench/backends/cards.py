@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prmbench.config import from_mapping
+from prmbench.manifest import CARD_FILE
 from prmbench.schema import UserError
-
-CARD_FILE = "prm.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,8 @@ class ModelCard:
     revision: str | None = None
     ref_model: str | None = None
     """implicit: what the log-ratio is taken against; in prm.json a path may be relative to the file."""
+    ref_revision: str | None = None
+    """implicit: the hub revision of the reference that it was trained against."""
     beta: float | None = None
     """implicit: the scale it was trained with. Recorded; no readout depends on it."""
     tag: str | None = None

@@ -12,7 +12,7 @@ import torch
 
 from prmbench.backends import ModelBackend, common
 from prmbench.backends.cards import ModelCard
-from prmbench.backends.ref_cache import Sums, cached, step_logprobs
+from prmbench.backends.ref_cache import Sums, cached, identity, step_logprobs
 from prmbench.config import ModelConfig, public_name
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.hf import load as load_engine
@@ -29,9 +29,11 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     if not card.ref_model:
         raise UserError(f"--model {card.model}: backend implicit needs --ref-model, or ref_model in its prm.json")
     name, where = card.ref_model, common.placement(config)
+    # The card's revision is that of the card's reference, not of one that an option names.
+    revision = config.ref_revision or (None if config.ref_model else card.ref_revision)
 
     def open_reference(empty: bool) -> HFEngine:
-        return load_engine(name, "lm", where, config.ref_revision, empty=empty)
+        return load_engine(name, "lm", where, revision, empty=empty)
 
     policy = common.open_model(card, config, "lm")
     reference = open_reference(config.dry_run or config.ref_cache is not None)
@@ -51,8 +53,8 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     )
     ref_sums: Sums = partial(step_logprobs, reference)
     if config.ref_cache is not None and not config.dry_run:
-        identity = facts.ref_weights or f"{name}@{reference.revision}"
-        ref_sums = cached(config.ref_cache, f"{identity} {where}", lambda: open_reference(False))
+        weights = facts.ref_weights or f"{name}@{reference.revision}"
+        ref_sums = cached(config.ref_cache, identity(weights, where), lambda: open_reference(False))
     encode = common.chat_encoder(policy, config, reference)
     return ModelBackend(facts, encode, lambda batch: read(policy, ref_sums, batch))
 

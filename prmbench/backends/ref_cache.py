@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prmbench import distributed
 from prmbench.backends.common import step_sums
-from prmbench.engines.hf import HFEngine
+from prmbench.engines.hf import HFEngine, Placement
 from prmbench.engines.render import Encoded
 from prmbench.store import cannot_write
 
@@ -26,12 +26,17 @@ def step_logprobs(engine: HFEngine, batch: Sequence[Encoded]) -> Iterator[tuple[
         yield step_sums(out.logprobs, encoded)
 
 
-def cached(folder: Path, identity: str, open_engine: Callable[[], HFEngine]) -> Sums:
+def identity(weights: str, where: Placement) -> str:
+    """All of a reference that moves its numbers, so not which of several GPUs it is on: processes share their files."""
+    return f"{weights} {where.device.partition(':')[0]} {where.dtype}"
+
+
+def cached(folder: Path, reference: str, open_engine: Callable[[], HFEngine]) -> Sums:
     """`step_logprobs` that looks into `folder` first, and opens the model when something is not there.
 
-    `identity`: all of the model and its precision that moves a number; each has files of its own.
+    `reference`: its `identity`; each has files of its own.
     """
-    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    name = hashlib.sha256(reference.encode()).hexdigest()[:16]
     known = _read(folder, name)
     own = folder / f"{name}.{distributed.rank()}.jsonl"
     engine: list[HFEngine] = []

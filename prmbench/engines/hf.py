@@ -83,16 +83,12 @@ class Placement:
 class HFEngine:
     """A transformers model with its tokenizer."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        """Takes a loaded model; `load` is the usual way here."""
+    def __init__(self, model: Any, tokenizer: Any, revision: str | None = None) -> None:
+        """Takes a loaded model; `load` is the usual way here. `revision`: the hub commit it is of; None if local."""
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.revision = revision
         self.max_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-    @property
-    def revision(self) -> str | None:
-        """The hub commit that was loaded; None for local files."""
-        return getattr(self.model.config, "_commit_hash", None)
 
     @property
     def weight_bytes(self) -> int:
@@ -234,6 +230,7 @@ def load(
     huggingface_hub.utils.logging.set_verbosity_error()  # nor its retries, one line each
     transformers.utils.logging.set_verbosity_error()  # its table of missing weights is our error, in one line
     where, options = source(name)
+    revision = commit(where, revision)
     options |= {"revision": revision, "trust_remote_code": remote_code}
     place = {"device_map": placement.device} if placement.spread else {}
     dtype = getattr(torch, placement.dtype)
@@ -242,7 +239,9 @@ def load(
         if empty:
             with torch.device("meta"):
                 shape = transformers.AutoConfig.from_pretrained(where, **options)
-                return HFEngine(_AUTO[kind].from_config(shape, dtype=dtype, trust_remote_code=remote_code), tokenizer)
+                return HFEngine(
+                    _AUTO[kind].from_config(shape, dtype=dtype, trust_remote_code=remote_code), tokenizer, revision
+                )
         model, found = _AUTO[kind].from_pretrained(where, dtype=dtype, output_loading_info=True, **options, **place)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, struct.error) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -250,10 +249,26 @@ def load(
     missing = sorted(found["missing_keys"] - ZERO_IF_ABSENT)
     if missing:
         raise UserError(f"model {name}: lacks weights ({', '.join(missing[:3])}); random ones would score at random")
-    engine = HFEngine(model if placement.spread else model.to(placement.device), tokenizer)
+    engine = HFEngine(model if placement.spread else model.to(placement.device), tokenizer, revision)
     if kind == "lm":
         engine.check_head()
     return engine
+
+
+def commit(name: str, revision: str | None) -> str | None:
+    """The hub commit that a branch or tag points to, so that all files come from one; None for local files.
+
+    Where the hub cannot be asked and no cache knows, what was asked for: loading then says what is wrong.
+    """
+    if Path(name).exists():
+        return None
+    try:
+        sha: str | None = transformers.utils.extract_commit_hash(
+            transformers.utils.cached_file(name, "config.json", revision=revision), None
+        )
+    except (OSError, ValueError):
+        return revision
+    return sha or revision
 
 
 def source(name: str) -> tuple[str, dict[str, Any]]:

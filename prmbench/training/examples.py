@@ -83,18 +83,10 @@ def limited(found: Sequence[Rollout], limit: int | None) -> list[Rollout]:
 
 
 def build(found: Sequence[Rollout], row: LossRow, encoder: Encoder, pairs: views.How | None, seed: int) -> Dataset:
-    """The rollouts in the loss's view, encoded; with `pairs`, pointwise losses get both halves of each as one unit.
-
-    Raises UserError when nothing, or nothing to tell apart, is left.
-    """
+    """The rollouts in the loss's view, encoded; with `pairs`, pointwise losses get both halves of each as one unit."""
     if row.view == "steps":
-        dataset = _steps(found, row, encoder)
-    elif pairs is not None:
-        dataset = _pairs(found, row, encoder, pairs, seed)
-    else:
-        dataset = _points(found, row, encoder)
-    _check_usable(dataset, row)
-    return dataset
+        return _steps(found, row, encoder)
+    return _points(found, row, encoder) if pairs is None else _pairs(found, row, encoder, pairs, seed)
 
 
 def _points(found: Sequence[Rollout], row: LossRow, encoder: Encoder) -> Dataset:
@@ -151,7 +143,8 @@ def _steps(found: Sequence[Rollout], row: LossRow, encoder: Encoder) -> Dataset:
 
 def _completions(found: Sequence[Rollout], encoder: Encoder) -> list[CompletionIds]:
     """Bare steps become the text that evaluation renders them as."""
-    exchanges = [Exchange(r.prompt, r.completion or steps_text(r.steps), r.finish != "length") for r in found]
+    texts = [r.completion if r.completion.strip() else steps_text(r.steps) for r in found]
+    exchanges = [Exchange(r.prompt, text, r.finish != "length") for r, text in zip(found, texts, strict=True)]
     return encode_completions(encoder.tokenizer, exchanges, encoder.template, encoder.max_tokens)
 
 
@@ -170,7 +163,8 @@ def _group(rollout: Rollout) -> str:
     return rollout.group or text_hash(rollout.prompt)
 
 
-def _check_usable(dataset: Dataset, row: LossRow) -> None:
+def check_usable(dataset: Dataset, row: LossRow) -> None:
+    """Raises UserError when there is nothing to train on, or nothing to tell apart."""
     what = {"point": "completion", "pair": "right-wrong pair", "steps": "row of labelled steps"}[row.view]
     if not dataset.units:
         why = "; ".join(f"{count} {reason}" for reason, count in dataset.left_out.items())

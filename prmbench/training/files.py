@@ -15,9 +15,9 @@ from typing import Any
 
 import prmbench
 from prmbench import distributed, manifest, store
-from prmbench.backends.cards import CARD_FILE
 from prmbench.config import public_name
 from prmbench.losses import LossRow
+from prmbench.manifest import CARD_FILE
 from prmbench.schema import UserError
 from prmbench.training.model import Runner, merged
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from prmbench.config import TrainConfig
 
@@ -42,3 +43,9 @@ def step(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def spoilt(parameters: Sequence[nn.Parameter]) -> int:
+    """How many of them hold a number that is not finite, in this process's shards."""
+    shards = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
+    return sum(not bool(torch.isfinite(shard).all()) for shard in shards)

@@ -33,14 +33,15 @@ def logprobs(
     """
     name = f"reference-{store.sha256(identity.encode())[:16]}"
     keys = [example.key for example in examples]
-    known = _read(out, name)
-    missing = {key: example for key, example in zip(keys, examples, strict=True) if key not in known}
-    distributed.barrier()  # nobody writes before all have looked: all must agree on what is missing
-    if missing:
+    known = _read(out, name) if distributed.rank() == 0 else {}
+    # One process says what is missing: a sibling may write its file just between two processes' looks.
+    wanted = distributed.from_first({key for key in keys if key not in known})
+    if wanted:
+        missing = {key: example for key, example in zip(keys, examples, strict=True) if key in wanted}
         found = _compute(tuple(missing.values()), budget, runner())
-        _write(out / f"{name}.{distributed.rank()}.safetensors", known | found if distributed.rank() == 0 else found)
+        _write(out / f"{name}.{distributed.rank()}.safetensors", known | found)
         distributed.barrier()
-        known = _read(out, name)
+    known |= _read(out, name)
     return [known[key] for key in keys]
 
 

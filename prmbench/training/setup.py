@@ -5,6 +5,7 @@ Mistakes that cost nothing to find come first; weights are read last.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from prmbench import config as options
 from prmbench import manifest, presets
-from prmbench.backends import common
+from prmbench.backends import common, ref_cache
 from prmbench.config import TrainConfig, TrainRMConfig
 from prmbench.data import rollouts, views
 from prmbench.engines.hf import HFEngine, Placement, load
@@ -27,7 +28,7 @@ from prmbench.schema import UserError, text_hash
 from prmbench.training import batching, reference
 from prmbench.training import model as models
 from prmbench.training.batching import Order
-from prmbench.training.examples import Dataset, Encoder, build, limited
+from prmbench.training.examples import Dataset, Encoder, build, check_usable, limited
 from prmbench.training.model import Runner, Setup
 
 PLAIN_AS_JINJA = (
@@ -53,6 +54,22 @@ NOT_IDENTITY = {
     "trust_remote_code",
 }
 """Options that do not change what a run computes, or that the identity holds as a hash."""
+FLOAT32 = 3.4e38
+"""About the largest float32; what enters tensors must be below."""
+RANGES = {
+    "batch_size": (1, sys.maxsize),
+    "steps": (1, sys.maxsize),
+    "batch_tokens": (1, sys.maxsize),
+    "max_tokens": (1, sys.maxsize),
+    "lora_rank": (0, sys.maxsize),
+    "save_every": (0, sys.maxsize),
+    "seed": (0, 2**32 - 1),
+    "max_grad_norm": (0, FLOAT32),
+    "weight_decay": (0, FLOAT32),
+    "margin": (0, FLOAT32),
+    "warmup": (0, 1),
+}
+"""Of options, both ends included."""
 Known = Sequence[NDArray[np.float32]] | None
 
 
@@ -112,9 +129,9 @@ class Job:
 
     @property
     def reduction(self) -> Reduction:
-        """The command's, or the preset's where the command has no such option."""
+        """The command's, or the preset's where the command has no such option; any where the loss has none."""
         own: Reduction | None = getattr(self.config, "reduction", None)
-        return own or presets.PRESETS[self.config.preset][presets.loss_of(self.config)].reduction
+        return own or presets.PRESETS[self.config.preset][presets.loss_of(self.config)].reduction or "sequence"
 
     @property
     def saved_template(self) -> str | None:
@@ -145,7 +162,8 @@ class Job:
     @property
     def card_facts(self) -> dict[str, Any]:
         """For prm.json."""
-        return {name: self.identity[name] for name in ("template", "data_hash")}
+        told = {name: self.identity[name] for name in ("template", "data_hash")}
+        return {**told, "ref_revision": self.revisions[1] if self.row.reference else None}
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
@@ -168,13 +186,16 @@ def resolved(config: TrainConfig) -> TrainConfig:
 
 
 def _check_numbers(config: TrainConfig) -> None:
-    for name, at_least in (("batch_size", 1), ("steps", 1), ("batch_tokens", 1), ("lora_rank", 0), ("save_every", 0)):
-        value = getattr(config, name)
-        if value is not None and value < at_least:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; expected at least {at_least}")
-    for name in ("learning_rate", "epochs"):
-        if getattr(config, name) <= 0:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}; expected more than 0")
+    """Written so that NaN passes none of them."""
+    for name, (lowest, highest) in RANGES.items():
+        value = getattr(config, name, None)
+        if value is not None and not lowest <= value <= highest:
+            wanted = f"at least {lowest}" if highest == sys.maxsize else f"{lowest} to {highest}"
+            raise UserError(f"--{name.replace('_', '-')} is {value}; expected {wanted}")
+    for name in ("learning_rate", "epochs", "beta"):
+        value = getattr(config, name, None)
+        if value is not None and not 0 < value < FLOAT32:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; expected above 0, below {FLOAT32}")
 
 
 def placement(config: TrainConfig) -> Placement:
@@ -206,16 +227,21 @@ def prepare(config: TrainConfig) -> Job:
     )
     make = partial(build, row=row, encoder=encoder, pairs=getattr(config, "pairs", None), seed=config.seed)
     mine, held = views.split(found, config.validation, config.seed)
-    training = _part(make(mine), row)
+    data, rest = make(mine), make(held)
+    check_usable(data, row)
+    if held and not rest.units:
+        data = replace(data, left_out={**data.left_out, "rollouts held out, none of use: no validation": len(held)})
+    training = _part(data, row)
     budget = config.batch_tokens or (batching.CPU_TOKENS if setup.placement.device == "cpu" else batching.GPU_TOKENS)
     order = batching.make_order(
         len(training.data.units), config.batch_size or 1, config.epochs or 1.0, config.steps, config.seed
     )
-    revisions = (shape.revision, other.revision if other else shape.revision)
+    mine_at = shape.revision or config.revision
+    revisions = (mine_at, other.revision if other else mine_at)
     identity = _identity(config, setup, template or shape.tokenizer.chat_template, revisions) | {
         "data_hash": rollouts.content_hash(found)
     }
-    held_out = _part(make(held), row) if held else None
+    held_out = _part(rest, row) if rest.units else None
     return Job(config, row, setup, training, held_out, order, budget, template, revisions, _memory(shape), identity)
 
 
@@ -244,11 +270,15 @@ def _references(job: Job, start: Any) -> References:
     def other() -> Runner:
         return models.open_runner(name, job.revisions[1], "lm", bare)
 
-    weights = job.identity["ref_weights"]
-    where = f"{job.setup.placement} {job.setup.strategy if job.setup.sharded else ''}"
-    found = reference.logprobs(job.config.out, f"{weights} {where}", examples, job.budget, other if name else start)
+    found = reference.logprobs(job.config.out, reference_identity(job), examples, job.budget, other if name else start)
     count = len(job.training.data.examples)
     return References(found[:count], found[count:])
+
+
+def reference_identity(job: Job) -> str:
+    """All of the reference and of how it is run that moves its numbers; the same in all processes."""
+    sharded = f" {job.setup.strategy}" if job.setup.sharded else ""
+    return ref_cache.identity(job.identity["ref_weights"], job.setup.placement) + sharded
 
 
 def _shape(name: str, revision: str | None, setup: Setup) -> HFEngine:
