@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import transformers
 
-from prmbench import data, demo, scoring
+from prmbench import data, demo_smollm2, scoring
 from prmbench.backends import Facts, ModelBackend, implicit
 from prmbench.engines.hf import HFEngine, Placement, keep_freed_memory, load
 from prmbench.engines.render import Encoded, encode_chat, render
@@ -45,7 +45,7 @@ QWEN3_0_6B = {
 
 def pair(shape: str, place: Placement) -> tuple[HFEngine, HFEngine]:
     """Reference and a slightly perturbed copy: SmolLM2-135M, or random weights in Qwen3-0.6B's shape."""
-    reference = load(str(demo.smollm2()), "lm", place)
+    reference = load(str(demo_smollm2.smollm2()), "lm", place)
     if shape == "qwen3-0.6b":
         torch.manual_seed(0)
         model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**QWEN3_0_6B))
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", choices=("ours", "peer"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    source = options.data or Path(demo.__file__).parent / "assets" / "demo_traces.jsonl"
+    source = options.data or Path(demo_smollm2.__file__).parent / "assets" / "demo_traces.jsonl"
     traces = data.load("processbench", source, (options.subset,) if options.subset else (), options.traces).traces
     place = Placement(options.device).resolve()
     keep_freed_memory()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prmbench.training.examples import Dataset, Example, Unit
 
-CPU_TOKENS, GPU_TOKENS = 2048, 8192
+CPU_TOKENS, GPU_TOKENS = 1024, 8192
 """Padded tokens of a micro-batch with its activations, unless --batch-tokens says otherwise."""
 
 
