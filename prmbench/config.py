@@ -27,7 +27,7 @@ class LoadConfig:
     """Which model, on what, over which data: what every command that runs a model shares."""
 
     model: str = option(
-        "", "Hub id, folder, .gguf file, or a baseline: random, all-right, position-only, outcome-oracle, gold."
+        "", "Hub id, folder or .gguf file; eval also takes random, all-right, position-only, outcome-oracle, gold."
     )
     revision: str | None = option(None, "Hub revision of the model; the resolved sha goes into the manifest.")
     template: str = option("auto", "auto (the tokenizer's chat template), plain, or a Jinja file.")
@@ -40,7 +40,7 @@ class LoadConfig:
     trust_remote_code: bool = option(
         False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
     )
-    data: Path | None = option(None, "File or folder: json, jsonl or parquet.")
+    data: Path | None = option(None, "File or folder: json, jsonl or parquet (rollout also: gym:NAME,size=N).")
     limit: int | None = option(None, "Only N traces or prompts of each subset, evenly spaced (score: the first N).")
     seed: int = option(0, "Of everything random: bootstrap, sampling, data order, the random baseline.")
     dry_run: bool = option(False, "Print the plan (traces, tokens, batches, memory) and stop; no weights are loaded.")
@@ -131,7 +131,9 @@ class TrainConfig(LoadConfig):
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
     strategy: Literal["ddp", "fsdp"] = option("ddp", "Under torchrun: replicate the model, or shard it (FSDP2).")
     save_every: int = option(0, "Updates between checkpoints; 0 = only at the end and when stopped.")
-    out: Path = option(Path("runs/train"), "Folder for the model, its prm.json, metrics.jsonl and checkpoints.")
+    out: Path = option(
+        Path("runs/train"), "Folder for the model, metrics.jsonl and checkpoints (and a reward model's prm.json)."
+    )
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML ({error})") from error
     return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def missing_folder(name: str) -> None:
+    """Raises UserError on a name that can only be a path, and leads nowhere."""
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).exists():
+        raise UserError(f"--model {name}: no such file or folder")
 
 
 def public_name(name: str) -> str:

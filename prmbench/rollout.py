@@ -68,7 +68,13 @@ def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | N
         raise UserError(
             f"{_given(config)}: no prompt leaves room for a completion; the model takes {engine.max_tokens}"
         )
-    told = {"identity": facts, "counts": summarise(sampled.rollouts), **_provenance(engine, config), **sampled.facts}
+    told = {
+        "identity": facts,
+        "content": rollout_files.content_hash(kept),
+        "counts": summarise(sampled.rollouts),
+        **_provenance(engine, config),
+        **sampled.facts,
+    }
     store.write_atomic(beside(config.out), store.canonical_json(told))  # first: a file on disk always has it
     rollout_files.write(config.out, kept)
     sampled.journal.remove()

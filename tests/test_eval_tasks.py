@@ -354,6 +354,11 @@ def test_a_rollouts_file_is_judged_as_it_is(asked: EvalConfig, prompts: Path, tm
     assert facts.benchmark_hash == sampled.result.manifest.benchmark_hash  # so that `compare` takes them
     part = run(EvalConfig(benchmark="policy", data=file, out=tmp_path / "part", subset=("b",), limit=1))
     assert {s.cluster for s in part.scores} == {"q1"}
+    lines = file.read_text().splitlines(keepends=True)
+    altered = [json.dumps({**json.loads(lines[0]), "outcome": 1 - (json.loads(lines[0])["outcome"] or 0)}) + "\n"]
+    file.write_text("".join([*altered, *lines[1:]]))
+    with pytest.raises(UserError, match="is not what `prmbench rollout` wrote any more"):
+        evaluation.evaluate(EvalConfig(benchmark="policy", data=file, out=tmp_path / "altered"))
     beside(file).unlink()
     with pytest.raises(UserError, match="says who wrote these completions"):
         evaluation.evaluate(EvalConfig(benchmark="policy", data=file, out=tmp_path / "lost"))

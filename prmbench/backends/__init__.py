@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from prmbench.backends import cards
 from prmbench.backends.cards import ModelCard
-from prmbench.config import ModelConfig
+from prmbench.config import ModelConfig, missing_folder
 from prmbench.schema import READOUTS, ScoreKind, StepScores, Trace, UserError
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def find_card(config: ModelConfig) -> ModelCard:
         raise UserError("--model is missing: give a hub id, a folder, a .gguf file or a baseline")
     if config.backend == "auto" and config.model in BASELINES:
         return ModelCard(config.model, "baseline")
+    missing_folder(config.model)
     card = cards.MODELS.get(config.model) or cards.from_folder(Path(config.model))
     if config.backend != "auto":
         card = cards.override(card or ModelCard(config.model, config.backend), backend=config.backend)

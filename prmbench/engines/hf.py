@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from prmbench import head
+from prmbench.config import missing_folder
 from prmbench.engines import TokenLogprobs
 from prmbench.engines.decoding import Drawn, decode
 from prmbench.engines.render import Encoded
@@ -275,6 +276,7 @@ def source(name: str) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` takes: a hub id or folder as it is, a GGUF file as its folder and name."""
     path = Path(name)
     if path.suffix != ".gguf":
+        missing_folder(name)
         return name, {}
     if not path.is_file():
         raise UserError(f"model {name}: no such file")

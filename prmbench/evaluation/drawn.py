@@ -28,7 +28,10 @@ def evaluate(config: EvalConfig) -> store.Run | None:
     check_writable(config.out)
     source = _given(config)
     told = _summary(source)
-    found = _chosen(rollouts.read(source), config)
+    rows = rollouts.read(source)
+    if rollouts.content_hash(rows) != told["content"]:
+        raise UserError(f"{source}: is not what `prmbench rollout` wrote any more; draw the completions again")
+    found = _chosen(rows, config)
     row = data.BENCHMARKS["policy"]
     about = data.Loaded(
         (), tuple(dict.fromkeys(r.subset for r in found)), source.name, None, row.name, row.version, row.task
@@ -78,7 +81,7 @@ def _given(config: EvalConfig) -> Path:
 
 def _summary(source: Path) -> dict[str, Any]:
     told = rollout.summary(source)
-    if not {"config", "identity", "template", "hardware", "packages", "commits"} <= set(told):
+    if not {"config", "identity", "content", "template", "hardware", "packages", "commits"} <= set(told):
         raise UserError(
             f"{source}: no {rollout.beside(source).name} beside it says who wrote these completions; "
             "draw them with `prmbench rollout`, or give --model and prompts"

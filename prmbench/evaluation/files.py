@@ -33,6 +33,8 @@ def finish(facts: RunManifest, scores: Sequence[ScoredTrace], wanted: Sequence[s
 
 def check_writable(folder: Path) -> None:
     """Finds out before the work, not after it, that nothing can be written."""
+    if folder.is_file():
+        raise UserError(f"--out {folder}: is a file; name a folder")
     probe = folder / ".prmbench-write-test"
     store.write_atomic(probe, "")
     probe.unlink(missing_ok=True)  # of several processes another one may have been quicker

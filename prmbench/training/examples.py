@@ -165,9 +165,9 @@ def _group(rollout: Rollout) -> str:
 
 def check_usable(dataset: Dataset, row: LossRow) -> None:
     """Raises UserError when there is nothing to train on, or nothing to tell apart."""
+    why = "; ".join(f"left out: {count} {reason}" for reason, count in dataset.left_out.items())
     what = {"point": "completion", "pair": "right-wrong pair", "steps": "row of labelled steps"}[row.view]
     if not dataset.units:
-        why = "; ".join(f"{count} {reason}" for reason, count in dataset.left_out.items())
         raise UserError(f"--data: no {what} to train on ({why or 'no rows'}); check the outcomes, or --max-tokens")
     if row.scores is None or row.view == "pair":
         return
@@ -175,4 +175,5 @@ def check_usable(dataset: Dataset, row: LossRow) -> None:
     known = labels[~np.isnan(labels)]
     if len(known) == 0 or np.all(known == known[0]):
         value = f"{known[0]:g}" if len(known) else "missing"
-        raise UserError(f"--data: every label is {value}; a reward model needs right and wrong examples")
+        told = f" ({why})" if why else ""
+        raise UserError(f"--data: every label is {value}{told}; a reward model needs right and wrong examples")
