@@ -22,10 +22,10 @@ CARD_FILE, CARD_RECORDS = "prm.json", {"commit", "dirty", "prmbench", "ref_model
 """How a model is read, and what in it says only which code wrote it, or names the reference, which has its own hash."""
 
 
-def packages() -> dict[str, str]:
-    """Versions of the packages that can move a number, and of Python."""
+def packages(*more: str) -> dict[str, str]:
+    """Versions of the packages that can move a number, and of Python; `more` are those of one task."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *more):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench import distributed, manifest, store, verify
+from prmbench import distributed, shares, store, verify
 from prmbench.backends import BASELINES
 from prmbench.backends.common import local_weights, placement, template_source
 from prmbench.config import EvalConfig, RolloutConfig
@@ -26,9 +24,8 @@ from prmbench.engines import sampling
 from prmbench.engines.hf import HFEngine, load
 from prmbench.engines.sampling import Sampler, Sampling
 from prmbench.schema import UserError
+from prmbench.shares import Progress
 
-Progress = Callable[[int, int, float], None]
-"""Called with (batches done, batches in all, tokens a second)."""
 Options = RolloutConfig | EvalConfig
 VERSION = 1
 """Of the code between a prompt and a row; a change that moves rows bumps it."""
@@ -86,10 +83,13 @@ def sample_all(
     work = prepare(engine, prompts, config)
     journal = store.Journal(folder, identity(engine, work, config))
     workers = max(1, min(8, (os.cpu_count() or 1) // distributed.world_size()))
-    with journal.claimed(distributed.rank()), verify.Verifier(workers) as verifier:
-        distributed.barrier()  # all are here before any begins
-        _share(engine, work, config, verifier, journal, progress)
-        distributed.barrier()
+    with verify.Verifier(workers) as verifier:
+
+        def share(number: int) -> tuple[dict[str, Any], int]:
+            rows = draw(engine, work, work.batches[number], config, verifier)
+            return {"rollouts": [rollout_files.to_row(r) for r in rows]}, sum(r.tokens or 0 for r in rows)
+
+        shares.work(journal, len(work.batches), share, progress)
     return _collect(work, journal) if distributed.rank() == 0 else None
 
 
@@ -213,48 +213,14 @@ def identity(engine: Sampler, work: Work, config: Options) -> dict[str, Any]:
     }
 
 
-def _share(
-    engine: Sampler,
-    work: Work,
-    config: Options,
-    verifier: verify.Verifier,
-    journal: store.Journal,
-    progress: Progress | None,
-) -> None:
-    done = set(journal.done())
-    commit, dirty = manifest.code_state()
-    begun, tokens = time.monotonic(), 0
-    for number in range(distributed.rank(), len(work.batches), distributed.world_size()):
-        if number in done:
-            continue
-        start = time.monotonic()
-        rows = draw(engine, work, work.batches[number], config, verifier)
-        now = time.monotonic()
-        entry = {"batch": number, "rollouts": [rollout_files.to_row(r) for r in rows], "seconds": now - start}
-        journal.append(distributed.rank(), {**entry, "process": distributed.rank(), "commit": commit, "dirty": dirty})
-        tokens += sum(r.tokens or 0 for r in rows)
-        done.add(number)
-        if progress is not None:
-            progress(len(done), len(work.batches), tokens / max(now - begun, 1e-9))
-
-
 def _collect(work: Work, journal: store.Journal) -> Sampled:
-    entries = journal.done()
-    lacking = sorted(set(range(len(work.batches))) - set(entries))
-    if lacking:
-        raise UserError(f"{journal.folder}: batches {lacking[:5]} are not there yet; run the same command again")
+    entries = shares.finished(journal, len(work.batches))
     rows = {
-        i: row for n, batch in enumerate(work.batches) for i, row in zip(batch, entries[n]["rollouts"], strict=True)
+        i: row
+        for batch, entry in zip(work.batches, entries, strict=True)
+        for i, row in zip(batch, entry["rollouts"], strict=True)
     }
-    per_process: Counter[int] = Counter()
-    for entry in entries.values():
-        per_process[entry["process"]] += entry["seconds"]
-    facts = {
-        "commits": sorted({entry["commit"] or "unknown" for entry in entries.values()}),
-        "dirty": any(entry["dirty"] is not False for entry in entries.values()),
-        "seconds": round(max(per_process.values(), default=0.0), 3),
-    }
-    return Sampled(tuple(_read(rows[i]) for i in sorted(rows)), facts, journal)
+    return Sampled(tuple(_read(rows[i]) for i in sorted(rows)), shares.provenance(entries), journal)
 
 
 def _read(row: Mapping[str, Any]) -> Rollout:

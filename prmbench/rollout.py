@@ -5,7 +5,6 @@ The completions themselves are policy.py's; here is what surrounds them: checks,
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -143,21 +142,9 @@ def _provenance(engine: HFEngine, config: RolloutConfig) -> dict[str, Any]:
     return {
         "config": options.to_json(config),
         "template": text_hash(source if isinstance(source, str) else repr(source)),
-        "packages": {**manifest.packages(), **versions()},
-        "commit": manifest.code_state()[0],
+        "packages": manifest.packages(*LIBRARIES),
         "hardware": manifest.hardware(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that verdicts depend on."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 # --- bad input ----------------------------------------------------------------------------------------------

@@ -6,18 +6,16 @@ gets the same numbers to the last bit.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prmbench import distributed, manifest, store
+from prmbench import shares, store
 from prmbench.backends import Backend
 from prmbench.schema import SCORING_VERSION, ScoredTrace, Trace, UserError, scored
+from prmbench.shares import Progress
 
-Progress = Callable[[int, int, float], None]
-"""Called with (batches done, batches in all, tokens a second)."""
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 256, 16384
 """On a CPU one trace at a time is fastest: a batch needs a mask, and a mask the slow attention path."""
 
@@ -72,32 +70,13 @@ def score_all(
         "plan": store.short_hash({"batches": plan.batches}),
     }
     journal = store.Journal(folder / f"{plan.run_id}.journal", identity)
-    with journal.claimed(distributed.rank()):
-        distributed.barrier()  # all are here before any begins
-        _score_share(plan, journal, backend, traces, progress)
-        distributed.barrier()
+
+    def score(number: int) -> tuple[dict[str, Any], int]:
+        rows = _score(backend, [traces[i] for i in plan.batches[number]])
+        return {"scores": [row.to_json() for row in rows]}, sum(plan.costs[i] for i in plan.batches[number])
+
+    shares.work(journal, len(plan.batches), score, progress)
     return journal
-
-
-def _score_share(
-    plan: Plan, journal: store.Journal, backend: Backend, traces: Sequence[Trace], progress: Progress | None
-) -> None:
-    done = set(journal.done())
-    commit, dirty = manifest.code_state()
-    begun, tokens = time.monotonic(), 0
-    for number in range(distributed.rank(), len(plan.batches), distributed.world_size()):
-        if number in done:
-            continue
-        batch = [traces[i] for i in plan.batches[number]]
-        start = time.monotonic()
-        rows = _score(backend, batch)
-        now = time.monotonic()
-        facts = {"process": distributed.rank(), "seconds": now - start, "commit": commit, "dirty": dirty}
-        journal.append(distributed.rank(), store.batch_entry(number, rows, facts))
-        tokens += sum(plan.costs[i] for i in plan.batches[number])
-        done.add(number)
-        if progress is not None:
-            progress(len(done), len(plan.batches), tokens / max(now - begun, 1e-9))
 
 
 def _score(backend: Backend, batch: Sequence[Trace]) -> list[ScoredTrace]:
@@ -119,29 +98,11 @@ def collect(
 
     Raises UserError when no trace has a usable number: then something is wrong with the model, not with a trace.
     """
-    entries = journal.done()
-    rows = tuple(ScoredTrace.from_json(row) for n in sorted(entries) for row in entries[n]["scores"])
-    lacking = sorted(set(range(len(plan.batches))) - set(entries))
-    if lacking:
-        raise UserError(f"{journal.folder}: batches {lacking[:5]} are not there yet; run the same command again")
+    entries = shares.finished(journal, len(plan.batches))
+    rows = tuple(ScoredTrace.from_json(row) for entry in entries for row in entry["scores"])
     if {row.id for row in rows} != {trace.id for trace in traces}:
         raise UserError(f"{journal.folder}: does not hold this run's traces; delete it to start afresh")
     if all(row.unscored for row in rows) and any(row.unscored == "non-finite" for row in rows):
         journal.remove()
         raise UserError("every score is NaN or infinite; check the weights, or use --dtype float32")
-    return rows, _provenance([entries[n] for n in sorted(entries)])
-
-
-def _provenance(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    per_process: dict[int, float] = {}
-    for entry in entries:
-        per_process[entry["process"]] = per_process.get(entry["process"], 0.0) + entry["seconds"]
-    commit, dirty = manifest.code_state()
-    sittings = list(dict.fromkeys(entry["commit"] or "unknown" for entry in entries))
-    every = {dirty, *(entry["dirty"] for entry in entries)}
-    return {
-        "commit": None if "unknown" in sittings else commit,
-        "commits": tuple(sittings) if sittings != [commit] else (),
-        "dirty": None if None in every else any(every),
-        "seconds": round(max(per_process.values(), default=0.0), 3),
-    }
+    return rows, shares.provenance(entries)

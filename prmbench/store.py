@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,8 +204,3 @@ class Journal:
     def remove(self) -> None:
         """Deletes the journal; the result is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def batch_entry(batch: int, scores: Sequence[ScoredTrace], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A journal line."""
-    return {"batch": batch, "scores": [row.to_json() for row in scores], **facts}

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import ROWS, save_model
 
-from prmbench import data, evaluation, judge, manifest, scoring, store
+from prmbench import data, evaluation, judge, manifest, scoring, shares, store
 from prmbench.backends import Facts, load_backend, source_hash
 from prmbench.config import EvalConfig, ModelConfig, ScoreConfig
 from prmbench.schema import SCORING_VERSION, ScoredTrace, StepScores, Trace, UserError
@@ -410,11 +410,11 @@ def test_sittings_add_up() -> None:
     def entry(process: int, seconds: float, commit: str | None = now, dirty: bool | None = dirty) -> dict[str, Any]:
         return {"process": process, "seconds": seconds, "commit": commit, "dirty": dirty}
 
-    facts = scoring._provenance([entry(0, 1.0), entry(1, 2.5), entry(0, 2.0)])
+    facts = shares.provenance([entry(0, 1.0), entry(1, 2.5), entry(0, 2.0)])
     assert facts == {"commit": now, "commits": (), "dirty": dirty, "seconds": 3.0}  # processes work side by side
-    facts = scoring._provenance([entry(0, 1.0, "older", True), entry(0, 1.0)])
+    facts = shares.provenance([entry(0, 1.0, "older", True), entry(0, 1.0)])
     assert (facts["commit"], facts["commits"], facts["dirty"]) == (now, ("older", now), True)
-    facts = scoring._provenance([entry(0, 1.0, None, None), entry(0, 1.0)])
+    facts = shares.provenance([entry(0, 1.0, None, None), entry(0, 1.0)])
     assert (facts["commit"], facts["dirty"]) == (None, None)  # one batch of unknown code, and the whole is
 
 
@@ -515,7 +515,7 @@ def test_other_judging_options_judge_the_stored_scores_again(config: EvalConfig)
 def test_a_file_in_the_way_of_out(config: EvalConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="cannot write"):
+        with pytest.raises(UserError, match=r"is a file; name a folder|cannot write"):
             evaluation.evaluate(replace(config, out=out))
     assert Watched.batches == 0
     assert (tmp_path / "file").read_text() == "mine"

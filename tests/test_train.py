@@ -471,7 +471,7 @@ def all_right() -> list[Rollout]:
         (None, {"validation": 1.5}, "--validation is 1.5"),
         (None, {"data": None}, "--data is missing"),
         (None, {"model": ""}, "--model is missing"),
-        (None, {"model": "no/such/model"}, "cannot be loaded"),
+        (None, {"model": "no/such/model"}, "no such file or folder"),
     ],
 )
 def test_bad_input_is_one_clear_line(

@@ -15,7 +15,7 @@ from prmbench.data import files, rollouts
 from prmbench.data.rollouts import Rollout
 from prmbench.evaluation.facts import run_id, run_manifest
 from prmbench.evaluation.files import check_writable, finish, judge_again
-from prmbench.evaluation.policy_rows import prompts_hash, provenance, scored
+from prmbench.evaluation.policy_rows import prompts_hash, scored
 from prmbench.schema import UserError
 from prmbench.sound import SAMPLING
 
@@ -51,7 +51,9 @@ def evaluate(config: EvalConfig) -> store.Run | None:
         "packages": {**manifest.packages(), **told["packages"]},
         "tokens": sum(r.tokens or 0 for r in found),
         "n": len(found),
-        **provenance(told),
+        **{name: told[name] for name in ("commit", "seconds")},
+        "commits": tuple(told["commits"]),
+        "dirty": manifest.code_state()[1] or told["dirty"],
     }
     facts = run_manifest(config, _facts(told, config), about, made)
     judge.checked(facts, config.protocol)
@@ -81,7 +83,8 @@ def _given(config: EvalConfig) -> Path:
 
 def _summary(source: Path) -> dict[str, Any]:
     told = rollout.summary(source)
-    if not {"config", "identity", "content", "template", "hardware", "packages", "commits"} <= set(told):
+    needed = {"config", "identity", "content", "template", "hardware", "packages", "commit", "commits", "dirty"}
+    if not needed <= set(told):
         raise UserError(
             f"{source}: no {rollout.beside(source).name} beside it says who wrote these completions; "
             "draw them with `prmbench rollout`, or give --model and prompts"

@@ -18,8 +18,8 @@ from prmbench.engines.hf import HFEngine
 from prmbench.evaluation import drawn
 from prmbench.evaluation.facts import run_id, run_manifest
 from prmbench.evaluation.files import check_writable, finish, judge_again
-from prmbench.evaluation.policy_rows import prompts_hash, provenance, scored
-from prmbench.rollout import DryRun, outline, versions
+from prmbench.evaluation.policy_rows import prompts_hash, scored
+from prmbench.rollout import LIBRARIES, DryRun, outline
 from prmbench.schema import RunManifest, UserError
 
 
@@ -53,7 +53,7 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> st
     if all(r.verdict == sampler.REFUSED for r in found):
         room = plan.engine.max_tokens
         raise UserError(f"{plan.about.source}: no prompt leaves room for a completion; the model takes {room}")
-    made = {"tokens": sum(r.tokens or 0 for r in found), "n": len(found), **provenance(sampled.facts)}
+    made = {"tokens": sum(r.tokens or 0 for r in found), "n": len(found), **sampled.facts}
     rollouts.write(config.out / f"{plan.run_id}.rollouts.jsonl", found)
     run = finish(_manifest(config, plan, **made), [scored(r) for r in found], config.protocol, path)
     sampled.journal.remove()
@@ -93,7 +93,7 @@ def _manifest(config: EvalConfig, plan: _Planned, **known: Any) -> RunManifest:
         {
             "run_id": plan.run_id,
             "benchmark_hash": prompts_hash((p.id, p.subset, p.text, p.gold) for p in plan.prompts),
-            "packages": {**manifest.packages(), **versions()},
+            "packages": manifest.packages(*LIBRARIES),
             **known,
         },
     )

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from prmbench import manifest, store
+from prmbench import store
 from prmbench.data.rollouts import Rollout
 from prmbench.schema import ScoredTrace, text_hash
-
-
-def provenance(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Commit, seconds and the like of a journal or a summary, by RunManifest's names."""
-    commit, dirty = manifest.code_state()
-    sittings = list(told["commits"])
-    return {
-        "commit": None if "unknown" in sittings else commit,
-        "commits": tuple(sittings) if sittings != [commit] else (),
-        "dirty": dirty or told["dirty"],
-        "seconds": told["seconds"],
-    }
 
 
 def prompts_hash(asked: Iterable[tuple[str, str, str, str]]) -> str:
