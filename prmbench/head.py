@@ -5,9 +5,10 @@ Never a [batch, time, vocabulary] block: at most `chunk` rows of logits exist at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,25 @@ from torch.autograd.function import once_differentiable
 
 CHUNK = 256
 """Rows of logits held at once: 256 x 152k x 4 bytes = 156 MB for the largest vocabulary in use."""
+
+
+MARGIN = 1e-5
+"""A candidate may miss its least probability by this part of it: ten tokens at 0.1 each must not fall to rounding."""
+
+
+class Candidates(NamedTuple):
+    """What the policy that drew the tokens says of them and of those it might have drawn; all float32, natural log."""
+
+    logprobs: Tensor
+    """[n] log p of the targets."""
+    entropy: Tensor
+    """[n] of the whole vocabulary, nats."""
+    ids: Tensor
+    """[n, K] int64, by falling probability."""
+    kept: Tensor
+    """[n, K] bool: which of the ids are candidates."""
+    candidate_logprobs: Tensor
+    """[n, K] log p of the ids; 0 where not kept."""
 
 
 def target_logprobs(
@@ -25,20 +45,66 @@ def target_logprobs(
     softcap: float | None = None,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """[n, h] states, [v, h] head, [n] ids -> ([n] log p(target), [n] logsumexp of the logits), float32, natural log.
+    """[n, h] states, [v, h] head, [n] ids -> ([n] log p(target), [n] logsumexp of the logits): see logprobs_at."""
+    logprobs, logz = logprobs_at(hidden, weight, targets[:, None], bias, softcap, chunk)
+    return logprobs[:, 0], logz
+
+
+def logprobs_at(
+    hidden: Tensor,
+    weight: Tensor,
+    ids: Tensor,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """[n, h] states, [v, h] head, [n, k] ids -> ([n, k] log p(id), [n] logsumexp of the logits), float32, natural log.
 
     Both are differentiable in `hidden`, `weight` and `bias`. `softcap` is Gemma 2's c * tanh(logits / c).
     Half-precision states, or autocast, make the factors of the matrix products half-precision; sums, logits and all
     reductions stay float32: beta = 10 multiplies every error in a log-probability by ten. float64 stays float64.
     """
-    return _TargetLogprobs.apply(hidden, weight, bias, targets, softcap, chunk)
+    return _LogprobsAt.apply(hidden, weight, bias, ids, softcap, chunk)
 
 
-class _TargetLogprobs(torch.autograd.Function):
-    """Keeps hidden states, ids and normalisers; backward computes the logits again, a chunk at a time.
+@torch.no_grad()
+def candidates(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    p_min: float | None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    chunk: int = CHUNK,
+) -> Candidates:
+    """The targets' log-probabilities and every token with p >= p_min: an exact set, of at most floor(1 / p_min).
 
-    Whatever else a later loss needs of the same logits (entropy, further ids) is one more output of the two loops.
+    None keeps no candidates, K = 0. Same products, sums and chunks as `logprobs_at`: equal weights give equal bits.
     """
+    half = _half(hidden)
+    factor = _factor(weight, half)
+    width = min(most_candidates(p_min), len(weight))
+    least = math.log(p_min * (1 - MARGIN)) if p_min else 0.0
+    parts = []
+    for rows, at in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+        logits = _logits(_factor(rows, half), factor, bias, softcap, half)
+        logz = torch.logsumexp(logits, dim=-1, keepdim=True)
+        target = logits.gather(1, at[:, None]) - logz
+        top, ids = logits.topk(width)
+        top = top - logz
+        kept = top >= least
+        entropy = -torch.linalg.vecdot(logits.sub_(logz).exp(), logits)
+        parts.append(Candidates(target[:, 0], entropy, ids, kept, top.masked_fill(~kept, 0.0)))
+    return Candidates(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def most_candidates(p_min: float | None) -> int:
+    """How many tokens can have a probability of at least p_min."""
+    return int((1 + MARGIN) / p_min) if p_min else 0
+
+
+class _LogprobsAt(torch.autograd.Function):
+    """Keeps hidden states, ids and normalisers; backward computes the logits again, a chunk at a time."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -46,27 +112,27 @@ class _TargetLogprobs(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        targets: Tensor,
+        ids: Tensor,
         softcap: float | None,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
         half = _half(hidden)
         factor = _factor(weight, half)
         logprobs, normalisers = [], []
-        for rows, ids in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+        for rows, at in zip(hidden.split(chunk), ids.split(chunk), strict=True):
             logits = _logits(_factor(rows, half), factor, bias, softcap, half)
             normaliser = torch.logsumexp(logits, dim=-1)
-            logprobs.append(logits.gather(1, ids[:, None])[:, 0] - normaliser)
+            logprobs.append(logits.gather(1, at) - normaliser[:, None])
             normalisers.append(normaliser)
         logz = torch.cat(normalisers)
-        ctx.save_for_backward(hidden, weight, bias, targets, logz)
+        ctx.save_for_backward(hidden, weight, bias, ids, logz)
         ctx.options = softcap, chunk, half
         return torch.cat(logprobs), logz
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor, grad_logz: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        hidden, weight, bias, targets, logz = ctx.saved_tensors
+        hidden, weight, bias, ids, logz = ctx.saved_tensors
         softcap, chunk, half = ctx.options
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
         factor = _factor(weight, half)
@@ -77,7 +143,7 @@ class _TargetLogprobs(torch.autograd.Function):
             at = slice(start, start + chunk)
             rows = _factor(hidden[at], half)
             logits = _logits(rows, factor, bias, softcap, half)
-            grad = _grad_logits(logits, logz[at], targets[at], grad_logprobs[at], grad_logz[at], softcap)
+            grad = _grad_logits(logits, logz[at], ids[at], grad_logprobs[at], grad_logz[at], softcap)
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
             grad = _factor(grad, half)
@@ -105,16 +171,16 @@ def _logits(
 
 
 def _grad_logits(
-    logits: Tensor, logz: Tensor, targets: Tensor, grad_logprobs: Tensor, grad_logz: Tensor, softcap: float | None
+    logits: Tensor, logz: Tensor, ids: Tensor, grad_logprobs: Tensor, grad_logz: Tensor, softcap: float | None
 ) -> Tensor:
     """Overwrites the logits with their gradient, to that of the matrix product.
 
-    The gradient of log p(y) is 1[y] - p and that of logZ is p: p gets grad_logz - grad_logprobs, the target
-    grad_logprobs more.
+    The gradient of log p(y) is 1[y] - p and that of logZ is p: p gets grad_logz less the sum of a row's grad_logprobs,
+    each id its own grad_logprobs more, as often as it stands in the row.
     """
     slope = 1 - (logits / softcap) ** 2 if softcap else None  # of c * tanh(z / c)
-    grad = logits.sub_(logz[:, None]).exp_().mul_((grad_logz - grad_logprobs)[:, None])
-    grad.scatter_add_(1, targets[:, None], grad_logprobs[:, None].to(grad.dtype))
+    grad = logits.sub_(logz[:, None]).exp_().mul_((grad_logz - grad_logprobs.sum(-1))[:, None])
+    grad.scatter_add_(1, ids, grad_logprobs.to(grad.dtype))
     return grad if slope is None else grad.mul_(slope)
 
 

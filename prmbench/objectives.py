@@ -157,10 +157,15 @@ def early_weights(mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:
     return mask.float() - late_weights(mask)
 
 
+def group_sum(values: Float[Tensor, " b *t"], group: Int[Tensor, " b"]) -> Float[Tensor, " b *t"]:
+    """The sum over the rollouts of a sequence's own prompt, for every sequence."""
+    names, place = group.unique(return_inverse=True)
+    return values.new_zeros(len(names), *values.shape[1:]).index_add(0, place, values)[place]
+
+
 def group_mean(values: Float[Tensor, " b"], group: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
     """mu(x): the mean over the rollouts of a sequence's own prompt, for every sequence."""
-    _, place, counts = group.unique(return_inverse=True, return_counts=True)
-    return (values.new_zeros(len(counts)).index_add(0, place, values) / counts)[place]
+    return group_sum(values, group) / group_sum(torch.ones_like(values), group)
 
 
 def difficulty_offset(mu: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -177,6 +182,222 @@ def normalized_weight(weight: Float[Tensor, " b"], group: Int[Tensor, " b"]) -> 
     """Release of Eq. (15): a prompt's weights scaled to a mean of 1; all ones where they are all 0."""
     mean = group_mean(weight, group)
     return torch.where(mean > 0, weight / torch.where(mean > 0, mean, 1.0), 1.0)
+
+
+# --- moments ----------------------------------------------------------------------------------------------------------
+
+
+def moment_sums(values: Float[Tensor, "*b"], mask: Bool[Tensor, "*b"]) -> Float[Tensor, " 3"]:
+    """Count, sum and sum of squares in float64: those of micro-batches and processes add up to those of the batch."""
+    kept = values.masked_fill(~mask, 0.0).double()
+    return torch.stack((mask.sum().double(), kept.sum(), kept.square().sum()))
+
+
+def mean_and_std(sums: Float[Tensor, " 3"], unbiased: bool = False) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """What `moment_sums` add up to, in float64: sigma_V of Eq. (24) is the (population) std of the prefix values.
+
+    The mean of nothing is 0, and so is a std of too few.
+    """
+    count, total, squares = sums
+    mean = total / count.clamp(min=1)
+    freedom = (count - int(unbiased)).clamp(min=1)
+    return mean, ((squares - total * mean).clamp(min=0) / freedom).sqrt()
+
+
+def whitened(
+    values: Float[Tensor, "b t"],
+    mask: Bool[Tensor, "b t"],
+    mean: Float[Tensor, ""],
+    std: Float[Tensor, ""],
+    eps: float = 1e-8,
+) -> Float[Tensor, "b t"]:
+    """Release, after Eq. (28): minus the batch's mean, over the root of its unbiased variance + eps; 0 off the mask."""
+    return ((values - mean) / (std.square() + eps).sqrt()).masked_fill(~mask, 0.0)
+
+
+# --- advantages -------------------------------------------------------------------------------------------------------
+
+
+def td_advantages(logprobs: Float[Tensor, "*b"], old_logprobs: Float[Tensor, "*b"], beta: float) -> Float[Tensor, "*b"]:
+    """Eqs. (6), (10), (23): beta * (log pi_phi - log pi_old) = V after a token - V before it, sampled or not."""
+    return beta * (logprobs - old_logprobs)
+
+
+def terminal(mask: Bool[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
+    """Where a completion's last token stands; nowhere in a row without tokens."""
+    count = mask.cumsum(-1)
+    return mask & (count == count[:, -1:])
+
+
+def without_terminal(td: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+    """Release: no TD at a completion's last token (Eq. 10 holds for t < T); it has no candidates there either."""
+    return td.masked_fill(terminal(mask), 0.0)
+
+
+def scaled_td(td: Float[Tensor, "*b"], sigma: Float[Tensor, ""], eps: float = 1e-8) -> Float[Tensor, "*b"]:
+    """Eqs. (24), (25): td / (sigma_V + eps). The mean of the values cancels in a TD.
+
+    sigma = 0 gives 0: a reward model equal to the old policy has V = 0 and TD = 0 everywhere.
+    """
+    return torch.where(sigma > 0, td / (sigma + eps), 0.0)
+
+
+def group_standardized(
+    td: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"], group: Int[Tensor, " b"], eps: float = 1e-8
+) -> Float[Tensor, "b t"]:
+    """Eqs. (26), (27): minus the mean, over the population std, of all tokens of all rollouts of a sequence's prompt.
+
+    A group whose tokens are all alike has 0 (sums are float64, or rounding would be what is scaled up); 0 off the mask.
+    """
+    counts, kept = mask.sum(-1).double(), td.masked_fill(~mask, 0.0).double()
+    tokens = group_sum(counts, group).clamp(min=1)
+    centred = (kept - (group_sum(kept.sum(-1), group) / tokens)[:, None]).masked_fill(~mask, 0.0)
+    std = (group_sum(centred.square().sum(-1), group) / tokens).sqrt()
+    return (centred / (std[:, None] + eps)).to(td.dtype)
+
+
+def gae(
+    td: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"], gamma: float = 1.0, lam: float = 1.0
+) -> Float[Tensor, "b t"]:
+    """Eqs. (8), (28): A_t = td_t + gamma * lam * A_t+1 over the tokens of the mask; 0 off it."""
+    running, found = td.new_zeros(len(td)), []
+    for now, counts in zip(reversed(td.unbind(-1)), reversed(mask.unbind(-1)), strict=True):
+        running = torch.where(counts, now + gamma * lam * running, running)
+        found.append(running)
+    return torch.stack(found[::-1], dim=-1).masked_fill(~mask, 0.0) if found else td
+
+
+def outcome_advantages(
+    outcome: Float[Tensor, " b"], group: Int[Tensor, " b"], eps: float = 1e-8
+) -> Float[Tensor, " b"]:
+    """Eq. (13), first term: (outcome - mu) / s, both of the prompt's rollouts, s the population std. All alike: 0."""
+    every = outcome.new_ones(len(outcome), 1, dtype=torch.bool)
+    return group_standardized(outcome[:, None], every, group, eps)[:, 0]
+
+
+def rloo_returns(
+    rewards: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"], group: Int[Tensor, " b"]
+) -> Float[Tensor, "b t"]:
+    """PRIME (arXiv 2502.01456): rewards less a leave-one-out baseline of the prompt's n rollouts, summed from the end.
+
+    As in verl v0.7.0 that is n / (n - 1) * (reward - mean of the rollouts' own mean rewards). The mask is where rewards
+    stand: every token for process rewards, `terminal` for the outcome's. Tokens before a reward hold it, whatever the
+    mask says. A prompt with one rollout has 0.
+    """
+    size = group_sum(torch.ones_like(rewards[:, 0]), group)
+    kept = rewards.masked_fill(~mask, 0.0)
+    means = kept.sum(-1) / mask.sum(-1).clamp(min=1)
+    scale = torch.where(size > 1, size / (size - 1).clamp(min=1), 0.0)
+    left = scale[:, None] * (kept - (group_sum(means, group) / size)[:, None])
+    return left.masked_fill(~mask, 0.0).flip(-1).cumsum(-1).flip(-1)
+
+
+def masked_step_advantages(
+    rewards: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"], group: Int[Tensor, " b"]
+) -> Float[Tensor, "b t"]:
+    """SPRO (arXiv 2507.01551): reward so far, less its mean at t over the prompt's rollouts that still run at t."""
+    so_far = rewards.masked_fill(~mask, 0.0).cumsum(-1).masked_fill(~mask, 0.0)
+    running = group_sum(mask.to(rewards.dtype), group).clamp(min=1)
+    return (so_far - group_sum(so_far, group) / running).masked_fill(~mask, 0.0)
+
+
+# --- policy losses ----------------------------------------------------------------------------------------------------
+
+
+def token_surrogate(  # noqa: PLR0913, PLR0917 - as many as the presets differ in
+    logprobs: Float[Tensor, "b t"],
+    old_logprobs: Float[Tensor, "b t"],
+    advantages: Float[Tensor, "b t"],
+    mask: Bool[Tensor, "b t"],
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+    reduction: Reduction = "sequence",
+    weight: Float[Tensor, "b t"] | None = None,
+) -> Float[Tensor, " b"]:
+    """Eqs. (7), (12), as a loss: - min(rho * A, clip(rho, 1 - low, 1 + high) * A) of the sampled tokens.
+
+    `dual_clip` bounds the loss at -c * A where A < 0 (release: c = 3). `weight` = `importance_weights` multiplies the
+    terms, not the count they are divided by.
+    """
+    terms = _clipped_loss(_ratio(logprobs, old_logprobs, mask), advantages, clip_low, clip_high, dual_clip)
+    return sequence_terms(terms if weight is None else terms * weight, mask, reduction)
+
+
+def candidate_surrogate(  # noqa: PLR0913, PLR0917 - as many as the presets differ in
+    logprobs: Float[Tensor, "b t k"],
+    old_logprobs: Float[Tensor, "b t k"],
+    td: Float[Tensor, "b t k"],
+    kept: Bool[Tensor, "b t k"],
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+    normalize: Literal["length", "mass"] = "length",
+    mask: Bool[Tensor, "b t"] | None = None,
+) -> Float[Tensor, " b"]:
+    """Eq. (11), as a loss: the clipped terms of the candidates `kept`, each times its pi_old, and summed.
+
+    "length" divides by T, the tokens of the mask (None = all t), those without a candidate included; "mass" (release)
+    divides by nothing here, and by the sum of `candidate_mass` over the whole batch at the caller's.
+    """
+    mask = torch.ones_like(kept[..., 0]) if mask is None else mask
+    kept = kept & mask[..., None]
+    terms = _clipped_loss(_ratio(logprobs, old_logprobs, kept), td, clip_low, clip_high, dual_clip)
+    expected = (old_logprobs.exp() * terms).masked_fill(~kept, 0.0).sum(-1)
+    return sequence_terms(expected, mask, "sequence" if normalize == "length" else "token")
+
+
+def candidate_mass(old_logprobs: Float[Tensor, "b t k"], kept: Bool[Tensor, "b t k"]) -> Float[Tensor, " b"]:
+    """The sum of pi_old over all kept candidates of a sequence."""
+    return old_logprobs.exp().masked_fill(~kept, 0.0).sum((-1, -2))
+
+
+def distrl_loss(
+    token_terms: Float[Tensor, " b"], candidate_terms: Float[Tensor, " b"] | None, alpha: float
+) -> Float[Tensor, " b"]:
+    """Eq. (14): token branch + alpha * candidate branch. At alpha = 0 there is no candidate branch, not one times 0."""
+    return token_terms if alpha == 0 or candidate_terms is None else token_terms + alpha * candidate_terms
+
+
+def importance_weights(
+    old_logprobs: Float[Tensor, "*b"], behaviour_logprobs: Float[Tensor, "*b"], cap: float = 2.0
+) -> Float[Tensor, "*b"]:
+    """Truncated importance sampling: min(pi_old / pi_behaviour, cap), where another engine than ours drew the token."""
+    return (old_logprobs - behaviour_logprobs).exp().clamp(max=cap)
+
+
+def clipped(
+    logprobs: Float[Tensor, "*b"],
+    old_logprobs: Float[Tensor, "*b"],
+    advantages: Float[Tensor, "*b"],
+    mask: Bool[Tensor, "*b"],
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+) -> Bool[Tensor, "*b"]:
+    """Where the clipped term is the larger loss or, given `dual_clip`, that bound holds: tokens without a gradient."""
+    ratio = _ratio(logprobs, old_logprobs, mask)  # 1 off the mask, which nothing clips
+    plain = -advantages * ratio
+    larger = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high) > plain
+    if dual_clip is not None:
+        larger = larger | ((advantages < 0) & (plain > -advantages * dual_clip))
+    return larger
+
+
+def _ratio(
+    logprobs: Float[Tensor, "*b"], old_logprobs: Float[Tensor, "*b"], mask: Bool[Tensor, "*b"]
+) -> Float[Tensor, "*b"]:
+    """rho, and 1 off the mask: whatever stands there, NaN included, gets a gradient of 0."""
+    return (logprobs - old_logprobs).masked_fill(~mask, 0.0).exp()
+
+
+def _clipped_loss(
+    ratio: Float[Tensor, "*b"], advantages: Float[Tensor, "*b"], clip_low: float, clip_high: float, dual: float | None
+) -> Float[Tensor, "*b"]:
+    loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
+    if dual is None:
+        return loss
+    return torch.where(advantages < 0, torch.minimum(loss, -advantages * dual), loss)
 
 
 # --- no training ------------------------------------------------------------------------------------------------------

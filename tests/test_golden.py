@@ -160,11 +160,57 @@ def check_online_rm_update(golden: dict[str, Any], _: Path) -> None:
         near(loss, expected["loss"], name)
 
 
+# --- distrl_*: advantages and both branches of the release, the TD of the last token kept ----------------------------
+
+
+def check_distrl(golden: dict[str, Any], _: Path) -> None:
+    mask, outcome = torch.tensor(golden["response_mask"]).bool(), torch.tensor(golden["outcome"])
+    old, new, rm = (torch.tensor(golden[f"candidate_{name}_logp"]) for name in ("old", "new", "rm"))
+    group = torch.arange(len(mask)) // golden["n_samples"]
+    expected = golden["expected"]
+    low, high, wide, dual = (golden[name] for name in ("clip_low", "clip_high", "clip_candidates", "dual_clip_c"))
+
+    td = objectives.td_advantages(rm, old, golden["beta"])
+    near(td.masked_fill(~mask[..., None], 0), expected["candidate_td"], "candidate_td")
+    sampled = td[..., 0]
+    values = objectives.prefix_values(sampled, mask)
+    _, sigma = objectives.mean_and_std(objectives.moment_sums(values, mask))
+    scaled = objectives.scaled_td(td, sigma)
+    near(scaled.masked_fill(~mask[..., None], 0), expected["scaled_candidate_td"], "scaled_candidate_td")
+
+    centre, _ = objectives.mean_and_std(objectives.moment_sums(sampled, mask))
+    credit = objectives.gae(objectives.scaled_td(sampled - centre, sigma), mask, golden["gamma"], golden["lam"])
+    moments = objectives.mean_and_std(objectives.moment_sums(credit, mask), unbiased=True)
+    share = objectives.outcome_advantages(outcome, group)[:, None] * mask
+    advantages = golden["outcome_coef"] * share + golden["gae_coef"] * objectives.whitened(credit, mask, *moments)
+    near(advantages, expected["token_advantages"], "token_advantages")
+
+    branch = (new[..., 0], old[..., 0], advantages, mask, low, high)
+    near(objectives.token_surrogate(*branch, dual, "token").sum() / mask.sum(), expected["pg_loss"], "pg_loss")
+    near(objectives.clipped(*branch).sum() / mask.sum(), expected["pg_clipfrac"], "pg_clipfrac")
+    bounded = objectives.clipped(*branch, dual) & ~objectives.clipped(*branch)
+    near(bounded.sum() / mask.sum(), expected["pg_clipfrac_lower"], "pg_clipfrac_lower")
+    near((old - new)[..., 0][mask].mean(), expected["ppo_kl"], "ppo_kl")
+
+    kept = (old > math.log(golden["p_min"])) | (torch.arange(old.shape[-1]) == 0)  # the sampled token whatever its p
+    kept &= (mask & ~objectives.terminal(mask))[..., None]
+    near(kept, expected["candidate_mask"], "candidate_mask")
+    branch = (new, old, scaled, kept, wide, wide)
+    mass = objectives.candidate_mass(old, kept).sum()
+    loss = objectives.candidate_surrogate(*branch, dual, "mass", mask).sum() / mass
+    near(loss, expected["dist_loss"], "dist_loss")
+    near(objectives.clipped(*branch).sum() / kept.sum(), expected["dist_clipfrac"], "dist_clipfrac")
+    bounded = objectives.clipped(*branch, dual) & ~objectives.clipped(*branch)
+    near(bounded.sum() / kept.sum(), expected["dist_clipfrac_lower"], "dist_clipfrac_lower")
+    near((old.exp() * (old - new))[kept].sum() / kept.sum(), expected["dist_kl"], "dist_kl")
+
+
 CHECKS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "step_f1_": check_step_f1,
     "processbench_scores_": check_processbench_scores,
     "rm_losses_": check_rm_losses,
     "online_rm_update_": check_online_rm_update,
+    "distrl_": check_distrl,
 }
 
 

@@ -1,4 +1,4 @@
-"""head.py, backward: against autograd through a full log-softmax, and against finite differences."""
+"""head.py: against autograd through a full log-softmax, finite differences, and a search of the whole vocabulary."""
 
 from __future__ import annotations
 
@@ -63,6 +63,47 @@ def test_gradcheck_by_finite_differences(softcap: float | None) -> None:
     assert torch.autograd.gradcheck(
         lambda h, w, b: head.target_logprobs(h, w, targets, b, softcap, chunk=4), (hidden, weight, bias)
     )
+
+
+IDS = torch.arange(3 * N).view(N, 3) % V
+IDS[:, 2] = IDS[:, 0]  # the sampled token is one of its own candidates
+
+
+def of_three(logprobs: Tensor, normalisers: Tensor) -> Tensor:
+    """Each of the three ids counts differently, the two that are the same token too."""
+    scale = torch.tensor([1.0, -2.0, 0.5]).double()
+    return ((logprobs.double() * scale).sum(1).cumsum(0).sigmoid() + 0.3 * normalisers.double()).sum()
+
+
+@pytest.mark.parametrize("chunk", [4, 1000])
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_several_ids_a_row_agree_with_a_full_log_softmax(chunk: int, softcap: float | None) -> None:
+    hidden, weight, bias, _ = parts()
+    leaves = (hidden, weight, bias)
+    logprobs, logz = head.logprobs_at(hidden, weight, IDS, bias, softcap, chunk)
+    each = [slow(hidden, weight, IDS[:, k], bias, softcap) for k in range(3)]
+    full = torch.stack([logp for logp, _ in each], dim=1), each[0][1]
+    torch.testing.assert_close(logprobs.double(), full[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(logz.double(), full[1], rtol=1e-6, atol=1e-6)
+    expected = gradients(of_three(*full), *leaves)
+    for got, other in zip(gradients(of_three(logprobs, logz), *leaves), expected, strict=True):
+        torch.testing.assert_close(got, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_gradcheck_of_several_ids(softcap: float | None) -> None:
+    hidden, weight, bias, _ = parts(torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda h, w, b: head.logprobs_at(h, w, IDS, b, softcap, chunk=4), (hidden, weight, bias)
+    )
+
+
+def test_one_id_is_the_target() -> None:
+    hidden, weight, bias, targets = parts()
+    one, logz = head.target_logprobs(hidden, weight, targets, bias)
+    column, same = head.logprobs_at(hidden, weight, targets[:, None], bias)
+    assert torch.equal(one, column[:, 0])
+    assert torch.equal(logz, same)
 
 
 def test_chunks_do_not_matter() -> None:
@@ -146,7 +187,100 @@ def test_nothing_is_kept_but_states_ids_and_normalisers() -> None:
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x), x)[1], lambda x: x):
         head.target_logprobs(hidden, weight, targets, bias)
-    assert sorted(tuple(x.shape) for x in kept) == sorted([(N, H), (V, H), (V,), (N,), (N,)])
+    assert sorted(tuple(x.shape) for x in kept) == sorted([(N, H), (V, H), (V,), (N, 1), (N,)])
+
+
+# --- candidates -----------------------------------------------------------------------------------------------------
+
+
+def peaked(dtype: torch.dtype = torch.float32, n: int = 200) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """States under which a few tokens, none or one are likely."""
+    torch.manual_seed(2)
+    hidden = (torch.randn(n, H) * torch.linspace(0.1, 2, n)[:, None]).to(dtype)
+    return hidden, torch.randn(V, H).to(dtype), torch.linspace(-1, 1, V).to(dtype), torch.randint(V, (n,))
+
+
+@pytest.mark.parametrize("p_min", [0.05, 0.1, 0.2, 0.7])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_candidates_are_all_tokens_with_p_min_and_no_others(p_min: float, softcap: float | None) -> None:
+    hidden, weight, bias, targets = peaked()
+    found = head.candidates(hidden, weight, targets, p_min, bias, softcap, chunk=64)
+    logits = hidden.double() @ weight.double().T + bias
+    full = (softcap * torch.tanh(logits / softcap) if softcap else logits).log_softmax(-1)
+    assert found.ids.shape == found.kept.shape == (200, int(1 / p_min))
+    sizes = set()
+    for row in range(200):
+        order = sorted(range(V), key=lambda token: -float(full[row, token]))
+        likely = [token for token in order if float(full[row, token].exp()) >= p_min]
+        kept = found.kept[row]
+        assert found.ids[row][kept].tolist() == likely
+        assert kept.tolist() == sorted(kept.tolist(), reverse=True)
+        torch.testing.assert_close(
+            found.candidate_logprobs[row][kept].double(), full[row, likely], rtol=1e-5, atol=1e-6
+        )
+        assert not found.candidate_logprobs[row][~kept].any()
+        sizes.add(len(likely))
+    assert len(sizes) > (p_min < 0.5), "rows of one kind would hide a wrong set"
+    torch.testing.assert_close(found.logprobs.double(), full.gather(1, targets[:, None])[:, 0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.entropy.double(), -(full.exp() * full).sum(-1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.3, 17.0])
+@pytest.mark.parametrize("least", [3, 10, 20])
+def test_as_many_as_fit_are_kept_at_exactly_p_min(least: int, offset: float) -> None:
+    weight = torch.full((V, 1), -90.0)
+    weight[5 : 5 + least] = offset
+    found = head.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least)
+    assert found.kept.tolist() == [[True] * least]
+    assert sorted(found.ids[0].tolist()) == list(range(5, 5 + least))
+    weight[4] = offset  # one more, and all of them have less
+    assert not head.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least).kept.any()
+
+
+def test_most_candidates() -> None:
+    assert [head.most_candidates(p) for p in (0.05, 0.1, 0.15, 0.2, 0.3, 1 / 3, 0.7, 1.0)] == [20, 10, 6, 5, 3, 3, 1, 1]
+    assert head.most_candidates(None) == 0
+
+
+def test_no_candidates_are_asked_for() -> None:
+    hidden, weight, bias, targets = peaked()
+    found = head.candidates(hidden, weight, targets, None, bias)
+    assert found.ids.shape == found.kept.shape == found.candidate_logprobs.shape == (200, 0)
+    assert torch.equal(found.logprobs, head.candidates(hidden, weight, targets, 0.1, bias).logprobs)
+
+
+def test_a_vocabulary_smaller_than_the_set() -> None:
+    found = head.candidates(torch.zeros(2, H), torch.zeros(4, H), torch.tensor([1, 3]), 0.1)
+    assert found.kept.tolist() == [[True] * 4] * 2
+    assert found.ids.dtype == torch.int64
+
+
+def test_candidates_of_no_rows() -> None:
+    hidden, weight, bias, targets = peaked()
+    found = head.candidates(hidden[:0], weight, targets[:0], 0.1, bias)
+    assert [tuple(x.shape) for x in found] == [(0,), (0,), (0, 10), (0, 10), (0, 10)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_control_equal_weights_give_a_td_of_exactly_0(dtype: torch.dtype, softcap: float | None) -> None:
+    hidden, weight, bias, targets = peaked(dtype)
+    old = head.candidates(hidden, weight, targets, 0.1, bias, softcap, chunk=64)
+    ids = torch.cat([targets[:, None], old.ids], dim=1)
+    new, _ = head.logprobs_at(hidden.requires_grad_(), weight, ids, bias, softcap, chunk=64)
+    assert new.requires_grad
+    assert not old.logprobs.requires_grad
+    assert old.kept.any()
+    assert torch.equal(new[:, 0], old.logprobs)
+    assert torch.equal(new[:, 1:][old.kept], old.candidate_logprobs[old.kept])
+
+
+def test_candidates_hold_no_block_of_all_logits_either() -> None:
+    hidden, weight, bias, targets = peaked()
+    with Largest() as largest:
+        head.candidates(hidden, weight, targets, 0.1, bias, chunk=60)
+    assert largest.elements == 60 * V > max(200 * H, 200 * 10)
+    assert largest.elements < 200 * V
 
 
 # --- bfloat16 -------------------------------------------------------------------------------------------------------

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from types import ModuleType
-
 import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from checked_shapes import checked
 from torch import Tensor, tensor
 from torch.nn.functional import binary_cross_entropy
 
 from prmbench import objectives as unchecked
 
-
-def checked() -> ModuleType:
-    """A copy of the module in which every call checks the annotated shapes; the one others import stays as it is."""
-    name = "prmbench.objectives"
-    plain = sys.modules.pop(name)
-    try:
-        with install_import_hook(name, "beartype.beartype"):
-            spec = importlib.util.find_spec(name)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            vars(module).update(Bool=jaxtyping.Bool, Float=jaxtyping.Float, Int=jaxtyping.Int)
-            spec.loader.exec_module(module)
-    finally:
-        sys.modules[name] = plain
-    return module
-
-
-objectives = checked()
+objectives = checked("prmbench.objectives")
 
 NAN = float("nan")  # what stands outside the mask must not matter
 RATIO = tensor([[0.1, -0.2, 0.3], [0.4, 0.2, NAN]])

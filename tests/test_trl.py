@@ -1,4 +1,4 @@
-"""TRL's trainers as a second oracle, on a tiny model: DPO's loss from tokens, Bradley-Terry with a margin from a head.
+"""TRL's trainers as a second oracle, on a tiny model: DPO, Bradley-Terry with a margin, and GRPO's clipped surrogates.
 
 Skipped where TRL is not installed.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prmbench import head
 from prmbench.losses import LOSSES
-from prmbench.objectives import log_ratios
+from prmbench.objectives import log_ratios, token_surrogate
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
@@ -91,3 +91,53 @@ def test_log_probabilities() -> None:
     hidden, weight, ids = torch.randn(2, 5, 8), torch.randn(37, 8), torch.randint(37, (2, 5))
     ours, _ = head.target_logprobs(hidden.flatten(0, 1), weight, ids.flatten())
     torch.testing.assert_close(ours.view(2, 5), selective_log_softmax(hidden @ weight.T, ids), rtol=1e-5, atol=1e-5)
+
+
+# --- GRPO: the token branch ------------------------------------------------------------------------------------------
+
+LOW, HIGH, DUAL = 0.2, 0.28, 1.5
+
+
+def completions(trainer: Any) -> dict[str, Tensor]:
+    """Random tokens of four ragged completions, advantages of both signs, old log-probabilities half a nat around."""
+    torch.manual_seed(0)
+    ids = torch.randint(5, 90, (4, 11))
+    mask = torch.arange(7) < torch.tensor([7, 3, 5, 1])[:, None]
+    batch = {
+        "prompt_ids": ids[:, :4],
+        "prompt_mask": torch.ones_like(ids[:, :4]),
+        "completion_ids": ids[:, 4:],
+        "completion_mask": mask.long(),
+        "advantages": torch.randn(4, 7),
+        "num_items_in_batch": mask.sum(),
+    }
+    with torch.no_grad():
+        now = from_hidden_states(trainer.model, ids, torch.cat([batch["prompt_mask"], mask], 1))[:, 3:]
+    return batch | {"old_per_token_logps": now + 0.5 * torch.randn(4, 7)}
+
+
+@pytest.mark.parametrize("delta", [None, DUAL])
+@pytest.mark.parametrize(("loss_type", "reduction"), [("grpo", "sequence"), ("bnpo", "token")])
+def test_grpo(tmp_path: Path, policy: Path, loss_type: str, reduction: Any, delta: float | None) -> None:
+    settings = {"loss_type": loss_type, "epsilon": LOW, "epsilon_high": HIGH, "delta": delta, "beta": 0.0}
+    trainer = trl.GRPOTrainer(
+        model=str(policy),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=trl.GRPOConfig(str(tmp_path), num_generations=2, max_completion_length=7, **settings, **SETTINGS),
+        train_dataset=datasets.Dataset.from_list([{"prompt": pair["prompt"]} for pair in PAIRS]),
+        processing_class=transformers.AutoTokenizer.from_pretrained(policy),
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    model, batch = trainer.model, completions(trainer)
+    theirs = trainer._compute_loss(model, batch)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    mask, old, advantages = batch["completion_mask"].bool(), batch["old_per_token_logps"], batch["advantages"]
+    new = from_hidden_states(model, ids, attention)[:, 3:]
+    terms = token_surrogate(new, old, advantages, mask, LOW, HIGH, delta, reduction)
+    ours = terms.sum() / (len(mask) if reduction == "sequence" else mask.sum())
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert (((new - old).exp() > DUAL) & (advantages < 0) & mask).any(), "the dual clip would change nothing"
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    for one, two in zip(torch.autograd.grad(ours, weights), torch.autograd.grad(theirs, weights), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
