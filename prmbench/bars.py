@@ -1,16 +1,16 @@
-"""Progress on stderr, when that is a terminal: one bar of batches or updates, or a bar a seed."""
+"""Progress on stderr, when that is a terminal: one bar of batches or updates, or a bar a process."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 Progress = Callable[[int, int, float], None]
 """(done, in all, tokens a second)."""
-Tell = Callable[[int, str, int, int], None]
-"""(seed, what is being done, how much of it is done, out of how much)."""
+Tell = Callable[[str, str, int, int], None]
+"""(whose process, such as a seed's; what it does; how much of that is done; out of how much)."""
 
 
 @contextmanager
@@ -26,19 +26,48 @@ def bar(quiet: bool, what: str) -> Iterator[Progress | None]:
 
 @contextmanager
 def bars(quiet: bool) -> Iterator[Tell | None]:
-    """A bar for every seed that is told of; None where nobody looks."""
+    """A bar for everyone that is told of; None where nobody looks."""
     if _unseen(quiet):
         yield None
         return
     with _opened("{task.fields[note]}") as shown:
-        tasks: dict[int, Any] = {}
+        tasks: dict[str, Any] = {}
 
-        def tell(seed: int, what: str, done: int, total: int) -> None:
-            if seed not in tasks:
-                tasks[seed] = shown.add_task(f"seed {seed}", total=None, note="")
-            shown.update(tasks[seed], completed=done, total=total, note=what)
+        def tell(name: str, what: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = shown.add_task(name, total=None, note="")
+            shown.update(tasks[name], completed=done, total=total, note=what)
 
         yield tell
+
+
+@contextmanager
+def steps_bar(quiet: bool) -> Iterator[Callable[[int, int, Mapping[str, Any]], None] | None]:
+    """One bar of steps with the numbers to watch beside it; None where nobody looks."""
+    if _unseen(quiet):
+        yield None
+        return
+    with _opened("{task.fields[note]}") as shown:
+        task = shown.add_task("steps", total=None, note="")
+        seen: dict[str, Any] = {}
+
+        def tell(step: int, total: int, line: Mapping[str, Any]) -> None:
+            seen.update({name: line[name] for name in WATCHED if line.get(name) is not None})
+            told = [f"{WATCHED[name]} {seen[name]:.3g}" for name in WATCHED if name in seen]
+            shown.update(task, completed=step, total=total, note=" ".join([*told, *line.get("alarms", ())]))
+
+        yield tell
+
+
+WATCHED = {
+    "accuracy": "right",
+    "validation_accuracy": "valid",
+    "rm_accuracy": "rm",
+    "entropy": "entropy",
+    "kl_old": "kl",
+    "length": "tokens",
+}
+"""Numbers of a step that are shown while it runs, and what they are called there; alarms stand behind them."""
 
 
 def _unseen(quiet: bool) -> bool:

@@ -14,9 +14,9 @@ from typing import Annotated, Any, get_origin, get_type_hints
 import typer
 
 from prmbench import config as options
-from prmbench.schema import NonFiniteError, UserError
+from prmbench.schema import NonFiniteError, RetryError, UserError
 
-BAD_INPUT, NON_FINITE, STOPPED = 2, 3, 143
+BAD_INPUT, NON_FINITE, TRY_AGAIN, STOPPED = 2, 3, 75, 143
 
 
 def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -57,7 +57,8 @@ def _field_parameters(config: type[Any]) -> list[inspect.Parameter]:
     hints = get_type_hints(config)
     found = []
     for f in fields(config):
-        flag = f"--{f.name.replace('_', '-')}"
+        name = f.name.replace("_", "-")
+        flag = f"--{name}/--no-{name}" if hints[f.name] == bool | None else f"--{name}"
         default = f.default if f.default is not MISSING else None
         hint = list[str] if get_origin(hints[f.name]) is tuple else hints[f.name]
         shown = default not in (None, (), "", False)
@@ -83,12 +84,10 @@ class _one_line_errors:
         signal.signal(signal.SIGTERM, _raise_interrupt)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, UserError):
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(BAD_INPUT)
-        if isinstance(error, NonFiniteError):
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(NON_FINITE)
+        for known, code in ((UserError, BAD_INPUT), (NonFiniteError, NON_FINITE), (RetryError, TRY_AGAIN)):
+            if isinstance(error, known):
+                typer.echo(f"error: {error}", err=True)
+                raise typer.Exit(code)
         if isinstance(error, KeyboardInterrupt):
             typer.echo("stopped; what was finished is kept, the same command goes on from there", err=True)
             raise typer.Exit(STOPPED)

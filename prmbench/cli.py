@@ -15,7 +15,8 @@ import typer
 import prmbench
 from prmbench import bridge
 from prmbench import config as options
-from prmbench.bars import bar, bars
+from prmbench.bars import bar, bars, steps_bar
+from prmbench.distrl_options import DistRLConfig
 from prmbench.schema import EvalProtocol
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ UNSCORED = {
     "best_of_n": "unscored, ranked last",
     "policy": "not verified, neither right nor wrong",
     "calibration": "unscored, left out",
+    "distrl": "not verified, left out",
 }
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
@@ -144,6 +146,24 @@ def _train(config: options.TrainConfig, json_: bool, quiet: bool) -> None:
         _print_mapping(trained, json_)
     if not json_:
         typer.echo(f"{'model' if trained.fresh else 'finished before, nothing done'}: {trained.out}")
+
+
+@command(DistRLConfig)
+def train_distrl(config: DistRLConfig, json_: Json = False, quiet: Quiet = False) -> None:
+    """Fine-tune a policy with prefix-value rewards: DistRL, GRPO and the other arms of one loop."""
+    from prmbench import distrl
+
+    if config.dry_run:
+        _print_mapping(distrl.dry_run(config), json_)
+        return
+    with steps_bar(quiet) as tell:
+        done = distrl.train_distrl(config, tell)
+    if done is None:
+        return
+    if json_ or not quiet:
+        _print_mapping(done, json_)
+    if not json_:
+        typer.echo(f"{'policy' if done.fresh else 'finished before, nothing done'}: {done.out}")
 
 
 @command(options.CompareConfig)

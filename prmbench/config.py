@@ -179,14 +179,23 @@ def coerced(config: C) -> C:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A flat TOML table of options; `-` and `_` are alike in names."""
+    """A TOML table of options; `-` and `_` are alike in names, and tables are prefixes."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML ({error})") from error
-    return {name.replace("-", "_"): value for name, value in values.items()}
+    return _flat(values)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A table [rm] with a key `loss` is the option rm_loss."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        own = prefix + name.replace("-", "_")
+        found |= _flat(value, f"{own}_") if isinstance(value, dict) else {own: value}
+    return found
 
 
 def missing_folder(name: str) -> None:

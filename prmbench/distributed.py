@@ -57,6 +57,20 @@ def sums(values: Sequence[float]) -> list[float]:
     return list(map(float, total))
 
 
+def largest(value: int) -> int:
+    """The largest of what all processes have."""
+    return max(gathered(value))
+
+
+def gathered(value: T) -> list[T]:
+    """What each process has, by its number."""
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
 def from_first(value: T) -> T:
     """What process 0 has."""
     if world_size() == 1:

@@ -21,6 +21,7 @@ from prmbench.data import rollouts as rollout_files
 from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import sampling
+from prmbench.engines.decoding import Drawn
 from prmbench.engines.hf import HFEngine, load
 from prmbench.engines.sampling import Sampler, Sampling
 from prmbench.schema import UserError
@@ -149,9 +150,21 @@ def draw(
     verifier: verify.Verifier,
 ) -> list[Rollout]:
     """One batch: completions drawn, cut into steps and verified."""
+    return [rollout for rollout, _ in draw_tokens(engine, work, batch, config, verifier)]
+
+
+def draw_tokens(
+    engine: Sampler,
+    work: Work,
+    batch: Sequence[int],
+    config: Options,
+    verifier: verify.Verifier,
+) -> list[tuple[Rollout, Drawn | None]]:
+    """The same with the tokens as they were drawn; None for what was refused."""
     of = [work.prompts[i // work.n] for i in batch]
     if not work.rooms[batch[0] // work.n]:
-        return [Rollout(**_whose(p, i % work.n), verdict=REFUSED, tokens=0) for i, p in zip(batch, of, strict=True)]
+        refused = [Rollout(**_whose(p, i % work.n), verdict=REFUSED, tokens=0) for i, p in zip(batch, of, strict=True)]
+        return [(rollout, None) for rollout in refused]
     drawn = engine.sample(
         [work.ids[i // work.n] for i in batch],
         [work.rooms[i // work.n] for i in batch],
@@ -162,7 +175,8 @@ def draw(
     said = [sampling.completion(engine.tokenizer, d, work.stops) for d in drawn]
     verdicts = verifier.check([_claim(p, c.text, config) for p, c in zip(of, said, strict=True)])
     rows = zip(batch, of, said, verdicts, strict=True)
-    return [_row(p, i % work.n, c, verdict, config.split) for i, p, c, verdict in rows]
+    made = [_row(p, i % work.n, c, verdict, config.split) for i, p, c, verdict in rows]
+    return list(zip(made, drawn, strict=True))
 
 
 def _claim(prompt: Prompt, text: str, config: Options) -> verify.Claim:

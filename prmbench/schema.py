@@ -20,8 +20,9 @@ SCORING_VERSION = 1
 ScoreKind = Literal["logratio", "value", "prob", "verdict", "outcome"]
 """What `StepScores.values` holds: sums over a step's tokens, a value read at a step's end,
 P(step is right), or nothing (critics store `verdicts`, a policy's completions have outcomes only)."""
-Task = Literal["steps", "best_of_n", "policy", "calibration"]
-"""What a run's rows are about: step F1, picking among completions, completions themselves, values as probabilities."""
+Task = Literal["steps", "best_of_n", "policy", "calibration", "distrl"]
+"""What a run's rows are about: step F1, picking among completions, completions themselves, values as probabilities,
+a policy in training."""
 Readout = Literal["prefix_sum", "step_sum", "prefix_mean", "step_mean", "as_is", "step_diff", "vote"]
 Threshold = Literal["native", "fixed", "calibrated", "calibrated_in_sample", "cross_validated", "oracle"]
 Boundary = Literal["exact", "release"]
@@ -42,6 +43,10 @@ class UserError(Exception):
 
 class NonFiniteError(Exception):
     """Training met NaN or infinity and stopped; one line that says where the batch was saved. Exit code 3."""
+
+
+class RetryError(Exception):
+    """A server or a device went away, or has other weights than it was given; checkpoint kept. Exit code 75."""
 
 
 @dataclass(frozen=True, slots=True)

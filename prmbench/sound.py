@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
 from typing import Any, get_args
@@ -20,6 +20,8 @@ TEXTS = ("run_id", "model", "backend", "input_format", "benchmark", "benchmark_h
 SAMPLING = ("temperature", "top_p", "top_k", "group_size")
 """What a policy's protocol is named by."""
 FINISHES = ("", "stop", "length")
+OF_OUTCOMES = ("policy", "distrl")
+"""Tasks that score no steps."""
 
 
 def check(result: RunResult, scores: Sequence[ScoredTrace], where: str) -> None:
@@ -41,16 +43,32 @@ def _manifest(manifest: RunManifest) -> Iterator[str]:
         yield f"manifest field {wrong[0]!r} is {getattr(manifest, wrong[0])!r}"
     if manifest.kind not in READOUTS or manifest.boundary not in get_args(Boundary):
         yield f"manifest has kind {manifest.kind!r} and boundary {manifest.boundary!r}, unknown to this version"
-    if manifest.task not in get_args(Task) or (manifest.task == "policy") != (manifest.kind == "outcome"):
+    if manifest.task not in get_args(Task) or (manifest.task in OF_OUTCOMES) != (manifest.kind == "outcome"):
         yield f"manifest has task {manifest.task!r} on {manifest.kind!r} scores, unknown to this version"
     if not isinstance(manifest.config, dict):
         yield f"manifest field 'config' is {manifest.config!r}"
     elif manifest.task == "policy":
         told = {name: manifest.config.get(name) for name in SAMPLING}
         yield from (f"manifest config has {name} {value!r}" for name, value in told.items() if not _finite(value))
+    elif manifest.task == "distrl":
+        yield from _training(manifest.config)
     for names in (manifest.subsets, manifest.series, (manifest.calibrate_on,)):
         if not isinstance(names, tuple) or not all(isinstance(n, str) and NAME.fullmatch(n) for n in names):
             yield f"names {names!r} in the manifest: letters, digits and . + - _ only"
+
+
+def _training(config: Mapping[str, Any]) -> Iterator[str]:
+    """When the policy was validated, and by how many samples."""
+    steps, samples = config.get("validated_at"), config.get("samples")
+    if (
+        not isinstance(steps, list | tuple)
+        or not steps
+        or not all(map(_whole, steps))
+        or sorted(set(steps)) != [*steps]
+    ):
+        yield f"manifest config has validated_at {steps!r}, which must be rising steps"
+    if not _whole(samples):
+        yield f"manifest config has samples {samples!r}"
 
 
 def _rows(rows: Sequence[MetricRow]) -> Iterator[str]:
@@ -85,6 +103,9 @@ def _label(trace: ScoredTrace, manifest: RunManifest) -> bool:
 
 
 def _scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[str]:
+    if manifest.task == "distrl":
+        yield from _validations(trace, manifest)
+        return
     if manifest.kind == "outcome":
         if trace.values or trace.outcome is None or not all(map(_whole, trace.tokens)):
             yield "a policy's completion has an outcome and a count of tokens, and no values"
@@ -99,6 +120,13 @@ def _scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[str]:
             yield f"{name} must be one finite number for each of {trace.steps} steps"
     if manifest.kind == "logratio" and not (len(trace.tokens) == trace.steps and all(_whole(t) for t in trace.tokens)):
         yield f"tokens must be one count for each of {trace.steps} steps"
+
+
+def _validations(trace: ScoredTrace, manifest: RunManifest) -> Iterator[str]:
+    count = len(manifest.config["validated_at"])
+    for name, values in {"values": trace.values, **trace.also}.items():
+        if trace.steps != count or len(values) != count or not all(_finite(v) and 0 <= v <= 1 for v in values):
+            yield f"{name} must be one number from 0 to 1 for each of {count} validations"
 
 
 def _whole(value: Any) -> bool:

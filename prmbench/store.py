@@ -23,6 +23,7 @@ from prmbench import sound
 from prmbench.schema import RunResult, ScoredTrace, UserError
 
 SCORES_SUFFIX = ".scores.jsonl.gz"
+METRICS_SUFFIX = ".metrics.jsonl.gz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,11 @@ class Run:
 def scores_path(path: Path) -> Path:
     """`x/<run-id>.json` -> `x/<run-id>.scores.jsonl.gz`."""
     return path.with_name(path.name.removesuffix(".json") + SCORES_SUFFIX)
+
+
+def metrics_path(path: Path) -> Path:
+    """`x/<run-id>.json` -> `x/<run-id>.metrics.jsonl.gz`: a training run's record of its steps, where it has one."""
+    return path.with_name(path.name.removesuffix(".json") + METRICS_SUFFIX)
 
 
 def cannot_write(path: Path, error: OSError) -> NoReturn:

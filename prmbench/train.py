@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +24,7 @@ from prmbench.training import files, optimiser, setup
 from prmbench.training.batching import collate, micro_batches
 from prmbench.training.model import Runner
 from prmbench.training.setup import Job, Part
+from prmbench.training.stopping import stop_requests
 
 Progress = Callable[[int, int, float], None]
 """Called with (updates done, updates in all, tokens a second)."""
@@ -117,7 +115,7 @@ def _loop(job: Job, runner: Runner, known: setup.References, progress: Progress 
     optimizer = optimiser.make(parameters, config)
     update, spent = _resume(job, runner, optimizer)
     begun, tokens = time.monotonic() - spent, 0
-    with _stop_requests() as stopped:
+    with stop_requests() as stopped:
         while update < order.updates:
             # 1. Which units this update takes: the same for any number of processes.
             taken = order.batch_of(update)
@@ -291,25 +289,3 @@ def _result(job: Job, result: Mapping[str, Any], fresh: bool) -> Trained:
 
 def _first() -> bool:
     return distributed.rank() == 0
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Inside, the first SIGTERM or Ctrl-C only asks to stop; the second one is as outside."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may set handlers
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def note(number: int, _: Any) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])  # type: ignore[index]
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

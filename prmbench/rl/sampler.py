@@ -1,0 +1,178 @@
+"""Who draws completions, and how the weights in training get there: the model itself, a copy, vLLM, vLLM servers.
+
+Only the choice is made here; engines/sync.py and engines/probe.py do the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prmbench import distributed, objectives
+from prmbench.data.rollouts import Rollout
+from prmbench.engines import probe
+from prmbench.engines.decoding import Drawn
+from prmbench.engines.hf import load
+from prmbench.engines.probe import Mismatch
+from prmbench.engines.sampling import Sampling
+from prmbench.engines.sync import Adapter, Copied, Link, Shared, State, Weights, Written, adapter_of, weights_of
+from prmbench.rl.models import Old, logprobs
+from prmbench.rl.rows import Row, Rows, micro_batches
+from prmbench.rl.setup import Job
+from prmbench.training.model import Runner, merged
+
+CAP = 2.0
+"""Of importance weights: verl's default."""
+PROBE_TOKENS = 64
+"""Of each completion that the self-test draws."""
+
+
+class InTraining:
+    """A model in training as a sampler: in the precision of its forward passes, and with a cache."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.tokenizer = runner.engine.tokenizer
+        self.max_tokens = runner.engine.max_tokens
+        self.stops = runner.engine.stops
+        self.batch_tokens = runner.engine.batch_tokens
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        stops: Collection[int],
+    ) -> list[Drawn]:
+        """As HFEngine's."""
+        self.runner.model.eval()
+        try:
+            with self.runner.precision():
+                return self.runner.engine.sample(prompts, limits, seeds, sampling, stops)
+        finally:
+            self.runner.model.train()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The sampler, and what is pushed to it."""
+
+    link: Link
+    state: State
+    foreign: bool
+    """Whether another engine than ours draws, so that its log-probabilities are not the old policy's."""
+
+    def push(self, version: int) -> None:
+        """Gives the sampler the weights of now. All processes call it."""
+        self.link.push(version, self.state)
+
+
+def open_source(job: Job, policy: Runner) -> Source:
+    """Raises UserError when an engine cannot be had, or does not take the weights it is sent. All processes call it."""
+    if job.config.engine == "hf":
+        if not job.setup.sharded:
+            return Source(Shared(InTraining(policy)), dict, foreign=False)
+        copy = load(job.config.model, "lm", job.setup.placement, job.revision, job.config.trust_remote_code)
+        return Source(Copied(copy), _whole(policy), foreign=False)
+    source = _open_vllm(job, policy)
+    tolerance = probe.TOLERANCE[job.setup.placement.dtype]
+    probe.self_test(
+        source.link,
+        source.state,
+        lambda: probe.noise(policy.module, job.config.seed),
+        lambda: _probe_draw(job, source),
+        lambda drawn: _probe_logprobs(job, policy, drawn),
+        tolerance,
+    )
+    return source
+
+
+def _whole(policy: Runner) -> State:
+    """All weights, adapters merged in."""
+    gathered = weights_of(policy.model)
+
+    def state() -> Mapping[str, Tensor] | None:
+        found = gathered()
+        return found if found is None or policy.adapters is None else merged(dict(found), policy.model)
+
+    return state
+
+
+def _open_vllm(job: Job, policy: Runner) -> Source:
+    from prmbench.engines.server import open_server
+    from prmbench.engines.vllm import Options, open_vllm
+
+    config, dtype = job.config, getattr(torch, job.setup.placement.dtype)
+    rank = config.lora_rank or 0
+    options = Options(push="adapter" if rank else "weights", lora_rank=rank, max_tokens=job.max_tokens)
+    if config.engine == "server":
+        url = config.server[distributed.rank() % len(config.server)]
+        mine = distributed.rank() < len(config.server)
+        sampler: Any = open_server(url, config.model, job.revision, tells=mine)
+    else:
+        sampler = open_vllm(_as_folder(job, policy), job.revision, job.setup.placement, options)
+    folder = config.out / "weights"
+    if rank:
+        return Source(
+            Written(sampler, folder, Adapter(policy.adapters.peft_config["default"])), adapter_of(policy.model), True
+        )
+    return Source(Written(sampler, folder, Weights(policy.model, job.tokenizer, dtype)), _whole(policy), True)
+
+
+def _as_folder(job: Job, policy: Runner) -> str:
+    """VLLM reads hub names and folders; a .gguf file's weights are written as one."""
+    if Path(job.config.model).suffix != ".gguf":
+        return job.config.model
+    folder = job.config.out / "weights" / "start"
+    found = _whole(policy)()
+    if found is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        Weights(policy.model, job.tokenizer, getattr(torch, job.setup.placement.dtype))(folder, found)
+    distributed.barrier()
+    return str(folder)
+
+
+# --- the probe --------------------------------------------------------------------------------------------
+
+
+def step_mismatch(rows: Rows, old: Old, source: Source, dtype: str) -> Mismatch | None:
+    """Of a step's completions; raises RetryError where another engine cannot have had the policy's weights."""
+    drawn = rows.behaviour()
+    if not all(distributed.gathered(drawn is not None)):
+        return None
+    assert drawn is not None
+    found = probe.mismatch(old.logprobs.cpu().numpy(), drawn.cpu().numpy())
+    if source.foreign:
+        probe.check(found, probe.TOLERANCE[dtype])
+    return found
+
+
+def weight_of(rows: Rows, old: Old, source: Source) -> Tensor | None:
+    """[n] truncated importance weights; None where our own engine drew the completions."""
+    drawn = rows.behaviour() if source.foreign else None
+    return None if drawn is None else objectives.importance_weights(old.logprobs, drawn, CAP)
+
+
+def _probe_draw(job: Job, source: Source) -> list[Drawn]:
+    ids = [job.prompt_ids[p.id] for p in job.prompts[:4]]
+    how = Sampling(max_new_tokens=PROBE_TOKENS)
+    room = [PROBE_TOKENS if job.max_tokens is None else min(PROBE_TOKENS, job.max_tokens - len(i)) for i in ids]
+    return source.link.sampler.sample(ids, room, list(range(len(ids))), how, source.link.sampler.stops)
+
+
+def _probe_logprobs(job: Job, policy: Runner, drawn: Sequence[Drawn]) -> NDArray[np.floating[Any]]:
+    prompts = [job.prompt_ids[p.id] for p in job.prompts[:4]]
+    nobody = Rollout("", "", outcome=0)
+    found = [Row(nobody, (*p, *d.ids), len(p), 0) for p, d in zip(prompts, drawn, strict=True)]
+    rows = Rows(tuple(found), policy.device)
+    micros = micro_batches(rows, [[i] for i in range(len(found))], job.budget)
+    targets = torch.tensor([i for d in drawn for i in d.ids], dtype=torch.long, device=policy.device)[:, None]
+    return logprobs(policy, rows, micros, targets)[:, 0].cpu().numpy()

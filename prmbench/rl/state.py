@@ -1,0 +1,128 @@
+"""What a run leaves on disk to go on from: checkpoints of both models, and the completions of the step in progress.
+
+Randomness is a function of (seed, position, sample), so nothing of it is saved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prmbench import checkpoint, distributed, store
+from prmbench.data import rollouts
+from prmbench.data.rollouts import Rollout
+from prmbench.rl.draws import Draw
+from prmbench.rl.models import Models
+from prmbench.rl.rows import Row
+from prmbench.rl.setup import Job
+from prmbench.schema import UserError
+from prmbench.training import files
+
+DRAWN = "drawn"
+"""Folder of the completions that the step in progress trains on, one file a process."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands: what a checkpoint holds besides weights and optimizers."""
+
+    done: int = 0
+    """Steps, that of the first rollouts included."""
+    cursor: int = 0
+    """Next position in the stream of prompts."""
+    halved: bool = False
+    """Whether memory ran out, so that micro-batches are half of what --batch-tokens says."""
+    skipped: int = 0
+    """Updates in a row that were left out for not being finite."""
+    left_out: int = 0
+    """All such updates of the run."""
+
+
+Optimizers = Mapping[str, torch.optim.Optimizer]
+"""By `policy` and `rm`."""
+
+
+def save(job: Job, models: Models, optimizers: Optimizers, at: Progress) -> None:
+    """Writes a checkpoint. All processes call it."""
+    facts = {
+        "run": store.short_hash(job.identity),
+        "metrics": files.logged(job.config.out) if distributed.rank() == 0 else 0,
+        "progress": asdict(at),
+    }
+    checkpoint.save(job.config.out / files.CHECKPOINTS, at.done, _state(models, optimizers), facts)
+
+
+def resume(job: Job, models: Models, optimizers: Optimizers) -> Progress:
+    """Puts the newest checkpoint back, if there is one. Raises UserError on another run's. All processes call it."""
+    folder = job.config.out / files.CHECKPOINTS
+    found = distributed.from_first(checkpoint.newest(folder) if distributed.rank() == 0 else None)
+    if found is not None:
+        if found.facts["run"] != store.short_hash(job.identity):
+            raise UserError(f"{found.path}: is a checkpoint of another run; choose another --out, or delete {folder}")
+        state = _state(models, optimizers)
+        checkpoint.load(found, state)
+        for name, runner in _trained(models, optimizers).items():
+            checkpoint.put_back(runner.model, optimizers[name], state[name])
+    if distributed.rank() == 0:
+        checkpoint.clean(folder)
+        files.cut_log(job.config.out, found.facts["metrics"] if found else 0)
+    distributed.barrier()  # the others read the log next
+    return Progress(**found.facts["progress"]) if found else Progress()
+
+
+def _state(models: Models, optimizers: Optimizers) -> dict[str, Any]:
+    return {
+        name: checkpoint.training_state(runner.model, optimizers[name])
+        for name, runner in _trained(models, optimizers).items()
+    }
+
+
+def _trained(models: Models, optimizers: Optimizers) -> dict[str, Any]:
+    runners = {"policy": models.policy, "rm": models.rm}
+    return {name: runners[name] for name in optimizers}
+
+
+# --- completions of the step in progress ------------------------------------------------------------------
+
+
+def keep(job: Job, done: int, draw: Draw) -> None:
+    """Writes a step's completions, so that a run that ends in the midst of it need not draw them again."""
+    head = {"run": store.short_hash(job.identity), "done": done, "tally": dict(draw.tally), "cursor": draw.cursor}
+    lines = [head, *(_to_json(row) for row in draw.rows)]
+    store.write_atomic(_path(job), "".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def kept(job: Job, done: int) -> Draw | None:
+    """The completions of step `done`, if every process has its own of them; they were drawn by the same weights."""
+    mine = _read(job, done)
+    return mine if all(distributed.gathered(mine is not None)) else None
+
+
+def _read(job: Job, done: int) -> Draw | None:
+    try:
+        head, *rows = [json.loads(line) for line in _path(job).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return None
+    if (head["run"], head["done"]) != (store.short_hash(job.identity), done):
+        return None
+    return Draw(tuple(map(_row, rows)), head["tally"], head["cursor"])
+
+
+def _path(job: Job) -> Path:
+    return job.config.out / DRAWN / f"{distributed.rank()}.jsonl"
+
+
+def _to_json(row: Row) -> dict[str, Any]:
+    told = {f.name: getattr(row, f.name) for f in fields(Row) if f.name != "rollout"}
+    return {"rollout": rollouts.to_row(row.rollout), **told}
+
+
+def _row(told: Mapping[str, Any]) -> Row:
+    known: dict[str, Any] = {f.name: told["rollout"][f.name] for f in fields(Rollout) if f.name in told["rollout"]}
+    rollout = Rollout(**{**known, "steps": tuple(known.get("steps", ()))})
+    return Row(rollout, tuple(told["ids"]), told["start"], told["group"], tuple(told["logprobs"]), told["masked"])

@@ -1,0 +1,257 @@
+"""vLLM itself, in this process and as a server: `make test-vllm`, in a virtual environment of its own.
+
+SmolLM2-135M from the wheel of the demo, float32, against transformers. Minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prmbench.engines.decoding import Drawn
+from prmbench.engines.hf import HFEngine, Placement, load
+from prmbench.engines.probe import TOLERANCE, SelfTest, mismatch, noise, self_test
+from prmbench.engines.render import Encoded
+from prmbench.engines.sampling import Sampler, Sampling, generate
+from prmbench.engines.server import fetch, open_server
+from prmbench.engines.sync import Adapter, State, Weights, Written, adapter_of, weights_of
+from prmbench.engines.vllm import Options, Push, Reloadable, VllmEngine, open_vllm, serve_command
+from prmbench.schema import RetryError, UserError
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: see make test-vllm"),
+]
+
+TEXTS = [f"The capital of {place} is" for place in ("France", "Peru", "Japan", "Kenya")] * 2
+CPU = Placement("cpu", "float32")
+BOOT = 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 as safetensors, tied as it is."""
+    from prmbench.demo_smollm2 import smollm2
+
+    engine = load(str(smollm2()), "lm", CPU)
+    engine.model.hf_quantizer.remove_quantization_config(engine.model)
+    out = tmp_path_factory.mktemp("smollm2")
+    engine.model.save_pretrained(out)
+    engine.tokenizer.save_pretrained(out)
+    return out
+
+
+@pytest.fixture
+def trainer(folder: Path) -> HFEngine:
+    return load(str(folder), "lm", CPU)
+
+
+def lora(engine: HFEngine, rank: int = 4) -> Any:
+    """Adapters put into the engine's model; their config."""
+    import peft
+
+    shape = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["q_proj", "v_proj", "down_proj"])
+    peft.get_peft_model(engine.model, shape)
+    return shape
+
+
+def prompts(engine: Any) -> list[list[int]]:
+    return [list(engine.tokenizer(text)["input_ids"]) for text in TEXTS]
+
+
+def draw(engine: Sampler, temperature: float = 1.0, tokens: int = 16, first: int = 0) -> list[Drawn]:
+    asked = prompts(engine)
+    seeds = range(first, first + len(asked))
+    return engine.sample(asked, [tokens] * len(asked), seeds, Sampling(temperature), engine.stops)
+
+
+def logprobs(engine: HFEngine, drawn: Sequence[Drawn], temperature: float = 1.0) -> NDArray[Any]:
+    """The trainer's, from whole logits."""
+    found = []
+    for prompt, d in zip(prompts(engine), drawn, strict=True):
+        ids = (*prompt, *d.ids)
+        logits = torch.from_numpy(next(engine.outputs([Encoded("", ids, len(prompt), (len(ids),))])))
+        behind = (logits / temperature).log_softmax(-1)[len(prompt) - 1 : -1]
+        found.append(behind.gather(1, torch.tensor(d.ids)[:, None])[:, 0].numpy())
+    return np.concatenate(found)
+
+
+def sampled(drawn: Sequence[Drawn]) -> NDArray[Any]:
+    return np.array([logprob for d in drawn for logprob in d.logprobs])
+
+
+def probed(trainer: HFEngine, link: Written, state: State) -> SelfTest:
+    """The self-test at float32's tolerance."""
+    disturbed = partial(noise, trainer.model)
+    found = self_test(
+        link, state, disturbed, partial(draw, link.sampler), partial(logprobs, trainer), TOLERANCE["float32"]
+    )
+    print(found)  # noqa: T201
+    return found
+
+
+def checked(trainer: HFEngine, sampler: Reloadable, out: Path, adapters: Any = None) -> Written:
+    """A link for weights, or for adapters, on which every weight arrives."""
+    model = trainer.model
+    write = Adapter(adapters) if adapters else Weights(model, trainer.tokenizer, torch.float32)
+    link = Written(sampler, out, write)
+    found = probed(trainer, link, adapter_of(model) if adapters else weights_of(model))
+    assert max(found.disturbed.rms, found.true.rms) < 5e-4
+    assert found.moved > 0.3  # in bfloat16 too, rounding would not hide stale weights
+    return link
+
+
+def opened(folder: Path, push: Push = "nothing", **more: Any) -> VllmEngine:
+    return open_vllm(str(folder), None, CPU, Options(push, max_tokens=256, cache_gib=0.25, eager=True, **more))
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> VllmEngine:
+    """For sampling alone. Its tests come first: the end of any engine in this process is the end of all."""
+    return opened(folder)
+
+
+def test_vllm_draws_with_the_log_probabilities_of_transformers(engine: VllmEngine, trainer: HFEngine) -> None:
+    """At two temperatures: also that they are reported behind the temperature. Equal seeds, equal completions."""
+    for temperature in (1.0, 0.6, 0.0):
+        drawn = draw(engine, temperature)
+        found = mismatch(logprobs(trainer, drawn, temperature or 1.0), sampled(drawn))
+        print(temperature, found)  # noqa: T201
+        assert found.rms < 5e-4
+        assert found.tokens > 100
+        assert [d.ids for d in draw(engine, temperature)] == [d.ids for d in drawn]
+    assert [d.ids for d in draw(engine, first=100)] != [d.ids for d in draw(engine)]
+    greedy = draw(trainer, 0.0)
+    assert [d.ids for d in draw(engine, 0.0)] == [d.ids for d in greedy]
+
+
+def test_completions_end_at_a_stop_or_at_their_limit(engine: VllmEngine, trainer: HFEngine) -> None:
+    assert engine.stops == trainer.stops
+    full = draw(engine, 0.0)[0].ids
+    stop = full[3]
+    short = engine.sample(prompts(engine)[:1], [16], [0], Sampling(0.0), {stop})[0]
+    assert short.ids == full[: full.index(stop) + 1]
+    said = list(generate(engine, TEXTS[:2], Sampling(0.0, max_new_tokens=5), [0, 1]))
+    assert [c.tokens for c in said] == [5, 5]
+    assert [c.finish for c in said] == ["length", "length"]
+
+
+def test_a_head_that_stays_behind_is_caught(engine: VllmEngine, trainer: HFEngine, tmp_path: Path) -> None:
+    """Of tied weights in a tied file vLLM's reload takes the embeddings, and says nothing of the output head."""
+
+    def tied(folder: Path, state: Mapping[str, Tensor]) -> None:
+        trainer.model.save_pretrained(folder, state_dict={n: w for n, w in state.items() if n != "lm_head.weight"})
+
+    with pytest.raises(UserError, match="does not take the weights") as caught:
+        probed(trainer, Written(engine, tmp_path, tied), weights_of(trainer.model))
+    print(caught.value)  # noqa: T201
+
+
+def test_reloaded_weights_arrive_whole(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
+    engine = opened(folder, "weights")
+    link = checked(trainer, engine, tmp_path)
+    with noise(trainer.model, seed=1):
+        link.push(1, weights_of(trainer.model))
+        drawn = draw(engine)
+        assert mismatch(logprobs(trainer, drawn), sampled(drawn)).rms < 5e-4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["v000001"]
+
+
+def test_a_hot_loaded_adapter_is_the_trained_one(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
+    adapters = lora(trainer)
+    checked(trainer, opened(folder, "adapter", lora_rank=4), tmp_path, adapters)
+
+
+@contextmanager
+def served(folder: Path, log: Path, push: Push, lora_rank: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server started by the command of the docs: its address and process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = Options(push, lora_rank, max_tokens=256, cache_gib=0.25, eager=True)
+    first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            serve_command(str(folder), "float32", options, port),
+            env={**os.environ, "PATH": first},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + BOOT
+        while not answers(url):
+            assert process.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < deadline, log.read_text()[-2000:]
+            time.sleep(1)
+        yield url, process
+    finally:
+        stop(process)
+
+
+def answers(url: str) -> bool:
+    try:
+        return bool(fetch(f"{url}/v1/models", timeout=5))
+    except OSError:
+        return False
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """With its engine, which is a process of its own."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_server_takes_reloaded_weights(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
+    """The self-test over HTTP; what is drawn is what the engine in process draws; a server that dies is given up."""
+    with served(folder, tmp_path / "log", "weights") as (url, process):
+        engine = open_server(url, str(folder))
+        assert engine.max_tokens == 256
+        checked(trainer, engine, tmp_path / "weights")
+        drawn = draw(engine, 0.6)
+        assert mismatch(logprobs(trainer, drawn, 0.6), sampled(drawn)).rms < 5e-4
+        assert [d.ids for d in draw(engine, 0.6)] == [d.ids for d in drawn]
+        full = draw(engine, 0.0)
+        assert [d.ids for d in full] == [d.ids for d in draw(trainer, 0.0)]
+        token = full[0].ids[3]
+        short = engine.sample(prompts(engine)[:1], [16], [0], Sampling(0.0), {token})[0]
+        assert short.ids == full[0].ids[: full[0].ids.index(token) + 1]
+        stop(process)
+        engine.tries, engine.pause = 2, 0.1
+        with pytest.raises(RetryError, match="no answer"):
+            draw(engine)
+
+
+def test_a_server_takes_adapters(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
+    """Two processes ask it: the one that sends, and one that only knows the version's name."""
+    adapters = lora(trainer)
+    with served(folder, tmp_path / "log", "adapter", lora_rank=4) as (url, _):
+        engine, other = open_server(url, str(folder)), open_server(url, str(folder), tells=False)
+        base = draw(engine, 0.0)
+        link = checked(trainer, engine, tmp_path / "weights", adapters)
+        with noise(trainer.model, seed=7):
+            for version in (1, 1):  # the second: the same step again, after a restart of the trainer
+                link.push(version, adapter_of(trainer.model))
+                other.adapter(link.folder / "v000001")
+                for asked in (engine, other):
+                    drawn = draw(asked)
+                    assert mismatch(logprobs(trainer, drawn), sampled(drawn)).rms < 5e-4
+        assert [d.ids for d in draw(engine, 0.0)] != [d.ids for d in base]
