@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from prmbench.judge import best_of_n, calibration, policy, steps
+from prmbench.judge import best_of_n, calibration, distrl, policy, steps
 from prmbench.judge.rows import OUT_OF_FOLD, Cell, Judged, subset_rows
 from prmbench.judge.steps import FOLDS, protocols, resolve
 from prmbench.schema import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
@@ -35,11 +35,13 @@ _KEYS: dict[str, Callable[[RunManifest], tuple[str, ...]]] = {
     "best_of_n": best_of_n.keys,
     "policy": policy.keys,
     "calibration": calibration.keys,
+    "distrl": distrl.keys,
 }
 _CELLS: dict[str, Callable[[RunManifest, Sequence[ScoredTrace]], Judged]] = {
     "best_of_n": best_of_n.judged,
     "policy": policy.judged,
     "calibration": calibration.judged,
+    "distrl": distrl.judged,
 }
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prmbench.judge import judge
+from prmbench.report.rlstudy import arm_of, panel_of, read_metrics, seeds_of
 from prmbench.report.study import STUDY, seed_of
 from prmbench.schema import MetricRow, RunManifest, UserError
 from prmbench.store import Run, read_run, scores_path
@@ -53,6 +54,7 @@ def load(results: Path, recompute: bool = False) -> Loaded:
     for path in _result_files(results):
         try:
             run = read_run(path)
+            read_metrics(run.path, run.result.manifest)
         except UserError as error:
             broken.append(str(error))
             continue
@@ -123,9 +125,16 @@ def _twins(runs: Sequence[Run]) -> list[str]:
     ]
     members = {r.result.manifest.run_id: r.result.manifest for r in runs if r.result.manifest.benchmark == STUDY}
     seen = Counter((m.model, seed_of(m), m.task) for m in members.values())
-    return found + [
+    found += [
         f"{STUDY}: method {method}, seed {seed}, task {task} has {n} runs; keep one"
         for (method, seed, task), n in sorted(seen.items())
+        if n != 1
+    ]
+    trained = {r.result.manifest.run_id: r.result.manifest for r in runs if r.result.manifest.task == "distrl"}
+    arms = Counter((m.benchmark, panel_of(m), arm_of(m), *seeds_of(m)) for m in trained.values())
+    return found + [
+        f"{where}: arm {arm} of panel {panel or 'none'}, SFT seed {sft}, RL seed {rl} has {n} runs; keep one"
+        for (where, panel, arm, sft, rl), n in sorted(arms.items())
         if n != 1
     ]
 

@@ -1,18 +1,20 @@
 """Runs of tasks without a threshold rule, and studies -> one sheet each: its tables, figures and files.
 
-Runs of step F1 have boards instead (board.py); the miniature's runs, whatever their task, form one study.
+Runs of step F1 have boards instead (board.py); the miniature's runs, whatever their task, form one study, and runs
+of RL training another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from prmbench.report import studytables, tables, taskfigures, taskgrids
+from prmbench.report import curves, rlclaims, rlprobes, rltables, studytables, tables, taskfigures, taskgrids
 from prmbench.report.claims import claims
 from prmbench.report.figures import Drawn, Plan, draw
 from prmbench.report.frame import subset_rank
+from prmbench.report.rlstudy import RL_STUDY, rl_study
 from prmbench.report.study import STUDY, study
 from prmbench.schema import RunManifest
 from prmbench.store import Run, canonical_json
@@ -26,6 +28,11 @@ STUDY_WORDS = (
     "Reward models trained with equal budgets in a small world with an exact oracle, over several seeds. "
     "What holds here is said of this world only."
 )
+RL_WORDS = (
+    "Policies trained by reinforcement learning: every arm from the same start, on the same prompts, with the same "
+    "number of steps; only what an arm is named by differs."
+)
+RL_STUDY_WORDS = f"{RL_WORDS} In a small world with an exact oracle; what holds here is said of this world only."
 GRIDS: dict[str, Callable[[Sequence[Run]], tuple[tables.Grid, ...]]] = {
     "best_of_n": taskgrids.best_of_n,
     "policy": taskgrids.policy,
@@ -69,7 +76,9 @@ def split(runs: Sequence[Run]) -> tuple[list[Run], dict[str, list[Run]]]:
 def sheet_name(manifest: RunManifest) -> str:
     """`best_of_n`, `<benchmark>-best_of_n` where the benchmark has a name of its own; empty for a board's runs."""
     if manifest.benchmark == STUDY:
-        return STUDY
+        return RL_STUDY if rlprobes.is_probe(manifest) else STUDY
+    if manifest.benchmark == RL_STUDY:
+        return RL_STUDY
     if manifest.task == "steps":
         return ""
     return manifest.task if manifest.benchmark == manifest.task else f"{manifest.benchmark}-{manifest.task}"
@@ -78,18 +87,23 @@ def sheet_name(manifest: RunManifest) -> str:
 def sheets(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
     """One sheet per name; the order of the runs does not matter."""
     _, found = split(runs)
-    return tuple(_study(found[name], png) if name == STUDY else _task(name, found[name], png) for name in sorted(found))
+    return tuple(_sheet(name, found, png) for name in sorted(found))
+
+
+def _sheet(name: str, found: Mapping[str, Sequence[Run]], png: bool) -> Sheet:
+    if name == STUDY:
+        return _study(found[name], png)
+    if name == RL_STUDY:
+        return _training(name, found[name], found.get(STUDY, ()), png)
+    if found[name][0].result.manifest.task == "distrl":
+        return _training(name, found[name], (), png)
+    return _task(name, found[name], png)
 
 
 def _task(name: str, runs: Sequence[Run], png: bool) -> Sheet:
     ordered = tuple(sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id)))
     task = ordered[0].result.manifest.task
     plans = FIGURES.get(task)
-    sizes: dict[str, int] = {}
-    for run in ordered:
-        for row in run.result.rows:
-            if "[" not in row.subset:
-                sizes[row.subset] = max(row.n, sizes.get(row.subset, 0))
     return Sheet(
         name=name,
         words=WORDS[task],
@@ -97,10 +111,18 @@ def _task(name: str, runs: Sequence[Run], png: bool) -> Sheet:
         figures=draw(partial(plans, name, ordered), png) if plans else (),
         runs=ordered,
         rules="none",
-        sizes={subset: str(sizes[subset]) for subset in sorted(sizes, key=subset_rank)},
+        sizes=_sizes(ordered),
         csv=tables.frame_csv(ordered),
         json=canonical_json({"benchmark": name, "runs": [_numbers(run) for run in ordered]}),
     )
+
+
+def _sizes(runs: Sequence[Run]) -> dict[str, str]:
+    """Subset -> its traces, in the run that has most of them."""
+    sizes: dict[str, int] = {}
+    for row in (row for run in runs for row in run.result.rows if "[" not in row.subset):
+        sizes[row.subset] = max(row.n, sizes.get(row.subset, 0))
+    return {subset: str(sizes[subset]) for subset in sorted(sizes, key=subset_rank)}
 
 
 def _numbers(run: Run) -> dict[str, object]:
@@ -128,4 +150,27 @@ def _study(runs: Sequence[Run], png: bool) -> Sheet:
         sizes=found.sizes(),
         csv=studytables.csv(found),
         json=canonical_json({"benchmark": STUDY, **studytables.numbers(found, told)}),
+    )
+
+
+def _training(name: str, runs: Sequence[Run], miniature: Sequence[Run], png: bool) -> Sheet:
+    """Runs of RL training; `miniature`: runs of the reward models that they and the probes are compared with."""
+    ordered = tuple(sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id)))
+    trained = [run for run in ordered if run.result.manifest.task == "distrl"]
+    found = rl_study(trained)
+    probes = [run for run in ordered if run.result.manifest.task != "distrl"]
+    models = study([*miniature, *probes])
+    told = rlclaims.answers(found, rlprobes.questions(models))
+    head = rltables.grids(found, told)
+    tail = rlprobes.joined_grid(models, found), rlprobes.probe_grid(models), rltables.options_grid(found)
+    return Sheet(
+        name=name,
+        words=RL_STUDY_WORDS if name == RL_STUDY else RL_WORDS,
+        grids=tuple(grid for grid in (*head, *tail) if any(grid.groups)),
+        figures=draw(lambda: curves.plans(name, found), png),
+        runs=ordered,
+        rules="none",
+        sizes=_sizes(trained),
+        csv=rltables.csv(found, study(probes)),
+        json=canonical_json({"benchmark": name, **rltables.numbers(found, told)}),
     )

@@ -1,4 +1,4 @@
-"""Rows of best-of-N, policy and calibration runs as tables for the terminal, 80 columns wide.
+"""Rows of best-of-N, policy, calibration and training runs as tables for the terminal, 80 columns wide.
 
 Several subsets are shown by their average; each has its own rows in the result file.
 """
@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from prmbench.judge import distrl
 from prmbench.report.blocks import PERCENT, PLAIN, SIGNED, remarks, rows_of, text
 from prmbench.report.study import group_size
 from prmbench.report.taskgrids import BON_FLOORS, CALIBRATION, metric_rank
@@ -106,8 +107,23 @@ def _calibration(result: RunResult, kept: Sequence[str]) -> Built:
     return ["value as a probability", *(CALIBRATION[name].split()[0] for name in names)], lines, shown
 
 
+def _distrl(result: RunResult, kept: Sequence[str]) -> Built:
+    """A line per validation, then the gain; completions cut by length beside it."""
+    found, accuracy = rows_of(result, _whole(result)), distrl.metric(result.manifest)
+    lines: Lines = []
+    shown: list[MetricRow] = []
+    for key in kept:
+        rows = [found.get((key, accuracy)), found.get((key, distrl.TRUNCATED))]
+        shown += [row for row in rows if row is not None]
+        name = "after minus before" if key == distrl.GAIN else key.removeprefix("policy/").replace(":", " ")
+        style = SIGNED if key == distrl.GAIN else PERCENT
+        lines.append((name, [text(rows[0], style), text(rows[1], interval=False)], False))
+    return ["policy in training, percent", accuracy, "cut"], lines, shown
+
+
 BUILDERS: dict[str, Callable[[RunResult, Sequence[str]], Built]] = {
     "best_of_n": _best_of_n,
     "policy": _policy,
     "calibration": _calibration,
+    "distrl": _distrl,
 }

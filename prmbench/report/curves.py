@@ -1,0 +1,224 @@
+"""Figures of RL training: accuracy and monitors over steps, and arms against GRPO. Small multiples, one style.
+
+Bands are t-intervals over all runs of an arm; what nesting and shared problems do to an interval is in the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from prmbench.report.figures import PALETTE, Plan
+from prmbench.report.frame import slug
+from prmbench.report.rlclaims import against_base
+from prmbench.report.rlstudy import BASE, RLStudy, Trained
+from prmbench.report.stats import Mean, mean
+
+UPDATE = "update and reference"
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "other methods": (BASE, "distrl_ipvrm", "grpo_ipvrm", "grpo_extra", "prime", "spro", "reinforce_q_rm"),
+    "reward models": (BASE, "distrl_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm"),
+    UPDATE: (BASE, "distrl_ipvrm", "distrl_frozen", "distrl_naive", "distrl_dlw", "distrl_adb", "distrl_sft"),
+    "candidates": (BASE, "distrl_ipvrm", "distrl_pmin_0.05", "distrl_pmin_0.2", "distrl_alpha_0.01", "distrl_alpha_1"),
+}
+"""Arms that share a panel; those of no family share one more."""
+COMMON = {BASE, "distrl_ipvrm"}
+"""In every family."""
+WATCHED: dict[str, tuple[str, float]] = {
+    "reward": ("right completions, percent", 100),
+    "rm_accuracy": ("RM accuracy on fresh rollouts, percent", 100),
+    "entropy": ("entropy, nats per token", 1),
+    "length": ("tokens of a completion", 1),
+    "gae_outcome_ratio": ("rms(GAE) / rms(outcome)", 1),
+    "kl_sft": ("KL to the SFT policy, nats per token", 1),
+    "candidates": ("candidates per token", 1),
+    "candidate_mass": ("probability of the candidates, percent", 100),
+}
+"""Monitor -> axis label and scale."""
+HEADLINE = (BASE, "distrl_ipvrm", "grpo_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm")
+"""Arms in the figure of monitors."""
+BASE_COLOR = "#5B5B5B"
+COLORS = tuple(color for color in PALETTE if color != BASE_COLOR)
+WIDE = 4
+"""Panels side by side."""
+MOST_ARMS = 8
+Series = Callable[[Trained], Mapping[int, float]]
+
+
+def plans(name: str, study: RLStudy) -> list[Plan]:
+    """All figures of a study; those without a number are left out."""
+    found = [_accuracy(name, study)]
+    found += [_monitors(name, study, panel) for panel in study.panels]
+    found += [_collapse(name, study), _arms(name, study)]
+    return [plan for plan in found if plan is not None]
+
+
+def over_runs(runs: Sequence[Trained], series: Series) -> dict[int, Mean]:
+    """Step -> mean over the runs that have it, with its t-interval."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        for step, value in series(run).items():
+            found.setdefault(step, []).append(value)
+    return {step: mean(found[step]) for step in sorted(found)}
+
+
+def validations(run: Trained) -> dict[int, float]:
+    """Step -> accuracy, the mean over problems."""
+    problems = [t.values for t in run.run.scores if len(t.values) == len(run.steps)]
+    return {step: sum(v[i] for v in problems) / len(problems) for i, step in enumerate(run.steps) if problems}
+
+
+def families(study: RLStudy, panel: str) -> dict[str, list[str]]:
+    """Name -> the arms of the panel that it shows; a family needs one of its own that was trained."""
+    have = [arm for arm in study.arms(panel) if any(len(t.steps) > 1 for t in study.of(panel, arm))]
+    found = {name: [arm for arm in arms if arm in have] for name, arms in FAMILIES.items()}
+    kept = {name: arms for name, arms in found.items() if set(arms) - COMMON}
+    shown = {arm for arms in kept.values() for arm in arms}
+    rest = [arm for arm in have if arm not in shown][:MOST_ARMS]
+    if not rest:
+        return kept
+    return {**kept, "further arms": [*(arm for arm in have if arm == BASE), *rest]} if kept else {"arms": rest}
+
+
+def _accuracy(name: str, study: RLStudy) -> Plan | None:
+    shown = [(panel, family, arms) for panel in study.panels for family, arms in families(study, panel).items()]
+    if not shown:
+        return None
+    figure, axes = _multiples([_heading(panel, family) for panel, family, _ in shown], 2.9)
+    for axis, (panel, _, arms) in zip(axes, shown, strict=True):
+        _lines(axis, study, panel, arms, (validations, 100))
+        _key(axis)
+    for axis in axes[::WIDE]:
+        axis.set_ylabel(f"{study.metric}, percent", fontsize=8)
+    caption = (
+        f"{study.metric} on the validation problems over training; mean over runs, and its 95% t-interval where there "
+        "are at least two. Grey: GRPO."
+    )
+    return f"{slug(name)}-accuracy", "Accuracy over training", caption, figure
+
+
+def _monitors(name: str, study: RLStudy, panel: str) -> Plan | None:
+    arms = [arm for arm in HEADLINE if arm in study.arms(panel)] or list(study.arms(panel)[:MOST_ARMS])
+    series = {
+        monitor: [arm for arm in arms if any(t.monitor(monitor) for t in study.of(panel, arm))] for monitor in WATCHED
+    }
+    shown = [monitor for monitor, with_it in series.items() if with_it]
+    if not shown:
+        return None
+    figure, axes = _multiples([WATCHED[monitor][0] for monitor in shown], 2.5)
+    colors = {arm: color for arm, color in zip([a for a in arms if a != BASE], COLORS, strict=False)}
+    for axis, monitor in zip(axes, shown, strict=True):
+        _lines(axis, study, panel, series[monitor], (_watched(monitor), WATCHED[monitor][1]), colors)
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    where = f", panel {panel}" if panel else ""
+    caption = (
+        "Mean over runs, and its 95% t-interval where there are at least two. An arm without a number has no line."
+    )
+    return (
+        f"{slug(name)}-monitors{'-' * bool(panel)}{slug(panel) if panel else ''}",
+        f"Monitors{where}",
+        caption,
+        figure,
+    )
+
+
+def _collapse(name: str, study: RLStudy) -> Plan | None:
+    wanted = [arm for arm in FAMILIES[UPDATE] if arm != BASE]
+    shown = [
+        (panel, arms)
+        for panel in study.panels
+        if len(arms := [a for a in wanted if any(t.monitor("rm_accuracy") for t in study.of(panel, a))]) > 1
+    ]
+    if not shown:
+        return None
+    figure, axes = _multiples([panel for panel, _ in shown], 3.2, width=4.2)
+    for axis, (panel, arms) in zip(axes, shown, strict=True):
+        _lines(axis, study, panel, arms, (_watched("rm_accuracy"), 100))
+        axis.set_ylabel("accuracy, percent", fontsize=8)
+        _key(axis)
+    caption = (
+        "Reward model's verdict on completions drawn in the step, before it is trained on them (the paper's Fig. 6); "
+        "mean over runs, and its 95% t-interval where there are at least two."
+    )
+    return f"{slug(name)}-rm-accuracy", "Reward model on fresh rollouts", caption, figure
+
+
+def _arms(name: str, study: RLStudy) -> Plan | None:
+    found = [(p, arm, e) for p in study.panels for arm, (e, _) in against_base(study, p).items()]
+    shown = [(panel, arm, e) for panel, arm, e in found if e.lo is not None]
+    if not shown:
+        return None
+    figure = Figure(figsize=(7.2, 0.9 + 0.22 * len(shown)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
+    axis = figure.subplots()
+    axis.axvline(0, color="#8a8a8a", lw=0.9)
+    for y, (_, _, e) in enumerate(shown):
+        if e.lo is not None and e.hi is not None:
+            color = COLORS[0] if e.lo > 0 else COLORS[1] if e.hi < 0 else "#8a8a8a"
+            axis.plot([100 * e.lo, 100 * e.hi], [y, y], color=color, lw=1.6, solid_capstyle="round")
+            axis.plot([100 * e.value], [y], "o", ms=5, color=color)
+    axis.set_yticks(range(len(shown)), [f"{arm}{f', {panel}' if panel else ''}" for panel, arm, _ in shown], fontsize=7)
+    axis.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"{study.metric} after training, minus {BASE}: percentage points")
+    caption = (
+        "Paired by SFT seed, RL seed and problem; the intervals of the table. Blue: above zero; orange: below; grey: "
+        "neither."
+    )
+    return f"{slug(name)}-arms", f"Arms against {BASE}", caption, figure
+
+
+# --- drawing --------------------------------------------------------------------------------------------------
+
+
+def _watched(monitor: str) -> Series:
+    return lambda run: run.monitor(monitor)
+
+
+def _heading(panel: str, family: str) -> str:
+    return f"{panel}: {family}" if panel else family
+
+
+def _multiples(titles: Sequence[str], height: float, width: float = 3.3) -> tuple[Figure, list[Axes]]:
+    """As many panels as titles, in rows of at most WIDE."""
+    columns = min(WIDE, len(titles))
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
+    grid = [axis for line in figure.subplots(rows, columns, squeeze=False) for axis in line]
+    for axis in grid[len(titles) :]:
+        axis.set_axis_off()
+    for axis, title in zip(grid, titles, strict=False):
+        axis.set_title(title, fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.set_xlabel("step", fontsize=8)
+    return figure, grid[: len(titles)]
+
+
+def _lines(
+    axis: Axes,
+    study: RLStudy,
+    panel: str,
+    arms: Sequence[str],
+    what: tuple[Series, float],
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """A line and a band per arm; GRPO grey and beneath, the others in the palette's order unless told."""
+    series, scale = what
+    picked = colors or dict(zip([arm for arm in arms if arm != BASE], COLORS, strict=False))
+    for arm in arms:
+        found = over_runs(study.of(panel, arm), series)
+        color = BASE_COLOR if arm == BASE else picked.get(arm, COLORS[-1])
+        steps = list(found)
+        marker = "o" if len(steps) <= WIDE else ""
+        values = [scale * m.value for m in found.values()]
+        axis.plot(steps, values, color=color, lw=1.4, marker=marker, ms=3, label=arm)
+        ends = [(step, m.lo, m.hi) for step, m in found.items() if m.lo is not None and m.hi is not None]
+        if ends:
+            low, high = [scale * (lo or 0) for _, lo, _ in ends], [scale * (hi or 0) for _, _, hi in ends]
+            axis.fill_between([step for step, _, _ in ends], low, high, color=color, alpha=0.12, lw=0)
+
+
+def _key(axis: Axes) -> None:
+    axis.legend(frameon=False, fontsize=6, handlelength=1.4)

@@ -1,0 +1,160 @@
+"""Reward models of the miniature as the RL study asks about them: with shuffled outcomes, with a marker, before RL.
+
+F1 is read as the miniature's own study reads it: process level, threshold tuned on val.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from prmbench.report.blocks import PERCENT, SIGNED
+from prmbench.report.nested import difference, estimate
+from prmbench.report.rlclaims import METHODS, Question, against_base, by_world
+from prmbench.report.rlstudy import RLStudy
+from prmbench.report.rltables import estimate_text
+from prmbench.report.stats import mean
+from prmbench.report.study import PROCESS, BySeed, Study
+from prmbench.report.studytables import cell, over_seeds
+from prmbench.report.tables import DASH, Grid
+from prmbench.schema import RunManifest
+
+PROBE = re.compile(r"(?P<method>\w+?)_(?P<probe>shuffled|marker0|marker1|marker5)")
+PROBES = {
+    "": "as in the miniature",
+    "shuffled": "outcomes shuffled",
+    "marker0": "marker known, absent",
+    "marker1": "marker tells the outcome (noise 0.1)",
+    "marker5": "marker tells nothing (noise 0.5)",
+}
+SCENES = ("onpolicy", "injected")
+NO_CHANGE = 0.05
+"""A change of F1 smaller than this counts as none."""
+PANEL_OF = {"plain": "", "marker": "marker1"}
+"""Panel -> the probe whose reward models its arms start from."""
+
+
+def is_probe(manifest: RunManifest) -> bool:
+    """A method of these experiments: it has no place in the miniature's own tables."""
+    return PROBE.fullmatch(manifest.model) is not None
+
+
+def name(method: str, probe: str) -> str:
+    """`ipvrm`, `ipvrm_marker1`."""
+    return f"{method}_{probe}" if probe else method
+
+
+def f1(models: Study, method: str, probe: str, scene: str) -> BySeed:
+    """World -> first-error F1."""
+    return models.f1(name(method, probe), PROCESS, (scene,))
+
+
+def questions(models: Study) -> list[Question]:
+    """What the probes ask; those without a run have no numbers."""
+    return [q for scene in SCENES for q in (*_shuffled(models, scene), *_marked(models, scene))]
+
+
+def _shuffled(models: Study, scene: str) -> Iterator[Question]:
+    for method in METHODS:
+        shuffled = name(method, "shuffled")
+        known = f1(models, method, "shuffled", scene)
+        floor = models.by_seed("steps", shuffled, ("floor/random", "floor", "f1"), (scene,))
+        gap = difference(by_world(known), by_world(floor))
+        yield Question(
+            "shuffled", "", f"{shuffled} - random scores", f"F1, {scene}", gap, low=-math.inf, high=NO_CHANGE
+        )
+        gap = difference(by_world(f1(models, method, "", scene)), by_world(known))
+        yield Question("shuffled", "", f"{method} - {shuffled}", f"F1, {scene}", gap)
+
+
+def _marked(models: Study, scene: str) -> Iterator[Question]:
+    read = {(m, p): by_world(f1(models, m, p, scene)) for m in METHODS for p in ("marker0", "marker1", "marker5")}
+    drops = {m: difference(read[m, "marker0"], read[m, "marker1"]) for m in METHODS}
+    for m in METHODS:
+        harmless = difference(read[m, "marker0"], read[m, "marker5"])
+        comparison = f"{name(m, 'marker0')} - {name(m, 'marker5')}"
+        yield Question("marker", "", comparison, f"F1, {scene}", harmless, low=-math.inf, high=NO_CHANGE)
+        comparison = f"{name(m, 'marker0')} - {name(m, 'marker1')}"
+        if m == METHODS[0]:
+            yield Question("marker", "", comparison, f"F1, {scene}", drops[m], low=-math.inf, high=NO_CHANGE)
+        else:
+            yield Question("marker", "", comparison, f"F1, {scene}", drops[m])
+            less = difference(drops[m], drops[METHODS[0]])
+            yield Question("marker", "", f"drop of {m} - drop of {METHODS[0]}", f"F1, {scene}", less)
+            ahead = difference(read[METHODS[0], "marker1"], read[m, "marker1"])
+            comparison = f"{name(METHODS[0], 'marker1')} - {name(m, 'marker1')}"
+            yield Question("marker", "", comparison, f"F1, {scene}", ahead)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def probe_grid(models: Study) -> Grid:
+    """F1 of every method under every probe."""
+    groups = []
+    for method in METHODS:
+        rows = []
+        for probe, words in PROBES.items():
+            cells = [over_seeds(f1(models, method, probe, scene)) for scene in SCENES]
+            if any(cells) and (probe or len(_probed(models, method)) > 0):
+                worlds = max(found.n for found in cells if found is not None)
+                rows.append((name(method, probe), words, str(worlds), *(cell(c, PERCENT) for c in cells)))
+        groups.append(tuple(rows))
+    floor = [_floor(models, scene) for scene in SCENES]
+    if any(groups) and any(floor):
+        row = ("random scores, best threshold", "", "", *(cell(mean(v), PERCENT) if v else DASH for v in floor))
+        groups.append((row,))
+    return Grid(
+        label="rl-probes",
+        title="Reward models on shuffled outcomes and with a late marker",
+        caption="First-error F1, process level, threshold tuned on val, percent; mean over worlds with its 95% "
+        "t-interval. The traces that are judged never carry the marker; the completions that the reward models were "
+        "trained on do. Comparisons pair the worlds.",
+        header=("Method", "Trained on", "Worlds", *SCENES),
+        groups=tuple(group for group in groups if group),
+        text_columns=2,
+    )
+
+
+def _probed(models: Study, method: str) -> list[str]:
+    return [m for m in models.methods if m.startswith(f"{method}_") and PROBE.fullmatch(m)]
+
+
+def _floor(models: Study, scene: str) -> list[float]:
+    known: BySeed = {}
+    for method in models.methods:
+        known |= models.by_seed("steps", method, ("floor/random", "floor", "f1"), (scene,))
+    return list(known.values())
+
+
+def joined_grid(models: Study, study: RLStudy) -> Grid:
+    """One line per reward model: F1, best-of-N, and what a policy gains from it."""
+    groups = []
+    for panel in study.panels:
+        rows = [_joined(models, study, panel, method) for method in METHODS]
+        groups.append(tuple(row for row in rows if any(text != DASH for text in row[2:5])))
+    return Grid(
+        label="rl-joined",
+        title="Reward models: first errors, best of N, and reinforcement learning",
+        caption="F1 (process level, threshold tuned on val) and best of N (own value, mean over N) of the reward model "
+        "before RL; then its DistRL arm: accuracy after minus before training, and the difference to GRPO's. "
+        "Percent and percentage points with 95% intervals. Do the better reward models make the better policies?",
+        header=("Panel", "Reward model", *(f"F1 {s}" for s in SCENES), "best of N", "RL gain", "over GRPO"),
+        groups=tuple(group for group in groups if group),
+        text_columns=2,
+    )
+
+
+def _joined(models: Study, study: RLStudy, panel: str, method: str) -> tuple[str, ...]:
+    model, arm = name(method, PANEL_OF.get(panel, "")), f"distrl_{method}"
+    gain = estimate(study.gain(panel, arm))
+    over = against_base(study, panel).get(arm)
+    return (
+        panel or DASH,
+        model,
+        *(cell(over_seeds(models.f1(model, PROCESS, (scene,))), PERCENT) for scene in SCENES),
+        cell(over_seeds(models.best_of(model)), PERCENT),
+        estimate_text(gain, SIGNED),
+        estimate_text(over[0] if over else None, SIGNED),
+    )

@@ -1,0 +1,320 @@
+"""A study of RL arms -> its tables and files: before and after, arms against GRPO, answers, monitors, options.
+
+Every cell is an estimate of nested.py; what the reward models were worth before RL is in rlprobes.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from statistics import fmean, median
+
+import pandas as pd
+
+from prmbench.report.blocks import NOTED, PERCENT, PLAIN, SIGNED, number
+from prmbench.report.nested import EXPLAINED, Estimate, estimate
+from prmbench.report.rlclaims import WORDS, Answer, against_base
+from prmbench.report.rlstudy import BASE, RLStudy, Trained, early, late, truncated
+from prmbench.report.study import Study
+from prmbench.report.studytables import p_text
+from prmbench.report.tables import DASH, Grid
+
+ALPHA = 0.05
+OPTIONS = (
+    *("reward", "rm_loss", "rm_beta", "rm_margin", "rm_update", "reference", "adb", "dlw"),
+    *("alpha", "gae_weight", "p_min", "credit", "group_size", "prompts"),
+    *("learning_rate", "rm_learning_rate", "steps"),
+)
+"""What arms are told apart by."""
+SHOWN: dict[str, tuple[str, Callable[[Sequence[float]], float], str]] = {
+    "right rollouts": ("accuracy", fmean, PERCENT),
+    "RM accuracy, early": ("rm_accuracy", early, PERCENT),
+    "RM accuracy, late": ("rm_accuracy", late, PERCENT),
+    "RM score": ("rm_score", fmean, PLAIN),
+    "RM gap, late": ("rm_gap", late, PLAIN),
+    "entropy, late": ("entropy", late, PLAIN),
+    "KL to SFT, last": ("kl_sft", lambda v: v[-1], PLAIN),
+    "tokens, late": ("length", late, "tenths"),
+    "steps, late": ("step_count", late, PLAIN),
+    "GAE / outcome": ("gae_outcome_ratio", fmean, PLAIN),
+    "candidates": ("candidates", fmean, PLAIN),
+    "mass": ("candidate_mass", fmean, PERCENT),
+    "seconds": ("seconds", median, PLAIN),
+    "GiB": ("memory_gib", max, PLAIN),
+}
+"""Column -> monitor, what is made of its steps, and how it is written."""
+SINGLE = f"{NOTED} one SFT seed: the interval is over its RL seeds and problems, and says nothing of other SFT seeds."
+
+
+def grids(study: RLStudy, answered: Sequence[Answer]) -> tuple[Grid, ...]:
+    """All tables, the answers first; empty ones are left to the caller."""
+    return answers_grid(answered), before_after(study), arms_grid(study), comparisons(answered), monitors(study)
+
+
+# --- answers ------------------------------------------------------------------------------------------------
+
+
+def answers_grid(answered: Sequence[Answer]) -> Grid:
+    """Counts of yes, no and unclear."""
+    groups: list[tuple[tuple[str, ...], ...]] = []
+    for panel in dict.fromkeys(a.panel for a in answered):
+        rows = []
+        for source, words in WORDS.items():
+            family = [a for a in answered if (a.source, a.panel) == (source, panel)]
+            if family:
+                counts = [str(sum(a.verdict == word for a in family)) for word in ("yes", "no", "unclear")]
+                tested = [a for a in family if a.tested]
+                kept = sum(a.verdict != "unclear" and a.holm is not None and a.holm < ALPHA for a in tested)
+                left = f"{kept} of {len(tested)}" if tested else DASH
+                rows.append((source, words, panel or DASH, *counts, str(len(family)), left))
+        groups.append(tuple(rows))
+    told = {a.source for a in answered}
+    return Grid(
+        label="rl-answers",
+        title="Do the paper's claims hold here?",
+        caption="Yes: the 95% interval lies between the bounds that the comparison names; no: outside them; unclear: "
+        "neither. After Holm: of the answers that are tests against 0, those that stay below 0.05 when p is adjusted "
+        "for all such comparisons of the line.",
+        header=("Source", "Claim", "Panel", "Yes", "No", "Unclear", "Comparisons", "After Holm"),
+        groups=tuple(group for group in groups if group),
+        notes=tuple(f"{source}, {words}: not asked, there are no runs for it." for source, words in _unasked(told)),
+        text_columns=3,
+    )
+
+
+def _unasked(told: set[str]) -> list[tuple[str, str]]:
+    return [(source, words) for source, words in WORDS.items() if source not in told]
+
+
+def comparisons(answered: Sequence[Answer]) -> Grid:
+    """Every comparison with its numbers."""
+    keys = dict.fromkeys((a.source, a.panel) for a in answered)
+    groups = tuple(tuple(_comparison(a) for a in answered if (a.source, a.panel) == key) for key in keys)
+    return Grid(
+        label="rl-comparisons",
+        title="Every comparison",
+        caption="Paired by SFT seed, RL seed and, for accuracies, problem; in percentage points, or as they are where "
+        "the number is no share. Intervals as in the tables of arms. p is two-sided against 0 and given where the "
+        "bound is 0.",
+        header=(
+            *("Source", "Panel", "Comparison", "Where", "Answer", "Asked"),
+            *("Found", "Runs above 0", "p", "Holm", "Detectable"),
+        ),
+        groups=groups,
+        notes=((f"{len(answered)} comparisons in all.",) if answered else ()) + _single(groups),
+        text_columns=6,
+    )
+
+
+def _comparison(a: Answer) -> tuple[str, ...]:
+    found = a.found
+    return (
+        *(a.source, a.panel or DASH, a.comparison, a.where, a.verdict, a.bounds),
+        estimate_text(found, a.unit),
+        f"{found.positive} of {found.runs}",
+        p_text(found.p if a.tested else None),
+        p_text(a.holm),
+        number(found.mdd, PLAIN if a.unit == PLAIN else PERCENT),
+    )
+
+
+# --- arms -----------------------------------------------------------------------------------------------------
+
+
+def before_after(study: RLStudy) -> Grid:
+    """Each arm's policy before and after training: the shape of the paper's Table 5."""
+    groups = tuple(tuple(_policy(study, panel, arm) for arm in study.arms(panel)) for panel in study.panels)
+    return Grid(
+        label="rl-policies",
+        title="Policies before and after training",
+        caption=f"{study.metric} on the validation problems, percent; gain in percentage points. {EXPLAINED}",
+        header=("Panel", "Arm", "SFT seeds", "Runs", "Before", "After", "Gain", "Cut before", "Cut after"),
+        groups=groups,
+        notes=(*_single(groups), *_alone(study)),
+        text_columns=2,
+    )
+
+
+def _policy(study: RLStudy, panel: str, arm: str) -> tuple[str, ...]:
+    before = estimate(study.accuracy(panel, arm, 0))
+    trained = any(len(t.steps) > 1 for t in study.of(panel, arm))
+    last = estimate(study.accuracy(panel, arm, -1)) if trained else None
+    cut = [estimate(truncated(study, panel, arm, at)) for at in (0, -1)]
+    return (
+        panel or DASH,
+        arm,
+        *((str(before.sft_seeds), str(before.runs)) if before else ("0", "0")),
+        estimate_text(before, PERCENT),
+        estimate_text(last, PERCENT),
+        estimate_text(estimate(study.gain(panel, arm)), SIGNED),
+        number(cut[0].value if cut[0] else None, PERCENT),
+        number(cut[1].value if cut[1] and trained else None, PERCENT),
+    )
+
+
+def _alone(study: RLStudy) -> tuple[str, ...]:
+    """Arms that are no training at all."""
+    names = sorted({t.arm for t in study.trained if len(t.steps) == 1})
+    return (f"Validated once, without training: {', '.join(names)}.",) if names else ()
+
+
+def arms_grid(study: RLStudy) -> Grid:
+    """Each arm's last accuracy minus GRPO's."""
+    groups = []
+    for panel in study.panels:
+        rows = [
+            (
+                panel or DASH,
+                arm,
+                str(found.sft_seeds),
+                str(found.runs),
+                estimate_text(found, SIGNED),
+                f"{found.positive} of {found.runs}",
+                p_text(found.p),
+                p_text(adjusted),
+                number(found.mdd, PERCENT),
+            )
+            for arm, (found, adjusted) in against_base(study, panel).items()
+        ]
+        groups.append(tuple(rows))
+    kept = tuple(group for group in groups if group)
+    return Grid(
+        label="rl-arms",
+        title=f"Arms against {BASE}",
+        caption=f"{study.metric} after training minus that of {BASE}, paired by SFT seed, RL seed and problem; "
+        f"percentage points. {EXPLAINED} Holm: p adjusted for all arms of the panel. Detectable: the smallest true "
+        "difference that this spread lets a test find with power 0.80.",
+        header=("Panel", "Arm", "SFT seeds", "Runs", f"Minus {BASE}", "Runs above 0", "p", "Holm", "Detectable"),
+        groups=kept,
+        notes=_single(kept),
+        text_columns=2,
+    )
+
+
+def estimate_text(found: Estimate | None, style: str) -> str:
+    """`91.2 [88.0, 94.1]`, a dagger when of one SFT seed only."""
+    if found is None:
+        return DASH
+    span = "" if found.lo is None else f" [{_number(found.lo, style)}, {_number(found.hi, style)}]"
+    return _number(found.value, style) + span + NOTED * found.single
+
+
+def _number(value: float | None, style: str) -> str:
+    return f"{value:.1f}" if style == "tenths" and value is not None else number(value, style)
+
+
+def _single(groups: Sequence[Sequence[Sequence[str]]]) -> tuple[str, ...]:
+    marked = any(NOTED in text for group in groups for row in group for text in row)
+    return (SINGLE,) * marked
+
+
+# --- monitors ---------------------------------------------------------------------------------------------------
+
+
+def monitors(study: RLStudy) -> Grid:
+    """Means over runs of what was watched; columns that no run recorded are left out."""
+    found = {
+        (panel, arm): {name: estimate(study.monitored(panel, arm, *how[:2])) for name, how in SHOWN.items()}
+        for panel in study.panels
+        for arm in study.arms(panel)
+    }
+    shown = [name for name in SHOWN if any(cells[name] for cells in found.values())]
+    groups = []
+    for panel in study.panels:
+        rows = []
+        for arm in study.arms(panel):
+            cells = found[panel, arm]
+            if any(cells.values()):
+                texts = [_number(e.value, SHOWN[n][2]) if (e := cells[n]) else DASH for n in shown]
+                rows.append((panel or DASH, arm, *texts, alarms(study.of(panel, arm))))
+        groups.append(tuple(rows))
+    return Grid(
+        label="rl-monitors",
+        title="What was watched in training",
+        caption="Means over SFT seeds of means over RL seeds; over all steps of a run, or its first (early) or last "
+        "(late) quarter. Right rollouts, RM accuracy and mass in percent; entropy and KL in nats per token. RM gap: "
+        "the reward model's mean probability of being right minus the share that is. Seconds: median of a step, which "
+        "another machine changes. Alarms: runs that raised each.",
+        header=("Panel", "Arm", *shown, "alarms"),
+        groups=tuple(group for group in groups if group),
+        text_columns=2,
+    )
+
+
+def alarms(runs: Sequence[Trained]) -> str:
+    """`entropy 3, length 1`: how many runs raised an alarm at least once."""
+    raised = Counter(name for t in runs for name in sorted({a for line in t.lines for a in line.get("alarms") or ()}))
+    return ", ".join(f"{name} {raised[name]}" for name in sorted(raised)) or DASH
+
+
+def options_grid(study: RLStudy) -> Grid:
+    """What each arm was told; options that no run recorded are left out."""
+    names = list(dict.fromkeys((t.panel, t.arm) for t in study.trained))
+    told = {key: {option: _option(study.of(*key), option) for option in OPTIONS} for key in names}
+    shown = [option for option in OPTIONS if any(cells[option] != DASH for cells in told.values())]
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for panel, arm in names:
+        rows.setdefault((arm, *(told[panel, arm][option] for option in shown)), []).append(panel or DASH)
+    lines = tuple((" ".join(panels), *row) for row, panels in rows.items())
+    return Grid(
+        label="rl-options",
+        title="Options of the arms",
+        caption="How each arm was trained, as its runs recorded it.",
+        header=("Panel", "Arm", *shown),
+        groups=(lines,) if shown and lines else (),
+        text_columns=2,
+    )
+
+
+def _option(runs: Sequence[Trained], name: str) -> str:
+    found = {_text(t.run.result.manifest.config.get(name)) for t in runs}
+    return found.pop() if len(found) == 1 else "varies"
+
+
+def _text(value: object) -> str:
+    if value is None or value == "":
+        return DASH
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def csv(study: RLStudy, probes: Study) -> str:
+    """Every row of every training run, then what is asked of the probes' reward models; six decimals."""
+    lines: list[tuple[object, ...]] = [
+        (m.model, t.panel, t.arm, *t.seeds, m.run_id, row.subset, row.protocol, row.metric, row.value)
+        for t in study.trained
+        for m in [t.run.result.manifest]
+        for row in t.run.result.rows
+    ]
+    lines += [
+        (x.method, "", "", x.seed, "", x.run_id, x.subset, x.protocol, x.metric, x.value)
+        for x in probes.table.itertuples()
+    ]
+    names = ("model", "panel", "arm", "sft_seed", "rl_seed", "run_id", "subset", "protocol", "metric", "value")
+    table = pd.DataFrame(lines, columns=list(names))
+    table["value"] = [f"{v:.6f}" if v == v else "" for v in table["value"].astype(float)]  # noqa: PLR0124 - nan
+    return str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def numbers(study: RLStudy, answered: Sequence[Answer]) -> dict[str, object]:
+    """Arms and answers as fractions with six decimals, for programs."""
+    arms = {}
+    for panel in study.panels:
+        over = against_base(study, panel)
+        for arm in study.arms(panel):
+            parts = {
+                "before": estimate(study.accuracy(panel, arm, 0)),
+                "after": estimate(study.accuracy(panel, arm, -1)),
+                "gain": estimate(study.gain(panel, arm)),
+                f"minus_{BASE}": over[arm][0] if arm in over else None,
+            }
+            arms[f"{panel} {arm}".strip()] = {k: _rounded(asdict(e)) for k, e in parts.items() if e is not None}
+    told = [{**_rounded(asdict(a)), "found": _rounded(asdict(a.found))} for a in answered]
+    return {"metric": study.metric, "arms": arms, "answers": told}
+
+
+def _rounded(values: dict[str, object]) -> dict[str, object]:
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in values.items()}

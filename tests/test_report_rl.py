@@ -1,0 +1,409 @@
+"""The RL study's page: nested intervals against scipy and by hand, claims of known sign, tables, figures and faults."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_runs import write_study
+from rich.console import Console
+from rl_runs import lines, monitors_of, problems, write_rl_study, write_training
+
+from prmbench.report import report, run_table
+from prmbench.report.curves import families, over_runs, validations
+from prmbench.report.load import load
+from prmbench.report.nested import Runs, difference, estimate, whole
+from prmbench.report.rlclaims import Answer, Question, _answer, against_base, answers
+from prmbench.report.rlprobes import joined_grid, probe_grid, questions
+from prmbench.report.rlstudy import RLStudy, early, late, rl_study
+from prmbench.report.rltables import alarms, grids, options_grid
+from prmbench.report.sheets import sheets
+from prmbench.report.stats import holm
+from prmbench.report.study import study
+from prmbench.store import metrics_path, read_run, read_runs, sha256
+
+# --- nested intervals -------------------------------------------------------------------------------------------
+
+
+def test_seeds_are_nested_by_hand() -> None:
+    """SFT means 1, 2, 6: whichever way the RL seeds lie, their mean is 3 and the error is that of three numbers."""
+    stats = pytest.importorskip("scipy.stats")
+    found = estimate(whole({(0, 0): 0.0, (0, 1): 2.0, (1, 0): 2.0, (2, 0): 5.0, (2, 1): 6.0, (2, 2): 7.0}))
+    known = stats.ttest_1samp([1.0, 2.0, 6.0], 0.0)
+    assert found is not None
+    assert (found.value, found.sft_seeds, found.runs, found.positive) == (3.0, 3, 6, 5)
+    assert (found.lo, found.hi) == pytest.approx(tuple(known.confidence_interval(0.95)), abs=1e-9)
+    assert found.p == pytest.approx(known.pvalue, abs=1e-12)
+    error = np.std([1, 2, 6], ddof=1) / np.sqrt(3)
+    assert found.mdd == pytest.approx((stats.t.ppf(0.975, 2) + stats.t.ppf(0.8, 2)) * error)
+
+
+def test_more_rl_seeds_of_the_same_start_are_no_more_evidence() -> None:
+    few = estimate(whole({(s, 0): float(s) for s in range(3)}))
+    many = estimate(whole({(s, r): float(s) for s in range(3) for r in range(10)}))
+    assert few is not None
+    assert many is not None
+    assert (few.lo, few.hi) == (many.lo, many.hi)
+
+
+def test_shared_problems_widen_the_interval() -> None:
+    """Two SFT seeds, three problems of 0, 0.3, 0.6 plus the seed's 0 or 0.2: both variances add, Satterthwaite's df."""
+    stats = pytest.importorskip("scipy.stats")
+    runs = {(s, 0): {f"p{i}": 0.3 * i + 0.2 * s for i in range(3)} for s in range(2)}
+    found = estimate(runs)
+    seeds, items = np.var([0.3, 0.5], ddof=1) / 2, np.var([0.1, 0.4, 0.7], ddof=1) / 3
+    df = int((seeds + items) ** 2 / (seeds**2 / 1 + items**2 / 2))
+    assert found is not None
+    assert found.value == pytest.approx(0.4)
+    assert found.hi == pytest.approx(0.4 + stats.t.ppf(0.975, df) * np.sqrt(seeds + items), abs=1e-9)
+
+
+def test_problems_of_their_own_vary_with_the_seeds_already() -> None:
+    shared: Runs = {(s, 0): {f"p{i}": 0.3 * i + 0.2 * s for i in range(3)} for s in range(2)}
+    apart = {seeds: {f"{seeds}{name}": v for name, v in values.items()} for seeds, values in shared.items()}
+    found, known = estimate(apart), estimate(whole({(0, 0): 0.3, (1, 0): 0.5}))
+    assert found is not None
+    assert known is not None
+    assert (found.lo, found.hi, found.p) == pytest.approx((known.lo, known.hi, known.p))
+
+
+def test_one_sft_seed_and_one_run() -> None:
+    two = estimate(whole({(0, 0): 1.0, (0, 1): 2.0}))
+    assert two is not None
+    assert two.single
+    assert two.hi == pytest.approx(1.5 + 12.7062047 * 0.5)  # t of one degree over the RL seeds
+    one = estimate({(0, 0): {"a": 0.0, "b": 1.0}})
+    assert one is not None
+    assert one.hi == pytest.approx(0.5 + 12.7062047 * 0.5)  # over the problems
+    assert (one.p, one.mdd) == (None, None)  # but nothing is known of training
+    bare = estimate(whole({(0, 0): 1.0}))
+    assert bare is not None
+    assert (bare.lo, bare.hi, bare.p) == (None, None, None)
+    assert estimate({}) is None
+
+
+def test_differences_pair_seeds_and_problems() -> None:
+    first: Runs = {(0, 0): {"a": 1.0, "b": 0.5}, (0, 1): {"a": 1.0}, (1, 0): {"z": 1.0}}
+    second: Runs = {(0, 0): {"a": 0.25, "c": 9.0}, (1, 0): {"a": 1.0}}
+    assert difference(first, second) == {(0, 0): {"a": 0.75}}
+    assert difference(whole({(0, 0): 3.0}), whole({(0, 0): 1.0, (5, 5): 1.0})) == {(0, 0): {"": 2.0}}
+
+
+# --- claims -----------------------------------------------------------------------------------------------------
+
+ARMS = {
+    "grpo": 0.60,
+    "grpo_ipvrm": 0.62,
+    "distrl_ipvrm": 0.70,
+    "distrl_implicit_prm": 0.76,
+    "distrl_frozen": 0.60,
+    "distrl_naive": 0.64,
+    "distrl_pmin_0.05": 0.70,
+    "rm_as_policy_ipvrm": 0.65,
+}
+PROBES = {"": 0.8, "_shuffled": 0.2, "_marker0": 0.8, "_marker1": 0.5, "_marker5": 0.79}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("rl")
+    write_rl_study(root, ARMS)
+    write_rl_study(root, {"grpo": 0.6, "distrl_ipvrm": 0.5}, (2, 2), panel="marker")
+    wobble = (0.0, 0.01, 0.03)
+    levels = {
+        f"{method}{probe}": [level + (0.28 if probe == "_marker1" and method == "ipvrm" else 0.0) + w for w in wobble]
+        for method in ("ipvrm", "implicit_prm")
+        for probe, level in PROBES.items()
+    }
+    write_study(root, levels, ("steps", "best_of_n"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(results: Path) -> RLStudy:
+    return rl_study(run for run in read_runs(results) if run.result.manifest.task == "distrl")
+
+
+def find(found: list[Answer], source: str, comparison: str, where: str = "", panel: str = "plain") -> Answer:
+    (one,) = [a for a in found if (a.source, a.comparison, a.panel) == (source, comparison, panel) and where in a.where]
+    return one
+
+
+@pytest.mark.parametrize(
+    ("source", "comparison", "where", "value", "verdict"),
+    [
+        ("T5", "distrl_ipvrm - grpo", "avg@8", 0.10, "yes"),
+        ("T5", "distrl_ipvrm - grpo_ipvrm", "avg@8", 0.08, "yes"),
+        ("T6", "distrl_ipvrm - distrl_implicit_prm", "avg@8", -0.06, "no"),
+        ("T7", "distrl_ipvrm - grpo_ipvrm", "right rollouts", 0.02, "yes"),
+        ("T7", "distrl_ipvrm - grpo_ipvrm", "score", 0.0, "unclear"),
+        ("T8", "distrl_ipvrm - distrl_frozen", "avg@8", 0.10, "yes"),
+        ("T11", "distrl_pmin_0.05 - distrl_ipvrm", "candidates", 0.21, "yes"),
+        ("T11", "distrl_ipvrm", "P_min 0.1", 0.96, "yes"),
+        ("T13", "distrl_ipvrm / grpo_ipvrm - 1", "time", 0.0, "yes"),
+        ("T13", "distrl_ipvrm / grpo_ipvrm - 1", "memory", 0.01, "yes"),
+        ("Fig. 6", "distrl_frozen: first quarter - last", "", 0.30, "yes"),
+        ("Fig. 6", "distrl_ipvrm: last quarter - first", "", 0.0, "yes"),
+        ("Fig. 6", "distrl_ipvrm - distrl_naive", "", 0.325, "yes"),
+        ("control", "distrl_ipvrm - rm_as_policy_ipvrm", "avg@8", 0.05, "yes"),
+    ],
+)
+def test_claims_of_known_sign(
+    made: RLStudy, source: str, comparison: str, where: str, value: float, verdict: str
+) -> None:
+    """Levels are given by hand; the noise around them is at most 0.014 an arm."""
+    answer = find(answers(made), source, comparison, where)
+    assert answer.found.value == pytest.approx(value, abs=0.03 if "avg" in where else 1e-9)
+    assert answer.verdict == verdict
+    assert (answer.found.sft_seeds, answer.found.runs) == (3, 9)
+
+
+def test_panels_are_asked_apart(made: RLStudy) -> None:
+    answer = find(answers(made), "T5", "distrl_ipvrm - grpo", panel="marker")
+    assert answer.found.value < 0
+    assert answer.found.runs == 4
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "values", "verdict"),
+    [
+        (-0.02, 0.02, (0.0, 0.001, -0.001), "yes"),
+        (-0.02, 0.02, (0.1, 0.101, 0.099), "no"),
+        (-0.02, 0.02, (-0.1, -0.101, -0.099), "no"),
+        (-0.02, 0.02, (0.02, 0.021, 0.019), "unclear"),
+        (-np.inf, 0.05, (-3.0, -3.1, -2.9), "yes"),
+        (-np.inf, 0.05, (0.06, 0.061, 0.059), "no"),
+        (0.0, np.inf, (0.1, 0.3, -0.1), "unclear"),
+    ],
+)
+def test_bounds(low: float, high: float, values: tuple[float, ...], verdict: str) -> None:
+    runs = whole({(s, 0): v for s, v in enumerate(values)})
+    answer = _answer(Question("T5", "", "a - b", "here", runs, low=low, high=high))
+    assert answer is not None
+    assert answer.verdict == verdict
+    assert answer.tested == ((low, high) == (0.0, np.inf))
+
+
+def test_a_single_run_answers_nothing() -> None:
+    answer = _answer(Question("T5", "", "a - b", "here", {(0, 0): {"p": 0.5, "q": 0.5, "r": 0.6}}))
+    assert answer is not None
+    assert answer.found.lo is not None
+    assert answer.found.lo > 0
+    assert answer.verdict == "unclear"
+
+
+def test_holm_is_over_the_tested_comparisons_of_a_source_and_panel(made: RLStudy) -> None:
+    family = [a for a in answers(made) if (a.source, a.panel) == ("T11", "plain")]
+    assert [a.holm for a in family if not a.tested] == [None] * sum(not a.tested for a in family)
+    tested = [a for a in family if a.tested]
+    assert [a.holm for a in tested] == pytest.approx(holm([a.found.p for a in tested if a.found.p is not None]))
+
+
+def test_arms_against_grpo_and_a_reward_model_as_policy(made: RLStudy) -> None:
+    found = against_base(made, "plain")
+    assert set(found) == set(ARMS) - {"grpo"}
+    assert found["distrl_ipvrm"][0].value == pytest.approx(0.10, abs=0.03)
+    ps = {arm: e.p for arm, (e, _) in found.items()}
+    assert [adjusted for _, adjusted in found.values()] == pytest.approx(
+        holm([p for p in ps.values() if p is not None])
+    )
+    one_each = RLStudy(tuple(t for t in made.trained if not t.arm.startswith("rm_as") or t.seeds[1] == 0))
+    assert against_base(one_each, "plain")["rm_as_policy_ipvrm"][0].runs == 9  # stands for every RL seed
+
+
+# --- probes of the miniature ----------------------------------------------------------------------------------
+
+
+def test_shuffled_and_marked_reward_models(results: Path) -> None:
+    models = study([run for run in read_runs(results) if run.result.manifest.task != "distrl"])
+    found = answers(RLStudy(()), questions(models))
+
+    def verdict(source: str, comparison: str) -> tuple[float, str]:
+        answer = find(found, source, comparison, "onpolicy", "")
+        return round(answer.found.value, 6), answer.verdict
+
+    # Process level stands 0.02 above the level that is given; its mean wobble is 0.04 / 3; chance is 0.2.
+    assert verdict("shuffled", "ipvrm_shuffled - random scores") == (0.033333, "unclear")
+    assert verdict("shuffled", "implicit_prm - implicit_prm_shuffled") == (0.6, "yes")
+    assert verdict("marker", "implicit_prm_marker0 - implicit_prm_marker5") == (0.01, "yes")
+    assert verdict("marker", "implicit_prm_marker0 - implicit_prm_marker1") == (0.3, "yes")
+    assert verdict("marker", "ipvrm_marker0 - ipvrm_marker1") == (0.02, "yes")
+    assert verdict("marker", "drop of implicit_prm - drop of ipvrm") == (0.28, "yes")
+    assert verdict("marker", "ipvrm_marker1 - implicit_prm_marker1") == (0.28, "yes")
+    grid = probe_grid(models)
+    assert [row[0] for row in grid.groups[0]] == [f"ipvrm{probe}" for probe in PROBES]
+    assert grid.groups[-1][0][-1].startswith("20.0")
+
+
+def test_probes_do_not_enter_the_miniatures_own_tables(results: Path) -> None:
+    by_name = {sheet.name: sheet for sheet in sheets(read_runs(results))}
+    assert set(by_name) == {"miniature", "miniature_rl"}
+    assert {run.result.manifest.model for run in by_name["miniature"].runs} == {"ipvrm", "implicit_prm"}
+    assert "_marker1" not in by_name["miniature"].csv
+
+
+def test_joined_row(results: Path, made: RLStudy) -> None:
+    models = study([run for run in read_runs(results) if run.result.manifest.task != "distrl"])
+    grid = joined_grid(models, made)
+    plain, marked = grid.groups
+    assert [row[:2] for row in (*plain, *marked)] == [
+        ("plain", "ipvrm"),
+        ("plain", "implicit_prm"),
+        ("marker", "ipvrm_marker1"),
+        ("marker", "implicit_prm_marker1"),
+    ]
+    assert plain[0][2].startswith("83.3 [")
+    assert marked[1][2].startswith("53.3 [")
+    assert marked[1][-1] == "–"  # its arm was not run
+    assert not joined_grid(study([]), made).groups
+
+
+# --- monitors and curves ----------------------------------------------------------------------------------------
+
+
+def test_quarters() -> None:
+    values = [float(v) for v in range(8)]
+    assert (early(values), late(values)) == (0.5, 6.5)
+    assert (early([3.0]), late([1.0, 5.0])) == (3.0, 5.0)
+
+
+def test_monitors_by_step(made: RLStudy) -> None:
+    run = made.of("plain", "distrl_frozen")[0]
+    assert run.monitor("rm_accuracy") == pytest.approx({i + 1: 0.9 - 0.05 * i for i in range(8)})
+    assert run.monitor("kl_sft") == {0: 0.0}
+    assert made.of("plain", "grpo")[0].monitor("rm_accuracy") == {}
+    assert alarms(made.of("plain", "grpo")) == "entropy 9"
+    silent = replace(run, lines=({"step": 1, "entropy": None, "loss": float("nan")},))
+    assert silent.monitor("entropy") == silent.monitor("loss") == {}
+
+
+def test_curves_are_means_over_runs(made: RLStudy) -> None:
+    runs = made.of("plain", "grpo")
+    found = over_runs(runs, validations)
+    assert list(found) == [0, 5, 10]
+    ends = [np.mean([t.values[2] for t in run.run.scores]) for run in runs]
+    assert found[10].value == pytest.approx(np.mean(ends))
+    assert found[10].n == 9
+    assert found[0].value == pytest.approx(0.42)
+
+
+def test_families_show_every_trained_arm(made: RLStudy) -> None:
+    shown = families(made, "plain")
+    assert {arm for arms in shown.values() for arm in arms} == set(ARMS) - {"rm_as_policy_ipvrm"}
+    assert families(made, "marker") == {"arms": ["grpo", "distrl_ipvrm"]}
+
+
+# --- tables and files -------------------------------------------------------------------------------------------
+
+
+def test_tables(made: RLStudy) -> None:
+    shown = {grid.label: grid for grid in (*grids(made, answers(made)), options_grid(made))}
+    policies = {row[1]: row for row in shown["rl-policies"].groups[0]}
+    assert policies["grpo"][2:4] == ("3", "9")
+    assert policies["grpo"][4].startswith("42.0 [")
+    assert policies["grpo"][7:] == ("6.2", "6.2")  # 3 of 12 problems, a quarter of their completions
+    assert policies["rm_as_policy_ipvrm"][5:7] == ("–", "–")
+    assert shown["rl-policies"].notes == ("Validated once, without training: rm_as_policy_ipvrm.",)
+    monitors = shown["rl-monitors"]
+    frozen = dict(zip(monitors.header, next(r for r in monitors.groups[0] if r[1] == "distrl_frozen"), strict=True))
+    assert (frozen["RM accuracy, early"], frozen["RM accuracy, late"], frozen["mass"]) == ("87.5", "57.5", "96.0")
+    assert ("plain marker", "grpo", "0") in shown["rl-options"].groups[0]
+    assert all(len(row) == len(g.header) for g in shown.values() for group in g.groups for row in group)
+
+
+def test_files(results: Path, tmp_path: Path) -> None:
+    report(results, tmp_path)
+    assert report(results, tmp_path, check=True, recompute=False) == []
+    table = list(csv.DictReader(io.StringIO((tmp_path / "miniature_rl.csv").read_text())))
+    ends = {
+        (int(x["sft_seed"]), int(x["rl_seed"])): float(x["value"])
+        for x in table
+        if (x["panel"], x["arm"], x["protocol"], x["metric"]) == ("plain", "grpo", "policy/step:10", "avg@8")
+    }
+    assert len(ends) == 9
+    told = json.loads((tmp_path / "miniature_rl.json").read_text())
+    by_sft = [np.mean([v for seeds, v in ends.items() if seeds[0] == s]) for s in range(3)]
+    assert told["arms"]["plain grpo"]["after"]["value"] == pytest.approx(np.mean(by_sft), abs=1e-6)
+    assert "| [miniature_rl](miniature_rl.md) | " in (tmp_path / "README.md").read_text()
+    assert "Every comparison" in (tmp_path / "report.html").read_text()
+    names = {path.name for path in (tmp_path / "figures").glob("miniature_rl*.svg")}
+    assert names == {
+        f"miniature_rl-{name}.svg" for name in ("accuracy", "monitors-plain", "monitors-marker", "rm-accuracy", "arms")
+    }
+
+
+def test_order_of_runs_does_not_matter(results: Path) -> None:
+    runs = read_runs(results)
+    (_, one), (_, two) = sheets(runs), sheets(runs[::-1])
+    assert (one.grids, one.csv, one.json) == (two.grids, two.csv, two.json)
+    assert [f.svg for f in one.figures] == [f.svg for f in two.figures]
+
+
+def test_two_runs_of_another_benchmark_have_a_sheet(tmp_path: Path) -> None:
+    for arm, level in (("grpo", 0.3), ("distrl_ipvrm", 0.35)):
+        watched = lines(4, **{k: v for k, v in monitors_of(arm).items() if not isinstance(v, list)})
+        write_training(tmp_path, arm, [0.1, 0.2, level], (0, 0), watched, benchmark="real", panel="")
+    (sheet,) = sheets(read_runs(tmp_path))
+    assert sheet.name == "real-distrl"
+    labels = [grid.label for grid in sheet.grids]
+    assert "rl-joined" not in labels
+    arms = next(grid for grid in sheet.grids if grid.label == "rl-arms")
+    assert arms.groups == ((("–", "distrl_ipvrm", "1", "1", "+5.0 [+5.0, +5.0]†", "1 of 1", "–", "–", "–"),),)
+    assert arms.notes
+    assert [figure.name for figure in sheet.figures] == [f"real-distrl-{n}" for n in ("accuracy", "monitors", "arms")]
+
+
+def test_runs_without_metrics_or_seeds_still_have_tables(tmp_path: Path) -> None:
+    path = write_training(tmp_path, "", [0.1, 0.2], model="org/policy", benchmark="real", panel="")
+    told = json.loads(path.read_text())
+    for name in ("arm", "sft_seed", "rl_seed", "panel"):
+        del told["manifest"]["config"][name]
+    path.write_text(json.dumps(told))
+    (sheet,) = sheets(read_runs(tmp_path))
+    policies = next(grid for grid in sheet.grids if grid.label == "rl-policies")
+    assert policies.groups[0][0][:4] == ("–", "org/policy", "1", "1")
+
+
+@pytest.mark.parametrize("fault", ["altered", "missing", "nonsense"])
+def test_metrics_are_checked(tmp_path: Path, fault: str) -> None:
+    path = write_training(tmp_path, "grpo", [0.1, 0.2], monitors=lines(2, entropy=0.5))
+    assert load(tmp_path, recompute=True).problems == ()
+    where = metrics_path(path)
+    if fault == "missing":
+        where.unlink()
+    elif fault == "altered":
+        where.write_bytes(where.read_bytes() + b"x")
+    else:
+        shutil.copy(path, where)
+        told = path.read_text().replace(
+            read_run(path).result.manifest.config["metrics_sha256"], sha256(where.read_bytes())
+        )
+        path.write_text(told)
+    (problem,) = load(tmp_path).problems
+    assert where.name in problem
+    assert {"missing": "cannot be read", "altered": "SHA-256", "nonsense": "not a record"}[fault] in problem
+
+
+def test_an_arm_run_twice_is_named(tmp_path: Path) -> None:
+    write_training(tmp_path, "grpo", [0.1, 0.2], (1, 2), run_id="a")
+    write_training(tmp_path, "grpo", [0.1, 0.3], (1, 2), run_id="b")
+    assert load(tmp_path).problems == (
+        "miniature_rl: arm grpo of panel plain, SFT seed 1, RL seed 2 has 2 runs; keep one",
+    )
+
+
+def test_terminal_table_of_one_run(tmp_path: Path) -> None:
+    path = write_training(tmp_path, "grpo", [0.1, 0.2, 0.4], scores=problems([0.1, 0.2, 0.4]))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(run_table(read_run(path).result))
+    text = console.export_text()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    kept = [line.split() for line in text.splitlines() if line.strip().startswith(("step", "after"))]
+    assert kept[0] == ["step", "0", "10.0", "[10.0,", "10.0]", "6.2"]
+    assert kept[-1] == ["after", "minus", "before", "+30.0", "[+30.0,", "+30.0]"]
