@@ -1,4 +1,4 @@
-"""The whole story in one command, on a tiny world: a policy, its rollouts, four reward models, and how good they are.
+"""The whole story in one command, on a tiny world: a policy, four reward models on its rollouts, and training with one.
 
 It goes through the same functions as the commands. The real model's story is demo_smollm2.py.
 """
@@ -8,36 +8,45 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 
 from prmbench import report, store
+from prmbench.bars import Tell
 from prmbench.config import DemoConfig
-from prmbench.miniature import seeds
-from prmbench.miniature.study import METHODS
-from prmbench.miniature.world import Sizes
-from prmbench.report.study import SHIFTS, BySeed, Study, own, study
+from prmbench.miniature import pool, rl, study, world
+from prmbench.miniature.recipes import METHODS
+from prmbench.miniature.rl import DEMO_ARMS, Runs, Scale
+from prmbench.miniature.world import World
+from prmbench.report.study import SHIFTS, BySeed, Study, own
+from prmbench.report.study import study as gather
 from prmbench.schema import UserError
+from prmbench.store import Run
 
 F1 = ("step_sum", "as_is")
 """Readouts of a step by itself: the paper's main table."""
+SCALE = Scale(steps=12, validate_every=0)
+"""Of training: before and after are enough."""
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
     """What a demo leaves behind."""
 
-    table: Table
+    table: Group
+    """Reward models, and beneath them policies."""
     page: Path
     results: Path
     seconds: float
 
 
-def demo(config: DemoConfig, tell: seeds.Tell | None = None, sizes: Sizes | None = None) -> Story:
-    """Builds the worlds, trains and judges every method on each, writes the report. Goes on where it was interrupted.
+def demo(config: DemoConfig, tell: Tell | None = None, scale: Scale = SCALE) -> Story:
+    """Builds the worlds, trains and judges every method and arm on each, writes the report; goes on if interrupted.
 
     Raises UserError on options of the other world, and when a seed fails.
     """
@@ -46,13 +55,19 @@ def demo(config: DemoConfig, tell: seeds.Tell | None = None, sizes: Sizes | None
     if config.data is not None or config.limit is not None:
         raise UserError("--data and --limit belong to --world smollm2; add it, or drop them")
     begun = time.monotonic()
-    wanted = range(config.first_seed, config.first_seed + config.seeds)
+    worlds = [rl.place(config.out / "worlds", config.first_seed + i) for i in range(config.seeds)]
     results = config.out / "results"
-    seeds.run(wanted, METHODS, config.out / "worlds", results, tell, sizes)
+    pool.run({f"seed {made.seed}": partial(_seed, made, results, scale) for made in worlds}, tell)
     report.report(results, config.out / "report")
-    runs = [store.read_run(path) for path in sorted(results.glob("*.json"))]
-    found = table(study(runs))
-    return Story(found, config.out / "report" / "report.html", results, time.monotonic() - begun)
+    runs = store.read_runs(results)
+    told = Group(table(gather([run for run in runs if run.result.manifest.benchmark != rl.BENCHMARK])), policies(runs))
+    return Story(told, config.out / "report" / "report.html", results, time.monotonic() - begun)
+
+
+def _seed(made: World, results: Path, scale: Scale, tell: world.Tell) -> None:
+    """One repetition: reward models, then policies that are trained with and without one."""
+    study.seed_runs(made, METHODS, results, scale.sizes, tell)
+    rl.run(Runs(made, 0, DEMO_ARMS, scale), results, tell)
 
 
 def table(found: Study) -> Table:
@@ -72,6 +87,24 @@ def table(found: Study) -> Table:
     for method in found.methods:
         made.add_row(method, *map(_percent, _numbers(found, method, top)))
     made.add_row("chance", *map(_percent, _chance(found)), style="dim")
+    return made
+
+
+def policies(runs: Sequence[Run]) -> Table:
+    """One line an arm of training, the mean over seeds."""
+    made = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
+    made.title = "the policy, trained further"
+    made.caption = (
+        f"Mean accuracy of {rl.SAMPLES} completions a problem, in percent, on problems that nothing was trained on. "
+        "grpo: the verifier's word on the answer alone; distrl: with IPVRM's word on every token and its alternatives. "
+        "So few seeds tell no winner: leaderboards/miniature_rl.md has more."
+    )
+    for head in ("arm", "before", "after", "gain"):
+        made.add_column(head, justify="left" if head == "arm" else "right", no_wrap=True)
+    for arm in DEMO_ARMS:
+        found = [[t.values for t in run.scores] for run in runs if run.result.manifest.config.get("arm") == arm]
+        before, after = (fmean(fmean(v[at] for v in rows) for rows in found) for at in (0, -1))
+        made.add_row(arm, *(f"{100 * x:.1f}" for x in (before, after)), f"{100 * (after - before):+.1f}")
     return made
 
 

@@ -186,7 +186,7 @@ _DEFAULT: dict[str, Any] = {
 }
 _MINIATURE: dict[str, Any] = {
     # A policy of 0.1 M parameters and solutions of forty tokens: our choice, made on validation problems
-    # (leaderboards/results/miniature/tuning_rl.json).
+    # (leaderboards/results/miniature_rl/tuning_rl.json).
     **_PAPER,
     "rm_margin": 0.5,
     "prompts": 16,
@@ -262,7 +262,18 @@ ARMS: dict[Arm, Mapping[str, Any]] = {
         **_NO_CANDIDATES,
     },
 }
-TUNED: dict[Arm, Mapping[str, Any]] = {}
+# The best of four settings an arm on two validation seeds: leaderboards/results/miniature_rl/tuning_rl.json.
+_BRANCH: dict[str, Any] = {"alpha": 1.0, "gae_weight": 0.0}
+TUNED: dict[Arm, Mapping[str, Any]] = {
+    "grpo_ipvrm": {"gae_weight": 0.05},
+    "grpo_implicit_prm": {"gae_weight": 0.05},
+    "grpo_dpo_rm": {"gae_weight": 0.05},
+    "distrl_ipvrm": _BRANCH,
+    "distrl_implicit_prm": _BRANCH,
+    "distrl_dpo_rm": _BRANCH,
+    "distrl_ipvrm_frozen": _BRANCH,
+    "reinforce_q_rm": {"learning_rate": 1e-4},
+}
 """What the preset `miniature` changes in an arm's own values."""
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 from report_runs import write_study
 from rich.console import Console
+from rl_runs import write_training
 
 from prmbench import demo, store
 from prmbench.config import DemoConfig
 from prmbench.data import miniature, rollouts
-from prmbench.miniature import seeds, study, tuning
-from prmbench.miniature.study import Recipe
+from prmbench.miniature import experiments, recipes, seeds, study, tuning
 from prmbench.miniature.world import Sizes, World
 from prmbench.report.load import load
 from prmbench.report.study import study as gather
@@ -27,7 +26,7 @@ from prmbench.schema import UserError
 
 def test_every_method_gets_the_same_updates_of_the_same_completions() -> None:
     made = World(Path("w"), 3)
-    found = [study.options_of(made, name, recipe) for name, recipe in (study.STUDIED | tuning.settings()).items()]
+    found = [study.options_of(made, name, recipe) for name, recipe in (recipes.STUDIED | tuning.settings()).items()]
     same = {(c.steps, c.data, c.model, c.seed, c.schedule, c.warmup) for c in found}
     assert same == {(study.UPDATES, made.training, str(made.policy), 3, "cosine", 0.0)}
     completions = {c.loss: (c.batch_size or 0) * (2 if c.loss in ("dpo_rm", "q_rm") else 1) for c in found}
@@ -38,7 +37,7 @@ def test_every_method_is_tuned_on_as_many_settings() -> None:
     named = tuning.settings()
     assert set(Counter(recipe.loss for recipe in named.values()).values()) == {4}
     tuned = {recipe.loss for recipe in named.values()} | {"ipvrm_early", "ipvrm_late"}  # which take ipvrm's
-    assert {recipe.loss for recipe in study.STUDIED.values()} == tuned
+    assert {recipe.loss for recipe in recipes.STUDIED.values()} == tuned
     assert len(set(named.values())) == len(named)
 
 
@@ -49,7 +48,7 @@ def test_a_choice_sees_validation_alone() -> None:
 
 
 def test_paper_constants() -> None:
-    told = {name: (r.beta, r.margin) for name, r in study.STUDIED.items() if name.endswith("_paper")}
+    told = {name: (r.beta, r.margin) for name, r in recipes.STUDIED.items() if name.endswith("_paper")}
     assert told == {
         "ipvrm_paper": (10.0, 5.0),
         "implicit_prm_paper": (0.05, None),
@@ -66,6 +65,17 @@ def test_bad_input(tmp_path: Path) -> None:
         demo.demo(DemoConfig(seeds=0, out=tmp_path))
     with pytest.raises(UserError, match="--world smollm2"):
         demo.demo(DemoConfig(limit=3, out=tmp_path))
+
+
+def test_policies_are_told_before_and_after(tmp_path: Path) -> None:
+    for seed, (start, end) in enumerate(((0.25, 0.5), (0.5, 0.75))):
+        for arm, more in (("grpo", 0.0), ("distrl_ipvrm", 0.125)):
+            write_training(tmp_path, arm, (start, 0.2, end - more), (seed, 0))
+    console = Console(width=80, record=True)
+    console.print(demo.policies(store.read_runs(tmp_path)))
+    lines = {line.split()[0]: line.split()[1:] for line in console.export_text().splitlines() if line.strip()}
+    assert lines["grpo"] == ["37.5", "62.5", "+25.0"]
+    assert lines["distrl_ipvrm"] == ["37.5", "50.0", "+12.5"]
 
 
 def test_table_has_a_line_a_method_and_the_floor(tmp_path: Path) -> None:
@@ -92,7 +102,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
     root = tmp_path_factory.mktemp("study")
     seed = Random().randrange(10_000, 10**6)
     made = World(root / f"seed-{seed}", seed)
-    seeds.run([seed], {"ipvrm": study.METHODS["ipvrm"]}, root, root / "results", sizes=SMALL)
+    seeds.run([seed], {"ipvrm": recipes.METHODS["ipvrm"]}, root, root / "results", sizes=SMALL)
     return made, root / "results"
 
 
@@ -127,39 +137,29 @@ def test_problems_of_training_validation_and_test_are_disjoint(told: tuple[World
 @pytest.mark.slow
 def test_it_learns_and_shuffled_outcomes_teach_nothing(told: tuple[World, Path]) -> None:
     made, results = told
-    rows = rollouts.read(made.training)
-    outcomes = [r.outcome for r in rows]
-    Random(made.seed).shuffle(outcomes)
-    other = _Shuffled(made.folder, made.seed)
-    rollouts.write(other.training, [replace(r, outcome=o) for r, o in zip(rows, outcomes, strict=True)])
-    study.seed_runs(other, {"shuffled": Recipe("ipvrm")}, results, SMALL, lambda *_: None)
-    f1 = {}
+    name = "ipvrm_shuffled"
+    study.seed_runs(made, {name: experiments.SHUFFLED[name]}, results, SMALL, lambda *_: None, tasks=("steps",))
+    f1, data = {}, {}
     for path in results.glob("*.json"):
         result = store.read_run(path).result
+        data[result.manifest.model] = result.manifest.config["recipe"].get("data")
         for row in result.rows:
             if (row.subset, row.protocol, row.metric) == ("onpolicy", "step_sum/calibrated:val", "f1"):
                 f1[result.manifest.model] = row.value or 0.0
+    assert data == {"ipvrm": None, name: "shuffled"}
     assert f1["ipvrm"] > 0.6, f"seed {made.seed}"
-    assert f1["shuffled"] < f1["ipvrm"] - 0.2, f"seed {made.seed}"
-
-
-class _Shuffled(World):
-    """The same world with other training data."""
-
-    @property
-    def training(self) -> Path:
-        return self.folder / "shuffled.jsonl"
+    assert f1[name] < f1["ipvrm"] - 0.2, f"seed {made.seed}"
 
 
 @pytest.mark.slow
 def test_a_finished_seed_is_not_done_again(told: tuple[World, Path]) -> None:
     made, results = told
     before = {path: path.stat().st_mtime_ns for path in [*results.iterdir(), *made.folder.rglob("*")]}
-    study.seed_runs(made, {"ipvrm": study.METHODS["ipvrm"]}, results, SMALL, lambda *_: None)
+    study.seed_runs(made, {"ipvrm": recipes.METHODS["ipvrm"]}, results, SMALL, lambda *_: None)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 @pytest.mark.slow
 def test_a_policy_that_does_not_learn_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the policy of seed 5 is not at accuracy 0.45 after 2 updates"):
-        seeds.run([5], study.METHODS, tmp_path, tmp_path / "results", sizes=Sizes(updates=2))
+        seeds.run([5], recipes.METHODS, tmp_path, tmp_path / "results", sizes=Sizes(updates=2))

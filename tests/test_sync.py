@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -280,6 +282,21 @@ def test_stale_weights_stop_a_step(policy: Path, reference: Path) -> None:
         check(mismatch(np.array([np.nan]), np.array([0.0])), 1.0)
 
 
+@pytest.mark.slow
+def test_two_process_shards_reach_the_copy_in_every_process(policy: Path, reference: Path, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("sync_runs.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
+    command += map(str, (policy, reference, tmp_path))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        told = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert max(told["disturbed"]["rms"], told["true"]["rms"]) < 1e-5
+        assert told["disturbed"]["tokens"] == 2 * 3 * 8  # the probe looks at what both drew
+        assert told["moved"] > 0.05
+        assert [tuple(ids) for ids in told["drawn"]] == [d.ids for d in draw(loaded(policy))]
+
+
 # ---- the server's engine, against a server of a few lines
 
 
@@ -478,6 +495,6 @@ def test_the_command_that_starts_a_server() -> None:
 def test_options_and_a_missing_vllm_are_one_line(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--lora-rank 513"):
         Options("adapter", lora_rank=513).arguments("float32")
-    monkeypatch.setitem(__import__("sys").modules, "vllm", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"prmbench\[vllm\]"):
         open_vllm(str(policy), None, CPU)

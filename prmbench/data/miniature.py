@@ -171,9 +171,9 @@ def _equations(step: str) -> list[tuple[int, str, int, int]]:
 # --- data sets ------------------------------------------------------------------------------------------
 
 
-def prompts(split: Split, seed: int, count: int) -> list[Prompt]:
-    """Problems to sample completions of, in the plain format."""
-    tasks = ((i, problem(split, seed, i)) for i in range(count))
+def prompts(split: Split, seed: int, count: int, first: int = 0) -> list[Prompt]:
+    """Problems to sample completions of, in the plain format; `first` passes over those that were used elsewhere."""
+    tasks = ((i, problem(split, seed, i)) for i in range(first, first + count))
     return [
         Prompt(f"{split}-{seed}-{i}", task.prompt(), str(task.values()[-1]), shifts.PLAIN, verifier="exact")
         for i, task in tasks

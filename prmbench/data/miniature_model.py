@@ -5,6 +5,7 @@ No training here: `train-sft` does that, on miniature.examples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,16 +27,22 @@ CONTEXT = 192
 """Tokens; the longest solution in the wordiest format takes 107."""
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+_PIECES = r"(?:\n\n)?Step \d+:| ?[^ \n]+"
+_PIECES_MARKED = r"(?:\n\n)?Step \d+:|(?:\n\n| )?[^ \n]+"
+
+
+def tokenizer(extra: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Words with the blank before them, and a step's heading with its blank line: a token each.
 
     Texts of this world are therefore cut in one way only: decoding and encoding again gives the same tokens.
+    `extra`: further tokens, which get the last ids: a word with a blank line before it (data/markers.py).
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary())}, unk_token=UNKNOWN))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?:\n\n)?Step \d+:| ?[^ \n]+"), "isolated")
+    known = {token: i for i, token in enumerate([*vocabulary(), *extra])}
+    core = Tokenizer(models.WordLevel(known, unk_token=UNKNOWN))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES_MARKED if extra else _PIECES), "isolated")
     core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -51,7 +58,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def vocabulary() -> list[str]:
-    """All tokens, in the order of their ids."""
+    """All tokens of the plain world, in the order of their ids."""
     styles = [shifts.marker(name) for name in (shifts.PLAIN, *shifts.SHIFTS)]
     headings = ["Step 1:", *(f"\n\nStep {k}:" for k in range(2, HEADINGS + 1))]
     numbers = [str(n) for n in range(MODULUS)]
@@ -60,12 +67,12 @@ def vocabulary() -> list[str]:
     return [PAD, UNKNOWN, USER, ASSISTANT, END, *styles, *headings, *spoken]
 
 
-def build(folder: Path, seed: int) -> Path:
+def build(folder: Path, seed: int, extra: Sequence[str] = ()) -> Path:
     """Writes an untrained Llama of 2 layers and width 64 with its tokenizer; returns the folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    words = tokenizer()
+    words = tokenizer(extra)
     shape = LlamaConfig(
         vocab_size=len(words),
         hidden_size=64,

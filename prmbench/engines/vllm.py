@@ -11,18 +11,20 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from prmbench import distributed
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.hf import Placement
-from prmbench.engines.sampling import Sampler, Sampling
+from prmbench.engines.sampling import CPU_CACHE_BYTES, Sampler, Sampling
 from prmbench.schema import UserError
 
 Push = Literal["nothing", "weights", "adapter"]
 """What an engine is to be sent later: it must know when it starts."""
+SHARE = 0.5
+"""Of a GPU's free memory that an engine in this process takes."""
 NO_LIMIT = 2**40
 """Tokens of a batch: vLLM makes its own batches, so it may have all prompts at once."""
 LORA_RANKS = 1, 8, 16, 32, 64, 128, 256, 320, 512
@@ -52,12 +54,12 @@ class Options:
     max_tokens: int | None = None
     """Context length; None = the model's own."""
     memory: float | None = None
-    """Share of the device that must be free at the start, and that it fills where `cache_gib` is not given; None =
-    vLLM's default, nearly all of it."""
+    """Share of the device that it fills, weights and cache; None = half of what is free in process, and vLLM's default,
+    nearly all, for a server."""
     cache_gib: float | None = None
-    """Memory for keys and values; give it where training shares the device."""
+    """Memory for keys and values, whatever the share; None = 1 GiB in process on a CPU."""
     eager: bool = False
-    """Without compilation and CUDA graphs: starts faster, runs slower."""
+    """Without compilation and CUDA graphs: starts faster, runs slower. In process on a CPU always."""
 
     def arguments(self, dtype: str) -> dict[str, Any]:
         """Names and values as `vllm.LLM` takes them; None where vLLM decides."""
@@ -198,12 +200,29 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Op
             f"engine vllm: cannot be imported ({error}); pip install 'prmbench[vllm]', or use the engine hf"
         ) from error
     where = placement.resolve()
+    if where.spread:
+        raise UserError(f"--device {where.device}: vLLM takes one device a process; use auto, or a server")
     distributed.start(where.device)  # first: vLLM would make a process group of its own, of one process
-    settings = (options or Options()).arguments(where.dtype)
+    settings = _sharing(options or Options(), where.device).arguments(where.dtype)
+    if distributed.world_size() > 1:
+        settings["distributed_executor_backend"] = "external_launcher"  # each process on the GPU that is its own
     tokenizer, stops = tokens_of(name, revision)
     with _one_line(name):
         llm = vllm.LLM(model=name, revision=revision, disable_log_stats=True, **settings)
     return VllmEngine(llm, tokenizer, stops)
+
+
+def _sharing(options: Options, device: str) -> Options:
+    """With limits that leave the trainer its memory, and without compiling for a CPU, unless told otherwise."""
+    import torch
+
+    if device == "cpu":
+        cache = CPU_CACHE_BYTES / 2**30 if options.cache_gib is None else options.cache_gib
+        return replace(options, cache_gib=cache, eager=True)
+    if options.memory is not None:
+        return options
+    free, total = torch.cuda.mem_get_info(device)
+    return replace(options, memory=SHARE * free / total)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The study behind leaderboards/results/miniature, for maintainers: `python -m prmbench.miniature study` or `tune`.
+"""The studies behind leaderboards/results/miniature and miniature_rl, for maintainers: `python -m prmbench.miniature`.
 
 Only options and bars; users have `prmbench demo`, which trains fewer methods on fewer seeds.
 """
@@ -15,7 +15,7 @@ from prmbench import bridge
 from prmbench.bars import bars
 from prmbench.config import option
 
-app = typer.Typer(name="miniature", no_args_is_help=True, add_completion=False, help="The miniature study.")
+app = typer.Typer(name="miniature", no_args_is_help=True, add_completion=False, help="The miniature studies.")
 command = partial(bridge.command, app)
 
 
@@ -23,7 +23,7 @@ command = partial(bridge.command, app)
 class TuneConfig:
     """`tune`."""
 
-    worlds: Path = option(Path("runs/tuning"), "Folder for worlds, models and tuning.json; some 100 MB a seed.")
+    worlds: Path = option(Path("runs/tuning"), "Folder for worlds, models and the table; some 100 MB a seed.")
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,22 @@ class StudyConfig:
     results: Path = option(Path("leaderboards/results/miniature"), "Folder for the runs.")
 
 
+@dataclass(frozen=True)
+class RLConfig:
+    """`rl`."""
+
+    seeds: int = option(3, "How many seeds of policies and reward models.")
+    first_seed: int = option(0, "The first one.")
+    rl_seeds: int = option(3, "How many seeds of every arm on each of them.")
+    worlds: Path = option(Path("runs/miniature"), "Folder for worlds and models, some 200 MB a seed.")
+    results: Path = option(Path("leaderboards/results/miniature_rl"), "Folder for the runs.")
+
+
 @command(StudyConfig)
 def study(config: StudyConfig) -> None:
     """Train and judge every method of the study on every seed; goes on where it was interrupted."""
     from prmbench.miniature import seeds
-    from prmbench.miniature.study import STUDIED
+    from prmbench.miniature.recipes import STUDIED
 
     wanted = range(config.first_seed, config.first_seed + config.seeds)
     with bars(False) as tell:
@@ -54,6 +65,25 @@ def tune(config: TuneConfig) -> None:
 
     with bars(False) as tell:
         tuning.tune(config.worlds, tell)
+
+
+@command(RLConfig)
+def rl(config: RLConfig) -> None:
+    """Train policies by every arm on every seed, in both panels, and the experiments on reward models; resumes."""
+    from prmbench.miniature import rl as arms
+
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    with bars(False) as tell:
+        arms.study_runs(seeds, range(config.rl_seeds), config.worlds, config.results, tell)
+
+
+@command(TuneConfig)
+def tune_rl(config: TuneConfig) -> None:
+    """Run every setting of the arms' grid on the validation seeds; tuning_rl.json has the table, best first."""
+    from prmbench.miniature import tuning_rl
+
+    with bars(False) as tell:
+        tuning_rl.tune(config.worlds, tell)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ All methods get the same completions, updates and judged traces. No statistics h
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prmbench import evaluation, presets, store, train
 from prmbench.backends import load_backend
-from prmbench.config import EvalConfig, Loss, TrainRMConfig
-from prmbench.miniature import world
+from prmbench.config import EvalConfig, TrainRMConfig
+from prmbench.miniature import experiments, world
+from prmbench.miniature.recipes import TRAINING, Recipe
 from prmbench.miniature.world import Sizes, World
 from prmbench.schema import Task, Threshold, Trace
 
@@ -32,52 +32,28 @@ FINISHED = "runs.json"
 """Beside a model that has been judged: its recipe and the names of its runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What sets a method apart; None = the value of the preset `miniature`."""
-
-    loss: Loss
-    beta: float | None = None
-    margin: float | None = None
-    learning_rate: float | None = None
-
-
-METHODS: dict[str, Recipe] = {
-    "ipvrm": Recipe("ipvrm"),
-    "implicit_prm": Recipe("implicit_prm"),
-    "dpo_rm": Recipe("dpo_rm"),
-    "q_rm": Recipe("q_rm"),
-}
-"""What the demo trains."""
-STUDIED: dict[str, Recipe] = {
-    **METHODS,
-    "ipvrm_early": Recipe("ipvrm_early"),
-    "ipvrm_late": Recipe("ipvrm_late"),
-    "ipvrm_m0": Recipe("ipvrm", margin=0.0),
-    "ipvrm_paper": Recipe("ipvrm", beta=10.0, margin=5.0),
-    "implicit_prm_paper": Recipe("implicit_prm", beta=0.05),
-    "dpo_rm_paper": Recipe("dpo_rm", beta=0.05),
-    "q_rm_paper": Recipe("q_rm", beta=0.2, margin=2.0),
-}
-"""And what the study adds; `_paper`: the paper's beta and margin (METHOD: appendix C), at the tuned learning rate."""
-
-
 def seed_runs(
-    made: World, methods: Mapping[str, Recipe], out: Path, sizes: Sizes, tell: world.Tell, tuning: bool = False
+    made: World,
+    methods: Mapping[str, Recipe],
+    out: Path,
+    sizes: Sizes,
+    tell: world.Tell,
+    tuning: bool = False,
+    tasks: Collection[Task] = world.JUDGED,
 ) -> None:
-    """Builds the world, trains every method on it and judges it; what is finished is not done again.
+    """Builds the world, trains every method on it and judges it on `tasks`; what is finished is not done again.
 
     `tuning`: judges on the subset `val` alone, which is all that a choice between recipes may see.
     """
     left = {name: recipe for name, recipe in methods.items() if not _finished(made, name, recipe, out)}
     if not left:
         return
-    world.build(made, sizes, tell)
-    traces, rules = world.loaded(made), RULES
+    world.build(made, sizes, tell, tasks)
+    traces, rules = world.loaded(made, tasks), RULES
     if tuning:
         traces, rules = {"steps": [t for t in traces["steps"] if t.subset == TUNING]}, TUNING_RULES
     for name, recipe in left.items():
-        _train(made, name, recipe, tell)
+        trained(made, name, recipe, tell)
         _judge(made, name, recipe, traces, rules, out)
 
 
@@ -86,7 +62,7 @@ def options_of(made: World, name: str, recipe: Recipe) -> TrainRMConfig:
     pairwise = recipe.loss in ("dpo_rm", "q_rm")
     config = TrainRMConfig(
         model=str(made.policy),
-        data=made.training,
+        data=made.data(recipe.data),
         device="cpu",
         preset="miniature",
         loss=recipe.loss,
@@ -104,10 +80,14 @@ def options_of(made: World, name: str, recipe: Recipe) -> TrainRMConfig:
 def facts(config: TrainRMConfig) -> dict[str, Any]:
     """What tells recipes apart, for manifests; `config` must be resolved."""
     told = {name: getattr(config, name) for name in ("loss", "beta", "margin", "learning_rate", "schedule")}
-    return {**told, "updates": config.steps, "completions": COMPLETIONS}
+    told |= {"updates": config.steps, "completions": COMPLETIONS}
+    data = config.data.stem if config.data else TRAINING
+    return told if data == TRAINING else {**told, "data": data}
 
 
-def _train(made: World, name: str, recipe: Recipe, tell: world.Tell) -> None:
+def trained(made: World, name: str, recipe: Recipe, tell: world.Tell) -> None:
+    """Trains a method on a world that is built; nothing when it is trained."""
+    experiments.write_data(made, recipe.data)
     train.train(options_of(made, name, recipe), lambda done, most, _: tell(name, done, most))
 
 

@@ -12,9 +12,11 @@ from statistics import fmean
 from typing import Any
 
 from prmbench import store
+from prmbench.bars import Tell
 from prmbench.config import Loss
 from prmbench.miniature import seeds
-from prmbench.miniature.study import TUNING, Recipe
+from prmbench.miniature.recipes import Recipe
+from prmbench.miniature.study import TUNING
 
 SEEDS = (1000, 1001)
 """Validation seeds; a study begins at 0."""
@@ -40,7 +42,7 @@ def settings() -> dict[str, Recipe]:
     }
 
 
-def tune(root: Path, tell: seeds.Tell | None = None) -> dict[str, Any]:
+def tune(root: Path, tell: Tell | None = None) -> dict[str, Any]:
     """Trains every setting on every validation seed; the table of F1s, best first, also in `root/tuning.json`."""
     out = root / "runs"
     named = settings()

@@ -5,7 +5,7 @@ Made by the functions behind train-sft and rollout, into the files those command
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from prmbench import data, montecarlo, policy, rollout, train, verify
 from prmbench.config import RolloutConfig, TrainConfig
-from prmbench.data import miniature, miniature_model, prompts, rollouts, views
+from prmbench.data import markers, miniature, miniature_model, prompts, rollouts, views
 from prmbench.data.miniature import Split
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.hf import HFEngine
@@ -24,6 +24,8 @@ Tell = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, out of how much)."""
 MAX_TOKENS = 80
 """Longest completion; a right one in the plain format takes 46 tokens at most."""
+JUDGED: tuple[Task, ...] = ("steps", "best_of_n", "calibration")
+"""What reward models are judged on."""
 BATCH = 32
 """Of the policy's training: larger ones learn little in the same time."""
 FIRST_LOOK, LOOK_EVERY, LOOK_PROMPTS = 200, 10, 200
@@ -61,6 +63,8 @@ class World:
 
     folder: Path
     seed: int
+    marked: bool = False
+    """Whether the policy learns to end in a late marker, which says nothing (data/markers.py); else the plain world."""
 
     @property
     def policy(self) -> Path:
@@ -70,7 +74,11 @@ class World:
     @property
     def training(self) -> Path:
         """Right and wrong completions of mixed prompts, one of each: pairs, or points."""
-        return self.folder / "training.jsonl"
+        return self.data("training")
+
+    def data(self, name: str) -> Path:
+        """Completions to train reward models on, by name: `training`, or what experiments.py makes of it."""
+        return self.folder / f"{name}.jsonl"
 
     @property
     def steps(self) -> Path:
@@ -88,21 +96,25 @@ class World:
         return self.folder / "prefixes.jsonl"
 
 
-def build(world: World, sizes: Sizes, tell: Tell) -> None:
-    """Makes what is not there yet. Raises UserError when the policy does not learn."""
+def build(world: World, sizes: Sizes, tell: Tell, tasks: Collection[Task] = JUDGED) -> None:
+    """Makes what is not there yet: a policy, training data, and what `tasks` are judged on.
+
+    Raises UserError when the policy does not learn.
+    """
     world.folder.mkdir(parents=True, exist_ok=True)
     _train_policy(world, sizes, tell)
     _sample_training(world, sizes, tell)
-    _sample_judged(world, sizes, tell)
+    if tasks:
+        _sample_judged(world, sizes, tell)
+    if "calibration" in tasks:
+        _value_prefixes(world, sizes, tell)
 
 
-def loaded(world: World) -> dict[Task, Sequence[Trace]]:
+def loaded(world: World, tasks: Collection[Task] = JUDGED) -> dict[Task, Sequence[Trace]]:
     """Task -> the traces that models are judged on, read as `prmbench eval` reads them."""
-    return {
-        "steps": data.load("processbench", world.steps).traces,
-        "best_of_n": data.load("best_of_n", world.candidates).traces,
-        "calibration": data.load("calibration", world.prefixes).traces,
-    }
+    files = {"processbench": world.steps, "best_of_n": world.candidates, "calibration": world.prefixes}
+    named = zip(JUDGED, files.items(), strict=True)
+    return {task: data.load(name, path).traces for task, (name, path) in named if task in tasks}
 
 
 # --- the policy -----------------------------------------------------------------------------------------
@@ -111,7 +123,7 @@ def loaded(world: World) -> dict[Task, Sequence[Trace]]:
 def _train_policy(world: World, sizes: Sizes, tell: Tell) -> None:
     start, examples = world.folder / "start", world.folder / "examples.jsonl"
     if not (start / "model.safetensors").exists():
-        miniature_model.build(start, world.seed)
+        miniature_model.build(start, world.seed, markers.TOKENS if world.marked else ())
     config = TrainConfig(
         model=str(start),
         data=examples,
@@ -123,7 +135,9 @@ def _train_policy(world: World, sizes: Sizes, tell: Tell) -> None:
         out=world.policy,
     )
     if not examples.exists():
-        rollouts.write(examples, miniature.examples(world.seed, sizes.updates * BATCH))
+        shown = miniature.examples(world.seed, sizes.updates * BATCH)
+        shown = markers.marked(shown, markers.UNINFORMATIVE, world.seed) if world.marked else shown
+        rollouts.write(examples, shown)
     asked = miniature.prompts("validation", world.seed, LOOK_PROMPTS)
     found: dict[int, float] = {}
 
@@ -159,38 +173,47 @@ def _sample_training(world: World, sizes: Sizes, tell: Tell) -> None:
 
 
 def _sample_judged(world: World, sizes: Sizes, tell: Tell) -> None:
-    """Traces come from twice as many prompts as are needed, so that all kinds are found among them."""
-    test = _sampled(world, "test", max(sizes.choices, 2 * sizes.judged), sizes.candidates, tell)
-    val = _sampled(world, "validation", 2 * sizes.judged, 2, tell)
+    """Traces come from twice as many prompts as are needed, so that all kinds are found among them; without markers."""
+    test = _sampled_bare(world, "test", max(sizes.choices, 2 * sizes.judged), sizes.candidates, tell)
+    val = _sampled_bare(world, "validation", 2 * sizes.judged, 2, tell)
     traces = miniature.on_policy(test, "onpolicy", sizes.judged)
     shifted = miniature.shifted(miniature.on_policy(test, "onpolicy", sizes.shifted))
     injected = miniature.injected("test", world.seed, sizes.judged)
     miniature.write_traces(world.steps, [*miniature.on_policy(val, "val", sizes.judged), *traces, *injected, *shifted])
     groups = [list(rows) for _, rows in groupby(test, key=lambda r: r.group)][: sizes.choices]
     rollouts.write(world.candidates, [replace(r, subset="test") for rows in groups for r in rows])
-    _value_prefixes(world, miniature.on_policy(test, "onpolicy", sizes.valued), sizes.continuations, tell)
 
 
-def _value_prefixes(world: World, traces: Sequence[Trace], continuations: int, tell: Tell) -> None:
+def _value_prefixes(world: World, sizes: Sizes, tell: Tell) -> None:
     if world.prefixes.exists():
         return
+    test = rollouts.read(_drawn(world, "test"))
+    traces = miniature.on_policy(map(markers.unmarked, test), "onpolicy", sizes.valued)
     engine = policy.open_policy(_sampling(world.seed, model=str(world.policy)))
     how = Sampling(max_new_tokens=MAX_TOKENS)
     valued = []
-    for trace in montecarlo.prefix_success(engine, traces, miniature.solves, continuations, how, world.seed):
+    for trace in montecarlo.prefix_success(engine, traces, miniature.solves, sizes.continuations, how, world.seed):
         valued.append(trace)
         tell("prefix success", len(valued), len(traces))
     miniature.write_traces(world.prefixes, valued)
 
 
+def _sampled_bare(world: World, split: Split, count: int, group: int, tell: Tell) -> list[Rollout]:
+    return [markers.unmarked(r) for r in _sampled(world, split, count, group, tell)]
+
+
 def _sampled(world: World, split: Split, count: int, group: int, tell: Tell) -> list[Rollout]:
     """What `prmbench rollout` draws for the split's prompts."""
-    asked, out = world.folder / f"{split}-prompts.jsonl", world.folder / f"{split}-rollouts.jsonl"
+    asked, out = world.folder / f"{split}-prompts.jsonl", _drawn(world, split)
     if not asked.exists():
         miniature.write_prompts(asked, miniature.prompts(split, world.seed, count))
     config = _sampling(world.seed, model=str(world.policy), data=asked, group_size=group, out=out)
     rollout.rollout(config, lambda done, most, _: tell(f"{split} rollouts", done, most))
     return rollouts.read(out)
+
+
+def _drawn(world: World, split: Split) -> Path:
+    return world.folder / f"{split}-rollouts.jsonl"
 
 
 def _sampling(seed: int, **given: Any) -> RolloutConfig:

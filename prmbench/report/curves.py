@@ -21,7 +21,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "other methods": (BASE, "distrl_ipvrm", "grpo_ipvrm", "grpo_extra", "prime", "spro", "reinforce_q_rm"),
     "reward models": (BASE, "distrl_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm"),
     UPDATE: (BASE, "distrl_ipvrm", "distrl_frozen", "distrl_naive", "distrl_dlw", "distrl_adb", "distrl_sft"),
-    "candidates": (BASE, "distrl_ipvrm", "distrl_pmin_0.05", "distrl_pmin_0.2", "distrl_alpha_0.01", "distrl_alpha_1"),
+    "candidates": (BASE, "distrl_ipvrm", "distrl_pmin_0.05", "distrl_pmin_0.2", "distrl_alpha_0.01", "distrl_paper"),
 }
 """Arms that share a panel; those of no family share one more."""
 COMMON = {BASE, "distrl_ipvrm"}

@@ -27,7 +27,7 @@ ARMS = (
     *("grpo", "grpo_extra", "grpo_ipvrm", "grpo_implicit_prm", "grpo_dpo_rm"),
     *("distrl_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm"),
     *("distrl_frozen", "distrl_ipvrm_frozen", "distrl_naive", "distrl_dlw", "distrl_adb", "distrl_sft"),
-    *("distrl_pmin_0.05", "distrl_pmin_0.2", "distrl_alpha_0.01", "distrl_alpha_1"),
+    *("distrl_pmin_0.05", "distrl_pmin_0.2", "distrl_alpha_0.01", "distrl_alpha_0.1", "distrl_paper"),
     *("prime", "spro", "reinforce_q_rm", "rm_as_policy_ipvrm", "rm_as_policy_implicit_prm"),
 )
 """In table order; others follow."""

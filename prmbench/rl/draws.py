@@ -136,8 +136,10 @@ def first(job: Job) -> Draw:
         raise UserError(f"--first-rollouts {job.config.first_rollouts}: no prompt has right and wrong completions")
     mine = list(enumerate(kept))[distributed.rank() :: distributed.world_size()]
     rows = tuple(row for place, group in mine for row in _encoded(group, place, job))
-    tally = sum((_tally(group) for group in drawn), Counter[str]())
-    return Draw(rows, {**tally, "rounds": 0, "groups": len(kept)}, 0)
+    tally: Counter[str] = Counter()
+    for group in drawn:
+        tally.update(_tally(group))
+    return Draw(rows, {**{name: float(tally[name]) for name in TALLY}, "rounds": 0, "groups": len(kept)}, 0)
 
 
 def _encoded(group: Sequence[Rollout], place: int, job: Job) -> Iterator[Row]:

@@ -219,6 +219,7 @@ def prepare(config: DistRLConfig) -> Job:
     template = common.template_source(config)
     prompts = tuple(prompt_files.load(config.data, (), config.limit))
     validation = tuple(prompt_files.load(config.validation_data)) if config.validation_data else ()
+    _check_apart(prompts, validation)
     drawing = _drawing(config)
     for kind in sorted({kind_of(prompt, drawing) for prompt in (*prompts, *validation)}):
         verify.need(kind)
@@ -248,6 +249,13 @@ def prepare(config: DistRLConfig) -> Job:
         ),
         identity=_identity(config, setup, source, revisions, prompts, validation),
     )
+
+
+def _check_apart(prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> None:
+    trained = {prompt.text for prompt in prompts}
+    shared = [prompt.id for prompt in validation if prompt.text in trained]
+    if shared:
+        raise UserError(f"--validation-data: prompt {shared[0]} is in --data, too ({len(shared)} are); take them out")
 
 
 def _reward_shape(config: DistRLConfig, placement: Placement, shape: HFEngine) -> HFEngine | None:
