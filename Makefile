@@ -57,9 +57,12 @@ test-vllm: .venv-vllm/.stamp ## run vLLM itself, in process and as a server; VLL
 	.venv-vllm/bin/python -m pip install --no-deps --no-build-isolation -e .
 	touch $@
 
-bench: install ## measure scoring and training speed against a plain loop
+bench: install ## measure the speed of scoring, training and RL steps against the usual ways
 	$(BIN)/python benchmarks/score_throughput.py
 	$(BIN)/python benchmarks/train_throughput.py
+	$(BIN)/python benchmarks/distrl_step.py
+	$(BIN)/python benchmarks/grpo_step.py --updates 4
+	$(BIN)/python benchmarks/candidate_head.py
 
 study: install ## train and judge three reward models on real rollouts: DATA=folder; hours on two cores, resumes
 	PYTHON=$(BIN)/python LIMIT=$(LIMIT) leaderboards/studies/smollm2.sh "$(DATA)"

@@ -333,7 +333,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(benchmark_folder: Pa
     ("text", "says"),
     [
         ("modle = 'x'", "unknown option 'modle'"),
-        ("[eval]\nmodel = 'x'", "unknown option 'eval'"),
+        ("[eval]\nmodel = 'x'", "unknown option 'eval_model'"),
         ("seed = '1'", "seed is '1'; expected int"),
         ("seed = true", "seed is True; expected int"),
         ("limit = 1.5", "limit is 1.5; expected int"),

@@ -1,0 +1,144 @@
+"""The head of the candidate branch against log_softmax over all positions, at SmolLM2's shapes: memory and time.
+
+Three parts of a step: `old` (log-probability, entropy and candidates, no gradient), `frozen` (log-probability of the
+drawn token and ten candidates, gradient to the states: LoRA) and `trained` (gradient to the head, too); `one` is
+`trained` for the drawn token alone, as without candidates. Both sides must agree first. Prints one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from score_throughput import peak_of, seconds
+from torch import Tensor
+from train_throughput import cpu_seconds
+
+from prmbench import head
+
+WIDTH, VOCABULARY = 576, 49152
+P_MIN, MOST = 0.1, 10
+PARTS = ("old", "frozen", "trained", "one")
+TOLERANCE = 1e-5
+"""Of log-probabilities and entropies in nats; of gradients relative to the largest."""
+Found = tuple[Tensor, ...]
+
+
+def inputs(rows: int, part: str, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """States, head and token ids; sharp enough that some tokens pass P_min."""
+    torch.manual_seed(0)
+    hidden = torch.randn(rows, WIDTH, device=device).requires_grad_(part != "old")
+    weight = (0.3 * torch.randn(VOCABULARY, WIDTH, device=device)).requires_grad_(part in ("trained", "one"))
+    wide = 1 if part in ("old", "one") else 1 + MOST
+    return hidden, weight, torch.randint(VOCABULARY, (rows, wide), device=device)
+
+
+def ours(part: str, hidden: Tensor, weight: Tensor, ids: Tensor) -> Found:
+    """head.py."""
+    if part == "old":
+        found = head.candidates(hidden, weight, ids[:, 0], P_MIN)
+        return found.logprobs, found.entropy, found.candidate_logprobs
+    return _backward(head.logprobs_at(hidden, weight, ids)[0], hidden, weight)
+
+
+def peer(part: str, hidden: Tensor, weight: Tensor, ids: Tensor) -> Found:
+    """A block of [rows, vocabulary]."""
+    if part == "old":
+        with torch.no_grad():
+            every = torch.log_softmax(hidden @ weight.T, -1)
+            top = every.topk(MOST).values
+            entropy = -(every.exp() * every).sum(-1)
+            return every.gather(1, ids)[:, 0], entropy, top.masked_fill(top < math.log(P_MIN), 0.0)
+    return _backward(torch.log_softmax(hidden @ weight.T, -1).gather(1, ids), hidden, weight)
+
+
+def _backward(logprobs: Tensor, hidden: Tensor, weight: Tensor) -> Found:
+    """As a loss would; another weight for every token, so that no gradient cancels."""
+    (logprobs * torch.linspace(-1, 1, logprobs.numel(), device=logprobs.device).view_as(logprobs)).sum().backward()
+    found = tuple(x.grad for x in (hidden, weight) if x.grad is not None)
+    hidden.grad = weight.grad = None
+    return (logprobs.detach(), *found)
+
+
+SIDES: dict[str, Callable[[str, Tensor, Tensor, Tensor], Found]] = {"ours": ours, "peer": peer}
+
+
+def check_same(rows: int, device: str) -> float:
+    """Largest difference. Exits when it is too large."""
+    worst = 0.0
+    for part in PARTS:
+        given = inputs(rows, part, device)
+        for k, (mine, theirs) in enumerate(zip(ours(part, *given), peer(part, *given), strict=True)):
+            scale = float(theirs.abs().max()) if part != "old" and k else 1.0
+            worst = max(worst, float((mine - theirs).abs().max()) / scale)
+    if not worst <= TOLERANCE:
+        sys.exit(f"the two sides differ by {worst:.3g}; nothing was measured")
+    return worst
+
+
+def added(side: str, part: str, options: argparse.Namespace) -> float:
+    """MiB at the peak of one call above what lay there before: in a process of its own."""
+    given = inputs(options.rows, part, options.device)
+    SIDES[side](part, *inputs(8, part, options.device))  # what the first call of all leaves behind
+    before = peak_of(lambda: None)
+    return 1024 * (peak_of(lambda: SIDES[side](part, *given)) - before)
+
+
+def added_elsewhere(side: str, part: str) -> float:
+    """`added` of a new process."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--only", side, part]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Parses, checks, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=768, help="completion tokens of a micro-batch")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--cpu-seconds", action="store_true", help="not the wall clock: where others use the cores too")
+    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        print(added(*options.only, options))
+        return
+    worst = check_same(32, options.device)
+    clock = cpu_seconds if options.cpu_seconds else seconds
+    memory = {part: {side: added_elsewhere(side, part) for side in SIDES} for part in PARTS}
+    times: dict[str, dict[str, list[float]]] = {part: {side: [] for side in SIDES} for part in PARTS}
+    for part in PARTS:
+        given = inputs(options.rows, part, options.device)
+        for _ in range(options.rounds):
+            for side, run in SIDES.items():
+                times[part][side].append(clock(partial(run, part, *given)))
+    medians = {part: {side: statistics.median(t) for side, t in both.items()} for part, both in times.items()}
+    result = {
+        "benchmark": "candidate_head",
+        "ratio": {part: round(m["ours"] / m["peer"], 3) for part, m in medians.items()},
+        "memory_ratio": {part: round(m["ours"] / m["peer"], 3) for part, m in memory.items()},
+        "candidates_over_one": round(medians["trained"]["ours"] / medians["one"]["ours"], 3),
+        "seconds": {part: {side: round(t, 3) for side, t in m.items()} for part, m in medians.items()},
+        "added_mib": {part: {side: round(m, 1) for side, m in both.items()} for part, both in memory.items()},
+        "unit": "seconds and MiB a call",
+        "clock": "CPU seconds" if options.cpu_seconds else "wall",
+        "rounds": options.rounds,
+        "largest_difference": worst,
+        "rows": options.rows,
+        "width": WIDTH,
+        "vocabulary": VOCABULARY,
+        "chunk": head.CHUNK,
+        "device": options.device,
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What a step of DistRL costs, counted: forward passes per completion, floating-point operations, bytes of a sync."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rl_fixtures import lines, options, run, save_policy, save_prompts
+from torch.utils.flop_counter import FlopCounterMode
+
+from prmbench import distrl
+from prmbench.engines.hf import Placement
+from prmbench.engines.sync import Adapter, Weights, adapter_of, weights_of
+from prmbench.rl import models
+from prmbench.training.model import Forward, Setup, open_runner
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_policy(tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    return save_prompts(tmp_path / "prompts.jsonl")
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Counter[str]]:
+    """The models that a run opens, and the rows that go through each: policy first, then reward model, then start."""
+    opened: list[Any] = []
+    passed: Counter[str] = Counter()
+    inner = open_runner
+
+    def watching(*args: Any) -> Any:
+        runner = inner(*args)
+        name = ("policy", "rm", "start")[len(opened)]
+        opened.append(runner)
+        runner.module.register_forward_hook(lambda _, given, __: passed.update({name: len(given[0])}))
+        return runner
+
+    for module in (models, distrl):
+        monkeypatch.setattr(module, "open_runner", watching)
+    return opened, passed
+
+
+@pytest.mark.parametrize(
+    ("arm", "more", "expected"),
+    [
+        ("distrl_ipvrm", {}, {"policy": 2, "rm": 2}),
+        ("distrl_ipvrm", {"lora_rank": 2}, {"policy": 2, "rm": 2}),
+        ("distrl_dpo_rm", {"minibatch": 1, "rm_minibatch": 1}, {"policy": 2, "rm": 2}),
+        ("distrl_ipvrm_frozen", {}, {"policy": 2, "rm": 1}),
+        ("grpo", {}, {"policy": 2}),
+    ],
+)
+def test_two_passes_of_policy_and_reward_model_and_none_of_a_reference(
+    arm: Any,
+    more: dict[str, Any],
+    expected: dict[str, int],
+    start: Path,
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened, passed = watched(monkeypatch)
+    run(options(start, prompts, tmp_path / "out", arm=arm, **more))
+    used = sum(line["kept"] for line in lines(tmp_path / "out"))
+    assert used == 24
+    assert {name: rows / used for name, rows in passed.items()} == expected
+    assert len(opened) == len(expected)
+
+
+def test_operations_are_those_of_eight_forward_passes(
+    start: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of both models a pass without and one with gradients, which is three; the head's logits once more, backwards.
+
+    A unit is a pass of the body, or of the head, over what a micro-batch holds, padding included. Products inside the
+    attention are in neither number: on a CPU they are one operation that FlopCounterMode does not know.
+    """
+    body = head = 0
+    inner = Forward.forward
+    config = dict(hidden=16, inside=24, layers=2, kv=8, vocabulary=10)
+    h, i, kv = config["hidden"], config["inside"], config["kv"]
+    weights = config["layers"] * (h * h * 2 + h * kv * 2 + 3 * h * i)
+
+    def counting(self: Any, ids: torch.Tensor, reads: torch.Tensor, targets: torch.Tensor, p_min: Any = None) -> Any:
+        nonlocal body, head
+        tokens = ids.numel()
+        times = 3 if torch.is_grad_enabled() else 1
+        body += times * tokens * 2 * weights
+        head += (4 if times == 3 else 1) * len(reads) * 2 * h * config["vocabulary"]
+        return inner(self, ids, reads, targets, p_min)
+
+    monkeypatch.setattr(Forward, "forward", counting)
+    learnt: list[int] = []
+    inner_learn = distrl._learn
+
+    def counted(*args: Any) -> Any:
+        with FlopCounterMode(display=False) as flops:
+            found = inner_learn(*args)
+        learnt.append(flops.get_total_flops())
+        return found
+
+    monkeypatch.setattr(distrl, "_learn", counted)
+    run(options(start, prompts, tmp_path / "out", batch_tokens=100_000, steps=1, adb=False, dlw=False))
+    assert sum(learnt) <= 1.05 * (body + head)
+    assert sum(learnt) >= 0.95 * (body + head)  # it is what is counted
+
+
+def test_a_sync_sends_two_bytes_a_weight_or_the_adapter_alone(start: Path, tmp_path: Path) -> None:
+    whole = open_runner(str(start), None, "lm", Setup(Placement("cpu", "bfloat16")))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "adapter").mkdir()
+    Weights(whole.model, whole.engine.tokenizer, torch.bfloat16)(tmp_path / "weights", weights_of(whole.model)() or {})
+    count = sum(p.numel() for p in whole.model.parameters())
+    header = 8 * 1024  # names and shapes
+    assert (tmp_path / "weights" / "model.safetensors").stat().st_size <= 2 * count + header
+    adapted = open_runner(str(start), None, "lm", Setup(Placement("cpu", "float32"), lora_rank=2))
+    state = adapter_of(adapted.model)() or {}
+    Adapter(adapted.adapters.peft_config["default"])(tmp_path / "adapter", state)
+    trained = sum(p.numel() for p in adapted.trained)
+    size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert 4 * trained <= size <= 4 * trained + header
+    assert trained == sum(tensor.numel() for tensor in state.values())
