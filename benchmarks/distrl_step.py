@@ -34,7 +34,7 @@ SMALL = {"miniature": Size("miniature", 16, 4, 64, 1), "smollm2": Size("smollm2"
 
 def step(run: distrl.Run, scene: Scene) -> Mapping[str, Any]:
     """Old log-probabilities, reward model, advantages, policy."""
-    return distrl._learn(run, scene.draw, False)
+    return distrl.learn(run, scene.draw, False)
 
 
 def check_same(lines: Mapping[str, Mapping[str, Any]], alpha: float) -> dict[str, float]:

@@ -149,7 +149,7 @@ def trainer(scene: Scene, size: Size, folder: Path, steps: int, callbacks: Seque
 def ours(scene: Scene, folder: Path) -> Callable[[], Mapping[str, Any]]:
     """A step on the scene's policy, which it moves."""
     run = run_of(scene, replace(fixed(scene, "grpo"), learning_rate=RATE), folder / "ours")
-    return lambda: distrl._learn(run, scene.draw, False)
+    return lambda: distrl.learn(run, scene.draw, False)
 
 
 def weights(model: torch.nn.Module) -> Tensor:

@@ -20,7 +20,13 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 
 from prmbench import distributed, store
 
@@ -99,14 +105,23 @@ def load(found: Checkpoint, state: dict[str, Any]) -> None:
         dcp.load(state, checkpoint_id=found.path, no_dist=distributed.world_size() == 1)
 
 
-def training_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What `save` and `load` take: the weights that are trained, and the optimizer's state, by parameter name."""
+def training_state(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """What `save` and `load` take: the weights that are trained, and the optimizer's state, by parameter name.
+
+    None for an optimizer that has not made a step yet: to ask for its state would make torch step it, with gradients of
+    zero, and count that.
+    """
+    if optimizer is None:
+        return {"model": get_model_state_dict(model, options=_OPTIONS)}
     weights, moments = get_state_dict(model, optimizer, options=_OPTIONS)
     return {"model": weights, "optimizer": moments}
 
 
-def put_back(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def put_back(model: nn.Module, optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> None:
     """Inverse of `training_state`."""
+    if optimizer is None:
+        set_model_state_dict(model, state["model"], options=_OPTIONS)
+        return
     set_state_dict(
         model,
         optimizer,

@@ -92,7 +92,7 @@ def table(found: Study) -> Table:
 
 def policies(runs: Sequence[Run]) -> Table:
     """One line an arm of training, the mean over seeds."""
-    made = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False, min_width=64)
     made.title = "the policy, trained further"
     made.caption = (
         f"Mean accuracy of {rl.SAMPLES} completions a problem, in percent, on problems that nothing was trained on. "

@@ -23,7 +23,7 @@ from prmbench.rl.alarms import alarms
 from prmbench.rl.credit import Scored
 from prmbench.rl.draws import Draw
 from prmbench.rl.log import Log, Tell, tracker
-from prmbench.rl.memory import within_memory
+from prmbench.rl.memory import drawing, within_memory
 from prmbench.rl.models import Models, Old
 from prmbench.rl.result import Finished, export, known_result
 from prmbench.rl.rows import Micro, Rows, micro_batches
@@ -153,7 +153,7 @@ def _loop(run: Run, stopped: Callable[[], bool]) -> None:
             _leave(run)
         line: dict[str, Any] = {"step": at.done + 1 - job.first, **monitors.drawn(draw)}
         if draw.tally["groups"]:
-            line |= _learn(run, draw, first)
+            line |= learn(run, draw, first)
         line["skipped"] = at.left_out - left_out
         at.done, at.cursor = at.done + 1, draw.cursor
         # 6. What is written down, validation, checkpoint.
@@ -173,7 +173,7 @@ def _loop(run: Run, stopped: Callable[[], bool]) -> None:
             raise KeyboardInterrupt
 
 
-def _learn(run: Run, draw: Draw, first: bool) -> dict[str, Any]:
+def learn(run: Run, draw: Draw, first: bool) -> dict[str, Any]:
     """Parts 2 to 5 of a step, on groups of mixed outcomes."""
     job, config, found = run.job, run.job.config, run.models
     rows = Rows(draw.rows, found.policy.device)
@@ -199,7 +199,12 @@ def _learn(run: Run, draw: Draw, first: bool) -> dict[str, Any]:
     line |= given.facts
     # 5. The policy, by both branches (Eq. 14).
     line |= _update_policy(run, rows, updates.target(rows, before, given, weight, config), first)
-    if config.validate_every and (run.at.done + 1 - job.first) % config.validate_every == 0 and not first:
+    if (
+        job.validation
+        and config.validate_every
+        and (run.at.done + 1 - job.first) % config.validate_every == 0
+        and not first
+    ):
         line["kl_sft"] = _kl_start(run, rows, before)
     return line
 
@@ -232,14 +237,15 @@ def _step(run: Run, name: str, runner: Runner, loss: float, peak: float | None) 
     norm = optimiser.clip(runner.trained, run.job.config.max_grad_norm)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         runner.module.zero_grad(set_to_none=True)
-        run.at.skipped, run.at.left_out = run.at.skipped + 1, run.at.left_out + 1
-        if run.at.skipped >= PATIENCE:
+        run.at.skipped[name] = run.at.skipped.get(name, 0) + 1
+        run.at.left_out += 1
+        if run.at.skipped[name] >= PATIENCE:
             raise NonFiniteError(
                 f"step {run.at.done + 1}: {name} loss {loss}, gradient norm {norm}, {PATIENCE} times in a row; the "
                 f"last checkpoint is kept; try a lower learning rate or --dtype float32"
             )
         return 0.0
-    run.at.skipped = 0
+    run.at.skipped[name] = 0
     optimiser.step(run.optimizers[name], rate(run.job.config, peak, run.at.done))
     return norm
 
@@ -279,7 +285,8 @@ def _drawn(run: Run, first: bool) -> Draw:
     known = state.kept(run.job, run.at.done)
     if known is not None:
         return known
-    draw = draws.first(run.job) if first else draws.draw(run.job, run.source.link.sampler, run.verifier, run.at.cursor)
+    sampler = run.source.link.sampler
+    draw = draws.first(run.job) if first else drawing(lambda: draws.draw(run.job, sampler, run.verifier, run.at.cursor))
     state.keep(run.job, run.at.done, draw)
     return draw
 
@@ -302,7 +309,8 @@ def _kl_start(run: Run, rows: Rows, before: Old) -> float | None:
 
 def _validate(run: Run, step: int) -> None:
     if run.job.validation:
-        run.log.validation(step, validate(run.job, run.source.link.sampler, run.verifier))
+        sampler = run.source.link.sampler
+        run.log.validation(step, drawing(lambda: validate(run.job, sampler, run.verifier)))
 
 
 def _save(run: Run) -> None:

@@ -77,8 +77,10 @@ class DistRLConfig(LoadConfig):
     reference: Literal["behaviour", "sft"] | None = option(
         None, "Reference of the log-ratio: the policy that drew the completions (Table 9), or the start of training."
     )
-    adb: bool | None = option(None, "Difficulty offset V(x) = logit of a prompt's accuracy in its loss, Eq. 15.")
-    dlw: bool | None = option(None, "Rare outcomes of a prompt weigh more in its loss, Eq. 15.")
+    adb: bool | None = option(
+        None, "Difficulty offset V(x) = logit of a prompt's accuracy in its loss (15); not dpo_rm."
+    )
+    dlw: bool | None = option(None, "Rare outcomes of a prompt weigh more in its loss (15); not dpo_rm.")
     dlw_normalize: bool | None = option(None, "A prompt's weights scaled to mean 1 (release).")
     # Completions.
     group_size: int | None = option(None, "Completions per prompt (paper: 4; release: 16).")
@@ -89,6 +91,7 @@ class DistRLConfig(LoadConfig):
         None, "A completion cut by length: drop its prompt's group (release), leave out its tokens, or keep it."
     )
     max_new_tokens: int = option(2048, "Longest completion (release: 2048).")
+    draw_tokens: int | None = option(None, "Tokens, prompts included, that transformers draws at a time (by device).")
     verifier: Literal["auto", "math", "exact", "gym"] = option("auto", "Who checks answers; see rollout.")
     split: Literal["paragraph", "line", "numbered"] = option("paragraph", "How free text becomes steps; see rollout.")
     first_rollouts: Path | None = option(
@@ -154,6 +157,8 @@ _RELEASE: dict[str, Any] = {
     # The authors' config: n = 16, 1024 prompts of which 512, full parameters, process advantage centred over the batch,
     # whitened and weighted 0.05, no TD at the last token, means over tokens and over candidate mass, dual clip 3,
     # weights of Eq. 15 scaled within the prompt, reward-model updates of 128 sequences, policy updates of 128 prompts.
+    # Not as there: its candidates are five at most and hold the token drawn, likely or not; and a step that lacks mixed
+    # prompts is filled up with others.
     **_PAPER,
     "gae_weight": 0.05,
     "td_normalize": "batch",
@@ -232,6 +237,7 @@ ARMS: dict[Arm, Mapping[str, Any]] = {
         "credit": "rloo",
         "gae_weight": 1.0,
         "whiten": True,
+        "zero_terminal": False,
         "reference": "sft",
         "adb": False,
         "dlw": False,
@@ -244,6 +250,8 @@ ARMS: dict[Arm, Mapping[str, Any]] = {
         "rm_update": "frozen",
         "reference": "sft",
         "credit": "masked_step",
+        "whiten": False,
+        "zero_terminal": False,
         "rm_beta": 0.05,
         "rm_margin": 0.0,
         "gae_weight": 1.0,
@@ -258,6 +266,8 @@ ARMS: dict[Arm, Mapping[str, Any]] = {
         "rm_update": "frozen",
         "credit": "score",
         "gae_weight": 1.0,
+        "whiten": False,
+        "zero_terminal": False,
         "minibatch": 0,
         **_NO_CANDIDATES,
     },
@@ -303,6 +313,8 @@ def _check(values: Mapping[str, Any]) -> None:
         raise UserError(f"--reward {values['reward']}: --alpha and --gae-weight are both 0; raise one of them")
     if values.get("rm_model") == SELF and (values["reference"] != "sft" or values["rm_update"] != "frozen"):
         raise UserError("--rm-model self: is 0 against itself; give --reference sft and --rm-update frozen")
+    if process and not values.get("rm_loss"):
+        raise UserError(f"--reward {values['reward']}: no reward model is named; give --rm-loss, or another --arm")
     if values.get("rm_loss") == "q_rm" and (values["alpha"] or values["credit"] != "score"):
         raise UserError("--rm-loss q_rm: scores tokens that were drawn, no others; give --alpha 0 --credit score")
     if values.get("rm_loss") == "q_rm" and values["rm_update"] == "online":

@@ -284,7 +284,7 @@ def rloo_returns(
     stand: every token for process rewards, `terminal` for the outcome's. Tokens before a reward hold it, whatever the
     mask says. A prompt with one rollout has 0.
     """
-    size = group_sum(torch.ones_like(rewards[:, 0]), group)
+    size = group_sum(rewards.new_ones(len(rewards)), group)
     kept = rewards.masked_fill(~mask, 0.0)
     means = kept.sum(-1) / mask.sum(-1).clamp(min=1)
     scale = torch.where(size > 1, size / (size - 1).clamp(min=1), 0.0)

@@ -208,3 +208,20 @@ def test_checkpoints_go_when_the_run_is_finished_unless_asked_for(policy: Path, 
     assert not (tmp_path / "plain" / "checkpoints").exists()
     run(options(policy, file, tmp_path / "kept", save_every=2))
     assert [p.name for p in sorted((tmp_path / "kept" / "checkpoints").iterdir())] == ["00000004", "00000005"]
+
+
+def test_an_optimizer_that_has_not_stepped_is_not_made_to(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    before = model.weight.detach().clone()
+    state = checkpoint.training_state(model, None)
+    checkpoint.save(tmp_path, 1, state, {})
+    assert not optimizer.state
+    with torch.no_grad():
+        model.weight.zero_()
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    again = checkpoint.training_state(model, None)
+    checkpoint.load(found, again)
+    checkpoint.put_back(model, None, again)
+    assert torch.equal(model.weight, before)

@@ -116,7 +116,7 @@ def test_control_frozen_rm_equal_to_old_policy_is_grpo(
     more: dict[str, Any], start: Path, prompts: Path, tmp_path: Path
 ) -> None:
     common = {"steps": 1, "truncated": "keep", **more}
-    run(options(start, prompts, tmp_path / "distrl", arm="distrl_ipvrm_frozen", **common))
+    run(options(start, prompts, tmp_path / "distrl", arm="distrl_ipvrm_frozen", rm_model=str(start), **common))
     run(options(start, prompts, tmp_path / "grpo", arm="grpo", **common))
     assert same(tmp_path / "distrl", tmp_path / "grpo")
     (told,), (grpo,) = lines(tmp_path / "distrl"), lines(tmp_path / "grpo")

@@ -52,7 +52,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Counter[str]]:
         ("distrl_ipvrm", {}, {"policy": 2, "rm": 2}),
         ("distrl_ipvrm", {"lora_rank": 2}, {"policy": 2, "rm": 2}),
         ("distrl_dpo_rm", {"minibatch": 1, "rm_minibatch": 1}, {"policy": 2, "rm": 2}),
-        ("distrl_ipvrm_frozen", {}, {"policy": 2, "rm": 1}),
+        ("distrl_ipvrm_frozen", {"rm_model": "start"}, {"policy": 2, "rm": 1}),
         ("grpo", {}, {"policy": 2}),
     ],
 )
@@ -66,6 +66,7 @@ def test_two_passes_of_policy_and_reward_model_and_none_of_a_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened, passed = watched(monkeypatch)
+    more = {**more, "rm_model": str(start)} if "rm_model" in more else more
     run(options(start, prompts, tmp_path / "out", arm=arm, **more))
     used = sum(line["kept"] for line in lines(tmp_path / "out"))
     assert used == 24
@@ -97,7 +98,7 @@ def test_operations_are_those_of_eight_forward_passes(
 
     monkeypatch.setattr(Forward, "forward", counting)
     learnt: list[int] = []
-    inner_learn = distrl._learn
+    inner_learn = distrl.learn
 
     def counted(*args: Any) -> Any:
         with FlopCounterMode(display=False) as flops:
@@ -105,7 +106,7 @@ def test_operations_are_those_of_eight_forward_passes(
         learnt.append(flops.get_total_flops())
         return found
 
-    monkeypatch.setattr(distrl, "_learn", counted)
+    monkeypatch.setattr(distrl, "learn", counted)
     run(options(start, prompts, tmp_path / "out", batch_tokens=100_000, steps=1, adb=False, dlw=False))
     assert sum(learnt) <= 1.05 * (body + head)
     assert sum(learnt) >= 0.95 * (body + head)  # it is what is counted

@@ -149,7 +149,8 @@ def test_every_value_of_an_arm(arm: Any) -> None:
     found = resolve(DistRLConfig(arm=arm))
     assert tuple(getattr(found, name) for name in NAMES) == OF_ARM[arm]
     assert (found.adb, found.dlw) == ((False, False) if arm == "prime" else (True, True))
-    assert found.whiten is True  # the preset's, and PRIME's own
+    assert found.whiten is (arm not in ("spro", "reinforce_q_rm"))  # the preset's, and PRIME's own
+    assert found.zero_terminal is (arm not in ("prime", "spro", "reinforce_q_rm"))
     assert resolve(DistRLConfig(arm=arm, preset="paper")).whiten is (arm == "prime")
     assert found.minibatch == (0 if arm == "reinforce_q_rm" else 64)
     assert (found.rm_model == "self") == (arm == "spro")
@@ -164,9 +165,16 @@ def test_no_arm_is_left_over() -> None:
 def test_every_arm_goes_with_every_preset(arm: Any, preset: Any) -> None:
     found = resolve(DistRLConfig(arm=arm, preset=preset))
     unset = {f.name for f in fields(found) if getattr(found, f.name) is None}
-    assert unset <= {"data", "revision", "template", "limit", "batch_tokens", "first_rollouts", "validation_data"} | (
-        {"rm_loss"} if arm == "grpo" else set()
-    )
+    assert unset <= {
+        "data",
+        "revision",
+        "template",
+        "limit",
+        "batch_tokens",
+        "draw_tokens",
+        "first_rollouts",
+        "validation_data",
+    } | ({"rm_loss"} if arm == "grpo" else set())
 
 
 def test_a_flag_wins_over_the_arm_and_the_arm_over_the_preset() -> None:
@@ -189,6 +197,8 @@ def test_every_arm_trains_a_step(arm: Any, start: Path, prompts: Path, held_out:
     more: dict[str, Any] = {"preset": "default", "truncated": "keep", "steps": 1, "whiten": None, "minibatch": None}
     if arm == "reinforce_q_rm":
         more["rm_model"] = str(save_policy(tmp_path / "head", 3, "AutoModelForTokenClassification", num_labels=1))
+    if arm == "distrl_ipvrm_frozen":
+        more["rm_model"] = str(start)
     run(options(start, prompts, tmp_path / "out", arm=arm, validation_data=held_out, **more))
     (line,) = lines(tmp_path / "out")
     assert math.isfinite(line["loss"])

@@ -415,3 +415,9 @@ def test_one_step_raises_what_was_good_and_lowers_what_was_bad(candidates_too: b
     assert (rise[0] > 0).all()
     assert (rise[1, :2] < 0).all()
     assert rise[1, 2].abs() < 1e-6
+
+
+def test_a_process_without_a_row_gets_as_many_back() -> None:
+    none, nobody, where = torch.zeros(0, 0), torch.zeros(0, dtype=torch.long), torch.zeros(0, 0, dtype=torch.bool)
+    for credit in (objectives.rloo_returns, objectives.masked_step_advantages, objectives.group_standardized):
+        assert credit(none, where, nobody).shape == (0, 0)

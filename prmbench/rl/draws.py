@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,7 +74,7 @@ def draw(job: Job, sampler: Sampler, verifier: Verifier, cursor: int) -> Draw:
 
 
 def _groups(job: Job, sampler: Sampler, verifier: Verifier, positions: Sequence[int]) -> dict[int, Group]:
-    asked = [named(job.prompts, at, job.config.seed) for at in positions]
+    asked = named(job.prompts, positions, job.config.seed)
     work = policy.prepare(sampler, asked, job.drawing)
     found: dict[int, tuple[Rollout, Drawn | None]] = {}
     for batch in work.batches:
@@ -84,12 +83,12 @@ def _groups(job: Job, sampler: Sampler, verifier: Verifier, positions: Sequence[
     return {at: [found[k * n + i] for i in range(n)] for k, at in enumerate(positions)}
 
 
-def named(prompts: Sequence[Prompt], at: int, seed: int) -> Prompt:
-    """The prompt at a position of the endless stream of shuffled passes; its id, and so its seeds, are unique there."""
-    turn, place = divmod(at, len(prompts))
-    order = np.random.default_rng([seed, turn]).permutation(len(prompts))
-    prompt = prompts[int(order[place])]
-    return replace(prompt, id=f"{at}/{prompt.id}")
+def named(prompts: Sequence[Prompt], positions: Sequence[int], seed: int) -> list[Prompt]:
+    """Prompts at positions of the endless stream of shuffled passes; their ids, and so seeds, are unique there."""
+    turns = {at // len(prompts) for at in positions}
+    orders = {turn: np.random.default_rng([seed, turn]).permutation(len(prompts)) for turn in turns}
+    found = [prompts[int(orders[at // len(prompts)][at % len(prompts)])] for at in positions]
+    return [replace(prompt, id=f"{at}/{prompt.id}") for at, prompt in zip(positions, found, strict=True)]
 
 
 def _usable(group: Group, truncated: str | None) -> bool:
@@ -121,16 +120,21 @@ def _tally(group: Group) -> Counter[str]:
 def _row(rollout: Rollout, drawn: Drawn | None, place: int, job: Job) -> Row:
     assert drawn is not None  # a refused prompt has no outcome, so its group is not kept
     prompt = job.prompt_ids[rollout.group.partition("/")[2]]
-    masked = job.config.truncated == "mask" and rollout.finish == "length"
-    return Row(rollout, (*prompt, *drawn.ids), len(prompt), place, drawn.logprobs, masked)
+    return Row(rollout, (*prompt, *drawn.ids), len(prompt), place, drawn.logprobs, _masked(rollout, job))
+
+
+def _masked(rollout: Rollout, job: Job) -> bool:
+    return job.config.truncated == "mask" and rollout.finish == "length"
 
 
 def first(job: Job) -> Draw:
     """The rollouts of `--first-rollouts` with mixed outcomes, tokenised, this process's share of the groups."""
     assert job.config.first_rollouts is not None
     found = rollouts.read(job.config.first_rollouts)
-    groups = [list(rows) for _, rows in groupby(found, key=lambda r: r.group)]
-    drawn: list[Group] = [[(r, None) for r in rows] for rows in groups]
+    groups: dict[str, list[tuple[Rollout, Drawn | None]]] = {}
+    for rollout in found:
+        groups.setdefault(rollout.group, []).append((rollout, None))
+    drawn: list[Group] = list(groups.values())
     kept = [[r for r, _ in group] for group in drawn if _usable(group, job.config.truncated)]
     if not kept:
         raise UserError(f"--first-rollouts {job.config.first_rollouts}: no prompt has right and wrong completions")
@@ -147,4 +151,4 @@ def _encoded(group: Sequence[Rollout], place: int, job: Job) -> Iterator[Row]:
     found = encode_completions(job.tokenizer, exchanges, job.template, job.max_tokens)
     for rollout, encoded in zip(group, found, strict=True):
         if not encoded.unscored:
-            yield Row(rollout, encoded.ids, encoded.start, place)
+            yield Row(rollout, encoded.ids, encoded.start, place, masked=_masked(rollout, job))

@@ -15,6 +15,16 @@ from prmbench.schema import RetryError
 T = TypeVar("T")
 
 
+def drawing(work: Callable[[], T]) -> T:
+    """`work()`, which draws completions. Raises RetryError when memory runs out."""
+    try:
+        return work()
+    except torch.OutOfMemoryError as error:
+        raise RetryError(
+            "out of memory while completions were drawn; give a smaller --draw-tokens (the last checkpoint is kept)"
+        ) from error
+
+
 def within_memory(models: Models, at: Progress, full: int, work: Callable[[int], T]) -> T:
     """`work(budget)`, safe to begin again; `full` is the budget. Raises RetryError when half of it is too much, too.
 

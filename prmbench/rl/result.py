@@ -89,7 +89,7 @@ def known_result(job: Job, summary: Mapping[str, Any], fresh: bool = False) -> F
 
 
 def _card(job: Job) -> dict[str, Any]:
-    """prm.json of the reward model: read against what it was trained against last."""
+    """prm.json of the reward model: read against the policy as it ended, one step on from its own last reference."""
     config = job.config
     row = LOSSES[config.rm_loss or "ipvrm"]
     start = config.model if not Path(config.model).exists() else os.path.relpath(config.model, config.out / RM)

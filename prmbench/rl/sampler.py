@@ -77,12 +77,12 @@ class Source:
 
 def open_source(job: Job, policy: Runner) -> Source:
     """Raises UserError when an engine cannot be had, or does not take the weights it is sent. All processes call it."""
+    source = _open_vllm(job, policy) if job.config.engine != "hf" else _open_hf(job, policy)
+    sampler: Any = source.link.sampler
+    limits = [n for n in (sampler.max_tokens, job.max_tokens) if n is not None]
+    sampler.max_tokens = min(limits, default=None)  # the reward model reads what is drawn, too
     if job.config.engine == "hf":
-        if not job.setup.sharded:
-            return Source(Shared(InTraining(policy)), dict, foreign=False)
-        copy = load(job.config.model, "lm", job.setup.placement, job.revision, job.config.trust_remote_code)
-        return Source(Copied(copy), _whole(policy), foreign=False)
-    source = _open_vllm(job, policy)
+        return source
     tolerance = probe.TOLERANCE[job.setup.placement.dtype]
     probe.self_test(
         source.link,
@@ -93,6 +93,14 @@ def open_source(job: Job, policy: Runner) -> Source:
         tolerance,
     )
     return source
+
+
+def _open_hf(job: Job, policy: Runner) -> Source:
+    if not job.setup.sharded:
+        return Source(Shared(InTraining(policy)), dict, foreign=False)
+    copy = load(job.config.model, "lm", job.setup.placement, job.revision, job.config.trust_remote_code)
+    rounded = policy.adapters is not None and job.setup.placement.dtype != "float32"  # W + B A in half precision
+    return Source(Copied(copy), _whole(policy), foreign=rounded)
 
 
 def _whole(policy: Runner) -> State:

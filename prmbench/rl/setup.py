@@ -24,11 +24,12 @@ from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import PLAIN
 from prmbench.manifest import CARD_FILE
 from prmbench.policy import kind_of
+from prmbench.rl import ranges
 from prmbench.schema import UserError, text_hash
 from prmbench.training import batching
 from prmbench.training import model as training_models
 from prmbench.training.model import Setup
-from prmbench.training.setup import FLOAT32, PLAIN_AS_JINJA
+from prmbench.training.setup import PLAIN_AS_JINJA
 
 NOT_IDENTITY = {
     "out",
@@ -46,6 +47,7 @@ NOT_IDENTITY = {
     "server",
     "device",
     "batch_tokens",
+    "draw_tokens",
     "strategy",
     "gradient_checkpointing",
     "save_every",
@@ -54,38 +56,6 @@ NOT_IDENTITY = {
     "trust_remote_code",
 }
 """Options that do not change what a step computes, or that the identity holds as a hash."""
-AT_LEAST = {
-    "group_size": 1,
-    "steps": 0,
-    "prompts": 1,
-    "draw": 1,
-    "rounds": 1,
-    "minibatch": 0,
-    "rm_minibatch": 0,
-    "warmup": 0,
-    "lora_rank": 0,
-    "validate_every": 0,
-    "validation_samples": 1,
-    "save_every": 0,
-    "seed": 0,
-    "max_new_tokens": 1,
-    "batch_tokens": 1,
-}
-BETWEEN = {
-    "alpha": (0.0, FLOAT32),
-    "gae_weight": (0.0, FLOAT32),
-    "gamma": (0.0, 1.0),
-    "lam": (0.0, 1.0),
-    "clip_low": (0.0, 1.0),
-    "clip_high": (0.0, FLOAT32),
-    "clip_candidates": (0.0, 1.0),
-    "dual_clip": (0.0, FLOAT32),
-    "rm_margin": (0.0, FLOAT32),
-    "max_grad_norm": (0.0, FLOAT32),
-    "weight_decay": (0.0, FLOAT32),
-    "rm_learning_rate": (0.0, FLOAT32),
-}
-ABOVE_0 = {"learning_rate": FLOAT32, "p_min": 1.0, "rm_beta": FLOAT32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +120,16 @@ def resolved(config: DistRLConfig) -> DistRLConfig:
         raise UserError("--model is missing: give the policy to start from, a hub id, a folder or a .gguf file")
     if config.data is None:
         raise UserError("--data is missing: give a json, jsonl or parquet file of prompts, or gym:NAME")
-    _check_numbers(config)
+    ranges.check(config)
     if config.group_size == 1:
         raise UserError("--group-size is 1: advantages are relative to a prompt's other completions; use 2 or more")
     if (config.engine == "server") != bool(config.server):
         raise UserError("--engine server and --server URL go together; give both, or neither")
+    if len(config.server) > distributed.world_size():
+        raise UserError(
+            f"--server: {len(config.server)} servers for {distributed.world_size()} processes, and a process asks one; "
+            f"start as many processes, or name fewer servers"
+        )
     if config.device in ("balanced", "sequential"):
         raise UserError(f"--device {config.device}: training spreads a model with torchrun and --strategy fsdp")
     for name in (config.model, config.rm_model):
@@ -181,28 +156,6 @@ def _as_trained(config: DistRLConfig) -> DistRLConfig:
         )
     filled: dict[str, Any] = {k: float(v) for k, v in known.items() if v is not None and getattr(config, k) is None}
     return replace(config, **filled)
-
-
-def _check_numbers(config: DistRLConfig) -> None:
-    """Written so that NaN passes none of them."""
-
-    def refuse(name: str, expected: str) -> None:
-        raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}; expected {expected}")
-
-    for name, least in AT_LEAST.items():
-        value = getattr(config, name)
-        if value is not None and not value >= least:
-            refuse(name, f"at least {least}")
-    for name, (low, high) in BETWEEN.items():
-        value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            refuse(name, f"{low:g} to {high:g}")
-    if 0 < (config.dual_clip or 0.0) <= 1:
-        refuse("dual_clip", "0 (none), or above 1")
-    for name, high in ABOVE_0.items():
-        value = getattr(config, name)
-        if value is not None and not 0 < value <= high:
-            refuse(name, f"above 0, at most {high:g}")
 
 
 def prepare(config: DistRLConfig) -> Job:
@@ -265,6 +218,8 @@ def _reward_shape(config: DistRLConfig, placement: Placement, shape: HFEngine) -
     scalar = config.reward != "verifier" and config.rm_loss == "q_rm"
     if scalar and not config.rm_model:
         raise UserError("--rm-loss q_rm: needs a trained reward model; give --rm-model, made by train-rm --loss q_rm")
+    if config.reward != "verifier" and config.rm_update == "frozen" and not config.rm_model:
+        raise UserError("--rm-update frozen: needs a trained reward model; give --rm-model, or --rm-update online")
     if not config.rm_model or config.rm_model == SELF:
         return None
     other = load(config.rm_model, "none", placement, None, config.trust_remote_code, empty=True)
@@ -284,7 +239,13 @@ def _size(shape: HFEngine) -> int:
 def _drawing(config: DistRLConfig) -> RolloutConfig:
     same = ("model", "template", "dtype", "device", "seed", "max_new_tokens", "verifier", "split", "group_size")
     known = {name: getattr(config, name) for name in same}
-    return RolloutConfig(**known, temperature=1.0, top_p=1.0, top_k=0)
+    return RolloutConfig(
+        **known,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        batch_tokens=config.draw_tokens if config.engine == "hf" else None,  # vLLM makes its own batches
+    )
 
 
 def _prompt_ids(

@@ -6,8 +6,8 @@ Randomness is a function of (seed, position, sample), so nothing of it is saved.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ class Progress:
     """Next position in the stream of prompts."""
     halved: bool = False
     """Whether memory ran out, so that micro-batches are half of what --batch-tokens says."""
-    skipped: int = 0
-    """Updates in a row that were left out for not being finite."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """By model: updates in a row that were left out for not being finite."""
     left_out: int = 0
     """All such updates of the run."""
 
@@ -49,12 +49,15 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 def save(job: Job, models: Models, optimizers: Optimizers, at: Progress) -> None:
     """Writes a checkpoint. All processes call it."""
+    stepped = sorted(name for name, optimizer in optimizers.items() if optimizer.state)
     facts = {
         "run": store.short_hash(job.identity),
         "metrics": files.logged(job.config.out) if distributed.rank() == 0 else 0,
         "progress": asdict(at),
+        "stepped": stepped,
     }
-    checkpoint.save(job.config.out / files.CHECKPOINTS, at.done, _state(models, optimizers), facts)
+    state = _state(models, optimizers, stepped)
+    checkpoint.save(job.config.out / files.CHECKPOINTS, at.done, state, facts)
 
 
 def resume(job: Job, models: Models, optimizers: Optimizers) -> Progress:
@@ -64,10 +67,11 @@ def resume(job: Job, models: Models, optimizers: Optimizers) -> Progress:
     if found is not None:
         if found.facts["run"] != store.short_hash(job.identity):
             raise UserError(f"{found.path}: is a checkpoint of another run; choose another --out, or delete {folder}")
-        state = _state(models, optimizers)
+        stepped = found.facts["stepped"]
+        state = _state(models, optimizers, stepped)
         checkpoint.load(found, state)
         for name, runner in _trained(models, optimizers).items():
-            checkpoint.put_back(runner.model, optimizers[name], state[name])
+            checkpoint.put_back(runner.model, optimizers[name] if name in stepped else None, state[name])
     if distributed.rank() == 0:
         checkpoint.clean(folder)
         files.cut_log(job.config.out, found.facts["metrics"] if found else 0)
@@ -75,9 +79,10 @@ def resume(job: Job, models: Models, optimizers: Optimizers) -> Progress:
     return Progress(**found.facts["progress"]) if found else Progress()
 
 
-def _state(models: Models, optimizers: Optimizers) -> dict[str, Any]:
+def _state(models: Models, optimizers: Optimizers, stepped: Sequence[str]) -> dict[str, Any]:
+    """`stepped`: whose optimizer has made a step, and so has a state."""
     return {
-        name: checkpoint.training_state(runner.model, optimizers[name])
+        name: checkpoint.training_state(runner.model, optimizers[name] if name in stepped else None)
         for name, runner in _trained(models, optimizers).items()
     }
 

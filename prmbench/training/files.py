@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,7 +109,9 @@ def save_model(out: Path, runner: Runner, template: str | None) -> None:
     if distributed.rank() == 0:
         try:
             if runner.adapters is not None:
-                runner.adapters.save_pretrained(out / "adapter", state_dict=_for_peft(state))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # a .gguf file has no config.json beside it
+                    runner.adapters.save_pretrained(out / "adapter", state_dict=_for_peft(state))
                 state = merged(state, model)
             tied = getattr(model, "all_tied_weights_keys", None) or {}
             model.save_pretrained(out, state_dict={name: w for name, w in state.items() if name not in tied})
