@@ -68,11 +68,17 @@ def train_distrl(
     distributed.start(Placement(config.device, config.dtype).resolve().device)
     job = prepare(config)
     with files.claimed(config.out):
+        fresh = not (config.out / files.RUN).exists()
         begun = distributed.from_first(_begin(job) if distributed.rank() == 0 else {})
         if begun["finished"]:
             return known_result(job, begun["result"]) if distributed.rank() == 0 else None
         with Verifier(2) as verifier, stop_requests() as stopped:
-            run = _open(job, verifier, tell)
+            try:
+                run = _open(job, verifier, tell)
+            except UserError:
+                if fresh and distributed.rank() == 0:
+                    (config.out / files.RUN).unlink()  # nothing was begun: the mended command may use the folder
+                raise
             _loop(run, stopped)
         return export(job, run.models, begun, told or {})
 
@@ -142,7 +148,7 @@ def _loop(run: Run, stopped: Callable[[], bool]) -> None:
     """All steps that are not done yet."""
     job, at = run.job, run.at
     config, total = job.config, job.config.steps + job.first
-    if at.done == 0:
+    if at.done == 0 and job.validation:
         _validate(run, 0)
     while at.done < total:
         begun, left_out = time.monotonic(), at.left_out
@@ -164,7 +170,7 @@ def _loop(run: Run, stopped: Callable[[], bool]) -> None:
         line = monitors.told(line)
         run.log.step({**line, "alarms": alarms([*run.log.history, line])})
         step, last = line["step"], at.done == total
-        if not first and (last or (config.validate_every and step % config.validate_every == 0)):
+        if _validates(job, step):
             _validate(run, step)
         asked = _asked(stopped)
         if asked or last or (config.save_every and step % config.save_every == 0):
@@ -199,12 +205,7 @@ def learn(run: Run, draw: Draw, first: bool) -> dict[str, Any]:
     line |= given.facts
     # 5. The policy, by both branches (Eq. 14).
     line |= _update_policy(run, rows, updates.target(rows, before, given, weight, config), first)
-    if (
-        job.validation
-        and config.validate_every
-        and (run.at.done + 1 - job.first) % config.validate_every == 0
-        and not first
-    ):
+    if _validates(job, run.at.done + 1 - job.first):
         line["kl_sft"] = _kl_start(run, rows, before)
     return line
 
@@ -307,10 +308,15 @@ def _kl_start(run: Run, rows: Rows, before: Old) -> float | None:
     return monitors.kl(before, _start(run, found, rows, before))
 
 
+def _validates(job: Job, step: int) -> bool:
+    """Whether the policy is judged after this step; step 0, of the first rollouts, has been judged before."""
+    every = job.config.validate_every
+    return bool(job.validation) and step > 0 and (step == job.config.steps or bool(every and step % every == 0))
+
+
 def _validate(run: Run, step: int) -> None:
-    if run.job.validation:
-        sampler = run.source.link.sampler
-        run.log.validation(step, drawing(lambda: validate(run.job, sampler, run.verifier)))
+    sampler = run.source.link.sampler
+    run.log.validation(step, drawing(lambda: validate(run.job, sampler, run.verifier)))
 
 
 def _save(run: Run) -> None:

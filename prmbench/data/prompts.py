@@ -112,6 +112,8 @@ def _prompt(row: Mapping[str, Any], stem: str, number: int, where: str) -> Promp
     """One row; a published one has no id yet."""
     if isinstance(row.get("reward_model"), dict):
         return _published(row, where)
+    if row.get("completion") is not None:
+        raise UserError(f"{where}: is a completion, not a prompt; give the file of prompts that it was drawn for")
     bare = row.get("prompt") is None
     text = files.text_field(row, "problem", f"{where}: no field 'prompt', so") + BOXED if bare else _text(row, where)
     verifier = row.get("verifier") or ""

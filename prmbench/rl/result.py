@@ -100,7 +100,7 @@ def _card(job: Job) -> dict[str, Any]:
         "beta": config.rm_beta,
         **row.card,
         "signal": "outcome",
-        "trained_on": [options.public_name(str(config.data))],
+        "trained_on": [*_trained_on(config.rm_model), options.public_name(str(config.data))],
         "loss": config.rm_loss,
         "margin": config.rm_margin,
         "start_model": options.public_name(config.rm_model or config.model),
@@ -109,6 +109,13 @@ def _card(job: Job) -> dict[str, Any]:
         "commit": commit,
         "dirty": dirty,
     }
+
+
+def _trained_on(rm_model: str) -> list[str]:
+    """What the reward model had been trained on before."""
+    card = Path(rm_model) / CARD_FILE
+    told = json.loads(card.read_text(encoding="utf-8")) if rm_model and card.exists() else {}
+    return [str(name) for name in told.get("trained_on", ())]
 
 
 # --- the result -------------------------------------------------------------------------------------------
