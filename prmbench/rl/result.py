@@ -160,15 +160,18 @@ def _manifest(job: Job, facts: Mapping[str, Any], told: Mapping[str, Any]) -> Ru
     """`told` replaces fields; its `config` adds to the options."""
     config = job.config
     commit, dirty = manifest.code_state()
+    subsets = tuple(dict.fromkeys(p.subset for p in job.validation))
     known: dict[str, Any] = {
         "model": config.arm,
         "backend": "policy",
         "kind": "outcome",
         "input_format": "chat",
         "boundary": "exact",
-        "benchmark": options.public_name(str(config.validation_data)).partition(".")[0],
+        "benchmark": subsets[0]
+        if len(subsets) == 1
+        else options.public_name(str(config.validation_data)).partition(".")[0],
         "benchmark_hash": store.sha256(repr(sorted((p.id, p.subset, p.text, p.gold) for p in job.validation)).encode()),
-        "subsets": tuple(dict.fromkeys(p.subset for p in job.validation)),
+        "subsets": subsets,
         "n": len(job.validation),
         "seed": config.seed,
         "scores_sha256": "",
