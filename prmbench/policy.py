@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -234,10 +234,4 @@ def _collect(work: Work, journal: store.Journal) -> Sampled:
         for batch, entry in zip(work.batches, entries, strict=True)
         for i, row in zip(batch, entry["rollouts"], strict=True)
     }
-    return Sampled(tuple(_read(rows[i]) for i in sorted(rows)), shares.provenance(entries), journal)
-
-
-def _read(row: Mapping[str, Any]) -> Rollout:
-    known: dict[str, Any] = {f.name: row[f.name] for f in fields(Rollout) if f.name in row}
-    known["steps"] = tuple(known.get("steps", ()))
-    return Rollout(**known)
+    return Sampled(tuple(rollout_files.from_row(rows[i]) for i in sorted(rows)), shares.provenance(entries), journal)

@@ -79,3 +79,27 @@ def benchmark_folder(tmp_path: Path) -> Path:
     (folder / "gsm8k.json").write_text(json.dumps(ROWS[:12]))
     (folder / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[12:]))
     return folder
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The policy that DistRL's tests begin with."""
+    from rl_fixtures import save_policy
+
+    return save_policy(tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """What it is asked in training."""
+    from rl_fixtures import save_prompts
+
+    return save_prompts(tmp_path / "prompts.jsonl")
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> Path:
+    """What it is asked in validation."""
+    from rl_fixtures import HELD_OUT, save_prompts
+
+    return save_prompts(tmp_path / "held_out.jsonl", HELD_OUT)

@@ -9,7 +9,7 @@ from typing import Any
 import distrl_naive
 import pytest
 import torch
-from rl_fixtures import SGD, column, distance, lines, options, row, rows, run, save_policy, save_prompts, weights
+from rl_fixtures import SGD, column, distance, lines, options, row, rows, run, save_policy, weights
 from torch import Tensor
 
 from prmbench import distrl, objectives
@@ -27,18 +27,8 @@ STEADY = {**SGD, "rm_beta": 1.0, "rm_margin": 0.5}
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_policy(tmp_path_factory.mktemp("start"))
-
-
-@pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_policy(tmp_path_factory.mktemp("other"), 1)
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    return save_prompts(tmp_path / "prompts.jsonl")
 
 
 def runner(folder: Path) -> Runner:

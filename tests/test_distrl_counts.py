@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from rl_fixtures import lines, options, run, save_policy, save_prompts
+from rl_fixtures import lines, options, run
 from torch.utils.flop_counter import FlopCounterMode
 
 from prmbench import distrl
@@ -16,16 +16,6 @@ from prmbench.engines.hf import Placement
 from prmbench.engines.sync import Adapter, Weights, adapter_of, weights_of
 from prmbench.rl import models
 from prmbench.training.model import Forward, Setup, open_runner
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_policy(tmp_path_factory.mktemp("start"))
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    return save_prompts(tmp_path / "prompts.jsonl")
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Counter[str]]:

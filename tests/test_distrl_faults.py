@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from rl_fixtures import HELD_OUT, column, distance, lines, options, row, rows, run, save_policy, save_prompts, weights
+from rl_fixtures import column, distance, lines, options, row, rows, run, save_prompts, weights
 
 from prmbench import distrl, policy
 from prmbench.data.rollouts import Rollout, write
@@ -26,21 +26,6 @@ from prmbench.schema import NonFiniteError, RetryError, UserError
 from prmbench.training.model import Setup, open_runner
 
 Change = Callable[[int, Rollout], Rollout]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_policy(tmp_path_factory.mktemp("start"))
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    return save_prompts(tmp_path / "prompts.jsonl")
-
-
-@pytest.fixture
-def held_out(tmp_path: Path) -> Path:
-    return save_prompts(tmp_path / "held_out.jsonl", HELD_OUT)
 
 
 def judged(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:

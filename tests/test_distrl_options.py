@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import transformers
-from rl_fixtures import HELD_OUT, column, lines, options, run, save_policy, save_prompts, weights
+from rl_fixtures import column, lines, options, run, save_policy, save_prompts, weights
 
 from prmbench import distrl
 from prmbench.config import from_mapping, read_toml
@@ -116,21 +116,6 @@ OF_ARM: dict[str, tuple[Any, ...]] = {
     "spro": ("both", "implicit_prm", 0.05, 0.0, "frozen", "sft", "masked_step", 1.0, 0.0),
     "reinforce_q_rm": ("rm", "q_rm", 0.2, 2.0, "frozen", "behaviour", "score", 1.0, 0.0),
 }
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_policy(tmp_path_factory.mktemp("start"))
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    return save_prompts(tmp_path / "prompts.jsonl")
-
-
-@pytest.fixture
-def held_out(tmp_path: Path) -> Path:
-    return save_prompts(tmp_path / "held_out.jsonl", HELD_OUT)
 
 
 # --- presets and arms ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rl_fixtures import HELD_OUT, column, lines, options, run, save_policy, save_prompts
+from rl_fixtures import HELD_OUT, column, lines, options, run, save_prompts
 
 from prmbench import distrl
 from prmbench.distrl_options import DistRLConfig
@@ -41,11 +41,6 @@ KILLS = [
     ("prmbench.training.files.log", 2),  # step 4 is done and not yet told of
     ("prmbench.store.write_run", 1),  # all steps done, the result half-written
 ]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_policy(tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture(scope="module")

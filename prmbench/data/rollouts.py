@@ -103,6 +103,13 @@ def to_row(rollout: Rollout) -> dict[str, Any]:
     return kept if rollout.steps else {**kept, "completion": rollout.completion}
 
 
+def from_row(row: Mapping[str, Any]) -> Rollout:
+    """Inverse of `to_row`, for rows of our own writing: nothing is checked."""
+    names = [f.name for f in fields(Rollout) if f.name in row]
+    known: dict[str, Any] = {n: tuple(row[n]) if isinstance(row[n], list) else row[n] for n in names}
+    return Rollout(**known)
+
+
 def write(path: Path, rollouts: Iterable[Rollout]) -> None:
     """Writes the whole file or nothing, as its suffix says. Raises UserError on a suffix other than these two."""
     check_suffix(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,6 @@ class Log:
 
 def read(out: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; none where there is no such file."""
-    import json
-
     path = out / files.METRICS
     if not path.exists():
         return []

@@ -36,15 +36,8 @@ class Models:
     """The policy as training began, where log-ratios are to it; with adapters the policy itself has it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Old:
-    """What the policy that drew a step's completions says of them: head.Candidates of all n tokens."""
-
-    logprobs: Tensor
-    entropy: Tensor
-    ids: Tensor
-    kept: Tensor
-    candidate_logprobs: Tensor
+Old = Candidates
+"""What the policy that drew a step's completions says of all n tokens of them."""
 
 
 def open_models(job: Job) -> Models:

@@ -15,7 +15,6 @@ import torch
 
 from prmbench import checkpoint, distributed, store
 from prmbench.data import rollouts
-from prmbench.data.rollouts import Rollout
 from prmbench.rl.draws import Draw
 from prmbench.rl.models import Models
 from prmbench.rl.rows import Row
@@ -128,6 +127,5 @@ def _to_json(row: Row) -> dict[str, Any]:
 
 
 def _row(told: Mapping[str, Any]) -> Row:
-    known: dict[str, Any] = {f.name: told["rollout"][f.name] for f in fields(Rollout) if f.name in told["rollout"]}
-    rollout = Rollout(**{**known, "steps": tuple(known.get("steps", ()))})
+    rollout = rollouts.from_row(told["rollout"])
     return Row(rollout, tuple(told["ids"]), told["start"], told["group"], tuple(told["logprobs"]), told["masked"])
