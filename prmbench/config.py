@@ -50,16 +50,38 @@ class LoadConfig:
 class ModelConfig(LoadConfig):
     """How a reward model is read: what `eval` and `score` share."""
 
+    engine: Literal["hf", "vllm", "openai"] = option(  # type: ignore[assignment]
+        "hf", "Who runs the model: hf, vllm (implicit, critics, policies) or openai (critics: a server at --base-url)."
+    )
+    tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.")
     ref_model: str | None = option(None, "Reference of the log-ratio (backend implicit).")
     ref_revision: str | None = option(None, "Hub revision of the reference.")
     ref_cache: Path | None = option(
         None, "Folder that keeps the reference's step log-probabilities: further models need no second pass."
     )
-    backend: str = option("auto", "auto, implicit, endo, value_head, token_cls, baseline, or pkg.mod:Class.")
+    backend: str = option(
+        "auto", "auto, implicit, endo, value_head, token_cls, tag_lm, critic, baseline, or pkg.mod:Class."
+    )
     boundary: Boundary = option(
         "exact", "Step boundaries: exact, or release (the IPVRM script's positions and mask; backend implicit or endo)."
     )
     decay: float = option(0.95, "Backend endo: discount of V(s_t+1) in the series `decay` (IPVRM paper, section 4).")
+    critic: Literal["processbench", "stepwise", "yes_no"] = option(
+        "processbench",
+        "Backend critic: how it is asked: processbench (the official prompt), stepwise (a verdict on every step), "
+        "yes_no (P(yes) for every step).",
+    )
+    votes: int = option(1, "Backend critic: answers a trace; 1 = greedy, more = majority (yes_no: mean).")
+    critic_temperature: float | None = option(None, "Backend critic: temperature (default: the critic's own).")
+    critic_top_p: float | None = option(None, "Backend critic: nucleus (default: the critic's own).")
+    critic_top_k: int | None = option(None, "Backend critic: top-k, 0 = off (default: the critic's own).")
+    critic_tokens: int | None = option(None, "Backend critic: longest answer, in tokens (default: the critic's own).")
+    base_url: str | None = option(None, "Engine openai: address of the server, e.g. http://127.0.0.1:8000/v1.")
+    requests: int = option(16, "Engine openai: requests under way at once.")
+    rate: float | None = option(None, "Engine openai: most requests a minute (default: no limit).")
+    input_price: float | None = option(None, "Engine openai: price of a million prompt tokens.")
+    output_price: float | None = option(None, "Engine openai: price of a million answer tokens.")
+    max_cost: float | None = option(None, "Engine openai: stop when this much is spent; what was answered is kept.")
 
 
 @dataclass(frozen=True)
@@ -83,8 +105,11 @@ class SamplingConfig:
 class EvalConfig(SamplingConfig, ModelConfig):
     """`prmbench eval`."""
 
-    benchmark: Literal["processbench", "best_of_n", "policy", "calibration"] = option(
-        "processbench", "What to evaluate on."
+    benchmark: Literal["processbench", "prmbench_preview", "format_shift", "best_of_n", "policy", "calibration"] = (
+        option("processbench", "What to evaluate on.")
+    )
+    rendering: tuple[str, ...] = option(
+        (), "format_shift: rendering, repeatable (default: all; the plain one is always there)."
     )
     subset: tuple[str, ...] = option((), "Subset, repeatable (default: all that the data has).")
     protocol: tuple[str, ...] = option(
@@ -98,6 +123,8 @@ class EvalConfig(SamplingConfig, ModelConfig):
 class RolloutConfig(SamplingConfig, LoadConfig):
     """`prmbench rollout`."""
 
+    engine: Literal["hf", "vllm"] = option("hf", "Who draws completions.")  # type: ignore[assignment]
+    tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.")
     group_size: int = option(5, "Completions per prompt (IPVRM paper 4.1: five for reward-model data).")
     temperature: float = option(1.0, "Sampling temperature; 0 = greedy (IPVRM paper 4.1: 1).")
     top_p: float = option(1.0, "Nucleus sampling; 1 = off.")

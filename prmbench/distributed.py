@@ -6,6 +6,7 @@ A single process needs none of it: every function then returns at once. No train
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -39,6 +40,12 @@ def start(device: str = "cpu") -> None:
     if world_size() > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         dist.init_process_group(backend, timeout=PATIENCE)
+
+
+def peak_memory_gib() -> float:
+    """Most memory that this process has held: on its GPU, where it used one, else in all."""
+    used = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+    return used / 2**30 if used else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def barrier() -> None:

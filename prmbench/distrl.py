@@ -166,7 +166,7 @@ def _loop(run: Run, stopped: Callable[[], bool]) -> None:
         _check_weights(run)
         run.source.push(at.done)
         seconds = time.monotonic() - begun
-        line |= monitors.machine(draw.tally["tokens"], seconds, run.models.policy.device)
+        line |= monitors.machine(draw.tally["tokens"], seconds)
         line = monitors.told(line)
         run.log.step({**line, "alarms": alarms([*run.log.history, line])})
         step, last = line["step"], at.done == total

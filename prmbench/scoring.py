@@ -6,18 +6,20 @@ gets the same numbers to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from prmbench import shares, store
 from prmbench.backends import Backend
-from prmbench.schema import SCORING_VERSION, ScoredTrace, Trace, UserError, scored
+from prmbench.schema import SCORING_VERSION, ScoredTrace, StepScores, Trace, Usage, UserError, scored
 from prmbench.shares import Progress
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 256, 16384
 """On a CPU one trace at a time is fastest: a batch needs a mask, and a mask the slow attention path."""
+
+USAGE = tuple(f.name for f in fields(Usage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +59,57 @@ def batch_budget(backend: Backend, batch_tokens: int | None) -> int:
     """Padded tokens a batch may hold: what was asked for, or the device's default."""
     if batch_tokens is not None and batch_tokens < 1:
         raise UserError(f"--batch-tokens is {batch_tokens}; expected at least 1")
-    return batch_tokens or (CPU_BATCH_TOKENS if backend.facts.device in ("", "cpu") else GPU_BATCH_TOKENS)
+    default = backend.facts.batch_tokens or (
+        CPU_BATCH_TOKENS if backend.facts.device in ("", "cpu") else GPU_BATCH_TOKENS
+    )
+    return batch_tokens or default
 
 
 def score_all(
-    plan: Plan, folder: Path, backend: Backend, traces: Sequence[Trace], progress: Progress | None = None
+    plan: Plan,
+    folder: Path,
+    backend: Backend,
+    traces: Sequence[Trace],
+    progress: Progress | None = None,
+    most_cost: float | None = None,
 ) -> store.Journal:
-    """Scores this process's share of the batches that the journal does not hold yet, and waits for the others."""
+    """Scores this process's share of the batches that the journal does not hold yet, and waits for the others.
+
+    Raises UserError once answers have cost `most_cost`, over all sittings; those under way by then still count.
+    """
     identity = {
         "run_id": plan.run_id,
         "scoring_version": SCORING_VERSION,
         "plan": store.short_hash({"batches": plan.batches}),
     }
     journal = store.Journal(folder / f"{plan.run_id}.journal", identity)
+    spent = [_usage(entry).cost for entry in journal.done().values()]
 
     def score(number: int) -> tuple[dict[str, Any], int]:
-        rows = _score(backend, [traces[i] for i in plan.batches[number]])
-        return {"scores": [row.to_json() for row in rows]}, sum(plan.costs[i] for i in plan.batches[number])
+        if most_cost is not None and sum(spent) >= most_cost:
+            raise UserError(
+                f"--max-cost {most_cost:g}: {sum(spent):.4g} is spent; what was answered is kept, and the same command "
+                "with a higher --max-cost goes on from there"
+            )
+        batch = [traces[i] for i in plan.batches[number]]
+        found = _score(backend, batch)
+        entry: dict[str, Any] = {"scores": [scored(t, s).to_json() for t, s in zip(batch, found, strict=True)]}
+        used = [s.usage for s in found if s.usage is not None]
+        if used:
+            total = {name: sum(getattr(u, name) for u in used) for name in USAGE}
+            spent.append(total["cost"])
+            entry |= {"usage": total, "said": {s.id: s.said for s in found}}
+        return entry, sum(plan.costs[i] for i in plan.batches[number])
 
-    shares.work(journal, len(plan.batches), score, progress)
+    shares.work(journal, len(plan.batches), score, progress, backend.facts.workers)
     return journal
 
 
-def _score(backend: Backend, batch: Sequence[Trace]) -> list[ScoredTrace]:
+def _usage(entry: Mapping[str, Any]) -> Usage:
+    return Usage(**entry.get("usage", {}))
+
+
+def _score(backend: Backend, batch: Sequence[Trace]) -> list[StepScores]:
     scores = list(backend.score(batch))
     if [s.id for s in scores] != [trace.id for trace in batch]:
         raise UserError("the backend's score() must give one entry for each trace, in order, with the trace's id")
@@ -88,7 +118,7 @@ def _score(backend: Backend, batch: Sequence[Trace]) -> list[ScoredTrace]:
             raise UserError("the backend's scores are sums, which need the number of tokens of every step")
         if not s.unscored and not set(backend.facts.series) <= set(s.also):
             raise UserError(f"the backend's scores lack the series {', '.join(backend.facts.series)} that it declares")
-    return [scored(trace, s) for trace, s in zip(batch, scores, strict=True)]
+    return scores
 
 
 def collect(
@@ -105,4 +135,22 @@ def collect(
     if all(row.unscored for row in rows) and any(row.unscored == "non-finite" for row in rows):
         journal.remove()
         raise UserError("every score is NaN or infinite; check the weights, or use --dtype float32")
-    return rows, shares.provenance(entries)
+    return rows, {**shares.provenance(entries), **_totals(entries)}
+
+
+def _totals(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What generated answers took, by RunManifest's names; empty where there were none."""
+    used = [_usage(entry) for entry in entries if "usage" in entry]
+    if not used:
+        return {}
+    prompts, answers = (sum(getattr(u, name) for u in used) for name in ("prompt_tokens", "completion_tokens"))
+    return {
+        "tokens": prompts + answers,
+        "completion_tokens": answers,
+        "cost": round(sum(u.cost for u in used), 6) or None,
+    }
+
+
+def said(journal: store.Journal) -> dict[str, Sequence[str]]:
+    """What critics wrote, by trace id; empty for other backends."""
+    return {name: texts for entry in journal.done().values() for name, texts in sorted(entry.get("said", {}).items())}

@@ -6,7 +6,9 @@ What a batch is, and what doing it means, is the caller's: scoring.py scores tra
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
 from typing import Any
 
 from prmbench import distributed, manifest, store
@@ -14,31 +16,61 @@ from prmbench.schema import UserError
 
 Progress = Callable[[int, int, float], None]
 """Called with (batches done, batches in all, tokens a second)."""
-Work = Callable[[int], tuple[Mapping[str, Any], int]]
-"""Batch number -> (its part of the journal's entry, its tokens)."""
+Made = tuple[Mapping[str, Any], int]
+"""A batch's part of the journal's entry, and its tokens."""
+Work = Callable[[int], Made]
+"""Batch number -> what is made of it."""
 
 
-def work(journal: store.Journal, batches: int, do: Work, progress: Progress | None = None) -> None:
-    """Does this process's share of the batches that the journal does not hold yet, and waits for the others."""
+def work(journal: store.Journal, batches: int, do: Work, progress: Progress | None = None, workers: int = 1) -> None:
+    """Does this process's share of the batches that the journal does not hold yet, and waits for the others.
+
+    `workers`: batches under way at once, in threads.
+    """
     rank = distributed.rank()
     with journal.claimed(rank):
         distributed.barrier()  # all are here before any begins
         done = set(journal.done())
         commit, dirty = manifest.code_state()
-        begun, tokens = time.monotonic(), 0
-        for number in range(rank, batches, distributed.world_size()):
-            if number in done:
-                continue
-            start = time.monotonic()
-            made, count = do(number)
-            now = time.monotonic()
-            facts = {"batch": number, "process": rank, "seconds": now - start, "commit": commit, "dirty": dirty}
-            journal.append(rank, {**made, **facts})
+        begun = last = time.monotonic()
+        tokens = 0
+        mine = [number for number in range(rank, batches, distributed.world_size()) if number not in done]
+        for number, (made, count) in _results(mine, do, workers):
+            now = time.monotonic()  # the seconds of an entry are those since the one before: they add up to the wall's
+            facts = {"batch": number, "process": rank, "seconds": now - last, "commit": commit, "dirty": dirty}
+            journal.append(rank, {**made, **facts, "memory_gib": distributed.peak_memory_gib()})
+            last = now
             tokens += count
             done.add(number)
             if progress is not None:
                 progress(len(done), batches, tokens / max(now - begun, 1e-9))
         distributed.barrier()
+
+
+def _results(numbers: Sequence[int], do: Work, workers: int) -> Iterator[tuple[int, Made]]:
+    """(number, what was made) as they come. When one fails, those under way are given out first, and no more begun."""
+    if workers == 1:
+        yield from ((number, do(number)) for number in numbers)
+        return
+    stop = Event()
+
+    def unless_stopped(number: int) -> tuple[int, Made] | None:
+        return None if stop.is_set() else (number, do(number))
+
+    failed: BaseException | None = None
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(unless_stopped, number) for number in numbers]
+        try:
+            for future in as_completed(futures):
+                if (error := future.exception()) is not None:
+                    failed = failed or error
+                    stop.set()
+                elif (result := future.result()) is not None:
+                    yield result
+        finally:
+            stop.set()  # on Ctrl-C, too: the pool then ends with what is under way
+    if failed is not None:
+        raise failed
 
 
 def finished(journal: store.Journal, batches: int) -> list[Mapping[str, Any]]:
@@ -62,5 +94,6 @@ def provenance(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "commit": None if "unknown" in sittings else commit,
         "commits": tuple(sittings) if sittings != [commit] else (),
         "dirty": None if None in every else any(every),
+        "memory_gib": max((round(entry["memory_gib"], 3) for entry in entries if "memory_gib" in entry), default=None),
         "seconds": round(max(per_process.values(), default=0.0), 3),
     }

@@ -422,7 +422,7 @@ def test_mistakes_of_the_other_commands(command: str, tmp_path: Path) -> None:
 
 
 def test_unknown_flags_and_choices_are_usage_errors(benchmark_folder: Path) -> None:
-    for flags in (("--modle", "random"), ("--dtype", "float8"), ("--seed", "x"), ("--engine", "vllm")):
+    for flags in (("--modle", "random"), ("--dtype", "float8"), ("--seed", "x"), ("--engine", "jax")):
         result = call("eval", "--data", benchmark_folder, *flags)
         assert result.exit_code == 2
         assert flags[0] in result.stderr

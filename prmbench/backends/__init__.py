@@ -27,6 +27,8 @@ BACKENDS = {
     "endo": "prmbench.backends.endo:load",
     "value_head": "prmbench.backends.value_head:load",
     "token_cls": "prmbench.backends.token_cls:load",
+    "tag_lm": "prmbench.backends.tag_lm:load",
+    "critic": "prmbench.backends.critic:load",
     "baseline": "prmbench.backends.baseline:load",
 }
 """Strings, so that nothing is imported until it is used."""
@@ -61,6 +63,10 @@ class Facts:
     """Of all models that the backend holds; for --dry-run, like the next."""
     token_bytes: int = 0
     """Rough memory that a padded token of a batch takes."""
+    batch_tokens: int = 0
+    """Padded tokens a batch holds unless told otherwise; 0 = by device."""
+    workers: int = 1
+    """Batches that may be under way at once, each in a thread."""
 
 
 class Backend(Protocol):

@@ -11,7 +11,7 @@ from prmbench import data, distributed, judge, scoring, store
 from prmbench.backends import Backend, find_card, load_backend
 from prmbench.config import EvalConfig, ScoreConfig
 from prmbench.evaluation import facts, policy, solutions
-from prmbench.evaluation.files import check_writable, finish, judge_again
+from prmbench.evaluation.files import check_writable, finish, judge_again, keep_texts
 from prmbench.evaluation.solutions import score
 from prmbench.schema import EvalProtocol, Task, Trace, UserError
 
@@ -85,11 +85,12 @@ def _evaluate(
     judge.checked(draft, config.protocol)  # before the scoring, not after it
     if not judge.keys(draft):
         raise UserError(f"benchmark {loaded.benchmark}: needs scores, and {draft.model} gives {draft.kind}s")
-    journal = scoring.score_all(plan, config.out, backend, loaded.traces, progress)
+    journal = scoring.score_all(plan, config.out, backend, loaded.traces, progress, config.max_cost)
     if distributed.rank() != 0:
         return None
     scores, provenance = scoring.collect(plan, journal, loaded.traces)
     made = facts.run_manifest(config, backend.facts, loaded, {**known, **provenance})
+    keep_texts(path.with_suffix(".critiques.jsonl"), scoring.said(journal))
     run = finish(made, scores, config.protocol, path)
     journal.remove()
     return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from prmbench import config as options
@@ -52,7 +52,8 @@ def content(loaded: data.Loaded) -> str:
 
 def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, known: Mapping[str, Any]) -> RunManifest:
     """The manifest of a run; `known` are the fields that only the caller knows, and win over what is said here."""
-    told = {k: v for k, v in asdict(facts).items() if not k.endswith("_bytes")}
+    manifested = {f.name for f in fields(RunManifest)}
+    told = {k: v for k, v in asdict(facts).items() if k in manifested}
     told["backend"] = told["backend"] or config.backend
     return RunManifest(
         **{

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,3 +39,10 @@ def check_writable(folder: Path) -> None:
     probe = folder / ".prmbench-write-test"
     store.write_atomic(probe, "")
     probe.unlink(missing_ok=True)  # of several processes another one may have been quicker
+
+
+def keep_texts(path: Path, said: Mapping[str, Sequence[str]]) -> None:
+    """What critics wrote, one JSON line a trace; no file where nothing was."""
+    lines = (json.dumps({"id": name, "said": texts}, ensure_ascii=False) for name, texts in sorted(said.items()))
+    if said:
+        store.write_atomic(path, "".join(f"{line}\n" for line in lines))

@@ -12,7 +12,7 @@ from prmbench.backends import Backend, load_backend
 from prmbench.config import ScoreConfig
 from prmbench.data import files, solutions
 from prmbench.evaluation.facts import identity, slug
-from prmbench.evaluation.files import check_writable
+from prmbench.evaluation.files import check_writable, keep_texts
 from prmbench.schema import ScoredTrace, Trace, UserError
 
 
@@ -27,12 +27,13 @@ def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path
         raise UserError(f"--out {config.out}: is the file that --data reads; name another for the step scores")
     check_writable(config.out.parent)
     backend, traces, plan = planned(config)
-    journal = scoring.score_all(plan, config.out.parent, backend, traces, progress)
+    journal = scoring.score_all(plan, config.out.parent, backend, traces, progress, config.max_cost)
     if distributed.rank() != 0:
         return None
     rows = {row.id: row for row in scoring.collect(plan, journal, traces)[0]}
     lines = [json.dumps(_line(rows[t.id]), sort_keys=True) for t in traces]
     store.write_atomic(config.out, "".join(f"{line}\n" for line in lines))
+    keep_texts(config.out.with_suffix(".critiques.jsonl"), scoring.said(journal))
     journal.remove()
     return config.out
 

@@ -5,7 +5,6 @@ Names and units are documented in docs/scaling.md; thresholds on them are alarms
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,16 +112,12 @@ def kl(before: Old, other: Tensor) -> float | None:
     return _over(total, count)
 
 
-def machine(tokens: float, seconds: float, device: str) -> dict[str, float]:
+def machine(tokens: float, seconds: float) -> dict[str, float]:
     """Time and memory, the latter of the process that has most."""
-    if device.startswith("cuda"):
-        used = torch.cuda.max_memory_allocated() / 2**30
-    else:
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         "seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-        "memory_gib": round(max(distributed.gathered(used)), 3),
+        "memory_gib": round(max(distributed.gathered(distributed.peak_memory_gib())), 3),
     }
 
 

@@ -1,0 +1,92 @@
+"""Batches shared among threads and sittings: what is done is kept whatever else fails; costs end a run in time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prmbench import scoring, shares, store
+from prmbench.backends import Facts
+from prmbench.schema import StepScores, Trace, Usage, UserError
+
+TRACES = tuple(Trace(f"t{i}", f"problem {i}", ("one", "two"), -1, subset="s") for i in range(12))
+
+
+def journal(folder: Path) -> store.Journal:
+    return store.Journal(folder / "run.journal", {"run_id": "run"})
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_every_batch_is_done_once(tmp_path: Path, workers: int) -> None:
+    book, asked = journal(tmp_path), []
+
+    def do(number: int) -> tuple[dict[str, Any], int]:
+        asked.append(number)
+        return {"scores": [number * number]}, 1
+
+    shares.work(book, 9, do, workers=workers)
+    shares.work(book, 11, do, workers=workers)
+    assert sorted(asked) == list(range(11))  # the second sitting asks for what is new only
+    assert [entry["scores"] for entry in shares.finished(book, 11)] == [[n * n] for n in range(11)]
+
+
+def test_batches_are_under_way_at_once(tmp_path: Path) -> None:
+    """Each waits for the two others: alone none would end."""
+    meeting = threading.Barrier(3, timeout=30)
+
+    def do(number: int) -> tuple[dict[str, Any], int]:
+        meeting.wait()
+        return {}, 0
+
+    shares.work(journal(tmp_path), 3, do, workers=3)
+
+
+def test_a_failure_loses_nothing_and_begins_nothing_more(tmp_path: Path) -> None:
+    book, failed, asked = journal(tmp_path), threading.Event(), []
+
+    def do(number: int) -> tuple[dict[str, Any], int]:
+        asked.append(number)
+        if number == 1:
+            failed.set()
+            raise UserError("the server said no")
+        failed.wait(30)  # still under way when the other fails
+        return {"scores": [number]}, 1
+
+    with pytest.raises(UserError, match="the server said no"):
+        shares.work(book, 50, do, workers=2)
+    assert 0 in book.done()
+    assert set(book.done()) == set(asked) - {1}
+    assert len(asked) < 50
+
+
+class Paid:
+    """Answers that cost 0.5 a trace."""
+
+    facts = Facts("verdict", "none", engine="none", backend="baseline", batch_tokens=1)
+
+    def cost(self, trace: Trace) -> int:
+        return 7
+
+    def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
+        for trace in traces:
+            used = Usage(prompt_tokens=5, completion_tokens=2, cost=0.5)
+            yield StepScores(trace.id, verdicts=(-1,), said=(f"about {trace.id}",), usage=used)
+
+
+def test_a_run_stops_when_its_money_is_spent_and_goes_on_with_more(tmp_path: Path) -> None:
+    backend = Paid()
+    plan = scoring.make_plan("run", backend, TRACES, None)
+    assert len(plan.batches) == len(TRACES)
+    with pytest.raises(UserError, match=r"--max-cost 2: 2 is spent"):
+        scoring.score_all(plan, tmp_path, backend, TRACES, most_cost=2.0)
+    with pytest.raises(UserError, match=r"--max-cost 4: 4 is spent"):  # what the first sitting spent counts
+        scoring.score_all(plan, tmp_path, backend, TRACES, most_cost=4.0)
+    book = scoring.score_all(plan, tmp_path, backend, TRACES, most_cost=6.5)
+    rows, told = scoring.collect(plan, book, TRACES)
+    assert (told["tokens"], told["completion_tokens"], told["cost"]) == (12 * 7, 12 * 2, 6.0)
+    assert len(rows) == len(TRACES)
+    assert scoring.said(book)["t3"] == ["about t3"]
