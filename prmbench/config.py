@@ -306,3 +306,37 @@ class DemoConfig:
     data: Path | None = option(None, "smollm2: ProcessBench file or folder (default: the traces shipped).")
     limit: int | None = option(None, "smollm2: traces per subset (default: all shipped ones, 12 of real data).")
     out: Path = option(Path("runs/demo"), "Folder for the runs and the report.")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertConfig:
+    """`prmbench convert`."""
+
+    format: Literal["auto", "prm800k", "math_shepherd", "trl"] = option(
+        "auto", "Of the rows: auto (by their fields), prm800k, math_shepherd, trl (stepwise)."
+    )
+    neutral: Literal["right", "wrong"] = option("right", "prm800k: what a step rated 0 counts as.")
+    alternatives: bool = option(False, "prm800k: also every rated step that was not taken, after the steps before it.")
+    limit: int | None = option(None, "Only N solutions, evenly spaced.")
+    out: Path = option(Path("traces.jsonl"), "File for the labelled solutions, jsonl or parquet.")
+
+
+@dataclass(frozen=True, slots=True)
+class ContaminationConfig:
+    """`prmbench contamination`."""
+
+    data: Path | None = option(None, "Training file or folder: any rows that have a problem.")
+    against: tuple[str, ...] = option((), "Benchmark file or folder, repeatable.")
+    ngram: int = option(13, "Words of an n-gram; a shorter problem is one n-gram.")
+    overlap: float = option(0.5, "Share of a problem's n-grams in one training problem that counts as a match.")
+    out: Path | None = option(None, "JSON file for all matches (default: none).")
+
+
+@dataclass(frozen=True, slots=True)
+class CardConfig:
+    """`prmbench card`."""
+
+    name: str | None = option(None, "The model's name on the hub (default: its name in the results).")
+    protocol: tuple[str, ...] = option((), "Protocol to tell of, repeatable (default: all but the in-sample ones).")
+    license: str | None = option(None, "Licence of the model, as the hub spells it, e.g. apache-2.0.")
+    out: Path | None = option(None, "File for the card, such as README.md (default: print it).")

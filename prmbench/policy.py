@@ -15,15 +15,16 @@ from typing import Any
 from prmbench import config as options
 from prmbench import distributed, shares, store, verify
 from prmbench.backends import BASELINES
-from prmbench.backends.common import local_weights, placement, template_source
+from prmbench.backends.common import LM, local_weights, open_lm, placement, template_source
 from prmbench.config import EvalConfig, RolloutConfig
 from prmbench.data import rollouts as rollout_files
 from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import sampling
 from prmbench.engines.decoding import Drawn
-from prmbench.engines.hf import HFEngine, load
-from prmbench.engines.sampling import Sampler, Sampling
+from prmbench.engines.sampling import CPU_MOST_TOKENS, GPU_MOST_TOKENS, Sampler, Sampling
+from prmbench.engines.vllm import ALONE
+from prmbench.engines.vllm import Options as VllmOptions
 from prmbench.schema import UserError
 from prmbench.shares import Progress
 
@@ -94,14 +95,14 @@ def sample_all(
     return _collect(work, journal) if distributed.rank() == 0 else None
 
 
-def open_policy(config: Options) -> HFEngine:
+def open_policy(config: Options) -> LM:
     """The model that writes. Raises UserError when there is none, or none that can."""
     if not config.model or config.model in BASELINES:
         what = f"{config.model}: a baseline writes nothing;" if config.model else "is missing:"
         raise UserError(f"--model {what} give the hub id, folder or .gguf file of a causal language model")
     if config.trust_remote_code:
         raise UserError("--trust-remote-code: no policy's card asks for code of the model's own; drop it")
-    return load(config.model, "lm", placement(config), config.revision, empty=config.dry_run)
+    return open_lm(config.model, config.revision, config, VllmOptions(share=ALONE), config.dry_run)
 
 
 def prepare(engine: Sampler, prompts: Sequence[Prompt], config: Options) -> Work:
@@ -123,8 +124,15 @@ def prepare(engine: Sampler, prompts: Sequence[Prompt], config: Options) -> Work
         rooms=rooms,
         stops=engine.stops | sampling.end_of_turn(engine.tokenizer, template),
         n=n,
-        batches=tuple(sampling.plan(costs, sampling.budget(engine, config.batch_tokens))),
+        batches=tuple(sampling.plan(costs, _budget(engine, config))),
     )
+
+
+def _budget(engine: Sampler, config: Options) -> int:
+    """Tokens of a batch. VLLM makes its own, so there it says how much is drawn before the journal is written."""
+    if config.engine != "vllm" or config.batch_tokens is not None:
+        return sampling.budget(engine, config.batch_tokens)
+    return CPU_MOST_TOKENS if placement(config).device == "cpu" else 4 * GPU_MOST_TOKENS
 
 
 def how_drawn(config: Options) -> Sampling:

@@ -15,12 +15,11 @@ from typing import Any
 
 from prmbench import config as options
 from prmbench import distributed, manifest, store, verify
-from prmbench.backends.common import template_source
+from prmbench.backends.common import LM, template_source
 from prmbench.config import RolloutConfig
 from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts as rollout_files
 from prmbench.data.rollouts import Rollout
-from prmbench.engines.hf import HFEngine
 from prmbench.policy import REFUSED, Progress, Work, how_drawn, identity, kind_of, open_policy, prepare, sample_all
 from prmbench.schema import UserError, text_hash
 
@@ -88,7 +87,7 @@ def dry_run(config: RolloutConfig) -> DryRun:
     return outline(engine, prepare(engine, prompt_files.load(_given(config), config.subset, config.limit), config))
 
 
-def outline(engine: HFEngine, work: Work) -> DryRun:
+def outline(engine: LM, work: Work) -> DryRun:
     """What drawing this work would take."""
     return DryRun(
         prompts=len(work.prompts),
@@ -137,7 +136,7 @@ def summarise(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     }
 
 
-def _provenance(engine: HFEngine, config: RolloutConfig) -> dict[str, Any]:
+def _provenance(engine: LM, config: RolloutConfig) -> dict[str, Any]:
     source = template_source(config) or engine.tokenizer.chat_template or ""
     return {
         "config": options.to_json(config),

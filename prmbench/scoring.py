@@ -6,10 +6,14 @@ gets the same numbers to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from prmbench import shares, store
 from prmbench.backends import Backend
@@ -84,6 +88,7 @@ def score_all(
     }
     journal = store.Journal(folder / f"{plan.run_id}.journal", identity)
     spent = [_usage(entry).cost for entry in journal.done().values()]
+    scored_batch = within_memory(partial(_score, backend), backend.cost)
 
     def score(number: int) -> tuple[dict[str, Any], int]:
         if most_cost is not None and sum(spent) >= most_cost:
@@ -92,7 +97,7 @@ def score_all(
                 "with a higher --max-cost goes on from there"
             )
         batch = [traces[i] for i in plan.batches[number]]
-        found = _score(backend, batch)
+        found = scored_batch(batch)
         entry: dict[str, Any] = {"scores": [scored(t, s).to_json() for t, s in zip(batch, found, strict=True)]}
         used = [s.usage for s in found if s.usage is not None]
         if used:
@@ -103,6 +108,52 @@ def score_all(
 
     shares.work(journal, len(plan.batches), score, progress, backend.facts.workers)
     return journal
+
+
+Score = Callable[[Sequence[Trace]], list[StepScores]]
+
+
+def within_memory(score: Score, cost: Callable[[Trace], int]) -> Score:
+    """`score`, which does a batch in two halves once memory has run out, and every batch after it.
+
+    The plan stays as it is, and so do the journal's entries. Raises UserError when half a batch is too much.
+    """
+    halved = False
+
+    def within(batch: Sequence[Trace]) -> list[StepScores]:
+        nonlocal halved
+        if not halved:
+            try:
+                return score(batch)
+            except torch.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    raise _too_much(batch, cost) from error
+            halved = True
+            logging.getLogger(__name__).warning("out of memory: from here on every batch is scored in two halves")
+        torch.cuda.empty_cache()  # behind the `except`: the error holds what the batch had allocated
+        middle = (len(batch) + 1) // 2
+        found = []
+        for half in filter(len, (batch[:middle], batch[middle:])):
+            try:
+                found += score(half)
+            except torch.OutOfMemoryError as error:
+                raise _too_much(half, cost) from error
+        return found
+
+    return within
+
+
+def _too_much(batch: Sequence[Trace], cost: Callable[[Trace], int]) -> UserError:
+    longest = max(map(cost, batch))
+    if len(batch) > 1:
+        return UserError(
+            f"out of memory: {len(batch)} traces of up to {longest} tokens do not fit; use a smaller --batch-tokens, "
+            "--dtype bfloat16 or another --device"
+        )
+    return UserError(
+        f"out of memory: trace {batch[0].id} of {longest} tokens does not fit, at any --batch-tokens; use "
+        "--dtype bfloat16 or another --device (balanced: all GPUs together)"
+    )
 
 
 def _usage(entry: Mapping[str, Any]) -> Usage:

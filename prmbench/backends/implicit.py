@@ -14,9 +14,9 @@ from prmbench.backends import ModelBackend, common
 from prmbench.backends.cards import ModelCard
 from prmbench.backends.ref_cache import Sums, cached, identity, step_logprobs
 from prmbench.config import ModelConfig, public_name
-from prmbench.engines.hf import HFEngine
-from prmbench.engines.hf import load as load_engine
+from prmbench.engines import Reader
 from prmbench.engines.render import Encoded
+from prmbench.engines.vllm import ALONE, Options
 from prmbench.objectives import log_ratios
 from prmbench.schema import StepScores, UserError
 
@@ -28,14 +28,19 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     """
     if not card.ref_model:
         raise UserError(f"--model {card.model}: backend implicit needs --ref-model, or ref_model in its prm.json")
+    if config.engine == "vllm" and config.boundary != "exact":
+        raise UserError(
+            f"--boundary {config.boundary}: hides tokens from attention, and vLLM cannot; use exact, or --engine hf"
+        )
     name, where = card.ref_model, common.placement(config)
     # The card's revision is that of the card's reference, not of one that an option names.
     revision = config.ref_revision or (None if config.ref_model else card.ref_revision)
 
-    def open_reference(empty: bool) -> HFEngine:
-        return load_engine(name, "lm", where, revision, empty=empty)
+    def open_reference(empty: bool) -> common.LM:
+        return common.open_lm(name, revision, config, Options(reads=True, share=ALONE), empty)
 
-    policy = common.open_model(card, config, "lm")
+    code, beside = card.remote_code and config.trust_remote_code, Options(reads=True, share=ALONE / 2)
+    policy = common.open_lm(card.model, card.revision, config, beside, config.dry_run, code)
     reference = open_reference(config.dry_run or config.ref_cache is not None)
     if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
         raise UserError(f"{card.model} and {name} have different vocabularies; a log-ratio needs the same tokens")
@@ -54,12 +59,12 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     ref_sums: Sums = partial(step_logprobs, reference)
     if config.ref_cache is not None and not config.dry_run:
         weights = facts.ref_weights or f"{name}@{reference.revision}"
-        ref_sums = cached(config.ref_cache, identity(weights, where), lambda: open_reference(False))
+        ref_sums = cached(config.ref_cache, identity(weights, where, config.engine), lambda: open_reference(False))
     encode = common.chat_encoder(policy, config, reference)
     return ModelBackend(facts, encode, lambda batch: read(policy, ref_sums, batch))
 
 
-def read(policy: HFEngine, ref_sums: Sums, batch: Sequence[Encoded]) -> Iterator[StepScores]:
+def read(policy: Reader, ref_sums: Sums, batch: Sequence[Encoded]) -> Iterator[StepScores]:
     """Per step: the sum of log pi_phi - log pi_ref over its tokens, and the token count."""
     for encoded, p, r in zip(batch, step_logprobs(policy, batch), ref_sums(batch), strict=True):
         ratios = log_ratios(torch.tensor(p, dtype=torch.float64), torch.tensor(r, dtype=torch.float64))

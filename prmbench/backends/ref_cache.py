@@ -12,7 +12,8 @@ from pathlib import Path
 
 from prmbench import distributed
 from prmbench.backends.common import step_sums
-from prmbench.engines.hf import HFEngine, Placement
+from prmbench.engines import Reader
+from prmbench.engines.hf import Placement
 from prmbench.engines.render import Encoded
 from prmbench.store import cannot_write
 
@@ -20,18 +21,18 @@ Sums = Callable[[Sequence[Encoded]], Iterator[tuple[float, ...]]]
 """Per trace: the sum of log pi over each step's tokens, nats."""
 
 
-def step_logprobs(engine: HFEngine, batch: Sequence[Encoded]) -> Iterator[tuple[float, ...]]:
+def step_logprobs(engine: Reader, batch: Sequence[Encoded]) -> Iterator[tuple[float, ...]]:
     """Per trace: the sum of log pi over each step's tokens, nats, added up in float64."""
     for encoded, out in zip(batch, engine.logprobs(batch), strict=True):
         yield step_sums(out.logprobs, encoded)
 
 
-def identity(weights: str, where: Placement) -> str:
+def identity(weights: str, where: Placement, engine: str = "hf") -> str:
     """All of a reference that moves its numbers, so not which of several GPUs it is on: processes share their files."""
-    return f"{weights} {where.device.partition(':')[0]} {where.dtype}"
+    return f"{weights} {where.device.partition(':')[0]} {where.dtype}" + (f" {engine}" if engine != "hf" else "")
 
 
-def cached(folder: Path, reference: str, open_engine: Callable[[], HFEngine]) -> Sums:
+def cached(folder: Path, reference: str, open_engine: Callable[[], Reader]) -> Sums:
     """`step_logprobs` that looks into `folder` first, and opens the model when something is not there.
 
     `reference`: its `identity`; each has files of its own.
@@ -39,7 +40,7 @@ def cached(folder: Path, reference: str, open_engine: Callable[[], HFEngine]) ->
     name = hashlib.sha256(reference.encode()).hexdigest()[:16]
     known = _read(folder, name)
     own = folder / f"{name}.{distributed.rank()}.jsonl"
-    engine: list[HFEngine] = []
+    engine: list[Reader] = []
 
     def sums(batch: Sequence[Encoded]) -> Iterator[tuple[float, ...]]:
         missing = [e for e in batch if _key(e) not in known]

@@ -54,4 +54,4 @@ def read(engine: HFEngine, batch: Sequence[Encoded]) -> Iterator[StepScores]:
         if row.shape[1] != CLASSES:
             raise UserError(f"{row.shape[1]} classes a token; a step classifier has {CLASSES} (wrong, right)")
         wrong, right = row[list(encoded.reads)].astype(np.float64).T
-        yield StepScores(encoded.id, tuple(1 / (1 + np.exp(wrong - right))), encoded.counts)
+        yield StepScores(encoded.id, tuple(common.sigmoid(right - wrong).tolist()), encoded.counts)

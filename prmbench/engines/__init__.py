@@ -16,12 +16,22 @@ class TokenLogprobs(NamedTuple):
 
     logprobs: NDArray[np.float32]
     """[n]: log p(token | everything before it), for the tokens start .. ends[-1] - 1."""
-    normalisers: NDArray[np.float32]
-    """[n + 1]: logsumexp of the logits that predict those tokens, then of the logits after the last one."""
+    normalisers: NDArray[np.float32] | None
+    """[n + 1]: logsumexp of the logits that predict those tokens, then of the logits after the last one. None where an
+    engine keeps its logits to itself, as vLLM does."""
 
 
-class Engine(Protocol):
-    """A model with its tokenizer, ready to run."""
+class NextTokens(NamedTuple):
+    """What may follow each of a trace's n read positions."""
+
+    logprobs: NDArray[np.float32]
+    """[n, k]: log p of the k tokens asked for, over the whole vocabulary, natural logs."""
+    likeliest: NDArray[np.int64]
+    """[n]: the id of the likeliest of all tokens."""
+
+
+class Reader(Protocol):
+    """A causal language model with its tokenizer, ready to read."""
 
     tokenizer: Any
     max_tokens: int | None
@@ -29,6 +39,13 @@ class Engine(Protocol):
 
     def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:
         """One entry a trace, in order."""
+
+
+class Engine(Reader, Protocol):
+    """A model of any kind, down to its hidden states."""
+
+    def next_tokens(self, batch: Sequence[Encoded], ids: Sequence[int]) -> Iterator[NextTokens]:
+        """How likely `ids` are right after each of a trace's `reads`; one entry a trace, in order."""
 
     def outputs(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
         """[T, c] outputs of the model's own head at every position, one array a trace."""

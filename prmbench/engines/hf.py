@@ -25,7 +25,7 @@ from torch import Tensor
 
 from prmbench import head
 from prmbench.config import missing_folder
-from prmbench.engines import TokenLogprobs
+from prmbench.engines import NextTokens, TokenLogprobs
 from prmbench.engines.decoding import Drawn, decode
 from prmbench.engines.render import Encoded
 from prmbench.engines.sampling import (
@@ -141,10 +141,23 @@ class HFEngine:
             rows.append(states[encoded.start - 1 : encoded.ends[-1]])
             targets += [*encoded.ids[encoded.start : encoded.ends[-1]], 0]  # after the last token only logsumexp counts
         hidden = torch.cat(rows)
-        logp, logz = self._head(hidden, torch.tensor(targets, device=hidden.device))
+        logp, logz = head.target_logprobs(*self._head(hidden, torch.tensor(targets)))
         at = 0
         for n in [len(r) for r in rows]:
             yield TokenLogprobs(logp[at : at + n - 1].cpu().numpy(), logz[at : at + n].cpu().numpy())
+            at += n
+
+    @torch.inference_mode()
+    def next_tokens(self, batch: Sequence[Encoded], ids: Sequence[int]) -> Iterator[NextTokens]:
+        """Log-probabilities of `ids` right after each read position, one entry a trace; no other position has any."""
+        states = self._states(batch)
+        read = torch.cat([row[list(encoded.reads)] for encoded, row in zip(batch, states, strict=True)])
+        hidden, weight, asked, bias, softcap = self._head(read, torch.tensor(ids).expand(len(read), -1))
+        logp, _ = head.logprobs_at(hidden, weight, asked, bias, softcap)
+        likeliest = head.candidates(hidden, weight, asked[:, 0], 1.0, bias, softcap).ids[:, 0]  # one has p = 1 at most
+        at = 0
+        for n in [len(encoded.reads) for encoded in batch]:
+            yield NextTokens(logp[at : at + n].cpu().numpy(), likeliest[at : at + n].cpu().numpy())
             at += n
 
     @torch.inference_mode()
@@ -176,12 +189,13 @@ class HFEngine:
                 f"{kind} rescales its logits in a way this version does not know; its numbers would be wrong"
             )
 
-    def _head(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _head(self, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float | None]:
+        """What head.py's functions take, on the device of the head's weights: states, weights, ids, bias, softcap."""
         layer = self.model.get_output_embeddings()
         softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         device = layer.weight.device
         bias = getattr(layer, "bias", None)
-        return head.target_logprobs(hidden.to(device), layer.weight, targets.to(device), bias, softcap)
+        return hidden.to(device), layer.weight, ids.to(device), bias, softcap
 
     def _states(self, batch: Sequence[Encoded]) -> list[Tensor]:
         out = self._forward(self.model.base_model, batch)

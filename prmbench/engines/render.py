@@ -1,6 +1,6 @@
 """From a trace to token ids and one token range per step: chat text, tagged text, separated pieces.
 
-Tokenizers are passed in; no model is run here, and no text is ever truncated.
+What single families want besides: inputs.py. No model is run here, and no text is ever truncated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Encoded:
     ends: tuple[int, ...] = ()
     """One past the last token of each step; ranges are contiguous and never empty."""
     reads: tuple[int, ...] = ()
-    """Tagged and separated text: the position whose output is the step's score. Empty for chat text."""
+    """The position whose output is the step's score. Empty for chat text, where scores belong to the step's tokens."""
     masked: tuple[int, ...] = ()
     """Release boundary: positions that attention must not see. Position numbers still count them."""
     tokens: tuple[int, ...] = ()
@@ -68,11 +68,11 @@ def encode_chat(
     `boundary`: "exact" follows the owner rule on one tokenisation, "release" the authors' script.
     Raises UserError when the tokenizer or the template cannot be used for any trace.
     """
-    reason = _unusable(trace)
+    reason = unusable(trace)
     if reason:
         return Encoded(trace.id, unscored=reason)
     encode = _release if boundary == "release" else _exact
-    return _checked(encode(tokenizer, trace, template), max_tokens)
+    return checked(encode(tokenizer, trace, template), max_tokens)
 
 
 def _exact(tokenizer: PreTrainedTokenizerBase, trace: Trace, template: str | None) -> Encoded:
@@ -82,7 +82,7 @@ def _exact(tokenizer: PreTrainedTokenizerBase, trace: Trace, template: str | Non
     at, stop = _locate(text, response)
     if at < 0:
         return Encoded(trace.id, unscored="the chat template rewrites the solution")
-    ids, offsets = _tokenise(tokenizer, text)
+    ids, offsets = tokenise(tokenizer, text)
     starts = list(accumulate((len(part) + 2 for part in parts[:-1]), initial=at))
     start, ends = step_ranges(offsets, starts, stop)
     if start == 0:
@@ -135,7 +135,7 @@ def encode_tagged(
     known = tokenizer.encode(tag, add_special_tokens=False)
     if len(known) != 1 or (known[0] == tokenizer.unk_token_id and tag != tokenizer.unk_token):
         raise UserError(f"tag {tag!r}: not a single token of this tokenizer; use a tag that it knows as one token")
-    reason = _unusable(trace)
+    reason = unusable(trace)
     if reason:
         return Encoded(trace.id, unscored=reason)
     response = "".join(step + tag for step in trace.steps)
@@ -143,7 +143,7 @@ def encode_tagged(
     at, stop = _locate(text, response)
     if at < 0:
         return Encoded(trace.id, unscored="the chat template rewrites the solution")
-    ids, offsets = _tokenise(tokenizer, text)
+    ids, offsets = tokenise(tokenizer, text)
     start, (stop_token,) = step_ranges(offsets, [at], stop)
     reads = tuple(i for i in range(start, stop_token) if ids[i] == known[0])
     if len(reads) != len(trace.steps):
@@ -152,7 +152,7 @@ def encode_tagged(
     after = list(accumulate((len(step + tag) for step in reversed(trace.steps[1:])), initial=0))
     if [offsets[i][1] for i in reads] != [stop - rest for rest in reversed(after)]:
         return Encoded(trace.id, unscored="a tag is not where its step ends")
-    return _checked(Encoded(trace.id, ids, start, tuple(i + 1 for i in reads), reads), max_tokens)
+    return checked(Encoded(trace.id, ids, start, tuple(i + 1 for i in reads), reads), max_tokens)
 
 
 def encode_separated(
@@ -166,7 +166,7 @@ def encode_separated(
     closing = bare_ids(tokenizer, separator)
     if not closing:
         raise UserError(f"separator {separator!r}: leaves no token in this tokenizer; put another into prm.json")
-    reason = _unusable(trace)
+    reason = unusable(trace)
     if reason:
         return Encoded(trace.id, unscored=reason)
     bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
@@ -177,7 +177,7 @@ def encode_separated(
         return Encoded(trace.id, unscored=_no_token(empty[0]))
     ends = tuple(accumulate((len(step) + len(closing) for step in steps), initial=len(opening)))[1:]
     ids = opening + tuple(token for step in steps for token in step + closing)
-    return _checked(Encoded(trace.id, ids, len(opening), ends, tuple(end - 1 for end in ends)), max_tokens)
+    return checked(Encoded(trace.id, ids, len(opening), ends, tuple(end - 1 for end in ends)), max_tokens)
 
 
 def step_ranges(offsets: Sequence[tuple[int, int]], starts: Sequence[int], stop: int) -> tuple[int, tuple[int, ...]]:
@@ -238,10 +238,16 @@ def _locate(text: str, response: str) -> tuple[int, int]:
     return -1, -1
 
 
-def _tokenise(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase, text: str, special: bool = False
+) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+    """Ids and character offsets of a text; `special`: with the tokens that the tokenizer itself adds, offsets (0, 0).
+
+    Raises UserError when the tokenizer gives no offsets.
+    """
     if not tokenizer.is_fast:
         raise UserError("the tokenizer gives no character offsets (a slow one); use a model that has a tokenizer.json")
-    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     return tuple(out["input_ids"]), out["offset_mapping"]
 
 
@@ -250,7 +256,8 @@ def bare_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _unusable(trace: Trace) -> str:
+def unusable(trace: Trace) -> str:
+    """Why no convention can encode the trace; empty when one can."""
     blank = [k for k, step in enumerate(trace.steps, 1) if not step.strip()]
     if blank:
         return f"step {blank[0]} is blank"
@@ -261,8 +268,8 @@ def _no_token(step: int) -> str:
     return f"step {step} has no token of its own"
 
 
-def _checked(encoded: Encoded, max_tokens: int | None) -> Encoded:
-    """The same, or the reason why it cannot be scored."""
+def checked(encoded: Encoded, max_tokens: int | None) -> Encoded:
+    """The same, or the reason why it cannot be scored: a step without a token, or more tokens than the model takes."""
     if encoded.unscored:
         return encoded
     empty = [k for k, (begin, end) in enumerate(encoded.spans, 1) if end <= begin]

@@ -1,6 +1,6 @@
-"""The vLLM engine: samples in this process, and takes new weights or a new adapter between batches.
+"""The vLLM engine: samples and reads in this process, and takes new weights or a new adapter between batches.
 
-Samples only: scores and gradients come from hf.py. A server of one's own: server.py. When to send weights: sync.py.
+No logits, hidden states or gradients: those are hf.py's. A server of one's own: server.py. When to send: sync.py.
 """
 
 from __future__ import annotations
@@ -15,16 +15,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import torch
+
 from prmbench import distributed
+from prmbench.engines import TokenLogprobs
 from prmbench.engines.decoding import Drawn
-from prmbench.engines.hf import Placement
+from prmbench.engines.hf import Placement, commit, source
+from prmbench.engines.render import Encoded
 from prmbench.engines.sampling import CPU_CACHE_BYTES, Sampler, Sampling
 from prmbench.schema import UserError
 
 Push = Literal["nothing", "weights", "adapter"]
 """What an engine is to be sent later: it must know when it starts."""
-SHARE = 0.5
-"""Of a GPU's free memory that an engine in this process takes."""
+SHARE, ALONE = 0.5, 0.9
+"""Of a GPU's free memory that an engine in this process takes: beside a model in training, and with no other."""
+READ_TOKENS = 2048
+"""Tokens of a forward pass where log-probabilities are read: their logits, in float32 and twice, are not in vLLM's plan
+of its memory. Longer traces are read in pieces."""
 NO_LIMIT = 2**40
 """Tokens of a batch: vLLM makes its own batches, so it may have all prompts at once."""
 LORA_RANKS = 1, 8, 16, 32, 64, 128, 256, 320, 512
@@ -54,12 +62,18 @@ class Options:
     max_tokens: int | None = None
     """Context length; None = the model's own."""
     memory: float | None = None
-    """Share of the device that it fills, weights and cache; None = half of what is free in process, and vLLM's default,
-    nearly all, for a server."""
+    """Share of the device that it fills, weights and cache; None = in process `share` of what is free, and vLLM's
+    default, nearly all, for a server."""
+    share: float = SHARE
+    """In process: of the memory that is free when it starts."""
     cache_gib: float | None = None
     """Memory for keys and values, whatever the share; None = 1 GiB in process on a CPU."""
     eager: bool = False
     """Without compilation and CUDA graphs: starts faster, runs slower. In process on a CPU always."""
+    reads: bool = False
+    """Whether `logprobs` is called: smaller pieces."""
+    tensor_parallel: int = 1
+    """GPUs that share the model."""
 
     def arguments(self, dtype: str) -> dict[str, Any]:
         """Names and values as `vllm.LLM` takes them; None where vLLM decides."""
@@ -71,6 +85,8 @@ class Options:
             "gpu_memory_utilization": self.memory,
             "kv_cache_memory_bytes": None if self.cache_gib is None else int(self.cache_gib * 2**30),
             "enforce_eager": self.eager or None,
+            "max_num_batched_tokens": READ_TOKENS if self.reads else None,
+            "tensor_parallel_size": self.tensor_parallel if self.tensor_parallel > 1 else None,
             "logprobs_mode": PROCESSED,
             "generation_config": "vllm",  # no defaults from the model's files: every request says all it wants
         }
@@ -121,11 +137,15 @@ def request(sampling: Sampling, limit: int, seed: int, stops: Collection[int]) -
 class VllmEngine:
     """A `vllm.LLM` in this process. `Drawn.logprobs` are behind top-k and top-p, other than the HF engine's."""
 
-    def __init__(self, llm: Any, tokenizer: Any, stops: frozenset[int]) -> None:
-        """Takes a started engine; `open_vllm` is the usual way here."""
+    weight_bytes = token_bytes = 0
+    """Not known: a dry run, which asks, starts no vLLM."""
+
+    def __init__(self, llm: Any, tokenizer: Any, stops: frozenset[int], revision: str | None = None) -> None:
+        """Takes a started engine; `open_vllm` is the usual way here. `revision`: the hub commit it is of."""
         self.llm = llm
         self.tokenizer = tokenizer
         self.stops = stops
+        self.revision = revision
         self.batch_tokens = NO_LIMIT
         self.max_tokens: int | None = llm.model_config.max_model_len
         self._adapter: Any = None
@@ -148,6 +168,25 @@ class VllmEngine:
         asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         said = self.llm.generate(asked, settings, use_tqdm=False, lora_request=self._adapter)
         return [_drawn(answer.outputs[0]) for answer in said]
+
+    def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:
+        """Log-probabilities of the step tokens, one entry a trace, under the plain softmax; no normalisers.
+
+        What follows the last step is not read. Raises UserError when memory runs out.
+        """
+        from vllm import SamplingParams
+
+        reading = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, prompt_logprobs=0, detokenize=False)
+        asked = [{"prompt_token_ids": list(encoded.ids[: encoded.ends[-1]])} for encoded in batch]
+        try:
+            said = self.llm.generate(asked, reading, use_tqdm=False, lora_request=self._adapter)
+        except torch.OutOfMemoryError as error:  # its requests are half done: the same engine cannot be asked again
+            raise UserError(
+                "vLLM: out of memory while reading log-probabilities; use a smaller model, more GPUs "
+                "(--tensor-parallel), or the engine hf (what was finished is kept)"
+            ) from error
+        for encoded, answer in zip(batch, said, strict=True):
+            yield TokenLogprobs(_read(encoded, answer.prompt_logprobs), None)
 
     def reload(self, folder: Path) -> None:
         """Takes all weights from a folder of safetensors, untied. Raises UserError when they do not fit."""
@@ -185,6 +224,12 @@ def _drawn(output: Any) -> Drawn:
     return Drawn(ids, logprobs)
 
 
+def _read(encoded: Encoded, found: Sequence[Any]) -> np.ndarray:
+    """`found[i]` is what vLLM says of token i, given those before it: {id: its log-probability}."""
+    at = range(encoded.start, encoded.ends[-1])
+    return np.array([found[i][encoded.ids[i]].logprob for i in at], dtype=np.float32)
+
+
 def open_vllm(name: str, revision: str | None, placement: Placement, options: Options | None = None) -> VllmEngine:
     """Starts an engine in this process, on the device that vLLM was built for.
 
@@ -195,34 +240,60 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Op
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING" if sys.stderr.isatty() else "ERROR")
     try:
         import vllm
+        from vllm.platforms import current_platform
     except ImportError as error:
         raise UserError(
             f"engine vllm: cannot be imported ({error}); pip install 'prmbench[vllm]', or use the engine hf"
         ) from error
-    where = placement.resolve()
-    if where.spread:
-        raise UserError(f"--device {where.device}: vLLM takes one device a process; use auto, or a server")
+    where, how = placement.resolve(), options or Options()
+    check_device(where, how, current_platform.device_type)
+    if source(name)[1]:
+        raise UserError(f"model {name}: vLLM reads hub ids and folders; use the engine hf for a .gguf file")
+    revision = commit(name, revision)
     distributed.start(where.device)  # first: vLLM would make a process group of its own, of one process
-    settings = _sharing(options or Options(), where.device).arguments(where.dtype)
+    settings = _sharing(how, where.device).arguments(where.dtype)
     if distributed.world_size() > 1:
         settings["distributed_executor_backend"] = "external_launcher"  # each process on the GPU that is its own
+    if not sys.stderr.isatty():
+        settings["use_tqdm_on_load"] = False
     tokenizer, stops = tokens_of(name, revision)
     with _one_line(name):
         llm = vllm.LLM(model=name, revision=revision, disable_log_stats=True, **settings)
-    return VllmEngine(llm, tokenizer, stops)
+    engine = VllmEngine(llm, tokenizer, stops, revision)
+    if how.reads and engine.max_tokens is not None:
+        engine.max_tokens -= 1  # vLLM wants room for an answer, to whatever it reads
+    return engine
+
+
+def check_device(where: Placement, options: Options, built_for: str) -> None:
+    """Raises UserError on a device that vLLM would not take; `built_for`: cpu, cuda, or empty where it finds none."""
+    kind, _, index = where.device.partition(":")
+    gpus = torch.cuda.device_count()
+    if where.spread:
+        raise UserError(f"--device {kind}: vLLM spreads a model by --tensor-parallel; use --device auto")
+    if not built_for:
+        raise UserError("engine vllm: the vLLM that is installed finds no device to run on; a CPU needs its CPU build")
+    if kind != built_for:
+        raise UserError(f"--device {kind}: the vLLM that is installed runs on {built_for}; give --device {built_for}")
+    if index not in ("", "0") and distributed.world_size() == 1:
+        raise UserError(f"--device {where.device}: vLLM takes the first GPU it sees; set CUDA_VISIBLE_DEVICES={index}")
+    if options.tensor_parallel > 1 and distributed.world_size() > 1:
+        raise UserError(
+            f"--tensor-parallel {options.tensor_parallel}: one model takes several GPUs; start it without torchrun"
+        )
+    if options.tensor_parallel > max(1, gpus):
+        raise UserError(f"--tensor-parallel {options.tensor_parallel}: torch sees {gpus} GPUs; use at most that many")
 
 
 def _sharing(options: Options, device: str) -> Options:
     """With limits that leave the trainer its memory, and without compiling for a CPU, unless told otherwise."""
-    import torch
-
     if device == "cpu":
         cache = CPU_CACHE_BYTES / 2**30 if options.cache_gib is None else options.cache_gib
         return replace(options, cache_gib=cache, eager=True)
     if options.memory is not None:
         return options
     free, total = torch.cuda.mem_get_info(device)
-    return replace(options, memory=SHARE * free / total)
+    return replace(options, memory=options.share * free / total)
 
 
 @contextmanager

@@ -39,9 +39,14 @@ def identity(config: ModelConfig, backend: Backend, content: str) -> dict[str, A
         "boundary": config.boundary,
         "batch_tokens": scoring.batch_budget(backend, config.batch_tokens),
         "content": content,
-        **({"seed": config.seed} if backend.facts.engine != "hf" else {}),  # a forward pass has no chance in it
+        **({} if _sure(backend.facts) else {"seed": config.seed}),
         **({"decay": config.decay} if backend.facts.backend == "endo" else {}),
     }
+
+
+def _sure(facts: Facts) -> bool:
+    """Whether no chance is in the scores: a forward pass has none, a critic that samples has."""
+    return facts.engine in ("hf", "vllm") and facts.backend != "critic"
 
 
 def content(loaded: data.Loaded) -> str:

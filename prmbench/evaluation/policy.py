@@ -9,12 +9,11 @@ from prmbench import data, distributed, judge, manifest, store, verify
 from prmbench import policy as sampler
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
-from prmbench.backends.common import chat_format, model_facts
+from prmbench.backends.common import LM, chat_format, model_facts
 from prmbench.config import EvalConfig
 from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
-from prmbench.engines.hf import HFEngine
 from prmbench.evaluation import drawn
 from prmbench.evaluation.facts import run_id, run_manifest
 from prmbench.evaluation.files import check_writable, finish, judge_again
@@ -26,7 +25,7 @@ from prmbench.schema import RunManifest, UserError
 @dataclass(frozen=True, slots=True)
 class _Planned:
     run_id: str
-    engine: HFEngine
+    engine: LM
     prompts: tuple[Prompt, ...]
     about: data.Loaded
     """Subsets and source. It holds no trace: there is none before the policy has spoken."""

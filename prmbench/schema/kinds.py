@@ -39,3 +39,7 @@ class NonFiniteError(Exception):
 
 class RetryError(Exception):
     """A server or a device went away, or has other weights than it was given; checkpoint kept. Exit code 75."""
+
+
+class Notice(UserWarning):
+    """What a user should know and need not mend: one line on stderr, by `warnings.warn`."""

@@ -1,0 +1,590 @@
+"""Generative critics: what they are asked (goldens), how answers are read (tables), and engines in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import save_model
+from token_kinds import KINDS
+from typer.testing import CliRunner, Result
+
+from prmbench.backends import critic_parse, critic_prompts, load_backend
+from prmbench.backends.cards import ModelCard
+from prmbench.backends.critic import CriticBackend
+from prmbench.backends.critic import load as load_critic
+from prmbench.backends.critic_ask import CRITICS, Asking, needs_decision, stepwise_verdict
+from prmbench.cli import app
+from prmbench.config import ModelConfig
+from prmbench.engines.chat import Answer, Ask, LocalChat, Messages, Weighing, render_chat, swapped
+from prmbench.engines.decoding import Drawn
+from prmbench.engines.hf import HFEngine, Placement
+from prmbench.engines.hf import load as load_model
+from prmbench.engines.render import PLAIN
+from prmbench.engines.sampling import Completion, Sampling, end_of_turn, generate, render_prompt
+from prmbench.metrics import majority
+from prmbench.schema import StepScores, Trace, Usage, UserError
+
+TRACE = Trace("a", "Add {x} to $\\frac{1}{2}$.", ("Let {problem} be 1.", "Step 2: so\n<b>2</b> {0}"), 1)
+CARD = ModelCard("m", "critic")
+
+# --- prompts --------------------------------------------------------------------------------------------------------
+
+PROCESSBENCH = r"""The following is a math problem and a solution (split into paragraphs, enclosed with tags and indexed from 0):
+
+[Math Problem]
+
+Add {x} to $\frac{1}{2}$.
+
+[Solution]
+
+<paragraph_0>
+Let {problem} be 1.
+</paragraph_0>
+
+<paragraph_1>
+Step 2: so
+<b>2</b> {0}
+</paragraph_1>
+
+Your task is to review and critique the solution paragraph by paragraph. Once you identify an error in a paragraph, return the index of the paragraph where the earliest error occurs. Otherwise, return the index of -1 (which typically denotes "not found").
+
+Please put your final answer (i.e., the index) in \boxed{}."""  # noqa: E501
+
+STEPWISE = r"""Here are a math problem and a solution, cut into numbered steps.
+
+[Math Problem]
+
+Add {x} to $\frac{1}{2}$.
+
+[Solution]
+
+Step 1: Let {problem} be 1.
+Step 2: so
+<b>2</b> {0}
+
+Check the steps one after the other. For each of them write "Step n:" with its number, work out whether it follows from the problem and the steps before it, and close your remarks on it with \boxed{correct} or \boxed{incorrect}. Give one such verdict for each step and use \boxed for nothing else. After the first incorrect step you may stop."""  # noqa: E501
+
+THINKPRM = r"""You are given a math problem and a proposed step-by-step solution:
+
+[Math Problem]
+
+Add {x} to $\frac{1}{2}$.
+
+[Solution]
+
+Step 1: Let {problem} be 1.
+Step 2: so
+<b>2</b> {0}
+
+Review and critique each step in the proposed solution to determine whether each step is correct. If the solution is incomplete, only verify the provided steps."""  # noqa: E501
+
+
+def test_prompts() -> None:
+    def user(text: str) -> Messages:
+        return ({"role": "user", "content": text},)
+
+    assert critic_prompts.processbench(critic_prompts.load("critic_processbench"), TRACE) == user(PROCESSBENCH)
+    assert critic_prompts.stepwise(critic_prompts.load("critic_stepwise"), TRACE) == user(STEPWISE)
+    assert critic_prompts.stepwise(critic_prompts.load("thinkprm"), TRACE) == user(THINKPRM)
+    assert critic_prompts.load("thinkprm").opening == "\nLet's verify step by step:"
+
+
+def test_turns() -> None:
+    asked = critic_prompts.yes_no(critic_prompts.load("genprm"), TRACE, ["fine {x}"])
+    assert [(m["role"], m["content"]) for m in asked] == [
+        (
+            "system",
+            "You are a math teacher. Your task is to review and critique the paragraphs in solution step by step.",
+        ),
+        ("user", "Add {x} to $\\frac{1}{2}$.\nLet {problem} be 1."),
+        ("assistant", "fine {x}"),
+        ("user", "Step 2: so\n<b>2</b> {0}"),
+    ]
+    assert len(critic_prompts.yes_no(critic_prompts.load("genprm"), TRACE)) == 2
+    own = critic_prompts.yes_no(critic_prompts.load("critic_yes_no"), TRACE)
+    assert own[0]["content"].endswith(
+        r"end your message with \boxed{Yes} if the paragraph is right, or with \boxed{No} if it holds an error."
+    )
+
+
+def test_the_official_prompt_is_quoted(shared_data: Path) -> None:
+    official = (shared_data / "templates" / "processbench_critique.txt").read_text()
+    assert critic_prompts.load("critic_processbench").text == official
+    filled = official.format(problem="P", tagged_response="<paragraph_0>\nS\n</paragraph_0>")
+    (turn,) = critic_prompts.processbench(critic_prompts.load("critic_processbench"), Trace("t", "P", ("S",)))
+    assert turn["content"] == filled
+
+
+def test_a_prompt_that_is_none() -> None:
+    for name in ("qwen_math_prm_system", "../x", "nothing"):
+        with pytest.raises(UserError, match="has no critic's prompt of that name"):
+            critic_prompts.load(name)
+
+
+# --- reading answers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"so \boxed{2}", 2),
+        (r"\boxed{1} no, \boxed{2}.", 2),
+        (r"\boxed{\text{2}}", 2),
+        (r"$\boxed{\mathbf{\text{ 2 }}}$", 2),
+        (r"\boxed{\boxed{2}}", 2),
+        (r"\boxed{paragraph_2}", 2),
+        (r"\boxed{\text{paragraph\_2}}", 2),
+        (r"\boxed{<paragraph_2>}", 2),
+        (r"\boxed{Paragraph 2}", 2),
+        (r"\boxed{02}", 2),
+        (r"\boxed {2.}", 2),
+        (r"\boxed{-1}", -1),
+        (r"\boxed{$-1$}", -1),
+        (r"\boxed{\(-1\)}", -1),
+        ("\\boxed{\u22121}", -1),
+        ("\\boxed{\u20131}", -1),
+        (r"\boxed{- 1}", -1),
+        (r"\boxed{0} then \boxed{1", 0),
+        (r"\boxed{-2}", None),
+        (r"\boxed{3}", None),
+        (r"\boxed{}", None),
+        (r"\boxed{1} and \boxed{none}", None),
+        (r"\boxed{1, 2}", None),
+        (r"\boxed{1.5}", None),
+        (r"\boxed{x_2}", None),
+        (r"\boxed{paragraph_1 and paragraph_2}", None),
+        ("\\boxed{\uff12}", None),
+        (r"\boxed{" + "1" * 5000 + "}", None),
+        ("the answer is 2", None),
+        ("\boxed{2}", None),  # a backspace, as from a prompt that was not raw
+        ("", None),
+    ],
+)
+def test_index(text: str, expected: int | None) -> None:
+    assert critic_parse.index(text, 3) == expected
+
+
+def test_boxed() -> None:
+    text = r"\boxed{a{b}c} \boxed{\frac{1}{2}} \boxed{\{} \boxed{un{closed} \boxed{d}"
+    assert critic_parse.boxed(text) == ["a{b}c", r"\frac{1}{2}", r"\{", "d"]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([0, 1, 1], 1),
+        ([None, None, None, 2], 2),
+        ([2, 0, 0, 2], 2),
+        ([0, 2, 2, 0], 0),
+        ([None, -1, 3, -1], -1),
+        ([None, None], None),
+    ],
+)
+def test_majority(verdicts: list[int | None], expected: int | None) -> None:
+    assert majority(verdicts) == expected
+
+
+T, F = r"\boxed{correct}", r"\boxed{incorrect}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (T + F + T, [True, False, True]),
+        (r"\boxed{\text{Correct}.} \boxed{5} \boxed{ incorrect }", [True, False]),
+        (f"<think>{T}{T}</think>{F}", [False]),
+        (f"<think>{T}{F}</think> Is the solution correct? No", [True, False]),
+        (f"<think>{T}{F}", [True, False]),
+        ("incorrect", []),
+    ],
+)
+def test_decisions(text: str, expected: list[bool]) -> None:
+    assert critic_parse.decisions(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "asked", "verdict"),
+    [
+        (T * 3, "stop", False, -1),
+        (T * 3, "length", False, -1),
+        (T + F, "stop", False, 1),
+        (T + F + T, "stop", False, 1),
+        (F, "stop", False, 0),
+        (F + T, "stop", False, None),  # neither up to the first error nor all
+        (F + T, "length", False, 0),
+        (T * 2, "stop", False, None),
+        (T * 4, "stop", False, None),
+        (T * 3 + F, "stop", False, None),
+        (T * 2, "length", True, None),
+        ("", "length", True, None),
+        ("no verdict", "stop", True, None),
+    ],
+)
+def test_stepwise_verdict(text: str, finish: str, asked: bool, verdict: int | None) -> None:
+    answer = Answer(text, finish)
+    assert needs_decision(answer, 3) is asked
+    assert stepwise_verdict(answer, None, 3) == verdict
+
+
+def test_forced_decision() -> None:
+    cut = Answer(T, "length")
+    assert [stepwise_verdict(cut, Answer(share=p), 3) for p in (0.51, 0.5, 0.2, None)] == [-1, None, None, None]
+    assert not needs_decision(Answer(refused="too long"), 3)
+    assert not needs_decision(Answer(lost="malformed"), 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (r"Yes. \boxed{No} Yes", "No"),
+        (r"\boxed{No} \boxed{\text{Yes}}", "Yes"),
+        (r"\boxed{ yes}", "yes"),
+        (r"\boxed{Yesterday}", None),
+        (r"\boxed{Not}", None),
+        ("Yes", None),
+    ],
+)
+def test_judgement(text: str, word: str | None) -> None:
+    span = critic_parse.judgement(text)
+    assert (None if span is None else text[slice(*span)]) == word
+
+
+# --- asked of a script ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Scripted:
+    """A chat whose answers are made up; what it was asked is kept."""
+
+    script: Callable[[Ask], Answer]
+    share: float | None = None
+    asked: list[Ask] = field(default_factory=list)
+    forced: list[Ask] = field(default_factory=list)
+
+    def answer(self, asks: Sequence[Ask], sampling: Sampling, weighing: Weighing | None = None) -> list[Answer]:
+        self.asked += asks
+        return [self.script(ask) for ask in asks]
+
+    def choose(self, asks: Sequence[Ask], words: tuple[str, str]) -> list[Answer]:
+        self.forced += asks
+        return [Answer(prompt_tokens=7, completion_tokens=1, share=self.share) for _ in asks]
+
+    def prompt_tokens(self, messages: Messages) -> int:
+        return sum(len(m["content"]) for m in messages)
+
+
+def backend(name: str, chat: Scripted, votes: int = 1, prices: tuple[float, float] = (0.0, 0.0)) -> CriticBackend:
+    critic = CRITICS[name]
+    made = load_critic(CARD, ModelConfig(model="m", engine="openai", base_url="http://localhost/v1", critic=name))  # type: ignore[arg-type]
+    asking = Asking(chat, critic_prompts.load(critic.prompt), Sampling(max_new_tokens=10), votes, 5)
+    return CriticBackend(made.facts, critic, asking, prices)
+
+
+TRACES = [
+    Trace("a", "P", ("one", "two", "three"), 1),
+    Trace("none", "P", ()),
+    Trace("b", "Q", ("four",), -1),
+]
+
+
+def test_processbench_scores() -> None:
+    answers = iter([r"\boxed{1}", "hm", r"\boxed{2}", r"\boxed{-1}", r"\boxed{7}", r"\boxed{0}"])
+    chat = Scripted(lambda ask: Answer(next(answers), "stop", 10, 2))
+    found = list(backend("processbench", chat, 3, (1.0, 2.0)).score(TRACES))
+    assert found == [
+        StepScores("a", verdicts=(1, None, 2), said=(r"\boxed{1}", "hm", r"\boxed{2}"), usage=Usage(30, 6, 42e-6)),
+        StepScores("none", unscored="no steps"),
+        StepScores(
+            "b", verdicts=(-1, None, 0), said=(r"\boxed{-1}", r"\boxed{7}", r"\boxed{0}"), usage=Usage(30, 6, 42e-6)
+        ),
+    ]
+    assert len({ask.seed for ask in chat.asked}) == 6
+    assert all(0 <= ask.seed < 2**31 for ask in chat.asked)
+
+
+def test_what_does_not_fit_is_unscored() -> None:
+    refused = Answer(refused="99 tokens of prompt fill the context")
+    (a,) = backend("processbench", Scripted(lambda ask: refused)).score(TRACES[:1])
+    assert (a.unscored, a.verdicts) == ("99 tokens of prompt fill the context", ())
+    (b,) = backend("yes_no", Scripted(lambda ask: refused)).score(TRACES[:1])
+    assert (b.unscored, b.values) == ("99 tokens of prompt fill the context", ())
+    (c,) = backend("processbench", Scripted(lambda ask: Answer(lost="malformed answer"))).score(TRACES[:1])
+    assert (c.unscored, c.verdicts, c.said) == ("", (None,), ("malformed answer",))
+
+
+def test_stepwise_scores() -> None:
+    cut = Answer(T, "length", 10, 2)
+    told = {"P": iter([Answer(T + F, "stop", 10, 2), cut]), "Q": iter([cut, cut])}
+
+    def script(ask: Ask) -> Answer:
+        return next(told["P" if "Step 1: one" in ask.messages[0]["content"] else "Q"])
+
+    chat = Scripted(script, share=0.9)
+    a, _, b = backend("stepwise", chat, 2).score(TRACES)
+    assert (a.verdicts, b.verdicts) == ((1, -1), (-1, -1))
+    assert (a.usage, a.said) == (Usage(27, 5), (T + F, T, "P(yes) = 0.9"))
+    (forced,) = chat.forced
+    assert [m["role"] for m in forced.messages] == ["user", "assistant", "user"]
+    assert forced.messages[1:] == (
+        {"role": "assistant", "content": T},
+        {"role": "user", "content": "Is the solution correct? Answer with one word, yes or no."},
+    )
+
+
+def test_yes_no_scores() -> None:
+    """Shares by step and vote; each vote keeps its own history; a vote that is lost ends; the mean is over the rest."""
+    shares = {("one", 0): 0.9, ("one", 1): 0.7, ("two", 0): 0.2, ("two", 1): None, ("three", 1): 0.5, ("four", 0): 0.1}
+    order: dict[str, int] = {}
+
+    def script(ask: Ask) -> Answer:
+        step = ask.messages[-1]["content"].split("\n")[-1]
+        own = [m["content"] for m in ask.messages if m["role"] == "assistant"]
+        vote = int(own[0][-1]) if own else order.setdefault(step, -1) + 1
+        order[step] = vote
+        if (step, vote) == ("two", 0):
+            return Answer("", "", 10, 0, share=0.2, lost="broken")
+        return Answer(f"{step} {vote}", "stop", 10, 2, share=shares.get((step, vote)))
+
+    chat = Scripted(script)
+    a, _, b = backend("yes_no", chat, 2).score(TRACES)
+    assert a.values == pytest.approx((0.8, 0.2, 0.5))
+    assert b.values == (0.1,)
+    assert a.said == ("one 0", "one 1", "broken", "two 1", "three 1")
+    assert chat.asked[-1].messages[1:] == (
+        {"role": "user", "content": "P\none"},
+        {"role": "assistant", "content": "one 1"},
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": "two 1"},
+        {"role": "user", "content": "three"},
+    )
+
+
+def test_an_unread_step_ends_a_trace() -> None:
+    chat = Scripted(lambda ask: Answer("x", "stop", 10, 2, share=0.5 if len(ask.messages) == 2 else None))
+    a, _, b = backend("yes_no", chat).score(TRACES)
+    assert (a.unscored, a.values, a.usage) == ("no Yes or No on step 2", (), Usage(20, 4))
+    assert b.values == (0.5,)
+    assert len(chat.asked) == 3  # step 3 of a is not asked
+
+
+def test_estimates() -> None:
+    for name, prompts, answers in (("processbench", 1, 10), ("yes_no", 3, 30)):
+        made = backend(name, Scripted(lambda ask: Answer()), 2, (1.0, 10.0))
+        used = made.at_most(TRACES[0])
+        assert used.completion_tokens == 2 * answers
+        assert used.cost == pytest.approx((used.prompt_tokens + 10 * used.completion_tokens) / 1e6)
+        assert made.at_most(TRACES[1]) == Usage()
+        assert made.cost(TRACES[1]) == 0
+        system = len(critic_prompts.load("critic_yes_no").text.replace("{{", "{").replace("}}", "}"))
+        if prompts == 3:  # system, then "P\none", "two", "three", and what was said before each
+            said = sum((system + 5, system + 5 + 3 + 10, system + 5 + 3 + 5 + 20))
+            assert used.prompt_tokens == 2 * said
+            assert made.cost(TRACES[0]) == 2 * (system + 13 + 30)
+
+
+# --- an engine in this process ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine(policy: Path) -> HFEngine:
+    return load_model(str(policy), "lm", Placement("cpu", "float32"))
+
+
+def test_same_completions_as_sampling(engine: HFEngine) -> None:
+    prompts = ["What is 2 + 3?", "Find the value."]
+    drawn = Sampling(temperature=1.0, max_new_tokens=12)
+    asks = [Ask(({"role": "user", "content": p},), seed) for seed, p in enumerate(prompts)]
+    stops = end_of_turn(engine.tokenizer)
+    texts = [render_prompt(engine.tokenizer, p) for p in prompts]
+    expected = list(generate(engine, texts, drawn, [0, 1], stops=stops))
+    found = LocalChat(engine).answer(asks, drawn)
+    assert [(a.text, a.finish, a.completion_tokens) for a in found] == [(c.text, c.finish, c.tokens) for c in expected]
+    sizes = [len(engine.tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
+    assert [a.prompt_tokens for a in found] == sizes
+    (opened,) = LocalChat(engine, opening="\nLet's").answer(asks[:1], drawn)
+    (behind,) = generate(engine, [texts[0] + "\nLet's"], drawn, [0], stops=stops)
+    assert (opened.text, opened.prompt_tokens > sizes[0]) == (behind.text, True)
+
+
+def test_an_answer_ends_with_its_turn(engine: HFEngine) -> None:
+    """Also where the model's files name no token that ends a completion."""
+    asked: list[Any] = []
+
+    class Endless(Fixed):
+        stops = frozenset()
+
+        def sample(self, prompts: Sequence[Any], *how: Any) -> list[Drawn]:
+            asked.append(how[-1])
+            return super().sample(prompts)
+
+    (answer,) = LocalChat(Endless(engine, "x")).answer([Ask(({"role": "user", "content": "y"},))], Sampling())
+    assert asked == [{engine.tokenizer.eos_token_id}]
+    assert (answer.text, answer.finish) == ("x", "stop")
+
+
+def test_a_prompt_that_fills_the_context(engine: HFEngine) -> None:
+    (answer,) = LocalChat(engine).answer([Ask(({"role": "user", "content": "1 + " * 3000},))], Sampling())
+    assert answer.refused.endswith("tokens of prompt fill the context")
+    (choice,) = LocalChat(engine).choose([Ask(({"role": "user", "content": "1 + " * 3000},))], ("yes", "no"))
+    assert choice.refused.endswith("tokens of prompt fill the context")
+
+
+def naive(engine: HFEngine, ids: Sequence[int], tail: Sequence[int]) -> float:
+    """ln P(tail | ids) from full logits."""
+    with torch.inference_mode():
+        logits = engine.model(torch.tensor([[*ids, *tail]])).logits[0].double().log_softmax(-1)
+    return sum(float(logits[len(ids) - 1 + k, token]) for k, token in enumerate(tail))
+
+
+class Fixed(HFEngine):
+    """The engine, but for what it writes."""
+
+    def __init__(self, engine: HFEngine, text: str) -> None:
+        super().__init__(engine.model, engine.tokenizer)
+        self.text = text
+
+    def sample(self, prompts: Sequence[Any], *_: Any) -> list[Drawn]:
+        ids = (*self.tokenizer(self.text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
+        return [Drawn(ids, (0.0,) * len(ids)) for _ in prompts]
+
+
+@pytest.mark.parametrize("word", ["Yes", "No"])
+def test_weighing_equals_a_naive_softmax(engine: HFEngine, word: str) -> None:
+    text = rf"First \boxed{{No}}. It is 2, so \boxed{{{word}}}. Yes!"
+    chat = LocalChat(Fixed(engine, text))
+    ask = Ask(({"role": "user", "content": "Is 1 + 1 = 2?"},))
+    (answer,) = chat.answer([ask], Sampling(), Weighing(("Yes", "No"), critic_parse.judgement))
+    bare = engine.tokenizer
+    before = bare(chat.text(ask.messages), add_special_tokens=False)["input_ids"]
+    before += bare(text[: text.rindex(word + "}")], add_special_tokens=False)["input_ids"]
+    yes, no = (naive(engine, before, bare(w, add_special_tokens=False)["input_ids"]) for w in ("Yes", "No"))
+    assert answer.text == text
+    assert answer.share == pytest.approx(np.exp(yes) / (np.exp(yes) + np.exp(no)), abs=1e-6)
+    assert answer.share != pytest.approx(0.5, abs=1e-3)
+
+
+def test_choosing_equals_a_naive_softmax(engine: HFEngine) -> None:
+    ask = Ask(({"role": "user", "content": "Is 1 + 1 = 2?"},))
+    (answer,) = LocalChat(engine).choose([ask], ("yes", "no"))
+    bare = engine.tokenizer
+    before = bare(LocalChat(engine).text(ask.messages), add_special_tokens=False)["input_ids"]
+    p = {
+        w: np.exp(naive(engine, before, bare(w, add_special_tokens=False)["input_ids"]))
+        for w in ("yes", "Yes", "no", "No")
+    }
+    assert answer.share == pytest.approx((p["yes"] + p["Yes"]) / sum(p.values()), abs=1e-6)
+    assert answer.completion_tokens == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", [r"So \boxed{Yes}.", r"∠ ist größer \boxed{ No}", r"\boxed{\text{yes}}"])
+def test_the_other_word_takes_its_place(kind: str, text: str) -> None:
+    """Own tokens are as drawn, and either word, put behind the tokens before it, reads as it should."""
+    tokenizer = KINDS[kind]()
+    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    written = str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    span = critic_parse.judgement(written)
+    if span is None:
+        pytest.skip("this tokenizer cannot spell the word")
+    at, own, other = swapped(tokenizer, Completion(written, len(ids), "stop", ids), span, ("Yes", "No"))
+    word = written[slice(*span)]
+    swap = {"Yes": "No", "No": "Yes", "yes": "no"}[word]
+    assert ids[at : at + len(own)] == own
+    if tokenizer.unk_token_id in other:
+        pytest.skip("this tokenizer cannot spell the other word")
+    read = str(tokenizer.decode([*ids[:at], *other, *ids[at + len(own) :]], skip_special_tokens=True))
+    assert read == written[: span[0]] + swap + written[span[1] :]
+
+
+def test_rendered_chat(engine: HFEngine) -> None:
+    talk: Messages = (
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "U {x}"},
+        {"role": "assistant", "content": "A"},
+        {"role": "user", "content": "V"},
+    )
+    body = "<|system|>\nS<|end|>\n<|user|>\nU {x}<|end|>\n<|assistant|>\nA<|end|>\n<|user|>\nV<|end|>\n"
+    assert render_chat(engine.tokenizer, talk, None) == body + "<|assistant|>\n"
+    generating = "{% for m in messages %}[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    assert render_chat(engine.tokenizer, talk, generating) == "[S][U {x}][A][V]>"
+    assert render_chat(engine.tokenizer, talk, PLAIN) == "<s>S\n\nU {x}\n\nA\n\nV\n\n"
+
+
+# --- through the command line -----------------------------------------------------------------------------------------
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}).invoke(app, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize("critic", ["processbench", "stepwise", "yes_no"])
+def test_eval_in_this_process(critic: str, policy: Path, benchmark_folder: Path, tmp_path: Path) -> None:
+    """A random model says nothing of use: all of it is counted, nothing fails, and done again it is the same."""
+    how = ("--backend", "critic", "--critic", critic, "--votes", 2, "--critic-tokens", 12, "--limit", 2)
+    results = []
+    for out in ("one", "two"):
+        run = call("eval", "--model", policy, "--data", benchmark_folder, *how, "--out", tmp_path / out, "--json")
+        assert run.exit_code == 0, run.output
+        results.append(json.loads(run.stdout))
+    manifest = results[0]["manifest"]
+    assert results[0]["rows"] == results[1]["rows"]
+    assert manifest["scores_sha256"] == results[1]["manifest"]["scores_sha256"]
+    assert manifest["kind"] == ("prob" if critic == "yes_no" else "verdict")
+    assert manifest["input_format"] == f"critic/{critic} votes=2 tokens=12"
+    assert manifest["completion_tokens"] >= 4 * 2
+    assert (manifest["native"], manifest["fixed"]) == ((0.5, 0.5) if critic == "yes_no" else (None, None))
+    (texts,) = (tmp_path / "one").glob("*.critiques.jsonl")
+    assert len(texts.read_text().splitlines()) == 4
+
+
+def test_bad_input(policy: Path, benchmark_folder: Path, tmp_path: Path) -> None:
+    bare = save_model(tmp_path / "bare", 3)
+    (bare / "chat_template.jinja").unlink()
+    how = ("--backend", "critic", "--data", benchmark_folder, "--out", tmp_path / "out")
+    for options, line in (
+        (("--model", bare), "the tokenizer has no chat template; pass --template plain"),
+        (("--model", policy, "--base-url", "http://localhost/v1"), "--base-url: engine hf runs the model here"),
+        (("--model", policy, "--engine", "openai"), "--base-url is missing"),
+        (("--model", policy, "--critic", "other"), "other"),
+        (("--model", policy, "--max-cost", 3), "--max-cost: needs --input-price"),
+    ):
+        result = call("eval", *how, *options)
+        assert result.exit_code == 2, result.output
+        assert line in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_checkpoint_with_a_prompt_of_its_own(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = ModelCard(str(policy), "critic", prompt="thinkprm", signal="steps")
+    with pytest.raises(UserError, match="was trained with a prompt of its own; pass --critic stepwise"):
+        load_critic(card, ModelConfig(model=str(policy)))
+    made = load_critic(card, ModelConfig(model=str(policy), critic="stepwise"))
+    assert made.facts.input_format == "critic/stepwise prompt=thinkprm"
+    assert isinstance(made.asking.chat, LocalChat)
+    assert made.asking.chat.text(({"role": "user", "content": "x"},)).endswith(
+        "<|assistant|>\n\nLet's verify step by step:"
+    )
+    there = ModelConfig(model="m", critic="stepwise", engine="openai", base_url="http://localhost/v1")
+    with pytest.raises(UserError, match="its answers have a fixed opening, which a server cannot be told"):
+        load_critic(card, there)
+
+
+def test_settings(policy: Path) -> None:
+    def sampling(**options: Any) -> Sampling:
+        made = load_backend(ModelConfig(model=str(policy), backend="critic", dry_run=True, **options))
+        assert isinstance(made, CriticBackend)
+        return made.asking.sampling
+
+    assert sampling() == Sampling(0.0, 1.0, 0, 8192)
+    assert sampling(votes=8) == Sampling(1.0, 0.9, 0, 8192)
+    assert sampling(critic="yes_no") == Sampling(0.0, 1.0, 0, 2048)
+    assert sampling(critic="yes_no", votes=8) == Sampling(0.6, 0.95, 20, 2048)
+    own = sampling(votes=8, critic_temperature=0.7, critic_top_p=0.8, critic_top_k=20, critic_tokens=32768)
+    assert own == Sampling(0.7, 0.8, 20, 32768)

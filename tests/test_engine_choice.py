@@ -1,0 +1,149 @@
+"""`--engine` and `--tensor-parallel`: what does not go together is one line, before anything is loaded or drawn.
+
+What vLLM then does is tests/test_vllm.py's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from conftest import save_model
+from typer.testing import CliRunner
+
+from prmbench.backends.common import open_lm
+from prmbench.backends.ref_cache import identity
+from prmbench.cli import app
+from prmbench.config import EvalConfig, RolloutConfig
+from prmbench.data.prompts import Prompt
+from prmbench.engines.hf import Placement
+from prmbench.engines.vllm import READ_TOKENS, Options, check_device
+from prmbench.policy import open_policy, prepare
+from prmbench.schema import UserError
+
+without_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+
+
+def refused(*arguments: object) -> str:
+    """The one line of a mistake."""
+    found = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert found.exit_code == 2, found.output
+    (line,) = found.stderr.splitlines()
+    return line.removeprefix("error: ")
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    folder = save_model(tmp_path / "classifier", 0, "AutoModelForTokenClassification", num_labels=2)
+    (folder / "prm.json").write_text(json.dumps({"backend": "token_cls", "separator": "\n"}))
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["vllm", "openai"])
+def test_only_transformers_gives_logits_and_states(engine: str, policy: Path, benchmark_folder: Path) -> None:
+    """Backend endo needs normalisers, value heads hidden states; the line says what the engine is good for."""
+    for backend in ("endo", "token_cls", "value_head"):
+        told = ("--backend", backend, "--data", benchmark_folder)
+        line = refused("eval", "--model", policy, "--engine", engine, *told)
+        assert f"--engine {engine}: backend {backend}" in line
+        assert "vllm runs the backends implicit and critic" in line
+
+
+def test_the_backend_of_a_prm_json_is_refused_too(classifier: Path, benchmark_folder: Path) -> None:
+    assert "backend token_cls" in refused("eval", "--model", classifier, "--data", benchmark_folder, "--engine", "vllm")
+
+
+@without_vllm
+def test_without_vllm_the_line_says_what_to_install(policy: Path, reference: Path, benchmark_folder: Path) -> None:
+    line = refused(
+        *("eval", "--model", policy, "--backend", "implicit", "--ref-model", reference),
+        *("--engine", "vllm", "--data", benchmark_folder),
+    )
+    assert "pip install 'prmbench[vllm]', or use the engine hf" in line
+
+
+def test_a_server_reads_no_log_ratio_and_draws_no_rollouts(
+    policy: Path, reference: Path, benchmark_folder: Path
+) -> None:
+    told = ("--engine", "openai", "--data", benchmark_folder)
+    line = refused("eval", "--model", policy, "--backend", "implicit", "--ref-model", reference, *told)
+    assert "--engine openai: asks critics" in line
+    with pytest.raises(UserError, match="--engine openai: asks critics"):
+        open_policy(EvalConfig(model=str(policy), engine="openai", benchmark="policy"))
+
+
+def test_hidden_tokens_are_not_vllms(policy: Path, reference: Path, benchmark_folder: Path) -> None:
+    line = refused(
+        *("eval", "--model", policy, "--backend", "implicit", "--ref-model", reference, "--boundary", "release"),
+        *("--engine", "vllm", "--data", benchmark_folder),
+    )
+    assert "--boundary release: hides tokens from attention, and vLLM cannot" in line
+
+
+@pytest.mark.parametrize("backend", ["endo", "implicit"])
+def test_tensor_parallel_is_vllms(backend: str, policy: Path, reference: Path, benchmark_folder: Path) -> None:
+    more = ("--ref-model", reference) if backend == "implicit" else ()
+    told = ("eval", "--model", policy, "--backend", backend, *more, "--data", benchmark_folder)
+    assert "--tensor-parallel 2: is vLLM's" in refused(*told, "--tensor-parallel", 2)
+    assert "--device balanced" in refused(*told, "--tensor-parallel", 2)
+    assert "expected at least 1" in refused(*told, "--tensor-parallel", 0)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "world", "built_for", "said"),
+    [
+        ("balanced", 1, "1", "cuda", "--device balanced: vLLM spreads a model by --tensor-parallel"),
+        ("cpu", 1, "1", "cuda", "--device cpu: the vLLM that is installed runs on cuda"),
+        ("cpu", 1, "1", "", "finds no device to run on; a CPU needs its CPU build"),
+        ("cuda:1", 1, "1", "cuda", "set CUDA_VISIBLE_DEVICES=1"),
+        ("cuda:0", 2, "2", "cuda", "start it without torchrun"),
+        ("cpu", 2, "1", "cpu", "--tensor-parallel 2: torch sees 0 GPUs"),
+        ("cpu", 1, "2", "cpu", None),
+        ("cuda:1", 1, "2", "cuda", None),
+    ],
+)
+def test_devices_that_vllm_does_not_take(
+    device: str, gpus: int, world: str, built_for: str, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun each process has the GPU of its number; alone vLLM takes the first."""
+    monkeypatch.setenv("WORLD_SIZE", world)
+    where, options = Placement(device, "float32"), Options(tensor_parallel=gpus)
+    if said is None:
+        check_device(where, options, built_for)
+        return
+    with pytest.raises(UserError) as caught:
+        check_device(where, options, built_for)
+    assert said in str(caught.value)
+
+
+def test_options_reach_vllm() -> None:
+    """The names are those of `vllm.LLM`."""
+    found = Options(tensor_parallel=4, reads=True).arguments("bfloat16")
+    assert found["tensor_parallel_size"] == 4
+    assert found["max_num_batched_tokens"] == READ_TOKENS
+    assert not {"tensor_parallel_size", "max_num_batched_tokens"} & set(Options().arguments("bfloat16"))
+
+
+def test_a_dry_run_plans_for_vllm_and_starts_none(policy: Path) -> None:
+    """Batches are journal entries there, and far larger than a forward pass."""
+    asked = [Prompt(str(n), "What is 1 plus 1?", "2", "sums") for n in range(40)]
+    batches = []
+    for engine in ("hf", "vllm"):
+        config = RolloutConfig(model=str(policy), engine=engine, dry_run=True, max_new_tokens=2000, device="cpu")
+        batches.append(len(prepare(open_policy(config), asked, config).batches))
+    assert batches[0] == batches[1] > 1  # the tiny model's own batches are as large as they get on a CPU
+    named = RolloutConfig(model=str(policy), engine="vllm", dry_run=True, batch_tokens=1)
+    assert len(prepare(open_policy(named), asked, named).batches) == 40 * named.group_size
+
+
+def test_the_reference_cache_keeps_engines_apart() -> None:
+    where = Placement("cpu", "float32")
+    assert identity("w", where) == identity("w", where, "hf") == "w cpu float32"
+    assert identity("w", where, "vllm") != identity("w", where)
+
+
+def test_code_of_a_models_own_stays_with_transformers(policy: Path) -> None:
+    with pytest.raises(UserError, match="runs code of its own; use --engine hf"):
+        open_lm(str(policy), None, RolloutConfig(engine="vllm"), remote_code=True)

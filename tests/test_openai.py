@@ -1,0 +1,455 @@
+"""An OpenAI-compatible server as engine, against a stand-in: what is sent, what is read, and every way it can fail."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_server import DROP, Reply, Script, failed, listed, said, serving
+from typer.testing import CliRunner, Result
+
+from prmbench.backends import load_backend
+from prmbench.backends.critic_parse import judgement
+from prmbench.cli import app
+from prmbench.config import ModelConfig
+from prmbench.engines.chat import Answer, Ask, Weighing
+from prmbench.engines.openai import HttpChat, Pace, address, api_key, choice, local, weigh
+from prmbench.engines.sampling import Sampling
+from prmbench.schema import RetryError, UserError
+
+GREEDY = Sampling(temperature=0.0, max_new_tokens=64)
+HELLO = Ask(({"role": "user", "content": "Hello {you}"},), 7)
+JUDGE = Weighing(("Yes", "No"), judgement)
+KEY = "sk-test-0123456789abcdef"
+ROWS = [
+    {"id": f"t-{n}", "problem": f"{n} + {n}?", "steps": [f"We add {n}.", f"So {2 * n}."], "label": n % 3 - 1,
+     "final_answer_correct": n % 3 == 0}
+    for n in range(6)
+]  # fmt: skip
+
+
+def answered(
+    script: Script, asks: list[Ask] | None = None, sampling: Sampling = GREEDY, tries: int = 3, **more: Any
+) -> list[Answer]:
+    with serving(script) as server:
+        return HttpChat(server.url, "m", tries=tries).answer(asks or [HELLO], sampling, **more)
+
+
+# --- one request --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_sent() -> None:
+    with serving(lambda body, n: said(f"Hi {n}", used=(11, 3))) as server:
+        chat = HttpChat(server.url + "/", "m")
+        drawn = Sampling(temperature=0.6, top_p=0.95, top_k=20, max_new_tokens=99)
+        assert chat.answer([HELLO, Ask(HELLO.messages, 8)], drawn) == [
+            Answer("Hi 0", "stop", 11, 3),
+            Answer("Hi 1", "stop", 11, 3),
+        ]
+        chat.answer([HELLO], GREEDY)
+    told = {"model": "m", "messages": [{"role": "user", "content": "Hello {you}"}], "seed": 7}
+    assert server.asked[0] == {**told, "temperature": 0.6, "top_p": 0.95, "max_tokens": 99, "top_k": 20}
+    assert server.asked[1]["seed"] == 8
+    assert server.asked[2] == {**told, "temperature": 0.0, "top_p": 1.0, "max_tokens": 64}  # no top_k: not OpenAI's
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (said("cut", "length"), Answer("cut", "length", 100, 20)),
+        (said("x", "content_filter"), Answer("x", "stop", 100, 20)),
+        (said("so 2", reasoning_content="hm"), Answer("<think>\nhm\n</think>\nso 2", "stop", 100, 20)),
+        (said(None, "length", reasoning="hm"), Answer("hm", "length", 100, 20)),
+        (said(""), Answer("", "stop", 100, 20, lost="empty answer")),
+        (said(None), Answer("", "stop", 100, 20, lost="empty answer")),
+        (said(["a"]), Answer("", "", 100, 20, lost="malformed answer: its content is no text")),
+        (Reply({"choices": []}), Answer(lost="malformed answer: no choice in it")),
+        (Reply({"error": {"message": "later"}}), Answer(lost="malformed answer: no choice in it")),
+        (Reply({"choices": [{"message": None}], "usage": 3}), Answer(lost="malformed answer: no choice in it")),
+        (Reply([1]), Answer(lost="malformed answer: no object")),
+        (Reply(b'{"choices": [{"message": {"con'), Answer(lost="malformed answer: not valid JSON")),
+        (Reply(b""), Answer(lost="malformed answer: not valid JSON")),
+        (Reply({"choices": [{"message": {"content": "ok"}}]}), Answer("ok", "stop")),
+        (failed(400, "filtered", code="content_filter"), Answer(lost="the server: filtered")),
+    ],
+)
+def test_what_is_read(reply: Reply, expected: Answer) -> None:
+    assert answered(lambda body, n: reply) == [expected]
+
+
+@pytest.mark.parametrize(
+    "first", [failed(429, "slow down", {"retry-after-ms": "5"}), failed(500, "oops"), failed(503, "x"), DROP]
+)
+def test_what_passes_is_asked_again(first: Reply | str) -> None:
+    assert answered(lambda body, n: first if n == 0 else said("ok"))[0].text == "ok"
+
+
+def test_a_body_that_breaks_off_is_asked_for_again() -> None:
+    short = Reply(b'{"choices"', headers={"Content-Length": "400", "Connection": "close"})
+    assert answered(lambda body, n: short if n == 0 else said("ok"))[0].text == "ok"
+
+
+def test_retry_after_is_honoured() -> None:
+    with serving(lambda body, n: failed(429, "slow down", {"Retry-After": "2"}) if n == 0 else said("ok")) as server:
+        assert HttpChat(server.url, "m").answer([HELLO], GREEDY)[0].text == "ok"
+    assert server.times[1] - server.times[0] > 1.5  # the SDK's own first pause is half a second
+
+
+@pytest.mark.parametrize("reply", [failed(429, "quota used up"), failed(502, "bad gateway"), DROP])
+def test_a_server_that_stays_away(reply: Reply | str) -> None:
+    with pytest.raises(RetryError, match=r"--base-url http://127.*: no answer from the server \(.+\)"):
+        answered(lambda body, n: reply, tries=1)
+    with pytest.raises(RetryError, match="refused"):
+        HttpChat("http://127.0.0.1:9/v1", "m", tries=1).answer([HELLO], GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("reply", "line"),
+    [
+        (failed(401, "Incorrect API key"), "status 401 for m .Incorrect API key.; check OPENAI_API_KEY"),
+        (failed(404, "no model m"), "status 404 for m .no model m.; check --model, and that the address is complete"),
+        (failed(400, "unknown argument:\n top_k"), "refuses the request .unknown argument: top_k."),
+        (Reply(b"<html>", headers={"Content-Type": "text/html"}), "what answers is no such server"),
+    ],
+)
+def test_a_refusal_is_one_line(reply: Reply, line: str) -> None:
+    with pytest.raises(UserError, match=line) as caught:
+        answered(lambda body, n: reply)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_limit_beyond_the_context_is_left_out() -> None:
+    long = "This model's maximum context length is 80 tokens. However, you requested 99 tokens"
+    with serving(lambda body, n: failed(400, long) if "max_tokens" in body else said("ok", "length")) as server:
+        assert HttpChat(server.url, "m").answer([HELLO], GREEDY)[0].text == "ok"
+    assert len(server.asked) == 2
+    (refused,) = answered(lambda body, n: failed(400, long, code="context_length_exceeded"))
+    assert refused.refused.startswith("the server: This model's maximum context length is 80")
+
+
+def test_the_newer_name_of_the_limit() -> None:
+    other = failed(400, "Unsupported parameter: 'max_tokens'", param="max_tokens", code="unsupported_parameter")
+    with serving(lambda body, n: other if "max_tokens" in body else said("ok")) as server:
+        assert HttpChat(server.url, "m").answer([HELLO], GREEDY)[0].text == "ok"
+    assert server.asked[1]["max_completion_tokens"] == 64
+
+
+def test_a_server_that_draws_without_seeds() -> None:
+    with serving(lambda body, n: failed(422, "extra input: seed") if "seed" in body else said("ok")) as server:
+        assert HttpChat(server.url, "m").answer([HELLO], GREEDY)[0].text == "ok"
+    assert server.asked[1] == {name: value for name, value in server.asked[0].items() if name != "seed"}
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "prmbench.engines.openai")
+    monkeypatch.setitem(sys.modules, "openai", None)
+    config = ModelConfig(model="m", backend="critic", engine="openai", base_url="http://localhost/v1")
+    with pytest.raises(UserError, match=r"engine openai: cannot be imported .+; pip install 'prmbench\[openai\]'"):
+        load_backend(config)
+
+
+def test_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "monotonic", iter([100.0, 100.0, 100.0, 101.0, 109.0]).__next__)
+    pace = Pace(120)  # one each half a second
+    for _ in range(5):
+        pace.wait()
+    assert slept == [0, 0.5, 1.0, 0.5, 0]
+    Pace(None).wait()
+
+
+# --- probabilities ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["It", " is", r" \boxed", "{", ("Yes", {"Yes": math.log(0.6), "No": math.log(0.2)}), "}"], 0.75),
+        ([r"\boxed{", ("No", {"No": math.log(0.6), "Yes": math.log(0.2)}), "}."], 0.25),
+        ([r"\boxed", ("{Yes", {"{Yes": math.log(0.5), "{No": math.log(0.3), "{Not": -9}), "}"], 0.625),
+        # two judgements: the last one
+        ([r"\boxed{", ("Yes", {"Yes": -1, "No": -5}), "}", r"\boxed{", ("No", {"No": -1, "Yes": -3}), "}"], 0.119203),
+        # the other word is not listed: it has what the last one listed has
+        ([r"\boxed{", ("Yes", {"Yes": math.log(0.9), "Maybe": math.log(0.05), "Si": math.log(0.03)}), "}"], 0.9 / 0.93),
+        ([r"\boxed{", ("yes", {"yes": math.log(0.6), "no": math.log(0.2), "No": math.log(0.1)}), "}"], 0.75),
+        ([r"\boxed{", "Y", "es", "}"], None),
+        (["Yes", " or", " No"], None),
+        ([], None),
+    ],
+)
+def test_weighing(tokens: list[Any], expected: float | None) -> None:
+    found = weigh(listed(*tokens)["content"], JUDGE)
+    assert found == (None if expected is None else pytest.approx(expected, rel=1e-5))
+
+
+def test_choice() -> None:
+    first = listed(("Yes", {"Yes": math.log(0.4), " yes": math.log(0.2), "no": math.log(0.2), "Maybe": -1}))["content"]
+    assert choice(first, ("yes", "no")) == pytest.approx(0.75)
+    assert choice(listed("Well")["content"], ("yes", "no")) is None
+
+
+def test_a_decision_is_one_token() -> None:
+    odds = listed(("No", {"No": math.log(0.75), "Yes": math.log(0.25)}))
+    with serving(lambda body, n: said("No", "length", (50, 1), logprobs=odds)) as server:
+        (answer,) = HttpChat(server.url, "m").choose([HELLO], ("yes", "no"))
+    assert answer == Answer("", "length", 50, 1, share=pytest.approx(0.25))
+    sent = server.asked[0]
+    assert (sent["max_tokens"], sent["logprobs"], sent["top_logprobs"]) == (1, True, 20)
+
+
+@pytest.mark.parametrize("logprobs", [None, {"content": []}, {"content": [{"token": "a", "top_logprobs": []}]}])
+def test_a_server_without_probabilities(logprobs: Any) -> None:
+    with pytest.raises(UserError, match="gives no top_logprobs"):
+        answered(lambda body, n: said(r"\boxed{Yes}", logprobs=logprobs), weighing=JUDGE)
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        [1],
+        {"content": [3]},
+        {"content": [{"top_logprobs": [1]}]},
+        {"content": [{"token": r"\boxed{", "logprob": -1, "top_logprobs": [{}]}, {"token": "Yes", "logprob": -1}]},
+    ],
+)
+def test_malformed_probabilities(logprobs: Any) -> None:
+    (answer,) = answered(lambda body, n: said(r"\boxed{Yes}", logprobs=logprobs), weighing=JUDGE)
+    assert (answer.share, answer.lost) == (None, "malformed answer: its log-probabilities are none")
+
+
+# --- addresses and keys -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:secret7@host/v1",
+        "https://host/v1?key=secret7",
+        "https://secret7@host/v1",
+        "ftp://secret7",
+        "secret7",
+        "http://[secret7/v1",
+        "https://host/v1#secret7",
+    ],
+)
+def test_addresses_with_secrets(url: str) -> None:
+    with pytest.raises(UserError, match=r"^--base-url: ") as caught:
+        address(url)
+    assert "secret7" not in str(caught.value)
+
+
+def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert [local(address(f"http://{h}:1/v1")) for h in ("localhost", "127.0.0.9", "10.1.2.3", "[::1]")] == [True] * 4
+    assert not local("api.openai.com")
+    assert api_key("localhost") == "none"
+    with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set, and api.openai.com is no local server"):
+        api_key("api.openai.com")
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
+    assert api_key("api.openai.com") == KEY
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-\n-7")
+    with pytest.raises(UserError, match="holds characters that no key has") as caught:
+        api_key("localhost")
+    assert "sk-" not in str(caught.value)
+
+
+# --- through the command line ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def command(server: str, data: Path, out: Path, *more: object) -> list[str]:
+    how = ["--backend", "critic", "--engine", "openai", "--base-url", server, "--model", "m"]
+    return ["eval", *how, "--data", str(data), "--out", str(out), *map(str, more)]
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}).invoke(app, [str(a) for a in arguments])
+
+
+def number(body: dict[str, Any]) -> int:
+    """Which trace a request is about."""
+    return int(body["messages"][0]["content"].split("[Math Problem]\n\n")[1].split(" ")[0])
+
+
+def gold(body: dict[str, Any], n: int) -> Reply:
+    return said(rf"So \boxed{{{number(body) % 3 - 1}}}")
+
+
+def test_end_to_end(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(gold) as server:
+        result = call(*command(server.url, data, tmp_path / "out", "--input-price", 2, "--output-price", 10), "--json")
+        assert result.exit_code == 0, result.output
+        again = call(*command(server.url, data, tmp_path / "out", "--input-price", 2, "--output-price", 10), "--json")
+    assert len(server.asked) == 6  # the second time nothing was asked
+    found, repeated = json.loads(result.stdout), json.loads(again.stdout)
+    assert found["rows"] == repeated["rows"]
+    (f1,) = {r["value"] for r in found["rows"] if (r["protocol"], r["metric"]) == ("vote/native", "f1")}
+    assert f1 == 1
+    manifest = found["manifest"]
+    assert (manifest["kind"], manifest["input_format"], manifest["engine"]) == (
+        "verdict",
+        "critic/processbench",
+        "openai",
+    )
+    assert (manifest["tokens"], manifest["completion_tokens"]) == (6 * 120, 6 * 20)
+    assert manifest["cost"] == pytest.approx(6 * (100 * 2 + 20 * 10) / 1e6)
+    (texts,) = (tmp_path / "out").glob("*.critiques.jsonl")
+    assert json.loads(texts.read_text().splitlines()[0]) == {"id": "t-0", "said": [r"So \boxed{-1}"]}
+    assert all(h["authorization"] == f"Bearer {KEY}" for h in server.headers)
+    leaks(KEY, tmp_path, result)
+
+
+def leaks(key: str, folder: Path, *results: Result) -> None:
+    for path in folder.rglob("*"):
+        assert path.is_dir() or key.encode() not in path.read_bytes(), path
+    for result in results:
+        assert key not in result.stdout + result.stderr
+
+
+def test_no_key_in_errors(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(lambda body, n: failed(401, f"Incorrect API key provided: {KEY}")) as server:
+        result = call(*command(server.url, data, tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "Incorrect API key provided: ***" in result.stderr
+    leaks(KEY, tmp_path, result)
+
+
+def test_votes_malformed_ones_among_them(data: Path, tmp_path: Path) -> None:
+    seen: dict[int, int] = {}
+    together = threading.Barrier(3)
+
+    def script(body: dict[str, Any], n: int) -> Reply:
+        if n < 3:
+            together.wait(60)  # fails unless three are under way at once
+        trace = number(body)
+        seen[trace] = seen.get(trace, 0) + 1
+        return Reply(b'{"cho') if seen[trace] == 1 else gold(body, n)
+
+    with serving(script) as server:
+        more = ("--votes", 3, "--json", "--requests", 3)
+        result = call(*command(server.url, data, tmp_path / "out", *more))
+    assert result.exit_code == 0, result.output
+    assert (len(server.asked), server.most) == (18, 3)
+    assert len({body["seed"] for body in server.asked}) == 18
+    assert {(body["temperature"], body["top_p"]) for body in server.asked} == {(1.0, 0.9)}
+    assert json.loads(result.stdout)["manifest"]["input_format"] == "critic/processbench votes=3"
+    out = tmp_path / "out"
+    (texts,) = out.glob("*.critiques.jsonl")
+    row = json.loads(texts.read_text().splitlines()[2])
+    assert row == {"id": "t-2", "said": ["malformed answer: not valid JSON", r"So \boxed{1}", r"So \boxed{1}"]}
+
+
+def test_max_cost(data: Path, tmp_path: Path) -> None:
+    prices = ("--input-price", 2, "--output-price", 10)  # 0.0004 a trace
+    with serving(gold) as server:
+        stopped = call(*command(server.url, data, tmp_path / "out", *prices, "--max-cost", 0.001, "--requests", 1))
+        assert stopped.exit_code == 2
+        assert "--max-cost 0.001: 0.0012 is spent" in stopped.stderr
+        assert len(server.asked) == 3
+        finished = call(*command(server.url, data, tmp_path / "out", *prices, "--max-cost", 1, "--json"))
+        assert finished.exit_code == 0, finished.output
+    assert len(server.asked) == 6
+    assert json.loads(finished.stdout)["manifest"]["cost"] == pytest.approx(0.0024)
+
+
+def test_prices_need_counts(data: Path, tmp_path: Path) -> None:
+    prices = ("--input-price", 2, "--output-price", 10)
+    with serving(lambda body, n: said("x", used=(0, 0))) as server:
+        result = call(*command(server.url, data, tmp_path, *prices))
+    assert result.exit_code == 2
+    assert "the server does not tell what it used" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_for_a_while(data: Path, tmp_path: Path) -> None:
+    with serving(lambda body, n: gold(body, n) if n < 4 else failed(503, "restarting")) as server:
+        more = ("--requests", 2)
+        result = call(*command(server.url, data, tmp_path / "out", *more))
+        assert result.exit_code == 75, result.output
+        assert "no answer from the server (restarting)" in result.stderr
+        answered = {number(body) for body in server.asked[:4]}
+    with serving(gold) as other:  # at another address
+        finished = call(*command(other.url, data, tmp_path / "out", *more, "--json"))
+        assert finished.exit_code == 0, finished.output
+    assert {number(body) for body in other.asked} == set(range(6)) - answered
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(data: Path, tmp_path: Path) -> None:
+    seen = threading.Event()
+
+    def script(body: dict[str, Any], n: int) -> Reply:
+        if n < 3:
+            return gold(body, n)
+        seen.set()
+        return Reply(gold(body, n).body, wait=60)
+
+    with serving(script) as server:
+        arguments = command(server.url, data, tmp_path / "out", "--requests", 1)
+        process = subprocess.Popen([sys.executable, "-m", "prmbench", *arguments], stderr=subprocess.DEVNULL)
+        assert seen.wait(120)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done = {number(body) for body in server.asked[:3]}
+    with serving(gold) as other:
+        more = ("--requests", 1, "--json")
+        finished = call(*command(other.url, data, tmp_path / "out", *more))
+    assert finished.exit_code == 0, finished.output
+    assert {number(body) for body in other.asked} == set(range(6)) - done
+    assert json.loads(finished.stdout)["manifest"]["tokens"] == 6 * 120
+    assert not list((tmp_path / "out").glob("*.journal"))
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--base-url", "http://me:pw9@127.0.0.1/v1"], "--base-url: holds a user, a password or a query"),
+        (["--votes", 0], "--votes is 0"),
+        (["--votes", 4, "--critic-temperature", 0], "--votes 4: at temperature 0 all votes are the same"),
+        (["--rate", 0], "--rate is 0"),
+        (["--requests", 0], "--requests is 0"),
+        (["--max-cost", 1], "--max-cost: needs --input-price and --output-price"),
+        (["--input-price", -1], "--input-price is -1"),
+        (["--critic-top-p", 0], "--critic-top-p is 0"),
+        (["--critic-tokens", 0], "--critic-tokens is 0"),
+        (["--template", "plain"], "--template: the server renders its own chat template"),
+    ],
+)
+def test_bad_options(options: list[object], line: str, data: Path, tmp_path: Path) -> None:
+    result = call(*command("http://127.0.0.1:9/v1", data, tmp_path / "out", *options))
+    assert result.exit_code == 2
+    (said_line,) = result.stderr.splitlines()
+    assert line in said_line
+    assert "pw9" not in said_line
+
+
+def test_dry_run_asks_nobody(data: Path, tmp_path: Path) -> None:
+    more = ("--dry-run", "--critic-tokens", 100, "--input-price", 2, "--output-price", 10, "--json")
+    result = call(*command("http://127.0.0.1:9/v1", data, tmp_path / "out", *more))
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["batches"] == 6
+    assert 6 * 100 < found["tokens"] < 6 * 400
+
+
+def test_no_torch_for_a_server(data: Path) -> None:
+    code = "import sys, prmbench.engines.openai, prmbench.backends.critic; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
