@@ -6,6 +6,7 @@ import inspect
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 import typer
 
 from prmbench import config as options
-from prmbench.schema import NonFiniteError, RetryError, UserError
+from prmbench.schema import NonFiniteError, Notice, RetryError, UserError
 
 BAD_INPUT, NON_FINITE, TRY_AGAIN, STOPPED = 2, 3, 75, 143
 
@@ -82,8 +83,11 @@ class _one_line_errors:
 
     def __enter__(self) -> None:
         signal.signal(signal.SIGTERM, _raise_interrupt)
+        self.shown = warnings.showwarning
+        warnings.showwarning = _note
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        warnings.showwarning = self.shown
         for known, code in ((UserError, BAD_INPUT), (NonFiniteError, NON_FINITE), (RetryError, TRY_AGAIN)):
             if isinstance(error, known):
                 typer.echo(f"error: {error}", err=True)
@@ -94,6 +98,12 @@ class _one_line_errors:
         if isinstance(error, MemoryError) or _out_of_memory(error):
             typer.echo("error: out of memory; use a smaller --batch-tokens (what was finished is kept)", err=True)
             raise typer.Exit(BAD_INPUT)
+
+
+def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Our own warnings as one line; those of libraries are for their developers, and stay silent."""
+    if category is Notice:
+        typer.echo(f"note: {message}", err=True)
 
 
 def _out_of_memory(error: BaseException | None) -> bool:

@@ -22,6 +22,8 @@ SAMPLING = ("temperature", "top_p", "top_k", "group_size")
 FINISHES = ("", "stop", "length")
 OF_OUTCOMES = ("policy", "distrl")
 """Tasks that score no steps."""
+OF_FIRST_ERRORS = ("steps", "format_shift")
+"""Tasks of which every trace has a label."""
 
 
 def check(result: RunResult, scores: Sequence[ScoredTrace], where: str) -> None:
@@ -91,13 +93,15 @@ def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[str]:
     labels = trace.step_labels
     if labels and not (len(labels) == trace.steps and all(_finite(v) and 0 <= v <= 1 for v in labels)):
         yield f"step_labels must be one number from 0 to 1 for each of {trace.steps} steps"
+    if manifest.task == "validity" and not (labels and set(labels) <= {0, 1}):
+        yield f"step_labels must be 0 or 1 for each of {trace.steps} steps"
     if not trace.unscored:
         yield from _scores(trace, manifest)
 
 
 def _label(trace: ScoredTrace, manifest: RunManifest) -> bool:
     """Step F1 needs a label, and so a step; elsewhere there may be neither."""
-    if manifest.task != "steps" and trace.label is None:
+    if manifest.task not in OF_FIRST_ERRORS and trace.label is None:
         return trace.steps >= 0
     return _whole(trace.label) and -1 <= (trace.label or 0) < trace.steps
 

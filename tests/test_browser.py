@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import subprocess
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from chromium import Browser, launched, payload
 from report_runs import completions, scores_of, task_scores, traces, write, write_study, write_task
 
 from prmbench.report import report
@@ -21,10 +16,6 @@ from prmbench.schema import Trace
 
 pytestmark = pytest.mark.slow
 
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,900"),
-)
 NASTY = (
     "<script>window.hacked = 1</script>",
     "</script><script>window.hacked = 2</script><!--",
@@ -33,64 +24,9 @@ NASTY = (
 )
 
 
-class Browser:
-    """A WebDriver session, as much of it as these tests use."""
-
-    def __init__(self, driver: str, binary: str) -> None:
-        self.process = subprocess.Popen(
-            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert self.process.stdout is not None
-        port = next(int(m[1]) for line in self.process.stdout if (m := re.search(r"on port (\d{2,})", line)))
-        self.base = f"http://127.0.0.1:{port}"
-        options = {"goog:chromeOptions": {"binary": binary, "args": FLAGS}, "goog:loggingPrefs": {"browser": "ALL"}}
-        session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": options}})
-        self.base += f"/session/{session['sessionId']}"
-
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["value"]
-
-    def open(self, path: Path) -> None:
-        self.call("POST", "/url", {"url": path.as_uri()})
-
-    def js(self, code: str, *arguments: Any) -> Any:
-        return self.call("POST", "/execute/sync", {"script": code, "args": arguments})
-
-    def click(self, selector: str) -> None:
-        self.js("document.querySelector(arguments[0]).click()", selector)
-
-    def choose(self, name: str, value: str) -> None:
-        find = "const s = document.getElementById(arguments[0]);"
-        self.js(f"{find} s.value = arguments[1]; s.dispatchEvent(new Event('change'))", name, value)
-
-    def texts(self, selector: str) -> list[str]:
-        return self.js("return [...document.querySelectorAll(arguments[0])].map((n) => n.textContent)", selector)
-
-    def scheme(self, name: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": name}]
-        self.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}})
-
-    def close(self) -> None:
-        self.call("DELETE", "")
-        self.process.terminate()
-        self.process.wait(timeout=20)
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    driver = shutil.which("chromedriver")
-    binary = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-    if driver is None or binary is None:
-        message = "chromium or chromedriver is missing; on Debian: apt-get install chromium chromium-driver"
-        if os.environ.get("PRMBENCH_NO_SKIP"):
-            pytest.fail(message)
-        pytest.skip(message)
-    session = Browser(driver, binary)
-    yield session
-    session.close()
+    yield from launched()
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +58,6 @@ def opened(browser: Browser, site: Path) -> Iterator[Browser]:
     assert browser.js("return typeof window.hacked") == "undefined"
 
 
-def payload(site: Path) -> dict[str, Any]:
-    return json.loads(site.read_text().partition('id="data">')[2].partition("</script>")[0])
-
-
 def test_wrong_only_filter_leaves_what_the_data_says(opened: Browser, site: Path) -> None:
     section = payload(site)["benchmarks"][0]
     counts = set()
@@ -145,10 +77,14 @@ def test_subset_and_search_filters(opened: Browser, items: list[Trace]) -> None:
     opened.click("[data-kind=all]")
     opened.choose("subset", "math")
     assert opened.texts(".trace .name") == [t.id for t in items if t.subset == "math"]
-    code = "const f = document.getElementById('find'); f.value = arguments[0]; f.dispatchEvent(new Event('input'))"
-    opened.js(code, "OF MATH-7")
+    opened.write("#find", "OF MATH-7")
     assert opened.texts(".trace .name") == ["math-7"]
     assert opened.texts(".step .text") == list(items[27].steps)
+    opened.write("#find", "problem 3 math-7")  # words of the problem and of the id
+    assert opened.texts(".trace .name") == ["math-7"]
+    opened.write("#find", "no such words")
+    assert opened.texts(".trace .name") == []
+    assert opened.texts("#detail") == ["No trace matches."]
 
 
 def test_nasty_text_is_shown_and_not_run(opened: Browser) -> None:
@@ -220,16 +156,24 @@ def test_published_numbers_are_on_the_page(opened: Browser) -> None:
     assert opened.texts("#published h2")[-1] == "Threshold rule not stated"
 
 
-def test_light_and_dark_follow_the_system_and_the_button(opened: Browser, site: Path) -> None:
-    background = "return getComputedStyle(document.body).backgroundColor"
+BACKGROUND = "return getComputedStyle(document.body).backgroundColor"
+
+
+def test_light_and_dark_follow_the_system_until_one_is_chosen(opened: Browser, site: Path) -> None:
     seen = []
     for scheme in ("light", "dark"):
         opened.scheme(scheme)
         opened.open(site)
-        seen.append(opened.js(background))
+        seen.append(opened.js(BACKGROUND))
     light, dark = seen
     opened.click("#theme")
-    assert light == opened.js(background) != dark
+    assert light == opened.js(BACKGROUND) != dark
+    opened.open(site)
+    assert opened.js(BACKGROUND) == light, "the choice is remembered"
+    opened.click("#theme")
+    opened.scheme("light")
+    opened.until(f"{BACKGROUND} === '{light}'", "choosing what the system says is to follow it again")
+    assert opened.js("return localStorage.length") == 0
 
 
 def test_without_text_the_page_says_how_to_get_it(browser: Browser, tmp_path: Path, items: list[Trace]) -> None:
@@ -250,18 +194,21 @@ def test_other_tasks_and_studies_are_shown_sorted_and_silent(browser: Browser, t
     report(tmp_path / "in", tmp_path / "out")
     page = tmp_path / "out" / "report.html"
     browser.open(page)
-    sections = [section for section in payload(page)["benchmarks"] if section.get("grids")]
-    assert [section["name"] for section in sections] == ["best_of_n", "calibration", "miniature"]
+    sections = [section for section in payload(page)["benchmarks"] if section["grids"]]
+    assert {"best_of_n", "calibration", "miniature"} <= {section["name"] for section in sections}
     for section in sections:
         browser.choose("benchmark", str(browser.texts("#benchmark option").index(section["name"])))
         for grid in section["grids"]:
             browser.click(f"[data-rule='{grid['label']}']")
             cells = [text for group in grid["groups"] for line in group for text in line]
             assert browser.texts("#board td") == [re.sub(r"[*`]", "", text) for text in cells]
-        assert len(browser.texts("#figures figcaption")) == len(section["figures"]) > 0
+        browser.click("[data-view=figures]")
+        assert browser.texts("#figures figcaption b") == [figure["title"] for figure in section["figures"]]
+        assert browser.js("return [...document.images].every((i) => i.complete && i.naturalWidth > 50)")
         browser.click("[data-view=traces]")
         assert "no scored trace" in browser.texts("#detail")[0]
         browser.click("[data-view=board]")
+    browser.choose("benchmark", str(browser.texts("#benchmark option").index("miniature")))
     browser.click("[data-rule=study-f1-calibrated]")
     read = "#board tbody:nth-of-type(1) td:first-child"
     browser.click("[data-column='3']")

@@ -162,7 +162,7 @@ def test_protocols_are_checked_before_the_scoring(best: EvalConfig) -> None:
 
 @pytest.mark.parametrize("model", ["outcome-oracle", "gold"])
 def test_verdicts_are_no_probabilities(best: EvalConfig, prefixes: Path, model: str) -> None:
-    with pytest.raises(UserError, match="needs scores"):
+    with pytest.raises(UserError, match="needs a score for every step"):
         evaluation.evaluate(replace(best, model=model, benchmark="calibration", data=prefixes))
 
 

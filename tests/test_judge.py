@@ -181,6 +181,23 @@ def test_verdicts_are_judged_as_they_are() -> None:
     assert {r.protocol for r in rows if not r.protocol.startswith("floor/")} == {"vote/native"}
 
 
+def test_votes_that_cannot_be_read_are_counted() -> None:
+    items = [
+        ScoredTrace("a", "s", 1, None, "a", 2, verdicts=(1, None, None)),  # the vote that could be read decides
+        ScoredTrace("b", "s", -1, None, "b", 2, verdicts=(None, None, None)),
+        ScoredTrace("c", "s", -1, None, "c", 2, verdicts=(-1, -1, -1)),
+        ScoredTrace("d", "t", 0, None, "d", 2, verdicts=(0, 0, 0)),
+        ScoredTrace("e", "t", -1, None, "e", 2, verdicts=(-1, 0, -1)),
+    ]
+    rows = judge.judge(manifest("verdict", ("s", "t"), fixed=None), items)
+    assert row(rows, "s", "vote/native", "unparsed").value == pytest.approx(5 / 9)
+    assert row(rows, "t", "vote/native", "unparsed").value == 0.0
+    assert row(rows, "avg[s,t]", "vote/native", "unparsed").value == pytest.approx(5 / 18)
+    assert row(rows, "s", "vote/native").value == pytest.approx(2 / 3)  # all right with an error, half without
+    readable = judge.judge(manifest("verdict", ("t",), fixed=None), items[3:])
+    assert not [r for r in readable if r.metric == "unparsed"]
+
+
 def test_order_of_the_scores_does_not_matter() -> None:
     items = traces("gsm8k", 0.3) + traces("math", 0.3)
     assert judge.judge(manifest(), items) == judge.judge(manifest(), items[::-1])

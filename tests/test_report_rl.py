@@ -20,7 +20,7 @@ from prmbench.report.curves import families, over_runs, validations
 from prmbench.report.load import load
 from prmbench.report.nested import Runs, difference, estimate, whole
 from prmbench.report.rlclaims import Answer, Question, _answer, against_base, answers
-from prmbench.report.rlprobes import joined_grid, probe_grid, questions
+from prmbench.report.rlprobes import probe_grid, questions
 from prmbench.report.rlstudy import RLStudy, early, late, rl_study
 from prmbench.report.rltables import alarms, grids, options_grid
 from prmbench.report.sheets import sheets
@@ -246,22 +246,6 @@ def test_probes_do_not_enter_the_miniatures_own_tables(results: Path) -> None:
     assert set(by_name) == {"miniature", "miniature_rl"}
     assert {run.result.manifest.model for run in by_name["miniature"].runs} == {"ipvrm", "implicit_prm"}
     assert "_marker1" not in by_name["miniature"].csv
-
-
-def test_joined_row(results: Path, made: RLStudy) -> None:
-    models = study([run for run in read_runs(results) if run.result.manifest.task != "distrl"])
-    grid = joined_grid(models, made)
-    plain, marked = grid.groups
-    assert [row[:2] for row in (*plain, *marked)] == [
-        ("plain", "ipvrm"),
-        ("plain", "implicit_prm"),
-        ("marker", "ipvrm_marker1"),
-        ("marker", "implicit_prm_marker1"),
-    ]
-    assert plain[0][2].startswith("83.3 [")
-    assert marked[1][2].startswith("53.3 [")
-    assert marked[1][-1] == "–"  # its arm was not run
-    assert not joined_grid(study([]), made).groups
 
 
 # --- monitors and curves ----------------------------------------------------------------------------------------

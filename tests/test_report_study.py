@@ -220,7 +220,7 @@ def test_files_of_a_study(results: Path, tmp_path: Path) -> None:
     assert {c["verdict"] for c in told["claims"]} == {"yes", "no", "unclear"}
     assert "| [miniature](miniature.md) | 84 | calibrated, oracle | val 2" in (tmp_path / "README.md").read_text()
     names = {path.name for path in (tmp_path / "figures").glob("*.svg")}
-    assert names == {"miniature-f1.svg", "miniature-best-of-n.svg", "miniature-claims.svg"}
+    assert names == {"miniature-f1.svg", "miniature-best-of-n.svg", "miniature-claims.svg", "joined-f1-gain.svg"}
 
 
 def test_order_of_runs_does_not_matter(results: Path) -> None:

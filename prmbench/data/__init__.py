@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prmbench import sound
-from prmbench.data import candidates, files, processbench
+from prmbench.data import candidates, files, prmbench_preview, processbench, renderings
 from prmbench.schema import Task, Trace, UserError
 
 
@@ -33,11 +33,23 @@ BENCHMARKS = {
     row.name: row
     for row in (
         Benchmark("processbench", 1, hub_id=processbench.HUB_ID, subsets=processbench.SUBSETS),
+        Benchmark(
+            "prmbench_preview",
+            1,
+            "validity",
+            hub_id=prmbench_preview.HUB_ID,
+            subsets=prmbench_preview.SUBSETS,
+        ),
+        Benchmark("format_shift", 1, "format_shift", hub_id=processbench.HUB_ID, subsets=processbench.SUBSETS),
         Benchmark("best_of_n", 1, "best_of_n"),
         Benchmark("policy", 1, "policy"),
         Benchmark("calibration", 1, "calibration"),
     )
 }
+
+
+_READERS = {"steps": processbench, "format_shift": processbench, "validity": prmbench_preview}
+"""Of labelled solutions, by task; the others read rollouts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +67,16 @@ class Loaded:
 
 
 def load(
-    name: str, data: Path | None, subsets: Sequence[str] = (), limit: int | None = None, split: str = "paragraph"
+    name: str,
+    data: Path | None,
+    subsets: Sequence[str] = (),
+    limit: int | None = None,
+    split: str = "paragraph",
+    rendering: Sequence[str] = (),
 ) -> Loaded:
     """Traces of a benchmark, in its subset order; `limit` keeps so many of each, or so many prompts with all of theirs.
 
-    `split` cuts completions that come as free text. Raises UserError.
+    `split` cuts completions that come as free text; `rendering`s are those of format_shift. Raises UserError.
     """
     row = BENCHMARKS[name]
     files.check_limit(limit)
@@ -70,24 +87,27 @@ def load(
     if odd:
         raise UserError(f"{source}: subset {odd[0]!r}: use letters, digits and . + - _ only, also in file names")
     chosen = tuple(name for name in present if not subsets or name in subsets)
-    spread = files.spread if row.task == "steps" else candidates.spread
+    spread = files.spread if row.task in _READERS else candidates.spread
     kept = [t for name in chosen for t in spread([t for t in traces if t.subset == name], limit)]
     if not kept:
         raise UserError(f"{source}: holds no trace")
     files.unique_ids([t.id for t in kept], source)
     candidates.check(row.task, kept, source)
+    if row.task == "format_shift":
+        kept = renderings.rendered(kept, rendering)
+        chosen = tuple(dict.fromkeys(t.subset for t in kept))
     return Loaded(tuple(kept), chosen, source, revision, row.name, row.version, row.task)
 
 
 def _read(row: Benchmark, data: Path | None, subsets: Sequence[str], split: str) -> tuple[list[Trace], str, str | None]:
     """(traces, source, revision)."""
     if data is not None:
-        read = processbench.from_files(data) if row.task == "steps" else candidates.from_files(data, split)
-        return read, data.name, None
+        reader = _READERS.get(row.task)
+        return reader.from_files(data) if reader else candidates.from_files(data, split), data.name, None
     if not row.hub_id:
         raise UserError(f"--data is missing: benchmark {row.name} reads rollouts, as `prmbench rollout` writes them")
     _known(subsets, row.subsets, row.hub_id)
-    traces, revision = processbench.from_hub(subsets or row.subsets, row.revision)
+    traces, revision = _READERS[row.task].from_hub(subsets or row.subsets, row.revision)
     return traces, row.hub_id, revision
 
 

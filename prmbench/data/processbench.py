@@ -1,6 +1,7 @@
 """ProcessBench (Zheng et al., ACL 2025): traces labelled with the first wrong step, from the hub or from files.
 
-Any file of that schema will do: id, problem, steps, label, final_answer_correct (optional), subset (optional).
+Any file of that schema will do: id, problem, steps, label, final_answer_correct (optional), subset (optional); or of
+rollouts.py's, which calls these prompt, first_error and outcome.
 """
 
 from __future__ import annotations
@@ -50,13 +51,15 @@ def resolved_revision(sources: Iterable[str]) -> str | None:
 def to_trace(row: Mapping[str, Any], subset: str, where: str) -> Trace:
     """One row as a Trace. Raises UserError naming the row and the field that is wrong."""
     steps = files.steps_field(row, where)
-    problem = files.text_field(row, "problem", where)
-    label = row.get("label")
+    problem = files.text_field(row, _either(row, "problem", "prompt"), where)
+    name = _either(row, "label", "first_error")
+    label = row.get(name)
     if type(label) is not int or not -1 <= label < len(steps):
-        raise UserError(f"{where}: field 'label' is {label!r}; expected -1 or the index of one of {len(steps)} steps")
-    correct = row.get("final_answer_correct")
+        raise UserError(f"{where}: field {name!r} is {label!r}; expected -1 or the index of one of {len(steps)} steps")
+    name = _either(row, "final_answer_correct", "outcome")
+    correct = row.get(name)
     if correct not in (None, True, False):
-        raise UserError(f"{where}: field 'final_answer_correct' is {correct!r}; expected true or false")
+        raise UserError(f"{where}: field {name!r} is {correct!r}; expected true or false")
     return Trace(
         id=files.text_field(row, "id", where),
         prompt=problem,
@@ -66,3 +69,8 @@ def to_trace(row: Mapping[str, Any], subset: str, where: str) -> Trace:
         group=text_hash(problem),
         subset=files.text_field(row, "subset", where) if row.get("subset") else subset,
     )
+
+
+def _either(row: Mapping[str, Any], usual: str, ours: str) -> str:
+    """The name that the row gives a field by; the usual one where it has neither."""
+    return ours if row.get(usual) is None and row.get(ours) is not None else usual

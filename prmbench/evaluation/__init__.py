@@ -9,6 +9,7 @@ from typing import Any
 from prmbench import config as options
 from prmbench import data, distributed, judge, scoring, store
 from prmbench.backends import Backend, find_card, load_backend
+from prmbench.backends.rendered import RenderedBackend
 from prmbench.config import EvalConfig, ScoreConfig
 from prmbench.evaluation import facts, policy, solutions
 from prmbench.evaluation.files import check_writable, finish, judge_again, keep_texts
@@ -35,7 +36,7 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> st
     for protocol in wanted:
         if protocol.on not in (None, config.calibrate_on, *loaded.subsets):
             raise UserError(f"protocol {protocol.key}: the data has subsets {', '.join(loaded.subsets)}")
-    return _evaluate(config, loaded, load_backend(config), progress, {})
+    return _evaluate(config, loaded, _backend(config, loaded.task), progress, {})
 
 
 def evaluate_traces(
@@ -57,11 +58,18 @@ def evaluate_traces(
     loaded = data.Loaded(tuple(traces), subsets, benchmark, None, benchmark, 1, task)
     known = dict(told or {})
     known["config"] = {**options.to_json(config), **known.get("config", {})}
-    return _evaluate(config, loaded, backend or load_backend(config), progress, known)
+    return _evaluate(config, loaded, backend or _backend(config, task), progress, known)
 
 
 def _loaded(config: EvalConfig) -> data.Loaded:
-    return data.load(config.benchmark, config.data, config.subset, config.limit, config.split)
+    if config.rendering and config.benchmark != "format_shift":
+        raise UserError(f"--rendering: benchmark {config.benchmark} has none; drop it, or use format_shift")
+    return data.load(config.benchmark, config.data, config.subset, config.limit, config.split, config.rendering)
+
+
+def _backend(config: EvalConfig, task: Task) -> Backend:
+    backend = load_backend(config)
+    return RenderedBackend(backend) if task == "format_shift" else backend
 
 
 def _planned(config: EvalConfig, backend: Backend, loaded: data.Loaded, model: str) -> scoring.Plan:
@@ -84,7 +92,9 @@ def _evaluate(
     draft = facts.run_manifest(config, backend.facts, loaded, known)
     judge.checked(draft, config.protocol)  # before the scoring, not after it
     if not judge.keys(draft):
-        raise UserError(f"benchmark {loaded.benchmark}: needs scores, and {draft.model} gives {draft.kind}s")
+        raise UserError(
+            f"benchmark {loaded.benchmark}: needs a score for every step, and {draft.model} gives {draft.kind}s"
+        )
     journal = scoring.score_all(plan, config.out, backend, loaded.traces, progress, config.max_cost)
     if distributed.rank() != 0:
         return None
@@ -111,22 +121,28 @@ class DryRun:
     """Memory of the weights, reference model included."""
     memory_gib: float
     """The same with the activations of the largest batch: a guess."""
+    most_prompt_tokens: int = 0
+    """Of a critic, if every answer is as long as it may be; like the next two."""
+    most_completion_tokens: int = 0
+    most_cost: float = 0.0
 
 
 def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy.DryRun:
     """The plan of a run, without loading weights. `config.dry_run` must be set."""
     if isinstance(config, ScoreConfig):
-        backend, _, plan = solutions.planned(config)
+        backend, found, plan = solutions.planned(config)
+        traces = tuple(found)
     elif config.benchmark == "policy":
         return policy.dry_run(config)
     else:
         loaded = _loaded(config)
-        backend = load_backend(config)
+        backend, traces = _backend(config, loaded.task), loaded.traces
         plan = _planned(config, backend, loaded, config.model)
     padded = [len(batch) * max(plan.costs[i] for i in batch) for batch in plan.batches]
     unscored = 0 if backend.facts.engine == "none" else sum(cost == 0 for cost in plan.costs)
     weights = backend.facts.weight_bytes / 2**30
     memory = weights + max(padded) * backend.facts.token_bytes / 2**30
+    most = [at_most(trace) for trace in traces] if (at_most := getattr(backend, "at_most", None)) else []
     return DryRun(
         plan.run_id,
         len(plan.costs),
@@ -136,4 +152,7 @@ def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy.DryRun:
         max(padded),
         round(weights, 2),
         round(memory, 2),
+        sum(u.prompt_tokens for u in most),
+        sum(u.completion_tokens for u in most),
+        round(sum(u.cost for u in most), 6),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from prmbench.judge import best_of_n, calibration, distrl, policy, steps
+from prmbench.judge import best_of_n, calibration, distrl, format_shift, policy, steps, validity
 from prmbench.judge.rows import OUT_OF_FOLD, Cell, Judged, subset_rows
 from prmbench.judge.steps import FOLDS, protocols, resolve
 from prmbench.schema import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
@@ -36,12 +36,16 @@ _KEYS: dict[str, Callable[[RunManifest], tuple[str, ...]]] = {
     "policy": policy.keys,
     "calibration": calibration.keys,
     "distrl": distrl.keys,
+    "format_shift": format_shift.keys,
+    "validity": validity.keys,
 }
 _CELLS: dict[str, Callable[[RunManifest, Sequence[ScoredTrace]], Judged]] = {
     "best_of_n": best_of_n.judged,
     "policy": policy.judged,
     "calibration": calibration.judged,
     "distrl": distrl.judged,
+    "format_shift": format_shift.judged,
+    "validity": validity.judged,
 }
 
 
@@ -52,8 +56,10 @@ def keys(manifest: RunManifest) -> tuple[str, ...]:
 
 def checked(manifest: RunManifest, wanted: Sequence[str]) -> tuple[str, ...]:
     """Protocols as a user spelled them -> as rows spell them. Raises UserError on one that the run cannot have."""
-    if manifest.task == "steps":
+    if manifest.task in ("steps", "format_shift"):
         return tuple(resolve(manifest, EvalProtocol.parse(key)).key for key in wanted)
+    if manifest.task == "validity":
+        return validity.checked(manifest, wanted)
     known = keys(manifest)
     for key in wanted:
         if key not in known:
@@ -68,7 +74,7 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricR
     found = _CELLS[manifest.task](manifest, scores)
     rows: list[MetricRow] = []
     for protocol, cells in found.cells.items():
-        rows += subset_rows(found.parts, protocol, cells)
+        rows += subset_rows(found.parts, protocol, cells, found.averages)
     return (*rows, *policy.micro_rows(manifest, scores)) if manifest.task == "policy" else tuple(rows)
 
 
@@ -82,11 +88,13 @@ def compare(a: Scored, b: Scored, pairs: Sequence[Pair]) -> tuple[MetricRow, ...
     _check_comparable(left, right)
     if left.task == "steps":
         return steps.compare(a, b, [(p, q) for p, q in pairs if isinstance(p, EvalProtocol)])  # type: ignore[misc]
-    one = _CELLS[left.task](left, a[1])
-    two = _CELLS[right.task](replace(right, seed=left.seed), b[1])
+    one = _CELLS[left.task](_asking(left, [p for p, _ in pairs]), a[1])
+    two = _CELLS[right.task](_asking(replace(right, seed=left.seed), [q for _, q in pairs]), b[1])
     rows: list[MetricRow] = []
     for p, q in pairs:
         (first,), (second,) = checked(left, [str(p)]), checked(right, [str(q)])
+        if left.task in ("format_shift", "validity"):
+            steps.check_alike(EvalProtocol.parse(first), EvalProtocol.parse(second))
         name = first if first == second else f"{first} vs {second}"
         for metric in _metrics(one, first, two, second):
             cells = {
@@ -95,8 +103,14 @@ def compare(a: Scored, b: Scored, pairs: Sequence[Pair]) -> tuple[MetricRow, ...
                 )
                 for part in one.parts
             }
-            rows += subset_rows(one.parts, f"{name} {metric}", cells)
+            rows += subset_rows(one.parts, f"{name} {metric}", cells, one.averages)
     return tuple(rows)
+
+
+def _asking(manifest: RunManifest, wanted: Sequence[EvalProtocol | str]) -> RunManifest:
+    """The manifest with protocols that were not judged before, where a task admits any."""
+    further = set(checked(manifest, [str(key) for key in wanted])) - set(keys(manifest))
+    return replace(manifest, extra_protocols=tuple(sorted({*manifest.extra_protocols, *further})))
 
 
 def pairs(a: RunManifest, b: RunManifest, wanted: Sequence[str] = (), against: str | None = None) -> list[Pair]:
@@ -127,7 +141,7 @@ def _metrics(one: Judged, first: str, two: Judged, second: str) -> list[str]:
         [c.metric for c in side.cells[key][p.name]] for side, key in ((one, first), (two, second)) for p in one.parts
     ]
     shared = set.intersection(*map(set, lists))
-    return [metric for metric in lists[0] if metric in shared and not metric.startswith("reliability")]
+    return [metric for metric in lists[0] if metric in shared and not metric.startswith(("reliability", "f1_base"))]
 
 
 def _cell(side: Judged, key: str, subset: str, metric: str) -> Cell:

@@ -47,6 +47,8 @@ class Judged:
 
     parts: tuple[Part, ...]
     cells: Mapping[str, Mapping[str, Sequence[Cell]]]
+    averages: tuple[tuple[str, ...], ...] | None = None
+    """Names of the parts that are averaged with each other; None = all of them."""
 
 
 def absent(names: Sequence[str], reason: str) -> list[Cell]:
@@ -83,19 +85,32 @@ def average_name(subsets: Sequence[str]) -> str:
     return f"avg[{','.join(subsets)}]"
 
 
-def subset_rows(parts: Sequence[Part], protocol: str, cells: Mapping[str, Sequence[Cell]]) -> list[MetricRow]:
-    """Rows of one protocol: each subset's cells, then the unweighted average over the subsets present."""
+def subset_rows(
+    parts: Sequence[Part],
+    protocol: str,
+    cells: Mapping[str, Sequence[Cell]],
+    averages: Sequence[Sequence[str]] | None = None,
+) -> list[MetricRow]:
+    """Rows of one protocol: each subset's cells, then unweighted averages: over the subsets present, or as told."""
     rows = []
     for part in parts:
         for cell in cells[part.name]:
             rows += cell_rows(part, protocol, cell)
-    if len(parts) > 1:
-        whole = Part(average_name([p.name for p in parts]), sum(p.n for p in parts), sum(p.unscored for p in parts))
-        by_metric = [{c.metric: c for c in cells[p.name]} for p in parts]
-        for first in cells[parts[0].name]:
-            alike = [found[first.metric] for found in by_metric if first.metric in found]
-            if first.averaged and len(alike) == len(parts):
-                rows += cell_rows(whole, protocol, _average(alike, [p.name for p in parts]))
+    for names in [[p.name for p in parts]] if averages is None else averages:
+        chosen = [p for p in parts if p.name in names]
+        if len(chosen) > 1:
+            rows += _average_rows(chosen, protocol, cells)
+    return rows
+
+
+def _average_rows(parts: Sequence[Part], protocol: str, cells: Mapping[str, Sequence[Cell]]) -> list[MetricRow]:
+    rows = []
+    whole = Part(average_name([p.name for p in parts]), sum(p.n for p in parts), sum(p.unscored for p in parts))
+    by_metric = [{c.metric: c for c in cells[p.name]} for p in parts]
+    for first in cells[parts[0].name]:
+        alike = [found[first.metric] for found in by_metric if first.metric in found]
+        if first.averaged and len(alike) == len(parts):
+            rows += cell_rows(whole, protocol, _average(alike, [p.name for p in parts]))
     return rows
 
 
@@ -132,6 +147,11 @@ def _derived(protocol: str, cell: Cell) -> dict[str, float | None]:
             "p_value": metrics.paired_p(value, replicates),
             "mdd": metrics.minimum_detectable_difference(replicates, paired=True),
         }
-    if cell.metric == "f1" and not protocol.startswith("floor/"):
+    if cell.metric == "f1_drop":  # beside an F1 that has an mdd of its own
+        return {
+            "p_value": metrics.paired_p(value, replicates),
+            "drop_mdd": metrics.minimum_detectable_difference(replicates, paired=True),
+        }
+    if cell.metric in ("f1", "prmscore") and not protocol.startswith("floor/"):
         return {"mdd": metrics.minimum_detectable_difference(replicates)}
     return {}

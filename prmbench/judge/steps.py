@@ -17,10 +17,11 @@ from prmbench.metrics import Floats, Sample
 from prmbench.schema import READOUTS, EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
 
 FOLDS = 5
+FLOORS = ("random", "position", "outcome_oracle")
 
 
 @dataclass(frozen=True, slots=True)
-class _Subset:
+class Subset:
     """The traces of one subset with their bootstrap weights [b, n] and fold numbers [n]."""
 
     name: str
@@ -30,6 +31,7 @@ class _Subset:
 
     @property
     def unscored(self) -> int:
+        """Traces without a score."""
         return sum(bool(t.unscored) for t in self.traces)
 
 
@@ -85,34 +87,38 @@ def resolve(manifest: RunManifest, protocol: EvalProtocol) -> EvalProtocol:
     return replace(protocol, at=manifest.native)
 
 
-def _subsets(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[_Subset]:
+def _subsets(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[Subset]:
     found = []
     for name in manifest.subsets:
         traces = of_subset(scores, name)
         clusters = [t.cluster for t in traces]
         problem, draws = resampled(manifest, name, clusters)
-        found.append(_Subset(name, traces, np.ascontiguousarray(draws[:, problem]), metrics.folds(clusters, FOLDS)))
+        found.append(Subset(name, traces, np.ascontiguousarray(draws[:, problem]), metrics.folds(clusters, FOLDS)))
     return found
 
 
 # --- threshold rules ------------------------------------------------------------------------------------
 
 
-def _judged(subsets: Sequence[_Subset], protocol: EvalProtocol) -> dict[str, list[Cell]]:
+def _judged(subsets: Sequence[Subset], protocol: EvalProtocol) -> dict[str, list[Cell]]:
     """Cells per subset, or cells without values and with the reason."""
     samples = {s.name: metrics.sample(s.traces, protocol) for s in subsets}
+    if protocol.readout == "vote":
+        unparsed = [_unparsed(s) for s in subsets] if _any_unparsed(subsets) else [[]] * len(subsets)
+        told = zip(subsets, unparsed, strict=True)
+        return {s.name: [*_subset_cells(s, samples[s.name], protocol, None), *cells] for s, cells in told}
     if protocol.on is None:
         return {s.name: _subset_cells(s, samples[s.name], protocol, None) for s in subsets}
     calibration = next((s for s in subsets if s.name == protocol.on), None)
     if calibration is None:
         return {s.name: _absent(f"needs subset {protocol.on}, which this run does not have") for s in subsets}
-    if lacking := _missing(calibration):
+    if lacking := missing(calibration):
         return {s.name: _absent(f"{protocol.on} has {lacking} to tune on") for s in subsets}
     tuned = metrics.best_threshold(samples[calibration.name], calibration.weights)
     return {s.name: _subset_cells(s, samples[s.name], protocol, tuned) for s in subsets}
 
 
-def _subset_cells(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> list[Cell]:
+def _subset_cells(subset: Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> list[Cell]:
     """`tuned`: thresholds [b] that a calibration subset gave."""
     out_of_fold = protocol.threshold == "calibrated" and protocol.on == subset.name
     if protocol.threshold == "cross_validated" or out_of_fold:
@@ -134,7 +140,20 @@ def _subset_cells(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: 
     return cells
 
 
-def _threshold(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> Floats:
+def _any_unparsed(subsets: Sequence[Subset]) -> bool:
+    return any(None in t.verdicts for s in subsets for t in s.traces)
+
+
+def _unparsed(subset: Subset) -> list[Cell]:
+    """The share of votes that could not be read; a majority is over the others, and none of them is wrong."""
+    votes = np.array([len(t.verdicts) for t in subset.traces])
+    lost = np.array([t.verdicts.count(None) for t in subset.traces])
+    total = subset.weights @ votes
+    share = np.divide(subset.weights @ lost, total, out=np.full(len(total), np.nan), where=total > 0)
+    return [Cell("unparsed", share)]
+
+
+def _threshold(subset: Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> Floats:
     if protocol.threshold == "oracle":
         return metrics.best_threshold(data, subset.weights)
     if tuned is not None:
@@ -145,7 +164,7 @@ def _threshold(subset: _Subset, data: Sample, protocol: EvalProtocol, tuned: Flo
     return np.full(len(subset.weights), given)
 
 
-def _cross_validated(subset: _Subset, data: Sample) -> tuple[NDArray[np.bool_], Floats]:
+def _cross_validated(subset: Subset, data: Sample) -> tuple[NDArray[np.bool_], Floats]:
     """Each fold judged by the threshold of the others; the threshold shown is the median over folds."""
     right = np.zeros(subset.weights.shape, dtype=bool)
     chosen = []
@@ -165,27 +184,29 @@ def _absent(reason: str) -> list[Cell]:
     return [replace(cell, averaged=cell.metric != "threshold") for cell in cells]
 
 
-def _rows(subsets: Sequence[_Subset], protocol: str, cells: Mapping[str, Sequence[Cell]]) -> list[MetricRow]:
-    parts = [Part(s.name, len(s.traces), s.unscored, _missing(s)) for s in subsets]
+def _rows(subsets: Sequence[Subset], protocol: str, cells: Mapping[str, Sequence[Cell]]) -> list[MetricRow]:
+    parts = [Part(s.name, len(s.traces), s.unscored, missing(s)) for s in subsets]
     return subset_rows(parts, protocol, cells)
 
 
-def _missing(subset: _Subset) -> str:
+def missing(subset: Subset) -> str:
+    """Why there is no F1 on these labels; empty where there is."""
     labels = [t.label for t in subset.traces]
     if all(label == -1 for label in labels):
         return "no trace with an error"
     return "" if -1 in labels else "no trace without an error"
 
 
-def _floor_rows(subsets: Sequence[_Subset]) -> list[MetricRow]:
+def _floor_rows(subsets: Sequence[Subset]) -> list[MetricRow]:
     """What chance, position and the final answer alone reach on these labels."""
     rows = []
-    for name in ("random", "position", "outcome_oracle"):
-        rows += _rows(subsets, f"floor/{name}", {s.name: [_floor(name, s)] for s in subsets})
+    for name in FLOORS:
+        rows += _rows(subsets, f"floor/{name}", {s.name: [floor(name, s)] for s in subsets})
     return rows
 
 
-def _floor(name: str, subset: _Subset) -> Cell:
+def floor(name: str, subset: Subset) -> Cell:
+    """F1 of one of FLOORS on a subset's labels."""
     label = np.array([t.label for t in subset.traces], dtype=np.int64)
     if name == "random":
         steps = np.array([t.steps for t in subset.traces], dtype=np.int64)
@@ -216,7 +237,7 @@ def compare(
     subsets = _subsets(left.manifest, left_scores), _subsets(seeded, right_scores)
     rows: list[MetricRow] = []
     for one, two in pairs:
-        _check_alike(one, two)
+        check_alike(one, two)
         known = resolve(left.manifest, one), resolve(right.manifest, two)
         cells = [_judged(s, p) for s, p in zip(subsets, known, strict=True)]
         name = one.key if one.key == two.key else f"{one.key} vs {two.key}"
@@ -246,7 +267,8 @@ def no_shared_protocol(a: RunManifest, b: RunManifest) -> str:
     )
 
 
-def _check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
+def check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
+    """Raises UserError on two rules whose numbers mean different things."""
     unlike_numbers = a.readout == b.readout and a.series == b.series and a.at != b.at
     if (a.threshold, a.on, a.boundary) != (b.threshold, b.on, b.boundary) or unlike_numbers:
         raise UserError(f"compare: {a.key} and {b.key} are unlike threshold rules; compare the same rule on both sides")

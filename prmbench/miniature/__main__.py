@@ -47,6 +47,17 @@ class RLConfig:
     results: Path = option(Path("leaderboards/results/miniature_rl"), "Folder for the runs.")
 
 
+@dataclass(frozen=True)
+class GainConfig:
+    """`gain`."""
+
+    seeds: int = option(10, "How many seeds of the study of reward models.")
+    first_seed: int = option(0, "The first one.")
+    rl_seeds: int = option(2, "How many seeds of every arm on each of them.")
+    worlds: Path = option(Path("runs/miniature"), "Folder for worlds and models: the study's, whose models are taken.")
+    results: Path = option(Path("leaderboards/results/miniature_gain"), "Folder for the runs.")
+
+
 @command(StudyConfig)
 def study(config: StudyConfig) -> None:
     """Train and judge every method of the study on every seed; goes on where it was interrupted."""
@@ -75,6 +86,16 @@ def rl(config: RLConfig) -> None:
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     with bars(False) as tell:
         arms.study_runs(seeds, range(config.rl_seeds), config.worlds, config.results, tell)
+
+
+@command(GainConfig)
+def gain(config: GainConfig) -> None:
+    """Train a policy from every reward model of the study: does its F1 predict what the policy gains? Resumes."""
+    from prmbench.miniature import gain as arms
+
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    with bars(False) as tell:
+        arms.gain_runs(seeds, range(config.rl_seeds), config.worlds, config.results, tell)
 
 
 @command(TuneConfig)

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from prmbench import distrl, presets, store
+from prmbench import distrl, store
 from prmbench.bars import Tell
 from prmbench.data import miniature
 from prmbench.data.miniature import Split
 from prmbench.distrl_options import ARMS, SELF, Arm, DistRLConfig
 from prmbench.miniature import experiments, pool, study, world
-from prmbench.miniature.recipes import METHODS, Recipe
+from prmbench.miniature.recipes import METHODS, STUDIED, Recipe
 from prmbench.miniature.world import MAX_TOKENS, Sizes, World
 from prmbench.schema import Task, UserError, text_hash
 
@@ -42,6 +42,8 @@ class StudyArm:
     """Trained first on the completions that the reward models are made of, which only their arms have otherwise."""
     policy: str = ""
     """Reward model of the world that is judged as a policy, in the policy's place; no step is taken."""
+    reward_model: str = ""
+    """Method of the study of reward models that the arm starts from; empty: the one named like its loss."""
 
 
 _PLAIN = {
@@ -93,6 +95,7 @@ class Runs:
     seed: int
     arms: Mapping[str, StudyArm]
     scale: Scale = field(default_factory=Scale)
+    benchmark: str = BENCHMARK
 
     @property
     def panel(self) -> Panel:
@@ -164,7 +167,7 @@ def run(given: Runs, out: Path, tell: world.Tell) -> None:
     for name in given.arms:
         config = options_of(given, name)
         if not _copied(config.out, out):
-            told = {"model": name, "benchmark": BENCHMARK, "config": facts(given, name)}
+            told = {"model": name, "benchmark": given.benchmark, "config": facts(given, name)}
             distrl.train_distrl(config, partial(_tell, tell, name), told=told)
             _copy(config.out, out)
 
@@ -191,19 +194,19 @@ def options_of(given: Runs, name: str) -> DistRLConfig:
         steps=0 if arm.policy else scale.steps,
         save_every=0,
         seed=given.seed,
-        out=made.folder / f"rl-{given.seed}" / name,
+        out=made.folder / f"{given.benchmark.removeprefix('miniature_')}-{given.seed}" / name,
     )
-    return replace(config, **_reward(made, arm.arm), **arm.options)
+    return replace(config, **_reward(made, arm), **arm.options)
 
 
-def _reward(made: World, arm: Arm) -> dict[str, Any]:
+def _reward(made: World, arm: StudyArm) -> dict[str, Any]:
     """The world's reward model for an arm that has one, and the constants that it was trained with."""
-    values = ARMS[arm]
+    values = ARMS[arm.arm]
     if "rm_loss" not in values or values.get("rm_model") == SELF:
         return {}
     loss = values["rm_loss"]
-    trained = presets.MINIATURE[loss]
-    method = f"{loss}_{experiments.MARKED}" if made.marked else loss
+    method = arm.reward_model or (f"{loss}_{experiments.MARKED}" if made.marked else loss)
+    trained = study.options_of(made, method, STUDIED.get(method, Recipe(loss)))
     known = {"rm_beta": trained.beta, "rm_margin": trained.margin}
     return {"rm_model": str(made.folder / method), **{name: v for name, v in known.items() if v is not None}}
 

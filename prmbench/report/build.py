@@ -14,10 +14,12 @@ from prmbench.report import tables
 from prmbench.report.board import Board, boards
 from prmbench.report.figures import Drawn, figures
 from prmbench.report.frame import slug
+from prmbench.report.joined_tables import joined
 from prmbench.report.load import Loaded, load
-from prmbench.report.page import Texts, page
+from prmbench.report.page import page
 from prmbench.report.published import Published, published, sources
 from prmbench.report.sheets import Sheet, sheets, split
+from prmbench.report.viewer import Texts
 from prmbench.schema import UserError
 from prmbench.store import write_atomic
 
@@ -60,7 +62,7 @@ def build(loaded: Loaded, out: Path, png: bool = False) -> tuple[dict[str, bytes
     """Tracked files by name under `out`; each board with its figures, boards with runs first; and the sheets."""
     found = {board.benchmark: board for board in boards(split(loaded.listed)[0])}
     every = [*found.values(), *([] if PUBLISHED_FOR in found else [Board(PUBLISHED_FOR, {}, (), ())])]
-    others = sheets(loaded.listed, png)
+    others = (*sheets(loaded.listed, png), *joined(loaded.listed, png))
     built: dict[str, str | bytes] = {"README.md": _readme(loaded, every, others, out)}
     shown: Shown = []
     for board in every:

@@ -79,7 +79,7 @@ def rule_and_readout(key: str, task: str = "steps") -> tuple[str, str]:
     """
     if key.startswith("floor/"):
         return "floor", ""
-    if task != "steps":
+    if task not in ("steps", "format_shift", "validity"):
         readout, _, rule = key.partition("/")
         return rule, readout
     protocol = EvalProtocol.parse(key)

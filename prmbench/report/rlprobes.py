@@ -9,11 +9,9 @@ import math
 import re
 from collections.abc import Iterator
 
-from prmbench.report.blocks import PERCENT, SIGNED
-from prmbench.report.nested import difference, estimate
-from prmbench.report.rlclaims import METHODS, Question, against_base, by_world
-from prmbench.report.rlstudy import RLStudy
-from prmbench.report.rltables import estimate_text
+from prmbench.report.blocks import PERCENT
+from prmbench.report.nested import difference
+from prmbench.report.rlclaims import METHODS, Question, by_world
 from prmbench.report.stats import mean
 from prmbench.report.study import PROCESS, BySeed, Study
 from prmbench.report.studytables import cell, over_seeds
@@ -31,6 +29,7 @@ PROBES = {
 SCENES = ("onpolicy", "injected")
 NO_CHANGE = 0.05
 """A change of F1 smaller than this counts as none."""
+
 PANEL_OF = {"plain": "", "marker": "marker1"}
 """Panel -> the probe whose reward models its arms start from."""
 
@@ -126,35 +125,3 @@ def _floor(models: Study, scene: str) -> list[float]:
     for method in models.methods:
         known |= models.by_seed("steps", method, ("floor/random", "floor", "f1"), (scene,))
     return list(known.values())
-
-
-def joined_grid(models: Study, study: RLStudy) -> Grid:
-    """One line per reward model: F1, best-of-N, and what a policy gains from it."""
-    groups = []
-    for panel in study.panels:
-        rows = [_joined(models, study, panel, method) for method in METHODS]
-        groups.append(tuple(row for row in rows if any(text != DASH for text in row[2:5])))
-    return Grid(
-        label="rl-joined",
-        title="Reward models: first errors, best of N, and reinforcement learning",
-        caption="F1 (process level, threshold tuned on val) and best of N (own value, mean over N) of the reward model "
-        "before RL; then its DistRL arm: accuracy after minus before training, and the difference to GRPO's. "
-        "Percent and percentage points with 95% intervals. Do the better reward models make the better policies?",
-        header=("Panel", "Reward model", *(f"F1 {s}" for s in SCENES), "best of N", "RL gain", "over GRPO"),
-        groups=tuple(group for group in groups if group),
-        text_columns=2,
-    )
-
-
-def _joined(models: Study, study: RLStudy, panel: str, method: str) -> tuple[str, ...]:
-    model, arm = name(method, PANEL_OF.get(panel, "")), f"distrl_{method}"
-    gain = estimate(study.gain(panel, arm))
-    over = against_base(study, panel).get(arm)
-    return (
-        panel or DASH,
-        model,
-        *(cell(over_seeds(models.f1(model, PROCESS, (scene,))), PERCENT) for scene in SCENES),
-        cell(over_seeds(models.best_of(model)), PERCENT),
-        estimate_text(gain, SIGNED),
-        estimate_text(over[0] if over else None, SIGNED),
-    )

@@ -10,10 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from prmbench.report import curves, rlclaims, rlprobes, rltables, studytables, tables, taskfigures, taskgrids
+from prmbench.report import (
+    curves,
+    rlclaims,
+    rlprobes,
+    rltables,
+    shift,
+    studytables,
+    tables,
+    taskfigures,
+    taskgrids,
+    validity,
+)
 from prmbench.report.claims import claims
 from prmbench.report.figures import Drawn, Plan, draw
-from prmbench.report.frame import subset_rank
+from prmbench.report.frame import RULES, rule_and_readout, subset_rank
 from prmbench.report.rlstudy import RL_STUDY, rl_study
 from prmbench.report.study import STUDY, study
 from prmbench.schema import RunManifest
@@ -23,6 +34,8 @@ WORDS = {
     "best_of_n": "How right the completion is that a model picks among N, beside what needs no model at all.",
     "policy": "How right a model's own completions are. Every way of sampling has its own table.",
     "calibration": "Whether the value of a prefix is the probability that its continuation ends right.",
+    "format_shift": "The same solutions in other formats: how much first-error F1 a format takes from a model.",
+    "validity": validity.WORDS,
 }
 STUDY_WORDS = (
     "Reward models trained with equal budgets in a small world with an exact oracle, over several seeds. "
@@ -37,10 +50,14 @@ GRIDS: dict[str, Callable[[Sequence[Run]], tuple[tables.Grid, ...]]] = {
     "best_of_n": taskgrids.best_of_n,
     "policy": taskgrids.policy,
     "calibration": taskgrids.calibration,
+    "format_shift": shift.grids,
+    "validity": validity.grids,
 }
 FIGURES: dict[str, Callable[[str, Sequence[Run]], list[Plan]]] = {
     "best_of_n": taskfigures.best_of_n,
     "calibration": taskfigures.calibration,
+    "format_shift": shift.figures,
+    "validity": validity.figures,
 }
 
 
@@ -110,11 +127,17 @@ def _task(name: str, runs: Sequence[Run], png: bool) -> Sheet:
         grids=GRIDS[task](ordered),
         figures=draw(partial(plans, name, ordered), png) if plans else (),
         runs=ordered,
-        rules="none",
+        rules=_rules(ordered),
         sizes=_sizes(ordered),
         csv=tables.frame_csv(ordered),
         json=canonical_json({"benchmark": name, "runs": [_numbers(run) for run in ordered]}),
     )
+
+
+def _rules(runs: Sequence[Run]) -> str:
+    """Threshold rules in table order, where the task has any."""
+    found = {rule_and_readout(r.protocol, run.result.manifest.task)[0] for run in runs for r in run.result.rows}
+    return ", ".join(rule for rule in RULES if rule in found) or "none"
 
 
 def _sizes(runs: Sequence[Run]) -> dict[str, str]:
@@ -162,7 +185,7 @@ def _training(name: str, runs: Sequence[Run], miniature: Sequence[Run], png: boo
     models = study([*miniature, *probes])
     told = rlclaims.answers(found, rlprobes.questions(models))
     head = rltables.grids(found, told)
-    tail = rlprobes.joined_grid(models, found), rlprobes.probe_grid(models), rltables.options_grid(found)
+    tail = rlprobes.probe_grid(models), rltables.options_grid(found)
     return Sheet(
         name=name,
         words=RL_STUDY_WORDS if name == RL_STUDY else RL_WORDS,

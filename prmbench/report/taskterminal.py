@@ -11,7 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from prmbench.judge import distrl
+from prmbench.judge import distrl, format_shift
+from prmbench.report import shift, validity
 from prmbench.report.blocks import PERCENT, PLAIN, SIGNED, remarks, rows_of, text
 from prmbench.report.study import group_size
 from prmbench.report.taskgrids import BON_FLOORS, CALIBRATION, metric_rank
@@ -38,7 +39,8 @@ def task_table(result: RunResult, rows: Sequence[MetricRow]) -> Table:
         ends = i + 1 < len(lines) and lines[i + 1][2] and not floor
         table.add_row(Text(name), *cells, end_section=ends, style="dim" if floor else "")
     unscored = sum({r.subset: r.unscored for r in result.rows if "[" not in r.subset}.values())
-    words = [f"n = {m.n}; [95% interval]; subsets: {', '.join(m.subsets)}", *remarks(shown)]
+    subsets = dict.fromkeys(format_shift.base_and_rendering(name)[0] for name in m.subsets)
+    words = [f"n = {m.n}; [95% interval]; subsets: {', '.join(subsets)}", *remarks(shown)]
     words += [f"unscored: {unscored} of {m.n}"] * bool(unscored)
     table.caption = Text("\n".join(words))
     return table
@@ -126,4 +128,6 @@ BUILDERS: dict[str, Callable[[RunResult, Sequence[str]], Built]] = {
     "policy": _policy,
     "calibration": _calibration,
     "distrl": _distrl,
+    "format_shift": shift.terminal,
+    "validity": validity.terminal,
 }

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prmbench.judge import OUT_OF_FOLD
+from prmbench.report import shift, validity
 from prmbench.report.board import OUT
 from prmbench.report.frame import FLOORS
 from prmbench.report.taskterminal import task_table
@@ -56,25 +57,26 @@ def compare_table(rows: Sequence[MetricRow]) -> Table:
     by = {(r.protocol, r.subset, r.metric): r for r in rows}
     for protocol in dict.fromkeys(r.protocol for r in rows):
         table.add_row(Text(protocol, style="bold"))
-        subsets = list(dict.fromkeys(r.subset for r in rows if r.protocol == protocol))
-        for subset in subsets:
-            metric = names.get(protocol, "f1")
+        metric = names.get(protocol, "f1")
+        subsets = shift.places(dict.fromkeys(r.subset for r in rows if r.protocol == protocol), metric)
+        for subset, name in subsets.items():
             wanted = (f"{metric}_a", f"{metric}_b", f"{metric}_difference", "p_value", "mdd")
             first, second, difference, p, mdd = (by.get((protocol, subset, name)) for name in wanted)
             table.add_row(
-                Text(f"  {'average' if subset.startswith('avg[') else subset}"),
+                Text(f"  {validity.short(subset) or name}"),
                 _cell(first, False),
                 _cell(second, False),
                 _cell(difference, True, "+"),
                 DASH if p is None or p.value is None else f"{p.value:.3f}",
                 _cell(mdd, False),
-                end_section=subset == subsets[-1],
+                end_section=subset == next(reversed(subsets)),
             )
     lines = [
         "[95% interval]; p: two-sided paired bootstrap over problems",
         "mdd: the smallest difference that this pairing finds with power 0.80",
     ]
-    averages = list(dict.fromkeys(r.subset for r in rows if r.subset.startswith("avg[")))
+    places = shift.places(dict.fromkeys(r.subset for r in rows), "")
+    averages = [s for s, name in places.items() if name == "average" and not validity.short(s)]
     lines += [f"average over {name[4:-1].replace(',', ', ')}" for name in averages]
     if any(r.note.endswith(OUT_OF_FOLD) for r in rows):
         lines.append(f"{OUT} judged out of fold; or an average with such a cell")

@@ -130,6 +130,7 @@ def _write(job: Job, lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any]
     facts = {
         "validated_at": [line["step"] for line in found],
         "samples": job.config.validation_samples,
+        "rm_weights": job.identity["rm_weights"],
         "metrics_sha256": store.sha256(metrics),
     }
     packed = store.pack_scores(traces)

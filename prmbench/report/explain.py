@@ -1,0 +1,183 @@
+"""A protocol's key or a column's heading -> what it means, a sentence for each part. Shown where a reader points.
+
+docs/protocols.md says the same at length; a key or heading that is not known here has no words, and no one is misled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from prmbench.report.blocks import parts
+from prmbench.report.frame import FLOORS
+
+READOUTS = {
+    "step_sum": "A step's score is the log-ratio summed over its own tokens.",
+    "step_mean": "A step's score is the mean log-ratio of its own tokens.",
+    "prefix_sum": "A step's score is the log-ratio summed over all tokens up to its end.",
+    "prefix_mean": "A step's score is the mean log-ratio of all tokens up to its end.",
+    "as_is": "A step's score is the value or probability that the model gives at the step.",
+    "step_diff": "A step's score is the model's value there minus its value at the step before.",
+    "vote": "A critic names the first wrong step; of several critiques the commonest answer counts.",
+}
+SERIES = {
+    "decay": "Series decay: EndoRM's reward, with the value after each token discounted.",
+    "logprob": "Series logprob: the plain log-probability from the same forward pass.",
+    "full": "Series full: the good label's probability over the whole vocabulary.",
+    "greedy": "Series greedy: 1 where the good label is the model's likeliest token, else 0.",
+}
+RULES = {
+    "native": "The model's own label decides; nothing is tuned.",
+    "fixed": "The threshold is {0}, given beforehand; nothing is tuned.",
+    "calibrated": "The threshold is tuned on {0} and applied to the others; {0} itself is judged out of fold.",
+    "calibrated_in_sample": "The threshold is tuned on {0} and applied to all, also to {0}: an upper bound there.",
+    "cross_validated": "Five folds by problem: the threshold is tuned on four and judged on the fifth.",
+    "oracle": "The threshold is tuned on the very traces that are scored: an upper bound, reached by no one in use.",
+    "last": "A completion's score is that of its last step.",
+    "min": "A completion's score is the lowest of its steps.",
+    "mean": "A completion's score is the mean of its steps.",
+    "prod": "A completion's score is the product of its steps' probabilities.",
+    "sum": "A completion's score is the sum of its steps.",
+    "sigmoid": "The probability is the sigmoid of beta times the value.",
+    "identity": "The model's own probability is taken as it is.",
+    "platt": "The probability is Platt-scaled: fitted on one half of the problems, judged on the other.",
+}
+"""What comes after the slash: a threshold rule, how steps become a completion, or how values become probabilities."""
+BOUNDARIES = {
+    "": "Read at exact token ends: no score depends on a later step.",
+    "release": "Read where the published script reads, one or two tokens into the next step's heading.",
+}
+FLOOR_WORDS = {
+    **{key: f"{words[0].upper()}{words[1:]}." for key, words in FLOORS.items()},
+    "floor/random": "Chance: what random scores reach under the best threshold, or a random pick.",
+    "floor/all_valid": "Every step is called valid.",
+    "floor/majority": "The commonest answer wins; no model is asked.",
+    "floor/pass": "The ceiling: right when any completion is.",
+    "floor/constant": "Predicts the mean, whatever the prefix.",
+}
+SCORED_BY_BOUNDARY = ("step_sum", "step_mean", "prefix_sum", "prefix_mean")
+_SAMPLED = re.compile(r"sampled/t([^,]+),p([^,]+),n(\d+)(?:,k(\d+))?")
+_TRAINED = re.compile(r"policy/(?:step:(\d+)|gain)")
+
+COLUMNS = {
+    "model": "The model, and its revision where one is known; under it the protocol of its scores.",
+    "method": "How the reward model was trained.",
+    "arm": "A way of training the policy; arms differ only in what they are named by.",
+    "panel": "A world in which all arms were trained.",
+    "protocol": "How scores become verdicts: readout/rule.",
+    "readout": "How what the model says becomes one number per step.",
+    "input": "The text that the model reads, and where its scores are read.",
+    "trained from": "What the model learned from: labels of steps, final answers only, or nothing.",
+    "threshold": "The number that a step's score must fall below to count as wrong.",
+    "min. difference": "The smallest gap to an equally noisy run that a test finds with power 0.80. Percent.",
+    "unscored": "Traces without a usable score. They count as wrong.",
+    "average": "Mean F1 over the subsets, each with the same weight.",
+    "source": "Where the number was published, or which table of the paper a claim is from.",
+    "ece": "Expected calibration error: how far probabilities lie from what happens. Lower is better.",
+    "brier": "Mean squared error of the probabilities. Lower is better.",
+    "auc": "How often a prefix that ends well has a higher probability than one that does not.",
+    "td against outcome": "Correlation of a step's change in value with what the solution comes to.",
+    "yes": "Comparisons whose interval says what the claim says.",
+    "no": "Comparisons whose interval says the opposite.",
+    "unclear": "Comparisons whose interval allows both.",
+    "p": "Two-sided p-value of the difference.",
+    "holm": "The p-value, adjusted for all comparisons of its kind.",
+    "after holm": "Answers that stay below 0.05 when p is adjusted for all comparisons of the line.",
+    "detectable": "The smallest difference that this test finds with power 0.80.",
+    "mean of shifts": "Mean F1 over the formats that were not trained on.",
+    "change under shifts": "Mean F1 over the other formats minus F1 in the format trained on.",
+    "comparisons": "How many comparisons were made to answer the line.",
+    "answer": "Whether the interval says so, says the opposite, or allows both.",
+    "seeds above 0": "In how many worlds the difference is above zero.",
+    "runs above 0": "In how many pairs of runs the difference is above zero.",
+    "sft seeds": "Start policies: the units that intervals of trained policies are over.",
+    "constants": "Whether the methods' constants were tuned here or are the paper's.",
+    "reading": "Whether a score says how right a step is, or how right all is up to its end.",
+    "before": "Accuracy of the start policy.",
+    "after": "Accuracy of the trained policy.",
+    "gain": "After minus before, paired over problems.",
+    "right rollouts": "Share of completions drawn in training that are right.",
+    "entropy, late": "Of the policy's next token, nats, last quarter of training.",
+    "kl to sft, last": "How far the policy moved from its start, nats per token, at the last validation.",
+    "mass": "Share of the policy's probability that the candidates cover.",
+    "seconds": "Time it took; another machine changes it.",
+    "rl gain": "Accuracy of a policy after training with this reward model minus before.",
+    "over grpo": "Accuracy of that policy minus that of GRPO without a reward model.",
+    "ece platt": "Expected calibration error after Platt scaling. Lower is better.",
+    "tokens": "Tokens pushed through the model to score the run.",
+    "tokens a step": "Tokens pushed through the model per scored step.",
+    "s / 1,000 steps": "Seconds it took to score 1,000 steps; another machine changes it.",
+    "predictor": "The number that is to foretell the outcome.",
+    "outcome": "The number that is to be foretold.",
+    "checkpoints": "Trained reward models that have both numbers.",
+    "pooled": "Correlation over all checkpoints alike.",
+    "within worlds": "Correlation between methods, each relative to the others of its world.",
+    "within methods": "Correlation between worlds, each relative to the same method in others.",
+    "overall": "PRMScore over the steps of all categories together: the mean of F1 on valid and F1 on invalid steps.",
+    "f1, plain": "F1 on the traces as they are.",
+    "all formats": "The mean over all formats but the plain one.",
+}
+_COLUMNS = (
+    (r"best_of@(\d+)", "Accuracy of the completion that scores highest among {0}."),
+    (r"weighted_vote@(\d+)", "Accuracy of the answer with the largest sum of scores among {0} completions."),
+    (r"gain@(\d+)", "best_of@{0} minus the accuracy of a random completion."),
+    (r"auc, quarter (\d)", "AUC over prefixes that end in quarter {0} of their solution."),
+    (r"(.+) \(n=(\d+)\)", "{1} traces of {0}."),
+)
+
+
+def protocol(key: str) -> str:
+    """One sentence a line on readout, series, rule and boundary; empty for what is no protocol."""
+    if key in FLOOR_WORDS:
+        return FLOOR_WORDS[key]
+    sampled = _SAMPLED.fullmatch(key)
+    if sampled:
+        top_k = f", top-k {sampled[4]}" if sampled[4] else ""
+        return f"{sampled[3]} completions a problem, drawn at temperature {sampled[1]}, top-p {sampled[2]}{top_k}."
+    if key == "greedy":
+        return "One completion a problem, the likeliest token each time."
+    trained = _TRAINED.fullmatch(key)
+    if trained:
+        return f"The policy after {trained[1]} updates." if trained[1] else "Last validation minus first, paired."
+    return _scored(key)
+
+
+def _scored(key: str) -> str:
+    body, _, boundary = key.partition("@")
+    left, slash, right = body.partition("/")
+    series, _, readout = left.rpartition(".")
+    rule, _, argument = right.partition(":")
+    if readout not in READOUTS or (slash and rule not in RULES) or boundary not in BOUNDARIES:
+        return ""
+    lines = [READOUTS[readout]]
+    if series:
+        lines.append(SERIES.get(series, f"Series {series}: another reading of the same forward pass."))
+    if slash:
+        lines.append(RULES[rule].format(argument))
+    if boundary or (slash and readout in SCORED_BY_BOUNDARY):
+        lines.append(BOUNDARIES[boundary])
+    return "\n".join(lines)
+
+
+def column(heading: str) -> str:
+    """What a column holds; empty where the heading says all there is."""
+    plain = heading.lower()
+    if plain in COLUMNS:
+        return COLUMNS[plain]
+    if "[" in plain:
+        return f"Mean over {', '.join(parts(heading))}, each with the same weight."
+    for pattern, words in _COLUMNS:
+        found = re.fullmatch(pattern, plain)
+        if found:
+            return words.format(*found.groups())
+    return ""
+
+
+def protocols(keys: Iterable[str]) -> dict[str, str]:
+    """Key -> words, for those that have any."""
+    return {key: words for key in sorted(set(keys)) if (words := protocol(key))}
+
+
+def columns(headings: Iterable[str]) -> dict[str, str]:
+    """Heading -> words, for those that have any."""
+    return {heading: words for heading in sorted(set(headings)) if (words := column(heading))}

@@ -1,0 +1,108 @@
+"""Figure of the joined table: F1 against each gain; colour by method, marker by seed.
+
+Same style and bytes as figures.py, which draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from prmbench.report.figures import PALETTE, Plan
+from prmbench.report.joined import F1, GAINS, RL_GAINS, Checkpoint
+from prmbench.report.rlprobes import PROBE
+from prmbench.report.stats import mean
+from prmbench.report.study import METHODS, PAPER
+
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "*")
+"""Seeds; later ones begin again."""
+PREDICTOR = F1[0]
+LOOSE = 1.4
+"""Room for the legend beneath, inches."""
+Pair = tuple[float, float]
+
+
+def plans(rows: Sequence[Checkpoint], outcomes: Sequence[str]) -> list[Plan]:
+    """One figure, a column per outcome; none where no checkpoint has both numbers."""
+    columns = [c for c in (_last(outcomes, GAINS), _last(outcomes, RL_GAINS[1])) if c and _pairs(rows, c)]
+    if not columns:
+        return []
+    figure = Figure(figsize=(4.0 * len(columns), 6.4 + LOOSE), layout="constrained")
+    axes = figure.subplots(2, len(columns), squeeze=False)
+    methods = sorted({row.model for c in columns for row, _ in _pairs(rows, c)}, key=_rank)
+    for column, (above, below) in zip(columns, axes.T, strict=True):
+        pairs = _pairs(rows, column)
+        _scatter(above, pairs, methods)
+        _scatter(below, _relative(pairs), methods)
+        above.set(xlabel=f"{PREDICTOR}, percent", ylabel=f"{column}, points")
+        below.set(xlabel=f"{PREDICTOR} minus its world's mean, points", ylabel=f"{column}, minus its world's mean")
+        for axis in (above, below):
+            axis.locator_params(axis="x", nbins=6)
+        below.axhline(0, color="#cccccc", lw=0.8, zorder=0)
+        below.axvline(0, color="#cccccc", lw=0.8, zorder=0)
+    handles = [axes[0, 0].plot([], [], **_look(m), ls="")[0] for m in methods]
+    figure.legend(handles, methods, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    caption = (
+        "A small mark per checkpoint, its shape by seed; a large dot per method, the mean over its seeds with 95% "
+        "t-intervals both ways. Colour: method; hollow: the paper's constants; square: other training data. Beneath: "
+        "each checkpoint relative to the mean of its world, which leaves the differences between methods."
+    )
+    return [("joined-f1-gain", "Step F1 against downstream gain", caption, figure)]
+
+
+def _last(outcomes: Sequence[str], prefix: str) -> str:
+    """Best of the largest N comes first among the gains."""
+    return next((c for c in outcomes if c.startswith(prefix)), "")
+
+
+def _pairs(rows: Sequence[Checkpoint], column: str) -> list[tuple[Checkpoint, Pair]]:
+    """The miniature's checkpoints that have both numbers, in percent."""
+    return [
+        (row, (100 * row.numbers[PREDICTOR], 100 * row.numbers[column]))
+        for row in rows
+        if row.seed is not None and PREDICTOR in row.numbers and column in row.numbers
+    ]
+
+
+def _relative(pairs: Sequence[tuple[Checkpoint, Pair]]) -> list[tuple[Checkpoint, Pair]]:
+    centres = {
+        world: tuple(fmean(pair[i] for row, pair in pairs if row.world == world) for i in (0, 1))
+        for world in {row.world for row, _ in pairs}
+    }
+    return [(row, (x - centres[row.world][0], y - centres[row.world][1])) for row, (x, y) in pairs]
+
+
+def _scatter(axis: Axes, pairs: Sequence[tuple[Checkpoint, Pair]], methods: Sequence[str]) -> None:
+    for row, pair in pairs:
+        marker = MARKERS[(row.seed or 0) % len(MARKERS)]
+        axis.plot(*pair, marker, ms=3.6, alpha=0.55, color=_look(row.model)["color"], mew=0)
+    for method in methods:
+        mine = [pair for row, pair in pairs if row.model == method]
+        if mine:
+            x, y = (mean([pair[i] for pair in mine]) for i in (0, 1))
+            look = _look(method)
+            if x.lo is not None and x.hi is not None and y.lo is not None and y.hi is not None:
+                axis.plot([x.lo, x.hi], [y.value, y.value], color=look["color"], lw=1.1)
+                axis.plot([x.value, x.value], [y.lo, y.hi], color=look["color"], lw=1.1)
+            axis.plot([x.value], [y.value], **look, zorder=3)
+
+
+def _look(method: str) -> dict[str, Any]:
+    """One colour a loss; hollow for the paper's constants, a hollow square for other data."""
+    base, probe = _base(method), PROBE.fullmatch(method)
+    color = PALETTE[METHODS.index(base) % len(PALETTE)] if base in METHODS else PALETTE[-1]
+    return {"marker": "s" if probe else "o", "ms": 6.5, "color": color, "mfc": color if base == method else "white"}
+
+
+def _base(method: str) -> str:
+    probe = PROBE.fullmatch(method)
+    return probe["method"] if probe else method.removesuffix(PAPER)
+
+
+def _rank(method: str) -> tuple[int, str]:
+    base = _base(method)
+    return METHODS.index(base) if base in METHODS else len(METHODS), method

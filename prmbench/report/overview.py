@@ -1,0 +1,96 @@
+"""What the page's first view says of each benchmark: what it measures, how many runs, and its best honest number.
+
+Honest: under a threshold rule that is reachable in use, on all traces, with the strongest floor beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from prmbench.report.blocks import NOTED
+from prmbench.report.board import OTHER, Board, Cell, Line, RuleTable
+from prmbench.report.frame import RULES, members
+from prmbench.report.sheets import Sheet
+from prmbench.report.tables import DASH, Grid, percent
+
+REACHABLE = ("calibrated", "cross_validated", "native", "fixed")
+STEPS_WORDS = "Whether a model finds the first wrong step of a solution. F1 of exact hits and of solutions passed."
+LEADING = (r"best_of@\d+", r"overall", r"F1, plain", r"AUC", r"within worlds", r"(average|pooled).*", r".+ \(n=\d+\)")
+"""Columns that say most about a sheet, where it has them; of several that match, the last."""
+ANSWERS = ("Yes", "No", "Unclear")
+Fact = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One benchmark in a few words."""
+
+    words: str
+    runs: int
+    number: str
+    """`24.8 [18.8, 27.9]`, or empty."""
+    facts: tuple[Fact, ...]
+    """What the number is: (heading, text) pairs."""
+
+
+def of_board(board: Board) -> Card:
+    """The best line of the first reachable rule; the highest floor of its column."""
+    told = next((found for rule in REACHABLE for t in board.tables if t.rule == rule and (found := _lead(t))), None)
+    if told is None:
+        return Card(STEPS_WORDS, len(board.runs), "", ())
+    table, line, column = told
+    floors = [(x.cells[column].f1 or 0.0, x.model) for x in table.lines if x.group == "floor" and column in x.cells]
+    facts = [
+        ("F1", f"average of {', '.join(members(column))}" if column.startswith("avg[") else column),
+        ("Model", line.model),
+        ("Protocol", f"`{line.protocol}`"),
+        ("Rule", RULES[table.rule][0]),
+    ]
+    facts += [("Best floor", f"{percent(value)} {words}") for value, words in sorted(floors)[-1:]]
+    return Card(STEPS_WORDS, len(board.runs), _number(line.cells[column]), tuple(facts))
+
+
+def _number(cell: Cell) -> str:
+    return percent(cell.f1) + ("" if cell.lo is None else f" [{percent(cell.lo)}, {percent(cell.hi)}]")
+
+
+def _lead(table: RuleTable) -> tuple[RuleTable, Line, str] | None:
+    """The first model with a number on all traces; lines are ranked."""
+    for line in table.lines:
+        column = table.ranked_by(line)
+        cell = line.cells.get(column or "")
+        if line.group == "model" and column and cell and cell.f1 is not None and OTHER not in cell.marks:
+            return table, line, column
+    return None
+
+
+def of_sheet(sheet: Sheet) -> Card:
+    """Answers to a study's claims; of another task the best in the leading column of its first table, oracles aside."""
+    words = " ".join(re.split(r"(?<=[.?]) ", sheet.words)[:2])
+    grid = next((grid for grid in sheet.grids if "oracle" not in grid.label.split("-")), None)
+    if grid is None:
+        return Card(words, len(sheet.runs), "", ())
+    number, facts = _answers(grid) if set(ANSWERS) <= set(grid.header) else _best(grid)
+    return Card(words, len(sheet.runs), number, facts)
+
+
+def _answers(grid: Grid) -> tuple[str, tuple[Fact, ...]]:
+    rows = [row for group in grid.groups for row in group]
+    counts = {name: sum(int(row[grid.header.index(name)]) for row in rows) for name in ANSWERS}
+    number = ", ".join(f"{count} {name.lower()}" for name, count in counts.items())
+    return number, (("Asked", f"{grid.title} {sum(counts.values())} comparisons."),)
+
+
+def _best(grid: Grid) -> tuple[str, tuple[Fact, ...]]:
+    """The best of the leading column, which is bold, or its first when nothing competes."""
+    numbers = range(grid.text_columns, len(grid.header))
+    leading = [i for pattern in LEADING for i in reversed(numbers) if re.fullmatch(pattern, grid.header[i])]
+    rows = [row for group in grid.groups[:1] for row in group if not any(text.startswith("`floor/") for text in row)]
+    for i in leading[:1]:
+        for row in sorted(rows, key=lambda row: not row[i].startswith("**")):
+            if row[i] not in ("", DASH):
+                told = zip(grid.header[: grid.text_columns], row, strict=False)
+                facts = tuple((heading, text) for heading, text in told if text)
+                return row[i].replace("*", "").rstrip(NOTED), (("Number", grid.header[i]), *facts)
+    return "", ()

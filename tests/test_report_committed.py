@@ -1,0 +1,98 @@
+"""Everything committed under leaderboards/: its tables fit the terminal, and every LaTeX file compiles."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from prmbench.judge import compare, pairs
+from prmbench.report import compare_table, run_table
+from prmbench.report.sheets import GRIDS
+from prmbench.report.taskterminal import BUILDERS
+from prmbench.schema import RunResult, Task
+from prmbench.store import read_run, scores_path
+
+WIDTH = 80
+LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
+RESULTS = [path for path in sorted((LEADERBOARDS / "results").rglob("*.json")) if scores_path(path).exists()]
+
+
+def printed(table: Table) -> list[str]:
+    """Each line as it is printed on a wide terminal: the table itself must keep to its width."""
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    console.print(table)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def cut(lines: list[str]) -> list[str]:
+    """Lines that lack something; titles and heads may be cut, numbers and names may not."""
+    heads = next(i for i, line in enumerate(lines) if line.strip().startswith("─"))
+    return [line for line in lines[heads:] if "…" in line]
+
+
+def result(path: Path) -> RunResult:
+    return RunResult.from_json(json.loads(path.read_text()))
+
+
+def kinds() -> dict[tuple[str, str, str], list[Path]]:
+    """Results by benchmark, task and kind of score."""
+    found: dict[tuple[str, str, str], list[Path]] = {}
+    for path in RESULTS:
+        m = result(path).manifest
+        found.setdefault((m.benchmark, m.task, m.kind), []).append(path)
+    return found
+
+
+def test_every_task_has_tables_for_the_page_and_the_terminal() -> None:
+    tasks = set(get_args(Task)) - {"steps"}
+    assert tasks == set(BUILDERS)
+    assert tasks - {"distrl"} == set(GRIDS)  # policies in training have sheets of their own
+
+
+@pytest.mark.slow
+def test_every_committed_run_fits_the_terminal() -> None:
+    assert RESULTS
+    for path in RESULTS:
+        lines = printed(run_table(result(path)))
+        assert max(map(len, lines)) <= WIDTH, path
+        assert not cut(lines), path
+
+
+@pytest.mark.slow
+def test_comparisons_of_committed_runs_fit_the_terminal() -> None:
+    found = 0
+    for paths in kinds().values():
+        if len(paths) > 1:
+            a, b = (read_run(path) for path in paths[:2])
+            if a.result.manifest.benchmark_hash != b.result.manifest.benchmark_hash:
+                continue
+            asked = pairs(a.result.manifest, b.result.manifest)[:2]
+            lines = printed(compare_table(compare((a.result, a.scores), (b.result, b.scores), asked)))
+            assert max(map(len, lines)) <= WIDTH, paths[:2]
+            assert not cut(lines), paths[:2]
+            found += 1
+    assert found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(LEADERBOARDS.glob("*.tex")), ids=lambda path: path.stem)
+def test_committed_latex_compiles(path: Path, tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        message = "pdflatex is missing; on Debian: apt-get install texlive-latex-base texlive-latex-recommended"
+        if os.environ.get("PRMBENCH_NO_SKIP"):
+            pytest.fail(message)
+        pytest.skip(message)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={tmp_path}", path.name]
+    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    wide = [line for line in done.stdout.splitlines() if line.startswith("Overfull \\hbox")]
+    assert not wide, wide[:3]

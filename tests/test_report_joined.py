@@ -1,0 +1,456 @@
+"""The joined table: correlations against scipy and by hand, seeds as clusters, who is joined with whom, files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_runs import completions, scores_of, task_scores, traces, write, write_study, write_task
+from rl_runs import problems
+
+from prmbench.metrics import bootstrap_weights
+from prmbench.report import report
+from prmbench.report.joined import Checkpoint, checkpoints
+from prmbench.report.joined_stats import FEWEST, REPLICATES, Coefficient, Point, Within, correlate
+from prmbench.report.joined_tables import csv as joined_csv
+from prmbench.report.joined_tables import grids, joined, outcomes
+from prmbench.schema import MetricRow
+from prmbench.store import Run, read_runs
+
+# --- correlations -------------------------------------------------------------------------------------------------
+
+
+def _points(x: Sequence[float], y: Sequence[float], seeds: Sequence[int], methods: Sequence[str] = ()) -> list[Point]:
+    named = methods or [""] * len(x)
+    rows = zip(x, y, seeds, named, strict=True)
+    return [Point(a, b, seed, f"world {seed}", method) for a, b, seed, method in rows]
+
+
+def _value(points: Sequence[Point], how: Coefficient, within: Within = "pooled") -> float:
+    found = correlate(points, how, within)
+    assert found is not None
+    return found.value
+
+
+def test_coefficients_by_hand() -> None:
+    """Ranks 1 2 3 4 against 1 3 2 4: 1 - 6 x 2 / (4 x 15) = 0.8; the numbers: 45 / sqrt(50 x 41)."""
+    points = _points([0, 1, 2, 7], [1, 3, 2, 7], [0, 1, 2, 3])
+    assert _value(points, "spearman") == pytest.approx(0.8)
+    x, y = np.array([0, 1, 2, 7]) - 2.5, np.array([1, 3, 2, 7]) - 3.25
+    assert _value(points, "pearson") == pytest.approx(float(x @ y / np.sqrt((x @ x) * (y @ y))))
+    turned = [replace(p, y=-p.y) for p in points]
+    assert _value(turned, "spearman") == pytest.approx(-0.8)
+
+
+def test_ties_against_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(1)
+    x, y = rng.integers(0, 4, 30), rng.integers(0, 5, 30)
+    points = _points(x.tolist(), y.tolist(), list(range(30)))
+    assert _value(points, "spearman") == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert _value(points, "pearson") == pytest.approx(stats.pearsonr(x, y).statistic)
+
+
+def test_worlds_and_methods_may_say_the_contrary_of_all_together() -> None:
+    """In each of three worlds a falls as b rises; worlds that are better at one are better at the other."""
+    x = [10 * world + i for world in range(3) for i in range(3)]
+    y = [10 * world - i for world in range(3) for i in range(3)]
+    seeds, methods = [w for w in range(3) for _ in range(3)], list("abc") * 3
+    points = _points(x, y, seeds, methods)
+    for how in ("spearman", "pearson"):
+        assert _value(points, how) > 0.7
+        assert _value(points, how, "world") == pytest.approx(-1)
+        assert _value(points, how, "method") == pytest.approx(1)
+    swapped = [replace(p, world=p.method, method=p.world) for p in points]
+    assert _value(swapped, "pearson", "world") == pytest.approx(1)
+
+
+def test_a_worlds_own_rank_correlation_is_averaged() -> None:
+    """1 in the first world, -0.5 in the second, both of three rows without ties: 0.25."""
+    points = _points([1, 2, 3, 1, 2, 3], [1, 2, 3, 30, 10, 20], [0, 0, 0, 1, 1, 1])
+    assert _value(points, "spearman", "world") == pytest.approx(0.25)
+    found = correlate(points, "spearman")
+    assert found is not None
+    assert (found.n, found.clusters, found.positive, found.told) == (6, 2, 1, 2)
+
+
+def _drawn(rows: int = 4, seeds: int = 8) -> list[Point]:
+    """What a seed adds to both numbers is larger than what a row adds."""
+    rng = np.random.default_rng(3)
+    found = []
+    for seed in range(seeds):
+        shared = rng.normal(0, 1, 2)
+        for i in range(rows):
+            x, y = shared + 0.3 * rng.normal(0, 1, 2) + 0.2 * i
+            found.append(Point(float(x), float(y), seed, f"world {seed}", f"m{i}"))
+    return found
+
+
+def _slow(points: Sequence[Point], how: Coefficient, within: Within, draw: Sequence[int]) -> float:
+    """The rows of the seeds drawn, copies and all; a world drawn twice is two worlds."""
+    stats = pytest.importorskip("scipy.stats")
+    rows = [
+        (p, f"{p.world}/{copy}") for seed, times in enumerate(draw) for copy in range(times) for p in points
+        if p.cluster == seed
+    ]  # fmt: skip
+    names = ["" if within == "pooled" else world if within == "world" else p.method for p, world in rows]
+    columns = []
+    for values in (np.array([p.x for p, _ in rows]), np.array([p.y for p, _ in rows])):
+        kept = np.zeros(len(rows))
+        for name in set(names):
+            member = np.array([n == name for n in names])
+            part = stats.rankdata(values[member]) / member.sum() if how == "spearman" else values[member]
+            kept[member] = part - part.mean()
+        columns.append(kept)
+    return float(stats.pearsonr(*columns).statistic)
+
+
+@pytest.mark.parametrize("how", ["spearman", "pearson"])
+@pytest.mark.parametrize("within", ["pooled", "world", "method"])
+def test_interval_against_rows_copied_seed_by_seed(how: Coefficient, within: Within) -> None:
+    points = [p for i, p in enumerate(_drawn(seeds=6)) if i != 5]  # worlds need not be of one size
+    cluster = np.array([p.cluster for p in points])
+    weights = bootstrap_weights(cluster, REPLICATES, seed=0)[1:]
+    draws = np.stack([weights[:, np.argmax(cluster == seed)] for seed in range(6)], axis=1).astype(int)
+    slow = [_slow(points, how, within, draw) for draw in draws]
+    found = correlate(points, how, within)
+    assert found is not None
+    assert (found.lo, found.hi) == pytest.approx(tuple(np.percentile(slow, [2.5, 97.5])), abs=1e-9)
+
+
+def test_more_rows_of_the_same_seeds_are_no_more_evidence() -> None:
+    few = _drawn()
+    many = [replace(p, method=f"{p.method}{copy}") for p in few for copy in range(10)]
+    alone = [replace(p, cluster=i) for i, p in enumerate(few)]
+    once, ten, independent = (correlate(points, "pearson") for points in (few, many, alone))
+    assert once is not None
+    assert ten is not None
+    assert independent is not None
+    assert (once.lo, once.hi) == pytest.approx((ten.lo, ten.hi))
+    assert once.lo is not None
+    assert independent.lo is not None
+    assert once.lo < independent.lo - 0.1
+
+
+def test_too_few_seeds_have_no_interval_however_many_rows_there_are() -> None:
+    points = _drawn(rows=30, seeds=FEWEST)
+    enough = correlate(points, "spearman")
+    short = correlate([p for p in points if p.cluster], "spearman")
+    assert enough is not None
+    assert short is not None
+    assert enough.lo is not None
+    assert (short.lo, short.hi, short.clusters) == (None, None, FEWEST - 1)
+
+
+@pytest.mark.parametrize("x", [(), (1.0,), (1.0, 2.0), (3.0, 3.0, 3.0, 3.0), (0.1, 0.1, 0.1)])
+def test_what_does_not_vary_has_no_correlation(x: tuple[float, ...]) -> None:
+    for within in ("pooled", "world", "method"):
+        assert correlate(_points(x, range(len(x)), range(len(x))), "spearman", within) is None
+
+
+# --- rows of the miniature ----------------------------------------------------------------------------------------
+
+TASKS = ("steps", "best_of_n", "calibration")
+
+
+def _policy(root: Path, method: str, seed: int, policy: str, **facts: Any) -> None:
+    """Writes the hash of the world's policy and more into a method's runs, as scoring does."""
+    for path in (root / method).glob(f"{method}-{seed}-*.json"):
+        told = json.loads(path.read_text())
+        told["manifest"] |= {"ref_weights": policy, "weights": f"{method}/{seed}", **facts}
+        path.write_text(json.dumps(told))
+
+
+def _trained(root: Path, arm: str, levels: Sequence[float], seeds: tuple[int, int], **facts: Any) -> None:
+    config = {"validated_at": [0, 5, 10], "samples": 8, "arm": arm, "sft_seed": seeds[0], "rl_seed": seeds[1]}
+    config |= {"panel": facts.pop("panel", "plain"), "rm_model": facts.pop("rm_model", arm.removeprefix("distrl_"))}
+    told = {"backend": "policy", "kind": "outcome", "task": "distrl", "benchmark": "miniature_rl"}
+    told |= {"series": ("truncated",), "replicates": 50, "model": arm, "run_id": f"{arm}-{seeds[0]}-{seeds[1]}"}
+    told |= facts
+    write(root, problems(levels, 0.1), folder=f"{told['benchmark']}-{arm}", config=config, **told)
+
+
+def _rows(root: Path) -> dict[tuple[str, int | None], Checkpoint]:
+    return {(row.model, row.seed): row for row in checkpoints(list(read_runs(root)))}
+
+
+def test_a_row_by_hand(tmp_path: Path) -> None:
+    """Levels of 0.6 at seed 0 and 0.7 at seed 1; report_runs.study_rows says what is made of a level."""
+    write_study(tmp_path, {"ipvrm": (0.6, 0.7), "q_rm": (0.2, 0.2)}, TASKS)
+    rows = _rows(tmp_path)
+    found = rows["ipvrm", 1]
+    assert found.kinds == ("steps", "best_of_n", "calibration")
+    numbers = {
+        column: value for column, value in found.numbers.items() if column.startswith(("F1", "o", "b", "E", "A"))
+    }
+    assert numbers == pytest.approx(
+        {
+            **{"F1 onpolicy": 0.72, "F1 injected": 0.72, "F1 shifts": 0.62},  # process level stands 0.02 above
+            **{"own F1 onpolicy": 0.7, "oracle F1 onpolicy": 0.77, "oracle F1 injected": 0.77},
+            **{"best of 4": 0.74, "best-of-N gain @4": 0.74, "best-of-N gain mean": 0.73},
+            **{"ECE": 0.35, "ECE Platt": 0.35, "AUC": 0.35},
+        }
+    )
+    assert rows["ipvrm", 0].numbers["F1 onpolicy"] == pytest.approx(0.62)
+    assert rows["q_rm", 1].numbers["own F1 onpolicy"] == pytest.approx(0.2)
+
+
+def test_cost_is_over_all_runs_and_scored_steps(tmp_path: Path) -> None:
+    write_study(tmp_path, {"ipvrm": (0.6,)}, ("steps", "best_of_n"))
+    assert not {"tokens", "GiB"} & set(_rows(tmp_path)["ipvrm", 0].numbers)  # not recorded: absent, not zero
+    _policy(tmp_path, "ipvrm", 0, "p", tokens=640, seconds=3.0, memory_gib=0.5)
+    runs = list(read_runs(tmp_path))
+    steps = sum(t.steps for run in runs for t in run.scores if not t.unscored)
+    found = _rows(tmp_path)["ipvrm", 0].numbers
+    assert (found["tokens"], found["s / 1,000 steps"], found["GiB"]) == (1280, pytest.approx(6000 / steps), 0.5)
+    assert found["tokens a step"] == pytest.approx(1280 / steps)
+    bad = [replace(run, scores=[replace(t, unscored="too long") for t in run.scores[:1]] + list(run.scores[1:])) for run in runs]  # fmt: skip # noqa: E501
+    (row,) = checkpoints(bad)
+    assert row.numbers["tokens a step"] == pytest.approx(1280 / (steps - sum(run.scores[0].steps for run in runs)))
+
+
+def test_gains_of_rl_go_to_the_reward_model_they_started_from(tmp_path: Path) -> None:
+    """0.5 to 0.7 and to 0.8: a gain of 0.25; GRPO ends at 0.6 under the same seeds: 0.15 over it."""
+    write_study(tmp_path, {"ipvrm": (0.6, 0.7), "ipvrm_early": (0.6, 0.7), "dpo_rm": (0.5, 0.5)}, ("steps",))
+    for method, seed in (("ipvrm", 0), ("ipvrm", 1), ("ipvrm_early", 0), ("dpo_rm", 0)):
+        _policy(tmp_path, method, seed, f"policy {seed}")
+    for rl, last in ((0, 0.7), (1, 0.8)):
+        _trained(tmp_path, "distrl_ipvrm", (0.5, 0.1, last), (0, rl), weights="policy 0")
+        _trained(tmp_path, "grpo", (0.5, 0.9, 0.6), (0, rl), weights="policy 0", rm_model="")
+    _trained(tmp_path, "distrl_adb", (0.5, 0.5, 0.9), (0, 0), weights="policy 0", rm_model="ipvrm")  # no default arm
+    _trained(tmp_path, "distrl_ipvrm", (0.5, 0.5, 0.9), (1, 0), weights="another policy of seed 1")
+    _trained(tmp_path, "distrl_dpo_rm", (0.5, 0.5, 0.4), (0, 0), weights="policy 0", rm_model="dpo_rm_paper")
+    rows = _rows(tmp_path)
+    assert rows["ipvrm", 0].numbers["RL gain"] == pytest.approx(0.25)
+    assert rows["ipvrm", 0].numbers["over GRPO"] == pytest.approx(0.15)
+    assert rows["ipvrm", 0].kinds == ("steps", "distrl")
+    for key in (("ipvrm", 1), ("ipvrm_early", 0), ("dpo_rm", 0)):
+        assert "RL gain" not in rows[key].numbers
+
+
+def test_marked_worlds_have_their_own_reward_models(tmp_path: Path) -> None:
+    write_study(tmp_path, {"ipvrm": (0.6,), "ipvrm_marker1": (0.5,), "ipvrm_marker0": (0.5,)}, ("steps",))
+    for method, policy in (("ipvrm", "p"), ("ipvrm_marker1", "m"), ("ipvrm_marker0", "m")):
+        _policy(tmp_path, method, 0, policy)
+    _trained(tmp_path, "distrl_ipvrm", (0.5, 0.5, 0.8), (0, 0), weights="m", rm_model="ipvrm_marker1", panel="marker")
+    rows = _rows(tmp_path)
+    gains = {model: row.numbers.get("RL gain") for (model, _), row in rows.items()}
+    assert gains == {"ipvrm": None, "ipvrm_marker1": pytest.approx(0.3), "ipvrm_marker0": None}
+    assert {model: row.world for (model, _), row in rows.items()} == {
+        **dict.fromkeys(["ipvrm_marker1", "ipvrm_marker0"], "marker seed 0"),
+        "ipvrm": "plain seed 0",
+    }
+
+
+def test_a_run_that_two_benchmarks_hold_counts_once(tmp_path: Path) -> None:
+    """RL seed 0 stands in both, RL seed 1 in one: the mean is of two runs, not of three."""
+    write_study(tmp_path, {"ipvrm": (0.6,)}, ("steps",))
+    _policy(tmp_path, "ipvrm", 0, "p")
+    for benchmark, rl, last in (("miniature_rl", 0, 0.7), ("miniature_gain", 0, 0.7), ("miniature_gain", 1, 0.9)):
+        _trained(tmp_path, "distrl_ipvrm", (0.5, 0.5, last), (0, rl), weights="p", benchmark=benchmark)
+    assert _rows(tmp_path)["ipvrm", 0].numbers["RL gain"] == pytest.approx(0.3)
+
+
+def test_runs_of_other_weights_are_another_row(tmp_path: Path) -> None:
+    write_study(tmp_path, {"ipvrm": (0.6,)}, TASKS)
+    path = tmp_path / "ipvrm" / "ipvrm-0-calibration.json"
+    told = json.loads(path.read_text())
+    told["manifest"]["weights"] = "trained again"
+    path.write_text(json.dumps(told))
+    found = checkpoints(list(read_runs(tmp_path)))
+    assert sorted(row.kinds for row in found) == [("calibration",), ("steps", "best_of_n")]
+
+
+# --- rows of other models -----------------------------------------------------------------------------------------
+
+
+def _others(root: Path, **facts: Any) -> None:
+    items = traces()
+    facts = {"kind": "logratio", "backend": "implicit", "model": "org/prm", "revision": "a" * 40, **facts}
+    write(root, scores_of(items, "logratio"), run_id="a" * 12, benchmark="processbench", **facts)
+    write_task(root, "best_of_n", task_scores(completions()), run_id="b" * 12, **facts)
+
+
+def test_other_models_are_joined_by_revision_backend_and_reference(tmp_path: Path) -> None:
+    _others(tmp_path)
+    write(tmp_path, scores_of(traces(), "logratio", 5), run_id="c" * 12, model="org/prm", revision="b" * 40)
+    write(tmp_path, scores_of(traces()), run_id="d" * 12, model="org/prm", revision="a" * 40, backend="endo")
+    write(tmp_path, scores_of(traces()), run_id="e" * 12, model="random", backend="baseline")
+    runs = {run.result.manifest.run_id: run for run in read_runs(tmp_path)}
+    rows = checkpoints(list(runs.values()))
+    joined_row = next(row for row in rows if len(row.runs) == 2)
+    assert [row.model for row in rows] == [f"org/prm@{'a' * 7}"] * 2 + [f"org/prm@{'b' * 7}"]
+    assert joined_row.kinds == ("steps", "best_of_n")
+    wanted = {(r.subset, r.protocol, r.metric): r.value for r in runs["a" * 12].result.rows}
+    average = "avg[gsm8k,math,omnimath]"
+    for rule, key in (("oracle", "step_sum/oracle"), ("calibrated", "step_sum/calibrated:gsm8k")):
+        assert joined_row.numbers[f"processbench F1, {rule}"] == wanted[average, key, "f1"]
+    picked = {(r.subset, r.protocol, r.metric): r.value for r in runs["b" * 12].result.rows}
+    sizes = sorted({int(m.partition("@")[2]) for *_, m in picked if m.startswith("gain@")})
+    gains = {n: np.mean([picked[s, "prefix_mean/last", f"gain@{n}"] for s in ("easy", "hard")]) for n in sizes}
+    assert joined_row.numbers[f"best-of-N gain @{sizes[-1]}"] == pytest.approx(gains[sizes[-1]])
+    assert joined_row.numbers["best-of-N gain mean"] == pytest.approx(np.mean(list(gains.values())))
+
+
+def test_of_two_runs_of_a_benchmark_the_larger_counts(tmp_path: Path) -> None:
+    _others(tmp_path)
+    small = scores_of(traces(8), "logratio", 9)
+    facts = {"kind": "logratio", "backend": "implicit", "model": "org/prm", "revision": "a" * 40}
+    write(tmp_path, small, run_id="0" * 12, benchmark="processbench", **facts)
+    (row,) = checkpoints(list(read_runs(tmp_path)))
+    assert sorted(run.result.manifest.run_id for run in row.runs) == ["a" * 12, "b" * 12]
+
+
+def test_headlines_of_other_tasks_are_the_widest_and_honest(tmp_path: Path) -> None:
+    _others(tmp_path)
+    facts = {"kind": "logratio", "backend": "implicit", "model": "org/prm", "revision": "a" * 40}
+
+    def row(subset: str, protocol: str, metric: str, value: float | None) -> MetricRow:
+        return MetricRow(subset, protocol, metric, value, None, None, 1, 0)
+
+    told = {
+        ("validity", "prmscore"): ("micro[a,b]", "a"),
+        ("format_shift", "f1_drop"): ("avg[math+headers,math+split]", "math+headers"),
+    }
+    for i, ((task, metric), (wide, narrow)) in enumerate(told.items()):
+        rows = [
+            *(row(wide, f"{read}/{rule}", metric, v) for read, rule, v in READINGS),
+            row(narrow, "step_sum/calibrated:gsm8k", metric, 0.9),
+        ]
+        scores = [replace(t, step_labels=(1.0,) * t.steps) for t in scores_of(traces(4), "logratio")]
+        write(tmp_path, scores, rows, task, task=task, run_id=str(i), benchmark=task, **facts)
+    (found,) = checkpoints(list(read_runs(tmp_path)))
+    assert (found.numbers["PRMScore"], found.numbers["F1 lost in other formats"]) == (0.3, 0.3)
+    assert found.kinds == ("steps", "validity", "format_shift", "best_of_n")
+    path = tmp_path / "validity" / "0.json"
+    only = json.loads(path.read_text())
+    only["rows"] = [row for row in only["rows"] if "oracle" in row["protocol"]]
+    path.write_text(json.dumps(only))
+    (found,) = checkpoints(list(read_runs(tmp_path)))
+    assert "PRMScore" not in found.numbers  # an upper bound stands for no run
+
+
+READINGS = (
+    ("step_sum", "oracle", 0.8),
+    ("prefix_sum", "calibrated:gsm8k", 0.7),
+    ("step_sum", "calibrated:gsm8k", 0.3),
+    ("step_sum", "fixed:0", 0.2),
+)
+
+
+def test_rl_of_other_models_is_joined_by_the_hash_of_the_reward_model(tmp_path: Path) -> None:
+    _others(tmp_path, weights="w" * 64)
+    config = {"validated_at": [0, 5, 10], "samples": 8, "arm": "distrl_ipvrm", "rm_weights": "w" * 64}
+    told = {"backend": "policy", "kind": "outcome", "task": "distrl", "benchmark": "school", "series": ("truncated",)}
+    write(tmp_path, problems((0.5, 0.5, 0.6)), run_id="r" * 12, folder="rl", config=config, **told)
+    (row,) = checkpoints(list(read_runs(tmp_path)))
+    assert row.numbers["RL gain"] == pytest.approx(0.1)
+
+
+# --- the sheet ----------------------------------------------------------------------------------------------------
+
+LEVELS = {
+    "ipvrm": (0.9, 0.8, 0.85, 0.7, 0.75, 0.8, 0.9),
+    "ipvrm_paper": (0.7, 0.6, 0.6, 0.5, 0.6, 0.55, 0.6),
+    "q_rm": (0.2, 0.3, 0.25, 0.2, 0.3, 0.2, 0.25),
+    "dpo_rm_shuffled": (0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2),
+}
+
+
+def _study(root: Path) -> list[Run]:
+    write_study(root, LEVELS, TASKS)
+    for method in LEVELS:
+        for seed in range(7):
+            _policy(root, method, seed, f"p{seed}")
+    for seed in range(3):
+        for arm, last in (("distrl_ipvrm", 0.8), ("distrl_ipvrm_paper", 0.7 - 0.1 * seed), ("grpo", 0.6)):
+            rm = arm.removeprefix("distrl_") if arm != "grpo" else ""
+            _trained(root, arm, (0.5, 0.5, last), (seed, 0), weights=f"p{seed}", rm_model=rm)
+    return list(read_runs(root))
+
+
+def test_correlations_name_their_checkpoints_seeds_and_answers(tmp_path: Path) -> None:
+    """All numbers of the made-up runs rise with the level, so every rank correlation is 1, ECE's too: it is worse."""
+    rows = checkpoints(_study(tmp_path))
+    assert outcomes(rows) == ("best-of-N gain @4", "best-of-N gain mean", "RL gain", "over GRPO")
+    first, pearson, trained = grids(rows)[:3]
+    lines = {line[:2]: line[2:] for group in first.groups for line in group}
+    one = "+1.00 [+1.00, +1.00]"
+    assert lines["F1 onpolicy", "best-of-N gain @4"][:2] == ("28", "7")
+    assert lines["ECE", "best-of-N gain @4"][3:] == (one, one, "no, no, no", "7 of 7")
+    assert lines["AUC", "best-of-N gain @4"][3:] == (one, one, "yes, yes, yes", "7 of 7")
+    assert lines["F1 onpolicy", "RL gain"][:2] == ("6", "3")
+    assert lines["F1 onpolicy", "RL gain"][-2] == "too few seeds"
+    assert "[" not in "".join(lines["F1 onpolicy", "RL gain"])
+    assert first.notes
+    assert "with fewer than 6" in first.notes[0]
+    assert {line[2] for group in trained.groups for line in group} == {"21", "6"}
+    assert "q_rm" in trained.title
+    assert "Pearson" in pearson.title
+    oracle = [group for group in first.groups if any("oracle" in line[0] for line in group)]
+    assert all("oracle" in line[0] for group in oracle for line in group)
+
+
+def test_rows_are_shown_apart_by_constants_and_data(tmp_path: Path) -> None:
+    shown = {grid.title: grid for grid in grids(checkpoints(_study(tmp_path)))[3:]}
+    models = {title: {line[0] for group in grid.groups for line in group} for title, grid in shown.items()}
+    assert list(models.values()) == [{"ipvrm", "q_rm"}, {"ipvrm_paper"}, {"dpo_rm_shuffled"}]
+    grid = shown["Checkpoints of the miniature"]
+    line = dict(zip(grid.header, grid.groups[0][1], strict=True))
+    assert (line["Model"], line["Panel"], line["Seed"]) == ("ipvrm", "plain", "1")
+    assert (line["F1 onpolicy"], line["RL gain"], line["over GRPO"]) == ("82.0", "+30.0", "+20.0")
+    assert [note.partition(":")[0] for note in grid.notes] == ["– in RL gain", "No GiB"]
+    assert shown["Checkpoints of the miniature, other training data"].notes[0].startswith("No RL gain: ")
+    assert all(len(row) == len(g.header) for g in shown.values() for group in g.groups for row in group)
+
+
+@pytest.mark.slow
+def test_files_are_the_same_whatever_the_order_of_runs(tmp_path: Path) -> None:
+    runs = _study(tmp_path)
+    (once,), (again,) = joined(runs), joined(runs[::-1])
+    assert (once.csv, once.json, once.grids) == (again.csv, again.json, again.grids)
+    assert [f.svg for f in once.figures] == [f.svg for f in again.figures]
+    lines = list(csv.DictReader(io.StringIO(once.csv)))
+    assert len(lines) == 28
+    assert lines[0]["runs"].split() == ["ipvrm-0-best_of_n", "ipvrm-0-calibration", "ipvrm-0-steps"]
+    told = json.loads(once.json)["correlations"]
+    kept = [t for t in told if (t["predictor"], t["outcome"]) == ("F1 onpolicy", "RL gain")]
+    assert {(t["coefficient"], t["within"], t["seeds"], t["value"][1]) for t in kept} == {
+        (how, within, 3, None) for how in ("spearman", "pearson") for within in ("pooled", "world", "method")
+    }
+
+
+@pytest.mark.slow
+def test_report_writes_and_checks_it(tmp_path: Path) -> None:
+    _study(tmp_path / "results")
+    out = tmp_path / "out"
+    report(tmp_path / "results", out)
+    names = {"joined.md", "joined.csv", "joined.json", "joined.tex", "figures/joined-f1-gain.svg"}
+    assert names <= {str(p.relative_to(out)) for p in out.rglob("*")}
+    assert "| [joined](joined.md) |" in (out / "README.md").read_text()
+    assert "Does F1 predict downstream gain?" in (out / "report.html").read_text()
+    assert report(tmp_path / "results", out, check=True) == []
+    shutil.rmtree(tmp_path / "results" / "miniature_rl-distrl_ipvrm")
+    changed = report(tmp_path / "results", out, check=True)
+    assert {f"{out / name}: would change" for name in names} <= set(changed)
+
+
+def test_no_sheet_without_two_kinds_of_runs(tmp_path: Path) -> None:
+    write_study(tmp_path, {"ipvrm": (0.6,), "dpo_rm": (0.5,)}, ("steps",))
+    assert joined(list(read_runs(tmp_path))) == ()
+    assert joined([]) == ()
+
+
+def test_an_empty_cell_is_empty_in_csv(tmp_path: Path) -> None:
+    rows = checkpoints(_study(tmp_path))
+    lines = {(r["model"], r["seed"]): r for r in csv.DictReader(io.StringIO(joined_csv(rows)))}
+    assert lines["q_rm", "0"]["RL gain"] == ""
+    assert lines["ipvrm", "0"]["RL gain"] == "0.300000"

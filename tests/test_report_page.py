@@ -1,0 +1,128 @@
+"""What the page says beside the numbers: a protocol's words, a column's, and a benchmark's best honest number."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from report_runs import completions, manifest, scores_of, task_scores, traces
+
+from prmbench.judge import judge, keys
+from prmbench.report import explain, overview
+from prmbench.report.board import Board, Cell, Line, RuleTable
+from prmbench.report.sheets import Sheet
+from prmbench.report.tables import Grid
+from prmbench.schema import EvalProtocol, RunManifest, Task
+
+SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "group_size": 4}
+
+
+def about(task: Task, kind: str) -> RunManifest:
+    scores = scores_of(traces(2), "verdict" if kind == "verdict" else "prob")
+    return manifest(scores, b"", task=task, kind=kind, series=("decay",), native=0.5, fixed=0.5, config=SAMPLING)
+
+
+# --- words ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["logratio", "value", "prob", "verdict"])
+@pytest.mark.parametrize("task", [task for task in get_args(Task) if task != "distrl"])
+def test_every_protocol_of_every_task_has_words(task: Task, kind: str) -> None:
+    names = keys(about(task, kind))
+    assert all(explain.protocol(name) for name in names), [name for name in names if not explain.protocol(name)]
+    assert names or kind == "verdict"
+
+
+def test_floors_of_every_task_have_words() -> None:
+    prefixes = task_scores(completions())
+    for task, items in (("steps", scores_of(traces())), ("best_of_n", prefixes), ("calibration", prefixes)):
+        kind = "prob" if task == "steps" else "logratio"
+        rows = judge(manifest(items, b"", task=task, kind=kind, beta=1.0), items)
+        floors = {row.protocol for row in rows if row.protocol.startswith("floor/")}
+        assert floors, task
+        assert floors <= set(explain.FLOOR_WORDS)
+
+
+def test_words_say_what_the_key_says() -> None:
+    assert explain.protocol("decay.prefix_mean/calibrated:gsm8k@release").split("\n") == [
+        explain.READOUTS["prefix_mean"],
+        explain.SERIES["decay"],
+        "The threshold is tuned on gsm8k and applied to the others; gsm8k itself is judged out of fold.",
+        explain.BOUNDARIES["release"],
+    ]
+    assert (
+        explain.protocol("as_is/fixed:-0.5") == f"{explain.READOUTS['as_is']}\n{explain.RULES['fixed'].format('-0.5')}"
+    )
+    assert explain.protocol("step_sum") == explain.READOUTS["step_sum"]
+    assert explain.protocol("sampled/t0.6,p0.95,n8,k20") == (
+        "8 completions a problem, drawn at temperature 0.6, top-p 0.95, top-k 20."
+    )
+    assert explain.protocol("policy/step:20") == "The policy after 20 updates."
+    assert [explain.protocol(odd) for odd in ("", "Qwen", "step_sum/unheard", "odd/oracle", "step_sum/oracle@odd")] == [
+        ""
+    ] * 5
+
+
+def test_series_unknown_here_are_named() -> None:
+    key = EvalProtocol("as_is", "oracle", series="later").key
+    assert "Series later" in explain.protocol(key)
+
+
+def test_columns() -> None:
+    assert explain.column("best_of@8") == "Accuracy of the completion that scores highest among 8."
+    assert explain.column("headers (n=150)") == "150 traces of headers."
+    assert explain.column("avg[a,b]") == "Mean over a, b, each with the same weight."
+    assert explain.column("Trained from") == explain.COLUMNS["trained from"]
+    assert explain.column("anything else") == ""
+
+
+# --- the overview -----------------------------------------------------------------------------------------------
+
+
+def line(group: str, model: str, f1: float | None, marks: str = "") -> Line:
+    cell = Cell(f1, None if f1 is None else f1 - 0.1, None if f1 is None else f1 + 0.1, None, None, None, marks)
+    return Line(group, model, "floor/x" if group == "floor" else "as_is/oracle", "", "", model, 9, 0, {"math": cell})
+
+
+def test_a_boards_number_is_reachable_on_all_traces_and_its_best_floor_is_told() -> None:
+    floors = (line("floor", "chance", 0.2), line("floor", "knows more", 0.4), line("floor", "less", 0.1))
+    oracle = RuleTable("oracle", ("math",), (line("model", "top", 0.9), *floors))
+    lines = (line("model", "lacking", None), line("model", "part", 0.8, "‡"), line("model", "best", 0.6))
+    fixed = RuleTable("fixed", ("math",), (*lines, line("model", "next", 0.5), line("baseline", "gold", 1.0), *floors))
+    card = overview.of_board(Board("b", {"math": 9}, (fixed, oracle), ()))
+    assert card.number == "60.0 [50.0, 70.0]"
+    assert dict(card.facts) == {
+        "F1": "math",
+        "Model": "best",
+        "Protocol": "`as_is/oracle`",
+        "Rule": "Fixed",
+        "Best floor": "40.0 knows more",
+    }
+    assert overview.of_board(Board("b", {"math": 9}, (oracle,), ())).number == ""
+
+
+def sheet(*grids: Grid) -> Sheet:
+    return Sheet("s", "words", grids, (), (), "none", {}, "", "")
+
+
+def test_a_studys_number_counts_its_answers() -> None:
+    rows = (("a", "1", "2", "3"), ("b", "4", "0", "10"))
+    card = overview.of_sheet(sheet(Grid("x", "Asked?", "", ("Claim", "Yes", "No", "Unclear"), (rows[:1], rows[1:]))))
+    assert card.number == "5 yes, 2 no, 13 unclear"
+    assert card.facts == (("Asked", "Asked? 20 comparisons."),)
+
+
+def test_a_sheets_number_is_the_best_of_its_leading_column() -> None:
+    header = ("Model", "Readout", "best_of@2", "best_of@8", "gain@8")
+    rows = (
+        ("low", "`x`", "**9.0**", "61.0 [60.0, 62.0]", "+1.0"),
+        ("high", "`x`", "8.0", "**63.0** [62.0, 64.0]†", "+3.0"),
+        ("ceiling", "`floor/pass`", "9.0", "99.0", ""),
+    )
+    told = overview.of_sheet(sheet(Grid("a-oracle", "o", "", header, ()), Grid("b", "t", "", header, (rows,))))
+    assert told.number == "63.0 [62.0, 64.0]"
+    assert told.facts == (("Number", "best_of@8"), ("Model", "high"), ("Readout", "`x`"))
+    one = overview.of_sheet(sheet(Grid("b", "t", "", header, (rows[:1],))))
+    assert one.number == "61.0 [60.0, 62.0]"
+    assert overview.of_sheet(sheet(Grid("b", "t", "", ("Model", "odd"), ((("m", "1"),),), text_columns=1))).number == ""
+    assert overview.of_sheet(sheet()).number == ""
