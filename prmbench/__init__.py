@@ -1,6 +1,6 @@
 """prmbench: evaluates process reward models, and says how far to trust the numbers.
 
-The public names load on first use, so that `import prmbench` stays light.
+The public names load on first use, so that `import prmbench` stays light; docs/api.md has an example of each.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from prmbench import bridge
 from prmbench import config as options
 from prmbench.bars import bar, bars, steps_bar
 from prmbench.distrl_options import DistRLConfig
-from prmbench.schema import EvalProtocol
 
 if TYPE_CHECKING:
     from prmbench.schema import MetricRow
@@ -33,6 +32,8 @@ app = typer.Typer(
 FAILED = 1
 UNSCORED = {
     "steps": "unscored, counted as wrong",
+    "validity": "unscored, every step counted as wrong",
+    "format_shift": "unscored, counted as wrong",
     "best_of_n": "unscored, ranked last",
     "policy": "not verified, neither right nor wrong",
     "calibration": "unscored, left out",
@@ -67,7 +68,7 @@ command = partial(bridge.command, app)
 @command(options.EvalConfig)
 def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False) -> None:
     """Evaluate a PRM (step F1, best-of-N, calibration) or a policy: every protocol, with intervals and floors."""
-    from prmbench import evaluation
+    from prmbench import evaluation, judge
 
     if config.dry_run:
         _print_mapping(evaluation.dry_run(config), json_)
@@ -76,8 +77,7 @@ def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False)
         run = evaluation.evaluate(config, progress)
     if run is None:
         return
-    steps = run.result.manifest.task == "steps"
-    wanted = {EvalProtocol.parse(key).key if steps else key for key in config.protocol}
+    wanted = set(judge.checked(run.result.manifest, config.protocol))
     rows = run.result.rows
     if wanted:  # the floors stay: no F1 is shown without them
         rows = tuple(r for r in rows if r.protocol in wanted or r.protocol.startswith("floor/"))
@@ -210,6 +210,39 @@ def report(config: options.ReportConfig) -> None:
         raise typer.Exit(FAILED)
 
 
+@command(options.CardConfig)
+def card(
+    config: options.CardConfig,
+    runs: Annotated[list[Path], typer.Argument(help="<run-id>.json of one model's runs.", metavar="RUN...")],
+) -> None:
+    """Write a model card whose numbers the hub can read, each with its protocol, interval and floors."""
+    from prmbench import hubcard
+
+    text = hubcard.card(config, runs)
+    typer.echo(f"card: {config.out}" if config.out else text)
+
+
+@command(options.ConvertConfig)
+def convert(
+    config: options.ConvertConfig,
+    data: Annotated[Path, typer.Argument(help="File or folder of step-labelled solutions.")],
+    json_: Json = False,
+) -> None:
+    """Turn PRM800K, Math-Shepherd or TRL's stepwise rows into traces that `train-rm` and `eval` read."""
+    from prmbench.data import imports
+
+    _print_mapping(imports.convert(config, data), json_)
+
+
+@command(options.ContaminationConfig)
+def contamination(config: options.ContaminationConfig, json_: Json = False) -> None:
+    """Find a benchmark's problems in training data: equal texts, and shared n-grams; duplicates, too."""
+    from prmbench.data import problems
+
+    found = problems.report(config)
+    typer.echo(json.dumps(asdict(found)) if json_ else "\n".join(problems.lines(found)))
+
+
 @command(options.DemoConfig)
 def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
     """The story offline, in minutes: a tiny policy, four reward models and how good they are; or a real model."""
@@ -239,15 +272,11 @@ def _demo_smollm2(config: options.DemoConfig, quiet: bool) -> None:
 
 @app.command()
 def models(json_: Json = False) -> None:
-    """List the checkpoints that `eval` knows how to read."""
-    from prmbench.backends import cards
+    """List the checkpoints that `eval` knows how to read: what they are fed, and where their scores are."""
+    from prmbench.backends import listing
 
-    if not json_:
-        typer.echo(f"{'model':<52}{'backend':<11}{'trained from':<13}its own code")
-    for card in cards.MODELS.values():
-        code = "yes: --trust-remote-code, --revision SHA" if card.remote_code else "no"
-        line = f"{card.model:<52}{card.backend:<11}{card.signal:<13}{code}"
-        typer.echo(json.dumps(asdict(card)) if json_ else line)
+    for row in listing.rows():
+        typer.echo(json.dumps(asdict(row)) if json_ else listing.paragraph(row))
 
 
 # --- output ----------------------------------------------------------------------------------------------------
@@ -270,6 +299,9 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
         _console().print(report.run_table(run.result, rows))
         for reason, times in Counter(t.unscored for t in run.scores if t.unscored).most_common(3):
             typer.echo(f"{UNSCORED[run.result.manifest.task]}: {times} x {reason}")
+        votes = [vote for trace in run.scores for vote in trace.verdicts]
+        if None in votes:
+            typer.echo(f"votes that could not be read: {votes.count(None)} of {len(votes)}")
     typer.echo(f"result: {run.path}")
 
 

@@ -116,7 +116,7 @@ def _eurus_prm(stage: int, signal: str) -> ModelCard:
         signal=signal,
         trained_on=(f"PRIME-RL/EurusPRM-Stage{stage}-Data",),
         family="EurusPRM",
-        note="template unverified: the tokenizer's own, with the system prompt that it brings",
+        note="template unverified: the tokenizer's own, system prompt included; reference from ports of its card",
     )
 
 
@@ -148,7 +148,7 @@ MODELS = {
             signal="steps",
             trained_on=("PRM800K",),
             family="PURE",
-            note="its reward P(right) - P(wrong) > 0 gives the same labels; a tie is wrong there and right here",
+            note="separator from ports of its model card; a tie, P(right) = P(wrong), is wrong there and right here",
         ),
         _eurus_prm(1, "outcome"),
         _eurus_prm(2, "steps"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
@@ -38,6 +39,7 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     kind, fixed = _scores(card)
     file = None if card.head else head_file(card)
     engine = common.open_model(card, config, "none" if card.head or file else "classes")
+    card = replace(card, revision=engine.revision or card.revision)  # model and head from one commit
     if file:
         values = _with_head(engine.states, *read_head(file))
     elif card.head:  # a plan needs no values, and they may lie in gigabytes of weights

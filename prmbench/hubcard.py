@@ -1,0 +1,311 @@
+"""`prmbench card`: the model card of an evaluated model, with its numbers in the hub's `model-index` form.
+
+Judges nothing and uploads nothing: it tells what the results say. The text is assets/model_card.md.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prmbench import config as options
+from prmbench import store
+from prmbench.config import CardConfig, EvalConfig
+from prmbench.distrl_options import DistRLConfig
+from prmbench.report import run_table
+from prmbench.schema import MetricRow, RunManifest, RunResult, UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+MARKER = "<!-- written by prmbench card -->"
+"""In a card of ours: only such a file is overwritten."""
+SAME = ("model", "revision", "weights", "ref_model", "ref_revision", "ref_weights")
+"""What runs of one model have in common, where they say it."""
+TASKS = {
+    "steps": "finding the first wrong step",
+    "validity": "validity of every step",
+    "format_shift": "finding the first wrong step in other formats",
+    "best_of_n": "picking among completions",
+    "calibration": "step values as probabilities of success",
+    "policy": "answering",
+    "distrl": "training with process rewards",
+}
+PICKS = ("best_of", "weighted_vote")
+"""Metrics of picking one among N: their floors are the accuracy of a blind pick, a majority@N and pass@N."""
+GENERATES = ("policy", "distrl")
+NOT_RESULTS = ("threshold", "mdd", "reliability")
+"""Metrics that say how a result came about, or are points of a plot: in the table, not in the metadata."""
+IN_SAMPLE = "calibrated_in_sample"
+NOT_OPTIONS = ("out", "dry_run", "resume", "save_every", "server", "tracker")
+"""What a command says of the machine, not of the result."""
+DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What the card says of one run."""
+
+    title: str
+    table: str
+    """As the terminal shows it."""
+    facts: tuple[tuple[str, str], ...]
+    command: str
+    """Empty when no command gives such a run."""
+    rows: tuple[tuple[str, ...], ...]
+
+
+def card(config: CardConfig, runs: Sequence[Path]) -> str:
+    """The card of the model that all these runs are of; written to `--out` when that is given.
+
+    Raises UserError on runs of several models, and on a file at `--out` that is not a card of ours.
+    """
+    if not runs:
+        raise UserError("card: give the <run-id>.json of at least one run")
+    read = {run.result.manifest.run_id: run.result for run in map(store.read_run, runs)}
+    _check_same([result.manifest for result in read.values()], runs)
+    results = _narrowed(list(read.values()), config.protocol)
+    if config.out is not None:
+        _check_ours(config.out)
+    text = f"---\n{_metadata(config, results)}\n---\n\n{_body(config, results)}"
+    if config.out is not None:
+        store.write_atomic(config.out, text)
+    return text
+
+
+def _narrowed(results: Sequence[RunResult], wanted: Sequence[str]) -> list[RunResult]:
+    """With the protocols wanted, where a run has one; else all but those tuned on the traces they are judged by."""
+    known = list(dict.fromkeys(r.protocol for result in results for r in result.rows if not _is_floor(r)))
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"--protocol {name}: the runs have {', '.join(known)}")
+    return [replace(result, rows=tuple(_told(result.rows, wanted))) for result in results]
+
+
+def _told(rows: Sequence[MetricRow], wanted: Sequence[str]) -> list[MetricRow]:
+    mine = {r.protocol for r in rows if r.protocol in wanted}
+    return [r for r in rows if _is_floor(r) or (r.protocol in mine if mine else IN_SAMPLE not in r.protocol)]
+
+
+def _check_same(manifests: Sequence[RunManifest], paths: Sequence[Path]) -> None:
+    for name in SAME:
+        found = list(dict.fromkeys(value for m in manifests if (value := getattr(m, name)) is not None))
+        if len(found) > 1:
+            raise UserError(
+                f"card: {', '.join(p.name for p in paths)} differ in {name.replace('_', ' ')} "
+                f"({found[0]} and {found[1]}); a card is about one model"
+            )
+
+
+def _check_ours(path: Path) -> None:
+    try:
+        ours = not path.exists() or MARKER in path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        ours = False
+    if not ours:
+        raise UserError(f"{path}: exists and is no card of ours; choose another --out and put the two together by hand")
+
+
+# --- the metadata -------------------------------------------------------------------------------------------
+
+
+def _metadata(config: CardConfig, results: Sequence[RunResult]) -> str:
+    """YAML with a `model-index`."""
+    from huggingface_hub import ModelCardData
+
+    runs = Counter(_dataset_type(r.manifest) for r in results)
+
+    def split(m: RunManifest) -> str | None:
+        return m.run_id if runs[_dataset_type(m)] > 1 else None
+
+    told = ModelCardData(
+        license=config.license,
+        tags=["process-reward-model", "prmbench"],
+        model_name=_name(config, results),
+        eval_results=[found for result in results for found in eval_results(result, split(result.manifest))],
+    )
+    return str(told.to_yaml())
+
+
+def eval_results(result: RunResult, split: str | None = None) -> Iterator[EvalResult]:
+    """Every number of a run that is a result of the model's; protocol, interval and floors are its `metric_args`.
+
+    `split` tells runs on one dataset apart, since the hub shows what has the same dataset as one.
+    """
+    from huggingface_hub import EvalResult
+
+    m = result.manifest
+    for row in result.rows:
+        if _is_floor(row) or row.value is None or row.metric.startswith(NOT_RESULTS):
+            continue
+        about: dict[str, Any] = {"protocol": row.protocol, "lo": _rounded(row.lo), "hi": _rounded(row.hi)}
+        about |= {"n": row.n, "unscored": row.unscored or None, "note": row.note or None}
+        yield EvalResult(
+            task_type="text-generation" if m.task in GENERATES else "text-classification",
+            task_name=TASKS.get(m.task, m.task),
+            dataset_type=_dataset_type(m),
+            dataset_name=_dataset(m),
+            dataset_config=row.subset,
+            dataset_split=split,
+            dataset_revision=m.data_revision,
+            dataset_args={"version": m.benchmark_version, "sha256": m.benchmark_hash, "run": m.run_id},
+            metric_type=row.metric,
+            metric_name=f"{row.metric}, {row.protocol}",
+            metric_value=_rounded(row.value),
+            metric_args=about | {"floors": _floors(row, result.rows) or None},
+        )
+
+
+def _floors(row: MetricRow, rows: Sequence[MetricRow]) -> dict[str, float | None]:
+    """What chance or a shortcut reaches where the row stands."""
+    metrics = {row.metric}
+    how, _, n = row.metric.partition("@")
+    if how in PICKS:
+        metrics = {"accuracy", f"majority@{n}", f"pass@{n}"}
+    beside = [r for r in rows if _is_floor(r) and r.subset == row.subset and r.metric in metrics]
+    return {r.protocol: _rounded(r.value) for r in beside if r.value is not None}
+
+
+def _is_floor(row: MetricRow) -> bool:
+    return row.protocol.startswith("floor/")
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
+
+
+def _dataset_type(m: RunManifest) -> str:
+    """The hub id of the data; of local files, which have none, the name of the benchmark."""
+    return m.data_source if "/" in m.data_source else _dataset(m)
+
+
+def _dataset(m: RunManifest) -> str:
+    """The benchmark's name; with the task's where several tasks share it."""
+    return m.benchmark if m.task in ("steps", m.benchmark) else f"{m.benchmark}-{m.task}"
+
+
+# --- the text -----------------------------------------------------------------------------------------------
+
+
+def _name(config: CardConfig, results: Sequence[RunResult]) -> str:
+    return config.name or results[0].manifest.model
+
+
+def _body(config: CardConfig, results: Sequence[RunResult]) -> str:
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(  # Markdown, not HTML: nothing to escape but what _plain does
+        loader=PackageLoader("prmbench", "assets"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    identity = [(what, value) for what, value in _identity([r.manifest for r in results]) if value]
+    sections = [_section(result) for result in results]
+    template = environment.get_template("model_card.md")
+    return template.render(marker=MARKER, name=_plain(_name(config, results)), identity=identity, runs=sections)
+
+
+def _identity(manifests: Sequence[RunManifest]) -> Iterator[tuple[str, str]]:
+    def said(name: str) -> str:
+        return _plain(", ".join(dict.fromkeys(str(v) for m in manifests if (v := getattr(m, name)) not in (None, ""))))
+
+    yield from ((name, said(name)) for name in ("model", "revision"))
+    yield "SHA-256 of the weights", said("weights")
+    yield "read by", said("backend")
+    yield "input format", said("input_format")
+    yield "reference", said("ref_model")
+    yield "revision of the reference", said("ref_revision")
+    yield "beta", said("beta")
+    yield "trained from", said("signal")
+    yield "trained on", _plain(", ".join(dict.fromkeys(name for m in manifests for name in m.trained_on)))
+
+
+def _section(result: RunResult) -> Section:
+    m = result.manifest
+    return Section(
+        title=_plain(f"{_dataset(m)}: {TASKS.get(m.task, m.task)}"),
+        table=_terminal(result),
+        facts=tuple((what, _plain(value)) for what, value in _facts(m) if value),
+        command=command(m),
+        rows=tuple(_cells(row) for row in result.rows),
+    )
+
+
+def _terminal(result: RunResult) -> str:
+    from rich.console import Console
+
+    page = io.StringIO()
+    Console(file=page, width=80, color_system=None, legacy_windows=False).print(run_table(result))
+    return "\n".join(line.rstrip() for line in page.getvalue().rstrip().splitlines())
+
+
+def _facts(m: RunManifest) -> Iterator[tuple[str, str]]:
+    yield "data", f"{m.data_source or m.benchmark}{f' at {m.data_revision}' if m.data_revision else ''}"
+    yield "benchmark", f"{m.benchmark}, version {m.benchmark_version}, SHA-256 {m.benchmark_hash}"
+    yield "traces", f"{m.n} ({', '.join(m.subsets)})"
+    yield "scored by", f"prmbench {m.packages.get('prmbench', '(unknown version)')}, {_code(m)}"
+    yield "packages", ", ".join(f"{name} {version}" for name, version in m.packages.items() if name != "prmbench")
+    yield "ran on", ", ".join(filter(None, (m.hardware, m.device, m.dtype, m.engine if m.engine != "none" else "")))
+    yield "run", f"{m.run_id}, seed {m.seed}, {m.replicates} bootstrap replicates"
+
+
+def _code(m: RunManifest) -> str:
+    if m.commit is None:
+        return "no commit recorded"
+    state = {True: " with uncommitted changes", None: ", not known whether changed", False: ""}[m.dirty]
+    return f"{'' if m.commit.startswith('wheel') else 'commit '}{m.commit}{state}"
+
+
+def _cells(row: MetricRow) -> tuple[str, ...]:
+    value, lo, hi = ("–" if x is None else f"{x:.4f}" for x in (row.value, row.lo, row.hi))
+    interval = f"[{lo}, {hi}]" if row.lo is not None and row.hi is not None else "–"
+    cells = (row.subset, row.protocol, row.metric, value, interval, str(row.n), str(row.unscored), row.note)
+    return tuple(_plain(cell) for cell in cells)
+
+
+def _plain(text: str) -> str:
+    """A text that cannot end a table cell or a line."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def command(m: RunManifest) -> str:
+    """The command line that gives this run, from its recorded options; empty when the options are of no command.
+
+    Paths are told by their last part, as everywhere in results.
+    """
+    kind: type[EvalConfig | DistRLConfig] = DistRLConfig if m.task == "distrl" else EvalConfig
+    defaults = {f.name: f.default for f in fields(kind)}
+    told = {name: value for name, value in m.config.items() if name in defaults and name not in NOT_OPTIONS}
+    if not told.get("model") and not told.get("data"):
+        return ""
+    try:
+        known = options.to_json(options.from_mapping(kind, told, m.run_id))  # type: ignore[type-var]
+    except UserError:
+        return ""
+    if kind is EvalConfig and known["benchmark"] != m.benchmark:  # traces that the caller brought
+        return ""
+    known |= {name: getattr(m, name) for name in ("revision", "ref_revision") if getattr(m, name) is not None}
+    changed = {name: known[name] for name in defaults if name not in NOT_OPTIONS and _differs(known, defaults, name)}
+    head = ["prmbench", "train-distrl" if m.task == "distrl" else "eval"]
+    return shlex.join(head + [part for name, value in changed.items() for part in _flag(name, value)])
+
+
+def _differs(known: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> bool:
+    default = defaults[name]
+    return bool(known[name] != (list(default) if isinstance(default, tuple) else default))
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if name == "base_url":
+        return ["--base-url", "URL"]
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    values = value if isinstance(value, list) else [value]
+    return [part for one in values for part in (f"--{flag}", str(one))]

@@ -1,0 +1,251 @@
+"""Model cards: the metadata says what the runs say, for every task; the command gives the run again; refusals."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import report_runs
+import rl_runs
+from huggingface_hub import ModelCard
+from typer.testing import CliRunner
+
+from prmbench import store
+from prmbench.cli import app
+from prmbench.config import CardConfig, EvalConfig
+from prmbench.data.renderings import rendered
+from prmbench.evaluation import evaluate
+from prmbench.hubcard import card, command
+from prmbench.schema import RunResult, StepScores, UserError, scored
+from prmbench.schema import Task as Tasks
+
+
+def steps_run(root: Path, **facts: Any) -> Path:
+    """A run of step F1."""
+    return report_runs.write(root, report_runs.scores_of(report_runs.traces()), **{"replicates": 20, **facts})
+
+
+def write_run(root: Path, task: str) -> Path:
+    """A small run of the task, of model org/model where that is what is evaluated."""
+    if task == "steps":
+        return steps_run(root, native=0.5)
+    if task == "distrl":
+        return rl_runs.write_training(root, "org/model", [0.4, 0.5, 0.6])
+    items = report_runs.completions() if task != "format_shift" else rendered(report_runs.traces(6), ())
+    if task in ("validity", "format_shift"):
+        facts = {"benchmark": "prmbench_preview"} if task == "validity" else {"calibrate_on": "gsm8k"}
+        items = [replace(t, step_labels=tuple(float(y > 0.4) for y in t.step_labels)) for t in items]
+        scores = [scored(t, StepScores(t.id, tuple(0.3 + 0.2 * k for k in range(len(t.steps))))) for t in items]
+        told: dict[str, Any] = {"kind": "prob", "fixed": 0.5, "backend": "token_cls", "beta": None, "replicates": 20}
+        return report_runs.write_task(root, task, scores, **told | facts)
+    scores = report_runs.task_scores(items)
+    if task == "policy":
+        scores = [replace(t, values=(), tokens=(9,)) for t in scores]
+    return report_runs.write_task(root, task, scores, run_id=task, replicates=20)
+
+
+def read(text: str) -> tuple[dict[tuple[str, str, str], Any], str]:
+    """(results of the metadata by subset, protocol and metric, the text below it), as the hub reads them."""
+    found = ModelCard(text)
+    assert not found.data.to_dict().keys() - {"license", "tags", "model-index"}
+    results = found.data.eval_results or []
+    by = {(r.dataset_config, r.metric_args["protocol"], r.metric_type): r for r in results}
+    assert len(by) == len(results)
+    return by, found.text
+
+
+def told(result: RunResult) -> dict[tuple[str, str, str], Any]:
+    """The rows that the metadata has to have."""
+    return {
+        (r.subset, r.protocol, r.metric): r
+        for r in result.rows
+        if r.value is not None
+        and not r.protocol.startswith("floor/")
+        and "in_sample" not in r.protocol
+        and r.metric not in ("threshold", "mdd")
+        and not r.metric.startswith("reliability")
+    }
+
+
+@pytest.mark.parametrize("task", get_args(Tasks))
+def test_every_number_of_a_run_of_any_task(tmp_path: Path, task: str) -> None:
+    path = write_run(tmp_path, task)
+    result = store.read_run(path).result
+    text = card(CardConfig(), [path])
+    found, body = read(text)
+    expected = told(result)
+    assert expected
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        one = found[key]
+        assert one.metric_value == pytest.approx(row.value, abs=1e-6)
+        assert (one.metric_args.get("lo"), one.metric_args["n"]) == (pytest.approx(row.lo, abs=1e-6), row.n)
+        assert (one.metric_args.get("unscored", 0), one.metric_args.get("note", "")) == (row.unscored, row.note)
+        assert one.dataset_args == {"version": 1, "sha256": "0" * 64, "run": result.manifest.run_id}
+    assert ModelCard(text).data.model_name == "org/model"
+    assert f"All {sum('in_sample' not in r.protocol for r in result.rows)} rows" in body
+    assert all(f"| {r.protocol} |" in body for r in result.rows if r.protocol.startswith("floor/"))
+    assert "c" * 40 in body
+    assert max(map(len, body.split("```")[1].splitlines())) <= 80
+
+
+def test_floors_stand_beside_what_they_are_floors_of(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "steps")
+    rows = {(r.subset, r.protocol, r.metric): r.value for r in store.read_run(path).result.rows}
+    found, _ = read(card(CardConfig(), [path]))
+    floors = found["math", "as_is/oracle", "f1"].metric_args["floors"]
+    assert floors == {
+        key: pytest.approx(rows["math", key, "f1"], abs=1e-6)
+        for key in ("floor/random", "floor/position", "floor/outcome_oracle")
+    }
+    assert "floors" not in found["math", "as_is/oracle", "error_accuracy"].metric_args
+
+
+def test_floors_of_picking_are_of_the_same_size(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "best_of_n")
+    rows = {(r.subset, r.protocol, r.metric): r.value for r in store.read_run(path).result.rows}
+    found, _ = read(card(CardConfig(), [path]))
+    for metric in ("best_of@2", "weighted_vote@2"):
+        assert found["easy", "prefix_sum/last", metric].metric_args["floors"] == {
+            "floor/random": pytest.approx(rows["easy", "floor/random", "accuracy"], abs=1e-6),
+            "floor/majority": pytest.approx(rows["easy", "floor/majority", "majority@2"], abs=1e-6),
+            "floor/pass": pytest.approx(rows["easy", "floor/pass", "pass@2"], abs=1e-6),
+        }
+    assert "floors" not in found["easy", "prefix_sum/last", "gain@2"].metric_args
+
+
+def test_several_runs_of_one_model(tmp_path: Path) -> None:
+    paths = [
+        steps_run(tmp_path, run_id=name, weights=weights, seed=seed)
+        for name, weights, seed in (("a", "w" * 64, 0), ("b", None, 1))  # the same data twice: told apart by the split
+    ]
+    paths.append(write_run(tmp_path, "best_of_n"))
+    found = ModelCard(card(CardConfig(name="me/mine", license="mit"), [*paths, paths[0]]))
+    assert (found.data.license, found.data.model_name) == ("mit", "me/mine")
+    assert {(r.dataset_type, r.dataset_split, r.task_name) for r in found.data.eval_results or []} == {
+        ("mini", "a", "finding the first wrong step"),
+        ("mini", "b", "finding the first wrong step"),
+        ("best_of_n", None, "picking among completions"),
+    }
+    assert found.text.count("\n## ") == 3
+    assert f"| SHA-256 of the weights | {'w' * 64} |" in found.text
+
+
+def test_data_from_the_hub_has_its_id_and_revision(tmp_path: Path) -> None:
+    facts = {"benchmark": "processbench", "data_source": "Qwen/ProcessBench", "data_revision": "d" * 40}
+    found, _ = read(card(CardConfig(), [steps_run(tmp_path, **facts)]))
+    assert {(r.dataset_type, r.dataset_name, r.dataset_revision) for r in found.values()} == {
+        ("Qwen/ProcessBench", "processbench", "d" * 40)
+    }
+
+
+def test_protocols_asked_for(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "steps")
+    found, body = read(card(CardConfig(protocol=("as_is/oracle",)), [path]))
+    assert {key[1] for key in found} == {"as_is/oracle"}
+    assert "| floor/random |" in body
+    assert "cross_validated" not in body
+    both = read(card(CardConfig(protocol=("as_is/oracle",)), [path, write_run(tmp_path, "best_of_n")]))[0]
+    assert {"as_is/oracle", "prefix_sum/last", "prefix_mean/min"} < {key[1] for key in both}  # all of the other task's
+    assert "as_is/native" not in {key[1] for key in both}
+    with pytest.raises(UserError, match=r"--protocol as_is/none: the runs have as_is/native, "):
+        card(CardConfig(protocol=("as_is/none",)), [path])
+
+
+def test_text_that_would_break_the_page(tmp_path: Path) -> None:
+    facts = {"model": "a|b\n# c: [d", "hardware": "x\n---\ny"}
+    path = steps_run(tmp_path, folder="m", **facts)
+    found = ModelCard(card(CardConfig(), [path]))
+    assert found.data.model_name == "a|b\n# c: [d"
+    assert "| model | a\\|b # c: [d |" in found.text
+    assert "x --- y" in found.text
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+def test_the_command_gives_the_run_again(tmp_path: Path, benchmark_folder: Path) -> None:
+    config = EvalConfig(
+        model="random",
+        data=benchmark_folder,
+        limit=6,
+        seed=3,
+        subset=("gsm8k", "math"),
+        calibrate_on="math",
+        out=tmp_path,
+    )
+    run = evaluate(config)
+    assert run is not None
+    line = shlex.split(command(run.result.manifest))
+    assert line[:2] == ["prmbench", "eval"]
+    assert line.count("--subset") == 2
+    line[line.index("--data") + 1] = str(benchmark_folder)
+    done = CliRunner().invoke(app, [*line[1:], "--out", str(tmp_path / "again"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["manifest"]["run_id"] == run.result.manifest.run_id
+
+
+def test_what_the_command_tells_and_what_not(tmp_path: Path) -> None:
+    def of(**facts: Any) -> str:
+        return command(store.read_run(steps_run(tmp_path, **facts)).result.manifest)
+
+    config = {"model": "org/model", "benchmark": "processbench", "out": "runs", "dtype": "bfloat16", "unheard_of": 1}
+    known = {"benchmark": "processbench", "revision": "e" * 40}
+    assert shlex.split(of(config=config, **known)) == [
+        *("prmbench", "eval", "--model", "org/model", "--revision", "e" * 40, "--dtype", "bfloat16")
+    ]
+    server = {**config, "base_url": "http://10.0.0.1/v1", "engine": "openai"}
+    assert "--base-url URL" in of(config=server, **known)
+    assert of(config=config, benchmark="miniature") == ""  # traces that the caller brought
+    assert of(config={**config, "dtype": "float7"}, **known) == ""  # of another version
+    assert of() == ""
+
+
+def test_the_command_of_training(tmp_path: Path) -> None:
+    study = store.read_run(rl_runs.write_training(tmp_path, "prime", [0.4, 0.5])).result.manifest
+    assert command(study) == ""  # its record has no model
+    told = {"model": "pi", "arm": "prime", "alpha": 0.5, "whiten": False, "server": ["http://x"], "steps": 100}
+    assert shlex.split(command(replace(study, config={**study.config, **told}))) == [
+        *("prmbench", "train-distrl", "--model", "pi", "--arm", "prime", "--alpha", "0.5", "--no-whiten")
+    ]
+
+
+# --- files, and what is refused -------------------------------------------------------------------------------
+
+
+def test_a_card_is_written_over_its_like_only(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "steps")
+    out = tmp_path / "README.md"
+    text = card(CardConfig(out=out), [path])
+    assert out.read_text() == text == card(CardConfig(out=out), [path])
+    out.write_text("# My model\n")
+    with pytest.raises(UserError, match=r"README\.md: exists and is no card of ours"):
+        card(CardConfig(out=out), [path])
+    assert out.read_text() == "# My model\n"
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"model": "org/other"}, r"differ in model \(org/model and org/other\); a card is about one model"),
+        ({"weights": "b" * 64}, "differ in weights"),
+        ({"revision": "b" * 40}, "differ in revision"),
+        ({"ref_model": "org/ref2"}, "differ in ref model"),
+    ],
+)
+def test_runs_of_two_models(tmp_path: Path, facts: dict[str, str], message: str) -> None:
+    same = {"weights": "a" * 64, "revision": "a" * 40, "ref_model": "org/ref"}
+    paths = [steps_run(tmp_path, run_id=f"{k}", **same | more) for k, more in enumerate(({}, facts))]
+    with pytest.raises(UserError, match=message):
+        card(CardConfig(), paths)
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least one run"):
+        card(CardConfig(), [])
+    with pytest.raises(UserError, match=r"absent\.json: cannot be read"):
+        card(CardConfig(), [tmp_path / "absent.json"])
