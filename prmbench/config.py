@@ -66,10 +66,10 @@ class ModelConfig(LoadConfig):
         "exact", "Step boundaries: exact, or release (the IPVRM script's positions and mask; backend implicit or endo)."
     )
     decay: float = option(0.95, "Backend endo: discount of V(s_t+1) in the series `decay` (IPVRM paper, section 4).")
-    critic: Literal["processbench", "stepwise", "yes_no"] = option(
-        "processbench",
+    critic: Literal["processbench", "stepwise", "yes_no"] | None = option(
+        None,
         "Backend critic: how it is asked: processbench (the official prompt), stepwise (a verdict on every step), "
-        "yes_no (P(yes) for every step).",
+        "yes_no (P(yes) for every step); default: as its card says, else processbench.",
     )
     votes: int = option(1, "Backend critic: answers a trace; 1 = greedy, more = majority (yes_no: mean).")
     critic_temperature: float | None = option(None, "Backend critic: temperature (default: the critic's own).")

@@ -563,9 +563,9 @@ def test_bad_input(policy: Path, benchmark_folder: Path, tmp_path: Path) -> None
 
 def test_a_checkpoint_with_a_prompt_of_its_own(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = ModelCard(str(policy), "critic", prompt="thinkprm", signal="steps")
-    with pytest.raises(UserError, match="was trained with a prompt of its own; pass --critic stepwise"):
-        load_critic(card, ModelConfig(model=str(policy)))
-    made = load_critic(card, ModelConfig(model=str(policy), critic="stepwise"))
+    with pytest.raises(UserError, match="was trained with a prompt of its own; drop --critic, or use stepwise"):
+        load_critic(card, ModelConfig(model=str(policy), critic="processbench"))
+    made = load_critic(card, ModelConfig(model=str(policy)))
     assert made.facts.input_format == "critic/stepwise prompt=thinkprm"
     assert isinstance(made.asking.chat, LocalChat)
     assert made.asking.chat.text(({"role": "user", "content": "x"},)).endswith(

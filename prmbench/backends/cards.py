@@ -41,7 +41,7 @@ class ModelCard:
     bad: str = "-"
     """tag_lm: the token that says a step is wrong."""
     prompt: str | None = None
-    """token_cls: the system prompt, as the name of a file in assets/prompts."""
+    """token_cls: the system prompt; critic: what it is asked; the name of a file in assets/prompts."""
     reading: Literal["at_step", "cumulative"] = "at_step"
     """value_head: the value at a step's last token, or the sum over its tokens (Q-RM)."""
     head: str | None = None
@@ -120,6 +120,29 @@ def _eurus_prm(stage: int, signal: str) -> ModelCard:
     )
 
 
+def _thinkprm(size: str) -> ModelCard:
+    return ModelCard(
+        f"launch/ThinkPRM-{size}",
+        "critic",
+        prompt="thinkprm",
+        signal="steps",
+        trained_on=("PRM800K",),
+        family="ThinkPRM",
+        note="prompt and step verdicts from its code; its own scorer judges whole solutions only",
+    )
+
+
+def _genprm(size: str) -> ModelCard:
+    return ModelCard(
+        f"GenPRM/GenPRM-{size}",
+        "critic",
+        prompt="genprm",
+        signal="steps",
+        family="GenPRM",
+        note="prompt from its code; the Python that it writes is not run, so its numbers are not the paper's",
+    )
+
+
 MODELS = {
     card.model: card
     for card in (
@@ -152,6 +175,10 @@ MODELS = {
         ),
         _eurus_prm(1, "outcome"),
         _eurus_prm(2, "steps"),
+        _thinkprm("1.5B"),
+        _thinkprm("14B"),
+        _genprm("1.5B"),
+        _genprm("7B"),
     )
 }
 

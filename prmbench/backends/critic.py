@@ -81,12 +81,14 @@ class CriticBackend:
 
 
 def load(card: ModelCard, config: ModelConfig) -> CriticBackend:
-    """The critic that --critic names, run by --engine. Raises UserError on options that do not go together."""
+    """The critic that --critic or the card names, run by --engine. Raises UserError on options that do not fit."""
     check(config)
-    critic = CRITICS[config.critic]
-    prompt = critic_prompts.load(card.prompt or critic.prompt)
+    trained = critic_prompts.load(card.prompt) if card.prompt else None
+    config = replace(config, critic=config.critic or (trained.critic if trained else "processbench"))
+    critic = CRITICS[str(config.critic)]
+    prompt = trained or critic_prompts.load(critic.prompt)
     if prompt.critic != config.critic:
-        raise UserError(f"{card.model}: was trained with a prompt of its own; pass --critic {prompt.critic}")
+        raise UserError(f"{card.model}: was trained with a prompt of its own; drop --critic, or use {prompt.critic}")
     sampling = how_sampled(critic, config)
     chat, facts = (_http if config.engine == "openai" else _local)(card, config, prompt)
     usual = replace(facts, kind=critic.kind, input_format=input_format(config, prompt, sampling))
@@ -129,7 +131,7 @@ def how_sampled(critic: Critic, config: ModelConfig) -> Sampling:
 
 def input_format(config: ModelConfig, prompt: Prompt, sampling: Sampling) -> str:
     """The critic, and what is not its own: everything that moves an answer, so that it moves the run's id."""
-    critic = CRITICS[config.critic]
+    critic = CRITICS[str(config.critic)]
     own = critic.greedy if config.votes == 1 else critic.voting
     parts = [f"critic/{config.critic}"]
     if prompt.name != critic.prompt:

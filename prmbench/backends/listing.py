@@ -13,9 +13,14 @@ from prmbench.backends.cards import MODELS, ModelCard
 
 _CHAT = 'chat: problem; "Step i: ..." with blank lines between'
 _LIKELIER = "the likelier of two (0.5)"
+_CRITICS = {
+    "thinkprm": ("verdicts of its critique, one a step", "the first step that it calls incorrect"),
+    "genprm": ("P(Yes) at the last judgement of a step's critique", _LIKELIER),
+}
 _TUNED = "none: threshold tuned on gsm8k"
 _OFFLINE = "offline: random weights, real architecture"
 _OWN_CODE = "offline: stand-in for its code, same head"
+_ASKED = "offline: golden of the prompt, scripted answers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ def _row(card: ModelCard) -> ModelRow:
         card.signal,
         card.trained_on,
         card.remote_code,
-        _OWN_CODE if card.remote_code else _OFFLINE,
+        _OWN_CODE if card.remote_code else _ASKED if card.backend == "critic" else _OFFLINE,
         card.note,
     )
 
@@ -79,6 +84,8 @@ def _convention(card: ModelCard) -> tuple[str, str, str]:
         squashed = "sigmoid(value)" if card.activation == "sigmoid" else "value"
         where = "values of its tokens, summed" if card.reading == "cumulative" else f"{squashed} at its {last}"
         return fed, where, _TUNED
+    if card.backend == "critic":
+        return f"chat: prompt {card.prompt}", *_CRITICS[str(card.prompt)]
     return _CHAT, f"log-ratio to {card.ref_model}, summed over its tokens", _TUNED
 
 
