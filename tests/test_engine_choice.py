@@ -99,7 +99,7 @@ def test_tensor_parallel_is_vllms(backend: str, policy: Path, reference: Path, b
         ("cpu", 1, "1", "", "finds no device to run on; a CPU needs its CPU build"),
         ("cuda:1", 1, "1", "cuda", "set CUDA_VISIBLE_DEVICES=1"),
         ("cuda:0", 2, "2", "cuda", "start it without torchrun"),
-        ("cpu", 2, "1", "cpu", "--tensor-parallel 2: torch sees 0 GPUs"),
+        ("cpu", 99, "1", "cpu", "--tensor-parallel 99: torch sees"),
         ("cpu", 1, "2", "cpu", None),
         ("cuda:1", 1, "2", "cuda", None),
     ],
