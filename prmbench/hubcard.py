@@ -39,9 +39,9 @@ TASKS = {
 PICKS = ("best_of", "weighted_vote")
 """Metrics of picking one among N: their floors are the accuracy of a blind pick, a majority@N and pass@N."""
 GENERATES = ("policy", "distrl")
-NOT_RESULTS = ("threshold", "mdd", "reliability")
+NOT_RESULTS = ("threshold", "mdd", "drop_mdd", "p_value", "reliability")
 """Metrics that say how a result came about, or are points of a plot: in the table, not in the metadata."""
-IN_SAMPLE = "calibrated_in_sample"
+IN_SAMPLE = ("/calibrated_in_sample", "/oracle")
 NOT_OPTIONS = ("out", "dry_run", "resume", "save_every", "server", "tracker")
 """What a command says of the machine, not of the result."""
 DIGITS = 6
@@ -89,7 +89,11 @@ def _narrowed(results: Sequence[RunResult], wanted: Sequence[str]) -> list[RunRe
 
 def _told(rows: Sequence[MetricRow], wanted: Sequence[str]) -> list[MetricRow]:
     mine = {r.protocol for r in rows if r.protocol in wanted}
-    return [r for r in rows if _is_floor(r) or (r.protocol in mine if mine else IN_SAMPLE not in r.protocol)]
+    return [r for r in rows if _is_floor(r) or (r.protocol in mine if mine else not _is_in_sample(r))]
+
+
+def _is_in_sample(row: MetricRow) -> bool:
+    return any(rule in row.protocol for rule in IN_SAMPLE)
 
 
 def _check_same(manifests: Sequence[RunManifest], paths: Sequence[Path]) -> None:

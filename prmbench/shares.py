@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.pool import ThreadPool
+from queue import SimpleQueue
 from threading import Event
 from typing import Any
 
@@ -53,22 +54,31 @@ def _results(numbers: Sequence[int], do: Work, workers: int) -> Iterator[tuple[i
         yield from ((number, do(number)) for number in numbers)
         return
     stop = Event()
+    ended: SimpleQueue[tuple[int, Made] | BaseException | None] = SimpleQueue()
 
     def unless_stopped(number: int) -> tuple[int, Made] | None:
-        return None if stop.is_set() else (number, do(number))
+        if stop.is_set():
+            return None
+        try:
+            return number, do(number)
+        except BaseException:
+            stop.set()
+            raise
 
     failed: BaseException | None = None
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(unless_stopped, number) for number in numbers]
+    # Daemon threads, which concurrent.futures has none of: on Ctrl-C nobody waits for what a server may never say.
+    with ThreadPool(min(workers, len(numbers) or 1)) as pool:
+        for number in numbers:
+            pool.apply_async(unless_stopped, (number,), callback=ended.put, error_callback=ended.put)
         try:
-            for future in as_completed(futures):
-                if (error := future.exception()) is not None:
-                    failed = failed or error
-                    stop.set()
-                elif (result := future.result()) is not None:
+            for _ in numbers:
+                result = ended.get()
+                if isinstance(result, BaseException):
+                    failed = failed or result
+                elif result is not None:
                     yield result
         finally:
-            stop.set()  # on Ctrl-C, too: the pool then ends with what is under way
+            stop.set()  # what is under way ends, or is left behind
     if failed is not None:
         raise failed
 

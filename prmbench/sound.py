@@ -17,6 +17,7 @@ from prmbench.schema import READOUTS, Boundary, MetricRow, RunManifest, RunResul
 NAME = re.compile(r"[\w.+-]+")
 """What a subset or a series may be called: names stand in protocol keys, averages and tables."""
 TEXTS = ("run_id", "model", "backend", "input_format", "benchmark", "benchmark_hash", "scores_sha256", "calibrate_on")
+WHOLES = ("n", "seed", "benchmark_version", "replicates", "tokens", "completion_tokens")
 SAMPLING = ("temperature", "top_p", "top_k", "group_size")
 """What a policy's protocol is named by."""
 FINISHES = ("", "stop", "length")
@@ -38,8 +39,9 @@ def check(result: RunResult, scores: Sequence[ScoredTrace], where: str) -> None:
 
 def _manifest(manifest: RunManifest) -> Iterator[str]:
     wrong = [name for name in TEXTS if not isinstance(getattr(manifest, name), str)]
-    wrong += [name for name in ("n", "seed", "benchmark_version", "replicates") if not _whole(getattr(manifest, name))]
-    optional = {name: getattr(manifest, name) for name in ("native", "fixed", "beta")}
+    wrong += [name for name in WHOLES if not _whole(getattr(manifest, name))]
+    wrong += [] if _finite(manifest.seconds) else ["seconds"]
+    optional = {name: getattr(manifest, name) for name in ("native", "fixed", "beta", "cost", "memory_gib")}
     wrong += [name for name, value in optional.items() if value is not None and not _finite(value)]
     if wrong:
         yield f"manifest field {wrong[0]!r} is {getattr(manifest, wrong[0])!r}"

@@ -66,7 +66,8 @@ def told(result: RunResult) -> dict[tuple[str, str, str], Any]:
         if r.value is not None
         and not r.protocol.startswith("floor/")
         and "in_sample" not in r.protocol
-        and r.metric not in ("threshold", "mdd")
+        and "oracle" not in r.protocol
+        and r.metric not in ("threshold", "mdd", "drop_mdd", "p_value")
         and not r.metric.startswith("reliability")
     }
 
@@ -87,7 +88,9 @@ def test_every_number_of_a_run_of_any_task(tmp_path: Path, task: str) -> None:
         assert (one.metric_args.get("unscored", 0), one.metric_args.get("note", "")) == (row.unscored, row.note)
         assert one.dataset_args == {"version": 1, "sha256": "0" * 64, "run": result.manifest.run_id}
     assert ModelCard(text).data.model_name == "org/model"
-    assert f"All {sum('in_sample' not in r.protocol for r in result.rows)} rows" in body
+    kept = [r for r in result.rows if r.protocol.startswith("floor/") or not r.protocol.endswith("/oracle")]
+    assert f"All {sum('in_sample' not in r.protocol for r in kept)} rows" in body
+    assert "/oracle" not in text
     assert all(f"| {r.protocol} |" in body for r in result.rows if r.protocol.startswith("floor/"))
     assert "c" * 40 in body
     assert max(map(len, body.split("```")[1].splitlines())) <= 80
@@ -97,12 +100,12 @@ def test_floors_stand_beside_what_they_are_floors_of(tmp_path: Path) -> None:
     path = write_run(tmp_path, "steps")
     rows = {(r.subset, r.protocol, r.metric): r.value for r in store.read_run(path).result.rows}
     found, _ = read(card(CardConfig(), [path]))
-    floors = found["math", "as_is/oracle", "f1"].metric_args["floors"]
+    floors = found["math", "as_is/native", "f1"].metric_args["floors"]
     assert floors == {
         key: pytest.approx(rows["math", key, "f1"], abs=1e-6)
         for key in ("floor/random", "floor/position", "floor/outcome_oracle")
     }
-    assert "floors" not in found["math", "as_is/oracle", "error_accuracy"].metric_args
+    assert "floors" not in found["math", "as_is/native", "error_accuracy"].metric_args
 
 
 def test_floors_of_picking_are_of_the_same_size(tmp_path: Path) -> None:

@@ -258,9 +258,14 @@ def test_a_report(tmp_path: Path) -> None:
         ({"overlap": 0.0}, r"--overlap is 0\.0; expected a share above 0"),
         ({"overlap": 1.5}, r"--overlap is 1\.5"),
         ({"data": Path("absent.jsonl")}, r"absent\.jsonl: no such file"),
+        ({"out": Path("a.jsonl")}, r"--out a\.jsonl: is a file that is read"),
+        ({"out": Path("b.jsonl"), "against": ("b.jsonl",)}, r"--out b\.jsonl: is a file that is read"),
     ],
 )
-def test_options_that_make_no_sense(tmp_path: Path, changed: dict[str, object], message: str) -> None:
+def test_options_that_make_no_sense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, object], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = rows(tmp_path, {"problem": "P"}, name="a.jsonl")
     with pytest.raises(UserError, match=message):
         report(ContaminationConfig(**{"data": path, "against": (str(path),), **changed}))  # type: ignore[arg-type]

@@ -152,6 +152,9 @@ def test_a_prompt_that_is_none() -> None:
         ("\\boxed{\u20131}", -1),
         (r"\boxed{- 1}", -1),
         (r"\boxed{0} then \boxed{1", 0),
+        (r"\boxed{paragraph_-1}", -1),
+        (r"\boxed{\text{index: }-1}", -1),
+        (r"\boxed{paragraph-1}", None),  # the second paragraph, or none?
         (r"\boxed{-2}", None),
         (r"\boxed{3}", None),
         (r"\boxed{}", None),

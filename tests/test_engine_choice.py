@@ -41,14 +41,37 @@ def classifier(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("engine", ["vllm", "openai"])
-def test_only_transformers_gives_logits_and_states(engine: str, policy: Path, benchmark_folder: Path) -> None:
+def test_only_transformers_gives_logits_and_states(policy: Path, benchmark_folder: Path) -> None:
     """Backend endo needs normalisers, value heads hidden states; the line says what the engine is good for."""
     for backend in ("endo", "token_cls", "value_head"):
         told = ("--backend", backend, "--data", benchmark_folder)
-        line = refused("eval", "--model", policy, "--engine", engine, *told)
-        assert f"--engine {engine}: backend {backend}" in line
+        line = refused("eval", "--model", policy, "--engine", "vllm", *told)
+        assert f"--engine vllm: backend {backend}" in line
         assert "vllm runs the backends implicit and critic" in line
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["Qwen/Qwen2.5-Math-PRM-7B", "PRIME-RL/EurusPRM-Stage1", "peiyi9979/math-shepherd-mistral-7b-prm", "random"],
+)
+def test_a_server_is_asked_by_critics_alone(model: str, benchmark_folder: Path) -> None:
+    """And the line says so, before it says what else such a model needs."""
+    line = refused("eval", "--model", model, "--engine", "openai", "--data", benchmark_folder)
+    assert "--engine openai: asks critics, and" in line
+    assert line.endswith("use --engine hf, or ask it with --backend critic")
+    unknown = refused("eval", "--model", "a-name", "--engine", "openai", "--data", benchmark_folder)
+    assert unknown.endswith("say how to read it; pass --backend critic")
+
+
+@pytest.mark.parametrize(
+    "options", [("--critic", "yes_no"), ("--votes", 8), ("--base-url", "http://127.0.0.1:9/v1"), ("--max-cost", 1)]
+)
+def test_options_of_critics_are_not_passed_over(
+    options: tuple[object, ...], policy: Path, benchmark_folder: Path
+) -> None:
+    line = refused("eval", "--model", policy, "--backend", "endo", "--data", benchmark_folder, *options)
+    assert line.startswith(f"{options[0]}: is of critics, and ")
+    assert line.endswith("is read by backend endo; drop it, or ask it with --backend critic")
 
 
 def test_the_backend_of_a_prm_json_is_refused_too(classifier: Path, benchmark_folder: Path) -> None:

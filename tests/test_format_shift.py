@@ -19,8 +19,9 @@ from prmbench import judge, metrics, report, store
 from prmbench.backends import Facts, load_backend
 from prmbench.backends.rendered import RenderedBackend
 from prmbench.cli import app
-from prmbench.config import ModelConfig
+from prmbench.config import EvalConfig, ModelConfig
 from prmbench.data.renderings import rendered
+from prmbench.evaluation import evaluate_traces
 from prmbench.judge import format_shift
 from prmbench.judge.format_shift import NAMES, base_and_rendering
 from prmbench.judge.rows import resampled
@@ -131,7 +132,8 @@ def test_floors_are_those_of_the_renderings_own_labels() -> None:
     assert value(rows, "a+prefix", "f1", "floor/random") > value(rows, "a", "f1", "floor/random")
 
 
-VERDICTS = {"plain": (2, -1, None, 5), "merged": (1, -1, None, 2), "prefix": (-1, -1, None, -1)}
+VERDICTS = {"plain": (2, -1, None, 3, 5), "merged": (1, -1, None, 2, 2), "prefix": (-1, -1, None, 2, 2)}
+"""The last two name steps that are not there, which must not become right."""
 
 
 def test_plain_verdicts_in_a_renderings_own_steps() -> None:
@@ -474,6 +476,33 @@ def evaluated(folder: Path) -> store.Run:
     loaded = load_results(folder, recompute=True)
     assert (loaded.broken, loaded.differing) == ((), ())
     return store.read_run(path)
+
+
+def test_a_backend_at_hand_reads_the_renderings_too(tmp_path: Path) -> None:
+    read: list[str] = []
+
+    class Noted(Drawn):
+        def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
+            read.extend(step for t in traces for step in t.steps if t.subset.endswith("+split"))
+            return super().score(traces)
+
+    config = EvalConfig("mine", out=tmp_path, calibrate_on="math")
+    plain = traces(subsets=("math",))
+    made = evaluate_traces(config, rendered(plain, ("split",)), "mini", "format_shift", Noted("prob"))
+    assert made is not None
+    assert {step for step in read if "is" not in step} == {"We add."}  # the first halves
+    assert all(len(s.values) == s.steps and not s.unscored for s in made.scores)
+
+
+def test_the_best_model_stands_first(tmp_path: Path) -> None:
+    """It is what the page's overview shows of a table in which nothing is bold."""
+    facts = {"task": "format_shift", "benchmark": "format_shift", "replicates": 20, "kind": "prob"}
+    some = traces(subsets=("math",))
+    for name, skill in (("a-poor", 0.0), ("best", 2.0)):
+        report_runs.write(tmp_path, scores_of("prob", skill, some), run_id=name, model=f"org/{name}", **facts)
+    grid = next(g for g in shift.grids(store.read_runs(tmp_path)) if g.label == "format_shift-cross_validated-drop")
+    (lines,) = grid.groups
+    assert [line[1] for line in lines] == ["org/best", "org/a-poor"]
 
 
 @pytest.mark.slow

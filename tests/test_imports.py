@@ -245,6 +245,15 @@ def test_a_format_that_the_file_does_not_have(tmp_path: Path) -> None:
         read(rows(tmp_path, WHOLE), "trl")
 
 
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    path = rows(tmp_path, TRL)
+    before = path.read_bytes()
+    for data in (path, path.parent):
+        with pytest.raises(UserError, match=rf"--out .*{path.name}: is a file that is read"):
+            convert(ConvertConfig(out=path), data)
+    assert path.read_bytes() == before
+
+
 def test_nothing_to_write(tmp_path: Path) -> None:
     path = rows(tmp_path, labelled(reason="bad_problem"))
     with pytest.raises(UserError, match=r"gives no labelled solution \(1 x problem reported as broken\)"):

@@ -6,10 +6,12 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,6 @@ def test_what_is_sent() -> None:
         (said(None), Answer("", "stop", 100, 20, lost="empty answer")),
         (said(["a"]), Answer("", "", 100, 20, lost="malformed answer: its content is no text")),
         (Reply({"choices": []}), Answer(lost="malformed answer: no choice in it")),
-        (Reply({"error": {"message": "later"}}), Answer(lost="malformed answer: no choice in it")),
         (Reply({"choices": [{"message": None}], "usage": 3}), Answer(lost="malformed answer: no choice in it")),
         (Reply([1]), Answer(lost="malformed answer: no object")),
         (Reply(b'{"choices": [{"message": {"con'), Answer(lost="malformed answer: not valid JSON")),
@@ -87,7 +88,14 @@ def test_what_is_read(reply: Reply, expected: Answer) -> None:
 
 
 @pytest.mark.parametrize(
-    "first", [failed(429, "slow down", {"retry-after-ms": "5"}), failed(500, "oops"), failed(503, "x"), DROP]
+    "first",
+    [
+        failed(429, "slow down", {"retry-after-ms": "5"}),
+        failed(500, "oops"),
+        failed(503, "x"),
+        failed(200, "Provider returned error", code=429),  # as a gateway tells it
+        DROP,
+    ],
 )
 def test_what_passes_is_asked_again(first: Reply | str) -> None:
     assert answered(lambda body, n: first if n == 0 else said("ok"))[0].text == "ok"
@@ -104,7 +112,27 @@ def test_retry_after_is_honoured() -> None:
     assert server.times[1] - server.times[0] > 1.5  # the SDK's own first pause is half a second
 
 
-@pytest.mark.parametrize("reply", [failed(429, "quota used up"), failed(502, "bad gateway"), DROP])
+def test_what_is_asked_again_is_paced_too() -> None:
+    with serving(lambda body, n: failed(429, "slow down", {"retry-after-ms": "5"}) if n == 0 else said("ok")) as server:
+        assert HttpChat(server.url, "m", rate=60).answer([HELLO], GREEDY)[0].text == "ok"
+    assert server.times[1] - server.times[0] > 0.8  # of the second that a rate of 60 asks for
+
+
+def test_a_connection_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its queue is full, so that no refusal comes back either."""
+    monkeypatch.setattr("prmbench.engines.openai.CONNECT", 0.2)
+    with socket.socket() as deaf, ExitStack() as held:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        with pytest.raises(RetryError, match="timed out"):
+            HttpChat(f"http://127.0.0.1:{deaf.getsockname()[1]}/v1", "m", tries=1).answer([HELLO], GREEDY)
+
+
+@pytest.mark.parametrize("reply", [failed(429, "quota used up"), failed(502, "bad gateway"), failed(200, "x"), DROP])
 def test_a_server_that_stays_away(reply: Reply | str) -> None:
     with pytest.raises(RetryError, match=r"--base-url http://127.*: no answer from the server \(.+\)"):
         answered(lambda body, n: reply, tries=1)
@@ -116,6 +144,7 @@ def test_a_server_that_stays_away(reply: Reply | str) -> None:
     ("reply", "line"),
     [
         (failed(401, "Incorrect API key"), "status 401 for m .Incorrect API key.; check OPENAI_API_KEY"),
+        (failed(404, "none of ours"), "status 404 for m .none of ours.; check --model"),
         (failed(404, "no model m"), "status 404 for m .no model m.; check --model, and that the address is complete"),
         (failed(400, "unknown argument:\n top_k"), "refuses the request .unknown argument: top_k."),
         (Reply(b"<html>", headers={"Content-Type": "text/html"}), "what answers is no such server"),
@@ -252,7 +281,7 @@ def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert [local(address(f"http://{h}:1/v1")) for h in ("localhost", "127.0.0.9", "10.1.2.3", "[::1]")] == [True] * 4
     assert not local("api.openai.com")
-    assert api_key("localhost") == "none"
+    assert api_key("localhost") == "no-key-needed"
     with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set, and api.openai.com is no local server"):
         api_key("api.openai.com")
     monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
@@ -416,6 +445,34 @@ def test_killed_and_resumed(data: Path, tmp_path: Path) -> None:
     assert {number(body) for body in other.asked} == set(range(6)) - done
     assert json.loads(finished.stdout)["manifest"]["tokens"] == 6 * 120
     assert not list((tmp_path / "out").glob("*.journal"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_waits_for_no_request(data: Path, tmp_path: Path) -> None:
+    """The server answers two traces and then nobody until the process has ended."""
+    stuck, ended = threading.Event(), threading.Event()
+
+    def script(body: dict[str, Any], n: int) -> Reply:
+        if n >= 2:
+            stuck.set()
+            ended.wait(120)
+        return gold(body, n)
+
+    with serving(script) as server:
+        arguments = command(server.url, data, tmp_path / "out", "--requests", 2)
+        told = subprocess.PIPE
+        process = subprocess.Popen([sys.executable, "-m", "prmbench", *arguments], stderr=told, text=True)
+        try:
+            assert stuck.wait(120)
+            process.send_signal(signal.SIGINT)
+            _, said_last = process.communicate(timeout=60)
+        finally:
+            ended.set()
+            process.kill()
+    assert process.returncode == 143
+    assert said_last.splitlines()[-1].startswith("stopped; what was finished is kept")
+    (journal,) = (tmp_path / "out").glob("*.journal/0.jsonl")
+    assert len(journal.read_text().splitlines()) >= 1
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,19 @@ def test_other_models_are_joined_by_revision_backend_and_reference(tmp_path: Pat
     assert joined_row.numbers["best-of-N gain mean"] == pytest.approx(np.mean(list(gains.values())))
 
 
+def test_verdicts_and_scores_of_one_critic_are_two_rows(tmp_path: Path) -> None:
+    facts = {"backend": "critic", "model": "org/chat", "revision": "a" * 40}
+    write(tmp_path, scores_of(traces()), run_id="a" * 12, benchmark="processbench", **facts)
+    told = [replace(t, values=(), verdicts=(t.label,)) for t in scores_of(traces())]
+    write(tmp_path, told, run_id="b" * 12, benchmark="processbench", kind="verdict", **facts)
+    write_task(tmp_path, "best_of_n", task_scores(completions()), run_id="c" * 12, **facts | {"kind": "prob"})
+    rows = checkpoints(list(read_runs(tmp_path)))
+    assert sorted(tuple(sorted(run.result.manifest.run_id[0] for run in row.runs)) for row in rows) == [
+        ("a", "c"),
+        ("b",),
+    ]
+
+
 def test_of_two_runs_of_a_benchmark_the_larger_counts(tmp_path: Path) -> None:
     _others(tmp_path)
     small = scores_of(traces(8), "logratio", 9)
@@ -344,6 +357,19 @@ READINGS = (
     ("step_sum", "calibrated:gsm8k", 0.3),
     ("step_sum", "fixed:0", 0.2),
 )
+
+
+@pytest.mark.parametrize("subsets", [("math", "math+split"), ("avg[a,b]", "avg[a+split,b+split]")])
+def test_plain_traces_are_no_other_format(tmp_path: Path, subsets: tuple[str, str]) -> None:
+    """Of a run of one rendering the plain traces, which lose nothing, are as many as the others."""
+    _others(tmp_path)
+    facts = {"kind": "logratio", "backend": "implicit", "model": "org/prm", "revision": "a" * 40}
+    facts |= {"task": "format_shift", "benchmark": "format_shift"}
+    drops = zip(subsets, (0.0, 0.2), strict=True)
+    rows = [MetricRow(s, "step_sum/fixed:0", "f1_drop", v, None, None, 1, 0) for s, v in drops]
+    write(tmp_path, scores_of(traces(4), "logratio"), rows, "shift", run_id="f", **facts)
+    (found,) = checkpoints(list(read_runs(tmp_path)))
+    assert found.numbers["F1 lost in other formats"] == 0.2
 
 
 def test_rl_of_other_models_is_joined_by_the_hash_of_the_reward_model(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ BACKENDS = {
     "baseline": "prmbench.backends.baseline:load",
 }
 """Strings, so that nothing is imported until it is used."""
+CRITIC_OPTIONS = ("critic", "votes", "base_url", "max_cost")
+"""Those that nobody gives who does not mean to ask a critic."""
 BASELINES = ("random", "all-right", "position-only", "outcome-oracle", "gold")
 
 
@@ -115,12 +117,30 @@ def load_backend(config: ModelConfig) -> Backend:
         return own
     if card.backend not in BACKENDS:
         raise UserError(f"--backend {card.backend}: choose from auto, {', '.join(BACKENDS)} or give pkg.mod:Class")
+    if card.backend != "critic":
+        _check_no_critic(card, config)
     _check_remote_code(card, config)
     if card.backend != "implicit" and config.ref_model:
         raise UserError(f"--ref-model: backend {card.backend} has no reference; drop it, or use backend implicit")
     if card.backend not in ("implicit", "endo") and config.boundary != "exact":
         raise UserError(f"--boundary {config.boundary}: backend {card.backend} has no such positions; use exact")
     return _load(BACKENDS[card.backend])(card, config)  # type: ignore[no-any-return]
+
+
+def _check_no_critic(card: ModelCard, config: ModelConfig) -> None:
+    """Raises UserError on options that would ask the model something, of which nothing would be done."""
+    if config.engine == "openai":
+        raise UserError(
+            f"--engine openai: asks critics, and {card.model} is read by backend {card.backend}; "
+            "use --engine hf, or ask it with --backend critic"
+        )
+    none = ModelConfig()
+    given = [name for name in CRITIC_OPTIONS if getattr(config, name) != getattr(none, name)]
+    if given:
+        raise UserError(
+            f"--{given[0].replace('_', '-')}: is of critics, and {card.model} is read by backend {card.backend}; "
+            "drop it, or ask it with --backend critic"
+        )
 
 
 def find_card(config: ModelConfig) -> ModelCard:
@@ -135,9 +155,8 @@ def find_card(config: ModelConfig) -> ModelCard:
     if config.backend != "auto":
         card = cards.override(card or ModelCard(config.model, config.backend), backend=config.backend)
     if card is None:
-        raise UserError(
-            f"--model {config.model}: no card and no prm.json say how to read it; pass --backend {'|'.join(BACKENDS)}"
-        )
+        known = "critic" if config.engine == "openai" else "|".join(BACKENDS)
+        raise UserError(f"--model {config.model}: no card and no prm.json say how to read it; pass --backend {known}")
     return cards.override(card, ref_model=config.ref_model, revision=config.revision)
 
 

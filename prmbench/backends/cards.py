@@ -139,7 +139,8 @@ def _genprm(size: str) -> ModelCard:
         prompt="genprm",
         signal="steps",
         family="GenPRM",
-        note="prompt from its code; the Python that it writes is not run, so its numbers are not the paper's",
+        note="prompt from its code, which also begins every answer and runs the Python in it: here neither is done, "
+        "so its numbers are not the paper's",
     )
 
 

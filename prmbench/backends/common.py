@@ -33,7 +33,7 @@ def open_model(card: ModelCard, config: ModelConfig, kind: Head) -> HFEngine:
     if config.engine != "hf":
         raise UserError(
             f"--engine {config.engine}: backend {card.backend} needs what only the engine hf gives; vllm runs the "
-            "backends implicit and critic, `rollout` and benchmark policy, openai the backend critic"
+            "backends implicit and critic, `rollout` and benchmark policy"
         )
     _check_gpus(config)
     code = card.remote_code and config.trust_remote_code

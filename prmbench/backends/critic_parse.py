@@ -12,7 +12,7 @@ _BOXED = re.compile(r"\\boxed\s*\{")
 _WRAPPED = re.compile(r"\\(?:boxed|text|textbf|textit|mathrm|mathbf|mathit|boldsymbol)\s*\{([^{}]*)\}")
 _NOISE = re.compile(r"\\[()\[\]]|[$`*'\"<>]|\\(?=[_\s])")
 _MINUS = str.maketrans(dict.fromkeys("\u2212\u2013\u2012\u2010\ufe63\uff0d", "-"))
-_INDEX = re.compile(r"(?:paragraph|index)?[\s_:=]*(-?)\s*(\d{1,6})", re.ASCII | re.IGNORECASE)
+_INDEX = re.compile(r"(?:(?:paragraph|index)(?!-))?[\s_:=]*(-?)\s*(\d{1,6})", re.ASCII | re.IGNORECASE)
 _JUDGEMENT = re.compile(r"\\boxed\s*\{\s*(?:\\text(?:bf)?\s*\{\s*)?(yes|no)\b", re.IGNORECASE)
 _THOUGHT = "</think>"
 
@@ -54,9 +54,10 @@ def index(text: str, steps: int) -> int | None:
     r"""The index in the last \boxed{...} of an answer, -1 = no error; None when there is none from -1 to steps - 1.
 
     ProcessBench's own parser takes the last \boxed{...} without braces inside and gives its text to `int` after the
-    vote. Here, otherwise: braces may nest; \text{2}, paragraph_2, 02, $-1$, the Unicode minus and a full stop are read;
-    an index that no paragraph has counts as unparsed (there it is wrong all the same, but it can win the vote); and
-    votes are counted over integers, so that 1 and 01 agree and what cannot be parsed never wins.
+    vote. Here, otherwise: braces may nest; \text{2}, paragraph_2, 02, $-1$, the Unicode minus and a full stop are read,
+    but not paragraph-1, which may be a hyphen; an index that no paragraph has counts as unparsed (there it is wrong all
+    the same, but it can win the vote); and votes are counted over integers, so that 1 and 01 agree and what cannot be
+    parsed never wins.
     """
     last = boxed(text)[-1:]
     match = _INDEX.fullmatch(bare(last[0])) if last else None

@@ -54,6 +54,8 @@ def convert(config: ConvertConfig, data: Path) -> Converted:
     """
     files.check_limit(config.limit)
     rollouts.check_suffix(config.out)
+    if config.out.resolve() in {file.resolve() for file in files.data_files(data)}:
+        raise UserError(f"--out {config.out}: is a file that is read; name another for the traces")
     found, left, rows = read(data, config.format, config.neutral, config.alternatives)
     kept = files.spread(found, config.limit)
     if not kept:

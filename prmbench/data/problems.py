@@ -108,6 +108,9 @@ def _check(config: ContaminationConfig) -> None:
         raise UserError("--data is missing: give the training file or folder")
     if not config.against:
         raise UserError("--against is missing: give a benchmark file or folder")
+    sources = [config.data, *map(Path, config.against)]
+    if config.out is not None and config.out.resolve() in [path.resolve() for path in sources]:
+        raise UserError(f"--out {config.out}: is a file that is read; name another for the matches")
     if config.ngram < 1:
         raise UserError(f"--ngram is {config.ngram}; expected at least 1")
     if not 0 < config.overlap <= 1:

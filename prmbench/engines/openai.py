@@ -28,9 +28,11 @@ from prmbench.schema import RetryError, UserError
 
 KEY = "OPENAI_API_KEY"
 TRIES = 6
-"""Attempts at a request. The pauses between them double from half a second, or are those that the server asks for."""
-TIMEOUT = 1800.0
-"""Seconds that one answer may take."""
+"""Attempts at a request. The pauses between them double from half a second, or are those that the server asks for, up
+to a minute."""
+PAUSE = 0.5
+TIMEOUT, CONNECT = 1800.0, 15.0
+"""Seconds that one answer may take, and a connection."""
 TOP = 20
 """Log-probabilities asked for at a position: the most that servers give."""
 CHARACTERS = 4
@@ -48,15 +50,18 @@ class HttpChat:
     def __init__(self, url: str, model: str, rate: float | None = None, tries: int = TRIES) -> None:
         """`url` without credentials; the key is read from the environment. `rate`: most requests a minute."""
         host = address(url)
-        self.url, self.model = url.rstrip("/"), model
+        self.url, self.model, self._tries = url.rstrip("/"), model, tries
         self._key = api_key(host)
-        self._pace = Pace(rate)
+        pace = Pace(rate)
         self._client = openai.OpenAI(
             base_url=self.url,
             api_key=self._key,
             max_retries=tries - 1,
-            timeout=TIMEOUT,
-            http_client=openai.DefaultHttpxClient(trust_env=not local(host)),  # past any proxy
+            timeout=openai.Timeout(TIMEOUT, connect=CONNECT),
+            http_client=openai.DefaultHttpxClient(
+                trust_env=not local(host),  # past any proxy
+                event_hooks={"request": [lambda _: pace.wait()]},  # the SDK's own repetitions, too
+            ),
         )
         weakref.finalize(self, self._client.close)
 
@@ -109,8 +114,8 @@ class HttpChat:
     def _post(self, ask: Ask, body: Mapping[str, Any]) -> dict[str, Any] | Answer:
         """What the server says, as JSON; or an answer that says why there is none."""
         asked = {"model": self.model, "messages": list(ask.messages), "seed": ask.seed, **body}
+        failures = 0
         while True:  # as it is, then as the server may want it instead
-            self._pace.wait()
             try:
                 raw = self._client.chat.completions.with_raw_response.create(**asked)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
@@ -125,7 +130,18 @@ class HttpChat:
             else:
                 if "json" not in raw.headers.get("content-type", ""):
                     raise UserError(f"--base-url {self.url}: what answers is no such server; most addresses end in /v1")
-                return parsed(raw.text)
+                told = parsed(raw.text)
+                if not isinstance(told, dict) or told.get("choices") or not told.get("error"):
+                    return told
+                failures += 1  # a gateway says so of a server behind it; the SDK sees success
+                self._again(told["error"], failures)
+
+    def _again(self, error: object, failures: int) -> None:
+        """Waits before the next attempt. Raises RetryError after the last one."""
+        if failures >= self._tries:
+            said = error.get("message") if isinstance(error, dict) else error
+            raise RetryError(f"--base-url {self.url}: no answer from the server ({self._clean(str(said))})")
+        time.sleep(PAUSE * 2 ** (failures - 1))
 
     def _unfit(self, error: openai.APIStatusError) -> Answer:
         """Of one conversation the answer says so; a request that fits no conversation is the user's to mend."""
@@ -147,10 +163,13 @@ class HttpChat:
         ) from None
 
     def _said(self, error: openai.APIError) -> str:
-        """The reason in one line, without the key, which some servers repeat."""
+        """The reason in one line."""
         body = error.body if isinstance(error.body, dict) else {}
         reason = error.__cause__ if isinstance(error, openai.APIConnectionError) else None
-        text = str(body.get("message") or reason or error.message)
+        return self._clean(str(body.get("message") or reason or error.message))
+
+    def _clean(self, text: str) -> str:
+        """What a server says in one line, without the key, which some repeat."""
         return " ".join(text.replace(self._key, "***").split())[:_REASON]
 
 
@@ -206,7 +225,7 @@ def api_key(host: str) -> str:
         raise UserError(f"{KEY} is not set, and {host} is no local server; set it in the environment")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(f"{KEY}: holds characters that no key has; set it again")
-    return key or "none"
+    return key or "no-key-needed"
 
 
 # --- what a server says -----------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ class VllmEngine:
             for limit, seed in zip(limits, seeds, strict=True)
         ]
         asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        said = self.llm.generate(asked, settings, use_tqdm=False, lora_request=self._adapter)
+        said = self._generate(asked, settings)
         return [_drawn(answer.outputs[0]) for answer in said]
 
     def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:
@@ -179,7 +179,7 @@ class VllmEngine:
         reading = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, prompt_logprobs=0, detokenize=False)
         asked = [{"prompt_token_ids": list(encoded.ids[: encoded.ends[-1]])} for encoded in batch]
         try:
-            said = self.llm.generate(asked, reading, use_tqdm=False, lora_request=self._adapter)
+            said = self._generate(asked, reading)
         except torch.OutOfMemoryError as error:  # its requests are half done: the same engine cannot be asked again
             raise UserError(
                 "vLLM: out of memory while reading log-probabilities; use a smaller model, more GPUs "
@@ -209,6 +209,15 @@ class VllmEngine:
                 self.llm.llm_engine.remove_lora(before.lora_int_id)
         self._adapter = new
         self._forget()
+
+    def _generate(self, asked: Sequence[Any], settings: Any) -> list[Any]:
+        """An answer to each. Raises UserError when vLLM finds only now that it cannot run the model."""
+        try:
+            return list(self.llm.generate(asked, settings, use_tqdm=False, lora_request=self._adapter))
+        except torch.OutOfMemoryError:
+            raise  # what to do about it depends on who asked
+        except (ValueError, AssertionError, RuntimeError) as error:
+            raise UserError(f"vLLM: cannot run this model here ({_reason(error)}); use the engine hf") from error
 
     def _forget(self) -> None:
         """Keys and values of prompts were computed with the old weights."""
@@ -301,8 +310,11 @@ def _one_line(name: object) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, AssertionError, RuntimeError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"model {name}: vLLM cannot load it ({reason.strip()})") from error
+        raise UserError(f"model {name}: vLLM cannot load it ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def tokens_of(name: str, revision: str | None = None) -> tuple[Any, frozenset[int]]:

@@ -36,7 +36,7 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> st
     for protocol in wanted:
         if protocol.on not in (None, config.calibrate_on, *loaded.subsets):
             raise UserError(f"protocol {protocol.key}: the data has subsets {', '.join(loaded.subsets)}")
-    return _evaluate(config, loaded, _backend(config, loaded.task), progress, {})
+    return _evaluate(config, loaded, _shown_to(load_backend(config), loaded.task), progress, {})
 
 
 def evaluate_traces(
@@ -58,7 +58,7 @@ def evaluate_traces(
     loaded = data.Loaded(tuple(traces), subsets, benchmark, None, benchmark, 1, task)
     known = dict(told or {})
     known["config"] = {**options.to_json(config), **known.get("config", {})}
-    return _evaluate(config, loaded, backend or _backend(config, task), progress, known)
+    return _evaluate(config, loaded, _shown_to(backend or load_backend(config), task), progress, known)
 
 
 def _loaded(config: EvalConfig) -> data.Loaded:
@@ -67,8 +67,8 @@ def _loaded(config: EvalConfig) -> data.Loaded:
     return data.load(config.benchmark, config.data, config.subset, config.limit, config.split, config.rendering)
 
 
-def _backend(config: EvalConfig, task: Task) -> Backend:
-    backend = load_backend(config)
+def _shown_to(backend: Backend, task: Task) -> Backend:
+    """The backend, which reads traces as the task has them read."""
     return RenderedBackend(backend) if task == "format_shift" else backend
 
 
@@ -136,7 +136,7 @@ def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy.DryRun:
         return policy.dry_run(config)
     else:
         loaded = _loaded(config)
-        backend, traces = _backend(config, loaded.task), loaded.traces
+        backend, traces = _shown_to(load_backend(config), loaded.task), loaded.traces
         plan = _planned(config, backend, loaded, config.model)
     padded = [len(batch) * max(plan.costs[i] for i in batch) for batch in plan.batches]
     unscored = 0 if backend.facts.engine == "none" else sum(cost == 0 for cost in plan.costs)

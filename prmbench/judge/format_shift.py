@@ -179,15 +179,24 @@ def _base(part: _Rendered, protocol: EvalProtocol) -> Sample:
 
 def _told(plain: ScoredTrace, shown: ScoredTrace, rendering: str, read: Floats | None) -> ScoredTrace:
     """The plain trace with the rendering's label and number of steps; `read` is its readout, one per plain step."""
-    verdicts = plain.verdicts
+    verdicts = tuple(_moved(v, plain.steps, shown.steps, rendering) for v in plain.verdicts)
     if rendering == MERGED:
-        verdicts = tuple(v if v is None or v < 0 else v // _PAIR for v in verdicts)
         read = None if read is None else np.minimum.reduceat(read, range(0, len(read), _PAIR))
     elif rendering == PREFIX:
-        verdicts = tuple(-1 if v is not None and v >= shown.steps else v for v in verdicts)
         read = None if read is None else read[: shown.steps]
     values = () if read is None else tuple(map(float, read))
     return replace(plain, label=shown.label, steps=shown.steps, verdicts=verdicts, values=values)
+
+
+def _moved(verdict: int | None, plain: int, shown: int, rendering: str) -> int | None:
+    """A verdict among `plain` steps as one among `shown` steps."""
+    if verdict is None or verdict < 0:
+        return verdict
+    if verdict >= plain:
+        return shown  # a step that is not there: wrong, and not to become right by its number
+    if rendering == MERGED:
+        return verdict // _PAIR
+    return verdict if verdict < shown else -1
 
 
 # --- thresholds: tuned on plain traces, but for the oracle ------------------------------------------------

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from prmbench.report.frame import columns, frame, model_name
+from prmbench.judge.format_shift import PLAIN, base_and_rendering
+from prmbench.report.frame import columns, frame, members, model_name
 from prmbench.report.nested import Runs, difference
 from prmbench.report.rlprobes import PANEL_OF, PROBE, name
 from prmbench.report.rlstudy import BASE, RLStudy, rl_study
@@ -177,7 +178,7 @@ def _gains(told: RLStudy, panel: str, arm: str) -> tuple[Runs, Runs]:
 
 
 def _others(runs: Sequence[Run], trained: Sequence[Run]) -> Iterator[Checkpoint]:
-    by_key: dict[tuple[str, str, str], list[Run]] = {}
+    by_key: dict[tuple[str, str, str, str], list[Run]] = {}
     for run in sorted(runs, key=lambda r: (model_name(r.result.manifest), r.result.manifest.run_id)):
         by_key.setdefault(_identity(run.result.manifest), []).append(run)
     for key, mine in by_key.items():
@@ -188,11 +189,11 @@ def _others(runs: Sequence[Run], trained: Sequence[Run]) -> Iterator[Checkpoint]
         yield _row(model_name(mine[0].result.manifest), "", None, largest, numbers | _rl_gain(key[0], trained))
 
 
-def _identity(manifest: RunManifest) -> tuple[str, str, str]:
-    """The same weights, read the same way, against the same reference."""
+def _identity(manifest: RunManifest) -> tuple[str, str, str, str]:
+    """The same weights, read the same way (of one model, critics give verdicts or scores), against one reference."""
     weights = manifest.weights or f"{manifest.model}@{manifest.revision}"
     reference = manifest.ref_weights or f"{manifest.ref_model}@{manifest.ref_revision}"
-    return weights, manifest.backend, reference
+    return weights, manifest.backend, manifest.kind, reference
 
 
 def _largest(runs: Sequence[Run]) -> list[Run]:
@@ -270,13 +271,22 @@ def _headlines(run: Run) -> Iterator[tuple[str, float]]:
     """PRMScore, or the drop of F1 in other formats: widest subset, headline readout, never the oracle's threshold."""
     metric, column = HEADLINES[run.result.manifest.task]
     readout = HEADLINE[run.result.manifest.kind]
-    have = {(row.subset, row.protocol): row.value for row in run.result.rows if row.metric == metric}
+    have = {
+        (row.subset, row.protocol): row.value
+        for row in run.result.rows
+        if row.metric == metric and not (metric == "f1_drop" and _is_plain(row.subset))
+    }
     subset = max((s for s, _ in have), key=lambda s: (s.count(","), s.startswith("micro[")), default="")
     for (where, key), value in sorted(have.items(), key=lambda item: _rule_rank(item[0][1])):
         honest = key.startswith(f"{readout}/") and "/oracle" not in key
         if where == subset and honest and value is not None:
             yield column, value
             return
+
+
+def _is_plain(subset: str) -> bool:
+    """Traces as they are, which lose nothing to themselves."""
+    return all(base_and_rendering(name)[1] == PLAIN for name in members(subset))
 
 
 def _rule_rank(key: str) -> tuple[int, str]:

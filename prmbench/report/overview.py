@@ -1,6 +1,6 @@
 """What the page's first view says of each benchmark: what it measures, how many runs, and its best honest number.
 
-Honest: under a threshold rule that is reachable in use, on all traces, with the strongest floor beside it.
+Honest: under a threshold rule that is reachable in use; of a board on all traces, the strongest floor beside it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ def _lead(table: RuleTable) -> tuple[RuleTable, Line, str] | None:
 
 
 def of_sheet(sheet: Sheet) -> Card:
-    """Answers to a study's claims; of another task the best in the leading column of its first table, oracles aside."""
+    """Answers to a study's claims; of another task the best in the leading column of its first table, oracles aside.
+
+    On the traces that stand first there, which are named beside it.
+    """
     words = " ".join(re.split(r"(?<=[.?]) ", sheet.words)[:2])
     grid = next((grid for grid in sheet.grids if "oracle" not in grid.label.split("-")), None)
     if grid is None:

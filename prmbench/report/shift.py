@@ -93,8 +93,9 @@ def _drops(rule: str, found: Sequence[Block]) -> Grid:
 
 
 def _drop_group(rule: str, block: Block) -> tuple[tuple[str, ...], ...]:
+    """Best on plain traces first, which is what the page's overview shows."""
     lines = []
-    for run, key, readout in _lines(rule, block):
+    for run, key, readout in sorted(_lines(rule, block), key=lambda line: -_level(line[0], line[1], block.subset)):
         drops = [_drop(run.result, key, under(block.subset, rendering)) for rendering in SHIFTED]
         drops.append(_drop(run.result, key, _every(block.subset, run.result)))
         level = _row(run.result, key, block.subset, "f1")
@@ -105,6 +106,11 @@ def _drop_group(rule: str, block: Block) -> tuple[tuple[str, ...], ...]:
             )
         )
     return tuple(lines)
+
+
+def _level(run: Run, key: str, subset: str) -> float:
+    row = _row(run.result, key, subset, "f1")
+    return -1.0 if row is None or row.value is None else row.value
 
 
 def _levels(rule: str, found: Sequence[Block]) -> Grid:
