@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from prmbench.schema import Boundary, UserError
 
@@ -240,12 +241,14 @@ def public_name(name: str) -> str:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """The resolved options as plain values, paths by their last part."""
+    """The resolved options as plain values, paths by their last part, servers by their host."""
     found: dict[str, Any] = {}
     for f in fields(config):
         value = getattr(config, f.name)
         if isinstance(value, tuple):
             value = list(value)
+        if f.name == "base_url" and value:
+            value = urlsplit(value).hostname  # the rest may hold a secret
         found[f.name] = (
             value.name if isinstance(value, Path) else public_name(value) if isinstance(value, str) else value
         )

@@ -610,7 +610,7 @@ def test_cards_are_complete() -> None:
     for name, row in cards.MODELS.items():
         assert isinstance(row, ModelCard)
         assert row.model == name
-        assert row.backend in ("implicit", "value_head", "token_cls", "tag_lm")
+        assert row.backend in ("implicit", "value_head", "token_cls", "tag_lm", "critic")
         assert row.prompt is None or cards.prompt_text(row.prompt)
         assert row.revision is None or len(row.revision) == 40
 

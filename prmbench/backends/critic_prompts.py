@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from string import Formatter
+from typing import Literal
 
 from prmbench.engines.chat import Messages
 from prmbench.engines.render import numbered
@@ -30,7 +31,7 @@ class Prompt:
 
     name: str
     text: str
-    critic: str
+    critic: Literal["processbench", "stepwise", "yes_no"]
     """Whose prompt it is: a value of --critic."""
     opening: str = ""
     """What answers begin with: checkpoints were trained so."""

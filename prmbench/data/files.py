@@ -24,6 +24,8 @@ def data_files(path: Path) -> list[Path]:
         raise UserError(
             f"{path}: no such file or folder; --data takes a json, jsonl or parquet file or a folder of them"
         )
+    if not path.is_dir():
+        raise UserError(f"{path}: neither a file nor a folder; save the rows to a file")
     found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not _is_summary(p))
     if not found:
         raise UserError(f"{path}: holds no {', '.join(SUFFIXES)} file")

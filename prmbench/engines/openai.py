@@ -31,7 +31,7 @@ TRIES = 6
 """Attempts at a request. The pauses between them double from half a second, or are those that the server asks for, up
 to a minute."""
 PAUSE = 0.5
-TIMEOUT, CONNECT = 1800.0, 15.0
+TIMEOUT, CONNECT = 600.0, 15.0
 """Seconds that one answer may take, and a connection."""
 TOP = 20
 """Log-probabilities asked for at a position: the most that servers give."""
