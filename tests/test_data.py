@@ -14,7 +14,7 @@ import pytest
 from conftest import ROWS
 
 from prmbench import data
-from prmbench.data import files, processbench, solutions
+from prmbench.data import files, hub, processbench, solutions
 from prmbench.manifest import content_hash
 from prmbench.schema import UserError, text_hash
 
@@ -196,11 +196,11 @@ def test_the_hash_covers_what_the_numbers_are_about(tmp_path: Path) -> None:
 
 def test_the_revision_is_read_off_the_addresses() -> None:
     sha = "0123456789abcdef0123456789abcdef01234567"
-    assert processbench.resolved_revision([f"hf://datasets/Qwen/ProcessBench@{sha}/gsm8k.json"]) == sha
-    assert processbench.resolved_revision(["x", f"hf://datasets/a/b@{sha}/c/d.json"]) == sha
+    assert hub.resolved_revision([f"hf://datasets/Qwen/ProcessBench@{sha}/gsm8k.json"]) == sha
+    assert hub.resolved_revision(["x", f"hf://datasets/a/b@{sha}/c/d.json"]) == sha
     for address in ("hf://datasets/a/b@main/c", f"hf://datasets/a/b@{sha[:-1]}/c", f"hf://datasets/a/{sha}/c"):
-        assert processbench.resolved_revision([address]) is None
-    assert processbench.resolved_revision([]) is None
+        assert hub.resolved_revision([address]) is None
+    assert hub.resolved_revision([]) is None
 
 
 def test_rows_of_the_datasets_library(benchmark_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prmbench.data import files
-from prmbench.data.processbench import resolved_revision
+from prmbench.data import files, hub
 from prmbench.schema import Notice, Trace, UserError, text_hash
 
 HUB_ID = "hitsmy/PRMBench_Preview"
@@ -48,18 +47,10 @@ def from_files(path: Path) -> list[Trace]:
 
 
 def from_hub(subsets: Sequence[str], revision: str | None) -> tuple[list[Trace], str | None]:
-    """Loads the set from the hub through `datasets`; also the resolved revision."""
-    import datasets
-    import huggingface_hub
-
-    huggingface_hub.utils.logging.set_verbosity_error()  # its retries, one line each
-    try:
-        split = datasets.load_dataset(HUB_ID, split="train", revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{HUB_ID}: cannot be loaded from the hub ({reason}); give local files with --data") from error
+    """Loads the set from the hub; also the resolved revision."""
+    (split,), commit = hub.splits(HUB_ID, ["train"], revision)
     found = _traces(((row, "", f"{HUB_ID} row {n}") for n, row in enumerate(split, 1)), HUB_ID)
-    return [t for t in found if t.subset in subsets], revision or resolved_revision(split.info.download_checksums or {})
+    return [t for t in found if t.subset in subsets], commit
 
 
 def _traces(rows: Iterable[tuple[Mapping[str, Any], str, str]], source: str) -> list[Trace]:

@@ -6,12 +6,11 @@ rollouts.py's, which calls these prompt, first_error and outcome.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench.data import files
+from prmbench.data import files, hub
 from prmbench.schema import Trace, UserError, text_hash
 
 HUB_ID = "Qwen/ProcessBench"
@@ -28,24 +27,11 @@ def from_files(path: Path) -> list[Trace]:
 
 
 def from_hub(subsets: Sequence[str], revision: str | None) -> tuple[list[Trace], str | None]:
-    """Loads the splits from the hub through `datasets`; also the resolved revision."""
-    import datasets
-    import huggingface_hub
-
-    huggingface_hub.utils.logging.set_verbosity_error()  # its retries, one line each
-    try:
-        splits = [datasets.load_dataset(HUB_ID, split=name, revision=revision) for name in subsets]
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{HUB_ID}: cannot be loaded from the hub ({reason}); give local files with --data") from error
+    """Loads the splits from the hub; also the resolved revision."""
+    splits, found = hub.splits(HUB_ID, subsets, revision)
     pairs = zip(subsets, splits, strict=True)
-    traces = [to_trace(row, name, f"{HUB_ID} {name} row {n}") for name, split in pairs for n, row in enumerate(split)]
-    return traces, revision or resolved_revision(splits[0].info.download_checksums or {})
-
-
-def resolved_revision(sources: Iterable[str]) -> str | None:
-    """The commit in the addresses that `datasets` says it read, such as hf://datasets/owner/name@<sha>/file."""
-    return next((found[1] for found in (re.search(r"@([0-9a-f]{40})/", s) for s in sources) if found), None)
+    rows = ((row, name, n) for name, split in pairs for n, row in enumerate(split))
+    return [to_trace(row, name, f"{HUB_ID} {name} row {n}") for row, name, n in rows], found
 
 
 def to_trace(row: Mapping[str, Any], subset: str, where: str) -> Trace:
