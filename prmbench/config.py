@@ -28,7 +28,8 @@ class LoadConfig:
     """Which model, on what, over which data: what every command that runs a model shares."""
 
     model: str = option(
-        "", "Hub id, folder or .gguf file; eval also takes random, all-right, position-only, outcome-oracle, gold."
+        "",
+        "Hub id, folder, .gguf file; for eval also random, step-length, all-right, position-only, outcome-oracle, gold.",
     )
     revision: str | None = option(None, "Hub revision of the model; the resolved sha goes into the manifest.")
     template: str = option("auto", "auto (the tokenizer's chat template), plain, or a Jinja file.")

@@ -425,6 +425,13 @@ def test_random_scores_reach_their_floor(shared_data: Path, tmp_path: Path) -> N
     assert abs(float(np.mean(values)) - 0.5) < 0.02
 
 
+def test_step_length_distrusts_long_steps() -> None:
+    backend = load_backend(ModelConfig("step-length"))
+    (scores,) = backend.score([Trace("t", "p", ("four", "a", "seven ch"))])
+    assert (scores.values, scores.tokens) == ((-4.0, -1.0, -8.0), (1, 1, 1))
+    assert (backend.facts.kind, backend.facts.native, backend.facts.fixed) == ("value", None, None)
+
+
 def test_outcome_oracle_and_position_only(benchmark_folder: Path) -> None:
     traces = data.load("processbench", benchmark_folder).traces
     verdict = {

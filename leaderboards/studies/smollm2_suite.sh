@@ -19,8 +19,10 @@ model=${MODEL:-$(${PYTHON:-python} -c 'from prmbench.demo_smollm2 import smollm2
 prmbench=(--benchmark prmbench_preview --data "$data/prmbench_preview")
 shifted=(--benchmark format_shift --data "$data/processbench" --limit "${LIMIT:-16}")
 
-"${run[@]}" "${prmbench[@]}" --model random --out "$out/prmbench_preview/baselines"
-for baseline in gold position-only random; do
+for baseline in random step-length; do
+  "${run[@]}" "${prmbench[@]}" --model "$baseline" --out "$out/prmbench_preview/baselines"
+done
+for baseline in gold position-only random step-length; do
   "${run[@]}" "${shifted[@]}" --model "$baseline" --out "$out/format_shift/baselines"
 done
 "${run[@]}" "${prmbench[@]}" --model "$model" --backend endo --out "$out/prmbench_preview/smollm2-135m-instruct"

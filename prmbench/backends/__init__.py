@@ -34,7 +34,7 @@ BACKENDS = {
 """Strings, so that nothing is imported until it is used."""
 CRITIC_OPTIONS = ("critic", "votes", "base_url", "max_cost")
 """Those that nobody gives who does not mean to ask a critic."""
-BASELINES = ("random", "all-right", "position-only", "outcome-oracle", "gold")
+BASELINES = ("random", "step-length", "all-right", "position-only", "outcome-oracle", "gold")
 
 
 @dataclass(frozen=True, slots=True)

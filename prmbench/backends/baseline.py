@@ -1,4 +1,4 @@
-"""Rows that keep the others honest: random, all-right, position-only, outcome-oracle, gold. No model.
+"""Rows that keep the others honest: random, step-length, all-right, position-only, outcome-oracle, gold. No model.
 
 These are runs with scores of their own and simple constants; the floors beside every F1 (metrics.py) are computed from
 the labels at hand, and so lie a little above position-only and outcome-oracle.
@@ -18,7 +18,7 @@ from prmbench.schema import StepScores, Trace, UserError
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A rule that looks at the labels or at nothing."""
+    """A rule that looks at the labels, at lengths, or at nothing."""
 
     name: str
     seed: int
@@ -34,6 +34,8 @@ class Baseline:
             draw = random.Random(f"{self.seed}/{trace.id}")
             if self.name == "random":
                 yield StepScores(trace.id, tuple(draw.random() for _ in trace.steps), (1,) * len(trace.steps))
+            elif self.name == "step-length":
+                yield StepScores(trace.id, tuple(-float(len(step)) for step in trace.steps), (1,) * len(trace.steps))
             else:
                 yield StepScores(trace.id, verdicts=(_verdict(self.name, trace, draw),))
 
@@ -50,6 +52,8 @@ def load(card: ModelCard, config: ModelConfig) -> Baseline:
         raise UserError(f"--model {card.model}: the baselines are {', '.join(BASELINES)}")
     if card.model == "random":
         facts = Facts("prob", "none", fixed=0.5, signal="none", engine="none", backend="baseline")
+    elif card.model == "step-length":  # the longer, the likelier wrong: sums of log-probabilities know that, too
+        facts = Facts("value", "none", signal="none", engine="none", backend="baseline")
     else:
         facts = Facts("verdict", "none", signal="none", engine="none", backend="baseline")
     return Baseline(card.model, config.seed, facts)
