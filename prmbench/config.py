@@ -29,7 +29,7 @@ class LoadConfig:
 
     model: str = option(
         "",
-        "Hub id, folder, .gguf file; for eval also random, step-length, all-right, position-only, outcome-oracle, gold.",
+        "Hub id, folder or .gguf; for eval also random, step-length, all-right, position-only, outcome-oracle, gold.",
     )
     revision: str | None = option(None, "Hub revision of the model; the resolved sha goes into the manifest.")
     template: str = option("auto", "auto (the tokenizer's chat template), plain, or a Jinja file.")
