@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -456,7 +457,7 @@ def test_ctrl_c_waits_for_no_request(data: Path, tmp_path: Path) -> None:
     def script(body: dict[str, Any], n: int) -> Reply:
         if n >= 2:
             stuck.set()
-            ended.wait(120)
+            ended.wait(300)
         return gold(body, n)
 
     with serving(script) as server:
@@ -465,8 +466,12 @@ def test_ctrl_c_waits_for_no_request(data: Path, tmp_path: Path) -> None:
         process = subprocess.Popen([sys.executable, "-m", "prmbench", *arguments], stderr=told, text=True)
         try:
             assert stuck.wait(120)
+            deadline = time.monotonic() + 60
+            written = partial((tmp_path / "out").glob, "*.journal/0.jsonl")
+            while not any(path.stat().st_size for path in written()) and time.monotonic() < deadline:
+                time.sleep(0.05)  # what was answered is on its way to disk
             process.send_signal(signal.SIGINT)
-            _, said_last = process.communicate(timeout=60)
+            _, said_last = process.communicate(timeout=240)
         finally:
             ended.set()
             process.kill()
