@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -12,7 +13,9 @@ from prmbench.report import explain, overview
 from prmbench.report.board import Board, Cell, Line, RuleTable
 from prmbench.report.sheets import Sheet
 from prmbench.report.tables import Grid
-from prmbench.schema import EvalProtocol, RunManifest, Task
+from prmbench.report.viewer import view
+from prmbench.schema import EvalProtocol, RunManifest, RunResult, Task
+from prmbench.store import Run
 
 SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "group_size": 4}
 
@@ -101,8 +104,14 @@ def test_a_boards_number_is_reachable_on_all_traces_and_its_best_floor_is_told()
     assert overview.of_board(Board("b", {"math": 9}, (oracle,), ())).number == ""
 
 
-def sheet(*grids: Grid) -> Sheet:
-    return Sheet("s", "words", grids, (), (), "none", {}, "", "")
+def sheet(*grids: Grid, runs: tuple[Run, ...] = ()) -> Sheet:
+    return Sheet("s", "words", grids, (), runs, "none", {}, "", "")
+
+
+def named(model: str, backend: str, per_subset: int = 2) -> Run:
+    """A run of that model."""
+    scores = tuple(scores_of(traces(per_subset)))
+    return Run(RunResult(manifest(scores, b"", model=model, backend=backend), ()), scores, Path("run.json"))
 
 
 def test_a_studys_number_counts_its_answers() -> None:
@@ -126,3 +135,20 @@ def test_a_sheets_number_is_the_best_of_its_leading_column() -> None:
     assert one.number == "61.0 [60.0, 62.0]"
     assert overview.of_sheet(sheet(Grid("b", "t", "", ("Model", "odd"), ((("m", "1"),),), text_columns=1))).number == ""
     assert overview.of_sheet(sheet()).number == ""
+
+
+def test_a_baseline_is_not_the_best_and_an_average_goes_before_its_parts() -> None:
+    header = ("Traces", "Model", "overall")
+    only = Grid("fixed", "t", "", header, ((("a (n=4)", "coin", "**70.0**"),),), text_columns=2)
+    part = (("a (n=4)", "coin", "**70.0**"), ("a (n=4)", "model", "60.0"))
+    mean = (("average of a, b (n=9)", "coin", "**68.0**"), ("average of a, b (n=9)", "model", "61.0"))
+    both = Grid("tuned", "t", "", header, (part, mean), text_columns=2)
+    runs = (named("coin", "baseline"), named("model", "token_cls"))
+    told = overview.of_sheet(sheet(only, both, runs=runs))
+    assert (told.number, dict(told.facts)["Traces"]) == ("61.0", "average of a, b (n=9)")
+    assert overview.of_sheet(sheet(only, runs=runs)).number == "70.0"  # better than nothing
+
+
+def test_the_viewer_opens_with_the_model_that_says_most() -> None:
+    runs = (named("all-right", "baseline", 6), named("critic", "critic", 2), named("prm", "token_cls", 4))
+    assert [run["model"] for run in view(runs, 100)["runs"]] == ["prm", "critic", "all-right"]

@@ -44,7 +44,7 @@ class HttpChat:
     """A model behind an OpenAI-compatible server; safe to be called from several threads.
 
     Methods raise RetryError when the server stays away or keeps refusing for now, and UserError when it refuses for
-    good. An answer that is malformed or empty is lost, and is told as such.
+    good. A body without a choice is asked for again, too; an answer that is empty, or no text, is lost, and told so.
     """
 
     def __init__(self, url: str, model: str, rate: float | None = None, tries: int = TRIES) -> None:
@@ -131,10 +131,10 @@ class HttpChat:
                 if "json" not in raw.headers.get("content-type", ""):
                     raise UserError(f"--base-url {self.url}: what answers is no such server; most addresses end in /v1")
                 told = parsed(raw.text)
-                if not isinstance(told, dict) or told.get("choices") or not told.get("error"):
+                if told.get("choices"):
                     return told
-                failures += 1  # a gateway says so of a server behind it; the SDK sees success
-                self._again(told["error"], failures)
+                failures += 1  # cut, or a gateway's word of a server behind it; the SDK sees success
+                self._again(told.get("error") or "malformed answer: no choice in it", failures)
 
     def _again(self, error: object, failures: int) -> None:
         """Waits before the next attempt. Raises RetryError after the last one."""
@@ -231,13 +231,13 @@ def api_key(host: str) -> str:
 # --- what a server says -----------------------------------------------------------------------------------------
 
 
-def parsed(text: str) -> dict[str, Any] | Answer:
-    """The JSON object of an answer's body, or a lost answer."""
+def parsed(text: str) -> dict[str, Any]:
+    """The JSON object of an answer's body, or an error instead."""
     try:
         told = json.loads(text)
     except ValueError:
-        return Answer(lost="malformed answer: not valid JSON")
-    return told if isinstance(told, dict) else Answer(lost="malformed answer: no object")
+        return {"error": "malformed answer: not valid JSON"}
+    return told if isinstance(told, dict) else {"error": "malformed answer: no object"}
 
 
 def read(told: Mapping[str, Any]) -> Answer:

@@ -6,6 +6,7 @@ Honest: under a threshold rule that is reachable in use; of a board on all trace
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from prmbench.report.blocks import NOTED
@@ -68,14 +69,15 @@ def _lead(table: RuleTable) -> tuple[RuleTable, Line, str] | None:
 def of_sheet(sheet: Sheet) -> Card:
     """Answers to a study's claims; of another task the best in the leading column of its first table, oracles aside.
 
-    On the traces that stand first there, which are named beside it.
+    On the average where there is one, else on the traces that stand first there; which ones is told beside it.
     """
     words = " ".join(re.split(r"(?<=[.?]) ", sheet.words)[:2])
-    grid = next((grid for grid in sheet.grids if "oracle" not in grid.label.split("-")), None)
-    if grid is None:
-        return Card(words, len(sheet.runs), "", ())
-    number, facts = _answers(grid) if set(ANSWERS) <= set(grid.header) else _best(grid)
-    return Card(words, len(sheet.runs), number, facts)
+    grids = [grid for grid in sheet.grids if "oracle" not in grid.label.split("-")]
+    if grids and set(ANSWERS) <= set(grids[0].header):
+        return Card(words, len(sheet.runs), *_answers(grids[0]))
+    baselines = {run.result.manifest.model for run in sheet.runs if run.result.manifest.backend == "baseline"}
+    found = [*(_best(grid, baselines) for grid in grids), *(_best(grid, ()) for grid in grids), ("", ())]
+    return Card(words, len(sheet.runs), *next((told for told in found if told[0]), found[-1]))
 
 
 def _answers(grid: Grid) -> tuple[str, tuple[Fact, ...]]:
@@ -85,11 +87,13 @@ def _answers(grid: Grid) -> tuple[str, tuple[Fact, ...]]:
     return number, (("Asked", f"{grid.title} {sum(counts.values())} comparisons."),)
 
 
-def _best(grid: Grid) -> tuple[str, tuple[Fact, ...]]:
-    """The best of the leading column, which is bold, or its first when nothing competes."""
+def _best(grid: Grid, baselines: Collection[str]) -> tuple[str, tuple[Fact, ...]]:
+    """The best of the leading column, which is bold, or its first when nothing competes; baselines aside."""
     numbers = range(grid.text_columns, len(grid.header))
     leading = [i for pattern in LEADING for i in reversed(numbers) if re.fullmatch(pattern, grid.header[i])]
-    rows = [row for group in grid.groups[:1] for row in group if not any(text.startswith("`floor/") for text in row)]
+    averages = [group for group in grid.groups if any(text.startswith("average of ") for row in group for text in row)]
+    rows = [row for group in (averages or grid.groups)[:1] for row in group if not _is_floor(row)]
+    rows = [row for row in rows if not set(baselines) & set(row[: grid.text_columns])]
     for i in leading[:1]:
         for row in sorted(rows, key=lambda row: not row[i].startswith("**")):
             if row[i] not in ("", DASH):
@@ -97,3 +101,7 @@ def _best(grid: Grid) -> tuple[str, tuple[Fact, ...]]:
                 facts = tuple((heading, text) for heading, text in told if text)
                 return row[i].replace("*", "").rstrip(NOTED), (("Number", grid.header[i]), *facts)
     return "", ()
+
+
+def _is_floor(row: Sequence[str]) -> bool:
+    return any(text.startswith("`floor/") for text in row)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from prmbench import metrics
@@ -28,9 +29,15 @@ def view(runs: Sequence[Run], most: int, data: Texts | None = None) -> dict[str,
     return {
         "traces": traces,
         "total": len(facts),
-        "runs": [_run(run, chosen) for run in runs],
+        "runs": [_run(run, chosen) for run in sorted(runs, key=partial(_place, {t.id for t in chosen}))],
         "texts": _texts(data, traces),
     }
+
+
+def _place(shown: set[str], run: Run) -> tuple[bool, int]:
+    """Models before baselines, and what says most of the traces shown first: it is what the viewer opens with."""
+    known = sum(t.id in shown and not t.unscored for t in run.scores)
+    return run.result.manifest.backend == "baseline", -known
 
 
 def _facts(runs: Sequence[Run]) -> list[ScoredTrace]:
