@@ -470,7 +470,7 @@ def test_ctrl_c_waits_for_no_request(data: Path, tmp_path: Path) -> None:
             written = partial((tmp_path / "out").glob, "*.journal/0.jsonl")
             while not any(path.stat().st_size for path in written()) and time.monotonic() < deadline:
                 time.sleep(0.05)  # what was answered is on its way to disk
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)  # as Ctrl-C, and not ignored in the background
             _, said_last = process.communicate(timeout=240)
         finally:
             ended.set()
