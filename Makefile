@@ -40,7 +40,7 @@ test: install ## all checks: lint, format, types, import layers, tests, leaderbo
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 	$(BIN)/prmbench report --check
 
 # Another environment: vLLM wants a transformers older than the lock's. VLLM=vllm where there is a GPU; the packages
