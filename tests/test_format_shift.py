@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import report_runs
 from conftest import save_model
@@ -432,6 +433,9 @@ def test_a_report_regenerates_and_agrees(tmp_path: Path) -> None:
     out = tmp_path / "out"
     report.report(tmp_path / "results", out, recompute=True)
     assert report.report(tmp_path / "results", out, check=True, recompute=True) == []
+    table = pd.read_csv(out / "format_shift.csv")  # averages alone: parts are in the tables and the json
+    assert len(table) > 0
+    assert table["subset"].str.startswith("avg[").all()
     assert load_results(tmp_path / "results", recompute=True).differing == ()
     text = (out / "format_shift.md").read_text()
     assert "## Oracle (upper bound): what a format takes from F1" in text

@@ -7,7 +7,7 @@ of RL training another.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from prmbench.report import (
@@ -53,6 +53,8 @@ GRIDS: dict[str, Callable[[Sequence[Run]], tuple[tables.Grid, ...]]] = {
     "format_shift": shift.grids,
     "validity": validity.grids,
 }
+MANY_ROWS = ("format_shift",)
+"""Tasks whose subsets times formats times protocols are too many rows for the csv."""
 FIGURES: dict[str, Callable[[str, Sequence[Run]], list[Plan]]] = {
     "best_of_n": taskfigures.best_of_n,
     "calibration": taskfigures.calibration,
@@ -129,9 +131,15 @@ def _task(name: str, runs: Sequence[Run], png: bool) -> Sheet:
         runs=ordered,
         rules=_rules(ordered),
         sizes=_sizes(ordered),
-        csv=tables.frame_csv(ordered),
+        csv=tables.frame_csv([_averages(run) for run in ordered] if task in MANY_ROWS else ordered),
         json=canonical_json({"benchmark": name, "runs": [_numbers(run) for run in ordered]}),
     )
+
+
+def _averages(run: Run) -> Run:
+    """The run with its averages alone, where it has some; the tables and the json show each part."""
+    rows = tuple(row for row in run.result.rows if row.subset.startswith("avg["))
+    return replace(run, result=replace(run.result, rows=rows or run.result.rows))
 
 
 def _rules(runs: Sequence[Run]) -> str:
