@@ -27,9 +27,10 @@ from prmbench.engines.vllm import ALONE
 from prmbench.engines.vllm import Options as VllmOptions
 from prmbench.schema import UserError
 from prmbench.shares import Progress
+from prmbench.verification.gym_tasks import refusal
 
 Options = RolloutConfig | EvalConfig
-VERSION = 1
+VERSION = 2
 """Of the code between a prompt and a row; a change that moves rows bumps it."""
 REFUSED = "refused"
 """Verdict of a completion that was never drawn, since the prompt fills the context; outcome None."""
@@ -143,6 +144,24 @@ def how_drawn(config: Options) -> Sampling:
 def kind_of(prompt: Prompt, config: Options) -> Any:
     """Who checks this prompt's answers: `--verifier`, else what the prompt names, else math-verify."""
     return prompt.verifier or "math" if config.verifier == "auto" else config.verifier
+
+
+def check_verifiers(prompts: Sequence[Prompt], config: Options) -> None:
+    """Sees to it that every prompt's answers can be checked, before anything is drawn.
+
+    Raises:
+        UserError: A package is missing, a row of a file asks for reasoning-gym without `--verifier gym`, or the scorer
+            of its task is not run here.
+    """
+    for kind in sorted({kind_of(prompt, config) for prompt in prompts}):
+        verify.need(kind)
+    for prompt in prompts:
+        if kind_of(prompt, config) != "gym":
+            continue
+        if not prompt.generated and config.verifier != "gym":
+            raise UserError(f"prompt {prompt.id}: asks for the verifier gym; give --verifier gym if you trust its file")
+        if reason := refusal(prompt.metadata):
+            raise UserError(f"prompt {prompt.id}: reasoning-gym does not score it here ({reason}); leave it out")
 
 
 def request_seed(seed: int, prompt: str, k: int) -> int:

@@ -20,7 +20,17 @@ from prmbench.config import RolloutConfig
 from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts as rollout_files
 from prmbench.data.rollouts import Rollout
-from prmbench.policy import REFUSED, Progress, Work, how_drawn, identity, kind_of, open_policy, prepare, sample_all
+from prmbench.policy import (
+    REFUSED,
+    Progress,
+    Work,
+    check_verifiers,
+    how_drawn,
+    identity,
+    open_policy,
+    prepare,
+    sample_all,
+)
 from prmbench.schema import UserError, text_hash
 
 LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "reasoning_gym")
@@ -51,8 +61,7 @@ def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | N
     config = options.coerced(config)
     _check(config)
     found = prompt_files.load(_given(config), config.subset, config.limit)
-    for kind in sorted({kind_of(prompt, config) for prompt in found}):
-        verify.need(kind)
+    check_verifiers(found, config)
     engine = open_policy(config)
     facts = identity(engine, prepare(engine, found, config), config)
     if config.out.exists():

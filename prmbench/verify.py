@@ -5,12 +5,15 @@ A timeout or crash of the verifier is an outcome of its own, never "wrong". The 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import os
 import pickle
 import re
+import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +24,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from prmbench.answers import answer_region, answer_span, boxes, last_box
 from prmbench.schema import UserError
+from prmbench.verification.gym_tasks import refusal
 
 Kind = Literal["math", "exact", "gym"]
 PACKAGES = {"math": "math_verify", "gym": "reasoning_gym"}
@@ -37,13 +42,23 @@ OUTCOMES: Mapping[str, int | None] = {
 }
 """Verdict -> outcome. None: the verifier could not say, which is nobody's mistake but its own."""
 MAX_CHARACTERS = 50_000
-"""Longer texts are not looked at: some of math-verify's patterns take time quadratic in the length."""
+"""A longer answer region without a box is not searched: some of math-verify's patterns take quadratic time."""
 GRACE_SECONDS = 1.0
 """A worker that cannot interrupt itself at the limit (a big power in C) is killed so much later."""
 START_SECONDS = 120.0
 """sympy loads in a second, but on a busy machine in many."""
 LINE_BYTES = 4096
 """A reply is shorter, so that a pipe carries it in one piece."""
+ENVIRONMENT = {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+"""All that a worker has in its environment: no key, no path, no proxy."""
+_BOOT = """\
+import sys
+root = sys.argv.pop(1)
+sys.path.insert(next((k for k, p in enumerate(sys.path) if p.endswith("-packages")), len(sys.path)), root)
+from prmbench.verify_worker import main
+main()
+"""
+"""What an isolated interpreter runs, which finds no module in the current folder or in PYTHONPATH."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +91,8 @@ class _Worker:
 
     process: subprocess.Popen[bytes]
     job: bytes = b""
+    token: str = ""
+    """Of the job: a reply that does not repeat it is nobody's verdict."""
     deadline: float | None = None
 
     @property
@@ -153,7 +170,7 @@ class Verifier:
                     self._assign(worker, waiting.popleft())
             for worker, reply in self._replies():
                 if worker.job:
-                    self._known[of_job[worker.job]] = Verdict(str(reply["verdict"]), str(reply.get("answer", "")))
+                    self._known[of_job[worker.job]] = _verdict(reply)
                 elif "ready" not in reply:
                     kinds = " ".join(sorted(self._kinds))
                     raise UserError(
@@ -180,38 +197,38 @@ class Verifier:
         found: list[tuple[_Worker, dict[str, Any]]] = []
         for pipe, (worker, deadline) in busy.items():
             if pipe in spoke:
-                raw = os.read(pipe, LINE_BYTES)
-                whole = raw.endswith(b"\n")
-                found.append((worker, json.loads(raw) if whole else {"verdict": "crash"}))
+                reply = _parsed(os.read(pipe, LINE_BYTES), worker.token)
             elif deadline <= time.monotonic():
-                whole = False
-                found.append((worker, {"verdict": "timeout"}))
+                reply = {"verdict": "timeout"}
             else:
                 continue
-            if not whole:
+            if "token" not in reply:
                 self._drop(worker)
+            found.append((worker, reply))
         return found
 
     def _assign(self, worker: _Worker, job: bytes) -> None:
         worker.job, worker.deadline = job, time.monotonic() + self.limit + GRACE_SECONDS
+        worker.token = secrets.token_hex(16)
         assert worker.process.stdin is not None
         try:
-            worker.process.stdin.write(job)
+            worker.process.stdin.write(pickle.dumps(worker.token) + job)
             worker.process.stdin.flush()
         except BrokenPipeError:
             return  # it is dead: its pipe says so when next read
 
     def _start(self) -> _Worker:
-        command = [sys.executable, "-m", "prmbench.verify_worker", *sorted(self._kinds)]
+        root = str(Path(__file__).resolve().parents[1])
+        command = [sys.executable, "-I", "-B", "-c", _BOOT, root, *sorted(self._kinds)]
         command += ["--limit", str(self.limit), "--memory", str(self._memory)]
-        paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is for the parent, which ends its workers
+            env=ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,  # Ctrl-C is for the parent, which ends its workers; and one group to kill
         )
         return _Worker(process, deadline=time.monotonic() + START_SECONDS)
 
@@ -225,31 +242,56 @@ def need(kind: str) -> None:
         raise UserError(f"verifier {kind}: needs {package.replace('_', '-')}; run: pip install prmbench[verify]")
 
 
+def _parsed(raw: bytes, token: str) -> dict[str, Any]:
+    """A worker's reply, or a crash where it is not one line that repeats the token."""
+    try:
+        reply = json.loads(raw) if raw.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        reply = None
+    if isinstance(reply, dict) and reply.get("token") == token:
+        return reply
+    return {"verdict": "crash"}
+
+
+def _verdict(reply: Mapping[str, Any]) -> Verdict:
+    """The verdict in a reply, whatever the reply holds."""
+    verdict, answer = reply.get("verdict"), reply.get("answer", "")
+    if not isinstance(verdict, str) or verdict not in OUTCOMES or not isinstance(answer, str):
+        return Verdict("crash")
+    return Verdict(verdict, answer)
+
+
 def _job(claim: Claim) -> bytes:
     """What a worker reads; also what makes two claims equal."""
-    text = answer_or_line(claim.text) if claim.verifier == "gym" else claim.text
+    text = answer_or_line(claim.text) if claim.verifier == "gym" else answer_region(claim.text) or ""
     return pickle.dumps((claim.verifier, text, claim.gold, dict(claim.entry)))
 
 
 def _at_once(claim: Claim) -> Verdict | None:
     """The verdict where no worker is needed, else None."""
-    if len(claim.text) > MAX_CHARACTERS:
-        return Verdict("too long")
     if not claim.gold.strip() and claim.verifier != "gym":  # whose scorers know the answer themselves
         return Verdict("no gold")
+    region = answer_region(claim.text)
+    if region is None or not region.strip():
+        return Verdict("no answer")
+    if len(region) > MAX_CHARACTERS and not boxes(region):
+        return Verdict("too long")
     if claim.verifier == "math":
-        return None if claim.text.strip() else Verdict("no answer")
+        return None
     answer = answer_or_line(claim.text)
     if not answer:
         return Verdict("no answer")
     if claim.verifier == "gym":
-        return None
+        metadata = claim.entry.get("metadata")
+        return Verdict("crash") if not isinstance(metadata, Mapping) or refusal(metadata) else None
     answer = normal(answer)
     return Verdict("right" if answer == normal(claim.gold) else "wrong", answer)
 
 
 def _end(worker: _Worker) -> None:
-    """Kills a worker and closes its pipes."""
+    """Kills a worker with all processes that it may have started, and closes its pipes."""
+    with contextlib.suppress(ProcessLookupError):  # the group is gone with its last member
+        os.killpg(worker.process.pid, signal.SIGKILL)
     worker.process.kill()
     worker.process.wait()
     for pipe in (worker.process.stdin, worker.process.stdout):
@@ -267,31 +309,29 @@ _NUMBER = re.compile(r"([+-]?)0*+(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d*))?")
 
 
 def final_answer(text: str) -> str:
-    r"""The last <answer>...</answer>, else the last \boxed{...}, else what follows the last "answer" on its line."""
-    before, closed, _ = text.rpartition("</answer>")
-    _, opened, tagged = before.rpartition("<answer>")
-    if closed and opened:
-        return _boxed(tagged) or tagged.strip()
-    found = _boxed(text) or next(iter(_ANNOUNCED.findall(text)[-1:]), "")
-    return found.strip()
+    r"""Return the final answer of a completion as text; empty when it has none.
+
+    Within its answer region (answers.py): the last box, what stands between `<answer>` tags, or what follows the last
+    "answer" on its line. A region that ends in an open box has no answer.
+    """
+    span = answer_span(text)
+    if span is None:
+        return ""
+    region = text[slice(*span)]
+    if boxes(region):
+        return last_box(region) or ""
+    if text[span[1] :].lstrip().lower().startswith("</answer"):
+        return region.strip()
+    return next(iter(_ANNOUNCED.findall(region)[-1:]), "").strip()
 
 
 def answer_or_line(text: str) -> str:
     """The final answer; of a text of one line that announces none, the line."""
-    whole = text.strip()
+    region = answer_region(text)
+    if region is None or boxes(region):
+        return final_answer(text)
+    whole = region.strip()
     return final_answer(text) or (whole if "\n" not in whole else "")
-
-
-def _boxed(text: str) -> str:
-    r"""Content of the last balanced \boxed{...}; empty when there is none. One pass, whatever the text."""
-    opens = {found.end() - 1 for found in re.finditer(r"\\boxed\s*+{", text)}
-    stack, content, last = [], "", -1
-    for brace in re.finditer(r"[{}]", text):
-        if brace[0] == "{":
-            stack.append(brace.start())
-        elif stack and (at := stack.pop()) in opens and at > last:
-            content, last = text[at + 1 : brace.start()].strip(), at
-    return content
 
 
 def normal(answer: str) -> str:

@@ -1,6 +1,7 @@
 """The process that checks answers for verify.py: reads pickled jobs, writes one JSON line each, may be killed.
 
-Run as `python -m prmbench.verify_worker KIND... [--limit SECONDS] [--memory BYTES]`. Knows nothing of prompts.
+Run as `python -m prmbench.verify_worker KIND... [--limit SECONDS] [--memory BYTES]`. Knows nothing of prompts. It is
+started by verify.py in an isolated interpreter, with nothing of its environment, in a process group of its own.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import signal
 import sys
 import tokenize
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 MAX_ANSWER = 300
 """Characters of an answer that are handed back: a reply must fit into one piece of a pipe."""
+SPELLING_SECONDS = 0.5
+"""Simplifying an answer that was judged in time may take so much more; the parent waits a second."""
+T = TypeVar("T")
 FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -40,60 +44,29 @@ class Overdue(BaseException):
     """The limit has passed. Not an Exception: math-verify and sympy catch those and go on."""
 
 
-def check_math(text: str, gold: str, _entry: Mapping[str, Any]) -> dict[str, str]:
-    """math-verify: gold first, as LaTeX in a box; the answer from a box, an "Answer:" line, or any last expression."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+def check_math(region: str, gold: str, _entry: Mapping[str, Any]) -> tuple[str, str, Callable[[str], str]]:
+    """The verdict on an answer region, its answer, and what spells that so that equal ones vote together."""
+    from prmbench.verification.grading import grade
+    from prmbench.verification.spelling import spelled
 
-    options: dict[str, Any] = {"parsing_timeout": None, "raise_on_error": True}
-    golds = parse(f"\\boxed{{{gold}}}", [LatexExtractionConfig()], **options)
-    if not golds:
-        return {"verdict": "no gold"}
-    found = parse(text, [ExprExtractionConfig(), LatexExtractionConfig()], **options)
-    if not found:
-        return {"verdict": "no answer"}
-    failed = False
-    for truth in golds:
-        for answer in found:
-            try:
-                if verify(truth, answer, timeout_seconds=None, raise_on_error=True):
-                    return {"verdict": "right", "answer": canonical(found)}
-            except FAILURES:
-                failed = True
-    return {"verdict": "crash" if failed else "wrong", "answer": canonical(found)}
+    return *grade(region, gold), spelled
 
 
-def canonical(found: list[Any]) -> str:
-    r"""Spelling of an extracted answer: 1/2, \frac{1}{2} and 0.5 are one, and so are `x = 3` and `3`.
-
-    `found` is what math-verify's parse returns: a sympy expression, then its text; or the text alone.
-    """
-    import sympy  # type: ignore[import-untyped]
-
-    answer = found[0]
-    if not isinstance(answer, sympy.Basic):
-        return str(found[-1]).strip()
-    try:
-        if isinstance(answer, sympy.Eq) and answer.lhs.is_Symbol:
-            answer = answer.rhs
-        if not answer.free_symbols:
-            answer = answer.doit()
-        if isinstance(answer, sympy.Float):
-            answer = sympy.Rational(str(answer))
-        return str(answer)
-    except FAILURES:
-        return str(found[-1]).strip()
-
-
-def check_gym(text: str, gold: str, entry: Mapping[str, Any]) -> dict[str, str]:
+def check_gym(text: str, gold: str, entry: Mapping[str, Any]) -> tuple[str, str, Callable[[str], str]]:
     """The scorer of the task's own dataset; only full marks are right."""
     import reasoning_gym
 
+    from prmbench.verification.gym_tasks import refusal
+
+    if reason := refusal(entry["metadata"]):  # as the parent has asked already
+        raise ValueError(reason)
     name = entry["metadata"]["source_dataset"]
     score = reasoning_gym.get_score_answer_fn(name)(answer=text, entry={**entry, "answer": gold})
-    return {"verdict": "right" if score >= 1 else "wrong", "answer": text}
+    return "right" if score >= 1 else "wrong", text, str
 
 
-CHECKS: Mapping[str, tuple[str, Callable[[str, str, Mapping[str, Any]], dict[str, str]]]] = {
+Check = Callable[[str, str, Mapping[str, Any]], tuple[str, str, Callable[[str], str]]]
+CHECKS: Mapping[str, tuple[str, Check]] = {
     "math": ("math_verify", check_math),
     "gym": ("reasoning_gym", check_gym),
 }
@@ -106,32 +79,45 @@ def serve(kinds: list[str], limit: float, memory: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for kind in kinds:
         __import__(CHECKS[kind][0])
+    if "math" in kinds:
+        __import__("prmbench.verification.spelling")
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):  # no file is written
+        resource.setrlimit(nothing, (0, 0))
     signal.signal(signal.SIGALRM, _overdue)
-    _reply(out, {"ready": True})
+    _reply(out, {"token": "", "ready": True})
     while True:
         try:
+            token = pickle.load(sys.stdin.buffer)
             kind, text, gold, entry = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        _reply(out, _timed(CHECKS[kind][1], (text, gold, entry), limit))
+        verdict, answer = _timed(CHECKS[kind][1], (text, gold, entry), limit)
+        _reply(out, {"token": token, "verdict": verdict, "answer": answer})
 
 
-def _timed(
-    check: Callable[..., dict[str, str]], job: tuple[str, str, Mapping[str, Any]], limit: float
-) -> dict[str, str]:
+def _timed(check: Check, job: tuple[str, str, Mapping[str, Any]], limit: float) -> tuple[str, str]:
+    """The verdict within the limit, and the answer's spelling, which may take longer and never costs a verdict."""
     try:
-        signal.setitimer(signal.ITIMER_REAL, limit)
-        try:
-            return check(*job)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        verdict, answer, spell = _within(limit, lambda: check(*job))
     except Overdue:
-        return {"verdict": "timeout"}
+        return "timeout", ""
     except FAILURES:
-        return {"verdict": "crash"}
+        return "crash", ""
+    try:
+        return verdict, _within(min(limit, SPELLING_SECONDS), lambda: spell(answer)) if answer else ""
+    except (Overdue, *FAILURES):
+        return verdict, answer
+
+
+def _within(seconds: float, function: Callable[[], T]) -> T:
+    """What a function returns. Raises Overdue after so many seconds."""
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        return function()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _overdue(_number: int, _frame: object) -> None:

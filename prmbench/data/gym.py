@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from prmbench.data.prompts import Prompt
 from prmbench.schema import UserError
+from prmbench.verification.gym_tasks import refusal
 
 TAGS = "\n\nPut the final answer, and nothing else, between <answer> and </answer>."
 """Some answers are grids of several lines, so a line or a box would not hold them; reasoning-gym reads these tags."""
@@ -28,13 +29,15 @@ def prompts(spec: str) -> list[Prompt]:
     for name in names:
         if name not in known:
             raise UserError(f"--data {spec}: no task {name!r} in reasoning-gym; it has {', '.join(sorted(known))}")
+        if reason := refusal({"source_dataset": name}):
+            raise UserError(f"--data {spec}: reasoning-gym's answers are not scored here ({reason}); take another task")
         try:
             entries = list(reasoning_gym.create_dataset(name, **options))
         except (AssertionError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"--data {spec}: reasoning-gym refuses it ({reason}); change the options") from error
         found += [
-            Prompt(f"{name}-{k}", entry["question"] + TAGS, entry["answer"] or "", name, "gym", entry["metadata"])
+            Prompt(f"{name}-{k}", entry["question"] + TAGS, entry["answer"] or "", name, "gym", entry["metadata"], True)
             for k, entry in enumerate(entries)
         ]
     return found

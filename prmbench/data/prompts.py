@@ -47,6 +47,8 @@ class Prompt:
     """`math`, `exact` or `gym`; empty = whatever the command says."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Of reasoning-gym what its scorer reads; else facts such as subject and level."""
+    generated: bool = False
+    """Whether reasoning-gym made it here: a row of a file does not choose that its scorer runs."""
 
 
 def load(path: Path, subsets: Sequence[str] = (), limit: int | None = None) -> list[Prompt]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from prmbench import data, distributed, judge, manifest, store, verify
+from prmbench import data, distributed, judge, manifest, store
 from prmbench import policy as sampler
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
@@ -71,8 +71,7 @@ def _planned(config: EvalConfig) -> _Planned:
     if config.data is None:
         raise UserError("--data is missing: benchmark policy reads prompts with answers, or gym:NAME")
     prompts = tuple(prompt_files.load(config.data, config.subset, config.limit))
-    for kind in sorted({sampler.kind_of(prompt, config) for prompt in prompts}):
-        verify.need(kind)
+    sampler.check_verifiers(prompts, config)
     row = data.BENCHMARKS["policy"]
     subsets = tuple(dict.fromkeys(p.subset for p in prompts))
     about = data.Loaded((), subsets, config.data.name, None, row.name, row.version, row.task)

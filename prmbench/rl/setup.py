@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench import distributed, distrl_options, manifest, store, verify
+from prmbench import distributed, distrl_options, manifest, store
 from prmbench.backends import common
 from prmbench.config import RolloutConfig
 from prmbench.data import prompts as prompt_files
@@ -23,7 +23,7 @@ from prmbench.engines import sampling
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import PLAIN
 from prmbench.manifest import CARD_FILE
-from prmbench.policy import kind_of
+from prmbench.policy import check_verifiers
 from prmbench.rl import ranges
 from prmbench.schema import UserError, text_hash
 from prmbench.training import batching
@@ -174,8 +174,7 @@ def prepare(config: DistRLConfig) -> Job:
     validation = tuple(prompt_files.load(config.validation_data)) if config.validation_data else ()
     _check_apart(prompts, validation)
     drawing = _drawing(config)
-    for kind in sorted({kind_of(prompt, drawing) for prompt in (*prompts, *validation)}):
-        verify.need(kind)
+    check_verifiers((*prompts, *validation), drawing)
     limits = [n for n in (shape.max_tokens, other.max_tokens if other else None) if n is not None]
     limit = min(limits, default=None)
     ids = _prompt_ids(prompts, "--data", shape, template, limit)

@@ -1,0 +1,205 @@
+r"""Equality of mathematical expressions: parsed by latex2sympy, compared exactly or at sample points.
+
+Constants are compared to 50 digits relative to their size, so that `\frac{1}{2^{98}}` is not `\frac{1}{2^{97}}`.
+Expressions with variables are compared at fixed rational points, positive ones and negative ones; where the value at a
+negative point is not real, as that of a root may be, only the positive points count.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import sympy  # type: ignore[import-untyped]
+from sympy.core.function import AppliedUndef  # type: ignore[import-untyped]
+
+from prmbench.verification.latex import FUNCTIONS
+from prmbench.verification.numbers import ENOUGH_DIGITS, Number
+
+MOST_CHARACTERS = 2_000
+"""A longer expression is not parsed."""
+DIGITS = 50
+_PRECISION = DIGITS + 20
+_POSITIVE = ("7/5", "13/6", "19/8", "31/9", "5/11", "43/12", "17/3", "29/13", "61/7", "3/10")
+"""Values of the variables, in order; the second point begins with the second of them, and so on."""
+_POINTS = 4
+
+
+class UnreadableError(Exception):
+    """The parser failed on an expression. That is not to be taken for a wrong answer."""
+
+
+@lru_cache(maxsize=256)
+def expression(text: str) -> sympy.Basic:
+    """Return plain LaTeX as a sympy expression, decimals as exact fractions, `i` as the imaginary unit.
+
+    Raises:
+        UnreadableError: The parser failed, or the text is longer than MOST_CHARACTERS.
+    """
+    parsed = _parsed(text)
+    if not isinstance(parsed, sympy.Basic):
+        raise UnreadableError("not one expression")
+    exact = {number: sympy.Rational(str(number)) for number in parsed.atoms(sympy.Float)}
+    names = {call: sympy.Symbol(str(call)) for call in parsed.atoms(AppliedUndef)}
+    units = {symbol: sympy.I for symbol in parsed.atoms(sympy.Symbol) if symbol.name == "i"}
+    return parsed.xreplace({**exact, **names}).xreplace(units)
+
+
+def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase:
+    from latex2sympy2_extended import latex2sympy
+
+    if len(text) > MOST_CHARACTERS:
+        raise UnreadableError(f"{len(text)} characters")
+    text = _for_parser(text)
+    if re.search(r"\d\s+\d", text):  # the parser would add the two
+        raise UnreadableError("two numbers side by side")
+    try:
+        return latex2sympy(text, is_real=False, convert_degrees=False, normalization_config=None)
+    except Exception as error:
+        raise UnreadableError(str(error).split("\n")[0]) from error
+
+
+def _for_parser(text: str) -> str:
+    """The text with what the parser takes for something else written otherwise: primes, bare names of functions."""
+    text = re.sub(r"_\s*(\w)", r"_{\1}", text)
+    text = re.sub(r"([A-Za-z])('+)", lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}", text)
+    text = re.sub(r"(?<![A-Za-z\\])(sqrt|pi|" + "|".join(sorted(FUNCTIONS)) + r")(?![A-Za-z])", r"\\\1 ", text)
+    text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
+    return re.sub(r"\^\s*\(([^()]*)\)", r"^{\1}", text)
+
+
+def same_expression(left: str, right: str) -> bool:
+    """Return whether two expressions in plain LaTeX are equal.
+
+    Raises:
+        UnreadableError: One of them cannot be parsed.
+    """
+    return same_value(expression(left), expression(right))
+
+
+def matrix_rows(text: str) -> list[list[sympy.Expr]]:
+    """Return the entries of a matrix that is written as an expression, such as a sum of two.
+
+    Raises:
+        UnreadableError: It cannot be parsed, or is no matrix.
+    """
+    matrix = _parsed(text).doit()
+    if not isinstance(matrix, sympy.MatrixBase):
+        raise UnreadableError("no matrix")
+    return [list(map(sympy.sympify, row)) for row in matrix.tolist()]
+
+
+def same_value(left: sympy.Basic, right: sympy.Basic) -> bool:
+    """Return whether two sympy expressions are equal, wherever both have a value."""
+    if left == right:
+        return True
+    if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
+        return False
+    variables = sorted(left.free_symbols | right.free_symbols, key=str)
+    return _equal_at_points(left, right, variables)
+
+
+def _equal_at_points(left: sympy.Expr, right: sympy.Expr, variables: list[sympy.Symbol]) -> bool:
+    compared = 0
+    for sign in (1, -1) if variables else (1,):
+        for first in range(_POINTS if variables else 1):
+            values = {
+                v: sign * sympy.Rational(_POSITIVE[(first + 3 * k) % len(_POSITIVE)]) for k, v in enumerate(variables)
+            }
+            a, b = _value(left, values), _value(right, values)
+            if a is None or b is None:
+                continue
+            if sign < 0 and not (_is_real(a) and _is_real(b)):
+                continue
+            if not _close(a, b):
+                return False
+            compared += 1
+    return compared > 0
+
+
+def _value(expr: sympy.Expr, values: dict[sympy.Symbol, Any]) -> sympy.Expr | None:
+    """The number at a point, or None where there is none."""
+    try:
+        number = expr.subs(values).doit().evalf(_PRECISION, maxn=400)
+    except (ArithmeticError, TypeError, ValueError, AttributeError, NotImplementedError):
+        return None
+    return number if number.is_number and number.is_finite else None
+
+
+def _is_real(value: sympy.Expr) -> bool:
+    return bool(abs(value.as_real_imag()[1]) <= sympy.Float(10) ** -DIGITS)
+
+
+def _close(a: sympy.Expr, b: sympy.Expr) -> bool:
+    scale = max(abs(a), abs(b))
+    return bool(scale == 0 or abs(a - b) <= scale * sympy.Float(10) ** -DIGITS)
+
+
+def equals_number(text: str, number: Number) -> bool:
+    """Return whether a constant expression equals a number, at the precision with which the number is written.
+
+    Raises:
+        UnreadableError: The expression cannot be parsed.
+    """
+    exact = expression(text)
+    if not isinstance(exact, sympy.Expr):
+        return False
+    if exact.free_symbols:
+        return _equal_at_points(exact, sympy.Rational(number.value), sorted(exact.free_symbols, key=str))
+    value = _value(exact, {})
+    if value is None:
+        return False
+    given = sympy.Rational(number.value)
+    if _close(value, given):
+        return True
+    if number.last_digit is None or number.digits < ENOUGH_DIGITS:
+        return False
+    return bool(abs(value - given) <= sympy.Rational(number.last_digit))
+
+
+def same_equation(left: tuple[str, str], right: tuple[str, str], positive: bool = False) -> bool:
+    """Return whether two equations, each a pair of sides, are multiples of each other.
+
+    Args:
+        left: Sides of the first, in plain LaTeX.
+        right: Sides of the second.
+        positive: Whether the factor must be positive, as between inequalities.
+
+    Raises:
+        UnreadableError: A side cannot be parsed.
+    """
+    first, second = (_difference(*sides, keep_denominator=positive) for sides in (left, right))
+    if first.free_symbols != second.free_symbols or not first.free_symbols:
+        return False
+    variables = sorted(first.free_symbols, key=str)
+    ratio = first / second
+    factor = _value(ratio, {v: sympy.Rational(_POSITIVE[3 * k % len(_POSITIVE)]) for k, v in enumerate(variables)})
+    if factor is None or factor == 0 or (positive and not factor > 0):
+        return False
+    return _equal_at_points(ratio, factor, variables)
+
+
+def _difference(left: str, right: str, keep_denominator: bool) -> sympy.Expr:
+    """Left side minus right side; without its denominator, by which an equation may be multiplied, or with it."""
+    sides = expression(left), expression(right)
+    if not all(isinstance(side, sympy.Expr) for side in sides):
+        raise UnreadableError("a side is no expression")
+    difference = (sides[0] - sides[1]).doit()
+    return difference if keep_denominator else sympy.together(difference).as_numer_denom()[0]
+
+
+def latex(expr: sympy.Expr) -> str:
+    """Return an expression as LaTeX."""
+    return str(sympy.latex(expr))
+
+
+def spelled(expr: sympy.Basic) -> str:
+    """Return one spelling for equal expressions: constants simplified, rational functions expanded and cancelled."""
+    if not isinstance(expr, sympy.Expr):
+        return str(expr)
+    expr = expr.doit()
+    if expr.free_symbols:
+        expr = sympy.cancel(sympy.together(expr))
+        return str(sympy.expand(expr) if expr.is_polynomial() else expr)
+    return str(expr if expr.is_Rational else sympy.simplify(expr))

@@ -1,0 +1,186 @@
+r"""What a text gives as its final answer: its last box, what it announces, its only line, or its last expression.
+
+An answer may be read in more than one way (`The answer is 42 in 2024.`); each reading is a beginning of what was
+announced, so that an answer is right when one of its readings is.
+"""
+
+from __future__ import annotations
+
+import re
+
+from prmbench.answers import Box, boxes
+from prmbench.verification.latex import plain_latex
+
+MOST_CHARACTERS = 50_000
+"""Longer texts without a box are not searched: some of math-verify's patterns take time quadratic in the length."""
+SHORT = 200
+MOST_WORDS = 3
+"""A line of more characters or more words is prose, and not an answer by itself."""
+
+_JOIN = re.compile(r"[A-Za-z()\s]{0,40}?\s*(?:,?\s*(?:and|or)\b|,|;)\s*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?")
+"""Between boxes that a sentence joins: `papers and`, `, y =`; but not `, then`."""
+_MARKUP = re.compile(r"\$|\\[()\[\],;: ]|\\q?quad|\\text\s*\{|\}|\s+")
+_KEY = re.compile(
+    r"(?i)####|\b(answers?|ans)\b|\b(?:result|solution)\b|答案|答え|réponse|respuesta|antwort|resposta|risposta|ответ"
+)
+_IS = r"(?:(?:is|are|was|be|est|es|ist|é|è)\b|[是为:：=])"
+_FILLER = r"(?:therefore|thus|simply|just|indeed|then|exactly|equal to|for sure)\b"
+_LINK = re.compile(rf"(?i)[*_\s]*{_IS}(?:[*_\s]*(?:{_IS}|{_FILLER}))*[*_]*|[*_ \t]*(?=[-$\\(\d])|(?<=####)")
+_LONG_LINK = re.compile(rf"(?i)\s[^.\n:=$\\]{{0,80}}?\s{_IS}(?:[*_\s]*(?:{_IS}|{_FILLER}))*[*_]*")
+"""Between "answer" and what it is: `is`, `: **`, `to your question is therefore`."""
+_NEGATED = re.compile(r"(?i)\s*(?:not|neither|unclear|unknown|none of these)\b")
+_IS_NOT = re.compile(r"(?i)\s*(?:is|are|was)n['o’]t\b")
+_CORRECTION = re.compile(
+    r"(?i)[.!?,;]\s*(?:wait|no|actually|hmm+|correction|sorry|oops)\b[,.:!]*\s*"
+    r"(?:(?:it|that|the answer)(?:'s| is| should be)\s*)?(?=\S)"
+)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$|\*)|。|\n")
+_MATH = re.compile(r"\$\$(.+?)\$\$|\$((?:\\\$|[^$])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MATH_JOINT = re.compile(r"\s*(?:,?\s*(?:and|or)\b|,|;)\s*")
+_LEADING_NUMBER = re.compile(
+    r"\s*(?:[$€£]|\\\$)?\s*([-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?:\s+\d+/\d+|/\d+)?\s*(?:\\?%)?)(?=[.,;:!?)*]*(?:\s|$))"
+    r"(?![.,;:!?)*]*\s*(?:[-+*/^=<>\\$\d(]|[A-Za-z]\b|and\b|or\b|to\b|times\b|plus\b|minus\b|over\b|out\b|of\b|by\b|squared\b|cubed\b|divided\b|"
+    r"multiplied\b|hundred\b|thousand\b|million\b|billion\b|dozen\b|half\b|halves\b|thirds?\b|fourths?\b|fifths?\b))"
+)
+_LEADING_LETTER = re.compile(r"\s*[*_]*\(?([A-J])\)?[*_]*(?=[.,;:)]|\s*$|\s+[-–—]|\s+(?:because|since|as)\b)")
+_NO_GOLD = frozenset(["nan", "null", "n/a"])
+_SPECIAL = re.compile(r"<\|.*", re.DOTALL)
+"""What follows the end of a completion that was written out with its special tokens."""
+_NUMBER = re.compile(r"(?<![A-Za-z\d_.,])[-+]?\d[\d,]*(?:\.\d+)?(?![A-Za-z\d_]|[.,]\d)")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_SENTENCE_START = re.compile(
+    r"(?i)\s*(?:so|thus|therefore|hence|then|finally|we|it|this|that)\b|[A-Za-z ]{2,}\s*:\s*[-$\d\\]"
+)
+_HOPE = re.compile(r"(?i)final answer is\s*:?\s*(.*?)\.?\s*I hope it is correct", re.DOTALL)
+_COPULA = re.compile(r"(?i)\b(?:is|are|was|equals?|be)\b\s*:?|[=:]")
+
+
+def answers(region: str) -> list[str]:
+    """Return the readings of a completion's final answer, plain LaTeX, the best one first; empty where it has none.
+
+    Args:
+        region: What answers.answer_region returns.
+    """
+    found = boxes(region)
+    if found and (said := _HOPE.search(region, found[-1].end)):  # the closing line of Minerva's prompt
+        return _plain(_leading(said[1]))
+    if found:
+        return _plain([_joined_boxes(region, found)])
+    readings = announced(region)
+    if readings is None:
+        return []
+    line = region.strip()
+    if not readings and "\n" not in line and not _is_prose(line):
+        readings = [line, *_leading(line)]
+    return _plain(readings) or _plain(_last_expression(region))
+
+
+def _is_prose(line: str) -> bool:
+    """Whether a line is a sentence, in which an answer stands, and not an answer."""
+    outside = _MATH.sub(" ", line)
+    words = [word for word in _WORD.findall(outside) if word not in ("and", "or")]
+    return (
+        (len(line) > SHORT and bool(words))
+        or len(words) > MOST_WORDS
+        or len(re.findall(r"[^\W\d_a-zA-Z]", outside)) > MOST_WORDS  # of a script without blanks
+        or (len(words) > 1 and (outside != line or line.rstrip().endswith((".", "!", "?"))))
+        or _SENTENCE_START.match(line) is not None
+    )
+
+
+def golds(gold: str) -> list[str]:
+    """Return the readings of a gold answer, which may be a whole solution; empty where it has none that can be read."""
+    if gold.strip().lower() in _NO_GOLD:
+        return []
+    found = boxes(gold)
+    if found:
+        return _plain([_joined_boxes(gold, found, gold=True)])
+    if "####" in gold:
+        return _plain([gold.rpartition("####")[2]])
+    if _is_prose(gold):
+        return _plain(announced(gold) or [])
+    return _plain([gold])
+
+
+def _plain(texts: list[str]) -> list[str]:
+    return list(dict.fromkeys(plain for plain in map(plain_latex, texts) if plain))
+
+
+def _joined_boxes(text: str, found: list[Box], gold: bool = False) -> str:
+    """The last box, with those before it that the sentence joins to it; empty when the last one is never closed.
+
+    A gold answer was not cut: its last box may be open, and boxes without a word between them belong together.
+    """
+    contents: list[str] = []
+    for k in range(len(found) - 1, -1, -1):
+        between = _MARKUP.sub(" ", text[found[k].end : found[k + 1].start]).strip() if contents else ""
+        if contents and not (_JOIN.fullmatch(between + " ") or (gold and not re.search(r"[\w.]", between))):
+            break
+        content = found[k].content
+        if content is None:
+            if not gold:
+                break
+            content = text[found[k].start :].partition("{")[2]
+        contents.insert(0, content)
+    return ", ".join(dict.fromkeys(contents))
+
+
+def announced(text: str) -> list[str] | None:
+    """Return the readings of what follows the last "answer" of a text, or `####`; empty where nothing is announced.
+
+    Returns:
+        None when all that is announced is what the answer is not.
+    """
+    negated = False
+    for key in reversed(list(_KEY.finditer(text))):
+        if _IS_NOT.match(text, key.end()):
+            negated = True
+            continue
+        link = _LINK.match(text, key.end()) or (_LONG_LINK.match(text, key.end()) if key[1] else None)
+        if link is None:
+            continue
+        if _NEGATED.match(text, link.end()):
+            negated = True
+            continue
+        tail = text[link.end() :].lstrip(" \t*_:：=\n")
+        if not tail.strip():
+            continue
+        corrected = [c.end() for c in _CORRECTION.finditer(tail.partition("\n")[0])]
+        for start in [*reversed(corrected), 0]:
+            if readings := _leading(tail[start:]):
+                return readings
+    return None if negated else []
+
+
+def _leading(tail: str) -> list[str]:
+    """Readings of what a text begins with: its first mathematics, its first sentence, its first number or letter."""
+    tail = tail.lstrip()
+    math, position = list[str](), 0
+    while segment := _MATH.match(tail, position):
+        math.append(next(group for group in segment.groups() if group is not None))
+        position = segment.end()
+        joint = _MATH_JOINT.match(tail, position)
+        if joint is None or not _MATH.match(tail, joint.end()):
+            break
+        position = joint.end()
+    if math:
+        return [", ".join(math)]
+    readings = [match[1] for leading in (_LEADING_NUMBER, _LEADING_LETTER) if (match := leading.match(tail))]
+    sentence = _SENTENCE_END.split(_SPECIAL.sub("", tail), maxsplit=1)[0].strip()
+    if not _is_prose(sentence):
+        return [*readings, sentence] if sentence else readings
+    copulas = list(_COPULA.finditer(sentence))
+    if copulas:
+        readings += _leading(sentence[copulas[-1].end() :])
+    numbers = _NUMBER.findall(sentence)
+    return readings + numbers if len(numbers) == 1 else readings
+
+
+def _last_expression(text: str) -> list[str]:
+    """The last formula or number of a text that announces no answer, as math-verify finds it."""
+    from math_verify import parse
+
+    if len(text) > MOST_CHARACTERS:
+        return []
+    found = parse(text, parsing_timeout=None, raise_on_error=True)
+    return [found[-1]] if found and isinstance(found[-1], str) else []

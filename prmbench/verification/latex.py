@@ -1,0 +1,283 @@
+r"""Answers as people and models write them, brought to one plain LaTeX: `**\dfrac12$**` is `\frac{1}{2}`.
+
+`plain_latex` removes what is only dress: fonts, spacing, delimiters, final punctuation, currency, degree signs, digit
+groups. What may carry meaning (words, units, percent signs, brackets, commas) stays for forms.py to read. Every pattern
+is linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+FUNCTIONS = frozenset(
+    """
+    sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln lg exp gcd lcm max min mod det
+    arg deg dim ker sup inf lim sqrt abs floor ceil
+    """.split()
+)
+"""Names that are mathematics when they stand between digits and letters, not words."""
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙₘᵢⱼₖ", "0123456789+-=()aeoxnmijk")
+_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ]+")
+_SUBSCRIPT_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙₘᵢⱼₖ]+")
+_GREEK = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau
+    upsilon phi chi psi omega
+    """.split()
+_CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split()
+_SYMBOLS = {
+    **{chr(0x3B1 + k): f"\\{name} " for k, name in enumerate(_GREEK)},
+    **{capital: f"\\{name} " for capital, name in zip("ΓΔΘΛΞΠΣΦΨΩ", _CAPITALS, strict=True)},
+    **dict.fromkeys("−–—‐‑‒﹣－", "-"),
+    **dict.fromkeys("×✕✖⨯", r"\times "),
+    **dict.fromkeys("·⋅∙•", r"\cdot "),
+    "÷": r"\div ",
+    "∕": "/",
+    "±": r"\pm ",
+    "∓": r"\mp ",
+    "≤": r"\le ",
+    "≦": r"\le ",
+    "⩽": r"\le ",
+    "≥": r"\ge ",
+    "≧": r"\ge ",
+    "⩾": r"\ge ",
+    "≠": r"\ne ",
+    "≈": r"\approx ",
+    "≃": r"\approx ",
+    "≅": r"\cong ",
+    "≡": r"\equiv ",
+    "∞": r"\infty ",
+    "∈": r"\in ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∅": r"\emptyset ",
+    "⌀": r"\emptyset ",
+    "Ø": r"\emptyset ",
+    "ℝ": r"\mathbb{R}",
+    "ℤ": r"\mathbb{Z}",
+    "ℚ": r"\mathbb{Q}",
+    "ℕ": r"\mathbb{N}",
+    "ℂ": r"\mathbb{C}",
+    "⟨": r"\langle ",
+    "⟩": r"\rangle ",
+    "〈": r"\langle ",
+    "〉": r"\rangle ",
+    "⌊": r"\lfloor ",
+    "⌋": r"\rfloor ",
+    "⌈": r"\lceil ",
+    "⌉": r"\rceil ",
+    "∠": r"\angle ",
+    "△": r"\triangle ",
+    "∖": r"\setminus ",
+    "°": r"^\circ ",
+    "˚": r"^\circ ",
+    "º": r"^\circ ",
+    "℃": r"^\circ C",
+    "℉": r"^\circ F",
+    "。": ".",
+    "、": ",",
+    "′": "'",
+    "’": "'",
+    "‘": "'",
+    "”": '"',
+    "“": '"',
+    "µ": r"\mu ",
+    "ϕ": r"\phi ",
+    "ϵ": r"\epsilon ",
+    "∑": r"\sum ",
+    "∏": r"\prod ",
+    "∫": r"\int ",
+    "→": r"\to ",
+    "⇒": r"\implies ",
+    "…": "...",
+}
+_SYMBOL = re.compile("[" + re.escape("".join(_SYMBOLS)) + "]")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\ufeff\ud800-\udfff\x00-\x08\x0e-\x1f\x7f]")
+_SPACE = re.compile(r"\s")
+_VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e\u2189]")
+_ROOT = re.compile(r"([√∛∜])[ ]?(\d+(?:\.\d+)?|[A-Za-z]|\\[A-Za-z]+|\([^()]*\)|\{[^{}]*\})")
+_ROOT_NAMES = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
+
+_TAKES_ARGUMENTS = re.compile(
+    r"(\\sqrt(?![A-Za-z])\s*(?:\[[^\[\]]*\])?)|\\(?:[dtcsx]|nice)?(frac)(?![A-Za-z])|\\[dt]?(binom)(?![A-Za-z])"
+)
+_TOKEN = re.compile(r"\{|\\[A-Za-z]+|[^\s{}]")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|tt|sf|sc|up|md|normal)?|[mh]box|math(?:rm|bf|it|sf|tt|normal)|operatorname\*?|mathop"
+    r"|boldsymbol|bm|pmb|emph|underline|ensuremath)\s*+\{([^{}]*)\}"
+)
+_PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        # Delimiters, fonts, spacing.
+        (r"(?<!\\)\\[()]|(?<!\\)\\[\[\]]", " "),
+        (
+            r"\\begin\{(?:aligned|align\*?|equation\*?|gathered|split)\}|\\end\{(?:aligned|align\*?|equation\*?|gathered|split)\}",
+            " ",
+        ),
+        (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.", " "),
+        (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*", ""),
+        (r"\\(?:display|text|script|scriptscript)style(?![A-Za-z])|\\(?:no)?limits(?![A-Za-z])", " "),
+        (r"\{\\(?:rm|bf|it|tt|sf|cal)(?![A-Za-z])\s*([^{}]*)\}", r"{\\text{\1}}"),
+        (r"\\(?:rm|bf|it|tt|sf|cal)(?![A-Za-z])", " "),
+        (
+            r"\\color\s*\{[^{}]*\}|\\label\s*\{[^{}]*\}|\\tag\*?\s*\{[^{}]*\}|\\[hv]?phantom\s*\{[^{}]*\}|\\hspace\*?\s*\{[^{}]*\}",
+            " ",
+        ),
+        (r"\\textcolor\s*\{[^{}]*\}", " "),
+        (r"(\d)\s*(?:\{\s*,\s*\}|,\s*\\!|\\[,!;: ])\s*(?=\d{3}(?!\d))", r"\1"),
+        (r"\\!", ""),
+        (
+            r"(?<!\\)\\[,;:> ]|\\(?:q?quad|enspace|(?:thin|med|thick|nobreak)space|hfill)(?![A-Za-z])|(?<!\\)~|&nbsp;",
+            " ",
+        ),
+        # One spelling for each sign.
+        (r"\\le(?:q|qslant|qq)?(?![A-Za-z])|\\lt(?![A-Za-z])\s*=|<=|=<", r"\\le "),
+        (r"\\ge(?:q|qslant|qq)?(?![A-Za-z])|\\gt(?![A-Za-z])\s*=|>=", r"\\ge "),
+        (r"\\lt(?![A-Za-z])", "<"),
+        (r"\\gt(?![A-Za-z])", ">"),
+        (r"\\neq?(?![A-Za-z])|\\not\s*=|!=", r"\\ne "),
+        (r"\\(?:approx|approxeq|simeq|thickapprox|doteq)(?![A-Za-z])|~=", r"\\approx "),
+        (r"\\(?:lbrace|lcurly)(?![A-Za-z])\s*", r"\\{"),
+        (r"\\(?:rbrace|rcurly)(?![A-Za-z])\s*", r"\\}"),
+        (r"\\lbrack(?![A-Za-z])\s*", "["),
+        (r"\\rbrack(?![A-Za-z])\s*", "]"),
+        (r"\\[lr]?vert(?![A-Za-z])", "|"),
+        (r"\\colon(?![A-Za-z])", ":"),
+        (r"\\(?:varnothing|O)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
+        (r"\\infin(?![A-Za-z])|(?<![A-Za-z\\])\+?(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),
+        (r"\\(?:Bbb|mathbb)\s*\{?\s*([RQZNC])\s*\}?(?![A-Za-z])", r"\\mathbb{\1}"),
+        (r"\\mathbf\{R\}|\\(?:reals|Reals|R)(?![A-Za-z])", r"\\mathbb{R}"),
+        (r"\\(?:var)?(epsilon|phi|theta|rho|sigma|kappa)(?![A-Za-z])", r"\\\1 "),
+        (r"\\imath(?![A-Za-z])", "i"),
+        (r"\\ast(?![A-Za-z])", r"\\cdot "),
+        (r"\\(?:dots|ldots|cdots|dotsc|dotsb)(?![A-Za-z])", "..."),
+        (r"\\dbinom(?![A-Za-z])|\\tbinom(?![A-Za-z])", r"\\binom"),
+        # Degrees, currency, percent.
+        (r"\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:[CF](?![A-Za-z]))?|\\degree(?:s)?(?![A-Za-z])|\\textdegree", " "),
+        (r"\\\$|\\pounds(?![A-Za-z])|\\euro(?![A-Za-z])|[€£¥₹₽₩₪฿¢]", " "),
+        (
+            r"\\?%|\s*\\text\s*\{\s*(?:percent(?:age)?|per cent|pct\.?)\s*\}|\s*\b(?:percent(?:age)?|per cent|pct)\b",
+            r"\\% ",
+        ),
+        (r"\\?\"|''|``|\$", " "),
+    )
+)
+DIGIT_GROUPS = re.compile(r"(?<![\d.,(\[])(?<!\\\{)([1-9]\d{0,2}(?:,\d{3})+)(?![\d,]|\.\d*,)")
+"""1,000 and 12,345,678; right behind a bracket the comma separates two numbers."""
+_DECIMAL_COMMA = re.compile(r"(?<![\d.,(\[])0,(?=\d{3,}(?![\d,]))")
+_SPACED_GROUPS = re.compile(r"(?<![\d.,/])(?<!\d )(\d{1,3}(?: \d{3})+)(?![\d/]| \d)")
+_BARE_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
+_LAST_POINT = re.compile(r"(\d)\.(?![\d.])")
+_ANNOUNCEMENT = re.compile(
+    r"(?i)^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?(?:answer|ans|result|solution)s?\s*(?:is|are|[:=])\s*[:=]?\s*(\})?\s*"
+)
+_FIRST_MARKS = re.compile(r"^[\s,;:?*_`]+|^\\approx\s*|^=\s*|^(?:about|approximately|roughly|exactly)\s+(?=[-\d\\])")
+_FINAL_MARKS = re.compile(r"[\s,;:?*_`\\]+$|(?<!\.)\.$")
+
+
+def plain_latex(text: str) -> str:
+    r"""Return an answer without its dress, e.g. `\frac{1}{2}` for `½`, `$\dfrac12$.` and `\( \tfrac{1}2 \)`."""
+    text = re.sub(r"\*\*(.+?)\*\*", r"\1", _ascii(text))
+    if r"\begin" not in text:  # where a double backslash ends a row
+        text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    text = _plain_text_commands(text)
+    text = _braced_arguments(text)
+    text = DIGIT_GROUPS.sub(lambda m: m[1].replace(",", ""), text)
+    text = _DECIMAL_COMMA.sub("0.", text)
+    text = _SPACE.sub(" ", text)
+    text = re.sub(" +", " ", text)
+    text = _SPACED_GROUPS.sub(lambda m: m[1].replace(" ", ""), text)
+    text = _BARE_POINT.sub("0.", text)
+    text = _trimmed(text)
+    return _LAST_POINT.sub(r"\1", text)
+
+
+def _ascii(text: str) -> str:
+    """Unicode mathematics as LaTeX, full-width and other look-alikes as ASCII."""
+    text = _SPACE.sub(" ", _INVISIBLE.sub("", text))
+    text = _VULGAR.sub(_vulgar_fraction, text)
+    text = _SUPERSCRIPT_RUN.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = _SUBSCRIPT_RUN.sub(lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
+    text = _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
+    text = _ROOT.sub(lambda m: f"{_ROOT_NAMES[m[1]]}{{{m[2].strip('(){}')}}}", unicodedata.normalize("NFKC", text))
+    return text
+
+
+def _vulgar_fraction(match: re.Match[str]) -> str:
+    over, under = unicodedata.normalize("NFKC", match[0]).split("\u2044")
+    return f"\\frac{{{over}}}{{{under or 1}}}"
+
+
+def _plain_text_commands(text: str) -> str:
+    r"""`\text{17}` is 17, `\mathrm{e}` is e, `\operatorname{arcsin}` is a function; words stay in `\text{...}`."""
+
+    def plain(match: re.Match[str]) -> str:
+        content = match[1].strip()
+        if content in FUNCTIONS:
+            return f"\\{content} "
+        if re.search("[A-Za-z]{2}", content) or re.search(r"[^\x00-\x7f]", content):
+            return f"\\text\0{{{match[1]}}}"  # the mark keeps it from being read again
+        return f" {content} " if content else " "
+
+    for _ in range(4):  # commands inside commands
+        replaced = _TEXT.sub(plain, text)
+        if replaced == text:
+            break
+        text = replaced
+    return text.replace("\0", "")
+
+
+def _braced_arguments(text: str) -> str:
+    r"""`\frac12` as `\frac{1}{2}`, `\sqrt2` as `\sqrt{2}`; from the right, so that inner commands are done first."""
+    for command in reversed(list(_TAKES_ARGUMENTS.finditer(text))):
+        name = command[1] or f"\\{command[2] or command[3]}"
+        position = command.end()
+        for _ in range(1 if command[1] else 2):
+            argument, position = _argument(text, position)
+            name += argument
+        text = text[: command.start()] + name + text[position:]
+    return text
+
+
+def _argument(text: str, position: int) -> tuple[str, int]:
+    """The argument that TeX would read at a position, in braces, and where it ends."""
+    while text[position : position + 1] == " ":
+        position += 1
+    token = _TOKEN.match(text, position)
+    if token is None:
+        return "", position
+    if token[0] != "{":
+        return f"{{{token[0]}}}", token.end()
+    end = closing_bracket(text, position)
+    return text[position:end], end
+
+
+def closing_bracket(text: str, position: int) -> int:
+    """Return the index behind the brace that closes the one at `position`; the text's length when none does."""
+    depth = 0
+    for brace in _BRACE.finditer(text, position):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return brace.end()
+    return len(text)
+
+
+def _trimmed(text: str) -> str:
+    """The text without marks at its ends, without "answer:" before it and without braces around the whole."""
+    while True:
+        before = text
+        text = _FIRST_MARKS.sub("", text)
+        if not text.endswith("..."):
+            text = _FINAL_MARKS.sub("", text)
+        text = _ANNOUNCEMENT.sub("", text)
+        if text.startswith("{") and closing_bracket(text, 0) == len(text) and text.endswith("}"):
+            text = text[1:-1]
+        if text == before:
+            return text

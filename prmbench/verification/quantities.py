@@ -1,0 +1,93 @@
+r"""Numbers and expressions with something beside them: units, currency, percent signs, nouns.
+
+Units, currency and percent signs are decoration: `10 cm` is 10, and so is `10\%`. Nouns count only against nouns:
+`13 nickels` is 13, and not 13 dimes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from prmbench.verification.latex import FUNCTIONS
+from prmbench.verification.numbers import Number, read_number
+
+UNITS = frozenset(
+    """
+    nm um mm cm dm m km in inch inches ft foot feet yd yard yards mi mile miles mil mg g gm gram grams kg kilogram
+    kilograms lb lbs pound pounds oz ounce ounces ton tons tonne tonnes ms s sec secs second seconds min mins minute
+    minutes h hr hrs hour hours d day days wk week weeks month months yr yrs year years century centuries ml cl dl l
+    L liter liters litre litres gal gallon gallons pint pints quart quarts cup cups cc cu sq ha hectare hectares
+    acre acres are Hz kHz MHz GHz N kN Pa kPa MPa bar atm J kJ MJ eV keV MeV W kW MW V mV kV A mA Ohm ohm ohms F C K
+    T mol M erg ergs dyne dynes cal kcal rad radian radians deg degree degrees mph kmh kmph kph fps bit bits byte
+    bytes kb mb gb cent cents dollar dollars euro euros rupee rupees yen yuan usd eur gbp inr rs rmb cny unit units
+    square cubic squared cubed per and percent point points angstrom angstroms parsec parsecs pc Mpc kpc ly AU au Jy
+    mag
+    """.split()
+)
+"""Words that name a unit of measurement. Single letters count behind a space or inside a text command only."""
+_CURRENCY = re.compile(r"(?i)^(?:usd|us|eur|gbp|inr|rs\.?|rmb|cny)\s*(?=[-\d\\])")
+_TEXT_UNIT = r"\\text\s*\{[^{}]*\}\s*(?:\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
+_BARE_UNIT = r"[A-Za-z\\][A-Za-z.']*(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
+_TAIL = re.compile(rf"(\s*[/*-]|\s*\\cdot|,?\s)?\s*({_TEXT_UNIT}|{_BARE_UNIT})$")
+MOST_WORDS = 8
+"""A number with more words behind it is a sentence."""
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """What a scalar answer says."""
+
+    core: str
+    """The number or expression, as plain LaTeX."""
+    number: Number | None
+    """The core as a number; None where it is another expression."""
+    noun: str = ""
+    """Words behind the core that are no unit, in lower case."""
+    percent: bool = False
+
+
+def read_quantity(text: str) -> Quantity:
+    r"""Return a scalar's core and what stands beside it: `12\text{ cm}^2` has the core `12`, `72 marbles` a noun."""
+    core, percent = _without_percent(_CURRENCY.sub("", text.strip()))
+    whole, words = core, list[str]()
+    for _ in range(MOST_WORDS):
+        match = _TAIL.search(core)
+        if match is None or match.start() == 0 or not _may_stand_beside(match[2], match[1] or ""):
+            break
+        words.insert(0, match[2])
+        core = core[: match.start()].rstrip()
+    core, inner_percent = _without_percent(core)
+    number = read_number(core)
+    if words and number is None and (_ends_open(core) or not all(map(_is_unit, words))):
+        return Quantity(whole, read_number(whole), "", percent)
+    names = re.findall(r"[^\W\d_]+", " ".join(_TEXT.sub(r"\1", word) for word in words))
+    noun = " ".join(name.lower() for name in names if name not in UNITS and name.lower() not in UNITS)
+    return Quantity(core, number, noun, percent or inner_percent)
+
+
+def _without_percent(core: str) -> tuple[str, bool]:
+    return core.removesuffix("\\%").rstrip(), core.endswith("\\%")
+
+
+def _may_stand_beside(word: str, gap: str) -> bool:
+    """Whether a trailing word may be a unit or a noun, and not a factor: `12 m`, not `12m` or `12 x`."""
+    if word.startswith("\\"):
+        return word.startswith("\\text")
+    name = re.split(r"[^A-Za-z']", word)[0]
+    if name in FUNCTIONS or name == "pi":
+        return False
+    if name in UNITS or name.lower() in UNITS:
+        return len(name) > 1 or bool(gap)
+    return len(name) > 2 and bool(gap)
+
+
+def _is_unit(word: str) -> bool:
+    return word.startswith("\\text") or re.split(r"[^A-Za-z']", word)[0] in UNITS
+
+
+def _ends_open(core: str) -> bool:
+    """Whether the core ends with an operator that wants something behind it, or inside a group."""
+    operator = re.search(r"[-+*/^_=<>({\[,:]$|\\(?:times|cdot|div|pm|mp|frac|sqrt|le|ge|in|cup|cap)$", core)
+    return not core or operator is not None or core.count("{") != core.count("}")

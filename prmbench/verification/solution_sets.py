@@ -1,0 +1,140 @@
+r"""Sets of real numbers, however they are written: `[2,5)`, `2 \le x < 5`, `x \in [2,5)`, `\mathbb{R}`, unions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import sympy  # type: ignore[import-untyped]
+
+from prmbench.verification.expressions import UnreadableError, expression
+from prmbench.verification.forms import Form, Items, Joined, Relation, Scalar, parse
+
+_VARIABLE = re.compile(r"(?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\{[^{}]*\}|\w))?(?:\([A-Za-z]\))?")
+_REALS = re.compile(r"\\mathbb\{R\}|\\text\s*\{\s*(?:all\s+)?real(?:s|\s+numbers)\s*\}|(?:all\s+)?real(?:s|\s+numbers)")
+_FAILURES = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError, UnreadableError)
+
+
+@dataclass(frozen=True, slots=True)
+class SolutionSet:
+    """Real numbers, and the variable that they are values of; empty where none is named."""
+
+    variable: str
+    numbers: sympy.Set
+
+    def equals(self, other: SolutionSet) -> bool:
+        """Whether both hold the same numbers, and name no two different variables."""
+        if self.variable and other.variable and self.variable != other.variable:
+            return False
+        return bool(self.numbers == other.numbers)
+
+
+def solution_set(form: Form) -> SolutionSet | None:
+    """Return the set of real numbers that a form stands for, or None where it stands for none or cannot be read."""
+    try:
+        return _solution_set(form)
+    except _FAILURES:
+        return None
+
+
+def _solution_set(form: Form) -> SolutionSet | None:
+    if isinstance(form, Scalar):
+        numbers = _named_set(form.text)
+        return None if numbers is None else SolutionSet("", numbers)
+    if isinstance(form, Items):
+        return _items(form)
+    if isinstance(form, Joined):
+        return _joined(form)
+    if isinstance(form, Relation):
+        return _relation(form)
+    return None
+
+
+def _named_set(text: str) -> sympy.Set | None:
+    whole, minus, holes = text.partition("\\setminus")
+    if not minus:
+        return (
+            sympy.S.Reals
+            if _REALS.fullmatch(text.strip())
+            else sympy.S.EmptySet
+            if text.strip() == "\\emptyset"
+            else None
+        )
+    parts = _named_set(whole), solution_set(parse(holes))
+    return None if parts[0] is None or parts[1] is None else parts[0] - parts[1].numbers
+
+
+def _items(form: Items) -> SolutionSet | None:
+    values = [_real(item.text) for item in form.items if isinstance(item, Scalar)]
+    if len(values) != len(form.items):
+        return None
+    if form.opening == "\\{":
+        return SolutionSet("", sympy.FiniteSet(*values))
+    if form.ordered and len(values) == 2 and form.closing in (")", "]"):
+        return SolutionSet("", sympy.Interval(*values, form.opening == "(", form.closing == ")"))
+    return None
+
+
+def _joined(form: Joined) -> SolutionSet | None:
+    parts = [_solution_set(part) for part in form.parts]
+    known = [part for part in parts if part is not None]
+    variables = {part.variable for part in known if part.variable}
+    if len(known) != len(parts) or len(variables) > 1:
+        return None
+    sets = [part.numbers for part in known]
+    numbers = sympy.Union(*sets) if form.joint == "or" else sympy.Intersection(*sets)
+    if form.joint == "," and numbers is sympy.S.EmptySet:  # `x < -2, x > 2` means either
+        numbers = sympy.Union(*sets)
+    return SolutionSet("".join(variables), numbers)
+
+
+def _relation(form: Relation) -> SolutionSet | None:
+    if form.signs == ("\\in",):
+        inside = _solution_set(parse(form.sides[1]))
+        return None if inside is None else SolutionSet(form.sides[0].replace(" ", ""), inside.numbers)
+    places = [k for k, side in enumerate(form.sides) if _VARIABLE.fullmatch(side.replace(" ", ""))]
+    if len(places) != 1 or "=" in form.signs or "\\in" in form.signs:
+        return _solved(form)
+    variable = form.sides[places[0]].replace(" ", "")
+    numbers: sympy.Set = sympy.S.Reals
+    for left, sign, right in zip(form.sides, form.signs, form.sides[1:], strict=False):
+        if variable not in (left.replace(" ", ""), right.replace(" ", "")):
+            return None
+        flipped = right.replace(" ", "") == variable
+        bound = _real(left if flipped else right)
+        numbers = sympy.Intersection(numbers, _half_line(sign, bound, flipped))
+    return SolutionSet(variable, numbers)
+
+
+def _half_line(sign: str, bound: sympy.Expr, flipped: bool) -> sympy.Set:
+    """The numbers x with `x sign bound`, or with `bound sign x` when flipped."""
+    if sign == "\\ne":
+        return sympy.S.Reals - sympy.FiniteSet(bound)
+    open_end = sign in "<>"
+    if (sign in ("<", "\\le")) != flipped:
+        return sympy.Interval(-sympy.oo, bound, True, open_end)
+    return sympy.Interval(bound, sympy.oo, open_end, True)
+
+
+def _solved(form: Relation) -> SolutionSet | None:
+    """Inequalities in one variable that have to be solved, such as `1 < |x| < 3`."""
+    relations = {"<": sympy.Lt, ">": sympy.Gt, "\\le": sympy.Le, "\\ge": sympy.Ge}
+    real = sympy.Symbol("x", real=True)
+    numbers: sympy.Set = sympy.S.Reals
+    variables: set[sympy.Symbol] = set()
+    for left, sign, right in zip(form.sides, form.signs, form.sides[1:], strict=False):
+        difference = expression(left) - expression(right)
+        variables |= difference.free_symbols
+        if sign not in relations or len(variables) != 1:
+            return None
+        relation = relations[sign](difference.subs(dict.fromkeys(variables, real)), 0)
+        numbers = sympy.Intersection(numbers, sympy.solveset(relation, real, sympy.S.Reals))
+    return SolutionSet("".join(map(str, variables)), numbers)
+
+
+def _real(text: str) -> sympy.Expr:
+    """A bound or member. Raises UnreadableError unless it is a real number or infinite."""
+    value = expression(text.strip().removeprefix("+")).doit()
+    if not isinstance(value, sympy.Expr) or value.free_symbols or not value.is_extended_real:
+        raise UnreadableError("no real number")
+    return value if value.is_Rational or value.is_infinite else sympy.simplify(value)

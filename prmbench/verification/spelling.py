@@ -1,0 +1,90 @@
+"""One spelling for equal answers, so that they vote together."""
+
+from __future__ import annotations
+
+from prmbench.verification import expressions
+from prmbench.verification.expressions import UnreadableError, expression
+from prmbench.verification.forms import Form, Items, Matrix, Relation, Scalar, parse
+from prmbench.verification.grading import (
+    assignments,
+    choice_letter,
+    defined_value,
+    is_words,
+    plain_words,
+    squeezed,
+    unwrapped,
+    values_of_one_name,
+)
+from prmbench.verification.quantities import read_quantity
+from prmbench.verification.solution_sets import solution_set
+
+LONG = 10**1000
+"""Longer numbers stay as they were written."""
+
+
+def spelled(answer: str) -> str:
+    r"""Return the spelling of an answer in plain LaTeX: `1/2` for `\frac{1}{2}` and `0.5`, `3` for `x = 3`."""
+    return choice_letter(unwrapped(answer)) or _form(parse(answer))
+
+
+def _form(form: Form) -> str:
+    numbers = solution_set(form) if not isinstance(form, Items | Scalar) else None
+    if numbers is not None:
+        return _set(numbers.numbers)
+    if isinstance(form, Items):
+        return _items(form)
+    if isinstance(form, Matrix):
+        if all(len(row) == 1 for row in form.rows):
+            return f"({', '.join(_form(row[0]) for row in form.rows)})"
+        return f"[{', '.join('[' + ', '.join(map(_form, row)) + ']' for row in form.rows)}]"
+    if isinstance(form, Relation):
+        return _relation(form)
+    return _scalar(form.text) if isinstance(form, Scalar) else squeezed(str(form))
+
+
+def _items(form: Items) -> str:
+    values = assignments(form)
+    if values:
+        return f"({', '.join(_form(value) for value in values.values())})"
+    form = values_of_one_name(form)
+    items = [_form(item) for item in form.items]
+    if form.ordered:
+        return f"{form.opening}{', '.join(items)}{form.closing}"
+    items = sorted(set(items) if form.opening else items, key=_order)
+    return items[0] if len(items) == 1 else f"{{{', '.join(items)}}}"
+
+
+def _order(item: str) -> tuple[float, str]:
+    number = read_quantity(item).number
+    return (float(number.value) if number else float("inf"), item)
+
+
+def _set(numbers: object) -> str:
+    import sympy  # type: ignore[import-untyped]
+
+    if isinstance(numbers, sympy.Interval):
+        opening, closing = "(" if numbers.left_open else "[", ")" if numbers.right_open else "]"
+        return f"{opening}{numbers.start}, {numbers.end}{closing}"
+    if isinstance(numbers, sympy.Union):
+        return " U ".join(_set(part) for part in numbers.args)
+    return str(numbers)
+
+
+def _relation(form: Relation) -> str:
+    value = defined_value(form)
+    if value is not None:
+        return _form(value)
+    return squeezed("".join(side + sign for side, sign in zip(form.sides, [*form.signs, ""], strict=True)))
+
+
+def _scalar(text: str) -> str:
+    quantity = read_quantity(text)
+    if quantity.number is not None:
+        value = quantity.number.value
+        return str(value) if value.denominator < LONG and abs(value.numerator) < LONG else squeezed(quantity.core)
+    if is_words(quantity.core):
+        return plain_words(text)
+    try:
+        return expressions.spelled(expression(quantity.core))
+    except UnreadableError:
+        return plain_words(text) or squeezed(text)
