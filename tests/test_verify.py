@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from prmbench import verify
 from prmbench.schema import UserError
+from prmbench.verification import gym_tasks
 from prmbench.verify import Claim, Verdict, Verifier
 
 pytest.importorskip("math_verify", reason="needs math-verify (extra verify)")
@@ -37,7 +40,7 @@ def verifier() -> Verifier:
         ("\\boxed{0.5}", "\\frac12", "right", "1/2"),
         ("Answer: 1/2", "0.5", "right", "1/2"),
         ("First $\\boxed{3}$.\n\nNo: it is $\\boxed{4}$", "4", "right", "4"),
-        ("First \\boxed{3}, then \\boxed{4}", "4", "wrong", "{3, 4}"),  # math-verify reads bare boxes as one set
+        ("First \\boxed{3}, then \\boxed{4}", "4", "right", "4"),
         ("\\boxed{(3, \\frac{\\pi}{2})}", "\\left( 3, \\frac{\\pi}{2} \\right)", "right", "(3, pi/2)"),
         ("\\boxed{x=3}", "3", "right", "3"),
         ("\\boxed{141}", "142", "wrong", "141"),
@@ -49,14 +52,6 @@ def verifier() -> Verifier:
 )
 def test_math(verifier: Verifier, text: str, gold: str, verdict: str, answer: str) -> None:
     assert verifier.check([Claim(text, gold)]) == [Verdict(verdict, answer)]
-
-
-def test_gold_comes_first(verifier: Verifier) -> None:
-    """math-verify is not symmetric: `x = 3` for 3 is an answer, 3 for the equation `x = 3 = y` is not."""
-    right, other = verifier.check([Claim("\\boxed{x \\in (1,2)}", "(1,2)"), Claim("\\boxed{(1,2)}", "1 < x < 2")])
-    assert (right.verdict, other.verdict) == ("right", "right")
-    swapped = verifier.check([Claim("\\boxed{1 < x < 2}", "(1,2)")])[0]
-    assert swapped.verdict == "wrong"
 
 
 @pytest.mark.parametrize(
@@ -81,6 +76,7 @@ HOSTILE = {
     "null bytes": "\x00" * 100 + "\\boxed{\x00}",
     "half characters": "\ud800\udfff \\boxed{\ud83d}",
     "too long": "9" * (verify.MAX_CHARACTERS + 1),
+    "a long box": "\\boxed{" + "9+" * 20_000 + "9}",
 }
 
 
@@ -202,7 +198,9 @@ def test_order_and_cache_with_many_claims() -> None:
         ("ans 3", "3"),
         ("Answer: 1\nno, wait.\nAnswer: 2\nDone.", "2"),
         ("\\boxed{\\frac{1}{2}} Answer: 3", "\\frac{1}{2}"),
-        ("\\boxed{1} \\boxed{2", "1"),
+        ("\\boxed{1} \\boxed{2", ""),
+        ("<think>Answer: 4</think>Answer: 5", "5"),
+        ("<think>Answer: 4", ""),
         ("\\boxed{a}{b}} \\boxed {c}", "c"),
         ("<answer>1 2\n3 4</answer> \\boxed{5}", "1 2\n3 4"),
         ("<answer>\\boxed{5}</answer>", "5"),
@@ -271,16 +269,125 @@ def test_exact_match_without_answer_or_gold() -> None:
 @pytest.mark.slow
 def test_gym_scorers() -> None:
     gym = pytest.importorskip("reasoning_gym", reason="needs reasoning-gym (extra verify)")
-    entries = [gym.create_dataset(name, size=1, seed=1)[0] for name in ("chain_sum", "countdown")]
-    wrong = ["999999", "1 + 1"]
+    entries = [gym.create_dataset(name, size=1, seed=1)[0] for name in ("chain_sum", "word_sorting")]
     with Verifier(workers=1, limit=20.0) as verifier:
         claims = [Claim(f"<answer>{e['answer']}</answer>", e["answer"], "gym", e) for e in entries]
-        claims += [Claim(f"Answer: {w}", e["answer"], "gym", e) for w, e in zip(wrong, entries, strict=True)]
+        claims += [Claim("Answer: 999999", e["answer"], "gym", e) for e in entries]
         claims += [Claim("well\nno", "1", "gym", entries[0]), Claim("Answer: 1", "1", "gym", {"metadata": {}})]
         claims += [Claim("\\boxed{4}", "4")]  # a kind that the workers do not know yet
         found = verifier.check(claims)
     assert [v.verdict for v in found] == ["right", "right", "wrong", "wrong", "no answer", "crash", "right"]
     assert found[0].answer == entries[0]["answer"]
+
+
+def test_every_gym_task_is_either_read_or_refused_with_a_reason() -> None:
+    factory = pytest.importorskip("reasoning_gym.factory", reason="needs reasoning-gym (extra verify)")
+    assert set(factory.DATASETS) >= gym_tasks.SAFE
+    assert not gym_tasks.SAFE & set(gym_tasks.REFUSED)
+    for name in set(factory.DATASETS) - gym_tasks.SAFE:
+        assert "scorer" in gym_tasks.refusal({"source_dataset": name})
+
+
+def test_no_safe_scorer_evaluates_anything() -> None:
+    """The words in its source and in its module's helpers; the list itself was read by people."""
+    factory = pytest.importorskip("reasoning_gym.factory", reason="needs reasoning-gym (extra verify)")
+    evaluates = re.compile(r"\b(?:eval|exec|compile|parse_expr|sympify|literal_eval|pickle|subprocess|__import__)\b")
+    for name in gym_tasks.SAFE:
+        scorer = factory.DATASETS[name][0].score_answer
+        assert evaluates.search(inspect.getsource(scorer)) is None, name
+
+
+# --- attacks --------------------------------------------------------------------------------------------------
+
+GYM_ATTACKS = {
+    "bitwise_arithmetic": {"problem": "__import__('pathlib').Path({path!r}).touch()"},
+    "number_sorting": {},
+    "binary_matrix": {},
+    "n_queens": {"valid_answers": []},
+    "string_insertion": {},
+    "spiral_matrix": {},
+    "countdown": {"numbers": [1], "target": 1},
+    "puzzle24": {"numbers": [1]},
+    "simple_integration": {"variable": "x", "integrand": "x"},
+    "polynomial_multiplication": {},
+    "composite": {"source_dataset_name": "n_queens"},
+    "no such task": {},
+}
+
+
+@pytest.mark.parametrize("task", GYM_ATTACKS)
+def test_a_row_does_not_run_code(task: str, tmp_path: Path) -> None:
+    """Neither from the data nor from the model's answer, whatever the row claims to be."""
+    path = str(tmp_path / "attacked")
+    code = f"__import__('pathlib').Path({path!r}).touch()"
+    fields = {k: v.format(path=path) if isinstance(v, str) else v for k, v in GYM_ATTACKS[task].items()}
+    entry = {"question": "", "answer": code, "metadata": {"source_dataset": task, **fields}}
+    with Verifier(workers=1) as verifier:
+        assert verifier.check([Claim(f"<answer>{code}</answer>", code, "gym", entry)]) == [Verdict("crash")]
+    assert not Path(path).exists()
+
+
+def test_a_worker_sees_nothing_of_its_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in ("argparse", "sympy", "sitecustomize", "math_verify", "json"):
+        (tmp_path / f"{module}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with Verifier(workers=1) as verifier:
+        assert verifier.check([Claim("\\boxed{1}", "1")]) == [Verdict("right", "1")]
+        pid = verifier._workers[0].process.pid
+        environment = Path(f"/proc/{pid}/environ")
+        if environment.exists():
+            assert environment.read_bytes().split(b"\0")[:-1] == [
+                f"{k}={v}".encode() for k, v in verify.ENVIRONMENT.items()
+            ]
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            assert re.search(r"Max file size\s+0\s", limits)
+        assert os.getpgid(pid) == pid != os.getpgid(0)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"right",
+        b"{",
+        b"[" * 2000,
+        b"[]\n",
+        b"null\n",
+        b'{"verdict": "right"}\n',
+        b'{"verdict": "right", "token": "another"}\n',
+        b'{"verdict": "right", "token": null}\n',
+        b'{"token": "token", "verdict": "right"}',
+        b'{"token": "token"}\n',
+        b'{"token": "token", "verdict": "marvellous"}\n',
+        b'{"token": "token", "verdict": ["right"]}\n',
+        b'{"token": "token", "verdict": "right", "answer": 3}\n',
+        b"\xff\xfe\n",
+    ],
+)
+def test_a_reply_that_is_no_verdict_is_a_crash(reply: bytes) -> None:
+    assert verify._verdict(verify._parsed(reply, "token")) == Verdict("crash")
+
+
+def test_a_genuine_reply_is_read() -> None:
+    reply = b'{"token": "token", "verdict": "right", "answer": "3"}\n'
+    assert verify._verdict(verify._parsed(reply, "token")) == Verdict("right", "3")
+
+
+def test_processes_that_a_worker_started_are_killed_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    start = f"import subprocess; open({str(note)!r}, 'w').write(str(subprocess.Popen(['sleep', '600']).pid))\n"
+    monkeypatch.setattr(verify, "_BOOT", start + verify._BOOT)
+    with Verifier(workers=1) as verifier:
+        verifier.check([Claim("\\boxed{1}", "1")])
+        child = int(note.read_text())
+        os.kill(child, 0)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # --- bad input --------------------------------------------------------------------------------------------

@@ -1,0 +1,429 @@
+r"""Is a right answer graded right, and a wrong one wrong? Tables of answers in all the forms that models write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("math_verify", reason="needs math-verify (extra verify)")
+
+from prmbench.answers import answer_region
+from prmbench.verification import extraction, latex
+from prmbench.verification.expressions import UnreadableError, same_expression
+from prmbench.verification.grading import grade, same_answer
+from prmbench.verification.numbers import read_number
+from prmbench.verification.quantities import read_quantity
+from prmbench.verification.spelling import spelled
+from prmbench.verify import Claim, Verifier
+
+RIGHT = [
+    ("1e16", "\\boxed{10000000000000000}"),
+    ("0.00001", "\\boxed{10^{-5}}"),
+    ("1e-05", "\\boxed{0.00001}"),
+    ("6.02e23", "\\boxed{6.02\\times 10^{23}}"),
+    ("12345678901234567890", "\\boxed{12345678901234567890}"),
+    ("3.0e8", "\\boxed{3 \\cdot 10^8}"),
+    ("2.5E-3", "\\boxed{\\frac{1}{400}}"),
+    ("-\\frac{7}{2}", "\\boxed{-3\\frac{1}{2}}"),
+    ("-3 1/2", "\\boxed{-\\frac72}"),
+    ("5/2", "\\boxed{2 \\frac{1}{2}}"),
+    ("[1,3)", "\\boxed{1\\le x<3}"),
+    ("x>2", "\\boxed{(2,\\infty)}"),
+    ("(-\\infty,2]", "\\boxed{x \\le 2}"),
+    ("x<1 \\text{ or } x>3", "\\boxed{(-\\infty,1)\\cup(3,\\infty)}"),
+    ("x\\neq 2", "\\boxed{(-\\infty,2)\\cup(2,\\infty)}"),
+    ("\\mathbb{R}\\setminus\\{2\\}", "\\boxed{x\\ne2}"),
+    ("-3<x<3", "\\boxed{|x|<3}"),
+    ("-1 < t < 1", "\\boxed{(-1,1)}"),
+    ("C", "\\boxed{\\textbf{(C) } 12}"),
+    ("12", "\\boxed{\\textbf{(C) } 12}"),
+    ("B", "Answer: B"),
+    ("B", "Answer: (B)"),
+    ("B", "The correct answer is **B**."),
+    ("B", "The answer is B) 7"),
+    ("A", "\\boxed{\\text{(A) } 5}"),
+    ("D", "\\boxed{\\mathbf{(D)}}"),
+    ("(E)", "\\boxed{E}"),
+    ("C", "\\boxed{\\text{C. 15}}"),
+    ("E", "\\boxed{(e)}"),
+    ("ABC", "\\boxed{ABC}"),
+    ("2xy", "\\boxed{2yx}"),
+    ("101_2", "\\boxed{101_{2}}"),
+    ("234_5", "\\boxed{234_{\\text{five}}}"),
+    ("9:30", "\\boxed{9:30}"),
+    ("2:30 PM", "\\boxed{2:30\\text{ p.m.}}"),
+    ("5:4", "\\boxed{5 : 4}"),
+    ("5:4", "\\boxed{\\frac54}"),
+    ("\\frac{1}{10^{30}}", "\\boxed{10^{-30}}"),
+    ("y=x^2", "\\boxed{y-x^2=0}"),
+    ("2x+4y=6", "\\boxed{x+2y=3}"),
+    ("y = 3x - 2", "\\boxed{3x-y=2}"),
+    ("xy=1", "\\boxed{y=\\frac1x}"),
+    ("(1,2)", "\\boxed{(1,2)}"),
+    ("\\{1,2,3\\}", "\\boxed{\\{3,2,1\\}}"),
+    ("(0,0)", "\\boxed{(0, 0)}"),
+    ("5 apples", "\\boxed{5}"),
+    ("5", "\\boxed{5 \\text{ apples}}"),
+    ("3 \\text{ red}, 4 \\text{ blue}", "\\boxed{4 \\text{ blue}, 3 \\text{ red}}"),
+    ("18", "\\boxed{\\$18}"),
+    ("18", "\\boxed{18 \\text{ dollars}}"),
+    ("18.00", "\\boxed{\\$18}"),
+    ("18", "The answer is $18."),
+    ("18", "The answer is \\$18.00."),
+    ("1,800", "\\boxed{\\$1800}"),
+    ("60", "\\boxed{60^\\circ}"),
+    ("60", "\\boxed{60 \\degree}"),
+    ("60", "\\boxed{60 degrees}"),
+    ("60\\text{ mph}", "\\boxed{60}"),
+    ("25", "\\boxed{25 \\text{ cm}^2}"),
+    ("25", "\\boxed{25 cm^2}"),
+    ("25", "\\boxed{25\\, \\mathrm{cm}^2}"),
+    ("9.8", "\\boxed{9.8 m/s^2}"),
+    ("9.8", "\\boxed{9.8\\ \\mathrm{m/s^2}}"),
+    ("3\\pi", "\\boxed{3\\pi \\text{ cm}}"),
+    ("2\\sqrt{3}", "\\boxed{2\\sqrt{3}\\text{ units}}"),
+    ("1234567", "\\boxed{1\\,234\\,567}"),
+    ("1234567", "\\boxed{1 234 567}"),
+    ("1234567", "\\boxed{1,234,567.}"),
+    ("1000000", "\\boxed{1\u2009000\u2009000}"),
+    ("0.5", "\\boxed{.50}"),
+    ("-5", "\\boxed{−5}"),
+    ("-5", "\\boxed{－5}"),
+    ("\\frac34", "\\boxed{¾}"),
+    ("1\\frac12", "\\boxed{1½}"),
+    ("\\sqrt{3}/2", "\\boxed{√3/2}"),
+    ("x^2", "\\boxed{x²}"),
+    ("10^{10}", "\\boxed{10¹⁰}"),
+    ("\\infty", "\\boxed{+∞}"),
+    ("\\pi", "\\boxed{π}"),
+    ("2\\pi r", "\\boxed{2πr}"),
+    ("\\theta", "\\boxed{θ}"),
+    ("3\\cdot 4", "\\boxed{12}"),
+    ("90", "\\boxed{90˚}"),
+    ("(-1,1)", "\\boxed{（−1，1）}"),
+    ("x \\ge 3", "\\boxed{x≥3}"),
+    ("\\{1,2\\}", "\\boxed{{1, 2}}"),
+    ("42", "<think>bla</think><answer>\\boxed{42}</answer>"),
+    ("42", "<answer>The answer is 42</answer>"),
+    ("42", "<think>\\boxed{41}</think>\n\n**Final Answer**\n\\boxed{42}"),
+    ("42", "<answer>41</answer><answer>42</answer>"),
+    ("42", "[THINK]x \\boxed{1}[/THINK]42"),
+    ("3,5", "x=\\boxed{3} and y=\\boxed{5}"),
+    ("3,5", "\\boxed{3} or \\boxed{5}"),
+    ("5", "We had \\boxed{3}, but it is \\boxed{5}"),
+    ("#### 72", "\\boxed{72}"),
+    ("He sold 24.\nTotal 48+24 = <<48+24=72>>72\n#### 72", "The answer is 72."),
+    ("She has 10 apples.\n#### 1,080", "\\boxed{1080}"),
+    ("So the answer is \\boxed{\\frac12}", "\\boxed{0.5}"),
+    ("Therefore, the final answer is 12.", "\\boxed{12}"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\boxed{\\begin{bmatrix}1\\\\2\\end{bmatrix}}"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\boxed{(1,2)}"),
+    (
+        "\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}",
+        "\\boxed{\\left[\\begin{array}{cc}1 & 2\\\\ 3 & 4\\end{array}\\right]}",
+    ),
+    ("\\begin{pmatrix}0.5\\\\2\\end{pmatrix}", "\\boxed{\\begin{pmatrix}\\frac{1}{2}\\\\ \\frac42\\end{pmatrix}}"),
+    ("10\\%", "\\boxed{0.1}"),
+    ("20", "\\boxed{20 percent}"),
+    ("20\\%", "\\boxed{20\\,\\%}"),
+    ("Paris", "The answer is Paris."),
+    ("yes", "Answer: Yes."),
+    ("no solution", "\\boxed{\\text{No solution}}"),
+    ("\\text{Friday}", "\\boxed{Friday}"),
+    ("5", "Let x be the number. So x = 5."),
+    ("8", "The answer is 7. No, the answer is 8."),
+    ("8", "Final answer:\n\n$$8$$"),
+    ("\\frac{3}{4}", "The final answer is $\\frac{3}{4}$. I hope it is correct."),
+    ("2x+3", "The answer is 2x+3."),
+    ("2,3", "The answer is 2 and 3."),
+    ("x=2", "\\boxed{2}"),
+    ("2", "\\boxed{x = 2 \\text{ cm}}"),
+    ("\\frac{1}{x+1}", "\\boxed{(x+1)^{-1}}"),
+    ("\\sqrt{x^2}", "\\boxed{|x|}"),
+    ("\\sin^2 x+\\cos^2 x", "\\boxed{1}"),
+    ("\\log_{10} 100", "\\boxed{2}"),
+    ("\\ln e", "\\boxed{1}"),
+    ("\\binom{5}{2}", "\\boxed{10}"),
+    ("5!", "\\boxed{120}"),
+    ("i", "\\boxed{\\sqrt{-1}}"),
+    ("1+2i", "\\boxed{2i+1}"),
+    ("\\sqrt[3]{8}", "\\boxed{2}"),
+    ("e^2", "\\boxed{7.389056}"),
+    ("\\frac{\\pi}{4}", "\\boxed{0.785398}"),
+    ("0", "\\boxed{-0}"),
+    ("10", "\\boxed{10,}"),
+    ("(2,3)", "\\boxed{x=2, y=3}"),
+    ("a=1,b=2", "\\boxed{b=2, a=1}"),
+    ("\\frac{2}{4}", "\\boxed{\\frac{1}{2}}"),
+    ("1/2", "\\boxed{\\frac{1}{2}\\ }"),
+    ("\\$5.50", "\\boxed{5.5}"),
+    ("100", "\\boxed{\\text{\\$}100}"),
+    ("4", "\\boxed{\\textbf{4}}"),
+    ("4", "\\boxed{{\\bf 4}}"),
+    ("4", "\\boxed{4\\!}"),
+    ("1:2:3", "\\boxed{1:2:3}"),
+    ("2024", "\\boxed{2,024}"),
+    ("3.14", "\\boxed{3,14}"),
+]
+WRONG = [
+    ("6.02e23", "\\boxed{6.03\\times 10^{23}}"),
+    ("1.6e-19", "\\boxed{0}"),
+    ("12345678901234567890", "\\boxed{12345678901234567891}"),
+    ("5e3", "\\boxed{5e^3}"),
+    ("2\\frac{1}{2}", "\\boxed{1}"),
+    ("[1,3)", "\\boxed{1<x\\le3}"),
+    ("x>2", "\\boxed{x\\ge 2}"),
+    ("y<1", "\\boxed{x<1}"),
+    ("C", "\\boxed{\\textbf{(D) } 12}"),
+    ("A", "\\boxed{B}"),
+    ("B", "The answer is A"),
+    ("ABC", "\\boxed{BAC}"),
+    ("listen", "\\boxed{silent}"),
+    ("101_2", "\\boxed{101_3}"),
+    ("101_2", "\\boxed{110_2}"),
+    ("9:30", "\\boxed{9:03}"),
+    ("12:00", "\\boxed{1:00}"),
+    ("5:4", "\\boxed{4:5}"),
+    ("\\frac{1}{3^{60}}", "\\boxed{\\frac{1}{3^{61}}}"),
+    ("10^{-30}", "\\boxed{0}"),
+    ("1/2004!", "\\boxed{1/2006!}"),
+    ("x^2+1=0", "\\boxed{x^2+2=0}"),
+    ("2x+4y=6", "\\boxed{x+2y=4}"),
+    ("x=3", "\\boxed{y=3}"),
+    ("(1,2)", "\\boxed{\\{1,2\\}}"),
+    ("(1,2,3)", "\\boxed{(3,2,1)}"),
+    ("\\{1,2\\}", "\\boxed{(1,2)}"),
+    ("3 \\text{ red}, 4 \\text{ blue}", "\\boxed{4 \\text{ red}, 3 \\text{ blue}}"),
+    ("5 north", "\\boxed{5 south}"),
+    ("2x", "\\boxed{2}"),
+    ("5x", "\\boxed{5}"),
+    ("4t", "\\boxed{4}"),
+    ("42", "<think>42</think>"),
+    ("42", "<think>It is \\boxed{42}"),
+    ("42", "\\boxed{41} no \\boxed{42"),
+    ("42", "\\boxed{42} and then \\boxed{43}"),
+    ("10\\%", "\\boxed{\\frac{1}{10}}"),
+    ("10\\%", "\\boxed{1}"),
+    ("7", "The answer isn't 7."),
+    ("7", "The final answer is not 7 but 8."),
+    ("2", "The answer is 2x+3."),
+    ("2", "The answer is 2 and 3."),
+    ("3", "The answer is between 3 and 4."),
+    ("|x|", "\\boxed{x}"),
+    ("1+2i", "\\boxed{1-2i}"),
+    ("\\frac{\\pi}{4}", "\\boxed{0.79}"),
+    ("0.333", "\\boxed{\\frac13}"),
+    ("3", "\\boxed{3!}"),
+    ("1", "\\boxed{-1}"),
+    ("(2,3)", "\\boxed{x=3, y=2}"),
+    ("\\text{A}", "\\boxed{B}"),
+    ("June 20", "\\boxed{July 20}"),
+    ("1:2:3", "\\boxed{3:2:1}"),
+]
+NO_GOLD = [
+    ("nan", "\\boxed{3}"),
+    ("We cannot say how many apples there were in the box on Monday.", "\\boxed{3}"),
+    ("", "\\boxed{1}"),
+]
+
+
+def verdict(gold: str, text: str) -> str:
+    region = answer_region(text)
+    return "no answer" if region is None else grade(region, gold)[0]
+
+
+@pytest.mark.parametrize(("gold", "text"), RIGHT)
+def test_right(gold: str, text: str) -> None:
+    assert verdict(gold, text) == "right"
+
+
+@pytest.mark.parametrize(("gold", "text"), WRONG)
+def test_wrong(gold: str, text: str) -> None:
+    assert verdict(gold, text) in ("wrong", "no answer")
+
+
+@pytest.mark.parametrize(("gold", "text"), NO_GOLD)
+def test_a_gold_that_cannot_be_read_makes_no_answer_wrong(gold: str, text: str) -> None:
+    assert verdict(gold, text) == "no gold"
+
+
+def test_a_gold_sentence_is_right_for_itself_only() -> None:
+    gold = "$f(x) = ax + b$, where $b$ is any integer and $a$ a positive one"
+    assert verdict(gold, f"\\boxed{{{gold}}}") == "right"
+    assert verdict(gold, "\\boxed{f(x) = bx + a}") == "no gold"
+
+
+def test_shared_cases(shared_data: Path) -> None:
+    path = shared_data.parent / "cases" / "verify.jsonl"
+    if not path.exists():
+        pytest.skip("needs ../shared/cases")
+    cases = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with Verifier(workers=2) as verifier:
+        found = verifier.check([Claim(case["text"], case["gold"]) for case in cases])
+    assert len(cases) == 197
+    assert [
+        (c["gold"], c["text"], v.verdict) for c, v in zip(cases, found, strict=True) if v.verdict not in c["accept"]
+    ] == []
+
+
+@pytest.mark.parametrize("gold", [gold for gold, _ in RIGHT if "####" not in gold and "answer" not in gold])
+def test_an_answer_is_right_for_itself(gold: str) -> None:
+    assert same_answer(latex.plain_latex(gold), latex.plain_latex(gold))
+
+
+def test_a_parser_that_fails_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert verdict("\\frac{1}{2}", "\\boxed{\\unknowncommand{3}}") == "crash"
+    import latex2sympy2_extended
+
+    def fail(*_args: object, **_options: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(latex2sympy2_extended, "latex2sympy", fail)
+    assert verdict("\\sqrt{2} + 1", "\\boxed{1 + \\sqrt{2} \\cdot 1}") == "crash"
+    assert verdict("3", "\\boxed{4}") == "wrong"
+
+
+# --- votes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["\\frac{1}{2}", "0.5", "1/2", "\\dfrac12", "\\frac{2}{4}", "x = 0.5", "½", "\\text{0.50}"],
+        [
+            "\\begin{pmatrix}1/2\\\\2\\end{pmatrix}",
+            "\\begin{bmatrix} \\frac12 \\\\ 2 \\end{bmatrix}",
+            "\\left[\\begin{matrix}0.5\\\\2.0\\end{matrix}\\right]",
+            "\\left(\\begin{array}{c}\\frac{1}{2}\\\\2\\end{array}\\right)",
+        ],
+        ["[2,5)", "2 \\le x < 5", "x \\in [2, 5)", "5 > x \\ge 2"],
+        ["\\{1, 2\\}", "2, 1", "x = 1 \\text{ or } x = 2", "1 and 2"],
+        ["(x-2)(x+2)", "x^2-4", "x^2 - 4", "y = x^2 - 4"],
+        ["2\\sqrt{2}", "\\sqrt{8}", "\\sqrt 8"],
+        ["(C)", "C", "\\textbf{(C) } 12", "\\text{C}"],
+        ["12 \\text{ cm}", "12", "12 cm", "\\$12", "12.0"],
+        ["\\text{Monday}", "monday", "Monday."],
+        ["x = 1, y = 2", "(1, 2)", "\\langle 1,2 \\rangle"],
+    ],
+)
+def test_equal_answers_have_one_spelling(answers: list[str]) -> None:
+    assert len({spelled(latex.plain_latex(answer)) for answer in answers}) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("(1,2)", "\\{1,2\\}"), ("(1,2)", "(2,1)"), ("[0,1]", "(0,1]"), ("ABC", "BAC"), ("1/3", "0.333"), ("x", "-x")],
+)
+def test_unlike_answers_are_spelled_apart(one: str, other: str) -> None:
+    assert spelled(latex.plain_latex(one)) != spelled(latex.plain_latex(other))
+
+
+# --- the parts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("**\\dfrac12$**", "\\frac{1}{2}"),
+        ("\\text{17}.", "17"),
+        ("１２½％", "12\\frac{1}{2}\\%"),
+        ("\\frac{\\frac12}3", "\\frac{\\frac{1}{2}}{3}"),
+        ("√(x+1)", "\\sqrt{x+1}"),
+        ("1,234,567.5", "1234567.5"),
+        ("100, 200", "100, 200"),
+        ("(1,000)", "(1,000)"),
+        ("0,125", "0.125"),
+        ("\\left( 3, \\frac{\\pi}{2} \\right)", "( 3, \\frac{\\pi}{2} )"),
+        ("\\begin{pmatrix}1 \\\\ 2\\end{pmatrix}", "\\begin{pmatrix}1 \\\\ 2\\end{pmatrix}"),
+        ("0.333...", "0.333..."),
+        ("5!", "5!"),
+    ],
+)
+def test_plain_latex(text: str, plain: str) -> None:
+    assert latex.plain_latex(text) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "digits"),
+    [
+        ("-3", "-3", 0),
+        ("2.50", "5/2", 3),
+        ("2e-4", "1/5000", 0),
+        ("7\\times 10^{5}", "700000", 0),
+        ("-\\frac{1}{2}", "-1/2", 0),
+        ("\\frac{-1}{2}", "-1/2", 0),
+        ("3 1/4", "13/4", 0),
+        ("0.000120", "3/25000", 3),
+        ("10^{-3}", "1/1000", 0),
+    ],
+)
+def test_numbers_are_exact(text: str, value: str, digits: int) -> None:
+    number = read_number(text)
+    assert number is not None
+    assert (str(number.value), number.digits) == (value, digits)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1/0", "2e", "1e99999999", "1 2", "3!", "--1"])
+def test_what_is_no_number(text: str) -> None:
+    assert read_number(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "core", "noun"),
+    [
+        ("12\\text{ cm}^2", "12", ""),
+        ("72 marbles", "72", "marbles"),
+        ("9.8 m/s^2", "9.8", ""),
+        ("2x", "2x", ""),
+        ("3\\pi \\text{ cm}", "3\\pi", ""),
+        ("4 t", "4 t", ""),
+        ("5 m", "5", ""),
+        ("5m", "5m", ""),
+        ("\\sin x", "\\sin x", ""),
+    ],
+)
+def test_what_stands_beside_a_number(text: str, core: str, noun: str) -> None:
+    quantity = read_quantity(text)
+    assert (quantity.core, quantity.noun) == (core, noun)
+
+
+def test_expressions_are_equal_where_both_have_a_value() -> None:
+    assert same_expression("\\sqrt{1/k}", "\\frac{1}{\\sqrt{k}}")
+    assert not same_expression("|x|", "x")
+    assert not same_expression("\\frac{1}{2^{98}}", "\\frac{1}{2^{97}}")
+    assert not same_expression("x + 10^{-40}", "x + 10^{-41}")
+    with pytest.raises(UnreadableError):
+        same_expression("\\nonsense{", "1")
+
+
+@pytest.mark.parametrize(
+    ("text", "readings"),
+    [
+        ("The answer is 42 in 2024.", ["42"]),
+        ("Answer: $x = 3$ or $x = 5$, I think", ["x = 3, x = 5"]),
+        ("The answer is not 3.", []),
+        ("\\boxed{3", []),
+        ("I cannot tell.", []),
+    ],
+)
+def test_readings_of_an_answer(text: str, readings: list[str]) -> None:
+    assert extraction.answers(text)[: len(readings) or None] == readings
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" * 3000,
+        "\\frac" * 500,
+        " " * 3000 + "1",
+        "(" * 1500 + ")" * 1500,
+        "a " * 1500,
+        "1," * 1500,
+        "x=" * 1500,
+        "$" * 3000,
+    ],
+)
+def test_grading_ends_on_any_text(text: str) -> None:
+    assert grade(f"\\boxed{{{text}}}", "3")[0] != "right"
