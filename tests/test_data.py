@@ -141,7 +141,7 @@ def test_ids_occur_once(tmp_path: Path) -> None:
         ("a.json", b"{}", "expected a list of objects"),
         ("a.json", b"[1]", "expected a list of objects"),
         ("a.json", b'["\xff"]', "not UTF-8 at byte 2"),
-        ("a.json", "[]".encode("utf-16"), "not UTF-8 at byte 0"),
+        ("a.json", "[]".encode("utf-16"), "not UTF-8 at byte 0, looks like UTF-16; save it as UTF-8"),
         ("a.json", b"[]", "holds no trace"),
         ("a.jsonl", b"", "holds no trace"),
         ("a.jsonl", json.dumps(GOOD).encode() + b"\n{", "line 2: not valid JSON"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prmbench.schema import UserError
+from prmbench.textfiles import BYTE_ORDER_MARK, read_text
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Half a surrogate pair: JSON can spell it, UTF-8 and tokenizers cannot."""
@@ -42,13 +43,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix == ".parquet":
             return _parquet(path)
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     if path.suffix == ".jsonl":
-        return [_object(line, f"{path} line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        lines = enumerate((line.lstrip(BYTE_ORDER_MARK) for line in text.split("\n")), 1)  # joined files have several
+        return [_object(line, f"{path} line {n}") for n, line in lines if line.strip()]
     if path.suffix != ".json":
         raise UserError(f"{path}: unknown file type {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
     rows = _parse(text, str(path))
