@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prmbench.data import files, rollouts
+from prmbench.data import files, rollouts, selection
 from prmbench.schema import Task, Trace, UserError
 
 
@@ -37,9 +37,9 @@ def check(task: Task, traces: Sequence[Trace], source: str) -> None:
 
 
 def spread(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
-    """The traces of `limit` prompts at even distances: groups stay whole."""
-    kept = set(files.spread(list(dict.fromkeys(t.group for t in traces)), limit))
-    return [t for t in traces if t.group in kept]
+    """The traces of `limit` prompts at even distances, with both outcomes where there are both: groups stay whole."""
+    chosen = selection.spread_groups([(t.group, selection.sorts_of(t.first_error, t.outcome)) for t in traces], limit)
+    return [t for t in traces if t.group in chosen]
 
 
 def content_hash(known: str, traces: Iterable[Trace]) -> str:

@@ -6,14 +6,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from prmbench.schema import UserError
 from prmbench.textfiles import BYTE_ORDER_MARK, read_text
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Half a surrogate pair: JSON can spell it, UTF-8 and tokenizers cannot."""
-T = TypeVar("T")
 SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
@@ -109,13 +108,6 @@ def check_limit(limit: int | None) -> None:
     """Raises UserError on a --limit that leaves nothing."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}; expected at least 1")
-
-
-def spread(items: Sequence[T], limit: int | None) -> list[T]:
-    """`limit` of them at even distances: published sets are ordered by label, subject or year."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def unique_ids(ids: Sequence[str], where: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.config import ConvertConfig
-from prmbench.data import files, rollouts
+from prmbench.data import files, rollouts, selection
 from prmbench.data.rollouts import Rollout
 from prmbench.schema import UserError, text_hash
 
@@ -57,7 +57,7 @@ def convert(config: ConvertConfig, data: Path) -> Converted:
     if config.out.resolve() in {file.resolve() for file in files.data_files(data)}:
         raise UserError(f"--out {config.out}: is a file that is read; name another for the traces")
     found, left, rows = read(data, config.format, config.neutral, config.alternatives)
-    kept = files.spread(found, config.limit)
+    kept = selection.spread(found, config.limit, lambda r: selection.sorts_of(r.first_error, None))
     if not kept:
         why = ", ".join(f"{n} x {reason}" for reason, n in left.items())
         raise UserError(f"{data}: gives no labelled solution{f' ({why})' if why else ''}")

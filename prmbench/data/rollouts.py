@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import store
-from prmbench.data import files
+from prmbench.data import files, selection
 from prmbench.data.solutions import SPLITTERS
 from prmbench.schema import Trace, UserError, text_hash
 
@@ -70,7 +70,7 @@ def trace(rollout: Rollout, split: str = "paragraph") -> Trace:
         first_error=rollout.first_error,
         step_labels=rollout.step_labels,
         outcome=rollout.outcome,
-        group=rollout.group or text_hash(rollout.prompt),
+        group=_group(rollout),
         subset=rollout.subset,
         answer=rollout.answer,
         finish=rollout.finish,
@@ -86,6 +86,24 @@ def cut(completion: str, split: str) -> tuple[str, ...]:
     if split == "numbered":
         pieces = [piece[found.end() :] if (found := _HEADING.match(piece)) else piece for piece in pieces]
     return tuple(piece.strip() for piece in pieces if piece.strip())
+
+
+def limited(rollouts: Sequence[Rollout], limit: int | None) -> list[Rollout]:
+    """Keep the rollouts of `limit` prompts of each subset: evenly spaced, of both sorts where there are both.
+
+    Raises:
+        UserError: The limit is below 1.
+    """
+    files.check_limit(limit)
+    groups: dict[str, list[tuple[str, selection.Sorts]]] = {}
+    for r in rollouts:
+        groups.setdefault(r.subset, []).append((_group(r), selection.sorts_of(r.first_error, r.outcome)))
+    chosen = {subset: selection.spread_groups(rows, limit) for subset, rows in groups.items()}
+    return [r for r in rollouts if _group(r) in chosen[r.subset]]
+
+
+def _group(rollout: Rollout) -> str:
+    return rollout.group or text_hash(rollout.prompt)
 
 
 def content_hash(rollouts: Iterable[Rollout]) -> str:
@@ -181,7 +199,7 @@ def _named(found: Sequence[tuple[Rollout, str]]) -> list[Rollout]:
     ids: set[str] = set()
     named = []
     for rollout, where in found:
-        group = rollout.group or text_hash(rollout.prompt)
+        group = _group(rollout)
         name = rollout.id or f"{group}/{taken[group]}"
         taken[group] += 1
         if prompts.setdefault(group, rollout.prompt) != rollout.prompt:
