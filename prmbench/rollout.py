@@ -74,6 +74,7 @@ def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | N
         **_provenance(engine, config),
         **sampled.facts,
     }
+    rollout_files.warn_if_never_cut(kept, config.split, config.out.name)
     store.write_atomic(beside(config.out), store.canonical_json(told))  # first: a file on disk always has it
     rollout_files.write(config.out, kept)
     sampled.journal.remove()

@@ -12,16 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from prmbench.data import files, rollouts, selection
+from prmbench.data.rollouts import Rollout
 from prmbench.schema import Task, Trace, UserError
 
 
 def from_files(path: Path, split: str) -> list[Trace]:
     """Reads a folder (one file a subset) or one file. A row's `subset` wins over its file's name."""
-    found = []
+    found: list[Rollout] = []
     for file in files.data_files(path):
-        read = rollouts.read(file)
-        found += [rollouts.trace(replace(r, subset=r.subset or file.stem), split) for r in read]
-    return found
+        found += [replace(r, subset=r.subset or file.stem) for r in rollouts.read(file)]
+    rollouts.warn_if_never_cut([r for r in found if not r.steps], split, path.name)
+    return [rollouts.trace(r, split) for r in found]
 
 
 def check(task: Task, traces: Sequence[Trace], source: str) -> None:
