@@ -35,7 +35,7 @@ BENCHMARKS = {
         Benchmark("processbench", 1, hub_id=processbench.HUB_ID, subsets=processbench.SUBSETS),
         Benchmark(
             "prmbench_preview",
-            1,
+            2,  # 2: a step that is only a number is a step
             "validity",
             hub_id=prmbench_preview.HUB_ID,
             subsets=prmbench_preview.SUBSETS,
