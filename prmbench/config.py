@@ -323,6 +323,7 @@ class ConvertConfig:
     neutral: Literal["right", "wrong"] = option("right", "prm800k: what a step rated 0 counts as.")
     alternatives: bool = option(False, "prm800k: also every rated step that was not taken, after the steps before it.")
     limit: int | None = option(None, "Only N solutions, evenly spaced.")
+    strict: bool = option(False, "Refuse files with rows that cannot be read (default: leave them out, and say so).")
     out: Path = option(Path("traces.jsonl"), "File for the labelled solutions, jsonl or parquet.")
 
 

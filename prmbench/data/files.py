@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from prmbench.schema import UserError
+from prmbench.schema import Notice, UserError
 from prmbench.textfiles import BYTE_ORDER_MARK, read_text
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Half a surrogate pair: JSON can spell it, UTF-8 and tokenizers cannot."""
+T = TypeVar("T")
 SUFFIXES = (".json", ".jsonl", ".parquet")
+NAMED_ROWS = 5
+"""So many of the rows that cannot be read are named."""
 
 
 def data_files(path: Path) -> list[Path]:
@@ -38,7 +42,17 @@ def _is_summary(path: Path) -> bool:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of one file. Raises UserError when it is not what its suffix says."""
+    """All rows of one file. Raises UserError when it is not what its suffix says, or one row is not an object."""
+    rows: list[dict[str, Any]] = []
+    for row in _rows_and_faults(path):
+        if isinstance(row, UserError):
+            raise row
+        rows.append(row)
+    return rows
+
+
+def _rows_and_faults(path: Path) -> Sequence[dict[str, Any] | UserError]:
+    """The rows of one file, with an error in the place of each that is not an object."""
     try:
         if path.suffix == ".parquet":
             return _parquet(path)
@@ -47,13 +61,48 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if path.suffix == ".jsonl":
         lines = enumerate((line.lstrip(BYTE_ORDER_MARK) for line in text.split("\n")), 1)  # joined files have several
-        return [_object(line, f"{path} line {n}") for n, line in lines if line.strip()]
+        return [_row_or_fault(line, f"{path} line {n}") for n, line in lines if line.strip()]
     if path.suffix != ".json":
         raise UserError(f"{path}: unknown file type {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
     rows = _parse(text, str(path))
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list):
         raise UserError(f"{path}: expected a list of objects, one a row")
-    return rows
+    return [
+        row
+        if isinstance(row, dict)
+        else UserError(f"{path} row {n} is {_shown(row)}; expected a list of objects, one a row")
+        for n, row in enumerate(rows)
+    ]
+
+
+def read_each(
+    path: Path, read: Callable[[dict[str, Any], str], T], on_unreadable: Callable[[str], None] | None = None
+) -> Iterator[tuple[Path, int, dict[str, Any], T]]:
+    """Read every row of a file, or of the data files in a folder, by a function of the row and of its place.
+
+    Args:
+        path: A data file, or a folder of them.
+        read: Makes something of a row, or raises UserError.
+        on_unreadable: Called with the reason for every row that cannot be read, which is then left out.
+
+    Yields:
+        File, number of the row within it from 0, the row, and what was made of it.
+
+    Raises:
+        UserError: A file cannot be read as a whole; without `on_unreadable`, also for the first row that cannot.
+    """
+    for file in data_files(path):
+        for number, row in enumerate(_rows_and_faults(file)):
+            try:
+                if isinstance(row, UserError):
+                    raise row
+                made = read(row, f"{file} row {number}")
+            except UserError as error:
+                if on_unreadable is None:
+                    raise
+                on_unreadable(str(error))
+                continue
+            yield file, number, row, made
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
@@ -74,11 +123,12 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid JSON ({error})") from error
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
-    row = _parse(line, where)
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object")
-    return row
+def _row_or_fault(line: str, where: str) -> dict[str, Any] | UserError:
+    try:
+        row = _parse(line, where)
+    except UserError as error:
+        return error
+    return row if isinstance(row, dict) else UserError(f"{where}: expected a JSON object")
 
 
 def text_field(row: Mapping[str, Any], name: str, where: str) -> str:
@@ -102,6 +152,14 @@ def steps_field(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
                 f"{where}: step {index} is {_shown(step)}; expected a text that is not blank, in valid Unicode"
             )
     return tuple(value)
+
+
+def warn_of_unreadable_rows(path: Path, faults: Sequence[str], rows: int, advice: str = "") -> None:
+    """Warn, once, that some of the rows are left out; names the first few of them."""
+    if faults:
+        named = "; ".join([*faults[:NAMED_ROWS], *(["..."] if len(faults) > NAMED_ROWS else [])])
+        told = f"{path}: {len(faults)} of {rows} rows cannot be read and are left out{advice}: {named}"
+        warnings.warn(told, Notice, stacklevel=3)
 
 
 def check_limit(limit: int | None) -> None:
