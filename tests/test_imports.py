@@ -297,6 +297,15 @@ def tagged(text: str, *signs: str) -> dict[str, str]:
         ),
         (tagged(f"As in step 1: how? Step 1: a {TAG}", "+"), "As in step 1: how?", ("a",), (1,)),
         (tagged(f"Why step 1: of it? step 1: a {TAG}", "+"), "Why step 1: of it?", ("a",), (1,)),
+        (tagged(f"How? Step 1: a, see step 1: {TAG}", "+"), "How?", ("a, see step 1:",), (1,)),
+        (
+            tagged(f"How? step 1: a {TAG}\nstep 2: see Step 1: b {TAG}", "+", "-"),
+            "How?",
+            ("a", "see Step 1: b"),
+            (1, 0),
+        ),
+        (tagged(f"In step 1: of {TAG} what? Step 1: a {TAG}", "+"), f"In step 1: of {TAG} what?", ("a",), (1,)),
+        (tagged(f"How?Step 1: a {TAG}", "+"), "How?", ("a",), (1,)),
         # a heading with nothing behind it, and a number alone
         (tagged(f"How? Step 1: {TAG}\nStep 2: 30. {TAG}", "+", "-"), "How?", ("Step 1:", "30."), (1, 0)),
         (tagged(f"How? Step 1: 2.5 {TAG}\n2.5 {TAG}", "+", "-"), "How?", ("2.5", "2.5"), (1, 0)),

@@ -18,11 +18,11 @@ from prmbench.schema import Task, Trace, UserError
 
 def from_files(path: Path, split: str) -> list[Trace]:
     """Reads a folder (one file a subset) or one file. A row's `subset` wins over its file's name."""
-    found: list[Rollout] = []
+    rows: list[Rollout] = []
     for file in files.data_files(path):
-        found += [replace(r, subset=r.subset or file.stem) for r in rollouts.read(file)]
-    rollouts.warn_if_never_cut([r for r in found if not r.steps], split, path.name)
-    return [rollouts.trace(r, split) for r in found]
+        rows += [replace(r, subset=r.subset or file.stem) for r in rollouts.read(file)]
+    rollouts.warn_if_never_cut([r for r in rows if not r.steps], split, path.name)
+    return [rollouts.trace(r, split) for r in rows]
 
 
 def check(task: Task, traces: Sequence[Trace], source: str) -> None:

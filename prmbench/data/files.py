@@ -96,13 +96,13 @@ def read_each(
             try:
                 if isinstance(row, UserError):
                     raise row
-                made = read(row, f"{file} row {number}")
+                value = read(row, f"{file} row {number}")
             except UserError as error:
                 if on_unreadable is None:
                     raise
                 on_unreadable(str(error))
                 continue
-            yield file, number, row, made
+            yield file, number, row, value
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
@@ -158,8 +158,8 @@ def warn_of_unreadable_rows(path: Path, faults: Sequence[str], rows: int, advice
     """Warn, once, that some of the rows are left out; names the first few of them."""
     if faults:
         named = "; ".join([*faults[:NAMED_ROWS], *(["..."] if len(faults) > NAMED_ROWS else [])])
-        told = f"{path}: {len(faults)} of {rows} rows cannot be read and are left out{advice}: {named}"
-        warnings.warn(told, Notice, stacklevel=3)
+        message = f"{path}: {len(faults)} of {rows} rows cannot be read and are left out{advice}: {named}"
+        warnings.warn(message, Notice, stacklevel=3)
 
 
 def check_limit(limit: int | None) -> None:

@@ -57,10 +57,10 @@ def convert(config: ConvertConfig, data: Path) -> Converted:
         raise UserError(f"--out {config.out}: is a file that is read; name another for the traces")
     faults: list[str] = []
     on_unreadable = None if config.strict else faults.append
-    found, left, readable = read(data, config.format, config.neutral, config.alternatives, on_unreadable)
+    labelled, left, readable = read(data, config.format, config.neutral, config.alternatives, on_unreadable)
     left |= {UNREADABLE: len(faults)} if faults else {}
     rows = readable + len(faults)
-    solutions = selection.spread(found, config.limit, lambda r: selection.sorts_of(r.first_error, None))
+    solutions = selection.spread(labelled, config.limit, lambda r: selection.sorts_of(r.first_error, None))
     if not solutions:
         why = ", ".join(f"{n} x {reason}" for reason, n in left.items())
         first = f"; the first is {faults[0]}" if faults else ""
@@ -109,15 +109,15 @@ def read(
     def read_row(row: Mapping[str, Any], where: str) -> Solutions:
         return readers[_format(row, where) if form == "auto" else form](row, where)
 
-    found: list[Rollout] = []
+    labelled: list[Rollout] = []
     left: Counter[str] = Counter()
     count = 0
     for file, number, _, (solutions, reasons) in files.read_each(path, read_row, on_unreadable):
         left.update(reasons)
-        found += [_named(r, f"{file.stem}-{number}", k) for k, r in enumerate(solutions)]
+        labelled += [_named(r, f"{file.stem}-{number}", k) for k, r in enumerate(solutions)]
         count += 1
-    files.unique_ids([r.id for r in found], str(path))
-    return found, dict(left), count
+    files.unique_ids([r.id for r in labelled], str(path))
+    return labelled, dict(left), count
 
 
 def _format(row: Mapping[str, Any], where: str) -> str:

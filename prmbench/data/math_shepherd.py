@@ -1,6 +1,6 @@
 """Math-Shepherd's rows: a problem and its steps in one text, a tag behind every step, and a label text beside it.
 
-The tag may be a word of the problem, too; which tags close a step is told by the label text. Facts: docs/data.md.
+The tag may be a word of the problem, too; the label text shows which tags close a step. Facts: docs/data.md.
 """
 
 from __future__ import annotations
@@ -17,11 +17,8 @@ from prmbench.textfiles import normalise_line_ends
 
 TAG = "ки"
 """Closes every step of `input`; `label` has + or - in its place."""
-_FIRST_STEPS = (
-    re.compile(r"(?<!\S)Step 1:"),
-    re.compile(r"(?<!\S)step\s*1\s*(?::|[.)](?=\s))", re.IGNORECASE),
-)
-"""As the data set writes it; where a row has none of these, as others write it."""
+_FIRST_STEP = re.compile(r"(?<!\S)Step 1:")
+_FIRST_STEP_ANY_FORM = re.compile(r"\bstep\s*1\s*(?::|[.)](?=\s))", re.IGNORECASE)
 _HEADING = re.compile(r"\Astep\s*\d+\s*(?::|[.)](?=\s|\Z))\s*", re.IGNORECASE)
 _MARK = re.compile(rf"{TAG}(?:[ \t]*\?)?")
 """The tag, also in the card's newer spelling."""
@@ -84,10 +81,11 @@ def _before(text: str, heading: int, where: str) -> str:
 
 def _first_headings(text: str, where: str) -> list[int]:
     """Where `Step 1:` stands, at least once: problems say it, too, so the steps begin at the last before their tag."""
-    found = next((found for form in _FIRST_STEPS if (found := [match.start() for match in form.finditer(text)])), [])
-    if not found:
+    usual, any_form = ([match.start() for match in form.finditer(text)] for form in (_FIRST_STEP, _FIRST_STEP_ANY_FORM))
+    if not any_form:
         raise UserError(f"{where}: field 'input' has no 'Step 1:' after the problem")
-    return found
+    # a tag before it: the usual heading is quoted by a later step, and the first one is written otherwise
+    return usual if usual and TAG not in text[any_form[0] : usual[0]] else any_form
 
 
 def _closing_tags(

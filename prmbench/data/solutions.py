@@ -56,7 +56,7 @@ def split_text(text: str, split: str, drop_headings: bool = False) -> tuple[str,
     """
     pieces = SPLITTERS[split](normalise_line_ends(text))
     if drop_headings and split == "numbered":
-        pieces = [piece[found.end() :] if (found := _HEADING.match(piece)) else piece for piece in pieces]
+        pieces = [piece[heading.end() :] if (heading := _HEADING.match(piece)) else piece for piece in pieces]
     return tuple(piece.strip() for piece in pieces if piece.strip())
 
 
