@@ -307,7 +307,12 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
 
 def _print_mapping(record: Any, as_json: bool) -> None:
     values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(record).items()}
-    typer.echo(json.dumps(values) if as_json else "\n".join(f"{name}: {value}" for name, value in values.items()))
+    if as_json:
+        typer.echo(json.dumps(values))
+        return
+    for name, value in values.items():
+        entries = "".join(f"\n  {entry}" for entry in value) if isinstance(value, tuple) else None
+        typer.echo(f"{name}: {value if entries is None else entries or 'none'}")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from urllib.parse import urlsplit
 
 from prmbench.schema import Boundary, UserError
+from prmbench.textfiles import read_text
 
 C = TypeVar("C")
 
@@ -210,11 +211,11 @@ def coerced(config: C) -> C:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML table of options; `-` and `_` are alike in names, and tables are prefixes."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML ({error})") from error
+    except (tomllib.TOMLDecodeError, UserError) as error:
+        raise UserError(f"{path}: not valid TOML ({str(error).removeprefix(f'{path}: ')})") from error
     return _flat(values)
 
 
@@ -322,6 +323,7 @@ class ConvertConfig:
     neutral: Literal["right", "wrong"] = option("right", "prm800k: what a step rated 0 counts as.")
     alternatives: bool = option(False, "prm800k: also every rated step that was not taken, after the steps before it.")
     limit: int | None = option(None, "Only N solutions, evenly spaced.")
+    strict: bool = option(False, "Refuse files with rows that cannot be read (default: leave them out, and say so).")
     out: Path = option(Path("traces.jsonl"), "File for the labelled solutions, jsonl or parquet.")
 
 

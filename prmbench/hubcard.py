@@ -19,6 +19,7 @@ from prmbench.config import CardConfig, EvalConfig
 from prmbench.distrl_options import DistRLConfig
 from prmbench.report import run_table
 from prmbench.schema import MetricRow, RunManifest, RunResult, UserError
+from prmbench.textfiles import read_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -108,8 +109,8 @@ def _check_same(manifests: Sequence[RunManifest], paths: Sequence[Path]) -> None
 
 def _check_ours(path: Path) -> None:
     try:
-        ours = not path.exists() or MARKER in path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        ours = not path.exists() or MARKER in read_text(path)
+    except (OSError, UserError):
         ours = False
     if not ours:
         raise UserError(f"{path}: exists and is no card of ours; choose another --out and put the two together by hand")
@@ -243,7 +244,7 @@ def _terminal(result: RunResult) -> str:
 
     page = io.StringIO()
     Console(file=page, width=80, color_system=None, legacy_windows=False).print(run_table(result))
-    return "\n".join(line.rstrip() for line in page.getvalue().rstrip().splitlines())
+    return "\n".join(line.rstrip() for line in page.getvalue().rstrip().split("\n"))
 
 
 def _facts(m: RunManifest) -> Iterator[tuple[str, str]]:

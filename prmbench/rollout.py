@@ -22,6 +22,7 @@ from prmbench.data import rollouts as rollout_files
 from prmbench.data.rollouts import Rollout
 from prmbench.policy import REFUSED, Progress, Work, how_drawn, identity, kind_of, open_policy, prepare, sample_all
 from prmbench.schema import UserError, text_hash
+from prmbench.textfiles import read_text
 
 LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "reasoning_gym")
 """Their rules change between releases, and verdicts with them."""
@@ -73,6 +74,7 @@ def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | N
         **_provenance(engine, config),
         **sampled.facts,
     }
+    rollout_files.warn_if_never_cut(kept, config.split, config.out.name)
     store.write_atomic(beside(config.out), store.canonical_json(told))  # first: a file on disk always has it
     rollout_files.write(config.out, kept)
     sampled.journal.remove()
@@ -181,7 +183,7 @@ def _same(out: Path, facts: Mapping[str, Any]) -> None:
 def summary(out: Path) -> dict[str, Any]:
     """What was written beside a rollouts file; empty for a file from elsewhere."""
     try:
-        told = json.loads(beside(out).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        told = json.loads(read_text(beside(out)))
+    except (OSError, ValueError, UserError):
         return {}
     return told if isinstance(told, dict) else {}

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from prmbench import sound
 from prmbench.schema import RunResult, ScoredTrace, UserError
+from prmbench.textfiles import json_lines, read_text
 
 SCORES_SUFFIX = ".scores.jsonl.gz"
 METRICS_SUFFIX = ".metrics.jsonl.gz"
@@ -82,7 +83,7 @@ def unpack_scores(raw: bytes, path: Path) -> tuple[ScoredTrace, ...]:
     """Inverse of `pack_scores`; `path` is for the message when the file is not what it should be."""
     try:
         text = gzip.decompress(raw).decode()
-        return tuple(ScoredTrace.from_json(json.loads(line)) for line in text.splitlines())
+        return tuple(ScoredTrace.from_json(json.loads(line)) for line in json_lines(text))
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: not a scores file ({error}); score the model again") from error
 
@@ -119,7 +120,7 @@ def _result_json(result: RunResult) -> str:
 def read_run(path: Path) -> Run:
     """Reads a result and its scores. Raises UserError when either is missing, foreign or altered."""
     try:
-        result = RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+        result = RunResult.from_json(json.loads(read_text(path)))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); name the <run-id>.json of a finished run"
@@ -175,7 +176,7 @@ class Journal:
         """Batches on disk, from all processes of all sittings, by batch number."""
         found = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in json_lines(path.read_text(encoding="utf-8")):
                 try:
                     entry = json.loads(line)
                 except ValueError:

@@ -20,6 +20,7 @@ from prmbench import checkpoint, distributed, losses, manifest, store
 from prmbench.config import TrainConfig
 from prmbench.engines.hf import HFEngine
 from prmbench.schema import NonFiniteError, UserError
+from prmbench.textfiles import json_lines
 from prmbench.training import files, optimiser, setup
 from prmbench.training.batching import collate, micro_batches
 from prmbench.training.model import Runner
@@ -264,7 +265,7 @@ def _export(job: Job, runner: Runner, run: Mapping[str, Any], updates: int) -> T
         return None
     if job.row.backend:
         files.write_card(config.out, files.card(job.row, config, {**job.card_facts, "updates": updates}, config.out))
-    entries = [json.loads(line) for line in (config.out / files.METRICS).read_text(encoding="utf-8").splitlines()]
+    entries = [json.loads(line) for line in json_lines((config.out / files.METRICS).read_text(encoding="utf-8"))]
     logged = [e for e in entries if "loss" in e]
     last = logged[-max(len(logged) // 10, 1) :]
     decided = [e["accuracy"] for e in last if e["accuracy"] is not None]

@@ -96,6 +96,27 @@ def test_prompts() -> None:
     assert critic_prompts.load("thinkprm").opening == "\nLet's verify step by step:"
 
 
+@pytest.mark.parametrize(
+    ("step", "thinkprm", "own"),
+    [
+        ("Step 2: so 2", "so 2", "so 2"),
+        ("By Step 1: it is 2.\nStep 3: so 3", "By  it is 2.\n so 3", "By Step 1: it is 2.\nStep 3: so 3"),
+        ("### Step 2: so 2", "###  so 2", "### Step 2: so 2"),
+        ("Step 12: Step 13: 30.", "30.", "Step 13: 30."),
+        ("see Step 2, and step 3: no", "see Step 2, and step 3: no", "see Step 2, and step 3: no"),
+        (" blanks ", "blanks", " blanks "),
+        ("Step 4:", "", ""),
+    ],
+)
+def test_thinkprm_loses_every_inner_header_as_in_its_own_code(step: str, thinkprm: str, own: str) -> None:
+    trace = Trace("a", "Step 1: is in the problem, too.", ("one", step))
+    for name, expected in (("thinkprm", thinkprm), ("critic_stepwise", own)):
+        (turn,) = critic_prompts.stepwise(critic_prompts.load(name), trace)
+        problem, solution = turn["content"].split("[Math Problem]\n\n")[1].split("\n\n[Solution]\n\n")
+        assert problem == trace.prompt
+        assert solution.startswith(f"Step 1: one\nStep 2: {expected}\n\n")
+
+
 def test_turns() -> None:
     asked = critic_prompts.yes_no(critic_prompts.load("genprm"), TRACE, ["fine {x}"])
     assert [(m["role"], m["content"]) for m in asked] == [
@@ -569,7 +590,7 @@ def test_a_checkpoint_with_a_prompt_of_its_own(policy: Path, monkeypatch: pytest
     with pytest.raises(UserError, match="was trained with a prompt of its own; drop --critic, or use stepwise"):
         load_critic(card, ModelConfig(model=str(policy), critic="processbench"))
     made = load_critic(card, ModelConfig(model=str(policy)))
-    assert made.facts.input_format == "critic/stepwise prompt=thinkprm"
+    assert made.facts.input_format == "critic/stepwise prompt=thinkprm inner-headers=removed"
     assert isinstance(made.asking.chat, LocalChat)
     assert made.asking.chat.text(({"role": "user", "content": "x"},)).endswith(
         "<|assistant|>\n\nLet's verify step by step:"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from prmbench.config import from_mapping
 from prmbench.manifest import CARD_FILE
 from prmbench.schema import UserError
+from prmbench.textfiles import read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,7 @@ def from_folder(folder: Path) -> ModelCard | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
         known = {f.name for f in fields(ModelCard)} - {"model"}  # training may write down more
         row = {name: value for name, value in values.items() if name in known and value is not None}
         card = from_mapping(ModelCard, {"model": str(folder), **row}, str(path))

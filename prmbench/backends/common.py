@@ -19,6 +19,7 @@ from prmbench.engines.hf import Head, HFEngine, Placement, load
 from prmbench.engines.render import PLAIN, Encoded, encode_chat
 from prmbench.engines.vllm import Options, VllmEngine, open_vllm
 from prmbench.schema import Trace, UserError, text_hash
+from prmbench.textfiles import read_text
 
 LM = HFEngine | VllmEngine
 """What `open_lm` gives."""
@@ -83,8 +84,8 @@ def template_source(config: LoadConfig) -> str | None:
     if config.template in ("auto", PLAIN):
         return None if config.template == "auto" else PLAIN
     try:
-        return Path(config.template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(Path(config.template))
+    except OSError as error:
         raise UserError(
             f"--template {config.template}: cannot be read ({error}); use auto, plain or a Jinja file"
         ) from error

@@ -136,6 +136,8 @@ def input_format(config: ModelConfig, prompt: Prompt, sampling: Sampling) -> str
     parts = [f"critic/{config.critic}"]
     if prompt.name != critic.prompt:
         parts.append(f"prompt={prompt.name}")
+    if prompt.removed:
+        parts.append("inner-headers=removed")
     if config.votes > 1:
         parts.append(f"votes={config.votes}")
     names = {"temperature": "T", "top_p": "top_p", "top_k": "top_k", "max_new_tokens": "tokens"}

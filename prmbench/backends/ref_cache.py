@@ -16,6 +16,7 @@ from prmbench.engines import Reader
 from prmbench.engines.hf import Placement
 from prmbench.engines.render import Encoded
 from prmbench.store import cannot_write
+from prmbench.textfiles import json_lines
 
 Sums = Callable[[Sequence[Encoded]], Iterator[tuple[float, ...]]]
 """Per trace: the sum of log pi over each step's tokens, nats."""
@@ -65,7 +66,7 @@ def _key(encoded: Encoded) -> str:
 def _read(folder: Path, name: str) -> dict[str, tuple[float, ...]]:
     known = {}
     for path in sorted(folder.glob(f"{name}.*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in json_lines(path.read_text(encoding="utf-8")):
             try:
                 key, values = json.loads(line)
             except ValueError:

@@ -25,6 +25,7 @@ from prmbench.engines.hf import HFEngine
 from prmbench.engines.inputs import encode_pieces
 from prmbench.engines.render import Encoded
 from prmbench.schema import ScoreKind, StepScores, Trace, UserError
+from prmbench.textfiles import read_text
 
 CHECKPOINTS = ("model.safetensors", "pytorch_model.bin")
 """What a checkpoint's weights are in, or `<name>.index.json` says in which files they are."""
@@ -94,7 +95,7 @@ def checkpoint_head(card: ModelCard) -> tuple[torch.Tensor, float]:
     for name in CHECKPOINTS:
         index, whole = _cached(card, f"{name}.index.json"), _cached(card, name)
         if index:
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = json.loads(read_text(index))["weight_map"]
             shards = {shard for tensor, shard in names.items() if tensor.startswith(prefix)}
             paths = [path for path in (_cached(card, shard) for shard in sorted(shards)) if path]
         else:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prmbench.schema import UserError
+from prmbench.schema import Notice, UserError
+from prmbench.textfiles import BYTE_ORDER_MARK, read_text
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Half a surrogate pair: JSON can spell it, UTF-8 and tokenizers cannot."""
 T = TypeVar("T")
 SUFFIXES = (".json", ".jsonl", ".parquet")
+NAMED_ROWS = 5
+"""So many of the rows that cannot be read are named."""
 
 
 def data_files(path: Path) -> list[Path]:
@@ -38,23 +42,67 @@ def _is_summary(path: Path) -> bool:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of one file. Raises UserError when it is not what its suffix says."""
+    """All rows of one file. Raises UserError when it is not what its suffix says, or one row is not an object."""
+    rows: list[dict[str, Any]] = []
+    for row in _rows_and_faults(path):
+        if isinstance(row, UserError):
+            raise row
+        rows.append(row)
+    return rows
+
+
+def _rows_and_faults(path: Path) -> Sequence[dict[str, Any] | UserError]:
+    """The rows of one file, with an error in the place of each that is not an object."""
     try:
         if path.suffix == ".parquet":
             return _parquet(path)
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     if path.suffix == ".jsonl":
-        return [_object(line, f"{path} line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        lines = enumerate((line.lstrip(BYTE_ORDER_MARK) for line in text.split("\n")), 1)  # joined files have several
+        return [_row_or_fault(line, f"{path} line {n}") for n, line in lines if line.strip()]
     if path.suffix != ".json":
         raise UserError(f"{path}: unknown file type {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
     rows = _parse(text, str(path))
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list):
         raise UserError(f"{path}: expected a list of objects, one a row")
-    return rows
+    return [
+        row
+        if isinstance(row, dict)
+        else UserError(f"{path} row {n} is {_shown(row)}; expected a list of objects, one a row")
+        for n, row in enumerate(rows)
+    ]
+
+
+def read_each(
+    path: Path, read: Callable[[dict[str, Any], str], T], on_unreadable: Callable[[str], None] | None = None
+) -> Iterator[tuple[Path, int, dict[str, Any], T]]:
+    """Read every row of a file, or of the data files in a folder, by a function of the row and of its place.
+
+    Args:
+        path: A data file, or a folder of them.
+        read: Makes something of a row, or raises UserError.
+        on_unreadable: Called with the reason for every row that cannot be read, which is then left out.
+
+    Yields:
+        File, number of the row within it from 0, the row, and what was made of it.
+
+    Raises:
+        UserError: A file cannot be read as a whole; without `on_unreadable`, also for the first row that cannot.
+    """
+    for file in data_files(path):
+        for number, row in enumerate(_rows_and_faults(file)):
+            try:
+                if isinstance(row, UserError):
+                    raise row
+                value = read(row, f"{file} row {number}")
+            except UserError as error:
+                if on_unreadable is None:
+                    raise
+                on_unreadable(str(error))
+                continue
+            yield file, number, row, value
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
@@ -75,11 +123,12 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid JSON ({error})") from error
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
-    row = _parse(line, where)
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object")
-    return row
+def _row_or_fault(line: str, where: str) -> dict[str, Any] | UserError:
+    try:
+        row = _parse(line, where)
+    except UserError as error:
+        return error
+    return row if isinstance(row, dict) else UserError(f"{where}: expected a JSON object")
 
 
 def text_field(row: Mapping[str, Any], name: str, where: str) -> str:
@@ -105,17 +154,18 @@ def steps_field(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def warn_of_unreadable_rows(path: Path, faults: Sequence[str], rows: int, advice: str = "") -> None:
+    """Warn, once, that some of the rows are left out; names the first few of them."""
+    if faults:
+        named = "; ".join([*faults[:NAMED_ROWS], *(["..."] if len(faults) > NAMED_ROWS else [])])
+        message = f"{path}: {len(faults)} of {rows} rows cannot be read and are left out{advice}: {named}"
+        warnings.warn(message, Notice, stacklevel=3)
+
+
 def check_limit(limit: int | None) -> None:
     """Raises UserError on a --limit that leaves nothing."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}; expected at least 1")
-
-
-def spread(items: Sequence[T], limit: int | None) -> list[T]:
-    """`limit` of them at even distances: published sets are ordered by label, subject or year."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def unique_ids(ids: Sequence[str], where: str) -> None:

@@ -27,7 +27,7 @@ _MATH = re.compile(
     re.DOTALL,
 )
 """What is never cut; one that is left open reaches to the end, and so may a currency's dollar."""
-_CUT = re.compile(r"[.!?][\"')\]*]*(?=\s)|\n")
+_CUT = re.compile(r"[.!?][\"')\]*]*(?=\s)|\r\n?|\n")
 _NUMBER = re.compile(r"(?:^|\n)\W*(?:step\s*)?\d+[.:)]?\W*\Z", re.IGNORECASE)
 """The number of a list or a header, which is no sentence."""
 _WORD = re.compile(r"\w")

@@ -99,7 +99,4 @@ def _chosen(found: Sequence[Rollout], config: EvalConfig) -> list[Rollout]:
     for name in config.subset:
         if name not in present:
             raise UserError(f"--subset {name}: the file has {', '.join(present)}")
-    kept: set[tuple[str, str]] = set()
-    for name in config.subset or present:
-        kept |= set(files.spread(list(dict.fromkeys((name, r.group) for r in found if r.subset == name)), config.limit))
-    return [r for r in found if (r.subset, r.group) in kept]
+    return rollouts.limited([r for r in found if not config.subset or r.subset in config.subset], config.limit)

@@ -22,6 +22,7 @@ from prmbench.report.sheets import Sheet, sheets, split
 from prmbench.report.viewer import Texts
 from prmbench.schema import UserError
 from prmbench.store import write_atomic
+from prmbench.textfiles import read_text
 
 BEGIN = "<!-- generated: do not edit between these marks; run `prmbench report` -->"
 END = "<!-- end of generated part -->"
@@ -142,7 +143,7 @@ def _readme(loaded: Loaded, every: Sequence[Board], others: Sequence[Sheet], out
     """The README under `out` (or the one shipped with the package) with a fresh generated part."""
     path = out / "README.md"
     shipped = (files("prmbench") / "assets" / "leaderboards.md").read_text(encoding="utf-8")
-    text = path.read_text(encoding="utf-8") if path.is_file() else shipped
+    text = read_text(path) if path.is_file() else shipped
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):

@@ -16,6 +16,7 @@ from prmbench.report.rlstudy import arm_of, panel_of, read_metrics, seeds_of
 from prmbench.report.study import STUDY, seed_of
 from prmbench.schema import MetricRow, RunManifest, UserError
 from prmbench.store import Run, read_run, scores_path
+from prmbench.textfiles import read_text
 
 TOLERANCE = 1e-9
 """How far a committed number may be from the recomputed one."""
@@ -90,8 +91,8 @@ def _result_files(results: Path) -> list[Path]:
 
 def _is_result(path: Path) -> bool:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = json.loads(read_text(path))
+    except (OSError, ValueError, UserError):
         return False
     return isinstance(data, dict) and {"manifest", "rows"} <= set(data)
 

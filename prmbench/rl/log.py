@@ -10,6 +10,7 @@ from typing import Any
 from prmbench import distributed
 from prmbench.rl.validation import Validation
 from prmbench.schema import UserError
+from prmbench.textfiles import json_lines
 from prmbench.training import files
 
 Tell = Callable[[int, int, Mapping[str, Any]], None]
@@ -49,7 +50,7 @@ def read(out: Path) -> list[dict[str, Any]]:
     path = out / files.METRICS
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in json_lines(path.read_text(encoding="utf-8"))]
 
 
 def tracker(name: str, out: Path, config: Mapping[str, Any]) -> Track | None:

@@ -22,6 +22,7 @@ from prmbench.rl import log
 from prmbench.rl.models import Models
 from prmbench.rl.setup import Job
 from prmbench.schema import RunManifest, RunResult, ScoredTrace, text_hash
+from prmbench.textfiles import read_text
 from prmbench.training import files
 
 RESULT, RM = "result", "rm"
@@ -114,7 +115,7 @@ def _card(job: Job) -> dict[str, Any]:
 def _trained_on(rm_model: str) -> list[str]:
     """What the reward model had been trained on before."""
     card = Path(rm_model) / CARD_FILE
-    told = json.loads(card.read_text(encoding="utf-8")) if rm_model and card.exists() else {}
+    told = json.loads(read_text(card)) if rm_model and card.exists() else {}
     return [str(name) for name in told.get("trained_on", ())]
 
 

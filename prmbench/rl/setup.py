@@ -26,6 +26,7 @@ from prmbench.manifest import CARD_FILE
 from prmbench.policy import kind_of
 from prmbench.rl import ranges
 from prmbench.schema import UserError, text_hash
+from prmbench.textfiles import read_text
 from prmbench.training import batching
 from prmbench.training import model as training_models
 from prmbench.training.model import Setup
@@ -144,7 +145,7 @@ def _as_trained(config: DistRLConfig) -> DistRLConfig:
     if not config.rm_model or not card.exists():
         return config
     try:
-        told = json.loads(card.read_text(encoding="utf-8"))
+        told = json.loads(read_text(card))
         loss, known = told.get("loss"), {"rm_beta": told.get("beta"), "rm_margin": told.get("margin")}
     except (ValueError, AttributeError) as error:
         raise UserError(f"{card}: not a card of a reward model ({error}); take another --rm-model") from error

@@ -20,6 +20,7 @@ from prmbench.rl.models import Models
 from prmbench.rl.rows import Row
 from prmbench.rl.setup import Job
 from prmbench.schema import UserError
+from prmbench.textfiles import json_lines
 from prmbench.training import files
 
 DRAWN = "drawn"
@@ -109,7 +110,7 @@ def kept(job: Job, done: int) -> Draw | None:
 
 def _read(job: Job, done: int) -> Draw | None:
     try:
-        head, *rows = [json.loads(line) for line in _path(job).read_text(encoding="utf-8").splitlines()]
+        head, *rows = [json.loads(line) for line in json_lines(_path(job).read_text(encoding="utf-8"))]
     except (OSError, ValueError):
         return None
     if (head["run"], head["done"]) != (store.short_hash(job.identity), done):

@@ -28,7 +28,7 @@ from prmbench.schema import UserError, text_hash
 from prmbench.training import batching, reference
 from prmbench.training import model as models
 from prmbench.training.batching import Order
-from prmbench.training.examples import Dataset, Encoder, build, check_usable, limited
+from prmbench.training.examples import Dataset, Encoder, build, check_usable
 from prmbench.training.model import Runner, Setup
 
 PLAIN_AS_JINJA = (
@@ -220,7 +220,7 @@ def prepare(config: TrainConfig) -> Job:
     other = _reference_shape(config, row, setup, shape)
     assert config.data is not None
     template = common.template_source(config)
-    found = limited(rollouts.read(config.data), config.limit)
+    found = rollouts.limited(rollouts.read(config.data), config.limit)
     limits = (config.max_tokens, shape.max_tokens, other.max_tokens if other else None)
     encoder = Encoder(
         shape.tokenizer, template, min((n for n in limits if n is not None), default=None), row.card.get("separator")
