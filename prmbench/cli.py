@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -312,4 +314,11 @@ def _print_mapping(record: Any, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point."""
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no command
+    try:
+        app()
+    except OSError as error:  # standard output on a full disk
+        typer.echo(f"error: {error.strerror or error}", err=True)
+        sys.exit(bridge.BAD_INPUT)

@@ -81,7 +81,7 @@ def weights_hash(path: Path) -> str | None:
     Records of how a model came to be have no part in it: a training run done twice gives one hash. None when there is
     nothing local to hash.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if _moves_a_number(p))
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if _moves_a_number(p) and p.is_file())
     if not files:
         return None
     digest = hashlib.sha256()
@@ -106,7 +106,7 @@ def _reading(card: Path) -> bytes:
     try:
         values = json.loads(raw)
         return json.dumps({k: v for k, v in values.items() if k not in CARD_RECORDS}, sort_keys=True).encode()
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return raw
 
 

@@ -77,13 +77,15 @@ def sample_all(
     config: Options,
     folder: Path,
     progress: Progress | None = None,
+    anew: bool = False,
 ) -> Sampled | None:
     """The same, journalled in `folder`, each process drawing its share; None in all processes but the first.
 
-    Raises UserError when `folder` holds a run begun with other options.
+    `anew` forgets what an earlier sitting has drawn. Raises UserError when `folder` holds a run begun with other
+    options.
     """
     work = prepare(engine, prompts, config)
-    journal = store.Journal(folder, identity(engine, work, config))
+    journal = shares.open_journal(folder, identity(engine, work, config), len(work.batches), anew)
     workers = max(1, min(8, (os.cpu_count() or 1) // distributed.world_size()))
     with verify.Verifier(workers) as verifier:
 

@@ -76,17 +76,19 @@ def score_all(
     traces: Sequence[Trace],
     progress: Progress | None = None,
     most_cost: float | None = None,
+    anew: bool = False,
 ) -> store.Journal:
     """Scores this process's share of the batches that the journal does not hold yet, and waits for the others.
 
-    Raises UserError once answers have cost `most_cost`, over all sittings; those under way by then still count.
+    `anew` forgets what an earlier sitting has scored. Raises UserError once answers have cost `most_cost`, over all
+    sittings; those under way by then still count.
     """
     identity = {
         "run_id": plan.run_id,
         "scoring_version": SCORING_VERSION,
         "plan": store.short_hash({"batches": plan.batches}),
     }
-    journal = store.Journal(folder / f"{plan.run_id}.journal", identity)
+    journal = shares.open_journal(folder / f"{plan.run_id}.journal", identity, len(plan.batches), anew)
     spent = [_usage(entry).cost for entry in journal.done().values()]
     scored_batch = within_memory(partial(_score, backend), backend.cost)
 

@@ -6,14 +6,16 @@ What a batch is, and what doing it means, is the caller's: scoring.py scores tra
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from typing import Any
 
 from prmbench import distributed, manifest, store
-from prmbench.schema import UserError
+from prmbench.schema import Notice, UserError
 
 Progress = Callable[[int, int, float], None]
 """Called with (batches done, batches in all, tokens a second)."""
@@ -21,6 +23,24 @@ Made = tuple[Mapping[str, Any], int]
 """A batch's part of the journal's entry, and its tokens."""
 Work = Callable[[int], Made]
 """Batch number -> what is made of it."""
+
+
+def open_journal(folder: Path, identity: Mapping[str, Any], batches: int, anew: bool = False) -> store.Journal:
+    """The journal of a run of so many batches, emptied first if `anew`; says what an earlier sitting has left.
+
+    All processes call it. Raises UserError when the folder holds another run.
+    """
+    first = distributed.rank() == 0
+    if not first:
+        distributed.barrier()  # the first may have to empty it
+    journal = store.Journal(folder, identity, anew=anew and first)
+    if first:
+        distributed.barrier()
+        done = len(journal.done())
+        if done:
+            message = f"{folder}: {done} of {batches} batches were done before and are used; delete it to begin anew"
+            warnings.warn(message, Notice, stacklevel=2)
+    return journal
 
 
 def work(journal: store.Journal, batches: int, do: Work, progress: Progress | None = None, workers: int = 1) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prmbench import manifest
+from prmbench import manifest, reading
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
 from prmbench.config import LoadConfig, ModelConfig, RolloutConfig
@@ -83,11 +83,9 @@ def template_source(config: LoadConfig) -> str | None:
     if config.template in ("auto", PLAIN):
         return None if config.template == "auto" else PLAIN
     try:
-        return Path(config.template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--template {config.template}: cannot be read ({error}); use auto, plain or a Jinja file"
-        ) from error
+        return reading.read_text(Path(config.template))
+    except UserError as error:
+        raise UserError(f"--template {error}; use auto, plain or a Jinja file") from error
 
 
 def chat_encoder(engine: LM, config: ModelConfig, *others: LM) -> Callable[[Trace], Encoded]:

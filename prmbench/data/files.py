@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from prmbench import reading
+from prmbench.option_values import check_text
 from prmbench.schema import UserError
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Half a surrogate pair: JSON can spell it, UTF-8 and tokenizers cannot."""
+_PERHAPS_NOT_FINITE = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
+"""In the text of a JSON file, where a number may be none or too large; the values then decide."""
 T = TypeVar("T")
 SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
 def data_files(path: Path) -> list[Path]:
     """The file itself, or the data files directly in the folder, by name."""
-    if path.is_file():
-        return [path]
-    if not path.exists():
+    if not reading.leads_somewhere(path):
         raise UserError(
             f"{path}: no such file or folder; --data takes a json, jsonl or parquet file or a folder of them"
         )
+    if path.is_file():
+        return [path]
     if not path.is_dir():
         raise UserError(f"{path}: neither a file nor a folder; save the rows to a file")
-    found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not _is_summary(p))
+    try:
+        found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not _is_summary(p))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be searched ({reading.reason(error)})") from error
+    for file in found:
+        check_text(file.name, "the name of a file in --data")
     if not found:
         raise UserError(f"{path}: holds no {', '.join(SUFFIXES)} file")
     return found
@@ -39,21 +48,19 @@ def _is_summary(path: Path) -> bool:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of one file. Raises UserError when it is not what its suffix says."""
-    try:
-        if path.suffix == ".parquet":
-            return _parquet(path)
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    text = reading.read_text(path)
     if path.suffix == ".jsonl":
-        return [_object(line, f"{path} line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        rows = [_object(line, f"{path} line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        _check_finite(rows, text, path)
+        return rows
     if path.suffix != ".json":
         raise UserError(f"{path}: unknown file type {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
-    rows = _parse(text, str(path))
+    rows = reading.parse_json(text, str(path), finite=False)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: expected a list of objects, one a row")
+    _check_finite(rows, text, path)
     return rows
 
 
@@ -61,22 +68,38 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
+    reading.check_file(path)
     try:
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        what = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: not a parquet file of rows ({what})") from error
     return rows
 
 
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: not valid JSON ({error})") from error
+def _check_finite(rows: Sequence[Mapping[str, Any]], text: str, path: Path) -> None:
+    """Raises UserError naming row and field of the first number that is NaN or infinite."""
+    if not _PERHAPS_NOT_FINITE.search(text):
+        return
+    for number, row in enumerate(rows):
+        for name, value in row.items():
+            if any(isinstance(v, float) and not math.isfinite(v) for v in _values(value)):
+                raise UserError(f"{path} row {number}: field {name!r} is {_shown(value)}; expected finite numbers")
+
+
+def _values(value: Any) -> Iterator[Any]:
+    """The value, or all values in a list or an object, however deep."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list | dict):
+            waiting += value.values() if isinstance(value, dict) else value
+        else:
+            yield value
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
-    row = _parse(line, where)
+    row = reading.parse_json(line, where, finite=False)
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected a JSON object")
     return row
@@ -103,6 +126,14 @@ def steps_field(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
                 f"{where}: step {index} is {_shown(step)}; expected a text that is not blank, in valid Unicode"
             )
     return tuple(value)
+
+
+def checked_name(value: Any, name: str, where: str) -> str:
+    """An id or a subset as text. Raises UserError on one that no file can hold."""
+    text = str(value)
+    if "\0" in text or _HALF_CHARACTER.search(text):
+        raise UserError(f"{where}: field {name!r} is {_shown(value)}; expected valid Unicode, without NUL")
+    return text
 
 
 def check_limit(limit: int | None) -> None:

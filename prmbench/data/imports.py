@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prmbench import outputs
 from prmbench.config import ConvertConfig
 from prmbench.data import files, rollouts
 from prmbench.data.rollouts import Rollout
@@ -54,8 +55,7 @@ def convert(config: ConvertConfig, data: Path) -> Converted:
     """
     files.check_limit(config.limit)
     rollouts.check_suffix(config.out)
-    if config.out.resolve() in {file.resolve() for file in files.data_files(data)}:
-        raise UserError(f"--out {config.out}: is a file that is read; name another for the traces")
+    outputs.check([config.out], config, [data], force=config.force)
     found, left, rows = read(data, config.format, config.neutral, config.alternatives)
     kept = files.spread(found, config.limit)
     if not kept:

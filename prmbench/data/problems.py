@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prmbench import contamination, store
+from prmbench import contamination, outputs, store
 from prmbench.config import ContaminationConfig
 from prmbench.contamination import Match, Text
 from prmbench.data import files, imports
@@ -108,9 +108,8 @@ def _check(config: ContaminationConfig) -> None:
         raise UserError("--data is missing: give the training file or folder")
     if not config.against:
         raise UserError("--against is missing: give a benchmark file or folder")
-    sources = [config.data, *map(Path, config.against)]
-    if config.out is not None and config.out.resolve() in [path.resolve() for path in sources]:
-        raise UserError(f"--out {config.out}: is a file that is read; name another for the matches")
+    if config.out is not None:
+        outputs.check([config.out], config, force=config.force)
     if config.ngram < 1:
         raise UserError(f"--ngram is {config.ngram}; expected at least 1")
     if not 0 < config.overlap <= 1:
@@ -148,11 +147,9 @@ def read(path: Path) -> list[Problem]:
         rows = files.read_rows(file)
         texts = without_shared([_text(row, f"{file} row {n}") for n, row in enumerate(rows)])
         for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
-            found.append(
-                Problem(
-                    _first(row, NAMES) or f"{file.stem}-{number}", _subset(row, file.stem), contamination.text(text)
-                )
-            )
+            where = f"{file} row {number}"
+            name = _first(row, NAMES, where) or f"{file.stem}-{number}"
+            found.append(Problem(name, _subset(row, file.stem, where), contamination.text(text)))
     if not found:
         raise UserError(f"{path}: holds no problem")
     return found
@@ -195,12 +192,13 @@ def _text(row: Mapping[str, Any], where: str) -> str:
     return files.text_field(row, field, where)
 
 
-def _first(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    return next((str(row[name]) for name in names if isinstance(row.get(name), str | int) and row[name] != ""), "")
+def _first(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    found = next((name for name in names if isinstance(row.get(name), str | int) and row[name] != ""), None)
+    return "" if found is None else files.checked_name(row[found], found, where)
 
 
-def _subset(row: Mapping[str, Any], stem: str) -> str:
-    return _first(row, SUBSETS) or stem
+def _subset(row: Mapping[str, Any], stem: str, where: str) -> str:
+    return _first(row, SUBSETS, where) or stem
 
 
 # --- counting -----------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def to_trace(row: Mapping[str, Any], stem: str, number: int, split: str, where: 
             raise UserError(f"{where}: the splitter {split!r} finds no step in 'solution'")
     name = row.get("id")
     return Trace(
-        id=f"{stem}-{number}" if name is None else str(name),
+        id=f"{stem}-{number}" if name is None else files.checked_name(name, "id", where),
         prompt=problem,
         steps=steps,
         group=text_hash(problem),

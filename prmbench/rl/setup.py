@@ -5,14 +5,13 @@ Mistakes that cost nothing to find come first; weights are read last.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench import distributed, distrl_options, manifest, store, verify
+from prmbench import distributed, distrl_options, manifest, reading, store, verify
 from prmbench.backends import common
 from prmbench.config import RolloutConfig
 from prmbench.data import prompts as prompt_files
@@ -141,12 +140,12 @@ def resolved(config: DistRLConfig) -> DistRLConfig:
 def _as_trained(config: DistRLConfig) -> DistRLConfig:
     """Beta and margin as the reward model was trained with, unless they are given. Raises UserError on another loss."""
     card = Path(config.rm_model) / CARD_FILE
-    if not config.rm_model or not card.exists():
+    if not config.rm_model or not reading.leads_somewhere(card):
         return config
+    told = reading.read_json(card)
     try:
-        told = json.loads(card.read_text(encoding="utf-8"))
         loss, known = told.get("loss"), {"rm_beta": told.get("beta"), "rm_margin": told.get("margin")}
-    except (ValueError, AttributeError) as error:
+    except AttributeError as error:
         raise UserError(f"{card}: not a card of a reward model ({error}); take another --rm-model") from error
     wanted = config.rm_loss or distrl_options.ARMS[config.arm].get("rm_loss")
     if config.rm_loss is None and loss and wanted and str(loss).removesuffix("_early").removesuffix("_late") != wanted:
