@@ -486,7 +486,7 @@ def test_paths_may_be_texts_in_python(benchmark_folder: Path, tmp_path: Path) ->
 def test_score_never_overwrites_what_it_reads(tmp_path: Path) -> None:
     mine = tmp_path / "mine.jsonl"
     mine.write_text('{"problem": "p", "steps": ["a"]}\n')
-    with pytest.raises(UserError, match="is the file that --data reads"):
+    with pytest.raises(UserError, match="is a file that is read"):
         evaluation.score(ScoreConfig("random", data=mine, out=mine))
     assert mine.read_text() == '{"problem": "p", "steps": ["a"]}\n'
 
