@@ -10,7 +10,9 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from prmbench.schema import Trace
+from prmbench import reading
+from prmbench.option_values import check_text
+from prmbench.schema import Trace, UserError
 
 PACKAGES = ("prmbench", "torch", "transformers", "tokenizers", "datasets", "numpy", "gguf")
 """Packages whose version can move a number."""
@@ -18,6 +20,8 @@ MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".m
 """Files of a model folder that can move a number: weights, shapes, tokenizer, template, prm.json."""
 NOT_MODEL = ("train.json", "non_finite.json", "reference-*.safetensors")
 """What training leaves beside the model: its record, not read with it."""
+ADAPTER_FILE = "adapter_config.json"
+"""Of a LoRA adapter, as peft writes it."""
 CARD_FILE, CARD_RECORDS = "prm.json", {"commit", "dirty", "prmbench", "ref_model", "ref_revision"}
 """How a model is read, and what in it says only which code wrote it, or names the reference, which has its own hash."""
 
@@ -94,6 +98,26 @@ def weights_hash(path: Path) -> str | None:
             while block := stream.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def adapter_base(folder: Path) -> tuple[str, str | None] | None:
+    """The model that the LoRA adapter in a folder belongs to, a path or a hub id, and its revision where one is named.
+
+    None for a folder that holds a whole model, or no adapter. A relative path is one from the current folder, as peft
+    has it, or else from the adapter's own. Raises UserError when the adapter names no base.
+    """
+    path = folder / ADAPTER_FILE
+    if not reading.leads_somewhere(path) or (folder / "config.json").exists():
+        return None
+    values = reading.read_json(path)
+    base = values.get("base_model_name_or_path") if isinstance(values, dict) else None
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{path}: names no base model; put it in as base_model_name_or_path")
+    check_text(base, f"{path}: base_model_name_or_path")
+    if not reading.leads_somewhere(Path(base)) and reading.leads_somewhere(folder / base):
+        base = str(folder / base)
+    revision = values.get("revision")
+    return base, revision if isinstance(revision, str) and revision else None
 
 
 def _moves_a_number(file: Path) -> bool:

@@ -18,7 +18,8 @@ import pytest
 from conftest import ROWS, save_model
 
 from prmbench import data, evaluation, judge, manifest, scoring, shares, store
-from prmbench.backends import Facts, load_backend, source_hash
+from prmbench.backends import Facts, load_backend
+from prmbench.backends.source import source_hash
 from prmbench.config import EvalConfig, ModelConfig, ScoreConfig
 from prmbench.schema import SCORING_VERSION, ScoredTrace, StepScores, Trace, UserError
 from prmbench.store import Run

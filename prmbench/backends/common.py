@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -15,7 +16,7 @@ from prmbench import manifest, reading
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
 from prmbench.config import LoadConfig, ModelConfig, RolloutConfig
-from prmbench.engines.hf import Head, HFEngine, Placement, load
+from prmbench.engines.hf import Head, HFEngine, Placement, commit, load
 from prmbench.engines.render import PLAIN, Encoded, encode_chat
 from prmbench.engines.vllm import Options, VllmEngine, open_vllm
 from prmbench.schema import Trace, UserError, text_hash
@@ -126,8 +127,15 @@ def model_facts(card: ModelCard, config: ModelConfig, engine: LM, reference_byte
 
 
 def local_weights(model: str) -> str | None:
-    """Hash of a local model's weight files; None for a hub id."""
-    return manifest.weights_hash(Path(model)) if Path(model).exists() else None
+    """Hash of a local model's files, of an adapter's together with its base's; None for a hub id."""
+    if not reading.leads_somewhere(Path(model)):
+        return None
+    own, adapted = manifest.weights_hash(Path(model)), manifest.adapter_base(Path(model))
+    if adapted is None:
+        return own
+    base, revision = adapted
+    local = manifest.weights_hash(Path(base)) if reading.leads_somewhere(Path(base)) else None
+    return hashlib.sha256(f"{own} {local or f'{base}@{commit(base, revision)}'}".encode()).hexdigest()
 
 
 def chat_format(config: ModelConfig) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from prmbench import config as options
 from prmbench import data, manifest, scoring, store
-from prmbench.backends import Backend, Facts, source_hash
+from prmbench.backends import Backend, Facts
+from prmbench.backends.source import source_hash
 from prmbench.config import EvalConfig, ModelConfig
 from prmbench.data import candidates
 from prmbench.schema import RunManifest, UserError

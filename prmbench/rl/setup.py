@@ -132,6 +132,7 @@ def resolved(config: DistRLConfig) -> DistRLConfig:
     if config.device in ("balanced", "sequential"):
         raise UserError(f"--device {config.device}: training spreads a model with torchrun and --strategy fsdp")
     for name in (config.model, config.rm_model):
+        training_models.check_whole(name)
         if name and name != SELF and config.out.resolve() == Path(name).resolve():
             raise UserError(f"--out {config.out}: is a model to start from; choose another folder")
     return config

@@ -173,6 +173,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
         raise UserError("--model is missing: give the policy to start from, a hub id, a folder or a .gguf file")
     if config.data is None:
         raise UserError("--data is missing: give a file of rollouts, jsonl or parquet")
+    models.check_whole(config.model)
     loss = presets.loss_of(config)
     if isinstance(config, TrainRMConfig):
         if loss == "sft":
