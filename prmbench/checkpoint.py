@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -71,11 +71,20 @@ def save(folder: Path, step: int, state: dict[str, Any], facts: Mapping[str, Any
             aside.rename(final)
             disk.sync(folder)
             _prune(folder, final)
-    except OSError as error:
-        store.cannot_write(final, error)
+    except (OSError, UserError) as error:
+        _give_up(final, aside, error)
     except CheckpointException as error:  # DCP's wrapping of what went wrong in any process
-        store.cannot_write(final, OSError(str(next(iter(error.failures.values()))[0])))
+        _give_up(final, aside, next(iter(error.failures.values()))[0])
     distributed.barrier()
+
+
+def _give_up(final: Path, aside: Path, error: BaseException) -> NoReturn:
+    """Says why a checkpoint cannot be written; what there is of it goes, for it may be what fills the disk."""
+    if distributed.rank() == 0:
+        shutil.rmtree(aside, ignore_errors=True)
+    if isinstance(error, UserError):
+        raise error
+    store.cannot_write(final, error if isinstance(error, OSError) else OSError(str(error)))
 
 
 def _prune(folder: Path, saved: Path) -> None:

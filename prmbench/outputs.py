@@ -6,6 +6,7 @@ Every command asks `check` before it begins; disk.py refuses links and devices a
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -84,20 +85,19 @@ def check(written: Iterable[Path], config: Any = None, reads: Iterable[Path] = (
 
 def check_training(out: Path, config: Any) -> None:
     """Raises UserError when training into `out` would overwrite what the options say is read."""
-    named = list(_named(config))
-    there = [path for path in (Path(n) for n in named) if path.exists()]
-    for path in there:
-        if out.exists() and path.samefile(out):
+    for path in _named(config):
+        if not reading.leads_somewhere(path):
+            continue
+        if os.path.realpath(path) == os.path.realpath(out):
             raise UserError(f"--out {out}: is a folder that this command reads ({path}); choose another")
-        ours = [out / name for name in FOLDERS]
-        if any(folder.exists() and _is_inside(path, folder) for folder in ours):
+        if any(_is_inside(path, out / name) for name in FOLDERS):
             raise UserError(f"--out {out}: this command reads {path}, which it would overwrite; choose another")
     saved = {path for name in MODEL_FILES for path in out.glob(name)} if out.is_dir() else set()
     check([*(out / name for name in TRAINED), *sorted(saved)], config, force=True)
 
 
 def _is_inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _named(config: Any) -> Iterator[Path]:

@@ -239,9 +239,12 @@ def identity(engine: Sampler, work: Work, config: Options) -> dict[str, Any]:
 
 def _collect(work: Work, journal: store.Journal) -> Sampled:
     entries = shares.finished(journal, len(work.batches))
-    rows = {
-        i: row
-        for batch, entry in zip(work.batches, entries, strict=True)
-        for i, row in zip(batch, entry["rollouts"], strict=True)
-    }
-    return Sampled(tuple(rollout_files.from_row(rows[i]) for i in sorted(rows)), shares.provenance(entries), journal)
+    try:
+        rows = {
+            i: rollout_files.from_row(row)
+            for batch, entry in zip(work.batches, entries, strict=True)
+            for i, row in zip(batch, entry["rollouts"], strict=True)
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{journal.folder}: not a journal of completions ({error}); delete it to draw anew") from error
+    return Sampled(tuple(rows[i] for i in sorted(rows)), shares.provenance(entries), journal)

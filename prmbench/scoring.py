@@ -182,7 +182,10 @@ def collect(
     Raises UserError when no trace has a usable number: then something is wrong with the model, not with a trace.
     """
     entries = shares.finished(journal, len(plan.batches))
-    rows = tuple(ScoredTrace.from_json(row) for entry in entries for row in entry["scores"])
+    try:
+        rows = tuple(ScoredTrace.from_json(row) for entry in entries for row in entry["scores"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{journal.folder}: not a journal of scores ({error}); delete it to start afresh") from error
     if {row.id for row in rows} != {trace.id for trace in traces}:
         raise UserError(f"{journal.folder}: does not hold this run's traces; delete it to start afresh")
     if all(row.unscored for row in rows) and any(row.unscored == "non-finite" for row in rows):

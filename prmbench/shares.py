@@ -17,6 +17,8 @@ from typing import Any
 from prmbench import distributed, manifest, store
 from prmbench.schema import Notice, UserError
 
+FACTS = {"process", "seconds", "commit", "dirty"}
+"""What every entry of a journal says of how it was made."""
 Progress = Callable[[int, int, float], None]
 """Called with (batches done, batches in all, tokens a second)."""
 Made = tuple[Mapping[str, Any], int]
@@ -109,7 +111,9 @@ def finished(journal: store.Journal, batches: int) -> list[Mapping[str, Any]]:
     lacking = sorted(set(range(batches)) - set(entries))
     if lacking:
         raise UserError(f"{journal.folder}: batches {lacking[:5]} are not there yet; run the same command again")
-    return [entries[number] for number in sorted(entries)]
+    if not all(entry.keys() >= FACTS for entry in entries.values()):
+        raise UserError(f"{journal.folder}: holds entries that this program did not write; delete it to start afresh")
+    return [entries[number] for number in range(batches)]
 
 
 def provenance(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

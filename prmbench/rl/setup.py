@@ -5,6 +5,7 @@ Mistakes that cost nothing to find come first; weights are read last.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -133,7 +134,7 @@ def resolved(config: DistRLConfig) -> DistRLConfig:
         raise UserError(f"--device {config.device}: training spreads a model with torchrun and --strategy fsdp")
     for name in (config.model, config.rm_model):
         training_models.check_whole(name)
-        if name and name != SELF and config.out.resolve() == Path(name).resolve():
+        if name and name != SELF and os.path.realpath(config.out) == os.path.realpath(name):
             raise UserError(f"--out {config.out}: is a model to start from; choose another folder")
     return config
 
@@ -154,7 +155,10 @@ def _as_trained(config: DistRLConfig) -> DistRLConfig:
             f"--rm-model {config.rm_model}: was trained as {loss}, and arm {config.arm} goes on as {wanted}; "
             f"choose an arm for {loss}, or say --rm-loss {wanted}"
         )
-    filled: dict[str, Any] = {k: float(v) for k, v in known.items() if v is not None and getattr(config, k) is None}
+    try:
+        filled: dict[str, Any] = {k: float(v) for k, v in known.items() if v is not None and getattr(config, k) is None}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{card}: beta and margin must be numbers ({error}); take another --rm-model") from error
     return replace(config, **filled)
 
 
@@ -208,7 +212,8 @@ def _check_apart(prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> Non
     trained = {prompt.text for prompt in prompts}
     shared = [prompt.id for prompt in validation if prompt.text in trained]
     if shared:
-        raise UserError(f"--validation-data: prompt {shared[0]} is in --data, too ({len(shared)} are); take them out")
+        name = shared[0][:60]
+        raise UserError(f"--validation-data: prompt {name} is in --data, too ({len(shared)} are); take them out")
 
 
 def _reward_shape(config: DistRLConfig, placement: Placement, shape: HFEngine) -> HFEngine | None:
