@@ -39,7 +39,8 @@ def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None
             with one_line_errors(), outputs.also_reading(_paths(config_file, other)):
                 body(_resolve(config, ctx, config_file, given), **other)
 
-        file = typer.Option("--config", help="TOML file of options; flags win over it.", show_default=False)
+        words = "TOML file of options; flags win over it."
+        file = typer.Option("--config", help=words, show_default=False, readable=False)
         head = [
             inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
             _parameter("config_file", Annotated[Path | None, file], None),
@@ -75,7 +76,8 @@ def _field_parameters(config: type[Any]) -> list[inspect.Parameter]:
         default = f.default if f.default is not MISSING else None
         hint = list[str] if get_origin(hints[f.name]) is tuple else hints[f.name]
         shown = default not in (None, (), "", False)
-        option = typer.Option(flag, help=f.metadata["help"], show_default=shown)
+        # Whether a file may be read is found out by reading it, and then said in one line.
+        option = typer.Option(flag, help=f.metadata["help"], show_default=shown, readable=False)
         found.append(_parameter(f.name, Annotated[hint, option], list(default) if default == () else default))
     return found
 

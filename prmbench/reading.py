@@ -85,6 +85,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {TOO_DEEP}") from error
 
 
+def files_under(folder: Path, suffix: str) -> list[Path]:
+    """All files with that suffix in the folder and the folders in it, sorted; links to folders are not followed.
+
+    Raises UserError when one of the folders may not be searched: what is in it would go missing without a word.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise UserError(f"{error.filename}: cannot be searched ({reason(error)})") from error
+
+    walk = os.walk(folder, onerror=refuse)
+    return sorted(Path(where) / name for where, _, names in walk for name in names if name.endswith(suffix))
+
+
 def reason(error: OSError) -> str:
     """What the system says went wrong, without the number and the path."""
     return error.strerror or str(error) or type(error).__name__

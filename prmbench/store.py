@@ -119,7 +119,7 @@ def read_run(path: Path) -> Run:
 
 def read_runs(root: Path) -> list[Run]:
     """Every run under `root`, sorted by benchmark, model and run id. JSON files without scores are passed over."""
-    found = [read_run(path) for path in sorted(root.rglob("*.json")) if scores_path(path).exists()]
+    found = [read_run(path) for path in reading.files_under(root, ".json") if scores_path(path).exists()]
     return sorted(found, key=lambda r: (r.result.manifest.benchmark, r.result.manifest.model, r.result.manifest.run_id))
 
 

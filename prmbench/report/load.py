@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from prmbench import reading
 from prmbench.judge import judge
 from prmbench.report.rlstudy import arm_of, panel_of, read_metrics, seeds_of
 from prmbench.report.study import STUDY, seed_of
@@ -85,13 +86,13 @@ def _order(run: Run) -> tuple[str, str, str]:
 
 def _result_files(results: Path) -> list[Path]:
     """JSON files with scores beside them, and results that have lost theirs."""
-    return [path for path in sorted(results.rglob("*.json")) if scores_path(path).exists() or _is_result(path)]
+    return [p for p in reading.files_under(results, ".json") if scores_path(p).exists() or _is_result(p)]
 
 
 def _is_result(path: Path) -> bool:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(data, dict) and {"manifest", "rows"} <= set(data)
 
