@@ -119,7 +119,7 @@ def test_a_base_that_cannot_be(adapter: Path, values: dict[str, Any], says: str)
 
 def test_an_adapter_without_its_weights(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
-    with pytest.warns(Notice), pytest.raises(UserError, match="cannot be loaded|lacks weights"):
+    with pytest.warns(Notice), pytest.raises(UserError, match=r"cannot be loaded|lacks weights"):
         load(str(adapter), "lm", CPU)
 
 

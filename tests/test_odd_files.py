@@ -182,6 +182,10 @@ def test_odd_files_of_a_model(new: Path, policy: Path, name: str, kind: str) -> 
     assert code == 2 or name == "generation_config.json"  # which reading scores has no use for
 
 
+PATHS_HERE = ("a folder", "a pipe", "a link to itself")
+"""Kinds that can lie at a name that is given."""
+
+
 # --- files of a run that is under way -----------------------------------------------------------------------------
 
 

@@ -71,7 +71,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, policy: Path) -> Path:
     (folder / "prompts.jsonl").write_text(json.dumps({"id": "p", "prompt": "What is 1 plus 1?", "answer": "2"}))
     (folder / "score.toml").write_text('model = "random"\n')
     (folder / "t.jinja").write_text("{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
-    os.symlink(policy, folder / "model")
+    (folder / "model").symlink_to(policy)
     fine("eval", "--model", "random", "--data", folder / "rows.jsonl", "--out", folder / "runs")
     (run,) = (folder / "runs").glob("*.json")
     run.rename(folder / "run.json")

@@ -28,7 +28,7 @@ HARMLESS = {
     "JSON": "{{ messages | tojson(indent=2) }}",
     "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
     "loop controls": "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
-    "macros": "{% macro say(m) %}[{{ m.role }}] {{ m.content }}{% endmacro %}{% for m in messages %}{{ say(m) }}{% endfor %}",
+    "macros": "{% macro say(m) %}{{ m.role }} {{ m.content }}{% endmacro %}{{ say(messages[0]) + say(messages[1]) }}",
     "namespaces": "{% set n = namespace(k=0) %}{% for m in messages %}{% set n.k = n.k + 1 %}{{ n.k }}{% endfor %}",
 }
 HARMFUL = {
@@ -37,7 +37,7 @@ HARMFUL = {
     "a large text": "{{ 'x' * 10**9 }}",
     "a large list": "{{ [0] * 10**10 }}",
     "a text somewhat too large": "{{ 'x' * 10**7 }}",
-    "a text that doubles": "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "a text that doubles": "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = n.x * 2 %}{% endfor %}",
     "joined": "{{ 'a'.join(['b' * 10**6] * 10**4) }}",
     "centred": "{{ 'a' | center(10**10) }}",
     "formatted": "{{ '{:>9999999999}'.format(1) }}",
@@ -83,7 +83,7 @@ def test_the_text_is_that_of_transformers(tokenizer: transformers.PreTrainedToke
 
 @pytest.mark.parametrize("name", HARMFUL)
 def test_a_template_meets_its_limits(tokenizer: transformers.PreTrainedTokenizerBase, name: str) -> None:
-    with pytest.raises(UserError, match="^chat template: ") as caught:
+    with pytest.raises(UserError, match=r"^chat template: ") as caught:
         render(tokenizer, MESSAGES, HARMFUL[name])
     assert len(str(caught.value)) < 300
     assert works(tokenizer)
