@@ -644,3 +644,28 @@ def test_score_refuses(tmp_path: Path, changed: dict[str, Any], says: str) -> No
     (tmp_path / "mine.json").write_text("[]")
     with pytest.raises(UserError, match="holds no solution"):
         evaluation.score(own)
+
+
+# --- options that name what is not there -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("benchmark", ["processbench", "best_of_n", "calibration", "format_shift"])
+def test_calibrate_on_names_a_subset_that_there_is(tmp_path: Path, benchmark: str) -> None:
+    rows = [{**row, "answer": "1", "outcome": n % 2, "group": f"g{n // 2}"} for n, row in enumerate(ROWS[12:16])]
+    (tmp_path / "math.json").write_text(json.dumps(rows))
+    config = EvalConfig("random", benchmark=benchmark, data=tmp_path / "math.json", out=tmp_path / "runs")
+    with pytest.raises(UserError, match=r"^--calibrate-on nowhere: the data has subsets .*"):
+        evaluation.evaluate(replace(config, calibrate_on="nowhere"))
+    assert not list((tmp_path / "runs").glob("*.json"))
+    run(replace(config, calibrate_on="math" if benchmark != "best_of_n" else "gsm8k"))
+    run(config)  # gsm8k, everybody's choice, need not be there
+    with pytest.raises(UserError, match="--calibrate-on nowhere"):
+        evaluation.evaluate(replace(config, calibrate_on="nowhere"))  # nor when scores are only judged again
+
+
+def test_a_very_long_name_of_a_model_is_cut_in_file_names(tmp_path: Path) -> None:
+    model = save_model(tmp_path / ("m" * 250), 0)
+    (tmp_path / "gsm8k.json").write_text(json.dumps(ROWS[:4]))
+    found = run(EvalConfig(str(model), backend="endo", data=tmp_path / "gsm8k.json", out=tmp_path / "runs"))
+    assert found.result.manifest.model == "m" * 250
+    assert found.path.name.startswith("m" * 100)
