@@ -185,9 +185,9 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The class of that name. Raises UnpicklingError unless it is one of a record or of a plain value."""
         allowed = name in _PLAIN.get(module, ())
-        found = super().find_class(module, name) if allowed or (module in _METADATA and "." not in name) else None
-        if allowed or (isinstance(found, type) and (is_dataclass(found) or issubclass(found, Enum))):
-            return found
+        value = super().find_class(module, name) if allowed or (module in _METADATA and "." not in name) else None
+        if allowed or (isinstance(value, type) and (is_dataclass(value) or issubclass(value, Enum))):
+            return value
         if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
             return dtype
         raise pickle.UnpicklingError(f"its metadata names {module}.{name}, which is no part of a checkpoint")

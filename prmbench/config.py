@@ -196,13 +196,13 @@ class ScoreConfig(ModelConfig):
 
 def missing_folder(name: str) -> None:
     """Raises UserError on a name that can only be a path, and leads nowhere."""
-    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not reading.leads_somewhere(Path(name)):
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not reading.exists(Path(name)):
         raise UserError(f"--model {name}: no such file or folder")
 
 
 def public_name(name: str) -> str:
     """A hub id as it is; of a local path its last part, since paths name machines."""
-    if ("/" in name or name in (".", "..")) and reading.leads_somewhere(Path(name)):
+    if ("/" in name or name in (".", "..")) and reading.exists(Path(name)):
         own = Path(name).name  # a link keeps its own name: hub caches point to files named by hashes
         return own if own not in ("", "..") else Path(name).resolve().name
     return name

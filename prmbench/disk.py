@@ -53,12 +53,12 @@ def cannot_write(path: Path, error: OSError) -> NoReturn:
 
 def check_target(path: Path) -> None:
     """Raises UserError unless there is nothing at the path, or a regular file: no link, no device, no folder."""
-    found = lstat(path)
-    if found is None or stat.S_ISREG(found.st_mode):
+    info = lstat(path)
+    if info is None or stat.S_ISREG(info.st_mode):
         return
-    if stat.S_ISLNK(found.st_mode):
+    if stat.S_ISLNK(info.st_mode):
         raise UserError(f"{path}: is a link, and nothing is written through links; name the file itself")
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(info.st_mode):
         raise UserError(f"{path}: is a folder; name a file")
     raise UserError(f"{path}: is a pipe or a device; name a file")
 
@@ -96,8 +96,8 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 def check_writable(folder: Path) -> None:
     """Finds out before the work, not after it, that nothing can be written into the folder. Raises UserError."""
-    found = lstat(folder)
-    if found is not None and not folder.is_dir():
+    info = lstat(folder)
+    if info is not None and not folder.is_dir():
         what = "a file" if folder.is_file() else "no folder"
         raise UserError(f"--out {folder}: is {what}; name a folder")
     try:

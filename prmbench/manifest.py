@@ -107,14 +107,14 @@ def adapter_base(folder: Path) -> tuple[str, str | None] | None:
     has it, or else from the adapter's own. Raises UserError when the adapter names no base.
     """
     path = folder / ADAPTER_FILE
-    if not reading.leads_somewhere(path) or (folder / "config.json").exists():
+    if not reading.exists(path) or (folder / "config.json").exists():
         return None
     values = reading.read_json(path)
     base = values.get("base_model_name_or_path") if isinstance(values, dict) else None
     if not isinstance(base, str) or not base:
         raise UserError(f"{path}: names no base model; put it in as base_model_name_or_path")
     check_text(base, f"{path}: base_model_name_or_path")
-    if not reading.leads_somewhere(Path(base)) and reading.leads_somewhere(folder / base):
+    if not reading.exists(Path(base)) and reading.exists(folder / base):
         base = str(folder / base)
     revision = values.get("revision")
     return base, revision if isinstance(revision, str) and revision else None

@@ -25,8 +25,8 @@ def from_mapping(config: type[C], values: Mapping[str, Any], where: str) -> C:
     """Builds a config from parsed values. Raises UserError on an unknown name or a value of the wrong type."""
     hints = get_type_hints(config)
     check_names(values, hints, f"{where}: unknown option")
-    told = {name: f"--{name.replace('_', '-')}" if where == OPTIONS else f"{where}: {name}" for name in values}
-    return config(**{name: _coerce(value, hints[name], told[name]) for name, value in values.items()})
+    labels = {name: f"--{name.replace('_', '-')}" if where == OPTIONS else f"{where}: {name}" for name in values}
+    return config(**{name: _coerce(value, hints[name], labels[name]) for name, value in values.items()})
 
 
 def check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
@@ -48,11 +48,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         pairs = list(_flat(reading.read_toml(path)))
     except RecursionError as error:
         raise UserError(f"{path}: {reading.TOO_DEEP}") from error
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         names = [name for name, _ in pairs]
         raise UserError(f"{path}: {next(n for n in names if names.count(n) > 1)} is there twice; keep one")
-    return found
+    return values
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -64,19 +64,19 @@ def check(written: Iterable[Path], config: Any = None, reads: Iterable[Path] = (
         force: Whether a file that is there already may be replaced. No file that is read may ever be.
     """
     read = [*_named(config), *reads]
-    sources = {info: path for path in read for info in _identities(path)}
+    sources = {identity: path for path in read for identity in _identities(path)}
     for path in written:
         try:
             disk.check_target(path)
         except UserError as error:
             raise UserError(f"--out {error}") from error
-        found = reading.lstat(path)
-        if found is None:
+        info = reading.lstat(path)
+        if info is None:
             if path in read:  # reading it will fail; writing it first would only hide that
                 raise UserError(f"--out {path}: is a file that is read; name another")
             continue
-        if (found.st_dev, found.st_ino) in sources:
-            source = sources[found.st_dev, found.st_ino]
+        if (info.st_dev, info.st_ino) in sources:
+            source = sources[info.st_dev, info.st_ino]
             what = "" if source == path else f", by way of {source}"
             raise UserError(f"--out {path}: is a file that is read{what}; name another")
         if not force:
@@ -86,7 +86,7 @@ def check(written: Iterable[Path], config: Any = None, reads: Iterable[Path] = (
 def check_training(out: Path, config: Any) -> None:
     """Raises UserError when training into `out` would overwrite what the options say is read."""
     for path in _named(config):
-        if not reading.leads_somewhere(path):
+        if not reading.exists(path):
             continue
         if os.path.realpath(path) == os.path.realpath(out):
             raise UserError(f"--out {out}: is a folder that this command reads ({path}); choose another")

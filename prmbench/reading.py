@@ -103,12 +103,12 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def exists(path: Path) -> bool:
+def lexists(path: Path) -> bool:
     """Whether there is something at the path, if only a link. Raises UserError when that may not be looked up."""
     return lstat(path) is not None
 
 
-def leads_somewhere(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Whether there is a file or folder at the path, links followed. Raises UserError when that may not be seen."""
     try:
         path.stat()
@@ -133,7 +133,7 @@ def lstat(path: Path) -> os.stat_result | None:
         raise UserError(f"{str(path)!r}: cannot be looked up ({error})") from error
 
 
-def is_mine(path: Path) -> bool:
+def belongs_to_user(path: Path) -> bool:
     """Whether the file or folder belongs to the user who runs this process; links are followed."""
     try:
         return path.stat().st_uid == os.geteuid()
@@ -153,9 +153,9 @@ def _finite(text: str) -> float:
 
 
 def _object_of_pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice[:60]!r} occurs twice in one object")
-    return found
+    return values

@@ -140,7 +140,7 @@ class Journal:
             raise UserError(f"{folder}: is a link, and nothing is written through links; delete it")
         if anew:
             self._empty()
-        if reading.exists(head):
+        if reading.lexists(head):
             begun = _entry_of(reading.read_text(head))
             if begun is None:
                 raise UserError(f"{head}: not a journal's head; delete {folder} to start afresh")

@@ -149,8 +149,8 @@ def test_no_file_of_another_user_is_taken(
     run(options(policy, file, tmp_path / "a", steps=1))
     (cache,) = (tmp_path / "a").glob("reference-*")
     strange = cache if owned == "the file" else cache.parent
-    mine = reading.is_mine
-    monkeypatch.setattr(reading, "is_mine", lambda path: path != strange and mine(path))
+    own = reading.belongs_to_user
+    monkeypatch.setattr(reading, "belongs_to_user", lambda path: path != strange and own(path))
     with pytest.warns(Notice, match="is of another user"):
         run(options(policy, file, tmp_path / "b", steps=1))
     assert list((tmp_path / "b").glob("reference-*"))

@@ -200,7 +200,7 @@ def override(card: ModelCard, **values: Any) -> ModelCard:
 def from_folder(folder: Path) -> ModelCard | None:
     """The card in a folder's prm.json, or None. Raises UserError when the file is not one."""
     path = folder / CARD_FILE
-    if not reading.leads_somewhere(path):
+    if not reading.exists(path):
         return None
     try:
         values = reading.read_json(path)
@@ -216,7 +216,7 @@ def from_folder(folder: Path) -> ModelCard | None:
     except TypeError as error:
         raise UserError(f"{path}: not a model card ({error}); it needs at least a backend") from error
     reference = folder / (card.ref_model or "")
-    if card.ref_model and reading.leads_somewhere(reference):
+    if card.ref_model and reading.exists(reference):
         return replace(card, ref_model=str(reference))
     return card
 

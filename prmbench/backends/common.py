@@ -128,13 +128,13 @@ def model_facts(card: ModelCard, config: ModelConfig, engine: LM, reference_byte
 
 def local_weights(model: str) -> str | None:
     """Hash of a local model's files, of an adapter's together with its base's; None for a hub id."""
-    if not reading.leads_somewhere(Path(model)):
+    if not reading.exists(Path(model)):
         return None
     own, adapted = manifest.weights_hash(Path(model)), manifest.adapter_base(Path(model))
     if adapted is None:
         return own
     base, revision = adapted
-    local = manifest.weights_hash(Path(base)) if reading.leads_somewhere(Path(base)) else None
+    local = manifest.weights_hash(Path(base)) if reading.exists(Path(base)) else None
     return hashlib.sha256(f"{own} {local or f'{base}@{commit(base, revision)}'}".encode()).hexdigest()
 
 

@@ -42,7 +42,7 @@ def cached(folder: Path, reference: str, open_engine: Callable[[], Reader]) -> S
 
     `reference`: its `identity`; each has files of its own. Raises UserError when the folder is another user's.
     """
-    if reading.exists(folder) and not reading.is_mine(folder):
+    if reading.lexists(folder) and not reading.belongs_to_user(folder):
         raise UserError(f"--ref-cache {folder}: belongs to another user, whose numbers are not taken; name your own")
     name = hashlib.sha256(reference.encode()).hexdigest()[:16]
     known = _read(folder, name, reference)
@@ -76,7 +76,7 @@ def _read(folder: Path, name: str, reference: str) -> dict[str, tuple[float, ...
     """Entries by key; those of a file of another user, and lines whose hash is not theirs, are left out and counted."""
     known, faults = {}, 0
     for path in sorted(folder.glob(f"{name}.*.jsonl")):
-        if not reading.is_mine(path):
+        if not reading.belongs_to_user(path):
             warnings.warn(f"{path}: not used (it belongs to another user)", Notice, stacklevel=3)
             continue
         for line in filter(None, reading.read_text(path).split("\n")):

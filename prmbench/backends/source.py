@@ -37,10 +37,10 @@ def source_hash(path: str) -> str:
     the package alone. Empty where there is no such file.
     """
     name = path.partition(":")[0]
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None or not Path(found.origin).is_file():
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return ""
-    start = _Module(name, Path(found.origin))
+    start = _Module(name, Path(spec.origin))
     helpers = _helpers(start)
     digest = hashlib.sha256(start.file.read_bytes())
     for helper in sorted(helpers, key=lambda module: module.name):

@@ -22,7 +22,7 @@ SUFFIXES = (".json", ".jsonl", ".parquet")
 
 def data_files(path: Path) -> list[Path]:
     """The file itself, or the data files directly in the folder, by name."""
-    if not reading.leads_somewhere(path):
+    if not reading.exists(path):
         raise UserError(
             f"{path}: no such file or folder; --data takes a json, jsonl or parquet file or a folder of them"
         )

@@ -319,7 +319,7 @@ def commit(name: str, revision: str | None) -> str | None:
 
     Where the hub cannot be asked and no cache knows, what was asked for: loading then says what is wrong.
     """
-    if reading.leads_somewhere(Path(name)):
+    if reading.exists(Path(name)):
         return None
     try:
         sha: str | None = transformers.utils.extract_commit_hash(

@@ -148,5 +148,5 @@ def render(source: str, messages: Sequence[Mapping[str, str]], values: Mapping[s
     reply = _worker.ask(job, 12 * longest + 10_000)  # a character is 12 bytes of JSON at most
     if "text" in reply:
         return str(reply["text"])
-    said = LIMITS.get(str(reply.get("limit"))) or " ".join(str(reply.get("failed")).split())[:500]
-    raise UserError(f"chat template: {said}; pass --template plain or --template FILE")
+    reason = LIMITS.get(str(reply.get("limit"))) or " ".join(str(reply.get("failed")).split())[:500]
+    raise UserError(f"chat template: {reason}; pass --template plain or --template FILE")

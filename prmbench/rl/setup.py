@@ -142,7 +142,7 @@ def resolved(config: DistRLConfig) -> DistRLConfig:
 def _as_trained(config: DistRLConfig) -> DistRLConfig:
     """Beta and margin as the reward model was trained with, unless they are given. Raises UserError on another loss."""
     card = Path(config.rm_model) / CARD_FILE
-    if not config.rm_model or not reading.leads_somewhere(card):
+    if not config.rm_model or not reading.exists(card):
         return config
     told = reading.read_json(card)
     try:

@@ -80,7 +80,7 @@ def _read(out: Path, name: str, identity: str, sizes: Mapping[str, int]) -> dict
     known: dict[str, Floats] = {}
     for path in sorted({*out.glob(f"{name}.*"), *out.parent.glob(f"*/{name}.*")}):
         try:
-            if not (reading.is_mine(path) and reading.is_mine(path.parent)):
+            if not (reading.belongs_to_user(path) and reading.belongs_to_user(path.parent)):
                 raise ValueError("is of another user")
             known |= _checked(load(reading.read_bytes(path)), identity, sizes)
         except (UserError, SafetensorError, KeyError, ValueError) as error:
