@@ -50,8 +50,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {reading.TOO_DEEP}") from error
     values = dict(pairs)
     if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise UserError(f"{path}: {next(n for n in names if names.count(n) > 1)} is there twice; keep one")
+        raise UserError(f"{path}: {reading.first_repeated(name for name, _ in pairs)} is there twice; keep one")
     return values
 
 

@@ -116,6 +116,8 @@ def _with_pointers(path: Path) -> Iterator[Path]:
     yield path
     for name, field in POINTERS.items():
         try:
+            if not (path / name).is_file():
+                continue
             value = json.loads((path / name).read_text(encoding="utf-8")).get(field)
         except (OSError, ValueError, AttributeError, RecursionError):
             continue  # none there, or one that its own reader will refuse

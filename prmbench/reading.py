@@ -10,7 +10,7 @@ import math
 import os
 import stat
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -141,6 +141,16 @@ def belongs_to_user(path: Path) -> bool:
         return False
 
 
+def first_repeated(names: Iterable[str]) -> str:
+    """The first name that has been there before; empty when none has."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return ""
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
@@ -155,7 +165,5 @@ def _finite(text: str) -> float:
 def _object_of_pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:60]!r} occurs twice in one object")
+        raise ValueError(f"the key {first_repeated(name for name, _ in pairs)[:60]!r} occurs twice in one object")
     return values

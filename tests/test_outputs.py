@@ -166,7 +166,7 @@ def test_folders_in_odd_places(good: Path, tmp_path: Path, name: str, kind: str)
         "eval": ("eval", "--model", "random", "--data", good / "rows.jsonl"),
         "train-rm": ("train-rm", "--model", good / "model", "--data", good / "rows.jsonl", "--steps", 1),
         "report": ("report", "--results", good),
-        "demo": ("demo", "--world", "smollm2"),
+        "demo": ("demo", "--seeds", 1),
     }[name]
     refused(*arguments, "--out", out)
 

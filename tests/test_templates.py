@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,3 +150,32 @@ print(b"SECRET" in raw or b"TOKEN" in raw)
     )
     assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_rendering_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
+    code = """
+import sys
+from prmbench.engines import templates
+templates.SECONDS = 1.0
+templates.render("x", [], {})
+print(templates._worker._process.pid, flush=True)
+templates.SECONDS = 0.5
+templates._exchange = lambda *_: __import__("os").kill(__import__("os").getpid(), 9)
+process = templates._worker._process
+source = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+process.stdin.write(templates.json.dumps(
+    {"source": source, "messages": [], "values": {}, "longest": 9, "seconds": 1.0}).encode() + b"\\n")
+process.stdin.flush()
+templates._exchange()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    left = Path("/proc") / done.stdout.strip() / "stat"
+
+    def works_on() -> bool:
+        return left.exists() and left.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+
+    until = time.monotonic() + 20
+    while works_on() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not works_on()

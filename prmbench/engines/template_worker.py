@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
@@ -50,14 +52,25 @@ def serve() -> None:
     jobs = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
-        pages = int(file.read().split()[0])
-    most = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    _bound_memory()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in jobs:
-        replies.write(json.dumps(render(json.loads(line))).encode() + b"\n")
+        job = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, job["seconds"])  # its signal ends this process: a parent may be gone
+        reply = render(job)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        replies.write(json.dumps(reply).encode() + b"\n")
         replies.flush()
+
+
+def _bound_memory() -> None:
+    statm = Path("/proc/self/statm")
+    if not statm.exists():  # not Linux, where alone the limit is kept
+        return
+    most = int(statm.read_text().split()[0]) * resource.getpagesize() + MEMORY
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ class _Worker:
             start_new_session=True,
         )
         self._owner = os.getpid()
-        probe = json.dumps({"messages": [], "source": "ready", "values": {}, "longest": 99}).encode() + b"\n"
-        ready = _exchange(self._process, probe, 10_000, SECONDS_TO_START)
+        probe = {"messages": [], "source": "ready", "values": {}, "longest": 99, "seconds": SECONDS_TO_START}
+        ready = _exchange(self._process, json.dumps(probe).encode() + b"\n", 10_000, SECONDS_TO_START)
         if isinstance(ready, str) or b"ready" not in ready:
             self._end()
             raise UserError("chat template: the process that renders it does not start; use --template plain")
@@ -144,7 +144,8 @@ def render(source: str, messages: Sequence[Mapping[str, str]], values: Mapping[s
     if len(source) > LONGEST_SOURCE:
         raise UserError(f"chat template: has {len(source)} characters, and may have {LONGEST_SOURCE}; use another")
     longest = SPARE + FACTOR * sum(len(message["content"]) for message in messages)
-    job = {"source": source, "messages": list(messages), "values": dict(values), "longest": longest}
+    limits = {"longest": longest, "seconds": 2 * SECONDS}
+    job = {"source": source, "messages": list(messages), "values": dict(values), **limits}
     reply = _worker.ask(job, 12 * longest + 10_000)  # a character is 12 bytes of JSON at most
     if "text" in reply:
         return str(reply["text"])
