@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -174,8 +176,8 @@ def train_distrl(config: DistRLConfig, json_: Json = False, quiet: Quiet = False
 @command(options.CompareConfig)
 def compare(
     config: options.CompareConfig,
-    first: Annotated[Path, typer.Argument(help="<run-id>.json of the first run.")],
-    second: Annotated[Path, typer.Argument(help="<run-id>.json of the second run.")],
+    first: Annotated[Path, typer.Argument(help="<run-id>.json of the first run.", readable=False)],
+    second: Annotated[Path, typer.Argument(help="<run-id>.json of the second run.", readable=False)],
     json_: Json = False,
 ) -> None:
     """Paired differences between two runs (second minus first), with intervals and p-values."""
@@ -197,13 +199,15 @@ def report(config: options.ReportConfig) -> None:
     """Regenerate tables, figures and the HTML page from the results; --check only says what would change."""
     from prmbench import report as reporting
 
-    text = None
+    text, local = None, config.data if str(config.data) != "hub" else None
     if config.data is not None:
         from prmbench import data
 
-        loaded = data.load("processbench", None if str(config.data) == "hub" else config.data)
-        text = {trace.id: trace for trace in loaded.traces}
-    changed = reporting.report(config.results, config.out, data=text, check=config.check, recompute=config.recompute)
+        text = {trace.id: trace for trace in data.load("processbench", local).traces}
+    reads = () if local is None else (local,)
+    changed = reporting.report(
+        config.results, config.out, data=text, check=config.check, recompute=config.recompute, reads=reads
+    )
     for line in changed:
         typer.echo(line)
     if config.check and changed:
@@ -213,7 +217,9 @@ def report(config: options.ReportConfig) -> None:
 @command(options.CardConfig)
 def card(
     config: options.CardConfig,
-    runs: Annotated[list[Path], typer.Argument(help="<run-id>.json of one model's runs.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="<run-id>.json of one model's runs.", metavar="RUN...", readable=False)
+    ],
 ) -> None:
     """Write a model card whose numbers the hub can read, each with its protocol, interval and floors."""
     from prmbench import hubcard
@@ -225,7 +231,7 @@ def card(
 @command(options.ConvertConfig)
 def convert(
     config: options.ConvertConfig,
-    data: Annotated[Path, typer.Argument(help="File or folder of step-labelled solutions.")],
+    data: Annotated[Path, typer.Argument(help="File or folder of step-labelled solutions.", readable=False)],
     json_: Json = False,
 ) -> None:
     """Turn PRM800K, Math-Shepherd or TRL's stepwise rows into traces that `train-rm` and `eval` read."""
@@ -317,4 +323,11 @@ def _print_mapping(record: Any, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point."""
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no command
+    try:
+        app()
+    except OSError as error:  # standard output on a full disk
+        typer.echo(f"error: {error.strerror or error}", err=True)
+        sys.exit(bridge.BAD_INPUT)

@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from prmbench import report, store
+from prmbench import disk, report, store
 from prmbench.bars import Tell
 from prmbench.config import DemoConfig
 from prmbench.miniature import pool, rl, study, world
@@ -54,6 +54,7 @@ def demo(config: DemoConfig, tell: Tell | None = None, scale: Scale = SCALE) -> 
         raise UserError(f"--seeds is {config.seeds}; expected at least 1")
     if config.data is not None or config.limit is not None:
         raise UserError("--data and --limit belong to --world smollm2; add it, or drop them")
+    disk.check_writable(config.out)
     begun = time.monotonic()
     worlds = [rl.place(config.out / "worlds", config.first_seed + i) for i in range(config.seeds)]
     results = config.out / "results"

@@ -30,7 +30,7 @@ def demo(config: DemoConfig, progress: scoring.Progress | None = None) -> tuple[
         baselines = [_run(replace(common, model=name), None) for name in BASELINES]
         run = _run(replace(common, model=str(model), backend="endo"), progress)
         text = {trace.id: trace for trace in data.load(common.benchmark, common.data, limit=limit).traces}
-    report.report(config.out, config.out / "report", data=text)
+    report.report(config.out, config.out / "report", data=text, reads=() if config.data is None else (config.data,))
     return baselines, run, config.out / "report" / "report.html"
 
 

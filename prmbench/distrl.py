@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from prmbench import config as options
-from prmbench import distributed
+from prmbench import distributed, outputs
 from prmbench.distrl_options import DistRLConfig
 from prmbench.engines.hf import Placement
 from prmbench.rl import credit, draws, models, monitors, state, updates
@@ -67,6 +67,7 @@ def train_distrl(
     config = resolved(config)
     distributed.start(Placement(config.device, config.dtype).resolve().device)
     job = prepare(config)
+    outputs.check_training(config.out, config)
     with files.claimed(config.out):
         fresh = not (config.out / files.RUN).exists()
         begun = distributed.from_first(_begin(job) if distributed.rank() == 0 else {})

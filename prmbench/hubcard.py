@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench import config as options
-from prmbench import store
+from prmbench import outputs, store
 from prmbench.config import CardConfig, EvalConfig
 from prmbench.distrl_options import DistRLConfig
 from prmbench.report import run_table
 from prmbench.schema import MetricRow, RunManifest, RunResult, UserError
-from prmbench.textfiles import read_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 MARKER = "<!-- written by prmbench card -->"
-"""In a card of ours: only such a file is overwritten."""
+"""In a card of ours."""
 SAME = ("model", "revision", "weights", "ref_model", "ref_revision", "ref_weights")
 """What runs of one model have in common, where they say it."""
 TASKS = {
@@ -43,7 +42,7 @@ GENERATES = ("policy", "distrl")
 NOT_RESULTS = ("threshold", "mdd", "drop_mdd", "p_value", "reliability")
 """Metrics that say how a result came about, or are points of a plot: in the table, not in the metadata."""
 IN_SAMPLE = ("/calibrated_in_sample", "/oracle")
-NOT_OPTIONS = ("out", "dry_run", "resume", "save_every", "server", "tracker")
+NOT_OPTIONS = ("out", "force", "dry_run", "resume", "save_every", "server", "tracker")
 """What a command says of the machine, not of the result."""
 DIGITS = 6
 
@@ -64,15 +63,15 @@ class Section:
 def card(config: CardConfig, runs: Sequence[Path]) -> str:
     """The card of the model that all these runs are of; written to `--out` when that is given.
 
-    Raises UserError on runs of several models, and on a file at `--out` that is not a card of ours.
+    Raises UserError on runs of several models, and where `--out` may not be written.
     """
     if not runs:
         raise UserError("card: give the <run-id>.json of at least one run")
+    if config.out is not None:
+        outputs.check([config.out], config, [file for run in runs for file in store.files_of(run)], force=config.force)
     read = {run.result.manifest.run_id: run.result for run in map(store.read_run, runs)}
     _check_same([result.manifest for result in read.values()], runs)
     results = _narrowed(list(read.values()), config.protocol)
-    if config.out is not None:
-        _check_ours(config.out)
     text = f"---\n{_metadata(config, results)}\n---\n\n{_body(config, results)}"
     if config.out is not None:
         store.write_atomic(config.out, text)
@@ -105,15 +104,6 @@ def _check_same(manifests: Sequence[RunManifest], paths: Sequence[Path]) -> None
                 f"card: {', '.join(p.name for p in paths)} differ in {name.replace('_', ' ')} "
                 f"({found[0]} and {found[1]}); a card is about one model"
             )
-
-
-def _check_ours(path: Path) -> None:
-    try:
-        ours = not path.exists() or MARKER in read_text(path)
-    except (OSError, UserError):
-        ours = False
-    if not ours:
-        raise UserError(f"{path}: exists and is no card of ours; choose another --out and put the two together by hand")
 
 
 # --- the metadata -------------------------------------------------------------------------------------------

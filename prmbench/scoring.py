@@ -76,17 +76,19 @@ def score_all(
     traces: Sequence[Trace],
     progress: Progress | None = None,
     most_cost: float | None = None,
+    anew: bool = False,
 ) -> store.Journal:
     """Scores this process's share of the batches that the journal does not hold yet, and waits for the others.
 
-    Raises UserError once answers have cost `most_cost`, over all sittings; those under way by then still count.
+    `anew` forgets what an earlier sitting has scored. Raises UserError once answers have cost `most_cost`, over all
+    sittings; those under way by then still count.
     """
     identity = {
         "run_id": plan.run_id,
         "scoring_version": SCORING_VERSION,
         "plan": store.short_hash({"batches": plan.batches}),
     }
-    journal = store.Journal(folder / f"{plan.run_id}.journal", identity)
+    journal = shares.open_journal(folder / f"{plan.run_id}.journal", identity, len(plan.batches), anew)
     spent = [_usage(entry).cost for entry in journal.done().values()]
     scored_batch = within_memory(partial(_score, backend), backend.cost)
 
@@ -180,7 +182,10 @@ def collect(
     Raises UserError when no trace has a usable number: then something is wrong with the model, not with a trace.
     """
     entries = shares.finished(journal, len(plan.batches))
-    rows = tuple(ScoredTrace.from_json(row) for entry in entries for row in entry["scores"])
+    try:
+        rows = tuple(ScoredTrace.from_json(row) for entry in entries for row in entry["scores"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{journal.folder}: not a journal of scores ({error}); delete it to start afresh") from error
     if {row.id for row in rows} != {trace.id for trace in traces}:
         raise UserError(f"{journal.folder}: does not hold this run's traces; delete it to start afresh")
     if all(row.unscored for row in rows) and any(row.unscored == "non-finite" for row in rows):

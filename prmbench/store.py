@@ -6,25 +6,26 @@ batches to `<run-id>.journal/<process>.jsonl`.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from prmbench import sound
+from prmbench import disk, reading, sound
 from prmbench.schema import RunResult, ScoredTrace, UserError
-from prmbench.textfiles import json_lines, read_text
 
+cannot_write, write_atomic = disk.cannot_write, disk.write_atomic
+"""How every file of a run is written."""
 SCORES_SUFFIX = ".scores.jsonl.gz"
 METRICS_SUFFIX = ".metrics.jsonl.gz"
+TEXTS_SUFFIXES = (".critiques.jsonl", ".rollouts.jsonl")
+"""What critics and policies wrote, beside their runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +47,10 @@ def metrics_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".json") + METRICS_SUFFIX)
 
 
-def cannot_write(path: Path, error: OSError) -> NoReturn:
-    """One line for a full disk or a missing permission."""
-    raise UserError(
-        f"cannot write {path}: {error.strerror or error}; choose another --out or free some space"
-    ) from error
-
-
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Writes the whole file or nothing: temporary file in the same folder, fsync, rename."""
-    raw = data.encode() if isinstance(data, str) else data
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tmp-", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        cannot_write(path, error)
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)  # gone already, unless something went wrong
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files of a run, there or not, by its <run-id>.json."""
+    texts = (path.with_suffix(suffix) for suffix in TEXTS_SUFFIXES)
+    return path, scores_path(path), metrics_path(path), *texts
 
 
 def pack_scores(scores: Iterable[ScoredTrace]) -> bytes:
@@ -83,8 +63,8 @@ def unpack_scores(raw: bytes, path: Path) -> tuple[ScoredTrace, ...]:
     """Inverse of `pack_scores`; `path` is for the message when the file is not what it should be."""
     try:
         text = gzip.decompress(raw).decode()
-        return tuple(ScoredTrace.from_json(json.loads(line)) for line in json_lines(text))
-    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+        return tuple(ScoredTrace.from_json(json.loads(line)) for line in reading.json_lines(text))
+    except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: not a scores file ({error}); score the model again") from error
 
 
@@ -120,18 +100,16 @@ def _result_json(result: RunResult) -> str:
 def read_run(path: Path) -> Run:
     """Reads a result and its scores. Raises UserError when either is missing, foreign or altered."""
     try:
-        result = RunResult.from_json(json.loads(read_text(path)))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); name the <run-id>.json of a finished run"
-        ) from error
+        result = RunResult.from_json(reading.read_json(path))
+    except UserError as error:
+        raise UserError(f"{error}; name the <run-id>.json of a finished run") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not a prmbench result ({type(error).__name__}: {error})") from error
     source = scores_path(path)
     try:
-        raw = source.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror}); a result needs its scores beside it") from error
+        raw = reading.read_bytes(source)
+    except UserError as error:
+        raise UserError(f"{error}; a result needs its scores beside it") from error
     if sha256(raw) != result.manifest.scores_sha256:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or score again")
     run = Run(result, unpack_scores(raw, source), path)
@@ -141,7 +119,7 @@ def read_run(path: Path) -> Run:
 
 def read_runs(root: Path) -> list[Run]:
     """Every run under `root`, sorted by benchmark, model and run id. JSON files without scores are passed over."""
-    found = [read_run(path) for path in sorted(root.rglob("*.json")) if scores_path(path).exists()]
+    found = [read_run(path) for path in reading.files_under(root, ".json") if scores_path(path).exists()]
     return sorted(found, key=lambda r: (r.result.manifest.benchmark, r.result.manifest.model, r.result.manifest.run_id))
 
 
@@ -151,18 +129,21 @@ def read_runs(root: Path) -> list[Run]:
 class Journal:
     """Append-only record of the batches scored so far; a torn last line (kill -9) is passed over."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Opens or continues the journal of the run described by `identity`.
+    def __init__(self, folder: Path, identity: Mapping[str, Any], *, anew: bool = False) -> None:
+        """Opens or continues the journal of the run described by `identity`; `anew` empties it first.
 
         Raises UserError when the folder holds a run begun under another identity (an older scoring version, say).
         """
         self.folder = folder
         head = folder / "run.json"
-        if head.exists():
-            try:
-                begun = json.loads(head.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise UserError(f"{head}: not valid JSON ({error}); delete {folder} to start afresh") from error
+        if folder.is_symlink():
+            raise UserError(f"{folder}: is a link, and nothing is written through links; delete it")
+        if anew:
+            self._empty()
+        if reading.lexists(head):
+            begun = _entry_of(reading.read_text(head))
+            if begun is None:
+                raise UserError(f"{head}: not a journal's head; delete {folder} to start afresh")
             changed = sorted(k for k in identity if begun.get(k) != identity[k])
             if changed:
                 raise UserError(
@@ -176,22 +157,17 @@ class Journal:
         """Batches on disk, from all processes of all sittings, by batch number."""
         found = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            for line in json_lines(path.read_text(encoding="utf-8")):
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # torn by a kill; the batch is scored again
-                found[int(entry["batch"])] = entry
+            for line in reading.appended_lines(path):
+                entry = _entry_of(line)
+                if entry is not None and type(entry.get("batch")) is int:  # else torn by a kill, and scored again
+                    found[entry["batch"]] = entry
         return found
 
     @contextmanager
     def claimed(self, process: int) -> Iterator[None]:
         """While this is open, no other process of that number writes here. Raises UserError when one already does."""
-        with (self.folder / f"{process}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{self.folder}: another process is scoring this run; wait for it to end") from error
+        busy = f"{self.folder}: another process is scoring this run; wait for it to end"
+        with disk.locked(self.folder / f"{process}.lock", busy):
             yield
 
     def append(self, process: int, entry: Mapping[str, Any]) -> None:
@@ -199,8 +175,8 @@ class Journal:
         path = self.folder / f"{process}.jsonl"
         line = json.dumps(entry, sort_keys=True) + "\n"
         try:
-            with path.open("ab+") as file:
-                if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
+            with disk.open_to_append(path) as file:
+                if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
                     file.write(b"\n")  # after a line torn by a kill
                 file.write(line.encode())
                 file.flush()
@@ -211,3 +187,20 @@ class Journal:
     def remove(self) -> None:
         """Deletes the journal; the result is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _empty(self) -> None:
+        """Forgets what is on disk, unless a process is adding to it."""
+        if not self.folder.is_dir():
+            return
+        with self.claimed(0):
+            for path in (*self.folder.glob("*.jsonl"), self.folder / "run.json"):
+                path.unlink(missing_ok=True)
+
+
+def _entry_of(line: str) -> dict[str, Any] | None:
+    """The JSON object on a line of our own writing; None for what is none."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None

@@ -538,7 +538,7 @@ def test_weights_of_nan_are_an_error(tmp_path: Path, benchmark_folder: Path, bac
 def test_a_folder_with_a_card_needs_no_flags(tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "run" / "model", 0)
     save_model(tmp_path / "run" / "base", 1)
-    fields = {"ref_model": "../base", "beta": 10, "signal": "outcome", "trained_on": ["own traces"], "later": 1}
+    fields = {"ref_model": "../base", "beta": 10, "signal": "outcome", "trained_on": ["own traces"], "updates": 1}
     folder = card(tmp_path / "run" / "model", backend="implicit", **fields)
     monkeypatch.chdir(tmp_path)
     for name in (str(folder), "run/model"):

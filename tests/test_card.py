@@ -220,15 +220,16 @@ def test_the_command_of_training(tmp_path: Path) -> None:
 # --- files, and what is refused -------------------------------------------------------------------------------
 
 
-def test_a_card_is_written_over_its_like_only(tmp_path: Path) -> None:
+def test_a_card_is_written_over_nothing_without_force(tmp_path: Path) -> None:
     path = write_run(tmp_path, "steps")
     out = tmp_path / "README.md"
     text = card(CardConfig(out=out), [path])
-    assert out.read_text() == text == card(CardConfig(out=out), [path])
+    assert out.read_text() == text
     out.write_text("# My model\n")
-    with pytest.raises(UserError, match=r"README\.md: exists and is no card of ours"):
+    with pytest.raises(UserError, match=r"README\.md: exists; name another file, or pass --force"):
         card(CardConfig(out=out), [path])
     assert out.read_text() == "# My model\n"
+    assert card(CardConfig(out=out, force=True), [path]) == out.read_text() == text
 
 
 @pytest.mark.parametrize(

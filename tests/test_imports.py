@@ -393,7 +393,7 @@ UNREADABLE: list[tuple[object, str]] = [
     ({**TRL, "labels": [1, 0, "1"]}, "expected labels between 0 and 1"),
     ({**TRL, "labels": [1, 0, 2]}, "expected labels between 0 and 1"),
     ({**TRL, "labels": [1, 0, -1]}, "expected labels between 0 and 1"),
-    ({**TRL, "labels": [1, 0, float("nan")]}, "expected labels between 0 and 1"),
+    ({**TRL, "labels": [1, 0, float("nan")]}, "expected finite numbers"),
     ({**TRL, "completions": ["a", " ", "b"]}, "step 1 is ' '"),
     ({**TRL, "completions": ["a", None, "b"]}, "step 1 is missing"),
     ({**TRL, "completions": ["a", 3, "b"]}, "step 1 is 3"),

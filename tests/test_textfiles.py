@@ -15,10 +15,10 @@ from prmbench import data, evaluation, rollout, store
 from prmbench.backends import cards, common
 from prmbench.config import EvalConfig, ScoreConfig, read_toml
 from prmbench.data import imports, processbench, prompts, rollouts, solutions
+from prmbench.reading import json_lines, normalise_line_ends, read_text
 from prmbench.report import load
 from prmbench.rl import result as rl_result
 from prmbench.schema import UserError
-from prmbench.textfiles import json_lines, normalise_line_ends, read_text
 
 BOM = b"\xef\xbb\xbf"
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS[:3])
@@ -78,7 +78,7 @@ def test_utf_16_is_one_clear_line(tmp_path: Path, kind: str, encoding: str) -> N
     (tmp_path / name).write_bytes(text.encode(encoding))
     with pytest.raises(UserError) as caught:
         read(tmp_path / name)
-    told = str(caught.value)
+    told = str(caught.value).removeprefix("--template ")
     assert told.startswith(f"{tmp_path / name}: not ")
     assert "not UTF-8" in told
     assert "looks like UTF-16" in told

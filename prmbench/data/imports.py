@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prmbench import outputs
 from prmbench.config import ConvertConfig
 from prmbench.data import files, math_shepherd, rollouts, selection
 from prmbench.data.rollouts import Rollout
@@ -53,8 +54,7 @@ def convert(config: ConvertConfig, data: Path) -> Converted:
     """
     files.check_limit(config.limit)
     rollouts.check_suffix(config.out)
-    if config.out.resolve() in {file.resolve() for file in files.data_files(data)}:
-        raise UserError(f"--out {config.out}: is a file that is read; name another for the traces")
+    outputs.check([config.out], config, [data], force=config.force)
     faults: list[str] = []
     on_unreadable = None if config.strict else faults.append
     labelled, left, readable = read(data, config.format, config.neutral, config.alternatives, on_unreadable)

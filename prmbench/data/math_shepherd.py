@@ -12,8 +12,8 @@ from typing import Any
 from prmbench import sound
 from prmbench.data import files, rollouts
 from prmbench.data.rollouts import Rollout
+from prmbench.reading import normalise_line_ends
 from prmbench.schema import UserError
-from prmbench.textfiles import normalise_line_ends
 
 TAG = "ки"
 """Closes every step of `input`; `label` has + or - in its place."""

@@ -11,12 +11,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from prmbench import contamination, store
+from prmbench import contamination, outputs, store
 from prmbench.config import ContaminationConfig
 from prmbench.contamination import Match, Text
 from prmbench.data import files, math_shepherd
+from prmbench.reading import normalise_line_ends
 from prmbench.schema import UserError
-from prmbench.textfiles import normalise_line_ends
 
 SHARED_BY = 20
 """From so many problems on, paragraphs that all problems of a file begin or end with are instructions, and go."""
@@ -116,9 +116,8 @@ def _check(config: ContaminationConfig) -> None:
         raise UserError("--data is missing: give the training file or folder")
     if not config.against:
         raise UserError("--against is missing: give a benchmark file or folder")
-    sources = [config.data, *map(Path, config.against)]
-    if config.out is not None and config.out.resolve() in [path.resolve() for path in sources]:
-        raise UserError(f"--out {config.out}: is a file that is read; name another for the matches")
+    if config.out is not None:
+        outputs.check([config.out], config, force=config.force)
     if config.ngram < 1:
         raise UserError(f"--ngram is {config.ngram}; expected at least 1")
     if not 0 < config.overlap <= 1:
@@ -161,13 +160,13 @@ def read(path: Path, faults: list[str] | None = None) -> list[Problem]:
         UserError: No row has a problem; where `faults` is None, also for the first row that has none.
     """
     found: list[Problem] = []
-    entries = files.read_each(path, _text, None if faults is None else faults.append)
+    entries = files.read_each(path, _name_subset_text, None if faults is None else faults.append)
     for file, group in groupby(entries, key=lambda entry: entry[0]):
-        readable = list(group)
-        texts = without_shared([text for *_, text in readable])
+        rows = [(number, *read) for _, number, _, read in group]
+        texts = without_shared([text for *_, text in rows])
         found += [
-            Problem(_first(row, NAMES) or f"{file.stem}-{number}", _subset(row, file.stem), contamination.text(text))
-            for (_, number, row, _), text in zip(readable, texts, strict=True)
+            Problem(name or f"{file.stem}-{number}", subset or file.stem, contamination.text(text))
+            for (number, name, subset, _), text in zip(rows, texts, strict=True)
         ]
     if not found:
         raise UserError(f"{path}: holds no problem{f'; the first row without one is {faults[0]}' if faults else ''}")
@@ -194,6 +193,11 @@ def without_shared(texts: Sequence[str]) -> list[str]:
     return ["\n\n".join(part).strip() for part in parts]
 
 
+def _name_subset_text(row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
+    """Id and subset as the row has them, empty where it has none, and its problem."""
+    return _first(row, NAMES, where), _first(row, SUBSETS, where), _text(row, where)
+
+
 def _text(row: Mapping[str, Any], where: str) -> str:
     for name in CONVERSATIONS:
         turns = row.get(name)
@@ -211,12 +215,9 @@ def _text(row: Mapping[str, Any], where: str) -> str:
     return files.text_field(row, field, where)
 
 
-def _first(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    return next((str(row[name]) for name in names if isinstance(row.get(name), str | int) and row[name] != ""), "")
-
-
-def _subset(row: Mapping[str, Any], stem: str) -> str:
-    return _first(row, SUBSETS) or stem
+def _first(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    found = next((name for name in names if isinstance(row.get(name), str | int) and row[name] != ""), None)
+    return "" if found is None else files.checked_name(row[found], found, where)
 
 
 # --- counting -----------------------------------------------------------------------------------------------

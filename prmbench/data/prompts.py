@@ -125,7 +125,7 @@ def _prompt(row: Mapping[str, Any], stem: str, number: int, where: str) -> Promp
     name = "unique_id" if row.get("id") is None else "id"
     usual = "math500" if row.get("unique_id") is not None else stem
     return Prompt(
-        id=f"{stem}-{number}" if row.get(name) is None else str(row[name]),
+        id=f"{stem}-{number}" if row.get(name) is None else files.checked_name(row[name], name, where),
         text=text,
         gold=_answer(row.get("answer"), "answer", where),
         subset=files.text_field(row, "subset", where) if row.get("subset") else usual,

@@ -18,6 +18,8 @@ from prmbench.data import files, selection, solutions
 from prmbench.schema import Trace, UserError, text_hash
 
 FINISHES = ("stop", "length")
+LARGEST = 2**63 - 1
+"""Of the integers that a parquet file holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +318,7 @@ def _integer(row: Mapping[str, Any], name: str, where: str, low: int, high: int 
     value = row.get(name)
     if value is None:
         return None
-    if type(value) is not int or value < low or (high is not None and value > high):
+    if type(value) is not int or not low <= value <= (LARGEST if high is None else high):
         limits = f"{low} or more" if high is None else f"{low} to {high}"
         raise UserError(f"{where}: field {name!r} is {repr(value)[:60]}; expected a whole number, {limits}")
     return value

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.data import files
+from prmbench.reading import normalise_line_ends
 from prmbench.schema import Notice, Trace, UserError, text_hash
-from prmbench.textfiles import normalise_line_ends
 
 # A number alone is text: `30.` on a line of its own is an answer, so `3.` and `3)` need text behind them on their line.
 # `Step 3` is a heading with or without text behind it.
@@ -96,7 +96,7 @@ def to_trace(row: Mapping[str, Any], stem: str, number: int, split: str, where: 
             raise UserError(f"{where}: the splitter {split!r} finds no step in 'solution'")
     name = row.get("id")
     return Trace(
-        id=f"{stem}-{number}" if name is None else str(name),
+        id=f"{stem}-{number}" if name is None else files.checked_name(name, "id", where),
         prompt=problem,
         steps=steps,
         group=text_hash(problem),

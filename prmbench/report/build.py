@@ -10,6 +10,7 @@ from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 
+from prmbench import outputs, reading
 from prmbench.report import tables
 from prmbench.report.board import Board, boards
 from prmbench.report.figures import Drawn, figures
@@ -21,8 +22,7 @@ from prmbench.report.published import Published, published, sources
 from prmbench.report.sheets import Sheet, sheets, split
 from prmbench.report.viewer import Texts
 from prmbench.schema import UserError
-from prmbench.store import write_atomic
-from prmbench.textfiles import read_text
+from prmbench.store import files_of, write_atomic
 
 BEGIN = "<!-- generated: do not edit between these marks; run `prmbench report` -->"
 END = "<!-- end of generated part -->"
@@ -30,9 +30,17 @@ PUBLISHED_FOR = "processbench"
 
 
 def report(
-    results: Path, out: Path, *, data: Texts | None = None, check: bool = False, recompute: bool = False
+    results: Path,
+    out: Path,
+    *,
+    data: Texts | None = None,
+    check: bool = False,
+    recompute: bool = False,
+    reads: Sequence[Path] = (),
 ) -> list[str]:
     """Writes every table, figure and the page under `out`; returns the paths that changed.
+
+    `reads`: where `data` comes from, which like the runs is not written over.
 
     With `check` nothing is written: the list names tracked files that would change and faults of the runs,
     and is empty when all is well. With `recompute` rows come from the scores, not from the result files.
@@ -51,6 +59,9 @@ def report(
     output = {f"figures/{f.name}.png": f.png for drawn in chain(*drawings) for f in drawn}
     output["report.html"] = page(shown, others, loaded.refused, data).encode()
     changed += _changed(out, output)
+    runs = [*loaded.listed, *(run for run, _ in loaded.refused)]
+    sources = [*reads, *(file for run in runs for file in files_of(run.path))]
+    outputs.check([out / name for name in changed], reads=sources, force=True)
     for name in changed:
         write_atomic(out / name, (built | output)[name])
     return [str(out / name) for name in sorted(changed)]
@@ -143,7 +154,7 @@ def _readme(loaded: Loaded, every: Sequence[Board], others: Sequence[Sheet], out
     """The README under `out` (or the one shipped with the package) with a fresh generated part."""
     path = out / "README.md"
     shipped = (files("prmbench") / "assets" / "leaderboards.md").read_text(encoding="utf-8")
-    text = read_text(path) if path.is_file() else shipped
+    text = reading.read_text(path) if path.is_file() else shipped
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):

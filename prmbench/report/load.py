@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from prmbench import reading
 from prmbench.judge import judge
 from prmbench.report.rlstudy import arm_of, panel_of, read_metrics, seeds_of
 from prmbench.report.study import STUDY, seed_of
 from prmbench.schema import MetricRow, RunManifest, UserError
 from prmbench.store import Run, read_run, scores_path
-from prmbench.textfiles import read_text
 
 TOLERANCE = 1e-9
 """How far a committed number may be from the recomputed one."""
@@ -86,13 +86,13 @@ def _order(run: Run) -> tuple[str, str, str]:
 
 def _result_files(results: Path) -> list[Path]:
     """JSON files with scores beside them, and results that have lost theirs."""
-    return [path for path in sorted(results.rglob("*.json")) if scores_path(path).exists() or _is_result(path)]
+    return [p for p in reading.files_under(results, ".json") if scores_path(p).exists() or _is_result(p)]
 
 
 def _is_result(path: Path) -> bool:
     try:
-        data = json.loads(read_text(path))
-    except (OSError, ValueError, UserError):
+        data = json.loads(reading.read_text(path)) if path.is_file() else None
+    except (ValueError, UserError, RecursionError):
         return False
     return isinstance(data, dict) and {"manifest", "rows"} <= set(data)
 

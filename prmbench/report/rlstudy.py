@@ -14,11 +14,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from prmbench import reading
 from prmbench.judge.distrl import TRUNCATED, validated_at
 from prmbench.report.nested import Runs, Seeds, whole
 from prmbench.schema import RunManifest, UserError
 from prmbench.store import Run, metrics_path, sha256
-from prmbench.textfiles import json_lines
 
 RL_STUDY = "miniature_rl"
 """The benchmark whose runs form the study of RL arms."""
@@ -161,7 +161,7 @@ def read_metrics(path: Path, manifest: RunManifest) -> tuple[dict[str, Any], ...
     if sha256(raw) != wanted:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or train again")
     try:
-        lines = [json.loads(line) for line in json_lines(gzip.decompress(raw).decode())]
+        lines = [json.loads(line) for line in reading.json_lines(gzip.decompress(raw).decode())]
         return tuple(sorted(lines, key=lambda line: int(line["step"])))
     except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{source}: not a record of training steps ({error}); train again") from error

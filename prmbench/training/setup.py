@@ -5,11 +5,11 @@ Mistakes that cost nothing to find come first; weights are read last.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,13 +173,14 @@ def resolved(config: TrainConfig) -> TrainConfig:
         raise UserError("--model is missing: give the policy to start from, a hub id, a folder or a .gguf file")
     if config.data is None:
         raise UserError("--data is missing: give a file of rollouts, jsonl or parquet")
+    models.check_whole(config.model)
     loss = presets.loss_of(config)
     if isinstance(config, TrainRMConfig):
         if loss == "sft":
             raise UserError("--loss sft: trains a policy, not a reward model; use train-sft")
         if config.ref_model and not LOSSES[loss].reference:
             raise UserError(f"--ref-model: loss {loss} has no reference; drop it")
-    if config.out.resolve() == Path(config.model).resolve():
+    if os.path.realpath(config.out) == os.path.realpath(config.model):
         raise UserError(f"--out {config.out}: is the model to start from; choose another folder")
     _check_numbers(config)
     return config
