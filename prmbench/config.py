@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
 
+from prmbench.redaction import host_of, scrub
 from prmbench.schema import Boundary, UserError
 
 C = TypeVar("C")
@@ -83,7 +83,7 @@ class ModelConfig(LoadConfig):
     rate: float | None = option(None, "Engine openai: most requests a minute (default: no limit).")
     input_price: float | None = option(None, "Engine openai: price of a million prompt tokens.")
     output_price: float | None = option(None, "Engine openai: price of a million answer tokens.")
-    max_cost: float | None = option(None, "Engine openai: stop when this much is spent; what was answered is kept.")
+    max_cost: float | None = option(None, "Engine openai: most that a run may cost, over all sittings.")
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,9 @@ def to_json(config: Any) -> dict[str, Any]:
         if isinstance(value, tuple):
             value = list(value)
         if f.name == "base_url" and value:
-            value = urlsplit(value).hostname  # the rest may hold a secret
+            value = host_of(value)  # the rest may hold a secret
+        if f.name == "server":
+            value = [scrub(url) for url in value]
         found[f.name] = (
             value.name if isinstance(value, Path) else public_name(value) if isinstance(value, str) else value
         )
