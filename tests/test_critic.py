@@ -449,6 +449,15 @@ def test_an_unread_step_ends_a_trace() -> None:
     assert len(chat.asked) == 3  # step 3 of a is not asked
 
 
+def test_the_estimate_of_a_critic_that_decides_holds_the_decision() -> None:
+    made = backend("stepwise", Scripted(lambda ask: Answer()), 3)
+    used = made.at_most(TRACES[0])
+    (asked,) = critic_prompts.stepwise(critic_prompts.load("critic_stepwise"), TRACES[0])
+    question = len(asked["content"])
+    assert used.completion_tokens == 3 * (10 + 1)
+    assert used.prompt_tokens == 3 * (question + question + 10 + len(critic_prompts.DECIDE))
+
+
 def test_estimates() -> None:
     for name, prompts, answers in (("processbench", 1, 10), ("yes_no", 3, 30)):
         made = backend(name, Scripted(lambda ask: Answer()), 2, (1.0, 10.0))
