@@ -26,6 +26,12 @@ def answer_region(text: str) -> str | None:
     Returns:
         The region, or None when the text ends inside a thought or inside an answer's tags: what was cut has no answer.
     """
+    span = answer_span(text)
+    return None if span is None else text[slice(*span)]
+
+
+def answer_span(text: str) -> tuple[int, int] | None:
+    """Return where in the text its `answer_region` begins and ends, or None when it has none."""
     thought_end = 0
     in_thought = False
     answer_start: int | None = None
@@ -43,10 +49,9 @@ def answer_region(text: str) -> str | None:
             answer_start = None
     if in_thought or (answer_start is not None and answer_start > thought_end):
         return None
-    behind = text[thought_end:]
-    if region is not None and (region[0] > thought_end or not behind.strip()):
-        return text[slice(*region)]
-    return behind
+    if region is not None and (region[0] > thought_end or not text[thought_end:].strip()):
+        return region
+    return thought_end, len(text)
 
 
 @dataclass(frozen=True, slots=True)

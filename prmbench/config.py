@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from prmbench import option_values, reading
+from prmbench.redaction import host_of, scrub
 from prmbench.schema import Boundary, UserError
 
 coerced, from_mapping, read_toml = option_values.coerced, option_values.from_mapping, option_values.read_toml
@@ -82,7 +82,7 @@ class ModelConfig(LoadConfig):
     rate: float | None = option(None, "Engine openai: most requests a minute (default: no limit).")
     input_price: float | None = option(None, "Engine openai: price of a million prompt tokens.")
     output_price: float | None = option(None, "Engine openai: price of a million answer tokens.")
-    max_cost: float | None = option(None, "Engine openai: stop when this much is spent; what was answered is kept.")
+    max_cost: float | None = option(None, "Engine openai: most that a run may cost, over all sittings.")
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,9 @@ def to_json(config: Any) -> dict[str, Any]:
         if isinstance(value, tuple):
             value = list(value)
         if f.name == "base_url" and value:
-            value = urlsplit(value).hostname  # the rest may hold a secret
+            value = host_of(value)  # the rest may hold a secret
+        if f.name == "server":
+            value = [scrub(url) for url in value]
         found[f.name] = (
             value.name if isinstance(value, Path) else public_name(value) if isinstance(value, str) else value
         )

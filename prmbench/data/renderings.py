@@ -179,6 +179,7 @@ def combined(original_steps: int, parents: Sequence[int], scores: StepScores, ki
                 unscored=f"{len(series)} {name} for {len(parents)} steps",
                 said=scores.said,
                 usage=scores.usage,
+                request_changes=scores.request_changes,
             )
     starts = [parents.index(k) for k in range(original_steps)]
     gather = np.add if kind == "logratio" else np.minimum  # both pass on a NaN

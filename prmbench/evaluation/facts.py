@@ -10,6 +10,7 @@ from typing import Any
 from prmbench import config as options
 from prmbench import data, manifest, scoring, store
 from prmbench.backends import Backend, Facts
+from prmbench.backends.critic_parse import READING_VERSION
 from prmbench.backends.source import source_hash
 from prmbench.config import EvalConfig, ModelConfig
 from prmbench.data import candidates
@@ -46,6 +47,7 @@ def identity(config: ModelConfig, backend: Backend, content: str) -> dict[str, A
         "content": content,
         **({} if _sure(backend.facts) else {"seed": config.seed}),
         **({"decay": config.decay} if backend.facts.backend == "endo" else {}),
+        **({"reading": READING_VERSION} if backend.facts.backend == "critic" else {}),
     }
 
 

@@ -20,6 +20,7 @@ from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.distrl_options import SELF, DistRLConfig
 from prmbench.engines import sampling
+from prmbench.engines.addresses import address
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import PLAIN
 from prmbench.manifest import CARD_FILE
@@ -125,6 +126,8 @@ def resolved(config: DistRLConfig) -> DistRLConfig:
         raise UserError("--group-size is 1: advantages are relative to a prompt's other completions; use 2 or more")
     if (config.engine == "server") != bool(config.server):
         raise UserError("--engine server and --server URL go together; give both, or neither")
+    for url in config.server:
+        address(url, "--server", "http://node1:8000")
     if len(config.server) > distributed.world_size():
         raise UserError(
             f"--server: {len(config.server)} servers for {distributed.world_size()} processes, and a process asks one; "

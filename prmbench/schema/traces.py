@@ -65,6 +65,8 @@ class StepScores:
     """What a critic wrote, one text a vote; it stays out of scores files."""
     usage: Usage | None = None
     """Where answers were generated: what they took."""
+    request_changes: tuple[str, ...] = ()
+    """Parameters that a server refused, and what was done instead."""
 
 
 @dataclass(frozen=True, slots=True)
