@@ -203,10 +203,14 @@ def report(config: options.ReportConfig) -> None:
 
         loaded = data.load("processbench", None if str(config.data) == "hub" else config.data)
         text = {trace.id: trace for trace in loaded.traces}
-    changed = reporting.report(config.results, config.out, data=text, check=config.check, recompute=config.recompute)
-    for line in changed:
+    done = reporting.report(config.results, config.out, data=text, check=config.check, recompute=config.recompute)
+    for line in done.faults:
+        typer.echo(line if config.check else f"left out: {line}", err=not config.check)
+    for line in done.changed:
         typer.echo(line)
-    if config.check and changed:
+    if done.left_out:
+        typer.echo(f"note: {done.left_out}", err=True)
+    if done.faults or (config.check and done.changed):
         raise typer.Exit(FAILED)
 
 

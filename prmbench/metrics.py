@@ -73,8 +73,8 @@ def match_interval(scores: Floats | None, first_error: int) -> tuple[float, floa
     if scores is None:
         return math.inf, -math.inf
     if first_error < 0:
-        return -math.inf, float(scores.min())
-    return float(scores[first_error]), float(scores[:first_error].min(initial=math.inf))
+        return -math.inf, float(np.minimum.reduce(scores))
+    return float(scores[first_error]), float(np.minimum.reduce(scores[:first_error], initial=math.inf))
 
 
 @dataclass(frozen=True, slots=True)

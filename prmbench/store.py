@@ -6,13 +6,17 @@ batches to `<run-id>.journal/<process>.jsonl`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
+import stat
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +28,9 @@ from prmbench.schema import RunResult, ScoredTrace, UserError
 
 SCORES_SUFFIX = ".scores.jsonl.gz"
 METRICS_SUFFIX = ".metrics.jsonl.gz"
+MOST_RESULT_BYTES = 2**26
+MOST_UNPACKED_BYTES, MOST_LINE_BYTES = 2**29, 2**20
+"""Of a scores or metrics file; the largest committed ones have 1.2 MB, and lines of 3 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +85,50 @@ def pack_scores(scores: Iterable[ScoredTrace]) -> bytes:
     return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
 
 
-def unpack_scores(raw: bytes, path: Path) -> tuple[ScoredTrace, ...]:
-    """Inverse of `pack_scores`; `path` is for the message when the file is not what it should be."""
+def unpack_scores(raw: bytes, path: Path | str, most: int = sound.MOST_TRACES) -> tuple[ScoredTrace, ...]:
+    """Inverse of `pack_scores`.
+
+    Args:
+        raw: Content of the file, packed.
+        path: What a message begins with when the file is not what it should be.
+        most: Lines that the file may have: as many as its manifest counts traces.
+
+    Raises:
+        UserError: The file is no gzip of JSON lines, a field has another type than it should, or unpacked it is larger
+            than any honest file.
+    """
+    lines = unpacked_lines(raw, f"{path}: not a scores file")
+    found = []
+    for number, line in enumerate(lines, 1):
+        if number > most:
+            raise UserError(f"{path}: has more than the {most} traces that its manifest counts")
+        found.append(sound.read_trace(line, f"{path}, line {number}"))
+    return tuple(found)
+
+
+def unpacked_lines(raw: bytes, fault: str) -> Iterator[bytes]:
+    """Lines of a gzipped text, one after the other, so that a small file never fills the memory.
+
+    Args:
+        raw: The packed text.
+        fault: What a message begins with.
+
+    Raises:
+        UserError: The file is no gzip, is cut, or unpacks to more than `MOST_LINE_BYTES` in a line or
+            `MOST_UNPACKED_BYTES` in all.
+    """
+    total = 0
     try:
-        text = gzip.decompress(raw).decode()
-        return tuple(ScoredTrace.from_json(json.loads(line)) for line in text.splitlines())
-    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not a scores file ({error}); score the model again") from error
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+            while line := stream.readline(MOST_LINE_BYTES + 1):
+                total += len(line)
+                if len(line) > MOST_LINE_BYTES or total > MOST_UNPACKED_BYTES:
+                    what = "a line of it" if len(line) > MOST_LINE_BYTES else "it"
+                    most = MOST_LINE_BYTES if len(line) > MOST_LINE_BYTES else MOST_UNPACKED_BYTES
+                    raise UserError(f"{fault} (unpacked, {what} has more than {most:,} bytes)")
+                yield line.rstrip(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{fault} ({error}); score the model again") from error
 
 
 def sha256(raw: bytes) -> str:
@@ -117,25 +161,44 @@ def _result_json(result: RunResult) -> str:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a result and its scores. Raises UserError when either is missing, foreign or altered."""
-    try:
-        result = RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); name the <run-id>.json of a finished run"
-        ) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not a prmbench result ({type(error).__name__}: {error})") from error
+    """Reads a result and its scores, and checks every field of both.
+
+    That the rows follow from the scores is not checked here: see `judge.unfounded`.
+
+    Raises:
+        UserError: One of the files is missing, a link, too large, foreign or altered, or a field of it cannot be.
+    """
+    raw = read_file(path, MOST_RESULT_BYTES, "name the <run-id>.json of a finished run")
+    result = sound.read_result(raw, str(path))
     source = scores_path(path)
-    try:
-        raw = source.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror}); a result needs its scores beside it") from error
-    if sha256(raw) != result.manifest.scores_sha256:
+    packed = read_file(source, MOST_UNPACKED_BYTES, "a result needs its scores beside it")
+    if sha256(packed) != result.manifest.scores_sha256:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or score again")
-    run = Run(result, unpack_scores(raw, source), path)
+    run = Run(result, unpack_scores(packed, f"{path}: {source.name}", result.manifest.n), path)
     sound.check(run.result, run.scores, str(path))
     return run
+
+
+def read_file(path: Path, most: int, remedy: str) -> bytes:
+    """Content of a regular file of at most `most` bytes; links are not followed, devices and pipes not waited for.
+
+    Raises:
+        UserError: It is none of this; the message ends with `remedy`.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(handle, "rb") as file:  # noqa: PTH123 - of a descriptor, which Path cannot open
+            facts = os.fstat(handle)
+            if not stat.S_ISREG(facts.st_mode):
+                raise UserError(f"{path}: cannot be read (not a file); {remedy}")
+            raw = file.read(most + 1) if facts.st_size <= most else b""
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        link = isinstance(error, OSError) and error.errno == errno.ELOOP
+        reason = "is a link; put the file itself there" if link else getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); {remedy}") from error
+    if facts.st_size > most or len(raw) > most:
+        raise UserError(f"{path}: has more than {most:,} bytes, which no result has")
+    return raw
 
 
 def read_runs(root: Path) -> list[Run]:

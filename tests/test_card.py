@@ -34,7 +34,7 @@ def write_run(root: Path, task: str) -> Path:
     if task == "steps":
         return steps_run(root, native=0.5)
     if task == "distrl":
-        return rl_runs.write_training(root, "org/model", [0.4, 0.5, 0.6])
+        return rl_runs.write_training(root, "org/model", [0.4, 0.5, 0.6], run_id="training")
     items = report_runs.completions() if task != "format_shift" else rendered(report_runs.traces(6), ())
     if task in ("validity", "format_shift"):
         facts = {"benchmark": "prmbench_preview"} if task == "validity" else {"calibrate_on": "gsm8k"}

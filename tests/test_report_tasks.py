@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_runs import completions, manifest, task_scores, write_study, write_task
+from report_runs import CLEAN, completions, manifest, task_scores, write_study, write_task
 from rich.console import Console
 from rich.table import Table
 
@@ -180,7 +180,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_of_every_task(results: Path, tmp_path: Path) -> None:
     report(results, tmp_path)
-    assert report(results, tmp_path, check=True, recompute=True) == []
+    assert report(results, tmp_path, check=True, recompute=True) == CLEAN
     for task in ("best_of_n", "policy", "calibration"):
         assert all((tmp_path / f"{task}.{kind}").is_file() for kind in ("md", "csv", "tex", "json"))
         lines = list(csv.DictReader(io.StringIO((tmp_path / f"{task}.csv").read_text())))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from prmbench.judge import best_of_n, calibration, distrl, format_shift, policy, steps, validity
+from prmbench.judge.agreement import differences
 from prmbench.judge.rows import OUT_OF_FOLD, Cell, Judged, subset_rows
 from prmbench.judge.steps import FOLDS, protocols, resolve
 from prmbench.schema import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
@@ -19,11 +20,13 @@ __all__ = [
     "Pair",
     "checked",
     "compare",
+    "differences",
     "judge",
     "keys",
     "pairs",
     "protocols",
     "resolve",
+    "unfounded",
 ]
 
 Scored = tuple[RunResult, Sequence[ScoredTrace]]
@@ -76,6 +79,19 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricR
     for protocol, cells in found.cells.items():
         rows += subset_rows(found.parts, protocol, cells, found.averages)
     return (*rows, *policy.micro_rows(manifest, scores)) if manifest.task == "policy" else tuple(rows)
+
+
+def unfounded(result: RunResult, scores: Sequence[ScoredTrace]) -> list[str]:
+    """Lines on stored rows whose number does not follow from the scores; empty when every row does.
+
+    Nothing is resampled, which makes this cheap enough for every result that is read: the ends of intervals, p-values
+    and detectable differences are only checked by `report --recompute`.
+    """
+    try:
+        derived = judge(replace(result.manifest, replicates=0), scores)
+    except UserError as error:
+        return [str(error)]
+    return differences(result.rows, derived, resampled=False)
 
 
 def compare(a: Scored, b: Scored, pairs: Sequence[Pair]) -> tuple[MetricRow, ...]:

@@ -6,6 +6,7 @@ Markdown, CSV, LaTeX, JSON and SVG are compared by `check`; the page and the PNG
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -28,23 +29,38 @@ END = "<!-- end of generated part -->"
 PUBLISHED_FOR = "processbench"
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a report."""
+
+    changed: tuple[str, ...]
+    """Paths of the files that were written; of a check, a line on each tracked file that would be or is left over."""
+    faults: tuple[str, ...] = ()
+    """Files that were left out because they cannot be trusted; of a check, everything that is wrong with a run."""
+    left_out: str = ""
+    """How many runs no table lists, by reason; empty when all are listed."""
+
+
 def report(
     results: Path, out: Path, *, data: Texts | None = None, check: bool = False, recompute: bool = False
-) -> list[str]:
-    """Writes every table, figure and the page under `out`; returns the paths that changed.
+) -> Report:
+    """Writes every table, figure and the page under `out`. A file that cannot be trusted is named and left out.
 
-    With `check` nothing is written: the list names tracked files that would change and faults of the runs,
-    and is empty when all is well. With `recompute` rows come from the scores, not from the result files.
-    Raises UserError when `results` does not exist or, unless checking, holds a run that cannot be trusted.
+    Args:
+        results: Folder with the runs, searched through.
+        out: Folder for tables, figures and the page.
+        data: Where the page finds the text of a trace.
+        check: Whether to write nothing and only say what would change.
+        recompute: Whether rows come from the scores, not from the result files.
+
+    Raises:
+        UserError: `results` does not exist.
     """
     loaded = load(results, recompute)
-    if loaded.broken and not check:
-        more = f" (and {len(loaded.broken) - 1} more; see `prmbench report --check`)" if len(loaded.broken) > 1 else ""
-        raise UserError(loaded.broken[0] + more)
     built, shown, others = build(loaded, out, png=not check)
     if check:
         changed = [f"{out / name}: would change" for name in sorted(_changed(out, built))]
-        return [*loaded.problems, *changed, *_left_over(out, built)]
+        return Report((*changed, *_left_over(out, built)), loaded.problems, _left_out(loaded))
     changed = _changed(out, built)
     drawings = (drawn for _, drawn in shown), (sheet.figures for sheet in others)
     output = {f"figures/{f.name}.png": f.png for drawn in chain(*drawings) for f in drawn}
@@ -52,7 +68,19 @@ def report(
     changed += _changed(out, output)
     for name in changed:
         write_atomic(out / name, (built | output)[name])
-    return [str(out / name) for name in sorted(changed)]
+    written = tuple(str(out / name) for name in sorted(changed))
+    return Report(written, (*loaded.broken, *loaded.differing), _left_out(loaded))
+
+
+def _left_out(loaded: Loaded) -> str:
+    """`2 of 5 runs are not listed: 1 scored from a dirty tree, 1 cannot be trusted`."""
+    reasons = loaded.left_out
+    total = sum(reasons.values()) + len(loaded.listed)
+    if not total:
+        return "there is no result to report"
+    told = ", ".join(f"{times} {reason}" for reason, times in reasons.items())
+    whole = "none of the runs is listed" if not loaded.listed else f"{sum(reasons.values())} of {total} runs are not listed"
+    return f"{whole}: {told}" if reasons else ""
 
 
 Shown = list[tuple[Board, Sequence[Drawn]]]
