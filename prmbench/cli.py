@@ -179,9 +179,9 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Paired differences between two runs (second minus first), with intervals and p-values."""
-    from prmbench import judge, store
+    from prmbench import judge
 
-    a, b = store.read_run(first), store.read_run(second)
+    a, b = judge.read_verified(first), judge.read_verified(second)
     pairs = judge.pairs(a.result.manifest, b.result.manifest, config.protocol, config.against)
     rows = judge.compare((a.result, a.scores), (b.result, b.scores), pairs)
     if json_:

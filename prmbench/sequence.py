@@ -70,7 +70,7 @@ def log_weight(scores: Floats, how: str, beta: float, probability: bool) -> Floa
 
 
 def best_of(scores: Floats, outcomes: Floats, n: int) -> float:
-    """Expected outcome of the highest score among n of the M completions, over all n-subsets; ties are broken evenly."""
+    """Expected outcome of the best score among n of the M completions, over all n-subsets; ties are broken evenly."""
     return float(best_of_each(scores[None], outcomes, (n,))[0, 0])
 
 

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 from chromium import Browser, launched, payload
-from report_runs import completions, rows_taken_as_they_are, scores_of, task_scores, traces, write, write_study, write_task
+from report_runs import (
+    completions,
+    rows_taken_as_they_are,
+    scores_of,
+    task_scores,
+    traces,
+    write,
+    write_study,
+    write_task,
+)
 
 from prmbench.report import report
 from prmbench.schema import Trace

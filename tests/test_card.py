@@ -163,8 +163,8 @@ def test_text_that_would_break_the_page(tmp_path: Path) -> None:
     facts = {"model": "a|b\n# c: [d", "hardware": "x\n---\ny"}
     path = steps_run(tmp_path, folder="m", **facts)
     found = ModelCard(card(CardConfig(), [path]))
-    assert found.data.model_name == "a|b\n# c: [d"
-    assert "| model | a\\|b # c: [d |" in found.text
+    assert found.data.model_name == "a|b # c: [d"
+    assert "| model | a&#124;b &#35; c: &#91;d |" in found.text
     assert "x --- y" in found.text
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from prmbench.judge import best_of_n, calibration, distrl, format_shift, policy, steps, validity
 from prmbench.judge.agreement import differences
 from prmbench.judge.rows import OUT_OF_FOLD, Cell, Judged, subset_rows
 from prmbench.judge.steps import FOLDS, protocols, resolve
 from prmbench.schema import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.store import Run, read_run
 
 __all__ = [
     "FOLDS",
@@ -25,6 +27,7 @@ __all__ = [
     "keys",
     "pairs",
     "protocols",
+    "read_verified",
     "resolve",
     "unfounded",
 ]
@@ -92,6 +95,18 @@ def unfounded(result: RunResult, scores: Sequence[ScoredTrace]) -> list[str]:
     except UserError as error:
         return [str(error)]
     return differences(result.rows, derived, resampled=False)
+
+
+def read_verified(path: Path) -> Run:
+    """Reads a run whose rows follow from its scores.
+
+    Raises:
+        UserError: As `store.read_run`, or the number of a row does not follow.
+    """
+    run = read_run(path)
+    if faults := unfounded(run.result, run.scores):
+        raise UserError(f"{path}: {'; '.join(faults)}")
+    return run
 
 
 def compare(a: Scored, b: Scored, pairs: Sequence[Pair]) -> tuple[MetricRow, ...]:

@@ -48,9 +48,11 @@ def _scores(trace: ScoredTrace, rules: Sequence[_Rule]) -> list[float]:
     found: list[float] = []
     for protocol, alike in groupby(rules, lambda rule: rule.protocol):  # rules of one readout stand together
         steps = _share_of_passes(trace) if protocol.readout == "vote" else metrics.readout(trace, protocol)
-        silent = steps is None or not trace.steps  # what says nothing has no step
         for rule in alike:
-            found.append(-np.inf if silent else sequence.aggregate(steps, rule.how, rule.beta, rule.probability))
+            if steps is None or not trace.steps:  # what says nothing has no step
+                found.append(-np.inf)
+            else:
+                found.append(sequence.aggregate(steps, rule.how, rule.beta, rule.probability))
     return found
 
 

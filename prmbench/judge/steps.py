@@ -109,9 +109,7 @@ def _samples(subsets: Sequence[Subset], protocol: EvalProtocol) -> dict[str, Sam
     return {s.name: metrics.sample(s.traces, protocol) for s in subsets}
 
 
-def _judged(
-    subsets: Sequence[Subset], protocol: EvalProtocol, samples: Mapping[str, Sample]
-) -> dict[str, list[Cell]]:
+def _judged(subsets: Sequence[Subset], protocol: EvalProtocol, samples: Mapping[str, Sample]) -> dict[str, list[Cell]]:
     """Cells per subset, or cells without values and with the reason."""
     if protocol.readout == "vote":
         unparsed = [_unparsed(s) for s in subsets] if _any_unparsed(subsets) else [[]] * len(subsets)

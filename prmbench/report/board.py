@@ -11,7 +11,17 @@ from dataclasses import dataclass
 import pandas as pd
 
 from prmbench.judge import OUT_OF_FOLD
-from prmbench.report.frame import FLOORS, RULES, columns, frame, members, model_name, odd_subsets, overlaps
+from prmbench.report.frame import (
+    FLOORS,
+    RULES,
+    columns,
+    frame,
+    is_sheet_name,
+    members,
+    model_name,
+    odd_subsets,
+    overlaps,
+)
 from prmbench.schema import RunManifest
 from prmbench.store import Run
 
@@ -91,6 +101,11 @@ class Board:
     """Column -> traces in it."""
     tables: tuple[RuleTable, ...]
     runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        """The benchmark's, told apart from a sheet of that name."""
+        return f"{self.benchmark} (steps)" if is_sheet_name(self.benchmark) else self.benchmark
 
 
 def boards(runs: Sequence[Run]) -> tuple[Board, ...]:

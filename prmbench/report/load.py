@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prmbench.judge import differences, judge, unfounded
+from prmbench.judge import differences, judge, read_verified
 from prmbench.report.rlstudy import arm_of, panel_of, read_metrics, seeds_of
 from prmbench.report.study import STUDY, seed_of
 from prmbench.schema import RunManifest, UserError
@@ -65,18 +65,19 @@ def load(results: Path, recompute: bool = False) -> Loaded:
     broken, differing = [], []
     for path in _result_files(results):
         try:
-            run = read_run(path)
-            read_metrics(run.path, run.result.manifest)
             if recompute:
-                run, faults = _recomputed(run)
+                run, faults = _recomputed(read_run(path))
                 differing += [f"{path}: {fault}" for fault in faults]
-            elif faults := unfounded(run.result, run.scores):
-                raise UserError(f"{path}: {'; '.join(faults)}")
+            else:
+                run = read_verified(path)
+            read_metrics(run.path, run.result.manifest)
         except UserError as error:
             broken.append(str(error))
             continue
         runs.append(run)
-    broken += [f"{path}: its result {path.name.removesuffix(SCORES_SUFFIX)}.json is missing" for path in _bereft(results)]
+    broken += [
+        f"{path}: its result {path.name.removesuffix(SCORES_SUFFIX)}.json is missing" for path in _bereft(results)
+    ]
     runs.sort(key=_order)
     doubled = dict(_twins(runs))
     broken += dict.fromkeys(doubled.values())
