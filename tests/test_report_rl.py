@@ -19,7 +19,7 @@ from prmbench.report import report, run_table
 from prmbench.report.curves import families, over_runs, validations
 from prmbench.report.load import load
 from prmbench.report.nested import Runs, difference, estimate, whole
-from prmbench.report.rlclaims import Answer, Question, _answer, against_base, answers
+from prmbench.report.rlclaims import Answer, Question, _answer, after, against_base, answers
 from prmbench.report.rlprobes import probe_grid, questions
 from prmbench.report.rlstudy import RLStudy, early, late, rl_study
 from prmbench.report.rltables import alarms, grids, options_grid
@@ -215,6 +215,22 @@ def test_arms_against_grpo_and_a_reward_model_as_policy(made: RLStudy) -> None:
     )
     one_each = RLStudy(tuple(t for t in made.trained if not t.arm.startswith("rm_as") or t.seeds[1] == 0))
     assert against_base(one_each, "plain")["rm_as_policy_ipvrm"][0].runs == 9  # stands for every RL seed
+
+
+def test_an_arm_without_training_counts_all_of_its_validations(tmp_path: Path) -> None:
+    """The reward model as a policy, drawn under three RL seeds: 0.5, 0.6 and 0.9 are a mean of 2/3 for each of them."""
+    for rl, (base, level) in enumerate(zip((0.5, 0.5, 0.5), (0.5, 0.6, 0.9), strict=True)):
+        write_training(tmp_path, "grpo", [0.4, 0.45, base], (0, rl))
+        write_training(tmp_path, "rm_as_policy_ipvrm", [level], (0, rl))
+    write_training(tmp_path, "rm_as_policy_ipvrm", [0.1], (5, 0))  # of an SFT seed that nothing is compared with
+    found = rl_study(read_runs(tmp_path))
+    base = found.accuracy("plain", "grpo", -1)
+    means = {
+        seeds: np.mean(list(values.values()))
+        for seeds, values in after(found, "plain", "rm_as_policy_ipvrm", base).items()
+    }
+    assert means == {(0, rl): pytest.approx(2 / 3) for rl in range(3)}
+    assert against_base(found, "plain")["rm_as_policy_ipvrm"][0].value == pytest.approx(2 / 3 - 0.5)
 
 
 # --- probes of the miniature ----------------------------------------------------------------------------------
