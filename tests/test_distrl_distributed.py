@@ -100,7 +100,6 @@ def test_two_processes_without_anything_to_train_on_stop_together(tmp_path: Path
     said = [(tmp_path / f"out-{rank}.error").read_text() for rank in (0, 1)]
     assert said[0] == said[1]
     assert "step 3 has nothing to train on: none of 6 prompts" in said[0]
-    assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()][:1] != []
     assert [line["prompts_all_wrong"] for line in lines(tmp_path / "out")] == [6] * 4
     assert distance(start, tmp_path / "out") == 0
 
