@@ -286,9 +286,9 @@ def _cells(row: MetricRow) -> tuple[str, ...]:
     return tuple(_escaped(cell) for cell in cells)
 
 
-SPECIAL = re.compile(r"[\\`*\[\]<>|~$&!#]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=\bwww)\.|@(?=[\w-]+\.)")
+SPECIAL = re.compile(r"[\\`*\[\]<>|~$&!#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.|@(?=[\w-]+\.)")
 """What could begin something else than text in the hub's Markdown: code, emphasis, a link, HTML, mathematics, a cell, a
-heading. Underscores within words cannot; full stops, colons and at signs only within addresses."""
+heading. Single underscores within words cannot; full stops, colons and at signs only within addresses."""
 
 
 def _escaped(text: str) -> str:

@@ -101,7 +101,7 @@ def unpack_scores(raw: bytes, path: Path | str, most: int = sound.MOST_TRACES) -
     found = []
     for number, line in enumerate(lines, 1):
         if number > most:
-            raise UserError(f"{path}: has more than the {most} traces that its manifest counts")
+            raise UserError(f"{path}: has more than the {most:,} traces that manifest.n counts")
         found.append(sound.read_trace(line, f"{path}, line {number}"))
     return tuple(found)
 
@@ -170,12 +170,13 @@ def read_run(path: Path) -> Run:
     """
     raw = read_file(path, MOST_RESULT_BYTES, "name the <run-id>.json of a finished run")
     result = sound.read_result(raw, str(path))
+    sound.check_result(result, str(path))
     source = scores_path(path)
     packed = read_file(source, MOST_UNPACKED_BYTES, "a result needs its scores beside it")
     if sha256(packed) != result.manifest.scores_sha256:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or score again")
     run = Run(result, unpack_scores(packed, f"{path}: {source.name}", result.manifest.n), path)
-    sound.check(run.result, run.scores, str(path))
+    sound.check_scores(result.manifest, run.scores, str(path))
     return run
 
 

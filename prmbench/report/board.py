@@ -127,7 +127,8 @@ def _board(benchmark: str, runs: Sequence[Run]) -> Board:
         if chosen:
             shown = tuple(c for c in columns(table) if c in names)
             tables.append(RuleTable(rule, shown, (*_ranking(chosen, shown), *floors)))
-    whole = table[[not (odd[r] & set(members(s))) for r, s in zip(table["run_id"], table["subset"], strict=True)]]
+    is_common = [not (odd[r] & set(members(s))) for r, s in zip(table["run_id"], table["subset"], strict=True)]
+    whole = table[pd.Series(is_common, index=table.index, dtype=bool)]
     sizes = {str(name): int(n) for name, n in whole.groupby("subset")["n"].max().items()}
     ordered = sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id))
     return Board(benchmark, {c: sizes[c] for c in columns(table) if c in sizes}, tuple(tables), tuple(ordered))

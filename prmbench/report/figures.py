@@ -165,8 +165,9 @@ def _dots(axis: Axes, lines: Sequence[Line], column: str) -> None:
 
 def _chosen(board: Board) -> list[tuple[Run, EvalProtocol]]:
     """Runs in the order of the first table, each under its headline protocol, at most MOST_RUNS."""
-    order = [line.run_id for table in board.tables for line in table.lines if line.run_id]
-    runs = sorted(board.runs, key=lambda r: order.index(r.result.manifest.run_id))
+    order = list(dict.fromkeys(line.run_id for table in board.tables for line in table.lines if line.run_id))
+    ranked = [run for run in board.runs if run.result.manifest.run_id in order]  # a result may have lost its rows
+    runs = sorted(ranked, key=lambda r: order.index(r.result.manifest.run_id))
     pairs = [(run, headline(run)) for run in runs]
     return [(run, protocol) for run, protocol in pairs if protocol is not None][:MOST_RUNS]
 

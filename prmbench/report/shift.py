@@ -183,7 +183,7 @@ def figures(name: str, runs: Sequence[Run]) -> list[Plan]:
     Runs on the same traces: those of which there are most.
     """
     alike = [(b.name, [run for run in b.runs if _whole(run.result) == b.subset]) for b in _base_blocks(runs)]
-    where, found = max(alike, key=lambda pair: len(pair[1]))
+    where, found = max(alike, key=lambda pair: len(pair[1]), default=("", []))
     chosen = [(run, protocol.key) for run in found if (protocol := headline(run)) is not None]
     drawn = [(run, key) for run, key in chosen if any(_points(run, key))][:MOST_RUNS]
     if not drawn:

@@ -9,25 +9,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prmbench.schema import RunResult, ScoredTrace, UserError
+from prmbench.schema import RunManifest, RunResult, ScoredTrace, UserError
 from prmbench.sound.fields import MOST_TRACES, NAME, Fault
 from prmbench.sound.manifests import SAMPLING, manifest_faults, row_faults
 from prmbench.sound.parsing import read_result, read_step, read_trace
 from prmbench.sound.traces import coverage_faults, trace_faults
 
-__all__ = ["MOST_TRACES", "NAME", "SAMPLING", "check", "read_result", "read_step", "read_trace"]
+__all__ = [
+    "MOST_TRACES",
+    "NAME",
+    "SAMPLING",
+    "check_result",
+    "check_scores",
+    "read_result",
+    "read_step",
+    "read_trace",
+]
 
 
-def check(result: RunResult, scores: Sequence[ScoredTrace], where: str) -> None:
-    """Raises UserError with the first field whose value cannot be, and how many more there are."""
-    manifest = result.manifest
-    faults: list[Fault] = list(manifest_faults(manifest))
-    if not faults:  # the rest is measured by the manifest
-        faults += row_faults(result.rows, manifest)
-        faults += trace_faults(scores, manifest)
-    if not faults:
-        faults += coverage_faults(manifest, scores)
+def check_result(result: RunResult, where: str) -> None:
+    """Raises UserError with the first field of the manifest or of a row that cannot be, and how many more there are."""
+    faults = list(manifest_faults(result.manifest))
+    _refuse(faults or list(row_faults(result.rows, result.manifest)), where)  # rows are measured by the manifest
+
+
+def check_scores(manifest: RunManifest, scores: Sequence[ScoredTrace], where: str) -> None:
+    """Raises UserError with the first field of a trace that cannot be, and how many more there are.
+
+    `manifest` has been checked.
+    """
+    _refuse(list(trace_faults(scores, manifest)) or list(coverage_faults(manifest, scores)), where)
+
+
+def _refuse(faults: Sequence[Fault], where: str) -> None:
     if faults:
         path, words = faults[0]
-        more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
-        raise UserError(f"{where}: {path} {words}{more}")
+        raise UserError(f"{where}: {path} {words}{f' (and {len(faults) - 1} more)' if len(faults) > 1 else ''}")

@@ -59,7 +59,7 @@ def setting_faults(config: Mapping[str, Any], path: str) -> Iterator[Fault]:
         elif isinstance(value, str):
             yield from text_faults(where, value)
         elif isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
-            yield where, f"is {short.repr(value)}, not a finite number"
+            yield where, f"is {short.repr(value)}, not a finite number up to {LARGEST_NUMBER:g}"
 
 
 def all_within(values: Sequence[float], low: float, high: float) -> bool:

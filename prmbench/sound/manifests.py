@@ -100,7 +100,7 @@ def _counts(manifest: RunManifest) -> Iterator[Fault]:
     for field, (low, high) in most.items():
         value: float | None = getattr(manifest, field)
         if value is not None and not low <= value <= high:  # NaN is in no range
-            yield field, f"is {short.repr(value)}, not from {low:g} to {high:g}"
+            yield field, f"is {short.repr(value)}, not from {low:,} to {high:,}"
     if manifest.beta is not None and not 0 < manifest.beta <= LARGEST_SCORE:
         yield "beta", f"is {short.repr(manifest.beta)}, not above 0"
     if manifest.replicates <= MOST_REPLICATES and manifest.n * manifest.replicates > MOST_WEIGHTS:
@@ -153,7 +153,7 @@ def _row(row: MetricRow, manifest: RunManifest) -> Iterator[Fault]:
     for field in ("value", "lo", "hi"):
         value = getattr(row, field)
         if value is not None and not abs(value) <= LARGEST_NUMBER:
-            yield field, f"is {short.repr(value)}, not a finite number"
+            yield field, f"is {short.repr(value)}, not a finite number up to {LARGEST_NUMBER:g}"
     if (row.lo is None) != (row.hi is None) or (row.value is None and row.lo is not None):
         yield "lo", f"and hi are {row.lo!r} and {row.hi!r} beside the value {row.value!r}"
     elif row.lo is not None and row.hi is not None and row.lo > row.hi:

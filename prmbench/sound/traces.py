@@ -67,8 +67,12 @@ def _scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
     if manifest.task == "distrl":
         yield from _validations(trace, manifest)
     elif manifest.kind == "outcome":
-        if trace.values or trace.outcome is None or not all_within(trace.tokens, 0, LARGEST_COUNT):
-            yield "outcome", "of a policy's completion is missing, or it has values, or no count of tokens"
+        if trace.outcome is None:
+            yield "outcome", "is missing, and no reason is given in unscored"
+        if trace.values:
+            yield "values", "are there, and a policy's completion has none"
+        if not all_within(trace.tokens, 0, LARGEST_COUNT):
+            yield "tokens", f"is {short.repr(trace.tokens)}, not counts"
     elif manifest.kind == "verdict":
         verdicts = [v for v in trace.verdicts if v is not None]
         if not trace.verdicts or not all_within(verdicts, -1, trace.steps - 1):
@@ -79,7 +83,7 @@ def _scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
 
 def _step_scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
     lowest, highest = (0.0, 1.0) if manifest.kind == "prob" else (-LARGEST_SCORE, LARGEST_SCORE)
-    for name, values in {"values": trace.values, **trace.also}.items():
+    for name, values in _series(trace).items():
         if len(values) != trace.steps or not all_within(values, lowest, highest):
             yield name, f"must be one finite number from {lowest:g} to {highest:g} for each of {trace.steps} steps"
     for name in manifest.series:
@@ -94,9 +98,14 @@ def _step_scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
 
 def _validations(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
     count = len(manifest.config["validated_at"])
-    for name, values in {"values": trace.values, **trace.also}.items():
+    for name, values in _series(trace).items():
         if trace.steps != count or len(values) != count or not all_within(values, 0, 1):
             yield name, f"must be one number from 0 to 1 for each of {count} validations"
+
+
+def _series(trace: ScoredTrace) -> dict[str, Sequence[float]]:
+    """Field -> numbers."""
+    return {"values": trace.values, **{f"also.{short.repr(name)[1:-1]}": found for name, found in trace.also.items()}}
 
 
 def coverage_faults(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Iterator[Fault]:
