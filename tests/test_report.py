@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import CLEAN, manifest, scores_of, traces, write, write_four
+from report_runs import (
+    CLEAN,
+    completions,
+    manifest,
+    scores_of,
+    task_scores,
+    traces,
+    write,
+    write_four,
+    write_task,
+)
 from rich.console import Console
 from rich.table import Table
 
@@ -26,7 +36,7 @@ from prmbench.report import compare_table, report, run_table, tables
 from prmbench.report.board import Board, boards
 from prmbench.report.build import build
 from prmbench.report.figures import figures, position_shares
-from prmbench.report.frame import RULES
+from prmbench.report.frame import RULES, slug
 from prmbench.report.load import load
 from prmbench.report.page import MOST_TRACES, embed, page
 from prmbench.report.published import published
@@ -251,6 +261,50 @@ def test_csv_holds_every_row(results: Path, built: Path) -> None:
         value = committed[line["run_id"], line["subset"], line["protocol"], line["metric"]]
         assert (value is None) == (line["value"] == "")
         assert value is None or float(line["value"]) == pytest.approx(value, abs=1e-6)
+
+
+ALIKE = (
+    "a/b",
+    "a b",
+    "a_b",
+    "a-b",
+    "A-B",
+    "a:b",
+    "..",
+    ".a-b",
+    "readme",
+    "README",
+    "x" * 150,
+    "x" * 149,
+    "日本",
+    "中国",
+)
+
+
+def test_names_that_would_be_one_file_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where letters of either case are one; and a board that is called like a sheet."""
+    monkeypatch.setattr("prmbench.report.build.figures", lambda *_: ())  # they begin with the same names
+    assert len({slug(name).lower() for name in (*ALIKE, slug("a/b"))}) == len(ALIKE) + 1
+    assert {slug(name) for name in ("processbench", "miniature_rl", "gym-policy")} == {
+        *("processbench", "miniature_rl", "gym-policy")
+    }
+    items = scores_of(traces(2, ("gsm8k",)))
+    for i, name in enumerate((*ALIKE, "gym-policy", "joined")):
+        write(
+            tmp_path, items, run_id=f"r{i}", folder=f"{i}", benchmark=name, native=0.5, rules=("native",), replicates=2
+        )
+    drawn = [replace(s, values=(), tokens=(7,)) for s in task_scores(completions(2, 2))]
+    write_task(tmp_path, "policy", drawn, benchmark="gym", run_id="policy", replicates=2)
+    files, shown, others = build(load(tmp_path), tmp_path / "out")
+    pages = [name for name in files if name.endswith(".md") and name != "README.md"]
+    assert len({name.lower() for name in pages}) == len(ALIKE) + 2 + 1 + 1  # the last: published numbers only
+    assert all("/" not in name and len(name) < 120 for name in pages)
+    assert files["gym-policy.md"].startswith(b"# gym-policy\n\nHow right a model's own completions are")
+    index = files["README.md"].decode()
+    assert all(f"({name})" in index for name in pages)
+    names = [section["name"] for section in embedded(page(shown, others, ()))["benchmarks"]]
+    assert len(set(names)) == len(names)
+    assert "gym-policy (steps)" in names
 
 
 # --- what a check refuses --------------------------------------------------------------------------------
