@@ -41,22 +41,22 @@ def log_sigmoid(x: Floats) -> Floats:
     return np.asarray(-np.logaddexp(0.0, -x))
 
 
-AGGREGATIONS: dict[str, Callable[[Floats], float]] = {  # reduce: of so few numbers the methods' overhead is most
-    "last": lambda x: float(x[-1]),
-    "min": lambda x: float(np.minimum.reduce(x)),
-    "mean": lambda x: float(np.add.reduce(x)) / len(x),
-    "sum": lambda x: float(np.add.reduce(x)),
+AGGREGATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "last": lambda x: x[..., -1],
+    "min": lambda x: x.min(axis=-1),
+    "mean": lambda x: x.mean(axis=-1),
+    "sum": lambda x: x.sum(axis=-1),
 }
 
 
-def aggregate(x: Floats, how: str, beta: float, probability: bool) -> float:
-    """Step scores [k] -> the completion's score. `prod` is the log of a product of probabilities.
+def aggregate(x: Floats, how: str, beta: float, probability: bool) -> Floats:
+    """Step scores [..., k] -> the completions' scores [...]. `prod` is the log of a product of probabilities.
 
     `probability`: the scores are probabilities already; otherwise sigmoid(beta * x) is one.
     """
     if how != "prod":
         return AGGREGATIONS[how](x)
-    return float((np.log(np.maximum(x, _TINY)) if probability else log_sigmoid(beta * x)).sum())
+    return np.asarray((np.log(np.maximum(x, _TINY)) if probability else log_sigmoid(beta * x)).sum(axis=-1))
 
 
 def log_weight(scores: Floats, how: str, beta: float, probability: bool) -> Floats:

@@ -5,7 +5,7 @@ Every number is an expectation over all N-subsets of a problem's verified comple
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -14,7 +14,7 @@ import numpy as np
 from prmbench import metrics, sequence
 from prmbench.judge.groups import Group, Problems, Subsets, error_note, problems, votes
 from prmbench.judge.rows import Cell, Judged, absent, weighted_mean
-from prmbench.metrics import Floats
+from prmbench.metrics import Floats, Ints
 from prmbench.schema import READOUTS, EvalProtocol, RunManifest, ScoredTrace
 
 HOW = ("last", "min", "mean", "prod", "sum")
@@ -43,22 +43,31 @@ class _Rule:
         return np.where(np.isneginf(scores), -np.inf, weights)
 
 
-def _scores(trace: ScoredTrace, rules: Sequence[_Rule]) -> list[float]:
-    """What the completion is ranked by under each rule; -inf without step scores."""
-    found: list[float] = []
-    for protocol, alike in groupby(rules, lambda rule: rule.protocol):  # rules of one readout stand together
-        steps = _share_of_passes(trace) if protocol.readout == "vote" else metrics.readout(trace, protocol)
-        for rule in alike:
-            if steps is None or not trace.steps:  # what says nothing has no step
-                found.append(-np.inf)
-            else:
-                found.append(sequence.aggregate(steps, rule.how, rule.beta, rule.probability))
+def _scores(traces: Sequence[ScoredTrace], rules: Sequence[_Rule]) -> Floats:
+    """What each completion is ranked by under each rule, [rules, n]; -inf without step scores."""
+    found = np.full((len(rules), len(traces)), -np.inf)
+    for protocol, alike in groupby(enumerate(rules), lambda pair: pair[1].protocol):  # those of a readout are together
+        numbered = list(alike)
+        for places, steps in _step_scores(traces, protocol):
+            for number, rule in numbered:
+                if steps.shape[1]:  # what says nothing has no step
+                    found[number, places] = sequence.aggregate(steps, rule.how, rule.beta, rule.probability)
     return found
 
 
-def _share_of_passes(trace: ScoredTrace) -> Floats | None:
+def _step_scores(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> Iterator[tuple[Ints, Floats]]:
+    """Places [m] and scores [m, k] of the completions that have some; of a critic its one score, see below."""
+    if protocol.readout != "vote":
+        yield from metrics.readouts(traces, protocol)
+        return
+    passes = [_share_of_passes(trace) if trace.steps else None for trace in traces]
+    places = np.array([place for place, share in enumerate(passes) if share is not None], dtype=np.int64)
+    yield places, np.array([share for share in passes if share is not None], dtype=float).reshape(-1, 1)
+
+
+def _share_of_passes(trace: ScoredTrace) -> float | None:
     """A critic's score: in how many of its critiques no step is wrong; one that cannot be read finds fault."""
-    return None if trace.unscored or not trace.verdicts else np.array([float(v == -1) for v in trace.verdicts])
+    return None if trace.unscored or not trace.verdicts else float(np.mean([v == -1 for v in trace.verdicts]))
 
 
 def _rules(manifest: RunManifest) -> list[_Rule]:
@@ -89,8 +98,10 @@ def judged(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
 
 def _cells(side: Problems, rules: Sequence[_Rule], subsets: Subsets) -> dict[str, list[Cell]]:
     """By protocol: a random completion, the commonest answer, the ceiling of any choice, and each rule's picks."""
-    picks = [np.array([_scores(t, rules) for t in g.verified]).reshape(-1, len(rules)).T for g in side.groups]
-    heard = [_log_weights(rules, p) for p in picks]
+    everyone = _scores([t for g in side.groups for t in g.verified], rules)
+    ends = np.cumsum([len(g.verified) for g in side.groups])[:-1]
+    picks = np.split(everyone, ends, axis=1)
+    heard = np.split(_log_weights(rules, everyone), ends, axis=1)
     sizes, accuracy = sequence.sizes(side.largest), side.accuracy
     best = np.stack([_best_of_each(g, p, sizes) for g, p in zip(side.groups, picks, strict=True)], axis=-1)
     found: dict[str, list[Cell]] = {key: [] for key in ("floor/majority", "floor/pass", *(r.key for r in rules))}
