@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 import typer
 
 from prmbench import config as options
-from prmbench.schema import NonFiniteError, Notice, RetryError, UserError
+from prmbench.schema import NonFiniteError, Notice, RetryError, UserError, one_line
 
 BAD_INPUT, NON_FINITE, TRY_AGAIN, STOPPED = 2, 3, 75, 143
 
@@ -90,7 +90,7 @@ class _one_line_errors:
         warnings.showwarning = self.shown
         for known, code in ((UserError, BAD_INPUT), (NonFiniteError, NON_FINITE), (RetryError, TRY_AGAIN)):
             if isinstance(error, known):
-                typer.echo(f"error: {error}", err=True)
+                typer.echo(f"error: {one_line(error)}", err=True)
                 raise typer.Exit(code)
         if isinstance(error, KeyboardInterrupt):
             typer.echo("stopped; what was finished is kept, the same command goes on from there", err=True)
@@ -103,7 +103,7 @@ class _one_line_errors:
 def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Our own warnings as one line; those of libraries are for their developers, and stay silent."""
     if category is Notice:
-        typer.echo(f"note: {message}", err=True)
+        typer.echo(f"note: {one_line(message)}", err=True)
 
 
 def _out_of_memory(error: BaseException | None) -> bool:

@@ -17,6 +17,7 @@ from prmbench import bridge
 from prmbench import config as options
 from prmbench.bars import bar, bars, steps_bar
 from prmbench.distrl_options import DistRLConfig
+from prmbench.schema import one_line
 
 if TYPE_CHECKING:
     from prmbench.schema import MetricRow
@@ -302,7 +303,7 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
 
         _console().print(report.run_table(run.result, rows))
         for reason, times in Counter(t.unscored for t in run.scores if t.unscored).most_common(3):
-            typer.echo(f"{UNSCORED[run.result.manifest.task]}: {times} x {reason}")
+            typer.echo(f"{UNSCORED[run.result.manifest.task]}: {times} x {one_line(reason)}")
         votes = [vote for trace in run.scores for vote in trace.verdicts]
         if None in votes:
             typer.echo(f"votes that could not be read: {votes.count(None)} of {len(votes)}")

@@ -145,7 +145,7 @@ ROWS: list[tuple[str, str, Json]] = [
     *(("distrl", "0.value", value) for value in (0.987654,)),
 ]
 LINES: list[tuple[str, str, Json]] = [
-    *(("prob", "0.id", value) for value in ("", 3, None, LONG, "a\x00b", "gsm8k-1", DROP)),
+    *(("prob", "0.id", value) for value in ("", 3, None, LONG, "x" * 20_001, "gsm8k-1", DROP)),
     *(("prob", "0.subset", value) for value in ("elsewhere", 3, None, DROP)),
     *(("prob", "0.label", value) for value in (None, -2, 4, 99, 0.0, True, "0", 10**400)),
     *(("prob", "0.steps", value) for value in (0, -1, 3, 10**9, "4", 4.0)),
@@ -389,6 +389,14 @@ def test_damaged_metrics_of_training(packed: bytes, honest: dict[str, Path], tmp
 def sign_metrics(path: Path, packed: bytes) -> None:
     metrics_path(path).write_bytes(packed)
     edit(path, lambda told: told["manifest"]["config"].update(metrics_sha256=sha256(packed)))
+
+
+def test_a_message_stays_a_line_whatever_name_it_holds(honest: dict[str, Path], tmp_path: Path) -> None:
+    path = copied(honest["prob"], tmp_path)
+    edit(path, lambda told: told["manifest"].update(benchmark="one\nerror: two\ttabs"))
+    done = CliRunner().invoke(app, ["compare", str(honest["other"]), str(path)])
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+    assert "(mini and one error: two tabs)" in done.stderr
 
 
 # --- several files ------------------------------------------------------------------------------------------------

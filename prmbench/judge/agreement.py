@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from prmbench.judge.rows import RESAMPLED
-from prmbench.schema import MetricRow
+from prmbench.schema import MetricRow, one_line
 
 TOLERANCE = 1e-9
 """How far a stored number may be from the one derived: absolute, and relative to numbers above 1."""
@@ -45,8 +45,8 @@ def _name(key: Sequence[str]) -> str:
 
 
 def _words(value: object) -> str:
-    """In one line, and not longer than that."""
-    return f"{' '.join(str(value).split()):.200}"
+    """Not longer than that."""
+    return f"{one_line(value):.200}"
 
 
 def _differences(key: Sequence[str], old: MetricRow, new: MetricRow, resampled: bool) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from prmbench.judge import differences, judge, read_verified
 from prmbench.report.rlstudy import arm_of, panel_of, read_metrics, seeds_of
 from prmbench.report.study import STUDY, seed_of
-from prmbench.schema import RunManifest, UserError
+from prmbench.schema import RunManifest, UserError, one_line
 from prmbench.store import SCORES_SUFFIX, Run, read_run, scores_path
 
 SNIFFED = 2**16
@@ -84,7 +84,7 @@ def load(results: Path, recompute: bool = False) -> Loaded:
     runs = [run for run in runs if run.path not in doubled]
     listed = tuple(run for run in runs if not refusal(run.result.manifest))
     refused = tuple((run, reason) for run in runs if (reason := refusal(run.result.manifest)))
-    return Loaded(listed, refused, tuple(map(_one_line, broken)), tuple(map(_one_line, differing)))
+    return Loaded(listed, refused, tuple(map(one_line, broken)), tuple(map(one_line, differing)))
 
 
 def refusal(manifest: RunManifest) -> str:
@@ -166,9 +166,3 @@ def _recomputed(run: Run) -> tuple[Run, list[str]]:
     rows = judge(run.result.manifest, run.scores)
     faults = differences(run.result.rows, rows)
     return replace(run, result=replace(run.result, rows=rows)), faults
-
-
-def _one_line(text: str) -> str:
-    """Whatever a name holds: no line break, nothing that a terminal cannot print."""
-    flat = " ".join(text.split())
-    return flat.encode("utf-8", "backslashreplace").decode()

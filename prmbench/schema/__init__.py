@@ -17,6 +17,7 @@ from prmbench.schema.kinds import (
     Task,
     Threshold,
     UserError,
+    one_line,
 )
 from prmbench.schema.protocol import (
     EvalProtocol,
@@ -56,6 +57,7 @@ __all__ = [
     "Trace",
     "Usage",
     "UserError",
+    "one_line",
     "scored",
     "text_hash",
 ]

@@ -1,4 +1,4 @@
-"""The words that records are spelled with, versions, and the three errors. Standard library only."""
+"""The words that records are spelled with, versions, errors and their messages. Standard library only."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
     "outcome": (),
 }
 """Which readouts each kind of score admits; METHOD names in docs/protocols.md."""
+
+
+def one_line(text: object) -> str:
+    """A message in one line that any terminal can print, whatever foreign names it holds."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
 class UserError(Exception):

@@ -21,7 +21,8 @@ MOST_ITEMS = 1_000
 MOST_SETTINGS = 10_000
 """Values in `config`, those inside others included."""
 NAME_LENGTH, TEXT_LENGTH, NOTE_LENGTH = 200, 1_000, 20_000
-"""Characters. An average's name holds the names of all its subsets, and a note may name each of them."""
+"""Characters. An average's name holds the names of all its subsets, a note may name each of them, and a user's id or
+group may be a whole problem."""
 LARGEST_SCORE = 1e12
 LARGEST_COUNT = 2**53
 """A whole number that a float holds exactly."""
