@@ -375,14 +375,13 @@ def test_altered_metrics_of_training(field: str, value: Json, honest: dict[str, 
     assert field in line
 
 
-@pytest.mark.parametrize("packed", [b"", b"text", gzip.compress(b"[]"), gzip.compress(b" " * 2**24)])
-def test_damaged_metrics_of_training(packed: bytes, honest: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["a link", "text", "a list", "a bomb"])
+def test_damaged_metrics_of_training(damage: str, honest: dict[str, Path], tmp_path: Path) -> None:
     path = copied(honest["distrl"], tmp_path)
-    if not packed:
-        metrics_path(path).unlink()
-        metrics_path(path).symlink_to("/etc/hostname")
+    if damage == "a link":
+        a_link(metrics_path(path))
     else:
-        sign_metrics(path, packed)
+        sign_metrics(path, {"text": b"x", "a list": gzip.compress(b"[]")}.get(damage, gzip.compress(b" " * 2**24)))
     assert "run-distrl.metrics.jsonl.gz" in left_out(path, honest["other"])
 
 
@@ -487,6 +486,20 @@ def test_recomputed_rows_replace_those_that_do_not_follow(run: str, honest: dict
     (line,) = loaded.differing
     assert ": lo -0.5 is recomputed as " in line
     assert [row.lo for row in loaded.listed[0].result.rows if row.lo == -0.5] == []
+
+
+@pytest.mark.parametrize(("value", "listed"), [(-0.1, False), (INFINITY, False), (0.001, True)])
+def test_what_only_replicates_can_tell(value: float, listed: bool, honest: dict[str, Path], tmp_path: Path) -> None:
+    """A detectable difference that may be is taken by the report, but a card is no place for it."""
+    path = copied(honest["prob"], tmp_path)
+    told = json.loads(path.read_text())
+    row = next(row for row in told["rows"] if row["metric"] == "mdd")
+    row["value"] = value
+    path.write_text(json.dumps(told))
+    assert bool(load(tmp_path).listed) == listed
+    done = CliRunner().invoke(app, ["card", str(path)])
+    assert done.exit_code == 2
+    assert ("mdd: value 0.001 is recomputed as" in done.stderr) == listed
 
 
 # --- anything at all ----------------------------------------------------------------------------------------------

@@ -84,27 +84,31 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricR
     return (*rows, *policy.micro_rows(manifest, scores)) if manifest.task == "policy" else tuple(rows)
 
 
-def unfounded(result: RunResult, scores: Sequence[ScoredTrace]) -> list[str]:
+def unfounded(result: RunResult, scores: Sequence[ScoredTrace], resampled: bool = False) -> list[str]:
     """Lines on stored rows whose number does not follow from the scores; empty when every row does.
 
-    Nothing is resampled, which makes this cheap enough for every result that is read: the ends of intervals, p-values
-    and detectable differences are only checked by `report --recompute`.
+    Args:
+        result: The stored rows, and how they were judged.
+        scores: What they should follow from.
+        resampled: Whether to check intervals, p-values and detectable differences, too. Without them this is cheap
+            enough for every result that is read.
     """
+    manifest = result.manifest if resampled else replace(result.manifest, replicates=0)
     try:
-        derived = judge(replace(result.manifest, replicates=0), scores)
+        derived = judge(manifest, scores)
     except UserError as error:
         return [str(error)]
-    return differences(result.rows, derived, resampled=False)
+    return differences(result.rows, derived, resampled)
 
 
-def read_verified(path: Path) -> Run:
-    """Reads a run whose rows follow from its scores.
+def read_verified(path: Path, resampled: bool = False) -> Run:
+    """Reads a run whose rows follow from its scores; see `unfounded`.
 
     Raises:
         UserError: As `store.read_run`, or the number of a row does not follow.
     """
     run = read_run(path)
-    if faults := unfounded(run.result, run.scores):
+    if faults := unfounded(run.result, run.scores, resampled):
         raise UserError(f"{path}: {'; '.join(faults)}")
     return run
 

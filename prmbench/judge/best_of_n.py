@@ -56,7 +56,7 @@ def _scores(traces: Sequence[ScoredTrace], rules: Sequence[_Rule]) -> Floats:
 
 
 def _step_scores(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> Iterator[tuple[Ints, Floats]]:
-    """Places [m] and scores [m, k] of the completions that have some; of a critic its one score, see below."""
+    """Places [m] of completions with equally many step scores, and these, [m, k]; a critic gives one score in all."""
     if protocol.readout != "vote":
         yield from metrics.readouts(traces, protocol)
         return

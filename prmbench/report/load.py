@@ -115,7 +115,7 @@ def _is_result(path: Path) -> bool:
             start = file.read(SNIFFED)
     except OSError:
         return False
-    return b'"manifest"' in start
+    return b'"manifest"' in start or (b'"rows"' in start and b'"metric"' in start)
 
 
 def _bereft(results: Path) -> Iterator[Path]:

@@ -36,6 +36,9 @@ TEXTS = (
     *("ref_model", "ref_revision", "ref_weights", "template", "data_source", "data_revision", "signal"),
     *("dtype", "engine", "device", "hardware", "commit"),
 )
+LIMITS = (-LARGEST_NUMBER, LARGEST_NUMBER)
+SHARES = {"p_value": (0.0, 1.0), **dict.fromkeys(("mdd", "drop_mdd"), (0.0, LARGEST_NUMBER))}
+"""Metrics of replicates -> between what they lie; what they are exactly, only another bootstrap can tell."""
 ROW_TEXTS = {"subset": NOTE_LENGTH, "protocol": TEXT_LENGTH, "metric": TEXT_LENGTH, "note": NOTE_LENGTH}
 """Field -> most characters."""
 
@@ -145,20 +148,24 @@ def row_faults(rows: Sequence[MetricRow], manifest: RunManifest) -> Iterator[Fau
 
 
 def _row(row: MetricRow, manifest: RunManifest) -> Iterator[Fault]:
-    for field in ("subset", "protocol", "metric"):
-        if not getattr(row, field):
-            yield field, "is empty"
     for field, most in ROW_TEXTS.items():
+        if not getattr(row, field) and field != "note":
+            yield field, "is empty"
         yield from text_faults(field, getattr(row, field), most)
-    for field in ("value", "lo", "hi"):
-        value = getattr(row, field)
-        if value is not None and not abs(value) <= LARGEST_NUMBER:
-            yield field, f"is {short.repr(value)}, not a finite number up to {LARGEST_NUMBER:g}"
-    if (row.lo is None) != (row.hi is None) or (row.value is None and row.lo is not None):
-        yield "lo", f"and hi are {row.lo!r} and {row.hi!r} beside the value {row.value!r}"
-    elif row.lo is not None and row.hi is not None and row.lo > row.hi:
-        yield "lo", f"is {row.lo!r}, above hi, {row.hi!r}"
+    yield from _row_numbers(row)
     if not 0 <= row.n <= manifest.n:
         yield "n", f"is {short.repr(row.n)}, not from 0 to {manifest.n}"
     elif not 0 <= row.unscored <= row.n:
         yield "unscored", f"is {short.repr(row.unscored)}, not from 0 to {row.n}"
+
+
+def _row_numbers(row: MetricRow) -> Iterator[Fault]:
+    for field in ("value", "lo", "hi"):
+        number: float | None = getattr(row, field)
+        low, high = SHARES.get(row.metric, LIMITS)
+        if number is not None and not low <= number <= high:
+            yield field, f"is {short.repr(number)}, not a finite number from {low:g} to {high:g}"
+    if (row.lo is None) != (row.hi is None) or (row.value is None and row.lo is not None):
+        yield "lo", f"and hi are {row.lo!r} and {row.hi!r} beside the value {row.value!r}"
+    elif row.lo is not None and row.hi is not None and row.lo > row.hi:
+        yield "lo", f"is {row.lo!r}, above hi, {row.hi!r}"
