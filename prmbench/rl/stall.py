@@ -44,8 +44,9 @@ def is_stalled(at: Progress, config: DistRLConfig) -> bool:
 def check(at: Progress, history: Sequence[Mapping[str, Any]], config: DistRLConfig) -> None:
     """Raises UserError on a run that is stalled; its checkpoint has been written."""
     if is_stalled(at, config):
+        last = history[-1] if history else {"step": at.done, "prompts_drawn": 0}  # metrics.jsonl may be gone
         raise UserError(
-            f"{explained(history[-1], config.max_new_tokens)}. The last {at.empty} steps were like that, so the run "
+            f"{explained(last, config.max_new_tokens)}. The last {at.empty} steps were like that, so the run "
             f"stops, with a checkpoint: other options need another --out; with --allow-empty this command goes on"
         )
 
@@ -66,6 +67,6 @@ def explained(line: Mapping[str, Any], max_new_tokens: int) -> str:
         main = ["cut", *main]  # what is cut is seldom right
     advice = "; ".join(REMEDIES[reason][1] for reason in main).format(max_new_tokens=max_new_tokens)
     return (
-        f"step {line['step']} has nothing to train on: none of {line['prompts_drawn']:.0f} prompts has both right and "
-        f"wrong completions ({', '.join(told)}); {advice or 'see metrics.jsonl'}"
+        f"step {line['step']} has nothing to train on: none of {line['prompts_drawn']:.0f} prompts has right and wrong "
+        f"completions that may be used ({', '.join(told)}); {advice or 'see metrics.jsonl'}"
     )
