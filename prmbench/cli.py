@@ -164,9 +164,9 @@ def train_distrl(config: DistRLConfig, json_: Json = False, quiet: Quiet = False
     if json_ or not quiet:
         _print_mapping(done, json_)
     if done.result is not None and not json_ and not quiet:
-        from prmbench import report, store
+        from prmbench import judge, report
 
-        result = store.read_run(done.result).result
+        result = judge.read_verified(done.result).result
         _console().print(report.run_table(result, result.rows))
     if not json_:
         typer.echo(f"{'policy' if done.fresh else 'finished before, nothing done'}: {done.out}")
