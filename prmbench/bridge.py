@@ -18,7 +18,7 @@ import typer
 from prmbench import config as options
 from prmbench import outputs, reading
 from prmbench.option_values import OPTIONS, check_text
-from prmbench.redaction import scrub
+from prmbench.redaction import one_line
 from prmbench.schema import NonFiniteError, Notice, RetryError, UserError
 
 BAD_INPUT, NON_FINITE, TRY_AGAIN, STOPPED = 2, 3, 75, 143
@@ -108,33 +108,33 @@ class one_line_errors:
         warnings.showwarning = self.shown
         for known, code in ((UserError, BAD_INPUT), (NonFiniteError, NON_FINITE), (RetryError, TRY_AGAIN)):
             if isinstance(error, known):
-                _say("error", error)
+                say("error", error)
                 raise typer.Exit(code)
         if isinstance(error, KeyboardInterrupt):
             typer.echo("stopped; what was finished is kept, the same command goes on from there", err=True)
             raise typer.Exit(STOPPED)
         if isinstance(error, OSError) and error.errno != errno.EPIPE:  # of a closed pipe click takes care
             where = f"{error.filename}: " if error.filename is not None else ""
-            _say("error", f"{where}{reading.reason(error)}")
+            say("error", f"{where}{reading.reason(error)}")
             raise typer.Exit(BAD_INPUT)
         if isinstance(error, RecursionError | UnicodeEncodeError):
             what = reading.TOO_DEEP if isinstance(error, RecursionError) else "a text that is not valid Unicode"
-            _say("error", f"the input is refused: {what}")
+            say("error", f"the input is refused: {what}")
             raise typer.Exit(BAD_INPUT)
         if isinstance(error, MemoryError) or _out_of_memory(error):
-            _say("error", "out of memory; use a smaller --batch-tokens (what was finished is kept)")
+            say("error", "out of memory; use a smaller --batch-tokens (what was finished is kept)")
             raise typer.Exit(BAD_INPUT)
 
 
 def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Our own warnings as one line; those of libraries are for their developers, and stay silent."""
     if category is Notice:
-        _say("note", message)
+        say("note", message)
 
 
-def _say(kind: str, message: object) -> None:
-    """Prints a message on stderr, without secrets."""
-    typer.echo(f"{kind}: {scrub(str(message))}", err=True)
+def say(kind: str, message: object) -> None:
+    """Prints a message on stderr: one line without secrets, whatever foreign names it holds."""
+    typer.echo(f"{kind}: {one_line(message)}", err=True)
 
 
 def _out_of_memory(error: BaseException | None) -> bool:

@@ -19,6 +19,7 @@ from prmbench import bridge
 from prmbench import config as options
 from prmbench.bars import bar, bars, steps_bar
 from prmbench.distrl_options import DistRLConfig
+from prmbench.redaction import one_line
 
 if TYPE_CHECKING:
     from prmbench.schema import MetricRow
@@ -165,9 +166,9 @@ def train_distrl(config: DistRLConfig, json_: Json = False, quiet: Quiet = False
     if json_ or not quiet:
         _print_mapping(done, json_)
     if done.result is not None and not json_ and not quiet:
-        from prmbench import report, store
+        from prmbench import judge, report
 
-        result = store.read_run(done.result).result
+        result = judge.read_verified(done.result).result
         _console().print(report.run_table(result, result.rows))
     if not json_:
         typer.echo(f"{'policy' if done.fresh else 'finished before, nothing done'}: {done.out}")
@@ -181,9 +182,9 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Paired differences between two runs (second minus first), with intervals and p-values."""
-    from prmbench import judge, store
+    from prmbench import judge
 
-    a, b = store.read_run(first), store.read_run(second)
+    a, b = judge.read_verified(first), judge.read_verified(second)
     pairs = judge.pairs(a.result.manifest, b.result.manifest, config.protocol, config.against)
     rows = judge.compare((a.result, a.scores), (b.result, b.scores), pairs)
     if json_:
@@ -205,12 +206,19 @@ def report(config: options.ReportConfig) -> None:
 
         text = {trace.id: trace for trace in data.load("processbench", local).traces}
     reads = () if local is None else (local,)
-    changed = reporting.report(
+    done = reporting.report(
         config.results, config.out, data=text, check=config.check, recompute=config.recompute, reads=reads
     )
-    for line in changed:
+    for line in done.faults:
+        if config.check:
+            typer.echo(line)
+        else:
+            bridge.say("left out", line)
+    for line in done.changed:
         typer.echo(line)
-    if config.check and changed:
+    if done.left_out:
+        bridge.say("note", done.left_out)
+    if done.faults or (config.check and done.changed):
         raise typer.Exit(FAILED)
 
 
@@ -304,7 +312,7 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
 
         _console().print(report.run_table(run.result, rows))
         for reason, times in Counter(t.unscored for t in run.scores if t.unscored).most_common(3):
-            typer.echo(f"{UNSCORED[run.result.manifest.task]}: {times} x {reason}")
+            typer.echo(f"{UNSCORED[run.result.manifest.task]}: {times} x {one_line(reason)}")
         votes = [vote for trace in run.scores for vote in trace.verdicts]
         if None in votes:
             typer.echo(f"votes that could not be read: {votes.count(None)} of {len(votes)}")
@@ -329,5 +337,5 @@ def main() -> None:
     try:
         app()
     except OSError as error:  # standard output on a full disk
-        typer.echo(f"error: {error.strerror or error}", err=True)
+        bridge.say("error", error.strerror or error)
         sys.exit(bridge.BAD_INPUT)

@@ -5,6 +5,7 @@ Standard library only. Knows no format but JSON and TOML; what is in them is the
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -24,24 +25,46 @@ _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 def check_file(path: Path) -> None:
     """Raises UserError unless a regular file is at the path, or a link to one."""
     try:
-        mode = path.stat().st_mode
+        _check_kind(path, path.stat().st_mode)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from error
     except ValueError as error:  # NUL in the name
         raise UserError(f"{str(path)!r}: cannot be read ({error})") from error
+
+
+def _check_kind(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise UserError(f"{path}: cannot be read (it is a folder); name a file")
     if not stat.S_ISREG(mode):  # a pipe could keep us waiting for ever, a device never end
         raise UserError(f"{path}: cannot be read (it is a pipe or a device); save what it gives to a file")
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a regular file. Raises UserError when there is none, or when it may not be read."""
-    check_file(path)
+def read_bytes(path: Path, *, most: int | None = None, follow_links: bool = True) -> bytes:
+    """Read the content of a regular file.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have; None for any number.
+        follow_links: Whether a link to such a file is one.
+
+    Raises:
+        UserError: There is no such file, it may not be read, or it is larger.
+    """
+    check_file(path)  # before it is opened, which a device may take for more than a question
     try:
-        return path.read_bytes()
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            info = os.fstat(file.fileno())
+            _check_kind(path, info.st_mode)
+            if most is None:
+                return file.read()
+            content = file.read(most + 1) if info.st_size <= most else b""
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)})") from error
+        what = "it is a link; put the file itself there" if error.errno == errno.ELOOP else reason(error)
+        raise UserError(f"{path}: cannot be read ({what})") from error
+    if max(info.st_size, len(content)) > most:
+        raise UserError(f"{path}: has more than {most:,} bytes")
+    return content
 
 
 def read_text(path: Path) -> str:
@@ -50,7 +73,11 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: The file cannot be read or is not UTF-8; one that looks like UTF-16 is called so.
     """
-    raw = read_bytes(path)
+    return decoded(read_bytes(path), path)
+
+
+def decoded(raw: bytes, path: Path) -> str:
+    """Return the content of a text file as `read_text` does. Raises UserError where it is not UTF-8."""
     try:
         text = raw.decode().lstrip(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
@@ -116,8 +143,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {TOO_DEEP}") from error
 
 
-def files_under(folder: Path, suffix: str) -> list[Path]:
-    """All files with that suffix in the folder and the folders in it, sorted; links to folders are not followed.
+def paths_under(folder: Path, suffix: str) -> list[Path]:
+    """Everything of that suffix in the folder and the folders in it, sorted; links to folders are not followed.
 
     Raises UserError when one of the folders may not be searched: what is in it would go missing without a word.
     """
@@ -126,7 +153,9 @@ def files_under(folder: Path, suffix: str) -> list[Path]:
         raise UserError(f"{error.filename}: cannot be searched ({reason(error)})") from error
 
     walk = os.walk(folder, onerror=refuse)
-    return sorted(Path(where) / name for where, _, names in walk for name in names if name.endswith(suffix))
+    return sorted(
+        Path(where) / name for where, folders, names in walk for name in (*folders, *names) if name.endswith(suffix)
+    )
 
 
 def reason(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""Secrets are taken out of text here and nowhere else. Standard library only.
+"""Secrets are taken out of text, and text becomes one line, here and nowhere else. Standard library only.
 
 What a server says goes through `scrub` when it is read, and what the command line prints when it is printed: an API key
 that a server repeats reaches no file, no terminal and no exception.
@@ -36,6 +36,11 @@ def scrub(text: str) -> str:
     text = _USER.sub(f"{MASK}@", text)
     text = _PARAMETER.sub(rf"\g<1>{MASK}", text)
     return _HEADER.sub(rf"\g<1>{MASK}", text)
+
+
+def one_line(text: object) -> str:
+    """Return a text of any origin as one line without secrets, which any terminal can print."""
+    return " ".join("".join(c if c.isprintable() else " " for c in scrub(str(text))).split())
 
 
 def _spellings() -> list[str]:

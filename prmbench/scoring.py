@@ -7,6 +7,7 @@ gets the same numbers to the last bit.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -184,6 +185,10 @@ def _score(backend: Backend, batch: Sequence[Trace]) -> list[StepScores]:
     for s in scores:
         if not s.unscored and backend.facts.kind == "logratio" and len(s.tokens) != len(s.values):
             raise UserError("the backend's scores are sums, which need the number of tokens of every step")
+        if backend.facts.kind == "prob" and any(math.isfinite(v) and not 0 <= v <= 1 for v in s.values):
+            raise UserError(
+                f"the backend's scores of {s.id} are not from 0 to 1, and its kind is prob; name its kind value"
+            )
         if not s.unscored and not set(backend.facts.series) <= set(s.also):
             raise UserError(f"the backend's scores lack the series {', '.join(backend.facts.series)} that it declares")
     return scores

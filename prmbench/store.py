@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ SCORES_SUFFIX = ".scores.jsonl.gz"
 METRICS_SUFFIX = ".metrics.jsonl.gz"
 TEXTS_SUFFIXES = (".critiques.jsonl", ".rollouts.jsonl")
 """What critics and policies wrote, beside their runs."""
+MOST_RESULT_BYTES = 2**26
+MOST_UNPACKED_BYTES, MOST_LINE_BYTES = 2**29, 2**20
+"""Of a scores or metrics file; the largest committed ones have 1.2 MB, and lines of 3 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +64,51 @@ def pack_scores(scores: Iterable[ScoredTrace]) -> bytes:
     return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
 
 
-def unpack_scores(raw: bytes, path: Path) -> tuple[ScoredTrace, ...]:
-    """Inverse of `pack_scores`; `path` is for the message when the file is not what it should be."""
+def unpack_scores(raw: bytes, path: Path | str, most: int = sound.MOST_TRACES) -> tuple[ScoredTrace, ...]:
+    """Inverse of `pack_scores`.
+
+    Args:
+        raw: Content of the file, packed.
+        path: What a message begins with when the file is not what it should be.
+        most: Lines that the file may have: as many as its manifest counts traces.
+
+    Raises:
+        UserError: The file is no gzip of JSON lines, a field has another type than it should, or unpacked it is larger
+            than any honest file.
+    """
+    lines = unpacked_lines(raw, f"{path}: not a scores file")
+    found = []
+    for number, line in enumerate(lines, 1):
+        if number > most:
+            raise UserError(f"{path}: has more than the {most:,} traces that manifest.n counts")
+        found.append(sound.read_trace(line, f"{path}, line {number}"))
+    return tuple(found)
+
+
+def unpacked_lines(raw: bytes, fault: str) -> Iterator[bytes]:
+    """Lines of a gzipped text, one after the other, so that a small file never fills the memory.
+
+    Args:
+        raw: The packed text.
+        fault: What a message begins with.
+
+    Raises:
+        UserError: The file is no gzip, is cut, or unpacks to more than `MOST_LINE_BYTES` in a line or
+            `MOST_UNPACKED_BYTES` in all.
+    """
+    total = 0
     try:
-        text = gzip.decompress(raw).decode()
-        return tuple(ScoredTrace.from_json(json.loads(line)) for line in reading.json_lines(text))
-    except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path}: not a scores file ({error}); score the model again") from error
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+            while line := stream.readline(MOST_LINE_BYTES + 1):
+                total += len(line)
+                if len(line) > MOST_LINE_BYTES or total > MOST_UNPACKED_BYTES:
+                    what = "a line of it" if len(line) > MOST_LINE_BYTES else "it"
+                    most = MOST_LINE_BYTES if len(line) > MOST_LINE_BYTES else MOST_UNPACKED_BYTES
+                    raise UserError(f"{fault} (unpacked, {what} has more than {most:,} bytes)")
+                if not line.isspace():
+                    yield line.rstrip(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{fault} ({error}); score the model again") from error
 
 
 def sha256(raw: bytes) -> str:
@@ -98,28 +141,40 @@ def _result_json(result: RunResult) -> str:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a result and its scores. Raises UserError when either is missing, foreign or altered."""
-    try:
-        result = RunResult.from_json(reading.read_json(path))
-    except UserError as error:
-        raise UserError(f"{error}; name the <run-id>.json of a finished run") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not a prmbench result ({type(error).__name__}: {error})") from error
+    """Reads a result and its scores, and checks every field of both.
+
+    That the rows follow from the scores is not checked here: see `judge.unfounded`.
+
+    Raises:
+        UserError: One of the files is missing, a link, too large, foreign or altered, or a field of it cannot be.
+    """
+    raw = read_file(path, MOST_RESULT_BYTES, "name the <run-id>.json of a finished run")
+    result = sound.read_result(reading.decoded(raw, path), str(path))
+    sound.check_result(result, str(path))
     source = scores_path(path)
-    try:
-        raw = reading.read_bytes(source)
-    except UserError as error:
-        raise UserError(f"{error}; a result needs its scores beside it") from error
-    if sha256(raw) != result.manifest.scores_sha256:
+    packed = read_file(source, MOST_UNPACKED_BYTES, "a result needs its scores beside it")
+    if sha256(packed) != result.manifest.scores_sha256:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or score again")
-    run = Run(result, unpack_scores(raw, source), path)
-    sound.check(run.result, run.scores, str(path))
+    run = Run(result, unpack_scores(packed, f"{path}: {source.name}", result.manifest.n), path)
+    sound.check_scores(result.manifest, run.scores, str(path))
     return run
+
+
+def read_file(path: Path, most: int, remedy: str) -> bytes:
+    """Content of a result's file: a regular one of at most `most` bytes, and no link.
+
+    Raises:
+        UserError: It is none of this; the message ends with `remedy`.
+    """
+    try:
+        return reading.read_bytes(path, most=most, follow_links=False)
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
 
 
 def read_runs(root: Path) -> list[Run]:
     """Every run under `root`, sorted by benchmark, model and run id. JSON files without scores are passed over."""
-    found = [read_run(path) for path in reading.files_under(root, ".json") if scores_path(path).exists()]
+    found = [read_run(path) for path in reading.paths_under(root, ".json") if scores_path(path).exists()]
     return sorted(found, key=lambda r: (r.result.manifest.benchmark, r.result.manifest.model, r.result.manifest.run_id))
 
 

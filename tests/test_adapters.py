@@ -15,7 +15,7 @@ from conftest import ROWS, save_model
 from prmbench import evaluation, manifest
 from prmbench.backends import common
 from prmbench.config import EvalConfig
-from prmbench.engines.hf import HFEngine, Placement, load, one_line
+from prmbench.engines.hf import HFEngine, Placement, first_line, load
 from prmbench.schema import Notice, UserError
 from prmbench.store import Run
 
@@ -147,4 +147,4 @@ def test_training_starts_from_whole_weights(adapter: Path, tmp_path: Path, comma
     ],
 )
 def test_a_message_is_not_cut_at_a_colon(text: str, line: str) -> None:
-    assert one_line(ValueError(text)) == line
+    assert first_line(ValueError(text)) == line

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_runs import CLEAN
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -305,7 +306,7 @@ def test_report_writes_every_file_and_agrees_with_itself(runs: Runs, tmp_path: P
         kept["manifest"] |= {"commit": "c" * 40, "dirty": False}
         path.write_text(json.dumps(kept))
     report(results, out)
-    assert report(results, out, check=True, recompute=True) == []
+    assert report(results, out, check=True, recompute=True) == CLEAN
     name = "prmbench_preview-validity"
     assert all((out / f"{name}.{kind}").is_file() for kind in ("md", "csv", "tex", "json"))
     assert (out / "figures" / f"{name}-prmscore.svg").is_file()

@@ -276,7 +276,7 @@ def load(
         if adapter is not None:
             lacking |= set(model.load_adapter(name).missing_keys)
     except UNLOADABLE as error:
-        raise UserError(f"model {name}: cannot be loaded ({one_line(error)})") from error
+        raise UserError(f"model {name}: cannot be loaded ({first_line(error)})") from error
     missing = sorted(lacking - ZERO_IF_ABSENT)
     if missing:
         raise UserError(f"model {name}: lacks weights ({', '.join(missing[:3])}); random ones would score at random")
@@ -286,7 +286,7 @@ def load(
     return engine
 
 
-def one_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, in one line that says something: a line that ends with a colon goes on in the next."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     end = next((n for n, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from prmbench.redaction import scrub
+from prmbench.redaction import one_line
 
 REASON_LENGTH = 200
 """Characters of a reason in a message."""
@@ -51,12 +51,12 @@ def parsed(raw: bytes) -> Any:
 
 def reason(raw: bytes, fallback: str = "no reason given") -> str:
     """Return why a server refused: one line without secrets, of at most REASON_LENGTH characters."""
-    return one_line(_all_reasons(raw)) or fallback
+    return clipped(_all_reasons(raw)) or fallback
 
 
-def one_line(text: str) -> str:
-    """Return a text from a server as one printable line without secrets, clipped to REASON_LENGTH characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in scrub(text)).split())
+def clipped(text: str) -> str:
+    """Return a text from a server as one printable line without secrets, of at most REASON_LENGTH characters."""
+    line = one_line(text)
     return line if len(line) <= REASON_LENGTH else f"{line[: REASON_LENGTH - 1]}…"
 
 

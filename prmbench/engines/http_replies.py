@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from prmbench.engines.http_errors import one_line, parsed, reason
+from prmbench.engines.http_errors import clipped, parsed, reason
 
 UNBILLED = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError")
 """Errors of the transport before the server got anything."""
@@ -53,7 +53,7 @@ class Reply:
     def reason(self) -> str:
         """Why nothing can be done with the reply, in one line."""
         if self.failure:
-            return one_line(self.failure)
+            return clipped(self.failure)
         if not self.fine:
             return reason(self.body, f"status {self.status}, no reason given")
         body = parsed(self.body)

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 from prmbench.engines.chat import Answer, Weighing, other_word, share
-from prmbench.engines.http_errors import one_line
+from prmbench.engines.http_errors import clipped
 from prmbench.redaction import scrub
 
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "reasoning_details")
@@ -64,7 +64,7 @@ def well_formed(text: str) -> str:
 def _why_empty(choice: Mapping[str, Any], message: Mapping[str, Any]) -> str:
     refusal = message.get("refusal")
     if isinstance(refusal, str) and refusal.strip():
-        return f"the model refuses: {one_line(refusal)}"
+        return f"the model refuses: {clipped(refusal)}"
     return "held back by a content filter" if choice.get("finish_reason") == "content_filter" else "empty answer"
 
 
@@ -105,7 +105,7 @@ def usage_of(body: Mapping[str, Any]) -> tuple[int, int] | None:
     for name, count in zip(_COUNTS, counts, strict=True):
         whole = type(count) is int or (isinstance(count, float) and count.is_integer())
         if count is not None and not (whole and count >= 0):
-            raise ValueError(one_line(f"{name} is {count!r}")[:80])
+            raise ValueError(clipped(f"{name} is {count!r}")[:80])
     return None if None in counts else (int(counts[0]), int(counts[1]))  # type: ignore[arg-type]
 
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from prmbench.engines.addresses import address, check_redirect
 from prmbench.engines.decoding import Drawn
-from prmbench.engines.http_errors import one_line, parsed, reason
+from prmbench.engines.http_errors import clipped, parsed, reason
 from prmbench.engines.sampling import Sampling
 from prmbench.engines.vllm import NO_LIMIT, request, tokens_of
 from prmbench.schema import RetryError, UserError
@@ -117,7 +117,7 @@ class ServerEngine:
                 f"server {self.url}: its answer has no token ids or log-probabilities; is it vLLM?"
             ) from error
         if not whole:
-            why = one_line(str(choice["finish_reason"]))
+            why = clipped(str(choice["finish_reason"]))
             raise RetryError(f"server {self.url}: broke a completion off ({why})")
         return drawn
 
@@ -168,7 +168,7 @@ def open_server(url: str, name: str, revision: str | None = None, tells: bool = 
 
 
 def _why(error: BaseException) -> str:
-    return one_line(str(error) or type(error).__name__)
+    return clipped(str(error) or type(error).__name__)
 
 
 def _is_number(logprob: object) -> bool:

@@ -33,6 +33,7 @@ from prmbench.training.model import Setup
 from prmbench.training.setup import PLAIN_AS_JINJA
 
 NOT_IDENTITY = {
+    "allow_empty",
     "out",
     "dry_run",
     "data",

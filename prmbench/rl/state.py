@@ -40,6 +40,8 @@ class Progress:
     """By model: updates in a row that were left out for not being finite."""
     left_out: int = 0
     """All such updates of the run."""
+    empty: int = 0
+    """Steps in a row that found nothing to train on."""
 
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
