@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, get_origin, get_type_hints
@@ -15,6 +16,9 @@ from typing import Annotated, Any, get_origin, get_type_hints
 import typer
 
 from prmbench import config as options
+from prmbench import outputs, reading
+from prmbench.option_values import OPTIONS, check_text
+from prmbench.redaction import one_line
 from prmbench.schema import NonFiniteError, Notice, RetryError, UserError
 
 BAD_INPUT, NON_FINITE, TRY_AGAIN, STOPPED = 2, 3, 75, 143
@@ -33,10 +37,11 @@ def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None
             if not sys.stderr.isatty():
                 os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; read when they are loaded
             other = {p.name: given.pop(p.name) for p in own}
-            with _one_line_errors():
+            with one_line_errors(), outputs.also_reading(_paths(config_file, other)):
                 body(_resolve(config, ctx, config_file, given), **other)
 
-        file = typer.Option("--config", help="TOML file of options; flags win over it.", show_default=False)
+        words = "TOML file of options; flags win over it."
+        file = typer.Option("--config", help=words, show_default=False, readable=False)
         head = [
             inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
             _parameter("config_file", Annotated[Path | None, file], None),
@@ -48,6 +53,15 @@ def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None
         return body
 
     return register
+
+
+def _paths(config_file: Path | None, arguments: Mapping[str, Any]) -> list[Path]:
+    """The files that the command line names beside its options: all of them are read. Raises UserError."""
+    listed = [v for value in arguments.values() for v in (value if isinstance(value, list) else [value])]
+    found = [path for path in (config_file, *listed) if isinstance(path, Path)]
+    for path in found:
+        check_text(str(path), "a path")
+    return found
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -63,7 +77,8 @@ def _field_parameters(config: type[Any]) -> list[inspect.Parameter]:
         default = f.default if f.default is not MISSING else None
         hint = list[str] if get_origin(hints[f.name]) is tuple else hints[f.name]
         shown = default not in (None, (), "", False)
-        option = typer.Option(flag, help=f.metadata["help"], show_default=shown)
+        # Whether a file may be read is found out by reading it, and then said in one line.
+        option = typer.Option(flag, help=f.metadata["help"], show_default=shown, readable=False)
         found.append(_parameter(f.name, Annotated[hint, option], list(default) if default == () else default))
     return found
 
@@ -75,11 +90,14 @@ def _resolve(config: type[Any], ctx: typer.Context, file: Path | None, given: di
         if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
     read = options.read_toml(file) if file else {}
-    return options.from_mapping(config, {**read, **flags}, str(file or "options"))
+    return options.from_mapping(config, {**read, **flags}, str(file or OPTIONS))
 
 
-class _one_line_errors:
-    """Turns a user's mistake into one line on stderr and exit code 2, and a signal into exit code 143."""
+class one_line_errors:
+    """Turns a user's mistake into one line on stderr and exit code 2, and a signal into exit code 143.
+
+    So too what the system refuses, wherever it comes up: a folder that may not be searched, a disk that is full.
+    """
 
     def __enter__(self) -> None:
         signal.signal(signal.SIGTERM, _raise_interrupt)
@@ -90,20 +108,33 @@ class _one_line_errors:
         warnings.showwarning = self.shown
         for known, code in ((UserError, BAD_INPUT), (NonFiniteError, NON_FINITE), (RetryError, TRY_AGAIN)):
             if isinstance(error, known):
-                typer.echo(f"error: {error}", err=True)
+                say("error", error)
                 raise typer.Exit(code)
         if isinstance(error, KeyboardInterrupt):
             typer.echo("stopped; what was finished is kept, the same command goes on from there", err=True)
             raise typer.Exit(STOPPED)
+        if isinstance(error, OSError) and error.errno != errno.EPIPE:  # of a closed pipe click takes care
+            where = f"{error.filename}: " if error.filename is not None else ""
+            say("error", f"{where}{reading.reason(error)}")
+            raise typer.Exit(BAD_INPUT)
+        if isinstance(error, RecursionError | UnicodeEncodeError):
+            what = reading.TOO_DEEP if isinstance(error, RecursionError) else "a text that is not valid Unicode"
+            say("error", f"the input is refused: {what}")
+            raise typer.Exit(BAD_INPUT)
         if isinstance(error, MemoryError) or _out_of_memory(error):
-            typer.echo("error: out of memory; use a smaller --batch-tokens (what was finished is kept)", err=True)
+            say("error", "out of memory; use a smaller --batch-tokens (what was finished is kept)")
             raise typer.Exit(BAD_INPUT)
 
 
 def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Our own warnings as one line; those of libraries are for their developers, and stay silent."""
     if category is Notice:
-        typer.echo(f"note: {message}", err=True)
+        say("note", message)
+
+
+def say(kind: str, message: object) -> None:
+    """Prints a message on stderr: one line without secrets, whatever foreign names it holds."""
+    typer.echo(f"{kind}: {one_line(message)}", err=True)
 
 
 def _out_of_memory(error: BaseException | None) -> bool:

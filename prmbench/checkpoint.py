@@ -6,20 +6,26 @@ The newest valid one wins and half-written ones are cleared away. What is in a c
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
+import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -28,7 +34,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from prmbench import distributed, store
+from prmbench import disk, distributed, store
+from prmbench.schema import UserError
 
 MANIFEST = "MANIFEST.json"
 KEEP = 2
@@ -55,20 +62,29 @@ def save(folder: Path, step: int, state: dict[str, Any], facts: Mapping[str, Any
         clean(folder)
     distributed.barrier()
     try:
-        with _alone():
+        with _alone(), disk.library_writes(final):
             dcp.save(state, checkpoint_id=aside, no_dist=distributed.world_size() == 1)
         distributed.barrier()  # every share is there
         if distributed.rank() == 0:
             _seal(aside, step, facts)
             shutil.rmtree(final, ignore_errors=True)  # an invalid one of an earlier sitting
             aside.rename(final)
-            _sync(folder)
+            disk.sync(folder)
             _prune(folder, final)
-    except OSError as error:
-        store.cannot_write(final, error)
+    except (OSError, UserError) as error:
+        _give_up(final, aside, error)
     except CheckpointException as error:  # DCP's wrapping of what went wrong in any process
-        store.cannot_write(final, OSError(str(next(iter(error.failures.values()))[0])))
+        _give_up(final, aside, next(iter(error.failures.values()))[0])
     distributed.barrier()
+
+
+def _give_up(final: Path, aside: Path, error: BaseException) -> NoReturn:
+    """Says why a checkpoint cannot be written; what there is of it goes, for it may be what fills the disk."""
+    if distributed.rank() == 0:
+        shutil.rmtree(aside, ignore_errors=True)
+    if isinstance(error, UserError):
+        raise error
+    store.cannot_write(final, error if isinstance(error, OSError) else OSError(str(error)))
 
 
 def _prune(folder: Path, saved: Path) -> None:
@@ -100,9 +116,25 @@ def remove(folder: Path) -> None:
 
 
 def load(found: Checkpoint, state: dict[str, Any]) -> None:
-    """Fills the tensors of `state`, whatever number of processes wrote them. All processes call it."""
-    with _alone():
-        dcp.load(state, checkpoint_id=found.path, no_dist=distributed.world_size() == 1)
+    """Fills the tensors of `state`, whatever number of processes wrote them. All processes call it.
+
+    Nothing in the files is run, whoever wrote them: see `_Reader` and `_Planner`. Raises UserError on a checkpoint that
+    holds anything but tensors and plain values, or that cannot be read.
+    """
+    reader = _Reader(found.path)
+    try:
+        reader.read_metadata()  # DCP reads it again, and would print a traceback where it cannot
+        with _alone():
+            dcp.load(
+                state,
+                storage_reader=reader,
+                planner=_Planner(),
+                no_dist=distributed.world_size() == 1,
+            )
+    except (CheckpointException, *_UNREADABLE) as error:
+        causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+        what = next(iter(str(causes[0]).splitlines()), "") or type(causes[0]).__name__
+        raise UserError(f"{found.path}: is no checkpoint that can be read ({what}); delete it to begin anew") from error
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
@@ -131,6 +163,69 @@ def put_back(model: nn.Module, optimizer: torch.optim.Optimizer | None, state: d
     )
 
 
+# --- reading what a stranger may have written --------------------------------------------------------------------
+
+
+_PLAIN = {
+    "collections": {"OrderedDict"},
+    "pathlib": {"PosixPath"},
+    "torch": {"Size", "device"},
+    "torch.serialization": {"_get_layout"},
+}
+"""What metadata names besides its records and torch's dtypes: plain values, which do nothing when they are made."""
+_METADATA = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+"""Modules of the records that DCP's `.metadata` is made of."""
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, pickle.UnpicklingError)
+"""What reading an altered file raises, besides CheckpointException."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes the records of DCP's metadata, and nothing else: a pickle may otherwise name any function to be called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class of that name. Raises UnpicklingError unless it is one of a record or of a plain value."""
+        allowed = name in _PLAIN.get(module, ())
+        value = super().find_class(module, name) if allowed or (module in _METADATA and "." not in name) else None
+        if allowed or (isinstance(value, type) and (is_dataclass(value) or issubclass(value, Enum))):
+            return value
+        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return dtype
+        raise pickle.UnpicklingError(f"its metadata names {module}.{name}, which is no part of a checkpoint")
+
+
+class _Reader(FileSystemReader):
+    """DCP's reader, whose own `pickle.load` of `.metadata` would run whatever the file says."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The checkpoint's metadata; arguments are DCP's. Raises UnpicklingError on any other object."""
+        rank = kwargs.get("rank")
+        path = Path(self._get_metadata_path(rank))
+        metadata = _Unpickler(io.BytesIO(path.read_bytes())).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError("its metadata is of another kind")
+        for info in (metadata.storage_data or {}).values():
+            if Path(info.relative_path).name != info.relative_path:
+                raise pickle.UnpicklingError(f"its metadata names a file elsewhere, {info.relative_path}")
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Planner(DefaultLoadPlanner):
+    """DCP's planner, which would unpickle values that are not tensors, such as a learning rate, in full trust."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Puts one such value into the state. Raises UnpicklingError on anything but tensors and plain values."""
+        try:
+            plain = torch.load(value, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # without torch's own text, which tells how to load it unsafely
+            raise pickle.UnpicklingError(f"{read_item.dest_index.fqn} is no plain value") from None
+        ours = io.BytesIO()  # DCP's method takes bytes, and unpickles them: so it gets bytes of our own writing
+        torch.save(plain, ours)
+        ours.seek(0)
+        super().load_bytes(read_item, ours)
+
+
 _OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
@@ -145,28 +240,22 @@ def _alone() -> Iterator[None]:
 def _seal(folder: Path, step: int, facts: Mapping[str, Any]) -> None:
     files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
     for name in files:
-        _sync(folder / name)
+        disk.sync(folder / name)
     store.write_atomic(folder / MANIFEST, store.canonical_json({"step": step, "facts": dict(facts), "files": files}))
-    _sync(folder)
+    disk.sync(folder)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
     try:
         sealed: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        whole = all(_digest(folder / name) == digest for name, digest in sealed["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        files = {folder / name: digest for name, digest in sealed["files"].items()}
+        whole = all(path.is_file() and _digest(path) == digest for path, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return sealed if whole and {"step", "facts"} <= sealed.keys() else None
+    plausible = isinstance(sealed.get("step"), int) and isinstance(sealed.get("facts"), dict)
+    return sealed if whole and plausible else None
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +19,7 @@ from prmbench import bridge
 from prmbench import config as options
 from prmbench.bars import bar, bars, steps_bar
 from prmbench.distrl_options import DistRLConfig
+from prmbench.redaction import one_line
 
 if TYPE_CHECKING:
     from prmbench.schema import MetricRow
@@ -163,9 +166,9 @@ def train_distrl(config: DistRLConfig, json_: Json = False, quiet: Quiet = False
     if json_ or not quiet:
         _print_mapping(done, json_)
     if done.result is not None and not json_ and not quiet:
-        from prmbench import report, store
+        from prmbench import judge, report
 
-        result = store.read_run(done.result).result
+        result = judge.read_verified(done.result).result
         _console().print(report.run_table(result, result.rows))
     if not json_:
         typer.echo(f"{'policy' if done.fresh else 'finished before, nothing done'}: {done.out}")
@@ -174,14 +177,14 @@ def train_distrl(config: DistRLConfig, json_: Json = False, quiet: Quiet = False
 @command(options.CompareConfig)
 def compare(
     config: options.CompareConfig,
-    first: Annotated[Path, typer.Argument(help="<run-id>.json of the first run.")],
-    second: Annotated[Path, typer.Argument(help="<run-id>.json of the second run.")],
+    first: Annotated[Path, typer.Argument(help="<run-id>.json of the first run.", readable=False)],
+    second: Annotated[Path, typer.Argument(help="<run-id>.json of the second run.", readable=False)],
     json_: Json = False,
 ) -> None:
     """Paired differences between two runs (second minus first), with intervals and p-values."""
-    from prmbench import judge, store
+    from prmbench import judge
 
-    a, b = store.read_run(first), store.read_run(second)
+    a, b = judge.read_verified(first), judge.read_verified(second)
     pairs = judge.pairs(a.result.manifest, b.result.manifest, config.protocol, config.against)
     rows = judge.compare((a.result, a.scores), (b.result, b.scores), pairs)
     if json_:
@@ -197,23 +200,34 @@ def report(config: options.ReportConfig) -> None:
     """Regenerate tables, figures and the HTML page from the results; --check only says what would change."""
     from prmbench import report as reporting
 
-    text = None
+    text, local = None, config.data if str(config.data) != "hub" else None
     if config.data is not None:
         from prmbench import data
 
-        loaded = data.load("processbench", None if str(config.data) == "hub" else config.data)
-        text = {trace.id: trace for trace in loaded.traces}
-    changed = reporting.report(config.results, config.out, data=text, check=config.check, recompute=config.recompute)
-    for line in changed:
+        text = {trace.id: trace for trace in data.load("processbench", local).traces}
+    reads = () if local is None else (local,)
+    done = reporting.report(
+        config.results, config.out, data=text, check=config.check, recompute=config.recompute, reads=reads
+    )
+    for line in done.faults:
+        if config.check:
+            typer.echo(line)
+        else:
+            bridge.say("left out", line)
+    for line in done.changed:
         typer.echo(line)
-    if config.check and changed:
+    if done.left_out:
+        bridge.say("note", done.left_out)
+    if done.faults or (config.check and done.changed):
         raise typer.Exit(FAILED)
 
 
 @command(options.CardConfig)
 def card(
     config: options.CardConfig,
-    runs: Annotated[list[Path], typer.Argument(help="<run-id>.json of one model's runs.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="<run-id>.json of one model's runs.", metavar="RUN...", readable=False)
+    ],
 ) -> None:
     """Write a model card whose numbers the hub can read, each with its protocol, interval and floors."""
     from prmbench import hubcard
@@ -225,7 +239,7 @@ def card(
 @command(options.ConvertConfig)
 def convert(
     config: options.ConvertConfig,
-    data: Annotated[Path, typer.Argument(help="File or folder of step-labelled solutions.")],
+    data: Annotated[Path, typer.Argument(help="File or folder of step-labelled solutions.", readable=False)],
     json_: Json = False,
 ) -> None:
     """Turn PRM800K, Math-Shepherd or TRL's stepwise rows into traces that `train-rm` and `eval` read."""
@@ -298,7 +312,7 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
 
         _console().print(report.run_table(run.result, rows))
         for reason, times in Counter(t.unscored for t in run.scores if t.unscored).most_common(3):
-            typer.echo(f"{UNSCORED[run.result.manifest.task]}: {times} x {reason}")
+            typer.echo(f"{UNSCORED[run.result.manifest.task]}: {times} x {one_line(reason)}")
         votes = [vote for trace in run.scores for vote in trace.verdicts]
         if None in votes:
             typer.echo(f"votes that could not be read: {votes.count(None)} of {len(votes)}")
@@ -307,9 +321,21 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
 
 def _print_mapping(record: Any, as_json: bool) -> None:
     values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(record).items()}
-    typer.echo(json.dumps(values) if as_json else "\n".join(f"{name}: {value}" for name, value in values.items()))
+    if as_json:
+        typer.echo(json.dumps(values))
+        return
+    for name, value in values.items():
+        entries = "".join(f"\n  {entry}" for entry in value) if isinstance(value, tuple) else None
+        typer.echo(f"{name}: {value if entries is None else entries or 'none'}")
 
 
 def main() -> None:
     """Entry point."""
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no command
+    try:
+        app()
+    except OSError as error:  # standard output on a full disk
+        bridge.say("error", error.strerror or error)
+        sys.exit(bridge.BAD_INPUT)

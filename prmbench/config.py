@@ -5,17 +5,16 @@ Standard library only, so that `--help` loads nothing heavy.
 
 from __future__ import annotations
 
-import tomllib
-import types
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
+from prmbench import option_values, reading
+from prmbench.redaction import host_of, scrub
 from prmbench.schema import Boundary, UserError
 
-C = TypeVar("C")
+coerced, from_mapping, read_toml = option_values.coerced, option_values.from_mapping, option_values.read_toml
+"""How the dataclasses below get their values."""
 
 
 def option(default: Any, text: str) -> Any:
@@ -83,7 +82,7 @@ class ModelConfig(LoadConfig):
     rate: float | None = option(None, "Engine openai: most requests a minute (default: no limit).")
     input_price: float | None = option(None, "Engine openai: price of a million prompt tokens.")
     output_price: float | None = option(None, "Engine openai: price of a million answer tokens.")
-    max_cost: float | None = option(None, "Engine openai: stop when this much is spent; what was answered is kept.")
+    max_cost: float | None = option(None, "Engine openai: most that a run may cost, over all sittings.")
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,7 @@ class EvalConfig(SamplingConfig, ModelConfig):
     )
     calibrate_on: str = option("gsm8k", "Subset on which the calibrated threshold is tuned.")
     out: Path = option(Path("runs"), "Folder for <run-id>.json and its scores.")
+    force: bool = option(False, "Score anew where the same run is stored already, instead of judging its scores again.")
 
 
 @dataclass(frozen=True)
@@ -191,51 +191,18 @@ class ScoreConfig(ModelConfig):
         "paragraph", "How free text becomes steps: blank lines, line ends, or `Step n` / `n.` headings."
     )
     out: Path = option(Path("scores.jsonl"), "File for the step scores, one line a solution.")
-
-
-def from_mapping(config: type[C], values: Mapping[str, Any], where: str) -> C:
-    """Builds a config from parsed values. Raises UserError on an unknown name or a value of the wrong type."""
-    hints = get_type_hints(config)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise UserError(f"{where}: unknown option {unknown[0]!r}; known are {', '.join(sorted(hints))}")
-    return config(**{name: _coerce(value, hints[name], f"{where}: {name}") for name, value in values.items()})
-
-
-def coerced(config: C) -> C:
-    """The config with every value of its declared type, so that callers in Python may give paths as strings."""
-    return from_mapping(type(config), {f.name: getattr(config, f.name) for f in fields(config)}, "options")  # type: ignore[arg-type]
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML table of options; `-` and `_` are alike in names, and tables are prefixes."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML ({error})") from error
-    return _flat(values)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A table [rm] with a key `loss` is the option rm_loss."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        own = prefix + name.replace("-", "_")
-        found |= _flat(value, f"{own}_") if isinstance(value, dict) else {own: value}
-    return found
+    force: bool = option(False, "Replace --out where it exists, and score anew what an interrupted run had scored.")
 
 
 def missing_folder(name: str) -> None:
     """Raises UserError on a name that can only be a path, and leads nowhere."""
-    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).exists():
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not reading.exists(Path(name)):
         raise UserError(f"--model {name}: no such file or folder")
 
 
 def public_name(name: str) -> str:
     """A hub id as it is; of a local path its last part, since paths name machines."""
-    if ("/" in name or name in (".", "..")) and Path(name).exists():
+    if ("/" in name or name in (".", "..")) and reading.exists(Path(name)):
         own = Path(name).name  # a link keeps its own name: hub caches point to files named by hashes
         return own if own not in ("", "..") else Path(name).resolve().name
     return name
@@ -245,36 +212,17 @@ def to_json(config: Any) -> dict[str, Any]:
     """The resolved options as plain values, paths by their last part, servers by their host."""
     found: dict[str, Any] = {}
     for f in fields(config):
-        value = getattr(config, f.name)
+        value: Any = False if f.name == "force" else getattr(config, f.name)  # it says nothing of the result
         if isinstance(value, tuple):
             value = list(value)
         if f.name == "base_url" and value:
-            value = urlsplit(value).hostname  # the rest may hold a secret
+            value = host_of(value)  # the rest may hold a secret
+        if f.name == "server":
+            value = [scrub(url) for url in value]
         found[f.name] = (
             value.name if isinstance(value, Path) else public_name(value) if isinstance(value, str) else value
         )
     return found
-
-
-def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """A TOML or command-line value as its declared type."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return None if value is None else _coerce(value, next(a for a in args if a is not type(None)), where)
-    if origin is Literal:
-        if value not in args:
-            raise UserError(f"{where} is {value!r}; choose from {', '.join(map(str, args))}")
-        return value
-    if origin is tuple:
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_coerce(item, args[0], where) for item in items)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint and not isinstance(value, Path):
-        raise UserError(f"{where} is {value!r}; expected {hint.__name__}")
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +270,9 @@ class ConvertConfig:
     neutral: Literal["right", "wrong"] = option("right", "prm800k: what a step rated 0 counts as.")
     alternatives: bool = option(False, "prm800k: also every rated step that was not taken, after the steps before it.")
     limit: int | None = option(None, "Only N solutions, evenly spaced.")
+    strict: bool = option(False, "Refuse files with rows that cannot be read (default: leave them out, and say so).")
     out: Path = option(Path("traces.jsonl"), "File for the labelled solutions, jsonl or parquet.")
+    force: bool = option(False, "Replace --out where it exists.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +284,7 @@ class ContaminationConfig:
     ngram: int = option(13, "Words of an n-gram; a shorter problem is one n-gram.")
     overlap: float = option(0.5, "Share of a problem's n-grams in one training problem that counts as a match.")
     out: Path | None = option(None, "JSON file for all matches (default: none).")
+    force: bool = option(False, "Replace --out where it exists.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,3 +295,4 @@ class CardConfig:
     protocol: tuple[str, ...] = option((), "Protocol to tell of, repeatable (default: all but the in-sample ones).")
     license: str | None = option(None, "Licence of the model, as the hub spells it, e.g. apache-2.0.")
     out: Path | None = option(None, "File for the card, such as README.md (default: print it).")
+    force: bool = option(False, "Replace --out where it exists.")

@@ -6,6 +6,7 @@ It goes through the same functions as the commands. The real model's story is de
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from prmbench import report, store
+from prmbench import disk, report, store
 from prmbench.bars import Tell
 from prmbench.config import DemoConfig
 from prmbench.miniature import pool, rl, study, world
@@ -25,7 +26,7 @@ from prmbench.miniature.rl import DEMO_ARMS, Runs, Scale
 from prmbench.miniature.world import World
 from prmbench.report.study import SHIFTS, BySeed, Study, own
 from prmbench.report.study import study as gather
-from prmbench.schema import UserError
+from prmbench.schema import Notice, UserError
 from prmbench.store import Run
 
 F1 = ("step_sum", "as_is")
@@ -54,11 +55,13 @@ def demo(config: DemoConfig, tell: Tell | None = None, scale: Scale = SCALE) -> 
         raise UserError(f"--seeds is {config.seeds}; expected at least 1")
     if config.data is not None or config.limit is not None:
         raise UserError("--data and --limit belong to --world smollm2; add it, or drop them")
+    disk.check_writable(config.out)
     begun = time.monotonic()
     worlds = [rl.place(config.out / "worlds", config.first_seed + i) for i in range(config.seeds)]
     results = config.out / "results"
     pool.run({f"seed {made.seed}": partial(_seed, made, results, scale) for made in worlds}, tell)
-    report.report(results, config.out / "report")
+    for fault in report.report(results, config.out / "report").faults:
+        warnings.warn(f"left out of the report: {fault}", Notice, stacklevel=2)
     runs = store.read_runs(results)
     told = Group(table(gather([run for run in runs if run.result.manifest.benchmark != rl.BENCHMARK])), policies(runs))
     return Story(told, config.out / "report" / "report.html", results, time.monotonic() - begun)

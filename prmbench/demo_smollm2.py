@@ -6,6 +6,7 @@ It goes through the same functions as the commands, and needs the wheel that car
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import as_file, files
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from prmbench import data, evaluation, report, scoring
 from prmbench.config import DemoConfig, EvalConfig
-from prmbench.schema import UserError
+from prmbench.schema import Notice, UserError
 from prmbench.store import Run
 
 BASELINES = ("gold", "all-right", "position-only", "random")
@@ -30,7 +31,9 @@ def demo(config: DemoConfig, progress: scoring.Progress | None = None) -> tuple[
         baselines = [_run(replace(common, model=name), None) for name in BASELINES]
         run = _run(replace(common, model=str(model), backend="endo"), progress)
         text = {trace.id: trace for trace in data.load(common.benchmark, common.data, limit=limit).traces}
-    report.report(config.out, config.out / "report", data=text)
+    reads = () if config.data is None else (config.data,)
+    for fault in report.report(config.out, config.out / "report", data=text, reads=reads).faults:
+        warnings.warn(f"left out of the report: {fault}", Notice, stacklevel=2)
     return baselines, run, config.out / "report" / "report.html"
 
 

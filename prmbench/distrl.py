@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from prmbench import config as options
-from prmbench import distributed
+from prmbench import distributed, outputs
 from prmbench.distrl_options import DistRLConfig
 from prmbench.engines.hf import Placement
-from prmbench.rl import credit, draws, models, monitors, state, updates
+from prmbench.rl import credit, draws, models, monitors, stall, state, updates
 from prmbench.rl.alarms import alarms
 from prmbench.rl.credit import Scored
 from prmbench.rl.draws import Draw
@@ -67,6 +67,7 @@ def train_distrl(
     config = resolved(config)
     distributed.start(Placement(config.device, config.dtype).resolve().device)
     job = prepare(config)
+    outputs.check_training(config.out, config)
     with files.claimed(config.out):
         fresh = not (config.out / files.RUN).exists()
         begun = distributed.from_first(_begin(job) if distributed.rank() == 0 else {})
@@ -169,14 +170,19 @@ def _loop(run: Run, stopped: Callable[[], bool]) -> None:
         line |= monitors.machine(draw.tally["tokens"], seconds)
         line = monitors.told(line)
         run.log.step({**line, "alarms": alarms([*run.log.history, line])})
+        stall.note(at, line, config)
         step, last = line["step"], at.done == total
         if _validates(job, step):
             _validate(run, step)
         asked = _asked(stopped)
-        if asked or last or (config.save_every and step % config.save_every == 0):
+        due = config.save_every and step % config.save_every == 0
+        if asked or last or due or stall.is_stalled(at, config):
             _save(run)
         if asked and not last:
             raise KeyboardInterrupt
+        if stall.is_stalled(at, config):
+            break
+    stall.check(at, run.log.history, config)
 
 
 def learn(run: Run, draw: Draw, first: bool) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class DistRLConfig(LoadConfig):
     group_size: int | None = option(None, "Completions per prompt (paper: 4; release: 16).")
     prompts: int | None = option(None, "Prompts with mixed outcomes that a step trains on (paper: 256).")
     draw: int | None = option(None, "Prompts drawn at a time to find them (paper: 512).")
+    allow_empty: bool = option(False, "Go on even if three steps in a row find no prompt to train on.")
     rounds: int | None = option(None, "Most such draws in a step; the batch is smaller if they do not suffice.")
     truncated: Literal["drop", "mask", "keep"] | None = option(
         None, "A completion cut by length: drop its prompt's group (release), leave out its tokens, or keep it."

@@ -6,6 +6,7 @@ Judges nothing and uploads nothing: it tells what the results say. The text is a
 from __future__ import annotations
 
 import io
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench import config as options
-from prmbench import store
+from prmbench import judge, outputs, store
 from prmbench.config import CardConfig, EvalConfig
 from prmbench.distrl_options import DistRLConfig
 from prmbench.report import run_table
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 MARKER = "<!-- written by prmbench card -->"
-"""In a card of ours: only such a file is overwritten."""
+"""In a card of ours."""
 SAME = ("model", "revision", "weights", "ref_model", "ref_revision", "ref_weights")
 """What runs of one model have in common, where they say it."""
 TASKS = {
@@ -42,7 +43,7 @@ GENERATES = ("policy", "distrl")
 NOT_RESULTS = ("threshold", "mdd", "drop_mdd", "p_value", "reliability")
 """Metrics that say how a result came about, or are points of a plot: in the table, not in the metadata."""
 IN_SAMPLE = ("/calibrated_in_sample", "/oracle")
-NOT_OPTIONS = ("out", "dry_run", "resume", "save_every", "server", "tracker")
+NOT_OPTIONS = ("out", "force", "dry_run", "resume", "save_every", "server", "tracker")
 """What a command says of the machine, not of the result."""
 DIGITS = 6
 
@@ -57,22 +58,28 @@ class Section:
     facts: tuple[tuple[str, str], ...]
     command: str
     """Empty when no command gives such a run."""
+    fence: str
+    """What stands around the table and the command, which hold foreign names."""
     rows: tuple[tuple[str, ...], ...]
 
 
 def card(config: CardConfig, runs: Sequence[Path]) -> str:
     """The card of the model that all these runs are of; written to `--out` when that is given.
 
-    Raises UserError on runs of several models, and on a file at `--out` that is not a card of ours.
+    Raises UserError on runs of several models, and where `--out` may not be written.
     """
     if not runs:
         raise UserError("card: give the <run-id>.json of at least one run")
-    read = {run.result.manifest.run_id: run.result for run in map(store.read_run, runs)}
-    _check_same([result.manifest for result in read.values()], runs)
-    results = _narrowed(list(read.values()), config.protocol)
     if config.out is not None:
-        _check_ours(config.out)
-    text = f"---\n{_metadata(config, results)}\n---\n\n{_body(config, results)}"
+        outputs.check([config.out], config, [file for run in runs for file in store.files_of(run)], force=config.force)
+    read: list[RunResult] = []
+    for path in runs:
+        result = judge.read_verified(path, resampled=True).result
+        if result not in read:  # a path may be given twice
+            read.append(result)
+    _check_same([result.manifest for result in read], runs)
+    results = _narrowed(read, config.protocol)
+    text = f"---\n{_metadata(config, results).strip()}\n---\n\n{_body(config, results)}"
     if config.out is not None:
         store.write_atomic(config.out, text)
     return text
@@ -97,22 +104,18 @@ def _is_in_sample(row: MetricRow) -> bool:
 
 
 def _check_same(manifests: Sequence[RunManifest], paths: Sequence[Path]) -> None:
+    """Raises UserError on runs of several models, or of several contents under one id."""
+    ids = Counter((m.benchmark, m.task, m.run_id) for m in manifests)
+    for (benchmark, _, name), times in ids.items():
+        if times > 1:
+            raise UserError(f"card: {times} unlike results are run {_flat(name)} of {_flat(benchmark)}; keep one")
     for name in SAME:
         found = list(dict.fromkeys(value for m in manifests if (value := getattr(m, name)) is not None))
         if len(found) > 1:
             raise UserError(
                 f"card: {', '.join(p.name for p in paths)} differ in {name.replace('_', ' ')} "
-                f"({found[0]} and {found[1]}); a card is about one model"
+                f"({_flat(found[0])} and {_flat(found[1])}); a card is about one model"
             )
-
-
-def _check_ours(path: Path) -> None:
-    try:
-        ours = not path.exists() or MARKER in path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        ours = False
-    if not ours:
-        raise UserError(f"{path}: exists and is no card of ours; choose another --out and put the two together by hand")
 
 
 # --- the metadata -------------------------------------------------------------------------------------------
@@ -130,7 +133,7 @@ def _metadata(config: CardConfig, results: Sequence[RunResult]) -> str:
     told = ModelCardData(
         license=config.license,
         tags=["process-reward-model", "prmbench"],
-        model_name=_name(config, results),
+        model_name=_flat(_name(config, results)),
         eval_results=[found for result in results for found in eval_results(result, split(result.manifest))],
     )
     return str(told.to_yaml())
@@ -147,19 +150,19 @@ def eval_results(result: RunResult, split: str | None = None) -> Iterator[EvalRe
     for row in result.rows:
         if _is_floor(row) or row.value is None or row.metric.startswith(NOT_RESULTS):
             continue
-        about: dict[str, Any] = {"protocol": row.protocol, "lo": _rounded(row.lo), "hi": _rounded(row.hi)}
-        about |= {"n": row.n, "unscored": row.unscored or None, "note": row.note or None}
+        about: dict[str, Any] = {"protocol": _flat(row.protocol), "lo": _rounded(row.lo), "hi": _rounded(row.hi)}
+        about |= {"n": row.n, "unscored": row.unscored or None, "note": _flat(row.note) or None}
         yield EvalResult(
             task_type="text-generation" if m.task in GENERATES else "text-classification",
             task_name=TASKS.get(m.task, m.task),
-            dataset_type=_dataset_type(m),
-            dataset_name=_dataset(m),
-            dataset_config=row.subset,
+            dataset_type=_flat(_dataset_type(m)),
+            dataset_name=_flat(_dataset(m)),
+            dataset_config=_flat(row.subset),
             dataset_split=split,
-            dataset_revision=m.data_revision,
-            dataset_args={"version": m.benchmark_version, "sha256": m.benchmark_hash, "run": m.run_id},
-            metric_type=row.metric,
-            metric_name=f"{row.metric}, {row.protocol}",
+            dataset_revision=None if m.data_revision is None else _flat(m.data_revision),
+            dataset_args={"version": m.benchmark_version, "sha256": _flat(m.benchmark_hash), "run": m.run_id},
+            metric_type=_flat(row.metric),
+            metric_name=_flat(f"{row.metric}, {row.protocol}"),
             metric_value=_rounded(row.value),
             metric_args=about | {"floors": _floors(row, result.rows) or None},
         )
@@ -203,18 +206,20 @@ def _name(config: CardConfig, results: Sequence[RunResult]) -> str:
 def _body(config: CardConfig, results: Sequence[RunResult]) -> str:
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(  # Markdown, not HTML: nothing to escape but what _plain does
+    environment = Environment(  # Markdown: foreign texts go through _escaped, blocks of code through _fence
         loader=PackageLoader("prmbench", "assets"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     identity = [(what, value) for what, value in _identity([r.manifest for r in results]) if value]
     sections = [_section(result) for result in results]
     template = environment.get_template("model_card.md")
-    return template.render(marker=MARKER, name=_plain(_name(config, results)), identity=identity, runs=sections)
+    return template.render(marker=MARKER, name=_escaped(_name(config, results)), identity=identity, runs=sections)
 
 
 def _identity(manifests: Sequence[RunManifest]) -> Iterator[tuple[str, str]]:
     def said(name: str) -> str:
-        return _plain(", ".join(dict.fromkeys(str(v) for m in manifests if (v := getattr(m, name)) not in (None, ""))))
+        return _escaped(
+            ", ".join(dict.fromkeys(str(v) for m in manifests if (v := getattr(m, name)) not in (None, "")))
+        )
 
     yield from ((name, said(name)) for name in ("model", "revision"))
     yield "SHA-256 of the weights", said("weights")
@@ -224,16 +229,18 @@ def _identity(manifests: Sequence[RunManifest]) -> Iterator[tuple[str, str]]:
     yield "revision of the reference", said("ref_revision")
     yield "beta", said("beta")
     yield "trained from", said("signal")
-    yield "trained on", _plain(", ".join(dict.fromkeys(name for m in manifests for name in m.trained_on)))
+    yield "trained on", _escaped(", ".join(dict.fromkeys(name for m in manifests for name in m.trained_on)))
 
 
 def _section(result: RunResult) -> Section:
     m = result.manifest
+    table, line = _terminal(result), command(m)
     return Section(
-        title=_plain(f"{_dataset(m)}: {TASKS.get(m.task, m.task)}"),
-        table=_terminal(result),
-        facts=tuple((what, _plain(value)) for what, value in _facts(m) if value),
-        command=command(m),
+        title=_escaped(f"{_dataset(m)}: {TASKS.get(m.task, m.task)}"),
+        table=table,
+        facts=tuple((what, _escaped(value)) for what, value in _facts(m) if value),
+        command=line,
+        fence=_fence(table + line),
         rows=tuple(_cells(row) for row in result.rows),
     )
 
@@ -243,7 +250,7 @@ def _terminal(result: RunResult) -> str:
 
     page = io.StringIO()
     Console(file=page, width=80, color_system=None, legacy_windows=False).print(run_table(result))
-    return "\n".join(line.rstrip() for line in page.getvalue().rstrip().splitlines())
+    return "\n".join(line.rstrip() for line in page.getvalue().rstrip().split("\n"))
 
 
 def _facts(m: RunManifest) -> Iterator[tuple[str, str]]:
@@ -267,12 +274,28 @@ def _cells(row: MetricRow) -> tuple[str, ...]:
     value, lo, hi = ("–" if x is None else f"{x:.4f}" for x in (row.value, row.lo, row.hi))
     interval = f"[{lo}, {hi}]" if row.lo is not None and row.hi is not None else "–"
     cells = (row.subset, row.protocol, row.metric, value, interval, str(row.n), str(row.unscored), row.note)
-    return tuple(_plain(cell) for cell in cells)
+    return tuple(_escaped(cell) for cell in cells)
 
 
-def _plain(text: str) -> str:
-    """A text that cannot end a table cell or a line."""
-    return " ".join(text.split()).replace("|", "\\|")
+SPECIAL = re.compile(r"[\\`*\[\]<>|~$&!#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.|@(?=[\w-]+\.)")
+"""What could begin something else than text in the hub's Markdown: code, emphasis, a link, HTML, mathematics, a cell, a
+heading. Single underscores within words cannot; full stops, colons and at signs only within addresses."""
+
+
+def _escaped(text: str) -> str:
+    """A foreign text as Markdown that shows it, in one line: special characters by number, which is never markup."""
+    return SPECIAL.sub(lambda found: f"&#{ord(found[0])};", _flat(text))
+
+
+def _flat(text: str) -> str:
+    """In one line."""
+    return " ".join(text.split())
+
+
+def _fence(text: str) -> str:
+    """Backticks that the text cannot close."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return "`" * max(3, longest + 1)
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -290,7 +313,7 @@ def command(m: RunManifest) -> str:
         return ""
     try:
         known = options.to_json(options.from_mapping(kind, told, m.run_id))  # type: ignore[type-var]
-    except UserError:
+    except (UserError, ValueError, OSError):  # a value that is no option's, no address, or no name of a file
         return ""
     if kind is EvalConfig and known["benchmark"] != m.benchmark:  # traces that the caller brought
         return ""

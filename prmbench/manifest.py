@@ -10,7 +10,9 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from prmbench.schema import Trace
+from prmbench import reading
+from prmbench.option_values import check_text
+from prmbench.schema import Trace, UserError
 
 PACKAGES = ("prmbench", "torch", "transformers", "tokenizers", "datasets", "numpy", "gguf")
 """Packages whose version can move a number."""
@@ -18,6 +20,8 @@ MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".m
 """Files of a model folder that can move a number: weights, shapes, tokenizer, template, prm.json."""
 NOT_MODEL = ("train.json", "non_finite.json", "reference-*.safetensors")
 """What training leaves beside the model: its record, not read with it."""
+ADAPTER_FILE = "adapter_config.json"
+"""Of a LoRA adapter, as peft writes it."""
 CARD_FILE, CARD_RECORDS = "prm.json", {"commit", "dirty", "prmbench", "ref_model", "ref_revision"}
 """How a model is read, and what in it says only which code wrote it, or names the reference, which has its own hash."""
 
@@ -81,7 +85,7 @@ def weights_hash(path: Path) -> str | None:
     Records of how a model came to be have no part in it: a training run done twice gives one hash. None when there is
     nothing local to hash.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if _moves_a_number(p))
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if _moves_a_number(p) and p.is_file())
     if not files:
         return None
     digest = hashlib.sha256()
@@ -96,6 +100,26 @@ def weights_hash(path: Path) -> str | None:
     return digest.hexdigest()
 
 
+def adapter_base(folder: Path) -> tuple[str, str | None] | None:
+    """The model that the LoRA adapter in a folder belongs to, a path or a hub id, and its revision where one is named.
+
+    None for a folder that holds a whole model, or no adapter. A relative path is one from the current folder, as peft
+    has it, or else from the adapter's own. Raises UserError when the adapter names no base.
+    """
+    path = folder / ADAPTER_FILE
+    if not reading.exists(path) or (folder / "config.json").exists():
+        return None
+    values = reading.read_json(path)
+    base = values.get("base_model_name_or_path") if isinstance(values, dict) else None
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{path}: names no base model; put it in as base_model_name_or_path")
+    check_text(base, f"{path}: base_model_name_or_path")
+    if not reading.exists(Path(base)) and reading.exists(folder / base):
+        base = str(folder / base)
+    revision = values.get("revision")
+    return base, revision if isinstance(revision, str) and revision else None
+
+
 def _moves_a_number(file: Path) -> bool:
     return file.suffix in MODEL_SUFFIXES and not any(file.match(name) for name in NOT_MODEL)
 
@@ -106,7 +130,7 @@ def _reading(card: Path) -> bytes:
     try:
         values = json.loads(raw)
         return json.dumps({k: v for k, v in values.items() if k not in CARD_RECORDS}, sort_keys=True).encode()
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return raw
 
 

@@ -6,7 +6,7 @@ Pure functions of step scores and labels. Which protocols a run is judged by is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,14 +40,29 @@ def readout(trace: ScoredTrace, protocol: EvalProtocol) -> Floats | None:
     return _READOUTS[protocol.readout](values, tokens)
 
 
+def readouts(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> Iterator[tuple[Ints, Floats]]:
+    """As `readout`, of all scored traces of a length at once: their places [m], and the numbers [m, k]."""
+    by_length: dict[int, list[int]] = {}
+    for place, trace in enumerate(traces):
+        if not trace.unscored:
+            by_length.setdefault(trace.steps, []).append(place)
+    for places in by_length.values():
+        chosen = [traces[place] for place in places]
+        values = np.array([t.also[protocol.series] if protocol.series else t.values for t in chosen], dtype=float)
+        counts = [t.tokens for t in chosen] if protocol.readout in OF_TOKENS else []
+        yield np.array(places), _READOUTS[protocol.readout](values, np.array(counts, dtype=float))
+
+
 _READOUTS: dict[str, Callable[[Floats, Floats], Floats]] = {
-    "prefix_sum": lambda values, tokens: values.cumsum(),
+    "prefix_sum": lambda values, tokens: values.cumsum(axis=-1),
     "step_sum": lambda values, tokens: values,
-    "prefix_mean": lambda values, tokens: values.cumsum() / tokens.cumsum(),
+    "prefix_mean": lambda values, tokens: values.cumsum(axis=-1) / tokens.cumsum(axis=-1),
     "step_mean": lambda values, tokens: values / tokens,
     "as_is": lambda values, tokens: values,
     "step_diff": lambda values, tokens: np.diff(values, prepend=0.0),
 }
+OF_TOKENS = ("prefix_mean", "step_mean")
+"""Readouts that divide by counts of tokens."""
 
 
 def first_below(scores: Floats, threshold: float) -> int:
@@ -72,9 +87,18 @@ def match_interval(scores: Floats | None, first_error: int) -> tuple[float, floa
     """
     if scores is None:
         return math.inf, -math.inf
-    if first_error < 0:
-        return -math.inf, float(scores.min())
-    return float(scores[first_error]), float(scores[:first_error].min(initial=math.inf))
+    lo, hi = match_intervals(scores[None], np.array([first_error]))
+    return float(lo[0]), float(hi[0])
+
+
+def match_intervals(scores: Floats, first_error: Ints) -> tuple[Floats, Floats]:
+    """`match_interval` of m traces of k steps each: [m, k] scores, [m] first errors -> [m] ends."""
+    rows = np.arange(len(scores))
+    # Column l holds the lowest score before step l; the last one that of all steps, for traces without an error.
+    lowest = np.minimum.accumulate(np.pad(scores, ((0, 0), (1, 0)), constant_values=math.inf), axis=1)
+    at = np.maximum(first_error, 0)
+    lo = np.where(first_error < 0, -math.inf, scores[rows, at])
+    return lo, lowest[rows, np.where(first_error < 0, scores.shape[1], at)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +123,16 @@ class Sample:
 
 def sample(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> Sample:
     """Reduces labelled traces to match intervals. For `vote`, any threshold in (0, 1] tells right from wrong."""
+    label = np.array([_label(t) for t in traces], dtype=np.int64)
+    lo, hi = np.full(len(traces), math.inf), np.full(len(traces), -math.inf)
     if protocol.readout == "vote":
-        ends = [(0.0, 1.0) if majority(t.verdicts) == t.label else (math.inf, -math.inf) for t in traces]
+        right = np.array([majority(t.verdicts) == t.label for t in traces], dtype=bool)
+        lo[right], hi[right] = 0.0, 1.0
     else:
-        ends = [match_interval(readout(t, protocol), _label(t)) for t in traces]
-    interval = np.array(ends, dtype=float).reshape(-1, 2)
+        for places, scores in readouts(traces, protocol):
+            lo[places], hi[places] = match_intervals(scores, label[places])
     clusters = np.unique([t.cluster for t in traces], return_inverse=True)[1]
-    return Sample(interval[:, 0], interval[:, 1], np.array([_label(t) >= 0 for t in traces]), clusters.astype(np.int64))
+    return Sample(lo, hi, label >= 0, clusters.astype(np.int64))
 
 
 def _label(trace: ScoredTrace) -> int:

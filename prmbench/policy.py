@@ -78,13 +78,15 @@ def sample_all(
     config: Options,
     folder: Path,
     progress: Progress | None = None,
+    anew: bool = False,
 ) -> Sampled | None:
     """The same, journalled in `folder`, each process drawing its share; None in all processes but the first.
 
-    Raises UserError when `folder` holds a run begun with other options.
+    `anew` forgets what an earlier sitting has drawn. Raises UserError when `folder` holds a run begun with other
+    options.
     """
     work = prepare(engine, prompts, config)
-    journal = store.Journal(folder, identity(engine, work, config))
+    journal = shares.open_journal(folder, identity(engine, work, config), len(work.batches), anew)
     workers = max(1, min(8, (os.cpu_count() or 1) // distributed.world_size()))
     with verify.Verifier(workers) as verifier:
 
@@ -256,9 +258,12 @@ def identity(engine: Sampler, work: Work, config: Options) -> dict[str, Any]:
 
 def _collect(work: Work, journal: store.Journal) -> Sampled:
     entries = shares.finished(journal, len(work.batches))
-    rows = {
-        i: row
-        for batch, entry in zip(work.batches, entries, strict=True)
-        for i, row in zip(batch, entry["rollouts"], strict=True)
-    }
-    return Sampled(tuple(rollout_files.from_row(rows[i]) for i in sorted(rows)), shares.provenance(entries), journal)
+    try:
+        rows = {
+            i: rollout_files.from_row(row)
+            for batch, entry in zip(work.batches, entries, strict=True)
+            for i, row in zip(batch, entry["rollouts"], strict=True)
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{journal.folder}: not a journal of completions ({error}); delete it to draw anew") from error
+    return Sampled(tuple(rows[i] for i in sorted(rows)), shares.provenance(entries), journal)

@@ -6,6 +6,7 @@ The completions themselves are policy.py's; here is what surrounds them: checks,
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench import distributed, manifest, store, verify
+from prmbench import disk, distributed, manifest, outputs, reading, store, verify
 from prmbench.backends.common import LM, template_source
 from prmbench.config import RolloutConfig
 from prmbench.data import prompts as prompt_files
@@ -31,7 +32,7 @@ from prmbench.policy import (
     prepare,
     sample_all,
 )
-from prmbench.schema import UserError, text_hash
+from prmbench.schema import Notice, UserError, text_hash
 
 LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "reasoning_gym")
 """Their rules change between releases, and verdicts with them."""
@@ -64,9 +65,14 @@ def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | N
     check_verifiers(found, config)
     engine = open_policy(config)
     facts = identity(engine, prepare(engine, found, config), config)
-    if config.out.exists():
+    if config.out.exists() or beside(config.out).exists():
         _same(config.out, facts)
-        return config.out if distributed.rank() == 0 else None
+    if config.out.exists():
+        if distributed.rank() != 0:
+            return None
+        message = f"{config.out}: holds this very run, and nothing is drawn; delete it to draw anew"
+        warnings.warn(message, Notice, stacklevel=2)
+        return config.out
     sampled = sample_all(engine, found, config, config.out.with_name(config.out.name + ".journal"), progress)
     if sampled is None:
         return None
@@ -82,6 +88,7 @@ def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | N
         **_provenance(engine, config),
         **sampled.facts,
     }
+    rollout_files.warn_if_never_cut(kept, config.split, config.out.name)
     store.write_atomic(beside(config.out), store.canonical_json(told))  # first: a file on disk always has it
     rollout_files.write(config.out, kept)
     sampled.journal.remove()
@@ -168,29 +175,26 @@ def _check(config: RolloutConfig) -> None:
     """Mistakes that cost nothing to find."""
     how_drawn(config)
     rollout_files.check_suffix(config.out)
-    if config.out.is_dir():
-        raise UserError(f"--out {config.out}: is a folder; name a file for the rollouts")
-    if config.out.resolve() == _given(config).resolve():
-        raise UserError(f"--out {config.out}: is the file that --data reads; name another for the rollouts")
-    probe = config.out.with_name(f".{config.out.name}.{distributed.rank()}.test")
-    store.write_atomic(probe, "")
-    probe.unlink(missing_ok=True)
+    _given(config)
+    outputs.check([config.out, beside(config.out)], config, force=True)  # what is there already, `_same` looks at
+    disk.check_writable(config.out.parent)
 
 
 def _same(out: Path, facts: Mapping[str, Any]) -> None:
-    """Raises UserError unless `out` is what this very run wrote."""
+    """Raises UserError unless `out`, or at least the summary beside it, is what this very run wrote."""
     begun = summary(out).get("identity")
-    if begun is None:
-        raise UserError(f"--out {out}: exists, and this command did not write it; name another file")
+    path = out if out.exists() else beside(out)
+    if not isinstance(begun, dict):
+        raise UserError(f"--out {path}: exists, and this command did not write it; name another file")
     changed = sorted(name for name in facts if begun.get(name) != facts[name])
     if changed:
-        raise UserError(f"--out {out}: exists, from a run with another {', '.join(changed[:4])}; name another file")
+        raise UserError(f"--out {path}: exists, from a run with another {', '.join(changed[:4])}; name another file")
 
 
 def summary(out: Path) -> dict[str, Any]:
     """What was written beside a rollouts file; empty for a file from elsewhere."""
     try:
-        told = json.loads(beside(out).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        told = json.loads(reading.read_text(beside(out)))
+    except (UserError, ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}

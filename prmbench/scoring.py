@@ -7,6 +7,7 @@ gets the same numbers to the last bit.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -15,8 +16,9 @@ from typing import Any
 
 import torch
 
-from prmbench import shares, store
+from prmbench import distributed, shares, store
 from prmbench.backends import Backend
+from prmbench.engines.budget import Budget
 from prmbench.schema import SCORING_VERSION, ScoredTrace, StepScores, Trace, Usage, UserError, scored
 from prmbench.shares import Progress
 
@@ -76,34 +78,44 @@ def score_all(
     traces: Sequence[Trace],
     progress: Progress | None = None,
     most_cost: float | None = None,
+    anew: bool = False,
 ) -> store.Journal:
     """Scores this process's share of the batches that the journal does not hold yet, and waits for the others.
 
-    Raises UserError once answers have cost `most_cost`, over all sittings; those under way by then still count.
+    `anew` forgets what an earlier sitting has scored, but not what it has spent. Raises UserError when what comes next
+    may cost more than is left of `most_cost`, over all sittings. A backend whose requests are counted one by one has a
+    `budget`; of any other one, `at_most(trace)` is reserved where it has that.
     """
     identity = {
         "run_id": plan.run_id,
         "scoring_version": SCORING_VERSION,
         "plan": store.short_hash({"batches": plan.batches}),
     }
-    journal = store.Journal(folder / f"{plan.run_id}.journal", identity)
-    spent = [_usage(entry).cost for entry in journal.done().values()]
+    journal = shares.open_journal(folder / f"{plan.run_id}.journal", identity, len(plan.batches), anew)
+    answered = [_usage(entry) for entry in journal.done().values()]
+    counted: Budget | None = getattr(backend, "budget", None)
+    budget = counted or Budget()
+    earlier = sum(u.cost for u in answered)
+    if counted is not None:
+        tokens = sum(u.prompt_tokens for u in answered), sum(u.completion_tokens for u in answered)
+        earlier = budget.open_ledger(journal.folder, distributed.rank(), tokens)
+    budget.open(most_cost, earlier, distributed.world_size())
     scored_batch = within_memory(partial(_score, backend), backend.cost)
 
     def score(number: int) -> tuple[dict[str, Any], int]:
-        if most_cost is not None and sum(spent) >= most_cost:
-            raise UserError(
-                f"--max-cost {most_cost:g}: {sum(spent):.4g} is spent; what was answered is kept, and the same command "
-                "with a higher --max-cost goes on from there"
-            )
         batch = [traces[i] for i in plan.batches[number]]
-        found = scored_batch(batch)
+        with budget.trace(_most_cost(backend, batch)):
+            found = scored_batch(batch)
+            if counted is None:
+                budget.spend(sum(s.usage.cost for s in found if s.usage is not None))
         entry: dict[str, Any] = {"scores": [scored(t, s).to_json() for t, s in zip(batch, found, strict=True)]}
         used = [s.usage for s in found if s.usage is not None]
         if used:
             total = {name: sum(getattr(u, name) for u in used) for name in USAGE}
-            spent.append(total["cost"])
             entry |= {"usage": total, "said": {s.id: s.said for s in found}}
+        changes = sorted({change for s in found for change in s.request_changes})
+        if changes:
+            entry["request_changes"] = changes
         return entry, sum(plan.costs[i] for i in plan.batches[number])
 
     shares.work(journal, len(plan.batches), score, progress, backend.facts.workers)
@@ -156,6 +168,12 @@ def _too_much(batch: Sequence[Trace], cost: Callable[[Trace], int]) -> UserError
     )
 
 
+def _most_cost(backend: Backend, batch: Sequence[Trace]) -> float:
+    """What the answers about a batch may cost; 0 of a backend that cannot say."""
+    at_most: Callable[[Trace], Usage] | None = getattr(backend, "at_most", None)
+    return sum(at_most(trace).cost for trace in batch) if at_most else 0.0
+
+
 def _usage(entry: Mapping[str, Any]) -> Usage:
     return Usage(**entry.get("usage", {}))
 
@@ -167,6 +185,10 @@ def _score(backend: Backend, batch: Sequence[Trace]) -> list[StepScores]:
     for s in scores:
         if not s.unscored and backend.facts.kind == "logratio" and len(s.tokens) != len(s.values):
             raise UserError("the backend's scores are sums, which need the number of tokens of every step")
+        if backend.facts.kind == "prob" and any(math.isfinite(v) and not 0 <= v <= 1 for v in s.values):
+            raise UserError(
+                f"the backend's scores of {s.id} are not from 0 to 1, and its kind is prob; name its kind value"
+            )
         if not s.unscored and not set(backend.facts.series) <= set(s.also):
             raise UserError(f"the backend's scores lack the series {', '.join(backend.facts.series)} that it declares")
     return scores
@@ -180,7 +202,10 @@ def collect(
     Raises UserError when no trace has a usable number: then something is wrong with the model, not with a trace.
     """
     entries = shares.finished(journal, len(plan.batches))
-    rows = tuple(ScoredTrace.from_json(row) for entry in entries for row in entry["scores"])
+    try:
+        rows = tuple(ScoredTrace.from_json(row) for entry in entries for row in entry["scores"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{journal.folder}: not a journal of scores ({error}); delete it to start afresh") from error
     if {row.id for row in rows} != {trace.id for trace in traces}:
         raise UserError(f"{journal.folder}: does not hold this run's traces; delete it to start afresh")
     if all(row.unscored for row in rows) and any(row.unscored == "non-finite" for row in rows):
@@ -199,6 +224,7 @@ def _totals(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "tokens": prompts + answers,
         "completion_tokens": answers,
         "cost": round(sum(u.cost for u in used), 6) or None,
+        "request_changes": tuple(sorted({c for entry in entries for c in entry.get("request_changes", ())})),
     }
 
 

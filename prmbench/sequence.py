@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain, combinations
 
 import numpy as np
@@ -40,22 +41,22 @@ def log_sigmoid(x: Floats) -> Floats:
     return np.asarray(-np.logaddexp(0.0, -x))
 
 
-AGGREGATIONS: dict[str, Callable[[Floats], float]] = {
-    "last": lambda x: float(x[-1]),
-    "min": lambda x: float(x.min()),
-    "mean": lambda x: float(x.mean()),
-    "sum": lambda x: float(x.sum()),
+AGGREGATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "last": lambda x: x[..., -1],
+    "min": lambda x: x.min(axis=-1),
+    "mean": lambda x: x.mean(axis=-1),
+    "sum": lambda x: x.sum(axis=-1),
 }
 
 
-def aggregate(x: Floats, how: str, beta: float, probability: bool) -> float:
-    """Step scores [k] -> the completion's score. `prod` is the log of a product of probabilities.
+def aggregate(x: Floats, how: str, beta: float, probability: bool) -> Floats:
+    """Step scores [..., k] -> the completions' scores [...]. `prod` is the log of a product of probabilities.
 
     `probability`: the scores are probabilities already; otherwise sigmoid(beta * x) is one.
     """
     if how != "prod":
         return AGGREGATIONS[how](x)
-    return float((np.log(np.maximum(x, _TINY)) if probability else log_sigmoid(beta * x)).sum())
+    return np.asarray((np.log(np.maximum(x, _TINY)) if probability else log_sigmoid(beta * x)).sum(axis=-1))
 
 
 def log_weight(scores: Floats, how: str, beta: float, probability: bool) -> Floats:
@@ -69,17 +70,39 @@ def log_weight(scores: Floats, how: str, beta: float, probability: bool) -> Floa
 
 
 def best_of(scores: Floats, outcomes: Floats, n: int) -> float:
-    """Expected outcome of the highest score among n of the M completions, over all n-subsets; ties are broken evenly.
+    """Expected outcome of the best score among n of the M completions, over all n-subsets; ties are broken evenly."""
+    return float(best_of_each(scores[None], outcomes, (n,))[0, 0])
 
-    Sorted from the best, place i (from 1) wins C(M - i, n - 1) / C(M, n) of the subsets; tied completions share the
+
+def best_of_each(scores: Floats, outcomes: Floats, counts: Sequence[int]) -> Floats:
+    """`best_of` for p rankings of the same M completions and k counts at once.
+
+    Sorted from the best, place i (from 1) wins C(M - i, n - 1) / C(M, n) of the n-subsets; tied completions share the
     places that they occupy.
+
+    Args:
+        scores: [p, M], higher is better.
+        outcomes: [M].
+        counts: The k values of n, each at most M.
+
+    Returns:
+        [p, k]
     """
-    m = len(scores)
-    _, member, times = np.unique(-scores, return_inverse=True, return_counts=True)
-    last = times.cumsum().tolist()  # of each block of ties, best first
-    beaten = np.array([math.comb(m - at, n) / math.comb(m, n) for at in (0, *last)])
-    right = np.bincount(member, weights=outcomes)
-    return float(-np.diff(beaten) @ (right / times))
+    rows, m = scores.shape
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ranked = np.take_along_axis(scores, order, axis=1)
+    opens = np.ones((rows, m), dtype=bool)
+    opens[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    block = opens.ravel().cumsum() - 1  # numbers of the blocks of ties, row after row
+    means = np.bincount(block, weights=outcomes[order].ravel()) / np.bincount(block)
+    wins = np.stack([_wins(m, n) for n in counts], axis=1)
+    return np.asarray(means[block].reshape(rows, m) @ wins)
+
+
+@lru_cache(maxsize=1024)
+def _wins(m: int, n: int) -> Floats:
+    """[m]: the share of n-subsets of m in which each place is the best one there."""
+    return np.array([math.comb(m - place, n - 1) / math.comb(m, n) for place in range(1, m + 1)])
 
 
 def pass_at(outcomes: Floats, n: int) -> float:

@@ -6,21 +6,43 @@ What a batch is, and what doing it means, is the caller's: scoring.py scores tra
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 from typing import Any
 
 from prmbench import distributed, manifest, store
-from prmbench.schema import UserError
+from prmbench.schema import Notice, UserError
 
+FACTS = {"process", "seconds", "commit", "dirty"}
+"""What every entry of a journal says of how it was made."""
 Progress = Callable[[int, int, float], None]
 """Called with (batches done, batches in all, tokens a second)."""
 Made = tuple[Mapping[str, Any], int]
 """A batch's part of the journal's entry, and its tokens."""
 Work = Callable[[int], Made]
 """Batch number -> what is made of it."""
+
+
+def open_journal(folder: Path, identity: Mapping[str, Any], batches: int, anew: bool = False) -> store.Journal:
+    """The journal of a run of so many batches, emptied first if `anew`; says what an earlier sitting has left.
+
+    All processes call it. Raises UserError when the folder holds another run.
+    """
+    first = distributed.rank() == 0
+    if not first:
+        distributed.barrier()  # the first may have to empty it
+    journal = store.Journal(folder, identity, anew=anew and first)
+    if first:
+        distributed.barrier()
+        done = len(journal.done())
+        if done:
+            message = f"{folder}: {done} of {batches} batches were done before and are used; delete it to begin anew"
+            warnings.warn(message, Notice, stacklevel=2)
+    return journal
 
 
 def work(journal: store.Journal, batches: int, do: Work, progress: Progress | None = None, workers: int = 1) -> None:
@@ -89,7 +111,9 @@ def finished(journal: store.Journal, batches: int) -> list[Mapping[str, Any]]:
     lacking = sorted(set(range(batches)) - set(entries))
     if lacking:
         raise UserError(f"{journal.folder}: batches {lacking[:5]} are not there yet; run the same command again")
-    return [entries[number] for number in sorted(entries)]
+    if not all(entry.keys() >= FACTS for entry in entries.values()):
+        raise UserError(f"{journal.folder}: holds entries that this program did not write; delete it to start afresh")
+    return [entries[number] for number in range(batches)]
 
 
 def provenance(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

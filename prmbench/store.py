@@ -6,24 +6,31 @@ batches to `<run-id>.journal/<process>.jsonl`.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
-import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from prmbench import sound
+from prmbench import disk, reading, sound
 from prmbench.schema import RunResult, ScoredTrace, UserError
 
+cannot_write, write_atomic = disk.cannot_write, disk.write_atomic
+"""How every file of a run is written."""
 SCORES_SUFFIX = ".scores.jsonl.gz"
 METRICS_SUFFIX = ".metrics.jsonl.gz"
+TEXTS_SUFFIXES = (".critiques.jsonl", ".rollouts.jsonl")
+"""What critics and policies wrote, beside their runs."""
+MOST_RESULT_BYTES = 2**26
+MOST_UNPACKED_BYTES, MOST_LINE_BYTES = 2**29, 2**20
+"""Of a scores or metrics file; the largest committed ones have 1.2 MB, and lines of 3 kB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,31 +52,10 @@ def metrics_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".json") + METRICS_SUFFIX)
 
 
-def cannot_write(path: Path, error: OSError) -> NoReturn:
-    """One line for a full disk or a missing permission."""
-    raise UserError(
-        f"cannot write {path}: {error.strerror or error}; choose another --out or free some space"
-    ) from error
-
-
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Writes the whole file or nothing: temporary file in the same folder, fsync, rename."""
-    raw = data.encode() if isinstance(data, str) else data
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tmp-", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        cannot_write(path, error)
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)  # gone already, unless something went wrong
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files of a run, there or not, by its <run-id>.json."""
+    texts = (path.with_suffix(suffix) for suffix in TEXTS_SUFFIXES)
+    return path, scores_path(path), metrics_path(path), *texts
 
 
 def pack_scores(scores: Iterable[ScoredTrace]) -> bytes:
@@ -78,13 +64,51 @@ def pack_scores(scores: Iterable[ScoredTrace]) -> bytes:
     return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
 
 
-def unpack_scores(raw: bytes, path: Path) -> tuple[ScoredTrace, ...]:
-    """Inverse of `pack_scores`; `path` is for the message when the file is not what it should be."""
+def unpack_scores(raw: bytes, path: Path | str, most: int = sound.MOST_TRACES) -> tuple[ScoredTrace, ...]:
+    """Inverse of `pack_scores`.
+
+    Args:
+        raw: Content of the file, packed.
+        path: What a message begins with when the file is not what it should be.
+        most: Lines that the file may have: as many as its manifest counts traces.
+
+    Raises:
+        UserError: The file is no gzip of JSON lines, a field has another type than it should, or unpacked it is larger
+            than any honest file.
+    """
+    lines = unpacked_lines(raw, f"{path}: not a scores file")
+    found = []
+    for number, line in enumerate(lines, 1):
+        if number > most:
+            raise UserError(f"{path}: has more than the {most:,} traces that manifest.n counts")
+        found.append(sound.read_trace(line, f"{path}, line {number}"))
+    return tuple(found)
+
+
+def unpacked_lines(raw: bytes, fault: str) -> Iterator[bytes]:
+    """Lines of a gzipped text, one after the other, so that a small file never fills the memory.
+
+    Args:
+        raw: The packed text.
+        fault: What a message begins with.
+
+    Raises:
+        UserError: The file is no gzip, is cut, or unpacks to more than `MOST_LINE_BYTES` in a line or
+            `MOST_UNPACKED_BYTES` in all.
+    """
+    total = 0
     try:
-        text = gzip.decompress(raw).decode()
-        return tuple(ScoredTrace.from_json(json.loads(line)) for line in text.splitlines())
-    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not a scores file ({error}); score the model again") from error
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+            while line := stream.readline(MOST_LINE_BYTES + 1):
+                total += len(line)
+                if len(line) > MOST_LINE_BYTES or total > MOST_UNPACKED_BYTES:
+                    what = "a line of it" if len(line) > MOST_LINE_BYTES else "it"
+                    most = MOST_LINE_BYTES if len(line) > MOST_LINE_BYTES else MOST_UNPACKED_BYTES
+                    raise UserError(f"{fault} (unpacked, {what} has more than {most:,} bytes)")
+                if not line.isspace():
+                    yield line.rstrip(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{fault} ({error}); score the model again") from error
 
 
 def sha256(raw: bytes) -> str:
@@ -117,30 +141,40 @@ def _result_json(result: RunResult) -> str:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a result and its scores. Raises UserError when either is missing, foreign or altered."""
-    try:
-        result = RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); name the <run-id>.json of a finished run"
-        ) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not a prmbench result ({type(error).__name__}: {error})") from error
+    """Reads a result and its scores, and checks every field of both.
+
+    That the rows follow from the scores is not checked here: see `judge.unfounded`.
+
+    Raises:
+        UserError: One of the files is missing, a link, too large, foreign or altered, or a field of it cannot be.
+    """
+    raw = read_file(path, MOST_RESULT_BYTES, "name the <run-id>.json of a finished run")
+    result = sound.read_result(reading.decoded(raw, path), str(path))
+    sound.check_result(result, str(path))
     source = scores_path(path)
-    try:
-        raw = source.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror}); a result needs its scores beside it") from error
-    if sha256(raw) != result.manifest.scores_sha256:
+    packed = read_file(source, MOST_UNPACKED_BYTES, "a result needs its scores beside it")
+    if sha256(packed) != result.manifest.scores_sha256:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or score again")
-    run = Run(result, unpack_scores(raw, source), path)
-    sound.check(run.result, run.scores, str(path))
+    run = Run(result, unpack_scores(packed, f"{path}: {source.name}", result.manifest.n), path)
+    sound.check_scores(result.manifest, run.scores, str(path))
     return run
+
+
+def read_file(path: Path, most: int, remedy: str) -> bytes:
+    """Content of a result's file: a regular one of at most `most` bytes, and no link.
+
+    Raises:
+        UserError: It is none of this; the message ends with `remedy`.
+    """
+    try:
+        return reading.read_bytes(path, most=most, follow_links=False)
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
 
 
 def read_runs(root: Path) -> list[Run]:
     """Every run under `root`, sorted by benchmark, model and run id. JSON files without scores are passed over."""
-    found = [read_run(path) for path in sorted(root.rglob("*.json")) if scores_path(path).exists()]
+    found = [read_run(path) for path in reading.paths_under(root, ".json") if scores_path(path).exists()]
     return sorted(found, key=lambda r: (r.result.manifest.benchmark, r.result.manifest.model, r.result.manifest.run_id))
 
 
@@ -150,18 +184,21 @@ def read_runs(root: Path) -> list[Run]:
 class Journal:
     """Append-only record of the batches scored so far; a torn last line (kill -9) is passed over."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Opens or continues the journal of the run described by `identity`.
+    def __init__(self, folder: Path, identity: Mapping[str, Any], *, anew: bool = False) -> None:
+        """Opens or continues the journal of the run described by `identity`; `anew` empties it first.
 
         Raises UserError when the folder holds a run begun under another identity (an older scoring version, say).
         """
         self.folder = folder
         head = folder / "run.json"
-        if head.exists():
-            try:
-                begun = json.loads(head.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise UserError(f"{head}: not valid JSON ({error}); delete {folder} to start afresh") from error
+        if folder.is_symlink():
+            raise UserError(f"{folder}: is a link, and nothing is written through links; delete it")
+        if anew:
+            self._empty()
+        if reading.lexists(head):
+            begun = _entry_of(reading.read_text(head))
+            if begun is None:
+                raise UserError(f"{head}: not a journal's head; delete {folder} to start afresh")
             changed = sorted(k for k in identity if begun.get(k) != identity[k])
             if changed:
                 raise UserError(
@@ -175,22 +212,17 @@ class Journal:
         """Batches on disk, from all processes of all sittings, by batch number."""
         found = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # torn by a kill; the batch is scored again
-                found[int(entry["batch"])] = entry
+            for line in reading.appended_lines(path):
+                entry = _entry_of(line)
+                if entry is not None and type(entry.get("batch")) is int:  # else torn by a kill, and scored again
+                    found[entry["batch"]] = entry
         return found
 
     @contextmanager
     def claimed(self, process: int) -> Iterator[None]:
         """While this is open, no other process of that number writes here. Raises UserError when one already does."""
-        with (self.folder / f"{process}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{self.folder}: another process is scoring this run; wait for it to end") from error
+        busy = f"{self.folder}: another process is scoring this run; wait for it to end"
+        with disk.locked(self.folder / f"{process}.lock", busy):
             yield
 
     def append(self, process: int, entry: Mapping[str, Any]) -> None:
@@ -198,8 +230,8 @@ class Journal:
         path = self.folder / f"{process}.jsonl"
         line = json.dumps(entry, sort_keys=True) + "\n"
         try:
-            with path.open("ab+") as file:
-                if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
+            with disk.open_to_append(path) as file:
+                if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
                     file.write(b"\n")  # after a line torn by a kill
                 file.write(line.encode())
                 file.flush()
@@ -210,3 +242,20 @@ class Journal:
     def remove(self) -> None:
         """Deletes the journal; the result is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _empty(self) -> None:
+        """Forgets what is on disk, unless a process is adding to it."""
+        if not self.folder.is_dir():
+            return
+        with self.claimed(0):
+            for path in (*self.folder.glob("*.jsonl"), self.folder / "run.json"):
+                path.unlink(missing_ok=True)
+
+
+def _entry_of(line: str) -> dict[str, Any] | None:
+    """The JSON object on a line of our own writing; None for what is none."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None

@@ -5,7 +5,6 @@ The parts lie in training/; here they are put in order. The loop's randomness is
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from prmbench import checkpoint, distributed, losses, manifest, store
+from prmbench import checkpoint, distributed, losses, manifest, outputs, store
 from prmbench.config import TrainConfig
 from prmbench.engines.hf import HFEngine
 from prmbench.schema import NonFiniteError, UserError
@@ -62,6 +61,7 @@ def train(config: TrainConfig, progress: Progress | None = None, stop: Stop | No
     config = setup.resolved(config)
     distributed.start(setup.placement(config).device)
     job = setup.prepare(config)
+    outputs.check_training(config.out, config)
     with files.claimed(config.out):
         run = distributed.from_first(files.begin(config.out, job.identity, job.facts) if _first() else {})
         if run["finished"]:
@@ -238,7 +238,7 @@ def _resume(job: Job, runner: Runner, optimizer: torch.optim.Optimizer) -> tuple
     folder = job.config.out / files.CHECKPOINTS
     found = distributed.from_first(checkpoint.newest(folder) if _first() else None)
     if found is not None:
-        if found.facts["run"] != store.short_hash(job.identity):
+        if found.facts.get("run") != store.short_hash(job.identity):
             raise UserError(f"{found.path}: is a checkpoint of another run; choose another --out, or delete {folder}")
         state = checkpoint.training_state(runner.model, optimizer)
         checkpoint.load(found, state)
@@ -264,8 +264,7 @@ def _export(job: Job, runner: Runner, run: Mapping[str, Any], updates: int) -> T
         return None
     if job.row.backend:
         files.write_card(config.out, files.card(job.row, config, {**job.card_facts, "updates": updates}, config.out))
-    entries = [json.loads(line) for line in (config.out / files.METRICS).read_text(encoding="utf-8").splitlines()]
-    logged = [e for e in entries if "loss" in e]
+    logged = [entry for entry in files.read_log(config.out) if "loss" in entry]
     last = logged[-max(len(logged) // 10, 1) :]
     decided = [e["accuracy"] for e in last if e["accuracy"] is not None]
     result = {

@@ -6,12 +6,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, BinaryIO
 
 DROP = "drop the connection"
+ANSWER_PATH = "/v1/chat/completions"
 
 
 @dataclass
@@ -22,6 +23,8 @@ class Reply:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     wait: float = 0.0
+    trickle: float = 0.0
+    """Seconds between the bytes that are sent, those of the status line and the headers included."""
 
 
 Script = Callable[[dict[str, Any], int], Reply | str]
@@ -38,11 +41,11 @@ class Server:
     """Requests that were under way at once."""
 
 
-def said(text: str, finish: str = "stop", used: tuple[int, int] = (100, 20), **more: Any) -> Reply:
+def said(text: Any, finish: str = "stop", used: tuple[int, int] = (100, 20), **more: Any) -> Reply:
     """A chat completion. `more`: logprobs, or further keys of the message."""
     choice = {"index": 0, "finish_reason": finish, "logprobs": more.pop("logprobs", None)}
     message = {"role": "assistant", "content": text, **more}
-    usage = {"prompt_tokens": used[0], "completion_tokens": used[1], "total_tokens": sum(used)}
+    usage = {"prompt_tokens": used[0], "completion_tokens": used[1]}
     return Reply({"id": "c", "object": "chat.completion", "choices": [{**choice, "message": message}], "usage": usage})
 
 
@@ -51,6 +54,11 @@ def failed(status: int, message: str, headers: dict[str, str] | None = None, **m
     return Reply(
         {"error": {"message": message, "type": "e", "param": None, "code": None, **more}}, status, headers or {}
     )
+
+
+def part(kind: str, text: object) -> dict[str, object]:
+    """A part of a message's content."""
+    return {"type": kind, kind if kind in ("thinking", "reasoning") else "text": text}
 
 
 def listed(*tokens: str | tuple[str, dict[str, float]]) -> dict[str, Any]:
@@ -63,6 +71,14 @@ def listed(*tokens: str | tuple[str, dict[str, float]]) -> dict[str, Any]:
     return {"content": content}
 
 
+def trickle(file: BinaryIO, pause: float) -> None:
+    """Sends a header that never ends, until the client has gone."""
+    with suppress(OSError):
+        for byte in b"HTTP/1.1 200 OK\r\nX-Filler: " + b"x" * 100_000:
+            file.write(bytes([byte]))
+            time.sleep(pause)
+
+
 @contextmanager
 def serving(script: Script) -> Iterator[Server]:
     """Runs the server in threads of this process."""
@@ -70,6 +86,7 @@ def serving(script: Script) -> Iterator[Server]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else an answer waits 40 ms for the acknowledgement of its headers
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -81,7 +98,7 @@ def serving(script: Script) -> Iterator[Server]:
                 live[0] += 1
                 server.most = max(server.most, live[0])
             try:
-                self.reply(script(body, number) if self.path == "/v1/chat/completions" else failed(404, "Not Found"))
+                self.reply(script(body, number) if self.path == ANSWER_PATH else failed(404, "Not Found"))
             finally:
                 with lock:
                     live[0] -= 1
@@ -92,6 +109,10 @@ def serving(script: Script) -> Iterator[Server]:
                 self.connection.close()
                 return
             time.sleep(reply.wait)
+            if reply.trickle:
+                self.close_connection = True
+                trickle(self.wfile, reply.trickle)
+                return
             raw = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             self.send_response(reply.status)
             for name, value in (

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from prmbench import distributed
 from prmbench.cli import app
 from prmbench.distrl import train_distrl
 from prmbench.distrl_options import DistRLConfig
+from prmbench.schema import UserError
 
 
 def at_call(place: str, number: int, name: str) -> None:
@@ -80,8 +80,13 @@ def together(told: list[dict[str, Any]]) -> None:
             if done == stop_at and "validation" not in line:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        with suppress(KeyboardInterrupt):
+        try:
             train_distrl(DistRLConfig(**one), tell)
+        except KeyboardInterrupt:
+            continue
+        except UserError as error:
+            out = Path(one["out"])
+            out.with_name(f"{out.name}-{distributed.rank()}.error").write_text(str(error))
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ CASES: dict[str, tuple[Sequence[float | None], Sequence[float | None]]] = {
     "policy_jump": ([0.11, 0.2, 0.3], [0.11, 0.2, 0.09]),
     "clipping": ([0.31, 0.4, 0.5], [0.31, 0.4, 0.3]),
     "process_dominates": ([3.1, 5.0, 9.0], [3.1, 5.0, 2.9]),
+    "nothing_to_train_on": ([3, 5, 0], [0, 0, 1]),
     "few_mixed": ([0.04, 0.0, 0.01], [0.04, 0.0, 0.05]),
     "truncation": ([0.31, 0.9, 0.4], [0.31, 0.9, 0.3]),
     "length_drift": ([100, 210, 230, 45], [100, 190, 60, 210]),

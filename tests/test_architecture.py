@@ -30,6 +30,11 @@ def test_imports_stay_light(module: str) -> None:
     assert done.stdout.split() == []
 
 
+def test_reading_results_loads_its_parser_no_sooner_than_needed() -> None:
+    done = run("-c", "import prmbench.cli, prmbench.store, sys; print('pydantic' in sys.modules)")
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
 def test_help_of_the_module() -> None:
     done = run("-m", "prmbench", "--help")
     assert done.returncode == 0, done.stderr

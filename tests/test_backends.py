@@ -460,7 +460,7 @@ class Custom:
     """Scores by the length of a step; the options say which trace goes wrong, and how."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self.facts = Facts("value", "none", fixed=0.0)
+        self.facts = Facts("prob" if config.model == "no-probability" else "value", "none", fixed=0.0)
         self.model = config.model
 
     def cost(self, trace: Trace) -> int:
@@ -470,8 +470,12 @@ class Custom:
         ordered = reversed(traces) if self.model == "unordered" else traces
         for trace in ordered:
             values = tuple(float(len(step)) for step in trace.steps)
+            if self.model == "no-probability":
+                values = (0.5,) * len(trace.steps)
             if self.model == "all-nan" or (self.model == "one-nan" and trace.id == "gsm8k-3"):
                 values = (*values[:-1], float("nan"))
+            if self.model == "no-probability" and trace.id == "gsm8k-3":
+                values = (*values[:-1], 1.5)
             if self.model == "all-inf-but-unscored" and trace.id != "gsm8k-3":
                 values = (float("inf"),) * len(values)
             elif self.model == "all-inf-but-unscored":
@@ -507,6 +511,12 @@ def test_one_score_that_is_not_finite_is_counted(tmp_path: Path, benchmark_folde
     assert f1(run, "as_is/oracle", "math").unscored == 0
 
 
+def test_probabilities_are_from_0_to_1(tmp_path: Path, benchmark_folder: Path) -> None:
+    """A result with others would not be read again."""
+    with pytest.raises(UserError, match="scores of gsm8k-3 are not from 0 to 1, and its kind is prob"):
+        evaluated(benchmark_folder, tmp_path, model="no-probability", **OWN)
+
+
 @pytest.mark.parametrize("model", ["all-nan", "all-inf-but-unscored"])
 def test_no_finite_score_at_all_is_an_error(tmp_path: Path, benchmark_folder: Path, model: str) -> None:
     with pytest.raises(UserError, match="NaN or infinite"):
@@ -538,7 +548,7 @@ def test_weights_of_nan_are_an_error(tmp_path: Path, benchmark_folder: Path, bac
 def test_a_folder_with_a_card_needs_no_flags(tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "run" / "model", 0)
     save_model(tmp_path / "run" / "base", 1)
-    fields = {"ref_model": "../base", "beta": 10, "signal": "outcome", "trained_on": ["own traces"], "later": 1}
+    fields = {"ref_model": "../base", "beta": 10, "signal": "outcome", "trained_on": ["own traces"], "updates": 1}
     folder = card(tmp_path / "run" / "model", backend="implicit", **fields)
     monkeypatch.chdir(tmp_path)
     for name in (str(folder), "run/model"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shlex
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +13,9 @@ from typing import Any, get_args
 import pytest
 import report_runs
 import rl_runs
+import yaml
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from prmbench import store
@@ -34,7 +38,7 @@ def write_run(root: Path, task: str) -> Path:
     if task == "steps":
         return steps_run(root, native=0.5)
     if task == "distrl":
-        return rl_runs.write_training(root, "org/model", [0.4, 0.5, 0.6])
+        return rl_runs.write_training(root, "org/model", [0.4, 0.5, 0.6], run_id="training")
     items = report_runs.completions() if task != "format_shift" else rendered(report_runs.traces(6), ())
     if task in ("validity", "format_shift"):
         facts = {"benchmark": "prmbench_preview"} if task == "validity" else {"calibrate_on": "gsm8k"}
@@ -163,9 +167,115 @@ def test_text_that_would_break_the_page(tmp_path: Path) -> None:
     facts = {"model": "a|b\n# c: [d", "hardware": "x\n---\ny"}
     path = steps_run(tmp_path, folder="m", **facts)
     found = ModelCard(card(CardConfig(), [path]))
-    assert found.data.model_name == "a|b\n# c: [d"
-    assert "| model | a\\|b # c: [d |" in found.text
+    assert found.data.model_name == "a|b # c: [d"
+    assert "| model | a&#124;b &#35; c: &#91;d |" in found.text
     assert "x --- y" in found.text
+
+
+NASTY = (
+    *("---\nlicense: evil\n---", "x\n\n---\n\n# Trusted", "```\n\n# Trusted\n", "````\n</details>\n", "~~~\n# Trusted"),
+    *(
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "</details><h1>Trusted</h1>",
+        "<!-- hidden",
+        "&lt;b&gt;",
+    ),
+    *(
+        "[free](javascript:alert(1))",
+        "![seen](http://127.0.0.1/x.png)",
+        "<http://127.0.0.1>",
+        "[a]: http://127.0.0.1 'b'",
+    ),
+    *(
+        "a|b|c|d",
+        "\\|",
+        "a\\",
+        "**bold** *more* __and__ _so_ ~~on~~",
+        "`code`",
+        "$x$ $$y$$",
+        "a: b\n- c: d",
+        "- [x] done",
+    ),
+    *(
+        "# heading",
+        "1. one",
+        "> quoted",
+        "{{ 7 * 7 }} {% raw %}",
+        "'\"\\'",
+        "!!python/object:os.system",
+        "&anchor *anchor",
+    ),
+    *(
+        "@someone a@example.org",
+        "www.example.org",
+        "a\u2028b\u2029c",
+        "= = =\n===",
+        "%TAG",
+        "? x",
+        "\ttab",
+        "😀 é 日本",
+    ),
+)
+"""Names that would like to be more than names, in Markdown, HTML, YAML or a template."""
+FIELDS = ("model", "hardware", "input_format", "signal", "data_source", "benchmark", "ref_model", "backend", "device")
+
+
+def shown(text: str) -> tuple[Counter[str], list[str]]:
+    """What a Markdown reader makes of a text: how often each kind of element occurs, and its headings as text."""
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    tokens = reader.parse(text)
+    kinds = Counter(t.type for token in tokens for t in (token, *(token.children or ())) if t.type != "text")
+    for kind in ("softbreak", "text_special"):
+        kinds.pop(kind, None)
+    heads = [reader.renderInline(tokens[i + 1].content) for i, t in enumerate(tokens) if t.type == "heading_open"]
+    return kinds, heads
+
+
+def card_of(root: Path, text: str) -> str:
+    """The card of a run that says this wherever a run may say something."""
+    told: dict[str, Any] = dict.fromkeys(FIELDS, text) | {
+        "trained_on": (text,),
+        "packages": {"prmbench": "1", "x": text},
+    }
+    told["config"] = {"model": text, "benchmark": text, "template": text, "subset": [text]}
+    scores = report_runs.scores_of(report_runs.traces(3, ("gsm8k",)))
+    path = report_runs.write(root, scores, folder="m", native=0.5, rules=("native",), replicates=2, **told)
+    return card(CardConfig(), [path])
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_a_foreign_name_adds_no_markup_and_no_metadata(tmp_path: Path, nasty: str) -> None:
+    """The card has the elements that a card of harmless names has; every name is there, as text."""
+    text, harmless = card_of(tmp_path / "nasty", nasty), card_of(tmp_path / "harmless", "name")
+    flat = " ".join(nasty.split())
+    head, _, body = text.partition("\n---\n")
+    assert set(yaml.safe_load(head.removeprefix("---\n"))) == {"tags", "model-index"}
+    known = ModelCard(text)
+    assert known.data.to_dict().keys() == {"tags", "model-index"}
+    assert known.text.strip() == body.strip()
+    assert known.data.model_name == flat
+    kinds, heads = shown(body)
+    assert kinds == shown(harmless.partition("\n---\n")[2])[0]
+    assert html.unescape(heads[0]) == f"{flat}: how it was evaluated"
+
+
+def test_a_row_that_does_not_follow_from_its_scores_is_on_no_card(tmp_path: Path) -> None:
+    path = steps_run(tmp_path)
+    told = json.loads(path.read_text())
+    at = next(i for i, row in enumerate(told["rows"]) if row["metric"] == "f1" and "oracle" not in row["protocol"])
+    told["rows"][at]["value"] = 0.97531
+    path.write_text(json.dumps(told))
+    done = CliRunner().invoke(app, ["card", str(path), "--out", str(tmp_path / "README.md")])
+    assert done.exit_code == 2
+    assert "value 0.97531 is recomputed as" in done.stderr
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_two_results_under_one_id_are_not_one(tmp_path: Path) -> None:
+    paths = [steps_run(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1))]
+    with pytest.raises(UserError, match="2 unlike results are run 0123456789ab of mini; keep one"):
+        card(CardConfig(), paths)
 
 
 # --- the command ----------------------------------------------------------------------------------------------
@@ -220,15 +330,16 @@ def test_the_command_of_training(tmp_path: Path) -> None:
 # --- files, and what is refused -------------------------------------------------------------------------------
 
 
-def test_a_card_is_written_over_its_like_only(tmp_path: Path) -> None:
+def test_a_card_is_written_over_nothing_without_force(tmp_path: Path) -> None:
     path = write_run(tmp_path, "steps")
     out = tmp_path / "README.md"
     text = card(CardConfig(out=out), [path])
-    assert out.read_text() == text == card(CardConfig(out=out), [path])
+    assert out.read_text() == text
     out.write_text("# My model\n")
-    with pytest.raises(UserError, match=r"README\.md: exists and is no card of ours"):
+    with pytest.raises(UserError, match=r"README\.md: exists; name another file, or pass --force"):
         card(CardConfig(out=out), [path])
     assert out.read_text() == "# My model\n"
+    assert card(CardConfig(out=out, force=True), [path]) == out.read_text() == text
 
 
 @pytest.mark.parametrize(

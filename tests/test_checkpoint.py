@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -15,7 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_runs import data, metrics, options, run, traces
+import transformers
+from train_runs import data, metrics, options, run, sft_options, traces
 
 from prmbench import checkpoint
 from prmbench.schema import UserError
@@ -225,3 +228,160 @@ def test_an_optimizer_that_has_not_stepped_is_not_made_to(tmp_path: Path) -> Non
     checkpoint.load(found, again)
     checkpoint.put_back(model, None, again)
     assert torch.equal(model.weight, before)
+
+
+# --- checkpoints of strangers -----------------------------------------------------------------------------------------
+
+
+class Attack:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (f"touch {self.file}",)
+
+
+def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def seal(folder: Path) -> None:
+    """Makes the manifest say that all is as it was written, which who can write here can do."""
+    path = folder / checkpoint.MANIFEST
+    told = json.loads(path.read_text())
+    told["files"] = {p.name: checkpoint._digest(p) for p in folder.iterdir() if p != path}
+    path.write_text(json.dumps(told))
+
+
+def attacked(folder: Path, how: str, ran: Path) -> None:
+    """A sealed checkpoint that runs something when it is read in full trust."""
+    model, optimizer = trained()
+    state = checkpoint.training_state(model, optimizer)
+    if how == "a value":
+        state["optimizer"]["param_groups"][0]["lr"] = Attack(ran)
+    checkpoint.save(folder, 1, state, {})
+    path = folder / "00000001" / ".metadata"
+    metadata = pickle.loads(path.read_bytes())
+    if how == "all of the metadata":
+        metadata = Attack(ran)
+    elif how == "inside the metadata":
+        metadata.planner_data = {"x": Attack(ran)}
+    elif how == "behind the metadata":
+        path.write_bytes(pickle.dumps(Attack(ran))[:-1] + b"0" + path.read_bytes()[2:])
+        return seal(folder / "00000001")
+    elif how == "a file elsewhere":
+        for info in metadata.storage_data.values():
+            info.relative_path = f"../../{ran.name}"
+    elif how == "another object":
+        metadata = {"state_dict_metadata": {}}
+    path.write_bytes(pickle.dumps(metadata))
+    return seal(folder / "00000001")
+
+
+ATTACKS = (
+    *("all of the metadata", "inside the metadata", "behind the metadata", "a value"),
+    *("a file elsewhere", "another object"),
+)
+
+
+@pytest.mark.parametrize("how", ATTACKS)
+def test_a_strangers_checkpoint_runs_nothing(tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str]) -> None:
+    ran = tmp_path / "ran"
+    attacked(tmp_path / "checkpoints", how, ran)
+    found = checkpoint.newest(tmp_path / "checkpoints")
+    assert found is not None
+    with pytest.raises(UserError, match="is no checkpoint that can be read") as caught:
+        checkpoint.load(found, checkpoint.training_state(*trained()))
+    assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+    assert not ran.exists()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_attack_would_work_on_dcp_itself(tmp_path: Path) -> None:
+    """Or the test above would show nothing."""
+    import torch.distributed.checkpoint as dcp
+
+    ran = tmp_path / "ran"
+    attacked(tmp_path, "a value", ran)
+    with contextlib.suppress(dcp.api.CheckpointException, TypeError):
+        state = checkpoint.training_state(*trained())
+        dcp.load(state, checkpoint_id=tmp_path / "00000001", no_dist=True)
+    assert ran.exists()
+
+
+@pytest.mark.parametrize("kind", ["empty", "binary", "cut", "of another shape"])
+def test_metadata_that_is_none(tmp_path: Path, kind: str) -> None:
+    model, optimizer = trained()
+    checkpoint.save(tmp_path, 1, checkpoint.training_state(model, optimizer), {})
+    path = tmp_path / "00000001" / ".metadata"
+    raw = {"empty": b"", "binary": b"\x00\xff" * 20, "cut": path.read_bytes()[:-9], "of another shape": None}[kind]
+    if raw is not None:
+        path.write_bytes(raw)
+    seal(tmp_path / "00000001")
+    other = torch.nn.Linear(5, 2)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    with pytest.raises(UserError, match="is no checkpoint that can be read"):
+        checkpoint.load(found, checkpoint.training_state(other if raw is None else model, None))
+
+
+# --- a disk that is full --------------------------------------------------------------------------------------------
+
+FULL = """
+import resource, sys
+size = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+from prmbench.cli import main
+main()
+"""
+
+
+def test_a_full_disk_leaves_no_half_of_a_checkpoint(policy: Path, tmp_path: Path) -> None:
+    """No file may grow beyond the limit; the weights are larger, and are written by torch's own code."""
+    out, file, size = tmp_path / "out", data(tmp_path), 20_000
+    flags = ["train-sft", "--preset", "miniature", "--steps", "1", "--optimizer", "sgd", "--device", "cpu"]
+    command = [*flags, "--model", str(policy), "--data", str(file), "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(size), *command],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: cannot write ")
+    assert not list(out.glob("*.safetensors"))
+    assert not [p.name for p in out.rglob("*") if p.name.startswith((".prmbench", ".tmp"))]
+    run(sft_options(policy, file, out, steps=1, optimizer="sgd"))  # and goes on with room
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")]
+)
+@pytest.mark.parametrize("part", ["model", "tokenizer"])
+def test_a_disk_that_fills_while_the_model_is_written(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, error: Exception
+) -> None:
+    """The weights may be on disk already: they come to their name together with the rest."""
+    owner = transformers.PreTrainedModel if part == "model" else transformers.PreTrainedTokenizerBase
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    config = sft_options(policy, data(tmp_path), tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "save_pretrained", fail)
+        with pytest.raises(UserError, match=r"cannot write .*out: No space left"):
+            train(config)
+    out = tmp_path / "out"
+    assert not [p.name for p in out.iterdir() if p.name.startswith(".prmbench") or p.suffix == ".safetensors"]
+    assert run(config).fresh
+    assert (out / "model.safetensors").exists()

@@ -343,7 +343,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(benchmark_folder: Pa
         ("dtype = 'float8'", "choose from auto, float32"),
         ("dry_run = 'no'", "expected bool"),
         ("model = ", "not valid TOML"),
-        (b"model = '\xff'", "not valid TOML"),
+        (b"model = '\xff'", "not UTF-8 at byte 9"),
         (None, "cannot be read"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from prmbench.config import ContaminationConfig
 from prmbench.contamination import Match, exact, matches, overlaps, text, twins
 from prmbench.data import problems
 from prmbench.data.problems import Counts, Pair, report, without_shared
-from prmbench.schema import UserError
+from prmbench.schema import Notice, UserError
 
 
 def spelled(count: int, start: int = 0) -> list[str]:
@@ -283,3 +284,29 @@ def test_what_is_known_of_the_shared_data(shared_data: Path) -> None:
     assert by["prmbench_preview", "circular"].exact == 81  # its problems are PRM800K's
     same = report(ContaminationConfig(shared_data / "policy_eval" / "math_benchmarks.parquet", (str(levels),)))
     assert (same.counts[0].problems, same.counts[0].exact) == (500, 500)  # instructions taken off
+
+
+def test_training_rows_without_a_problem_are_left_out_and_counted(tmp_path: Path) -> None:
+    """One bad row of training data does not stop a report; a benchmark's own does, or it would be another benchmark."""
+    train, bench = tmp_path / "train.jsonl", tmp_path / "bench.jsonl"
+    good = [json.dumps({"problem": f"What is the sum of {n} and four more?"}) for n in range(3)]
+    labels_lost = {"input": "Why is it 7 and not 8 of them? Step 1: a ки\nStep 2: b ки", "label": "nothing of it"}
+    train.write_text("\n".join([*good, "{", json.dumps({"problem": " "}), json.dumps(labels_lost)]))
+    bench.write_text("\n".join(good[:2]))
+    config = ContaminationConfig(data=train, against=(str(bench),))
+    with pytest.warns(Notice, match=r"2 of 6 rows cannot be read and are left out: .*line 4: not valid JSON.*row 4: "):
+        made = problems.report(config)
+    assert (made.rows, made.problems, made.left_out, made.counts[0].exact) == (4, 4, 2, 2)
+    assert "4 rows, 4 distinct problems, 2 rows left out" in "\n".join(problems.lines(made))
+    with pytest.raises(UserError, match=r"train\.jsonl line 4: not valid JSON"):
+        problems.report(replace(config, data=bench, against=(str(train),)))
+    train.write_text('{"problem": 3}\n')
+    with pytest.raises(
+        UserError, match=r"holds no problem; the first row without one is .*row 0: field 'problem' is 3"
+    ):
+        problems.report(config)
+
+
+def test_shared_paragraphs_are_found_whatever_the_line_ends() -> None:
+    texts = [f"Problem {n}?\r\n\r\nPut the answer in a box." for n in range(problems.SHARED_BY)]
+    assert problems.without_shared(texts) == [f"Problem {n}?" for n in range(problems.SHARED_BY)]

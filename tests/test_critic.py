@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_model
+from hypothesis import given
+from hypothesis import strategies as st
 from token_kinds import KINDS
 from typer.testing import CliRunner, Result
 
@@ -96,6 +99,27 @@ def test_prompts() -> None:
     assert critic_prompts.load("thinkprm").opening == "\nLet's verify step by step:"
 
 
+@pytest.mark.parametrize(
+    ("step", "thinkprm", "own"),
+    [
+        ("Step 2: so 2", "so 2", "so 2"),
+        ("By Step 1: it is 2.\nStep 3: so 3", "By  it is 2.\n so 3", "By Step 1: it is 2.\nStep 3: so 3"),
+        ("### Step 2: so 2", "###  so 2", "### Step 2: so 2"),
+        ("Step 12: Step 13: 30.", "30.", "Step 13: 30."),
+        ("see Step 2, and step 3: no", "see Step 2, and step 3: no", "see Step 2, and step 3: no"),
+        (" blanks ", "blanks", " blanks "),
+        ("Step 4:", "", ""),
+    ],
+)
+def test_thinkprm_loses_every_inner_header_as_in_its_own_code(step: str, thinkprm: str, own: str) -> None:
+    trace = Trace("a", "Step 1: is in the problem, too.", ("one", step))
+    for name, expected in (("thinkprm", thinkprm), ("critic_stepwise", own)):
+        (turn,) = critic_prompts.stepwise(critic_prompts.load(name), trace)
+        problem, solution = turn["content"].split("[Math Problem]\n\n")[1].split("\n\n[Solution]\n\n")
+        assert problem == trace.prompt
+        assert solution.startswith(f"Step 1: one\nStep 2: {expected}\n\n")
+
+
 def test_turns() -> None:
     asked = critic_prompts.yes_no(critic_prompts.load("genprm"), TRACE, ["fine {x}"])
     assert [(m["role"], m["content"]) for m in asked] == [
@@ -151,7 +175,35 @@ def test_a_prompt_that_is_none() -> None:
         ("\\boxed{\u22121}", -1),
         ("\\boxed{\u20131}", -1),
         (r"\boxed{- 1}", -1),
-        (r"\boxed{0} then \boxed{1", 0),
+        (r"\boxed{0} then \boxed{1", None),  # the last box was cut
+        (r"\boxed{+2}", 2),
+        ("\\boxed{\uff0b\uff12}", 2),
+        ("\\boxed{\uff12}", 2),
+        ("\\boxed{\u0662}", 2),
+        (r"\boxed{ 2 }", 2),
+        ("\\boxed{\n2\n}", 2),
+        (r"\boxed{{2}}", 2),
+        (r"\boxed{\boxed{\text{2}}}", 2),
+        (r"\boxed{\text{The index is \boxed{2}}}", None),
+        (r"\boxed{\mathrm{paragraph}~2}", 2),
+        (r"\boxed{paragraph_{2}}", 2),
+        (r"\boxed{\displaystyle 2}", 2),
+        (r"\boxed{\textsf{\underline{2}}}", 2),
+        (r"\boxed{\,2\,}", 2),
+        (r"\fbox{2}", 2),
+        (r"\boxed{+-1}", None),
+        (r"\boxed{1\boxed{2}}", None),
+        (r"\boxed{\sqrt{2}}", None),
+        (r"\boxed{\frac{1}{2}}", None),
+        (r"\boxed{2^{1}}", None),
+        (r"\boxed{\{2\}}", None),
+        ("<think>Paragraph 0 looks off, maybe \\boxed{0}. Hmm, no", None),
+        ("Maybe \\boxed{0}.</think> It is \\boxed{1}.", 1),
+        ("<think>Maybe \\boxed{0}.</think> Nothing.", None),
+        ("<think>Maybe \\boxed{0}.</think>", None),
+        ("<think>a</think> \\boxed{1} <think> or \\boxed{2}", None),
+        ("\\boxed{0} <answer>\\boxed{1}</answer> \\boxed{2}", 1),
+        ("<answer>\\boxed{1}", None),
         (r"\boxed{paragraph_-1}", -1),
         (r"\boxed{\text{index: }-1}", -1),
         (r"\boxed{paragraph-1}", None),  # the second paragraph, or none?
@@ -163,7 +215,6 @@ def test_a_prompt_that_is_none() -> None:
         (r"\boxed{1.5}", None),
         (r"\boxed{x_2}", None),
         (r"\boxed{paragraph_1 and paragraph_2}", None),
-        ("\\boxed{\uff12}", None),
         (r"\boxed{" + "1" * 5000 + "}", None),
         ("the answer is 2", None),
         ("\boxed{2}", None),  # a backspace, as from a prompt that was not raw
@@ -174,9 +225,24 @@ def test_index(text: str, expected: int | None) -> None:
     assert critic_parse.index(text, 3) == expected
 
 
-def test_boxed() -> None:
-    text = r"\boxed{a{b}c} \boxed{\frac{1}{2}} \boxed{\{} \boxed{un{closed} \boxed{d}"
-    assert critic_parse.boxed(text) == ["a{b}c", r"\frac{1}{2}", r"\{", "d"]
+@given(
+    content=st.from_regex(r"\A[ \t\n]*[+-]?[0-9\uff10-\uff19\u0660-\u0669]{1,3}[ \t]*\Z"),
+    before=st.sampled_from(["", r"\boxed{9} "]),
+)
+def test_what_the_official_parser_reads_is_read_alike(content: str, before: str) -> None:
+    official = int(re.findall(r"\\boxed\{([^}]*)\}", rf"{before}\boxed{{{content}}}")[-1].strip())
+    assert critic_parse.index(rf"{before}\boxed{{{content}}}", 1000) == (official if official >= -1 else None)
+
+
+def test_long_and_deep_contents_are_read_in_no_time() -> None:
+    for text in (
+        r"\text{" * 20_000,
+        r"\boxed{" + r"\text{" * 20_000 + "1" + "}" * 20_001,
+        r"\boxed{" * 20_000 + "}" * 20_000,
+    ):
+        assert critic_parse.index(text, 3) is None
+        assert critic_parse.decisions(text) == []
+        assert critic_parse.judgement(text) is None
 
 
 @pytest.mark.parametrize(
@@ -204,7 +270,12 @@ T, F = r"\boxed{correct}", r"\boxed{incorrect}"
         (r"\boxed{\text{Correct}.} \boxed{5} \boxed{ incorrect }", [True, False]),
         (f"<think>{T}{T}</think>{F}", [False]),
         (f"<think>{T}{F}</think> Is the solution correct? No", [True, False]),
-        (f"<think>{T}{F}", [True, False]),
+        (f"<think>{T}{F}", []),
+        (f"<think>{T}{F}</think>{T}<think>{F}", []),
+        (r"\boxed{\mathrm{correct}} \boxed{\textbf{Incorrect!}} \boxed{**correct**}", [True, False, True]),
+        (r"\boxed{\boxed{correct}} \boxed{'incorrect'} \fbox{correct}", [True, False, True]),
+        (r"\boxed{Step 1: correct} \boxed{step 2 is \text{incorrect}} \boxed{partly correct}", [True, False]),
+        (r"\boxed{correct} \boxed{incorr", [True]),
         ("incorrect", []),
     ],
 )
@@ -252,6 +323,28 @@ def test_forced_decision() -> None:
         (r"\boxed{Yesterday}", None),
         (r"\boxed{Not}", None),
         ("Yes", None),
+        (r"\boxed{\mathrm{Yes}}", "Yes"),
+        (r"\boxed{\textbf{No}}", "No"),
+        (r"\boxed{\textsf{ no }}", "no"),
+        (r"\boxed{\text{\bf YES}}", "YES"),
+        (r"\boxed{**Yes**}", "Yes"),
+        (r"\boxed{$\text{Yes}$}", "Yes"),
+        (r"\boxed{\boxed{No}}", "No"),
+        (r"\boxed{\text{Yes, it is right.}}", "Yes"),
+        (r"\fbox{Yes}", "Yes"),
+        (r"**Judgement**: $\boxed{Yes}$ as 2 = \boxed{2}", "Yes"),
+        ("**Yes**", "Yes"),
+        ("**Judgement:** **No.**", "No"),
+        (r"**No** \boxed{Yes}", "Yes"),
+        (r"\boxed{Yes/No}", None),
+        (r"\boxed{Yes or No}", None),
+        (r"\boxed{\xno}", None),
+        (r"\boxed{Yes} \boxed{N", None),
+        (r"\boxed{Yes", None),
+        (r"<think>\boxed{Yes}", None),
+        (r"<think>\boxed{Yes}</think> done", None),
+        (r"<think>\boxed{Yes}</think> \boxed{No}", "No"),
+        (r"<answer>\boxed{No}</answer> not \boxed{Yes}", "No"),
     ],
 )
 def test_judgement(text: str, word: str | None) -> None:
@@ -377,6 +470,15 @@ def test_an_unread_step_ends_a_trace() -> None:
     assert len(chat.asked) == 3  # step 3 of a is not asked
 
 
+def test_the_estimate_of_a_critic_that_decides_holds_the_decision() -> None:
+    made = backend("stepwise", Scripted(lambda ask: Answer()), 3)
+    used = made.at_most(TRACES[0])
+    (asked,) = critic_prompts.stepwise(critic_prompts.load("critic_stepwise"), TRACES[0])
+    question = len(asked["content"])
+    assert used.completion_tokens == 3 * (10 + 1)
+    assert used.prompt_tokens == 3 * (question + question + 10 + len(critic_prompts.DECIDE))
+
+
 def test_estimates() -> None:
     for name, prompts, answers in (("processbench", 1, 10), ("yes_no", 3, 30)):
         made = backend(name, Scripted(lambda ask: Answer()), 2, (1.0, 10.0))
@@ -456,6 +558,38 @@ class Fixed(HFEngine):
     def sample(self, prompts: Sequence[Any], *_: Any) -> list[Drawn]:
         ids = (*self.tokenizer(self.text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
         return [Drawn(ids, (0.0,) * len(ids)) for _ in prompts]
+
+
+THOUGHTFUL = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n<think>\n{% endif %}"
+)
+"""How QwQ's and DeepSeek-R1's templates open the thought."""
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"), [(r"Maybe \boxed{0}. Hmm", None), (r"Maybe \boxed{0}.</think>So \boxed{1}.", 1)]
+)
+def test_a_thought_that_the_template_opened_is_a_thought(engine: HFEngine, text: str, verdict: int | None) -> None:
+    (answer,) = LocalChat(Fixed(engine, text), THOUGHTFUL).answer(
+        [Ask(({"role": "user", "content": "x"},))], Sampling()
+    )
+    assert answer.text == f"<think>\n{text}"
+    assert critic_parse.index(answer.text, 3) == verdict
+
+
+@pytest.mark.parametrize("word", ["Yes", "No"])
+def test_weighing_behind_a_thought_that_the_template_opened(engine: HFEngine, word: str) -> None:
+    text = rf"It is \boxed{{No}}?</think>So \boxed{{{word}}}."
+    ask, weighing = Ask(({"role": "user", "content": "x"},)), Weighing(("Yes", "No"), critic_parse.judgement)
+    chat = LocalChat(Fixed(engine, text), THOUGHTFUL)
+    (answer,) = chat.answer([ask], Sampling(), weighing)
+    before = engine.tokenizer(chat.text(ask.messages), add_special_tokens=False)["input_ids"]
+    before += engine.tokenizer(text[: text.rindex(word + "}")], add_special_tokens=False)["input_ids"]
+    yes, no = (naive(engine, before, engine.tokenizer(w, add_special_tokens=False)["input_ids"]) for w in ("Yes", "No"))
+    assert answer.share == pytest.approx(np.exp(yes) / (np.exp(yes) + np.exp(no)), abs=1e-6)
+    (cut,) = LocalChat(Fixed(engine, r"It is \boxed{No}"), THOUGHTFUL).answer([ask], Sampling(), weighing)
+    assert cut.share is None
 
 
 @pytest.mark.parametrize("word", ["Yes", "No"])
@@ -569,7 +703,7 @@ def test_a_checkpoint_with_a_prompt_of_its_own(policy: Path, monkeypatch: pytest
     with pytest.raises(UserError, match="was trained with a prompt of its own; drop --critic, or use stepwise"):
         load_critic(card, ModelConfig(model=str(policy), critic="processbench"))
     made = load_critic(card, ModelConfig(model=str(policy)))
-    assert made.facts.input_format == "critic/stepwise prompt=thinkprm"
+    assert made.facts.input_format == "critic/stepwise prompt=thinkprm inner-headers=removed"
     assert isinstance(made.asking.chat, LocalChat)
     assert made.asking.chat.text(({"role": "user", "content": "x"},)).endswith(
         "<|assistant|>\n\nLet's verify step by step:"

@@ -12,11 +12,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from conftest import ROWS
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prmbench import data
 from prmbench.data import files, hub, processbench, solutions
 from prmbench.manifest import content_hash
-from prmbench.schema import UserError, text_hash
+from prmbench.schema import Notice, UserError, text_hash
 
 GOOD = ROWS[1]
 Row = dict[str, Any]
@@ -70,7 +72,7 @@ def test_folders_subsets_and_limits(benchmark_folder: Path) -> None:
     assert [t.id for t in part.traces] == [f"math-{n}" for n in (0, 2, 4, 7, 9)]
     assert part.subsets == ("math",)
     both = data.load("processbench", benchmark_folder, [], 2)
-    assert [t.id for t in both.traces] == ["gsm8k-0", "gsm8k-6", "math-0", "math-6"]
+    assert [t.id for t in both.traces] == ["gsm8k-1", "gsm8k-6", "math-1", "math-6"]  # 0 and 6 are both all right
     assert "gsm8k, math" in error(lambda: data.load("processbench", benchmark_folder, ["omnimath"]))
     assert "--limit is 0" in error(lambda: data.load("processbench", benchmark_folder, [], 0))
 
@@ -141,7 +143,7 @@ def test_ids_occur_once(tmp_path: Path) -> None:
         ("a.json", b"{}", "expected a list of objects"),
         ("a.json", b"[1]", "expected a list of objects"),
         ("a.json", b'["\xff"]', "not UTF-8 at byte 2"),
-        ("a.json", "[]".encode("utf-16"), "not UTF-8 at byte 0"),
+        ("a.json", "[]".encode("utf-16"), "not UTF-8 at byte 0, looks like UTF-16; save it as UTF-8"),
         ("a.json", b"[]", "holds no trace"),
         ("a.jsonl", b"", "holds no trace"),
         ("a.jsonl", json.dumps(GOOD).encode() + b"\n{", "line 2: not valid JSON"),
@@ -278,6 +280,78 @@ def test_splitters(tmp_path: Path, split: str, steps: list[str]) -> None:
 def test_numbers_inside_a_line_head_no_step() -> None:
     assert len(solutions.by_number("We see 3.5 and\n2.5 more, see Step 3\n10 apples\nStepwise")) == 1
     assert solutions.by_number("1) a\n2) b") == ["", "1) a\n", "2) b"]
+    assert solutions.by_number("STEP 1: a\nstep 2: b") == ["", "STEP 1: a\n", "step 2: b"]
+
+
+@pytest.mark.parametrize("alone", ["30.", "30. ", "3)", "30", "(3)"])
+def test_a_number_alone_on_its_line_heads_no_step(alone: str) -> None:
+    assert solutions.by_number(f"So it is\n{alone}\nDone.") == [f"So it is\n{alone}\nDone."]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("split", "text"), [("paragraph", "First.\n\nSecond.\n \t\nThird."), ("line", "First.\nSecond.\n\nThird.")]
+)
+def test_line_ends_are_alike(split: str, text: str, ending: str) -> None:
+    assert solutions.split_text(text.replace("\n", ending), split) == ("First.", "Second.", "Third.")
+    headed = ending.join(("Step 1: First.", "Step 2: Second.", "more"))
+    assert solutions.split_text(headed, "numbered") == ("Step 1: First.", "Step 2: Second.\nmore")
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
+def test_lines_end_at_lf_only(character: str) -> None:
+    text = f"one{character}still one\ntwo{character}still two"
+    assert solutions.split_text(text, "line") == (f"one{character}still one", f"two{character}still two")
+
+
+@pytest.mark.parametrize("blank", ["\u3000", "\xa0", "\u2003 ", " \t"])
+def test_a_line_of_blanks_of_any_kind_ends_a_paragraph(blank: str) -> None:
+    assert solutions.split_text(f"one\n{blank}\ntwo", "paragraph") == ("one", "two")
+
+
+TEXTS = st.text(st.sampled_from("ab3.) \t\n\r\u2028\x0c#*") | st.characters(codec="utf-8"), max_size=40)
+
+
+@given(TEXTS, st.sampled_from(sorted(solutions.SPLITTERS)))
+def test_steps_are_the_text_but_for_the_space_between_them(text: str, split: str) -> None:
+    steps = solutions.split_text(text, split)
+    assert "".join("".join(steps).split()) == "".join(text.split())
+    assert all(step == step.strip() != "" and "\r" not in step for step in steps)
+    assert steps == solutions.split_text(text.replace("\n", "\r\n"), split)
+
+
+@given(TEXTS)
+def test_lines_and_headed_pieces_join_to_the_text(text: str) -> None:
+    assert "\n".join(solutions.by_line(text)) == "".join(solutions.by_number(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("split", "texts", "others"),
+    [
+        ("paragraph", ["One.\nTwo.", "One.\nTwo.\nThree."], "--split line would cut 2, --split numbered would cut 0"),
+        ("paragraph", ["One. Two."], "--split line would cut 0, --split numbered would cut 0"),
+        ("line", ["One. Two.", "One."], "--split paragraph would cut 0, --split numbered would cut 0"),
+        ("numbered", ["One.\n\nTwo.", "One.\nTwo."], "--split paragraph would cut 1, --split line would cut 2"),
+        ("numbered", ["30.\n\n60."], "--split paragraph would cut 1, --split line would cut 1"),
+    ],
+)
+def test_a_splitter_that_never_cuts_says_so(tmp_path: Path, split: str, texts: list[str], others: str) -> None:
+    path = write(tmp_path / "my.jsonl", [{"problem": "P", "solution": text} for text in texts])
+    with pytest.warns(Notice) as told:
+        traces = solutions.from_files(path, split)
+    assert [len(t.steps) for t in traces] == [1] * len(texts)
+    (line,) = [str(w.message) for w in told]
+    assert (
+        line
+        == f"my.jsonl: --split {split} finds no place to cut, so every text is one step (of {len(texts)}, {others})"
+    )
+
+
+def test_a_splitter_that_cuts_once_says_nothing(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    rows = [{"problem": "P", "solution": "One."}, {"problem": "P", "solution": "One.\n\nTwo."}]
+    solutions.from_files(write(tmp_path / "my.jsonl", rows), "paragraph")
+    solutions.from_files(write(tmp_path / "steps.jsonl", [{"problem": "P", "steps": ["One."]}]), "paragraph")
+    assert not [w for w in recwarn if w.category is Notice]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])

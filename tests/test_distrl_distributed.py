@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,19 @@ def test_two_process_runs_give_what_one_gives(tmp_path: Path) -> None:
     few_shares = [(tmp_path / "ddp-few" / "drawn" / f"{r}.jsonl").read_text().splitlines()[1:] for r in (0, 1)]
     assert sorted(map(bool, few_shares)) == [False, True]
     assert json.loads((tmp_path / "ddp-0" / "train.json").read_text())["result"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_without_anything_to_train_on_stop_together(tmp_path: Path) -> None:
+    """Both say why, after the same step; the same command with one more option goes on to the end."""
+    start, prompts = save_policy(tmp_path / "start"), save_prompts(tmp_path / "prompts.jsonl", answer="7")
+    config = options(start, prompts, tmp_path / "out", **{**STEADY, "steps": 4, "rounds": 1})
+    torchrun(tmp_path, [(config, {}), (replace(config, allow_empty=True), {})])
+    said = [(tmp_path / f"out-{rank}.error").read_text() for rank in (0, 1)]
+    assert said[0] == said[1]
+    assert "step 3 has nothing to train on: none of 6 prompts" in said[0]
+    assert [line["prompts_all_wrong"] for line in lines(tmp_path / "out")] == [6] * 4
+    assert distance(start, tmp_path / "out") == 0
 
 
 def _equal(both: Path, alone: Path) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from rl_fixtures import column, distance, lines, options, row, rows, run, save_prompts, weights
+from typer.testing import CliRunner
 
 from prmbench import distrl, policy
+from prmbench.cli import app
 from prmbench.data.rollouts import Rollout, write
 from prmbench.distrl_options import resolve
 from prmbench.engines.decoding import Drawn
@@ -22,7 +24,7 @@ from prmbench.rl import credit, draws, models, updates
 from prmbench.rl.credit import Credit, Scored
 from prmbench.rl.models import Models
 from prmbench.rl.rows import Row, micro_batches
-from prmbench.schema import NonFiniteError, RetryError, UserError
+from prmbench.schema import NonFiniteError, Notice, RetryError, UserError
 from prmbench.training.model import Setup, open_runner
 
 Change = Callable[[int, Rollout], Rollout]
@@ -58,8 +60,11 @@ def test_steps_without_mixed_outcomes_are_counted_and_left_alone(
         return replace(rollout, outcome=outcome) if len(first) <= 3 * 6 * 4 else rollout
 
     judged(monkeypatch, change)
-    run(options(start, prompts, tmp_path / "out"))
+    words = "18 with right ones only" if outcome else "18 with wrong ones only"
+    with pytest.warns(Notice, match=f"step 1 has nothing to train on: none of 18 prompts .*{words}"):
+        run(options(start, prompts, tmp_path / "out"))
     one, two = lines(tmp_path / "out")
+    assert ("nothing_to_train_on" in one["alarms"], "nothing_to_train_on" in two["alarms"]) == (True, False)
     assert (one["mixed"], one["groups"], one["rounds"], one["prompts_drawn"]) == (0, 0, 3, 18)
     assert (one["reward"], one["accuracy"]) == (outcome, outcome)
     assert "loss" not in one
@@ -69,14 +74,103 @@ def test_steps_without_mixed_outcomes_are_counted_and_left_alone(
     assert distance(start, tmp_path / "out") > 1e-3
 
 
-def test_a_run_that_never_finds_mixed_outcomes_ends_where_it_began(
+def test_a_run_that_never_finds_mixed_outcomes_stops_and_may_be_told_to_go_on(
+    start: Path, prompts: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said at the first step, stops at the third whenever that is, and ends where it began if it is to go on."""
+    judged(monkeypatch, lambda _, r: replace(r, outcome=0))
+    config = options(start, prompts, tmp_path / "out", steps=5, save_every=2, validation_data=held_out)
+    with (
+        pytest.warns(Notice, match=r"step 1 .*18 with wrong ones only.*take easier prompts") as said,
+        pytest.raises(UserError, match=r"step 3 has .*The last 3 steps were like that.*--allow-empty") as caught,
+    ):
+        run(config)
+    assert len([w for w in said if w.category is Notice]) == 1
+    assert "\n" not in str(caught.value)
+    assert column(tmp_path / "out", "alarms")[0] == ["nothing_to_train_on"]
+    assert (tmp_path / "out" / "checkpoints" / "00000003").is_dir()
+    with pytest.raises(UserError, match=r"step 4 has .*The last 4 steps"):  # the streak is not forgotten
+        run(config)
+    done = run(replace(config, allow_empty=True))
+    assert distance(start, tmp_path / "out") == 0
+    assert distance(start, tmp_path / "out" / "rm") == 0
+    assert {"nothing_to_train_on", "few_mixed"} <= set(done.alarms)
+    assert done.result is not None
+    assert column(tmp_path / "out", "step") == [1, 2, 3, 4, 5]
+
+
+def test_the_last_steps_of_a_run_may_stop_it_too(
     start: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged(monkeypatch, lambda _, r: replace(r, outcome=0))
-    done = run(options(start, prompts, tmp_path / "out", steps=4))
-    assert distance(start, tmp_path / "out") == 0
-    assert distance(start, tmp_path / "out" / "rm") == 0
-    assert "few_mixed" in done.alarms
+    config = options(start, prompts, tmp_path / "out", steps=3)
+    with pytest.warns(Notice), pytest.raises(UserError, match="step 3 has"):
+        run(config)
+    with pytest.raises(UserError, match="step 3 has"):  # rather than to end as if all were well
+        run(config)
+    assert run(replace(config, allow_empty=True)).fresh
+
+
+def test_two_empty_steps_and_two_more_do_not_stop_a_run(
+    start: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def change(_: int, rollout: Rollout) -> Rollout:
+        calls.append(0)
+        step = (len(calls) - 1) // 24  # with one round a step
+        return replace(rollout, outcome=int(rollout.id.endswith("/0"))) if step == 2 else replace(rollout, outcome=1)
+
+    judged(monkeypatch, change)
+    with pytest.warns(Notice) as said:
+        run(options(start, prompts, tmp_path / "out", steps=5, rounds=1))
+    assert [line["groups"] > 0 for line in lines(tmp_path / "out")] == [False, False, True, False, False]
+    assert [str(w.message)[:6] for w in said if w.category is Notice] == ["step 1", "step 4"]  # once a streak
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "counts", "advice"),
+    [
+        ({"outcome": 1}, {}, {"all_right": 6}, "take harder prompts"),
+        ({"outcome": 0}, {}, {"all_wrong": 6}, "take easier prompts"),
+        ({"outcome": None, "verdict": "timeout"}, {}, {"unverified": 6}, "check --verifier"),
+        ({"finish": "length"}, {"truncated": "drop"}, {"cut": 6}, r"raise --max-new-tokens \(8 now\)"),
+        ({"finish": "length"}, {"truncated": "mask"}, {"cut": 6}, "raise --max-new-tokens"),
+        ({"finish": "length", "outcome": 0}, {}, {"all_wrong": 6}, "raise --max-new-tokens .*take easier prompts"),
+    ],
+)
+def test_the_cause_and_the_option_that_mends_it_are_named(
+    change: dict[str, Any],
+    more: dict[str, Any],
+    counts: dict[str, int],
+    advice: str,
+    start: Path,
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged(monkeypatch, lambda k, r: replace(r, **{"outcome": k % 2, "finish": "stop", **change}))
+    with pytest.warns(Notice, match=f"none of 6 prompts .*{advice}"):
+        run(options(start, prompts, tmp_path / "out", steps=1, rounds=1, **more))
+    (line,) = lines(tmp_path / "out")
+    found = {reason: line[f"prompts_{reason}"] for reason in ("unverified", "cut", "all_right", "all_wrong")}
+    assert found == {**dict.fromkeys(found, 0), **counts}
+
+
+@pytest.mark.filterwarnings("always::prmbench.schema.Notice")
+def test_silence_is_broken_on_the_command_line_too(start: Path, prompts: Path, tmp_path: Path) -> None:
+    """Completions of one token are all cut, and `--quiet` does not hide it; the exit code is that of bad input."""
+    arguments = ["train-distrl", "--model", str(start), "--data", str(prompts), "--out", str(tmp_path / "out")]
+    arguments += ["--verifier", "exact", "--group-size", "2", "--prompts", "2", "--draw", "4", "--lora-rank", "0"]
+    arguments += ["--max-new-tokens", "1", "--truncated", "drop", "--steps", "9", "--device", "cpu", "--quiet"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2, done.output
+    first, last = done.stderr.splitlines()
+    assert first.startswith("note: step 1 has nothing to train on: none of 12 prompts")
+    assert "completions are cut" in first
+    assert "raise --max-new-tokens (1 now)" in first
+    assert last.startswith("error: step 3 has nothing to train on")
+    assert done.stdout == ""
 
 
 def test_fewer_mixed_prompts_than_asked_for_make_a_smaller_batch(
@@ -173,6 +267,7 @@ def test_completions_without_a_token_count_and_have_no_terms(start: Path) -> Non
     assert all(credit.assign(rows(row(0, 1, 0), row(0, 0, 0)), None, config).advantages.shape == (2, 0) for _ in "x")
 
 
+@pytest.mark.filterwarnings("ignore::prmbench.schema.Notice")
 def test_a_prompt_that_leaves_little_room_is_drawn_as_far_as_it_goes(start: Path, tmp_path: Path) -> None:
     prompts = save_prompts(tmp_path / "long.jsonl", ("x" * 55, "xy"))
     run(options(start, prompts, tmp_path / "out", steps=1, draw=2, prompts=2))
@@ -351,4 +446,4 @@ def test_a_stand_in_counts_nothing(start: Path) -> None:
     goal = updates.target(nothing, before, given, None, config)
     assert isinstance(given, Credit)
     assert len(goal.asked) == 0
-    assert draws._usable([], "drop") is False
+    assert draws.useless([], "drop") == "unverified"

@@ -14,6 +14,7 @@ import torch
 from rl_fixtures import HELD_OUT, lines, options, row, rows, run, save_policy, save_prompts
 
 from prmbench import judge, store
+from prmbench.data.rollouts import Rollout
 from prmbench.distrl_options import DistRLConfig, resolve
 from prmbench.rl import credit, draws, monitors, updates
 from prmbench.rl.credit import Scored
@@ -38,6 +39,7 @@ def test_numbers_of_all_that_is_drawn() -> None:
         "steps": 12,
         "rounds": 2,
         "groups": 1,
+        "prompts_cut": 2,
     }
     found = monitors.drawn(Draw((), tally, 0))
     assert found == {
@@ -54,6 +56,7 @@ def test_numbers_of_all_that_is_drawn() -> None:
         "prompts_drawn": 4,
         "groups": 1,
         "rounds": 2,
+        "prompts_cut": 2,
     }
     nothing = monitors.drawn(Draw((), dict.fromkeys(tally, 0), 0))
     assert nothing["reward"] is None
@@ -67,14 +70,25 @@ def test_numbers_of_a_tally() -> None:
         replace(group[1].rollout, completion=" \n", tokens=4, finish="length"),
         replace(group[1].rollout, completion="y", tokens=2, finish="stop", outcome=None),
     ]
-    found = draws._tally([(r, None) for r in said])
+    found = draws._tally([(r, None) for r in said], "keep")
     expected = dict(prompts=1, mixed=1, completions=3, verified=2, right=1, unverified=1, truncated=1, empty=1)
-    assert dict(found) == {**expected, "tokens": 9, "steps": 4}
-    assert draws._tally([(said[0], None), (said[2], None)])["mixed"] == 0
-    assert not draws._usable([(r, None) for r in said], "keep")  # one is not verified
-    assert draws._usable([(r, None) for r in said[:2]], "keep")
-    assert not draws._usable([(r, None) for r in said[:2]], "drop")
-    assert not draws._usable([(said[0], None)] * 2, "keep")
+    assert dict(found) == {**expected, "tokens": 9, "steps": 4, "prompts_unverified": 1}
+    assert draws._tally([(said[0], None), (said[2], None)], "keep")["mixed"] == 0
+
+
+def test_why_a_prompt_is_not_trained_on() -> None:
+    right, wrong = row(3, 1, 0).rollout, row(4, 0, 0).rollout
+    cut, unknown = replace(wrong, finish="length"), replace(wrong, outcome=None)
+
+    def why(rule: str, *each: Rollout) -> str:
+        return draws.useless([(r, None) for r in each], rule)
+
+    assert why("drop", right, wrong) == ""
+    assert [why(rule, right, cut) for rule in ("keep", "mask", "drop")] == ["", "", "cut"]
+    assert [why(rule, replace(right, finish="length"), cut) for rule in ("keep", "mask")] == ["", "cut"]
+    assert why("keep", right, right) == "all_right"
+    assert why("keep", wrong, cut) == "all_wrong"
+    assert why("drop", right, cut, unknown) == "unverified"
 
 
 def test_candidates_their_mass_and_entropy() -> None:

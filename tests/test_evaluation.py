@@ -18,7 +18,8 @@ import pytest
 from conftest import ROWS, save_model
 
 from prmbench import data, evaluation, judge, manifest, scoring, shares, store
-from prmbench.backends import Facts, load_backend, source_hash
+from prmbench.backends import Facts, load_backend
+from prmbench.backends.source import source_hash
 from prmbench.config import EvalConfig, ModelConfig, ScoreConfig
 from prmbench.schema import SCORING_VERSION, ScoredTrace, StepScores, Trace, UserError
 from prmbench.store import Run
@@ -486,7 +487,7 @@ def test_paths_may_be_texts_in_python(benchmark_folder: Path, tmp_path: Path) ->
 def test_score_never_overwrites_what_it_reads(tmp_path: Path) -> None:
     mine = tmp_path / "mine.jsonl"
     mine.write_text('{"problem": "p", "steps": ["a"]}\n')
-    with pytest.raises(UserError, match="is the file that --data reads"):
+    with pytest.raises(UserError, match="is a file that is read"):
         evaluation.score(ScoreConfig("random", data=mine, out=mine))
     assert mine.read_text() == '{"problem": "p", "steps": ["a"]}\n'
 
@@ -643,3 +644,28 @@ def test_score_refuses(tmp_path: Path, changed: dict[str, Any], says: str) -> No
     (tmp_path / "mine.json").write_text("[]")
     with pytest.raises(UserError, match="holds no solution"):
         evaluation.score(own)
+
+
+# --- options that name what is not there -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("benchmark", ["processbench", "best_of_n", "calibration", "format_shift"])
+def test_calibrate_on_names_a_subset_that_there_is(tmp_path: Path, benchmark: str) -> None:
+    rows = [{**row, "answer": "1", "outcome": n % 2, "group": f"g{n // 2}"} for n, row in enumerate(ROWS[12:16])]
+    (tmp_path / "math.json").write_text(json.dumps(rows))
+    config = EvalConfig("random", benchmark=benchmark, data=tmp_path / "math.json", out=tmp_path / "runs")
+    with pytest.raises(UserError, match=r"^--calibrate-on nowhere: the data has subsets .*"):
+        evaluation.evaluate(replace(config, calibrate_on="nowhere"))
+    assert not list((tmp_path / "runs").glob("*.json"))
+    run(replace(config, calibrate_on="math" if benchmark != "best_of_n" else "gsm8k"))
+    run(config)  # gsm8k, everybody's choice, need not be there
+    with pytest.raises(UserError, match="--calibrate-on nowhere"):
+        evaluation.evaluate(replace(config, calibrate_on="nowhere"))  # nor when scores are only judged again
+
+
+def test_a_very_long_name_of_a_model_is_cut_in_file_names(tmp_path: Path) -> None:
+    model = save_model(tmp_path / ("m" * 250), 0)
+    (tmp_path / "gsm8k.json").write_text(json.dumps(ROWS[:4]))
+    found = run(EvalConfig(str(model), backend="endo", data=tmp_path / "gsm8k.json", out=tmp_path / "runs"))
+    assert found.result.manifest.model == "m" * 250
+    assert found.path.name.startswith("m" * 100)

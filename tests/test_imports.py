@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from prmbench.cli import app
 from prmbench.config import ConvertConfig
-from prmbench.data import imports, load, rollouts, views
+from prmbench.data import imports, load, math_shepherd, rollouts, views
 from prmbench.data.imports import convert, read
-from prmbench.schema import UserError, text_hash
+from prmbench.schema import Notice, UserError, text_hash
 
 
 def rows(tmp_path: Path, *items: object, name: str = "r.jsonl") -> Path:
     path = tmp_path / name
-    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
     return path
 
 
@@ -261,3 +265,297 @@ def test_nothing_to_write(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"written as \.jsonl or \.parquet"):
         convert(ConvertConfig(out=tmp_path / "t.csv"), path)
     assert not (tmp_path / "t.jsonl").exists()
+
+
+# --- rows that cannot be read -------------------------------------------------------------------------------
+
+TAG = "ки"
+
+
+def tagged(text: str, *signs: str) -> dict[str, str]:
+    """A row whose label has the signs in the place of the last tags."""
+    head, *rest = text.rsplit(TAG, len(signs))
+    return {"input": text, "label": head + "".join(sign + piece for sign, piece in zip(signs, rest, strict=True))}
+
+
+@pytest.mark.parametrize(
+    ("row", "problem", "steps", "labels"),
+    [
+        # headings as others write them
+        *(
+            (tagged(f"How? {one} a + b {TAG}\n{two} c {TAG}", "+", "-"), "How?", ("a + b", "c"), (1, 0))
+            for one, two in (
+                ("step 1:", "step 2:"),
+                ("STEP 1:", "STEP 2:"),
+                ("Step 1 :", "Step 2 :"),
+                ("Step1:", "Step2:"),
+                ("step 1.", "step 2."),
+                ("step 1)", "step 2)"),
+                ("Step 1:", "step 2:"),
+                ("step 1:", ""),
+            )
+        ),
+        (tagged(f"As in step 1: how? Step 1: a {TAG}", "+"), "As in step 1: how?", ("a",), (1,)),
+        (tagged(f"Why step 1: of it? step 1: a {TAG}", "+"), "Why step 1: of it?", ("a",), (1,)),
+        (tagged(f"How? Step 1: a, see step 1: {TAG}", "+"), "How?", ("a, see step 1:",), (1,)),
+        (
+            tagged(f"How? step 1: a {TAG}\nstep 2: see Step 1: b {TAG}", "+", "-"),
+            "How?",
+            ("a", "see Step 1: b"),
+            (1, 0),
+        ),
+        (tagged(f"In step 1: of {TAG} what? Step 1: a {TAG}", "+"), f"In step 1: of {TAG} what?", ("a",), (1,)),
+        (tagged(f"How?Step 1: a {TAG}", "+"), "How?", ("a",), (1,)),
+        # a heading with nothing behind it, and a number alone
+        (tagged(f"How? Step 1: {TAG}\nStep 2: 30. {TAG}", "+", "-"), "How?", ("Step 1:", "30."), (1, 0)),
+        (tagged(f"How? Step 1: 2.5 {TAG}\n2.5 {TAG}", "+", "-"), "How?", ("2.5", "2.5"), (1, 0)),
+        # the tag as a word
+        (tagged(f"What is {TAG}? Step 1: a {TAG}\nStep 2: b {TAG}", "-", "+"), f"What is {TAG}?", ("a", "b"), (0, 1)),
+        (tagged(f"{TAG}, x{TAG}x + {TAG} - 1? Step 1: a {TAG}", "-"), f"{TAG}, x{TAG}x + {TAG} - 1?", ("a",), (0,)),
+        (tagged(f"A line {TAG}\nand {TAG} Step 1: a {TAG}", "+"), f"A line {TAG}\nand {TAG}", ("a",), (1,)),
+        (tagged(f"Step 1: {TAG} is odd. Why? Step 1: a {TAG}", "+"), f"Step 1: {TAG} is odd. Why?", ("a",), (1,)),
+        (tagged(f"P Step 1: the x{TAG}x of {TAG} {TAG}", "+"), "P", (f"the x{TAG}x of {TAG}",), (1,)),
+        (tagged(f"What is {TAG}? Step 1: a {TAG}", "+", "-"), f"What is {TAG}?", ("a",), (0,)),  # signed, too
+        # line ends
+        (tagged(f"P\r\nq Step 1: a\r\nb {TAG}\r\nStep 2: c {TAG}\r\n", "+", "-"), "P\nq", ("a\nb", "c"), (1, 0)),
+        (
+            {"input": f"P\r\nStep 1: a {TAG}\r\nStep 2: b {TAG}", "label": "P\nStep 1: a +\nStep 2: b -"},
+            "P",
+            ("a", "b"),
+            (1, 0),
+        ),
+        ({"input": f"P Step 1: a {TAG} ?", "label": f"P Step 1: a {TAG} -"}, "P", ("a",), (0,)),
+    ],
+)
+def test_what_math_shepherds_rows_may_be_like(
+    tmp_path: Path, row: dict[str, str], problem: str, steps: tuple[str, ...], labels: tuple[float, ...]
+) -> None:
+    ((found,), left, _) = read(rows(tmp_path, row))
+    assert (found.prompt, found.steps, found.step_labels, left) == (problem, steps, labels, {})
+    assert math_shepherd.problem(row, "row") == problem
+    if row["input"].count("tep 1") == 1:  # else only the labels tell where the steps begin
+        assert math_shepherd.problem({"input": row["input"]}, "row") == problem
+
+
+@pytest.mark.parametrize(
+    ("stage_", "steps", "alternatives", "left"),
+    [
+        (stage(rated("8.", 1), rated("", -1)), ("8.",), [], {}),
+        (stage(rated(" \n", 1), rated("8.", 1), chosen=1), ("8.",), [], {}),
+        (stage(rated("8.", 1), {"text": None, "rating": 1}), ("8.",), [], {}),
+        (stage(rated("8.", 1), {}), ("8.",), [], {}),
+        (stage(rated("8.", 1), rated("7.", 5)), ("8.",), [], {imports.UNREADABLE_ALTERNATIVE: 1}),
+        (stage(rated("8.", 1), rated("\ud800", 1)), ("8.",), [], {imports.UNREADABLE_ALTERNATIVE: 1}),
+        (stage(rated("8.", 1), {"text": 7, "rating": 1}), ("8.",), [], {imports.UNREADABLE_ALTERNATIVE: 1}),
+        (stage(rated("8.", 1), "9."), ("8.",), [], {imports.UNREADABLE_ALTERNATIVE: 1}),  # type: ignore[arg-type]
+        (stage(rated("", 1), rated("9.", -1), chosen=None), (), [("9.",)], {}),  # what was judged says nothing
+        (stage(rated("", 1), chosen=None, human="7."), ("7.",), [], {}),
+        (stage(rated("8.", -1), chosen=None, human=" "), ("8.",), [], {}),
+        (stage(rated("8.", -1), chosen=None, human={"text": None}), ("8.",), [], {}),
+    ],
+)
+def test_completions_that_were_not_chosen_cost_no_row(
+    tmp_path: Path,
+    stage_: dict[str, Any],
+    steps: tuple[str, ...],
+    alternatives: list[tuple[str, ...]],
+    left: dict[str, int],
+) -> None:
+    path = rows(tmp_path, labelled(stage(rated("We add.", 1)), stage_))
+    (found, *_), without, _ = read(path)
+    assert (found.steps, without) == (("We add.", *steps), {})
+    (_, *others), reasons, _ = read(path, alternatives=True)
+    assert [r.steps for r in others] == [("We add.", *other) for other in alternatives]
+    assert reasons == left
+
+
+@pytest.mark.parametrize(
+    ("gold", "kept"), [("7", "7"), (7, "7"), (0.5, "0.5"), (None, ""), ("", ""), (" ", ""), ([7], ""), (True, "")]
+)
+def test_reference_answers(tmp_path: Path, gold: object, kept: str) -> None:
+    row = json.loads(json.dumps(WHOLE))
+    row["question"]["ground_truth_answer"] = gold
+    (found,), _, _ = read(rows(tmp_path, row))
+    assert found.gold == kept
+
+
+UNREADABLE: list[tuple[object, str]] = [
+    ("{broken", "not valid JSON"),
+    ([1], "expected a JSON object"),
+    (None, "expected a JSON object"),
+    ({}, "is of no known format"),
+    ({"prompt": "P", "answer": "4"}, "is of no known format"),
+    ({**TRL, "labels": None}, "is of no known format"),
+    ({**TRL, "labels": [1, 0]}, "expected one label for each of 3 steps"),
+    ({**TRL, "labels": [1, 0, 1, 0]}, "expected one label for each of 3 steps"),
+    ({**TRL, "labels": "110"}, "expected one label for each of 3 steps"),
+    ({**TRL, "labels": [1, 0, None]}, "expected labels between 0 and 1"),
+    ({**TRL, "labels": [1, 0, "1"]}, "expected labels between 0 and 1"),
+    ({**TRL, "labels": [1, 0, 2]}, "expected labels between 0 and 1"),
+    ({**TRL, "labels": [1, 0, -1]}, "expected labels between 0 and 1"),
+    ({**TRL, "labels": [1, 0, float("nan")]}, "expected finite numbers"),
+    ({**TRL, "completions": ["a", " ", "b"]}, "step 1 is ' '"),
+    ({**TRL, "completions": ["a", None, "b"]}, "step 1 is missing"),
+    ({**TRL, "completions": ["a", 3, "b"]}, "step 1 is 3"),
+    ({**TRL, "completions": ["a", ["b"], "c"]}, "step 1 is ['b']"),
+    ({**TRL, "completions": ["a", "\udc00", "c"]}, "valid Unicode"),
+    ({**TRL, "completions": []}, "field 'steps'"),
+    ({**TRL, "completions": "a"}, "field 'steps'"),
+    ({**TRL, "prompt": None}, "field 'prompt' is missing"),
+    ({**TRL, "prompt": 7}, "field 'prompt' is 7"),
+    ({**TRL, "prompt": ["P"]}, "field 'prompt' is ['P']"),
+    ({**SHEPHERD, "label": None}, "is of no known format"),
+    ({**SHEPHERD, "label": SHEPHERD["input"]}, "no + or - for step 0"),
+    ({**SHEPHERD, "label": SHEPHERD["label"].replace("3. +", f"3. {TAG}")}, "no + or - for step 0"),
+    ({**SHEPHERD, "label": SHEPHERD["label"].replace("3. +", "3. *")}, "no + or - for step 0"),
+    ({**SHEPHERD, "label": SHEPHERD["label"].replace("3. +", "3.")}, "no + or - for step 0"),
+    ({**SHEPHERD, "label": SHEPHERD["label"][:-1] + "0"}, "no + or - for step 1"),
+    ({**SHEPHERD, "label": ""}, "field 'label' is ''"),
+    (tagged(f"P Step 1: a {TAG}\n {TAG}", "+", "+"), "step 1 is ''"),
+    (tagged(f"P Step 1: a {TAG}\nb", "+"), "expected one after every step"),
+    ({"input": f"Step 1: 2 {TAG}", "label": "Step 1: 2 +"}, "no 'Step 1:' after the problem"),
+    ({**SHEPHERD, "task": "a task"}, "field 'task' is 'a task'"),
+    ({**SHEPHERD, "task": 5}, "field 'task' is 5"),
+    ({**WHOLE, "question": None}, "is of no known format"),
+    ({**WHOLE, "label": {}}, "label: field 'steps' is None"),
+    ({**WHOLE, "label": {"steps": [None]}}, "label: step 0 is None"),
+    ({**WHOLE, "label": {"steps": [[]]}}, "label: step 0 is []"),
+    (labelled(stage(rated("", 1))), "step 0, completion 0: field 'text' is ''"),
+    (labelled(stage(rated("a", 1), chosen=-1)), "'chosen_completion' is -1"),
+    (labelled(stage(rated("a", 1), chosen=True)), "'chosen_completion' is True"),  # type: ignore[arg-type]
+    (labelled({"chosen_completion": 0}), "it has 0 completions"),
+    (labelled(stage(rated("a", 1), human=[1], chosen=None)), "human_completion: field 'text' is [1]"),
+]
+
+
+@pytest.mark.parametrize(("row", "reason"), UNREADABLE)
+def test_a_row_that_cannot_be_read_is_left_out_counted_and_named(tmp_path: Path, row: object, reason: str) -> None:
+    text = row if isinstance(row, str) else json.dumps(row)
+    path = tmp_path / "r.jsonl"
+    path.write_text("\n".join((json.dumps(TRL), text, json.dumps(WHOLE))) + "\n")
+    with pytest.warns(Notice) as told:
+        done = convert(ConvertConfig(out=tmp_path / "t.jsonl"), path)
+    assert (done.rows, done.solutions, done.left_out) == (3, 2, {imports.UNREADABLE: 1})
+    assert [r.id for r in rollouts.read(done.out)] == ["r-0", "r-2"]  # numbered by their place in the file
+    (fault,) = done.unreadable
+    assert fault.startswith((f"{path} row 1", f"{path} line 2"))
+    assert reason in fault
+    (line,) = [str(w.message) for w in told]
+    assert line == f"{path}: 1 of 3 rows cannot be read and are left out; --strict refuses them: {fault}"
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(("row", "reason"), UNREADABLE)
+def test_strict_refuses_and_writes_nothing(tmp_path: Path, row: object, reason: str) -> None:
+    text = row if isinstance(row, str) else json.dumps(row)
+    path = tmp_path / "r.jsonl"
+    path.write_text("\n".join((json.dumps(TRL), text)) + "\n")
+    with pytest.raises(UserError) as caught:
+        convert(ConvertConfig(out=tmp_path / "t.jsonl", strict=True), path)
+    assert reason in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["r.jsonl"]
+
+
+def test_the_first_few_are_named_and_all_are_counted(tmp_path: Path) -> None:
+    path = rows(tmp_path, TRL, *({"row": n} for n in range(8)))
+    with pytest.warns(Notice, match=r"8 of 9 rows .* row 1: .* row 5: .*; \.\.\.$"):
+        done = convert(ConvertConfig(out=tmp_path / "t.jsonl"), path)
+    assert done.left_out == {imports.UNREADABLE: 8}
+    assert [fault.split(" row ")[1][0] for fault in done.unreadable] == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_file_of_which_no_row_can_be_read_is_refused(tmp_path: Path, count: int) -> None:
+    path = rows(tmp_path, *[{"x": 1}] * count)
+    with pytest.raises(
+        UserError, match=rf"no labelled solution \({count} x row that cannot be read; the first is .*0: "
+    ):
+        convert(ConvertConfig(out=tmp_path / "t.jsonl"), path)
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+def test_a_list_with_an_element_that_is_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps([TRL, 7, None, WHOLE]))
+    with pytest.warns(Notice, match=r"r\.json row 1 is 7; .*r\.json row 2 is missing; expected a list of objects"):
+        assert convert(ConvertConfig(out=tmp_path / "t.jsonl"), path).solutions == 2
+
+
+def test_a_file_that_is_no_list_of_rows_is_refused_as_a_whole(tmp_path: Path) -> None:
+    rows(tmp_path, TRL, name="a.jsonl")
+    for text in ("[{", "{}"):
+        (tmp_path / "b.json").write_text(text)
+        with pytest.raises(UserError, match=r"b\.json: "):
+            convert(ConvertConfig(out=tmp_path / "out" / "t.jsonl"), tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_through_the_command_line(tmp_path: Path) -> None:
+    path, out = rows(tmp_path, TRL, {"x": 1}, WHOLE), tmp_path / "t.jsonl"
+    command = ["convert", str(path), "--out", str(out)]
+    done = CliRunner().invoke(app, [*command, "--strict"])
+    assert (done.exit_code, done.stdout, out.exists()) == (2, "", False)
+    assert done.stderr.startswith(f"error: {path} row 1: is of no known format")
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert f"left_out: {{'{imports.UNREADABLE}': 1}}\nunreadable: \n  {path} row 1: is of no known" in done.stdout
+    assert f"note: {path}: 1 of 3 rows cannot be read" in done.stderr
+    assert done.stderr.count("\n") == 1
+    out.unlink()
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert (told["rows"], told["solutions"], told["left_out"]) == (3, 2, {imports.UNREADABLE: 1})
+    assert told["unreadable"][0].startswith(f"{path} row 1: ")
+    out.unlink()
+    done = CliRunner().invoke(app, ["convert", str(rows(tmp_path, TRL)), "--out", str(out)])
+    assert (done.exit_code, done.stderr, "unreadable: none" in done.stdout) == (0, "", True)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.sampled_from(["", " ", "a", "+", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "rating", "steps"]), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_value_in_a_row_is_a_surprise(tmp_path: Path, draw: st.DataObject) -> None:
+    """One value anywhere in a good row is another: the row is read and written whole, or left out with a reason."""
+    row = json.loads(json.dumps(draw.draw(st.sampled_from([WHOLE, WRONG, SHEPHERD, TRL]))))
+    place: Any = row
+    while True:
+        key = draw.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not isinstance(place[key], dict | list) or not place[key] or draw.draw(st.booleans()):
+            break
+        place = place[key]
+    place[key] = draw.draw(JSON)
+    path = rows(tmp_path, TRL, row)
+    faults: list[str] = []
+    found, _, readable = read(path, alternatives=True, on_unreadable=faults.append)
+    assert readable + len(faults) == 2
+    assert all(fault.startswith(f"{path} row 1: ") and "\n" not in fault for fault in faults)
+    rollouts.write(tmp_path / "t.jsonl", found)
+    assert rollouts.read(tmp_path / "t.jsonl") == found
+    assert all(not r.step_labels or len(r.step_labels) == len(r.steps) for r in found)
+
+
+PIECE = st.text(st.sampled_from(f"ab{TAG} +-?1.\n"), min_size=1, max_size=12).filter(
+    lambda text: text.strip() and "ки" not in text and not text.strip().startswith((":", "."))
+)
+
+
+@given(PIECE, st.lists(st.tuples(PIECE, st.sampled_from("+-")), min_size=1, max_size=5), st.booleans())
+def test_math_shepherds_steps_come_back(problem: str, steps: list[tuple[str, str]], newer: bool) -> None:
+    """Whatever signs and dots a step holds of its own."""
+
+    def text(marks: list[str]) -> str:
+        lines = [f"Step {k}: {step} {mark}\n" for k, ((step, _), mark) in enumerate(zip(steps, marks, strict=True), 1)]
+        return f"{problem} {''.join(lines)}"
+
+    signs = [f"{TAG} {sign}" if newer else sign for _, sign in steps]
+    row = {"input": text([f"{TAG} ?" if newer else TAG] * len(steps)), "label": text(signs)}
+    found = math_shepherd.solution(row, "row")
+    assert found.prompt == problem.strip()
+    assert found.steps == tuple(step.strip() for step, _ in steps)
+    assert found.step_labels == tuple(float(sign == "+") for _, sign in steps)

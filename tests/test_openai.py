@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import DROP, Reply, Script, failed, listed, said, serving
+from chat_server import DROP, Reply, Script, failed, listed, part, said, serving
 from typer.testing import CliRunner, Result
 
 from prmbench.backends import load_backend
 from prmbench.backends.critic_parse import judgement
 from prmbench.cli import app
 from prmbench.config import ModelConfig
+from prmbench.engines import http_replies
 from prmbench.engines.chat import Answer, Ask, Weighing
 from prmbench.engines.openai import HttpChat, Pace, address, api_key, choice, local, weigh
 from prmbench.engines.sampling import Sampling
@@ -62,7 +64,7 @@ def test_what_is_sent() -> None:
     told = {"model": "m", "messages": [{"role": "user", "content": "Hello {you}"}], "seed": 7}
     assert server.asked[0] == {**told, "temperature": 0.6, "top_p": 0.95, "max_tokens": 99, "top_k": 20}
     assert server.asked[1]["seed"] == 8
-    assert server.asked[2] == {**told, "temperature": 0.0, "top_p": 1.0, "max_tokens": 64}  # no top_k: not OpenAI's
+    assert server.asked[2] == {**told, "temperature": 0.0, "max_tokens": 64}  # what is off is not sent
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_what_is_sent() -> None:
         (said("cut", "length"), Answer("cut", "length", 100, 20)),
         (said("x", "content_filter"), Answer("x", "stop", 100, 20)),
         (said("so 2", reasoning_content="hm"), Answer("<think>\nhm\n</think>\nso 2", "stop", 100, 20)),
-        (said(None, "length", reasoning="hm"), Answer("hm", "length", 100, 20)),
+        (said(None, "length", reasoning="hm"), Answer("<think>\nhm", "length", 100, 20)),
         (said(""), Answer("", "stop", 100, 20, lost="empty answer")),
         (said(None), Answer("", "stop", 100, 20, lost="empty answer")),
         (said(["a"]), Answer("", "", 100, 20, lost="malformed answer: its content is no text")),
@@ -96,6 +98,15 @@ def test_what_is_read(reply: Reply, expected: Answer) -> None:
         Reply([1]),
         Reply(b'{"choices": [{"message": {"con'),
         Reply(b""),
+        Reply({"choices": None}),
+        Reply({"choices": {}, "usage": {"prompt_tokens": 1, "completion_tokens": 1}}),
+        Reply({"error": {"message": "x"}, "choices": ""}),
+        Reply(b"[" * 100_000),
+        Reply(b"\xff\xfe"),
+        Reply(b"null"),
+        failed(408, "too slow"),
+        failed(409, "busy"),
+        failed(529, "overloaded"),
     ],
 )
 def test_what_passes_is_asked_again(first: Reply | str) -> None:
@@ -105,6 +116,104 @@ def test_what_passes_is_asked_again(first: Reply | str) -> None:
 def test_a_body_that_breaks_off_is_asked_for_again() -> None:
     short = Reply(b'{"choices"', headers={"Content-Length": "400", "Connection": "close"})
     assert answered(lambda body, n: short if n == 0 else said("ok"))[0].text == "ok"
+
+
+def test_bytes_that_are_no_utf8_are_replaced() -> None:
+    raw = b'\xef\xbb\xbf{"choices": [{"message": {"content": "a\xff\xc3\xa9"}}]}'
+    assert answered(lambda body, n: Reply(raw))[0].text == "a\ufffd\u00e9"
+
+
+def test_a_conversation_with_half_a_surrogate_pair_is_asked() -> None:
+    ask = Ask(({"role": "user", "content": "a\ud800b"},), 7)
+    with serving(lambda body, n: said("ok")) as server:
+        assert HttpChat(server.url, "m").answer([ask], GREEDY)[0].text == "ok"
+    assert server.asked[0]["messages"][0]["content"] == "a\ufffdb"
+
+
+def test_a_server_that_asks_for_a_long_pause_is_not_waited_for() -> None:
+    with serving(lambda body, n: failed(429, "come back tomorrow", {"Retry-After": "86400"})) as server:
+        with pytest.raises(RetryError, match="come back tomorrow"):
+            HttpChat(server.url, "m").answer([HELLO], GREEDY)
+        assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0),
+        ({"retry-after": "3"}, 3),
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after-ms": "250", "retry-after": "3"}, 0.25),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after": "nan"}, 0),
+        ({"retry-after": "inf"}, 0),
+        ({"retry-after": "soon"}, 0),
+        ({"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"}, 0),
+    ],
+)
+def test_the_pause_that_a_server_asks_for(headers: dict[str, str], seconds: float) -> None:
+    assert http_replies.Reply(429, headers=headers).asked_pause == seconds
+    day = Reply(headers={"retry-after": "Fri, 31 Dec 2199 23:59:59 GMT"}).headers
+    assert http_replies.Reply(429, headers=day).asked_pause > 1e9
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each read succeeds in time, in the headers too; the answer as a whole does not."""
+    monkeypatch.setattr("prmbench.engines.openai.TIMEOUT", 0.3)
+    with pytest.raises(RetryError, match=r"timed out: no whole answer within 0\.3 seconds"):
+        answered(lambda body, n: Reply(trickle=0.02), tries=1)
+
+
+# --- redirects ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("other", ["host", "port", "scheme", "relative"])
+def test_a_redirect_to_another_server_is_not_followed(status: int, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(lambda body, n: said("stolen")) as thief, serving(lambda body, n: away) as server:
+        port = thief.url.split(":")[2].removesuffix("/v1")
+        location = {
+            "host": f"http://localhost:{port}/v1/chat/completions?key={KEY}",
+            "port": f"{thief.url}/chat/completions",
+            "scheme": server.url.replace("http", "https") + "/chat/completions",
+            "relative": f"//localhost:{port}/v1/chat/completions",
+        }[other]
+        away = Reply({}, status, {"Location": location})
+        with pytest.raises(UserError, match=r"redirects to https?://\S+, which is not followed") as caught:
+            HttpChat(server.url, "m").answer([HELLO], GREEDY)
+    assert thief.asked == []
+    assert len(server.asked) == 1  # it is not asked again either
+    assert KEY not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_redirect_within_the_server_is_followed() -> None:
+    def script(body: dict[str, Any], n: int) -> Reply:
+        return said("ok") if n else Reply({}, 307, {"Location": "/v1/chat/completions"})
+
+    with serving(script) as server:
+        assert HttpChat(server.url, "m").answer([HELLO], GREEDY)[0].text == "ok"
+
+
+@pytest.mark.parametrize("location", ["http://[x", "ftp://127.0.0.1/", "http://127.0.0.1:99999/", "http:///", "http:"])
+def test_a_redirect_to_nowhere(location: str) -> None:
+    with pytest.raises((UserError, RetryError), match=r"which is not followed|Invalid URL in location header"):
+        answered(lambda body, n: Reply({}, 307, {"Location": location}), tries=1)
+
+
+# --- what a server says that it used ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, float("nan"), float("inf"), True, "7", [], 10**12, 10**400])
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
+def test_usage_that_cannot_be_ends_the_run(name: str, count: Any) -> None:
+    reply = said("ok")
+    reply.body["usage"][name] = count
+    with pytest.raises(UserError, match="says that it used") as caught:
+        answered(lambda body, n: reply)
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
 
 
 def test_retry_after_is_honoured() -> None:
@@ -164,19 +273,6 @@ def test_a_limit_beyond_the_context_is_left_out() -> None:
     assert len(server.asked) == 2
     (refused,) = answered(lambda body, n: failed(400, long, code="context_length_exceeded"))
     assert refused.refused.startswith("the server: This model's maximum context length is 80")
-
-
-def test_the_newer_name_of_the_limit() -> None:
-    other = failed(400, "Unsupported parameter: 'max_tokens'", param="max_tokens", code="unsupported_parameter")
-    with serving(lambda body, n: other if "max_tokens" in body else said("ok")) as server:
-        assert HttpChat(server.url, "m").answer([HELLO], GREEDY)[0].text == "ok"
-    assert server.asked[1]["max_completion_tokens"] == 64
-
-
-def test_a_server_that_draws_without_seeds() -> None:
-    with serving(lambda body, n: failed(422, "extra input: seed") if "seed" in body else said("ok")) as server:
-        assert HttpChat(server.url, "m").answer([HELLO], GREEDY)[0].text == "ok"
-    assert server.asked[1] == {name: value for name, value in server.asked[0].items() if name != "seed"}
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +345,7 @@ def test_a_server_without_probabilities(logprobs: Any) -> None:
         [1],
         {"content": [3]},
         {"content": [{"top_logprobs": [1]}]},
-        {"content": [{"token": r"\boxed{", "logprob": -1, "top_logprobs": [{}]}, {"token": "Yes", "logprob": -1}]},
+        {"content": [{"token": r"\boxed{", "logprob": -1, "top_logprobs": [{}]}, {"token": "Yes}", "logprob": -1}]},
     ],
 )
 def test_malformed_probabilities(logprobs: Any) -> None:
@@ -388,22 +484,45 @@ def test_votes_malformed_ones_among_them(data: Path, tmp_path: Path) -> None:
     assert row == {"id": "t-2", "said": ["malformed answer: its content is no text", r"So \boxed{1}", r"So \boxed{1}"]}
 
 
-def test_max_cost(data: Path, tmp_path: Path) -> None:
-    prices = ("--input-price", 2, "--output-price", 10)  # 0.0004 a trace
-    with serving(gold) as server:
-        stopped = call(*command(server.url, data, tmp_path / "out", *prices, "--max-cost", 0.001, "--requests", 1))
-        assert stopped.exit_code == 2
-        assert "--max-cost 0.001: 0.0012 is spent" in stopped.stderr
-        assert len(server.asked) == 3
-        finished = call(*command(server.url, data, tmp_path / "out", *prices, "--max-cost", 1, "--json"))
-        assert finished.exit_code == 0, finished.output
-    assert len(server.asked) == 6
-    assert json.loads(finished.stdout)["manifest"]["cost"] == pytest.approx(0.0024)
+def test_a_run_is_finished_whatever_the_shape_of_its_answers(data: Path, tmp_path: Path) -> None:
+    """Parts, thoughts, half a surrogate pair, no answer; a server that wants other parameters; what is told of it."""
+    content: dict[int, Any] = {
+        0: [part("thinking", r"\boxed{1}?"), part("text", r"So \boxed"), part("text", "{-1}")],
+        1: "\ud83d \\boxed{0}",
+        2: r"<think>Maybe \boxed{1}. Hmm",
+        3: None,
+        4: [part("text", "\ud83d"), part("text", "\ude00 \\boxed{\uff10}")],
+        5: r"\boxed{+1}",
+    }
+
+    def script(body: dict[str, Any], n: int) -> Reply:
+        if {"temperature", "max_tokens"} & set(body):
+            return failed(400, "use max_completion_tokens, not max_tokens, and no temperature")
+        return said(content[number(body)])
+
+    with serving(script) as server:
+        result = call(*command(server.url, data, tmp_path / "out"), "--requests", 1, "--json")
+    assert result.exit_code == 0, result.output
+    changes = ["max_tokens sent as max_completion_tokens", "temperature left out"]
+    assert result.stderr.splitlines() == [
+        f"note: --base-url {server.url} refuses a parameter: {change}" for change in changes
+    ]
+    assert json.loads(result.stdout)["manifest"]["request_changes"] == changes
+    (texts,) = (tmp_path / "out").glob("*.critiques.jsonl")
+    stored = {row["id"]: row["said"][0] for row in map(json.loads, texts.read_text("utf-8").splitlines())}
+    assert stored["t-0"] == "<think>\n\\boxed{1}?\n</think>\nSo \\boxed{-1}"
+    assert (stored["t-1"], stored["t-4"]) == ("\ufffd \\boxed{0}", "\U0001f600 \\boxed{\uff10}")
+    assert (stored["t-2"], stored["t-3"]) == (content[2], "empty answer")
+    (scores,) = (tmp_path / "out").glob("*.scores.jsonl.gz")
+    rows = map(json.loads, gzip.decompress(scores.read_bytes()).splitlines())
+    verdicts = {row["id"]: row["verdicts"] for row in rows}
+    assert verdicts == {"t-0": [-1], "t-1": [0], "t-2": [None], "t-3": [None], "t-4": [0], "t-5": [1]}
 
 
-def test_prices_need_counts(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("used", [(0, 0), (100, 0), (0, 20), (None, 20), (100, None)])
+def test_prices_need_counts(used: Any, data: Path, tmp_path: Path) -> None:
     prices = ("--input-price", 2, "--output-price", 10)
-    with serving(lambda body, n: said("x", used=(0, 0))) as server:
+    with serving(lambda body, n: said("x", used=used)) as server:
         result = call(*command(server.url, data, tmp_path, *prices))
     assert result.exit_code == 2
     assert "the server does not tell what it used" in result.stderr
@@ -491,6 +610,14 @@ def test_ctrl_c_waits_for_no_request(data: Path, tmp_path: Path) -> None:
         (["--requests", 0], "--requests is 0"),
         (["--max-cost", 1], "--max-cost: needs --input-price and --output-price"),
         (["--input-price", -1], "--input-price is -1"),
+        (["--input-price", "nan"], "--input-price is nan"),
+        (["--output-price", "inf"], "--output-price is inf"),
+        (["--input-price", 1, "--output-price", 1, "--max-cost", "nan"], "--max-cost is nan"),
+        (["--input-price", 1, "--output-price", 1, "--max-cost", "inf"], "--max-cost is inf"),
+        (["--rate", "nan"], "--rate is nan"),
+        (["--rate", "inf"], "--rate is inf"),
+        (["--critic-temperature", "nan"], "--critic-temperature is nan"),
+        (["--critic-temperature", "inf"], "--critic-temperature is inf"),
         (["--critic-top-p", 0], "--critic-top-p is 0"),
         (["--critic-tokens", 0], "--critic-tokens is 0"),
         (["--template", "plain"], "--template: the server renders its own chat template"),
@@ -510,7 +637,7 @@ def test_dry_run_asks_nobody(data: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["batches"] == 6
-    assert 6 * 100 < found["tokens"] < 6 * 400
+    assert 6 * 100 < found["tokens"] < 6 * 1000  # a token is a byte at least
 
 
 def test_no_torch_for_a_server(data: Path) -> None:

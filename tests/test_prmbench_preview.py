@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_runs import CLEAN
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -106,7 +107,7 @@ def test_the_files_name_tells_the_category_where_the_row_does_not(tmp_path: Path
 
 def test_what_cannot_be_used_is_left_out_and_told(tmp_path: Path) -> None:
     """A label of a fifth step of four, blank steps with their labels, a row that is there already."""
-    steps = ["1. a", " ", "b", "3."]
+    steps = ["1. a", " ", "b", "Step 3:"]
     rows = [
         {**ROW, "idx": "t_1", "error_steps": [5]},
         {**ROW, "idx": "t_2", "modified_process": steps, "error_steps": [3, 4]},
@@ -123,13 +124,45 @@ def test_what_cannot_be_used_is_left_out_and_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "step"),
+    [
+        *((alone, alone) for alone in ("30.", "30", "(3)", "1)", "1.", "3:", "30 .", "-30.", "0.5", "٣.", "3.\u2028")),
+        ("2. 30.", "30."),
+        ("Step 2: 30", "30"),
+        ("step2. 30", "30"),
+        (" 30.\n", "30."),
+        ("0.5 of them", "0.5 of them"),
+        ("Step 2 of the plan", "Step 2 of the plan"),
+    ],
+)
+def test_a_number_alone_is_a_step_with_its_label(
+    tmp_path: Path, written: str, step: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    (trace,) = read(tmp_path, modified_process=["1. a", written, "3. b"], error_steps=[2])
+    assert (trace.steps, trace.step_labels) == (("a", step.strip(), "b"), (1.0, 0.0, 1.0))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("heading", ["Step 2:", "step 2.", "STEP 2", "Step2)", " Step 2: \n"])
+def test_a_heading_alone_is_blank(tmp_path: Path, heading: str) -> None:
+    with pytest.warns(UserWarning, match="left out: 1 x a blank step"):
+        (trace,) = read(tmp_path, modified_process=["1. a", heading, "3. b"], error_steps=[2])
+    assert (trace.steps, trace.step_labels) == (("a", "b"), (1.0, 1.0))
+
+
+def test_the_version_says_that_steps_came_back(tmp_path: Path) -> None:
+    folder = save(tmp_path / "data", [ROW])
+    assert data.load("prmbench_preview", folder).version == 2
+
+
+@pytest.mark.parametrize(
     ("changed", "told"),
     [
         ({"classification": "weird"}, "field 'classification' is 'weird'; expected one of redundency, circular"),
         ({"classification": "correct"}, "field 'classification' is 'correct'"),
         ({"classification": None}, "no field 'classification', and no category ends its file's name"),
         ({"modified_process": []}, "field 'modified_process' has no step that says anything"),
-        ({"modified_process": ["1.", "  "]}, "field 'modified_process' has no step that says anything"),
+        ({"modified_process": ["Step 1:", "  "]}, "field 'modified_process' has no step that says anything"),
         ({"modified_process": "1. We"}, "field 'modified_process' is 1. We; expected a list of texts"),
         ({"modified_process": ["a", 2]}, "field 'modified_process' is ['a', 2]; expected a list of texts"),
         ({"error_steps": [1.0]}, "field 'error_steps' is [1.0]; expected a list of step numbers from 1"),
@@ -273,7 +306,7 @@ def test_report_writes_every_file_and_agrees_with_itself(runs: Runs, tmp_path: P
         kept["manifest"] |= {"commit": "c" * 40, "dirty": False}
         path.write_text(json.dumps(kept))
     report(results, out)
-    assert report(results, out, check=True, recompute=True) == []
+    assert report(results, out, check=True, recompute=True) == CLEAN
     name = "prmbench_preview-validity"
     assert all((out / f"{name}.{kind}").is_file() for kind in ("md", "csv", "tex", "json"))
     assert (out / "figures" / f"{name}-prmscore.svg").is_file()

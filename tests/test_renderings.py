@@ -270,6 +270,13 @@ ANSWERS, HALVES = [340, 909, 917], 30366
 PARENTS = (0, 0, 1, 2, 2)
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_any_line_end_is_a_place_to_cut(ending: str) -> None:
+    step = f"a is 1{ending}b is 2"
+    halves = renderings.split(replace(TRACE, steps=(step,), first_error=-1, step_labels=())).trace.steps
+    assert halves == ("a is 1", "b is 2")
+
+
 def test_scores_of_halves_become_those_of_steps() -> None:
     scores = StepScores("x", (1.0, 2.0, -4.0, 8.0, -16.0), (1, 2, 3, 4, 5), also={"more": (5.0, 4.0, 3.0, 2.0, 1.0)})
     summed = combined(3, PARENTS, scores, "logratio")

@@ -17,17 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import manifest, scores_of, traces, write, write_four
+from report_runs import (
+    CLEAN,
+    completions,
+    manifest,
+    scores_of,
+    task_scores,
+    traces,
+    write,
+    write_four,
+    write_task,
+)
 from rich.console import Console
 from rich.table import Table
 
-from prmbench.judge import OUT_OF_FOLD, compare, judge
+from prmbench.judge import OUT_OF_FOLD, compare, differences, judge
 from prmbench.report import compare_table, report, run_table, tables
 from prmbench.report.board import Board, boards
 from prmbench.report.build import build
 from prmbench.report.figures import figures, position_shares
-from prmbench.report.frame import RULES
-from prmbench.report.load import differences, load
+from prmbench.report.frame import RULES, slug
+from prmbench.report.load import load
 from prmbench.report.page import MOST_TRACES, embed, page
 from prmbench.report.published import published
 from prmbench.report.verdicts import kind, predict, thresholds
@@ -172,7 +182,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def built(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("board")
-    changed = report(results, out)
+    changed = report(results, out).changed
     assert str(out / "mini.md") in changed
     return out
 
@@ -189,7 +199,7 @@ def test_every_kind_of_file_is_there(built: Path) -> None:
 
 
 def test_check_passes_on_what_was_just_built(results: Path, built: Path) -> None:
-    assert report(results, built, check=True, recompute=True) == []
+    assert report(results, built, check=True, recompute=True) == CLEAN
 
 
 def test_order_of_input_does_not_matter(results: Path, built: Path, tmp_path: Path) -> None:
@@ -212,7 +222,7 @@ def test_check_names_changed_missing_and_left_over_files(results: Path, built: P
     (out / "figures" / "mini-positions.svg").unlink()
     (out / "figures" / "gone.svg").write_text("<svg/>")
     (out / "report.html").write_text("pages and PNGs are not compared")
-    found = report(results, out, check=True)
+    found = report(results, out, check=True).changed
     assert [Path(line.split(": ")[0]).name for line in found] == ["mini-positions.svg", "mini.csv", "gone.svg"]
 
 
@@ -253,6 +263,50 @@ def test_csv_holds_every_row(results: Path, built: Path) -> None:
         assert value is None or float(line["value"]) == pytest.approx(value, abs=1e-6)
 
 
+ALIKE = (
+    "a/b",
+    "a b",
+    "a_b",
+    "a-b",
+    "A-B",
+    "a:b",
+    "..",
+    ".a-b",
+    "readme",
+    "README",
+    "x" * 150,
+    "x" * 149,
+    "日本",
+    "中国",
+)
+
+
+def test_names_that_would_be_one_file_are_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where letters of either case are one; and a board that is called like a sheet."""
+    monkeypatch.setattr("prmbench.report.build.figures", lambda *_: ())  # they begin with the same names
+    assert len({slug(name).lower() for name in (*ALIKE, slug("a/b"))}) == len(ALIKE) + 1
+    assert {slug(name) for name in ("processbench", "miniature_rl", "gym-policy")} == {
+        *("processbench", "miniature_rl", "gym-policy")
+    }
+    items = scores_of(traces(2, ("gsm8k",)))
+    for i, name in enumerate((*ALIKE, "gym-policy", "joined")):
+        write(
+            tmp_path, items, run_id=f"r{i}", folder=f"{i}", benchmark=name, native=0.5, rules=("native",), replicates=2
+        )
+    drawn = [replace(s, values=(), tokens=(7,)) for s in task_scores(completions(2, 2))]
+    write_task(tmp_path, "policy", drawn, benchmark="gym", run_id="policy", replicates=2)
+    files, shown, others = build(load(tmp_path), tmp_path / "out")
+    pages = [name for name in files if name.endswith(".md") and name != "README.md"]
+    assert len({name.lower() for name in pages}) == len(ALIKE) + 2 + 1 + 1  # the last: published numbers only
+    assert all("/" not in name and len(name) < 120 for name in pages)
+    assert files["gym-policy.md"].startswith(b"# gym-policy\n\nHow right a model's own completions are")
+    index = files["README.md"].decode()
+    assert all(f"({name})" in index for name in pages)
+    names = [section["name"] for section in embedded(page(shown, others, ()))["benchmarks"]]
+    assert len(set(names)) == len(names)
+    assert "gym-policy (steps)" in names
+
+
 # --- what a check refuses --------------------------------------------------------------------------------
 
 
@@ -261,15 +315,17 @@ def test_clean_run_has_no_problem(tmp_path: Path) -> None:
     assert load(tmp_path, recompute=True).problems == ()
 
 
-def test_tampered_scores_are_named_and_stop_the_report(tmp_path: Path) -> None:
+def test_tampered_scores_are_named_and_left_out(tmp_path: Path) -> None:
     path = write(tmp_path, scores_of(traces(6)))
     scores = scores_path(path)
     scores.write_bytes(gzip.compress(gzip.decompress(scores.read_bytes()).replace(b'"label": 1', b'"label": 0', 1)))
     (problem,) = load(tmp_path).problems
     assert str(scores) in problem
     assert "SHA-256" in problem
-    with pytest.raises(UserError, match="SHA-256"):
-        report(tmp_path, tmp_path / "out")
+    done = report(tmp_path, tmp_path / "out")
+    assert done.faults == (problem,)
+    assert done.left_out == "none of the runs is listed: 1 cannot be trusted"
+    assert str(tmp_path / "out" / "report.html") in done.changed
 
 
 def test_result_without_scores_is_named(tmp_path: Path) -> None:
@@ -306,15 +362,20 @@ def test_missing_and_doubled_ids_are_named(tmp_path: Path) -> None:
     write(tmp_path / "missing", scores[1:], rows, n=len(scores))
     write(tmp_path / "doubled", [*scores[1:], scores[1]], rows, n=len(scores))
     missing, doubled = load(tmp_path / "missing").problems, load(tmp_path / "doubled").problems
-    assert any("17 traces in the scores, 18 in the manifest" in p for p in missing)
-    assert any("a row of gsm8k has n=6 and 0 unscored, the scores have 5 and 0" in p for p in missing)
-    assert any("1 ids occur twice in the scores, the first is gsm8k-1" in p for p in doubled)
+    assert "manifest.n is 18, and there are 17 traces in the scores" in missing[0]
+    assert "1 ids twice, the first is 'gsm8k-1'" in doubled[0]
+    write(tmp_path / "less", scores, [replace(r, n=5) for r in rows if r.subset == "gsm8k"])
+    (less,) = load(tmp_path / "less").problems
+    assert "row gsm8k/as_is/calibrated:gsm8k/correct_accuracy: n 5 is recomputed as 6" in less
 
 
 def test_same_run_twice_is_named(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         write(tmp_path, scores_of(traces(6)), folder=folder)
-    assert load(tmp_path).problems == ("run 0123456789ab of mini lies in 2 places; keep one",)
+    (problem,) = load(tmp_path).problems
+    assert all(str(tmp_path / folder / "0123456789ab.json") in problem for folder in ("one", "two"))
+    assert "run 0123456789ab of mini lies in 2 places" in problem
+    assert load(tmp_path).listed == ()  # nobody can say which of them to show
 
 
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -330,10 +391,11 @@ def test_recompute_finds_rows_that_were_edited(tmp_path: Path, shift: float, fou
     at = next(i for i, r in enumerate(rows) if r.metric == "error_accuracy" and r.protocol == "as_is/oracle")
     rows[at] = replace(rows[at], value=rows[at].value + shift)
     write(tmp_path, scores, rows)
-    problems = load(tmp_path, recompute=True).problems
-    assert len(problems) == found
-    assert all("as_is/oracle/error_accuracy: value" in p for p in problems)
-    assert load(tmp_path).problems == ()  # only a recomputation can know
+    for recompute in (True, False):
+        loaded = load(tmp_path, recompute)
+        assert len(loaded.problems) == found
+        assert all("as_is/oracle/error_accuracy: value" in p for p in loaded.problems)
+        assert bool(loaded.listed) == (recompute or not found)  # shown as recomputed, or not at all
 
 
 def test_differences_of_rows() -> None:

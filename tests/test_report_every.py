@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 from chromium import Browser, launched, payload
-from report_runs import completions, scores_of, task_scores, traces, write, write_study, write_task
+from report_runs import (
+    completions,
+    rows_taken_as_they_are,
+    scores_of,
+    task_scores,
+    traces,
+    write,
+    write_study,
+    write_task,
+)
 from test_report_committed import WIDTH, cut, printed
 
 from prmbench.data.renderings import rendered
@@ -50,7 +59,8 @@ def write_every(root: Path) -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("every")
     write_every(root / "in")
-    report(root / "in", root / "out")
+    with rows_taken_as_they_are():
+        report(root / "in", root / "out")
     return root
 
 

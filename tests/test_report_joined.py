@@ -13,7 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_runs import completions, scores_of, task_scores, traces, write, write_study, write_task
+from report_runs import (
+    CLEAN,
+    completions,
+    rows_taken_as_they_are,
+    scores_of,
+    task_scores,
+    traces,
+    write,
+    write_study,
+    write_task,
+)
 from rl_runs import problems
 
 from prmbench.metrics import bootstrap_weights
@@ -281,7 +291,7 @@ def _others(root: Path, **facts: Any) -> None:
 
 def test_other_models_are_joined_by_revision_backend_and_reference(tmp_path: Path) -> None:
     _others(tmp_path)
-    write(tmp_path, scores_of(traces(), "logratio", 5), run_id="c" * 12, model="org/prm", revision="b" * 40)
+    write(tmp_path, scores_of(traces(), "prob", 5), run_id="c" * 12, model="org/prm", revision="b" * 40)
     write(tmp_path, scores_of(traces()), run_id="d" * 12, model="org/prm", revision="a" * 40, backend="endo")
     write(tmp_path, scores_of(traces()), run_id="e" * 12, model="random", backend="baseline")
     runs = {run.result.manifest.run_id: run for run in read_runs(tmp_path)}
@@ -303,9 +313,10 @@ def test_other_models_are_joined_by_revision_backend_and_reference(tmp_path: Pat
 def test_verdicts_and_scores_of_one_critic_are_two_rows(tmp_path: Path) -> None:
     facts = {"backend": "critic", "model": "org/chat", "revision": "a" * 40}
     write(tmp_path, scores_of(traces()), run_id="a" * 12, benchmark="processbench", **facts)
-    told = [replace(t, values=(), verdicts=(t.label,)) for t in scores_of(traces())]
+    told = [replace(t, values=(), verdicts=() if t.unscored else (t.label,)) for t in scores_of(traces())]
     write(tmp_path, told, run_id="b" * 12, benchmark="processbench", kind="verdict", **facts)
-    write_task(tmp_path, "best_of_n", task_scores(completions()), run_id="c" * 12, **facts | {"kind": "prob"})
+    picked = [replace(t, values=tuple(1 / (1 + np.exp(-v)) for v in t.values)) for t in task_scores(completions())]
+    write_task(tmp_path, "best_of_n", picked, run_id="c" * 12, **facts | {"kind": "prob"})
     rows = checkpoints(list(read_runs(tmp_path)))
     assert sorted(tuple(sorted(run.result.manifest.run_id[0] for run in row.runs)) for row in rows) == [
         ("a", "c"),
@@ -458,14 +469,16 @@ def test_files_are_the_same_whatever_the_order_of_runs(tmp_path: Path) -> None:
 def test_report_writes_and_checks_it(tmp_path: Path) -> None:
     _study(tmp_path / "results")
     out = tmp_path / "out"
-    report(tmp_path / "results", out)
+    with rows_taken_as_they_are():
+        report(tmp_path / "results", out)
     names = {"joined.md", "joined.csv", "joined.json", "joined.tex", "figures/joined-f1-gain.svg"}
     assert names <= {str(p.relative_to(out)) for p in out.rglob("*")}
     assert "| [joined](joined.md) |" in (out / "README.md").read_text()
     assert "Does F1 predict downstream gain?" in (out / "report.html").read_text()
-    assert report(tmp_path / "results", out, check=True) == []
-    shutil.rmtree(tmp_path / "results" / "miniature_rl-distrl_ipvrm")
-    changed = report(tmp_path / "results", out, check=True)
+    with rows_taken_as_they_are():
+        assert report(tmp_path / "results", out, check=True) == CLEAN
+        shutil.rmtree(tmp_path / "results" / "miniature_rl-distrl_ipvrm")
+        changed = report(tmp_path / "results", out, check=True).changed
     assert {f"{out / name}: would change" for name in names} <= set(changed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from report_runs import completions, manifest, scores_of, task_scores, traces
@@ -11,10 +11,10 @@ from report_runs import completions, manifest, scores_of, task_scores, traces
 from prmbench.judge import judge, keys
 from prmbench.report import explain, overview
 from prmbench.report.board import Board, Cell, Line, RuleTable
-from prmbench.report.sheets import Sheet
+from prmbench.report.sheets import Sheet, sheets
 from prmbench.report.tables import Grid
 from prmbench.report.viewer import view
-from prmbench.schema import EvalProtocol, RunManifest, RunResult, Task
+from prmbench.schema import EvalProtocol, MetricRow, RunManifest, RunResult, Task
 from prmbench.store import Run
 
 SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "group_size": 4}
@@ -135,6 +135,51 @@ def test_a_sheets_number_is_the_best_of_its_leading_column() -> None:
     assert one.number == "61.0 [60.0, 62.0]"
     assert overview.of_sheet(sheet(Grid("b", "t", "", ("Model", "odd"), ((("m", "1"),),), text_columns=1))).number == ""
     assert overview.of_sheet(sheet()).number == ""
+
+
+def picks(run_id: str, model: str, last: dict[str, float], how: str = "last", **facts: Any) -> Run:
+    """A best-of-N run of two sets of completions; `last` is best_of@4 by readout, other aggregations pick better."""
+    items = task_scores(completions(2, 2))
+    rows = []
+    for subset, shift in (("easy", 0.0), ("hard", 0.1), ("avg[easy,hard]", 0.05)):
+        told = [("floor/random", "accuracy", 0.4), ("floor/majority", "majority@4", 0.5), ("floor/pass", "pass@4", 0.8)]
+        told += [("floor/majority", "majority@2", 0.45)]
+        told += [(f"{read}/{how}", "best_of@4", value) for read, value in last.items()]
+        told += [(f"{read}/{how}", "best_of@2", value + 0.2) for read, value in last.items()]
+        told += [(f"{read}/min", "best_of@4", value + 0.3) for read, value in last.items() if how == "last"]
+        rows += [MetricRow(subset, key, metric, v + shift, v, v + 0.2, 4, 0, "noted") for key, metric, v in told]
+    facts = {"benchmark": "best_of_n", "task": "best_of_n", "kind": "logratio", **facts}
+    about = manifest(items, b"", run_id=run_id, model=model, **facts)
+    return Run(RunResult(about, tuple(rows)), tuple(items), Path(run_id))
+
+
+def test_the_card_of_best_of_n_is_one_line_of_the_table() -> None:
+    """Number, aggregation and floors are of the same protocol, completions and N, whatever another aggregation says."""
+    runs = (
+        picks("a", "low", {"prefix_sum": 0.55, "prefix_mean": 0.5}),
+        picks("b", "random", {"prefix_sum": 0.6, "prefix_mean": 0.62}),
+        picks("c", "coin", {"prefix_sum": 0.99}, backend="baseline"),
+        picks("d", "critic", {"vote": 0.61}, "mean", kind="verdict"),
+    )
+    (told,) = sheets(runs)
+    card = overview.of_sheet(told)
+    assert card.number == "67.0 [62.0, 82.0]"
+    assert dict(card.facts) == {
+        "Number": "best_of@4",
+        "Completions": "average of easy, hard (n=4)",
+        "Model": "random",
+        "Readout": "`prefix_mean`",
+        "Aggregation": "last: the score of the last step",
+        "Floor: random": "45.0 (accuracy)",
+        "Floor: majority": "55.0 (majority@4)",
+        "Floor: pass": "85.0 (pass@4)",
+    }
+    lines = next(grid.groups[-1] for grid in told.grids if grid.label == "best_of_n-last")
+    assert [line[1:3] for line in lines[:2]] == [("coin", "`prefix_sum`"), ("random", "`prefix_mean`")]
+    (of_critics,) = sheets(runs[3:])
+    assert dict(overview.of_sheet(of_critics).facts)["Aggregation"] == "mean: the mean over the steps"
+    (only,) = sheets(runs[2:3])
+    assert dict(overview.of_sheet(only).facts)["Model"] == "coin"  # better than nothing
 
 
 def test_a_baseline_is_not_the_best_and_an_average_goes_before_its_parts() -> None:

@@ -11,18 +11,41 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_runs import completions, manifest, task_scores, write_study, write_task
+from matplotlib.figure import Figure
+from report_runs import (
+    CLEAN,
+    completions,
+    manifest,
+    scores_of,
+    task_scores,
+    traces,
+    write_study,
+    write_task,
+)
 from rich.console import Console
 from rich.table import Table
 
-from prmbench.report import compare_table, report, run_table, tables, taskgrids
+from prmbench.data.renderings import rendered
+from prmbench.judge import judge
+from prmbench.report import (
+    compare_table,
+    figures,
+    overview,
+    report,
+    run_table,
+    shift,
+    tables,
+    taskgrids,
+    validity,
+)
 from prmbench.report.blocks import blocks, candidate, prefixes, problem, remarks, text
+from prmbench.report.board import boards
 from prmbench.report.claims import claims
 from prmbench.report.page import page
 from prmbench.report.sheets import sheets
 from prmbench.report.study import study
 from prmbench.report.studytables import grids
-from prmbench.report.taskfigures import reliability_bin
+from prmbench.report.taskfigures import FLOOR_LOOKS, best_of_n, reliability_bin
 from prmbench.schema import MetricRow, RunResult, ScoredTrace
 from prmbench.store import Run, read_runs
 
@@ -157,6 +180,64 @@ def test_reliability_bins_are_read_by_number() -> None:
     assert reliability_bin(rows, "as_is/platt", 3) is None
 
 
+def legend(figure: Figure) -> list[str]:
+    """What the legends of a figure and of its panels say."""
+    boxes = [*figure.legends, *(box for axis in figure.axes if (box := axis.get_legend()) is not None)]
+    return [text.get_text() for box in boxes for text in box.get_texts()]
+
+
+def test_a_model_named_like_a_floor_keeps_its_row_and_its_legend_entry() -> None:
+    names = ("random", "majority", "pass", "floor/random", "_hidden", "`floor/pass`", "chance", "position")
+    runs = [made("best_of_n", bon(0.1 * i), name) for i, name in enumerate(names)]
+    runs = [replace(run, path=Path(str(i))) for i, run in enumerate(runs)]
+    again = replace(runs[3].result.manifest, run_id="again")
+    runs[3] = replace(runs[3], result=replace(runs[3].result, manifest=again))
+    ((_, _, _, figure),) = best_of_n("best_of_n", runs)
+    said = legend(figure)
+    assert said[:3] == ["random (ndom)", "majority (rity)", "pass (pass)"]  # with the run's id
+    assert set(said) == {*said[:3], "floor/random", " _hidden", "'floor/pass'", "chance", "position", *FLOOR_LOOKS}
+    assert len(said) == len(names) + len(FLOOR_LOOKS)
+    (group,) = taskgrids.best_of_n(runs)[0].groups
+    assert len(group) == len(names) + len(FLOOR_LOOKS)
+    assert [line[2][:7] for line in group].count("`floor/") == len(FLOOR_LOOKS)
+    assert not any(line[1].startswith("`") for line in group)
+    assert dict(overview.of_sheet(sheets(runs)[0]).facts)["Model"] == "position"
+
+
+def test_two_runs_of_one_model_are_two_lines_of_a_figure() -> None:
+    runs = [replace(made("best_of_n", bon(0.1 * i), "org/model"), path=Path(str(i))) for i in range(2)]
+    runs[1] = replace(
+        runs[1], result=replace(runs[1].result, manifest=replace(runs[1].result.manifest, run_id="again"))
+    )
+    ((_, _, _, figure),) = best_of_n("best_of_n", runs)
+    assert legend(figure)[:2] == ["org/model (odel)", "org/model (again)"]
+    colors = {line.get_color() for line in figure.axes[0].get_lines() if line.get_label().startswith("org/model")}
+    assert len(colors) == 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_begin_with_an_underscore_are_in_every_legend() -> None:
+    """matplotlib leaves such a label out of a legend, with a warning or without one."""
+    items = scores_of(traces(6, ("gsm8k",)))
+    about = manifest(items, b"", model="_hidden", native=0.5)
+    (board,) = boards([Run(RunResult(about, judge(about, items)), tuple(items), Path("x"))])
+    drawn: dict[str, Figure] = {name: figure for name, _, _, figure in figures._plans(board)}
+    assert legend(drawn["mini-accuracies"]) == [" _hidden  as_is/calibrated:gsm8k"]
+    shifted = [t for t in rendered(traces(6, ("gsm8k",)), ("headers",))]
+    scored = scores_of(shifted)
+    about = manifest(scored, b"", model="_hidden", task="format_shift", benchmark="format_shift", fixed=0.5)
+    run = Run(RunResult(about, judge(about, scored)), tuple(scored), Path("x"))
+    ((_, _, _, figure),) = shift.figures("format_shift", [run])
+    assert [text.partition("  ")[0] for text in legend(figure)] == [" _hidden"]
+    labelled = [replace(t, step_labels=tuple(float(k != t.first_error) for k in range(4))) for t in traces(8)]
+    judged = [replace(s, subset="redundency") for s in scores_of(labelled)]
+    about = manifest(judged, b"", model="_hidden", task="validity", benchmark="prmbench_preview", fixed=0.5)
+    run = Run(RunResult(about, judge(about, judged)), tuple(judged), Path("x"))
+    ((_, _, _, figure),) = validity.figures("prmbench_preview-validity", [run])
+    assert " _hidden  as_is/cross_validated" in legend(figure)
+    assert set(validity.FLOORS.values()) < set(legend(figure))
+
+
 # --- files --------------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +261,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_of_every_task(results: Path, tmp_path: Path) -> None:
     report(results, tmp_path)
-    assert report(results, tmp_path, check=True, recompute=True) == []
+    assert report(results, tmp_path, check=True, recompute=True) == CLEAN
     for task in ("best_of_n", "policy", "calibration"):
         assert all((tmp_path / f"{task}.{kind}").is_file() for kind in ("md", "csv", "tex", "json"))
         lines = list(csv.DictReader(io.StringIO((tmp_path / f"{task}.csv").read_text())))

@@ -305,7 +305,7 @@ def test_bad_input(config: RolloutConfig, changed: dict[str, object], message: s
 
 def test_the_output_is_neither_input_nor_folder(config: RolloutConfig) -> None:
     assert config.data is not None
-    with pytest.raises(UserError, match="is the file that --data reads"):
+    with pytest.raises(UserError, match="is a file that is read"):
         rollout(replace(config, out=config.data))
     (config.data.parent / "d.jsonl").mkdir()
     with pytest.raises(UserError, match="is a folder"):

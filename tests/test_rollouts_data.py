@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from prmbench.data import candidates
 from prmbench.data.rollouts import Rollout, content_hash, cut, read, to_row, trace, write
-from prmbench.schema import Trace, UserError, text_hash
+from prmbench.schema import Notice, Trace, UserError, text_hash
 
 FULL = Rollout(
     id="p/0",
@@ -214,6 +216,18 @@ def test_a_trace_carries_every_fact() -> None:
         ("**Step 1: Add.** Now", ("**Step 1: Add.** Now",)),
         ("Step 1: a\n\nStep 2:", ("a",)),
         ("Step 12: Step 13: a", ("Step 13: a",)),
+        ("STEP 1: a\r\nstep 2: b\rc", ("a", "b\nc")),
+        # a number alone is text, wherever it stands
+        ("30.", ("30.",)),
+        ("30)\nis it", ("30)\nis it",)),
+        ("(3)", ("(3)",)),
+        ("**30.**", ("**30.**",)),
+        ("So it is\n30. \nDone.", ("So it is\n30. \nDone.",)),
+        ("Step 1: 30.\nStep 2:\n60.", ("30.", "60.")),
+        ("1. 30\n2) 60", ("30", "60")),
+        # a heading alone is not
+        ("Step 3", ()),
+        ("### Step 3\n**Step 4:**\n", ()),
         (" \n ", ()),
     ],
 )
@@ -223,6 +237,30 @@ def test_headings_are_dropped_since_encoders_write_them(completion: str, steps: 
 
 def test_other_splitters_leave_headings_alone() -> None:
     assert cut("Step 1: a\n\nStep 2: b", "paragraph") == ("Step 1: a", "Step 2: b")
+
+
+@pytest.mark.parametrize(
+    ("split", "texts", "told"),
+    [
+        (
+            "paragraph",
+            ["a\nb", "c"],
+            "r.jsonl: --split paragraph finds no place to cut, so every text is one step (of 1, --split line",
+        ),
+        ("numbered", ["a\r\rb", "c\nd"], "--split paragraph would cut 1, --split line would cut 2"),
+        ("paragraph", ["a\nb", "c\r\n\r\nd"], ""),
+        ("paragraph", ["a", "30."], ""),  # in one line there is no place to cut, whatever the splitter
+    ],
+)
+def test_a_splitter_that_cuts_no_completion_says_so(
+    tmp_path: Path, split: str, texts: list[str], told: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    warnings.simplefilter("always")
+    path = rows(tmp_path, *({"prompt": "P", "completion": text, "outcome": k % 2} for k, text in enumerate(texts)))
+    candidates.from_files(path, split)
+    lines = [str(w.message) for w in recwarn if w.category is Notice]
+    assert len(lines) == bool(told)
+    assert all(told in line for line in lines)
 
 
 def test_the_hash_sees_every_field_and_the_order() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from prmbench import scoring, shares, store
 from prmbench.backends import Facts
+from prmbench.backends.rendered import RenderedBackend
+from prmbench.engines.budget import Budget
 from prmbench.schema import StepScores, Trace, Usage, UserError
 
 TRACES = tuple(Trace(f"t{i}", f"problem {i}", ("one", "two"), -1, subset="s") for i in range(12))
@@ -90,3 +93,58 @@ def test_a_run_stops_when_its_money_is_spent_and_goes_on_with_more(tmp_path: Pat
     assert (told["tokens"], told["completion_tokens"], told["cost"]) == (12 * 7, 12 * 2, 6.0)
     assert len(rows) == len(TRACES)
     assert scoring.said(book)["t3"] == ["about t3"]
+
+
+class Foretold(Paid):
+    """The same, known beforehand to cost 0.8 at most; how many are under way at once is kept."""
+
+    def __init__(self) -> None:
+        self.lock, self.live, self.spent, self.most = threading.Lock(), 0, 0.0, 0.0
+
+    def at_most(self, trace: Trace) -> Usage:
+        return Usage(5, 5, 0.8)
+
+    def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
+        with self.lock:
+            self.live += 1
+            self.most = max(self.most, self.spent + 0.8 * self.live)
+        yield from super().score(traces)
+        with self.lock:
+            self.live -= 1
+            self.spent += 0.5
+
+
+@pytest.mark.parametrize("cap", [0.8, 1.0, 3.0, 4.4])
+def test_what_a_backend_may_cost_is_reserved(tmp_path: Path, cap: float) -> None:
+    backend = Foretold()
+    backend.facts = replace(Paid.facts, workers=6)
+    plan = scoring.make_plan("run", backend, TRACES, None)
+    with pytest.raises(UserError, match=rf"--max-cost {cap:g}: .* is spent, and what comes next may cost 0.8"):
+        scoring.score_all(plan, tmp_path, backend, TRACES, most_cost=cap)
+    assert backend.spent >= 0.5
+    assert backend.most <= cap + 1e-9
+
+
+@pytest.mark.parametrize("cap", [float("nan"), float("inf"), -1.0])
+def test_a_cap_that_is_none(tmp_path: Path, cap: float) -> None:
+    plan = scoring.make_plan("run", Paid(), TRACES, None)
+    with pytest.raises(UserError, match="--max-cost is"):
+        scoring.score_all(plan, tmp_path, Paid(), TRACES, most_cost=cap)
+
+
+def test_a_rendered_backend_has_the_budget_of_the_one_it_shows_traces_to() -> None:
+    asked = Paid()
+    asked.budget = Budget()  # type: ignore[attr-defined]
+    assert RenderedBackend(asked).budget is asked.budget  # type: ignore[attr-defined]
+    assert RenderedBackend(Paid()).budget is None
+
+
+def test_what_was_changed_in_requests_is_told(tmp_path: Path) -> None:
+    class Changed(Paid):
+        def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
+            for scores in super().score(traces):
+                yield replace(scores, request_changes=("seed left out",) if scores.id == "t3" else ())
+
+    plan = scoring.make_plan("run", Changed(), TRACES, None)
+    book = scoring.score_all(plan, tmp_path, Changed(), TRACES)
+    assert scoring.collect(plan, book, TRACES)[1]["request_changes"] == ("seed left out",)

@@ -11,7 +11,7 @@ import pytest
 
 from prmbench import evaluation, store
 from prmbench.config import EvalConfig
-from prmbench.schema import ScoredTrace, UserError
+from prmbench.schema import ScoredTrace, StepScores, Trace, UserError, scored
 
 
 @pytest.fixture
@@ -147,3 +147,10 @@ def test_malformed_scores_of_other_tasks(chosen: store.Run, field: str, value: A
 def test_malformed_manifests_of_other_tasks(chosen: store.Run, facts: dict[str, Any]) -> None:
     edited(chosen, lambda result: result["manifest"].update(facts))
     refused(chosen)
+
+
+@pytest.mark.parametrize(("tokens", "reason"), [((3, 1), ""), ((3, 0), "a step without a token"), ((), "")])
+def test_what_could_not_be_read_again_is_not_stored(tokens: tuple[int, ...], reason: str) -> None:
+    """A mean over no tokens is no number; a model that gives no counts has no means."""
+    made = scored(Trace("t", "p", ("a", "b"), 0), StepScores("t", (1.0, 2.0), tokens))
+    assert (made.unscored, made.values) == (reason, () if reason else (1.0, 2.0))

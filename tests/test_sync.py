@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chat_server import trickle
 from conftest import save_model
 from numpy.typing import NDArray
 from torch import Tensor
@@ -301,8 +302,10 @@ def test_two_process_shards_reach_the_copy_in_every_process(policy: Path, refere
 
 
 @contextmanager
-def server(answers: Callable[[str, dict[str, Any]], tuple[int, dict[str, Any]]]) -> Iterator[tuple[str, list[Any]]]:
-    """Its address, and what it was asked: (path, body)."""
+def server(
+    answers: Callable[[str, dict[str, Any]], tuple[int, Any]], headers: dict[str, str] | None = None, pause: float = 0.0
+) -> Iterator[tuple[str, list[Any]]]:
+    """Its address, and what it was asked: (path, body). `pause`: seconds between the bytes of an endless answer."""
     asked: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -311,7 +314,12 @@ def server(answers: Callable[[str, dict[str, Any]], tuple[int, dict[str, Any]]])
             asked.append((self.path, body))
             status, found = answers(self.path, body)
             raw = json.dumps(found).encode()
+            if pause:
+                trickle(self.wfile, pause)
+                return
             self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(raw)))
             self.end_headers()
             self.wfile.write(raw)
@@ -464,6 +472,72 @@ def test_a_server_is_opened_by_its_address(policy: Path) -> None:
     with server(lambda *_: (200, {"data": []})) as (url, _), pytest.raises(UserError, match="is not a vLLM server"):
         open_server(url, str(policy))
     with pytest.raises(RetryError, match="does not answer"):
+        open_server(url, str(policy))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_server_is_not_followed(status: int, policy: Path) -> None:
+    """Prompts, and where the weights lie, are for the server that was named."""
+    with server(lambda *_: (200, {"data": [{"id": "m"}]})) as (thief, stolen):
+        headers = {"Location": f"{thief}/v1/completions?key=pw9"}
+        with server(lambda *_: (status, {}), headers) as (url, asked):
+            for ask in (
+                lambda: engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ()),
+                lambda: engine(url).reload(Path("weights")),
+                lambda: open_server(url, str(policy)),
+            ):
+                with pytest.raises(UserError, match=f"--server {url}: redirects to {thief}, which is not") as caught:
+                    ask()
+                assert "pw9" not in str(caught.value)
+        assert len(asked) == 3
+        assert stolen == []
+
+
+def test_a_redirect_within_a_server_is_a_refusal() -> None:
+    line = r"refused /v1/completions \(307"
+    with server(lambda *_: (307, {}), {"Location": "/v2"}) as (url, _), pytest.raises(UserError, match=line):
+        engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for() -> None:
+    line = r"no whole answer within 0\.2 seconds"
+    with server(lambda *_: (200, {}), pause=0.02) as (url, _), pytest.raises(RetryError, match=line):
+        engine(url, tries=1, timeout=0.2).sample(PROMPTS[:1], [8], [1], Sampling(), ())
+
+
+@pytest.mark.parametrize(
+    "body", [{"detail": "out of\nmemory"}, ["out of memory"], "out of memory", {"error": {"message": "out of memory"}}]
+)
+def test_the_reason_of_a_refusal_is_one_line(body: Any) -> None:
+    with server(lambda *_: (400, body)) as (url, _), pytest.raises(UserError, match=r"\(400: out of memory\)$"):
+        engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"token_ids": ["a"], "logprobs": {"token_logprobs": [-1.0]}},
+        {"token_ids": [1], "logprobs": {"token_logprobs": [None]}},
+        {"token_ids": [1], "logprobs": {"token_logprobs": [float("nan")]}},
+        {"token_ids": [True], "logprobs": {"token_logprobs": [-1.0]}},
+        {"token_ids": [-1], "logprobs": {"token_logprobs": [-1.0]}},
+        {"token_ids": 3, "logprobs": []},
+        {"token_ids": [1], "logprobs": None},
+        [],
+        None,
+    ],
+)
+def test_malformed_completions(choice: Any) -> None:
+    answer = {**choice, "finish_reason": "stop"} if isinstance(choice, dict) else choice
+    with server(lambda *_: (200, {"choices": [answer]})) as (url, _), pytest.raises(UserError, match="is it vLLM"):
+        engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
+
+
+@pytest.mark.parametrize(
+    "served", [{"data": 3}, {"data": [{"id": 3}]}, {"data": [{"id": "m", "max_model_len": "long"}]}, {"data": [None]}]
+)
+def test_a_server_that_is_none(served: Any, policy: Path) -> None:
+    with server(lambda *_: (200, served)) as (url, _), pytest.raises(UserError, match="is not a vLLM server"):
         open_server(url, str(policy))
 
 

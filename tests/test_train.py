@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -27,6 +28,7 @@ from prmbench.manifest import weights_hash
 from prmbench.schema import NonFiniteError, StepScores, UserError
 from prmbench.train import dry_run, train
 from prmbench.training import setup
+from prmbench.training.reference import _digest as cache_digest
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.01, "max_grad_norm": 0.0, "steps": 1}
 
@@ -248,7 +250,8 @@ def test_the_reference_is_computed_once_and_shared_with_sibling_runs(policy: Pat
     from safetensors.numpy import load, save
 
     table = load(cache.read_bytes())
-    table["values"] = table["values"] + 1.0  # to see who reads it
+    table["values"] = table["values"] + np.float32(1.0)  # to see who reads it
+    table["sha256"] = np.frombuffer(bytes.fromhex(cache_digest(table)), dtype=np.uint8)
     cache.write_bytes(save(table))
     run(options(policy, file, tmp_path / "c", loss="implicit_prm", steps=1))
     assert metrics(tmp_path / "c")[0] != pytest.approx(math.log(2), abs=1e-3)
@@ -504,7 +507,7 @@ def test_another_run_in_the_folder_is_refused(policy: Path, tmp_path: Path) -> N
     with pytest.raises(UserError, match="is the model to start from"):
         train(replace(config, model=str(tmp_path / "out")))
     with pytest.raises(UserError, match="holds a model that was not trained here"):
-        train(replace(config, model=str(tmp_path / "out"), out=policy))
+        train(replace(config, model=str(save_model(tmp_path / "other", 5)), out=save_model(tmp_path / "alien", 6)))
 
 
 def test_a_model_that_looks_ahead_is_refused(tmp_path: Path, policy: Path) -> None:

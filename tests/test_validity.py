@@ -385,7 +385,7 @@ def test_unlabelled_steps_are_refused() -> None:
         with pytest.raises(UserError, match="a: task validity needs a label 0 or 1 for each of its 2 steps"):
             judge.judge(manifest(["circular"]), [item])
         with pytest.raises(UserError, match="step_labels must be 0 or 1"):
-            sound.check(RunResult(manifest(["circular"]), ()), [item], "x.json")
+            sound.check_scores(manifest(["circular"]), [item], "x.json")
 
 
 def test_compare_pairs_problems_and_refuses_unlike_rules() -> None:

@@ -5,9 +5,7 @@ Which backend a model takes comes from its card, its own prm.json, or --backend;
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -173,13 +171,6 @@ def _check_remote_code(card: ModelCard, config: ModelConfig) -> None:
         )
     if not re.fullmatch(r"[0-9a-f]{40}", card.revision or ""):
         raise UserError(f"{card.model} runs code of its own; pin it: --revision must be a full 40-digit sha")
-
-
-def source_hash(path: str) -> str:
-    """16 hex digits that change with the file of a `pkg.mod:Class` backend: edited code gives new scores."""
-    found = importlib.util.find_spec(path.partition(":")[0])
-    source = found.origin if found else None
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16] if source else ""
 
 
 def _load(path: str) -> Callable[..., Backend]:

@@ -11,9 +11,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from prmbench import reading
 from prmbench.config import from_mapping
 from prmbench.manifest import CARD_FILE
+from prmbench.option_values import check_names
 from prmbench.schema import UserError
+
+RECORDS = {
+    *("loss", "margin", "reduction", "start_model", "seed", "prmbench", "commit", "dirty"),
+    *("template", "data_hash", "updates"),
+}
+"""Keys of a prm.json by which training records how the model came to be; none of them says how it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +200,25 @@ def override(card: ModelCard, **values: Any) -> ModelCard:
 def from_folder(folder: Path) -> ModelCard | None:
     """The card in a folder's prm.json, or None. Raises UserError when the file is not one."""
     path = folder / CARD_FILE
-    if not path.is_file():
+    if not reading.exists(path):
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        known = {f.name for f in fields(ModelCard)} - {"model"}  # training may write down more
-        row = {name: value for name, value in values.items() if name in known and value is not None}
+        values = reading.read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; not a model card") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a model card; it needs an object with at least a backend")
+    known = {f.name for f in fields(ModelCard)} - {"model"}
+    check_names(values, known | RECORDS, f"{path}: unknown key")
+    row = {name: value for name, value in values.items() if name in known and value is not None}
+    try:
         card = from_mapping(ModelCard, {"model": str(folder), **row}, str(path))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except TypeError as error:
         raise UserError(f"{path}: not a model card ({error}); it needs at least a backend") from error
     reference = folder / (card.ref_model or "")
-    return replace(card, ref_model=str(reference)) if card.ref_model and reference.exists() else card
+    if card.ref_model and reading.exists(reference):
+        return replace(card, ref_model=str(reference))
+    return card
 
 
 def prompt_text(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from prmbench import manifest
+from prmbench import manifest, reading
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
 from prmbench.config import LoadConfig, ModelConfig, RolloutConfig
-from prmbench.engines.hf import Head, HFEngine, Placement, load
+from prmbench.engines.hf import Head, HFEngine, Placement, commit, load
 from prmbench.engines.render import PLAIN, Encoded, encode_chat
 from prmbench.engines.vllm import Options, VllmEngine, open_vllm
 from prmbench.schema import Trace, UserError, text_hash
@@ -83,11 +84,9 @@ def template_source(config: LoadConfig) -> str | None:
     if config.template in ("auto", PLAIN):
         return None if config.template == "auto" else PLAIN
     try:
-        return Path(config.template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--template {config.template}: cannot be read ({error}); use auto, plain or a Jinja file"
-        ) from error
+        return reading.read_text(Path(config.template))
+    except UserError as error:
+        raise UserError(f"--template {error}; use auto, plain or a Jinja file") from error
 
 
 def chat_encoder(engine: LM, config: ModelConfig, *others: LM) -> Callable[[Trace], Encoded]:
@@ -128,8 +127,15 @@ def model_facts(card: ModelCard, config: ModelConfig, engine: LM, reference_byte
 
 
 def local_weights(model: str) -> str | None:
-    """Hash of a local model's weight files; None for a hub id."""
-    return manifest.weights_hash(Path(model)) if Path(model).exists() else None
+    """Hash of a local model's files, of an adapter's together with its base's; None for a hub id."""
+    if not reading.exists(Path(model)):
+        return None
+    own, adapted = manifest.weights_hash(Path(model)), manifest.adapter_base(Path(model))
+    if adapted is None:
+        return own
+    base, revision = adapted
+    local = manifest.weights_hash(Path(base)) if reading.exists(Path(base)) else None
+    return hashlib.sha256(f"{own} {local or f'{base}@{commit(base, revision)}'}".encode()).hexdigest()
 
 
 def chat_format(config: ModelConfig) -> str:

@@ -5,6 +5,7 @@ How each kind is asked: critic_ask.py. Who runs the model: engines/chat.py, engi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,11 +15,11 @@ from prmbench.backends.cards import ModelCard
 from prmbench.backends.critic_ask import CRITICS, HALF, Asking, Critic, question
 from prmbench.backends.critic_prompts import Prompt
 from prmbench.config import ModelConfig
+from prmbench.engines.budget import MILLION, Budget
 from prmbench.engines.chat import Chat, LocalChat, Messages
 from prmbench.engines.sampling import Sampling
 from prmbench.schema import StepScores, Trace, Usage, UserError
 
-MILLION = 1_000_000
 VLLM_BATCH_TOKENS = 2**20
 """Of vLLM, which makes its own batches: what goes into one entry of the journal."""
 
@@ -32,6 +33,8 @@ class CriticBackend:
     asking: Asking
     prices: tuple[float, float] = (0.0, 0.0)
     """Of a million prompt tokens and of a million answer tokens."""
+    budget: Budget | None = None
+    """What the requests to a server may cost; scoring.py opens it. None where no server is asked."""
 
     def cost(self, trace: Trace) -> int:
         """Tokens that the answers about the trace may take at once; 0 when there is nothing to ask."""
@@ -42,12 +45,16 @@ class CriticBackend:
         return self.asking.votes * (asked + turns * self.asking.sampling.max_new_tokens)
 
     def at_most(self, trace: Trace) -> Usage:
-        """What the answers take if each is as long as it may be; the forced decision of a cut critique left out."""
+        """What the answers take if each is as long as it may be and every critique needs a forced decision."""
         if not trace.steps:
             return Usage()
         asked, longest = self._asked(trace), self.asking.sampling.max_new_tokens
         prompts = [self.asking.chat.prompt_tokens(m) + i * longest for i, m in enumerate(asked)]
-        return self._usage(self.asking.votes * sum(prompts), self.asking.votes * len(asked) * longest)
+        answers = [longest] * len(asked)
+        if self.critic.decides:
+            prompts.append(self.asking.chat.prompt_tokens(critic_prompts.decide(asked[0], "")) + longest)
+            answers.append(1)
+        return self._usage(self.asking.votes * sum(prompts), self.asking.votes * sum(answers))
 
     def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
         """One entry a trace, in order."""
@@ -63,10 +70,9 @@ class CriticBackend:
             counts = ((a.prompt_tokens, a.completion_tokens) for a in found.answers)
             used = self._usage(*map(sum, zip(*counts, strict=True)))
             said = tuple(a.text or a.refused or a.lost or f"P(yes) = {a.share}" for a in found.answers)
-            if found.unscored:
-                yield StepScores(trace.id, unscored=found.unscored, said=said, usage=used)
-            else:
-                yield StepScores(trace.id, found.values, verdicts=found.verdicts, said=said, usage=used)
+            changes = tuple(dict.fromkeys(change for a in found.answers for change in a.changes))
+            scores = StepScores(trace.id, unscored=found.unscored, said=said, usage=used, request_changes=changes)
+            yield scores if found.unscored else replace(scores, values=found.values, verdicts=found.verdicts)
 
     def _asked(self, trace: Trace) -> list[Messages]:
         """The conversations about a trace, without what is said in them."""
@@ -84,27 +90,28 @@ def load(card: ModelCard, config: ModelConfig) -> CriticBackend:
     """The critic that --critic or the card names, run by --engine. Raises UserError on options that do not fit."""
     check(config)
     trained = critic_prompts.load(card.prompt) if card.prompt else None
+    prices = (config.input_price or 0.0, config.output_price or 0.0)
     config = replace(config, critic=config.critic or (trained.critic if trained else "processbench"))
     critic = CRITICS[str(config.critic)]
     prompt = trained or critic_prompts.load(critic.prompt)
     if prompt.critic != config.critic:
         raise UserError(f"{card.model}: was trained with a prompt of its own; drop --critic, or use {prompt.critic}")
     sampling = how_sampled(critic, config)
-    chat, facts = (_http if config.engine == "openai" else _local)(card, config, prompt)
+    budget = Budget(prices) if config.engine == "openai" else None
+    chat, facts = _local(card, config, prompt) if budget is None else _http(card, config, prompt, budget)
     usual = replace(facts, kind=critic.kind, input_format=input_format(config, prompt, sampling))
     if critic.kind == "prob":
         usual = replace(usual, fixed=HALF, native=HALF)
-    prices = (config.input_price or 0.0, config.output_price or 0.0)
-    return CriticBackend(usual, critic, Asking(chat, prompt, sampling, config.votes, config.seed), prices)
+    return CriticBackend(usual, critic, Asking(chat, prompt, sampling, config.votes, config.seed), prices, budget)
 
 
 def check(config: ModelConfig) -> None:
     """Raises UserError on options that are out of range, or of use to nobody."""
     for name, least in (("votes", 1), ("requests", 1), ("input_price", 0), ("output_price", 0), ("max_cost", 0)):
         value = getattr(config, name)
-        if value is not None and value < least:
+        if value is not None and not least <= value < math.inf:  # NaN is neither
             raise UserError(f"--{name.replace('_', '-')} is {value}; expected at least {least}")
-    if config.rate is not None and config.rate <= 0:
+    if config.rate is not None and not 0 < config.rate < math.inf:
         raise UserError(f"--rate is {config.rate:g}; expected more than 0 requests a minute")
     if config.max_cost is not None and (config.input_price is None or config.output_price is None):
         raise UserError("--max-cost: needs --input-price and --output-price (per million tokens) to know what is spent")
@@ -136,6 +143,8 @@ def input_format(config: ModelConfig, prompt: Prompt, sampling: Sampling) -> str
     parts = [f"critic/{config.critic}"]
     if prompt.name != critic.prompt:
         parts.append(f"prompt={prompt.name}")
+    if prompt.removed:
+        parts.append("inner-headers=removed")
     if config.votes > 1:
         parts.append(f"votes={config.votes}")
     names = {"temperature": "T", "top_p": "top_p", "top_k": "top_k", "max_new_tokens": "tokens"}
@@ -143,7 +152,7 @@ def input_format(config: ModelConfig, prompt: Prompt, sampling: Sampling) -> str
     return " ".join(parts + [f"{short}={value:g}" for short, value, usual in told if value != usual])
 
 
-def _http(card: ModelCard, config: ModelConfig, prompt: Prompt) -> tuple[Chat, Facts]:
+def _http(card: ModelCard, config: ModelConfig, prompt: Prompt, budget: Budget) -> tuple[Chat, Facts]:
     try:
         from prmbench.engines.openai import HttpChat
     except ImportError as error:
@@ -166,7 +175,7 @@ def _http(card: ModelCard, config: ModelConfig, prompt: Prompt) -> tuple[Chat, F
         batch_tokens=1,
         workers=config.requests,
     )
-    return HttpChat(config.base_url, card.model, config.rate), facts
+    return HttpChat(config.base_url, card.model, config.rate, budget=budget), facts
 
 
 def _local(card: ModelCard, config: ModelConfig, prompt: Prompt) -> tuple[Chat, Facts]:

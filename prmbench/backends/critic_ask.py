@@ -31,6 +31,8 @@ class Critic:
     voting: Sampling
     """With several."""
     ask: Callable[[Asking, Sequence[Trace]], list[Heard]]
+    decides: bool = False
+    """Whether a critique that leaves the verdict open is followed by a question that forces one."""
 
 
 @dataclass(slots=True)
@@ -184,6 +186,7 @@ CRITICS = {
         Sampling(temperature=0.0, max_new_tokens=8192),
         Sampling(temperature=0.7, max_new_tokens=8192),
         ask_stepwise,
+        decides=True,
     ),
     "yes_no": Critic(
         "prob",

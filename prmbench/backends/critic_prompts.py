@@ -35,6 +35,9 @@ class Prompt:
     """Whose prompt it is: a value of --critic."""
     opening: str = ""
     """What answers begin with: checkpoints were trained so."""
+    removed: str = ""
+    """Regular expression; its matches are taken out of every step before it is numbered. Empty: a header that a step
+    begins with is taken out, and nothing inside it."""
 
 
 def load(name: str) -> Prompt:
@@ -43,7 +46,7 @@ def load(name: str) -> Prompt:
     row = json.loads(source.read_text(encoding="utf-8")) if name.isidentifier() and source.is_file() else {}
     if "critic" not in row:
         raise UserError(f"prompt {name!r}: prmbench/assets/prompts has no critic's prompt of that name")
-    return Prompt(name, row["text"], row["critic"], row.get("opening", ""))
+    return Prompt(name, row["text"], row["critic"], row.get("opening", ""), row.get("removed", ""))
 
 
 def fill(template: str, **values: str) -> str:
@@ -58,9 +61,15 @@ def processbench(prompt: Prompt, trace: Trace) -> Messages:
 
 
 def stepwise(prompt: Prompt, trace: Trace) -> Messages:
-    """One user turn: the problem, and the steps as "Step 1: ...", one a line; a header that a step has goes first."""
-    steps = numbered([_HEADER.sub("", step, count=1) if _HEADER.match(step) else step for step in trace.steps])
-    return _user(fill(prompt.text, problem=trace.prompt, solution="\n".join(steps)))
+    """One user turn: the problem, and the steps as "Step 1: ...", one a line, without headers of their own.
+
+    What counts as one is the prompt's business: ThinkPRM's code takes out every `Step n:`, wherever it stands.
+    """
+    if prompt.removed:
+        steps = [re.sub(prompt.removed, "", step).strip() for step in trace.steps]
+    else:
+        steps = [_HEADER.sub("", step, count=1) if _HEADER.match(step) else step for step in trace.steps]
+    return _user(fill(prompt.text, problem=trace.prompt, solution="\n".join(numbered(steps))))
 
 
 def yes_no(prompt: Prompt, trace: Trace, said: Sequence[str] = ()) -> Messages:

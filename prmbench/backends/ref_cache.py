@@ -1,20 +1,25 @@
 """The reference's step log-probabilities, kept on disk: models trained from one reference share its forward pass.
 
-Keyed by token ids and step ranges, so that a hit is the same number. Lines are appended; a torn one is passed over.
+Keyed by token ids and step ranges, so that a hit is the same number. Lines are appended, each with a hash over itself
+and the reference; one that is torn or altered is computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from prmbench import distributed
+from prmbench import disk, distributed, reading
 from prmbench.backends.common import step_sums
 from prmbench.engines import Reader
 from prmbench.engines.hf import Placement
 from prmbench.engines.render import Encoded
+from prmbench.schema import Notice, UserError
 from prmbench.store import cannot_write
 
 Sums = Callable[[Sequence[Encoded]], Iterator[tuple[float, ...]]]
@@ -35,20 +40,25 @@ def identity(weights: str, where: Placement, engine: str = "hf") -> str:
 def cached(folder: Path, reference: str, open_engine: Callable[[], Reader]) -> Sums:
     """`step_logprobs` that looks into `folder` first, and opens the model when something is not there.
 
-    `reference`: its `identity`; each has files of its own.
+    `reference`: its `identity`; each has files of its own. Raises UserError when the folder is another user's.
     """
+    if reading.lexists(folder) and not reading.belongs_to_user(folder):
+        raise UserError(f"--ref-cache {folder}: belongs to another user, whose numbers are not taken; name your own")
     name = hashlib.sha256(reference.encode()).hexdigest()[:16]
-    known = _read(folder, name)
+    known = _read(folder, name, reference)
     own = folder / f"{name}.{distributed.rank()}.jsonl"
     engine: list[Reader] = []
 
+    def is_missing(encoded: Encoded) -> bool:
+        return len(known.get(_key(encoded), ())) != len(encoded.spans)
+
     def sums(batch: Sequence[Encoded]) -> Iterator[tuple[float, ...]]:
-        missing = [e for e in batch if _key(e) not in known]
+        missing = [e for e in batch if is_missing(e)]
         if missing:
             if not engine:
                 engine.append(open_engine())
             found = dict(zip(map(_key, missing), step_logprobs(engine[0], missing), strict=True))
-            _append(own, found)
+            _append(own, reference, {key: values for key, values in found.items() if all(map(math.isfinite, values))})
             known.update(found)
         for encoded in batch:
             yield known[_key(encoded)]
@@ -62,22 +72,37 @@ def _key(encoded: Encoded) -> str:
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
 
-def _read(folder: Path, name: str) -> dict[str, tuple[float, ...]]:
-    known = {}
+def _read(folder: Path, name: str, reference: str) -> dict[str, tuple[float, ...]]:
+    """Entries by key; those of a file of another user, and lines whose hash is not theirs, are left out and counted."""
+    known, faults = {}, 0
     for path in sorted(folder.glob(f"{name}.*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        if not reading.belongs_to_user(path):
+            warnings.warn(f"{path}: not used (it belongs to another user)", Notice, stacklevel=3)
+            continue
+        for line in reading.appended_lines(path):
             try:
-                key, values = json.loads(line)
-            except ValueError:
-                continue  # torn by a kill; it is computed again
-            known[key] = tuple(values)
+                key, values, digest = json.loads(line)
+                if digest != _digest(reference, key, values) or not all(map(math.isfinite, values)):
+                    raise ValueError
+            except (ValueError, TypeError, OverflowError, RecursionError):
+                faults += 1  # torn by a kill, altered, or of an older version; it is computed again
+                continue
+            known[key] = tuple(map(float, values))
+    if faults:
+        warnings.warn(f"{folder}: {faults} entries not used (torn, altered, or without a hash)", Notice, stacklevel=3)
     return known
 
 
-def _append(path: Path, found: dict[str, tuple[float, ...]]) -> None:
+def _digest(reference: str, key: Any, values: Any) -> str:
+    """16 hex digits that bind an entry to its reference."""
+    return hashlib.sha256(json.dumps([reference, key, values]).encode()).hexdigest()[:16]
+
+
+def _append(path: Path, reference: str, found: Mapping[str, tuple[float, ...]]) -> None:
+    lines = [json.dumps([key, values, _digest(reference, key, values)]) for key, values in found.items()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n" + "".join(json.dumps([key, values]) + "\n" for key, values in found.items()))
+        with disk.open_to_append(path) as file:
+            file.write(("\n" + "".join(f"{line}\n" for line in lines)).encode())
     except OSError as error:
         cannot_write(path, error)

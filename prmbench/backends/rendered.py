@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from prmbench.backends import Backend, Facts
 from prmbench.data import renderings
+from prmbench.engines.budget import Budget
 from prmbench.schema import StepScores, Trace, Usage
 
 
@@ -19,6 +20,7 @@ class RenderedBackend:
         """`backend` reads the text that is shown."""
         self.backend = backend
         self.facts: Facts = backend.facts
+        self.budget: Budget | None = getattr(backend, "budget", None)
 
     def cost(self, trace: Trace) -> int:
         """Tokens of the text that is shown."""

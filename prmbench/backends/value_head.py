@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from transformers.utils.hub import cached_file
 
+from prmbench import reading
 from prmbench.backends import ModelBackend, common
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig
@@ -94,7 +95,7 @@ def checkpoint_head(card: ModelCard) -> tuple[torch.Tensor, float]:
     for name in CHECKPOINTS:
         index, whole = _cached(card, f"{name}.index.json"), _cached(card, name)
         if index:
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = json.loads(reading.read_text(index))["weight_map"]
             shards = {shard for tensor, shard in names.items() if tensor.startswith(prefix)}
             paths = [path for path in (_cached(card, shard) for shard in sorted(shards)) if path]
         else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prmbench import sound
-from prmbench.data import candidates, files, prmbench_preview, processbench, renderings
+from prmbench.data import candidates, files, prmbench_preview, processbench, renderings, selection
 from prmbench.schema import Task, Trace, UserError
 
 
@@ -35,7 +35,7 @@ BENCHMARKS = {
         Benchmark("processbench", 1, hub_id=processbench.HUB_ID, subsets=processbench.SUBSETS),
         Benchmark(
             "prmbench_preview",
-            1,
+            2,  # 2: a step that is only a number is a step
             "validity",
             hub_id=prmbench_preview.HUB_ID,
             subsets=prmbench_preview.SUBSETS,
@@ -76,6 +76,7 @@ def load(
 ) -> Loaded:
     """Traces of a benchmark, in its subset order; `limit` keeps so many of each, or so many prompts with all of theirs.
 
+    They are evenly spaced, and of both sorts (with an error and without, right and wrong) where a subset has both.
     `split` cuts completions that come as free text; `rendering`s are those of format_shift. Raises UserError.
     """
     row = BENCHMARKS[name]
@@ -87,7 +88,7 @@ def load(
     if odd:
         raise UserError(f"{source}: subset {odd[0]!r}: use letters, digits and . + - _ only, also in file names")
     chosen = tuple(name for name in present if not subsets or name in subsets)
-    spread = files.spread if row.task in _READERS else candidates.spread
+    spread = _spread_labelled if row.task in _READERS else candidates.spread
     kept = [t for name in chosen for t in spread([t for t in traces if t.subset == name], limit)]
     if not kept:
         raise UserError(f"{source}: holds no trace")
@@ -109,6 +110,10 @@ def _read(row: Benchmark, data: Path | None, subsets: Sequence[str], split: str)
     _known(subsets, row.subsets, row.hub_id)
     traces, revision = _READERS[row.task].from_hub(subsets or row.subsets, row.revision)
     return traces, row.hub_id, revision
+
+
+def _spread_labelled(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
+    return selection.spread(traces, limit, lambda trace: selection.sorts_of(trace.first_error, None))
 
 
 def _known(wanted: Sequence[str], present: Sequence[str], source: str) -> None:

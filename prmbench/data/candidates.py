@@ -11,17 +11,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prmbench.data import files, rollouts
+from prmbench.data import files, rollouts, selection
+from prmbench.data.rollouts import Rollout
 from prmbench.schema import Task, Trace, UserError
 
 
 def from_files(path: Path, split: str) -> list[Trace]:
     """Reads a folder (one file a subset) or one file. A row's `subset` wins over its file's name."""
-    found = []
+    rows: list[Rollout] = []
     for file in files.data_files(path):
-        read = rollouts.read(file)
-        found += [rollouts.trace(replace(r, subset=r.subset or file.stem), split) for r in read]
-    return found
+        rows += [replace(r, subset=r.subset or file.stem) for r in rollouts.read(file)]
+    rollouts.warn_if_never_cut([r for r in rows if not r.steps], split, path.name)
+    return [rollouts.trace(r, split) for r in rows]
 
 
 def check(task: Task, traces: Sequence[Trace], source: str) -> None:
@@ -37,9 +38,9 @@ def check(task: Task, traces: Sequence[Trace], source: str) -> None:
 
 
 def spread(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
-    """The traces of `limit` prompts at even distances: groups stay whole."""
-    kept = set(files.spread(list(dict.fromkeys(t.group for t in traces)), limit))
-    return [t for t in traces if t.group in kept]
+    """The traces of `limit` prompts at even distances, with both outcomes where there are both: groups stay whole."""
+    chosen = selection.spread_groups([(t.group, selection.sorts_of(t.first_error, t.outcome)) for t in traces], limit)
+    return [t for t in traces if t.group in chosen]
 
 
 def content_hash(known: str, traces: Iterable[Trace]) -> str:

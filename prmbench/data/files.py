@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prmbench.schema import UserError
+from prmbench import reading
+from prmbench.option_values import check_text
+from prmbench.schema import Notice, UserError
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Half a surrogate pair: JSON can spell it, UTF-8 and tokenizers cannot."""
+_PERHAPS_NOT_FINITE = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
+"""In a JSON text, a number that may be none or too large."""
 T = TypeVar("T")
 SUFFIXES = (".json", ".jsonl", ".parquet")
+NAMED_ROWS = 5
+"""So many of the rows that cannot be read are named."""
 
 
 def data_files(path: Path) -> list[Path]:
     """The file itself, or the data files directly in the folder, by name."""
-    if path.is_file():
-        return [path]
-    if not path.exists():
+    if not reading.exists(path):
         raise UserError(
             f"{path}: no such file or folder; --data takes a json, jsonl or parquet file or a folder of them"
         )
+    if path.is_file():
+        return [path]
     if not path.is_dir():
         raise UserError(f"{path}: neither a file nor a folder; save the rows to a file")
-    found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not _is_summary(p))
+    try:
+        found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not _is_summary(p))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be searched ({reading.reason(error)})") from error
+    for file in found:
+        check_text(file.name, "the name of a file in --data")
     if not found:
         raise UserError(f"{path}: holds no {', '.join(SUFFIXES)} file")
     return found
@@ -38,47 +50,111 @@ def _is_summary(path: Path) -> bool:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of one file. Raises UserError when it is not what its suffix says."""
-    try:
-        if path.suffix == ".parquet":
-            return _parquet(path)
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    """All rows of one file. Raises UserError when it is not what its suffix says, or one row is not an object."""
+    rows: list[dict[str, Any]] = []
+    for row in _rows_and_faults(path):
+        if isinstance(row, UserError):
+            raise row
+        rows.append(row)
+    return rows
+
+
+def _rows_and_faults(path: Path) -> Sequence[dict[str, Any] | UserError]:
+    """The rows of one file, with an error in the place of each that is no object or holds a number that is none."""
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    text = reading.read_text(path)
     if path.suffix == ".jsonl":
-        return [_object(line, f"{path} line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+        lines = enumerate((line.lstrip(reading.BYTE_ORDER_MARK) for line in text.split("\n")), 1)  # of joined files
+        return [_line(line, f"{path} line {n}") for n, line in lines if line.strip()]
     if path.suffix != ".json":
         raise UserError(f"{path}: unknown file type {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
-    rows = _parse(text, str(path))
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    rows = reading.parse_json(text, str(path), finite=False)
+    if not isinstance(rows, list):
         raise UserError(f"{path}: expected a list of objects, one a row")
-    return rows
+    look_at_numbers = _perhaps_not_finite(text)
+    return [
+        _finite_or_fault(row, f"{path} row {n}", look_at_numbers)
+        if isinstance(row, dict)
+        else UserError(f"{path} row {n} is {_shown(row)}; expected a list of objects, one a row")
+        for n, row in enumerate(rows)
+    ]
+
+
+def read_each(
+    path: Path, read: Callable[[dict[str, Any], str], T], on_unreadable: Callable[[str], None] | None = None
+) -> Iterator[tuple[Path, int, dict[str, Any], T]]:
+    """Read every row of a file, or of the data files in a folder, by a function of the row and of its place.
+
+    Args:
+        path: A data file, or a folder of them.
+        read: Makes something of a row, or raises UserError.
+        on_unreadable: Called with the reason for every row that cannot be read, which is then left out.
+
+    Yields:
+        File, number of the row within it from 0, the row, and what was made of it.
+
+    Raises:
+        UserError: A file cannot be read as a whole; without `on_unreadable`, also for the first row that cannot.
+    """
+    for file in data_files(path):
+        for number, row in enumerate(_rows_and_faults(file)):
+            try:
+                if isinstance(row, UserError):
+                    raise row
+                value = read(row, f"{file} row {number}")
+            except UserError as error:
+                if on_unreadable is None:
+                    raise
+                on_unreadable(str(error))
+                continue
+            yield file, number, row, value
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
+    reading.check_file(path)
     try:
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: not a parquet file ({str(error).splitlines()[0]})") from error
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        what = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: not a parquet file of rows ({what})") from error
     return rows
 
 
-def _parse(text: str, where: str) -> Any:
+def _perhaps_not_finite(text: str) -> bool:
+    """Whether a number in a JSON text may be NaN or infinite; the values then decide, which takes longer."""
+    return _PERHAPS_NOT_FINITE.search(text) is not None
+
+
+def _values(value: Any) -> Iterator[Any]:
+    """The value, or all values in a list or an object, however deep."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list | dict):
+            waiting += value.values() if isinstance(value, dict) else value
+        else:
+            yield value
+
+
+def _line(line: str, where: str) -> dict[str, Any] | UserError:
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: not valid JSON ({error})") from error
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    row = _parse(line, where)
+        row = reading.parse_json(line, where, finite=False)
+    except UserError as error:
+        return error
     if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object")
+        return UserError(f"{where}: expected a JSON object")
+    return _finite_or_fault(row, where, _perhaps_not_finite(line))
+
+
+def _finite_or_fault(row: dict[str, Any], where: str, look_at_numbers: bool) -> dict[str, Any] | UserError:
+    """The row, or an error that names the first field with a number that is NaN or infinite."""
+    for name, value in row.items() if look_at_numbers else ():
+        if any(isinstance(v, float) and not math.isfinite(v) for v in _values(value)):
+            return UserError(f"{where}: field {name!r} is {_shown(value)}; expected finite numbers")
     return row
 
 
@@ -105,17 +181,26 @@ def steps_field(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def warn_of_unreadable_rows(path: Path, faults: Sequence[str], rows: int, advice: str = "") -> None:
+    """Warn, once, that some of the rows are left out; names the first few of them."""
+    if faults:
+        named = "; ".join([*faults[:NAMED_ROWS], *(["..."] if len(faults) > NAMED_ROWS else [])])
+        message = f"{path}: {len(faults)} of {rows} rows cannot be read and are left out{advice}: {named}"
+        warnings.warn(message, Notice, stacklevel=3)
+
+
+def checked_name(value: Any, name: str, where: str) -> str:
+    """An id or a subset as text. Raises UserError on one that no file can hold."""
+    text = str(value)
+    if "\0" in text or _HALF_CHARACTER.search(text):
+        raise UserError(f"{where}: field {name!r} is {_shown(value)}; expected valid Unicode, without NUL")
+    return text
+
+
 def check_limit(limit: int | None) -> None:
     """Raises UserError on a --limit that leaves nothing."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}; expected at least 1")
-
-
-def spread(items: Sequence[T], limit: int | None) -> list[T]:
-    """`limit` of them at even distances: published sets are ordered by label, subject or year."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def unique_ids(ids: Sequence[str], where: str) -> None:

@@ -1,11 +1,11 @@
 """Published step labels -> labelled rollouts: PRM800K, Math-Shepherd, TRL's stepwise form. One row, one solution.
 
-Trains and judges nothing; what is left out is counted by reason. Facts about the formats: docs/data.md.
+Trains and judges nothing; what is left out is counted by reason, rows that cannot be read among it. Facts about the
+formats, and what makes a row unreadable: docs/data.md.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,23 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prmbench import outputs
 from prmbench.config import ConvertConfig
-from prmbench.data import files, rollouts
+from prmbench.data import files, math_shepherd, rollouts, selection
 from prmbench.data.rollouts import Rollout
 from prmbench.schema import UserError, text_hash
 
-TAG = "ки"
-"""Math-Shepherd: closes every step of `input`; `label` has + or - in its place."""
 RATINGS = (-1, 0, 1)
 NO_STEP, BROKEN = "no rated step", "problem reported as broken"
-_FIRST_STEP = re.compile(r"(?<!\S)Step 1:")
-_HEADING = re.compile(r"\AStep \d+:\s*")
-_MARK = re.compile(rf"{TAG}(?:[ \t]*\?)?|\Z")
-_SIGN = re.compile(rf"(?:{TAG}\s*)?([+-])")
-
-Found = tuple[list[Rollout], str]
-"""What a row gives, without ids; or nothing, and why."""
-Reader = Callable[[Mapping[str, Any], str], Found]
+UNREADABLE, UNREADABLE_ALTERNATIVE = "row that cannot be read", "alternative step that cannot be read"
+Solutions = tuple[list[Rollout], list[str]]
+"""What a row gives, without ids, and why something of it is left out."""
+Reader = Callable[[Mapping[str, Any], str], Solutions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,59 +39,85 @@ class Converted:
     labels: int
     """Steps with a label: those after a first error may have none."""
     left_out: Mapping[str, int]
-    """Why rows gave nothing -> how many."""
+    """Why rows, or alternatives in them, gave nothing -> how many."""
+    unreadable: tuple[str, ...] = ()
+    """The first few of the rows that cannot be read: which row, and why."""
 
 
 def convert(config: ConvertConfig, data: Path) -> Converted:
     """Writes the file's solutions as grouped traces, as `train-rm --loss step_bce` and `eval` read them.
 
-    Raises UserError naming the file and the row that cannot be read.
+    Rows that cannot be read are left out and counted, with a warning that names the first few.
+
+    Raises:
+        UserError: No row gives a solution; or, with `strict`, one row cannot be read. Nothing is written then.
     """
     files.check_limit(config.limit)
     rollouts.check_suffix(config.out)
-    if config.out.resolve() in {file.resolve() for file in files.data_files(data)}:
-        raise UserError(f"--out {config.out}: is a file that is read; name another for the traces")
-    found, left, rows = read(data, config.format, config.neutral, config.alternatives)
-    kept = files.spread(found, config.limit)
-    if not kept:
+    outputs.check([config.out], config, [data], force=config.force)
+    faults: list[str] = []
+    on_unreadable = None if config.strict else faults.append
+    labelled, left, readable = read(data, config.format, config.neutral, config.alternatives, on_unreadable)
+    left |= {UNREADABLE: len(faults)} if faults else {}
+    rows = readable + len(faults)
+    solutions = selection.spread(labelled, config.limit, lambda r: selection.sorts_of(r.first_error, None))
+    if not solutions:
         why = ", ".join(f"{n} x {reason}" for reason, n in left.items())
-        raise UserError(f"{data}: gives no labelled solution{f' ({why})' if why else ''}")
-    rollouts.write(config.out, kept)
+        first = f"; the first is {faults[0]}" if faults else ""
+        raise UserError(f"{data}: gives no labelled solution{f' ({why}{first})' if why else ''}")
+    files.warn_of_unreadable_rows(data, faults, rows, "; --strict refuses them")
+    rollouts.write(config.out, solutions)
     return Converted(
         out=config.out,
         rows=rows,
-        solutions=len(kept),
-        with_error=sum(r.first_error not in (None, -1) for r in kept),
-        steps=sum(len(r.steps) for r in kept),
-        labels=sum(_labelled(r) for r in kept),
+        solutions=len(solutions),
+        with_error=sum(r.first_error not in (None, -1) for r in solutions),
+        steps=sum(len(r.steps) for r in solutions),
+        labels=sum(_labelled(r) for r in solutions),
         left_out=left,
+        unreadable=tuple(faults[: files.NAMED_ROWS]),
     )
 
 
 def read(
-    path: Path, form: str = "auto", neutral: str = "right", alternatives: bool = False
+    path: Path,
+    form: str = "auto",
+    neutral: str = "right",
+    alternatives: bool = False,
+    on_unreadable: Callable[[str], None] | None = None,
 ) -> tuple[list[Rollout], dict[str, int], int]:
-    """(labelled solutions, rows left out by reason, rows read) of a file, or of the data files in a folder.
+    """(labelled solutions, what is left out by reason, rows that can be read) of a file or the data files in a folder.
 
     Solutions of one problem share a group; ids are `<file>-<row>`, then `-1`, `-2`, ... for a row's alternatives.
+
+    Args:
+        path: A data file, or a folder of them.
+        form: Format of the rows, or `auto`.
+        neutral: What a step that PRM800K rates 0 counts as: `right` or `wrong`.
+        alternatives: Whether PRM800K's rated steps that were not taken become solutions of their own.
+        on_unreadable: Called with the reason for every row that cannot be read and is left out.
+
+    Raises:
+        UserError: A file cannot be read as a whole; without `on_unreadable`, also for the first row that cannot.
     """
     readers: dict[str, Reader] = {
         "prm800k": partial(prm800k, neutral=float(neutral == "right"), alternatives=alternatives),
-        "math_shepherd": math_shepherd,
-        "trl": trl,
+        "math_shepherd": lambda row, where: ([math_shepherd.solution(row, where)], []),
+        "trl": lambda row, where: ([trl(row, where)], []),
     }
-    found: list[Rollout] = []
+
+    def read_row(row: Mapping[str, Any], where: str) -> Solutions:
+        return readers[_format(row, where) if form == "auto" else form](row, where)
+
+    labelled: list[Rollout] = []
     left: Counter[str] = Counter()
     count = 0
-    for file in files.data_files(path):
-        for number, row in enumerate(files.read_rows(file)):
-            where = f"{file} row {number}"
-            read_row, reason = readers[_format(row, where) if form == "auto" else form](row, where)
-            left.update([reason] if reason else [])
-            found += [_named(r, f"{file.stem}-{number}", k) for k, r in enumerate(read_row)]
-            count += 1
-    files.unique_ids([r.id for r in found], str(path))
-    return found, dict(left), count
+    for file, number, _, (solutions, reasons) in files.read_each(path, read_row, on_unreadable):
+        left.update(reasons)
+        labelled += [_named(r, f"{file.stem}-{number}", k) for k, r in enumerate(solutions)]
+        count += 1
+    files.unique_ids([r.id for r in labelled], str(path))
+    return labelled, dict(left), count
 
 
 def _format(row: Mapping[str, Any], where: str) -> str:
@@ -124,17 +145,10 @@ def _labelled(rollout: Rollout) -> int:
     return 0 if first is None else len(rollout.steps) if first < 0 else first + 1
 
 
-def _first_error(labels: Sequence[float]) -> int | None:
-    """Index of the first 0, -1 when all are 1; None when soft labels leave it open."""
-    if not set(labels) <= {0.0, 1.0}:
-        return None
-    return labels.index(0.0) if 0.0 in labels else -1
-
-
 # --- TRL --------------------------------------------------------------------------------------------------
 
 
-def trl(row: Mapping[str, Any], where: str) -> Found:
+def trl(row: Mapping[str, Any], where: str) -> Rollout:
     """prompt, completions (the steps), labels (one a step)."""
     steps = files.steps_field({"steps": row.get("completions")}, f"{where}: completions as steps")
     given = row.get("labels")
@@ -146,46 +160,7 @@ def trl(row: Mapping[str, Any], where: str) -> Found:
         raise UserError(f"{where}: field 'labels' is {repr(given)[:60]}; expected labels between 0 and 1")
     labels = tuple(float(y) for y in given)
     prompt = files.text_field(row, "prompt", where)
-    return [Rollout("", prompt, steps=steps, step_labels=labels, first_error=_first_error(labels))], ""
-
-
-# --- Math-Shepherd ------------------------------------------------------------------------------------------
-
-
-def math_shepherd(row: Mapping[str, Any], where: str) -> Found:
-    """The problem and its steps in `input`, each closed by the tag; in `label` the same text, + or - for every tag.
-
-    `Step k:` is dropped, since encoders write it. A label is what sampling from there reached, not a person's word.
-    """
-    text, labelled = (files.text_field(row, name, where) for name in ("input", "label"))
-    pieces = [piece for piece in _MARK.split(text) if piece.strip()]
-    if text.count(TAG) != len(pieces) or not pieces:
-        raise UserError(f"{where}: field 'input' has {text.count(TAG)} tags {TAG!r}; expected one after every step")
-    labels = _signs(pieces, labelled, where)
-    starts = list(_FIRST_STEP.finditer(pieces[0]))
-    if not starts or not pieces[0][: starts[-1].start()].strip():
-        raise UserError(f"{where}: field 'input' has no 'Step 1:' after the problem")
-    problem, pieces[0] = pieces[0][: starts[-1].start()].strip(), pieces[0][starts[-1].start() :]
-    steps = tuple(_HEADING.sub("", piece.strip()) or piece.strip() for piece in pieces)
-    subset = files.text_field(row, "task", where).lower() if row.get("task") else ""
-    made = Rollout("", problem, steps=steps, step_labels=labels, first_error=_first_error(labels), subset=subset)
-    return [made], ""
-
-
-def _signs(pieces: Sequence[str], labelled: str, where: str) -> tuple[float, ...]:
-    """The sign behind every piece. A step may hold + and - of its own, so the label is read along the input."""
-    labels, at = [], 0
-    for number, piece in enumerate(pieces):
-        at += len(labelled[at:]) - len(labelled[at:].lstrip())
-        body = piece.strip()
-        sign = _SIGN.match(labelled[at + len(body) :].lstrip()) if labelled.startswith(body, at) else None
-        if sign is None:
-            raise UserError(f"{where}: field 'label' has no + or - for step {number} of 'input', or another text there")
-        labels.append(float(sign[1] == "+"))
-        at = labelled.index(sign[1], at + len(body)) + 1
-    if labelled[at:].strip():
-        raise UserError(f"{where}: field 'label' goes on after the last step of 'input'")
-    return tuple(labels)
+    return Rollout("", prompt, steps=steps, step_labels=labels, first_error=rollouts.first_error_of(labels))
 
 
 # --- PRM800K ------------------------------------------------------------------------------------------------
@@ -199,12 +174,13 @@ class _Step:
     label: float | None
 
 
-def prm800k(row: Mapping[str, Any], where: str, neutral: float = 1.0, alternatives: bool = False) -> Found:
+def prm800k(row: Mapping[str, Any], where: str, neutral: float = 1.0, alternatives: bool = False) -> Solutions:
     """question.problem and label.steps: at each the completion chosen, or the labeller's own text (which is right).
 
     Where nothing was chosen, the first completion ends the solution: it is the one that was judged. A solution found
     wrong goes on as it was generated, without labels, unless a label before its error says something else than right.
-    Rows whose problem was reported as broken are left out.
+    Rows whose problem was reported as broken are left out. A completion that was not taken and cannot be read (a blank
+    one is as good as unrated) costs nothing but an alternative.
     """
     question, label = (_object(row, name, where) for name in ("question", "label"))
     problem = files.text_field(question, "problem", f"{where}: question")
@@ -212,12 +188,15 @@ def prm800k(row: Mapping[str, Any], where: str, neutral: float = 1.0, alternativ
     if not isinstance(stages, list):
         raise UserError(f"{where}: label: field 'steps' is {repr(stages)[:60]}; expected a list of steps")
     if label.get("finish_reason") == "bad_problem":
-        return [], BROKEN
+        return [], [BROKEN]
     path: list[_Step] = []
     branches: list[tuple[_Step, ...]] = []
+    unreadable = 0
     for number, stage in enumerate(stages):
         taken, others, goes_on = _stage(stage, f"{where}: label: step {number}", neutral)
-        branches += [(*path, other) for other in others if other.label is not None]
+        steps = [other for other in others if isinstance(other, _Step)]
+        unreadable += len(others) - len(steps)
+        branches += [(*path, step) for step in steps if step.label is not None]
         if taken is None or taken.label is None:
             break
         path.append(taken)
@@ -225,26 +204,47 @@ def prm800k(row: Mapping[str, Any], where: str, neutral: float = 1.0, alternativ
             break
     tail = _tail(path, question.get("pre_generated_steps"), where)
     reached = label.get("finish_reason") == "solution" and len(path) == len(stages)
-    made = [_solution(problem, path, tail, question, reached)] if path else []
-    made += [_solution(problem, branch, (), question, False) for branch in branches if alternatives]
-    return made, "" if made else NO_STEP
+    gold = _gold(question, where)
+    solutions = [_solution(problem, path, tail, gold, reached)] if path else []
+    solutions += [_solution(problem, branch, (), gold, False) for branch in branches if alternatives]
+    reasons = [UNREADABLE_ALTERNATIVE] * unreadable if alternatives else []
+    return solutions, reasons if solutions else [*reasons, NO_STEP]
 
 
-def _stage(stage: Any, where: str, neutral: float) -> tuple[_Step | None, list[_Step], bool]:
-    """(step taken, rated steps that were not, whether the solution goes on after it)."""
+def _stage(stage: Any, where: str, neutral: float) -> tuple[_Step | None, list[_Step | UserError], bool]:
+    """(step taken, rated steps that were not or why they cannot be read, whether the solution goes on after it)."""
     if not isinstance(stage, dict) or not isinstance(stage.get("completions") or [], list):
         raise UserError(f"{where} is {repr(stage)[:60]}; expected an object with a list of completions")
-    offered = [_rated(c, f"{where}, completion {k}", neutral) for k, c in enumerate(stage.get("completions") or [])]
+    completions = stage.get("completions") or []
+    offered = [_rated_or_fault(c, f"{where}, completion {k}", neutral) for k, c in enumerate(completions)]
     chosen = stage.get("chosen_completion")
     if chosen is not None:
         if type(chosen) is not int or not 0 <= chosen < len(offered):
             raise UserError(f"{where}: field 'chosen_completion' is {chosen!r}; it has {len(offered)} completions")
-        return offered[chosen], offered[:chosen] + offered[chosen + 1 :], True
+        taken = _rated(completions[chosen], f"{where}, completion {chosen}", neutral)
+        return taken, offered[:chosen] + offered[chosen + 1 :], True
     human = stage.get("human_completion")
-    if human is not None:
-        text = human if isinstance(human, dict) else {"text": human}
+    text = human if isinstance(human, dict) else {"text": human}
+    if not _says_nothing(text):
         return _Step(files.text_field(text, "text", f"{where}: human_completion").strip(), 1.0), offered, True
-    return (offered[0], offered[1:], False) if offered else (None, [], False)
+    if not completions or _says_nothing(completions[0]):
+        return None, offered, False
+    return _rated(completions[0], f"{where}, completion 0", neutral), offered[1:], False
+
+
+def _says_nothing(completion: Any) -> bool:
+    """Whether a completion has no text, or a blank one."""
+    text = completion.get("text") if isinstance(completion, dict) else completion
+    return text is None or (isinstance(text, str) and not text.strip())
+
+
+def _rated_or_fault(completion: Any, where: str, neutral: float) -> _Step | UserError:
+    if _says_nothing(completion):
+        return _Step("", None)
+    try:
+        return _rated(completion, where, neutral)
+    except UserError as error:
+        return error
 
 
 def _rated(completion: Any, where: str, neutral: float) -> _Step:
@@ -267,20 +267,27 @@ def _tail(path: Sequence[_Step], generated: Any, where: str) -> tuple[str, ...]:
     return tuple(whole[len(path) :]) if whole[: len(path)] == [s.text for s in path] else ()
 
 
-def _solution(
-    problem: str, path: Sequence[_Step], tail: Sequence[str], question: Mapping[str, Any], reached: bool
-) -> Rollout:
+def _solution(problem: str, path: Sequence[_Step], tail: Sequence[str], gold: str, reached: bool) -> Rollout:
     labels = tuple(float(s.label or 0.0) for s in path)
-    gold = question.get("ground_truth_answer")
     return Rollout(
         "",
         problem,
         steps=(*(s.text for s in path), *tail),
         outcome=1 if reached else None,
-        gold=gold if isinstance(gold, str) else "",
-        first_error=_first_error(labels),
+        gold=gold,
+        first_error=rollouts.first_error_of(labels),
         step_labels=() if tail else labels,
     )
+
+
+def _gold(question: Mapping[str, Any], where: str) -> str:
+    """The reference answer, a text or a number; empty where the row has neither."""
+    gold = question.get("ground_truth_answer")
+    if type(gold) in (int, float):
+        return str(gold)
+    if not isinstance(gold, str) or not gold.strip():
+        return ""
+    return files.text_field(question, "ground_truth_answer", f"{where}: question")
 
 
 def _object(row: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:

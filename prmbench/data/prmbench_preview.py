@@ -1,7 +1,7 @@
 """PRMBench (Song et al., arXiv 2501.03124): solutions with a label on every step, by kind of error; files or the hub.
 
-Read as its own script reads it: labels of steps that are not there, blank steps and repeated rows are left out, and
-one warning says how many.
+Read as its own script reads it: labels of steps that are not there, blank steps (also headings without any text) and
+repeated rows are left out, and one warning says how many.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ SUBSETS = (
     *("missing_condition", "deception", "multi_solutions"),
     CORRECT,
 )
-_PREFIX = re.compile(r"\A(?:step\s*)?\d+[.:](?:\s+|$)", re.IGNORECASE)
-"""`Step 3. `, `Step 3: `, `3. `; no space, no prefix, or `0.5 of them` would lose its zero."""
+_PREFIX = re.compile(r"\A(?:step\s*)?\d+[.:]\s+", re.IGNORECASE)
+"""`Step 3. `, `Step 3: `, `3. `; no space and text behind it, no prefix, or `0.5 of them` would lose its zero."""
+_HEADING_ALONE = re.compile(r"\Astep\s*\d+\s*[.:)]?\Z", re.IGNORECASE)
+"""`Step 3:` and nothing else says nothing. A number alone does: `30.` is a step, with its label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def _process(row: Mapping[str, Any], name: str, errors: Sequence[int], where: st
     value = row.get(name)
     if not isinstance(value, list) or not all(isinstance(step, str) for step in value):
         raise UserError(f"{where}: field {name!r} is {str(value)[:60]}; expected a list of texts, one a step")
-    plain = [_PREFIX.sub("", step.strip()) for step in value]
+    plain = ["" if _HEADING_ALONE.match(step.strip()) else _PREFIX.sub("", step.strip()) for step in value]
     wrong = set(errors)
     kept = [(step, 0.0 if number in wrong else 1.0) for number, step in enumerate(plain, 1) if step]
     if not kept:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from prmbench import contamination, store
+from prmbench import contamination, outputs, store
 from prmbench.config import ContaminationConfig
 from prmbench.contamination import Match, Text
-from prmbench.data import files, imports
+from prmbench.data import files, math_shepherd
+from prmbench.reading import normalise_line_ends
 from prmbench.schema import UserError
 
 SHARED_BY = 20
@@ -78,13 +80,17 @@ class Report:
     overlap: float
     counts: tuple[Counts, ...]
     pairs: tuple[Pair, ...]
+    left_out: int = 0
+    """Rows of the training data whose problem cannot be read."""
 
 
 def report(config: ContaminationConfig) -> Report:
     """Holds every benchmark file or folder against the training data, and against itself; writes `--out` if given."""
     _check(config)
     assert config.data is not None  # _check
-    rows, training = distinct(read(config.data), by_subset=False)
+    faults: list[str] = []
+    rows, training = distinct(read(config.data, faults), by_subset=False)
+    files.warn_of_unreadable_rows(config.data, faults, rows + len(faults))
     texts = [p.text for p in training]
     counts: list[Counts] = []
     pairs: list[Pair] = []
@@ -97,7 +103,9 @@ def report(config: ContaminationConfig) -> Report:
         outside = contamination.matches(own, texts, config.ngram, config.overlap)
         counts += _counts(label, found, problems, inside, outside, config.ngram)
         pairs += _pairs(label, problems, problems, inside, "repeat ") + _pairs(label, problems, training, outside, "")
-    made = Report(config.data.name, rows, len(training), config.ngram, config.overlap, tuple(counts), tuple(pairs))
+    made = Report(
+        config.data.name, rows, len(training), config.ngram, config.overlap, tuple(counts), tuple(pairs), len(faults)
+    )
     if config.out is not None:
         store.write_atomic(config.out, store.canonical_json(asdict(made)))
     return made
@@ -108,9 +116,8 @@ def _check(config: ContaminationConfig) -> None:
         raise UserError("--data is missing: give the training file or folder")
     if not config.against:
         raise UserError("--against is missing: give a benchmark file or folder")
-    sources = [config.data, *map(Path, config.against)]
-    if config.out is not None and config.out.resolve() in [path.resolve() for path in sources]:
-        raise UserError(f"--out {config.out}: is a file that is read; name another for the matches")
+    if config.out is not None:
+        outputs.check([config.out], config, force=config.force)
     if config.ngram < 1:
         raise UserError(f"--ngram is {config.ngram}; expected at least 1")
     if not 0 < config.overlap <= 1:
@@ -131,7 +138,8 @@ def lines(made: Report) -> list[str]:
         table.append(f"  {c.subset:<17.17}{row}")
     return [
         *table,
-        f"training: {made.data}, {made.rows} rows, {made.problems} distinct problems",
+        f"training: {made.data}, {made.rows} rows, {made.problems} distinct problems"
+        + (f", {made.left_out} rows left out" if made.left_out else ""),
         f"overlap: {made.overlap:g} of a problem's {made.ngram}-grams in one training problem",
         "all but rows count distinct problems; repeated: in the benchmark again, in",
         "another subset or in other words; too short: compared as whole texts only",
@@ -141,20 +149,27 @@ def lines(made: Report) -> list[str]:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> list[Problem]:
-    """The problem of every row of a file, or of the data files in a folder. Raises UserError on a row without one."""
+def read(path: Path, faults: list[str] | None = None) -> list[Problem]:
+    """The problem of every row of a file, or of the data files in a folder.
+
+    Args:
+        path: A data file, or a folder of them.
+        faults: Takes the reason for every row without a problem that can be read, which is then left out.
+
+    Raises:
+        UserError: No row has a problem; where `faults` is None, also for the first row that has none.
+    """
     found: list[Problem] = []
-    for file in files.data_files(path):
-        rows = files.read_rows(file)
-        texts = without_shared([_text(row, f"{file} row {n}") for n, row in enumerate(rows)])
-        for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
-            found.append(
-                Problem(
-                    _first(row, NAMES) or f"{file.stem}-{number}", _subset(row, file.stem), contamination.text(text)
-                )
-            )
+    entries = files.read_each(path, _name_subset_text, None if faults is None else faults.append)
+    for file, group in groupby(entries, key=lambda entry: entry[0]):
+        rows = [(number, *read) for _, number, _, read in group]
+        texts = without_shared([text for *_, text in rows])
+        found += [
+            Problem(name or f"{file.stem}-{number}", subset or file.stem, contamination.text(text))
+            for (number, name, subset, _), text in zip(rows, texts, strict=True)
+        ]
     if not found:
-        raise UserError(f"{path}: holds no problem")
+        raise UserError(f"{path}: holds no problem{f'; the first row without one is {faults[0]}' if faults else ''}")
     return found
 
 
@@ -168,7 +183,7 @@ def distinct(problems: Sequence[Problem], by_subset: bool = True) -> tuple[int, 
 
 def without_shared(texts: Sequence[str]) -> list[str]:
     """The texts without the paragraphs that all begin or end with, when there are enough different ones to tell."""
-    parts = [text.split("\n\n") for text in texts]
+    parts = [normalise_line_ends(text).split("\n\n") for text in texts]
     if len(set(texts)) < SHARED_BY:
         return list(texts)
     for end in (0, -1):
@@ -176,6 +191,11 @@ def without_shared(texts: Sequence[str]) -> list[str]:
             for part in parts:
                 part.pop(end)
     return ["\n\n".join(part).strip() for part in parts]
+
+
+def _name_subset_text(row: Mapping[str, Any], where: str) -> tuple[str, str, str]:
+    """Id and subset as the row has them, empty where it has none, and its problem."""
+    return _first(row, NAMES, where), _first(row, SUBSETS, where), _text(row, where)
 
 
 def _text(row: Mapping[str, Any], where: str) -> str:
@@ -188,19 +208,16 @@ def _text(row: Mapping[str, Any], where: str) -> str:
     if isinstance(question, dict):  # PRM800K
         return files.text_field(question, "problem", f"{where}: question")
     if row.get("input") is not None and row.get("label") is not None:
-        return imports.math_shepherd(row, where)[0][0].prompt
+        return math_shepherd.problem(row, where)
     field = next((name for name in TEXTS if row.get(name) is not None), None)
     if field is None:
         raise UserError(f"{where}: has no problem; expected one of {', '.join((*TEXTS, *CONVERSATIONS[:2], 'input'))}")
     return files.text_field(row, field, where)
 
 
-def _first(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    return next((str(row[name]) for name in names if isinstance(row.get(name), str | int) and row[name] != ""), "")
-
-
-def _subset(row: Mapping[str, Any], stem: str) -> str:
-    return _first(row, SUBSETS) or stem
+def _first(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    found = next((name for name in names if isinstance(row.get(name), str | int) and row[name] != ""), None)
+    return "" if found is None else files.checked_name(row[found], found, where)
 
 
 # --- counting -----------------------------------------------------------------------------------------------

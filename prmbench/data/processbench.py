@@ -41,7 +41,9 @@ def to_trace(row: Mapping[str, Any], subset: str, where: str) -> Trace:
     name = _either(row, "label", "first_error")
     label = row.get(name)
     if type(label) is not int or not -1 <= label < len(steps):
-        raise UserError(f"{where}: field {name!r} is {label!r}; expected -1 or the index of one of {len(steps)} steps")
+        raise UserError(
+            f"{where}: field {name!r} is {label!r:.60}; expected -1 or the index of one of {len(steps)} steps"
+        )
     name = _either(row, "final_answer_correct", "outcome")
     correct = row.get(name)
     if correct not in (None, True, False):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import sound
-from prmbench.data import files
+from prmbench.data import files, selection
 from prmbench.schema import UserError
 
 BOXED = "\n\nPresent the answer in LaTex format: \\boxed{Your answer}"
@@ -66,7 +66,7 @@ def load(path: Path, subsets: Sequence[str] = (), limit: int | None = None) -> l
         if name not in present:
             raise UserError(f"--subset {name}: {path} has {', '.join(present)}")
     chosen = [name for name in present if not subsets or name in subsets]
-    return [p for name in chosen for p in files.spread([p for p in found if p.subset == name], limit)]
+    return [p for name in chosen for p in selection.spread([p for p in found if p.subset == name], limit)]
 
 
 def _from(path: Path) -> list[Prompt]:
@@ -127,7 +127,7 @@ def _prompt(row: Mapping[str, Any], stem: str, number: int, where: str) -> Promp
     name = "unique_id" if row.get("id") is None else "id"
     usual = "math500" if row.get("unique_id") is not None else stem
     return Prompt(
-        id=f"{stem}-{number}" if row.get(name) is None else str(row[name]),
+        id=f"{stem}-{number}" if row.get(name) is None else files.checked_name(row[name], name, where),
         text=text,
         gold=_answer(row.get("answer"), "answer", where),
         subset=files.text_field(row, "subset", where) if row.get("subset") else usual,

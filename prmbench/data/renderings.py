@@ -27,7 +27,7 @@ _MATH = re.compile(
     re.DOTALL,
 )
 """What is never cut; one that is left open reaches to the end, and so may a currency's dollar."""
-_CUT = re.compile(r"[.!?][\"')\]*]*(?=\s)|\n")
+_CUT = re.compile(r"[.!?][\"')\]*]*(?=\s)|\r\n?|\n")
 _NUMBER = re.compile(r"(?:^|\n)\W*(?:step\s*)?\d+[.:)]?\W*\Z", re.IGNORECASE)
 """The number of a list or a header, which is no sentence."""
 _WORD = re.compile(r"\w")
@@ -179,6 +179,7 @@ def combined(original_steps: int, parents: Sequence[int], scores: StepScores, ki
                 unscored=f"{len(series)} {name} for {len(parents)} steps",
                 said=scores.said,
                 usage=scores.usage,
+                request_changes=scores.request_changes,
             )
     starts = [parents.index(k) for k in range(original_steps)]
     gather = np.add if kind == "logratio" else np.minimum  # both pass on a NaN

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import store
-from prmbench.data import files
-from prmbench.data.solutions import SPLITTERS
+from prmbench.data import files, selection, solutions
 from prmbench.schema import Trace, UserError, text_hash
 
 FINISHES = ("stop", "length")
-_HEADING = re.compile(r"[ \t]*(?:#+[ \t]*)?(\*\*)?(?:[Ss]tep[ \t]+\d+[:.)]?|\d+[.)])(?(1):?\*\*:?)(?=\s|$)[ \t]*")
-"""`Step 3:`, `### Step 3`, `**Step 3:**`, `3.`; not `**Step 3: Add**`, whose second pair of stars would stay behind."""
+LARGEST = 2**63 - 1
+"""Of the integers that a parquet file holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def trace(rollout: Rollout, split: str = "paragraph") -> Trace:
         first_error=rollout.first_error,
         step_labels=rollout.step_labels,
         outcome=rollout.outcome,
-        group=rollout.group or text_hash(rollout.prompt),
+        group=_group(rollout),
         subset=rollout.subset,
         answer=rollout.answer,
         finish=rollout.finish,
@@ -82,10 +80,38 @@ def cut(completion: str, split: str) -> tuple[str, ...]:
 
     `numbered` also drops the headings, since encoders write `Step k:` themselves.
     """
-    pieces = SPLITTERS[split](completion)
-    if split == "numbered":
-        pieces = [piece[found.end() :] if (found := _HEADING.match(piece)) else piece for piece in pieces]
-    return tuple(piece.strip() for piece in pieces if piece.strip())
+    return solutions.split_text(completion, split, drop_headings=True)
+
+
+def warn_if_never_cut(rollouts: Iterable[Rollout], split: str, source: str) -> None:
+    """Warn where every completion of several lines is one step under the splitter; in one line there is no place."""
+    texts = [r.completion for r in rollouts if len(cut(r.completion, "line")) > 1]
+    solutions.warn_if_never_cut(texts, split, source)
+
+
+def first_error_of(labels: Sequence[float]) -> int | None:
+    """Index of the first 0, -1 when all are 1; None when soft labels leave it open."""
+    if not set(labels) <= {0.0, 1.0}:
+        return None
+    return labels.index(0.0) if 0.0 in labels else -1
+
+
+def limited(rollouts: Sequence[Rollout], limit: int | None) -> list[Rollout]:
+    """Keep the rollouts of `limit` prompts of each subset: evenly spaced, of both sorts where there are both.
+
+    Raises:
+        UserError: The limit is below 1.
+    """
+    files.check_limit(limit)
+    groups: dict[str, list[tuple[str, selection.Sorts]]] = {}
+    for r in rollouts:
+        groups.setdefault(r.subset, []).append((_group(r), selection.sorts_of(r.first_error, r.outcome)))
+    chosen = {subset: selection.spread_groups(rows, limit) for subset, rows in groups.items()}
+    return [r for r in rollouts if _group(r) in chosen[r.subset]]
+
+
+def _group(rollout: Rollout) -> str:
+    return rollout.group or text_hash(rollout.prompt)
 
 
 def content_hash(rollouts: Iterable[Rollout]) -> str:
@@ -181,7 +207,7 @@ def _named(found: Sequence[tuple[Rollout, str]]) -> list[Rollout]:
     ids: set[str] = set()
     named = []
     for rollout, where in found:
-        group = rollout.group or text_hash(rollout.prompt)
+        group = _group(rollout)
         name = rollout.id or f"{group}/{taken[group]}"
         taken[group] += 1
         if prompts.setdefault(group, rollout.prompt) != rollout.prompt:
@@ -292,7 +318,7 @@ def _integer(row: Mapping[str, Any], name: str, where: str, low: int, high: int 
     value = row.get(name)
     if value is None:
         return None
-    if type(value) is not int or value < low or (high is not None and value > high):
+    if type(value) is not int or not low <= value <= (LARGEST if high is None else high):
         limits = f"{low} or more" if high is None else f"{low} to {high}"
         raise UserError(f"{where}: field {name!r} is {repr(value)[:60]}; expected a whole number, {limits}")
     return value

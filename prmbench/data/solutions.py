@@ -1,45 +1,87 @@
-"""A user's own unlabelled solutions: problem + steps, or problem + free text that a named splitter cuts.
+"""Where free text is cut into steps, and a user's own unlabelled solutions: problem + steps, or problem + text.
 
-What it does not do: guess. The splitter is chosen by name, and a text that yields no step is an error.
+What it does not do: guess. The splitter is chosen by name, a text that yields no step is an error, and a splitter that
+cuts none of a file's texts says so.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prmbench.data import files
-from prmbench.schema import Trace, UserError, text_hash
+from prmbench.reading import normalise_line_ends
+from prmbench.schema import Notice, Trace, UserError, text_hash
 
-_HEADING = re.compile(r"(?m)^(?=[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:[Ss]tep[ \t]+\d+\b|\d+[.)][ \t]))")
+# A number alone is text: `30.` on a line of its own is an answer, so `3.` and `3)` need text behind them on their line.
+# `Step 3` is a heading with or without text behind it.
+_HEADED_LINE = re.compile(
+    r"^(?=[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:step[ \t]+\d+\b|\d+[.)][ \t]+\S))", re.MULTILINE | re.IGNORECASE
+)
+_HEADING = re.compile(
+    r"[ \t]*(?:#+[ \t]*)?(\*\*)?(?:step[ \t]+\d+[:.)]?(?(1):?\*\*:?)(?=\s|\Z)|\d+[.)](?(1):?\*\*:?)(?=[ \t]+\S))[ \t]*",
+    re.IGNORECASE,
+)
+"""`Step 3:`, `### Step 3`, `**Step 3:**`, `3.`; not `**Step 3: Add**`, whose second pair of stars would stay behind."""
 
 
 def by_paragraph(text: str) -> list[str]:
     """Blank lines end a step."""
-    return re.split(r"\n[ \t]*\n", text)
+    return re.split(r"\n[^\S\n]*\n", text)
 
 
 def by_line(text: str) -> list[str]:
-    """Every line is a step."""
-    return text.splitlines()
+    """Every line is a step; lines end at LF only, not at U+2028, NEL, form feed and the like."""
+    return text.split("\n")
 
 
 def by_number(text: str) -> list[str]:
-    """A step begins at a line headed `Step 3`, `### Step 3`, `3.` or `3)`; text before the first heading is a step."""
-    return _HEADING.split(text)
+    """A step begins at a line headed `Step 3`, `### Step 3`, `3. ...` or `3) ...`; text before the first is a step."""
+    return _HEADED_LINE.split(text)
 
 
 SPLITTERS: dict[str, Callable[[str], list[str]]] = {"paragraph": by_paragraph, "line": by_line, "numbered": by_number}
 
 
+def split_text(text: str, split: str, drop_headings: bool = False) -> tuple[str, ...]:
+    """Cut a text into steps, blank ones left out; CR LF and CR count as LF.
+
+    Args:
+        text: What a person or a model wrote.
+        split: Name of a splitter.
+        drop_headings: Whether `numbered` steps lose their headings; one that is nothing but a heading is then left out.
+    """
+    pieces = SPLITTERS[split](normalise_line_ends(text))
+    if drop_headings and split == "numbered":
+        pieces = [piece[heading.end() :] if (heading := _HEADING.match(piece)) else piece for piece in pieces]
+    return tuple(piece.strip() for piece in pieces if piece.strip())
+
+
+def warn_if_never_cut(texts: Sequence[str], split: str, source: str) -> None:
+    """Warn, once, where the splitter leaves every one of the texts a single step; names what the others would cut."""
+    if not texts or any(len(split_text(text, split)) > 1 for text in texts):
+        return
+    cut_by = {name: sum(len(split_text(text, name)) > 1 for text in texts) for name in SPLITTERS if name != split}
+    others = ", ".join(f"--split {name} would cut {count}" for name, count in cut_by.items())
+    warnings.warn(
+        f"{source}: --split {split} finds no place to cut, so every text is one step (of {len(texts)}, {others})",
+        Notice,
+        stacklevel=2,
+    )
+
+
 def from_files(path: Path, split: str) -> list[Trace]:
     """Rows with `problem` (or `prompt`) and `steps` (a list) or `solution` (a text); `id` is made when absent."""
-    traces = []
+    traces: list[Trace] = []
+    texts: list[str] = []
     for file in files.data_files(path):
-        rows = files.read_rows(file)
-        traces += [to_trace(row, file.stem, n, split, f"{file} row {n}") for n, row in enumerate(rows)]
+        for number, row in enumerate(files.read_rows(file)):
+            traces.append(to_trace(row, file.stem, number, split, f"{file} row {number}"))
+            texts += [row["solution"]] if row.get("steps") is None else []
+    warn_if_never_cut(texts, split, path.name)
     return traces
 
 
@@ -49,13 +91,12 @@ def to_trace(row: Mapping[str, Any], stem: str, number: int, split: str, where: 
     if row.get("steps") is not None:
         steps = files.steps_field(row, where)
     else:
-        text = files.text_field(row, "solution", f"{where}: no field 'steps', so")
-        steps = tuple(piece.strip() for piece in SPLITTERS[split](text) if piece.strip())
+        steps = split_text(files.text_field(row, "solution", f"{where}: no field 'steps', so"), split)
         if not steps:
             raise UserError(f"{where}: the splitter {split!r} finds no step in 'solution'")
     name = row.get("id")
     return Trace(
-        id=f"{stem}-{number}" if name is None else str(name),
+        id=f"{stem}-{number}" if name is None else files.checked_name(name, "id", where),
         prompt=problem,
         steps=steps,
         group=text_hash(problem),

@@ -6,6 +6,7 @@ Engines in this process come here as LocalChat; a server over HTTP is openai.py'
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ Messages = tuple[dict[str, str], ...]
 """Turns with `role` and `content`."""
 _GENERATE = "{% set add_generation_prompt = true %}\n"
 """Put before a template: it then opens the assistant's turn. Thinking is left as the template has it."""
+_OPEN_THOUGHT = re.compile(r"<think>\s*\Z")
+"""At the end of a prompt: the template opened the thought, and the answer holds only its end, if that."""
 _FAR = 700.0
 """Nats beyond which exp overflows, or a share is 0."""
 
@@ -51,6 +54,7 @@ class Answer:
     """What came back."""
 
     text: str = ""
+    """With the model's thought in front, in `<think>` tags; left open where no answer came behind it."""
     finish: str = ""
     """`stop`, `length` (cut), or empty when nothing came."""
     prompt_tokens: int = 0
@@ -61,6 +65,8 @@ class Answer:
     """Why the conversation could not be taken at all: it does not fit the context."""
     lost: str = ""
     """Why nothing can be read although there was an answer: it was malformed, or held back."""
+    changes: tuple[str, ...] = ()
+    """What a server's refusals changed in the request: `temperature left out`."""
 
 
 class Chat(Protocol):
@@ -73,7 +79,7 @@ class Chat(Protocol):
         """Without a text: only the share of the first word, in lower case or capitalised, as the answer's first one."""
 
     def prompt_tokens(self, messages: Messages) -> int:
-        """Tokens that the conversation takes; a guess where the tokenizer is elsewhere."""
+        """Tokens that the conversation takes; an upper bound where the tokenizer is elsewhere."""
 
 
 class LocalEngine(Sampler, Reader, Protocol):
@@ -105,10 +111,11 @@ class LocalChat:
         stops = end_of_turn(self.engine.tokenizer, self.template)
         drawn = generate(self.engine, prompts, sampling, [ask.seed for ask in asks], stops=stops)
         found = []
-        for prompt, said in zip(ids, drawn, strict=True):
-            answer = Answer(said.text, said.finish, len(prompt), said.tokens, refused=said.refused)
+        for text, prompt, said in zip(prompts, ids, drawn, strict=True):
+            thought = "<think>\n" if _OPEN_THOUGHT.search(text) and not said.refused else ""
+            answer = Answer(thought + said.text, said.finish, len(prompt), said.tokens, refused=said.refused)
             if weighing is not None and not said.refused:
-                answer = replace(answer, share=self._weigh(prompt, said, weighing))
+                answer = replace(answer, share=self._weigh(prompt, said, weighing, thought))
             found.append(answer)
         return found
 
@@ -124,11 +131,15 @@ class LocalChat:
             found.append(Answer(prompt_tokens=len(prompt), completion_tokens=1, share=likely, refused=refused))
         return found
 
-    def _weigh(self, prompt: Sequence[int], said: Completion, weighing: Weighing) -> float | None:
-        """The word as drawn against the other one in its place: two readings of the same prefix."""
-        span = weighing.find(said.text)
-        if span is None:
+    def _weigh(self, prompt: Sequence[int], said: Completion, weighing: Weighing, thought: str) -> float | None:
+        """The word as drawn against the other one in its place: two readings of the same prefix.
+
+        `thought`: what the prompt ends with and the answer is to be read with.
+        """
+        found = weighing.find(thought + said.text)
+        if found is None:
             return None
+        span = found[0] - len(thought), found[1] - len(thought)
         at, own, other = swapped(self.engine.tokenizer, said, span, weighing.words)
         read = self._logprobs([*prompt, *said.ids[:at]], [own, other])
         if read is None:

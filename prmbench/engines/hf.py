@@ -6,10 +6,12 @@ Head weights meet only the positions that are asked for (head.py). Sampling: dec
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import re
 import struct
 import sys
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from prmbench import head
+from prmbench import head, manifest, reading
 from prmbench.config import missing_folder
 from prmbench.engines import NextTokens, TokenLogprobs
 from prmbench.engines.decoding import Drawn, decode
@@ -35,7 +37,7 @@ from prmbench.engines.sampling import (
     GPU_MOST_TOKENS,
     Sampling,
 )
-from prmbench.schema import UserError
+from prmbench.schema import Notice, UserError
 
 Head = Literal["lm", "classes", "none"]
 _AUTO = {
@@ -45,6 +47,10 @@ _AUTO = {
 }
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
+TOKENIZER_FILES = ("tokenizer.*", "tokenizer_config.json", "vocab.*", "spiece.model", "sentencepiece*")
+"""Patterns of the files that a tokenizer may be read from."""
+UNLOADABLE = (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError, struct.error)
+"""What loading raises on files that are no model, or not this kind of one."""
 ZERO_IF_ABSENT = {"score.bias"}
 """Parameters that a checkpoint may leave out: heads trained without a bias."""
 PROBE_TOLERANCE = 0.05, 4
@@ -245,12 +251,20 @@ def load(
     huggingface_hub.utils.logging.set_verbosity_error()  # nor its retries, one line each
     transformers.utils.logging.set_verbosity_error()  # its table of missing weights is our error, in one line
     where, options = source(name)
+    adapter = _adapter(name)
+    tokens = where
+    if adapter is not None:  # transformers would find the base, but not its tokenizer, nor its revision
+        where, revision = adapter
+        tokens = name if _has_tokenizer(Path(name)) else where
+        if tokens == where:
+            message = f"model {name}: an adapter of {where}, without a tokenizer; the base's is used"
+            warnings.warn(message, Notice, stacklevel=1)  # at one place, so that it is said once
     revision = commit(where, revision)
     options |= {"revision": revision, "trust_remote_code": remote_code}
     place = {"device_map": placement.device} if placement.spread else {}
     dtype = getattr(torch, placement.dtype)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tokens, **options)
         if empty:
             with torch.device("meta"):
                 shape = transformers.AutoConfig.from_pretrained(where, **options)
@@ -258,10 +272,12 @@ def load(
                     _AUTO[kind].from_config(shape, dtype=dtype, trust_remote_code=remote_code), tokenizer, revision
                 )
         model, found = _AUTO[kind].from_pretrained(where, dtype=dtype, output_loading_info=True, **options, **place)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, struct.error) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"model {name}: cannot be loaded ({reason.strip()})") from error
-    missing = sorted(found["missing_keys"] - ZERO_IF_ABSENT)
+        lacking = set(found["missing_keys"])
+        if adapter is not None:
+            lacking |= set(model.load_adapter(name).missing_keys)
+    except UNLOADABLE as error:
+        raise UserError(f"model {name}: cannot be loaded ({first_line(error)})") from error
+    missing = sorted(lacking - ZERO_IF_ABSENT)
     if missing:
         raise UserError(f"model {name}: lacks weights ({', '.join(missing[:3])}); random ones would score at random")
     engine = HFEngine(model if placement.spread else model.to(placement.device), tokenizer, revision)
@@ -270,12 +286,40 @@ def load(
     return engine
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line that says something: a line that ends with a colon goes on in the next."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    end = next((n for n, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    return " ".join(lines[:end])
+
+
+def _adapter(name: str) -> tuple[str, str | None] | None:
+    """The base of the adapter in a local folder, and its revision. Raises UserError where it cannot be loaded."""
+    adapted = manifest.adapter_base(Path(name))
+    if adapted is None:
+        return None
+    base = adapted[0]
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(f"model {name}: an adapter of {base}, which needs peft; pip install 'prmbench[train]'")
+    try:
+        missing_folder(base)
+    except UserError as error:
+        raise UserError(f"model {name}: an adapter of {base}, and there is no such file or folder") from error
+    if manifest.adapter_base(Path(base)) is not None:
+        raise UserError(f"model {name}: an adapter of {base}, which is an adapter itself; merge that into its base")
+    return adapted
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES)
+
+
 def commit(name: str, revision: str | None) -> str | None:
     """The hub commit that a branch or tag points to, so that all files come from one; None for local files.
 
     Where the hub cannot be asked and no cache knows, what was asked for: loading then says what is wrong.
     """
-    if Path(name).exists():
+    if reading.exists(Path(name)):
         return None
     try:
         sha: str | None = transformers.utils.extract_commit_hash(

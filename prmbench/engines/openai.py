@@ -1,73 +1,93 @@
 """Chat with an OpenAI-compatible server, by the SDK of that name: retried, paced, counted. The key stays in the client.
 
+What answers hold: openai_answers.py. What is spent: budget.py. Parameters that a server refuses: request_parameters.py.
 What vLLM's own endpoints offer beyond that (token ids, weights) is server.py's. Needs the extra `openai`.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import json
+import asyncio
 import math
-import os
+import random
 import re
 import time
 import weakref
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from http import HTTPStatus
 from threading import Lock
-from typing import Any, NoReturn
-from urllib.parse import urlsplit
+from typing import Any
 
 import openai
 
-from prmbench.engines.chat import Answer, Ask, Messages, Weighing, other_word, share
+from prmbench.answers import answer_region
+from prmbench.engines.addresses import address, api_key, check_redirect, local
+from prmbench.engines.budget import Budget, Reservation
+from prmbench.engines.chat import Answer, Ask, Messages, Weighing
+from prmbench.engines.event_loop import EventLoop
+from prmbench.engines.http_errors import error_text, parsed
+from prmbench.engines.http_replies import UNBILLED, Reply, root_cause
+from prmbench.engines.openai_answers import answer_of, choice, listed_logprobs, usage_of, weigh, well_formed
+from prmbench.engines.request_parameters import LIMITS, OLD_LIMIT, RequestParameters, too_long
 from prmbench.engines.sampling import Sampling
+from prmbench.redaction import API_KEY
 from prmbench.schema import RetryError, UserError
 
-KEY = "OPENAI_API_KEY"
 TRIES = 6
-"""Attempts at a request. The pauses between them double from half a second, or are those that the server asks for, up
-to a minute."""
+"""Attempts at a request. The pauses between them double from half a second, or are those that the server asks for."""
 PAUSE = 0.5
+LONGEST_PAUSE = 120.0
+"""Seconds; a server that asks for a longer one is not waited for."""
 TIMEOUT, CONNECT = 600.0, 15.0
-"""Seconds that one answer may take, and a connection."""
+"""Seconds that one answer may take from the first byte sent to the last one read, and a connection."""
 TOP = 20
 """Log-probabilities asked for at a position: the most that servers give."""
-CHARACTERS = 4
-"""Of a token, roughly: what a plan made without the server's tokenizer goes by."""
-_REASON = 200
+MARKUP_TOKENS = 16
+"""Tokens that a chat template may put around one message."""
+PREAMBLE_TOKENS = 64
+"""Tokens that it may put in front of them all."""
+CLOSING_TOKENS = 32
+"""Tokens that a server may count beyond the limit of an answer: ends of turns."""
+ABSURD = 10
+"""Times what was possible: a server that counts more is not believed, with or without a cap."""
+_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+_FILTERED = re.compile(r"(?i)content_filter|content management policy")
 
 
 class HttpChat:
     """A model behind an OpenAI-compatible server; safe to be called from several threads.
 
     Methods raise RetryError when the server stays away or keeps refusing for now, and UserError when it refuses for
-    good. A body without a choice is asked for again, too; an answer that is empty, or no text, is lost, and told so.
+    good or when the budget does not allow a request. A body without a choice is asked for again, too; of an answer that
+    is empty, or no text, `Answer.lost` says so.
     """
 
-    def __init__(self, url: str, model: str, rate: float | None = None, tries: int = TRIES) -> None:
+    def __init__(
+        self, url: str, model: str, rate: float | None = None, tries: int = TRIES, budget: Budget | None = None
+    ) -> None:
         """`url` without credentials; the key is read from the environment. `rate`: most requests a minute."""
         host = address(url)
         self.url, self.model, self._tries = url.rstrip("/"), model, tries
-        self._key = api_key(host)
-        pace = Pace(rate)
-        self._client = openai.OpenAI(
+        self.budget = budget or Budget()
+        self.parameters = RequestParameters(f"--base-url {self.url}")
+        self._pace = Pace(rate)
+        self._loop = EventLoop()
+        self._client = openai.AsyncOpenAI(
             base_url=self.url,
-            api_key=self._key,
-            max_retries=tries - 1,
+            api_key=api_key(host),
+            max_retries=0,  # each attempt has a reservation of its own
             timeout=openai.Timeout(TIMEOUT, connect=CONNECT),
-            http_client=openai.DefaultHttpxClient(
+            http_client=openai.DefaultAsyncHttpxClient(
                 trust_env=not local(host),  # past any proxy
-                event_hooks={"request": [lambda _: pace.wait()]},  # the SDK's own repetitions, too
+                event_hooks={"request": [_stays_with(self.url)]},
             ),
         )
-        weakref.finalize(self, self._client.close)
+        weakref.finalize(self, self._loop.close, self._client.close)
 
     def prompt_tokens(self, messages: Messages) -> int:
-        """A guess from the number of characters: the tokenizer is the server's."""
-        return sum(-(-len(message["content"]) // CHARACTERS) for message in messages)
+        """An upper bound, since the tokenizer is the server's: no tokenizer makes more tokens than there are bytes."""
+        sizes = (len(m["content"].encode("utf-8", "surrogatepass")) + MARKUP_TOKENS for m in messages)
+        return PREAMBLE_TOKENS + sum(sizes)
 
     def answer(self, asks: Sequence[Ask], sampling: Sampling, weighing: Weighing | None = None) -> list[Answer]:
         """One answer for each conversation, asked for one after the other: callers ask from several threads."""
@@ -80,97 +100,170 @@ class HttpChat:
     def _answer(self, ask: Ask, sampling: Sampling, weighing: Weighing | None) -> Answer:
         body = {
             "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_new_tokens,
-            "extra_body": {"top_k": sampling.top_k} if sampling.top_k else {},
+            **({"top_p": sampling.top_p} if sampling.top_p < 1 else {}),
+            **({"top_k": sampling.top_k} if sampling.top_k else {}),
+            OLD_LIMIT: sampling.max_new_tokens,
+            **({} if weighing is None else {"logprobs": True, "top_logprobs": TOP}),
         }
-        told = self._post(ask, body if weighing is None else {**body, "logprobs": True, "top_logprobs": TOP})
-        if isinstance(told, Answer):
-            return told
-        answer = read(told)
-        if weighing is None or answer.lost:
+        answer, completion = self._post(ask, body)
+        if weighing is None or answer.lost or answer.refused or answer_region(answer.text) is None:
             return answer
-        return self._weighed(answer, told, lambda listed: weigh(listed, weighing))
+        return self._weighed(answer, completion, lambda listed: weigh(listed, weighing))
 
     def _choose(self, ask: Ask, words: tuple[str, str]) -> Answer:
-        told = self._post(ask, {"temperature": 0.0, "max_tokens": 1, "logprobs": True, "top_logprobs": TOP})
-        if isinstance(told, Answer):
-            return told
-        answer = replace(read(told), text="")
+        answer, completion = self._post(ask, {"temperature": 0.0, OLD_LIMIT: 1, "logprobs": True, "top_logprobs": TOP})
+        answer = replace(answer, text="")
         if not answer.finish:
             return answer
-        return self._weighed(replace(answer, lost=""), told, lambda listed: choice(listed, words))
+        return self._weighed(replace(answer, lost=""), completion, lambda listed: choice(listed, words))
 
-    def _weighed(self, answer: Answer, told: Mapping[str, Any], how: Callable[[list[Any]], float | None]) -> Answer:
+    def _weighed(
+        self, answer: Answer, completion: Mapping[str, Any], how: Callable[[list[Any]], float | None]
+    ) -> Answer:
         """The answer with a share from its log-probabilities. Raises UserError where the server gives none."""
         try:
-            listed = (told["choices"][0].get("logprobs") or {}).get("content") or []
-            if any(entry.get("top_logprobs") for entry in listed):
+            listed = listed_logprobs(completion)
+            if listed:
                 return replace(answer, share=how(listed))
         except (LookupError, TypeError, ValueError, AttributeError):
             return replace(answer, lost="malformed answer: its log-probabilities are none")
         raise UserError(f"--base-url {self.url}: gives no top_logprobs, which this critic reads; use another server")
 
-    def _post(self, ask: Ask, body: Mapping[str, Any]) -> dict[str, Any] | Answer:
-        """What the server says, as JSON; or an answer that says why there is none."""
-        asked = {"model": self.model, "messages": list(ask.messages), "seed": ask.seed, **body}
+    def _post(self, ask: Ask, body: Mapping[str, Any]) -> tuple[Answer, Mapping[str, Any]]:
+        """The answer, and the body that it came in; empty where the server refused this one conversation."""
+        messages = [{**message, "content": well_formed(message["content"])} for message in ask.messages]
+        wanted: Mapping[str, Any] = {"model": self.model, "messages": messages, "seed": ask.seed, **body}
+        most = self.prompt_tokens(ask.messages), body[OLD_LIMIT] + CLOSING_TOKENS
         failures = 0
-        while True:  # as it is, then as the server may want it instead
-            try:
-                raw = self._client.chat.completions.with_raw_response.create(**asked)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                other = adapted(asked, error)
-                if other is None:
-                    return self._unfit(error)
-                asked = other
-            except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
-                raise RetryError(f"--base-url {self.url}: no answer from the server ({self._said(error)})") from None
-            except openai.APIStatusError as error:
-                self._refused(error)
-            else:
-                if "json" not in raw.headers.get("content-type", ""):
-                    raise UserError(f"--base-url {self.url}: what answers is no such server; most addresses end in /v1")
-                told = parsed(raw.text)
-                if told.get("choices"):
-                    return told
-                failures += 1  # cut, or a gateway's word of a server behind it; the SDK sees success
-                self._again(told.get("error") or "malformed answer: no choice in it", failures)
+        while True:
+            sent = self.parameters.fitted(wanted)
+            self._check_limit(wanted, sent)
+            self._pace.wait()
+            with self.budget.request(*most) as reservation:
+                reply = self._send(sent, reservation)
+                completion = self._settled(reply, reservation, self._possible(most, sent))
+            if completion is not None:
+                usage = (reservation.prompt_tokens, reservation.completion_tokens) if reservation.settled else (0, 0)
+                return replace(answer_of(completion, usage), changes=self.parameters.changes), completion
+            if reply.fine or reply.passing:
+                failures += 1
+                self._pause(reply, failures)
+                continue
+            adapted = self._adapted(reply, wanted, sent)
+            if adapted is None:
+                return self._refused(reply), {}
+            wanted = adapted
 
-    def _again(self, error: object, failures: int) -> None:
-        """Waits before the next attempt. Raises RetryError after the last one."""
-        if failures >= self._tries:
-            said = error.get("message") if isinstance(error, dict) else error
-            raise RetryError(f"--base-url {self.url}: no answer from the server ({self._clean(str(said))})")
-        time.sleep(PAUSE * 2 ** (failures - 1))
+    def _send(self, sent: Mapping[str, Any], reservation: Reservation) -> Reply:
+        """One attempt. The deadline is for all of it: a server that sends a byte now and then is not waited for."""
+        standard = {name: value for name, value in sent.items() if name != "top_k"}  # which is not OpenAI's
+        more = {"top_k": sent["top_k"]} if "top_k" in sent else None
 
-    def _unfit(self, error: openai.APIStatusError) -> Answer:
-        """Of one conversation the answer says so; a request that fits no conversation is the user's to mend."""
-        if _too_long(error):
-            return Answer(refused=f"the server: {self._said(error)}")
-        if error.code == "content_filter":
-            return Answer(lost=f"the server: {self._said(error)}")
-        raise UserError(f"--base-url {self.url}: refuses the request ({self._said(error)})") from None
+        async def exchange() -> Any:
+            async with asyncio.timeout(TIMEOUT):
+                return await self._client.chat.completions.with_raw_response.create(**standard, extra_body=more)
 
-    def _refused(self, error: openai.APIStatusError) -> NoReturn:
-        hint = {
-            401: f"check {KEY}",
-            403: f"check {KEY}",
-            404: "check --model, and that the address is complete (most end in /v1)",
-        }.get(error.status_code, "see the server's log")
-        said = self._said(error)
+        try:
+            raw = self._loop.run(exchange())
+        except UserError:  # a redirect
+            reservation.release()
+            raise
+        except openai.APIStatusError as error:
+            return Reply(error.status_code, error.response.content, error.response.headers)
+        except TimeoutError:
+            return Reply(failure=f"timed out: no whole answer within {TIMEOUT:g} seconds")
+        except openai.APIConnectionError as error:
+            name = type(error.__cause__).__name__
+            failure = "timed out" if isinstance(error, openai.APITimeoutError) else root_cause(error)
+            return Reply(failure=failure, arrived=name not in UNBILLED)
+        return Reply(raw.status_code, raw.content, raw.headers)
+
+    def _settled(self, reply: Reply, reservation: Reservation, most: tuple[float, float]) -> dict[str, Any] | None:
+        """The body of an answer, or None; what the request took is settled as far as it is known.
+
+        Raises UserError when no such server answers, or when what it says that it used cannot be.
+        """
+        if not reply.fine:
+            if not reply.may_be_billed:
+                reservation.release()
+            return None
+        completion = parsed(reply.body)
+        if not isinstance(completion, dict):
+            if "json" not in reply.headers.get("content-type", ""):
+                raise UserError(f"--base-url {self.url}: what answers is no such server; most addresses end in /v1")
+            return None
+        has_choices = bool(completion.get("choices"))
+        usage = self._usage(completion, reservation, most)
+        wrote = has_choices and bool(answer_of(completion, (0, 0)).text)
+        if usage is not None and usage[0] and (usage[1] or not wrote):
+            reservation.settle(*usage)
+        return completion if has_choices else None
+
+    def _usage(
+        self, completion: Mapping[str, Any], reservation: Reservation, most: tuple[float, float]
+    ) -> tuple[int, int] | None:
+        """What a server says that it used. Raises UserError when that cannot be."""
+        try:
+            usage = usage_of(completion)
+        except ValueError as error:
+            raise UserError(f"--base-url {self.url}: what it says that it used is no count ({error})") from None
+        if usage is None or (usage[0] <= most[0] and usage[1] <= most[1]):
+            return usage
+        if usage[0] <= most[0] * ABSURD and usage[1] <= most[1] * ABSURD:
+            reservation.settle(*usage)  # it may well be billed
         raise UserError(
-            f"--base-url {self.url}: status {error.status_code} for {self.model} ({said}); {hint}"
-        ) from None
+            f"--base-url {self.url}: says that it used {usage[0]} prompt and {usage[1]} answer tokens, where at most "
+            f"{most[0]:.0f} and {most[1]:.0f} were possible"
+        )
 
-    def _said(self, error: openai.APIError) -> str:
-        """The reason in one line."""
-        body = error.body if isinstance(error.body, dict) else {}
-        reason = error.__cause__ if isinstance(error, openai.APIConnectionError) else None
-        return self._clean(str(body.get("message") or reason or error.message))
+    def _possible(self, most: tuple[int, int], sent: Mapping[str, Any]) -> tuple[float, float]:
+        """The tokens beyond which what a server says is not believed. Under a cap these are what was reserved."""
+        if self.budget.capped:
+            return most
+        return most[0] * ABSURD, most[1] * ABSURD if set(LIMITS) & set(sent) else math.inf
 
-    def _clean(self, text: str) -> str:
-        """What a server says in one line, without the key, which some repeat."""
-        return " ".join(text.replace(self._key, "***").split())[:_REASON]
+    def _check_limit(self, wanted: Mapping[str, Any], sent: Mapping[str, Any]) -> None:
+        if self.budget.capped and OLD_LIMIT in wanted and not set(LIMITS) & set(sent):
+            raise UserError(
+                f"--max-cost: {self.url} takes no limit for an answer, so that nobody knows what one may cost; "
+                "drop --max-cost, or use another server"
+            )
+
+    def _adapted(self, reply: Reply, wanted: Mapping[str, Any], sent: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The request as this server may take it, or None when nothing in it can be changed.
+
+        A limit that reaches beyond the context is left out: the context then is the limit, as in a local engine.
+        """
+        if reply.status not in _REFUSALS:
+            return None
+        if too_long(reply.body):
+            unlimited = {name: value for name, value in wanted.items() if name != OLD_LIMIT}
+            return unlimited if OLD_LIMIT in wanted else None
+        return wanted if self.parameters.learn(wanted, sent, reply.body) else None
+
+    def _pause(self, reply: Reply, failures: int) -> None:
+        """Waits before the next attempt. Raises RetryError after the last one."""
+        pause = reply.asked_pause
+        if failures >= self._tries or pause > LONGEST_PAUSE:
+            raise RetryError(f"--base-url {self.url}: no answer from the server ({reply.reason})")
+        time.sleep(pause or PAUSE * 2 ** (failures - 1) * random.uniform(0.75, 1))
+
+    def _refused(self, reply: Reply) -> Answer:
+        """Of one conversation the answer says so; a request that fits no conversation is the user's to mend."""
+        why = reply.reason
+        if reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (reply.status in _REFUSALS and too_long(reply.body)):
+            return Answer(refused=f"the server: {why}")
+        if reply.status in _REFUSALS and _FILTERED.search(error_text(reply.body)):
+            return Answer(lost=f"the server: {why}")
+        if reply.status in _REFUSALS:
+            raise UserError(f"--base-url {self.url}: refuses the request ({why})")
+        hints: dict[int, str] = {
+            HTTPStatus.UNAUTHORIZED: f"check {API_KEY}",
+            HTTPStatus.FORBIDDEN: f"check {API_KEY}",
+            HTTPStatus.NOT_FOUND: "check --model, and that the address is complete (most end in /v1)",
+        }
+        hint = hints.get(reply.status, "see the server's log")
+        raise UserError(f"--base-url {self.url}: status {reply.status} for {self.model} ({why}); {hint}")
 
 
 class Pace:
@@ -193,117 +286,10 @@ class Pace:
         time.sleep(turn - now)
 
 
-# --- where the server is, and with what key -------------------------------------------------------------------
+def _stays_with(url: str) -> Callable[[Any], Awaitable[None]]:
+    """What the SDK's client calls before it sends a request, the one that a redirect leads to as well."""
 
+    async def check(request: Any) -> None:
+        check_redirect("--base-url", url, str(request.url))
 
-def address(url: str) -> str:
-    """The host of a server's address. Raises UserError, which repeats nothing of it: secrets may stand there."""
-    try:
-        parts = urlsplit(url)
-        host, secrets = parts.hostname, parts.username or parts.password or parts.query or parts.fragment
-    except ValueError:
-        host = secrets = None
-    if secrets or "@" in url:
-        raise UserError(f"--base-url: holds a user, a password or a query; give the plain address, and a key in {KEY}")
-    if not host or parts.scheme not in ("http", "https"):
-        raise UserError("--base-url: not an address like http://127.0.0.1:8000/v1")
-    return host
-
-
-def local(host: str) -> bool:
-    """Whether a host is this machine or on a private network."""
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return host == "localhost"
-
-
-def api_key(host: str) -> str:
-    """The key from the environment; a local server needs none. Raises UserError when it is missing or malformed."""
-    key = os.environ.get(KEY, "").strip()
-    if not key and not local(host):
-        raise UserError(f"{KEY} is not set, and {host} is no local server; set it in the environment")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise UserError(f"{KEY}: holds characters that no key has; set it again")
-    return key or "no-key-needed"
-
-
-# --- what a server says -----------------------------------------------------------------------------------------
-
-
-def parsed(text: str) -> dict[str, Any]:
-    """The JSON object of an answer's body, or an error instead."""
-    try:
-        told = json.loads(text)
-    except ValueError:
-        return {"error": "malformed answer: not valid JSON"}
-    return told if isinstance(told, dict) else {"error": "malformed answer: no object"}
-
-
-def read(told: Mapping[str, Any]) -> Answer:
-    """The first choice. What a server keeps apart as reasoning is put in front, as the model wrote it."""
-    try:
-        counts = told.get("usage") or {}
-        used = int(counts.get("prompt_tokens") or 0), int(counts.get("completion_tokens") or 0)
-        first = told["choices"][0]
-        message = first["message"]
-        said, thought = message.get("content") or "", message.get("reasoning_content") or message.get("reasoning") or ""
-        text = f"<think>\n{thought}\n</think>\n{said}" if thought and said else said or thought
-        finish = "length" if first.get("finish_reason") == "length" else "stop"
-    except (LookupError, TypeError, ValueError, AttributeError):
-        return Answer(lost="malformed answer: no choice in it")
-    if not isinstance(text, str):
-        return Answer("", "", *used, lost="malformed answer: its content is no text")
-    return Answer(text, finish, *used, lost="" if text.strip() else "empty answer")
-
-
-def weigh(listed: Sequence[Mapping[str, Any]], weighing: Weighing) -> float | None:
-    """The share of the good word where the last of the two stands in the tokens listed; None where it is no one token.
-
-    A word that is not among the likeliest has at most the probability of the last of them, and is given that (GenPRM).
-    """
-    tokens = [str(entry["token"]) for entry in listed]
-    text = "".join(tokens)
-    span = weighing.find(text)
-    if span is None:
-        return None
-    starts = list(accumulate(map(len, tokens), initial=0))
-    at = bisect_right(starts, span[0], hi=len(tokens)) - 1
-    if span[1] > starts[at + 1]:
-        return None
-    word = text[slice(*span)]
-    other = text[starts[at] : span[0]] + other_word(word, weighing.words) + text[span[1] : starts[at + 1]]
-    found = {str(e["token"]): float(e["logprob"]) for e in listed[at]["top_logprobs"]}
-    mine, theirs = float(listed[at]["logprob"]), found.get(other, min(found.values()))
-    good = word.lower() == weighing.words[0].lower()
-    return share(mine, theirs) if good else share(theirs, mine)
-
-
-def choice(listed: Sequence[Mapping[str, Any]], words: tuple[str, str]) -> float | None:
-    """The share of the first word among the likeliest first tokens, in lower case or capitalised, blanks aside."""
-    masses = [0.0, 0.0]
-    for entry in listed[0]["top_logprobs"] if listed else ():
-        for i, word in enumerate(words):
-            if str(entry["token"]).strip() in (word, word.capitalize()):
-                masses[i] += math.exp(float(entry["logprob"]))
-    return masses[0] / sum(masses) if sum(masses) else None
-
-
-def adapted(asked: Mapping[str, Any], error: openai.APIStatusError) -> dict[str, Any] | None:
-    """The request as this server wants it instead, or None.
-
-    A limit that reaches beyond the context is left out (the context then is the limit, as in a local engine), some
-    models want it by its newer name, and some servers draw without seeds.
-    """
-    unlimited = {name: value for name, value in asked.items() if name != "max_tokens"}
-    if "max_tokens" in asked and _too_long(error):
-        return unlimited
-    if "max_tokens" in asked and (error.param == "max_tokens" or "max_completion_tokens" in error.message):
-        return {**unlimited, "max_completion_tokens": asked["max_tokens"]}
-    if "seed" in asked and (error.param == "seed" or re.search(r"\bseed\b", error.message)):
-        return {name: value for name, value in asked.items() if name != "seed"}
-    return None
-
-
-def _too_long(error: openai.APIStatusError) -> bool:
-    return bool(re.search(r"context.(length|size|window)", f"{error.code} {error.message}"))
+    return check

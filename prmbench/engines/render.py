@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
+from prmbench.engines import templates
 from prmbench.schema import Boundary, Trace, UserError
 
 if TYPE_CHECKING:
@@ -208,14 +207,13 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], t
     if template is None and not tokenizer.chat_template:
         raise UserError("the tokenizer has no chat template; pass --template plain or --template FILE")
     try:
-        source = tokenizer.get_chat_template(template)
-        if "strftime_now" in source:  # shadows the clock; the newline keeps line-based blank stripping as it was
-            source = f"{{% macro strftime_now(format) %}}{_DATE}{{% endmacro %}}\n{source}"
-        text = tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False, date_string=_DATE)
-    except (TemplateError, TypeError, ValueError) as error:
+        source = str(tokenizer.get_chat_template(template))
+    except (TypeError, ValueError) as error:
         what = " ".join(str(error).split())
         raise UserError(f"chat template: {what}; pass --template plain or --template FILE") from error
-    return str(text)
+    if "strftime_now" in source:  # shadows the clock; the newline keeps line-based blank stripping as it was
+        source = f"{{% macro strftime_now(format) %}}{_DATE}{{% endmacro %}}\n{source}"
+    return templates.render(source, messages, {**tokenizer.special_tokens_map, "date_string": _DATE})
 
 
 def conversation(prompt: str, response: str, system: str | None = None) -> list[dict[str, str]]:

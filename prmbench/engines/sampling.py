@@ -5,6 +5,7 @@ An engine draws one batch at a time (decoding.py for transformers); answers are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -41,7 +42,7 @@ class Sampling:
     def __post_init__(self) -> None:
         """Raises UserError on a value that draws nothing."""
         for option, good, expected in (
-            ("temperature", self.temperature >= 0, "0 (greedy) or more"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more"),
             ("top-p", 0 < self.top_p <= 1, "more than 0, at most 1"),
             ("top-k", self.top_k >= 0, "0 (off) or more"),
             ("max-new-tokens", self.max_new_tokens >= 1, "at least 1"),

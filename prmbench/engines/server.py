@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
+import socket
+import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from prmbench.engines.addresses import address, check_redirect
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.http_errors import clipped, parsed, reason
 from prmbench.engines.sampling import Sampling
 from prmbench.engines.vllm import NO_LIMIT, request, tokens_of
 from prmbench.schema import RetryError, UserError
 
-_AWAY = (OSError, http.client.HTTPException)  # refused, reset, timed out, cut short; URLError is an OSError
+_AWAY = (OSError, http.client.HTTPException)  # refused, reset, timed out, cut short
 
 
 @dataclass(slots=True)
@@ -84,8 +89,8 @@ class ServerEngine:
         before, self.model = self.model, folder.name
         if self.tells:
             self._unload(folder.name)  # left by an earlier run of ours
-            told = {"lora_name": folder.name, "lora_path": str(folder.resolve())}
-            self._post("/v1/load_lora_adapter", told)
+            adapter = {"lora_name": folder.name, "lora_path": str(folder.resolve())}
+            self._post("/v1/load_lora_adapter", adapter)
             if before != folder.name:
                 self._unload(before)
             self._forget()
@@ -104,32 +109,35 @@ class ServerEngine:
         try:
             choice = answer["choices"][0]
             drawn = Drawn(tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"]))
+            if not all(type(i) is int and i >= 0 for i in drawn.ids) or not all(map(_is_number, drawn.logprobs)):
+                raise TypeError("token ids or log-probabilities that are none")
             whole = choice["finish_reason"] in ("stop", "length") and len(drawn.ids) == len(drawn.logprobs) > 0
-        except (KeyError, IndexError, TypeError) as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f"server {self.url}: its answer has no token ids or log-probabilities; is it vLLM?"
             ) from error
         if not whole:
-            raise RetryError(f"server {self.url}: broke a completion off ({choice['finish_reason']})")
+            why = clipped(str(choice["finish_reason"]))
+            raise RetryError(f"server {self.url}: broke a completion off ({why})")
         return drawn
 
     def _post(self, path: str, body: Mapping[str, Any], fine: Collection[int] = ()) -> dict[str, Any]:
         """The answer, as JSON or empty. Statuses in `fine` are answers too."""
-        reason = ""
+        why = ""
         for attempt in range(self.tries):
             if attempt:
                 time.sleep(self.pause * 2 ** (attempt - 1))
             try:
                 return fetch(self.url + path, self.timeout, body)
-            except urllib.error.HTTPError as error:
-                if error.code in fine:
+            except StatusError as error:
+                if error.status in fine:
                     return {}
-                reason = _said(error)
-                if error.code < HTTPStatus.INTERNAL_SERVER_ERROR and error.code != HTTPStatus.TOO_MANY_REQUESTS:
-                    self._refused(path, error.code, reason)
+                why = error.reason
+                if error.status < HTTPStatus.INTERNAL_SERVER_ERROR and error.status != HTTPStatus.TOO_MANY_REQUESTS:
+                    self._refused(path, error.status, why)
             except _AWAY as error:
-                reason = str(getattr(error, "reason", "") or error) or type(error).__name__
-        raise RetryError(f"server {self.url}: no answer from {path} after {self.tries} attempts ({reason})")
+                why = _why(error)
+        raise RetryError(f"server {self.url}: no answer from {path} after {self.tries} attempts ({why})")
 
     def _refused(self, path: str, status: int, reason: str) -> None:
         if status == HTTPStatus.NOT_FOUND and path == "/v1/completions":
@@ -144,36 +152,88 @@ def open_server(url: str, name: str, revision: str | None = None, tells: bool = 
 
     Raises RetryError when it does not answer, UserError when what answers is no such server.
     """
+    address(url, "--server", "http://node1:8000")
     tokenizer, stops = tokens_of(name, revision)
     where = url.rstrip("/")
     try:
         served = fetch(f"{where}/v1/models", timeout=30)["data"][0]
-        return ServerEngine(where, tokenizer, stops, served.get("max_model_len"), served["id"], tells)
+        longest = served.get("max_model_len")
+        if not isinstance(served["id"], str) or not (longest is None or (type(longest) is int and longest > 0)):
+            raise TypeError("a model's name or its context is none")
+        return ServerEngine(where, tokenizer, stops, longest, served["id"], tells)
     except _AWAY as error:
-        raise RetryError(f"server {where}: does not answer ({error}); is it running?") from error
+        raise RetryError(f"server {where}: does not answer ({_why(error)}); is it running?") from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(f"server {where}: is not a vLLM server; --help says how to name one") from error
 
 
+def _why(error: BaseException) -> str:
+    return clipped(str(error) or type(error).__name__)
+
+
+def _is_number(logprob: object) -> bool:
+    return isinstance(logprob, int | float) and not isinstance(logprob, bool) and not math.isnan(logprob)
+
+
+class StatusError(OSError):
+    """A server answered with a status other than 2xx."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"status {status}: {reason(body)}")
+        self.status, self.reason = status, reason(body)
+
+
 def fetch(url: str, timeout: float, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """GET, or POST of JSON, past any proxy. Answers that are not a JSON object count as empty."""
-    data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(asked, timeout=timeout) as answer:
-        raw = answer.read()
-    try:
-        found = json.loads(raw)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    """GET, or POST of JSON, past any proxy. Answers that are not a JSON object count as empty.
+
+    Args:
+        url: What is asked for.
+        timeout: Seconds until the last byte of the answer; a server that sends one now and then is not waited for.
+        body: What is posted; None = GET.
+
+    Raises:
+        OSError, http.client.HTTPException: No whole answer came, or (StatusError) the server refused.
+        UserError: The server redirects to another one.
+    """
+    parts = urlsplit(url)
+    connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    data = None if body is None else json.dumps(body)
+    with closing(connect(parts.hostname or "", parts.port, timeout=timeout)) as connection:
+        connection.connect()
+        with _deadline(connection.sock, timeout):
+            connection.request(
+                "GET" if data is None else "POST", parts.path or "/", data, {"Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            raw = answer.read()
+    location = answer.headers.get("Location")
+    if HTTPStatus.MULTIPLE_CHOICES <= answer.status < HTTPStatus.BAD_REQUEST and location:
+        check_redirect("--server", url, location)
+    if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+        raise StatusError(answer.status, raw)
+    answered = parsed(raw)
+    return answered if isinstance(answered, dict) else {}
 
 
-def _said(error: urllib.error.HTTPError) -> str:
-    """What the server gives as its reason, in one line."""
+@contextmanager
+def _deadline(connection: socket.socket, seconds: float) -> Iterator[None]:
+    """Cuts a connection off that is still in use after so many seconds. Raises TimeoutError then."""
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        with suppress(OSError):  # closed by then
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)  # past the layer of an SSL socket, which another reads
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
     try:
-        raw = error.read()
-        told = json.loads(raw)
-        return str(told.get("error", told).get("message", told)).splitlines()[0][:200]
-    except (OSError, ValueError, AttributeError, IndexError):
-        return str(error.reason)
+        yield
+    except (OSError, http.client.HTTPException):
+        if not late.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise TimeoutError(f"no whole answer within {seconds:g} seconds") from None

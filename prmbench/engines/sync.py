@@ -6,7 +6,6 @@ Whether they arrived is probe.py's question. What is trained, and when, is the l
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from prmbench import distributed, store
+from prmbench import disk, distributed, store
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.sampling import Sampler
 from prmbench.engines.vllm import Reloadable
@@ -100,14 +99,12 @@ class Written:
                     shutil.rmtree(old, ignore_errors=True)
 
     def _written(self, path: Path, state: Mapping[str, Tensor]) -> None:
-        try:
+        with disk.library_writes(path):
             shutil.rmtree(path, ignore_errors=True)  # of an earlier sitting
             path.mkdir(parents=True)
             self.write(path, state)
             for file in [*path.iterdir(), path]:
-                _to_disk(file)
-        except OSError as error:
-            store.cannot_write(path, error)
+                disk.sync(file)
         store.write_atomic(path / STABLE, b"")
 
 
@@ -193,11 +190,3 @@ def _together(action: Callable[[], None]) -> None:
         raise failed
     if failures:
         raise RetryError("weights did not reach the samplers: another process says why")
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

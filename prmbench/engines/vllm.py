@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from prmbench import distributed
+from prmbench import distributed, manifest
 from prmbench.engines import TokenLogprobs
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.hf import Placement, commit, source
@@ -258,6 +258,8 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Op
     check_device(where, how, current_platform.device_type)
     if source(name)[1]:
         raise UserError(f"model {name}: vLLM reads hub ids and folders; use the engine hf for a .gguf file")
+    if (adapted := manifest.adapter_base(Path(name))) is not None:
+        raise UserError(f"model {name}: an adapter of {adapted[0]}, and vLLM reads whole models; use the engine hf")
     revision = commit(name, revision)
     distributed.start(where.device)  # first: vLLM would make a process group of its own, of one process
     settings = _sharing(how, where.device).arguments(where.dtype)

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from prmbench import config as options
-from prmbench import data, distributed, judge, scoring, store
+from prmbench import data, disk, distributed, judge, scoring, store
 from prmbench.backends import Backend, find_card, load_backend
 from prmbench.backends.rendered import RenderedBackend
 from prmbench.config import EvalConfig, ScoreConfig
 from prmbench.evaluation import facts, policy, solutions
-from prmbench.evaluation.files import check_writable, finish, judge_again, keep_texts
+from prmbench.evaluation.files import finish, is_stored, judge_again, keep_texts
 from prmbench.evaluation.solutions import score
 from prmbench.schema import EvalProtocol, Task, Trace, UserError
+from prmbench.sound import OF_FIRST_ERRORS
 
 __all__ = ["DryRun", "dry_run", "evaluate", "evaluate_traces", "score"]
 
@@ -31,8 +32,9 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> st
     steps = data.BENCHMARKS[config.benchmark].task == "steps"
     wanted = [EvalProtocol.parse(key) for key in config.protocol] if steps else []
     find_card(config)  # mistakes that cost nothing to find come first
-    check_writable(config.out)
+    disk.check_writable(config.out)
     loaded = _loaded(config)
+    facts.check_calibration(config, loaded.subsets)
     for protocol in wanted:
         if protocol.on not in (None, config.calibrate_on, *loaded.subsets):
             raise UserError(f"protocol {protocol.key}: the data has subsets {', '.join(loaded.subsets)}")
@@ -56,6 +58,8 @@ def evaluate_traces(
     config = options.coerced(config)
     subsets = tuple(dict.fromkeys(t.subset for t in traces))
     loaded = data.Loaded(tuple(traces), subsets, benchmark, None, benchmark, 1, task)
+    if task in OF_FIRST_ERRORS:  # the others tune no threshold
+        facts.check_calibration(config, subsets)
     known = dict(told or {})
     known["config"] = {**options.to_json(config), **known.get("config", {})}
     return _evaluate(config, loaded, _shown_to(backend or load_backend(config), task), progress, known)
@@ -86,7 +90,7 @@ def _evaluate(
 ) -> store.Run | None:
     plan = _planned(config, backend, loaded, told.get("model", config.model))
     path = config.out / f"{plan.run_id}.json"
-    if path.exists():
+    if is_stored(path, config):
         return judge_again(path, config) if distributed.rank() == 0 else None
     known = {"run_id": plan.run_id, "benchmark_hash": facts.content(loaded), "tokens": plan.tokens, **told}
     draft = facts.run_manifest(config, backend.facts, loaded, known)
@@ -95,7 +99,7 @@ def _evaluate(
         raise UserError(
             f"benchmark {loaded.benchmark}: needs a score for every step, and {draft.model} gives {draft.kind}s"
         )
-    journal = scoring.score_all(plan, config.out, backend, loaded.traces, progress, config.max_cost)
+    journal = scoring.score_all(plan, config.out, backend, loaded.traces, progress, config.max_cost, config.force)
     if distributed.rank() != 0:
         return None
     scores, provenance = scoring.collect(plan, journal, loaded.traces)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench import data, distributed, judge, manifest, rollout, store
+from prmbench import data, disk, distributed, judge, manifest, rollout, store
 from prmbench.backends import Facts
 from prmbench.backends.common import chat_format
 from prmbench.config import EvalConfig
 from prmbench.data import files, rollouts
 from prmbench.data.rollouts import Rollout
-from prmbench.evaluation.facts import run_id, run_manifest
-from prmbench.evaluation.files import check_writable, finish, judge_again
+from prmbench.evaluation.facts import check_calibration, run_id, run_manifest
+from prmbench.evaluation.files import finish, is_stored, judge_again
 from prmbench.evaluation.policy_rows import prompts_hash, scored
 from prmbench.schema import UserError
 from prmbench.sound import SAMPLING
@@ -25,7 +25,7 @@ def evaluate(config: EvalConfig) -> store.Run | None:
 
     Raises UserError.
     """
-    check_writable(config.out)
+    disk.check_writable(config.out)
     source = _given(config)
     told = _summary(source)
     rows = rollouts.read(source)
@@ -36,11 +36,12 @@ def evaluate(config: EvalConfig) -> store.Run | None:
     about = data.Loaded(
         (), tuple(dict.fromkeys(r.subset for r in found)), source.name, None, row.name, row.version, row.task
     )
+    check_calibration(config, about.subsets)
     name = run_id(told["config"]["model"], {**told["identity"], "content": rollouts.content_hash(found)}, about)
     path = config.out / f"{name}.json"
     if distributed.rank() != 0:
         return None
-    if path.exists():
+    if is_stored(path, config):
         return judge_again(path, config)
     drawn = {name: told["config"][name] for name in (*SAMPLING, "max_new_tokens", "verifier", "split", "template")}
     made: dict[str, Any] = {
@@ -99,7 +100,4 @@ def _chosen(found: Sequence[Rollout], config: EvalConfig) -> list[Rollout]:
     for name in config.subset:
         if name not in present:
             raise UserError(f"--subset {name}: the file has {', '.join(present)}")
-    kept: set[tuple[str, str]] = set()
-    for name in config.subset or present:
-        kept |= set(files.spread(list(dict.fromkeys((name, r.group) for r in found if r.subset == name)), config.limit))
-    return [r for r in found if (r.subset, r.group) in kept]
+    return rollouts.limited([r for r in found if not config.subset or r.subset in config.subset], config.limit)

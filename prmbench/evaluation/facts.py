@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
 from prmbench import config as options
 from prmbench import data, manifest, scoring, store
-from prmbench.backends import Backend, Facts, source_hash
+from prmbench.backends import Backend, Facts
+from prmbench.backends.critic_parse import READING_VERSION
+from prmbench.backends.source import source_hash
 from prmbench.config import EvalConfig, ModelConfig
 from prmbench.data import candidates
-from prmbench.schema import RunManifest
+from prmbench.schema import RunManifest, UserError
+
+LONGEST_SLUG = 128
+"""Characters of a model's name in a file name; the hash behind it tells models apart."""
 
 
 def run_id(model: str, identity: Mapping[str, Any], loaded: data.Loaded) -> str:
@@ -25,7 +30,8 @@ def run_id(model: str, identity: Mapping[str, Any], loaded: data.Loaded) -> str:
 
 def slug(model: str) -> str:
     """A model's name as part of a file name."""
-    return re.sub(r"[^a-z0-9.]+", "-", options.public_name(model).removesuffix(".gguf").lower()).strip("-.")
+    plain = re.sub(r"[^a-z0-9.]+", "-", options.public_name(model).removesuffix(".gguf").lower())
+    return plain[:LONGEST_SLUG].strip("-.")
 
 
 def identity(config: ModelConfig, backend: Backend, content: str) -> dict[str, Any]:
@@ -41,12 +47,19 @@ def identity(config: ModelConfig, backend: Backend, content: str) -> dict[str, A
         "content": content,
         **({} if _sure(backend.facts) else {"seed": config.seed}),
         **({"decay": config.decay} if backend.facts.backend == "endo" else {}),
+        **({"reading": READING_VERSION} if backend.facts.backend == "critic" else {}),
     }
 
 
 def _sure(facts: Facts) -> bool:
     """Whether no chance is in the scores: a forward pass has none, a critic that samples has."""
     return facts.engine in ("hf", "vllm") and facts.backend != "critic"
+
+
+def check_calibration(config: EvalConfig, subsets: Sequence[str]) -> None:
+    """Raises UserError unless --calibrate-on names a subset of the data, or is the choice that everybody makes."""
+    if config.calibrate_on not in (EvalConfig.calibrate_on, *subsets):
+        raise UserError(f"--calibrate-on {config.calibrate_on}: the data has subsets {', '.join(subsets)}")
 
 
 def content(loaded: data.Loaded) -> str:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prmbench import judge, store
+from prmbench import judge, outputs, store
 from prmbench.config import EvalConfig
-from prmbench.schema import SCORING_VERSION, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.schema import SCORING_VERSION, Notice, RunManifest, RunResult, ScoredTrace, UserError
+
+
+def is_stored(path: Path, config: EvalConfig) -> bool:
+    """Whether the run is on disk and to be judged again, not made again.
+
+    Raises UserError when one of its files may not be written, be it a link or a file that this command reads.
+    """
+    outputs.check(store.files_of(path), config, force=True)
+    return path.exists() and not config.force
 
 
 def judge_again(path: Path, config: EvalConfig) -> store.Run:
     """The stored scores under today's judging options: they move rows, not scores."""
     run = store.read_run(path)
+    warnings.warn(f"{path}: its stored scores are judged again; --force makes them anew", Notice, stacklevel=2)
     if run.result.manifest.scoring_version != SCORING_VERSION:
-        raise UserError(f"{path}: scored by another version of the code; choose another --out to score afresh")
+        raise UserError(
+            f"{path}: scored by another version of the code; pass --force to score anew, or choose another --out"
+        )
     facts = replace(run.result.manifest, seed=config.seed, calibrate_on=config.calibrate_on)
     return finish(facts, run.scores, config.protocol, path)
 
@@ -30,15 +43,6 @@ def finish(facts: RunManifest, scores: Sequence[ScoredTrace], wanted: Sequence[s
     result = RunResult(facts, judge.judge(facts, kept))
     store.write_run(path, result, packed)
     return store.Run(result, kept, path)
-
-
-def check_writable(folder: Path) -> None:
-    """Finds out before the work, not after it, that nothing can be written."""
-    if folder.is_file():
-        raise UserError(f"--out {folder}: is a file; name a folder")
-    probe = folder / ".prmbench-write-test"
-    store.write_atomic(probe, "")
-    probe.unlink(missing_ok=True)  # of several processes another one may have been quicker
 
 
 def keep_texts(path: Path, said: Mapping[str, Sequence[str]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from prmbench import data, distributed, judge, manifest, store
+from prmbench import data, disk, distributed, judge, manifest, store
 from prmbench import policy as sampler
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
@@ -15,8 +15,8 @@ from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.evaluation import drawn
-from prmbench.evaluation.facts import run_id, run_manifest
-from prmbench.evaluation.files import check_writable, finish, judge_again
+from prmbench.evaluation.facts import check_calibration, run_id, run_manifest
+from prmbench.evaluation.files import finish, is_stored, judge_again
 from prmbench.evaluation.policy_rows import prompts_hash, scored
 from prmbench.rollout import LIBRARIES, DryRun, outline
 from prmbench.schema import RunManifest, UserError
@@ -39,13 +39,15 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> st
     """
     if not config.model:
         return drawn.evaluate(config)
-    check_writable(config.out)
+    disk.check_writable(config.out)
     plan = _planned(config)
+    check_calibration(config, plan.about.subsets)
     path = config.out / f"{plan.run_id}.json"
-    if path.exists():
+    if is_stored(path, config):
         return judge_again(path, config) if distributed.rank() == 0 else None
     judge.checked(_manifest(config, plan), config.protocol)  # before the sampling, not after it
-    sampled = sampler.sample_all(plan.engine, plan.prompts, config, config.out / f"{plan.run_id}.journal", progress)
+    folder = config.out / f"{plan.run_id}.journal"
+    sampled = sampler.sample_all(plan.engine, plan.prompts, config, folder, progress, config.force)
     if sampled is None:
         return None
     found = sampled.rollouts
@@ -53,6 +55,7 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> st
         room = plan.engine.max_tokens
         raise UserError(f"{plan.about.source}: no prompt leaves room for a completion; the model takes {room}")
     made = {"tokens": sum(r.tokens or 0 for r in found), "n": len(found), **sampled.facts}
+    rollouts.warn_if_never_cut(found, config.split, f"{plan.run_id}.rollouts.jsonl")
     rollouts.write(config.out / f"{plan.run_id}.rollouts.jsonl", found)
     run = finish(_manifest(config, plan, **made), [scored(r) for r in found], config.protocol, path)
     sampled.journal.remove()

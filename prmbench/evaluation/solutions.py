@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench import distributed, manifest, scoring, store
+from prmbench import disk, distributed, manifest, outputs, scoring, store
 from prmbench.backends import Backend, load_backend
 from prmbench.config import ScoreConfig
 from prmbench.data import files, solutions
 from prmbench.evaluation.facts import identity, slug
-from prmbench.evaluation.files import check_writable, keep_texts
+from prmbench.evaluation.files import keep_texts
 from prmbench.schema import ScoredTrace, Trace, UserError
 
 
@@ -21,19 +21,18 @@ def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path
     config = options.coerced(config)
     if config.model in ("gold", "outcome-oracle"):
         raise UserError(f"--model {config.model}: reads labels, and `score` has none; use it with `eval`")
-    if config.out.is_dir():
-        raise UserError(f"--out {config.out}: is a folder; name a file for the step scores")
-    if config.data is not None and config.out.resolve() == config.data.resolve():
-        raise UserError(f"--out {config.out}: is the file that --data reads; name another for the step scores")
-    check_writable(config.out.parent)
+    outputs.check([config.out], config, force=config.force)
+    disk.check_writable(config.out.parent)
     backend, traces, plan = planned(config)
-    journal = scoring.score_all(plan, config.out.parent, backend, traces, progress, config.max_cost)
+    texts = config.out.with_suffix(".critiques.jsonl")
+    outputs.check([texts], config, force=config.force or not _may_say(backend))
+    journal = scoring.score_all(plan, config.out.parent, backend, traces, progress, config.max_cost, config.force)
     if distributed.rank() != 0:
         return None
     rows = {row.id: row for row in scoring.collect(plan, journal, traces)[0]}
     lines = [json.dumps(_line(rows[t.id]), sort_keys=True) for t in traces]
     store.write_atomic(config.out, "".join(f"{line}\n" for line in lines))
-    keep_texts(config.out.with_suffix(".critiques.jsonl"), scoring.said(journal))
+    keep_texts(texts, scoring.said(journal))
     journal.remove()
     return config.out
 
@@ -50,6 +49,11 @@ def planned(config: ScoreConfig) -> tuple[Backend, list[Trace], scoring.Plan]:
     backend = load_backend(config)
     name = f"{slug(config.model)}-{store.short_hash(identity(config, backend, manifest.content_hash(traces)))}"
     return backend, traces, scoring.make_plan(name, backend, traces, config.batch_tokens)
+
+
+def _may_say(backend: Backend) -> bool:
+    """Whether texts may come with the scores: from critics, and from a class of the user's own."""
+    return backend.facts.backend in ("critic", "")
 
 
 def _line(row: ScoredTrace) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from prmbench.judge import best_of_n, calibration, distrl, format_shift, policy, steps, validity
+from prmbench.judge.agreement import differences
 from prmbench.judge.rows import OUT_OF_FOLD, Cell, Judged, subset_rows
 from prmbench.judge.steps import FOLDS, protocols, resolve
 from prmbench.schema import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.store import Run, read_run
 
 __all__ = [
     "FOLDS",
@@ -19,11 +22,14 @@ __all__ = [
     "Pair",
     "checked",
     "compare",
+    "differences",
     "judge",
     "keys",
     "pairs",
     "protocols",
+    "read_verified",
     "resolve",
+    "unfounded",
 ]
 
 Scored = tuple[RunResult, Sequence[ScoredTrace]]
@@ -76,6 +82,35 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricR
     for protocol, cells in found.cells.items():
         rows += subset_rows(found.parts, protocol, cells, found.averages)
     return (*rows, *policy.micro_rows(manifest, scores)) if manifest.task == "policy" else tuple(rows)
+
+
+def unfounded(result: RunResult, scores: Sequence[ScoredTrace], resampled: bool = False) -> list[str]:
+    """Lines on stored rows whose number does not follow from the scores; empty when every row does.
+
+    Args:
+        result: The stored rows, and how they were judged.
+        scores: What they should follow from.
+        resampled: Whether to check intervals, p-values and detectable differences, too. Without them this is cheap
+            enough for every result that is read.
+    """
+    manifest = result.manifest if resampled else replace(result.manifest, replicates=0)
+    try:
+        derived = judge(manifest, scores)
+    except UserError as error:
+        return [str(error)]
+    return differences(result.rows, derived, resampled)
+
+
+def read_verified(path: Path, resampled: bool = False) -> Run:
+    """Reads a run whose rows follow from its scores; see `unfounded`.
+
+    Raises:
+        UserError: As `store.read_run`, or the number of a row does not follow.
+    """
+    run = read_run(path)
+    if faults := unfounded(run.result, run.scores, resampled):
+        raise UserError(f"{path}: {'; '.join(faults)}")
+    return run
 
 
 def compare(a: Scored, b: Scored, pairs: Sequence[Pair]) -> tuple[MetricRow, ...]:

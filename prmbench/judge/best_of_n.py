@@ -5,15 +5,16 @@ Every number is an expectation over all N-subsets of a problem's verified comple
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from prmbench import metrics, sequence
 from prmbench.judge.groups import Group, Problems, Subsets, error_note, problems, votes
 from prmbench.judge.rows import Cell, Judged, absent, weighted_mean
-from prmbench.metrics import Floats
+from prmbench.metrics import Floats, Ints
 from prmbench.schema import READOUTS, EvalProtocol, RunManifest, ScoredTrace
 
 HOW = ("last", "min", "mean", "prod", "sum")
@@ -37,32 +38,47 @@ class _Rule:
         readout = self.protocol.key.partition("/")[0]
         return f"{readout}/{self.how}{'@release' if self.protocol.boundary == 'release' else ''}"
 
-    def score(self, trace: ScoredTrace) -> float:
-        """What completions are ranked by; -inf without step scores."""
-        steps = _share_of_passes(trace) if self.protocol.readout == "vote" else metrics.readout(trace, self.protocol)
-        if steps is None or not trace.steps:  # what says nothing has no step
-            return -np.inf
-        return sequence.aggregate(steps, self.how, self.beta, self.probability)
-
     def log_weight(self, scores: Floats) -> Floats:
         weights = sequence.log_weight(scores, self.how, self.beta, self.probability)
         return np.where(np.isneginf(scores), -np.inf, weights)
 
 
-def _share_of_passes(trace: ScoredTrace) -> Floats | None:
+def _scores(traces: Sequence[ScoredTrace], rules: Sequence[_Rule]) -> Floats:
+    """What each completion is ranked by under each rule, [rules, n]; -inf without step scores."""
+    found = np.full((len(rules), len(traces)), -np.inf)
+    for protocol, alike in groupby(enumerate(rules), lambda pair: pair[1].protocol):  # those of a readout are together
+        numbered = list(alike)
+        for places, steps in _step_scores(traces, protocol):
+            for number, rule in numbered:
+                if steps.shape[1]:  # what says nothing has no step
+                    found[number, places] = sequence.aggregate(steps, rule.how, rule.beta, rule.probability)
+    return found
+
+
+def _step_scores(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> Iterator[tuple[Ints, Floats]]:
+    """Places [m] of completions with equally many step scores, and these, [m, k]; a critic gives one score in all."""
+    if protocol.readout != "vote":
+        yield from metrics.readouts(traces, protocol)
+        return
+    passes = [_share_of_passes(trace) if trace.steps else None for trace in traces]
+    places = np.array([place for place, share in enumerate(passes) if share is not None], dtype=np.int64)
+    yield places, np.array([share for share in passes if share is not None], dtype=float).reshape(-1, 1)
+
+
+def _share_of_passes(trace: ScoredTrace) -> float | None:
     """A critic's score: in how many of its critiques no step is wrong; one that cannot be read finds fault."""
-    return None if trace.unscored or not trace.verdicts else np.array([float(v == -1) for v in trace.verdicts])
+    return None if trace.unscored or not trace.verdicts else float(np.mean([v == -1 for v in trace.verdicts]))
 
 
 def _rules(manifest: RunManifest) -> list[_Rule]:
     probability = manifest.kind in ("prob", "verdict")
     hows = ("mean",) if manifest.kind == "verdict" else HOW
-    return [
-        _Rule(EvalProtocol(r, "oracle", series=s, boundary=manifest.boundary), how, manifest.beta or 1.0, probability)
-        for s in ("", *manifest.series)
-        for r in READOUTS[manifest.kind]
-        for how in hows
+    reads = [
+        EvalProtocol(readout, "oracle", series=series, boundary=manifest.boundary)
+        for series in ("", *manifest.series)
+        for readout in READOUTS[manifest.kind]
     ]
+    return [_Rule(protocol, how, manifest.beta or 1.0, probability) for protocol in reads for how in hows]
 
 
 def keys(manifest: RunManifest) -> tuple[str, ...]:
@@ -82,23 +98,27 @@ def judged(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
 
 def _cells(side: Problems, rules: Sequence[_Rule], subsets: Subsets) -> dict[str, list[Cell]]:
     """By protocol: a random completion, the commonest answer, the ceiling of any choice, and each rule's picks."""
-    picks = [np.array([[rule.score(t) for t in g.verified] for rule in rules]) for g in side.groups]
-    heard = [_log_weights(rules, p) for p in picks]
+    everyone = _scores([t for g in side.groups for t in g.verified], rules)
+    ends = np.cumsum([len(g.verified) for g in side.groups])[:-1]
+    picks = np.split(everyone, ends, axis=1)
+    heard = np.split(_log_weights(rules, everyone), ends, axis=1)
+    sizes, accuracy = sequence.sizes(side.largest), side.accuracy
+    best = np.stack([_best_of_each(g, p, sizes) for g, p in zip(side.groups, picks, strict=True)], axis=-1)
     found: dict[str, list[Cell]] = {key: [] for key in ("floor/majority", "floor/pass", *(r.key for r in rules))}
-    for n in sequence.sizes(side.largest):
+    for at, n in enumerate(sizes):
         values, error = votes(side, heard, n, subsets)
-        found["floor/majority"].append(_vote_cell(side, f"majority@{n}", values[0], error[0], n))
+        note = side.note(n)
+        found["floor/majority"].append(_vote_cell(side, f"majority@{n}", values[0], error[0], note))
         reached = [sequence.pass_at(g.outcomes, n) if len(g.verified) >= n else np.nan for g in side.groups]
-        found["floor/pass"].append(_cell(side, f"pass@{n}", np.array(reached), n))
+        found["floor/pass"].append(_cell(side, f"pass@{n}", np.array(reached), note))
         for k, rule in enumerate(rules):
-            best = np.array([_best_of(g, p[k], n) for g, p in zip(side.groups, picks, strict=True)])
             found[rule.key] += [
-                _cell(side, f"best_of@{n}", best, n),
-                _vote_cell(side, f"weighted_vote@{n}", values[1 + k], error[1 + k], n),
-                _cell(side, f"gain@{n}", best - side.accuracy, n),
+                _cell(side, f"best_of@{n}", best[k, at], note),
+                _vote_cell(side, f"weighted_vote@{n}", values[1 + k], error[1 + k], note),
+                _cell(side, f"gain@{n}", best[k, at] - accuracy, note),
             ]
     note = "; ".join(side.left_out())
-    return {"floor/random": [Cell("accuracy", weighted_mean(side.accuracy, side.weights), note)], **found}
+    return {"floor/random": [Cell("accuracy", weighted_mean(accuracy, side.weights), note)], **found}
 
 
 def _log_weights(rules: Sequence[_Rule], scores: Floats) -> Floats:
@@ -107,16 +127,20 @@ def _log_weights(rules: Sequence[_Rule], scores: Floats) -> Floats:
     return np.stack([np.zeros(scores.shape[1]), *weighted])
 
 
-def _best_of(group: Group, scores: Floats, n: int) -> float:
-    return sequence.best_of(scores, group.outcomes, n) if len(group.verified) >= n else np.nan
+def _best_of_each(group: Group, scores: Floats, sizes: Sequence[int]) -> Floats:
+    """Expected outcome of each rule's pick among N, [rules, sizes]; nan where the problem has too few completions."""
+    found = np.full((len(scores), len(sizes)), np.nan)
+    enough = [n for n in sizes if len(group.verified) >= n]
+    if enough:
+        found[:, : len(enough)] = sequence.best_of_each(scores, group.outcomes, enough)
+    return found
 
 
-def _cell(side: Problems, metric: str, values: Floats, n: int) -> Cell:
-    return Cell(metric, weighted_mean(values, side.weights), side.note(n))
+def _cell(side: Problems, metric: str, values: Floats, note: str) -> Cell:
+    return Cell(metric, weighted_mean(values, side.weights), note)
 
 
-def _vote_cell(side: Problems, metric: str, values: Floats, error: float, n: int) -> Cell:
+def _vote_cell(side: Problems, metric: str, values: Floats, error: float, note: str) -> Cell:
     if not side.answered:
         return absent([metric], NO_ANSWERS)[0]
-    note = "; ".join(filter(None, (side.note(n), error_note(error))))
-    return Cell(metric, weighted_mean(values, side.weights), note)
+    return Cell(metric, weighted_mean(values, side.weights), "; ".join(filter(None, (note, error_note(error)))))

@@ -17,6 +17,8 @@ from prmbench.schema import MetricRow, RunManifest, ScoredTrace
 
 OUT_OF_FOLD = "out_of_fold"
 """Note on the calibration subset's own cell: there the threshold comes from the other folds."""
+RESAMPLED = ("p_value", "mdd", "drop_mdd")
+"""Metrics that are made of the replicates alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,9 +60,13 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricR
     """All rows of a run: floors first, then each protocol with its interval, per subset and averaged."""
     subsets = _subsets(manifest, scores)
     rows = _floor_rows(subsets)
+    samples: dict[tuple[str, str], dict[str, Sample]] = {}  # the threshold rules of a readout share them
     for asked in (*protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
         protocol = resolve(manifest, asked)
-        rows += _rows(subsets, protocol.key, _judged(subsets, protocol))
+        read = protocol.series, protocol.readout
+        if read not in samples:
+            samples[read] = _samples(subsets, protocol)
+        rows += _rows(subsets, protocol.key, _judged(subsets, protocol, samples[read]))
     return tuple(rows)
 
 
@@ -100,9 +104,13 @@ def _subsets(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[Subse
 # --- threshold rules ------------------------------------------------------------------------------------
 
 
-def _judged(subsets: Sequence[Subset], protocol: EvalProtocol) -> dict[str, list[Cell]]:
+def _samples(subsets: Sequence[Subset], protocol: EvalProtocol) -> dict[str, Sample]:
+    """By subset; only the readout and the series of the protocol matter."""
+    return {s.name: metrics.sample(s.traces, protocol) for s in subsets}
+
+
+def _judged(subsets: Sequence[Subset], protocol: EvalProtocol, samples: Mapping[str, Sample]) -> dict[str, list[Cell]]:
     """Cells per subset, or cells without values and with the reason."""
-    samples = {s.name: metrics.sample(s.traces, protocol) for s in subsets}
     if protocol.readout == "vote":
         unparsed = [_unparsed(s) for s in subsets] if _any_unparsed(subsets) else [[]] * len(subsets)
         told = zip(subsets, unparsed, strict=True)
@@ -239,7 +247,7 @@ def compare(
     for one, two in pairs:
         check_alike(one, two)
         known = resolve(left.manifest, one), resolve(right.manifest, two)
-        cells = [_judged(s, p) for s, p in zip(subsets, known, strict=True)]
+        cells = [_judged(s, p, _samples(s, p)) for s, p in zip(subsets, known, strict=True)]
         name = one.key if one.key == two.key else f"{one.key} vs {two.key}"
         paired = {s.name: _differences(cells[0][s.name], cells[1][s.name]) for s in subsets[0]}
         rows += _rows(subsets[0], name, paired)

@@ -3,7 +3,7 @@
 Judges nothing itself: numbers come from the rows of each run, or from judge() when asked to recompute.
 """
 
-from prmbench.report.build import report
+from prmbench.report.build import Report, report
 from prmbench.report.terminal import compare_table, run_table
 
-__all__ = ["compare_table", "report", "run_table"]
+__all__ = ["Report", "compare_table", "report", "run_table"]

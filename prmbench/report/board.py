@@ -11,7 +11,17 @@ from dataclasses import dataclass
 import pandas as pd
 
 from prmbench.judge import OUT_OF_FOLD
-from prmbench.report.frame import FLOORS, RULES, columns, frame, members, model_name, odd_subsets, overlaps
+from prmbench.report.frame import (
+    FLOORS,
+    RULES,
+    columns,
+    frame,
+    is_sheet_name,
+    members,
+    model_name,
+    odd_subsets,
+    overlaps,
+)
 from prmbench.schema import RunManifest
 from prmbench.store import Run
 
@@ -92,6 +102,11 @@ class Board:
     tables: tuple[RuleTable, ...]
     runs: tuple[Run, ...]
 
+    @property
+    def name(self) -> str:
+        """The benchmark's, told apart from a sheet of that name."""
+        return f"{self.benchmark} (steps)" if is_sheet_name(self.benchmark) else self.benchmark
+
 
 def boards(runs: Sequence[Run]) -> tuple[Board, ...]:
     """One board per benchmark, by name."""
@@ -112,7 +127,8 @@ def _board(benchmark: str, runs: Sequence[Run]) -> Board:
         if chosen:
             shown = tuple(c for c in columns(table) if c in names)
             tables.append(RuleTable(rule, shown, (*_ranking(chosen, shown), *floors)))
-    whole = table[[not (odd[r] & set(members(s))) for r, s in zip(table["run_id"], table["subset"], strict=True)]]
+    is_common = [not (odd[r] & set(members(s))) for r, s in zip(table["run_id"], table["subset"], strict=True)]
+    whole = table[pd.Series(is_common, index=table.index, dtype=bool)]
     sizes = {str(name): int(n) for name, n in whole.groupby("subset")["n"].max().items()}
     ordered = sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id))
     return Board(benchmark, {c: sizes[c] for c in columns(table) if c in sizes}, tuple(tables), tuple(ordered))

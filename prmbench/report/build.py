@@ -6,10 +6,12 @@ Markdown, CSV, LaTeX, JSON and SVG are compared by `check`; the page and the PNG
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 
+from prmbench import outputs, reading
 from prmbench.report import tables
 from prmbench.report.board import Board, boards
 from prmbench.report.figures import Drawn, figures
@@ -21,38 +23,77 @@ from prmbench.report.published import Published, published, sources
 from prmbench.report.sheets import Sheet, sheets, split
 from prmbench.report.viewer import Texts
 from prmbench.schema import UserError
-from prmbench.store import write_atomic
+from prmbench.store import files_of, write_atomic
 
 BEGIN = "<!-- generated: do not edit between these marks; run `prmbench report` -->"
 END = "<!-- end of generated part -->"
 PUBLISHED_FOR = "processbench"
 
 
-def report(
-    results: Path, out: Path, *, data: Texts | None = None, check: bool = False, recompute: bool = False
-) -> list[str]:
-    """Writes every table, figure and the page under `out`; returns the paths that changed.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of a report."""
 
-    With `check` nothing is written: the list names tracked files that would change and faults of the runs,
-    and is empty when all is well. With `recompute` rows come from the scores, not from the result files.
-    Raises UserError when `results` does not exist or, unless checking, holds a run that cannot be trusted.
+    changed: tuple[str, ...]
+    """Paths of the files that were written; of a check, a line on each tracked file that would be or is left over."""
+    faults: tuple[str, ...] = ()
+    """Files that were left out because they cannot be trusted; of a check, everything that is wrong with a run."""
+    left_out: str = ""
+    """How many runs no table lists, by reason; empty when all are listed."""
+
+
+def report(
+    results: Path,
+    out: Path,
+    *,
+    data: Texts | None = None,
+    check: bool = False,
+    recompute: bool = False,
+    reads: Sequence[Path] = (),
+) -> Report:
+    """Writes every table, figure and the page under `out`. A file that cannot be trusted is named and left out.
+
+    Args:
+        results: Folder with the runs, searched through.
+        out: Folder for tables, figures and the page.
+        data: Where the page finds the text of a trace.
+        check: Whether to write nothing and only say what would change.
+        recompute: Whether rows come from the scores, not from the result files.
+        reads: Files that `data` comes from, which like the runs are not written over.
+
+    Raises:
+        UserError: `results` does not exist, or a file under `out` may not be written.
     """
     loaded = load(results, recompute)
-    if loaded.broken and not check:
-        more = f" (and {len(loaded.broken) - 1} more; see `prmbench report --check`)" if len(loaded.broken) > 1 else ""
-        raise UserError(loaded.broken[0] + more)
     built, shown, others = build(loaded, out, png=not check)
     if check:
         changed = [f"{out / name}: would change" for name in sorted(_changed(out, built))]
-        return [*loaded.problems, *changed, *_left_over(out, built)]
+        return Report((*changed, *_left_over(out, built)), loaded.problems, _left_out(loaded))
     changed = _changed(out, built)
     drawings = (drawn for _, drawn in shown), (sheet.figures for sheet in others)
     output = {f"figures/{f.name}.png": f.png for drawn in chain(*drawings) for f in drawn}
     output["report.html"] = page(shown, others, loaded.refused, data).encode()
     changed += _changed(out, output)
+    runs = [*loaded.listed, *(run for run, _ in loaded.refused)]
+    sources = [*reads, *(file for run in runs for file in files_of(run.path))]
+    outputs.check([out / name for name in changed], reads=sources, force=True)
     for name in changed:
         write_atomic(out / name, (built | output)[name])
-    return [str(out / name) for name in sorted(changed)]
+    written = tuple(str(out / name) for name in sorted(changed))
+    return Report(written, (*loaded.broken, *loaded.differing), _left_out(loaded))
+
+
+def _left_out(loaded: Loaded) -> str:
+    """`2 of 5 runs are not listed: 1 scored from a dirty tree, 1 cannot be trusted`."""
+    reasons = loaded.left_out
+    total = sum(reasons.values()) + len(loaded.listed)
+    if not total:
+        return "there is no result to report"
+    told = ", ".join(f"{times} {reason}" for reason, times in reasons.items())
+    whole = (
+        "none of the runs is listed" if not loaded.listed else f"{sum(reasons.values())} of {total} runs are not listed"
+    )
+    return f"{whole}: {told}" if reasons else ""
 
 
 Shown = list[tuple[Board, Sequence[Drawn]]]
@@ -66,7 +107,7 @@ def build(loaded: Loaded, out: Path, png: bool = False) -> tuple[dict[str, bytes
     built: dict[str, str | bytes] = {"README.md": _readme(loaded, every, others, out)}
     shown: Shown = []
     for board in every:
-        name = slug(board.benchmark)
+        name = slug(board.name)
         books = published(board.benchmark)
         drawn = figures(board, png)
         grids = [tables.rule_grid(board, t) for t in board.tables]
@@ -114,7 +155,7 @@ def _left_over(out: Path, built: Mapping[str, bytes]) -> list[str]:
 def _board_page(board: Board, drawn: Sequence[Drawn], books: Sequence[Published]) -> str:
     """The Markdown page of a benchmark."""
     parts = [
-        f"# {tables.md_text(board.benchmark)}\n",
+        f"# {tables.md_text(board.name)}\n",
         "Generated by `prmbench report`; how to read it is in [README.md](README.md).\n",
     ]
     if not board.tables:
@@ -142,7 +183,7 @@ def _readme(loaded: Loaded, every: Sequence[Board], others: Sequence[Sheet], out
     """The README under `out` (or the one shipped with the package) with a fresh generated part."""
     path = out / "README.md"
     shipped = (files("prmbench") / "assets" / "leaderboards.md").read_text(encoding="utf-8")
-    text = path.read_text(encoding="utf-8") if path.is_file() else shipped
+    text = reading.read_text(path) if path.is_file() else shipped
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):
@@ -157,7 +198,7 @@ def _index(loaded: Loaded, every: Sequence[Board], others: Sequence[Sheet]) -> s
     for board in every:
         rules = ", ".join(t.rule for t in board.tables) or "published numbers only"
         plain = {column: str(n) for column, n in board.sizes.items() if not column.startswith("avg[")}
-        entries.append((board.benchmark, len(board.runs), rules, plain))
+        entries.append((board.name, len(board.runs), rules, plain))
     for name, runs, rules, found in sorted(entries):
         sizes = ", ".join(f"{column} {n}" for column, n in found.items()) or "–"
         lines.append(f"| [{tables.md_text(name)}]({slug(name)}.md) | {runs} | {rules} | {sizes} |")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prmbench.report.figures import PALETTE, Plan
+from prmbench.report.figures import PALETTE, Plan, legend_label
 from prmbench.report.frame import slug
 from prmbench.report.rlclaims import against_base
 from prmbench.report.rlstudy import BASE, RLStudy, Trained
@@ -213,7 +213,7 @@ def _lines(
         steps = list(found)
         marker = "o" if len(steps) <= WIDE else ""
         values = [scale * m.value for m in found.values()]
-        axis.plot(steps, values, color=color, lw=1.4, marker=marker, ms=3, label=arm)
+        axis.plot(steps, values, color=color, lw=1.4, marker=marker, ms=3, label=legend_label(arm))
         ends = [(step, m.lo, m.hi) for step, m in found.items() if m.lo is not None and m.hi is not None]
         if ends:
             low, high = [scale * (lo or 0) for _, lo, _ in ends], [scale * (hi or 0) for _, _, hi in ends]

@@ -107,6 +107,11 @@ def _panels(names: Sequence[str], width: float, height: float, room: float = 0.0
     return figure, axes
 
 
+def legend_label(name: str) -> str:
+    """The name as a legend shows it: matplotlib would leave out what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def _title(column: str) -> str:
     """An average is named by its subsets, in lines short enough for a panel."""
     return textwrap.fill(f"average of {', '.join(members(column))}", 24) if column.startswith("avg[") else column
@@ -140,7 +145,7 @@ def _f1(board: Board, table: RuleTable) -> Plan:
     caption = f"{words} Dots: F1; bars: 95% interval; dashed: what chance reaches; hollow: other traces."
     if len(ranked) > len(shown):
         caption += f" The first {len(shown)} of {len(ranked)} lines."
-    return (f"{slug(board.benchmark)}-f1-{table.rule}", f"F1, {title[0].lower()}{title[1:]}", caption, figure)
+    return (f"{slug(board.name)}-f1-{table.rule}", f"F1, {title[0].lower()}{title[1:]}", caption, figure)
 
 
 def _dots(axis: Axes, lines: Sequence[Line], column: str) -> None:
@@ -160,8 +165,9 @@ def _dots(axis: Axes, lines: Sequence[Line], column: str) -> None:
 
 def _chosen(board: Board) -> list[tuple[Run, EvalProtocol]]:
     """Runs in the order of the first table, each under its headline protocol, at most MOST_RUNS."""
-    order = [line.run_id for table in board.tables for line in table.lines if line.run_id]
-    runs = sorted(board.runs, key=lambda r: order.index(r.result.manifest.run_id))
+    order = list(dict.fromkeys(line.run_id for table in board.tables for line in table.lines if line.run_id))
+    ranked = [run for run in board.runs if run.result.manifest.run_id in order]  # a result may have lost its rows
+    runs = sorted(ranked, key=lambda r: order.index(r.result.manifest.run_id))
     pairs = [(run, headline(run)) for run in runs]
     return [(run, protocol) for run, protocol in pairs if protocol is not None][:MOST_RUNS]
 
@@ -183,7 +189,8 @@ def _curves(board: Board) -> Plan | None:
             handles[i] = _curve(axis, run, protocol, subset, PALETTE[i % len(PALETTE)]) or handles.get(i)
         axis.set(xlim=(-2, 102), ylim=(-2, 102), xlabel="accuracy with an error, %", aspect="equal")
     axes[0].set_ylabel("accuracy without an error, %")
-    labels = [f"{model_name(pairs[i][0].result.manifest)}  {pairs[i][1].key}" for i in handles if handles[i]]
+    names = [f"{model_name(pairs[i][0].result.manifest)}  {pairs[i][1].key}" for i in handles if handles[i]]
+    labels = list(map(legend_label, names))
     figure.legend([h for h in handles.values() if h], labels, loc="outside lower center", frameon=False, ncols=2)
     caption = (
         "Every trade-off that a threshold can buy, exact. Dot: the threshold of the protocol named. Grey: equal F1. "
@@ -191,7 +198,7 @@ def _curves(board: Board) -> Plan | None:
     )
     if len(pairs) < len(board.runs):
         caption += f" {len(pairs)} of {len(board.runs)} runs."
-    return (f"{slug(board.benchmark)}-accuracies", "Accuracy against accuracy", caption, figure)
+    return (f"{slug(board.name)}-accuracies", "Accuracy against accuracy", caption, figure)
 
 
 def _iso_f1(axis: Axes) -> None:
@@ -262,7 +269,7 @@ def _positions(board: Board) -> Plan | None:
         "Where the true first error is, and what was predicted. Last bar: traces without an error. "
         "Numbers above the bars: traces."
     )
-    return (f"{slug(board.benchmark)}-positions", "Error by position", caption, figure)
+    return (f"{slug(board.name)}-positions", "Error by position", caption, figure)
 
 
 def _bars(axis: Axes, found: dict[str, Counter[str]], handles: dict[str, Artist]) -> None:

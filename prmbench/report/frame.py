@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 import pandas as pd
 
-from prmbench.schema import EvalProtocol, RunManifest, ScoredTrace
-from prmbench.store import Run
+from prmbench.schema import EvalProtocol, RunManifest, ScoredTrace, Task
+from prmbench.store import Run, sha256
 
 RULES: dict[str, tuple[str, str]] = {
     "calibrated": (
@@ -49,6 +50,14 @@ COLUMNS = (
     *("subset", "protocol", "rule", "readout"),
     *("metric", "value", "lo", "hi", "n", "unscored", "note"),
 )
+OTHER_TASKS = tuple(task for task in get_args(Task) if task != "steps")
+JOINED = "joined"
+"""The sheet with a row per checkpoint."""
+PLAIN_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}(?<![.-])")
+HASHED = re.compile(r"(^|-)[0-9a-f]{8}$")
+RESERVED = ("readme", "report")
+"""Files that lie beside the tables."""
+NAME_LENGTH = 80
 SUBSET_ORDER = ("gsm8k", "math", "olympiadbench", "omnimath")
 
 
@@ -100,14 +109,28 @@ def subset_rank(name: str) -> tuple[int, str]:
 
 
 def model_name(manifest: RunManifest) -> str:
-    """`org/name@abc1234`: the revision, shortened when it is a hash."""
+    """`org/name@abc1234`, in one line: the revision, shortened when it is a hash."""
     revision = manifest.revision
-    return manifest.model if revision is None else f"{manifest.model}@{revision[:7]}"
+    if revision is not None and re.fullmatch("[0-9a-f]{7,}", revision):
+        revision = revision[:7]
+    name = manifest.model if revision is None else f"{manifest.model}@{revision}"
+    return " ".join(name.split()).replace("`", "'")  # a cell that begins with a backtick would be a protocol
 
 
 def slug(name: str) -> str:
-    """A benchmark's name as a file name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "benchmark"
+    """A benchmark's name as a file name: no two names have the same one, also where the case of letters is ignored.
+
+    A name that is no plain file name, or that looks like one made here, ends with a part of its hash.
+    """
+    if PLAIN_NAME.fullmatch(name) and not HASHED.search(name) and name not in RESERVED:
+        return name
+    short = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.")[:NAME_LENGTH]
+    return f"{short}-{sha256(name.encode())[:8]}".lstrip("-")
+
+
+def is_sheet_name(benchmark: str) -> bool:
+    """Whether a sheet of another task than step F1 may have this name: `policy`, `gym-policy`, `joined`."""
+    return benchmark in (*OTHER_TASKS, JOINED) or benchmark.endswith(tuple(f"-{task}" for task in OTHER_TASKS))
 
 
 def overlaps(manifest: RunManifest) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prmbench.report.figures import PALETTE, Plan
+from prmbench.report.figures import PALETTE, Plan, legend_label
 from prmbench.report.joined import F1, GAINS, RL_GAINS, Checkpoint
 from prmbench.report.rlprobes import PROBE
 from prmbench.report.stats import mean
@@ -45,7 +45,9 @@ def plans(rows: Sequence[Checkpoint], outcomes: Sequence[str]) -> list[Plan]:
         below.axhline(0, color="#cccccc", lw=0.8, zorder=0)
         below.axvline(0, color="#cccccc", lw=0.8, zorder=0)
     handles = [axes[0, 0].plot([], [], **_look(m), ls="")[0] for m in methods]
-    figure.legend(handles, methods, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(
+        handles, list(map(legend_label, methods)), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
     caption = (
         "A small mark per checkpoint, its shape by seed; a large dot per method, the mean over its seeds with 95% "
         "t-intervals both ways. Colour: method; hollow: the paper's constants; square: other training data. Beneath: "

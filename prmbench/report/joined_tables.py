@@ -13,6 +13,7 @@ import pandas as pd
 
 from prmbench.report.blocks import PERCENT, PLAIN, SIGNED, number
 from prmbench.report.figures import draw
+from prmbench.report.frame import JOINED
 from prmbench.report.joined import CALIBRATION, COST, F1, GAINS, RL_GAINS, Checkpoint, checkpoints
 from prmbench.report.joined_figures import plans
 from prmbench.report.joined_stats import FEWEST, REPLICATES, Coefficient, Correlation, Point, Within, correlate
@@ -20,7 +21,7 @@ from prmbench.report.sheets import Sheet
 from prmbench.report.tables import DASH, Grid
 from prmbench.store import Run, canonical_json
 
-NAME = "joined"
+NAME = JOINED
 WORDS = (
     "All that the runs here say of a checkpoint in one row: step F1, best-of-N gain, calibration, RL gain, cost; and "
     "whether the first predicts the others."

@@ -1,26 +1,25 @@
-"""Finds the runs under a folder and says what is wrong with each: hash, ids, provenance, rows that differ.
+"""Finds the runs under a folder and says what is wrong with each: files, fields, provenance, rows that differ.
 
 Reads only; nothing is listed, ranked or written here.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prmbench.judge import judge
+from prmbench import reading
+from prmbench.judge import differences, judge, read_verified
+from prmbench.redaction import one_line
 from prmbench.report.rlstudy import arm_of, panel_of, read_metrics, seeds_of
 from prmbench.report.study import STUDY, seed_of
-from prmbench.schema import MetricRow, RunManifest, UserError
-from prmbench.store import Run, read_run, scores_path
+from prmbench.schema import RunManifest, UserError
+from prmbench.store import SCORES_SUFFIX, Run, read_run, scores_path
 
-TOLERANCE = 1e-9
-"""How far a committed number may be from the recomputed one."""
-MOST_LINES = 3
-"""Differing rows of a run that are spelled out."""
+SNIFFED = 2**16
+"""Bytes of a JSON file without scores that are looked at to tell whether it was meant to be a result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +31,9 @@ class Loaded:
     refused: tuple[tuple[Run, str], ...]
     """The other readable runs, each with the reason; shown on the page only."""
     broken: tuple[str, ...]
-    """Files that cannot be trusted: unreadable, altered, incomplete, doubled. One line each."""
+    """Files that cannot be trusted and are left out: unreadable, altered, incomplete, doubled. One line each."""
     differing: tuple[str, ...]
-    """Committed rows that differ from what the scores give (only with `recompute`). One line each."""
+    """Committed rows that differ from what the scores give, which are shown instead (only with `recompute`)."""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -42,31 +41,52 @@ class Loaded:
         refused = (f"{run.path}: {reason}; score it again from a clean commit" for run, reason in self.refused)
         return (*self.broken, *refused, *self.differing)
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Reason -> runs that no table lists for it."""
+        counts = Counter(reason for _, reason in self.refused)
+        if self.broken:
+            counts["cannot be trusted"] = len(self.broken)
+        return dict(counts.most_common())
+
 
 def load(results: Path, recompute: bool = False) -> Loaded:
-    """Reads every run under `results`; with `recompute`, rows are derived again from the scores.
+    """Reads every run under `results` and leaves out those that cannot be trusted.
 
-    Raises UserError when the folder does not exist.
+    Args:
+        results: A folder, searched through.
+        recompute: Whether rows are derived again from the scores, intervals and all, and shown instead of the stored
+            ones. If not, a run is left out when the number of one of its rows does not follow from its scores.
+
+    Raises:
+        UserError: The folder does not exist.
     """
     if not results.is_dir():
         raise UserError(f"{results}: no such folder; name the folder that `prmbench eval --out` wrote to")
-    runs, broken, differing = [], [], []
+    runs: list[Run] = []
+    broken, differing = [], []
     for path in _result_files(results):
         try:
-            run = read_run(path)
+            if recompute:
+                run, faults = _recomputed(read_run(path))
+                differing += [f"{path}: {fault}" for fault in faults]
+            else:
+                run = read_verified(path)
             read_metrics(run.path, run.result.manifest)
         except UserError as error:
             broken.append(str(error))
             continue
-        broken += [f"{path}: {fault}" for fault in _coverage(run)]
-        if recompute:
-            run, faults = _recomputed(run)
-            differing += [f"{path}: {fault}" for fault in faults]
         runs.append(run)
+    broken += [
+        f"{path}: its result {path.name.removesuffix(SCORES_SUFFIX)}.json is missing" for path in _bereft(results)
+    ]
     runs.sort(key=_order)
+    doubled = dict(_twins(runs))
+    broken += dict.fromkeys(doubled.values())
+    runs = [run for run in runs if run.path not in doubled]
     listed = tuple(run for run in runs if not refusal(run.result.manifest))
     refused = tuple((run, reason) for run in runs if (reason := refusal(run.result.manifest)))
-    return Loaded(listed, refused, (*broken, *_twins(runs)), tuple(differing))
+    return Loaded(listed, refused, tuple(map(one_line, broken)), tuple(map(one_line, differing)))
 
 
 def refusal(manifest: RunManifest) -> str:
@@ -85,88 +105,66 @@ def _order(run: Run) -> tuple[str, str, str]:
 
 def _result_files(results: Path) -> list[Path]:
     """JSON files with scores beside them, and results that have lost theirs."""
-    return [path for path in sorted(results.rglob("*.json")) if scores_path(path).exists() or _is_result(path)]
+    return [p for p in reading.paths_under(results, ".json") if scores_path(p).exists() or _is_result(p)]
 
 
 def _is_result(path: Path) -> bool:
+    """Whether a JSON file, readable or not, looks like one: a record of other things has no manifest and no rows."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            start = file.read(SNIFFED)
+    except OSError:
         return False
-    return isinstance(data, dict) and {"manifest", "rows"} <= set(data)
+    return b'"manifest"' in start or (b'"rows"' in start and b'"metric"' in start)
 
 
-def _coverage(run: Run) -> list[str]:
-    """Ids that are doubled, and traces that the manifest or a row promises and the scores file lacks."""
-    manifest, scores = run.result.manifest, run.scores
-    faults = []
-    doubled = sorted(name for name, times in Counter(t.id for t in scores).items() if times > 1)
-    if doubled:
-        faults.append(f"{len(doubled)} ids occur twice in the scores, the first is {doubled[0]}")
-    if len(scores) != manifest.n:
-        faults.append(f"{len(scores)} traces in the scores, {manifest.n} in the manifest")
-    have = Counter(t.subset for t in scores)
-    unscored = Counter(t.subset for t in scores if t.unscored)
-    if set(have) != set(manifest.subsets):
-        faults.append(f"subsets {sorted(have)} in the scores, {sorted(manifest.subsets)} in the manifest")
-    told = {(r.subset, r.n, r.unscored) for r in run.result.rows if r.subset in have}
-    faults += [
-        f"a row of {subset} has n={n} and {missing} unscored, the scores have {have[subset]} and {unscored[subset]}"
-        for subset, n, missing in sorted(told)
-        if (n, missing) != (have[subset], unscored[subset])
-    ]
-    return faults
+def _bereft(results: Path) -> Iterator[Path]:
+    """Scores whose result is gone."""
+    for path in reading.paths_under(results, SCORES_SUFFIX):
+        result = path.with_name(f"{path.name.removesuffix(SCORES_SUFFIX)}.json")
+        if not result.exists() and not result.is_symlink():
+            yield path
 
 
-def _twins(runs: Sequence[Run]) -> list[str]:
-    times = Counter((r.result.manifest.benchmark, r.result.manifest.run_id) for r in runs)
-    found = [
-        f"run {name} of {where} lies in {n} places; keep one" for (where, name), n in sorted(times.items()) if n != 1
-    ]
-    members = {r.result.manifest.run_id: r.result.manifest for r in runs if r.result.manifest.benchmark == STUDY}
-    seen = Counter((m.model, seed_of(m), m.task) for m in members.values())
-    found += [
-        f"{STUDY}: method {method}, seed {seed}, task {task} has {n} runs; keep one"
-        for (method, seed, task), n in sorted(seen.items())
-        if n != 1
-    ]
-    trained = {r.result.manifest.run_id: r.result.manifest for r in runs if r.result.manifest.task == "distrl"}
-    arms = Counter((m.benchmark, panel_of(m), arm_of(m), *seeds_of(m)) for m in trained.values())
-    return found + [
-        f"{where}: arm {arm} of panel {panel or 'none'}, SFT seed {sft}, RL seed {rl} has {n} runs; keep one"
-        for (where, panel, arm, sft, rl), n in sorted(arms.items())
-        if n != 1
-    ]
+Key = tuple[object, ...]
+
+
+def _twins(runs: Sequence[Run]) -> Iterator[tuple[Path, str]]:
+    """Runs that claim one place, each with a line about them: nobody can say which of them should have it."""
+    for key_of, words in (
+        (_by_id, "run {1} of {0} lies in {n} places"),
+        (_by_seed, STUDY + ": method {0}, seed {1}, task {2} has {n} runs"),
+        (_by_arm, "{0}: arm {1} of panel {2}, SFT seed {3}, RL seed {4} has {n} runs"),
+    ):
+        groups: dict[Key, list[Run]] = {}
+        for run in runs:
+            if key := key_of(run.result.manifest):
+                groups.setdefault(key, []).append(run)
+        for key, alike in groups.items():
+            if len(alike) > 1:
+                paths = sorted(run.path for run in alike)
+                line = f"{paths[0]}: {words.format(*key, n=len(alike))}, another in {paths[1]}; keep one"
+                yield from ((run.path, line) for run in alike)
+
+
+def _by_id(manifest: RunManifest) -> Key:
+    return manifest.benchmark, manifest.run_id
+
+
+def _by_seed(manifest: RunManifest) -> Key:
+    return (manifest.model, seed_of(manifest), manifest.task) if manifest.benchmark == STUDY else ()
+
+
+def _by_arm(manifest: RunManifest) -> Key:
+    if manifest.task != "distrl":
+        return ()
+    return manifest.benchmark, arm_of(manifest), panel_of(manifest) or "none", *seeds_of(manifest)
 
 
 def _recomputed(run: Run) -> tuple[Run, list[str]]:
     """The run with rows derived from its scores, and where the committed rows differ from them."""
-    try:
-        rows = judge(run.result.manifest, run.scores)
-    except UserError as error:
-        return run, [str(error)]
+    rows = judge(run.result.manifest, run.scores)
     faults = differences(run.result.rows, rows)
     return replace(run, result=replace(run.result, rows=rows)), faults
-
-
-def differences(committed: Sequence[MetricRow], derived: Sequence[MetricRow]) -> list[str]:
-    """A few lines on rows that are missing, new, or further apart than the tolerance."""
-    old = {(r.subset, r.protocol, r.metric): r for r in committed}
-    new = {(r.subset, r.protocol, r.metric): r for r in derived}
-    found = [f"row {'/'.join(key)} cannot be derived from the scores" for key in sorted(old.keys() - new.keys())]
-    found += [f"row {'/'.join(key)} is missing" for key in sorted(new.keys() - old.keys())]
-    for key in sorted(old.keys() & new.keys()):
-        for name in ("value", "lo", "hi"):
-            was, now = getattr(old[key], name), getattr(new[key], name)
-            if not _close(was, now):
-                found.append(f"row {'/'.join(key)}: {name} {was} is recomputed as {now}")
-        if (old[key].n, old[key].unscored, old[key].note) != (new[key].n, new[key].unscored, new[key].note):
-            found.append(f"row {'/'.join(key)}: n, unscored or note differ")
-    more = len(found) - MOST_LINES
-    return [*found[:MOST_LINES], f"and {more} more such rows"] if more > 0 else found
-
-
-def _close(a: float | None, b: float | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return abs(a - b) <= TOLERANCE

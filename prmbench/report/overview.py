@@ -6,14 +6,15 @@ Honest: under a threshold rule that is reachable in use; of a board on all trace
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from prmbench.report.blocks import NOTED
+from prmbench.report.blocks import NOTED, text
 from prmbench.report.board import OTHER, Board, Cell, Line, RuleTable
 from prmbench.report.frame import RULES, members
 from prmbench.report.sheets import Sheet
 from prmbench.report.tables import DASH, Grid, percent
+from prmbench.report.taskgrids import AGGREGATIONS, BestPick, best_pick
 
 REACHABLE = ("calibrated", "cross_validated", "native", "fixed")
 STEPS_WORDS = "Whether a model finds the first wrong step of a solution. F1 of exact hits and of solutions passed."
@@ -72,12 +73,26 @@ def of_sheet(sheet: Sheet) -> Card:
     On the average where there is one, else on the traces that stand first there; which ones is told beside it.
     """
     words = " ".join(re.split(r"(?<=[.?]) ", sheet.words)[:2])
+    if {run.result.manifest.task for run in sheet.runs} == {"best_of_n"} and (pick := best_pick(sheet.runs)):
+        return Card(words, len(sheet.runs), text(pick.row).rstrip(NOTED), tuple(_pick_facts(pick)))
     grids = [grid for grid in sheet.grids if "oracle" not in grid.label.split("-")]
     if grids and set(ANSWERS) <= set(grids[0].header):
         return Card(words, len(sheet.runs), *_answers(grids[0]))
     baselines = {run.result.manifest.model for run in sheet.runs if run.result.manifest.backend == "baseline"}
     found = [*(_best(grid, baselines) for grid in grids), *(_best(grid, ()) for grid in grids), ("", ())]
     return Card(words, len(sheet.runs), *next((told for told in found if told[0]), found[-1]))
+
+
+def _pick_facts(pick: BestPick) -> Iterator[Fact]:
+    """All of one line of the table: what the number is, and the floors of the same completions and N beside it."""
+    yield "Number", pick.row.metric
+    yield "Completions", pick.completions
+    yield "Model", pick.model
+    yield "Readout", f"`{pick.readout}`"
+    meaning = AGGREGATIONS.get(pick.aggregation.partition("@")[0], "")
+    yield "Aggregation", f"{pick.aggregation}: {meaning}" if meaning else pick.aggregation
+    for key, row in pick.floors:
+        yield f"Floor: {key.removeprefix('floor/')}", f"{text(row, interval=False).rstrip(NOTED)} ({row.metric})"
 
 
 def _answers(grid: Grid) -> tuple[str, tuple[Fact, ...]]:
@@ -104,4 +119,4 @@ def _best(grid: Grid, baselines: Collection[str]) -> tuple[str, tuple[Fact, ...]
 
 
 def _is_floor(row: Sequence[str]) -> bool:
-    return any(text.startswith("`floor/") for text in row)
+    return any(cell.startswith("`floor/") for cell in row)

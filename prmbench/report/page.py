@@ -124,7 +124,7 @@ def embed(payload: object) -> str:
 
 def _section(board: Board, reason: str) -> dict[str, Any]:
     return {
-        "name": board.benchmark,
+        "name": board.name,
         "unlisted": reason,
         "card": asdict(overview.of_board(board)),
         "sizes": board.sizes,

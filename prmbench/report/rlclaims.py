@@ -96,13 +96,21 @@ def against_base(study: RLStudy, panel: str) -> dict[str, tuple[Estimate, float 
 
 
 def after(study: RLStudy, panel: str, arm: str, base: Runs) -> Runs:
-    """Last accuracies; an arm without training (one validation) stands for every RL seed of its SFT seed."""
+    """Last accuracies; an arm without training (one validation) stands for every RL seed of its SFT seed.
+
+    Where such an arm was validated under several RL seeds, which draw other completions, a problem's number is their
+    mean.
+    """
     runs = study.of(panel, arm)
     last = study.accuracy(panel, arm, -1)
     if any(len(t.steps) > 1 for t in runs):
         return last
-    by_sft = {seeds[0]: values for seeds, values in last.items()}
-    return {seeds: by_sft[seeds[0]] for seeds in base if seeds[0] in by_sft}
+    by_sft: dict[int, dict[str, list[float]]] = {}
+    for (sft, _), values in last.items():
+        for problem, value in values.items():
+            by_sft.setdefault(sft, {}).setdefault(problem, []).append(value)
+    means = {sft: {problem: fmean(values) for problem, values in found.items()} for sft, found in by_sft.items()}
+    return {seeds: means[seeds[0]] for seeds in base if seeds[0] in means}
 
 
 def _answer(question: Question) -> Answer | None:

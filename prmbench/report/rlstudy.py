@@ -5,8 +5,6 @@ Reads the metrics that lie beside a run; draws and tests nothing.
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +12,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from prmbench import sound
 from prmbench.judge.distrl import TRUNCATED, validated_at
 from prmbench.report.nested import Runs, Seeds, whole
 from prmbench.schema import RunManifest, UserError
-from prmbench.store import Run, metrics_path, sha256
+from prmbench.store import MOST_UNPACKED_BYTES, Run, metrics_path, read_file, sha256, unpacked_lines
 
 RL_STUDY = "miniature_rl"
 """The benchmark whose runs form the study of RL arms."""
@@ -32,6 +31,7 @@ ARMS = (
 )
 """In table order; others follow."""
 PANELS = ("plain", "marker")
+MOST_METRIC_LINES = 1_000_000
 QUARTER = 4
 """Early and late: the first and the last quarter of a run's steps."""
 
@@ -153,17 +153,15 @@ def read_metrics(path: Path, manifest: RunManifest) -> tuple[dict[str, Any], ...
     if not wanted:
         return ()
     source = metrics_path(path)
-    try:
-        raw = source.read_bytes()
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror}); restore it or train again") from error
+    raw = read_file(source, MOST_UNPACKED_BYTES, "restore it or train again")
     if sha256(raw) != wanted:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or train again")
-    try:
-        lines = [json.loads(line) for line in gzip.decompress(raw).decode().splitlines()]
-        return tuple(sorted(lines, key=lambda line: int(line["step"])))
-    except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{source}: not a record of training steps ({error}); train again") from error
+    lines = []
+    for number, line in enumerate(unpacked_lines(raw, f"{source}: not a record of training steps"), 1):
+        if number > MOST_METRIC_LINES:
+            raise UserError(f"{source}: not a record of training steps (more than {MOST_METRIC_LINES:,} lines)")
+        lines.append(sound.read_step(line, f"{source}, line {number}"))
+    return tuple(sorted(lines, key=lambda line: int(line["step"])))
 
 
 def truncated(found: RLStudy, panel: str, arm: str, at: int) -> Runs:

@@ -14,7 +14,7 @@ from prmbench.judge import OUT_OF_FOLD
 from prmbench.judge.format_shift import NAMES, PLAIN, base_and_rendering, rendered_name
 from prmbench.judge.rows import average_name
 from prmbench.report.blocks import NOTED, PERCENT, SIGNED, Block, blocks, remarks, rows_of, text
-from prmbench.report.figures import MOST_RUNS, PALETTE, Plan
+from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import FLOORS, RULES, members, model_name, rule_and_readout, slug
 from prmbench.report.tables import Grid
 from prmbench.report.verdicts import headline
@@ -183,7 +183,7 @@ def figures(name: str, runs: Sequence[Run]) -> list[Plan]:
     Runs on the same traces: those of which there are most.
     """
     alike = [(b.name, [run for run in b.runs if _whole(run.result) == b.subset]) for b in _base_blocks(runs)]
-    where, found = max(alike, key=lambda pair: len(pair[1]))
+    where, found = max(alike, key=lambda pair: len(pair[1]), default=("", []))
     chosen = [(run, protocol.key) for run in found if (protocol := headline(run)) is not None]
     drawn = [(run, key) for run, key in chosen if any(_points(run, key))][:MOST_RUNS]
     if not drawn:
@@ -193,7 +193,7 @@ def figures(name: str, runs: Sequence[Run]) -> list[Plan]:
     axis.axvline(0, color="#8a8a8a", lw=0.9)
     for i, (run, key) in enumerate(drawn):
         shift = 0.7 * ((i + 0.5) / len(drawn) - 0.5)
-        label = f"{model_name(run.result.manifest)}  {key}"
+        label = legend_label(f"{model_name(run.result.manifest)}  {key}")
         for y, row in enumerate(_points(run, key)):
             if row is None or row.value is None:
                 continue

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prmbench.report.blocks import Block, blocks, candidate, prefixes, rows_of
 from prmbench.report.claims import SCENES, Claim
-from prmbench.report.figures import MOST_LINES, MOST_RUNS, PALETTE, Plan
+from prmbench.report.figures import MOST_LINES, MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import model_name, rule_and_readout, slug
 from prmbench.report.stats import Mean
 from prmbench.report.study import PROCESS, Study
@@ -47,11 +49,13 @@ def best_of_n(name: str, runs: Sequence[Run]) -> list[Plan]:
     if not found or not sizes:
         return []
     figure, axes = _axes([block.name for block in found], 3.6, 3.3)
-    models = list(dict.fromkeys(model_name(run.result.manifest) for run in runs))[:MOST_RUNS]
+    labels = _labels(runs)
+    places = {path: place for place, path in enumerate(list(labels)[:MOST_RUNS])}
     for axis, block in zip(axes, found, strict=True):
         for run in block.runs:
-            if (model := model_name(run.result.manifest)) in models:
-                _picked(axis, rows_of(run.result, block.subset), sizes, PALETTE[models.index(model)], model)
+            if run.path in places:
+                color = PALETTE[places[run.path]]
+                _picked(axis, rows_of(run.result, block.subset), sizes, color, labels[run.path])
         _floors(axis, rows_of(block.runs[0].result, block.subset), sizes)
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [str(n) for n in sizes])
@@ -65,11 +69,26 @@ def best_of_n(name: str, runs: Sequence[Run]) -> list[Plan]:
     return [(f"{slug(name)}-accuracy", "Accuracy against N", caption, figure)]
 
 
+def _labels(runs: Sequence[Run]) -> dict[Path, str]:
+    """Run -> its model, with the run's id where several runs are of one model or a floor has its name."""
+    names = {run.path: model_name(run.result.manifest) for run in runs}
+    times = Counter([*names.values(), *FLOOR_LOOKS])
+    ids = {run.path: run.result.manifest.run_id for run in runs}
+    return {path: f"{name} ({ids[path]})" if times[name] > 1 else name for path, name in names.items()}
+
+
 def _picked(axis: Axes, rows: dict[tuple[str, str], MetricRow], sizes: Sequence[int], color: str, model: str) -> None:
     protocol = next((key for key in BON_HEADLINE if any(protocol == key for protocol, _ in rows)), "")
     shown = [(n, rows[protocol, f"best_of@{n}"]) for n in sizes if (protocol, f"best_of@{n}") in rows]
     shown = [(n, row) for n, row in shown if row.value is not None]
-    axis.plot([n for n, _ in shown], [100 * (r.value or 0) for _, r in shown], "o-", ms=4, color=color, label=model)
+    axis.plot(
+        [n for n, _ in shown],
+        [100 * (r.value or 0) for _, r in shown],
+        "o-",
+        ms=4,
+        color=color,
+        label=legend_label(model),
+    )
     for n, row in shown:
         if row.lo is not None and row.hi is not None:
             axis.plot([n, n], [100 * row.lo, 100 * row.hi], color=color, lw=1.2)
@@ -202,7 +221,7 @@ def _study_best_of_n(found: Study) -> Plan | None:
     for i, method in enumerate([m for m in found.methods if found.best_of(m)][: len(PALETTE)]):
         cells = [(n, cell) for n in sizes if (cell := over_seeds(found.best_of(method, sizes=(n,))))]
         points = [100 * cell.value for _, cell in cells]
-        axis.plot([n for n, _ in cells], points, "o-", ms=4, color=PALETTE[i], label=method)
+        axis.plot([n for n, _ in cells], points, "o-", ms=4, color=PALETTE[i], label=legend_label(method))
     axis.set_xscale("log", base=2)
     axis.set_xticks(sizes, [str(n) for n in sizes])
     axis.minorticks_off()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from prmbench.report.blocks import (
     PERCENT,
@@ -50,10 +51,14 @@ def sizes_of(runs: Sequence[Run]) -> list[int]:
 def best_of_n(runs: Sequence[Run]) -> tuple[Grid, ...]:
     """A table per aggregation: models by readout, then the floors, for each set of completions."""
     rules = {rule_and_readout(row.protocol, "best_of_n")[0] for run in runs for row in run.result.rows} - {"floor"}
-    known = list(AGGREGATIONS)
-    order = sorted(rules, key=lambda r: (known.index(_plain(r)) if _plain(r) in known else len(known), r))
+    order = sorted(rules, key=_aggregation_rank)
     found = blocks(runs, candidate)
     return tuple(_aggregation(rule, found, sizes_of(runs)) for rule in order)
+
+
+def _aggregation_rank(rule: str) -> tuple[int, str]:
+    known = list(AGGREGATIONS)
+    return known.index(_plain(rule)) if _plain(rule) in known else len(known), rule
 
 
 def _plain(rule: str) -> str:
@@ -100,6 +105,54 @@ def _bon_group(rule: str, block: Block, metrics: Sequence[str], sizes: Sequence[
         for model, readout, cells in lines
     ]
     return (*shown, *_bon_floors(block, metrics))
+
+
+@dataclass(frozen=True, slots=True)
+class BestPick:
+    """One line of a best-of-N table: a model under a protocol, and what its completions reach without a model."""
+
+    completions: str
+    """Name of the block: which completions, and how many."""
+    model: str
+    readout: str
+    aggregation: str
+    row: MetricRow
+    """best_of@N for the largest N."""
+    floors: tuple[tuple[str, MetricRow], ...]
+    """(`floor/majority`, its row) for the same completions and the same N."""
+
+
+def best_pick(runs: Sequence[Run]) -> BestPick | None:
+    """The model that picks best, each under the one aggregation that its own kind of score is meant for.
+
+    That is the last step's score, and of critics the mean of their votes: the first of `AGGREGATIONS` that a model has.
+    On the average over all completions where there is one; baselines only where there is nothing else.
+    """
+    ordered = sorted(blocks(runs, candidate), key=lambda block: not block.subset.startswith("avg["))
+    for is_baseline in (False, True):
+        for block in ordered:
+            kept = [run for run in block.runs if (run.result.manifest.backend == "baseline") == is_baseline]
+            picks = [pick for run in kept for pick in _picks(run, block)]
+            if picks:
+                return min(picks, key=lambda pick: (-_value(pick.row), pick.model, pick.readout))
+    return None
+
+
+def _picks(run: Run, block: Block) -> Iterator[BestPick]:
+    rows = rows_of(run.result, block.subset)
+    sizes = [n for _, metric in rows if metric.startswith("best_of@") and (n := group_size(metric))]
+    protocols = {protocol: rule_and_readout(protocol, "best_of_n") for protocol, _ in rows}
+    rules = {rule for rule, _ in protocols.values()} - {"floor"}
+    aggregation = min(rules, key=_aggregation_rank, default="")
+    for protocol, (rule, readout) in protocols.items():
+        row = rows.get((protocol, f"best_of@{max(sizes, default=0)}"))
+        if rule == aggregation and row is not None and row.value is not None:
+            n = group_size(row.metric)
+            keys = [
+                (key, metric if metric == "accuracy" else f"{metric}@{n}") for metric, (key, _) in BON_FLOORS.items()
+            ]
+            floors = tuple((key, rows[key, metric]) for key, metric in keys if (key, metric) in rows)
+            yield BestPick(block.name, model_name(run.result.manifest), readout, rule, row, floors)
 
 
 def _bon_floors(block: Block, metrics: Sequence[str]) -> list[tuple[str, ...]]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from prmbench.judge.validity import APART, GROUPS
 from prmbench.report.blocks import NOTED, PERCENT, PLAIN, Block, blocks, remarks, rows_of, text, top_value
-from prmbench.report.figures import MOST_RUNS, PALETTE, Plan
+from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import model_name, rule_and_readout, slug
 from prmbench.report.published import PublishedRow, digits, published
 from prmbench.report.tables import Grid
@@ -274,7 +274,8 @@ def _headline(run: Run) -> _Line | None:
 
 def _dots(axis: Axes, line: _Line, columns: Sequence[str], shift: float, color: str, marker: str) -> None:
     floor = line.protocol in FLOORS
-    label = FLOORS[line.protocol] if floor else f"{model_name(line.run.result.manifest)}  {line.protocol}"
+    name = model_name(line.run.result.manifest)
+    label = FLOORS[line.protocol] if floor else legend_label(f"{name}  {line.protocol}")
     for y, column in enumerate(columns):
         row = line.cell(column, "prmscore")
         if row is None or row.value is None:

@@ -42,6 +42,7 @@ ALARMS: dict[str, Alarm] = {
     "process_dominates": Alarm(
         "gae_outcome_ratio", "the process reward drowns the outcome; lower --gae-weight", above=3
     ),
+    "nothing_to_train_on": Alarm("groups", "no prompt of the step could be trained on", below=1, patience=1),
     "few_mixed": Alarm("mixed", "prompts are too easy or too hard to teach anything", below=0.05),
     "truncation": Alarm("truncated", "completions are cut; raise --max-new-tokens", above=0.3),
     "length_drift": Alarm("length", "completions are half or twice as long", below=0.5, above=2, relative=True),

@@ -26,6 +26,8 @@ from prmbench.verify import Verifier
 if TYPE_CHECKING:
     from prmbench.rl.setup import Job
 
+REASONS = ("unverified", "cut", "all_right", "all_wrong")
+"""Why nothing can be learnt from a prompt's completions, the first that holds."""
 Group = Sequence[tuple[Rollout, Drawn | None]]
 TALLY = (
     "prompts",
@@ -38,6 +40,7 @@ TALLY = (
     "empty",
     "tokens",
     "steps",
+    *(f"prompts_{reason}" for reason in REASONS),
 )
 """What is counted of all that is drawn."""
 
@@ -62,8 +65,8 @@ def draw(job: Job, sampler: Sampler, verifier: Verifier, cursor: int) -> Draw:
         positions = range(cursor, cursor + size)
         drawn = _groups(job, sampler, verifier, positions[distributed.rank() :: distributed.world_size()])
         for group in drawn.values():
-            tally.update(_tally(group))
-        kept = {at: group for at, group in drawn.items() if _usable(group, job.config.truncated)}
+            tally.update(_tally(group, job.config.truncated))
+        kept = {at: group for at, group in drawn.items() if not useless(group, job.config.truncated)}
         mine |= kept
         found = sorted([*found, *(at for process in distributed.gathered(list(kept)) for at in process)])
         cursor, rounds = positions.stop, rounds + 1
@@ -91,16 +94,24 @@ def named(prompts: Sequence[Prompt], positions: Sequence[int], seed: int) -> lis
     return [replace(prompt, id=f"{at}/{prompt.id}") for at, prompt in zip(positions, found, strict=True)]
 
 
-def _usable(group: Group, truncated: str | None) -> bool:
-    """Mixed outcomes, all of them known; `drop` wants every completion whole."""
-    if any(r.outcome is None for r, _ in group):
-        return False
-    if truncated == "drop" and any(r.finish == "length" for r, _ in group):
-        return False
-    return len({r.outcome for r, _ in group}) > 1
+def useless(group: Group, truncated: str | None) -> str:
+    """Which of REASONS keeps a prompt's completions from training; empty where their outcomes are known and mixed.
+
+    `truncated`: with `drop` every completion has to be whole, with `mask` one of them, or no token is left.
+    """
+    outcomes = {r.outcome for r, _ in group}
+    if None in outcomes or not outcomes:
+        return "unverified"
+    cut = [r.finish == "length" for r, _ in group]
+    if (truncated == "drop" and any(cut)) or (truncated == "mask" and all(cut)):
+        return "cut"
+    if len(outcomes) > 1:
+        return ""
+    return "all_right" if outcomes == {1} else "all_wrong"
 
 
-def _tally(group: Group) -> Counter[str]:
+def _tally(group: Group, truncated: str | None) -> Counter[str]:
+    reason = useless(group, truncated)
     rows = [r for r, _ in group]
     known = [r.outcome for r in rows if r.outcome is not None]
     return Counter(
@@ -114,6 +125,7 @@ def _tally(group: Group) -> Counter[str]:
         empty=sum(not r.completion.strip() for r in rows),
         tokens=sum(r.tokens or 0 for r in rows),
         steps=sum(len(r.steps) for r in rows),
+        **({f"prompts_{reason}": 1} if reason else {}),
     )
 
 
@@ -135,14 +147,14 @@ def first(job: Job) -> Draw:
     for rollout in found:
         groups.setdefault(rollout.group, []).append((rollout, None))
     drawn: list[Group] = list(groups.values())
-    kept = [[r for r, _ in group] for group in drawn if _usable(group, job.config.truncated)]
+    kept = [[r for r, _ in group] for group in drawn if not useless(group, job.config.truncated)]
     if not kept:
         raise UserError(f"--first-rollouts {job.config.first_rollouts}: no prompt has right and wrong completions")
     mine = list(enumerate(kept))[distributed.rank() :: distributed.world_size()]
     rows = tuple(row for place, group in mine for row in _encoded(group, place, job))
     tally: Counter[str] = Counter()
     for group in drawn:
-        tally.update(_tally(group))
+        tally.update(_tally(group, job.config.truncated))
     return Draw(rows, {**{name: float(tally[name]) for name in TALLY}, "rounds": 0, "groups": len(kept)}, 0)
 
 

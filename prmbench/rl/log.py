@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ class Log:
 
     def __init__(self, out: Path, steps: int, tell: Tell | None, track: Track | None) -> None:
         self.out, self.steps, self.tell, self.track = out, steps, tell, track
-        self.history: list[Mapping[str, Any]] = [line for line in read(out) if "validation" not in line]
+        self.history: list[Mapping[str, Any]] = [line for line in files.read_log(out) if "validation" not in line]
 
     def step(self, line: Mapping[str, Any]) -> None:
         """A step's numbers."""
@@ -42,14 +41,6 @@ class Log:
             self.tell(line["step"], self.steps, line)
         if self.track is not None:
             self.track(line["step"], {k: float(v) for k, v in line.items() if isinstance(v, int | float)})
-
-
-def read(out: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; none where there is no such file."""
-    path = out / files.METRICS
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def tracker(name: str, out: Path, config: Mapping[str, Any]) -> Track | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prmbench import distributed, objectives
 from prmbench.rl.credit import Scored
-from prmbench.rl.draws import Draw
+from prmbench.rl.draws import REASONS, Draw
 from prmbench.rl.models import Old
 from prmbench.rl.rows import Rows
 from prmbench.rl.updates import RM_SUMS, SUMS, verdicts
@@ -39,6 +39,7 @@ def drawn(draw: Draw) -> dict[str, float | None]:
         "prompts_drawn": tally["prompts"],
         "groups": tally["groups"],
         "rounds": tally["rounds"],
+        **{name: tally[name] for name in map("prompts_{}".format, REASONS) if name in tally},  # older code had none
     }
 
 

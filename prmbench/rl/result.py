@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import prmbench
-from prmbench import checkpoint, distributed, judge, manifest, store
+from prmbench import checkpoint, distributed, judge, manifest, reading, store
 from prmbench import config as options
 from prmbench.losses import LOSSES
 from prmbench.manifest import CARD_FILE
-from prmbench.rl import log
 from prmbench.rl.models import Models
 from prmbench.rl.setup import Job
 from prmbench.schema import RunManifest, RunResult, ScoredTrace, text_hash
@@ -62,7 +61,7 @@ def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, 
         return None
     if online:
         store.write_atomic(config.out / RM / CARD_FILE, store.canonical_json(_card(job)))
-    lines = log.read(config.out)
+    lines = files.read_log(config.out)
     path = _write(job, lines, told) if job.validation else None
     steps = [line for line in lines if "validation" not in line]
     means = [line["validation_accuracy"] for line in lines if "validation" in line]
@@ -114,8 +113,8 @@ def _card(job: Job) -> dict[str, Any]:
 def _trained_on(rm_model: str) -> list[str]:
     """What the reward model had been trained on before."""
     card = Path(rm_model) / CARD_FILE
-    told = json.loads(card.read_text(encoding="utf-8")) if rm_model and card.exists() else {}
-    return [str(name) for name in told.get("trained_on", ())]
+    told = reading.read_json(card) if rm_model and card.exists() else {}
+    return [str(name) for name in told.get("trained_on") or ()]
 
 
 # --- the result -------------------------------------------------------------------------------------------

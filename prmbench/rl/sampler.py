@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prmbench import distributed, objectives
+from prmbench import disk, distributed, objectives
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import probe
 from prmbench.engines.decoding import Drawn
@@ -142,8 +142,9 @@ def _as_folder(job: Job, policy: Runner) -> str:
     folder = job.config.out / "weights" / "start"
     found = _whole(policy)()
     if found is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        Weights(policy.model, job.tokenizer, getattr(torch, job.setup.placement.dtype))(folder, found)
+        with disk.library_writes(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            Weights(policy.model, job.tokenizer, getattr(torch, job.setup.placement.dtype))(folder, found)
     distributed.barrier()
     return str(folder)
 

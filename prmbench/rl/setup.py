@@ -5,14 +5,14 @@ Mistakes that cost nothing to find come first; weights are read last.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench import distributed, distrl_options, manifest, store
+from prmbench import distributed, distrl_options, manifest, reading, store
 from prmbench.backends import common
 from prmbench.config import RolloutConfig
 from prmbench.data import prompts as prompt_files
@@ -20,6 +20,7 @@ from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.distrl_options import SELF, DistRLConfig
 from prmbench.engines import sampling
+from prmbench.engines.addresses import address
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import PLAIN
 from prmbench.manifest import CARD_FILE
@@ -32,6 +33,7 @@ from prmbench.training.model import Setup
 from prmbench.training.setup import PLAIN_AS_JINJA
 
 NOT_IDENTITY = {
+    "allow_empty",
     "out",
     "dry_run",
     "data",
@@ -125,6 +127,8 @@ def resolved(config: DistRLConfig) -> DistRLConfig:
         raise UserError("--group-size is 1: advantages are relative to a prompt's other completions; use 2 or more")
     if (config.engine == "server") != bool(config.server):
         raise UserError("--engine server and --server URL go together; give both, or neither")
+    for url in config.server:
+        address(url, "--server", "http://node1:8000")
     if len(config.server) > distributed.world_size():
         raise UserError(
             f"--server: {len(config.server)} servers for {distributed.world_size()} processes, and a process asks one; "
@@ -133,7 +137,8 @@ def resolved(config: DistRLConfig) -> DistRLConfig:
     if config.device in ("balanced", "sequential"):
         raise UserError(f"--device {config.device}: training spreads a model with torchrun and --strategy fsdp")
     for name in (config.model, config.rm_model):
-        if name and name != SELF and config.out.resolve() == Path(name).resolve():
+        training_models.check_whole(name)
+        if name and name != SELF and os.path.realpath(config.out) == os.path.realpath(name):
             raise UserError(f"--out {config.out}: is a model to start from; choose another folder")
     return config
 
@@ -141,12 +146,12 @@ def resolved(config: DistRLConfig) -> DistRLConfig:
 def _as_trained(config: DistRLConfig) -> DistRLConfig:
     """Beta and margin as the reward model was trained with, unless they are given. Raises UserError on another loss."""
     card = Path(config.rm_model) / CARD_FILE
-    if not config.rm_model or not card.exists():
+    if not config.rm_model or not reading.exists(card):
         return config
+    told = reading.read_json(card)
     try:
-        told = json.loads(card.read_text(encoding="utf-8"))
         loss, known = told.get("loss"), {"rm_beta": told.get("beta"), "rm_margin": told.get("margin")}
-    except (ValueError, AttributeError) as error:
+    except AttributeError as error:
         raise UserError(f"{card}: not a card of a reward model ({error}); take another --rm-model") from error
     wanted = config.rm_loss or distrl_options.ARMS[config.arm].get("rm_loss")
     if config.rm_loss is None and loss and wanted and str(loss).removesuffix("_early").removesuffix("_late") != wanted:
@@ -154,7 +159,10 @@ def _as_trained(config: DistRLConfig) -> DistRLConfig:
             f"--rm-model {config.rm_model}: was trained as {loss}, and arm {config.arm} goes on as {wanted}; "
             f"choose an arm for {loss}, or say --rm-loss {wanted}"
         )
-    filled: dict[str, Any] = {k: float(v) for k, v in known.items() if v is not None and getattr(config, k) is None}
+    try:
+        filled: dict[str, Any] = {k: float(v) for k, v in known.items() if v is not None and getattr(config, k) is None}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{card}: beta and margin must be numbers ({error}); take another --rm-model") from error
     return replace(config, **filled)
 
 
@@ -207,7 +215,8 @@ def _check_apart(prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> Non
     trained = {prompt.text for prompt in prompts}
     shared = [prompt.id for prompt in validation if prompt.text in trained]
     if shared:
-        raise UserError(f"--validation-data: prompt {shared[0]} is in --data, too ({len(shared)} are); take them out")
+        name = shared[0][:60]
+        raise UserError(f"--validation-data: prompt {name} is in --data, too ({len(shared)} are); take them out")
 
 
 def _reward_shape(config: DistRLConfig, placement: Placement, shape: HFEngine) -> HFEngine | None:

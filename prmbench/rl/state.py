@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from prmbench import checkpoint, distributed, store
+from prmbench import checkpoint, distributed, reading, store
 from prmbench.data import rollouts
 from prmbench.rl.draws import Draw
 from prmbench.rl.models import Models
@@ -40,6 +40,8 @@ class Progress:
     """By model: updates in a row that were left out for not being finite."""
     left_out: int = 0
     """All such updates of the run."""
+    empty: int = 0
+    """Steps in a row that found nothing to train on."""
 
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
@@ -64,7 +66,7 @@ def resume(job: Job, models: Models, optimizers: Optimizers) -> Progress:
     folder = job.config.out / files.CHECKPOINTS
     found = distributed.from_first(checkpoint.newest(folder) if distributed.rank() == 0 else None)
     if found is not None:
-        if found.facts["run"] != store.short_hash(job.identity):
+        if found.facts.get("run") != store.short_hash(job.identity):
             raise UserError(f"{found.path}: is a checkpoint of another run; choose another --out, or delete {folder}")
         stepped = found.facts["stepped"]
         state = _state(models, optimizers, stepped)
@@ -109,12 +111,12 @@ def kept(job: Job, done: int) -> Draw | None:
 
 def _read(job: Job, done: int) -> Draw | None:
     try:
-        head, *rows = [json.loads(line) for line in _path(job).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return None
-    if (head["run"], head["done"]) != (store.short_hash(job.identity), done):
-        return None
-    return Draw(tuple(map(_row, rows)), head["tally"], head["cursor"])
+        head, *rows = [json.loads(line) for line in reading.json_lines(reading.read_text(_path(job)))]
+        if (head["run"], head["done"]) != (store.short_hash(job.identity), done):
+            return None
+        return Draw(tuple(map(_row, rows)), head["tally"], head["cursor"])
+    except (UserError, ValueError, KeyError, TypeError, RecursionError):
+        return None  # not there, or not whole: the completions are drawn again
 
 
 def _path(job: Job) -> Path:

@@ -94,6 +94,8 @@ class RunManifest:
     """Those of them that were generated."""
     cost: float | None = None
     """What a paid server took, in the currency of the prices given; None where no price was."""
+    request_changes: tuple[str, ...] = ()
+    """Parameters that a server refused, and what was done instead: `temperature left out`."""
     memory_gib: float | None = None
     """Most memory that a scoring process held, on the GPU where there was one; None where it was not measured."""
     seconds: float = 0.0

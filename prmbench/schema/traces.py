@@ -65,6 +65,8 @@ class StepScores:
     """What a critic wrote, one text a vote; it stays out of scores files."""
     usage: Usage | None = None
     """Where answers were generated: what they took."""
+    request_changes: tuple[str, ...] = ()
+    """Parameters that a server refused, and what was done instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,4 +140,6 @@ def _defect(trace: Trace, scores: StepScores) -> str:
             return f"{len(series)} {name} for {len(trace.steps)} steps"
         if not all(math.isfinite(v) for v in series):
             return "non-finite"
+    if trace.steps and scores.tokens and min(scores.tokens) < 1:
+        return "a step without a token"  # over none of them there is no mean
     return ""

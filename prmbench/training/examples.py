@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.data import files, rollouts, views
+from prmbench.data import rollouts, views
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion import CompletionIds, Exchange, encode_completions, encode_steps, steps_text
 from prmbench.losses import LossRow
-from prmbench.schema import UserError, text_hash
+from prmbench.schema import UserError
 
 Ints = NDArray[np.int64]
 
@@ -70,16 +70,6 @@ class Encoder:
     max_tokens: int | None
     separator: str | None
     """Closes a step where steps are read at a separator; None = chat text."""
-
-
-def limited(found: Sequence[Rollout], limit: int | None) -> list[Rollout]:
-    """The rollouts of `limit` prompts of each subset, at even distances."""
-    files.check_limit(limit)
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for subset, name in dict.fromkeys((r.subset, _group(r)) for r in found):
-        groups.setdefault(subset, []).append((subset, name))
-    kept = {group for names in groups.values() for group in files.spread(names, limit)}
-    return [r for r in found if (r.subset, _group(r)) in kept]
 
 
 def build(found: Sequence[Rollout], row: LossRow, encoder: Encoder, pairs: views.How | None, seed: int) -> Dataset:
@@ -157,10 +147,6 @@ def _example(rollout: Rollout, encoded: CompletionIds, row: LossRow) -> Example:
 
 def _ints(values: Sequence[int]) -> Ints:
     return np.array(values, dtype=np.int64)
-
-
-def _group(rollout: Rollout) -> str:
-    return rollout.group or text_hash(rollout.prompt)
 
 
 def check_usable(dataset: Dataset, row: LossRow) -> None:

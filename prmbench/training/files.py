@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import warnings
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import prmbench
-from prmbench import distributed, manifest, store
+from prmbench import disk, distributed, manifest, reading, store
 from prmbench.config import public_name
 from prmbench.losses import LossRow
 from prmbench.manifest import CARD_FILE
@@ -31,16 +30,8 @@ def claimed(out: Path) -> Iterator[None]:
     if distributed.rank() != 0:
         yield
         return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        store.cannot_write(out, error)
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"--out {out}: another process trains here; wait for it, or choose another") from error
+    disk.check_writable(out)
+    with disk.locked(out / ".lock", f"--out {out}: another process trains here; wait for it, or choose another"):
         yield
 
 
@@ -52,10 +43,10 @@ def begin(out: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> d
             raise UserError(f"--out {out}: holds a model that was not trained here; choose another folder")
         store.write_atomic(path, store.canonical_json({"identity": dict(identity), **facts, "finished": False}))
     try:
-        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        begun = run["identity"]
+        run: dict[str, Any] = reading.read_json(path)
+        begun, _ = run["identity"], run["finished"]
         changed = sorted(k for k in {*identity, *begun} if begun.get(k) != identity.get(k))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not the record of a run ({type(error).__name__}); choose another --out") from error
     if changed:
         raise UserError(
@@ -72,8 +63,8 @@ def finish(out: Path, run: Mapping[str, Any], result: Mapping[str, Any]) -> None
 def log(out: Path, entry: Mapping[str, Any]) -> None:
     """One line of metrics.jsonl."""
     try:
-        with (out / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        with disk.open_to_append(out / METRICS) as file:
+            file.write((json.dumps(entry) + "\n").encode())
     except OSError as error:
         store.cannot_write(out / METRICS, error)
 
@@ -83,22 +74,44 @@ def logged(out: Path) -> int:
     path = out / METRICS
     if not path.exists():
         return 0
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size
+    try:
+        disk.sync(path)
+        return path.stat().st_size
+    except OSError as error:
+        store.cannot_write(path, error)
 
 
 def cut_log(out: Path, size: int) -> None:
     """Drops what was logged after a checkpoint: those updates are done again."""
     path = out / METRICS
-    if path.exists():
-        os.truncate(path, size)
+    if not path.exists():
+        return
+    try:
+        with disk.open_to_append(path) as file:
+            file.truncate(size)
+    except OSError as error:
+        store.cannot_write(path, error)
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; none where there is no such file. Raises UserError on a line that is not ours."""
+    path = out / METRICS
+    if not path.exists():
+        return []
+    try:
+        entries = [json.loads(line) for line in reading.json_lines(reading.read_text(path))]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not the record of a run ({error}); choose another --out") from error
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path}: not the record of a run; choose another --out")
+    return entries
 
 
 def save_model(out: Path, runner: Runner, template: str | None) -> None:
     """The trained weights in float32, adapters merged in (and kept in `adapter/`), config and tokenizer.
 
     A template given to training becomes the tokenizer's own, so that evaluation needs no flag. All processes call it.
+    Files come to their names once all are written: a full disk leaves no half of a model. Raises UserError then.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -107,20 +120,19 @@ def save_model(out: Path, runner: Runner, template: str | None) -> None:
         model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
     if distributed.rank() == 0:
-        try:
+        with disk.library_writes(out), disk.folder_aside(out) as aside:
             if runner.adapters is not None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # a .gguf file has no config.json beside it
-                    runner.adapters.save_pretrained(out / "adapter", state_dict=_for_peft(state))
+                    runner.adapters.save_pretrained(aside / "adapter", state_dict=_for_peft(state))
                 state = merged(state, model)
             tied = getattr(model, "all_tied_weights_keys", None) or {}
-            model.save_pretrained(out, state_dict={name: w for name, w in state.items() if name not in tied})
+            model.save_pretrained(aside, state_dict={name: w for name, w in state.items() if name not in tied})
             tokenizer = runner.engine.tokenizer
             if template is not None:
                 tokenizer.chat_template = template
-            tokenizer.save_pretrained(out)
-        except OSError as error:
-            store.cannot_write(out, error)
+            tokenizer.save_pretrained(aside)
+            disk.move_into(aside, out)
     distributed.barrier()
 
 

@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from prmbench import distributed, head
+from prmbench import distributed, head, manifest
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.losses import Head
 from prmbench.schema import UserError
@@ -115,6 +115,12 @@ def check(placement: Placement) -> None:
         raise UserError(f"--device {placement.device}: training spreads a model with torchrun and --strategy fsdp")
     if placement.dtype == "float16":
         raise UserError("--dtype float16: its gradients underflow; use bfloat16 or float32")
+
+
+def check_whole(name: str) -> None:
+    """Raises UserError for an adapter: training starts from whole weights."""
+    if (adapted := manifest.adapter_base(Path(name))) is not None:
+        raise UserError(f"--model {name}: is an adapter of {adapted[0]}; training takes whole weights, merge it first")
 
 
 def open_runner(name: str, revision: str | None, kind: Head, setup: Setup) -> Runner:

@@ -5,7 +5,8 @@ They never change, so no second model stays in memory and a resumed run skips th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from prmbench import distributed, store
+from prmbench import distributed, reading, store
+from prmbench.schema import NonFiniteError, Notice, UserError
 from prmbench.training.batching import collate, micro_batches
 from prmbench.training.examples import Dataset, Example
 from prmbench.training.model import Runner
 
 Floats = NDArray[np.float32]
+PARTS = ("identity", "keys", "lengths", "values")
+"""Arrays of a file that its hash is taken over."""
 
 
 def logprobs(
@@ -33,15 +37,22 @@ def logprobs(
     """
     name = f"reference-{store.sha256(identity.encode())[:16]}"
     keys = [example.key for example in examples]
-    known = _read(out, name) if distributed.rank() == 0 else {}
+    sizes = {example.key: len(example.reads) for example in examples}
+    known = _read(out, name, identity, sizes) if distributed.rank() == 0 else {}
     # One process says what is missing: a sibling may write its file just between two processes' looks.
     wanted = distributed.from_first({key for key in keys if key not in known})
     if wanted:
         missing = {key: example for key, example in zip(keys, examples, strict=True) if key in wanted}
         found = _compute(tuple(missing.values()), budget, runner())
-        _write(out / f"{name}.{distributed.rank()}.safetensors", known | found)
+        (spoilt,) = distributed.sums([float(sum(not np.isfinite(row).all() for row in found.values()))])
+        if spoilt:
+            raise NonFiniteError(
+                f"the reference gives log-probabilities that are not finite, for {spoilt:.0f} of {len(missing)} "
+                "examples; check its weights, or try --dtype float32"
+            )
+        _write(out / f"{name}.{distributed.rank()}.safetensors", identity, known | found)
         distributed.barrier()
-    known |= _read(out, name)
+    known |= _read(out, name, identity, sizes)
     return [known[key] for key in keys]
 
 
@@ -60,25 +71,53 @@ def _compute(examples: tuple[Example, ...], budget: int, runner: Runner) -> dict
     return found
 
 
-def _read(out: Path, name: str) -> dict[str, Floats]:
+def _read(out: Path, name: str, identity: str, sizes: Mapping[str, int]) -> dict[str, Floats]:
+    """What the files of this reference in `out` and beside it hold, as far as it can be trusted.
+
+    A file counts when it and its folder are this user's, when it names this very reference, when the hash inside it is
+    that of its content, and when its numbers are finite. `sizes`: how many numbers each example has, by key.
+    """
     known: dict[str, Floats] = {}
     for path in sorted({*out.glob(f"{name}.*"), *out.parent.glob(f"*/{name}.*")}):
         try:
-            table = load(path.read_bytes())
-            ends = table["lengths"].cumsum()
-            rows = np.split(table["values"], ends[:-1])
-        except (OSError, SafetensorError, KeyError, ValueError):
-            continue  # not ours, or gone meanwhile; it is computed again
-        known.update(zip(bytes(table["keys"]).decode().split(), rows, strict=True))
+            if not (reading.belongs_to_user(path) and reading.belongs_to_user(path.parent)):
+                raise ValueError("is of another user")
+            known |= _checked(load(reading.read_bytes(path)), identity, sizes)
+        except (UserError, SafetensorError, KeyError, ValueError) as error:
+            warnings.warn(f"{path}: not used ({error}); its numbers are computed again", Notice, stacklevel=3)
     return known
 
 
-def _write(path: Path, rows: dict[str, Floats]) -> None:
+def _checked(table: Mapping[str, NDArray[Any]], identity: str, sizes: Mapping[str, int]) -> dict[str, Floats]:
+    """The rows of a file by key. Raises ValueError or KeyError on a file that is not as `_write` leaves it."""
+    if bytes(table["identity"]).decode(errors="replace") != identity:
+        raise ValueError("is of another reference")
+    if bytes(table["sha256"]).hex() != _digest(table):
+        raise ValueError("its hash is not that of its content")
+    values, lengths = table["values"], table["lengths"]
+    keys = bytes(table["keys"]).decode().split()
+    if values.dtype != np.float32 or len(keys) != len(lengths) or (lengths < 0).any() or lengths.sum() != len(values):
+        raise ValueError("its parts do not fit together")
+    if not np.isfinite(values).all():
+        raise ValueError("it holds numbers that are not finite")
+    rows = dict(zip(keys, np.split(values, lengths.cumsum()[:-1]), strict=True))
+    if any(len(rows[key]) != size for key, size in sizes.items() if key in rows):
+        raise ValueError("it holds an example with another number of tokens")
+    return rows
+
+
+def _digest(table: Mapping[str, NDArray[Any]]) -> str:
+    return store.sha256(b"".join(np.ascontiguousarray(table[part]).tobytes() for part in PARTS))
+
+
+def _write(path: Path, identity: str, rows: dict[str, Floats]) -> None:
     if not rows:
         return
     table: dict[str, NDArray[Any]] = {
+        "identity": np.frombuffer(identity.encode(), dtype=np.uint8),
         "keys": np.frombuffer(" ".join(rows).encode(), dtype=np.uint8),
         "lengths": np.array([len(row) for row in rows.values()], dtype=np.int64),
         "values": np.concatenate(list(rows.values())),
     }
+    table["sha256"] = np.frombuffer(bytes.fromhex(_digest(table)), dtype=np.uint8)
     store.write_atomic(path, save(table))

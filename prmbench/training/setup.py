@@ -5,11 +5,11 @@ Mistakes that cost nothing to find come first; weights are read last.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from prmbench.schema import UserError, text_hash
 from prmbench.training import batching, reference
 from prmbench.training import model as models
 from prmbench.training.batching import Order
-from prmbench.training.examples import Dataset, Encoder, build, check_usable, limited
+from prmbench.training.examples import Dataset, Encoder, build, check_usable
 from prmbench.training.model import Runner, Setup
 
 PLAIN_AS_JINJA = (
@@ -173,13 +173,14 @@ def resolved(config: TrainConfig) -> TrainConfig:
         raise UserError("--model is missing: give the policy to start from, a hub id, a folder or a .gguf file")
     if config.data is None:
         raise UserError("--data is missing: give a file of rollouts, jsonl or parquet")
+    models.check_whole(config.model)
     loss = presets.loss_of(config)
     if isinstance(config, TrainRMConfig):
         if loss == "sft":
             raise UserError("--loss sft: trains a policy, not a reward model; use train-sft")
         if config.ref_model and not LOSSES[loss].reference:
             raise UserError(f"--ref-model: loss {loss} has no reference; drop it")
-    if config.out.resolve() == Path(config.model).resolve():
+    if os.path.realpath(config.out) == os.path.realpath(config.model):
         raise UserError(f"--out {config.out}: is the model to start from; choose another folder")
     _check_numbers(config)
     return config
@@ -220,7 +221,7 @@ def prepare(config: TrainConfig) -> Job:
     other = _reference_shape(config, row, setup, shape)
     assert config.data is not None
     template = common.template_source(config)
-    found = limited(rollouts.read(config.data), config.limit)
+    found = rollouts.limited(rollouts.read(config.data), config.limit)
     limits = (config.max_tokens, shape.max_tokens, other.max_tokens if other else None)
     encoder = Encoder(
         shape.tokenizer, template, min((n for n in limits if n is not None), default=None), row.card.get("separator")

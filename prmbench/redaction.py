@@ -1,0 +1,83 @@
+"""Secrets are taken out of text, and text becomes one line, here and nowhere else. Standard library only.
+
+What a server says goes through `scrub` when it is read, and what the command line prints when it is printed: an API key
+that a server repeats reaches no file, no terminal and no exception.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from urllib.parse import quote, quote_plus, urlsplit
+
+API_KEY = "OPENAI_API_KEY"
+SECRET_VARIABLES = (API_KEY, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
+"""Environment variables whose values are secrets."""
+MASK = "***"
+SHORTEST = 6
+"""Characters of the shortest secret: a key such as `none`, as local servers are given, would blot out common words."""
+
+_USER = re.compile(r"(?<=://)[^\s\"'<>]*@")
+_PARAMETER = re.compile(
+    r"(?i)(?<=[?&])((?:api[-_]?|access[-_]?|secret[-_]?|auth[-_]?)?(?:key|token|sig|signature|password|secret)=)[^&\s\"'<>]+"
+)
+_HEADER = re.compile(r"(?i)(\bauthorization\b[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic)\s+)?[^\s\"',;}]+")
+
+
+def scrub(text: str) -> str:
+    """Return the text with every secret replaced by `***`.
+
+    Secrets are the values of SECRET_VARIABLES (also as they are written in a URL or in JSON), the user and password of
+    any URL, parameters of a URL that are named like a key, and the value of an Authorization header.
+    """
+    for secret in _spellings():
+        text = text.replace(secret, MASK)
+    text = _USER.sub(f"{MASK}@", text)
+    text = _PARAMETER.sub(rf"\g<1>{MASK}", text)
+    return _HEADER.sub(rf"\g<1>{MASK}", text)
+
+
+def one_line(text: object) -> str:
+    """Return a text of any origin as one line without secrets, which any terminal can print."""
+    return " ".join("".join(c if c.isprintable() else " " for c in scrub(str(text))).split())
+
+
+def _spellings() -> list[str]:
+    """Every way in which a secret may be written, the longest first: one may be part of another."""
+    values = (os.environ.get(name, "").strip() for name in SECRET_VARIABLES)
+    secrets = [value for value in values if len(value) >= SHORTEST]
+    spelled = {s for v in secrets for s in (v, quote(v, safe=""), quote_plus(v), json.dumps(v)[1:-1])}
+    return sorted(spelled, key=lambda s: (-len(s), s))
+
+
+def has_secrets(url: str) -> bool:
+    """Whether a URL holds a user, a password, a query or a fragment."""
+    return any(mark in url for mark in "@?#")
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL, or an empty text when it has none or cannot be taken apart."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def origin(url: str) -> tuple[str, str, int | None] | None:
+    """Return (scheme, host, port) of a URL, the port by default that of the scheme; None when it has none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None
+    return (parts.scheme, parts.hostname, port) if parts.hostname else None
+
+
+def written_origin(url: str) -> str:
+    """Return `scheme://host:port` of a URL without anything that may be a secret."""
+    parts = origin(url)
+    if parts is None:
+        return "an address that cannot be read"
+    scheme, host, port = parts
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

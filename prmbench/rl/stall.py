@@ -1,0 +1,72 @@
+"""Steps that find nothing to train on: said at the first, and the end of the run at the third in a row."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prmbench import distributed
+from prmbench.distrl_options import DistRLConfig
+from prmbench.rl.alarms import ALARMS
+from prmbench.rl.state import Progress
+from prmbench.schema import Notice, UserError
+
+PATIENCE = 3
+"""Steps in a row without anything to train on, after which a run stops."""
+REMEDIES: dict[str, tuple[str, str]] = {
+    "cut": (
+        "with a completion cut by length",
+        "raise --max-new-tokens ({max_new_tokens} now), or say --truncated mask or keep",
+    ),
+    "all_wrong": (
+        "with wrong ones only",
+        "take easier prompts or a stronger --model, raise --group-size, or check the answers of --data and --verifier",
+    ),
+    "all_right": ("with right ones only", "take harder prompts, or raise --group-size"),
+    "unverified": ("not verified", "check --verifier and the answers of --data"),
+}
+"""Why a prompt's completions cannot be trained on -> words for it, and the option that mends it."""
+
+
+def note(at: Progress, line: Mapping[str, Any], config: DistRLConfig) -> None:
+    """Counts such steps in a row and says of the first what was wrong; `line` is the step's of metrics.jsonl."""
+    at.empty = 0 if line["groups"] else at.empty + 1
+    if at.empty == 1 and distributed.rank() == 0:
+        warnings.warn(explained(line, config.max_new_tokens), Notice, stacklevel=2)
+
+
+def is_stalled(at: Progress, config: DistRLConfig) -> bool:
+    """Whether a run is to stop. The counts are of all processes, so all of them see the same."""
+    return at.empty >= PATIENCE and not config.allow_empty
+
+
+def check(at: Progress, history: Sequence[Mapping[str, Any]], config: DistRLConfig) -> None:
+    """Raises UserError on a run that is stalled; its checkpoint has been written."""
+    if is_stalled(at, config):
+        last = history[-1] if history else {"step": at.done, "prompts_drawn": 0}  # metrics.jsonl may be gone
+        raise UserError(
+            f"{explained(last, config.max_new_tokens)}. The last {at.empty} steps were like that, so the run "
+            f"stops, with a checkpoint: other options need another --out; with --allow-empty this command goes on"
+        )
+
+
+def explained(line: Mapping[str, Any], max_new_tokens: int) -> str:
+    """What kept a step from training, how often, and the option that mends most of it.
+
+    Args:
+        line: The step's line of metrics.jsonl.
+        max_new_tokens: As the run was told.
+    """
+    counts = {reason: int(line.get(f"prompts_{reason}") or 0) for reason in REMEDIES}
+    reasons = sorted((reason for reason in counts if counts[reason]), key=lambda reason: -counts[reason])
+    told = [f"{counts[reason]} {REMEDIES[reason][0]}" for reason in reasons]
+    told.append(f"{line.get('truncated') or 0.0:.0%} of the completions are cut")
+    main = reasons[:1]
+    if (line.get("truncated") or 0.0) > ALARMS["truncation"].above and "cut" not in main:
+        main = ["cut", *main]  # what is cut is seldom right
+    advice = "; ".join(REMEDIES[reason][1] for reason in main).format(max_new_tokens=max_new_tokens)
+    return (
+        f"step {line['step']} has nothing to train on: none of {line['prompts_drawn']:.0f} prompts has right and wrong "
+        f"completions that may be used ({', '.join(told)}); {advice or 'see metrics.jsonl'}"
+    )
