@@ -3,9 +3,9 @@
     python benchmarks/fuzz.py [--mutations 10000] [--seed 0] [--only TARGET]
 
 Each mutation damages one valid input (a byte, a field of its JSON, its structure) and gives it to the command or the
-function that reads it. A run that ends in an exception that is no `UserError`, or in an exit code that the contract does
-not know, is a traceback; its target, seed and input are printed so that it can be run again. The last line says how many
-there were; the exit code is 1 if there were any.
+function that reads it. A run that ends in an exception that is no `UserError`, or in an exit code that the contract
+does not know, is a traceback; its target, seed and number are printed so that it can be run again. The last line says
+how many there were; the exit code is 1 if there were any.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ from prmbench.verification.latex import plain_latex
 EXIT_CODES = (0, 1, 2, 3, 75)
 """Those of the contract."""
 ODD_VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", " ", "\n", "\x00",
-    "\ud800", "\ufeff", "\u2028", "a" * 5000, "../../x", "/etc/passwd", "-1", "1e999", "<script>", "|`*_", "{{ 1 }}", "\\boxed{",
-    [], [[]], [None], {}, {"a": {}}, [1, "a", None], ["x"] * 300,
+    None, True, False, 0, -1, 1, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", " ",
+    "\n", "\x00", "\ud800", "\ufeff", "\u2028", "a" * 5000, "../../x", "/etc/passwd", "-1", "1e999", "<script>", "|`*_",
+    "{{ 1 }}", "\\boxed{", [], [[]], [None], {}, {"a": {}}, [1, "a", None], ["x"] * 300,
 )  # fmt: skip
 ANSWER_PIECES = (
-    "\\boxed{", "}", "{", "\\frac", "12", "1,000", "½", "x", "=", "\\le", "(", ")", "[", ",", "\\cup", "\\text{", "and", "<answer>",
-    "</answer>", "<think>", "</think>", "$", "\\", "\\begin{pmatrix}", "\\end{pmatrix}", "\\\\", "&", "%", "°", "The answer is ",
-    "\n", " ", "e", "^", "_", "\\pm", "\\sqrt", "√", "－", "####", "Answer:", "not", ".", "cm", "52_8", "3:4", "\ud800", "\x00",
+    "\\boxed{", "}", "{", "\\frac", "12", "1,000", "½", "x", "=", "\\le", "(", ")", "[", ",", "\\cup", "\\text{", "and",
+    "<answer>", "</answer>", "<think>", "</think>", "$", "\\", "\\begin{pmatrix}", "\\end{pmatrix}", "&", "%", "°",
+    "\n", " ", "The answer is ", "e", "^", "_", "\\pm", "\\sqrt", "√", "####", "Answer:", "not", ".", "cm", "52_8",
+    "3:4", "\ud800", "\x00",
 )  # fmt: skip
 
 
@@ -132,42 +133,54 @@ def targets(folder: Path) -> Mapping[str, Target]:
     )
     rollouts = _lines(
         {
-            "id": f"p{p}/{k}", "prompt": f"What is {p} + {p}?", "group": f"p{p}", "completion": f"It is\n\nAnswer: {p + p + k}",
-            "steps": ["It is", f"Answer: {p + p + k}"], "outcome": int(k == 0), "answer": str(p + p + k), "finish": "stop",
+            "id": f"p{p}/{k}", "group": f"p{p}", "prompt": f"What is {p} + {p}?", "outcome": int(k == 0),
+            "completion": f"It is\n\nAnswer: {p + p + k}", "steps": ["It is", f"Answer: {p + p + k}"],
+            "answer": str(p + p + k), "finish": "stop",
         }
-        for p in range(3) for k in range(2)
+        for p in range(3)
+        for k in range(2)
     )  # fmt: skip
+    chosen = {"completions": [{"text": "a", "rating": 1}], "chosen_completion": 0}
     labelled = {
-        "shepherd": {"input": "Add. Step 1: a ки\nStep 2: b ки", "label": "Add. Step 1: a +\nStep 2: b -", "task": "GSM8K"},
+        "shepherd": {
+            "input": "Add. Step 1: a ки\nStep 2: b ки",
+            "label": "Add. Step 1: a +\nStep 2: b -",
+            "task": "GSM8K",
+        },
         "trl": {"prompt": "Add.", "completions": ["a", "b"], "labels": [True, False]},
         "prm800k": {
             "question": {"problem": "Add.", "ground_truth_answer": "3"},
-            "label": {"steps": [{"completions": [{"text": "a", "rating": 1}], "chosen_completion": 0}], "finish_reason": "solution"},
+            "label": {"steps": [chosen], "finish_reason": "solution"},
         },
-    }  # fmt: skip
+    }
     asked = _lines(
         {"id": f"q{k}", "prompt": "Add.", "answer": answer} for k, answer in enumerate(("3", "#### 4", "\\frac12", 0.5))
     )
     run = _run(folder, some)
-    out = str(folder / "out")
+    other, quiet = str(folder / "traces.jsonl"), ("--out", str(folder / "out"), "--quiet")
+
+    def evaluation(*arguments: str) -> Callable[[Path], None]:
+        return lambda path: command("eval", *arguments, "--data", str(path), *quiet)
+
+    def beside(*arguments: str) -> Callable[[Path], None]:
+        return lambda path: command(arguments[0], *arguments[1:], str(path), "--out", f"{path}.out.jsonl")
+
+    config = f'model = "random"\ndata = "{other}"\nlimit = 2\nseed = 1\n'
     return {
-        "eval": Target(some, ".jsonl", lambda path: command("eval", "--model", "random", "--data", str(path), "--out", out, "--quiet")),
-        "eval json": Target(b"[" + b",".join(traces[:4]) + b"]", ".json", lambda path: command("eval", "--model", "step-length", "--data", str(path), "--out", out, "--quiet")),
-        "score": Target(solutions, ".jsonl", lambda path: command("score", "--model", "step-length", "--data", str(path), "--out", f"{path}.scores.jsonl", "--quiet")),
-        "best_of_n": Target(rollouts, ".jsonl", lambda path: command("eval", "--benchmark", "best_of_n", "--model", "random", "--data", str(path), "--out", out, "--quiet")),
-        "policy": Target(rollouts, ".jsonl", lambda path: command("eval", "--benchmark", "policy", "--data", str(path), "--out", out, "--quiet")),
-        "toml": Target(f'model = "random"\ndata = "{folder / "traces.jsonl"}"\nlimit = 2\nseed = 1\n'.encode(), ".toml", lambda path: command("eval", "--config", str(path), "--out", out, "--quiet")),
-        "prm.json": Target(b'{"backend": "implicit", "beta": 0.05, "separator": "x"}', ".json", lambda path: _model(path, out)),
+        "eval": Target(some, ".jsonl", evaluation("--model", "random")),
+        "eval json": Target(b"[" + b",".join(traces[:4]) + b"]", ".json", evaluation("--model", "step-length")),
+        "score": Target(solutions, ".jsonl", beside("score", "--model", "step-length", "--data")),
+        "best_of_n": Target(rollouts, ".jsonl", evaluation("--benchmark", "best_of_n", "--model", "random")),
+        "policy": Target(rollouts, ".jsonl", evaluation("--benchmark", "policy")),
+        "toml": Target(config.encode(), ".toml", lambda path: command("eval", "--config", str(path), *quiet)),
+        "prm.json": Target(b'{"backend": "implicit", "beta": 0.05, "separator": "x"}', ".json", _model),
         "prompts": Target(asked, ".jsonl", _load_prompts),
-        **{
-            f"convert {name}": Target(_lines([row] * 3), ".jsonl", lambda path: command("convert", str(path), "--out", f"{path}.traces.jsonl"))
-            for name, row in labelled.items()
-        },
-        "contamination": Target(some, ".jsonl", lambda path: command("contamination", "--data", str(path), "--against", str(folder / "traces.jsonl"))),
+        **{f"convert {name}": Target(_lines([row] * 3), ".jsonl", beside("convert")) for name, row in labelled.items()},
+        "contamination": Target(some, ".jsonl", beside("contamination", "--against", other, "--data")),
         "result": Target(run.read_bytes(), ".json", lambda path: _result(path, run, result=True)),
         "scores": Target(_scores(run), ".jsonl", lambda path: _result(path, run, result=False)),
         "answer": Target(b"", ".txt", _grade),
-    }  # fmt: skip
+    }
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
@@ -204,21 +217,12 @@ def _result(path: Path, run: Path, result: bool) -> None:
     command("compare", str(run), str(copy))
 
 
-def _model(path: Path, out: str) -> None:
+def _model(path: Path) -> None:
+    """A model folder that holds a damaged prm.json and nothing else."""
     folder = path.with_suffix("")
     folder.mkdir()
     (folder / "prm.json").write_bytes(path.read_bytes())
-    command(
-        "eval",
-        "--model",
-        str(folder),
-        "--data",
-        str(path.parent / "traces.jsonl"),
-        "--out",
-        out,
-        "--quiet",
-        "--dry-run",
-    )
+    command("eval", "--model", str(folder), "--data", str(path.parent / "traces.jsonl"), "--dry-run")
 
 
 def _load_prompts(path: Path) -> None:
@@ -231,7 +235,7 @@ def _load_prompts(path: Path) -> None:
 
 
 def _grade(path: Path) -> None:
-    """A completion of odd pieces, as all readers of answers see it; expressions are compared in worker processes only."""
+    """A completion of odd pieces, as all readers of answers see it; no expression is evaluated."""
     rng = random.Random(path.name)
     text = "".join(rng.choices(ANSWER_PIECES, k=rng.randrange(1, 40)))
     region = answer_region(text)
@@ -257,7 +261,7 @@ def fuzz(mutations: int, seed: int, only: str = "", report: Callable[[str], None
             path.write_bytes(damaged(target.valid, random.Random(f"{seed}/{number}")))
             try:
                 target.read(path)
-            except Exception as error:  # every exception is what is looked for
+            except Exception as error:  # noqa: BLE001 - every exception is what is looked for
                 failures[reader] += 1
                 cause = error.__cause__ or error
                 report(f"{reader}, --seed {seed}, mutation {number}: {type(cause).__name__}: {str(cause)[:200]}")

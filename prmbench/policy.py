@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +26,9 @@ from prmbench.engines.decoding import Drawn
 from prmbench.engines.sampling import CPU_MOST_TOKENS, GPU_MOST_TOKENS, Sampler, Sampling
 from prmbench.engines.vllm import ALONE
 from prmbench.engines.vllm import Options as VllmOptions
-from prmbench.schema import UserError
+from prmbench.schema import Notice, UserError
 from prmbench.shares import Progress
+from prmbench.verification.extraction import golds
 from prmbench.verification.gym_tasks import refusal
 
 Options = RolloutConfig | EvalConfig
@@ -151,12 +153,23 @@ def kind_of(prompt: Prompt, config: Options) -> Any:
 def check_verifiers(prompts: Sequence[Prompt], config: Options) -> None:
     """Sees to it that every prompt's answers can be checked, before anything is drawn.
 
+    Prompts whose gold answer cannot be read are counted in one Notice: their completions stay unverified.
+
     Raises:
         UserError: A package is missing, a row of a file asks for reasoning-gym without `--verifier gym`, or the scorer
             of its task is not run here.
     """
     for kind in sorted({kind_of(prompt, config) for prompt in prompts}):
         verify.need(kind)
+    unreadable = [p.id for p in prompts if kind_of(p, config) == "math" and not golds(p.gold)]
+    if unreadable:
+        warnings.warn(
+            f"{len(unreadable)} of {len(prompts)} prompts have a gold answer that cannot be read (first: "
+            f"{unreadable[0]}); their completions get the verdict `no gold`: give the final answer alone, in a box or "
+            "after ####",
+            Notice,
+            stacklevel=2,
+        )
     for prompt in prompts:
         if kind_of(prompt, config) != "gym":
             continue

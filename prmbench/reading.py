@@ -113,9 +113,12 @@ def appended_lines(path: Path) -> list[str]:
 def parse_json(text: str, where: str, *, finite: bool = True) -> Any:
     """A JSON value from elsewhere, without a key twice in one object, and without NaN and infinity if `finite`.
 
+    Where they may occur, numbers with a point or an exponent are WrittenFloat: rows of data keep their digits.
+
     Raises UserError; `where` is for its message.
     """
-    hooks: dict[str, Any] = {"parse_constant": _refuse_constant, "parse_float": _finite} if finite else {}
+    finite_only: dict[str, Any] = {"parse_constant": _refuse_constant, "parse_float": _finite}
+    hooks = finite_only if finite else {"parse_float": WrittenFloat}
     try:
         return json.loads(text, object_pairs_hook=_object_of_pairs, **hooks)
     except json.JSONDecodeError as error:
@@ -213,6 +216,21 @@ def first_repeated(names: Iterable[str]) -> str:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
+
+
+class WrittenFloat(float):
+    """A number that keeps the digits it was written with: `str` gives 0.00001 back, and not 1e-05."""
+
+    written: str
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        """The number that a text spells."""
+        number = super().__new__(cls, text)
+        number.written = text
+        return number
+
+    def __str__(self) -> str:
+        return self.written
 
 
 def _finite(text: str) -> float:
