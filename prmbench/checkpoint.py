@@ -35,6 +35,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from prmbench import disk, distributed, store
+from prmbench.redaction import first_line
 from prmbench.schema import UserError
 
 MANIFEST = "MANIFEST.json"
@@ -84,7 +85,7 @@ def _give_up(final: Path, aside: Path, error: BaseException) -> NoReturn:
         shutil.rmtree(aside, ignore_errors=True)
     if isinstance(error, UserError):
         raise error
-    store.cannot_write(final, error if isinstance(error, OSError) else OSError(str(error)))
+    disk.cannot_write(final, error if isinstance(error, OSError) else OSError(str(error)))
 
 
 def _prune(folder: Path, saved: Path) -> None:
@@ -133,8 +134,9 @@ def load(found: Checkpoint, state: dict[str, Any]) -> None:
             )
     except (CheckpointException, *_UNREADABLE) as error:
         causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
-        what = next(iter(str(causes[0]).splitlines()), "") or type(causes[0]).__name__
-        raise UserError(f"{found.path}: is no checkpoint that can be read ({what}); delete it to begin anew") from error
+        raise UserError(
+            f"{found.path}: is no checkpoint that can be read ({first_line(causes[0])}); delete it to begin anew"
+        ) from error
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
@@ -241,7 +243,7 @@ def _seal(folder: Path, step: int, facts: Mapping[str, Any]) -> None:
     files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
     for name in files:
         disk.sync(folder / name)
-    store.write_atomic(folder / MANIFEST, store.canonical_json({"step": step, "facts": dict(facts), "files": files}))
+    disk.write_atomic(folder / MANIFEST, store.canonical_json({"step": step, "facts": dict(facts), "files": files}))
     disk.sync(folder)
 
 

@@ -15,12 +15,13 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NoReturn
 
 from prmbench.reading import lstat, reason
+from prmbench.redaction import one_line
 from prmbench.schema import UserError
 
 HINTS = {
@@ -152,7 +153,7 @@ def library_writes(path: Path) -> Iterator[None]:
     except OSError as error:
         cannot_write(path, error)
     except Exception as error:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         if isinstance(error, UserError) or not _SYSTEM_ERROR.search(text):
             raise
         raise UserError(f"cannot write {path}: {text[:200]}; choose another --out or free some space") from error
@@ -161,6 +162,25 @@ def library_writes(path: Path) -> Iterator[None]:
 def open_to_append(path: Path) -> IO[bytes]:
     """Opens a regular file to read and to append to, new or not. Raises OSError, ELOOP for a link."""
     return _regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, "ab+")
+
+
+def append_lines(path: Path, lines: Iterable[str], *, durable: bool = False) -> None:
+    """Appends lines to a file, new or not, behind a line that a kill may have torn. Raises UserError.
+
+    `durable`: they are on disk when this returns.
+    """
+    try:
+        with open_to_append(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+            torn = b"\n" if size and file.read(1) != b"\n" else b""
+            file.write(torn + "".join(f"{line}\n" for line in lines).encode())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        cannot_write(path, error)
 
 
 @contextmanager

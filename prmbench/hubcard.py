@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prmbench import config as options
-from prmbench import judge, outputs, store
+from prmbench import disk, judge, outputs, store
 from prmbench.config import CardConfig, EvalConfig
 from prmbench.distrl_options import DistRLConfig
 from prmbench.report import run_table
@@ -81,7 +81,7 @@ def card(config: CardConfig, runs: Sequence[Path]) -> str:
     results = _narrowed(read, config.protocol)
     text = f"---\n{_metadata(config, results).strip()}\n---\n\n{_body(config, results)}"
     if config.out is not None:
-        store.write_atomic(config.out, text)
+        disk.write_atomic(config.out, text)
     return text
 
 

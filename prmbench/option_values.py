@@ -83,7 +83,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if hint is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
     if type(value) is not hint and not isinstance(value, Path):
-        raise UserError(f"{where} is {_shown(value)}; expected {hint.__name__}")
+        raise UserError(f"{where} is {reading.shown(value)}; expected {hint.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{where} is {value}; expected a finite number")
     return value
@@ -97,12 +97,3 @@ def check_text(value: str, where: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{where} is {value!r:.60}; its characters are not valid Unicode, use another name") from error
-
-
-def _shown(value: Any) -> str:
-    try:
-        return repr(value)[:60]
-    except ValueError:  # more digits than Python spells out
-        return "a number of too many digits"
-    except RecursionError:
-        return "a value nested too deeply"

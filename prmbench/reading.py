@@ -161,6 +161,16 @@ def paths_under(folder: Path, suffix: str) -> list[Path]:
     )
 
 
+def shown(value: Any) -> str:
+    """A foreign value in a message, cut."""
+    try:
+        return repr(value)[:60]
+    except ValueError:  # more digits than Python spells out
+        return "a number of too many digits"
+    except RecursionError:
+        return "a value nested too deeply"
+
+
 def reason(error: OSError) -> str:
     """What the system says went wrong, without the number and the path."""
     return error.strerror or str(error) or type(error).__name__

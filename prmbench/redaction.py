@@ -43,6 +43,13 @@ def one_line(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in scrub(str(text))).split())
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; one that ends with a colon goes on in the next."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    end = next((n for n, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
+    return " ".join(lines[:end])
+
+
 def _spellings() -> list[str]:
     """Every way in which a secret may be written, the longest first: one may be part of another."""
     values = (os.environ.get(name, "").strip() for name in SECRET_VARIABLES)

@@ -5,7 +5,6 @@ The completions themselves are policy.py's; here is what surrounds them: checks,
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -89,7 +88,7 @@ def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | N
         **sampled.facts,
     }
     rollout_files.warn_if_never_cut(kept, config.split, config.out.name)
-    store.write_atomic(beside(config.out), store.canonical_json(told))  # first: a file on disk always has it
+    disk.write_atomic(beside(config.out), store.canonical_json(told))  # first: a file on disk always has it
     rollout_files.write(config.out, kept)
     sampled.journal.remove()
     return config.out
@@ -194,7 +193,7 @@ def _same(out: Path, facts: Mapping[str, Any]) -> None:
 def summary(out: Path) -> dict[str, Any]:
     """What was written beside a rollouts file; empty for a file from elsewhere."""
     try:
-        told = json.loads(reading.read_text(beside(out)))
-    except (UserError, ValueError, RecursionError):
+        told = reading.read_json(beside(out))
+    except UserError:
         return {}
     return told if isinstance(told, dict) else {}

@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,8 +21,6 @@ from typing import Any
 from prmbench import disk, reading, sound
 from prmbench.schema import RunResult, ScoredTrace, UserError
 
-cannot_write, write_atomic = disk.cannot_write, disk.write_atomic
-"""How every file of a run is written."""
 SCORES_SUFFIX = ".scores.jsonl.gz"
 METRICS_SUFFIX = ".metrics.jsonl.gz"
 TEXTS_SUFFIXES = (".critiques.jsonl", ".rollouts.jsonl")
@@ -128,8 +125,8 @@ def short_hash(facts: Mapping[str, Any]) -> str:
 
 def write_run(path: Path, result: RunResult, packed: bytes) -> None:
     """Scores first, then the result that names their hash: a result on disk always has its scores."""
-    write_atomic(scores_path(path), packed)
-    write_atomic(path, _result_json(result))
+    disk.write_atomic(scores_path(path), packed)
+    disk.write_atomic(path, _result_json(result))
 
 
 def _result_json(result: RunResult) -> str:
@@ -206,7 +203,7 @@ class Journal:
                     f"delete the folder to start afresh"
                 )
         else:
-            write_atomic(head, canonical_json(dict(identity)))
+            disk.write_atomic(head, canonical_json(dict(identity)))
 
     def done(self) -> dict[int, dict[str, Any]]:
         """Batches on disk, from all processes of all sittings, by batch number."""
@@ -227,17 +224,7 @@ class Journal:
 
     def append(self, process: int, entry: Mapping[str, Any]) -> None:
         """One batch, on disk when this returns."""
-        path = self.folder / f"{process}.jsonl"
-        line = json.dumps(entry, sort_keys=True) + "\n"
-        try:
-            with disk.open_to_append(path) as file:
-                if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
-                    file.write(b"\n")  # after a line torn by a kill
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            cannot_write(path, error)
+        disk.append_lines(self.folder / f"{process}.jsonl", [json.dumps(entry, sort_keys=True)], durable=True)
 
     def remove(self) -> None:
         """Deletes the journal; the result is complete."""

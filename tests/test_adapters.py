@@ -15,7 +15,7 @@ from conftest import ROWS, save_model
 from prmbench import evaluation, manifest
 from prmbench.backends import common
 from prmbench.config import EvalConfig
-from prmbench.engines.hf import HFEngine, Placement, first_line, load
+from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.schema import Notice, UserError
 from prmbench.store import Run
 
@@ -135,16 +135,3 @@ def test_training_starts_from_whole_weights(adapter: Path, tmp_path: Path, comma
     line = refused(command, "--model", adapter, "--data", tmp_path / "x.jsonl", "--out", tmp_path / "out")
     assert "is an adapter of" in line
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("One of:\n (1) this\n (2) that", "One of: (1) this"),
-        ("\n\nplain\nmore", "plain"),
-        ("ends with:", "ends with:"),
-        ("", "ValueError"),
-    ],
-)
-def test_a_message_is_not_cut_at_a_colon(text: str, line: str) -> None:
-    assert first_line(ValueError(text)) == line

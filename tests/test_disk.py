@@ -99,6 +99,33 @@ def test_a_lock_empties_no_file(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, b"a\nb\n"),
+        (b"", b"a\nb\n"),
+        (b"x\n", b"x\na\nb\n"),
+        (b"x", b"x\na\nb\n"),
+        (b"x\ny", b"x\ny\na\nb\n"),
+        (b"\n", b"\na\nb\n"),
+    ],
+)
+def test_lines_are_appended_behind_a_torn_one(tmp_path: Path, before: bytes | None, after: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    if before is not None:
+        path.write_bytes(before)
+    disk.append_lines(path, ["a", "b"], durable=True)
+    assert path.read_bytes() == after
+
+
+def test_lines_are_not_appended_to_a_link_or_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for path in (tmp_path / "link", tmp_path):
+        with pytest.raises(UserError, match="cannot write"):
+            disk.append_lines(path, ["a"])
+    assert not (tmp_path / "target").exists()
+
+
 def test_half_a_character_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="half a character"):
         disk.write_atomic(tmp_path / "a", "x\ud800")

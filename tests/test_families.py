@@ -35,7 +35,7 @@ from token_kinds import byte_bpe, sentencepiece_bpe
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prmbench import data
-from prmbench.backends import Backend, cards, common, listing, load_backend, token_cls
+from prmbench.backends import Backend, cards, common, listing, load_backend, token_cls, value_head
 from prmbench.config import ModelConfig
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.inputs import encode_pieces, encode_tagged_text, encode_turns, text_token, turn_token
@@ -362,6 +362,15 @@ def test_skywork_heads_wherever_they_lie(skywork: Path, tmp_path: Path, form: st
         (folder / "prm.json").write_text(json.dumps(row))
     found, wanted = (list(opened(f).score(TRACES)) for f in (folder, skywork))
     assert [s.values for s in found] == [s.values for s in wanted]
+
+
+@pytest.mark.parametrize(
+    "index", ["{", "[]", "{}", '{"weight_map": [1]}', '{"weight_map": {"v_head": 1}}', "[" * 100_000]
+)
+def test_an_index_that_is_none_is_one_line(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match=r"^/.*model\.safetensors\.index\.json: n"):
+        value_head.checkpoint_head(cards.ModelCard(str(tmp_path), "value_head", head="v_head"))
 
 
 def test_skywork_scores_are_probabilities(skywork: Path) -> None:

@@ -69,14 +69,6 @@ def test_what_json_may_not_hold_is_named(text: str, says: str) -> None:
     assert says in str(caught.value)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
-    assert reading.read_json(path) == {"a": 1}
-    path.write_bytes(b"\xef\xbb\xbfseed = 3")
-    assert options.read_toml(path) == {"seed": 3}
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -126,3 +118,33 @@ def test_options_of_callers_are_named_as_on_the_command_line() -> None:
 def test_the_limit_of_digits_is_pythons(tmp_path: Path) -> None:
     most = sys.get_int_max_str_digits()
     assert reading.parse_json("9" * most, "here") == int("9" * most)
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"", []),
+        (b"\n\n", []),
+        (b'{"a": 1}\n\x00\x00\n[2]', ['{"a": 1}', "\0\0", "[2]"]),
+        (b"\xff\n1\n", ["\ufffd", "1"]),
+    ],
+)
+def test_what_a_crash_left_of_a_line_stays_a_line(tmp_path: Path, content: bytes, lines: list[str]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    assert reading.appended_lines(path) == lines
+
+
+def test_a_file_may_be_as_large_as_it_may_be_and_no_larger(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+    assert reading.read_bytes(path, most=5) == b"12345"
+    assert "has more than 4 bytes" in refusal(path, lambda p: reading.read_bytes(p, most=4))
+
+
+def test_a_link_is_followed_unless_it_may_not_be(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    link = tmp_path / "b"
+    link.symlink_to("a")
+    assert reading.read_bytes(link) == b"1"
+    assert "it is a link" in refusal(link, lambda p: reading.read_bytes(p, follow_links=False))

@@ -17,7 +17,7 @@ from prmbench import config as options
 from prmbench.cli import app
 from prmbench.distrl_options import DistRLConfig
 from prmbench.engines.openai import HttpChat
-from prmbench.redaction import has_secrets, host_of, origin, scrub, written_origin
+from prmbench.redaction import first_line, has_secrets, host_of, one_line, origin, scrub, written_origin
 
 KEY = 'sk-test/0123+456"789&abcdef'
 PLAIN = "".join(c for c in KEY if c.isalnum())[4:]
@@ -56,6 +56,26 @@ def test_a_key_that_is_a_common_word_is_no_secret(key: str, monkeypatch: pytest.
     monkeypatch.setenv("OPENAI_API_KEY", key)
     text = r"none of 1 is EMPTY: \boxed{1}"
     assert scrub(text) == text
+
+
+def test_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1")
+    assert one_line("a\r\n b\tc \x1b[2J \u2028 sk-secret-1 \ud800 \u202e") == "a b c [2J ***"
+    assert one_line(ValueError("x\ny")) == "x y"
+    assert one_line("") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("One of:\n (1) this\n (2) that", "One of: (1) this"),
+        ("\n\nplain\nmore", "plain"),
+        ("ends with:", "ends with:"),
+        ("", "ValueError"),
+    ],
+)
+def test_a_message_is_not_cut_at_a_colon(text: str, line: str) -> None:
+    assert first_line(ValueError(text)) == line
 
 
 def test_addresses() -> None:

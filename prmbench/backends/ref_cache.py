@@ -20,7 +20,6 @@ from prmbench.engines import Reader
 from prmbench.engines.hf import Placement
 from prmbench.engines.render import Encoded
 from prmbench.schema import Notice, UserError
-from prmbench.store import cannot_write
 
 Sums = Callable[[Sequence[Encoded]], Iterator[tuple[float, ...]]]
 """Per trace: the sum of log pi over each step's tokens, nats."""
@@ -102,7 +101,6 @@ def _append(path: Path, reference: str, found: Mapping[str, tuple[float, ...]]) 
     lines = [json.dumps([key, values, _digest(reference, key, values)]) for key, values in found.items()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with disk.open_to_append(path) as file:
-            file.write(("\n" + "".join(f"{line}\n" for line in lines)).encode())
     except OSError as error:
-        cannot_write(path, error)
+        disk.cannot_write(path, error)
+    disk.append_lines(path, lines)

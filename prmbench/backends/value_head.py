@@ -5,7 +5,6 @@ AutoModelForTokenClassification(num_labels=1), or a bare model whose head lies b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -25,6 +24,7 @@ from prmbench.config import ModelConfig
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.inputs import encode_pieces
 from prmbench.engines.render import Encoded
+from prmbench.redaction import first_line
 from prmbench.schema import ScoreKind, StepScores, Trace, UserError
 
 CHECKPOINTS = ("model.safetensors", "pytorch_model.bin")
@@ -95,8 +95,7 @@ def checkpoint_head(card: ModelCard) -> tuple[torch.Tensor, float]:
     for name in CHECKPOINTS:
         index, whole = _cached(card, f"{name}.index.json"), _cached(card, name)
         if index:
-            names = json.loads(reading.read_text(index))["weight_map"]
-            shards = {shard for tensor, shard in names.items() if tensor.startswith(prefix)}
+            shards = {shard for tensor, shard in _weight_map(index).items() if tensor.startswith(prefix)}
             paths = [path for path in (_cached(card, shard) for shard in sorted(shards)) if path]
         else:
             paths = [whole] if whole else []
@@ -115,8 +114,17 @@ def _cached(card: ModelCard, name: str) -> Path | None:
     try:
         found = cached_file(card.model, name, revision=card.revision, _raise_exceptions_for_missing_entries=False)
     except OSError as error:
-        raise UserError(f"--model {card.model}: cannot be loaded ({str(error).splitlines()[0]})") from error
+        raise UserError(f"--model {card.model}: cannot be loaded ({first_line(error)})") from error
     return Path(found) if found else None
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file that holds each tensor, as a checkpoint's index says. Raises UserError on an index that does not."""
+    values = reading.read_json(index)
+    names = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(shard, str) for shard in names.values()):
+        raise UserError(f"{index}: not the index of a checkpoint; it needs an object `weight_map` of file names")
+    return names
 
 
 def _tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:

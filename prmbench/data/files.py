@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from prmbench import reading
 from prmbench.option_values import check_text
+from prmbench.redaction import first_line
 from prmbench.schema import Notice, UserError
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
@@ -76,7 +77,7 @@ def _rows_and_faults(path: Path) -> Sequence[dict[str, Any] | UserError]:
     return [
         _finite_or_fault(row, f"{path} row {n}", look_at_numbers)
         if isinstance(row, dict)
-        else UserError(f"{path} row {n} is {_shown(row)}; expected a list of objects, one a row")
+        else UserError(f"{path} row {n} is {shown(row)}; expected a list of objects, one a row")
         for n, row in enumerate(rows)
     ]
 
@@ -119,8 +120,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        what = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path}: not a parquet file of rows ({what})") from error
+        raise UserError(f"{path}: not a parquet file of rows ({first_line(error)})") from error
     return rows
 
 
@@ -154,7 +154,7 @@ def _finite_or_fault(row: dict[str, Any], where: str, look_at_numbers: bool) -> 
     """The row, or an error that names the first field with a number that is NaN or infinite."""
     for name, value in row.items() if look_at_numbers else ():
         if any(isinstance(v, float) and not math.isfinite(v) for v in _values(value)):
-            return UserError(f"{where}: field {name!r} is {_shown(value)}; expected finite numbers")
+            return UserError(f"{where}: field {name!r} is {shown(value)}; expected finite numbers")
     return row
 
 
@@ -163,7 +163,7 @@ def text_field(row: Mapping[str, Any], name: str, where: str) -> str:
     value = row.get(name)
     if not _is_text(value):
         raise UserError(
-            f"{where}: field {name!r} is {_shown(value)}; expected a text that is not blank, in valid Unicode"
+            f"{where}: field {name!r} is {shown(value)}; expected a text that is not blank, in valid Unicode"
         )
     return str(value)
 
@@ -172,11 +172,11 @@ def steps_field(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """A list of at least one step, none of them blank."""
     value = row.get("steps")
     if not isinstance(value, list) or not value:
-        raise UserError(f"{where}: field 'steps' is {_shown(value)}; expected a list of at least one step")
+        raise UserError(f"{where}: field 'steps' is {shown(value)}; expected a list of at least one step")
     for index, step in enumerate(value):
         if not _is_text(step):
             raise UserError(
-                f"{where}: step {index} is {_shown(step)}; expected a text that is not blank, in valid Unicode"
+                f"{where}: step {index} is {shown(step)}; expected a text that is not blank, in valid Unicode"
             )
     return tuple(value)
 
@@ -193,7 +193,7 @@ def checked_name(value: Any, name: str, where: str) -> str:
     """An id or a subset as text. Raises UserError on one that no file can hold."""
     text = str(value)
     if "\0" in text or _HALF_CHARACTER.search(text):
-        raise UserError(f"{where}: field {name!r} is {_shown(value)}; expected valid Unicode, without NUL")
+        raise UserError(f"{where}: field {name!r} is {shown(value)}; expected valid Unicode, without NUL")
     return text
 
 
@@ -216,5 +216,6 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and not _HALF_CHARACTER.search(value)
 
 
-def _shown(value: Any) -> str:
-    return "missing" if value is None else repr(value)[:60]
+def shown(value: Any) -> str:
+    """A field's value in a message, cut."""
+    return "missing" if value is None else reading.shown(value)

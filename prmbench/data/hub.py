@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from prmbench.redaction import first_line
 from prmbench.schema import UserError
 
 
@@ -18,8 +19,9 @@ def splits(hub_id: str, names: Sequence[str], revision: str | None) -> tuple[lis
     try:
         found = [datasets.load_dataset(hub_id, split=name, revision=revision) for name in names]
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{hub_id}: cannot be loaded from the hub ({reason}); give local files with --data") from error
+        raise UserError(
+            f"{hub_id}: cannot be loaded from the hub ({first_line(error)}); give local files with --data"
+        ) from error
     return found, revision or resolved_revision(found[0].info.download_checksums or {})
 
 

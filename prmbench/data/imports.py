@@ -154,10 +154,10 @@ def trl(row: Mapping[str, Any], where: str) -> Rollout:
     given = row.get("labels")
     if not isinstance(given, list) or len(given) != len(steps):
         raise UserError(
-            f"{where}: field 'labels' is {repr(given)[:60]}; expected one label for each of {len(steps)} steps"
+            f"{where}: field 'labels' is {files.shown(given)}; expected one label for each of {len(steps)} steps"
         )
     if not all(isinstance(y, bool | int | float) and 0 <= y <= 1 for y in given):
-        raise UserError(f"{where}: field 'labels' is {repr(given)[:60]}; expected labels between 0 and 1")
+        raise UserError(f"{where}: field 'labels' is {files.shown(given)}; expected labels between 0 and 1")
     labels = tuple(float(y) for y in given)
     prompt = files.text_field(row, "prompt", where)
     return Rollout("", prompt, steps=steps, step_labels=labels, first_error=rollouts.first_error_of(labels))
@@ -186,7 +186,7 @@ def prm800k(row: Mapping[str, Any], where: str, neutral: float = 1.0, alternativ
     problem = files.text_field(question, "problem", f"{where}: question")
     stages = label.get("steps")
     if not isinstance(stages, list):
-        raise UserError(f"{where}: label: field 'steps' is {repr(stages)[:60]}; expected a list of steps")
+        raise UserError(f"{where}: label: field 'steps' is {files.shown(stages)}; expected a list of steps")
     if label.get("finish_reason") == "bad_problem":
         return [], [BROKEN]
     path: list[_Step] = []
@@ -214,7 +214,7 @@ def prm800k(row: Mapping[str, Any], where: str, neutral: float = 1.0, alternativ
 def _stage(stage: Any, where: str, neutral: float) -> tuple[_Step | None, list[_Step | UserError], bool]:
     """(step taken, rated steps that were not or why they cannot be read, whether the solution goes on after it)."""
     if not isinstance(stage, dict) or not isinstance(stage.get("completions") or [], list):
-        raise UserError(f"{where} is {repr(stage)[:60]}; expected an object with a list of completions")
+        raise UserError(f"{where} is {files.shown(stage)}; expected an object with a list of completions")
     completions = stage.get("completions") or []
     offered = [_rated_or_fault(c, f"{where}, completion {k}", neutral) for k, c in enumerate(completions)]
     chosen = stage.get("chosen_completion")
@@ -249,7 +249,7 @@ def _rated_or_fault(completion: Any, where: str, neutral: float) -> _Step | User
 
 def _rated(completion: Any, where: str, neutral: float) -> _Step:
     if not isinstance(completion, dict):
-        raise UserError(f"{where} is {repr(completion)[:60]}; expected an object with text and rating")
+        raise UserError(f"{where} is {files.shown(completion)}; expected an object with text and rating")
     text = files.text_field(completion, "text", where).strip()
     rating = completion.get("rating")
     if rating is None or completion.get("flagged"):  # flagged: the labeller did not know
@@ -293,5 +293,5 @@ def _gold(question: Mapping[str, Any], where: str) -> str:
 def _object(row: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
     value = row.get(name)
     if not isinstance(value, dict):
-        raise UserError(f"{where}: field {name!r} is {repr(value)[:60]}; expected an object")
+        raise UserError(f"{where}: field {name!r} is {files.shown(value)}; expected an object")
     return value

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from prmbench import store
+from prmbench import disk
 from prmbench.data import rollouts, shifts
 from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
@@ -271,4 +271,4 @@ def _row(trace: Trace) -> dict[str, Any]:
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    store.write_atomic(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    disk.write_atomic(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))

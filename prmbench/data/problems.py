@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from prmbench import contamination, outputs, store
+from prmbench import contamination, disk, outputs, store
 from prmbench.config import ContaminationConfig
 from prmbench.contamination import Match, Text
 from prmbench.data import files, math_shepherd
@@ -107,7 +107,7 @@ def report(config: ContaminationConfig) -> Report:
         config.data.name, rows, len(training), config.ngram, config.overlap, tuple(counts), tuple(pairs), len(faults)
     )
     if config.out is not None:
-        store.write_atomic(config.out, store.canonical_json(asdict(made)))
+        disk.write_atomic(config.out, store.canonical_json(asdict(made)))
     return made
 
 

@@ -124,7 +124,7 @@ def _prompt(row: Mapping[str, Any], stem: str, number: int, where: str) -> Promp
         raise UserError(f"{where}: field 'verifier' is {verifier!r}; choose from {', '.join(VERIFIERS)}")
     metadata = row.get("metadata") or {k: row[k] for k in ("subject", "level") if row.get(k) is not None}
     if not isinstance(metadata, dict):
-        raise UserError(f"{where}: field 'metadata' is {repr(metadata)[:60]}; expected an object")
+        raise UserError(f"{where}: field 'metadata' is {files.shown(metadata)}; expected an object")
     name = "unique_id" if row.get("id") is None else "id"
     usual = "math500" if row.get("unique_id") is not None else stem
     return Prompt(
@@ -153,7 +153,7 @@ def _text(row: Mapping[str, Any], where: str) -> str:
     if not isinstance(turns, list):
         return files.text_field(row, "prompt", where)
     if len(turns) != 1 or not isinstance(turns[0], dict) or turns[0].get("role") != "user":
-        raise UserError(f"{where}: field 'prompt' is {repr(turns)[:60]}; expected a text, or one turn of role user")
+        raise UserError(f"{where}: field 'prompt' is {files.shown(turns)}; expected a text, or one turn of role user")
     return files.text_field(turns[0], "content", f"{where}: prompt")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from prmbench import store
+from prmbench import disk, store
 from prmbench.data import files, selection, solutions
 from prmbench.schema import Trace, UserError, text_hash
 
@@ -139,7 +139,7 @@ def from_row(row: Mapping[str, Any]) -> Rollout:
 def write(path: Path, rollouts: Iterable[Rollout]) -> None:
     """Writes the whole file or nothing, as its suffix says. Raises UserError on a suffix other than these two."""
     check_suffix(path)
-    store.write_atomic(path, _parquet(rollouts) if path.suffix == ".parquet" else _lines(rollouts))
+    disk.write_atomic(path, _parquet(rollouts) if path.suffix == ".parquet" else _lines(rollouts))
 
 
 def check_suffix(path: Path) -> None:
@@ -308,9 +308,7 @@ def _outcome(row: Mapping[str, Any], name: str, where: str, required: bool = Fal
     if value is None and not required:
         return None
     if not isinstance(value, int | float) or value not in (0, 1):
-        raise UserError(
-            f"{where}: field {name!r} is {'missing' if value is None else repr(value)[:60]}; expected 0 or 1"
-        )
+        raise UserError(f"{where}: field {name!r} is {files.shown(value)}; expected 0 or 1")
     return int(value)
 
 
@@ -320,7 +318,7 @@ def _integer(row: Mapping[str, Any], name: str, where: str, low: int, high: int 
         return None
     if type(value) is not int or not low <= value <= (LARGEST if high is None else high):
         limits = f"{low} or more" if high is None else f"{low} to {high}"
-        raise UserError(f"{where}: field {name!r} is {repr(value)[:60]}; expected a whole number, {limits}")
+        raise UserError(f"{where}: field {name!r} is {files.shown(value)}; expected a whole number, {limits}")
     return value
 
 
@@ -330,8 +328,8 @@ def _labels(row: Mapping[str, Any], name: str, steps: Sequence[str], where: str)
         return ()
     if not isinstance(values, list) or len(values) != len(steps):
         raise UserError(
-            f"{where}: field {name!r} is {repr(values)[:60]}; expected one label for each of {len(steps)} steps"
+            f"{where}: field {name!r} is {files.shown(values)}; expected one label for each of {len(steps)} steps"
         )
     if not all(isinstance(v, int | float) and 0 <= v <= 1 for v in values):
-        raise UserError(f"{where}: field {name!r} is {repr(values)[:60]}; expected labels between 0 and 1")
+        raise UserError(f"{where}: field {name!r} is {files.shown(values)}; expected labels between 0 and 1")
     return tuple(float(v) for v in values)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from pathlib import Path
 from threading import Condition
 from typing import Any
 
+from prmbench import disk, reading
 from prmbench.schema import UserError
-from prmbench.store import cannot_write
 
 MILLION = 1_000_000
 LEDGER_SUFFIX = ".ledger"
@@ -174,23 +173,16 @@ class Budget:
         """A line of the ledger, on disk when this returns; a later line of the same number replaces it."""
         if self._ledger is None:
             return
-        line = json.dumps([number, prompt_tokens, completion_tokens])
-        try:
-            with self._ledger.open("a", encoding="utf-8") as file:
-                file.write(f"\n{line}\n")  # the line before may be torn by a kill
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            cannot_write(self._ledger, error)
+        disk.append_lines(self._ledger, [json.dumps([number, prompt_tokens, completion_tokens])], durable=True)
 
 
 def _read(path: Path) -> dict[int, tuple[int, int]]:
     """Tokens by the number of the request; a torn line is passed over: what it announces was not sent."""
     requests: dict[int, tuple[int, int]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in reading.appended_lines(path):
         try:
             entry: Any = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(entry, list) and len(entry) == 3 and all(type(n) is int and n >= 0 for n in entry):  # noqa: PLR2004
             requests[entry[0]] = (entry[1], entry[2])

@@ -37,6 +37,7 @@ from prmbench.engines.sampling import (
     GPU_MOST_TOKENS,
     Sampling,
 )
+from prmbench.redaction import first_line
 from prmbench.schema import Notice, UserError
 
 Head = Literal["lm", "classes", "none"]
@@ -284,13 +285,6 @@ def load(
     if kind == "lm":
         engine.check_head()
     return engine
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line that says something: a line that ends with a colon goes on in the next."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    end = next((n for n, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
-    return " ".join(lines[:end])
 
 
 def _adapter(name: str) -> tuple[str, str | None] | None:

@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from prmbench.engines import templates
+from prmbench.redaction import one_line
 from prmbench.schema import Boundary, Trace, UserError
 
 if TYPE_CHECKING:
@@ -209,8 +210,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], t
     try:
         source = str(tokenizer.get_chat_template(template))
     except (TypeError, ValueError) as error:
-        what = " ".join(str(error).split())
-        raise UserError(f"chat template: {what}; pass --template plain or --template FILE") from error
+        raise UserError(f"chat template: {one_line(error)}; pass --template plain or --template FILE") from error
     if "strftime_now" in source:  # shadows the clock; the newline keeps line-based blank stripping as it was
         source = f"{{% macro strftime_now(format) %}}{_DATE}{{% endmacro %}}\n{source}"
     return templates.render(source, messages, {**tokenizer.special_tokens_map, "date_string": _DATE})

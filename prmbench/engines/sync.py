@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from prmbench import disk, distributed, store
+from prmbench import disk, distributed
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.sampling import Sampler
 from prmbench.engines.vllm import Reloadable
@@ -105,7 +105,7 @@ class Written:
             self.write(path, state)
             for file in [*path.iterdir(), path]:
                 disk.sync(file)
-        store.write_atomic(path / STABLE, b"")
+        disk.write_atomic(path / STABLE, b"")
 
 
 @dataclass(frozen=True, slots=True)

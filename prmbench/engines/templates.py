@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prmbench.redaction import one_line
 from prmbench.schema import UserError
 
 LONGEST_SOURCE = 2**20
@@ -149,5 +150,5 @@ def render(source: str, messages: Sequence[Mapping[str, str]], values: Mapping[s
     reply = _worker.ask(job, 12 * longest + 10_000)  # a character is 12 bytes of JSON at most
     if "text" in reply:
         return str(reply["text"])
-    reason = LIMITS.get(str(reply.get("limit"))) or " ".join(str(reply.get("failed")).split())[:500]
+    reason = LIMITS.get(str(reply.get("limit"))) or one_line(reply.get("failed"))[:500]
     raise UserError(f"chat template: {reason}; pass --template plain or --template FILE")

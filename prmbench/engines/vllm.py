@@ -24,6 +24,7 @@ from prmbench.engines.decoding import Drawn
 from prmbench.engines.hf import Placement, commit, source
 from prmbench.engines.render import Encoded
 from prmbench.engines.sampling import CPU_CACHE_BYTES, Sampler, Sampling
+from prmbench.redaction import first_line
 from prmbench.schema import UserError
 
 Push = Literal["nothing", "weights", "adapter"]
@@ -217,7 +218,7 @@ class VllmEngine:
         except torch.OutOfMemoryError:
             raise  # what to do about it depends on who asked
         except (ValueError, AssertionError, RuntimeError) as error:
-            raise UserError(f"vLLM: cannot run this model here ({_reason(error)}); use the engine hf") from error
+            raise UserError(f"vLLM: cannot run this model here ({first_line(error)}); use the engine hf") from error
 
     def _forget(self) -> None:
         """Keys and values of prompts were computed with the old weights."""
@@ -312,11 +313,7 @@ def _one_line(name: object) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, AssertionError, RuntimeError) as error:
-        raise UserError(f"model {name}: vLLM cannot load it ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"model {name}: vLLM cannot load it ({first_line(error)})") from error
 
 
 def tokens_of(name: str, revision: str | None = None) -> tuple[Any, frozenset[int]]:
@@ -327,7 +324,7 @@ def tokens_of(name: str, revision: str | None = None) -> tuple[Any, frozenset[in
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
         config = transformers.AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model {name}: has no tokenizer or config ({str(error).splitlines()[0]})") from error
+        raise UserError(f"model {name}: has no tokenizer or config ({first_line(error)})") from error
     try:
         told = transformers.GenerationConfig.from_pretrained(name, revision=revision or "main").eos_token_id
     except OSError:

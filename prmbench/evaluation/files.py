@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prmbench import judge, outputs, store
+from prmbench import disk, judge, outputs, store
 from prmbench.config import EvalConfig
 from prmbench.schema import SCORING_VERSION, Notice, RunManifest, RunResult, ScoredTrace, UserError
 
@@ -49,4 +49,4 @@ def keep_texts(path: Path, said: Mapping[str, Sequence[str]]) -> None:
     """What critics wrote, one JSON line a trace; no file where nothing was."""
     lines = (json.dumps({"id": name, "said": texts}, ensure_ascii=False) for name, texts in sorted(said.items()))
     if said:
-        store.write_atomic(path, "".join(f"{line}\n" for line in lines))
+        disk.write_atomic(path, "".join(f"{line}\n" for line in lines))

@@ -31,7 +31,7 @@ def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path
         return None
     rows = {row.id: row for row in scoring.collect(plan, journal, traces)[0]}
     lines = [json.dumps(_line(rows[t.id]), sort_keys=True) for t in traces]
-    store.write_atomic(config.out, "".join(f"{line}\n" for line in lines))
+    disk.write_atomic(config.out, "".join(f"{line}\n" for line in lines))
     keep_texts(texts, scoring.said(journal))
     journal.remove()
     return config.out

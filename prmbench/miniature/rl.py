@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from prmbench import distrl, store
+from prmbench import disk, distrl
 from prmbench.bars import Tell
 from prmbench.data import miniature
 from prmbench.data.miniature import Split
@@ -262,4 +262,4 @@ def _copy(run: Path, out: Path) -> None:
     if not found:
         raise UserError(f"{run}: the run is finished without a result; remove the folder and run again")
     for path in found:
-        store.write_atomic(out / path.name, path.read_bytes())
+        disk.write_atomic(out / path.name, path.read_bytes())

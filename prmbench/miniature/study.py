@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench import evaluation, presets, store, train
+from prmbench import disk, evaluation, presets, store, train
 from prmbench.backends import load_backend
 from prmbench.config import EvalConfig, TrainRMConfig
 from prmbench.miniature import experiments, world
@@ -121,7 +121,7 @@ def _judge(
     for task, rows in traces.items():
         run = evaluation.evaluate_traces(reading, rows, "miniature", task, backend, told=told)
         names += [run.path.name] if run else []
-    store.write_atomic(config.out / FINISHED, store.canonical_json({"recipe": facts(config), "runs": names}))
+    disk.write_atomic(config.out / FINISHED, store.canonical_json({"recipe": facts(config), "runs": names}))
 
 
 def _finished(made: World, name: str, recipe: Recipe, out: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prmbench import store
+from prmbench import disk, store
 from prmbench.bars import Tell
 from prmbench.config import Loss
 from prmbench.miniature import seeds
@@ -55,7 +55,7 @@ def tune(root: Path, tell: Tell | None = None) -> dict[str, Any]:
     lines = [{**_facts(named[name]), **_scores(by_seed)} for name, by_seed in found.items() if name in named]
     lines.sort(key=lambda line: (line["loss"], -line["mean_f1"]))
     table = {"seeds": list(SEEDS), "subset": TUNING, "protocol": PROTOCOL, "settings": lines}
-    store.write_atomic(root / "tuning.json", store.canonical_json(table))
+    disk.write_atomic(root / "tuning.json", store.canonical_json(table))
     return table
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prmbench import store
+from prmbench import disk, store
 from prmbench.bars import Tell
 from prmbench.distrl_options import Arm
 from prmbench.miniature import pool, rl
@@ -67,7 +67,7 @@ def tune(root: Path, tell: Tell | None = None, scale: Scale = SCALE) -> dict[str
         "metric": f"avg@{rl.SAMPLES} after the last step; before: before the first",
         "settings": lines,
     }
-    store.write_atomic(root / "tuning_rl.json", store.canonical_json(table))
+    disk.write_atomic(root / "tuning_rl.json", store.canonical_json(table))
     return table
 
 

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from prmbench import outputs, reading
+from prmbench.disk import write_atomic
 from prmbench.report import tables
 from prmbench.report.board import Board, boards
 from prmbench.report.figures import Drawn, figures
@@ -23,7 +24,7 @@ from prmbench.report.published import Published, published, sources
 from prmbench.report.sheets import Sheet, sheets, split
 from prmbench.report.viewer import Texts
 from prmbench.schema import UserError
-from prmbench.store import files_of, write_atomic
+from prmbench.store import files_of
 
 BEGIN = "<!-- generated: do not edit between these marks; run `prmbench report` -->"
 END = "<!-- end of generated part -->"

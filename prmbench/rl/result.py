@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import prmbench
-from prmbench import checkpoint, distributed, judge, manifest, reading, store
+from prmbench import checkpoint, disk, distributed, judge, manifest, reading, store
 from prmbench import config as options
 from prmbench.losses import LOSSES
 from prmbench.manifest import CARD_FILE
@@ -60,7 +60,7 @@ def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, 
     if distributed.rank() != 0:
         return None
     if online:
-        store.write_atomic(config.out / RM / CARD_FILE, store.canonical_json(_card(job)))
+        disk.write_atomic(config.out / RM / CARD_FILE, store.canonical_json(_card(job)))
     lines = files.read_log(config.out)
     path = _write(job, lines, told) if job.validation else None
     steps = [line for line in lines if "validation" not in line]
@@ -135,7 +135,7 @@ def _write(job: Job, lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any]
     packed = store.pack_scores(traces)
     manifest_ = replace(_manifest(job, facts, told), scores_sha256=store.sha256(packed))
     path = job.config.out / RESULT / f"{manifest_.run_id}.json"
-    store.write_atomic(store.metrics_path(path), metrics)
+    disk.write_atomic(store.metrics_path(path), metrics)
     kept = store.unpack_scores(packed, path)
     store.write_run(path, RunResult(manifest_, judge.judge(manifest_, kept)), packed)
     return path

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from prmbench import checkpoint, distributed, reading, store
+from prmbench import checkpoint, disk, distributed, reading, store
 from prmbench.data import rollouts
 from prmbench.rl.draws import Draw
 from prmbench.rl.models import Models
@@ -100,7 +100,7 @@ def keep(job: Job, done: int, draw: Draw) -> None:
     """Writes a step's completions, so that a run that ends in the midst of it need not draw them again."""
     head = {"run": store.short_hash(job.identity), "done": done, "tally": dict(draw.tally), "cursor": draw.cursor}
     lines = [head, *(_to_json(row) for row in draw.rows)]
-    store.write_atomic(_path(job), "".join(f"{json.dumps(line)}\n" for line in lines))
+    disk.write_atomic(_path(job), "".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def kept(job: Job, done: int) -> Draw | None:

@@ -41,7 +41,7 @@ def begin(out: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> d
     if not path.exists():
         if (out / CARD_FILE).exists() or any(out.glob("model*.safetensors")):
             raise UserError(f"--out {out}: holds a model that was not trained here; choose another folder")
-        store.write_atomic(path, store.canonical_json({"identity": dict(identity), **facts, "finished": False}))
+        disk.write_atomic(path, store.canonical_json({"identity": dict(identity), **facts, "finished": False}))
     try:
         run: dict[str, Any] = reading.read_json(path)
         begun, _ = run["identity"], run["finished"]
@@ -57,16 +57,12 @@ def begin(out: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> d
 
 def finish(out: Path, run: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     """Seals the run."""
-    store.write_atomic(out / RUN, store.canonical_json({**run, "result": dict(result), "finished": True}))
+    disk.write_atomic(out / RUN, store.canonical_json({**run, "result": dict(result), "finished": True}))
 
 
 def log(out: Path, entry: Mapping[str, Any]) -> None:
     """One line of metrics.jsonl."""
-    try:
-        with disk.open_to_append(out / METRICS) as file:
-            file.write((json.dumps(entry) + "\n").encode())
-    except OSError as error:
-        store.cannot_write(out / METRICS, error)
+    disk.append_lines(out / METRICS, [json.dumps(entry)])
 
 
 def logged(out: Path) -> int:
@@ -78,7 +74,7 @@ def logged(out: Path) -> int:
         disk.sync(path)
         return path.stat().st_size
     except OSError as error:
-        store.cannot_write(path, error)
+        disk.cannot_write(path, error)
 
 
 def cut_log(out: Path, size: int) -> None:
@@ -90,7 +86,7 @@ def cut_log(out: Path, size: int) -> None:
         with disk.open_to_append(path) as file:
             file.truncate(size)
     except OSError as error:
-        store.cannot_write(path, error)
+        disk.cannot_write(path, error)
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
@@ -168,11 +164,11 @@ def card(row: LossRow, config: Any, facts: Mapping[str, Any], out: Path) -> dict
 
 def write_card(out: Path, values: Mapping[str, Any]) -> None:
     """Writes prm.json."""
-    store.write_atomic(out / CARD_FILE, store.canonical_json(dict(values)))
+    disk.write_atomic(out / CARD_FILE, store.canonical_json(dict(values)))
 
 
 def write_non_finite(out: Path, facts: Mapping[str, Any], ids: Sequence[str]) -> Path:
     """The rows of the batch on which training stopped."""
     path = out / NON_FINITE
-    store.write_atomic(path, store.canonical_json({**facts, "ids": sorted(ids)}))
+    disk.write_atomic(path, store.canonical_json({**facts, "ids": sorted(ids)}))
     return path

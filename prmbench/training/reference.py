@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from prmbench import distributed, reading, store
+from prmbench import disk, distributed, reading, store
 from prmbench.schema import NonFiniteError, Notice, UserError
 from prmbench.training.batching import collate, micro_batches
 from prmbench.training.examples import Dataset, Example
@@ -120,4 +120,4 @@ def _write(path: Path, identity: str, rows: dict[str, Floats]) -> None:
         "values": np.concatenate(list(rows.values())),
     }
     table["sha256"] = np.frombuffer(bytes.fromhex(_digest(table)), dtype=np.uint8)
-    store.write_atomic(path, save(table))
+    disk.write_atomic(path, save(table))
