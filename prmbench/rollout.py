@@ -98,8 +98,10 @@ def dry_run(config: RolloutConfig) -> DryRun:
     """The plan of a run, without loading weights. `config.dry_run` must be set."""
     config = options.coerced(config)
     _check(config)
+    found = prompt_files.load(_given(config), config.subset, config.limit)
+    check_verifiers(found, config)
     engine = open_policy(config)
-    return outline(engine, prepare(engine, prompt_files.load(_given(config), config.subset, config.limit), config))
+    return outline(engine, prepare(engine, found, config))
 
 
 def outline(engine: LM, work: Work) -> DryRun:

@@ -75,6 +75,15 @@ def test_what_cannot_be_used_names_file_and_row(tmp_path: Path, row: object, mes
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "written", ["0.00001", "1e16", "3.14159265358979323846", "12345678901234567890", "2.50", "-0.0"]
+)
+def test_numbers_keep_the_digits_they_were_written_with(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"prompt": "P", "answer": {written}}}', encoding="utf-8")
+    assert load(path)[0].gold == written
+
+
 def test_ids_occur_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="id 'a' occurs twice"):
         load(rows(tmp_path, [{**GOOD, "id": "a"}] * 2))
@@ -168,6 +177,9 @@ def test_reasoning_gym_by_name() -> None:
         ("gym:gcd,colour=3", "reasoning-gym refuses it"),
         ("gym:chain_sum,size=0", "reasoning-gym refuses it"),
         ("gym:gcd,size=0", "holds no prompt"),
+        ("gym:gcd,n_queens", "its scorer evaluates the answer or the data as Python"),
+        ("gym:countdown", "its scorer evaluates the answer with sympy's parser"),
+        ("gym:rubiks_cube", "its scorer has not been read"),
     ],
 )
 def test_what_reasoning_gym_does_not_have(spec: str, message: str) -> None:

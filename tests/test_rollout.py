@@ -25,7 +25,7 @@ from prmbench.data import rollouts as rollout_files
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion import encode_completion
 from prmbench.rollout import rollout
-from prmbench.schema import UserError
+from prmbench.schema import Notice, UserError
 from prmbench.verify import Verifier
 
 ROOT = Path(__file__).parents[1]
@@ -301,6 +301,35 @@ def test_prompts_without_room_are_counted_not_cut(config: RolloutConfig, tmp_pat
 def test_bad_input(config: RolloutConfig, changed: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         rollout(replace(config, **changed))  # type: ignore[arg-type]
+
+
+def test_a_row_does_not_choose_that_a_scorer_runs(config: RolloutConfig, tmp_path: Path) -> None:
+    data = tmp_path / "gym.jsonl"
+    row = {"id": "a", "prompt": "P", "answer": "3", "verifier": "gym", "metadata": {"source_dataset": "chain_sum"}}
+    data.write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(
+        UserError, match="prompt a: asks for the verifier gym; give --verifier gym if you trust its file"
+    ):
+        rollout(replace(config, data=data))
+    for metadata, reason in (
+        ({"source_dataset": "n_queens"}, "evaluates the answer or the data as Python"),
+        ({}, "no `source_dataset`"),
+        ({"source_dataset": ["chain_sum"]}, "no `source_dataset`"),
+    ):
+        data.write_text(json.dumps({**row, "metadata": metadata}), encoding="utf-8")
+        with pytest.raises(UserError, match=reason):
+            rollout(replace(config, data=data, verifier="gym"))
+
+
+def test_golds_that_cannot_be_read_are_counted_in_one_line(config: RolloutConfig, tmp_path: Path) -> None:
+    data = tmp_path / "solutions.jsonl"
+    golds = ["She keeps 2 of the 5 apples that were in the box on Monday.", "#### 6", "\\frac{1}{2}"]
+    data.write_text("\n".join(json.dumps({"prompt": "P", "answer": gold}) for gold in golds), encoding="utf-8")
+    with pytest.warns(Notice, match="1 of 3 prompts have a gold answer that cannot be read .first: solutions-0"):
+        path = rollout(replace(config, data=data, verifier="math"))
+    assert path is not None
+    verdicts = rollouts.counts(path)["verdicts"]
+    assert verdicts["no gold"] == config.group_size
 
 
 def test_the_output_is_neither_input_nor_folder(config: RolloutConfig) -> None:
