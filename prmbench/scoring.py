@@ -104,7 +104,9 @@ def score_all(
 
     def score(number: int) -> tuple[dict[str, Any], int]:
         batch = [traces[i] for i in plan.batches[number]]
-        with budget.trace(_most_cost(backend, batch)):
+        # Only under a cap: asking makes a local critic tokenize everything once more.
+        most = _most_cost(backend, batch) if budget.capped else 0.0
+        with budget.trace(most):
             found = scored_batch(batch)
             if counted is None:
                 budget.spend(sum(s.usage.cost for s in found if s.usage is not None))

@@ -225,7 +225,7 @@ def shepherd(**changed: str) -> dict[str, str]:
         ({"input": "1 + 1 = 2 ки", "label": "1 + 1 = 2 +"}, "no 'Step 1:' after the problem"),
         ({"input": "Step 1: 2 ки", "label": "Step 1: 2 +"}, "no 'Step 1:' after the problem"),
         ({**WHOLE, "question": {"problem": ""}}, "question: field 'problem' is ''"),
-        ({**WHOLE, "label": {"steps": None}}, "label: field 'steps' is None"),
+        ({**WHOLE, "label": {"steps": None}}, "label: field 'steps' is missing"),
         (labelled(stage(rated("a", 2))), "step 0, completion 0: field 'rating' is 2; expected -1, 0 or 1"),
         (labelled(stage(rated("", 1))), "step 0, completion 0: field 'text' is ''"),
         (labelled(stage(rated("a", 1), chosen=1)), "'chosen_completion' is 1; it has 1 completions"),
@@ -243,7 +243,7 @@ def test_what_cannot_be_read_names_file_and_row(tmp_path: Path, row: object, mes
 
 
 def test_a_format_that_the_file_does_not_have(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="row 0: field 'question' is None; expected an object"):
+    with pytest.raises(UserError, match="row 0: field 'question' is missing; expected an object"):
         read(rows(tmp_path, TRL), "prm800k")
     with pytest.raises(UserError, match="row 0: completions as steps: field 'steps' is missing"):
         read(rows(tmp_path, WHOLE), "trl")
@@ -417,7 +417,7 @@ UNREADABLE: list[tuple[object, str]] = [
     ({**SHEPHERD, "task": "a task"}, "field 'task' is 'a task'"),
     ({**SHEPHERD, "task": 5}, "field 'task' is 5"),
     ({**WHOLE, "question": None}, "is of no known format"),
-    ({**WHOLE, "label": {}}, "label: field 'steps' is None"),
+    ({**WHOLE, "label": {}}, "label: field 'steps' is missing"),
     ({**WHOLE, "label": {"steps": [None]}}, "label: step 0 is None"),
     ({**WHOLE, "label": {"steps": [[]]}}, "label: step 0 is []"),
     (labelled(stage(rated("", 1))), "step 0, completion 0: field 'text' is ''"),

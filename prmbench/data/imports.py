@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prmbench import outputs
+from prmbench import outputs, reading
 from prmbench.config import ConvertConfig
 from prmbench.data import files, math_shepherd, rollouts, selection
 from prmbench.data.rollouts import Rollout
@@ -214,7 +214,7 @@ def prm800k(row: Mapping[str, Any], where: str, neutral: float = 1.0, alternativ
 def _stage(stage: Any, where: str, neutral: float) -> tuple[_Step | None, list[_Step | UserError], bool]:
     """(step taken, rated steps that were not or why they cannot be read, whether the solution goes on after it)."""
     if not isinstance(stage, dict) or not isinstance(stage.get("completions") or [], list):
-        raise UserError(f"{where} is {files.shown(stage)}; expected an object with a list of completions")
+        raise UserError(f"{where} is {reading.shown(stage)}; expected an object with a list of completions")
     completions = stage.get("completions") or []
     offered = [_rated_or_fault(c, f"{where}, completion {k}", neutral) for k, c in enumerate(completions)]
     chosen = stage.get("chosen_completion")
@@ -249,7 +249,7 @@ def _rated_or_fault(completion: Any, where: str, neutral: float) -> _Step | User
 
 def _rated(completion: Any, where: str, neutral: float) -> _Step:
     if not isinstance(completion, dict):
-        raise UserError(f"{where} is {files.shown(completion)}; expected an object with text and rating")
+        raise UserError(f"{where} is {reading.shown(completion)}; expected an object with text and rating")
     text = files.text_field(completion, "text", where).strip()
     rating = completion.get("rating")
     if rating is None or completion.get("flagged"):  # flagged: the labeller did not know
