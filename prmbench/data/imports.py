@@ -283,7 +283,7 @@ def _solution(problem: str, path: Sequence[_Step], tail: Sequence[str], gold: st
 def _gold(question: Mapping[str, Any], where: str) -> str:
     """The reference answer, a text or a number; empty where the row has neither."""
     gold = question.get("ground_truth_answer")
-    if type(gold) in (int, float):
+    if isinstance(gold, int | float) and not isinstance(gold, bool):
         return str(gold)
     if not isinstance(gold, str) or not gold.strip():
         return ""
