@@ -19,6 +19,11 @@ from prmbench.verification.spelling import spelled
 from prmbench.verify import Claim, Verifier
 
 RIGHT = [
+    ("\\alpha", "\\boxed{\\mathbf{\\alpha}}"),
+    ("1024-256 \\pi", "\\boxed{\\mathbf{1024-256 \\pi}}"),
+    ("\\frac{1}{m} t", "\\boxed{(1)/(m) t}"),
+    ("\\frac{1}{2} x", "\\boxed{1/2 x}"),
+    ("x^2/4 + y^2/3 = 1", "\\boxed{x^2/16 + y^2/12 = 1/4}"),
     ("1e16", "\\boxed{10000000000000000}"),
     ("0.00001", "\\boxed{10^{-5}}"),
     ("1e-05", "\\boxed{0.00001}"),
@@ -168,6 +173,7 @@ RIGHT = [
     ("3.14", "\\boxed{3,14}"),
 ]
 WRONG = [
+    ("1", "\\boxed{-1,-9}"),
     ("6.02e23", "\\boxed{6.03\\times 10^{23}}"),
     ("1.6e-19", "\\boxed{0}"),
     ("12345678901234567890", "\\boxed{12345678901234567891}"),

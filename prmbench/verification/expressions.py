@@ -62,6 +62,8 @@ def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase:
 
 def _for_parser(text: str) -> str:
     """The text with what the parser takes for something else written otherwise: primes, bare names of functions."""
+    text = re.sub(r"\(([^()]*)\)\s*/\s*\(([^()]*)\)", r"\\frac{\1}{\2}", text)  # else it divides by all that follows
+    text = re.sub(r"(?<![\w.^}\)])(\d+)/(\d+)(?=\s)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"_\s*(\w)", r"_{\1}", text)
     text = re.sub(r"([A-Za-z])('+)", lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}", text)
     text = re.sub(r"(?<![A-Za-z\\])(sqrt|pi|" + "|".join(sorted(FUNCTIONS)) + r")(?![A-Za-z])", r"\\\1 ", text)

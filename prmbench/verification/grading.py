@@ -319,9 +319,8 @@ def _only_item(form: Items) -> Form:
 def _with_decimal_comma(form: Items) -> Form | None:
     """An answer `3,14` as 3.14; None where it is another list."""
     texts = [item.text if isinstance(item, Scalar) else "" for item in form.items]
-    if form.opening or len(texts) != PAIR or not all(re.fullmatch(r"-?\d+", text) for text in texts):
-        return None
-    return Scalar(".".join(texts))
+    decimal = ".".join(texts)
+    return Scalar(decimal) if not form.opening and re.fullmatch(r"-?\d+\.\d+", decimal) else None
 
 
 def _same_vector(gold: Form, answer: Form) -> bool:

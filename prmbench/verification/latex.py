@@ -177,7 +177,7 @@ _ANNOUNCEMENT = re.compile(
     r"(?i)^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?(?:answer|ans|result|solution)s?\s*(?:is|are|[:=])\s*[:=]?\s*(\})?\s*"
 )
 _FIRST_MARKS = re.compile(r"^[\s,;:?*_`]+|^\\approx\s*|^=\s*|^(?:about|approximately|roughly|exactly)\s+(?=[-\d\\])")
-_FINAL_MARKS = re.compile(r"[\s,;:?*_`\\]+$|(?<!\.)\.$")
+_FINAL_MARKS = re.compile(r"[\s,;:?*_`\\]+$|(?<!\.)\.{1,2}$")
 
 
 def plain_latex(text: str) -> str:
@@ -222,7 +222,8 @@ def _plain_text_commands(text: str) -> str:
         content = match[1].strip()
         if content in FUNCTIONS:
             return f"\\{content} "
-        if re.search("[A-Za-z]{2}", content) or re.search(r"[^\x00-\x7f]", content):
+        words = re.search(r"(?<![A-Za-z\\])[A-Za-z]{2}|[^\x00-\x7f]", content)
+        if words and not re.search(r"[=<>^_+|\\]", content):
             return f"\\text\0{{{match[1]}}}"  # the mark keeps it from being read again
         return f" {content} " if content else " "
 
