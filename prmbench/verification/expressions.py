@@ -48,6 +48,7 @@ def expression(text: str) -> sympy.Basic:
 
 def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase:
     from latex2sympy2_extended import latex2sympy
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
     if len(text) > MOST_CHARACTERS:
         raise UnreadableError(f"{len(text)} characters")
@@ -55,16 +56,30 @@ def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase:
     if re.search(r"\d\s+\d", text):  # the parser would add the two
         raise UnreadableError("two numbers side by side")
     try:
-        return latex2sympy(text, is_real=False, convert_degrees=False, normalization_config=None)
+        return latex2sympy(
+            text,
+            is_real=False,
+            convert_degrees=False,
+            normalization_config=None,
+            conversion_config=ConversionConfig(lowercase_symbols=False),  # R is not r
+        )
     except Exception as error:
         raise UnreadableError(str(error).split("\n")[0]) from error
 
 
 def _for_parser(text: str) -> str:
-    """The text with what the parser takes for something else written otherwise: primes, bare names of functions."""
+    """The text with what the parser takes for something else written otherwise.
+
+    These are primes, bare names of functions, `E_1` (the constant e), `2(3)` (a mixed number), `1.5e3`, a sum over i.
+    """
     text = re.sub(r"\(([^()]*)\)\s*/\s*\(([^()]*)\)", r"\\frac{\1}{\2}", text)  # else it divides by all that follows
     text = re.sub(r"(?<![\w.^}\)])(\d+)/(\d+)(?=\s)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"_\s*(\w)", r"_{\1}", text)
+    text = re.sub(r"(?<![A-Za-z\\])([Ee])_\{([^{}]*)\}", r"\\Psi_{\1\2}", text)
+    text = re.sub(r"(?<![\w.^])(\d+(?:\.\d+)?)[eE]([-+]?\d+)(?![\w.])", r"(\1\\cdot 10^{\2})", text)
+    text = re.sub(r"((?<![\w.^\\])\d+(?:\.\d+)?|\))\s*\(", r"\1\\cdot (", text)
+    if re.search(r"\\(?:sum|prod)_\{i=", text):
+        text = re.sub(r"(?<![A-Za-z\\])i(?![A-Za-z])", r"\\iota ", text)
     text = re.sub(r"([A-Za-z])('+)", lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}", text)
     text = re.sub(r"(?<![A-Za-z\\])(sqrt|pi|" + "|".join(sorted(FUNCTIONS)) + r")(?![A-Za-z])", r"\\\1 ", text)
     text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
@@ -123,7 +138,9 @@ def _equal_at_points(left: sympy.Expr, right: sympy.Expr, variables: list[sympy.
 def _value(expr: sympy.Expr, values: dict[sympy.Symbol, Any]) -> sympy.Expr | None:
     """The number at a point, or None where there is none."""
     try:
-        number = expr.subs(values).doit().evalf(_PRECISION, maxn=400)
+        number = expr.subs(values).doit()
+        if not number.is_Rational:
+            number = number.evalf(_PRECISION, maxn=400)
     except (ArithmeticError, TypeError, ValueError, AttributeError, NotImplementedError):
         return None
     return number if number.is_number and number.is_finite else None
@@ -134,6 +151,8 @@ def _is_real(value: sympy.Expr) -> bool:
 
 
 def _close(a: sympy.Expr, b: sympy.Expr) -> bool:
+    if a.is_Rational and b.is_Rational:
+        return bool(a == b)
     scale = max(abs(a), abs(b))
     return bool(scale == 0 or abs(a - b) <= scale * sympy.Float(10) ** -DIGITS)
 

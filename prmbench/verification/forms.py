@@ -6,6 +6,7 @@ r"""The shape of an answer: a list, a tuple or interval, a set, a matrix, a rela
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -17,6 +18,7 @@ MOST_SIGNS = 3
 _LIST = re.compile(
     r",|;|(?<![A-Za-z\\])(?:and|or)(?![a-z])|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\\(?:land|lor|vee|wedge)(?![A-Za-z])"
 )
+_ONE_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _SEMICOLON = re.compile(";")
 _UNION = re.compile(r"\\cup(?![A-Za-z])")
 _RELATION = re.compile(r"\\(?:le|ge|ne|in|approx)(?![A-Za-z])|[<>=]")
@@ -100,7 +102,8 @@ def parse(text: str) -> Form:
     groups, semicolons = split(text, _SEMICOLON)
     if semicolons and "," in text and "" not in groups:  # `p = 5, q = 2; p = 7, q = 2`
         return Items(tuple(map(parse, groups)))
-    pieces, joints = split(text, _LIST)
+    words = _ONE_TEXT.fullmatch(text)
+    pieces, joints = split(words[1] if words else text, _LIST)
     if joints and pieces[0] and joints[-1] in ",;" and not pieces[-1]:
         pieces, joints = pieces[:-1], joints[:-1]  # a last comma
     pieces = [piece for piece in pieces if piece]  # `1, 2, and 3` has an empty one
@@ -154,11 +157,25 @@ def _without_parentheses(text: str) -> str:
 
 def _listed(parts: tuple[Form, ...], joints: list[str]) -> Form:
     """A list of values, or of conditions on one variable."""
-    if not all(isinstance(part, Joined) or (isinstance(part, Relation) and not part.is_equation) for part in parts):
-        return Items(parts)
+    if not any(_is_condition(part) for part in parts) or not all(
+        _is_condition(part) or isinstance(part, Relation) for part in parts
+    ):
+        return Items(flattened(parts))
     words = " ".join(joints)
     joint = "or" if re.search("or|vee", words) else "and" if re.search("and|wedge", words) else ","
     return Joined(parts, joint)
+
+
+def _is_condition(form: Form) -> bool:
+    return isinstance(form, Joined) or (isinstance(form, Relation) and not form.is_equation)
+
+
+def flattened(items: Iterable[Form]) -> tuple[Form, ...]:
+    r"""Return the members of a list, with those of bare lists in it: `1 \pm x, 2` has three."""
+    members: list[Form] = []
+    for item in items:
+        members.extend(item.items if isinstance(item, Items) and not item.opening else (item,))
+    return tuple(members)
 
 
 def _relation(text: str) -> Form | None:
@@ -199,6 +216,10 @@ def _environment(text: str) -> Form | None:
     cells = [split(row, _CELL)[0] for row in rows]
     if match[1] == "cases":
         return parse(", ".join(rows)) if all(len(row) == 1 for row in cells) else None
+    if match[1] == "array":  # which is also how lines are set below each other
+        lines = [parse(" ".join(row)) for row in cells]
+        if len(cells) == 1 == len(cells[0]) or all(isinstance(line, Relation) for line in lines):
+            return _listed(tuple(lines), [","]) if len(lines) > 1 else lines[0]
     return Matrix(tuple(tuple(map(parse, row)) for row in cells))
 
 
@@ -218,8 +239,14 @@ def _inside(inner: str, opening: str, closing: str) -> Form | None:
     items = [piece for piece in split(inner, _LIST)[0] if piece]
     if not items or len(items) > MOST_ITEMS:
         return None
-    if len(items) == 1 and isinstance(parse(items[0]), Matrix):
-        return parse(items[0])
+    if len(items) == 1 and (isinstance(only := parse(items[0]), Matrix) or (isinstance(only, Items) and only.opening)):
+        return only
     if opening == "\\langle":
         opening, closing = "(", ")"
-    return Items(tuple(map(parse, items)), opening, closing)
+    members = tuple(map(parse, items))
+    if opening == "\\{":
+        return Items(flattened(members), opening, closing)
+    rows = [member.items for member in members if isinstance(member, Items) and member.opening == "["]
+    if opening == "[" and 1 < len(members) == len(rows):  # `[[1, 2], [3, 4]]`, as programs write a matrix
+        return Matrix(tuple(rows))
+    return Items(members, opening, closing)

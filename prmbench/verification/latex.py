@@ -87,6 +87,7 @@ _SYMBOLS = {
     "µ": r"\mu ",
     "ϕ": r"\phi ",
     "ϵ": r"\epsilon ",
+    "⁄": "/",
     "∑": r"\sum ",
     "∏": r"\prod ",
     "∫": r"\int ",
@@ -97,6 +98,8 @@ _SYMBOLS = {
 _SYMBOL = re.compile("[" + re.escape("".join(_SYMBOLS)) + "]")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\ufeff\ud800-\udfff\x00-\x08\x0e-\x1f\x7f]")
 _SPACE = re.compile(r"\s")
+_STYLED = re.compile("[\U0001d400-\U0001d7ff]")
+_RAISED_FRACTION = re.compile(r"([⁰¹²³⁴⁵⁶⁷⁸⁹]+)\s*[⁄∕/]\s*([₀₁₂₃₄₅₆₇₈₉]+)")
 _VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e\u2189]")
 _ROOT = re.compile(r"([√∛∜])[ ]?(\d+(?:\.\d+)?|[A-Za-z]|\\[A-Za-z]+|\([^()]*\)|\{[^{}]*\})")
 _ROOT_NAMES = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
@@ -121,21 +124,37 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
         ),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.", " "),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*", ""),
-        (r"\\(?:display|text|script|scriptscript)style(?![A-Za-z])|\\(?:no)?limits(?![A-Za-z])", " "),
+        (
+            r"\\(?:(?:display|text|script|scriptscript)style|(?:no)?limits|tiny|scriptsize|footnotesize|small|normalsize"
+            r"|[lL]arge|LARGE|[hH]uge|therefore)(?![A-Za-z])",
+            " ",
+        ),
         (r"\{\\(?:rm|bf|it|tt|sf|cal)(?![A-Za-z])\s*([^{}]*)\}", r"{\\text{\1}}"),
         (r"\\(?:rm|bf|it|tt|sf|cal)(?![A-Za-z])", " "),
         (
             r"\\color\s*\{[^{}]*\}|\\label\s*\{[^{}]*\}|\\tag\*?\s*\{[^{}]*\}|\\[hv]?phantom\s*\{[^{}]*\}|\\hspace\*?\s*\{[^{}]*\}",
             " ",
         ),
-        (r"\\textcolor\s*\{[^{}]*\}", " "),
-        (r"(\d)\s*(?:\{\s*,\s*\}|,\s*\\!|\\[,!;: ])\s*(?=\d{3}(?!\d))", r"\1"),
+        (r"\\(?:textcolor|colorbox)\s*\{[^{}]*\}", " "),
+        (r"(\d)\s*(?:\{\s*\\?,\s*\}|,\s*\\!|\\[,!;: ]|')\s*(?=\d{3}(?!\d))", r"\1"),
         (r"\\!", ""),
         (
             r"(?<!\\)\\[,;:> ]|\\(?:q?quad|enspace|(?:thin|med|thick|nobreak)space|hfill)(?![A-Za-z])|(?<!\\)~|&nbsp;",
             " ",
         ),
         # One spelling for each sign.
+        (r"(?<=[\w)}\]])\s*\*\*\s*(-?(?:\d+|[A-Za-z]))", r"^{\1}"),
+        (r"(?<=[\w)}\]])\s*\*\*\s*(?=\()", "^"),
+        (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda m: "'" * m[1].count("prime")),
+        (r"\\cr(?![A-Za-z])", r"\\\\ "),
+        (r"\{\s*([:=])\s*\}", r"\1"),
+        (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+        (r"\\?(?<![A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<![A-Za-z\\])sqrt\s*(\d+)", r"\\sqrt{\1}"),
+        (r"\\lg(?![A-Za-z])|(?<![A-Za-z\\])lg(?![A-Za-z])", r"\\log "),
+        (r"(?<![A-Za-z\\.])(?:np|numpy|math)\.(?=[a-z])", ""),
+        (r"\\bigcup(?![A-Za-z])", r"\\cup "),
+        (r"\\(?:backslash|smallsetminus)(?![A-Za-z])|(?<=\})\s*(?:-|\\)\s*(?=\\\{)", r"\\setminus "),
         (r"\\le(?:q|qslant|qq)?(?![A-Za-z])|\\lt(?![A-Za-z])\s*=|<=|=<", r"\\le "),
         (r"\\ge(?:q|qslant|qq)?(?![A-Za-z])|\\gt(?![A-Za-z])\s*=|>=", r"\\ge "),
         (r"\\lt(?![A-Za-z])", "<"),
@@ -158,35 +177,48 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
         (r"\\(?:dots|ldots|cdots|dotsc|dotsb)(?![A-Za-z])", "..."),
         (r"\\dbinom(?![A-Za-z])|\\tbinom(?![A-Za-z])", r"\\binom"),
         # Degrees, currency, percent.
-        (r"\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:[CF](?![A-Za-z]))?|\\degree(?:s)?(?![A-Za-z])|\\textdegree", " "),
+        (
+            r"\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:[CF](?![A-Za-z]))?|\\degree(?:s)?(?![A-Za-z])|\\textdegree"
+            r"|(?<=\d)\^\{?o\}?(?![A-Za-z])",
+            " ",
+        ),
         (r"\\\$|\\pounds(?![A-Za-z])|\\euro(?![A-Za-z])|[€£¥₹₽₩₪฿¢]", " "),
         (
             r"\\?%|\s*\\text\s*\{\s*(?:percent(?:age)?|per cent|pct\.?)\s*\}|\s*\b(?:percent(?:age)?|per cent|pct)\b",
             r"\\% ",
         ),
-        (r"\\?\"|''|``|\$", " "),
+        (r"``(.*?)''", r"\1"),
+        (r"\\?\"|\$", " "),
     )
 )
-DIGIT_GROUPS = re.compile(r"(?<![\d.,(\[])(?<!\\\{)([1-9]\d{0,2}(?:,\d{3})+)(?![\d,]|\.\d*,)")
+DIGIT_GROUPS = re.compile(r"(?<![\d.,(\[])(?<!\\\{)([1-9]\d{0,2}(?:,\d{3})+)(?!\d|,(?! )|\.\d*,)")
 """1,000 and 12,345,678; right behind a bracket the comma separates two numbers."""
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,(\[])0,(?=\d{3,}(?![\d,]))")
 _SPACED_GROUPS = re.compile(r"(?<![\d.,/])(?<!\d )(\d{1,3}(?: \d{3})+)(?![\d/]| \d)")
 _BARE_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
 _LAST_POINT = re.compile(r"(\d)\.(?![\d.])")
 _ANNOUNCEMENT = re.compile(
-    r"(?i)^(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?(?:answer|ans|result|solution)s?\s*(?:is|are|[:=])\s*[:=]?\s*(\})?\s*"
+    r"(?i)^(?:the\s+)?(?:final\s+)?(?:answer|ans|result|solution|total)s?\s*(?:is|are|[:=])\s*[:=]?\s*"
 )
 _FIRST_MARKS = re.compile(r"^[\s,;:?*_`]+|^\\approx\s*|^=\s*|^(?:about|approximately|roughly|exactly)\s+(?=[-\d\\])")
+_UNITS_TOO = ("deg", "min")
+"""Functions that are units inside a text command."""
+_ONE_COMMAND = re.compile(r"\\[A-Za-z]+\s*")
+_NUMBER_FIRST = re.compile(r"([-+]?\d[\d.,]*)(\s+[A-Za-z]{2}[^:\d]*)")
+_JOINT_AT_END = re.compile(r"(.*[A-Za-z])\s+(and|or)()|()(and|or)\s+(\w.*)")
 _FINAL_MARKS = re.compile(r"[\s,;:?*_`\\]+$|(?<!\.)\.{1,2}$")
 
 
 def plain_latex(text: str) -> str:
     r"""Return an answer without its dress, e.g. `\frac{1}{2}` for `½`, `$\dfrac12$.` and `\( \tfrac{1}2 \)`."""
-    text = re.sub(r"\*\*(.+?)\*\*", r"\1", _ascii(text))
+    text = re.sub(r"(?<![\w)}\]])\*\*(.+?)\*\*", r"\1", _ascii(text))
     if r"\begin" not in text:  # where a double backslash ends a row
-        text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)
+        text = re.sub(r"\\\\(?=[A-Za-z]{2})", r"\\", text)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
+    if r"\begin" not in text and "\\\\" in text:  # lines below each other: of one equation, or a list
+        text = re.sub(r"\\\\\s*(?=[=<>]|\\(?:le|ge|approx) )", " ", text.replace("&", " "))
+        text = re.sub(r"\\\\\s*(?=\S)", ", ", text)
     text = _plain_text_commands(text)
     text = _braced_arguments(text)
     text = DIGIT_GROUPS.sub(lambda m: m[1].replace(",", ""), text)
@@ -202,7 +234,11 @@ def plain_latex(text: str) -> str:
 def _ascii(text: str) -> str:
     """Unicode mathematics as LaTeX, full-width and other look-alikes as ASCII."""
     text = _SPACE.sub(" ", _INVISIBLE.sub("", text))
+    text = _STYLED.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
     text = _VULGAR.sub(_vulgar_fraction, text)
+    text = _RAISED_FRACTION.sub(
+        lambda m: f"\\frac{{{m[1].translate(_SUPERSCRIPTS)}}}{{{m[2].translate(_SUBSCRIPTS)}}}", text
+    )
     text = _SUPERSCRIPT_RUN.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = _SUBSCRIPT_RUN.sub(lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
     text = _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
@@ -219,12 +255,18 @@ def _plain_text_commands(text: str) -> str:
     r"""`\text{17}` is 17, `\mathrm{e}` is e, `\operatorname{arcsin}` is a function; words stay in `\text{...}`."""
 
     def plain(match: re.Match[str]) -> str:
-        content = match[1].strip()
-        if content in FUNCTIONS:
+        content = _ANNOUNCEMENT.sub("", match[1].strip())
+        if content in FUNCTIONS and not (content in _UNITS_TOO and match[0].startswith("\\text")):
             return f"\\{content} "
+        if _ONE_COMMAND.fullmatch(content):
+            return f" {content} "
+        if number := _NUMBER_FIRST.fullmatch(content):
+            return f" {number[1]} \\text\0{{{number[2]}}}"
+        if joint := _JOINT_AT_END.fullmatch(content):
+            return "".join(f" \\text\0{{{part}}} " for part in joint.groups() if part)
         words = re.search(r"(?<![A-Za-z\\])[A-Za-z]{2}|[^\x00-\x7f]", content)
-        if words and not re.search(r"[=<>^_+|\\]", content):
-            return f"\\text\0{{{match[1]}}}"  # the mark keeps it from being read again
+        if words and not re.search(r"[=<>^_+|\\]|[A-Za-z]\(", content):
+            return f"\\text\0{{{content if content != match[1].strip() else match[1]}}}"  # the mark: read no more
         return f" {content} " if content else " "
 
     for _ in range(4):  # commands inside commands

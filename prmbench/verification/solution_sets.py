@@ -11,7 +11,10 @@ from prmbench.verification.expressions import UnreadableError, expression
 from prmbench.verification.forms import Form, Items, Joined, Relation, Scalar, parse
 
 _VARIABLE = re.compile(r"(?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\{[^{}]*\}|\w))?(?:\([A-Za-z]\))?")
-_REALS = re.compile(r"\\mathbb\{R\}|\\text\s*\{\s*(?:all\s+)?real(?:s|\s+numbers)\s*\}|(?:all\s+)?real(?:s|\s+numbers)")
+_REALS = re.compile(
+    r"(?i)\\mathbb\{R\}|(?:\\text\s*\{)?\s*(?:(?:all|any|every)\s+)?(?:the\s+)?"
+    r"real(?:s|\s+numbers?)?\s*(?:(?:values\s+)?(?:of\s+)?\}?\s*[a-z])?\s*\}?"
+)
 _FAILURES = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError, UnreadableError)
 
 
@@ -60,11 +63,14 @@ def _named_set(text: str) -> sympy.Set | None:
             if text.strip() == "\\emptyset"
             else None
         )
-    parts = _named_set(whole), solution_set(parse(holes))
-    return None if parts[0] is None or parts[1] is None else parts[0] - parts[1].numbers
+    parts = solution_set(parse(whole)), solution_set(parse(holes))
+    return None if parts[0] is None or parts[1] is None else parts[0].numbers - parts[1].numbers
 
 
 def _items(form: Items) -> SolutionSet | None:
+    if not form.opening and all(isinstance(item, Items) and item.opening for item in form.items):
+        parts = [part.numbers for part in map(_solution_set, form.items) if part is not None]
+        return SolutionSet("", sympy.Union(*parts)) if len(parts) == len(form.items) else None
     values = [_real(item.text) for item in form.items if isinstance(item, Scalar)]
     if len(values) != len(form.items):
         return None
@@ -76,7 +82,7 @@ def _items(form: Items) -> SolutionSet | None:
 
 
 def _joined(form: Joined) -> SolutionSet | None:
-    parts = [_solution_set(part) for part in form.parts]
+    parts = [_part(part) for part in form.parts]
     known = [part for part in parts if part is not None]
     variables = {part.variable for part in known if part.variable}
     if len(known) != len(parts) or len(variables) > 1:
@@ -86,6 +92,13 @@ def _joined(form: Joined) -> SolutionSet | None:
     if form.joint == "," and numbers is sympy.S.EmptySet:  # `x < -2, x > 2` means either
         numbers = sympy.Union(*sets)
     return SolutionSet("".join(variables), numbers)
+
+
+def _part(form: Form) -> SolutionSet | None:
+    """What a condition allows; one of several may be an equation, as in `x < 0 or x = 1`."""
+    if isinstance(form, Relation) and form.signs == ("=",) and _VARIABLE.fullmatch(form.sides[0].replace(" ", "")):
+        return SolutionSet(form.sides[0].replace(" ", ""), sympy.FiniteSet(_real(form.sides[1])))
+    return _solution_set(form)
 
 
 def _relation(form: Relation) -> SolutionSet | None:

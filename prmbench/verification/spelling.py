@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from prmbench.verification import expressions
+from prmbench.verification.definitions import assignments, defined_value, values_of_one_name
 from prmbench.verification.expressions import UnreadableError, expression
 from prmbench.verification.forms import Form, Items, Matrix, Relation, Scalar, parse
-from prmbench.verification.grading import (
-    assignments,
-    choice_letter,
-    defined_value,
-    is_words,
-    plain_words,
-    squeezed,
-    unwrapped,
-    values_of_one_name,
-)
+from prmbench.verification.grading import choice_letter
 from prmbench.verification.quantities import read_quantity
+from prmbench.verification.scalars import is_words, plain_words, squeezed, unwrapped
 from prmbench.verification.solution_sets import solution_set
 
 LONG = 10**1000

@@ -1,0 +1,91 @@
+"""What an equation defines: a name, as in `x = 3` and `f(n) = n^2`, and its value; lists of such definitions."""
+
+from __future__ import annotations
+
+import re
+
+from prmbench.verification.forms import Form, Items, Relation, Scalar, flattened, parse
+from prmbench.verification.scalars import is_words, squeezed, unwrapped
+
+_SYMBOL = r"(?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\{[^{}]*\}|\w))?'*"
+_NAME = re.compile(
+    rf"{_SYMBOL}(?:\([^()]*\))?|(?:m?\\(?:angle|overline|triangle)\{{?)?[A-Z]{{2,4}}\}}?|\|[A-Z]{{2}}\||\[[A-Z]{{3,4}}\]"
+    rf"|\({_SYMBOL}(?:,{_SYMBOL})+\)|{_SYMBOL}(?::{_SYMBOL})+|[A-Z]{{2}}/[A-Z]{{2}}|\\frac\{{[A-Z]{{2}}\}}\{{[A-Z]{{2}}\}}"
+)
+"""What an equation may define: x, f(x), P(A), AB, |AB|, [ABC], (x, y), a:b, AB/CD."""
+_PRODUCT = re.compile(r"[a-z]{2}|[b-df-hj-np-tv-z]{3}")
+"""Letters that are no word: `xy`, `mn`."""
+FUNCTION_NAME = re.compile(rf"y|{_SYMBOL}\([^()]*\)")
+_VARIABLE_OF = re.compile(rf"{_SYMBOL}\(([A-Za-z])\)")
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def defined_name(relation: Form) -> str:
+    """Return what an equation defines: `x` of `x = 3` and of `3 = x`; empty for other relations."""
+    if not isinstance(relation, Relation) or not relation.is_equation:
+        return ""
+    for side in (relation.sides[0], relation.sides[-1]):
+        name = squeezed(unwrapped(side))
+        if _NAME.fullmatch(name) or (is_words(side) and not _PRODUCT.fullmatch(name)):
+            return name
+    return ""
+
+
+def defined_value(relation: Relation) -> Form | None:
+    """Return the value that an equation gives to a name, or None where it defines none."""
+    name = defined_name(relation)
+    if not name:
+        return parse(relation.sides[-1]) if relation.is_equation and len(relation.sides) > 2 else None
+    return parse(relation.sides[-1] if squeezed(unwrapped(relation.sides[0])) == name else relation.sides[0])
+
+
+def values_of_answer(relation: Relation) -> list[Form]:
+    """Return what an answer's equation arrives at: `10/2 = 5` and `a + b = 5` say 5; `x^2 - 4 = 0` says no value."""
+    if not relation.is_equation:
+        return []
+    value = defined_value(relation)
+    if value is not None:
+        return [value]
+    if relation.signs == ("\\approx",):  # the exact value, or the rounded one
+        return [parse(side) for side in relation.sides]
+    return [] if squeezed(relation.sides[-1]) == "0" else [parse(relation.sides[-1])]
+
+
+def with_argument_of(gold_name: str, name: str, value: Form) -> Form:
+    """Return a function's value in the gold answer's variable: `n^2` of `f(n) = n^2` as `x^2` where that has f(x)."""
+    variables = [_VARIABLE_OF.fullmatch(text) for text in (name, gold_name)]
+    if not (isinstance(value, Scalar) and variables[0] and variables[1]):
+        return value
+    old, new = (re.compile(rf"(?<![A-Za-z\\]){match[1]}(?![A-Za-z])") for match in variables if match)
+    return value if new.search(value.text) else Scalar(old.sub(variables[1][1], value.text))
+
+
+def assignments(form: Items) -> dict[str, Form]:
+    """Return name -> value of a list such as `x = 1, y = 2`; empty where it is another list.
+
+    Neighbours in the alphabet come in its order, as in `(x, y)`.
+    """
+    names = [defined_name(item) for item in form.items]
+    if not all(names) or len(set(names)) < len(names) or len(names) < 2:
+        return {}
+    values = [defined_value(item) for item in form.items if isinstance(item, Relation)]
+    named = [(name, value) for name, value in zip(names, values, strict=True) if value is not None]
+    return dict(sorted(named, key=lambda item: item[0]) if "".join(sorted(names)) in _ALPHABET else named)
+
+
+def values_of_one_name(form: Items) -> Items:
+    """Return `x = 1 or x = 2` and `x = 1, 2` as the list `1, 2`; other lists as they are."""
+    names = {defined_name(item) for item in form.items if isinstance(item, Relation)}
+    if len(names) != 1 or "" in names:
+        return form
+    values = [defined_value(item) if isinstance(item, Relation) else item for item in form.items]
+    return Items(flattened(v for v in values if v is not None), form.opening, form.closing)
+
+
+def in_groups(form: Items) -> Items:
+    """Return `p = 5, q = 2, p = 7, q = 2` as two groups of assignments; other lists as they are."""
+    names = [defined_name(item) for item in form.items]
+    size = names.index(names[0], 1) if names.count(names[0]) > 1 else 0
+    if form.opening or size < 2 or not all(names) or names != names[:size] * (len(names) // size):
+        return form
+    return Items(tuple(Items(form.items[k : k + size]) for k in range(0, len(names), size)))

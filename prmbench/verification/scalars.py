@@ -1,0 +1,135 @@
+r"""Equality of single values: numbers with units, words, clock times, ratios, numbers in a base, expressions."""
+
+from __future__ import annotations
+
+import re
+
+from prmbench.verification import expressions
+from prmbench.verification.expressions import UnreadableError
+from prmbench.verification.latex import FUNCTIONS
+from prmbench.verification.numbers import Number, read_number
+from prmbench.verification.quantities import read_quantity
+
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::[0-5]\d)?(?:([ap])\.?m\.?)?", re.IGNORECASE)
+_RATIO = re.compile(r"\d+(?:\.\d+)?(?::\d+(?:\.\d+)?)+")
+_IN_BASE = re.compile(r"\(?(\d[\dA-Za-z]*)\)?_\{?\(?(?:\\text\{)?(\w+)\}*\)?\}?")
+_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+          "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
+LONG_WORD = 3
+"""Only longer words have a plural: SSS is not SS."""
+
+
+def squeezed(text: str) -> str:
+    """Return the text without braces around single characters, and without blanks but those between two digits."""
+    return re.sub(r"(?<!\\)\{(\w)\}", r"\1", re.sub(r"(?<!\d)\s+|\s+(?!\d|\s)", "", text))
+
+
+def unwrapped(text: str) -> str:
+    r"""Return the text with `\text{...}` replaced by what it holds."""
+    return _TEXT.sub(r"\1", text).strip()
+
+
+def same_scalar(gold: str, answer: str) -> bool:
+    """Return whether two answers without commas, relations and brackets around them are equal.
+
+    Raises:
+        UnreadableError: A parser failed on one of them.
+    """
+    if squeezed(gold) == squeezed(answer):
+        return True
+    as_text = _same_as_text(gold, answer)
+    if as_text is not None:
+        return as_text
+    one, other = read_quantity(gold), read_quantity(answer)
+    if one.noun and other.noun and _singular(one.noun) != _singular(other.noun):
+        return False
+    if one.number is not None and other.number is not None:
+        return _same_number(one.number, one.percent, other.number, other.percent)
+    words = is_words(one.core), is_words(other.core)
+    if all(words):
+        return _singular(plain_words(gold)) == _singular(plain_words(answer))
+    if any(words) and not all(
+        re.fullmatch("[a-z]{2,3}", core) or not is_word
+        for core, is_word in zip((one.core, other.core), words, strict=True)
+    ):
+        return False
+    if one.number is not None:
+        return _equals_number(other.core, one.number)
+    if other.number is not None:
+        return _equals_number(one.core, other.number)
+    return expressions.same_expression(one.core, other.core)
+
+
+def _equals_number(text: str, number: Number) -> bool:
+    """Whether an expression is a number. One with a variable that cannot be parsed is not."""
+    try:
+        return expressions.equals_number(text, number)
+    except UnreadableError:
+        letters = re.findall(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])", text)
+        if set(letters) <= {"e", "i"}:
+            raise
+        return False
+
+
+def _same_as_text(gold: str, answer: str) -> bool | None:
+    """Clock times, ratios and numbers in a base are compared as texts; None where neither is one."""
+    texts = [re.sub(r"(?<=\d)to(?=\d)", ":", squeezed(unwrapped(text))) for text in (gold, answer)]
+    clocks = [_CLOCK.fullmatch(text) for text in texts]
+    if clocks[0] and clocks[1]:
+        halves = {half.lower() for half in (clocks[0][3], clocks[1][3]) if half}
+        return clocks[0][2] == clocks[1][2] and int(clocks[0][1]) == int(clocks[1][1]) and len(halves) < 2
+    if any(clocks):
+        return False
+    ratios = [_RATIO.fullmatch(text) for text in texts]
+    if all(ratios):
+        return texts[0] == texts[1]
+    if any(ratios):
+        ratio, other = (texts[0], answer) if ratios[0] else (texts[1], gold)
+        number = read_quantity(other).number
+        quotient = read_number(ratio.replace(":", "/", 1))
+        return number is not None and quotient is not None and number.equals(quotient)
+    bases = [_IN_BASE.fullmatch(text) for text in texts]
+    if bases[0] and bases[1]:
+        return bases[0][1].upper() == bases[1][1].upper() and _base(bases[0][2]) == _base(bases[1][2])
+    return False if any(bases) else None
+
+
+def _base(name: str) -> str:
+    return _BASES.get(name.lower(), name)
+
+
+def _same_number(gold: Number, gold_percent: bool, answer: Number, answer_percent: bool) -> bool:
+    """Equal numbers; 50 and the decimal 0.5 are both what 50% may be written as, the fraction 1/2 is not."""
+    if gold.equals(answer):
+        return True
+    if gold_percent == answer_percent:
+        return False
+    percentage, share = (gold, answer) if gold_percent else (answer, gold)
+    return share.last_digit is not None and share.value == percentage.value / 100
+
+
+def _singular(noun: str) -> str:
+    return " ".join(word.removesuffix("s") if len(word) > LONG_WORD else word for word in noun.split())
+
+
+def is_words(text: str) -> bool:
+    r"""Whether a text is made of words and not of variables: `\text{east}`, `ABC`, `June 20`; not `2xy`."""
+    if any(re.search(r"[^\W\d_]{2}", content) for content in _TEXT.findall(text)):
+        return True
+    bare = re.sub(r"_\s*(?:\{[^{}]*\}|\S)|\\[A-Za-z]+", " ", text)
+    for run in re.finditer(r"[^\W\d_]{2,}", bare):
+        if run[0] in FUNCTIONS or run[0] == "pi":
+            continue
+        before, after = bare[: run.start()], bare[run.end() :]
+        in_product = re.search(r"[\d+*/^()|{}-]$", before) or re.match(r"[+*/^()|{}-]", after)
+        if len(run[0]) > 3 or not in_product or not run[0].isascii():
+            return True
+    return bool(re.search(r"[^\W\d_]", bare)) and not bare.isascii()
+
+
+def plain_words(text: str) -> str:
+    """Return words in lower case, without articles, punctuation and commands."""
+    text = re.sub(r"[^\w\s+./:-]|_", " ", unwrapped(text).casefold().replace("\\", " "))
+    text = re.sub(r"(?<=[^\W\d])-(?=[^\W\d])", " ", text)
+    return " ".join(word for word in (w.strip(".:") for w in text.split()) if word not in ("", "a", "an", "the"))
