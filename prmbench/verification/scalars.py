@@ -117,7 +117,7 @@ def is_words(text: str) -> bool:
     r"""Whether a text is made of words and not of variables: `\text{east}`, `ABC`, `June 20`; not `2xy`."""
     if any(re.search(r"[^\W\d_]{2}", content) for content in _TEXT.findall(text)):
         return True
-    bare = re.sub(r"_\s*(?:\{[^{}]*\}|\S)|\\[A-Za-z]+", " ", text)
+    bare = re.sub(r"_\s*(?:\{[^{}]*\}|\\[A-Za-z]+|\S)|\\[A-Za-z]+", " ", text)
     for run in re.finditer(r"[^\W\d_]{2,}", bare):
         if run[0] in FUNCTIONS or run[0] == "pi":
             continue
