@@ -19,6 +19,8 @@ from prmbench.verification.spelling import spelled
 from prmbench.verify import Claim, Verifier
 
 RIGHT = [
+    ("\\frac{dx}{dt}=kx-a", "\\boxed{(d x)/(d t) = k x - a}"),
+    ("\\frac{dx}{dt}=kx-a", "\\boxed{dx/dt = kx - a}"),
     ("\\alpha", "\\boxed{\\mathbf{\\alpha}}"),
     ("1024-256 \\pi", "\\boxed{\\mathbf{1024-256 \\pi}}"),
     ("\\frac{1}{m} t", "\\boxed{(1)/(m) t}"),

@@ -32,6 +32,7 @@ _VARIABLE = r"(\\?[A-Za-z]+(?:_\s*(?:\{[^{}]*\}|\w))?)"
 _COMMAND_BELOW = re.compile(
     r"_\s*(?:\{\s*\\text\s*\{\s*([A-Za-z]+)\s*\}\s*\}|\{\s*\\([A-Za-z]+)\s*\}|\\(?!text)([A-Za-z]+))"
 )
+_SLASHED_DERIVATIVE = re.compile(rf"\(?(?<![A-Za-z\\])d\s*{_VARIABLE}\)?\s*/\s*\(?d\s*{_VARIABLE}\)?")
 _DERIVATIVE = re.compile(
     rf"\\frac\s*\{{\s*(?:d|\\partial)\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?\s*{_VARIABLE}\s*\}}"
     rf"\s*\{{\s*(?:d|\\partial)\s*{_VARIABLE}\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?\s*\}}"
@@ -87,6 +88,7 @@ def _for_parser(text: str) -> str:
     """
     text = _COMMAND_BELOW.sub(lambda m: f"_{{{m[1] or m[2] or m[3]}}}", text)
     text = re.sub(r"_\s*\{\s*([A-Za-z]{2,})\s*\}", r"_{q\1}", text)  # so that `max` is no function there
+    text = _SLASHED_DERIVATIVE.sub(r"\\frac{d \1}{d \2}", text)
     text = _DERIVATIVE.sub(
         lambda m: "\\Psi_{" + re.sub(r"[^A-Za-z\d]", "", "".join(filter(None, m.groups()))) + "}", text
     )
