@@ -1,6 +1,6 @@
 """What a stranger's model may do while transformers loads it: fail in one line, and run nothing.
 
-Code of a model's own is the business of `--trust-remote-code` (backends); this is what that option does not cover.
+Whether code of a model's own may run, `--trust-remote-code` says (backends); transformers keeps to it, but for kernels.
 """
 
 from __future__ import annotations
