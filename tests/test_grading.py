@@ -19,6 +19,7 @@ from prmbench.verification.spelling import spelled
 from prmbench.verify import Claim, Verifier
 
 RIGHT = [
+    ("4", "\\boxed{\\#4}"),
     ("\\frac{dx}{dt}=kx-a", "\\boxed{(d x)/(d t) = k x - a}"),
     ("\\frac{dx}{dt}=kx-a", "\\boxed{dx/dt = kx - a}"),
     ("\\alpha", "\\boxed{\\mathbf{\\alpha}}"),
@@ -259,6 +260,9 @@ RIGHT = [
     ("7", "\\boxed{7 \\pmod{11}}"),
 ]
 WRONG = [
+    ("7", "\\boxed{7 5 2}"),
+    ("7", "\\boxed{#4}"),
+    ("12", "\\boxed{1 2}"),
     ("1.2", "\\boxed{1, 2}"),
     ("1", "\\boxed{-1,-9}"),
     ("6.02e23", "\\boxed{6.03\\times 10^{23}}"),

@@ -22,7 +22,7 @@ _COMPARE_TEXT = """
 """
 """The library's common scorer: the answer is the text of the entry's."""
 _OWN_SCORER = """
-    ab advanced_geometry calendar_arithmetic chain_sum circuit_logic coin_flip color_cube_rotation decimal_arithmetic
+    ab advanced_geometry calendar_arithmetic chain_sum circuit_logic color_cube_rotation decimal_arithmetic
     decimal_chain_sum dice emoji_mystery family_relationships fraction_simplification game_of_life
     group_anagrams gsm_symbolic knights_knaves letter_jumble manipulate_matrix mini_sudoku needle_haystack number_format
     palindrome_generation palindrome_partitioning path_star pool_matrix power_function prime_factorization products
@@ -39,6 +39,7 @@ REFUSED = {
         ["countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"],
         "its scorer evaluates the answer with sympy's parser",
     ),
+    "coin_flip": "its scorer calls the answer 0 right",
     "complex_arithmetic": "its scorer calls the answer NaN right",
     "composite": "its scorer is chosen by the data",
     "game_of_life_halting": "its scorer calls every answer right",

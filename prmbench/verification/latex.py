@@ -188,7 +188,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
             r"\\% ",
         ),
         (r"``(.*?)''", r"\1"),
-        (r"\\?\"|\$", " "),
+        (r"\\?\"|\$|\\?#(?=\s*\d)", " "),
     )
 )
 DIGIT_GROUPS = re.compile(r"(?<![\d.,(\[])(?<!\\\{)([1-9]\d{0,2}(?:,\d{3})+)(?!\d|,(?! )|\.\d*,)")
