@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 
 from prmbench.answers import answer_region, answer_span, boxes, last_box
 from prmbench.schema import UserError
-from prmbench.verification.gym_tasks import refusal
+from prmbench.verification import gym_tasks
 
 Kind = Literal["math", "exact", "gym"]
 PACKAGES = {"math": "math_verify", "gym": "reasoning_gym"}
@@ -240,6 +240,8 @@ def need(kind: str) -> None:
     package = PACKAGES.get(kind)
     if package and importlib.util.find_spec(package) is None:
         raise UserError(f"verifier {kind}: needs {package.replace('_', '-')}; run: pip install prmbench[verify]")
+    if kind == "gym":
+        gym_tasks.check_version()
 
 
 def _parsed(raw: bytes, token: str) -> dict[str, Any]:
@@ -283,7 +285,7 @@ def _at_once(claim: Claim) -> Verdict | None:
         return Verdict("no answer")
     if claim.verifier == "gym":
         metadata = claim.entry.get("metadata")
-        return Verdict("crash") if not isinstance(metadata, Mapping) or refusal(metadata) else None
+        return Verdict("crash") if not isinstance(metadata, Mapping) or gym_tasks.refusal(metadata) else None
     answer = normal(answer)
     return Verdict("right" if answer == normal(claim.gold) else "wrong", answer)
 

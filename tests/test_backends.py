@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -621,6 +623,58 @@ def test_code_in_a_folder_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded"):
         load_backend(ModelConfig(str(folder)))
     assert "hostile_ran" not in sys.modules
+
+
+class _Call:
+    """Pickled, a call of a function: it would set a variable of the environment."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return exec, ("import os; os.environ['HOSTILE_RAN'] = '1'",)
+
+
+@pytest.mark.parametrize("protocol", ["torch", "pickle"])
+def test_weights_that_call_functions_are_not_unpickled(tmp_path: Path, protocol: str) -> None:
+    folder = card(save_model(tmp_path / "hostile", 0), backend="endo")
+    (folder / "model.safetensors").unlink()
+    with (folder / "pytorch_model.bin").open("wb") as file:
+        torch.save({"lm_head.weight": _Call()}, file) if protocol == "torch" else pickle.dump(_Call(), file)
+    with pytest.raises(UserError, match="a pickle that holds more than tensors") as caught:
+        load_backend(ModelConfig(str(folder)))
+    assert "HOSTILE_RAN" not in os.environ
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"attn_implementation": "hostile/kernel"}, "names a kernel on the hub"),
+        ({"_attn_implementation": "paged|hostile/kernel@main:forward"}, "names a kernel on the hub"),
+        ({"attn_implementation": {"": "sdpa", "text_config": "hostile/kernel"}}, "names a kernel on the hub"),
+        ({"text_config": {"_attn_implementation_internal": "hostile/kernel"}}, "names a kernel on the hub"),
+        ({"experts_implementation": "hostile/kernel"}, "names a kernel on the hub"),
+        ({"quantization_config": "x"}, "cannot be loaded"),
+        ({"attention_bias": "x"}, "cannot be loaded"),
+        ({"hidden_size": -1}, "cannot be loaded"),
+    ],
+)
+def test_configurations_that_run_code_or_make_no_sense(tmp_path: Path, values: dict[str, Any], says: str) -> None:
+    folder = card(save_model(tmp_path / "odd", 0), backend="endo")
+    shape = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**shape, **values}))
+    with pytest.raises(UserError, match=says) as caught:
+        load_backend(ModelConfig(str(folder)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("tokenizer_config.json", {"model_max_length": "x"}), ("tokenizer.json", {"version": "x"})]
+)
+def test_tokenizers_that_make_no_sense(tmp_path: Path, name: str, values: dict[str, Any]) -> None:
+    folder = card(save_model(tmp_path / "odd", 0), backend="endo")
+    told = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**told, **values}))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_backend(ModelConfig(str(folder)))
 
 
 def test_cards_are_complete() -> None:

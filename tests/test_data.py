@@ -281,6 +281,7 @@ def test_numbers_inside_a_line_head_no_step() -> None:
     assert len(solutions.by_number("We see 3.5 and\n2.5 more, see Step 3\n10 apples\nStepwise")) == 1
     assert solutions.by_number("1) a\n2) b") == ["", "1) a\n", "2) b"]
     assert solutions.by_number("STEP 1: a\nstep 2: b") == ["", "STEP 1: a\n", "step 2: b"]
+    assert solutions.split_text("**1.** a\n**2)** b\n**3:** c", "numbered", True) == ("a", "b\n**3:** c")
 
 
 @pytest.mark.parametrize("alone", ["30.", "30. ", "3)", "30", "(3)"])

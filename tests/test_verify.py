@@ -297,6 +297,25 @@ def test_no_safe_scorer_evaluates_anything() -> None:
         assert evaluates.search(inspect.getsource(scorer)) is None, name
 
 
+def test_scorers_of_another_version_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("reasoning_gym", reason="needs reasoning-gym (extra verify)")
+    monkeypatch.setattr(gym_tasks, "VERSION", "0.0.1")
+    with pytest.raises(UserError, match=r"were read: pip install reasoning-gym==0\.0\.1"):
+        verify.need("gym")
+
+
+@pytest.mark.slow
+def test_no_scorer_calls_an_answer_right_that_is_none() -> None:
+    """NaN compares with nothing, and so passes where a scorer looks for a difference."""
+    gym = pytest.importorskip("reasoning_gym", reason="needs reasoning-gym (extra verify)")
+    entries = [gym.create_dataset(name, size=1, seed=1)[0] for name in sorted(gym_tasks.SAFE)]
+    answers = ("nan", "nanj", "inf", "[]", "{}", "null", "()", "None")
+    claims = [Claim(f"<answer>{a}</answer>", str(e["answer"]), "gym", e) for e in entries for a in answers]
+    with Verifier(workers=2, limit=20.0) as verifier:
+        verdicts = verifier.check(claims)
+    assert [c.text for c, v in zip(claims, verdicts, strict=True) if v.outcome == 1 and c.gold not in c.text] == []
+
+
 # --- attacks --------------------------------------------------------------------------------------------------
 
 GYM_ATTACKS = {

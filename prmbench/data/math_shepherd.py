@@ -18,11 +18,13 @@ from prmbench.schema import UserError
 TAG = "ки"
 """Closes every step of `input`; `label` has + or - in its place."""
 _FIRST_STEP = re.compile(r"(?<!\S)Step 1:")
-_FIRST_STEP_ANY_FORM = re.compile(r"\bstep\s*1\s*(?::|[.)](?=\s))", re.IGNORECASE)
-_HEADING = re.compile(r"\Astep\s*\d+\s*(?::|[.)](?=\s|\Z))\s*", re.IGNORECASE)
+_FIRST_STEP_ANY_FORM = re.compile(r"(?:#{1,6} *|\*{1,3})?\bstep\s*1\s*\**(?::|[.)](?=[\s*]))", re.IGNORECASE)
+_MARKUP_AT_END = re.compile(r"(?:\n#{1,6}[ \t]*| \*{2,3}|\n\*{1,3})\Z")
+"""Of a heading in Markdown, before its words."""
+_HEADING = re.compile(r"\A(?:#{1,6} *|\*{1,3})?step\s*\d+\s*\**(?::|[.)](?=[\s*]|\Z))\**\s*", re.IGNORECASE)
 _MARK = re.compile(rf"{TAG}(?:[ \t]*\?)?")
 """The tag, also in the card's newer spelling."""
-_STEP_END = re.compile(r"[ \t]*(?:\n|\Z|step\s*\d+\s*[:.)])", re.IGNORECASE)
+_STEP_END = re.compile(r"[ \t]*(?:\n|\Z|[*# ]*step\s*\d+\s*\**[:.)])", re.IGNORECASE)
 """What follows a tag that closes a step."""
 _SIGN = re.compile(rf"(?:{TAG}\s*)?([+-])(?:[ \t]*\?)?")
 """What `label` has in the place of a mark; where its tag alone was replaced, the question mark is still there."""
@@ -73,7 +75,7 @@ def problem(row: Mapping[str, Any], where: str) -> str:
 
 
 def _before(text: str, heading: int, where: str) -> str:
-    asked = text[:heading].strip()
+    asked = _MARKUP_AT_END.sub("", text[:heading]).strip()
     if not asked:
         raise UserError(f"{where}: field 'input' has no 'Step 1:' after the problem")
     return asked

@@ -19,7 +19,7 @@ from prmbench.schema import Notice, Trace, UserError, text_hash
 # A number alone is text: `30.` on a line of its own is an answer, so `3.` and `3)` need text behind them on their line.
 # `Step 3` is a heading with or without text behind it.
 _HEADED_LINE = re.compile(
-    r"^(?=[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:step[ \t]+\d+\b|\d+[.)][ \t]+\S))", re.MULTILINE | re.IGNORECASE
+    r"^(?=[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:step[ \t]+\d+\b|\d+[.)](?::?\*\*:?)?[ \t]+\S))", re.MULTILINE | re.IGNORECASE
 )
 _HEADING = re.compile(
     r"[ \t]*(?:#+[ \t]*)?(\*\*)?(?:step[ \t]+\d+[:.)]?(?(1):?\*\*:?)(?=\s|\Z)|\d+[.)](?(1):?\*\*:?)(?=[ \t]+\S))[ \t]*",

@@ -9,7 +9,6 @@ import ctypes
 import importlib.util
 import os
 import re
-import struct
 import sys
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -22,13 +21,13 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 from prmbench import head, manifest, reading
 from prmbench.config import missing_folder
 from prmbench.engines import NextTokens, TokenLogprobs
 from prmbench.engines.decoding import Drawn, decode
+from prmbench.engines.loading import errors_in_one_line, refuse_kernels
 from prmbench.engines.render import Encoded
 from prmbench.engines.sampling import (
     CPU_CACHE_BYTES,
@@ -37,7 +36,6 @@ from prmbench.engines.sampling import (
     GPU_MOST_TOKENS,
     Sampling,
 )
-from prmbench.redaction import first_line
 from prmbench.schema import Notice, UserError
 
 Head = Literal["lm", "classes", "none"]
@@ -50,8 +48,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
 TOKENIZER_FILES = ("tokenizer.*", "tokenizer_config.json", "vocab.*", "spiece.model", "sentencepiece*")
 """Patterns of the files that a tokenizer may be read from."""
-UNLOADABLE = (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError, struct.error)
-"""What loading raises on files that are no model, or not this kind of one."""
 ZERO_IF_ABSENT = {"score.bias"}
 """Parameters that a checkpoint may leave out: heads trained without a bias."""
 PROBE_TOLERANCE = 0.05, 4
@@ -264,8 +260,10 @@ def load(
     options |= {"revision": revision, "trust_remote_code": remote_code}
     place = {"device_map": placement.device} if placement.spread else {}
     dtype = getattr(torch, placement.dtype)
-    try:
+    with errors_in_one_line(name):
+        refuse_kernels(where, options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(tokens, **options)
+        tokenizer("1")  # some damage shows in use alone
         if empty:
             with torch.device("meta"):
                 shape = transformers.AutoConfig.from_pretrained(where, **options)
@@ -276,8 +274,6 @@ def load(
         lacking = set(found["missing_keys"])
         if adapter is not None:
             lacking |= set(model.load_adapter(name).missing_keys)
-    except UNLOADABLE as error:
-        raise UserError(f"model {name}: cannot be loaded ({first_line(error)})") from error
     missing = sorted(lacking - ZERO_IF_ABSENT)
     if missing:
         raise UserError(f"model {name}: lacks weights ({', '.join(missing[:3])}); random ones would score at random")

@@ -22,6 +22,7 @@ from prmbench import distributed, manifest
 from prmbench.engines import TokenLogprobs
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.hf import Placement, commit, source
+from prmbench.engines.loading import errors_in_one_line
 from prmbench.engines.render import Encoded
 from prmbench.engines.sampling import CPU_CACHE_BYTES, Sampler, Sampling
 from prmbench.redaction import first_line
@@ -320,11 +321,9 @@ def tokens_of(name: str, revision: str | None = None) -> tuple[Any, frozenset[in
     """A model's tokenizer and the tokens that end its completions, without its weights. Raises UserError."""
     import transformers
 
-    try:
+    with errors_in_one_line(name, "has no tokenizer or config"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
         config = transformers.AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model {name}: has no tokenizer or config ({first_line(error)})") from error
     try:
         told = transformers.GenerationConfig.from_pretrained(name, revision=revision or "main").eos_token_id
     except OSError:

@@ -11,12 +11,14 @@ _SYMBOL = r"(?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\{[^{}]*\}|\w))?'*"
 _NAME = re.compile(
     rf"{_SYMBOL}(?:\([^()]*\))?|(?:m?\\(?:angle|overline|triangle)\{{?)?[A-Z]{{2,4}}\}}?|\|[A-Z]{{2}}\||\[[A-Z]{{3,4}}\]"
     rf"|\({_SYMBOL}(?:,{_SYMBOL})+\)|{_SYMBOL}(?::{_SYMBOL})+|[A-Z]{{2}}/[A-Z]{{2}}|\\frac\{{[A-Z]{{2}}\}}\{{[A-Z]{{2}}\}}"
+    r"|\\frac\{d[A-Za-z]\}\{d[A-Za-z]\}"
 )
-"""What an equation may define: x, f(x), P(A), AB, |AB|, [ABC], (x, y), a:b, AB/CD."""
+"""What an equation may define: x, f(x), P(A), AB, |AB|, [ABC], (x, y), a:b, AB/CD, dy/dx."""
 _PRODUCT = re.compile(r"[a-z]{2}|[b-df-hj-np-tv-z]{3}")
 """Letters that are no word: `xy`, `mn`."""
 FUNCTION_NAME = re.compile(rf"y|{_SYMBOL}\([^()]*\)")
 _VARIABLE_OF = re.compile(rf"{_SYMBOL}\(([A-Za-z])\)")
+PAIR = 2
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -40,7 +42,7 @@ def defined_value(relation: Relation) -> Form | None:
 
 
 def values_of_answer(relation: Relation) -> list[Form]:
-    """Return what an answer's equation arrives at: `10/2 = 5` and `a + b = 5` say 5; `x^2 - 4 = 0` says no value."""
+    """Return what an answer's equation arrives at: `10/2 = 5` and `a + b = 5` say 5; `2x = 4` says no value."""
     if not relation.is_equation:
         return []
     value = defined_value(relation)
@@ -48,7 +50,15 @@ def values_of_answer(relation: Relation) -> list[Form]:
         return [value]
     if relation.signs == ("\\approx",):  # the exact value, or the rounded one
         return [parse(side) for side in relation.sides]
+    if len(relation.sides) == PAIR and _multiple_of_name(relation.sides[0]):
+        return []
     return [] if squeezed(relation.sides[-1]) == "0" else [parse(relation.sides[-1])]
+
+
+def _multiple_of_name(side: str) -> bool:
+    """Whether a side is a name with a factor: `2x = 4` and `-x = 1` do not say what x is."""
+    name = re.sub(r"^[-+]?(?:\d+(?:\.\d+)?)?(?:\\cdot|\*)?", "", squeezed(unwrapped(side)))
+    return bool(name) and _NAME.fullmatch(name) is not None
 
 
 def with_argument_of(gold_name: str, name: str, value: Form) -> Form:
@@ -73,10 +83,15 @@ def assignments(form: Items) -> dict[str, Form]:
     return dict(sorted(named, key=lambda item: item[0]) if "".join(sorted(names)) in _ALPHABET else named)
 
 
+def one_name(form: Items) -> str:
+    """Return the name whose values a list gives, as in `x = 1 or x = 2` and `x = 1, 2`; empty for other lists."""
+    names = {defined_name(item) for item in form.items if isinstance(item, Relation)}
+    return names.pop() if len(names) == 1 else ""
+
+
 def values_of_one_name(form: Items) -> Items:
     """Return `x = 1 or x = 2` and `x = 1, 2` as the list `1, 2`; other lists as they are."""
-    names = {defined_name(item) for item in form.items if isinstance(item, Relation)}
-    if len(names) != 1 or "" in names:
+    if not one_name(form):
         return form
     values = [defined_value(item) if isinstance(item, Relation) else item for item in form.items]
     return Items(flattened(v for v in values if v is not None), form.opening, form.closing)

@@ -8,6 +8,7 @@ negative point is not real, as that of a root may be, only the positive points c
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -21,9 +22,21 @@ MOST_CHARACTERS = 2_000
 """A longer expression is not parsed."""
 DIGITS = 50
 _PRECISION = DIGITS + 20
-_POSITIVE = ("7/5", "13/6", "19/8", "31/9", "5/11", "43/12", "17/3", "29/13", "61/7", "3/10")
+_POSITIVE = ("7/5", "19/8", "61/7", "379/9", "5/11", "43/12", "17/3", "29/13", "31/9", "3/10")
 """Values of the variables, in order; the second point begins with the second of them, and so on."""
 _POINTS = 4
+_WHOLE_POINTS = 24
+_STEPS = (sympy.floor, sympy.ceiling, sympy.Mod, sympy.factorial, sympy.binomial)
+"""Functions that are meant for whole numbers."""
+_VARIABLE = r"(\\?[A-Za-z]+(?:_\s*(?:\{[^{}]*\}|\w))?)"
+_COMMAND_BELOW = re.compile(
+    r"_\s*(?:\{\s*\\text\s*\{\s*([A-Za-z]+)\s*\}\s*\}|\{\s*\\([A-Za-z]+)\s*\}|\\(?!text)([A-Za-z]+))"
+)
+_SLASHED_DERIVATIVE = re.compile(rf"\(?(?<![A-Za-z\\])d\s*{_VARIABLE}\)?\s*/\s*\(?d\s*{_VARIABLE}\)?")
+_DERIVATIVE = re.compile(
+    rf"\\frac\s*\{{\s*(?:d|\\partial)\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?\s*{_VARIABLE}\s*\}}"
+    rf"\s*\{{\s*(?:d|\\partial)\s*{_VARIABLE}\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?\s*\}}"
+)
 
 
 class UnreadableError(Exception):
@@ -70,8 +83,21 @@ def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase:
 def _for_parser(text: str) -> str:
     """The text with what the parser takes for something else written otherwise.
 
-    These are primes, bare names of functions, `E_1` (the constant e), `2(3)` (a mixed number), `1.5e3`, a sum over i.
+    These are primes, bare names of functions, `E_1` (the constant e), `2(3)` (a mixed number), `1.5e3`, a sum over i,
+    derivatives of unknown functions (zero), transposes (dropped) and subscripts that are commands.
     """
+    text = _COMMAND_BELOW.sub(lambda m: f"_{{{m[1] or m[2] or m[3]}}}", text)
+    text = re.sub(r"_\s*\{\s*([A-Za-z]{2,})\s*\}", r"_{q\1}", text)  # so that `max` is no function there
+    text = _SLASHED_DERIVATIVE.sub(r"\\frac{d \1}{d \2}", text)
+    text = _DERIVATIVE.sub(
+        lambda m: "\\Psi_{" + re.sub(r"[^A-Za-z\d]", "", "".join(filter(None, m.groups()))) + "}", text
+    )
+    text = re.sub(
+        r"((?<![A-Za-z])[A-Za-df-z]|\})\s*\^\s*\{?\s*(?:(T)|\\top|(\*)|\\(?:ast|star|dagger))(?![A-Za-z])\s*\}?",
+        lambda m: f"{m[1]}_{{{'T' if m[2] else 'star'}}}",
+        text,
+    )
+    text = re.sub(r"\^\s*\{?\s*T(?![A-Za-z])\s*\}?", r"^{(T)}", text)
     text = re.sub(r"\(([^()]*)\)\s*/\s*\(([^()]*)\)", r"\\frac{\1}{\2}", text)  # else it divides by all that follows
     text = re.sub(r"(?<![\w.^}\)])(\d+)/(\d+)(?=\s)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"_\s*(\w)", r"_{\1}", text)
@@ -119,20 +145,30 @@ def same_value(left: sympy.Basic, right: sympy.Basic) -> bool:
 
 def _equal_at_points(left: sympy.Expr, right: sympy.Expr, variables: list[sympy.Symbol]) -> bool:
     compared = 0
-    for sign in (1, -1) if variables else (1,):
-        for first in range(_POINTS if variables else 1):
-            values = {
-                v: sign * sympy.Rational(_POSITIVE[(first + 3 * k) % len(_POSITIVE)]) for k, v in enumerate(variables)
-            }
-            a, b = _value(left, values), _value(right, values)
-            if a is None or b is None:
-                continue
-            if sign < 0 and not (_is_real(a) and _is_real(b)):
-                continue
-            if not _close(a, b):
-                return False
-            compared += 1
+    for values in _points(variables, left.has(*_STEPS) or right.has(*_STEPS)):
+        a, b = _value(left, values), _value(right, values)
+        if a is None or b is None:
+            continue
+        if any(value < 0 for value in values.values()) and not (_is_real(a) and _is_real(b)):
+            continue
+        if not _close(a, b):
+            return False
+        compared += 1
     return compared > 0
+
+
+def _points(variables: list[sympy.Symbol], whole: bool) -> Iterator[dict[sympy.Symbol, sympy.Rational]]:
+    """Where expressions are compared: at positive and negative fractions, or at whole numbers alone."""
+    if not variables:
+        yield {}
+    elif whole:
+        for first in range(1, _WHOLE_POINTS + 1):
+            yield {v: sympy.Integer((first * (7 * k + 1)) % 29) for k, v in enumerate(variables)}
+    else:
+        for sign in (1, -1):
+            for first in range(_POINTS):
+                places = [(first + 3 * k) % len(_POSITIVE) for k in range(len(variables))]
+                yield {v: sign * sympy.Rational(_POSITIVE[k]) for v, k in zip(variables, places, strict=True)}
 
 
 def _value(expr: sympy.Expr, values: dict[sympy.Symbol, Any]) -> sympy.Expr | None:

@@ -21,7 +21,7 @@ _LIST = re.compile(
 _ONE_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _SEMICOLON = re.compile(";")
 _UNION = re.compile(r"\\cup(?![A-Za-z])")
-_RELATION = re.compile(r"\\(?:le|ge|ne|in|approx)(?![A-Za-z])|[<>=]")
+_RELATION = re.compile(r"\\(?:le|ge|ne|in|approx|equiv)(?![A-Za-z])|[<>=]")
 _FRENCH = re.compile(r"\][^\[\]]*[\[\]]|\[[^\[\]]*\[")
 """An interval whose open ends are written with brackets that look away from it."""
 _ROW = re.compile(r"\\\\(?:\[[^\[\]]*\])?")
@@ -83,7 +83,7 @@ class Relation:
     @property
     def is_equation(self) -> bool:
         """Whether all signs are `=`, or say that it is nearly so."""
-        return set(self.signs) <= {"=", "\\approx"}
+        return set(self.signs) <= {"=", "\\approx", "\\equiv"}
 
 
 Form = Scalar | Items | Joined | Matrix | Relation

@@ -17,6 +17,7 @@ from prmbench.verification.definitions import (
     defined_name,
     defined_value,
     in_groups,
+    one_name,
     values_of_answer,
     values_of_one_name,
     with_argument_of,
@@ -29,6 +30,7 @@ from prmbench.verification.scalars import same_scalar, squeezed, unwrapped
 _LETTER_ALONE = re.compile(r"(?:(?:option|choice)\s+)?\(?\s*([A-Ja-j])\s*\)?[.):]?", re.IGNORECASE)
 _LETTER_AND_TEXT = re.compile(r"(?:(?:option|choice)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[.):])\s+(\S.*)", re.DOTALL)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+_MODULUS = re.compile(r"\s*\(?\s*\\(?:pmod|bmod|mod|pod)\s*\{?\s*(\w+)\s*\}?\s*\)?$")
 MOST_CHARACTERS = 3_000
 """A longer answer or gold answer is not compared."""
 
@@ -69,6 +71,10 @@ def same_answer(gold: str, answer: str) -> bool:
         return False
     if squeezed(gold) == squeezed(answer):
         return True
+    gold, modulus = without_modulus(gold)
+    answer, answer_modulus = without_modulus(answer)
+    if modulus and answer_modulus and modulus != answer_modulus:
+        return False
     choice = _same_choice(unwrapped(gold), unwrapped(answer))
     if choice is not None:
         return choice
@@ -76,6 +82,12 @@ def same_answer(gold: str, answer: str) -> bool:
     if isinstance(form, Scalar) and _DECIMAL_COMMA.fullmatch(answer):  # a gold answer `3,14` is a list
         return same_scalar(gold, answer.replace(",", "."))
     return _same(form, answer_form)
+
+
+def without_modulus(text: str) -> tuple[str, str]:
+    r"""Return `3 \pmod{5}` as 3 and its modulus, which is empty where none is written."""
+    match = _MODULUS.search(text)
+    return (text, "") if match is None else (text[: match.start()].strip(), match[1])
 
 
 def choice_letter(text: str) -> str:
@@ -184,11 +196,16 @@ def _same_equation(gold: Relation, answer: Relation) -> bool:
     names = defined_name(gold), defined_name(answer)
     values = defined_value(gold), defined_value(answer)
     if values[0] is not None and values[1] is not None:
-        if names[0] == names[1] or all(FUNCTION_NAME.fullmatch(name) for name in names):
+        if _may_be_the_same(*names):
             return _same(values[0], with_argument_of(names[0], names[1], values[1]))
         if not all(isinstance(value, Scalar) for value in values):
             return False
     return expressions.same_equation((gold.sides[0], gold.sides[-1]), (answer.sides[0], answer.sides[-1]))
+
+
+def _may_be_the_same(name: str, other: str) -> bool:
+    """Whether two equations may define the same thing: functions have names of the writer's choice."""
+    return name == other or bool(FUNCTION_NAME.fullmatch(name) and FUNCTION_NAME.fullmatch(other))
 
 
 # --- conditions and sets of numbers -----------------------------------------------------------------------------
@@ -241,6 +258,11 @@ def _same_items(gold: Form, answer: Form) -> bool:
     golds, answers = assignments(gold), assignments(answer)
     if golds and answers:
         return golds.keys() == answers.keys() and _all(_same, ((golds[name], answers[name]) for name in golds))
+    names = one_name(gold), one_name(answer)
+    if names[0] and names[1] and not _may_be_the_same(*names):
+        return False
+    if (golds and names[1]) or (answers and names[0]):  # two names against one
+        return False
     gold, answer = values_of_one_name(gold), values_of_one_name(answer)
     if golds or answers:  # `x = 1, y = 2` for (1, 2)
         return _same_in_order(list(golds.values()) or gold.items, list(answers.values()) or answer.items)

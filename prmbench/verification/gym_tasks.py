@@ -1,14 +1,19 @@
 """Which tasks of reasoning-gym may be scored here: those whose scorer was read and runs nothing that it is given.
 
 Some scorers hand the model's answer, or a field of the data, to Python's `eval` or to sympy's parser, which evaluates
-it. A file of prompts or a model's answer could so run code. Read in reasoning-gym 0.1.25.
+it. A file of prompts or a model's answer could so run code.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
+from prmbench.schema import UserError
+
+VERSION = "0.1.25"
+"""Of reasoning-gym, in which they were read; no other is asked."""
 _COMPARE_TEXT = """
     acre aiw arc_1d base_conversion basic_arithmetic bf binary_alternation caesar_cipher count_bits count_primes
     course_schedule gcd isomorphic_strings largest_island lcm leg_counting letter_counting list_functions mahjong_puzzle
@@ -17,8 +22,8 @@ _COMPARE_TEXT = """
 """
 """The library's common scorer: the answer is the text of the entry's."""
 _OWN_SCORER = """
-    ab advanced_geometry calendar_arithmetic chain_sum circuit_logic coin_flip color_cube_rotation complex_arithmetic
-    decimal_arithmetic decimal_chain_sum dice emoji_mystery family_relationships fraction_simplification game_of_life
+    ab advanced_geometry calendar_arithmetic chain_sum circuit_logic color_cube_rotation decimal_arithmetic
+    decimal_chain_sum dice emoji_mystery family_relationships fraction_simplification game_of_life
     group_anagrams gsm_symbolic knights_knaves letter_jumble manipulate_matrix mini_sudoku needle_haystack number_format
     palindrome_generation palindrome_partitioning path_star pool_matrix power_function prime_factorization products
     rectangle_count self_reference sentence_reordering shortest_path spell_backward sudoku survo tsumego word_ladder
@@ -34,6 +39,8 @@ REFUSED = {
         ["countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"],
         "its scorer evaluates the answer with sympy's parser",
     ),
+    "coin_flip": "its scorer calls the answer 0 right",
+    "complex_arithmetic": "its scorer calls the answer NaN right",
     "composite": "its scorer is chosen by the data",
     "game_of_life_halting": "its scorer calls every answer right",
 }
@@ -52,3 +59,13 @@ def refusal(metadata: Mapping[str, Any]) -> str:
         return ""
     reason = REFUSED.get(name, "its scorer has not been read for code that runs what it is given")
     return f"task {name[:60]!r}: {reason}"
+
+
+def check_version() -> None:
+    """Raise UserError unless the reasoning-gym that is installed is the one whose scorers were read."""
+    installed = importlib.metadata.version("reasoning-gym")
+    if installed != VERSION:
+        raise UserError(
+            f"verifier gym: reasoning-gym {installed} is installed, and scorers may run code; those of {VERSION} were "
+            f"read: pip install reasoning-gym=={VERSION}"
+        )

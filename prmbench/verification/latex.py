@@ -188,7 +188,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
             r"\\% ",
         ),
         (r"``(.*?)''", r"\1"),
-        (r"\\?\"|\$", " "),
+        (r"\\?\"|\$|\\?#(?=\s*\d)", " "),
     )
 )
 DIGIT_GROUPS = re.compile(r"(?<![\d.,(\[])(?<!\\\{)([1-9]\d{0,2}(?:,\d{3})+)(?!\d|,(?! )|\.\d*,)")
@@ -196,7 +196,7 @@ DIGIT_GROUPS = re.compile(r"(?<![\d.,(\[])(?<!\\\{)([1-9]\d{0,2}(?:,\d{3})+)(?!\
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,(\[])0,(?=\d{3,}(?![\d,]))")
 _SPACED_GROUPS = re.compile(r"(?<![\d.,/])(?<!\d )(\d{1,3}(?: \d{3})+)(?![\d/]| \d)")
 _BARE_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
-_LAST_POINT = re.compile(r"(\d)\.(?![\d.])")
+_LAST_POINT = re.compile(r"(\d)\.(?![\d.]|\\(?:overline|bar|dot)|\(\d+\))")
 _ANNOUNCEMENT = re.compile(
     r"(?i)^(?:the\s+)?(?:final\s+)?(?:answer|ans|result|solution|total)s?\s*(?:is|are|[:=])\s*[:=]?\s*"
 )
@@ -206,7 +206,7 @@ _UNITS_TOO = ("deg", "min")
 _ONE_COMMAND = re.compile(r"\\[A-Za-z]+\s*")
 _NUMBER_FIRST = re.compile(r"([-+]?\d[\d.,]*)(\s+[A-Za-z]{2}[^:\d]*)")
 _JOINT_AT_END = re.compile(r"(.*[A-Za-z])\s+(and|or)()|()(and|or)\s+(\w.*)")
-_FINAL_MARKS = re.compile(r"[\s,;:?*_`\\]+$|(?<!\.)\.{1,2}$")
+_FINAL_MARKS = re.compile(r"[\s,;:?_`\\]+$|(?<!\^)\*+$|(?<!\.)\.{1,2}$")
 
 
 def plain_latex(text: str) -> str:

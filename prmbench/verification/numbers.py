@@ -22,6 +22,9 @@ _POWER = re.compile(r"([+-]?)\s*10\s*\^\s*(?:\{\s*([+-]?\s*\d+)\s*\}|(\d))")
 _RATIO = re.compile(
     rf"([+-]?)\s*(?:\\frac\s*\{{\s*([+-]?)\s*({_DECIMAL})\s*\}}\s*\{{\s*({_DECIMAL})\s*\}}|({_DECIMAL})\s*/\s*({_DECIMAL}))"
 )
+_REPEATING = re.compile(
+    r"([+-]?)\s*(\d+)\.(\d*)\s*(?:\\(?:overline|bar|dot)\s*\{\s*(\d+)\s*\}|\((\d+)\))\s*(?:\.\.\.)?"
+)
 _MIXED = re.compile(r"([+-]?)\s*(\d+)\s*(?:(?:\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\})|\s(\d+)\s*/\s*(\d+))")
 
 
@@ -41,13 +44,17 @@ class Number:
     def equals(self, other: Number) -> bool:
         """Whether both are the same number.
 
-        A decimal with at least ENOUGH_DIGITS significant digits equals what differs from it by at most one unit of its
-        last digit, so that `0.333333` is a third and `0.333` is not.
+        A decimal with at least ENOUGH_DIGITS significant digits equals an exact value, or one with more digits, that
+        differs from it by at most one unit of its last digit: `0.333333` is a third and `0.333` is not.
         """
         if self.value == other.value:
             return True
-        units = [n.last_digit for n in (self, other) if n.last_digit is not None]
-        if not units or any(n.last_digit is not None and n.digits < ENOUGH_DIGITS for n in (self, other)):
+        units = {n.last_digit for n in (self, other) if n.last_digit is not None}
+        if (
+            not units
+            or (len(units) == 1 and self.last_digit == other.last_digit)
+            or any(n.last_digit is not None and n.digits < ENOUGH_DIGITS for n in (self, other))
+        ):
             return False
         return abs(self.value - other.value) <= max(units)
 
@@ -64,6 +71,8 @@ def read_number(text: str) -> Number | None:
         unit = Fraction(10) ** (power - decimals)
         value = int(digits.replace(".", "")) * unit * (-1 if sign == "-" else 1)
         return Number(value, unit if decimals else None)
+    if match := _REPEATING.fullmatch(text):
+        return Number(_repeating(match[2], match[3], match[4] or match[5]) * (-1 if match[1] == "-" else 1))
     if match := _POWER.fullmatch(text):
         power = _exponent(match[2] or match[3])
         return None if power is None else Number(Fraction(10) ** power * (-1 if match[1] == "-" else 1))
@@ -77,6 +86,13 @@ def read_number(text: str) -> Number | None:
             negative = (match[1] == "-") != (match[2] == "-")
             return Number(Fraction(over_text) / Fraction(under_text) * (-1 if negative else 1))
     return None
+
+
+def _repeating(whole: str, decimals: str, period: str) -> Fraction:
+    r"""The value of `0.1\overline{6}`."""
+    return Fraction(
+        int(whole + decimals + period) - int(whole + decimals), 10 ** len(decimals) * (10 ** len(period) - 1)
+    )
 
 
 def _exponent(text: str) -> int | None:

@@ -16,6 +16,7 @@ _RATIO = re.compile(r"\d+(?:\.\d+)?(?::\d+(?:\.\d+)?)+")
 _IN_BASE = re.compile(r"\(?(\d[\dA-Za-z]*)\)?_\{?\(?(?:\\text\{)?(\w+)\}*\)?\}?")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
           "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
+_NUMBERS_SIDE_BY_SIDE = re.compile(r"(?<![\w.])\d[\d.]* +\d+(?! *(?:/|\d*/))")
 LONG_WORD = 3
 """Only longer words have a plural: SSS is not SS."""
 
@@ -73,7 +74,7 @@ def _equals_number(text: str, number: Number) -> bool:
 
 
 def _same_as_text(gold: str, answer: str) -> bool | None:
-    """Clock times, ratios and numbers in a base are compared as texts; None where neither is one."""
+    """Whether clock times, ratios, numbers in a base or beside each other are the same; None where neither is one."""
     texts = [re.sub(r"(?<=\d)to(?=\d)", ":", squeezed(unwrapped(text))) for text in (gold, answer)]
     clocks = [_CLOCK.fullmatch(text) for text in texts]
     if clocks[0] and clocks[1]:
@@ -92,7 +93,10 @@ def _same_as_text(gold: str, answer: str) -> bool | None:
     bases = [_IN_BASE.fullmatch(text) for text in texts]
     if bases[0] and bases[1]:
         return bases[0][1].upper() == bases[1][1].upper() and _base(bases[0][2]) == _base(bases[1][2])
-    return False if any(bases) else None
+    if any(bases):
+        return False
+    side_by_side = any(_NUMBERS_SIDE_BY_SIDE.search(text) for text in (gold, answer))
+    return False if side_by_side else None
 
 
 def _base(name: str) -> str:
@@ -117,7 +121,7 @@ def is_words(text: str) -> bool:
     r"""Whether a text is made of words and not of variables: `\text{east}`, `ABC`, `June 20`; not `2xy`."""
     if any(re.search(r"[^\W\d_]{2}", content) for content in _TEXT.findall(text)):
         return True
-    bare = re.sub(r"_\s*(?:\{[^{}]*\}|\S)|\\[A-Za-z]+", " ", text)
+    bare = re.sub(r"_\s*(?:\{[^{}]*\}|\\[A-Za-z]+|\S)|\\[A-Za-z]+", " ", text)
     for run in re.finditer(r"[^\W\d_]{2,}", bare):
         if run[0] in FUNCTIONS or run[0] == "pi":
             continue

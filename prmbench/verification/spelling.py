@@ -6,7 +6,7 @@ from prmbench.verification import expressions
 from prmbench.verification.definitions import assignments, defined_value, values_of_one_name
 from prmbench.verification.expressions import UnreadableError, expression
 from prmbench.verification.forms import Form, Items, Matrix, Relation, Scalar, parse
-from prmbench.verification.grading import choice_letter
+from prmbench.verification.grading import choice_letter, without_modulus
 from prmbench.verification.quantities import read_quantity
 from prmbench.verification.scalars import is_words, plain_words, squeezed, unwrapped
 from prmbench.verification.solution_sets import solution_set
@@ -17,6 +17,7 @@ LONG = 10**1000
 
 def spelled(answer: str) -> str:
     r"""Return the spelling of an answer in plain LaTeX: `1/2` for `\frac{1}{2}` and `0.5`, `3` for `x = 3`."""
+    answer, _ = without_modulus(answer)
     return choice_letter(unwrapped(answer)) or _form(parse(answer))
 
 
