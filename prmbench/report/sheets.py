@@ -42,6 +42,10 @@ FIGURES: dict[str, Callable[[str, Sequence[Run]], list[Plan]]] = {
 }
 
 
+Fact = tuple[str, str]
+"""A heading and its text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sheet:
     """Everything a page, a file or the index says about one benchmark under one task, or about a study."""
@@ -58,6 +62,8 @@ class Sheet:
     json: str
     column_words: Mapping[str, str] = field(default_factory=dict)
     """Heading in lower case -> what such a column holds, for headings that explain.py does not know."""
+    headline: tuple[str, tuple[Fact, ...]] | None = None
+    """What the page's first view says of it, a number and what it is; None: the best of its first table."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prmbench.report.figures import draw
-from prmbench.report.sheets import Section, Sheet, sheet_name, sizes_of_subsets
+from prmbench.report.sheets import Fact, Section, Sheet, sheet_name, sizes_of_subsets
+from prmbench.report.tables import Grid
 from prmbench.schema import RunManifest
 from prmbench.store import Run, canonical_json
 from prmbench.studies.reporting import (
@@ -29,6 +30,7 @@ RL_GAIN_STUDY = "miniature_gain"
 """The benchmark whose runs train a policy from every reward model of the miniature."""
 GRADE_SCHOOL = ("grade_school", "bd7f6e7e0c67f020c29ca09bc98dd98d040fecd297fc1dcce25aef03b6f8c674")
 """Name and hash of the problems of leaderboards/studies/grade_school.py; other problems may have that name, too."""
+ANSWERS = ("Yes", "No", "Unclear")
 STUDY_WORDS = (
     "Reward models trained with equal budgets in a small world with an exact oracle, over several seeds. "
     "What holds here is said of this world only."
@@ -90,10 +92,11 @@ def _sheet_name(manifest: RunManifest) -> str:
 def _reward_models(runs: Sequence[Run], png: bool) -> Sheet:
     found = study(runs)
     told = claims(found)
+    grids = reward_model_tables.grids(found, told)
     return Sheet(
         name=STUDY,
         words=STUDY_WORDS,
-        grids=reward_model_tables.grids(found, told),
+        grids=grids,
         figures=draw(lambda: reward_model_figures.plans(found, told), png),
         runs=found.runs,
         rules=", ".join(reward_model_tables.RULE_WORDS),
@@ -101,6 +104,7 @@ def _reward_models(runs: Sequence[Run], png: bool) -> Sheet:
         csv=reward_model_tables.csv(found),
         json=canonical_json({"benchmark": STUDY, **reward_model_tables.numbers(found, told)}),
         column_words=COLUMN_WORDS,
+        headline=headline(grids),
     )
 
 
@@ -114,10 +118,11 @@ def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png:
     told = policy_claims.answers(found, probe_models.questions(models))
     head = policy_tables.grids(found, told)
     tail = probe_models.probe_grid(models), policy_tables.options_grid(found)
+    grids = tuple(grid for grid in (*head, *tail) if any(grid.groups))
     return Sheet(
         name=name,
         words=RL_STUDY_WORDS if name == RL_STUDY else RL_WORDS,
-        grids=tuple(grid for grid in (*head, *tail) if any(grid.groups)),
+        grids=grids,
         figures=draw(lambda: policy_figures.plans(name, found), png),
         runs=ordered,
         rules="none",
@@ -125,4 +130,15 @@ def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png:
         csv=policy_tables.csv(found, study(probes)),
         json=canonical_json({"benchmark": name, **policy_tables.numbers(found, told)}),
         column_words=COLUMN_WORDS,
+        headline=headline(grids),
     )
+
+
+def headline(grids: Sequence[Grid]) -> tuple[str, tuple[Fact, ...]] | None:
+    """How many comparisons of all claims say yes, no and unclear; None for a study without a claim's answer."""
+    if not grids or not set(ANSWERS) <= set(grids[0].header):
+        return None
+    rows = [row for group in grids[0].groups for row in group]
+    counts = {name: sum(int(row[grids[0].header.index(name)]) for row in rows) for name in ANSWERS}
+    number = ", ".join(f"{count} {name.lower()}" for name, count in counts.items())
+    return number, (("Asked", f"{grids[0].title} {sum(counts.values())} comparisons."),)
