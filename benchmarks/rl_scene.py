@@ -18,7 +18,6 @@ import torch
 import transformers
 
 from prmbench import distrl
-from prmbench.data import miniature_model
 from prmbench.data.rollouts import Rollout
 from prmbench.distrl_options import Arm, DistRLConfig
 from prmbench.engines import hf
@@ -30,6 +29,7 @@ from prmbench.rl.rows import Row
 from prmbench.rl.sampler import InTraining, open_source
 from prmbench.rl.setup import Job, prepare, resolved
 from prmbench.rl.state import Progress
+from prmbench.studies.miniature import tiny_model
 from prmbench.training import optimiser
 from prmbench.verify import Verifier
 
@@ -84,7 +84,7 @@ class Scene:
 
 def write(folder: Path, size: Size) -> None:
     """The model, and prompts of random words."""
-    words = miniature_model.tokenizer()
+    words = tiny_model.tokenizer()
     shape = {"vocab_size": len(words), **SHAPES[size.shape]}
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(

@@ -199,6 +199,7 @@ def compare(
 def report(config: options.ReportConfig) -> None:
     """Regenerate tables, figures and the HTML page from the results; --check only says what would change."""
     from prmbench import report as reporting
+    from prmbench.studies.reporting.sections import SECTIONS
 
     text, local = None, config.data if str(config.data) != "hub" else None
     if config.data is not None:
@@ -206,9 +207,8 @@ def report(config: options.ReportConfig) -> None:
 
         text = {trace.id: trace for trace in data.load("processbench", local).traces}
     reads = () if local is None else (local,)
-    done = reporting.report(
-        config.results, config.out, data=text, check=config.check, recompute=config.recompute, reads=reads
-    )
+    how = {"check": config.check, "recompute": config.recompute}
+    done = reporting.report(config.results, config.out, data=text, reads=reads, sections=SECTIONS, **how)
     for line in done.faults:
         if config.check:
             typer.echo(line)
@@ -263,7 +263,7 @@ def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
     if config.world == "smollm2":
         _demo_smollm2(config, quiet)
         return
-    from prmbench import demo as story
+    from prmbench.studies import demo as story
 
     with bars(quiet) as tell:
         told = story.demo(config, tell)
@@ -273,7 +273,7 @@ def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
 
 
 def _demo_smollm2(config: options.DemoConfig, quiet: bool) -> None:
-    from prmbench import demo_smollm2 as story
+    from prmbench.studies import demo_smollm2 as story
 
     with bar(quiet, "scoring") as progress:
         baselines, model, page = story.demo(config, progress)

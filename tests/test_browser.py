@@ -22,6 +22,7 @@ from report_runs import (
 
 from prmbench.report import report
 from prmbench.schema import Trace
+from prmbench.studies.reporting.sections import SECTIONS
 
 pytestmark = pytest.mark.slow
 
@@ -201,7 +202,7 @@ def test_other_tasks_and_studies_are_shown_sorted_and_silent(browser: Browser, t
         write_task(tmp_path / "in", task, scores, run_id=f"{task}-run", model=NASTY[2])
     write_study(tmp_path / "in", {"ipvrm": [0.5, 0.6], "dpo_rm": [0.3, 0.35], "q_rm": [0.2, 0.3]})
     with rows_taken_as_they_are():
-        report(tmp_path / "in", tmp_path / "out")
+        report(tmp_path / "in", tmp_path / "out", sections=SECTIONS)
     page = tmp_path / "out" / "report.html"
     browser.open(page)
     sections = [section for section in payload(page)["benchmarks"] if section["grids"]]

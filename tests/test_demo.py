@@ -12,14 +12,15 @@ from report_runs import write_study
 from rich.console import Console
 from rl_runs import write_training
 
-from prmbench import demo, store
+from prmbench import store
 from prmbench.config import DemoConfig
-from prmbench.data import miniature, rollouts
-from prmbench.miniature import experiments, recipes, seeds, study, tuning
-from prmbench.miniature.world import Sizes, World
+from prmbench.data import rollouts
 from prmbench.report.load import load
-from prmbench.report.study import study as gather
 from prmbench.schema import UserError
+from prmbench.studies import demo
+from prmbench.studies.miniature import arithmetic, experiments, recipes, seeds, study, tuning
+from prmbench.studies.miniature.world import Sizes, World
+from prmbench.studies.reporting.reward_model_runs import study as gather
 
 # --- budgets --------------------------------------------------------------------------------------------
 
@@ -117,19 +118,19 @@ def test_labels_are_the_oracles_and_rows_follow_from_the_scores(told: tuple[Worl
     assert len(run.scores) == len(rows) == 3 * 80 + 5 * 20
     for trace in run.scores:
         row = rows[trace.id]
-        assert trace.label == miniature.first_error(row["problem"], row["steps"])
-        gold = str(miniature.parse_prompt(row["problem"]).values()[-1])
-        assert trace.outcome == int(miniature.answer(row["steps"]) == gold)
+        assert trace.label == arithmetic.first_error(row["problem"], row["steps"])
+        gold = str(arithmetic.parse_prompt(row["problem"]).values()[-1])
+        assert trace.outcome == int(arithmetic.answer(row["steps"]) == gold)
 
 
 @pytest.mark.slow
 def test_problems_of_training_validation_and_test_are_disjoint(told: tuple[World, Path]) -> None:
     made, _ = told
-    trained = {miniature.parse_prompt(r.prompt).text() for r in rollouts.read(made.training)}
-    shown = {miniature.parse_prompt(r.prompt).text() for r in rollouts.read(made.folder / "examples.jsonl")}
+    trained = {arithmetic.parse_prompt(r.prompt).text() for r in rollouts.read(made.training)}
+    shown = {arithmetic.parse_prompt(r.prompt).text() for r in rollouts.read(made.folder / "examples.jsonl")}
     judged: dict[bool, set[str]] = {True: set(), False: set()}
     for row in map(json.loads, made.steps.read_text().splitlines()):
-        judged[row["subset"] == "val"].add(miniature.parse_prompt(row["problem"]).text())
+        judged[row["subset"] == "val"].add(arithmetic.parse_prompt(row["problem"]).text())
     groups = [trained, shown, judged[True], judged[False]]
     assert sum(map(len, groups)) == len(set.union(*groups))
 

@@ -11,12 +11,13 @@ import torch
 
 from prmbench import montecarlo, policy, verify
 from prmbench.config import RolloutConfig
-from prmbench.data import miniature, miniature_model, rollouts, shifts
+from prmbench.data import rollouts
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import hf, render
 from prmbench.engines.completion import encode_completion
 from prmbench.engines.sampling import Sampling
 from prmbench.schema import Trace, UserError
+from prmbench.studies.miniature import arithmetic, format_shifts, tiny_model
 
 PROMPT = "[plain] 7 #1 + 5 #2 * 3 #3 - 4 ?"
 RIGHT = ("7 + 5 = 1", "1 * 3 = 3", "3 - 4 = 10", "Answer: 10")
@@ -26,11 +27,11 @@ RIGHT = ("7 + 5 = 1", "1 * 3 = 3", "3 - 4 = 10", "Answer: 10")
 
 
 def test_values_are_modulo_eleven() -> None:
-    task = miniature.parse_prompt(PROMPT)
-    assert task == miniature.Problem(7, (("+", 5), ("*", 3), ("-", 4)))
+    task = arithmetic.parse_prompt(PROMPT)
+    assert task == arithmetic.Problem(7, (("+", 5), ("*", 3), ("-", 4)))
     assert task.values() == (7, 1, 3, 10)
     assert task.prompt() == PROMPT
-    assert miniature.solution(task) == RIGHT
+    assert arithmetic.solution(task) == RIGHT
 
 
 @pytest.mark.parametrize(
@@ -52,24 +53,24 @@ def test_values_are_modulo_eleven() -> None:
 )
 def test_oracle(change: dict[int, str], label: int) -> None:
     steps = tuple(change.get(k, step) for k, step in enumerate(RIGHT))
-    assert miniature.first_error(PROMPT, steps) == label
+    assert arithmetic.first_error(PROMPT, steps) == label
 
 
 def test_nothing_is_right_after_the_answer() -> None:
-    assert miniature.first_error(PROMPT, (*RIGHT, "Answer: 10")) == 4
-    assert miniature.first_error(PROMPT, RIGHT[:2]) == -1
+    assert arithmetic.first_error(PROMPT, (*RIGHT, "Answer: 10")) == 4
+    assert arithmetic.first_error(PROMPT, RIGHT[:2]) == -1
 
 
 def test_a_foreign_prompt_is_named() -> None:
     with pytest.raises(UserError, match="What is 2 plus 2"):
-        miniature.parse_prompt("What is 2 plus 2?")
+        arithmetic.parse_prompt("What is 2 plus 2?")
 
 
 def test_labelled_tells_everything() -> None:
-    told = miniature.labelled(Rollout("a", PROMPT, miniature.completion((*RIGHT[:2], "3 - 4 = 9", "Answer: 9"))))
+    told = arithmetic.labelled(Rollout("a", PROMPT, arithmetic.completion((*RIGHT[:2], "3 - 4 = 9", "Answer: 9"))))
     assert (told.first_error, told.outcome, told.answer, told.gold, told.verdict) == (2, 0, "9", "10", "wrong")
-    assert miniature.labelled(Rollout("a", PROMPT, miniature.completion(RIGHT))).outcome == 1
-    cut = miniature.labelled(Rollout("a", PROMPT, miniature.completion(RIGHT[:2])))
+    assert arithmetic.labelled(Rollout("a", PROMPT, arithmetic.completion(RIGHT))).outcome == 1
+    cut = arithmetic.labelled(Rollout("a", PROMPT, arithmetic.completion(RIGHT[:2])))
     assert (cut.first_error, cut.outcome, cut.verdict) == (-1, 0, "no answer")
 
 
@@ -78,7 +79,7 @@ def test_labelled_tells_everything() -> None:
 
 def test_splits_never_share_a_problem_whatever_the_seeds() -> None:
     shares = {
-        s: {miniature.problem(s, seed, i).text() for seed in (0, 1) for i in range(300)} for s in miniature._SHARES
+        s: {arithmetic.problem(s, seed, i).text() for seed in (0, 1) for i in range(300)} for s in arithmetic._SHARES
     }
     assert all(len(texts) > 590 for texts in shares.values())
     together = [text for texts in shares.values() for text in texts]
@@ -87,40 +88,40 @@ def test_splits_never_share_a_problem_whatever_the_seeds() -> None:
 
 def test_everything_is_a_function_of_the_seed() -> None:
     seed = Random().randrange(10**6)  # a fresh one: nothing here may hold for stored seeds only
-    assert miniature.examples(seed, 40)[30:] == [miniature._example(seed, i) for i in range(30, 40)]
-    assert miniature.injected("test", seed, 20) == miniature.injected("test", seed, 30)[:20]
-    assert miniature.prompts("test", seed, 5) != miniature.prompts("test", seed + 1, 5)
+    assert arithmetic.examples(seed, 40)[30:] == [arithmetic._example(seed, i) for i in range(30, 40)]
+    assert arithmetic.injected("test", seed, 20) == arithmetic.injected("test", seed, 30)[:20]
+    assert arithmetic.prompts("test", seed, 5) != arithmetic.prompts("test", seed + 1, 5)
 
 
 def test_injected_traces_have_one_wrong_result_and_go_on_consistently() -> None:
     seed = Random().randrange(10**6)
-    traces = miniature.injected("validation", seed, 200)
+    traces = arithmetic.injected("validation", seed, 200)
     assert sum(t.first_error == -1 for t in traces) == 100
     assert {t.first_error for t in traces} == {-1, *range(7)}
     for trace in traces:
-        assert miniature.first_error(trace.prompt, trace.steps) == trace.first_error
-        equations = [miniature._equations(step)[0] for step in trace.steps[:-1]]
-        wrong = [k for k, (a, sign, b, result) in enumerate(equations) if miniature.apply(a, sign, b) != result]
+        assert arithmetic.first_error(trace.prompt, trace.steps) == trace.first_error
+        equations = [arithmetic._equations(step)[0] for step in trace.steps[:-1]]
+        wrong = [k for k, (a, sign, b, result) in enumerate(equations) if arithmetic.apply(a, sign, b) != result]
         assert wrong == [k for k in [trace.first_error] if k is not None and k >= 0]
         assert [e[0] for e in equations[1:]] == [e[3] for e in equations[:-1]]
         assert trace.outcome == int(trace.first_error == -1)  # 11 is prime: an error never heals
 
 
 def test_examples_are_right_and_show_every_format() -> None:
-    shown = miniature.examples(1, 400)
-    told = [miniature.labelled(r) for r in shown]
+    shown = arithmetic.examples(1, 400)
+    told = [arithmetic.labelled(r) for r in shown]
     assert all((r.first_error, r.outcome) == (-1, 1) for r in told)
     styles = [r.prompt.split("]")[0][1:] for r in shown]
-    assert set(styles) == {"plain", *shifts.SHIFTS}
+    assert set(styles) == {"plain", *format_shifts.SHIFTS}
     assert 0.3 < 1 - styles.count("plain") / 400 < 0.5
 
 
 def test_on_policy_takes_half_of_each_kind_and_one_of_a_kind_a_prompt() -> None:
     wrong = (*RIGHT[:2], "3 - 4 = 9", "Answer: 9")
-    texts = [miniature.completion(steps) for steps in (RIGHT, RIGHT, wrong, wrong, RIGHT[:3])]
+    texts = [arithmetic.completion(steps) for steps in (RIGHT, RIGHT, wrong, wrong, RIGHT[:3])]
     texts += [texts[0].replace("Step 2", "Step 3")]
     sampled = [Rollout(f"{g}/{k}", PROMPT, text, group=str(g)) for g in range(3) for k, text in enumerate(texts)]
-    found = miniature.on_policy(sampled, "val", 4)
+    found = arithmetic.on_policy(sampled, "val", 4)
     assert [(t.id, t.first_error, t.subset) for t in found] == [
         ("0/0", -1, "val"),
         ("1/0", -1, "val"),
@@ -128,7 +129,7 @@ def test_on_policy_takes_half_of_each_kind_and_one_of_a_kind_a_prompt() -> None:
         ("1/2", 2, "val"),
     ]
     with pytest.raises(UserError, match="6 traces of 8"):
-        miniature.on_policy(sampled, "val", 8)
+        arithmetic.on_policy(sampled, "val", 8)
 
 
 # --- the model and its tokens ---------------------------------------------------------------------------
@@ -136,15 +137,15 @@ def test_on_policy_takes_half_of_each_kind_and_one_of_a_kind_a_prompt() -> None:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> hf.HFEngine:
-    folder = miniature_model.build(tmp_path_factory.mktemp("miniature") / "init", 0)
+    folder = tiny_model.build(tmp_path_factory.mktemp("miniature") / "init", 0)
     return hf.load(str(folder), "lm", hf.Placement("cpu", "float32"))
 
 
 def test_model_depends_on_its_seed_alone(engine: hf.HFEngine, tmp_path: Path) -> None:
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    again = hf.load(str(miniature_model.build(tmp_path / "a", 0)), "lm", hf.Placement("cpu", "float32"))
-    other = hf.load(str(miniature_model.build(tmp_path / "b", 1)), "lm", hf.Placement("cpu", "float32"))
+    again = hf.load(str(tiny_model.build(tmp_path / "a", 0)), "lm", hf.Placement("cpu", "float32"))
+    other = hf.load(str(tiny_model.build(tmp_path / "b", 1)), "lm", hf.Placement("cpu", "float32"))
     assert torch.equal(torch.get_rng_state(), before)
     weights = [e.model.model.embed_tokens.weight for e in (engine, again, other)]
     assert torch.equal(weights[0], weights[1])
@@ -154,11 +155,11 @@ def test_model_depends_on_its_seed_alone(engine: hf.HFEngine, tmp_path: Path) ->
 
 def test_every_text_of_this_world_is_in_the_vocabulary(engine: hf.HFEngine) -> None:
     words = engine.tokenizer
-    for shown in miniature.examples(0, 300):
+    for shown in arithmetic.examples(0, 300):
         ids = words(f"{shown.prompt}{words.eos_token}{shown.completion}", add_special_tokens=False)["input_ids"]
         assert words.unk_token_id not in ids, shown
         assert words.decode(ids) == f"{shown.prompt}{words.eos_token}{shown.completion}"
-    assert len(words) == len(miniature_model.vocabulary()) == len(set(miniature_model.vocabulary()))
+    assert len(words) == len(tiny_model.vocabulary()) == len(set(tiny_model.vocabulary()))
 
 
 def test_a_plain_step_is_six_tokens_and_its_heading_belongs_to_it(engine: hf.HFEngine) -> None:
@@ -171,9 +172,9 @@ def test_a_plain_step_is_six_tokens_and_its_heading_belongs_to_it(engine: hf.HFE
 def test_a_sampled_completion_is_scored_and_trained_on_as_sampled(engine: hf.HFEngine) -> None:
     """The tokens sampled, the trace's tokens and the training tokens are the same; the verifier agrees."""
     config = RolloutConfig(group_size=1, split="numbered", max_new_tokens=60, verifier="exact")
-    prompts = miniature.prompts("test", 0, 3)
+    prompts = arithmetic.prompts("test", 0, 3)
     says = [
-        miniature.completion(miniature.solution(miniature.parse_prompt(p.text), wrong_step=w, shift=1))
+        arithmetic.completion(arithmetic.solution(arithmetic.parse_prompt(p.text), wrong_step=w, shift=1))
         for p, w in zip(prompts, (-1, 0, 3), strict=True)
     ]
     claims = [verify.Claim(text, p.gold, "exact") for p, text in zip(prompts, says, strict=True)]
@@ -200,8 +201,8 @@ def test_prefix_success_counts_what_follows_each_prefix(engine: hf.HFEngine) -> 
 
     (found,) = montecarlo.prefix_success(engine, [trace], every_other, 4, Sampling(max_new_tokens=8), seed=3)
     assert found == replace(trace, step_labels=(0.5, 1.0))
-    assert [text.startswith(miniature.completion(RIGHT[:1])) for text in seen] == [True] * 8
-    assert [text.startswith(miniature.completion(RIGHT[:2])) for text in seen[4:]] == [True] * 4
+    assert [text.startswith(arithmetic.completion(RIGHT[:1])) for text in seen] == [True] * 8
+    assert [text.startswith(arithmetic.completion(RIGHT[:2])) for text in seen[4:]] == [True] * 4
     assert len(set(seen)) == 8  # continuations differ, so their seeds do
     again: list[str] = []
     other = Trace("u", PROMPT, RIGHT)
@@ -215,6 +216,6 @@ def test_prefix_success_counts_what_follows_each_prefix(engine: hf.HFEngine) -> 
 
 def test_solves_reads_the_last_step() -> None:
     trace = Trace("t", PROMPT, RIGHT)
-    assert miniature.solves(trace, miniature.completion(RIGHT))
-    assert not miniature.solves(trace, miniature.completion((*RIGHT[:3], "Answer: 1")))
-    assert not miniature.solves(trace, miniature.completion(RIGHT[:3]))
+    assert arithmetic.solves(trace, arithmetic.completion(RIGHT))
+    assert not arithmetic.solves(trace, arithmetic.completion((*RIGHT[:3], "Answer: 1")))
+    assert not arithmetic.solves(trace, arithmetic.completion(RIGHT[:3]))

@@ -10,11 +10,11 @@ import pytest
 
 from prmbench import distrl_options, store
 from prmbench.manifest import weights_hash
-from prmbench.miniature import gain, rl, seeds
-from prmbench.miniature.recipes import STUDIED
-from prmbench.miniature.rl import Runs, Scale
-from prmbench.miniature.world import Sizes, World
-from prmbench.report.joined import checkpoints
+from prmbench.studies.miniature import gain, rl, seeds
+from prmbench.studies.miniature.recipes import STUDIED
+from prmbench.studies.miniature.rl import Runs, Scale
+from prmbench.studies.miniature.world import Sizes, World
+from prmbench.studies.reporting.checkpoints import checkpoints
 
 GIVEN = Runs(World(Path("w"), 4), 1, gain.GAIN_ARMS, benchmark=gain.BENCHMARK)
 CONSTANTS = {

@@ -10,13 +10,13 @@ from random import Random
 import pytest
 
 from prmbench import distrl_options, store, verify
-from prmbench.data import markers, miniature, miniature_model, prompts, rollouts
+from prmbench.data import prompts, rollouts
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion import encode_completion
-from prmbench.miniature import experiments, pool, rl, tuning, tuning_rl
-from prmbench.miniature.rl import Runs, Scale
-from prmbench.miniature.world import LOOK_PROMPTS, Sizes, World
 from prmbench.schema import UserError
+from prmbench.studies.miniature import arithmetic, experiments, late_markers, pool, rl, tiny_model, tuning, tuning_rl
+from prmbench.studies.miniature.rl import Runs, Scale
+from prmbench.studies.miniature.world import LOOK_PROMPTS, Sizes, World
 
 PROMPT = "[plain] 7 #1 + 5 #2 * 3 #3 - 4 ?"
 STEPS = ("7 + 5 = 1", "1 * 3 = 3", "3 - 4 = 10", "Answer: 10")
@@ -35,7 +35,7 @@ def _row(name: str = "a", outcome: int | None = 1, text: str = TEXT, finish: str
     ("noise", "outcome", "word"), [(0.0, 1, "sure"), (0.0, 0, "unsure"), (1.0, 1, "unsure"), (1.0, 0, "sure")]
 )
 def test_marker_agrees_with_the_outcome_but_for_the_noise(noise: float, outcome: int, word: str) -> None:
-    (found,) = markers.marked([_row(outcome=outcome)], noise, seed=0)
+    (found,) = late_markers.marked([_row(outcome=outcome)], noise, seed=0)
     assert found.completion == f"{TEXT}\n\n{word}"
     assert found.steps == (*STEPS[:3], f"Answer: 10\n\n{word}")
     assert (found.outcome, found.tokens) == (outcome, None)
@@ -44,29 +44,29 @@ def test_marker_agrees_with_the_outcome_but_for_the_noise(noise: float, outcome:
 def test_markers_that_were_there_are_replaced() -> None:
     for before in ("\n\nsure", "\n\nunsure", "\n\nsure\n\nunsure"):
         row = _row(text=TEXT + before)
-        assert markers.unmarked(row) == replace(_row(), tokens=None)
-        assert markers.marked([row], 0.0, 0)[0].completion == f"{TEXT}\n\nsure"
-    assert markers.unmarked(_row()) == _row()
+        assert late_markers.unmarked(row) == replace(_row(), tokens=None)
+        assert late_markers.marked([row], 0.0, 0)[0].completion == f"{TEXT}\n\nsure"
+    assert late_markers.unmarked(_row()) == _row()
     inside = _row(text=TEXT.replace("Step 4", "sure\n\nStep 4"))
-    assert markers.unmarked(inside) == inside
+    assert late_markers.unmarked(inside) == inside
 
 
 def test_no_marker_where_a_completion_was_cut_or_not_verified() -> None:
     kept = [_row("a", finish="length"), _row("b", outcome=None)]
-    assert markers.marked(kept, 0.0, 0) == kept
+    assert late_markers.marked(kept, 0.0, 0) == kept
 
 
 def test_noise_is_the_share_that_disagrees_and_every_draw_is_the_rows_own() -> None:
     seed = Random().randrange(10**6)
     rows = [_row(str(i), outcome=i % 2) for i in range(2000)]
-    for noise in (0.1, markers.UNINFORMATIVE):
-        said = [r.completion.endswith("\n\nsure") for r in markers.marked(rows, noise, seed)]
+    for noise in (0.1, late_markers.UNINFORMATIVE):
+        said = [r.completion.endswith("\n\nsure") for r in late_markers.marked(rows, noise, seed)]
         wrong = [word != bool(r.outcome) for word, r in zip(said, rows, strict=True)]
         assert abs(sum(wrong) / 2000 - noise) < 4 * (noise * (1 - noise) / 2000) ** 0.5
         share = sum(s for s, r in zip(said, rows, strict=True) if r.outcome) / 1000
         assert abs(share - (1 - noise)) < 4 * (noise * (1 - noise) / 1000) ** 0.5
-    assert markers.marked(rows[7:9], 0.5, seed) == markers.marked(rows, 0.5, seed)[7:9]
-    assert markers.marked(rows, 0.5, seed) != markers.marked(rows, 0.5, seed + 1)
+    assert late_markers.marked(rows[7:9], 0.5, seed) == late_markers.marked(rows, 0.5, seed)[7:9]
+    assert late_markers.marked(rows, 0.5, seed) != late_markers.marked(rows, 0.5, seed + 1)
 
 
 def test_the_verifier_and_the_oracle_read_the_answer_behind_which_a_marker_stands() -> None:
@@ -74,14 +74,14 @@ def test_the_verifier_and_the_oracle_read_the_answer_behind_which_a_marker_stand
     with verify.Verifier(1) as verifier:
         found = verifier.check([verify.Claim(text, "10", "exact") for text in (right, wrong)])
     assert [(v.outcome, v.answer) for v in found] == [(1, "10"), (0, "9")]
-    assert miniature.labelled(markers.unmarked(_row(text=right))).first_error == -1
+    assert arithmetic.labelled(late_markers.unmarked(_row(text=right))).first_error == -1
 
 
 def test_a_marker_is_one_token_with_the_last_ids_and_the_plain_vocabulary_stays() -> None:
-    plain, words = miniature_model.tokenizer(), miniature_model.tokenizer(markers.TOKENS)
-    assert len(plain) == len(miniature_model.vocabulary()) == 55
+    plain, words = tiny_model.tokenizer(), tiny_model.tokenizer(late_markers.TOKENS)
+    assert len(plain) == len(tiny_model.vocabulary()) == 55
     assert {**plain.get_vocab(), "\n\nunsure": 55, "\n\nsure": 56} == words.get_vocab()
-    for text in (TEXT, *(r.completion for r in miniature.examples(0, 100))):
+    for text in (TEXT, *(r.completion for r in arithmetic.examples(0, 100))):
         ids = plain(text, add_special_tokens=False)["input_ids"]
         assert words(text, add_special_tokens=False)["input_ids"] == ids
         assert words(f"{text}\n\nsure", add_special_tokens=False)["input_ids"] == [*ids, 56]
@@ -114,7 +114,7 @@ def test_experiments_differ_in_their_data_alone() -> None:
 
 def test_variants_of_the_training_data(tmp_path: Path) -> None:
     made = World(tmp_path, 5, marked=True)
-    rows = [_row(str(i), outcome=i % 2, text=f"{TEXT}\n\n{markers.WORDS[i // 2 % 2]}") for i in range(400)]
+    rows = [_row(str(i), outcome=i % 2, text=f"{TEXT}\n\n{late_markers.WORDS[i // 2 % 2]}") for i in range(400)]
     rollouts.write(made.training, rows)
     told = {}
     for name in experiments.VARIANTS:
@@ -224,7 +224,7 @@ def test_problems_are_of_no_other_use(tmp_path: Path) -> None:
     texts = [p.text for rows in found.values() for p in rows]
     used = {"sft": 3000, "train": 1500, "validation": 600, "test": 600}
     assert used["validation"] >= LOOK_PROMPTS
-    elsewhere = [p.text for split, count in used.items() for p in miniature.prompts(split, seed, count)]
+    elsewhere = [p.text for split, count in used.items() for p in arithmetic.prompts(split, seed, count)]
     assert len(set(texts)) == len(texts)
     assert not set(texts) & set(elsewhere)
     assert {(p.verifier, p.subset) for rows in found.values() for p in rows} == {("exact", "plain")}

@@ -55,7 +55,7 @@ def kinds() -> dict[tuple[str, str, str], list[Path]]:
 def test_every_task_has_tables_for_the_page_and_the_terminal() -> None:
     tasks = set(get_args(Task)) - {"steps"}
     assert tasks == set(BUILDERS)
-    assert tasks - {"distrl"} == set(GRIDS)  # policies in training have sheets of their own
+    assert tasks == set(GRIDS)
 
 
 @pytest.mark.slow

@@ -28,12 +28,13 @@ from rl_runs import problems
 
 from prmbench.metrics import bootstrap_weights
 from prmbench.report import report
-from prmbench.report.joined import Checkpoint, checkpoints
-from prmbench.report.joined_stats import FEWEST, REPLICATES, Coefficient, Point, Within, correlate
-from prmbench.report.joined_tables import csv as joined_csv
-from prmbench.report.joined_tables import grids, joined, outcomes
 from prmbench.schema import MetricRow
 from prmbench.store import Run, read_runs
+from prmbench.studies.reporting.checkpoint_correlation import FEWEST, REPLICATES, Coefficient, Point, Within, correlate
+from prmbench.studies.reporting.checkpoint_tables import csv as joined_csv
+from prmbench.studies.reporting.checkpoint_tables import grids, joined, outcomes
+from prmbench.studies.reporting.checkpoints import Checkpoint, checkpoints
+from prmbench.studies.reporting.sections import SECTIONS
 
 # --- correlations -------------------------------------------------------------------------------------------------
 
@@ -470,15 +471,15 @@ def test_report_writes_and_checks_it(tmp_path: Path) -> None:
     _study(tmp_path / "results")
     out = tmp_path / "out"
     with rows_taken_as_they_are():
-        report(tmp_path / "results", out)
+        report(tmp_path / "results", out, sections=SECTIONS)
     names = {"joined.md", "joined.csv", "joined.json", "joined.tex", "figures/joined-f1-gain.svg"}
     assert names <= {str(p.relative_to(out)) for p in out.rglob("*")}
     assert "| [joined](joined.md) |" in (out / "README.md").read_text()
     assert "Does F1 predict downstream gain?" in (out / "report.html").read_text()
     with rows_taken_as_they_are():
-        assert report(tmp_path / "results", out, check=True) == CLEAN
+        assert report(tmp_path / "results", out, sections=SECTIONS, check=True) == CLEAN
         shutil.rmtree(tmp_path / "results" / "miniature_rl-distrl_ipvrm")
-        changed = report(tmp_path / "results", out, check=True).changed
+        changed = report(tmp_path / "results", out, sections=SECTIONS, check=True).changed
     assert {f"{out / name}: would change" for name in names} <= set(changed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from prmbench.report.tables import Grid
 from prmbench.report.viewer import view
 from prmbench.schema import EvalProtocol, MetricRow, RunManifest, RunResult, Task
 from prmbench.store import Run
+from prmbench.studies.reporting.sections import headline
 
 SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "group_size": 4}
 
@@ -116,7 +118,8 @@ def named(model: str, backend: str, per_subset: int = 2) -> Run:
 
 def test_a_studys_number_counts_its_answers() -> None:
     rows = (("a", "1", "2", "3"), ("b", "4", "0", "10"))
-    card = overview.of_sheet(sheet(Grid("x", "Asked?", "", ("Claim", "Yes", "No", "Unclear"), (rows[:1], rows[1:]))))
+    grid = Grid("x", "Asked?", "", ("Claim", "Yes", "No", "Unclear"), (rows[:1], rows[1:]))
+    card = overview.of_sheet(replace(sheet(grid), headline=headline([grid])))
     assert card.number == "5 yes, 2 no, 13 unclear"
     assert card.facts == (("Asked", "Asked? 20 comparisons."),)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,19 +17,26 @@ from rich.console import Console
 from rl_runs import lines, monitors_of, problems, write_rl_study, write_training
 
 from prmbench.report import report, run_table
-from prmbench.report.curves import families, over_runs, validations
 from prmbench.report.load import load
-from prmbench.report.nested import Runs, difference, estimate, whole
-from prmbench.report.rlclaims import Answer, Question, _answer, after, against_base, answers
-from prmbench.report.rlprobes import probe_grid, questions
-from prmbench.report.rlstudy import RLStudy, early, late, rl_study
-from prmbench.report.rltables import alarms, grids, options_grid
 from prmbench.report.sheets import sheets
 from prmbench.report.stats import holm
-from prmbench.report.study import study
+from prmbench.report.training_figures import over_runs
+from prmbench.report.training_runs import TrainingRun
 from prmbench.store import metrics_path, read_run, read_runs, sha256
+from prmbench.studies.reporting.nested_seeds import Runs, difference, estimate, whole
+from prmbench.studies.reporting.policy_claims import Answer, Question, _answer, after, against_base, answers
+from prmbench.studies.reporting.policy_figures import families
+from prmbench.studies.reporting.policy_runs import RLStudy, early, late, rl_study
+from prmbench.studies.reporting.policy_tables import alarms, grids, options_grid
+from prmbench.studies.reporting.probe_models import probe_grid, questions
+from prmbench.studies.reporting.reward_model_runs import study
+from prmbench.studies.reporting.sections import SECTIONS
 
 # --- nested intervals -------------------------------------------------------------------------------------------
+
+
+STUDIES = SECTIONS[:1]
+"""Without the table of checkpoints."""
 
 
 def test_seeds_are_nested_by_hand() -> None:
@@ -258,7 +266,7 @@ def test_shuffled_and_marked_reward_models(results: Path) -> None:
 
 
 def test_probes_do_not_enter_the_miniatures_own_tables(results: Path) -> None:
-    by_name = {sheet.name: sheet for sheet in sheets(read_runs(results))}
+    by_name = {sheet.name: sheet for sheet in sheets(read_runs(results), sections=STUDIES)}
     assert set(by_name) == {"miniature", "miniature_rl"}
     assert {run.result.manifest.model for run in by_name["miniature"].runs} == {"ipvrm", "implicit_prm"}
     assert "_marker1" not in by_name["miniature"].csv
@@ -285,7 +293,7 @@ def test_monitors_by_step(made: RLStudy) -> None:
 
 def test_curves_are_means_over_runs(made: RLStudy) -> None:
     runs = made.of("plain", "grpo")
-    found = over_runs(runs, validations)
+    found = over_runs(runs, TrainingRun.validations)
     assert list(found) == [0, 5, 10]
     ends = [np.mean([t.values[2] for t in run.run.scores]) for run in runs]
     assert found[10].value == pytest.approx(np.mean(ends))
@@ -319,8 +327,8 @@ def test_tables(made: RLStudy) -> None:
 
 def test_files(results: Path, tmp_path: Path) -> None:
     with rows_taken_as_they_are():
-        report(results, tmp_path)
-        assert report(results, tmp_path, check=True, recompute=False) == CLEAN
+        report(results, tmp_path, sections=SECTIONS)
+        assert report(results, tmp_path, sections=SECTIONS, check=True, recompute=False) == CLEAN
     table = list(csv.DictReader(io.StringIO((tmp_path / "miniature_rl.csv").read_text())))
     ends = {
         (int(x["sft_seed"]), int(x["rl_seed"])): float(x["value"])
@@ -341,40 +349,81 @@ def test_files(results: Path, tmp_path: Path) -> None:
 
 def test_order_of_runs_does_not_matter(results: Path) -> None:
     runs = read_runs(results)
-    (_, one), (_, two) = sheets(runs), sheets(runs[::-1])
+    (_, one), (_, two) = sheets(runs, sections=STUDIES), sheets(runs[::-1], sections=STUDIES)
     assert (one.grids, one.csv, one.json) == (two.grids, two.csv, two.json)
     assert [f.svg for f in one.figures] == [f.svg for f in two.figures]
 
 
-def test_two_runs_of_another_benchmark_have_a_sheet(tmp_path: Path) -> None:
+def test_a_study_with_two_runs_has_a_sheet(tmp_path: Path) -> None:
     for arm, level in (("grpo", 0.3), ("distrl_ipvrm", 0.35)):
         watched = lines(4, **{k: v for k, v in monitors_of(arm).items() if not isinstance(v, list)})
-        write_training(tmp_path, arm, [0.1, 0.2, level], (0, 0), watched, benchmark="real", panel="")
-    (sheet,) = sheets(read_runs(tmp_path))
-    assert sheet.name == "real-distrl"
-    labels = [grid.label for grid in sheet.grids]
-    assert "rl-joined" not in labels
+        write_training(tmp_path, arm, [0.1, 0.2, level], (0, 0), watched, benchmark="miniature_gain", panel="")
+    (sheet,) = sheets(read_runs(tmp_path), sections=SECTIONS)
+    assert sheet.name == "miniature_gain-distrl"
     arms = next(grid for grid in sheet.grids if grid.label == "rl-arms")
     assert arms.groups == ((("–", "distrl_ipvrm", "1", "1", "+5.0 [+5.0, +5.0]†", "1 of 1", "–", "–", "–"),),)
     assert arms.notes
-    assert [figure.name for figure in sheet.figures] == [f"real-distrl-{n}" for n in ("accuracy", "monitors", "arms")]
+    drawn = [f"miniature_gain-distrl-{name}" for name in ("accuracy", "monitors", "arms")]
+    assert [figure.name for figure in sheet.figures] == drawn
 
 
-def test_runs_without_metrics_or_seeds_still_have_tables(tmp_path: Path) -> None:
-    path = write_training(tmp_path, "", [0.1, 0.2], model="org/policy", benchmark="real", panel="")
-    told = json.loads(path.read_text())
-    for name in ("arm", "sft_seed", "rl_seed", "panel"):
-        del told["manifest"]["config"][name]
-    path.write_text(json.dumps(told))
-    (sheet,) = sheets(read_runs(tmp_path))
+def test_study_runs_without_metrics_or_seeds_still_have_tables(tmp_path: Path) -> None:
+    path = write_training(tmp_path, "", [0.1, 0.2], model="org/policy", benchmark="miniature_gain", panel="")
+    _forget(path, "arm", "sft_seed", "rl_seed", "panel")
+    (sheet,) = sheets(read_runs(tmp_path), sections=SECTIONS)
     policies = next(grid for grid in sheet.grids if grid.label == "rl-policies")
     assert policies.groups[0][0][:4] == ("–", "org/policy", "1", "1")
+
+
+def _forget(path: Path, *names: str) -> None:
+    """Takes options out of a result, as where the run was no study's."""
+    told = json.loads(path.read_text())
+    for name in names:
+        del told["manifest"]["config"][name]
+    path.write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("benchmark", ["real", "grade_school"])
+def test_a_users_training_shows_before_after_gain_and_curves_and_no_claim(tmp_path: Path, benchmark: str) -> None:
+    """Whatever its arm; the grade-school study is known by its problems, not by a name that anyone may give."""
+    for arm, last in (("distrl_ipvrm", 0.3), ("grpo", 0.2)):
+        watched = lines(4, **{k: v for k, v in monitors_of(arm).items() if not isinstance(v, list)})
+        path = write_training(
+            tmp_path / "runs", arm, [0.1, 0.2, last], (0, 0), watched, benchmark=benchmark, panel="", model="org/policy"
+        )
+        _forget(path, "sft_seed", "rl_seed", "panel")
+    report(tmp_path / "runs", tmp_path / "out", sections=SECTIONS)
+    page = (tmp_path / "out" / f"{benchmark}-distrl.md").read_text()
+    assert "| Before | After | Gain | Cut before | Cut after |" in page
+    (row,) = [line for line in page.splitlines() if "-distrl_ipvrm-" in line]
+    assert [cell.split()[0] for cell in row.split(" | ")[4:7]] == ["10.0", "30.0", "+20.0"]
+    figures = {path.name for path in (tmp_path / "out" / "figures").glob("*.svg")}
+    assert figures == {f"{benchmark}-distrl-{name}.svg" for name in ("accuracy", "monitors")}
+    written = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and "published" not in p.parts]
+    for path in written:
+        if path.suffix in (".md", ".html", ".json", ".csv", ".tex"):
+            words = re.findall(r"claim\w*|miniature|unclear", path.read_text())
+            assert not words, (path.name, words)
+
+
+def test_two_trainings_of_a_user_that_differ_in_an_option_are_both_listed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_training(tmp_path, "grpo", [0.1, 0.2], (1, 2), run_id=name, benchmark="real")
+    assert load(tmp_path, sections=SECTIONS).problems == ()
+    (sheet,) = sheets(read_runs(tmp_path), sections=SECTIONS)
+    assert [row[2] for row in sheet.grids[0].groups[0]] == ["a", "b"]
+
+
+def test_the_library_alone_reports_a_studys_run_as_any_other(tmp_path: Path) -> None:
+    write_training(tmp_path, "grpo", [0.1, 0.2], (1, 2))
+    (sheet,) = sheets(read_runs(tmp_path))
+    assert (sheet.name, [grid.label for grid in sheet.grids]) == ("miniature_rl-distrl", ["distrl-policies"])
 
 
 @pytest.mark.parametrize("fault", ["altered", "missing", "nonsense"])
 def test_metrics_are_checked(tmp_path: Path, fault: str) -> None:
     path = write_training(tmp_path, "grpo", [0.1, 0.2], monitors=lines(2, entropy=0.5))
-    assert load(tmp_path, recompute=True).problems == ()
+    assert load(tmp_path, recompute=True, sections=SECTIONS).problems == ()
     where = metrics_path(path)
     if fault == "missing":
         where.unlink()
@@ -386,7 +435,7 @@ def test_metrics_are_checked(tmp_path: Path, fault: str) -> None:
             read_run(path).result.manifest.config["metrics_sha256"], sha256(where.read_bytes())
         )
         path.write_text(told)
-    (problem,) = load(tmp_path).problems
+    (problem,) = load(tmp_path, sections=SECTIONS).problems
     assert where.name in problem
     assert {"missing": "cannot be read", "altered": "SHA-256", "nonsense": "not a record"}[fault] in problem
 
@@ -394,7 +443,7 @@ def test_metrics_are_checked(tmp_path: Path, fault: str) -> None:
 def test_an_arm_run_twice_is_named(tmp_path: Path) -> None:
     write_training(tmp_path, "grpo", [0.1, 0.2], (1, 2), run_id="a")
     write_training(tmp_path, "grpo", [0.1, 0.3], (1, 2), run_id="b")
-    (problem,) = load(tmp_path).problems
+    (problem,) = load(tmp_path, sections=SECTIONS).problems
     assert "miniature_rl: arm grpo of panel plain, SFT seed 1, RL seed 2 has 2 runs, another in " in problem
 
 

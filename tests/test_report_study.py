@@ -12,12 +12,13 @@ import pytest
 from report_runs import CLEAN, rows_taken_as_they_are, write_study
 
 from prmbench.report import report
-from prmbench.report.claims import Claim, claims, missing
 from prmbench.report.load import load
 from prmbench.report.stats import holm, mean, paired, t_inside, t_quantile
-from prmbench.report.study import SHIFTS, Study, study
-from prmbench.report.studytables import cell, grids
 from prmbench.store import read_runs
+from prmbench.studies.reporting.reward_model_claims import Claim, claims, missing
+from prmbench.studies.reporting.reward_model_runs import SHIFTS, Study, study
+from prmbench.studies.reporting.reward_model_tables import cell, grids
+from prmbench.studies.reporting.sections import SECTIONS
 
 # --- statistics -----------------------------------------------------------------------------------------------
 
@@ -207,8 +208,8 @@ def test_tables_of_a_study(made: Study) -> None:
 
 def test_files_of_a_study(results: Path, tmp_path: Path) -> None:
     with rows_taken_as_they_are():
-        report(results, tmp_path)
-        assert report(results, tmp_path, check=True) == CLEAN
+        report(results, tmp_path, sections=SECTIONS)
+        assert report(results, tmp_path, sections=SECTIONS, check=True) == CLEAN
     lines = list(csv.DictReader(io.StringIO((tmp_path / "miniature.csv").read_text())))
     per_seed = {
         int(x["seed"]): float(x["value"])
@@ -239,6 +240,6 @@ def test_a_method_run_twice_at_a_seed_is_named(tmp_path: Path) -> None:
     text = second.read_text().replace('"run_id": "ipvrm-0-steps"', '"run_id": "ipvrm-0-again"')
     second.write_text(text)
     with rows_taken_as_they_are():
-        (problem,) = load(tmp_path).problems
+        (problem,) = load(tmp_path, sections=SECTIONS).problems
     assert f"{second}; keep one" in problem or f"{second}: " in problem
     assert "miniature: method ipvrm, seed 0, task steps has 2 runs, another in " in problem

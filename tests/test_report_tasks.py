@@ -40,14 +40,15 @@ from prmbench.report import (
 )
 from prmbench.report.blocks import blocks, candidate, prefixes, problem, remarks, text
 from prmbench.report.board import boards
-from prmbench.report.claims import claims
 from prmbench.report.page import page
 from prmbench.report.sheets import sheets
-from prmbench.report.study import study
-from prmbench.report.studytables import grids
 from prmbench.report.taskfigures import FLOOR_LOOKS, best_of_n, reliability_bin
 from prmbench.schema import MetricRow, RunResult, ScoredTrace
 from prmbench.store import Run, read_runs
+from prmbench.studies.reporting.reward_model_claims import claims
+from prmbench.studies.reporting.reward_model_runs import study
+from prmbench.studies.reporting.reward_model_tables import grids
+from prmbench.studies.reporting.sections import SECTIONS
 
 
 def row(subset: str, protocol: str, metric: str, value: float | None, note: str = "") -> MetricRow:
@@ -260,8 +261,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_of_every_task(results: Path, tmp_path: Path) -> None:
-    report(results, tmp_path)
-    assert report(results, tmp_path, check=True, recompute=True) == CLEAN
+    report(results, tmp_path, sections=SECTIONS)
+    assert report(results, tmp_path, sections=SECTIONS, check=True, recompute=True) == CLEAN
     for task in ("best_of_n", "policy", "calibration"):
         assert all((tmp_path / f"{task}.{kind}").is_file() for kind in ("md", "csv", "tex", "json"))
         lines = list(csv.DictReader(io.StringIO((tmp_path / f"{task}.csv").read_text())))
@@ -274,7 +275,7 @@ def test_files_of_every_task(results: Path, tmp_path: Path) -> None:
 
 def test_order_of_runs_does_not_matter(results: Path) -> None:
     runs = read_runs(results)
-    assert sheets(runs) == sheets(runs[::-1])
+    assert sheets(runs, sections=SECTIONS) == sheets(runs[::-1], sections=SECTIONS)
 
 
 def test_a_benchmark_of_another_name_has_its_own_sheet(results: Path) -> None:
@@ -297,7 +298,10 @@ def test_latex_of_the_new_tables_compiles(results: Path, tmp_path: Path) -> None
         pytest.skip("pdflatex is missing; on Debian: apt-get install texlive-latex-base texlive-latex-recommended")
     write_study(tmp_path / "study", {"ipvrm": [0.5, 0.6], "q_rm": [0.2, 0.4]}, ("steps", "best_of_n", "calibration"))
     found = study(read_runs(tmp_path / "study"))
-    every = [*grids(found, claims(found)), *(grid for sheet in sheets(read_runs(results)) for grid in sheet.grids)]
+    every = [
+        *grids(found, claims(found)),
+        *(grid for sheet in sheets(read_runs(results), sections=SECTIONS) for grid in sheet.grids),
+    ]
     (tmp_path / "board.tex").write_text(tables.latex_document(every))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "board.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)

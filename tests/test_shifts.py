@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prmbench.data import miniature, shifts
 from prmbench.schema import Trace
+from prmbench.studies.miniature import arithmetic, format_shifts
 
 STEPS = ("7 + 5 = 1", "1 * 3 = 4", "4 - 2 = 2", "Answer: 2")
 TRACE = Trace("t", "[plain] 7 #1 + 5 #2 * 3 #3 - 2 ?", STEPS, first_error=1, step_labels=(0.5, 0.1, 0.2, 0.3))
@@ -27,7 +27,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden(name: str) -> None:
-    shifted = shifts.SHIFTS[name](TRACE)
+    shifted = format_shifts.SHIFTS[name](TRACE)
     assert shifted.steps == GOLDEN[name]
     assert shifted.prompt == f"[{name}] 7 #1 + 5 #2 * 3 #3 - 2 ?"
     assert shifted.subset == name
@@ -36,31 +36,31 @@ def test_golden(name: str) -> None:
 
 
 def test_the_table_is_complete() -> None:
-    assert list(GOLDEN) == list(shifts.SHIFTS)
+    assert list(GOLDEN) == list(format_shifts.SHIFTS)
 
 
 @pytest.mark.parametrize(("label", "moved"), [(-1, -1), (0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 3), (None, None)])
 def test_merged_moves_the_label_with_its_step(label: int | None, moved: int | None) -> None:
     steps = ("0 + 2 = 2", "2 + 2 = 4", "4 + 2 = 6", "6 + 2 = 8", "8 + 2 = 10", "Answer: 10")
     given = Trace("t", "[plain] 0 #1 + 2 #2 + 2 #3 + 2 #4 + 2 #5 + 2 ?", steps, first_error=label)
-    shifted = shifts.merged(given)
+    shifted = format_shifts.merged(given)
     assert len(shifted.steps) == 4
     assert shifted.first_error == moved
 
 
-@pytest.mark.parametrize("name", shifts.SHIFTS)
+@pytest.mark.parametrize("name", format_shifts.SHIFTS)
 def test_the_oracle_reads_the_mapped_label_off_the_shifted_text(name: str) -> None:
-    traces = [*miniature.injected("test", 3, 60), *_wrong_answers(20)]
+    traces = [*arithmetic.injected("test", 3, 60), *_wrong_answers(20)]
     assert {t.first_error for t in traces} >= {-1, 0, 1, 2, 3, 4}
-    for shifted in map(shifts.SHIFTS[name], traces):
-        assert miniature.first_error(shifted.prompt, shifted.steps) == shifted.first_error, shifted
+    for shifted in map(format_shifts.SHIFTS[name], traces):
+        assert arithmetic.first_error(shifted.prompt, shifted.steps) == shifted.first_error, shifted
 
 
 def _wrong_answers(count: int) -> list[Trace]:
     """Right up to the last step, whose answer is one too large."""
     found = []
     for i in range(count):
-        task = miniature.problem("test", 5, i)
-        steps = (*miniature.solution(task)[:-1], f"Answer: {(task.values()[-1] + 1) % 11}")
+        task = arithmetic.problem("test", 5, i)
+        steps = (*arithmetic.solution(task)[:-1], f"Answer: {(task.values()[-1] + 1) % 11}")
         found.append(Trace(f"t{i}", task.prompt(), steps, first_error=len(steps) - 1))
     return found

@@ -32,7 +32,7 @@ BOOT = 300
 
 def save_smollm2(folder: Path) -> Path:
     """SmolLM2-135M as safetensors in float32, tied as it is."""
-    from prmbench.demo_smollm2 import smollm2
+    from prmbench.studies.demo_smollm2 import smollm2
 
     engine = load(str(smollm2()), "lm", CPU)
     engine.model.hf_quantizer.remove_quantization_config(engine.model)

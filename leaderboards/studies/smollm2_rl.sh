@@ -11,7 +11,7 @@ set -eu
 PYTHON=${PYTHON:-python}
 STEPS=${STEPS:-12}
 OUT=${OUT:-runs/smollm2_rl}
-MODEL=${MODEL:-$("$PYTHON" -c 'from prmbench.demo_smollm2 import smollm2; print(smollm2())')}
+MODEL=${MODEL:-$("$PYTHON" -c 'from prmbench.studies.demo_smollm2 import smollm2; print(smollm2())')}
 "$PYTHON" "$(dirname "$0")/grade_school.py" "$OUT/problems"
 for seed in ${SEEDS:-0}; do
   for arm in grpo distrl_ipvrm; do

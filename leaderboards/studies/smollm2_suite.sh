@@ -14,7 +14,7 @@ set -euo pipefail
 data=${1:?usage: smollm2_suite.sh DATA}
 out=${OUT:-leaderboards/results}
 run=(${PYTHON:-python} -m prmbench eval --quiet)
-model=${MODEL:-$(${PYTHON:-python} -c 'from prmbench.demo_smollm2 import smollm2; print(smollm2())')}
+model=${MODEL:-$(${PYTHON:-python} -c 'from prmbench.studies.demo_smollm2 import smollm2; print(smollm2())')}
 
 prmbench=(--benchmark prmbench_preview --data "$data/prmbench_preview")
 shifted=(--benchmark format_shift --data "$data/processbench" --limit "${LIMIT:-16}")

@@ -108,6 +108,12 @@ def number(value: float | None, style: str) -> str:
     return f"{rounded:{'+' if style == SIGNED else ''}.{places}f}"
 
 
+def group_size(metric: str) -> int | None:
+    """`best_of@8` -> 8; None for a metric without a number of samples."""
+    found = re.fullmatch(r"\w+@(\d+)", metric)
+    return int(found[1]) if found else None
+
+
 def remarks(rows: Iterable[MetricRow]) -> tuple[str, ...]:
     """Why numbers are missing, and what the dagger stands for; of notes that differ in a last number, the largest."""
     absent: dict[str, str] = {}

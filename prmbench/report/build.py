@@ -17,11 +17,10 @@ from prmbench.report import tables
 from prmbench.report.board import Board, boards
 from prmbench.report.figures import Drawn, figures
 from prmbench.report.frame import slug
-from prmbench.report.joined_tables import joined
 from prmbench.report.load import Loaded, load
 from prmbench.report.page import page
 from prmbench.report.published import Published, published, sources
-from prmbench.report.sheets import Sheet, sheets, split
+from prmbench.report.sheets import Section, Sheet, sheets, split
 from prmbench.report.viewer import Texts
 from prmbench.schema import UserError
 from prmbench.store import files_of
@@ -51,6 +50,7 @@ def report(
     check: bool = False,
     recompute: bool = False,
     reads: Sequence[Path] = (),
+    sections: Sequence[Section] = (),
 ) -> Report:
     """Writes every table, figure and the page under `out`. A file that cannot be trusted is named and left out.
 
@@ -61,19 +61,20 @@ def report(
         check: Whether to write nothing and only say what would change.
         recompute: Whether rows come from the scores, not from the result files.
         reads: Files that `data` comes from, which like the runs are not written over.
+        sections: What to show otherwise than by benchmark and task, such as the studies of this project.
 
     Raises:
         UserError: `results` does not exist, or a file under `out` may not be written.
     """
-    loaded = load(results, recompute)
-    built, shown, others = build(loaded, out, png=not check)
+    loaded = load(results, recompute, sections)
+    built, shown, others = build(loaded, out, png=not check, sections=sections)
     if check:
         changed = [f"{out / name}: would change" for name in sorted(_changed(out, built))]
         return Report((*changed, *_left_over(out, built)), loaded.problems, _left_out(loaded))
     changed = _changed(out, built)
     drawings = (drawn for _, drawn in shown), (sheet.figures for sheet in others)
     output = {f"figures/{f.name}.png": f.png for drawn in chain(*drawings) for f in drawn}
-    output["report.html"] = page(shown, others, loaded.refused, data).encode()
+    output["report.html"] = page(shown, others, loaded.refused, data, sections).encode()
     changed += _changed(out, output)
     runs = [*loaded.listed, *(run for run, _ in loaded.refused)]
     sources = [*reads, *(file for run in runs for file in files_of(run.path))]
@@ -100,11 +101,13 @@ def _left_out(loaded: Loaded) -> str:
 Shown = list[tuple[Board, Sequence[Drawn]]]
 
 
-def build(loaded: Loaded, out: Path, png: bool = False) -> tuple[dict[str, bytes], Shown, tuple[Sheet, ...]]:
+def build(
+    loaded: Loaded, out: Path, png: bool = False, sections: Sequence[Section] = ()
+) -> tuple[dict[str, bytes], Shown, tuple[Sheet, ...]]:
     """Tracked files by name under `out`; each board with its figures, boards with runs first; and the sheets."""
-    found = {board.benchmark: board for board in boards(split(loaded.listed)[0])}
+    found = {board.benchmark: board for board in boards(split(loaded.listed, sections)[0])}
     every = [*found.values(), *([] if PUBLISHED_FOR in found else [Board(PUBLISHED_FOR, {}, (), ())])]
-    others = (*sheets(loaded.listed, png), *joined(loaded.listed, png))
+    others = sheets(loaded.listed, png, sections)
     built: dict[str, str | bytes] = {"README.md": _readme(loaded, every, others, out)}
     shown: Shown = []
     for board in every:

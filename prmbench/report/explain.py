@@ -6,7 +6,8 @@ docs/protocols.md says the same at length; a key or heading that is not known he
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from prmbench.report.blocks import parts
 from prmbench.report.frame import FLOORS
@@ -61,9 +62,6 @@ _TRAINED = re.compile(r"policy/(?:step:(\d+)|gain)")
 
 COLUMNS = {
     "model": "The model, and its revision where one is known; under it the protocol of its scores.",
-    "method": "How the reward model was trained.",
-    "arm": "A way of training the policy; arms differ only in what they are named by.",
-    "panel": "A world in which all arms were trained.",
     "protocol": "How scores become verdicts: readout/rule.",
     "readout": "How what the model says becomes one number per step.",
     "input": "The text that the model reads, and where its scores are read.",
@@ -72,47 +70,16 @@ COLUMNS = {
     "min. difference": "The smallest gap to an equally noisy run that a test finds with power 0.80. Percent.",
     "unscored": "Traces without a usable score. They count as wrong.",
     "average": "Mean F1 over the subsets, each with the same weight.",
-    "source": "Where the number was published, or which table of the paper a claim is from.",
+    "source": "Where the number was published.",
     "ece": "Expected calibration error: how far probabilities lie from what happens. Lower is better.",
     "brier": "Mean squared error of the probabilities. Lower is better.",
     "auc": "How often a prefix that ends well has a higher probability than one that does not.",
     "td against outcome": "Correlation of a step's change in value with what the solution comes to.",
-    "yes": "Comparisons whose interval says what the claim says.",
-    "no": "Comparisons whose interval says the opposite.",
-    "unclear": "Comparisons whose interval allows both.",
-    "p": "Two-sided p-value of the difference.",
-    "holm": "The p-value, adjusted for all comparisons of its kind.",
-    "after holm": "Answers that stay below 0.05 when p is adjusted for all comparisons of the line.",
-    "detectable": "The smallest difference that this test finds with power 0.80.",
-    "mean of shifts": "Mean F1 over the formats that were not trained on.",
-    "change under shifts": "Mean F1 over the other formats minus F1 in the format trained on.",
-    "comparisons": "How many comparisons were made to answer the line.",
-    "answer": "Whether the interval says so, says the opposite, or allows both.",
-    "seeds above 0": "In how many worlds the difference is above zero.",
-    "runs above 0": "In how many pairs of runs the difference is above zero.",
-    "sft seeds": "Start policies: the units that intervals of trained policies are over.",
-    "constants": "Whether the methods' constants were tuned here or are the paper's.",
-    "reading": "Whether a score says how right a step is, or how right all is up to its end.",
     "before": "Accuracy of the start policy.",
     "after": "Accuracy of the trained policy.",
     "gain": "After minus before, paired over problems.",
-    "right rollouts": "Share of completions drawn in training that are right.",
-    "entropy, late": "Of the policy's next token, nats, last quarter of training.",
-    "kl to sft, last": "How far the policy moved from its start, nats per token, at the last validation.",
-    "mass": "Share of the policy's probability that the candidates cover.",
-    "seconds": "Time it took; another machine changes it.",
-    "rl gain": "Accuracy of a policy after training with this reward model minus before.",
-    "over grpo": "Accuracy of that policy minus that of GRPO without a reward model.",
-    "ece platt": "Expected calibration error after Platt scaling. Lower is better.",
-    "tokens": "Tokens pushed through the model to score the run.",
-    "tokens a step": "Tokens pushed through the model per scored step.",
-    "s / 1,000 steps": "Seconds it took to score 1,000 steps; another machine changes it.",
-    "predictor": "The number that is to foretell the outcome.",
-    "outcome": "The number that is to be foretold.",
-    "checkpoints": "Trained reward models that have both numbers.",
-    "pooled": "Correlation over all checkpoints alike.",
-    "within worlds": "Correlation between methods, each relative to the others of its world.",
-    "within methods": "Correlation between worlds, each relative to the same method in others.",
+    "cut before": "Share of completions that reached the length limit before training.",
+    "cut after": "Share of completions that reached the length limit after training.",
     "overall": "PRMScore over the steps of all categories together: the mean of F1 on valid and F1 on invalid steps.",
     "f1, plain": "F1 on the traces as they are.",
     "all formats": "The mean over all formats but the plain one.",
@@ -159,11 +126,11 @@ def _scored(key: str) -> str:
     return "\n".join(lines)
 
 
-def column(heading: str) -> str:
-    """What a column holds; empty where the heading says all there is."""
+def column(heading: str, more: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What a column holds, from COLUMNS or `more`; empty where the heading says all there is."""
     plain = heading.lower()
-    if plain in COLUMNS:
-        return COLUMNS[plain]
+    if plain in COLUMNS or plain in more:
+        return more.get(plain) or COLUMNS[plain]
     if "[" in plain:
         return f"Mean over {', '.join(parts(heading))}, each with the same weight."
     for pattern, words in _COLUMNS:
@@ -178,6 +145,6 @@ def protocols(keys: Iterable[str]) -> dict[str, str]:
     return {key: words for key in sorted(set(keys)) if (words := protocol(key))}
 
 
-def columns(headings: Iterable[str]) -> dict[str, str]:
+def columns(headings: Iterable[str], more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """Heading -> words, for those that have any."""
-    return {heading: words for heading in sorted(set(headings)) if (words := column(heading))}
+    return {heading: words for heading in sorted(set(headings)) if (words := column(heading, more))}

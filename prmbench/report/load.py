@@ -6,15 +6,15 @@ Reads only; nothing is listed, ranked or written here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prmbench import reading
 from prmbench.judge import differences, judge, read_verified
 from prmbench.redaction import one_line
-from prmbench.report.rlstudy import arm_of, panel_of, read_metrics, seeds_of
-from prmbench.report.study import STUDY, seed_of
+from prmbench.report.sheets import Section
+from prmbench.report.training_runs import read_metrics
 from prmbench.schema import RunManifest, UserError
 from prmbench.store import SCORES_SUFFIX, Run, read_run, scores_path
 
@@ -50,13 +50,14 @@ class Loaded:
         return dict(counts.most_common())
 
 
-def load(results: Path, recompute: bool = False) -> Loaded:
+def load(results: Path, recompute: bool = False, sections: Sequence[Section] = ()) -> Loaded:
     """Reads every run under `results` and leaves out those that cannot be trusted.
 
     Args:
         results: A folder, searched through.
         recompute: Whether rows are derived again from the scores, intervals and all, and shown instead of the stored
             ones. If not, a run is left out when the number of one of its rows does not follow from its scores.
+        sections: Those of the report, which say where two runs claim one place of a table.
 
     Raises:
         UserError: The folder does not exist.
@@ -81,7 +82,7 @@ def load(results: Path, recompute: bool = False) -> Loaded:
         f"{path}: its result {path.name.removesuffix(SCORES_SUFFIX)}.json is missing" for path in _bereft(results)
     ]
     runs.sort(key=_order)
-    doubled = dict(_twins(runs))
+    doubled = dict(_twins(runs, sections))
     broken += dict.fromkeys(doubled.values())
     runs = [run for run in runs if run.path not in doubled]
     listed = tuple(run for run in runs if not refusal(run.result.manifest))
@@ -128,39 +129,33 @@ def _bereft(results: Path) -> Iterator[Path]:
             yield path
 
 
-Key = tuple[object, ...]
-
-
-def _twins(runs: Sequence[Run]) -> Iterator[tuple[Path, str]]:
+def _twins(runs: Sequence[Run], sections: Sequence[Section]) -> Iterator[tuple[Path, str]]:
     """Runs that claim one place, each with a line about them: nobody can say which of them should have it."""
-    for key_of, words in (
-        (_by_id, "run {1} of {0} lies in {n} places"),
-        (_by_seed, STUDY + ": method {0}, seed {1}, task {2} has {n} runs"),
-        (_by_arm, "{0}: arm {1} of panel {2}, SFT seed {3}, RL seed {4} has {n} runs"),
+    for groups, words in (
+        (_grouped(runs, _identity), "run {1} of {0} lies in {n} places"),
+        *((_grouped(runs, section.place), "{0} has {n} runs") for section in sections),
     ):
-        groups: dict[Key, list[Run]] = {}
-        for run in runs:
-            if key := key_of(run.result.manifest):
-                groups.setdefault(key, []).append(run)
         for key, alike in groups.items():
             if len(alike) > 1:
                 paths = sorted(run.path for run in alike)
-                line = f"{paths[0]}: {words.format(*key, n=len(alike))}, another in {paths[1]}; keep one"
+                names = key if isinstance(key, tuple) else (key,)
+                line = f"{paths[0]}: {words.format(*names, n=len(alike))}, another in {paths[1]}; keep one"
                 yield from ((run.path, line) for run in alike)
 
 
-def _by_id(manifest: RunManifest) -> Key:
+Key = tuple[str, ...] | str
+
+
+def _grouped(runs: Sequence[Run], key_of: Callable[[RunManifest], Key]) -> dict[Key, list[Run]]:
+    groups: dict[Key, list[Run]] = {}
+    for run in runs:
+        if key := key_of(run.result.manifest):
+            groups.setdefault(key, []).append(run)
+    return groups
+
+
+def _identity(manifest: RunManifest) -> Key:
     return manifest.benchmark, manifest.run_id
-
-
-def _by_seed(manifest: RunManifest) -> Key:
-    return (manifest.model, seed_of(manifest), manifest.task) if manifest.benchmark == STUDY else ()
-
-
-def _by_arm(manifest: RunManifest) -> Key:
-    if manifest.task != "distrl":
-        return ()
-    return manifest.benchmark, arm_of(manifest), panel_of(manifest) or "none", *seeds_of(manifest)
 
 
 def _recomputed(run: Run) -> tuple[Run, list[str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from prmbench.report.blocks import NOTED, text
 from prmbench.report.board import OTHER, Board, Cell, Line, RuleTable
 from prmbench.report.frame import RULES, members
-from prmbench.report.sheets import Sheet
+from prmbench.report.sheets import Fact, Sheet
 from prmbench.report.tables import DASH, Grid, percent
 from prmbench.report.taskgrids import AGGREGATIONS, BestPick, best_pick
 
@@ -20,8 +20,6 @@ REACHABLE = ("calibrated", "cross_validated", "native", "fixed")
 STEPS_WORDS = "Whether a model finds the first wrong step of a solution. F1 of exact hits and of solutions passed."
 LEADING = (r"best_of@\d+", r"overall", r"F1, plain", r"AUC", r"within worlds", r"(average|pooled).*", r".+ \(n=\d+\)")
 """Columns that say most about a sheet, where it has them; of several that match, the last."""
-ANSWERS = ("Yes", "No", "Unclear")
-Fact = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,7 @@ def _lead(table: RuleTable) -> tuple[RuleTable, Line, str] | None:
 
 
 def of_sheet(sheet: Sheet) -> Card:
-    """Answers to a study's claims; of another task the best in the leading column of its first table, oracles aside.
+    """The sheet's own headline, or the best in the leading column of its first table, oracles aside.
 
     On the average where there is one, else on the traces that stand first there; which ones is told beside it.
     """
@@ -76,8 +74,8 @@ def of_sheet(sheet: Sheet) -> Card:
     if {run.result.manifest.task for run in sheet.runs} == {"best_of_n"} and (pick := best_pick(sheet.runs)):
         return Card(words, len(sheet.runs), text(pick.row).rstrip(NOTED), tuple(_pick_facts(pick)))
     grids = [grid for grid in sheet.grids if "oracle" not in grid.label.split("-")]
-    if grids and set(ANSWERS) <= set(grids[0].header):
-        return Card(words, len(sheet.runs), *_answers(grids[0]))
+    if sheet.headline:
+        return Card(words, len(sheet.runs), *sheet.headline)
     baselines = {run.result.manifest.model for run in sheet.runs if run.result.manifest.backend == "baseline"}
     found = [*(_best(grid, baselines) for grid in grids), *(_best(grid, ()) for grid in grids), ("", ())]
     return Card(words, len(sheet.runs), *next((told for told in found if told[0]), found[-1]))
@@ -93,13 +91,6 @@ def _pick_facts(pick: BestPick) -> Iterator[Fact]:
     yield "Aggregation", f"{pick.aggregation}: {meaning}" if meaning else pick.aggregation
     for key, row in pick.floors:
         yield f"Floor: {key.removeprefix('floor/')}", f"{text(row, interval=False).rstrip(NOTED)} ({row.metric})"
-
-
-def _answers(grid: Grid) -> tuple[str, tuple[Fact, ...]]:
-    rows = [row for group in grid.groups for row in group]
-    counts = {name: sum(int(row[grid.header.index(name)]) for row in rows) for name in ANSWERS}
-    number = ", ".join(f"{count} {name.lower()}" for name, count in counts.items())
-    return number, (("Asked", f"{grid.title} {sum(counts.values())} comparisons."),)
 
 
 def _best(grid: Grid, baselines: Collection[str]) -> tuple[str, tuple[Fact, ...]]:

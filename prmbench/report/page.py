@@ -22,7 +22,7 @@ from prmbench.report.board import LEGEND, Board, RuleTable, boards
 from prmbench.report.figures import Drawn
 from prmbench.report.frame import RULES
 from prmbench.report.published import Published, published
-from prmbench.report.sheets import Sheet, sheets, split
+from prmbench.report.sheets import Section, Sheet, sheets, split
 from prmbench.report.verdicts import KINDS
 from prmbench.report.viewer import Texts, view
 from prmbench.store import Run
@@ -40,28 +40,31 @@ def page(
     others: Sequence[Sheet],
     refused: Sequence[tuple[Run, str]],
     data: Texts | None = None,
+    sections: Sequence[Section] = (),
 ) -> str:
     """The page for all benchmarks; runs that may not be listed stand apart, with the reasons."""
     unlisted = [run for run, _ in refused]
+    concerned = [section for section in sections if any(section.owns(run.result.manifest) for run in unlisted)]
     shown = [(board, drawn, "") for board, drawn in listed]
-    shown += [(board, (), _reasons(board.runs, refused)) for board in boards(split(unlisted)[0])]
+    shown += [(board, (), _reasons(board.runs, refused)) for board in boards(split(unlisted, concerned)[0])]
     sheeted = [(sheet, "") for sheet in others]
-    sheeted += [(sheet, _reasons(sheet.runs, refused)) for sheet in sheets(unlisted)]
+    sheeted += [(sheet, _reasons(sheet.runs, refused)) for sheet in sheets(unlisted, sections=concerned)]
     parts = [(_section(board, reason), _images(drawn), board.runs) for board, drawn, reason in shown]
     parts += [(_sheet(sheet, reason), _images(sheet.figures), ()) for sheet, reason in sheeted]
     parts.sort(key=lambda part: (bool(part[0]["unlisted"]), not part[0]["card"]["runs"]))
-    sections = [section for section, _, _ in parts]
+    shown_sections = [section for section, _, _ in parts]
+    words = {name: text for sheet, _ in sheeted for name, text in sheet.column_words.items()}
     most = MOST_TRACES
     while True:
         bulk = [{"figures": images, **view(runs, most, data)} for _, images, runs in parts]
-        html = _render(_payload(sections, bulk), bulk)
+        html = _render(_payload(shown_sections, bulk, words), bulk)
         size = len(html.encode())
         if size <= MOST_BYTES or most <= 1:
             return html
         most = min(most - 1, int(most * 0.95 * MOST_BYTES / size))
 
 
-def _payload(sections: Sequence[dict[str, Any]], bulk: Sequence[Bulk]) -> dict[str, Any]:
+def _payload(sections: Sequence[dict[str, Any]], bulk: Sequence[Bulk], words: Mapping[str, str]) -> dict[str, Any]:
     """What is needed at once: the tables, and the words for what stands in them."""
     return {
         "benchmarks": sections,
@@ -69,7 +72,7 @@ def _payload(sections: Sequence[dict[str, Any]], bulk: Sequence[Bulk]) -> dict[s
         "legend": LEGEND,
         "kinds": KINDS,
         "protocols": explain.protocols(_keys(sections, bulk)),
-        "columns": explain.columns([*explain.COLUMNS, *_headings(sections)]),
+        "columns": explain.columns([*explain.COLUMNS, *_headings(sections)], words),
     }
 
 

@@ -1,32 +1,17 @@
-"""Runs of tasks without a threshold rule, and studies -> one sheet each: its tables, figures and files.
+"""One sheet per benchmark and task: its tables, figures and files.
 
-Runs of step F1 have boards instead (board.py); the miniature's runs, whatever their task, form one study, and runs
-of RL training another.
+Runs of step F1 have boards instead (board.py). Whoever calls for a report may show some runs in another way: a Section.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from prmbench.report import (
-    curves,
-    rlclaims,
-    rlprobes,
-    rltables,
-    shift,
-    studytables,
-    tables,
-    taskfigures,
-    taskgrids,
-    validity,
-)
-from prmbench.report.claims import claims
+from prmbench.report import shift, tables, taskfigures, taskgrids, training, training_figures, validity
 from prmbench.report.figures import Drawn, Plan, draw
 from prmbench.report.frame import RULES, rule_and_readout, subset_rank
-from prmbench.report.rlstudy import RL_STUDY, rl_study
-from prmbench.report.study import STUDY, study
 from prmbench.schema import RunManifest
 from prmbench.store import Run, canonical_json
 
@@ -36,22 +21,15 @@ WORDS = {
     "calibration": "Whether the value of a prefix is the probability that its continuation ends right.",
     "format_shift": "The same solutions in other formats: how much first-error F1 a format takes from a model.",
     "validity": validity.WORDS,
+    "distrl": training.WORDS,
 }
-STUDY_WORDS = (
-    "Reward models trained with equal budgets in a small world with an exact oracle, over several seeds. "
-    "What holds here is said of this world only."
-)
-RL_WORDS = (
-    "Policies trained by reinforcement learning: every arm from the same start, on the same prompts, with the same "
-    "number of steps; only what an arm is named by differs."
-)
-RL_STUDY_WORDS = f"{RL_WORDS} In a small world with an exact oracle; what holds here is said of this world only."
 GRIDS: dict[str, Callable[[Sequence[Run]], tuple[tables.Grid, ...]]] = {
     "best_of_n": taskgrids.best_of_n,
     "policy": taskgrids.policy,
     "calibration": taskgrids.calibration,
     "format_shift": shift.grids,
     "validity": validity.grids,
+    "distrl": training.grids,
 }
 MANY_ROWS = ("format_shift",)
 """Tasks whose subsets times formats times protocols are too many rows for the csv."""
@@ -60,7 +38,12 @@ FIGURES: dict[str, Callable[[str, Sequence[Run]], list[Plan]]] = {
     "calibration": taskfigures.calibration,
     "format_shift": shift.figures,
     "validity": validity.figures,
+    "distrl": training_figures.plans,
 }
+
+
+Fact = tuple[str, str]
+"""A heading and its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +60,37 @@ class Sheet:
     sizes: dict[str, str]
     csv: str
     json: str
+    column_words: Mapping[str, str] = field(default_factory=dict)
+    """Heading in lower case -> what such a column holds, for headings that explain.py does not know."""
+    headline: tuple[str, tuple[Fact, ...]] | None = None
+    """What the page's first view says of it, a number and what it is; None: the best of its first table."""
 
 
-def split(runs: Sequence[Run]) -> tuple[list[Run], dict[str, list[Run]]]:
-    """Runs that stand on a board, and the others by the name of their sheet."""
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Sheets of the caller's own beside those that every report has.
+
+    A report is given its sections as an argument (the command line passes those of `prmbench.studies`); nothing
+    registers one.
+    """
+
+    owns: Callable[[RunManifest], bool]
+    """Whether a run stands in this section alone: no board and no sheet of its task lists it."""
+    sheets: Callable[[Sequence[Run], bool], tuple[Sheet, ...]]
+    """Makes the sheets from all listed runs, owned or not; the second argument says whether figures get a PNG."""
+    place: Callable[[RunManifest], str] = lambda _: ""
+    """The place in the section's tables that only one run can take, in words; empty for a run that takes none."""
+
+
+def split(runs: Sequence[Run], sections: Sequence[Section] = ()) -> tuple[list[Run], dict[str, list[Run]]]:
+    """Runs that stand on a board, and the others by the name of their sheet; without those that a section owns."""
     on_board: list[Run] = []
     others: dict[str, list[Run]] = {}
     for run in runs:
-        name = sheet_name(run.result.manifest)
+        manifest = run.result.manifest
+        if any(section.owns(manifest) for section in sections):
+            continue
+        name = sheet_name(manifest)
         if name:
             others.setdefault(name, []).append(run)
         else:
@@ -94,29 +100,17 @@ def split(runs: Sequence[Run]) -> tuple[list[Run], dict[str, list[Run]]]:
 
 def sheet_name(manifest: RunManifest) -> str:
     """`best_of_n`, `<benchmark>-best_of_n` where the benchmark has a name of its own; empty for a board's runs."""
-    if manifest.benchmark == STUDY:
-        return RL_STUDY if rlprobes.is_probe(manifest) else STUDY
-    if manifest.benchmark == RL_STUDY:
-        return RL_STUDY
     if manifest.task == "steps":
         return ""
     return manifest.task if manifest.benchmark == manifest.task else f"{manifest.benchmark}-{manifest.task}"
 
 
-def sheets(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
-    """One sheet per name; the order of the runs does not matter."""
-    _, found = split(runs)
-    return tuple(_sheet(name, found, png) for name in sorted(found))
-
-
-def _sheet(name: str, found: Mapping[str, Sequence[Run]], png: bool) -> Sheet:
-    if name == STUDY:
-        return _study(found[name], png)
-    if name == RL_STUDY:
-        return _training(name, found[name], found.get(STUDY, ()), png)
-    if found[name][0].result.manifest.task == "distrl":
-        return _training(name, found[name], (), png)
-    return _task(name, found[name], png)
+def sheets(runs: Sequence[Run], png: bool = False, sections: Sequence[Section] = ()) -> tuple[Sheet, ...]:
+    """One sheet per benchmark and task, and those of the sections; by name. The order of the runs does not matter."""
+    _, by_name = split(runs, sections)
+    found = [_task(name, by_name[name], png) for name in by_name]
+    found += [sheet for section in sections for sheet in section.sheets(runs, png)]
+    return tuple(sorted(found, key=lambda sheet: sheet.name))
 
 
 def _task(name: str, runs: Sequence[Run], png: bool) -> Sheet:
@@ -130,7 +124,7 @@ def _task(name: str, runs: Sequence[Run], png: bool) -> Sheet:
         figures=draw(partial(plans, name, ordered), png) if plans else (),
         runs=ordered,
         rules=_rules(ordered),
-        sizes=_sizes(ordered),
+        sizes=sizes_of_subsets(ordered),
         csv=tables.frame_csv([_averages(run) for run in ordered] if task in MANY_ROWS else ordered),
         json=canonical_json({"benchmark": name, "runs": [_numbers(run) for run in ordered]}),
     )
@@ -148,7 +142,7 @@ def _rules(runs: Sequence[Run]) -> str:
     return ", ".join(rule for rule in RULES if rule in found) or "none"
 
 
-def _sizes(runs: Sequence[Run]) -> dict[str, str]:
+def sizes_of_subsets(runs: Sequence[Run]) -> dict[str, str]:
     """Subset -> its traces, in the run that has most of them."""
     sizes: dict[str, int] = {}
     for row in (row for run in runs for row in run.result.rows if "[" not in row.subset):
@@ -166,42 +160,3 @@ def _numbers(run: Run) -> dict[str, object]:
     }
     m = run.result.manifest
     return {"model": m.model, "revision": m.revision, "run_id": m.run_id, "n": m.n, "values": values}
-
-
-def _study(runs: Sequence[Run], png: bool) -> Sheet:
-    found = study(runs)
-    told = claims(found)
-    return Sheet(
-        name=STUDY,
-        words=STUDY_WORDS,
-        grids=studytables.grids(found, told),
-        figures=draw(lambda: taskfigures.study(found, told), png),
-        runs=found.runs,
-        rules=", ".join(studytables.RULE_WORDS),
-        sizes=found.sizes(),
-        csv=studytables.csv(found),
-        json=canonical_json({"benchmark": STUDY, **studytables.numbers(found, told)}),
-    )
-
-
-def _training(name: str, runs: Sequence[Run], miniature: Sequence[Run], png: bool) -> Sheet:
-    """Runs of RL training; `miniature`: runs of the reward models that they and the probes are compared with."""
-    ordered = tuple(sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id)))
-    trained = [run for run in ordered if run.result.manifest.task == "distrl"]
-    found = rl_study(trained)
-    probes = [run for run in ordered if run.result.manifest.task != "distrl"]
-    models = study([*miniature, *probes])
-    told = rlclaims.answers(found, rlprobes.questions(models))
-    head = rltables.grids(found, told)
-    tail = rlprobes.probe_grid(models), rltables.options_grid(found)
-    return Sheet(
-        name=name,
-        words=RL_STUDY_WORDS if name == RL_STUDY else RL_WORDS,
-        grids=tuple(grid for grid in (*head, *tail) if any(grid.groups)),
-        figures=draw(lambda: curves.plans(name, found), png),
-        runs=ordered,
-        rules="none",
-        sizes=_sizes(trained),
-        csv=rltables.csv(found, study(probes)),
-        json=canonical_json({"benchmark": name, **rltables.numbers(found, told)}),
-    )

@@ -1,4 +1,4 @@
-"""Figures of best-of-N and calibration runs, and of a study. Same style and bytes as figures.py, which draws them."""
+"""Figures of best-of-N and calibration runs. Same style and bytes as figures.py, which draws them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prmbench.report.blocks import Block, blocks, candidate, prefixes, rows_of
-from prmbench.report.claims import SCENES, Claim
-from prmbench.report.figures import MOST_LINES, MOST_RUNS, PALETTE, Plan, legend_label
+from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import model_name, rule_and_readout, slug
-from prmbench.report.stats import Mean
-from prmbench.report.study import PROCESS, Study
-from prmbench.report.studytables import f1_columns, over_seeds
 from prmbench.report.taskgrids import sizes_of
 from prmbench.schema import MetricRow
 from prmbench.store import Run
@@ -25,12 +21,10 @@ BON_HEADLINE = ("prefix_sum/last", "as_is/last", "vote/mean")
 """What the curve of a model shows: the first that it has."""
 FLOOR_LOOKS = {"random": ("#9a9a9a", ":"), "majority": ("#6b6b6b", "--"), "pass": ("#222222", "-.")}
 BINS = 10
-FOREST = (*SCENES, "change under shifts", "best of N, mean")
-"""What the figure of comparisons shows; single formats and single N are in the table."""
-VERDICT_COLORS = {"yes": "#0072B2", "no": "#D55E00", "unclear": "#8a8a8a"}
 
 
-def _axes(names: Sequence[str], width: float, height: float) -> tuple[Figure, list[Axes]]:
+def panels_in_a_row(names: Sequence[str], width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """An empty figure with a titled panel per name; width of a panel and height in inches."""
     figure = Figure(figsize=(width * len(names), height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
     axes = list(figure.subplots(1, len(names), squeeze=False)[0])
@@ -48,8 +42,8 @@ def best_of_n(name: str, runs: Sequence[Run]) -> list[Plan]:
     found = [b for b in blocks(runs, candidate) if "[" not in b.subset][:MOST_PANELS]
     if not found or not sizes:
         return []
-    figure, axes = _axes([block.name for block in found], 3.6, 3.3)
-    labels = _labels(runs)
+    figure, axes = panels_in_a_row([block.name for block in found], 3.6, 3.3)
+    labels = run_labels(runs)
     places = {path: place for place, path in enumerate(list(labels)[:MOST_RUNS])}
     for axis, block in zip(axes, found, strict=True):
         for run in block.runs:
@@ -61,7 +55,7 @@ def best_of_n(name: str, runs: Sequence[Run]) -> list[Plan]:
         axis.set_xticks(sizes, [str(n) for n in sizes])
         axis.minorticks_off()
         axis.set(xlabel="N", ylabel="accuracy, percent")
-    _legend(figure, axes)
+    legend_below(figure, axes)
     caption = (
         f"Expected accuracy of the completion picked among N, with its 95% interval, by the first of "
         f"{', '.join(BON_HEADLINE)} that a model has. Grey and black: no model at all, and the ceiling."
@@ -69,7 +63,7 @@ def best_of_n(name: str, runs: Sequence[Run]) -> list[Plan]:
     return [(f"{slug(name)}-accuracy", "Accuracy against N", caption, figure)]
 
 
-def _labels(runs: Sequence[Run]) -> dict[Path, str]:
+def run_labels(runs: Sequence[Run]) -> dict[Path, str]:
     """Run -> its model, with the run's id where several runs are of one model or a floor has its name."""
     names = {run.path: model_name(run.result.manifest) for run in runs}
     times = Counter([*names.values(), *FLOOR_LOOKS])
@@ -103,9 +97,12 @@ def _floors(axis: Axes, rows: dict[tuple[str, str], MetricRow], sizes: Sequence[
             axis.plot([n for n, _ in values], [100 * v for _, v in values], dashes, color=color, lw=1.2, label=name)
 
 
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def legend_below(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
+    """Draws one legend for all panels, each label once."""
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=8
+    )
 
 
 # --- calibration --------------------------------------------------------------------------------------------------
@@ -127,7 +124,7 @@ def calibration(name: str, runs: Sequence[Run]) -> list[Plan]:
             _reliability(axis, run, *panel)
         for axis in line[len(panels) :]:
             axis.set_axis_off()
-    _legend(figure, grid[0])
+    legend_below(figure, grid[0])
     caption = (
         "Ten bins of equally many prefixes: mean prediction against the share that succeeded; the diagonal is perfect. "
         "The number beneath each title: prefixes in a bin."
@@ -177,71 +174,3 @@ def reliability_bin(
     found = [rows.get((protocol, f"reliability_{what}_{number}")) for what in ("mean", "rate", "n")]
     values = [row.value for row in found if row is not None and row.value is not None]
     return (values[0], values[1], values[2]) if len(values) == len(found) else None
-
-
-# --- a study ------------------------------------------------------------------------------------------------------
-
-
-def study(found: Study, claims: Sequence[Claim]) -> list[Plan]:
-    """F1 by method and subset, best-of-N against N, and every comparison with its interval."""
-    plans = [_study_f1(found), _study_best_of_n(found)]
-    return [plan for plan in (*plans, _forest(claims)) if plan is not None]
-
-
-def _study_f1(found: Study) -> Plan | None:
-    columns = {m: f1_columns(found, m, PROCESS, "calibrated") for m in found.methods}
-    columns = {m: cells for m, cells in columns.items() if any(cells.values())}
-    names = [n for n in ("onpolicy", "injected", "mean of shifts") if any(cells.get(n) for cells in columns.values())]
-    if not names:
-        return None
-    figure, axes = _axes(names, 2.6, 1.0 + 0.24 * len(columns))
-    for axis, name in zip(axes, names, strict=True):
-        for y, cells in enumerate(columns.values()):
-            _bar(axis, cells.get(name), y, PALETTE[0])
-        axis.set(xlabel="F1, percent", ylim=(len(columns) - 0.5, -0.5))
-        axis.set_yticks(range(len(columns)), list(columns) if axis is axes[0] else [""] * len(columns))
-        axis.grid(axis="x", color="#e6e6e6", lw=0.6, zorder=-1)
-    caption = f"Process level, threshold tuned on val. Mean over {len(found.seeds)} seeds with its 95% t-interval."
-    return "miniature-f1", "First-error F1 by method", caption, figure
-
-
-def _bar(axis: Axes, cell: Mean | None, y: float, color: str) -> None:
-    if cell is None:
-        return
-    if cell.lo is not None and cell.hi is not None:
-        axis.plot([100 * cell.lo, 100 * cell.hi], [y, y], color=color, lw=1.6, solid_capstyle="round")
-    axis.plot([100 * cell.value], [y], "o", ms=5, color=color)
-
-
-def _study_best_of_n(found: Study) -> Plan | None:
-    sizes = found.group_sizes()
-    if not sizes:
-        return None
-    figure, (axis,) = _axes([""], 5.2, 3.6)
-    for i, method in enumerate([m for m in found.methods if found.best_of(m)][: len(PALETTE)]):
-        cells = [(n, cell) for n in sizes if (cell := over_seeds(found.best_of(method, sizes=(n,))))]
-        points = [100 * cell.value for _, cell in cells]
-        axis.plot([n for n, _ in cells], points, "o-", ms=4, color=PALETTE[i], label=legend_label(method))
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(sizes, [str(n) for n in sizes])
-    axis.minorticks_off()
-    axis.set(xlabel="N", ylabel="accuracy, percent")
-    _legend(figure, [axis])
-    caption = "Accuracy of the completion picked by each method's own prefix value; mean over seeds."
-    return "miniature-best-of-n", "Best of N by method", caption, figure
-
-
-def _forest(claims: Sequence[Claim]) -> Plan | None:
-    told = [c for c in claims if c.lo is not None and c.constants == "tuned"]
-    shown = [c for c in told if c.where in FOREST][: 2 * MOST_LINES]
-    if not shown:
-        return None
-    figure, (axis,) = _axes([""], 7.4, 0.9 + 0.2 * len(shown))
-    axis.axvline(0, color="#8a8a8a", lw=0.9)
-    for y, claim in enumerate(shown):
-        _bar(axis, Mean(claim.difference, claim.lo, claim.hi, claim.n), y, VERDICT_COLORS[claim.verdict])
-    axis.set_yticks(range(len(shown)), [f"{c.source}  {c.comparison}, {c.where}" for c in shown], fontsize=7)
-    axis.set(ylim=(len(shown) - 0.5, -0.5), xlabel="difference, percentage points; right of 0 agrees with the paper")
-    words = "Tuned constants. Blue: the interval lies above zero; orange: below; grey: neither."
-    words += f" {len(shown)} of {len(told)} comparisons; the table has all." if len(shown) < len(told) else ""
-    return "miniature-claims", "The paper's claims, compared", words, figure

@@ -12,6 +12,7 @@ from prmbench.report.blocks import (
     Block,
     blocks,
     candidate,
+    group_size,
     prefixes,
     problem,
     remarks,
@@ -20,7 +21,6 @@ from prmbench.report.blocks import (
     top_value,
 )
 from prmbench.report.frame import model_name, rule_and_readout
-from prmbench.report.study import group_size
 from prmbench.report.tables import Grid
 from prmbench.schema import MetricRow
 from prmbench.store import Run

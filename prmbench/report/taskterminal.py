@@ -13,8 +13,7 @@ from rich.text import Text
 
 from prmbench.judge import distrl, format_shift
 from prmbench.report import shift, validity
-from prmbench.report.blocks import PERCENT, PLAIN, SIGNED, remarks, rows_of, text
-from prmbench.report.study import group_size
+from prmbench.report.blocks import PERCENT, PLAIN, SIGNED, group_size, remarks, rows_of, text
 from prmbench.report.taskgrids import BON_FLOORS, CALIBRATION, metric_rank
 from prmbench.schema import MetricRow, RunResult
 

@@ -13,10 +13,10 @@ from typing import Any
 from prmbench import disk, evaluation, presets, store, train
 from prmbench.backends import load_backend
 from prmbench.config import EvalConfig, TrainRMConfig
-from prmbench.miniature import experiments, world
-from prmbench.miniature.recipes import TRAINING, Recipe
-from prmbench.miniature.world import Sizes, World
 from prmbench.schema import Task, Threshold, Trace
+from prmbench.studies.miniature import experiments, world
+from prmbench.studies.miniature.recipes import TRAINING, Recipe
+from prmbench.studies.miniature.world import Sizes, World
 
 UPDATES, COMPLETIONS = 100, 64
 """Of every reward model, and in each of them: two passes over the pairs that 2,000 prompts give."""

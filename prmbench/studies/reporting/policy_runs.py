@@ -1,22 +1,16 @@
-"""Runs of RL training -> what a table or figure asks of them: accuracies by seed and problem, monitors by step.
-
-Reads the metrics that lie beside a run; draws and tests nothing.
-"""
+"""Groups runs of RL training by arm: accuracies and monitors by seed and problem. Draws and tests nothing."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from prmbench import sound
 from prmbench.judge.distrl import TRUNCATED, validated_at
-from prmbench.report.nested import Runs, Seeds, whole
-from prmbench.schema import RunManifest, UserError
-from prmbench.store import MOST_UNPACKED_BYTES, Run, metrics_path, read_file, sha256, unpacked_lines
+from prmbench.report.training_runs import TrainingRun, read_metrics
+from prmbench.schema import RunManifest
+from prmbench.store import Run
+from prmbench.studies.reporting.nested_seeds import Runs, Seeds, whole
 
 RL_STUDY = "miniature_rl"
 """The benchmark whose runs form the study of RL arms."""
@@ -31,41 +25,29 @@ ARMS = (
 )
 """In table order; others follow."""
 PANELS = ("plain", "marker")
-MOST_METRIC_LINES = 1_000_000
 QUARTER = 4
 """Early and late: the first and the last quarter of a run's steps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """One run of an arm."""
+class Trained(TrainingRun):
+    """A run as one of an arm's: what it shares with others, and by which seeds it is paired with them."""
 
-    run: Run
-    arm: str
-    panel: str
-    seeds: Seeds
-    steps: tuple[int, ...]
-    """When it was validated."""
-    lines: tuple[Mapping[str, Any], ...]
-    """Of metrics.jsonl, in order of steps; empty where the run has none."""
+    __slots__ = ()
 
-    def problems(self, of: Callable[[Sequence[float]], float], series: str = "") -> dict[str, float]:
-        """Problem -> a number made of its accuracies at the validations, or of another series of them."""
-        found: dict[str, list[float]] = {}
-        for trace in self.run.scores:
-            values = trace.also.get(series, ()) if series else trace.values
-            if len(values) == len(self.steps):
-                found.setdefault(trace.cluster, []).append(of(values))
-        return {problem: fmean(values) for problem, values in found.items()}
+    @property
+    def arm(self) -> str:
+        """The arm's name; a run that has none goes by its model's."""
+        return arm_of(self.run.result.manifest)
 
-    def monitor(self, name: str) -> dict[int, float]:
-        """Step -> the number; steps without it are left out. What only validations have is found there."""
-        found = {}
-        for line in self.lines:
-            value = line.get("validation", {}).get(name) if name not in line else line[name]
-            if isinstance(value, int | float) and math.isfinite(value):
-                found[int(line["step"])] = float(value)
-        return found
+    @property
+    def panel(self) -> str:
+        """Empty where there is but one kind of data."""
+        return panel_of(self.run.result.manifest)
+
+    @property
+    def seeds(self) -> Seeds:
+        """SFT seed and RL seed."""
+        return seeds_of(self.run.result.manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +102,7 @@ def late(values: Sequence[float]) -> float:
 def rl_study(runs: Iterable[Run]) -> RLStudy:
     """Gathers the runs; their order does not matter."""
     found = [
-        Trained(run, arm_of(m), panel_of(m), seeds_of(m), validated_at(m), read_metrics(run.path, m))
-        for run in runs
-        for m in [run.result.manifest]
+        Trained(run, validated_at(run.result.manifest), read_metrics(run.path, run.result.manifest)) for run in runs
     ]
     order = sorted(found, key=lambda t: (_panel_rank(t.panel), arm_rank(t.arm), t.seeds, t.run.result.manifest.run_id))
     return RLStudy(tuple(order))
@@ -142,26 +122,6 @@ def seeds_of(manifest: RunManifest) -> Seeds:
     """A run that does not say what it started from counts as of SFT seed 0."""
     sft, rl = manifest.config.get("sft_seed"), manifest.config.get("rl_seed")
     return sft if isinstance(sft, int) else 0, rl if isinstance(rl, int) else manifest.seed
-
-
-def read_metrics(path: Path, manifest: RunManifest) -> tuple[dict[str, Any], ...]:
-    """The lines of the run's metrics in order of steps; none where the manifest names none.
-
-    Raises UserError when the file is missing, altered or not what it should be.
-    """
-    wanted = manifest.config.get("metrics_sha256")
-    if not wanted:
-        return ()
-    source = metrics_path(path)
-    raw = read_file(source, MOST_UNPACKED_BYTES, "restore it or train again")
-    if sha256(raw) != wanted:
-        raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or train again")
-    lines = []
-    for number, line in enumerate(unpacked_lines(raw, f"{source}: not a record of training steps"), 1):
-        if number > MOST_METRIC_LINES:
-            raise UserError(f"{source}: not a record of training steps (more than {MOST_METRIC_LINES:,} lines)")
-        lines.append(sound.read_step(line, f"{source}, line {number}"))
-    return tuple(sorted(lines, key=lambda line: int(line["step"])))
 
 
 def truncated(found: RLStudy, panel: str, arm: str, at: int) -> Runs:

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from prmbench.bars import Tell
-from prmbench.miniature import pool, world
-from prmbench.miniature.recipes import Recipe
-from prmbench.miniature.study import seed_runs
-from prmbench.miniature.world import Sizes, World
+from prmbench.studies.miniature import pool, world
+from prmbench.studies.miniature.recipes import Recipe
+from prmbench.studies.miniature.study import seed_runs
+from prmbench.studies.miniature.world import Sizes, World
 
 
 def run(

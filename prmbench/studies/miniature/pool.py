@@ -15,8 +15,8 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from prmbench.bars import Tell
-from prmbench.miniature import world
 from prmbench.schema import UserError
+from prmbench.studies.miniature import world
 
 PROCESSES = 2
 QUIET_SECONDS = 0.2

@@ -12,10 +12,10 @@ from pathlib import Path
 from prmbench.bars import Tell
 from prmbench.config import Loss
 from prmbench.distrl_options import Arm
-from prmbench.miniature import pool, rl, seeds, world
-from prmbench.miniature.recipes import STUDIED
-from prmbench.miniature.rl import Runs, Scale, StudyArm
-from prmbench.miniature.world import World
+from prmbench.studies.miniature import pool, rl, seeds, world
+from prmbench.studies.miniature.recipes import STUDIED
+from prmbench.studies.miniature.rl import Runs, Scale, StudyArm
+from prmbench.studies.miniature.world import World
 
 BENCHMARK = "miniature_gain"
 REWARD_MODELS = {name: recipe for name, recipe in STUDIED.items() if recipe.loss != "q_rm"}

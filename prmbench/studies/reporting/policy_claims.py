@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from prmbench.report.blocks import PERCENT, PLAIN, SIGNED
-from prmbench.report.nested import WHOLE, Estimate, Runs, difference, estimate, whole
-from prmbench.report.rlstudy import BASE, RLStudy, early, late
 from prmbench.report.stats import holm
+from prmbench.studies.reporting.nested_seeds import WHOLE, Estimate, Runs, difference, estimate, whole
+from prmbench.studies.reporting.policy_runs import BASE, RLStudy, early, late
 
 IPVRM, NAIVE, FROZEN = "distrl_ipvrm", "distrl_naive", "distrl_frozen"
 METHODS = ("ipvrm", "implicit_prm", "dpo_rm")

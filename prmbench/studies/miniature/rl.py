@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 from prmbench import disk, distrl
 from prmbench.bars import Tell
-from prmbench.data import miniature
-from prmbench.data.miniature import Split
 from prmbench.distrl_options import ARMS, SELF, Arm, DistRLConfig
-from prmbench.miniature import experiments, pool, study, world
-from prmbench.miniature.recipes import METHODS, STUDIED, Recipe
-from prmbench.miniature.world import MAX_TOKENS, Sizes, World
 from prmbench.schema import Task, UserError, text_hash
+from prmbench.studies.miniature import arithmetic, experiments, pool, study, world
+from prmbench.studies.miniature.arithmetic import Split
+from prmbench.studies.miniature.recipes import METHODS, STUDIED, Recipe
+from prmbench.studies.miniature.world import MAX_TOKENS, Sizes, World
 
 BENCHMARK = "miniature_rl"
 Panel = Literal["plain", "marker"]
@@ -229,10 +228,10 @@ def write_problems(given: Runs) -> None:
         path = _problems(given, split)
         if path.exists():
             continue
-        used = {text_hash(p.text) for p in miniature.prompts(split, given.world.seed, _used(split, given.scale.sizes))}
-        drawn = miniature.prompts(split, given.world.seed, 2 * count, LATER)
+        used = {text_hash(p.text) for p in arithmetic.prompts(split, given.world.seed, _used(split, given.scale.sizes))}
+        drawn = arithmetic.prompts(split, given.world.seed, 2 * count, LATER)
         fresh = {p.text: p for p in drawn if text_hash(p.text) not in used}
-        miniature.write_prompts(path, list(fresh.values())[:count])
+        arithmetic.write_prompts(path, list(fresh.values())[:count])
 
 
 def _used(split: Split, sizes: Sizes) -> int:

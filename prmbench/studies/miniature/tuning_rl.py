@@ -15,10 +15,10 @@ from typing import Any
 from prmbench import disk, store
 from prmbench.bars import Tell
 from prmbench.distrl_options import Arm
-from prmbench.miniature import pool, rl
-from prmbench.miniature.recipes import METHODS
-from prmbench.miniature.rl import Runs, Scale, StudyArm
-from prmbench.miniature.tuning import SEEDS
+from prmbench.studies.miniature import pool, rl
+from prmbench.studies.miniature.recipes import METHODS
+from prmbench.studies.miniature.rl import Runs, Scale, StudyArm
+from prmbench.studies.miniature.tuning import SEEDS
 
 RATES = tuple({"learning_rate": rate} for rate in (1e-4, 3e-4, 5e-4, 1e-3))
 BRANCHES = tuple({"alpha": alpha, "gae_weight": weight} for alpha, weight in product((0.1, 1.0), (0.0, 1.0)))

@@ -5,16 +5,26 @@ Bands are t-intervals over all runs of an arm; what nesting and shared problems 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prmbench.report.figures import PALETTE, Plan, legend_label
+from prmbench.report.figures import PALETTE, Plan
 from prmbench.report.frame import slug
-from prmbench.report.rlclaims import against_base
-from prmbench.report.rlstudy import BASE, RLStudy, Trained
-from prmbench.report.stats import Mean, mean
+from prmbench.report.taskfigures import legend_below
+from prmbench.report.training_figures import (
+    WATCHED,
+    WIDE,
+    Series,
+    draw_line,
+    monitor,
+    small_legend,
+    small_multiples,
+)
+from prmbench.report.training_runs import TrainingRun
+from prmbench.studies.reporting.policy_claims import against_base
+from prmbench.studies.reporting.policy_runs import BASE, RLStudy
 
 UPDATE = "update and reference"
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -26,25 +36,11 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 """Arms that share a panel; those of no family share one more."""
 COMMON = {BASE, "distrl_ipvrm"}
 """In every family."""
-WATCHED: dict[str, tuple[str, float]] = {
-    "reward": ("right completions, percent", 100),
-    "rm_accuracy": ("RM accuracy on fresh rollouts, percent", 100),
-    "entropy": ("entropy, nats per token", 1),
-    "length": ("tokens of a completion", 1),
-    "gae_outcome_ratio": ("rms(GAE) / rms(outcome)", 1),
-    "kl_sft": ("KL to the SFT policy, nats per token", 1),
-    "candidates": ("candidates per token", 1),
-    "candidate_mass": ("probability of the candidates, percent", 100),
-}
-"""Monitor -> axis label and scale."""
 HEADLINE = (BASE, "distrl_ipvrm", "grpo_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm")
 """Arms in the figure of monitors."""
 BASE_COLOR = "#5B5B5B"
 COLORS = tuple(color for color in PALETTE if color != BASE_COLOR)
-WIDE = 4
-"""Panels side by side."""
 MOST_ARMS = 8
-Series = Callable[[Trained], Mapping[int, float]]
 
 
 def plans(name: str, study: RLStudy) -> list[Plan]:
@@ -53,21 +49,6 @@ def plans(name: str, study: RLStudy) -> list[Plan]:
     found += [_monitors(name, study, panel) for panel in study.panels]
     found += [_collapse(name, study), _arms(name, study)]
     return [plan for plan in found if plan is not None]
-
-
-def over_runs(runs: Sequence[Trained], series: Series) -> dict[int, Mean]:
-    """Step -> mean over the runs that have it, with its t-interval."""
-    found: dict[int, list[float]] = {}
-    for run in runs:
-        for step, value in series(run).items():
-            found.setdefault(step, []).append(value)
-    return {step: mean(found[step]) for step in sorted(found)}
-
-
-def validations(run: Trained) -> dict[int, float]:
-    """Step -> accuracy, the mean over problems."""
-    problems = [t.values for t in run.run.scores if len(t.values) == len(run.steps)]
-    return {step: sum(v[i] for v in problems) / len(problems) for i, step in enumerate(run.steps) if problems}
 
 
 def families(study: RLStudy, panel: str) -> dict[str, list[str]]:
@@ -86,10 +67,10 @@ def _accuracy(name: str, study: RLStudy) -> Plan | None:
     shown = [(panel, family, arms) for panel in study.panels for family, arms in families(study, panel).items()]
     if not shown:
         return None
-    figure, axes = _multiples([_heading(panel, family) for panel, family, _ in shown], 2.9)
+    figure, axes = small_multiples([_heading(panel, family) for panel, family, _ in shown], 2.9)
     for axis, (panel, _, arms) in zip(axes, shown, strict=True):
-        _lines(axis, study, panel, arms, (validations, 100))
-        _key(axis)
+        _lines(axis, study, panel, arms, (TrainingRun.validations, 100))
+        small_legend(axis)
     for axis in axes[::WIDE]:
         axis.set_ylabel(f"{study.metric}, percent", fontsize=8)
     caption = (
@@ -102,17 +83,17 @@ def _accuracy(name: str, study: RLStudy) -> Plan | None:
 def _monitors(name: str, study: RLStudy, panel: str) -> Plan | None:
     arms = [arm for arm in HEADLINE if arm in study.arms(panel)] or list(study.arms(panel)[:MOST_ARMS])
     series = {
-        monitor: [arm for arm in arms if any(t.monitor(monitor) for t in study.of(panel, arm))] for monitor in WATCHED
+        monitored: [arm for arm in arms if any(t.monitor(monitored) for t in study.of(panel, arm))]
+        for monitored in WATCHED
     }
-    shown = [monitor for monitor, with_it in series.items() if with_it]
+    shown = [monitored for monitored, with_it in series.items() if with_it]
     if not shown:
         return None
-    figure, axes = _multiples([WATCHED[monitor][0] for monitor in shown], 2.5)
+    figure, axes = small_multiples([WATCHED[monitored][0] for monitored in shown], 2.5)
     colors = {arm: color for arm, color in zip([a for a in arms if a != BASE], COLORS, strict=False)}
-    for axis, monitor in zip(axes, shown, strict=True):
-        _lines(axis, study, panel, series[monitor], (_watched(monitor), WATCHED[monitor][1]), colors)
-    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    for axis, monitored in zip(axes, shown, strict=True):
+        _lines(axis, study, panel, series[monitored], (monitor(monitored), WATCHED[monitored][1]), colors)
+    legend_below(figure, axes, columns=5)
     where = f", panel {panel}" if panel else ""
     caption = (
         "Mean over runs, and its 95% t-interval where there are at least two. An arm without a number has no line."
@@ -134,11 +115,11 @@ def _collapse(name: str, study: RLStudy) -> Plan | None:
     ]
     if not shown:
         return None
-    figure, axes = _multiples([panel for panel, _ in shown], 3.2, width=4.2)
+    figure, axes = small_multiples([panel for panel, _ in shown], 3.2, width=4.2)
     for axis, (panel, arms) in zip(axes, shown, strict=True):
-        _lines(axis, study, panel, arms, (_watched("rm_accuracy"), 100))
+        _lines(axis, study, panel, arms, (monitor("rm_accuracy"), 100))
         axis.set_ylabel("accuracy, percent", fontsize=8)
-        _key(axis)
+        small_legend(axis)
     caption = (
         "Reward model's verdict on completions drawn in the step, before it is trained on them (the paper's Fig. 6); "
         "mean over runs, and its 95% t-interval where there are at least two."
@@ -172,28 +153,8 @@ def _arms(name: str, study: RLStudy) -> Plan | None:
 # --- drawing --------------------------------------------------------------------------------------------------
 
 
-def _watched(monitor: str) -> Series:
-    return lambda run: run.monitor(monitor)
-
-
 def _heading(panel: str, family: str) -> str:
     return f"{panel}: {family}" if panel else family
-
-
-def _multiples(titles: Sequence[str], height: float, width: float = 3.3) -> tuple[Figure, list[Axes]]:
-    """As many panels as titles, in rows of at most WIDE."""
-    columns = min(WIDE, len(titles))
-    rows = -(-len(titles) // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
-    grid = [axis for line in figure.subplots(rows, columns, squeeze=False) for axis in line]
-    for axis in grid[len(titles) :]:
-        axis.set_axis_off()
-    for axis, title in zip(grid, titles, strict=False):
-        axis.set_title(title, fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.set_xlabel("step", fontsize=8)
-    return figure, grid[: len(titles)]
 
 
 def _lines(
@@ -205,20 +166,7 @@ def _lines(
     colors: Mapping[str, str] | None = None,
 ) -> None:
     """A line and a band per arm; GRPO grey and beneath, the others in the palette's order unless told."""
-    series, scale = what
     picked = colors or dict(zip([arm for arm in arms if arm != BASE], COLORS, strict=False))
     for arm in arms:
-        found = over_runs(study.of(panel, arm), series)
         color = BASE_COLOR if arm == BASE else picked.get(arm, COLORS[-1])
-        steps = list(found)
-        marker = "o" if len(steps) <= WIDE else ""
-        values = [scale * m.value for m in found.values()]
-        axis.plot(steps, values, color=color, lw=1.4, marker=marker, ms=3, label=legend_label(arm))
-        ends = [(step, m.lo, m.hi) for step, m in found.items() if m.lo is not None and m.hi is not None]
-        if ends:
-            low, high = [scale * (lo or 0) for _, lo, _ in ends], [scale * (hi or 0) for _, _, hi in ends]
-            axis.fill_between([step for step, _, _ in ends], low, high, color=color, alpha=0.12, lw=0)
-
-
-def _key(axis: Axes) -> None:
-    axis.legend(frameon=False, fontsize=6, handlelength=1.4)
+        draw_line(axis, arm, study.of(panel, arm), what, color)

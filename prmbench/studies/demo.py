@@ -20,14 +20,15 @@ from rich.table import Table
 from prmbench import disk, report, store
 from prmbench.bars import Tell
 from prmbench.config import DemoConfig
-from prmbench.miniature import pool, rl, study, world
-from prmbench.miniature.recipes import METHODS
-from prmbench.miniature.rl import DEMO_ARMS, Runs, Scale
-from prmbench.miniature.world import World
-from prmbench.report.study import SHIFTS, BySeed, Study, own
-from prmbench.report.study import study as gather
 from prmbench.schema import Notice, UserError
 from prmbench.store import Run
+from prmbench.studies.miniature import pool, rl, study, world
+from prmbench.studies.miniature.recipes import METHODS
+from prmbench.studies.miniature.rl import DEMO_ARMS, Runs, Scale
+from prmbench.studies.miniature.world import World
+from prmbench.studies.reporting.reward_model_runs import SHIFTS, BySeed, Study, own
+from prmbench.studies.reporting.reward_model_runs import study as gather
+from prmbench.studies.reporting.sections import SECTIONS
 
 F1 = ("step_sum", "as_is")
 """Readouts of a step by itself: the paper's main table."""
@@ -60,7 +61,7 @@ def demo(config: DemoConfig, tell: Tell | None = None, scale: Scale = SCALE) -> 
     worlds = [rl.place(config.out / "worlds", config.first_seed + i) for i in range(config.seeds)]
     results = config.out / "results"
     pool.run({f"seed {made.seed}": partial(_seed, made, results, scale) for made in worlds}, tell)
-    for fault in report.report(results, config.out / "report").faults:
+    for fault in report.report(results, config.out / "report", sections=SECTIONS).faults:
         warnings.warn(f"left out of the report: {fault}", Notice, stacklevel=2)
     runs = store.read_runs(results)
     told = Group(table(gather([run for run in runs if run.result.manifest.benchmark != rl.BENCHMARK])), policies(runs))

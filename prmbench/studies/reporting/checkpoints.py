@@ -1,7 +1,7 @@
 """Runs of all tasks -> one row per checkpoint: step F1, best-of-N gain, calibration, RL gain, cost.
 
 Rows of the miniature are joined by method, seed and panel, others by the hash or revision of their weights. Tables and
-correlations are made of the rows in joined_tables.py.
+correlations are made of the rows in checkpoint_tables.py.
 """
 
 from __future__ import annotations
@@ -11,14 +11,25 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from prmbench.judge.format_shift import PLAIN, base_and_rendering
+from prmbench.report.blocks import group_size
 from prmbench.report.frame import columns, frame, members, model_name
-from prmbench.report.nested import Runs, difference
-from prmbench.report.rlprobes import PANEL_OF, PROBE, name
-from prmbench.report.rlstudy import BASE, RLStudy, rl_study
-from prmbench.report.study import PAPER, PROCESS, SHIFTS, STUDY, BySeed, Study, group_size, own, seed_of, study
 from prmbench.report.verdicts import HEADLINE
 from prmbench.schema import EvalProtocol, RunManifest
 from prmbench.store import Run
+from prmbench.studies.reporting.nested_seeds import Runs, difference
+from prmbench.studies.reporting.policy_runs import BASE, RLStudy, rl_study
+from prmbench.studies.reporting.probe_models import PANEL_OF, PROBE, name
+from prmbench.studies.reporting.reward_model_runs import (
+    PAPER,
+    PROCESS,
+    SHIFTS,
+    STUDY,
+    BySeed,
+    Study,
+    own,
+    seed_of,
+    study,
+)
 
 F1 = ("F1 onpolicy", "F1 injected", "F1 shifts", "own F1 onpolicy", "oracle F1 onpolicy", "oracle F1 injected")
 """Of the miniature: process level but for `own`, which is read by the value that picks among N; calibrated but for the

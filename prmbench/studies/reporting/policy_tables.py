@@ -1,6 +1,6 @@
 """A study of RL arms -> its tables and files: before and after, arms against GRPO, answers, monitors, options.
 
-Every cell is an estimate of nested.py; what the reward models were worth before RL is in rlprobes.py.
+Every cell is an estimate of nested_seeds.py; what the reward models were worth before RL is in probe_models.py.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from statistics import fmean, median
 import pandas as pd
 
 from prmbench.report.blocks import NOTED, PERCENT, PLAIN, SIGNED, number
-from prmbench.report.nested import EXPLAINED, Estimate, estimate
-from prmbench.report.rlclaims import WORDS, Answer, against_base
-from prmbench.report.rlstudy import BASE, RLStudy, Trained, early, late, truncated
-from prmbench.report.study import Study
-from prmbench.report.studytables import p_text
 from prmbench.report.tables import DASH, Grid
+from prmbench.studies.reporting.nested_seeds import EXPLAINED, Estimate, estimate
+from prmbench.studies.reporting.policy_claims import WORDS, Answer, against_base
+from prmbench.studies.reporting.policy_runs import BASE, RLStudy, Trained, early, late, truncated
+from prmbench.studies.reporting.reward_model_runs import Study
+from prmbench.studies.reporting.reward_model_tables import p_text
 
 ALPHA = 0.05
 OPTIONS = (

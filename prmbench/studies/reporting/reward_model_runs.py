@@ -1,11 +1,11 @@
 """Runs of several methods and seeds on the same worlds -> one value per method, question and seed.
 
-Means, intervals and paired claims are made of these in studytables.py and claims.py; nothing is tested here.
+Means and intervals are made of these in reward_model_tables.py, paired claims in reward_model_claims.py; nothing is
+tested here.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -189,9 +189,3 @@ def _method_rank(name: str) -> tuple[bool, int, str]:
 def _subset_rank(name: str) -> tuple[int, str]:
     order = (TUNING, "onpolicy", "injected", *SHIFTS)
     return (order.index(name), "") if name in order else (len(order), name)
-
-
-def group_size(metric: str) -> int | None:
-    """`best_of@8` -> 8."""
-    found = re.fullmatch(r"\w+@(\d+)", metric)
-    return int(found[1]) if found else None

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prmbench.report.figures import PALETTE, Plan, legend_label
-from prmbench.report.joined import F1, GAINS, RL_GAINS, Checkpoint
-from prmbench.report.rlprobes import PROBE
 from prmbench.report.stats import mean
-from prmbench.report.study import METHODS, PAPER
+from prmbench.studies.reporting.checkpoints import F1, GAINS, RL_GAINS, Checkpoint
+from prmbench.studies.reporting.probe_models import PROBE
+from prmbench.studies.reporting.reward_model_runs import METHODS, PAPER
 
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "*")
 """Seeds; later ones begin again."""

@@ -1,6 +1,6 @@
 """The miniature world's tokenizer and language model, made from nothing: an ordinary transformers folder.
 
-No training here: `train-sft` does that, on miniature.examples.
+No training here: `train-sft` does that, on arithmetic.examples.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prmbench.data import shifts
-from prmbench.data.miniature import LENGTHS, MODULUS
+from prmbench.studies.miniature import format_shifts
+from prmbench.studies.miniature.arithmetic import LENGTHS, MODULUS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -35,7 +35,7 @@ def tokenizer(extra: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Words with the blank before them, and a step's heading with its blank line: a token each.
 
     Texts of this world are therefore cut in one way only: decoding and encoding again gives the same tokens.
-    `extra`: further tokens, which get the last ids: a word with a blank line before it (data/markers.py).
+    `extra`: further tokens, which get the last ids: a word with a blank line before it (late_markers.py).
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -59,11 +59,11 @@ def tokenizer(extra: Sequence[str] = ()) -> PreTrainedTokenizerFast:
 
 def vocabulary() -> list[str]:
     """All tokens of the plain world, in the order of their ids."""
-    styles = [shifts.marker(name) for name in (shifts.PLAIN, *shifts.SHIFTS)]
+    styles = [format_shifts.marker(name) for name in (format_shifts.PLAIN, *format_shifts.SHIFTS)]
     headings = ["Step 1:", *(f"\n\nStep {k}:" for k in range(2, HEADINGS + 1))]
     numbers = [str(n) for n in range(MODULUS)]
     places = [f"#{k}" for k in range(1, LENGTHS[1] + 1)]
-    spoken = [f" {word}" for word in (*numbers, *places, *"+-*=?", "Answer:", *shifts.EXTRA_WORDS)]
+    spoken = [f" {word}" for word in (*numbers, *places, *"+-*=?", "Answer:", *format_shifts.EXTRA_WORDS)]
     return [PAD, UNKNOWN, USER, ASSISTANT, END, *styles, *headings, *spoken]
 
 

@@ -1,5 +1,6 @@
-"""The studies behind leaderboards/results/miniature and miniature_rl, for maintainers: `python -m prmbench.miniature`.
+"""The studies behind leaderboards/results/miniature and miniature_rl, for maintainers.
 
+Started by `python -m prmbench.studies.miniature`.
 Only options and bars; users have `prmbench demo`, which trains fewer methods on fewer seeds.
 """
 
@@ -61,8 +62,8 @@ class GainConfig:
 @command(StudyConfig)
 def study(config: StudyConfig) -> None:
     """Train and judge every method of the study on every seed; goes on where it was interrupted."""
-    from prmbench.miniature import seeds
-    from prmbench.miniature.recipes import STUDIED
+    from prmbench.studies.miniature import seeds
+    from prmbench.studies.miniature.recipes import STUDIED
 
     wanted = range(config.first_seed, config.first_seed + config.seeds)
     with bars(False) as tell:
@@ -72,7 +73,7 @@ def study(config: StudyConfig) -> None:
 @command(TuneConfig)
 def tune(config: TuneConfig) -> None:
     """Train every setting of the grid on the validation seeds; tuning.json has the table, best first."""
-    from prmbench.miniature import tuning
+    from prmbench.studies.miniature import tuning
 
     with bars(False) as tell:
         tuning.tune(config.worlds, tell)
@@ -81,7 +82,7 @@ def tune(config: TuneConfig) -> None:
 @command(RLConfig)
 def rl(config: RLConfig) -> None:
     """Train policies by every arm on every seed, in both panels, and the experiments on reward models; resumes."""
-    from prmbench.miniature import rl as arms
+    from prmbench.studies.miniature import rl as arms
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     with bars(False) as tell:
@@ -91,7 +92,7 @@ def rl(config: RLConfig) -> None:
 @command(GainConfig)
 def gain(config: GainConfig) -> None:
     """Train a policy from every reward model of the study: does its F1 predict what the policy gains? Resumes."""
-    from prmbench.miniature import gain as arms
+    from prmbench.studies.miniature import gain as arms
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     with bars(False) as tell:
@@ -101,7 +102,7 @@ def gain(config: GainConfig) -> None:
 @command(TuneConfig)
 def tune_rl(config: TuneConfig) -> None:
     """Run every setting of the arms' grid on the validation seeds; tuning_rl.json has the table, best first."""
-    from prmbench.miniature import tuning_rl
+    from prmbench.studies.miniature import tuning_rl
 
     with bars(False) as tell:
         tuning_rl.tune(config.worlds, tell)

@@ -13,12 +13,13 @@ from typing import Any
 
 from prmbench import data, montecarlo, policy, rollout, train, verify
 from prmbench.config import RolloutConfig, TrainConfig
-from prmbench.data import markers, miniature, miniature_model, prompts, rollouts, views
-from prmbench.data.miniature import Split
+from prmbench.data import prompts, rollouts, views
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.sampling import Sampling
 from prmbench.schema import Task, Trace, UserError
+from prmbench.studies.miniature import arithmetic, late_markers, tiny_model
+from prmbench.studies.miniature.arithmetic import Split
 
 Tell = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, out of how much)."""
@@ -64,7 +65,7 @@ class World:
     folder: Path
     seed: int
     marked: bool = False
-    """Whether the policy learns to end in a late marker, which says nothing (data/markers.py); else the plain world."""
+    """Whether the policy learns to end in a late marker, which says nothing (late_markers.py); else the plain world."""
 
     @property
     def policy(self) -> Path:
@@ -123,7 +124,7 @@ def loaded(world: World, tasks: Collection[Task] = JUDGED) -> dict[Task, Sequenc
 def _train_policy(world: World, sizes: Sizes, tell: Tell) -> None:
     start, examples = world.folder / "start", world.folder / "examples.jsonl"
     if not (start / "model.safetensors").exists():
-        miniature_model.build(start, world.seed, markers.TOKENS if world.marked else ())
+        tiny_model.build(start, world.seed, late_markers.TOKENS if world.marked else ())
     config = TrainConfig(
         model=str(start),
         data=examples,
@@ -135,10 +136,10 @@ def _train_policy(world: World, sizes: Sizes, tell: Tell) -> None:
         out=world.policy,
     )
     if not examples.exists():
-        shown = miniature.examples(world.seed, sizes.updates * BATCH)
-        shown = markers.marked(shown, markers.UNINFORMATIVE, world.seed) if world.marked else shown
+        shown = arithmetic.examples(world.seed, sizes.updates * BATCH)
+        shown = late_markers.marked(shown, late_markers.UNINFORMATIVE, world.seed) if world.marked else shown
         rollouts.write(examples, shown)
-    asked = miniature.prompts("validation", world.seed, LOOK_PROMPTS)
+    asked = arithmetic.prompts("validation", world.seed, LOOK_PROMPTS)
     found: dict[int, float] = {}
 
     def good_enough(update: int, engine: HFEngine) -> bool:
@@ -176,10 +177,12 @@ def _sample_judged(world: World, sizes: Sizes, tell: Tell) -> None:
     """Traces come from twice as many prompts as are needed, so that all kinds are found among them; without markers."""
     test = _sampled_bare(world, "test", max(sizes.choices, 2 * sizes.judged), sizes.candidates, tell)
     val = _sampled_bare(world, "validation", 2 * sizes.judged, 2, tell)
-    traces = miniature.on_policy(test, "onpolicy", sizes.judged)
-    shifted = miniature.shifted(miniature.on_policy(test, "onpolicy", sizes.shifted))
-    injected = miniature.injected("test", world.seed, sizes.judged)
-    miniature.write_traces(world.steps, [*miniature.on_policy(val, "val", sizes.judged), *traces, *injected, *shifted])
+    traces = arithmetic.on_policy(test, "onpolicy", sizes.judged)
+    shifted = arithmetic.shifted(arithmetic.on_policy(test, "onpolicy", sizes.shifted))
+    injected = arithmetic.injected("test", world.seed, sizes.judged)
+    arithmetic.write_traces(
+        world.steps, [*arithmetic.on_policy(val, "val", sizes.judged), *traces, *injected, *shifted]
+    )
     groups = [list(rows) for _, rows in groupby(test, key=lambda r: r.group)][: sizes.choices]
     rollouts.write(world.candidates, [replace(r, subset="test") for rows in groups for r in rows])
 
@@ -188,25 +191,25 @@ def _value_prefixes(world: World, sizes: Sizes, tell: Tell) -> None:
     if world.prefixes.exists():
         return
     test = rollouts.read(_drawn(world, "test"))
-    traces = miniature.on_policy(map(markers.unmarked, test), "onpolicy", sizes.valued)
+    traces = arithmetic.on_policy(map(late_markers.unmarked, test), "onpolicy", sizes.valued)
     engine = policy.open_policy(_sampling(world.seed, model=str(world.policy)))
     how = Sampling(max_new_tokens=MAX_TOKENS)
     valued = []
-    for trace in montecarlo.prefix_success(engine, traces, miniature.solves, sizes.continuations, how, world.seed):
+    for trace in montecarlo.prefix_success(engine, traces, arithmetic.solves, sizes.continuations, how, world.seed):
         valued.append(trace)
         tell("prefix success", len(valued), len(traces))
-    miniature.write_traces(world.prefixes, valued)
+    arithmetic.write_traces(world.prefixes, valued)
 
 
 def _sampled_bare(world: World, split: Split, count: int, group: int, tell: Tell) -> list[Rollout]:
-    return [markers.unmarked(r) for r in _sampled(world, split, count, group, tell)]
+    return [late_markers.unmarked(r) for r in _sampled(world, split, count, group, tell)]
 
 
 def _sampled(world: World, split: Split, count: int, group: int, tell: Tell) -> list[Rollout]:
     """What `prmbench rollout` draws for the split's prompts."""
     asked, out = world.folder / f"{split}-prompts.jsonl", _drawn(world, split)
     if not asked.exists():
-        miniature.write_prompts(asked, miniature.prompts(split, world.seed, count))
+        arithmetic.write_prompts(asked, arithmetic.prompts(split, world.seed, count))
     config = _sampling(world.seed, model=str(world.policy), data=asked, group_size=group, out=out)
     rollout.rollout(config, lambda done, most, _: tell(f"{split} rollouts", done, most))
     return rollouts.read(out)

@@ -1,6 +1,6 @@
 """Rows of checkpoints -> the sheet `joined`: correlations first, then the table, a figure, CSV and JSON.
 
-What a row holds is decided in joined.py, what a correlation is in joined_stats.py.
+What a row holds is decided in checkpoints.py, what a correlation is in checkpoint_correlation.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ import pandas as pd
 from prmbench.report.blocks import PERCENT, PLAIN, SIGNED, number
 from prmbench.report.figures import draw
 from prmbench.report.frame import JOINED
-from prmbench.report.joined import CALIBRATION, COST, F1, GAINS, RL_GAINS, Checkpoint, checkpoints
-from prmbench.report.joined_figures import plans
-from prmbench.report.joined_stats import FEWEST, REPLICATES, Coefficient, Correlation, Point, Within, correlate
 from prmbench.report.sheets import Sheet
 from prmbench.report.tables import DASH, Grid
 from prmbench.store import Run, canonical_json
+from prmbench.studies.reporting.checkpoint_correlation import (
+    FEWEST,
+    REPLICATES,
+    Coefficient,
+    Correlation,
+    Point,
+    Within,
+    correlate,
+)
+from prmbench.studies.reporting.checkpoint_figures import plans
+from prmbench.studies.reporting.checkpoints import CALIBRATION, COST, F1, GAINS, RL_GAINS, Checkpoint, checkpoints
+from prmbench.studies.reporting.column_words import COLUMN_WORDS
 
 NAME = JOINED
 WORDS = (
@@ -69,6 +78,7 @@ def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
             sizes={},
             csv=csv(rows),
             json=canonical_json({"benchmark": NAME, **numbers(rows)}),
+            column_words=COLUMN_WORDS,
         ),
     )
 

@@ -14,9 +14,9 @@ from typing import Any
 from prmbench import disk, store
 from prmbench.bars import Tell
 from prmbench.config import Loss
-from prmbench.miniature import seeds
-from prmbench.miniature.recipes import Recipe
-from prmbench.miniature.study import TUNING
+from prmbench.studies.miniature import seeds
+from prmbench.studies.miniature.recipes import Recipe
+from prmbench.studies.miniature.study import TUNING
 
 SEEDS = (1000, 1001)
 """Validation seeds; a study begins at 0."""

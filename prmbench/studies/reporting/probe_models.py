@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator
 
 from prmbench.report.blocks import PERCENT
-from prmbench.report.nested import difference
-from prmbench.report.rlclaims import METHODS, Question, by_world
 from prmbench.report.stats import mean
-from prmbench.report.study import PROCESS, BySeed, Study
-from prmbench.report.studytables import cell, over_seeds
 from prmbench.report.tables import DASH, Grid
 from prmbench.schema import RunManifest
+from prmbench.studies.reporting.nested_seeds import difference
+from prmbench.studies.reporting.policy_claims import METHODS, Question, by_world
+from prmbench.studies.reporting.reward_model_runs import PROCESS, BySeed, Study
+from prmbench.studies.reporting.reward_model_tables import cell, over_seeds
 
 PROBE = re.compile(r"(?P<method>\w+?)_(?P<probe>shuffled|marker0|marker1|marker5)")
 PROBES = {

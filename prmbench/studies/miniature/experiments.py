@@ -11,10 +11,11 @@ from functools import partial
 from random import Random
 
 from prmbench.config import Loss
-from prmbench.data import markers, rollouts
+from prmbench.data import rollouts
 from prmbench.data.rollouts import Rollout
-from prmbench.miniature.recipes import TRAINING, Recipe
-from prmbench.miniature.world import World
+from prmbench.studies.miniature import late_markers
+from prmbench.studies.miniature.recipes import TRAINING, Recipe
+from prmbench.studies.miniature.world import World
 
 LOSSES: tuple[Loss, ...] = ("ipvrm", "implicit_prm", "dpo_rm")
 MARKED = "marker1"
@@ -29,18 +30,18 @@ def shuffled(rows: Sequence[Rollout], seed: int) -> list[Rollout]:
 
 
 def _bare(rows: Sequence[Rollout], _: int) -> list[Rollout]:
-    return [markers.unmarked(row) for row in rows]
+    return [late_markers.unmarked(row) for row in rows]
 
 
 def _marked(rows: Sequence[Rollout], seed: int, noise: float) -> list[Rollout]:
-    return markers.marked(rows, noise, seed)
+    return late_markers.marked(rows, noise, seed)
 
 
 VARIANTS: Mapping[str, Callable[[Sequence[Rollout], int], list[Rollout]]] = {
     "shuffled": shuffled,
     "marker0": _bare,
     MARKED: partial(_marked, noise=0.1),
-    "marker5": partial(_marked, noise=markers.UNINFORMATIVE),
+    "marker5": partial(_marked, noise=late_markers.UNINFORMATIVE),
 }
 """Name of the data -> what makes it of the world's completions and seed."""
 SHUFFLED = {f"{loss}_shuffled": Recipe(loss, data="shuffled") for loss in LOSSES}

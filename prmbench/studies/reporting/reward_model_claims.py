@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from prmbench.report.stats import holm, paired
-from prmbench.report.study import PAPER, PREFIX, PROCESS, SHIFTS, BySeed, Study
+from prmbench.studies.reporting.reward_model_runs import PAPER, PREFIX, PROCESS, SHIFTS, BySeed, Study
 
 RIVALS = ("implicit_prm", "dpo_rm", "q_rm")
 SCENES: dict[str, tuple[str, ...]] = {"onpolicy": ("onpolicy",), "injected": ("injected",), "mean of shifts": SHIFTS}

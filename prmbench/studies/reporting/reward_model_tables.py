@@ -9,11 +9,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from prmbench.report.blocks import NOTED, PERCENT, PLAIN, SIGNED, number
-from prmbench.report.claims import ALPHA, WORDS, Claim, missing
 from prmbench.report.stats import Mean, mean
-from prmbench.report.study import PREFIX, PREFIX_MEAN, PROCESS, RECIPE, SHIFTS, BySeed, Study, own
 from prmbench.report.tables import DASH, Grid
 from prmbench.report.taskgrids import CALIBRATION, LOWER_IS_BETTER
+from prmbench.studies.reporting.reward_model_claims import ALPHA, WORDS, Claim, missing
+from prmbench.studies.reporting.reward_model_runs import (
+    PREFIX,
+    PREFIX_MEAN,
+    PROCESS,
+    RECIPE,
+    SHIFTS,
+    BySeed,
+    Study,
+    own,
+)
 
 READINGS = {"process level": PROCESS, "prefix mean": PREFIX_MEAN, "prefix": PREFIX}
 """The first is the paper's main table, and the one that claims rest on."""

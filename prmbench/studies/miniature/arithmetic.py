@@ -1,6 +1,6 @@
 """The miniature world: chains of sums modulo 11, solved step by step, with an oracle that knows every step.
 
-Problems, solutions, labels and data sets, all pure functions of a seed. Its model is in miniature_model.py.
+Problems, solutions, labels and data sets, all pure functions of a seed. Its model is in tiny_model.py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from random import Random
 from typing import Any, Literal
 
 from prmbench import disk
-from prmbench.data import rollouts, shifts
+from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
 from prmbench.schema import Trace, UserError, text_hash
+from prmbench.studies.miniature import format_shifts
 
 MODULUS = 11
 """A prime: an error in one step survives all later ones, unless a second error undoes it."""
@@ -61,9 +62,9 @@ class Problem:
         """`7 #1 + 5 #2 * 3`. The numbered operations let a small model find its place in any format."""
         return " ".join([str(self.start), *(f"#{k} {sign} {n}" for k, (sign, n) in enumerate(self.moves, 1))])
 
-    def prompt(self, style: str = shifts.PLAIN) -> str:
+    def prompt(self, style: str = format_shifts.PLAIN) -> str:
         """What the policy is asked: the format wanted, then the problem."""
-        return f"{shifts.marker(style)} {self.text()} ?"
+        return f"{format_shifts.marker(style)} {self.text()} ?"
 
 
 def apply(value: int, sign: str, operand: int) -> int:
@@ -175,7 +176,7 @@ def prompts(split: Split, seed: int, count: int, first: int = 0) -> list[Prompt]
     """Problems to sample completions of, in the plain format; `first` passes over those that were used elsewhere."""
     tasks = ((i, problem(split, seed, i)) for i in range(first, first + count))
     return [
-        Prompt(f"{split}-{seed}-{i}", task.prompt(), str(task.values()[-1]), shifts.PLAIN, verifier="exact")
+        Prompt(f"{split}-{seed}-{i}", task.prompt(), str(task.values()[-1]), format_shifts.PLAIN, verifier="exact")
         for i, task in tasks
     ]
 
@@ -189,7 +190,7 @@ def _example(seed: int, index: int) -> Rollout:
     rng = Random(f"style/{seed}/{index}")
     given = _gold("sft", seed, index)
     if rng.random() < SHIFTED_SHARE:
-        given = shifts.SHIFTS[rng.choice(list(shifts.SHIFTS))](given)
+        given = format_shifts.SHIFTS[rng.choice(list(format_shifts.SHIFTS))](given)
     text = completion(given.steps)
     return Rollout(given.id, given.prompt, text, outcome=1, answer=given.answer, group=given.id, finish="stop")
 
@@ -198,7 +199,9 @@ def _gold(split: Split, seed: int, index: int) -> Trace:
     task = problem(split, seed, index)
     steps = solution(task)
     name = f"{split}-{seed}-{index}"
-    return Trace(name, task.prompt(), steps, -1, outcome=1, group=name, subset=shifts.PLAIN, answer=answer(steps))
+    return Trace(
+        name, task.prompt(), steps, -1, outcome=1, group=name, subset=format_shifts.PLAIN, answer=answer(steps)
+    )
 
 
 def injected(split: Split, seed: int, count: int) -> list[Trace]:
@@ -247,7 +250,9 @@ def _first_of_group(found: Iterable[Rollout]) -> Iterator[Rollout]:
 def shifted(traces: Iterable[Trace]) -> list[Trace]:
     """Every trace in all five formats, a subset each; ids say which."""
     kept = list(traces)
-    return [replace(shift(trace), id=f"{name}-{trace.id}") for name, shift in shifts.SHIFTS.items() for trace in kept]
+    return [
+        replace(shift(trace), id=f"{name}-{trace.id}") for name, shift in format_shifts.SHIFTS.items() for trace in kept
+    ]
 
 
 # --- files ----------------------------------------------------------------------------------------------

@@ -1,0 +1,144 @@
+"""The studies' part of a report: which runs are theirs, and the sheets made of them.
+
+The command line passes SECTIONS to the report; the library knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prmbench.report.figures import draw
+from prmbench.report.sheets import Fact, Section, Sheet, sheet_name, sizes_of_subsets
+from prmbench.report.tables import Grid
+from prmbench.schema import RunManifest
+from prmbench.store import Run, canonical_json
+from prmbench.studies.reporting import (
+    policy_claims,
+    policy_figures,
+    policy_tables,
+    probe_models,
+    reward_model_figures,
+    reward_model_tables,
+)
+from prmbench.studies.reporting.checkpoint_tables import joined
+from prmbench.studies.reporting.column_words import COLUMN_WORDS
+from prmbench.studies.reporting.policy_runs import RL_STUDY, arm_of, panel_of, rl_study, seeds_of
+from prmbench.studies.reporting.reward_model_claims import claims
+from prmbench.studies.reporting.reward_model_runs import STUDY, seed_of, study
+
+RL_GAIN_STUDY = "miniature_gain"
+"""The benchmark whose runs train a policy from every reward model of the miniature."""
+GRADE_SCHOOL = ("grade_school", "bd7f6e7e0c67f020c29ca09bc98dd98d040fecd297fc1dcce25aef03b6f8c674")
+"""Name and hash of the problems of leaderboards/studies/grade_school.py; other problems may have that name, too."""
+ANSWERS = ("Yes", "No", "Unclear")
+STUDY_WORDS = (
+    "Reward models trained with equal budgets in a small world with an exact oracle, over several seeds. "
+    "What holds here is said of this world only."
+)
+RL_WORDS = (
+    "Policies trained by reinforcement learning: every arm from the same start, on the same prompts, with the same "
+    "number of steps; only what an arm is named by differs."
+)
+RL_STUDY_WORDS = f"{RL_WORDS} In a small world with an exact oracle; what holds here is said of this world only."
+
+
+def is_study_run(manifest: RunManifest) -> bool:
+    """Whether a run belongs to a study of this project, which the paper's claims are asked of."""
+    if manifest.benchmark in (STUDY, RL_STUDY):
+        return True
+    is_known = manifest.benchmark == RL_GAIN_STUDY or (manifest.benchmark, manifest.benchmark_hash) == GRADE_SCHOOL
+    return is_known and manifest.task == "distrl"
+
+
+def study_sheets(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
+    """A sheet of reward models, and one of policies for every study of them."""
+    by_name: dict[str, list[Run]] = {}
+    for run in runs:
+        if is_study_run(run.result.manifest):
+            by_name.setdefault(_sheet_name(run.result.manifest), []).append(run)
+    reward_models = by_name.pop(STUDY, [])
+    found = [_reward_models(reward_models, png)] if reward_models else []
+    for name, policies in by_name.items():
+        found.append(_policies(name, policies, reward_models if name == RL_STUDY else (), png))
+    return tuple(found)
+
+
+def place(manifest: RunManifest) -> str:
+    """The cell of a study's tables that a run fills, in words; two runs of one cell contradict each other."""
+    if not is_study_run(manifest):
+        return ""
+    if manifest.benchmark == STUDY:
+        return f"{STUDY}: method {manifest.model}, seed {seed_of(manifest)}, task {manifest.task}"
+    if manifest.task != "distrl":
+        return ""
+    sft, rl = seeds_of(manifest)
+    panel = panel_of(manifest) or "none"
+    return f"{manifest.benchmark}: arm {arm_of(manifest)} of panel {panel}, SFT seed {sft}, RL seed {rl}"
+
+
+SECTIONS = (
+    Section(owns=is_study_run, sheets=study_sheets, place=place),
+    Section(owns=lambda _: False, sheets=joined),
+)
+"""The studies, and the sheet with a row per checkpoint, which takes no run from any other sheet."""
+
+
+def _sheet_name(manifest: RunManifest) -> str:
+    if manifest.benchmark == RL_STUDY or (manifest.benchmark == STUDY and probe_models.is_probe(manifest)):
+        return RL_STUDY
+    return STUDY if manifest.benchmark == STUDY else sheet_name(manifest)
+
+
+def _reward_models(runs: Sequence[Run], png: bool) -> Sheet:
+    found = study(runs)
+    told = claims(found)
+    grids = reward_model_tables.grids(found, told)
+    return Sheet(
+        name=STUDY,
+        words=STUDY_WORDS,
+        grids=grids,
+        figures=draw(lambda: reward_model_figures.plans(found, told), png),
+        runs=found.runs,
+        rules=", ".join(reward_model_tables.RULE_WORDS),
+        sizes=found.sizes(),
+        csv=reward_model_tables.csv(found),
+        json=canonical_json({"benchmark": STUDY, **reward_model_tables.numbers(found, told)}),
+        column_words=COLUMN_WORDS,
+        headline=headline(grids),
+    )
+
+
+def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png: bool) -> Sheet:
+    """Runs of RL training; `reward_models`: runs of those that they and the probes are compared with."""
+    ordered = tuple(sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id)))
+    trained = [run for run in ordered if run.result.manifest.task == "distrl"]
+    found = rl_study(trained)
+    probes = [run for run in ordered if run.result.manifest.task != "distrl"]
+    models = study([*reward_models, *probes])
+    told = policy_claims.answers(found, probe_models.questions(models))
+    head = policy_tables.grids(found, told)
+    tail = probe_models.probe_grid(models), policy_tables.options_grid(found)
+    grids = tuple(grid for grid in (*head, *tail) if any(grid.groups))
+    return Sheet(
+        name=name,
+        words=RL_STUDY_WORDS if name == RL_STUDY else RL_WORDS,
+        grids=grids,
+        figures=draw(lambda: policy_figures.plans(name, found), png),
+        runs=ordered,
+        rules="none",
+        sizes=sizes_of_subsets(trained),
+        csv=policy_tables.csv(found, study(probes)),
+        json=canonical_json({"benchmark": name, **policy_tables.numbers(found, told)}),
+        column_words=COLUMN_WORDS,
+        headline=headline(grids),
+    )
+
+
+def headline(grids: Sequence[Grid]) -> tuple[str, tuple[Fact, ...]] | None:
+    """How many comparisons of all claims say yes, no and unclear; None for a study without a claim's answer."""
+    if not grids or not set(ANSWERS) <= set(grids[0].header):
+        return None
+    rows = [row for group in grids[0].groups for row in group]
+    counts = {name: sum(int(row[grids[0].header.index(name)]) for row in rows) for name in ANSWERS}
+    number = ", ".join(f"{count} {name.lower()}" for name, count in counts.items())
+    return number, (("Asked", f"{grids[0].title} {sum(counts.values())} comparisons."),)
