@@ -1,7 +1,7 @@
 """Means and paired differences over seeds: t intervals, p-values, Holm's adjustment, what could have been found.
 
-Seeds are few, so everything uses Student's t. It comes from scipy.special: scipy.stats would load
-for twice as long again.
+Seeds are few, so everything uses Student's t. It comes from scipy.special: scipy.stats would load for
+twice as long again.
 """
 
 from __future__ import annotations
