@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn import metrics
 from test_sequence import manifest, value
 
 from prmbench import calibration, judge
@@ -29,7 +30,6 @@ def expanded(of: Resampled, row: int) -> np.ndarray:
 
 
 def test_brier_and_auc_are_scikit_learns_in_every_replicate() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
     x, target, of = case()
     p, hard = calibration.sigmoid(x), target > 0.5
     brier, auc = calibration.brier(p, hard.astype(float), of), calibration.auc(x, hard, of)
@@ -92,18 +92,28 @@ def test_a_constant_at_the_base_rate_has_no_calibration_error() -> None:
     assert calibration.brier(same, target, of)[0] == pytest.approx(target.var(), abs=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_platt_is_scikit_learns_logistic_regression(seed: int) -> None:
-    """Soft targets are two weighted rows there, a right and a wrong one."""
-    linear = pytest.importorskip("sklearn.linear_model")
-    x, target, _ = case(seed=seed)
-    slope, intercept = calibration.platt(100 * x + 7, target)
-    model = linear.LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000)
-    twice = np.concatenate([x, x])[:, None]
-    model.fit(twice, np.repeat([1, 0], len(x)), sample_weight=np.concatenate([target, 1 - target]))
-    assert 100 * slope == pytest.approx(model.coef_[0, 0], rel=1e-5)
-    assert intercept + 7 * slope == pytest.approx(model.intercept_[0], abs=1e-5)
+@pytest.mark.parametrize("shift", [0.0, 7.0])
+def test_platt_by_hand(shift: float) -> None:
+    """Two values, each with its own mean target: the line goes through both log-odds, here -log 3 and log 3."""
+    x = np.array([-1.0, -1.0, 3.0, 3.0]) + shift
+    slope, intercept = calibration.platt(x, np.array([0.5, 0.0, 1.0, 0.5]))
+    assert slope == pytest.approx(np.log(9) / 4, rel=1e-5)
+    assert intercept == pytest.approx(-np.log(3) + slope * (1 - shift), abs=1e-5)
+
+
+def test_platt_is_the_optimum() -> None:
+    """At the optimum residuals sum to nothing, alone and times x; a soft target counts by its value."""
+    x, target, _ = case()
+    slope, intercept = calibration.platt(x, target)
+    residual = calibration.sigmoid(slope * x + intercept) - target
+    assert [residual.sum(), (residual * x).sum()] == pytest.approx([0, 0], abs=1e-5)
     assert slope > 0
+
+
+def test_platt_gives_the_numbers_of_the_committed_results() -> None:
+    """Recorded from the Newton's method that the first results were made with."""
+    x, target, _ = case()
+    assert calibration.platt(x, target) == pytest.approx((0.534956097746, 0.130690765680), abs=1e-9)
 
 
 @pytest.mark.parametrize("far", [1.0, 1e4])
@@ -179,7 +189,6 @@ def flat(items: list[ScoredTrace], what: str) -> np.ndarray:
 
 @pytest.mark.parametrize("readout", ["prefix_sum", "prefix_mean"])
 def test_rows_by_scikit_learn(readout: str) -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
     items = traces()
     rows = judge.judge(manifest("calibration", "logratio", beta=0.3), items)
     target, position = flat(items, "success"), flat(items, "position")

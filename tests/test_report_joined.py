@@ -25,6 +25,7 @@ from report_runs import (
     write_task,
 )
 from rl_runs import problems
+from scipy import stats
 
 from prmbench.metrics import bootstrap_weights
 from prmbench.report import report
@@ -62,7 +63,6 @@ def test_coefficients_by_hand() -> None:
 
 
 def test_ties_against_scipy() -> None:
-    stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(1)
     x, y = rng.integers(0, 4, 30), rng.integers(0, 5, 30)
     points = _points(x.tolist(), y.tolist(), list(range(30)))
@@ -107,7 +107,6 @@ def _drawn(rows: int = 4, seeds: int = 8) -> list[Point]:
 
 def _slow(points: Sequence[Point], how: Coefficient, within: Within, draw: Sequence[int]) -> float:
     """The rows of the seeds drawn, copies and all; a world drawn twice is two worlds."""
-    stats = pytest.importorskip("scipy.stats")
     rows = [
         (p, f"{p.world}/{copy}") for seed, times in enumerate(draw) for copy in range(times) for p in points
         if p.cluster == seed

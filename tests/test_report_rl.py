@@ -15,6 +15,7 @@ import pytest
 from report_runs import CLEAN, rows_taken_as_they_are, write_study
 from rich.console import Console
 from rl_runs import lines, monitors_of, problems, write_rl_study, write_training
+from scipy import stats
 
 from prmbench.report import report, run_table
 from prmbench.report.load import load
@@ -41,7 +42,6 @@ STUDIES = SECTIONS[:1]
 
 def test_seeds_are_nested_by_hand() -> None:
     """SFT means 1, 2, 6: whichever way the RL seeds lie, their mean is 3 and the error is that of three numbers."""
-    stats = pytest.importorskip("scipy.stats")
     found = estimate(whole({(0, 0): 0.0, (0, 1): 2.0, (1, 0): 2.0, (2, 0): 5.0, (2, 1): 6.0, (2, 2): 7.0}))
     known = stats.ttest_1samp([1.0, 2.0, 6.0], 0.0)
     assert found is not None
@@ -62,7 +62,6 @@ def test_more_rl_seeds_of_the_same_start_are_no_more_evidence() -> None:
 
 def test_shared_problems_widen_the_interval() -> None:
     """Two SFT seeds, three problems of 0, 0.3, 0.6 plus the seed's 0 or 0.2: both variances add, Satterthwaite's df."""
-    stats = pytest.importorskip("scipy.stats")
     runs = {(s, 0): {f"p{i}": 0.3 * i + 0.2 * s for i in range(3)} for s in range(2)}
     found = estimate(runs)
     seeds, items = np.var([0.3, 0.5], ddof=1) / 2, np.var([0.1, 0.4, 0.7], ddof=1) / 3

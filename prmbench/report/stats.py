@@ -1,6 +1,7 @@
 """Means and paired differences over seeds: t intervals, p-values, Holm's adjustment, what could have been found.
 
-Seeds are few, so everything uses Student's t; no distribution comes from a library.
+Seeds are few, so everything uses Student's t. It comes from scipy.special: scipy.stats would load for
+twice as long again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+
+from scipy import special
 
 LEVEL = 0.95
 POWER = 0.80
@@ -42,29 +45,14 @@ class Paired:
     """The smallest true difference that a test at 5% finds with power 0.80, given this spread."""
 
 
-def t_inside(t: float, df: int) -> float:
-    """P(|T| < t) of Student's distribution, t >= 0: the finite sums of Abramowitz and Stegun 26.7.3 and 26.7.4."""
-    theta = math.atan(t / math.sqrt(df))
-    odd = df % 2
-    square = math.cos(theta) ** 2
-    term = math.cos(theta) if odd else 1.0
-    total = term if df > 1 else 0.0
-    for k in range(2 + odd, df - 1, 2):
-        term *= square * (k - 1) / k
-        total += term
-    inside = math.sin(theta) * total
-    return 2 / math.pi * (theta + inside) if odd else inside
+def t_two_sided_p(t: float, df: int) -> float:
+    """Return P(|T| >= t) of Student's distribution with `df` degrees of freedom, for t >= 0."""
+    return float(2 * special.stdtr(df, -t))
 
 
 def t_quantile(p: float, df: int) -> float:
-    """The t below which a share p >= 0.5 of Student's distribution lies, by bisection."""
-    lo, hi = 0.0, 1.0
-    while t_inside(hi, df) < 2 * p - 1:
-        hi *= 2
-    for _ in range(100):
-        middle = (lo + hi) / 2
-        lo, hi = (middle, hi) if t_inside(middle, df) < 2 * p - 1 else (lo, middle)
-    return hi
+    """Return the t below which a share p of Student's distribution with `df` degrees of freedom lies."""
+    return float(special.stdtrit(df, p))
 
 
 def mean(values: Sequence[float]) -> Mean:
@@ -88,13 +76,13 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | 
         return Paired(m.value, None, None, None, m.n, positive, None)
     df, error = m.n - 1, stdev(gaps) / math.sqrt(m.n)
     t = abs(m.value) / error if error > ROUNDING else math.inf if abs(m.value) > ROUNDING else 0.0
-    p = 1 - t_inside(t, df)
+    p = t_two_sided_p(t, df)
     mdd = (t_quantile((1 + LEVEL) / 2, df) + t_quantile(POWER, df)) * error
     return Paired(m.value, m.lo, m.hi, p, m.n, positive, mdd)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the order given."""
+    """Return Holm's step-down adjustment of p-values, in their order. scipy has no such function."""
     adjusted, so_far = [0.0] * len(ps), 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
         so_far = max(so_far, min(1.0, (len(ps) - rank) * ps[i]))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from prmbench.report.stats import LEVEL, POWER, ROUNDING, t_inside, t_quantile
+from prmbench.report.stats import LEVEL, POWER, ROUNDING, t_quantile, t_two_sided_p
 
 Seeds = tuple[int, int]
 """SFT seed, RL seed."""
@@ -85,7 +85,7 @@ def estimate(runs: Runs) -> Estimate | None:
         value=value,
         lo=value - reach * error,
         hi=value + reach * error,
-        p=None if alone else 1 - t_inside(t, df),
+        p=None if alone else t_two_sided_p(t, df),
         mdd=None if alone else (reach + t_quantile(POWER, df)) * error,
         sft_seeds=len(sft),
         runs=len(means),
