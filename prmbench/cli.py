@@ -206,8 +206,16 @@ def report(config: options.ReportConfig) -> None:
 
         text = {trace.id: trace for trace in data.load("processbench", local).traces}
     reads = () if local is None else (local,)
+    formats = tuple(name.strip() for name in config.formats.split(",") if name.strip())
     done = reporting.report(
-        config.results, config.out, data=text, check=config.check, recompute=config.recompute, reads=reads
+        config.results,
+        config.out,
+        data=text,
+        check=config.check,
+        recompute=config.recompute,
+        reads=reads,
+        formats=formats,
+        quick=True,
     )
     for line in done.faults:
         if config.check:
