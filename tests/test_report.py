@@ -247,9 +247,9 @@ def test_svg_has_no_clock_and_text_that_any_viewer_has_a_font_for(built: Path) -
     for path in sorted((built / "figures").glob("*.svg")):
         text = path.read_text()
         assert "<dc:date>" not in text
-        fonts = re.findall(r"font: ([^;\"]*)", text)
+        fonts = re.findall(r"<text [^>]*font[^;>]*sans-serif", text)
+        assert len(fonts) == text.count("<text ")
         assert fonts
-        assert all(font.endswith("sans-serif") for font in fonts)
 
 
 def test_csv_holds_every_row(results: Path, built: Path) -> None:
@@ -635,3 +635,75 @@ def test_comparison_shows_both_runs_and_the_sign_of_the_difference() -> None:
 def test_figures_of_a_board_without_runs() -> None:
     (board,) = boards([hand_made("a", TWO, row("gsm8k", KEY, None, "no trace"))])
     assert [figure.name for figure in figures(board)] == ["mini-f1-calibrated"]
+
+
+def test_the_page_opens_with_a_row_per_model_under_one_protocol(results: Path) -> None:
+    (board,) = boards(load(results).listed)
+    grid = tables.front_grid(board)
+    assert grid is not None
+    assert grid.title == "First-error F1 under `as_is/calibrated:gsm8k` or `step_sum/calibrated:gsm8k`"
+    models, baselines, floors = grid.groups
+    assert [row[0] for row in models] == sorted({row[0] for row in models}, key=[row[0] for row in models].index)
+    assert {row[0] for row in models} == {"org/model", "org/implicit"}
+    assert [row[0] for row in baselines] == ["random"]
+    assert floors
+    whole = tables.rule_grid(board, next(table for table in board.tables if table.rule == "calibrated"))
+    cells = {row[:-1] for group in whole.groups for row in group}
+    plain = {tuple(text.replace("**", "") for text in row) for row in cells}
+    assert {tuple(text.replace("**", "") for text in row) for group in grid.groups for row in group} <= plain
+
+
+def test_formats_are_asked_for_and_a_page_folds_all_but_its_first_table(results: Path, tmp_path: Path) -> None:
+    report(results, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".csv", ".tex", ".json")]
+    text = (tmp_path / "mini.md").read_text()
+    before, _, after = text.partition("<details>")
+    assert before.count("| Model |") == 1
+    assert after.count("| Model |") == after.count("</details>")
+    with pytest.raises(UserError, match="--formats xls: choose from csv, tex, json"):
+        report(results, tmp_path, formats=("xls",))
+
+
+def test_an_unchanged_report_is_recognised_and_a_changed_one_is_not(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading is what a recognised report spares; whatever is altered, results, output or stamp, it loads again."""
+    loads: list[bool] = []
+    monkeypatch.setenv("PRMBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        "prmbench.report.build.load",
+        lambda *args: loads.append(args[1]) or load(args[0], args[1]),  # type: ignore[func-returns-value]
+    )
+    runs, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(results, runs)
+
+    def loaded(**how: bool) -> bool:
+        loads.clear()
+        report(runs, out, quick=True, **how)
+        return bool(loads)
+
+    assert loaded()
+    assert not loaded()
+    assert not loaded(check=True)
+    assert loaded(check=True, recompute=True)
+    (out / "mini.md").write_text("altered")
+    assert loaded(check=True)
+    assert loaded()
+    assert not loaded()
+    for path in (tmp_path / "cache" / "reports").iterdir():
+        if path.name != "key":
+            path.write_bytes(b"0" * 64)
+    assert loaded(check=True)
+    assert not loaded(check=True)
+    (tmp_path / "cache" / "reports" / "key").chmod(0o644)
+    assert loaded(check=True)
+    (tmp_path / "cache" / "reports" / "key").chmod(0o600)
+    path = next(iter(runs.rglob("*.json")))
+    path.write_text(path.read_text().replace('"value": 0.', '"value": 0.1', 1))
+    assert report(runs, out, quick=True, check=True).faults
+    assert loaded(check=True)
+
+
+def test_runs_judged_in_parallel_are_those_judged_alone(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prmbench.judge.many.FEWEST", 1)
+    assert load(results, recompute=True, processes=2) == load(results, recompute=True)
