@@ -207,8 +207,18 @@ def report(config: options.ReportConfig) -> None:
 
         text = {trace.id: trace for trace in data.load("processbench", local).traces}
     reads = () if local is None else (local,)
-    how = {"check": config.check, "recompute": config.recompute}
-    done = reporting.report(config.results, config.out, data=text, reads=reads, sections=SECTIONS, **how)
+    formats = tuple(name.strip() for name in config.formats.split(",") if name.strip())
+    done = reporting.report(
+        config.results,
+        config.out,
+        data=text,
+        check=config.check,
+        recompute=config.recompute,
+        reads=reads,
+        sections=SECTIONS,
+        formats=formats,
+        quick=True,
+    )
     for line in done.faults:
         if config.check:
             typer.echo(line)

@@ -244,6 +244,7 @@ class ReportConfig:
     )
     check: bool = option(False, "Write nothing; exit 1 if a tracked file would change or a result is unsound.")
     recompute: bool = option(False, "Derive every row from the scores again.")
+    formats: str = option("", "Further files beside Markdown and SVG, separated by commas: csv, tex, json.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Files of a run: the result, its scores, the journal of a run in progress. Atomic writes, no torch.
 
 A run is `<run-id>.json` beside `<run-id>.scores.jsonl.gz`; while it is scored, each process appends whole
-batches to `<run-id>.journal/<process>.jsonl`.
+batches to `<run-id>.journal/<process>.jsonl`. The runs of a study may be packed into archives, see `packing`: there a
+run has the same names under `ARCHIVE.tar.xz/`, and whoever reads it by its path reads it the same way.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prmbench import disk, reading, sound
+from prmbench import archives, disk, reading, sound
 from prmbench.schema import RunResult, ScoredTrace, UserError
 
 SCORES_SUFFIX = ".scores.jsonl.gz"
 METRICS_SUFFIX = ".metrics.jsonl.gz"
+LINES_SUFFIX, VALUES_SUFFIX = ".scores.jsonl", ".values.jsonl"
+"""In an archive, instead of the scores file: its lines without `values`, and the values. All runs of a world have the
+same lines and each has its own values; apart, they take three quarters of the room."""
 TEXTS_SUFFIXES = (".critiques.jsonl", ".rollouts.jsonl")
 """What critics and policies wrote, beside their runs."""
 MOST_RESULT_BYTES = 2**26
@@ -50,7 +54,9 @@ def metrics_path(path: Path) -> Path:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The files of a run, there or not, by its <run-id>.json."""
+    """The files of a run, there or not, by its <run-id>.json; the archive of a packed run."""
+    if archive := archives.archive_of(path):
+        return (archive,)
     texts = (path.with_suffix(suffix) for suffix in TEXTS_SUFFIXES)
     return path, scores_path(path), metrics_path(path), *texts
 
@@ -73,7 +79,10 @@ def unpack_scores(raw: bytes, path: Path | str, most: int = sound.MOST_TRACES) -
         UserError: The file is no gzip of JSON lines, a field has another type than it should, or unpacked it is larger
             than any honest file.
     """
-    lines = unpacked_lines(raw, f"{path}: not a scores file")
+    return _traces(unpacked_lines(raw, f"{path}: not a scores file"), path, most)
+
+
+def _traces(lines: Iterable[bytes], path: Path | str, most: int) -> tuple[ScoredTrace, ...]:
     found = []
     for number, line in enumerate(lines, 1):
         if number > most:
@@ -138,7 +147,7 @@ def _result_json(result: RunResult) -> str:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a result and its scores, and checks every field of both.
+    """Reads a result and its scores, loose or packed, and checks every field of both.
 
     That the rows follow from the scores is not checked here: see `judge.unfounded`.
 
@@ -149,29 +158,89 @@ def read_run(path: Path) -> Run:
     result = sound.read_result(reading.decoded(raw, path), str(path))
     sound.check_result(result, str(path))
     source = scores_path(path)
-    packed = read_file(source, MOST_UNPACKED_BYTES, "a result needs its scores beside it")
-    if sha256(packed) != result.manifest.scores_sha256:
+    lines, digest = _lines_and_digest(path)
+    if digest != result.manifest.scores_sha256:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or score again")
-    run = Run(result, unpack_scores(packed, f"{path}: {source.name}", result.manifest.n), path)
+    run = Run(result, _traces(lines, f"{path}: {source.name}", result.manifest.n), path)
     sound.check_scores(result.manifest, run.scores, str(path))
     return run
 
 
+def score_lines(path: Path) -> Iterable[bytes]:
+    """The lines of a run's scores, loose or packed, by its `<run-id>.json`. Raises UserError."""
+    return _lines_and_digest(path)[0]
+
+
+def _lines_and_digest(path: Path) -> tuple[Iterable[bytes], str]:
+    """The lines, and the SHA-256 of the scores file; of a packed run that of the lines, since gzip's bytes may vary."""
+    if archives.archive_of(path):
+        lines = _packed_lines(path)
+        return lines, sha256(b"".join(lines))
+    source = scores_path(path)
+    packed = read_file(source, MOST_UNPACKED_BYTES, "a result needs its scores beside it")
+    return unpacked_lines(packed, f"{path}: {source.name}: not a scores file"), sha256(packed)
+
+
+def _packed_lines(path: Path) -> list[bytes]:
+    """The lines of a packed run's scores.
+
+    Raises:
+        UserError: One of the two members is missing, has a line too long, or has not the other's number of lines.
+    """
+    stem = path.name.removesuffix(".json")
+    remedy = "a result needs its scores beside it"
+    lines, values = (
+        read_file(path.with_name(stem + suffix), MOST_UNPACKED_BYTES, remedy).split(b"\n")
+        for suffix in (LINES_SUFFIX, VALUES_SUFFIX)
+    )
+    if len(lines) != len(values):
+        raise UserError(f"{path}: its archive has {len(lines):,} lines of scores and {len(values):,} of values")
+    joined = [join_values(*pair) for pair in zip(lines, values, strict=True) if pair != (b"", b"")]
+    if any(len(line) > MOST_LINE_BYTES for line in joined):
+        raise UserError(f"{path}: a line of its scores has more than {MOST_LINE_BYTES:,} bytes")
+    return joined
+
+
+def split_values(line: bytes) -> tuple[bytes, bytes]:
+    """A line of a scores file -> the line without its values, and the values."""
+    row = json.loads(line)
+    values = row.pop("values")
+    return json.dumps(row, sort_keys=True).encode(), json.dumps(values).encode()
+
+
+def join_values(line: bytes, values: bytes) -> bytes:
+    """Inverse of `split_values`, but for the order of the fields. What is no JSON object stays none."""
+    return line.removesuffix(b"}") + b', "values": ' + values + b"}"
+
+
 def read_file(path: Path, most: int, remedy: str) -> bytes:
-    """Content of a result's file: a regular one of at most `most` bytes, and no link.
+    """Content of a result's file, which may be a member of an archive: a regular one of at most `most` bytes, no link.
 
     Raises:
         UserError: It is none of this; the message ends with `remedy`.
     """
     try:
-        return reading.read_bytes(path, most=most, follow_links=False)
+        return archives.read(path, most)
     except UserError as error:
         raise UserError(f"{error}; {remedy}") from error
 
 
+def result_paths(archive: Path) -> list[Path]:
+    """Every `.json` member of an archive. Raises UserError when it cannot be read."""
+    return [archive / name for name in archives.members(archive) if name.endswith(".json")]
+
+
+def has_scores(path: Path) -> bool:
+    """Whether the scores of a result are there."""
+    if archive := archives.archive_of(path):
+        return path.name.removesuffix(".json") + LINES_SUFFIX in archives.members(archive)
+    return scores_path(path).exists()
+
+
 def read_runs(root: Path) -> list[Run]:
     """Every run under `root`, sorted by benchmark, model and run id. JSON files without scores are passed over."""
-    found = [read_run(path) for path in reading.paths_under(root, ".json") if scores_path(path).exists()]
+    packed = [path for archive in archives.under(root) for path in result_paths(archive)]
+    found = [read_run(path) for path in (*reading.paths_under(root, ".json"), *packed) if has_scores(path)]
     return sorted(found, key=lambda r: (r.result.manifest.benchmark, r.result.manifest.model, r.result.manifest.run_id))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PRMBENCH_CACHE"] = str(Path(tempfile.gettempdir()) / f"prmbench-tests-{os.getuid()}")
 
 
 @pytest.fixture(scope="session")

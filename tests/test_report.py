@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -182,7 +183,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def built(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("board")
-    changed = report(results, out).changed
+    changed = report(results, out, formats=("csv", "tex", "json")).changed
     assert str(out / "mini.md") in changed
     return out
 
@@ -199,7 +200,7 @@ def test_every_kind_of_file_is_there(built: Path) -> None:
 
 
 def test_check_passes_on_what_was_just_built(results: Path, built: Path) -> None:
-    assert report(results, built, check=True, recompute=True) == CLEAN
+    assert report(results, built, check=True, recompute=True, formats=("csv", "tex", "json")) == CLEAN
 
 
 def test_order_of_input_does_not_matter(results: Path, built: Path, tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_order_of_input_does_not_matter(results: Path, built: Path, tmp_path: Pa
         target.parent.mkdir(parents=True)
         target.write_text(json.dumps(shuffled))
         shutil.copy(scores_path(run.path), scores_path(target))
-    report(tmp_path / "in", tmp_path / "out")
+    report(tmp_path / "in", tmp_path / "out", formats=("csv", "tex", "json"))
     assert contents(tmp_path / "out") == contents(built)
 
 
@@ -222,7 +223,7 @@ def test_check_names_changed_missing_and_left_over_files(results: Path, built: P
     (out / "figures" / "mini-positions.svg").unlink()
     (out / "figures" / "gone.svg").write_text("<svg/>")
     (out / "report.html").write_text("pages and PNGs are not compared")
-    found = report(results, out, check=True).changed
+    found = report(results, out, check=True, formats=("csv", "tex", "json")).changed
     assert [Path(line.split(": ")[0]).name for line in found] == ["mini-positions.svg", "mini.csv", "gone.svg"]
 
 
@@ -242,11 +243,13 @@ def test_readme_keeps_its_prose(results: Path, built: Path, tmp_path: Path) -> N
         report(results, out)
 
 
-def test_no_clock_and_no_text_nodes_in_svg(built: Path) -> None:
+def test_svg_has_no_clock_and_text_that_any_viewer_has_a_font_for(built: Path) -> None:
     for path in sorted((built / "figures").glob("*.svg")):
         text = path.read_text()
         assert "<dc:date>" not in text
-        assert "<text" not in text, "text must be drawn as paths, or fonts move it"
+        fonts = re.findall(r"<text [^>]*font[^;>]*sans-serif", text)
+        assert len(fonts) == text.count("<text ")
+        assert fonts
 
 
 def test_csv_holds_every_row(results: Path, built: Path) -> None:
@@ -632,3 +635,75 @@ def test_comparison_shows_both_runs_and_the_sign_of_the_difference() -> None:
 def test_figures_of_a_board_without_runs() -> None:
     (board,) = boards([hand_made("a", TWO, row("gsm8k", KEY, None, "no trace"))])
     assert [figure.name for figure in figures(board)] == ["mini-f1-calibrated"]
+
+
+def test_the_page_opens_with_a_row_per_model_under_one_protocol(results: Path) -> None:
+    (board,) = boards(load(results).listed)
+    grid = tables.front_grid(board)
+    assert grid is not None
+    assert grid.title == "First-error F1 under `as_is/calibrated:gsm8k` or `step_sum/calibrated:gsm8k`"
+    models, baselines, floors = grid.groups
+    assert [row[0] for row in models] == sorted({row[0] for row in models}, key=[row[0] for row in models].index)
+    assert {row[0] for row in models} == {"org/model", "org/implicit"}
+    assert [row[0] for row in baselines] == ["random"]
+    assert floors
+    whole = tables.rule_grid(board, next(table for table in board.tables if table.rule == "calibrated"))
+    cells = {row[:-1] for group in whole.groups for row in group}
+    plain = {tuple(text.replace("**", "") for text in row) for row in cells}
+    assert {tuple(text.replace("**", "") for text in row) for group in grid.groups for row in group} <= plain
+
+
+def test_formats_are_asked_for_and_a_page_folds_all_but_its_first_table(results: Path, tmp_path: Path) -> None:
+    report(results, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".csv", ".tex", ".json")]
+    text = (tmp_path / "mini.md").read_text()
+    before, _, after = text.partition("<details>")
+    assert before.count("| Model |") == 1
+    assert after.count("| Model |") == after.count("</details>")
+    with pytest.raises(UserError, match="--formats xls: choose from csv, tex, json"):
+        report(results, tmp_path, formats=("xls",))
+
+
+def test_an_unchanged_report_is_recognised_and_a_changed_one_is_not(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading is what a recognised report spares; whatever is altered, results, output or stamp, it loads again."""
+    loads: list[bool] = []
+    monkeypatch.setenv("PRMBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        "prmbench.report.build.load",
+        lambda *args: loads.append(args[1]) or load(args[0], args[1]),  # type: ignore[func-returns-value]
+    )
+    runs, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(results, runs)
+
+    def loaded(**how: bool) -> bool:
+        loads.clear()
+        report(runs, out, quick=True, **how)
+        return bool(loads)
+
+    assert loaded()
+    assert not loaded()
+    assert not loaded(check=True)
+    assert loaded(check=True, recompute=True)
+    (out / "mini.md").write_text("altered")
+    assert loaded(check=True)
+    assert loaded()
+    assert not loaded()
+    for path in (tmp_path / "cache" / "reports").iterdir():
+        if path.name != "key":
+            path.write_bytes(b"0" * 64)
+    assert loaded(check=True)
+    assert not loaded(check=True)
+    (tmp_path / "cache" / "reports" / "key").chmod(0o644)
+    assert loaded(check=True)
+    (tmp_path / "cache" / "reports" / "key").chmod(0o600)
+    path = next(iter(runs.rglob("*.json")))
+    path.write_text(path.read_text().replace('"value": 0.', '"value": 0.1', 1))
+    assert report(runs, out, quick=True, check=True).faults
+    assert loaded(check=True)
+
+
+def test_runs_judged_in_parallel_are_those_judged_alone(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prmbench.judge.many.FEWEST", 1)
+    assert load(results, recompute=True, processes=2) == load(results, recompute=True)

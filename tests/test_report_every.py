@@ -60,7 +60,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("every")
     write_every(root / "in")
     with rows_taken_as_they_are():
-        report(root / "in", root / "out")
+        report(root / "in", root / "out", formats=("csv", "tex", "json"))
     return root
 
 

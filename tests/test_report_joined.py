@@ -470,7 +470,7 @@ def test_report_writes_and_checks_it(tmp_path: Path) -> None:
     _study(tmp_path / "results")
     out = tmp_path / "out"
     with rows_taken_as_they_are():
-        report(tmp_path / "results", out, sections=SECTIONS)
+        report(tmp_path / "results", out, sections=SECTIONS, formats=("csv", "tex", "json"))
     names = {"joined.md", "joined.csv", "joined.json", "joined.tex", "figures/joined-f1-gain.svg"}
     assert names <= {str(p.relative_to(out)) for p in out.rglob("*")}
     assert "| [joined](joined.md) |" in (out / "README.md").read_text()
@@ -479,7 +479,7 @@ def test_report_writes_and_checks_it(tmp_path: Path) -> None:
         assert report(tmp_path / "results", out, sections=SECTIONS, check=True) == CLEAN
         shutil.rmtree(tmp_path / "results" / "miniature_rl-distrl_ipvrm")
         changed = report(tmp_path / "results", out, sections=SECTIONS, check=True).changed
-    assert {f"{out / name}: would change" for name in names} <= set(changed)
+    assert {f"{out / name}: would change" for name in ("joined.md", "figures/joined-f1-gain.svg")} <= set(changed)
 
 
 def test_no_sheet_without_two_kinds_of_runs(tmp_path: Path) -> None:

@@ -1,19 +1,21 @@
 """Puts a report together: which files there are, what is in them, and whether those on disk agree.
 
-Markdown, CSV, LaTeX, JSON and SVG are compared by `check`; the page and the PNGs are only written.
+Markdown and SVG are compared by `check`, and so are CSV, LaTeX and JSON where they are asked for; the page and the PNGs
+are only written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 
 from prmbench import outputs, reading
 from prmbench.disk import write_atomic
-from prmbench.report import tables
+from prmbench.judge.many import usable_processors
+from prmbench.report import stamp, tables
 from prmbench.report.board import Board, boards
 from prmbench.report.figures import Drawn, figures
 from prmbench.report.frame import slug
@@ -28,6 +30,8 @@ from prmbench.store import files_of
 BEGIN = "<!-- generated: do not edit between these marks; run `prmbench report` -->"
 END = "<!-- end of generated part -->"
 PUBLISHED_FOR = "processbench"
+FORMATS = ("csv", "tex", "json")
+"""Of tables, beside Markdown: made on demand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Report:
     """How many runs no table lists, by reason; empty when all are listed."""
 
 
-def report(
+def report(  # noqa: PLR0913 - the options of the command
     results: Path,
     out: Path,
     *,
@@ -51,6 +55,8 @@ def report(
     recompute: bool = False,
     reads: Sequence[Path] = (),
     sections: Sequence[Section] = (),
+    formats: Sequence[str] = (),
+    quick: bool = False,
 ) -> Report:
     """Writes every table, figure and the page under `out`. A file that cannot be trusted is named and left out.
 
@@ -62,12 +68,37 @@ def report(
         recompute: Whether rows come from the scores, not from the result files.
         reads: Files that `data` comes from, which like the runs are not written over.
         sections: What to show otherwise than by benchmark and task, such as the studies of this project.
+        formats: Some of FORMATS: what tables are written as, beside Markdown.
+        quick: Whether runs are judged in parallel processes, see `judge.many`, and a report that was made before from
+            the same files is recognised, see `stamp`: never with `recompute`.
 
     Raises:
-        UserError: `results` does not exist, or a file under `out` may not be written.
+        UserError: `results` does not exist, a file under `out` may not be written, or there is no such format.
     """
-    loaded = load(results, recompute, sections)
-    built, shown, others = build(loaded, out, png=not check, sections=sections)
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f"--formats {name}: choose from {', '.join(FORMATS)}")
+    made_of = stamp.inputs(results, out, formats, sections) if quick and not recompute and data is None else ""
+    if stamp.is_known(stamp.state(made_of, out, check=check)):
+        return Report(())
+    loaded = load(results, recompute, sections, usable_processors() if quick else 1)
+    done = _report(loaded, out, data, check, reads, sections, formats)
+    if not (done.faults or done.left_out or (check and done.changed)):
+        for checked in {check, True}:  # what was written needs no check
+            stamp.remember(stamp.state(made_of, out, check=checked))
+    return done
+
+
+def _report(
+    loaded: Loaded,
+    out: Path,
+    data: Texts | None,
+    check: bool,
+    reads: Sequence[Path],
+    sections: Sequence[Section],
+    formats: Sequence[str],
+) -> Report:
+    built, shown, others = build(loaded, out, png=not check, sections=sections, formats=formats)
     if check:
         changed = [f"{out / name}: would change" for name in sorted(_changed(out, built))]
         return Report((*changed, *_left_over(out, built)), loaded.problems, _left_out(loaded))
@@ -102,7 +133,11 @@ Shown = list[tuple[Board, Sequence[Drawn]]]
 
 
 def build(
-    loaded: Loaded, out: Path, png: bool = False, sections: Sequence[Section] = ()
+    loaded: Loaded,
+    out: Path,
+    png: bool = False,
+    sections: Sequence[Section] = (),
+    formats: Sequence[str] = (),
 ) -> tuple[dict[str, bytes], Shown, tuple[Sheet, ...]]:
     """Tracked files by name under `out`; each board with its figures, boards with runs first; and the sheets."""
     found = {board.benchmark: board for board in boards(split(loaded.listed, sections)[0])}
@@ -114,20 +149,27 @@ def build(
         name = slug(board.name)
         books = published(board.benchmark)
         drawn = figures(board, png)
-        grids = [tables.rule_grid(board, t) for t in board.tables]
         built[f"{name}.md"] = _board_page(board, drawn, books)
-        built[f"{name}.csv"] = tables.csv(board)
-        built[f"{name}.tex"] = tables.latex_document([*grids, *tables.published_grids(books)])
-        built[f"{name}.json"] = tables.board_json(board, books)
+        built |= {f"{name}.{kind}": _in_format(kind, board, books) for kind in formats}
         built |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn}
         shown.append((board, drawn))
     for sheet in others:
-        built |= _sheet_files(sheet)
+        built |= _sheet_files(sheet, formats)
     built |= {f"published/{name}": raw for name, raw in sources().items()}
     return {name: text.encode() if isinstance(text, str) else text for name, text in built.items()}, shown, others
 
 
-def _sheet_files(sheet: Sheet) -> dict[str, str | bytes]:
+def _in_format(kind: str, board: Board, books: Sequence[Published]) -> str:
+    """A board's tables as one of FORMATS."""
+    if kind == "csv":
+        return tables.csv(board)
+    if kind == "json":
+        return tables.board_json(board, books)
+    grids = [tables.rule_grid(board, t) for t in board.tables]
+    return tables.latex_document([*grids, *tables.published_grids(books)])
+
+
+def _sheet_files(sheet: Sheet, formats: Sequence[str]) -> dict[str, str | bytes]:
     name = slug(sheet.name)
     parts = [
         f"# {tables.md_text(sheet.name)}\n",
@@ -137,12 +179,9 @@ def _sheet_files(sheet: Sheet) -> dict[str, str | bytes]:
         parts.append(tables.markdown(grid))
         if not i:  # the figures stand under the first table, which says most
             parts += [f"{_image(figure)}\n{figure.caption}\n" for figure in sheet.figures]
-    files: dict[str, str | bytes] = {
-        f"{name}.md": "\n".join(parts),
-        f"{name}.csv": sheet.csv,
-        f"{name}.tex": tables.latex_document(sheet.grids),
-        f"{name}.json": sheet.json,
-    }
+    files: dict[str, str | bytes] = {f"{name}.md": "\n".join(parts)}
+    for kind in formats:
+        files[f"{name}.{kind}"] = {"csv": sheet.csv, "json": sheet.json}.get(kind) or tables.latex_document(sheet.grids)
     return files | {f"figures/{figure.name}.svg": figure.svg for figure in sheet.figures}
 
 
@@ -157,23 +196,30 @@ def _left_over(out: Path, built: Mapping[str, bytes]) -> list[str]:
 
 
 def _board_page(board: Board, drawn: Sequence[Drawn], books: Sequence[Published]) -> str:
-    """The Markdown page of a benchmark."""
+    """The Markdown page of a benchmark: one table that answers first, then every threshold rule with its protocols."""
     parts = [
         f"# {tables.md_text(board.name)}\n",
         "Generated by `prmbench report`; how to read it is in [README.md](README.md).\n",
     ]
     if not board.tables:
         parts.append("No run is listed yet.\n")
+    front = tables.front_grid(board)
+    if front is not None:
+        parts += [tables.markdown(front), "All other protocols are below, folded, a part for each threshold rule.\n"]
     for table, image in zip(board.tables, drawn, strict=False):  # the figures begin with one per table
-        parts.append(tables.markdown(tables.rule_grid(board, table)))
-        parts.append(_image(image))
-        inner = tables.markdown(tables.accuracy_grid(board, table), heading=False)
-        parts.append(f"<details><summary>Accuracies behind these F1</summary>\n\n{inner}\n</details>\n")
+        grid = tables.rule_grid(board, table)
+        parts += [f"## {grid.title}\n\n{grid.caption}\n", _image(image)]
+        parts += _folded("Every protocol", replace(grid, caption=""))
+        parts += _folded("Accuracies behind these F1", tables.accuracy_grid(board, table))
     parts += [f"## {f.title}\n\n{_image(f)}\n{f.caption}\n" for f in drawn[len(board.tables) :]]
     if books:
         parts.append("## Published numbers\n\nMeasured by others and copied from their tables; not recomputed here.\n")
         parts += [tables.markdown(grid, level=3) for grid in tables.published_grids(books)]
     return "\n".join(parts)
+
+
+def _folded(summary: str, grid: tables.Grid) -> list[str]:
+    return [f"<details><summary>{summary}</summary>\n\n{tables.markdown(grid, heading=False).lstrip()}\n</details>\n"]
 
 
 def _image(figure: Drawn) -> str:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from prmbench import reading
-from prmbench.judge import differences, judge, read_verified
+from prmbench import archives, reading
+from prmbench.judge.many import read_and_judge
 from prmbench.redaction import one_line
 from prmbench.report.sheets import Section
 from prmbench.report.training_runs import read_metrics
 from prmbench.schema import RunManifest, UserError
-from prmbench.store import SCORES_SUFFIX, Run, read_run, scores_path
+from prmbench.store import LINES_SUFFIX, SCORES_SUFFIX, Run, has_scores, result_paths
 
 SNIFFED = 2**16
 """Bytes of a JSON file without scores that are looked at to tell whether it was meant to be a result."""
@@ -50,7 +50,7 @@ class Loaded:
         return dict(counts.most_common())
 
 
-def load(results: Path, recompute: bool = False, sections: Sequence[Section] = ()) -> Loaded:
+def load(results: Path, recompute: bool = False, sections: Sequence[Section] = (), processes: int = 1) -> Loaded:
     """Reads every run under `results` and leaves out those that cannot be trusted.
 
     Args:
@@ -58,6 +58,7 @@ def load(results: Path, recompute: bool = False, sections: Sequence[Section] = (
         recompute: Whether rows are derived again from the scores, intervals and all, and shown instead of the stored
             ones. If not, a run is left out when the number of one of its rows does not follow from its scores.
         sections: Those of the report, which say where two runs claim one place of a table.
+        processes: How many processes may judge; see `read_and_judge`.
 
     Raises:
         UserError: The folder does not exist.
@@ -65,15 +66,17 @@ def load(results: Path, recompute: bool = False, sections: Sequence[Section] = (
     if not results.is_dir():
         raise UserError(f"{results}: no such folder; name the folder that `prmbench eval --out` wrote to")
     runs: list[Run] = []
-    broken, differing = [], []
-    for path in _result_files(results):
+    packed, broken = _packed(results)
+    differing: list[str] = []
+    paths = [*_result_files(results), *packed]
+    for path, judged in zip(paths, read_and_judge(paths, recompute, processes), strict=True):
+        if isinstance(judged, str):
+            broken.append(judged)
+            continue
+        run, faults = judged
+        differing += [f"{path}: {fault}" for fault in faults]
         try:
-            if recompute:
-                run, faults = _recomputed(read_run(path))
-                differing += [f"{path}: {fault}" for fault in faults]
-            else:
-                run = read_verified(path)
-            read_metrics(run.path, run.result.manifest)
+            read_metrics(path, run.result.manifest)
         except UserError as error:
             broken.append(str(error))
             continue
@@ -105,8 +108,27 @@ def _order(run: Run) -> tuple[str, str, str]:
 
 
 def _result_files(results: Path) -> list[Path]:
-    """JSON files with scores beside them, and results that have lost theirs."""
-    return [p for p in reading.paths_under(results, ".json") if scores_path(p).exists() or _is_result(p)]
+    """Loose JSON files with scores beside them, and results that have lost theirs."""
+    return [p for p in reading.paths_under(results, ".json") if has_scores(p) or _is_result(p)]
+
+
+def _packed(results: Path) -> tuple[list[Path], list[str]]:
+    """Results in archives, and a line on each archive that cannot be read and on scores that have no result in it."""
+    paths, broken = [], []
+    for archive in archives.under(results):
+        try:
+            names = archives.members(archive)
+        except UserError as error:
+            broken.append(str(error))
+            continue
+        paths += result_paths(archive)
+        stems = [name.removesuffix(LINES_SUFFIX) for name in names if name.endswith(LINES_SUFFIX)]
+        broken += [
+            f"{archive / stem}{LINES_SUFFIX}: its result {stem}.json is missing"
+            for stem in stems
+            if f"{stem}.json" not in names
+        ]
+    return paths, broken
 
 
 def _is_result(path: Path) -> bool:
@@ -156,10 +178,3 @@ def _grouped(runs: Sequence[Run], key_of: Callable[[RunManifest], Key]) -> dict[
 
 def _identity(manifest: RunManifest) -> Key:
     return manifest.benchmark, manifest.run_id
-
-
-def _recomputed(run: Run) -> tuple[Run, list[str]]:
-    """The run with rows derived from its scores, and where the committed rows differ from them."""
-    rows = judge(run.result.manifest, run.scores)
-    faults = differences(run.result.rows, rows)
-    return replace(run, result=replace(run.result, rows=rows)), faults

@@ -13,10 +13,9 @@ from prmbench.report.blocks import NOTED, text
 from prmbench.report.board import OTHER, Board, Cell, Line, RuleTable
 from prmbench.report.frame import RULES, members
 from prmbench.report.sheets import Fact, Sheet
-from prmbench.report.tables import DASH, Grid, percent
+from prmbench.report.tables import DASH, RECOMMENDED, Grid, percent
 from prmbench.report.taskgrids import AGGREGATIONS, BestPick, best_pick
 
-REACHABLE = ("calibrated", "cross_validated", "native", "fixed")
 STEPS_WORDS = "Whether a model finds the first wrong step of a solution. F1 of exact hits and of solutions passed."
 LEADING = (r"best_of@\d+", r"overall", r"F1, plain", r"AUC", r"within worlds", r"(average|pooled).*", r".+ \(n=\d+\)")
 """Columns that say most about a sheet, where it has them; of several that match, the last."""
@@ -36,7 +35,7 @@ class Card:
 
 def of_board(board: Board) -> Card:
     """The best line of the first reachable rule; the highest floor of its column."""
-    told = next((found for rule in REACHABLE for t in board.tables if t.rule == rule and (found := _lead(t))), None)
+    told = next((found for rule in RECOMMENDED for t in board.tables if t.rule == rule and (found := _lead(t))), None)
     if told is None:
         return Card(STEPS_WORDS, len(board.runs), "", ())
     table, line, column = told

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from prmbench.report.board import LEGEND, Board, Cell, Line, RuleTable
 from prmbench.report.frame import RULES, frame, members
 from prmbench.report.published import Published
+from prmbench.report.verdicts import HEADLINE
+from prmbench.schema import EvalProtocol
 from prmbench.store import Run, canonical_json
 
 DASH = "–"
+RECOMMENDED = ("calibrated", "cross_validated", "native", "fixed")
+"""Threshold rules that are honest, the one to quote first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,50 @@ def cell_text(cell: Cell | None, best: float | None = None) -> str:
     number = f"**{number}**" if best is not None and percent(best) == number else number
     interval = "" if cell.lo is None else f" [{percent(cell.lo)}, {percent(cell.hi)}]"
     return f"{number}{interval}{cell.marks}"
+
+
+def front_grid(board: Board) -> Grid | None:
+    """The table that a page opens with: a row per model under one recommended protocol, named in the title.
+
+    The protocol's threshold rule is the first of RECOMMENDED that a model has, its readout the headline one of the
+    model's kind of score. None when no model has such a protocol.
+    """
+    for rule in RECOMMENDED:
+        for table in board.tables:
+            rows = _first_by_model(table) if table.rule == rule else {}
+            if any(line.group == "model" for line in rows.values()):
+                return _front_grid(board, replace(table, lines=(*rows.values(), *_floors(table))))
+    return None
+
+
+def _front_grid(board: Board, table: RuleTable) -> Grid:
+    grid = rule_grid(board, table)
+    names = dict.fromkeys(line.protocol for line in table.lines if line.group == "model")
+    return replace(
+        grid,
+        label=f"{board.benchmark}-front",
+        title=f"First-error F1 under {' or '.join(f'`{name}`' for name in names)}",
+        caption="One row a model under the recommended protocol; which of those named it is depends on what the model "
+        f"gives: sums over a step's tokens, or one score a step. {RULES[table.rule][1]} Percent with 95% intervals; "
+        "the floors beneath need no model. Of several runs of a model the one that ranks first is shown.",
+        header=grid.header[:-1],
+        groups=tuple(tuple(row[:-1] for row in group) for group in grid.groups),
+    )
+
+
+def _first_by_model(table: RuleTable) -> dict[str, Line]:
+    """Model -> its best ranked line whose readout is the headline of a kind of score."""
+    lines: dict[str, Line] = {}
+    for line in table.lines:
+        if line.group != "floor":
+            protocol = EvalProtocol.parse(line.protocol)
+            if protocol.readout in HEADLINE.values() and not protocol.series:
+                lines.setdefault(line.model, line)
+    return lines
+
+
+def _floors(table: RuleTable) -> list[Line]:
+    return [line for line in table.lines if line.group == "floor"]
 
 
 def rule_grid(board: Board, table: RuleTable) -> Grid:

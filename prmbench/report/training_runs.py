@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -62,6 +63,11 @@ def read_metrics(path: Path, manifest: RunManifest) -> tuple[dict[str, Any], ...
     raw = read_file(source, MOST_UNPACKED_BYTES, "restore it or train again")
     if sha256(raw) != wanted:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or train again")
+    return _steps(raw, source)
+
+
+@cache  # checks ask for them first, then tables and figures
+def _steps(raw: bytes, source: Path) -> tuple[dict[str, Any], ...]:
     lines = []
     for number, line in enumerate(unpacked_lines(raw, f"{source}: not a record of training steps"), 1):
         if number > MOST_METRIC_LINES:
