@@ -18,7 +18,8 @@ MASK = "***"
 SHORTEST = 6
 """Characters of the shortest secret: a key such as `none`, as local servers are given, would blot out common words."""
 
-_USER = re.compile(r"(?<=://)[^\s\"'<>]*@")
+_USER = re.compile(r"(?<=://)([^\s\"'<>]*@)?+([^\s\"'<>]*+)")
+"""The user and password of a URL, and the rest of it: each character is looked at once, however often "://" comes."""
 _PARAMETER = re.compile(
     r"(?i)(?<=[?&])((?:api[-_]?|access[-_]?|secret[-_]?|auth[-_]?)?(?:key|token|sig|signature|password|secret)=)[^&\s\"'<>]+"
 )
@@ -33,7 +34,7 @@ def scrub(text: str) -> str:
     """
     for secret in _spellings():
         text = text.replace(secret, MASK)
-    text = _USER.sub(f"{MASK}@", text)
+    text = _USER.sub(lambda url: f"{MASK}@{url[2]}" if url[1] else url[0], text)
     text = _PARAMETER.sub(rf"\g<1>{MASK}", text)
     return _HEADER.sub(rf"\g<1>{MASK}", text)
 

@@ -175,6 +175,35 @@ def test_usage_that_is_no_count_is_refused(name: str, count: Any) -> None:
         usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 5, name: count}})
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"total_tokens": 12}, (5, 7)),
+        ({"total_tokens": 3}, (5, 7)),
+        ({"total_tokens": 512}, (5, 507)),  # thoughts are counted in the total alone
+        ({"completion_tokens_details": {"reasoning_tokens": 7}}, (5, 7)),
+        ({"completion_tokens_details": {"reasoning_tokens": 500}}, (5, 507)),
+        ({"completion_tokens_details": {"reasoning_tokens": 500}, "total_tokens": 512}, (5, 507)),
+        ({"prompt_tokens_details": {"cached_tokens": 5}}, (5, 7)),
+        ({"prompt_tokens_details": {"cached_tokens": 300}, "total_tokens": 312}, (305, 7)),
+        ({"prompt_tokens_details": None, "completion_tokens_details": [1]}, (5, 7)),
+    ],
+)
+def test_nothing_that_is_billed_is_left_out(more: Any, expected: tuple[int, int]) -> None:
+    assert usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 7, **more}}) == expected
+
+
+@pytest.mark.parametrize("count", [-1, math.nan, math.inf, True, "7"])
+def test_a_part_of_the_usage_that_is_no_count_is_refused(count: Any) -> None:
+    for more in (
+        {"total_tokens": count},
+        {"completion_tokens_details": {"reasoning_tokens": count}},
+        {"prompt_tokens_details": {"cached_tokens": count}},
+    ):
+        with pytest.raises(ValueError, match="_tokens is "):
+            usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 7, **more}})
+
+
 def test_usage() -> None:
     assert usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 7.0, "total_tokens": 12}}) == (5, 7)
 

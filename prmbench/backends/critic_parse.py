@@ -27,7 +27,7 @@ _SIGNS = str.maketrans({**dict.fromkeys("\u2212\u2013\u2012\u2010\ufe63\uff0d", 
 _INDEX = re.compile(r"(?:(?:paragraph|index)(?![-+]))?[\s_:=]*([+-]?)\s*(\d{1,6})", re.IGNORECASE)
 _DECISION = re.compile(r"(?:step\s*\d+\s*(?:is|:)?\s*)?(correct|incorrect)", re.IGNORECASE)
 _JUDGEMENT = re.compile(r"(?:\\[a-z]++\*?|\\[^a-z]|[^\w\\])*+(yes|no)\b", re.IGNORECASE)
-_BOLD = re.compile(r"\*\*\s*(yes|no)\s*[.!]?\s*\*\*", re.IGNORECASE)
+_BOLD = re.compile(r"\*\*\s*+(yes|no)\s*+[.!]?\s*+\*\*", re.IGNORECASE)
 _EITHER = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
 
 

@@ -28,7 +28,6 @@ _TAG = re.compile(r"(?i)</?\s*(?:think|thinking|thought|reasoning)\s*>|\[/?think
 """Marks that some servers leave in a thought which they keep apart."""
 _LEAST_LOGPROB, _MOST_LOGPROB = -1e4, 0.01
 """Servers write -9999 for what they cut off, and rounding may exceed 0."""
-_COUNTS = ("prompt_tokens", "completion_tokens")
 
 
 def answer_of(body: Mapping[str, Any], usage: tuple[int, int]) -> Answer:
@@ -95,18 +94,32 @@ def _texts(part: Any, depth: int = _DEPTH) -> Iterator[str]:
 def usage_of(body: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the prompt and answer tokens that a server says it used, or None when it does not give both.
 
+    Some servers count thoughts, or what they read from a cache, beside the two counts. A part that exceeds its whole
+    is added to it, and what a total has beyond the two counts as answer: thus nothing that is billed is left out.
+
     Raises:
-        ValueError: One of them is no whole number of at least 0.
+        ValueError: One of the counts is no whole number of at least 0.
     """
     usage = body.get("usage")
     if not isinstance(usage, dict):
         return None
-    counts = [usage.get(name) for name in _COUNTS]
-    for name, count in zip(_COUNTS, counts, strict=True):
-        whole = type(count) is int or (isinstance(count, float) and count.is_integer())
-        if count is not None and not (whole and count >= 0):
-            raise ValueError(clipped(f"{name} is {count!r}")[:80])
-    return None if None in counts else (int(counts[0]), int(counts[1]))  # type: ignore[arg-type]
+    prompt, answer, total = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    cached = _count(usage.get("prompt_tokens_details"), "cached_tokens") or 0
+    thought = _count(usage.get("completion_tokens_details"), "reasoning_tokens") or 0
+    if prompt is None or answer is None:
+        return None
+    prompt += cached if cached > prompt else 0
+    answer += thought if thought > answer else 0
+    return prompt, max(answer, (total or 0) - prompt)
+
+
+def _count(counts: Any, name: str) -> int | None:
+    """One of the counts; None where it is not there."""
+    count = counts.get(name) if isinstance(counts, dict) else None
+    whole = type(count) is int or (isinstance(count, float) and count.is_integer())
+    if count is not None and not (whole and count >= 0):
+        raise ValueError(clipped(f"{name} is {count!r}")[:80])
+    return None if count is None else int(count)
 
 
 def listed_logprobs(body: Mapping[str, Any]) -> list[Any]:
