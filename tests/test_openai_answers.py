@@ -61,6 +61,13 @@ def test_an_answer_is_what_its_parts_join_to(message: Any) -> None:
         {"content": [part("thinking", [part("text", THOUGHT)]), part("text", ANSWER)]},
         {"content": [part("reasoning", THOUGHT), part("text", ANSWER)]},
         {"content": [{"type": "reasoning", "summary": [part("summary_text", THOUGHT)]}, part("text", ANSWER)]},
+        {"content": [{"text": ANSWER}, {"text": THOUGHT, "thought": True}]},
+        {"content": [{"text": THOUGHT, "type": "text", "thought": True}, part("text", ANSWER)]},
+        {"content": [{"text": ANSWER}, {"thinking": THOUGHT}]},
+        {"content": [{"thinking": THOUGHT, "signature": "x"}, {"text": ANSWER, "thought": False}]},
+        {"content": [part("text", ANSWER), {"type": "reasoning_content", "reasoning_content": THOUGHT}]},
+        {"content": [{"type": "reasoning.text", "text": THOUGHT}, {"type": "TEXT", "text": ANSWER}]},
+        {"content": [{"type": None, "text": ANSWER}, {"type": "Thinking", "thinking": THOUGHT}]},
         {"content": ANSWER, "reasoning_content": THOUGHT + "</think>"},
         {"content": ANSWER, "reasoning_content": "<think>" + THOUGHT},
     ],
@@ -69,6 +76,16 @@ def test_a_thought_is_kept_apart_from_the_answer(message: Any) -> None:
     found = answer(message).text
     assert "".join(found.split()) == "".join(WHOLE.split())
     assert critic_parse.index(found, 3) == -1
+
+
+@pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens"])
+def test_a_cut_answer_by_any_name(finish: str) -> None:
+    assert answer({"content": ANSWER}, finish).finish == "length"
+
+
+@pytest.mark.parametrize("finish", ["stop", None, 3, ["end"], {"why": "eos"}, "tool_calls", ""])
+def test_an_answer_that_ended_by_itself(finish: Any) -> None:
+    assert answer({"content": ANSWER}, finish).finish == "stop"
 
 
 @pytest.mark.parametrize("finish", ["length", "stop"])

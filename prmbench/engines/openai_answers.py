@@ -19,11 +19,14 @@ from prmbench.redaction import scrub
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "reasoning_details")
 """Fields of a message in which servers keep a model's thought apart from its answer."""
 _ANSWER_PARTS = ("text", "output_text")
-_THOUGHT_PARTS = ("thinking", "reasoning", "thought", "reasoning_text", "summary_text")
-_TEXT_KEYS = ("text", "value", "thinking", "reasoning", "summary", "content")
+_THOUGHT_PART = re.compile(r"think|thought|reason|summary")
+"""In the type of a part; a part without a type may hold its thought under such a key alone."""
+_TEXT_KEYS = ("text", "value", "thinking", "reasoning", "reasoning_content", "thought", "summary", "content")
 """Where a part of a message holds its text, or further parts."""
 _DEPTH = 8
 """Levels of parts within parts that are looked at."""
+_CUT = re.compile(r"(?i)length|max_?(new_|output_|completion_)?tokens")
+"""How servers say in `finish_reason` that an answer reached its limit."""
 _TAG = re.compile(r"(?i)</?\s*(?:think|thinking|thought|reasoning)\s*>|\[/?think\]")
 """Marks that some servers leave in a thought which they keep apart."""
 _LEAST_LOGPROB, _MOST_LOGPROB = -1e4, 0.01
@@ -50,7 +53,7 @@ def answer_of(body: Mapping[str, Any], usage: tuple[int, int]) -> Answer:
     answer, thought = content[0], _TAG.sub("", apart or content[1])
     opened = f"<think>\n{thought}" if thought.strip() else ""
     text = f"{opened}\n</think>\n{answer}" if opened and answer.strip() else opened or answer
-    finish = "length" if choice.get("finish_reason") == "length" else "stop"
+    finish = "length" if _CUT.search(str(choice.get("finish_reason"))) else "stop"
     lost = "" if text.strip() else _why_empty(choice, message)
     return Answer(scrub(well_formed(text)), finish, *usage, lost=lost)
 
@@ -74,9 +77,19 @@ def _answer_and_thought(content: Any) -> tuple[str, str] | None:
     parts = [content] if isinstance(content, dict) else content
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         return None
-    answer = (text for part in parts if part.get("type", "text") in _ANSWER_PARTS for text in _texts(part))
-    thought = (text for part in parts if part.get("type") in _THOUGHT_PARTS for text in _texts(part))
+    thought = (text for part in parts if _is_thought(part) for text in _texts(part))
+    answer = (text for part in parts if _is_answer(part) for text in _texts(part))
     return "".join(answer), "".join(thought)
+
+
+def _is_thought(part: Mapping[str, Any]) -> bool:
+    """By its type, its mark, or, without a type, by where its text is."""
+    kind = part.get("type") or " ".join(key for key in part if "text" not in part)
+    return part.get("thought") is True or bool(_THOUGHT_PART.search(str(kind).lower()))
+
+
+def _is_answer(part: Mapping[str, Any]) -> bool:
+    return not _is_thought(part) and str(part.get("type") or "text").lower() in _ANSWER_PARTS
 
 
 def _texts(part: Any, depth: int = _DEPTH) -> Iterator[str]:
