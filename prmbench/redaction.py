@@ -6,6 +6,7 @@ that a server repeats reaches no file, no terminal and no exception.
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -18,7 +19,8 @@ MASK = "***"
 SHORTEST = 6
 """Characters of the shortest secret: a key such as `none`, as local servers are given, would blot out common words."""
 
-_USER = re.compile(r"(?<=://)[^\s\"'<>]*@")
+_USER = re.compile(r"(?<=://)([^\s\"'<>]*@)?+([^\s\"'<>]*+)")
+"""The user and password of a URL, and the rest of it: each character is looked at once, however often "://" comes."""
 _PARAMETER = re.compile(
     r"(?i)(?<=[?&])((?:api[-_]?|access[-_]?|secret[-_]?|auth[-_]?)?(?:key|token|sig|signature|password|secret)=)[^&\s\"'<>]+"
 )
@@ -28,12 +30,12 @@ _HEADER = re.compile(r"(?i)(\bauthorization\b[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer
 def scrub(text: str) -> str:
     """Return the text with every secret replaced by `***`.
 
-    Secrets are the values of SECRET_VARIABLES (also as they are written in a URL or in JSON), the user and password of
-    any URL, parameters of a URL that are named like a key, and the value of an Authorization header.
+    Secrets are the values of SECRET_VARIABLES (also as they are written in a URL, in JSON or in HTML), the user and
+    password of any URL, parameters of a URL that are named like a key, and the value of an Authorization header.
     """
     for secret in _spellings():
         text = text.replace(secret, MASK)
-    text = _USER.sub(f"{MASK}@", text)
+    text = _USER.sub(lambda url: f"{MASK}@{url[2]}" if url[1] else url[0], text)
     text = _PARAMETER.sub(rf"\g<1>{MASK}", text)
     return _HEADER.sub(rf"\g<1>{MASK}", text)
 
@@ -54,7 +56,11 @@ def _spellings() -> list[str]:
     """Every way in which a secret may be written, the longest first: one may be part of another."""
     values = (os.environ.get(name, "").strip() for name in SECRET_VARIABLES)
     secrets = [value for value in values if len(value) >= SHORTEST]
-    spelled = {s for v in secrets for s in (v, quote(v, safe=""), quote_plus(v), json.dumps(v)[1:-1])}
+    spelled = set()
+    for value in secrets:
+        in_json = json.dumps(value)[1:-1]
+        urls = quote(value, safe=""), quote(value), quote_plus(value)
+        spelled |= {value, *urls, in_json, in_json.replace("/", "\\/"), html.escape(value)}
     return sorted(spelled, key=lambda s: (-len(s), s))
 
 

@@ -177,6 +177,12 @@ def test_lines_torn_by_a_kill_are_passed_over(tmp_path: Path) -> None:
         assert ledger(tmp_path)[1] == 7
 
 
+def test_a_ledger_with_a_number_that_no_request_takes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "0.ledger").write_text(f"[1, {10**400}, 3]\n")
+    with pytest.raises(UserError, match=r"0\.ledger: holds a number that no request takes"):
+        ledger(tmp_path)
+
+
 def test_a_journal_of_before_there_were_ledgers_counts_its_answers(tmp_path: Path) -> None:
     money, earlier = ledger(tmp_path, answered=(3, 4))
     assert earlier == 7

@@ -36,8 +36,13 @@ def raw(body: Any) -> bytes:
         {"fault": {"faultstring": WHY}},
         {"error": {"message": "", "metadata": {"raw": json.dumps({"error": {"message": WHY}})}}},
         {"message": json.dumps({"detail": WHY})},
+        {"Message": WHY},
+        {"error_code": 336003, "error_msg": WHY},
+        {"base_resp": {"status_code": 1004, "status_msg": WHY}, "choices": None},
         WHY,
         WHY.encode(),
+        WHY.encode("utf-16"),
+        json.dumps({"error": WHY}).encode("utf-32"),
         f"\n  {WHY}\r\n".encode(),
         f"<html><head><title>400</title><style>p {{}}</style></head><body><p>{WHY}</p></body></html>".encode(),
         b"<p>temperature&#58; not&nbsp;today",
@@ -85,6 +90,13 @@ def test_a_body_that_gives_no_reason(body: bytes) -> None:
 )
 def test_which_parameters_are_blamed(body: Any, expected: list[str]) -> None:
     assert blamed(raw(body), NAMES) == expected
+
+
+@pytest.mark.parametrize("piece", ["<script", "<", "</", "<!--", "<title>", "://", "?key=", "authorization: bearer "])
+def test_a_long_page_is_read_in_no_time(piece: str) -> None:
+    page = f"<p>{WHY} {piece * 200_000}".encode()
+    assert reason(page).startswith(WHY)
+    assert blamed(page, NAMES) == ["temperature"]
 
 
 ANY = st.recursive(

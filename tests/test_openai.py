@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -107,6 +108,8 @@ def test_what_is_read(reply: Reply, expected: Answer) -> None:
         failed(408, "too slow"),
         failed(409, "busy"),
         failed(529, "overloaded"),
+        failed(200, "busy", code="503"),
+        Reply({"base_resp": {"status_code": 1002, "status_msg": "busy"}, "choices": None}),
     ],
 )
 def test_what_passes_is_asked_again(first: Reply | str) -> None:
@@ -116,6 +119,27 @@ def test_what_passes_is_asked_again(first: Reply | str) -> None:
 def test_a_body_that_breaks_off_is_asked_for_again() -> None:
     short = Reply(b'{"choices"', headers={"Content-Length": "400", "Connection": "close"})
     assert answered(lambda body, n: short if n == 0 else said("ok"))[0].text == "ok"
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_body_without_end_is_not_read(status: int, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prmbench.engines.http_bodies.MOST_BYTES", 2**20)
+    raw = b" " * 2**21
+    body = Reply(gzip.compress(raw), status, {"Content-Encoding": "gzip"}) if packed else Reply(raw, status)
+    with pytest.raises(RetryError, match="its answer has more than 64 MiB"):
+        answered(lambda _, n: body, tries=1)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "GZIP", "identity", "made-up"])
+def test_a_packed_body_is_unpacked(encoding: str) -> None:
+    raw = json.dumps(said("ok").body).encode()
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding.lower(), bytes)
+    with serving(lambda body, n: Reply(pack(raw), headers={"Content-Encoding": encoding})) as server:
+        assert HttpChat(server.url, "m").answer([HELLO], GREEDY)[0].text == "ok"
+    assert server.headers[0]["accept-encoding"] == "gzip"  # of others nobody knows how much they unpack to
+    with pytest.raises(RetryError, match="while decompressing"):
+        answered(lambda body, n: Reply(raw, headers={"Content-Encoding": "gzip"}), tries=1)
 
 
 def test_bytes_that_are_no_utf8_are_replaced() -> None:
@@ -144,6 +168,7 @@ def test_a_server_that_asks_for_a_long_pause_is_not_waited_for() -> None:
         ({"retry-after": "3"}, 3),
         ({"retry-after": "2.5"}, 2.5),
         ({"retry-after-ms": "250", "retry-after": "3"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "3"}, 3),
         ({"retry-after": "-3"}, 0),
         ({"retry-after": "nan"}, 0),
         ({"retry-after": "inf"}, 0),
@@ -202,6 +227,26 @@ def test_a_redirect_to_nowhere(location: str) -> None:
         answered(lambda body, n: Reply({}, 307, {"Location": location}), tries=1)
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ALL_PROXY": "socks5://127.0.0.1:1"},
+        {"HTTPS_PROXY": "http://me:pw9word@host:port"},
+        {"HTTPS_PROXY": "ftp://me:pw9word@host"},
+        {"SSL_CERT_FILE": "/nonexistent"},
+    ],
+)
+def test_proxies_and_certificates_that_cannot_be_used(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"^the proxies .* that the environment names cannot be used") as caught:
+        HttpChat("https://host.invalid/v1", "m")
+    assert "pw9word" not in str(caught.value)
+
+
 # --- what a server says that it used ------------------------------------------------------------------------------
 
 
@@ -214,6 +259,17 @@ def test_usage_that_cannot_be_ends_the_run(name: str, count: Any) -> None:
         answered(lambda body, n: reply)
     assert len(str(caught.value)) < 1000
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [10**8, 1e300, 10**400])
+def test_without_a_limit_an_answer_has_an_end_too(count: Any) -> None:
+    """A server that takes no limit could say anything."""
+
+    def script(body: dict[str, Any], n: int) -> Reply:
+        return failed(400, "maximum context length") if "max_tokens" in body else said("ok", used=(100, count))
+
+    with pytest.raises(UserError, match="says that it used"):
+        answered(script)
 
 
 def test_retry_after_is_honoured() -> None:
@@ -610,6 +666,9 @@ def test_ctrl_c_waits_for_no_request(data: Path, tmp_path: Path) -> None:
         (["--requests", 0], "--requests is 0"),
         (["--max-cost", 1], "--max-cost: needs --input-price and --output-price"),
         (["--input-price", -1], "--input-price is -1"),
+        (["--input-price", 1e300], "--input-price is 1e+300"),
+        (["--output-price", 1e7], "--output-price is 1e+07; expected at most 1e+06"),
+        (["--rate", 1e-300], "--rate is 1e-300; expected at least 0.001"),
         (["--input-price", "nan"], "--input-price is nan"),
         (["--output-price", "inf"], "--output-price is inf"),
         (["--input-price", 1, "--output-price", 1, "--max-cost", "nan"], "--max-cost is nan"),

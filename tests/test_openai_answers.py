@@ -61,6 +61,13 @@ def test_an_answer_is_what_its_parts_join_to(message: Any) -> None:
         {"content": [part("thinking", [part("text", THOUGHT)]), part("text", ANSWER)]},
         {"content": [part("reasoning", THOUGHT), part("text", ANSWER)]},
         {"content": [{"type": "reasoning", "summary": [part("summary_text", THOUGHT)]}, part("text", ANSWER)]},
+        {"content": [{"text": ANSWER}, {"text": THOUGHT, "thought": True}]},
+        {"content": [{"text": THOUGHT, "type": "text", "thought": True}, part("text", ANSWER)]},
+        {"content": [{"text": ANSWER}, {"thinking": THOUGHT}]},
+        {"content": [{"thinking": THOUGHT, "signature": "x"}, {"text": ANSWER, "thought": False}]},
+        {"content": [part("text", ANSWER), {"type": "reasoning_content", "reasoning_content": THOUGHT}]},
+        {"content": [{"type": "reasoning.text", "text": THOUGHT}, {"type": "TEXT", "text": ANSWER}]},
+        {"content": [{"type": None, "text": ANSWER}, {"type": "Thinking", "thinking": THOUGHT}]},
         {"content": ANSWER, "reasoning_content": THOUGHT + "</think>"},
         {"content": ANSWER, "reasoning_content": "<think>" + THOUGHT},
     ],
@@ -69,6 +76,16 @@ def test_a_thought_is_kept_apart_from_the_answer(message: Any) -> None:
     found = answer(message).text
     assert "".join(found.split()) == "".join(WHOLE.split())
     assert critic_parse.index(found, 3) == -1
+
+
+@pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens"])
+def test_a_cut_answer_by_any_name(finish: str) -> None:
+    assert answer({"content": ANSWER}, finish).finish == "length"
+
+
+@pytest.mark.parametrize("finish", ["stop", None, 3, ["end"], {"why": "eos"}, "tool_calls", ""])
+def test_an_answer_that_ended_by_itself(finish: Any) -> None:
+    assert answer({"content": ANSWER}, finish).finish == "stop"
 
 
 @pytest.mark.parametrize("finish", ["length", "stop"])
@@ -173,6 +190,35 @@ def test_usage_that_is_not_told(usage: Any) -> None:
 def test_usage_that_is_no_count_is_refused(name: str, count: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name} is "):
         usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 5, name: count}})
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"total_tokens": 12}, (5, 7)),
+        ({"total_tokens": 3}, (5, 7)),
+        ({"total_tokens": 512}, (5, 507)),  # thoughts are counted in the total alone
+        ({"completion_tokens_details": {"reasoning_tokens": 7}}, (5, 7)),
+        ({"completion_tokens_details": {"reasoning_tokens": 500}}, (5, 507)),
+        ({"completion_tokens_details": {"reasoning_tokens": 500}, "total_tokens": 512}, (5, 507)),
+        ({"prompt_tokens_details": {"cached_tokens": 5}}, (5, 7)),
+        ({"prompt_tokens_details": {"cached_tokens": 300}, "total_tokens": 312}, (305, 7)),
+        ({"prompt_tokens_details": None, "completion_tokens_details": [1]}, (5, 7)),
+    ],
+)
+def test_nothing_that_is_billed_is_left_out(more: Any, expected: tuple[int, int]) -> None:
+    assert usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 7, **more}}) == expected
+
+
+@pytest.mark.parametrize("count", [-1, math.nan, math.inf, True, "7"])
+def test_a_part_of_the_usage_that_is_no_count_is_refused(count: Any) -> None:
+    for more in (
+        {"total_tokens": count},
+        {"completion_tokens_details": {"reasoning_tokens": count}},
+        {"prompt_tokens_details": {"cached_tokens": count}},
+    ):
+        with pytest.raises(ValueError, match="_tokens is "):
+            usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 7, **more}})
 
 
 def test_usage() -> None:

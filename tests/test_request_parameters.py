@@ -41,6 +41,16 @@ SHAPES = [
     lambda name: Reply(f"unknown argument: {name}".encode(), 400, {"Content-Type": "text/plain"}),
     lambda name: Reply(f"<html><p>bad field {name}</p></html>".encode(), 400, {"Content-Type": "text/html"}),
     lambda name: failed(400, "Provider returned error", metadata={"raw": json.dumps({"message": unsupported(name)})}),
+    lambda name: failed(400, f"{name.replace('_', '-').capitalize()} is not supported with this model"),
+    lambda name: Reply(f"unknown field {name.title().replace('_', '')}".encode(), 400),
+    lambda name: Reply({"__type": "ValidationException", "Message": f"extraneous key [{name}]"}, 400),
+    lambda name: Reply(f"unknown argument: {name}".encode("utf-16"), 400),
+    lambda name: failed(200, unsupported(name), code=400),
+    lambda name: failed(200, unsupported(name)),
+    lambda name: failed(403, f"the parameter {name} is not allowed on this plan"),
+    lambda name: failed(404, f"No endpoints found that support the parameter {name}"),
+    lambda name: failed(500, f"UnsupportedParamsError: m does not support parameters: ['{name}']"),
+    lambda name: failed(501, f"{name}: not implemented"),
 ]
 
 
@@ -124,6 +134,24 @@ def test_of_two_that_do_not_go_together_top_p_is_left_out(message: str) -> None:
             ("max_tokens", 4096),
         ),
         (
+            "Invalid max_tokens value, the valid range of max_tokens is [1,4096]",
+            {},
+            "max_tokens lowered from 8192 to 4096",
+            ("max_tokens", 4096),
+        ),
+        (
+            "maxOutputTokens value of 8192 but the supported range is from 1 (inclusive) to 4097 (exclusive)",
+            {},
+            "max_tokens lowered from 8192 to 4096",
+            ("max_tokens", 4096),
+        ),
+        (
+            "The maximum tokens you requested exceeds the model limit of 4,096",
+            {},
+            "max_tokens lowered from 8192 to 4096",
+            ("max_tokens", 4096),
+        ),
+        (
             "Invalid max_tokens value, the valid range of max_tokens is [1, 4,000]",
             {},
             "max_tokens lowered from 8192 to 4000",
@@ -141,6 +169,24 @@ def test_the_limit_is_renamed_or_lowered(message: str, more: Any, change: str, s
     assert first.changes == second.changes == (change,)
     assert len(server.asked) == 3
     assert parameters(server.asked[-1]) == {k: v for k, v in SENT.items() if k != "max_tokens"} | {sent[0]: sent[1]}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        failed(400, "the prompt about temperature was filtered", code="content_filter"),
+        Reply(b'{"choices": [{"message": {"content": "an unsupported temperature'),  # half an answer
+        failed(503, "the seed node is busy"),
+        failed(429, "too many tokens a minute; send fewer max_tokens"),
+    ],
+)
+def test_a_parameter_that_nobody_refuses_stays(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prmbench.engines.openai.PAUSE", 0.001)
+    with serving(lambda body, n: said("ok") if n else reply) as server:
+        chat = HttpChat(server.url, "m")
+        chat.answer([HELLO, HELLO], DRAWN)
+    assert chat.parameters.changes == ()
+    assert parameters(server.asked[-1]) == SENT
 
 
 def no_limit(body: dict[str, Any], n: int) -> Reply:

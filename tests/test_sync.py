@@ -339,6 +339,18 @@ def server(
             thread.join()
 
 
+def test_a_body_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prmbench.engines.server.MOST_BYTES", 2**20)
+    monkeypatch.setattr("prmbench.engines.server.tokens_of", lambda name, revision: (None, frozenset()))
+    with server(lambda path, body: (200, " " * 2**21)) as (url, _), pytest.raises(RetryError, match="more than 64 MiB"):
+        open_server(url, "m")
+    with (
+        server(lambda path, body: (200, {}), {"Content-Length": "99", "Connection": "close"}) as (url, _),
+        pytest.raises(RetryError, match="IncompleteRead"),
+    ):
+        open_server(url, "m")
+
+
 def completion(body: dict[str, Any]) -> dict[str, Any]:
     """Ids that tell which prompt and seed they answer."""
     ids = [body["prompt"][0], body["seed"]]

@@ -20,6 +20,10 @@ from prmbench.engines.chat import Chat, LocalChat, Messages
 from prmbench.engines.sampling import Sampling
 from prmbench.schema import StepScores, Trace, Usage, UserError
 
+MOST_PRICE = 1e6
+"""Of a million tokens; with a larger one, what a run costs may be no number that a manifest can hold."""
+LEAST_RATE = 0.001
+"""Requests a minute: one in 17 hours."""
 VLLM_BATCH_TOKENS = 2**20
 """Of vLLM, which makes its own batches: what goes into one entry of the journal."""
 
@@ -111,8 +115,10 @@ def check(config: ModelConfig) -> None:
         value = getattr(config, name)
         if value is not None and not least <= value < math.inf:  # NaN is neither
             raise UserError(f"--{name.replace('_', '-')} is {value}; expected at least {least}")
-    if config.rate is not None and not 0 < config.rate < math.inf:
-        raise UserError(f"--rate is {config.rate:g}; expected more than 0 requests a minute")
+        if value is not None and name.endswith("_price") and value > MOST_PRICE:
+            raise UserError(f"--{name.replace('_', '-')} is {value:g}; expected at most {MOST_PRICE:g}")
+    if config.rate is not None and not LEAST_RATE <= config.rate < math.inf:
+        raise UserError(f"--rate is {config.rate:g}; expected at least {LEAST_RATE} requests a minute")
     if config.max_cost is not None and (config.input_price is None or config.output_price is None):
         raise UserError("--max-cost: needs --input-price and --output-price (per million tokens) to know what is spent")
 

@@ -22,12 +22,18 @@ _WRAPPED = re.compile(
 _STYLE = re.compile(
     r"\\(?:displaystyle|textstyle|bf|rm|it|sf|tt|bfseries|large|Large|huge|Huge|left|right)(?![A-Za-z])"
 )
+_ARGUMENT = r"\\(?:textcolor|color|hspace\*?)\s*\{[^{}]*\}"
+"""Commands whose first argument is no content."""
 _NOISE = re.compile(r"\\[()\[\],;:!]|[$`*'\"<>{}]|\\(?=[_\s#])")
 _SIGNS = str.maketrans({**dict.fromkeys("\u2212\u2013\u2012\u2010\ufe63\uff0d", "-"), "\uff0b": "+"})
 _INDEX = re.compile(r"(?:(?:paragraph|index)(?![-+]))?[\s_:=]*([+-]?)\s*(\d{1,6})", re.IGNORECASE)
 _DECISION = re.compile(r"(?:step\s*\d+\s*(?:is|:)?\s*)?(correct|incorrect)", re.IGNORECASE)
-_JUDGEMENT = re.compile(r"(?:\\[a-z]++\*?|\\[^a-z]|[^\w\\])*+(yes|no)\b", re.IGNORECASE)
-_BOLD = re.compile(r"\*\*\s*(yes|no)\s*[.!]?\s*\*\*", re.IGNORECASE)
+_JUDGEMENT = re.compile(
+    rf"(?:{_ARGUMENT}|\\[a-z]++\*?|\\[^a-z]|[^\w\\])*+(yes|no)\b(?!\s+(?:\w+\s+)?(?:error|mistake|issue|problem|flaw))",
+    re.IGNORECASE,
+)
+"""Yes or No behind commands and signs; `No error` is the contrary of No, and is not read."""
+_BOLD = re.compile(r"\*\*\s*+(yes|no)\s*+[.!]?\s*+\*\*", re.IGNORECASE)
 _EITHER = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
 
 
@@ -35,7 +41,7 @@ def bare(content: str) -> str:
     """Contents without LaTeX wrappers, math and quotation marks, blanks around and a full stop; empty when too long."""
     if len(content) > _LONGEST_CONTENT:
         return ""
-    content = _STYLE.sub("", content.translate(_SIGNS))
+    content = _STYLE.sub("", re.sub(_ARGUMENT, "", content.translate(_SIGNS)))
     while (inner := _WRAPPED.sub(r"\1", content)) != content:
         content = inner
     return _NOISE.sub("", content).replace("~", " ").strip().rstrip(".!").strip()

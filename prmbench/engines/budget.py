@@ -19,6 +19,8 @@ from prmbench import disk, reading
 from prmbench.schema import UserError
 
 MILLION = 1_000_000
+MOST_IN_LEDGER = 2**53
+"""A count above it was not written by this program, and is no exact float."""
 LEDGER_SUFFIX = ".ledger"
 _ROUNDING = 1e-9
 """Share of the cap by which sums of floats may be off."""
@@ -185,5 +187,7 @@ def _read(path: Path) -> dict[int, tuple[int, int]]:
         except (ValueError, RecursionError):
             continue
         if isinstance(entry, list) and len(entry) == 3 and all(type(n) is int and n >= 0 for n in entry):  # noqa: PLR2004
+            if max(entry) > MOST_IN_LEDGER:
+                raise UserError(f"{path}: holds a number that no request takes; delete the folder to start afresh")
             requests[entry[0]] = (entry[1], entry[2])
     return requests

@@ -18,8 +18,12 @@ _DEPTH = 12
 """Levels of nesting that are looked at."""
 _REASON_KEYS = (
     "message",
+    "Message",
     "msg",
     "error_message",
+    "error_msg",
+    "errorMessage",
+    "status_msg",
     "error_description",
     "error",
     "errors",
@@ -30,19 +34,22 @@ _REASON_KEYS = (
     "title",
     "fault",
     "faultstring",
+    "base_resp",
     "metadata",
     "raw",
 )
 """Where servers write why they refused: OpenAI, vLLM, Anthropic, FastAPI, OpenRouter, problem+json and others."""
 _BLAME_KEYS = ("param", "parameter", "loc", "field")
 """Where they name the part of the request that they refused."""
+_LONGEST_PAGE = 10_000
+"""Characters of an HTML page that are looked at: to take tags out may need time with the square of its length."""
 _INVISIBLE = re.compile(r"(?is)<(script|style|head)\b.*?</\1>|<!--.*?-->|<[^>]*>")
 _TITLE = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
 
 
 def parsed(raw: bytes) -> Any:
-    """Return a body as JSON, or as text when it is none; bytes that are no UTF-8 are replaced."""
-    text = raw.decode("utf-8-sig", "replace")
+    """Return a body as JSON, or as text when it is none; bytes that are no UTF-8 (or -16, -32) are replaced."""
+    text = raw.decode(json.detect_encoding(raw), "replace")
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -69,18 +76,23 @@ def error_text(raw: bytes) -> str:
 
 def blamed(raw: bytes, names: Iterable[str]) -> list[str]:
     """Return which of these parameters a body blames: those it names as such, else those its reason mentions."""
-    named = {word for text in _strings_at(parsed(raw), _BLAME_KEYS) for word in re.findall(r"\w+", text)}
-    blamed_by_name = [name for name in names if name in named]
-    if blamed_by_name:
-        return blamed_by_name
-    text = _all_reasons(raw)[:_SEARCHED]
-    return [name for name in names if re.search(rf"(?<!\w){name}(?!\w)", text)]
+    return _named(" ".join(_strings_at(parsed(raw), _BLAME_KEYS)), names) or _named(_all_reasons(raw), names)
+
+
+def _named(text: str, names: Iterable[str]) -> list[str]:
+    """Which of the names are in the text, however they are spelled: `top_p`, `topP`, `Top-p`, `top p`."""
+    spelled = {name: name.replace("_", "[-_ ]?") for name in names}
+    return [n for n, pattern in spelled.items() if re.search(rf"(?i)(?<!\w){pattern}(?!\w)", text[:_SEARCHED])]
+
+
+def stated_reasons(body: Any) -> str:
+    """Return what a body gives as reasons, as long as it may be; empty when it gives none."""
+    return "; ".join(dict.fromkeys(_reasons(body, _DEPTH)))
 
 
 def _all_reasons(raw: bytes) -> str:
     body = parsed(raw)
-    reasons = "; ".join(dict.fromkeys(_reasons(body, _DEPTH)))
-    return reasons or (json.dumps(body) if body else "")
+    return stated_reasons(body) or (json.dumps(body) if body else "")
 
 
 def _reasons(body: Any, depth: int) -> Iterator[str]:
@@ -106,6 +118,7 @@ def _reasons_of_text(text: str, depth: int) -> Iterator[str]:
             yield from _reasons(quoted, depth - 1)
             return
     if text.startswith("<"):
+        text = text[:_LONGEST_PAGE]
         title = _TITLE.search(text)
         text = html.unescape(" ".join([*(title.groups() if title else ()), _INVISIBLE.sub(" ", text)])).strip()
     if text:

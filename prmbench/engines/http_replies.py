@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from prmbench.engines.http_errors import clipped, parsed, reason
+from prmbench.engines.http_errors import clipped, parsed, reason, stated_reasons
 
+MOST_BYTES = 64 * 2**20
+"""Of a body, unpacked: more than the longest answers have, with the probabilities of all their tokens."""
+TOO_LARGE = f"its answer has more than {MOST_BYTES >> 20} MiB"
 UNBILLED = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError")
 """Errors of the transport before the server got anything."""
 
@@ -35,6 +39,20 @@ class Reply:
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
     @property
+    def has_reason(self) -> bool:
+        """Whether the body may say why there is no answer; a broken one may hold half an answer."""
+        return not self.fine or isinstance(parsed(self.body), dict)
+
+    @property
+    def error_status(self) -> int:
+        """The status, or the one that stands in an error body that gateways send as if all were fine."""
+        body = parsed(self.body) if self.fine else None
+        error = body.get("error") if isinstance(body, dict) and not body.get("choices") else None
+        code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+        match = re.fullmatch(r"[45]\d\d", str(code))
+        return int(match[0]) if match else self.status
+
+    @property
     def may_be_billed(self) -> bool:
         """Whether an answer may have been written that never came: gateways say 5xx when they stop waiting for it."""
         lost = (
@@ -47,7 +65,10 @@ class Reply:
     @property
     def passing(self) -> bool:
         """Whether the same request may succeed later."""
-        return self.status in (0, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS) or self.may_be_billed
+        status = self.error_status
+        again = (0, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
+        fine = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES  # though nothing can be read in it
+        return status in again or fine or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
     @property
     def reason(self) -> str:
@@ -58,18 +79,23 @@ class Reply:
             return reason(self.body, f"status {self.status}, no reason given")
         body = parsed(self.body)
         if isinstance(body, dict):
-            return reason(self.body) if body.get("error") else "malformed answer: no choice in it"
+            return clipped(stated_reasons(body)) or "malformed answer: no choice in it"
         return "malformed answer: no object" if isinstance(body, list) else "malformed answer: not valid JSON"
 
     @property
     def asked_pause(self) -> float:
         """Seconds that the server asks to wait; 0 when it asks for nothing that can be read."""
-        milliseconds, seconds = self.headers.get("retry-after-ms", ""), self.headers.get("retry-after", "")
-        try:
-            pause = float(milliseconds) / 1000 if milliseconds else float(seconds or 0)
-        except ValueError:
-            pause = _until(seconds)
+        seconds = self.headers.get("retry-after", "")
+        pause = _number(self.headers.get("retry-after-ms", "")) / 1000 or _number(seconds) or _until(seconds)
         return pause if math.isfinite(pause) and pause > 0 else 0.0
+
+
+def _number(text: str) -> float:
+    """The number that a header gives, or 0."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def _until(date: str) -> float:

@@ -7,7 +7,6 @@ What vLLM's own endpoints offer beyond that (token ids, weights) is server.py's.
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import re
 import time
@@ -18,6 +17,7 @@ from http import HTTPStatus
 from threading import Lock
 from typing import Any
 
+import httpx2
 import openai
 
 from prmbench.answers import answer_region
@@ -25,10 +25,11 @@ from prmbench.engines.addresses import address, api_key, check_redirect, local
 from prmbench.engines.budget import Budget, Reservation
 from prmbench.engines.chat import Answer, Ask, Messages, Weighing
 from prmbench.engines.event_loop import EventLoop
-from prmbench.engines.http_errors import error_text, parsed
+from prmbench.engines.http_bodies import ENCODING, bound
+from prmbench.engines.http_errors import clipped, error_text, parsed
 from prmbench.engines.http_replies import UNBILLED, Reply, root_cause
 from prmbench.engines.openai_answers import answer_of, choice, listed_logprobs, usage_of, weigh, well_formed
-from prmbench.engines.request_parameters import LIMITS, OLD_LIMIT, RequestParameters, too_long
+from prmbench.engines.request_parameters import LIMITS, OLD_LIMIT, RequestParameters, too_long, unsupported
 from prmbench.engines.sampling import Sampling
 from prmbench.redaction import API_KEY
 from prmbench.schema import RetryError, UserError
@@ -50,6 +51,8 @@ CLOSING_TOKENS = 32
 """Tokens that a server may count beyond the limit of an answer: ends of turns."""
 ABSURD = 10
 """Times what was possible: a server that counts more is not believed, with or without a cap."""
+LONGEST_ANSWER = 10_000_000
+"""Tokens that an answer may have where no limit was sent."""
 _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 _FILTERED = re.compile(r"(?i)content_filter|content management policy")
 
@@ -77,10 +80,7 @@ class HttpChat:
             api_key=api_key(host),
             max_retries=0,  # each attempt has a reservation of its own
             timeout=openai.Timeout(TIMEOUT, connect=CONNECT),
-            http_client=openai.DefaultAsyncHttpxClient(
-                trust_env=not local(host),  # past any proxy
-                event_hooks={"request": [_stays_with(self.url)]},
-            ),
+            http_client=_http_client(self.url, trust_env=not local(host)),  # a local server: past any proxy
         )
         weakref.finalize(self, self._loop.close, self._client.close)
 
@@ -145,14 +145,14 @@ class HttpChat:
             if completion is not None:
                 usage = (reservation.prompt_tokens, reservation.completion_tokens) if reservation.settled else (0, 0)
                 return replace(answer_of(completion, usage), changes=self.parameters.changes), completion
-            if reply.fine or reply.passing:
+            adapted = self._adapted(reply, wanted, sent)
+            if adapted is not None:
+                wanted = adapted
+            elif reply.passing:
                 failures += 1
                 self._pause(reply, failures)
-                continue
-            adapted = self._adapted(reply, wanted, sent)
-            if adapted is None:
+            else:
                 return self._refused(reply), {}
-            wanted = adapted
 
     def _send(self, sent: Mapping[str, Any], reservation: Reservation) -> Reply:
         """One attempt. The deadline is for all of it: a server that sends a byte now and then is not waited for."""
@@ -220,7 +220,7 @@ class HttpChat:
         """The tokens beyond which what a server says is not believed. Under a cap these are what was reserved."""
         if self.budget.capped:
             return most
-        return most[0] * ABSURD, most[1] * ABSURD if set(LIMITS) & set(sent) else math.inf
+        return most[0] * ABSURD, most[1] * ABSURD if set(LIMITS) & set(sent) else LONGEST_ANSWER
 
     def _check_limit(self, wanted: Mapping[str, Any], sent: Mapping[str, Any]) -> None:
         if self.budget.capped and OLD_LIMIT in wanted and not set(LIMITS) & set(sent):
@@ -233,9 +233,12 @@ class HttpChat:
         """The request as this server may take it, or None when nothing in it can be changed.
 
         A limit that reaches beyond the context is left out: the context then is the limit, as in a local engine.
+        A parameter may be refused with any status, where the reason says so.
         """
-        if reply.status not in _REFUSALS:
+        if not reply.has_reason or _FILTERED.search(error_text(reply.body)):
             return None
+        if reply.error_status not in _REFUSALS:
+            return wanted if unsupported(reply.body) and self.parameters.learn(wanted, sent, reply.body) else None
         if too_long(reply.body):
             unlimited = {name: value for name, value in wanted.items() if name != OLD_LIMIT}
             return unlimited if OLD_LIMIT in wanted else None
@@ -251,19 +254,20 @@ class HttpChat:
     def _refused(self, reply: Reply) -> Answer:
         """Of one conversation the answer says so; a request that fits no conversation is the user's to mend."""
         why = reply.reason
-        if reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (reply.status in _REFUSALS and too_long(reply.body)):
+        status = reply.error_status
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (status in _REFUSALS and too_long(reply.body)):
             return Answer(refused=f"the server: {why}")
-        if reply.status in _REFUSALS and _FILTERED.search(error_text(reply.body)):
+        if status in _REFUSALS and _FILTERED.search(error_text(reply.body)):
             return Answer(lost=f"the server: {why}")
-        if reply.status in _REFUSALS:
+        if status in _REFUSALS:
             raise UserError(f"--base-url {self.url}: refuses the request ({why})")
         hints: dict[int, str] = {
             HTTPStatus.UNAUTHORIZED: f"check {API_KEY}",
             HTTPStatus.FORBIDDEN: f"check {API_KEY}",
             HTTPStatus.NOT_FOUND: "check --model, and that the address is complete (most end in /v1)",
         }
-        hint = hints.get(reply.status, "see the server's log")
-        raise UserError(f"--base-url {self.url}: status {reply.status} for {self.model} ({why}); {hint}")
+        hint = hints.get(status, "see the server's log")
+        raise UserError(f"--base-url {self.url}: status {status} for {self.model} ({why}); {hint}")
 
 
 class Pace:
@@ -284,6 +288,21 @@ class Pace:
             turn = max(now, self._next)
             self._next = turn + self._gap
         time.sleep(turn - now)
+
+
+def _http_client(url: str, trust_env: bool) -> Any:
+    """Raises UserError when the environment's proxies or certificates cannot be used."""
+    try:
+        return openai.DefaultAsyncHttpxClient(
+            trust_env=trust_env,
+            headers={"Accept-Encoding": ENCODING},
+            event_hooks={"request": [_stays_with(url)], "response": [bound]},
+        )
+    except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
+        raise UserError(
+            "the proxies (HTTPS_PROXY, ALL_PROXY) or certificates (SSL_CERT_FILE) that the environment names cannot be "
+            f"used ({clipped(str(error))}); mend or unset them"
+        ) from error
 
 
 def _stays_with(url: str) -> Callable[[Any], Awaitable[None]]:

@@ -19,16 +19,18 @@ from prmbench.redaction import scrub
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "reasoning_details")
 """Fields of a message in which servers keep a model's thought apart from its answer."""
 _ANSWER_PARTS = ("text", "output_text")
-_THOUGHT_PARTS = ("thinking", "reasoning", "thought", "reasoning_text", "summary_text")
-_TEXT_KEYS = ("text", "value", "thinking", "reasoning", "summary", "content")
+_THOUGHT_PART = re.compile(r"think|thought|reason|summary")
+"""In the type of a part; a part without a type may hold its thought under such a key alone."""
+_TEXT_KEYS = ("text", "value", "thinking", "reasoning", "reasoning_content", "thought", "summary", "content")
 """Where a part of a message holds its text, or further parts."""
 _DEPTH = 8
 """Levels of parts within parts that are looked at."""
+_CUT = re.compile(r"(?i)length|max_?(new_|output_|completion_)?tokens")
+"""How servers say in `finish_reason` that an answer reached its limit."""
 _TAG = re.compile(r"(?i)</?\s*(?:think|thinking|thought|reasoning)\s*>|\[/?think\]")
 """Marks that some servers leave in a thought which they keep apart."""
 _LEAST_LOGPROB, _MOST_LOGPROB = -1e4, 0.01
 """Servers write -9999 for what they cut off, and rounding may exceed 0."""
-_COUNTS = ("prompt_tokens", "completion_tokens")
 
 
 def answer_of(body: Mapping[str, Any], usage: tuple[int, int]) -> Answer:
@@ -51,7 +53,7 @@ def answer_of(body: Mapping[str, Any], usage: tuple[int, int]) -> Answer:
     answer, thought = content[0], _TAG.sub("", apart or content[1])
     opened = f"<think>\n{thought}" if thought.strip() else ""
     text = f"{opened}\n</think>\n{answer}" if opened and answer.strip() else opened or answer
-    finish = "length" if choice.get("finish_reason") == "length" else "stop"
+    finish = "length" if _CUT.search(str(choice.get("finish_reason"))) else "stop"
     lost = "" if text.strip() else _why_empty(choice, message)
     return Answer(scrub(well_formed(text)), finish, *usage, lost=lost)
 
@@ -75,9 +77,19 @@ def _answer_and_thought(content: Any) -> tuple[str, str] | None:
     parts = [content] if isinstance(content, dict) else content
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         return None
-    answer = (text for part in parts if part.get("type", "text") in _ANSWER_PARTS for text in _texts(part))
-    thought = (text for part in parts if part.get("type") in _THOUGHT_PARTS for text in _texts(part))
+    thought = (text for part in parts if _is_thought(part) for text in _texts(part))
+    answer = (text for part in parts if _is_answer(part) for text in _texts(part))
     return "".join(answer), "".join(thought)
+
+
+def _is_thought(part: Mapping[str, Any]) -> bool:
+    """By its type, its mark, or, without a type, by where its text is."""
+    kind = part.get("type") or " ".join(key for key in part if "text" not in part)
+    return part.get("thought") is True or bool(_THOUGHT_PART.search(str(kind).lower()))
+
+
+def _is_answer(part: Mapping[str, Any]) -> bool:
+    return not _is_thought(part) and str(part.get("type") or "text").lower() in _ANSWER_PARTS
 
 
 def _texts(part: Any, depth: int = _DEPTH) -> Iterator[str]:
@@ -95,18 +107,32 @@ def _texts(part: Any, depth: int = _DEPTH) -> Iterator[str]:
 def usage_of(body: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the prompt and answer tokens that a server says it used, or None when it does not give both.
 
+    Some servers count thoughts, or what they read from a cache, beside the two counts. A part that exceeds its whole
+    is added to it, and what a total has beyond the two counts as answer: thus nothing that is billed is left out.
+
     Raises:
-        ValueError: One of them is no whole number of at least 0.
+        ValueError: One of the counts is no whole number of at least 0.
     """
     usage = body.get("usage")
     if not isinstance(usage, dict):
         return None
-    counts = [usage.get(name) for name in _COUNTS]
-    for name, count in zip(_COUNTS, counts, strict=True):
-        whole = type(count) is int or (isinstance(count, float) and count.is_integer())
-        if count is not None and not (whole and count >= 0):
-            raise ValueError(clipped(f"{name} is {count!r}")[:80])
-    return None if None in counts else (int(counts[0]), int(counts[1]))  # type: ignore[arg-type]
+    prompt, answer, total = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    cached = _count(usage.get("prompt_tokens_details"), "cached_tokens") or 0
+    thought = _count(usage.get("completion_tokens_details"), "reasoning_tokens") or 0
+    if prompt is None or answer is None:
+        return None
+    prompt += cached if cached > prompt else 0
+    answer += thought if thought > answer else 0
+    return prompt, max(answer, (total or 0) - prompt)
+
+
+def _count(counts: Any, name: str) -> int | None:
+    """One of the counts; None where it is not there."""
+    count = counts.get(name) if isinstance(counts, dict) else None
+    whole = type(count) is int or (isinstance(count, float) and count.is_integer())
+    if count is not None and not (whole and count >= 0):
+        raise ValueError(clipped(f"{name} is {count!r}")[:80])
+    return None if count is None else int(count)
 
 
 def listed_logprobs(body: Mapping[str, Any]) -> list[Any]:

@@ -16,13 +16,19 @@ OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
 LIMITS = (OLD_LIMIT, NEW_LIMIT)
 OPTIONAL = ("temperature", "top_p", "top_k", "seed")
 """What a request can do without; the server then decides."""
-_SPELLINGS = (*LIMITS, "max_new_tokens", "max_output_tokens")
+_SPELLINGS = (*LIMITS, "max_new_tokens", "max_output_tokens", "maximum_tokens", "max_tokens_to_sample")
 """What servers call the limit when they refuse it."""
 _LEAST_LIMIT = 256
 """Tokens below which a number in a message is taken for a part of a model's name, not for the longest answer."""
 _LOGPROBS = ("top_logprobs", "logprobs")
 _NOT_BOTH = re.compile(r"(?i)\b(both|together|only one|either|simultaneous\w*|mutually|at the same time)\b")
-_TOO_LARGE = re.compile(r"(?i)too (large|high|big|many)|exceed|at most|less than|maximum|valid range|between|<=|≤|>")
+_TOO_LARGE = re.compile(
+    r"(?i)too (large|high|big|many)|exceed|at most|less than|lower than|maximum|\brange|between|<=|≤|>"
+)
+_UNSUPPORTED = re.compile(
+    r"(?i)unsupported|unknown|unrecogni[sz]ed|unexpected|not (be )?(support|allow|permit|recogni[sz]|accept|implement)"
+    r"|n't (support|allow|permit|recogni[sz]|accept)|support the param|extra(neous)? |deprecated"
+)
 _TOO_LONG = re.compile(
     r"(?i)context.?(length|size|window|limit)|prompt (is )?too long|input (is |length )?too long"
     r"|inputs?\W+tokens \+ |max_model_len|(too many|number of) (input|prompt) tokens|reduce the length"
@@ -32,6 +38,11 @@ _TOO_LONG = re.compile(
 def too_long(raw: bytes) -> bool:
     """Whether an error body says that the conversation, or with it the answer, does not fit the model's context."""
     return bool(_TOO_LONG.search(error_text(raw)))
+
+
+def unsupported(raw: bytes) -> bool:
+    """Whether an error body says that something in the request is not taken, whatever the status is."""
+    return bool(_UNSUPPORTED.search(error_text(raw)))
 
 
 class RequestParameters:
@@ -110,7 +121,9 @@ class RequestParameters:
 
     def _lower(self, name: str, value: int, text: str, least: int) -> list[str]:
         """To the largest number that the message gives and that is below the value; nothing is changed without one."""
-        numbers = [int(n) for n in re.findall(r"(?<![\w.-])\d{1,7}(?![\w.]*\w)", text.replace(",", ""))]
+        text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)  # of thousands; [1,8192] is a range
+        found = re.findall(r"(?<![\w.-])(\d{1,7})(?![\w.]*\w)( \(exclusive\))?", text)
+        numbers = [int(number) - bool(exclusive) for number, exclusive in found]
         lower = max((n for n in numbers if least <= n < value), default=None)
         if lower is None:
             return []

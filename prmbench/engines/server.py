@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from prmbench.engines.addresses import address, check_redirect
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.http_errors import clipped, parsed, reason
+from prmbench.engines.http_replies import MOST_BYTES, TOO_LARGE
 from prmbench.engines.sampling import Sampling
 from prmbench.engines.vllm import NO_LIMIT, request, tokens_of
 from prmbench.schema import RetryError, UserError
@@ -205,7 +206,7 @@ def fetch(url: str, timeout: float, body: Mapping[str, Any] | None = None) -> di
                 "GET" if data is None else "POST", parts.path or "/", data, {"Content-Type": "application/json"}
             )
             answer = connection.getresponse()
-            raw = answer.read()
+            raw = _body(answer)
     location = answer.headers.get("Location")
     if HTTPStatus.MULTIPLE_CHOICES <= answer.status < HTTPStatus.BAD_REQUEST and location:
         check_redirect("--server", url, location)
@@ -213,6 +214,15 @@ def fetch(url: str, timeout: float, body: Mapping[str, Any] | None = None) -> di
         raise StatusError(answer.status, raw)
     answered = parsed(raw)
     return answered if isinstance(answered, dict) else {}
+
+
+def _body(answer: http.client.HTTPResponse) -> bytes:
+    raw = answer.read(MOST_BYTES + 1)
+    if len(raw) > MOST_BYTES:
+        raise http.client.HTTPException(TOO_LARGE)
+    if answer.length:  # which `read` of a part does not mind
+        raise http.client.IncompleteRead(raw, answer.length)
+    return raw
 
 
 @contextmanager
