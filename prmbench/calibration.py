@@ -24,7 +24,7 @@ Bools = NDArray[np.bool_]
 BINS = 10
 RIDGE = 1e-6
 """On both of Platt's numbers: keeps them finite where one value separates the targets; moves no usual fit."""
-_TOLERANCE = 1e-10
+_TOLERANCE = 1e-12
 """Of Newton's method: the largest component of the gradient per row."""
 _CLIP = 1e-9
 _FLAT = 1e-12
