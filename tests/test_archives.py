@@ -224,7 +224,7 @@ def test_a_link_to_an_archive_is_refused(packed: Path, tmp_path: Path) -> None:
 
 def test_a_run_that_is_loose_and_packed_is_left_out(loose: Path, packed: Path, tmp_path: Path) -> None:
     shutil.copytree(packed, tmp_path / "r")
-    shutil.copytree(loose / "best_of_n", tmp_path / "r" / "best_of_n")
+    shutil.copytree(loose / "best_of_n", tmp_path / "r" / "again")
     assert any("run-bon" in line and "lies in 2 places" in line for line in load(tmp_path / "r").broken)
 
 
