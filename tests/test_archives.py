@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from prmbench.report.rlstudy import read_metrics
+from prmbench.report.training_runs import read_metrics
 from report_runs import CLEAN, completions, task_scores, write_four, write_task
 from rl_runs import lines as step_lines
 from rl_runs import write_training
