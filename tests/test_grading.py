@@ -359,6 +359,7 @@ WRONG = [
     ("7 \\pmod{11}", "\\boxed{7 \\pmod{12}}"),
 ]
 NO_GOLD = [
+    ("\\frac{1}{", "\\boxed{1}"),
     ("nan", "\\boxed{3}"),
     ("We cannot say how many apples there were in the box on Monday.", "\\boxed{3}"),
     ("", "\\boxed{1}"),

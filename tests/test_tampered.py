@@ -38,7 +38,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run of each kind of score and task, by a short name; `other` is the one that is never altered."""
     root = tmp_path_factory.mktemp("honest")
     items = traces(4, ("gsm8k", "math"))
-    drawn = [replace(t, values=(), tokens=(7,)) for t in task_scores(completions(2, 2))]
+    drawn = [replace(t, values=(), tokens=(7,)) for t in task_scores(completions(3, 2))]
+    drawn[-1] = replace(drawn[-1], outcome=None, unscored="crash")  # which has a length, and no verdict
     steps = {"prob": {}, "logratio": {"beta": 1.0, "backend": "implicit"}, "verdict": {"backend": "critic"}}
     found = {
         kind: write(root, scores_of(items, kind), folder=kind, run_id=f"run-{kind}", kind=kind, **facts, **FEW)

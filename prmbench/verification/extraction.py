@@ -89,7 +89,18 @@ def _is_prose(line: str) -> bool:
 
 
 def golds(gold: str) -> list[str]:
-    """Return the readings of a gold answer, which may be a whole solution; empty where it has none that can be read."""
+    r"""Return the readings of a gold answer, which may be a whole solution; empty where it has none that can be read.
+
+    A reading with an open brace, such as `\frac{1}{`, cannot.
+    """
+    return [reading for reading in _gold_readings(gold) if _is_balanced(reading)]
+
+
+def _is_balanced(text: str) -> bool:
+    return text.count("{") - text.count("\\{") == text.count("}") - text.count("\\}")
+
+
+def _gold_readings(gold: str) -> list[str]:
     if gold.strip().lower() in _NO_GOLD:
         return []
     found = boxes(gold)
