@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from prmbench.verification.forms import Form, Items, Relation, Scalar, flattened, parse
 from prmbench.verification.scalars import is_words, squeezed, unwrapped
 
 _SYMBOL = r"(?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\{[^{}]*\}|\w))?'*"
 _NAME = re.compile(
-    rf"{_SYMBOL}(?:\([^()]*\))?|(?:m?\\(?:angle|overline|triangle)\{{?)?[A-Z]{{2,4}}\}}?|\|[A-Z]{{2}}\||\[[A-Z]{{3,4}}\]"
+    rf"{_SYMBOL}(?:\^\{{-1\}}(?=\())?(?:\([^()]*\))?"
+    rf"|(?:m?\\(?:angle|overline|triangle)\{{?)?[A-Z]{{2,4}}\}}?|\|[A-Z]{{2}}\||\[[A-Z]{{3,4}}\]"
     rf"|\({_SYMBOL}(?:,{_SYMBOL})+\)|{_SYMBOL}(?::{_SYMBOL})+|[A-Z]{{2}}/[A-Z]{{2}}|\\frac\{{[A-Z]{{2}}\}}\{{[A-Z]{{2}}\}}"
 )
 """What an equation may define: x, f(x), P(A), AB, |AB|, [ABC], (x, y), a:b, AB/CD."""
@@ -17,6 +19,7 @@ _PRODUCT = re.compile(r"[a-z]{2}|[b-df-hj-np-tv-z]{3}")
 """Letters that are no word: `xy`, `mn`."""
 FUNCTION_NAME = re.compile(rf"y|{_SYMBOL}\([^()]*\)")
 _VARIABLE_OF = re.compile(rf"{_SYMBOL}\(([A-Za-z])\)")
+_INDEXED = re.compile(r"([A-Za-z]|\\[A-Za-z]+)_\{?\d\}?")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -56,8 +59,9 @@ def with_argument_of(gold_name: str, name: str, value: Form) -> Form:
     variables = [_VARIABLE_OF.fullmatch(text) for text in (name, gold_name)]
     if not (isinstance(value, Scalar) and variables[0] and variables[1]):
         return value
-    old, new = (re.compile(rf"(?<![A-Za-z\\]){match[1]}(?![A-Za-z])") for match in variables if match)
-    return value if new.search(value.text) else Scalar(old.sub(variables[1][1], value.text))
+    old, new = variables[0][1], variables[1][1]
+    either = re.compile(rf"(?<![A-Za-z\\])[{old}{new}](?![A-Za-z])")
+    return Scalar(either.sub(lambda letter: new if letter[0] == old else old, value.text))
 
 
 def assignments(form: Items) -> dict[str, Form]:
@@ -71,6 +75,12 @@ def assignments(form: Items) -> dict[str, Form]:
     values = [defined_value(item) for item in form.items if isinstance(item, Relation)]
     named = [(name, value) for name, value in zip(names, values, strict=True) if value is not None]
     return dict(sorted(named, key=lambda item: item[0]) if "".join(sorted(names)) in _ALPHABET else named)
+
+
+def are_indexed(names: Iterable[str]) -> bool:
+    """Return whether names are those of roots, `x_1, x_2`, which have no order."""
+    letters = {match[1] if (match := _INDEXED.fullmatch(name)) else "" for name in names}
+    return len(letters) == 1 and "" not in letters
 
 
 def values_of_one_name(form: Items) -> Items:

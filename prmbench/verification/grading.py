@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from prmbench.verification import expressions, extraction, solution_sets
 from prmbench.verification.definitions import (
     FUNCTION_NAME,
+    are_indexed,
     assignments,
     defined_name,
     defined_value,
@@ -27,7 +28,9 @@ from prmbench.verification.latex import plain_latex
 from prmbench.verification.scalars import same_scalar, squeezed, unwrapped
 
 _LETTER_ALONE = re.compile(r"(?:(?:option|choice)\s+)?\(?\s*([A-Ja-j])\s*\)?[.):]?", re.IGNORECASE)
-_LETTER_AND_TEXT = re.compile(r"(?:(?:option|choice)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[.):])\s+(\S.*)", re.DOTALL)
+_LETTER_AND_TEXT = re.compile(
+    r"(?:(?:option|choice)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[.):])\s+(?!(?:and|or)\b)(\S.*)", re.DOTALL
+)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 MOST_CHARACTERS = 3_000
 """A longer answer or gold answer is not compared."""
@@ -242,6 +245,8 @@ def _same_items(gold: Form, answer: Form) -> bool:
     if golds and answers:
         return golds.keys() == answers.keys() and _all(_same, ((golds[name], answers[name]) for name in golds))
     gold, answer = values_of_one_name(gold), values_of_one_name(answer)
+    if not (golds and answers) and are_indexed(golds or answers) and not (gold.ordered or answer.ordered):
+        return _same_in_any_order(list(golds.values()) or gold.items, list(answers.values()) or answer.items)
     if golds or answers:  # `x = 1, y = 2` for (1, 2)
         return _same_in_order(list(golds.values()) or gold.items, list(answers.values()) or answer.items)
     if gold.ordered and answer.ordered:
@@ -250,6 +255,8 @@ def _same_items(gold: Form, answer: Form) -> bool:
     if gold.ordered or answer.ordered:
         brackets = gold.opening + answer.opening, gold.closing + answer.closing
         return brackets == ("(", ")") and _same_in_order(gold.items, answer.items)
+    if not gold.opening and len(_distinct(gold)) < len(gold.items):  # it repeats a value, and means it
+        return _same_in_any_order(gold.items, answer.items)
     return _same_in_any_order(_distinct(gold), _distinct(answer))
 
 

@@ -94,6 +94,10 @@ _SYMBOLS = {
     "→": r"\to ",
     "⇒": r"\implies ",
     "…": "...",
+    "∗": r"\cdot ",
+    "∆": r"\Delta ",
+    "ℓ": r"\ell ",
+    "∶": ":",
 }
 _SYMBOL = re.compile("[" + re.escape("".join(_SYMBOLS)) + "]")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\ufeff\ud800-\udfff\x00-\x08\x0e-\x1f\x7f]")
@@ -105,7 +109,7 @@ _ROOT = re.compile(r"([√∛∜])[ ]?(\d+(?:\.\d+)?|[A-Za-z]|\\[A-Za-z]+|\([^()
 _ROOT_NAMES = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 
 _TAKES_ARGUMENTS = re.compile(
-    r"(\\sqrt(?![A-Za-z])\s*(?:\[[^\[\]]*\])?)|\\(?:[dtcsx]|nice)?(frac)(?![A-Za-z])|\\[dt]?(binom)(?![A-Za-z])"
+    r"(\\(?:sqrt|bar|hat|vec|d?dot|tilde|overline)(?![A-Za-z])\s*(?:\[[^\[\]]*\])?)|\\(?:[dtcsx]|nice)?(frac)(?![A-Za-z])|\\[dt]?(binom)(?![A-Za-z])"
 )
 _TOKEN = re.compile(r"\{|\\[A-Za-z]+|[^\s{}]")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -138,6 +142,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
         (r"\\(?:textcolor|colorbox)\s*\{[^{}]*\}", " "),
         (r"(\d)\s*(?:\{\s*\\?,\s*\}|,\s*\\!|\\[,!;: ]|')\s*(?=\d{3}(?!\d))", r"\1"),
         (r"\\!", ""),
+        (r"\\q?quad(?=\s*[A-Za-z](?:_\w)?\s*=)", ", "),
         (
             r"(?<!\\)\\[,;:> ]|\\(?:q?quad|enspace|(?:thin|med|thick|nobreak)space|hfill)(?![A-Za-z])|(?<!\\)~|&nbsp;",
             " ",
@@ -145,9 +150,10 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
         # One spelling for each sign.
         (r"(?<=[\w)}\]])\s*\*\*\s*(-?(?:\d+|[A-Za-z]))", r"^{\1}"),
         (r"(?<=[\w)}\]])\s*\*\*\s*(?=\()", "^"),
-        (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda m: "'" * m[1].count("prime")),
+        (r"\^\s*(?:\{\s*(?:\\prime\s*)+\}|(?:\\prime\s*)+)", lambda m: "'" * m[0].count("prime")),
+        (r"\^\s*(-\s*(?:\d+|[A-Za-z]))", r"^{\1}"),
         (r"\\cr(?![A-Za-z])", r"\\\\ "),
-        (r"\{\s*([:=])\s*\}", r"\1"),
+        (r"\{\s*([:=+]|\\(?:times|cdot|div))\s*\}", r" \1 "),
         (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
         (r"\\?(?<![A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])sqrt\s*(\d+)", r"\\sqrt{\1}"),
@@ -169,17 +175,28 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
         (r"\\colon(?![A-Za-z])", ":"),
         (r"\\(?:varnothing|O)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
         (r"\\infin(?![A-Za-z])|(?<![A-Za-z\\])\+?(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),
-        (r"\\(?:Bbb|mathbb)\s*\{?\s*([RQZNC])\s*\}?(?![A-Za-z])", r"\\mathbb{\1}"),
+        (r"\\(?:Bbb|mathbb)\s*([RQZNC])(?![A-Za-z])", r"\\mathbb{\1}"),
+        (r"\\(?:Bbb|mathbb)\s*\{\s*([RQZNC])\s*\}", r"\\mathbb{\1}"),
         (r"\\mathbf\{R\}|\\(?:reals|Reals|R)(?![A-Za-z])", r"\\mathbb{R}"),
         (r"\\(?:var)?(epsilon|phi|theta|rho|sigma|kappa)(?![A-Za-z])", r"\\\1 "),
         (r"\\imath(?![A-Za-z])", "i"),
         (r"\\ast(?![A-Za-z])", r"\\cdot "),
         (r"\\(?:dots|ldots|cdots|dotsc|dotsb)(?![A-Za-z])", "..."),
         (r"\\dbinom(?![A-Za-z])|\\tbinom(?![A-Za-z])", r"\\binom"),
+        (r"<(b|i|em|strong|u|p|span)>(.*?)</\1>", r" \2 "),
         # Degrees, currency, percent.
         (
-            r"\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:[CF](?![A-Za-z]))?|\\degree(?:s)?(?![A-Za-z])|\\textdegree"
-            r"|(?<=\d)\^\{?o\}?(?![A-Za-z])",
+            r"(\\?(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*(?:\d|\{\d\}))?\s*[({]?\s*)(\d+(?:\.\d+)?)"
+            r"\s*(?:\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degrees?(?![A-Za-z]))",
+            r"\1\\frac{\2\\pi}{180}",
+        ),
+        (
+            r"(?<=\d)(?:\s*\^\s*(?:\{(?:st|nd|rd|th)\}|(?:\{\s*)?\\text(?:rm)?\{(?:st|nd|rd|th)\}\s*\}?)|(?:st|nd|rd|th)(?![A-Za-z]))",
+            " ",
+        ),
+        (
+            r"\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})\s*(?:[CF](?![A-Za-z]))?|\\degree(?:s)?(?![A-Za-z])|\\textdegree"
+            r"|(?<=\d)\^(?:o|\{o\})(?![A-Za-z])",
             " ",
         ),
         (r"\\\$|\\pounds(?![A-Za-z])|\\euro(?![A-Za-z])|[€£¥₹₽₩₪฿¢]", " "),
@@ -196,7 +213,7 @@ DIGIT_GROUPS = re.compile(r"(?<![\d.,(\[])(?<!\\\{)([1-9]\d{0,2}(?:,\d{3})+)(?!\
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,(\[])0,(?=\d{3,}(?![\d,]))")
 _SPACED_GROUPS = re.compile(r"(?<![\d.,/])(?<!\d )(\d{1,3}(?: \d{3})+)(?![\d/]| \d)")
 _BARE_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
-_LAST_POINT = re.compile(r"(\d)\.(?![\d.])")
+_LAST_POINT = re.compile(r"(\d)\.(?![\d.(]|\s*\\(?:overline|bar|dot)(?![A-Za-z]))")
 _ANNOUNCEMENT = re.compile(
     r"(?i)^(?:the\s+)?(?:final\s+)?(?:answer|ans|result|solution|total)s?\s*(?:is|are|[:=])\s*[:=]?\s*"
 )
@@ -280,7 +297,7 @@ def _plain_text_commands(text: str) -> str:
 def _braced_arguments(text: str) -> str:
     r"""`\frac12` as `\frac{1}{2}`, `\sqrt2` as `\sqrt{2}`; from the right, so that inner commands are done first."""
     for command in reversed(list(_TAKES_ARGUMENTS.finditer(text))):
-        name = command[1] or f"\\{command[2] or command[3]}"
+        name = (command[1] or f"\\{command[2] or command[3]}").rstrip()
         position = command.end()
         for _ in range(1 if command[1] else 2):
             argument, position = _argument(text, position)

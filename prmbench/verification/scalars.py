@@ -16,6 +16,7 @@ _RATIO = re.compile(r"\d+(?:\.\d+)?(?::\d+(?:\.\d+)?)+")
 _IN_BASE = re.compile(r"\(?(\d[\dA-Za-z]*)\)?_\{?\(?(?:\\text\{)?(\w+)\}*\)?\}?")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
           "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
+_CONGRUENCE = re.compile(r"(?:(.+?)\\equiv)?([^()]+?)\(?\\(?:pmod|bmod|mod)\{?(\w+)\}?\)?")
 LONG_WORD = 3
 """Only longer words have a plural: SSS is not SS."""
 
@@ -61,6 +62,16 @@ def same_scalar(gold: str, answer: str) -> bool:
     return expressions.same_expression(one.core, other.core)
 
 
+def _same_congruence(gold: re.Match[str], answer: re.Match[str]) -> bool:
+    r"""Whether `n \equiv 1 \pmod 4` and another one say the same."""
+    if gold[3] != answer[3] or (gold[1] and answer[1] and gold[1] != answer[1]):
+        return False
+    residue, other, modulus = (read_number(text) for text in (gold[2], answer[2], gold[3]))
+    if residue and other and modulus:
+        return (residue.value - other.value) % modulus.value == 0
+    return squeezed(gold[2]) == squeezed(answer[2])
+
+
 def _equals_number(text: str, number: Number) -> bool:
     """Whether an expression is a number. One with a variable that cannot be parsed is not."""
     try:
@@ -72,9 +83,30 @@ def _equals_number(text: str, number: Number) -> bool:
         return False
 
 
+def spelled_as_text(text: str) -> str:
+    """Return one spelling of a clock time, a number in a base, a ratio of three or a congruence; empty for others."""
+    text = _colons(text)
+    if clock := _CLOCK.fullmatch(text):
+        return f"{int(clock[1])}:{clock[2]}{f' {clock[3].lower()}m' if clock[3] else ''}"
+    if in_base := _IN_BASE.fullmatch(text):
+        return f"{in_base[1].upper()}_{_base(in_base[2])}"
+    if congruence := _CONGRUENCE.fullmatch(text):
+        number = read_number(congruence[2])
+        return f"{congruence[2] if number is None else number.value} mod {congruence[3]}"
+    if not _RATIO.fullmatch(text):
+        return ""
+    quotient = read_number(text.replace(":", "/", 1))
+    return text if quotient is None else str(quotient.value)
+
+
+def _colons(text: str) -> str:
+    """A text with `3 to 2` as `3:2`, without blanks and text commands."""
+    return re.sub(r"(?<=\d)to(?=\d)", ":", squeezed(unwrapped(text)))
+
+
 def _same_as_text(gold: str, answer: str) -> bool | None:
-    """Clock times, ratios and numbers in a base are compared as texts; None where neither is one."""
-    texts = [re.sub(r"(?<=\d)to(?=\d)", ":", squeezed(unwrapped(text))) for text in (gold, answer)]
+    """Clock times, ratios, congruences and numbers in a base are compared as texts; None where neither is one."""
+    texts = [_colons(text) for text in (gold, answer)]
     clocks = [_CLOCK.fullmatch(text) for text in texts]
     if clocks[0] and clocks[1]:
         halves = {half.lower() for half in (clocks[0][3], clocks[1][3]) if half}
@@ -89,6 +121,9 @@ def _same_as_text(gold: str, answer: str) -> bool | None:
         number = read_quantity(other).number
         quotient = read_number(ratio.replace(":", "/", 1))
         return number is not None and quotient is not None and number.equals(quotient)
+    congruences = [_CONGRUENCE.fullmatch(text) for text in texts]
+    if congruences[0] and congruences[1]:
+        return _same_congruence(congruences[0], congruences[1])
     bases = [_IN_BASE.fullmatch(text) for text in texts]
     if bases[0] and bases[1]:
         return bases[0][1].upper() == bases[1][1].upper() and _base(bases[0][2]) == _base(bases[1][2])
