@@ -161,10 +161,11 @@ def same_value(left: sympy.Basic, right: sympy.Basic) -> bool:
 
 def _equal_at_points(left: sympy.Expr, right: sympy.Expr, variables: list[sympy.Symbol]) -> bool:
     compared = 0
+    growth = 10 if any(map(_has_pieces, (left, right))) else 1
     for signs in _SIGNS[: min(len(variables), 2) * 2] or _SIGNS[:1]:
         for first in range(_POINTS if variables else 1):
             values = {
-                v: signs[k % len(signs)] * sympy.Rational(_POSITIVE[(first + 3 * k) % len(_POSITIVE)])
+                v: signs[k % len(signs)] * growth**first * sympy.Rational(_POSITIVE[(first + 3 * k) % len(_POSITIVE)])
                 for k, v in enumerate(variables)
             }
             a, b = _value(left, values), _value(right, values)
@@ -176,6 +177,12 @@ def _equal_at_points(left: sympy.Expr, right: sympy.Expr, variables: list[sympy.
                 return False
             compared += 1
     return compared > 0
+
+
+def _has_pieces(expr: sympy.Expr) -> bool:
+    """Whether an expression may look like another one near 0: `|x - 5|` is `5 - x` there."""
+    pieces = sympy.Abs, sympy.Max, sympy.Min, sympy.floor, sympy.ceiling, sympy.Mod
+    return bool(expr.has(*pieces)) or any(power.exp == sympy.S.Half for power in expr.atoms(sympy.Pow))
 
 
 def _value(expr: sympy.Expr, values: dict[sympy.Symbol, Any]) -> sympy.Expr | None:

@@ -44,6 +44,8 @@ _LEADING_NUMBER = re.compile(
     r"multiplied\b|hundred\b|thousand\b|million\b|billion\b|trillion\b|dozen\b|half\b|halves\b|thirds?\b|fourths?\b|fifths?\b))"
 )
 _LEADING_LETTER = re.compile(r"\s*[*_]*\(?([A-J])\)?[*_]*(?=[.,;:)]|\s*$|\s+[-–—]|\s+(?:because|since|as)\b)")
+_LEADING_WORD = re.compile(r"(?i)\s*[*_]*(yes|no|true|false)[*_]*(?=[.,;:!]|\s*$|\s+[-–—]|\s+(?:because|since|as)\b)")
+_LEADING = (_LEADING_NUMBER, _LEADING_LETTER, _LEADING_WORD)
 _NO_GOLD = frozenset(["nan", "null", "n/a"])
 _SPECIAL = re.compile(r"<\|.*", re.DOTALL)
 _LAST_TOKENS = re.compile(r"(?:\s*(?:<\|[^<>|]*\|>|<｜[^<>｜]*｜>|</s>|<eos>|<end_of_turn>))+\s*$")
@@ -75,7 +77,9 @@ def answers(region: str) -> list[str]:
     line = region.strip()
     if not readings and "\n" not in line and not _is_prose(line):
         readings = [line, *_leading(line)]
-    return _plain(readings) or _plain(_last_expression(region))
+    elif not readings and (word := _LEADING_WORD.match(line)):
+        readings = [word[1]]
+    return _plain(readings) or _plain(_last_formulas(region)) or _plain(_last_expression(region))
 
 
 def _is_prose(line: str) -> bool:
@@ -125,7 +129,7 @@ def _joined_boxes(text: str, found: list[Box], gold: bool = False) -> str:
                 break
             content = text[found[k].start :].partition("{")[2]
         contents.insert(0, content)
-    return ", ".join(dict.fromkeys(contents))
+    return ", ".join(contents)
 
 
 def announced(text: str) -> list[str] | None:
@@ -168,15 +172,29 @@ def _leading(tail: str) -> list[str]:
         position = joint.end()
     if math:
         return [", ".join(math)]
-    readings = [match[1] for leading in (_LEADING_NUMBER, _LEADING_LETTER) if (match := leading.match(tail))]
+    readings = [match[1] for leading in _LEADING if (match := leading.match(tail))]
     sentence = _SENTENCE_END.split(_SPECIAL.sub("", tail), maxsplit=1)[0].strip()
     if not _is_prose(sentence):
         return [*readings, sentence] if sentence else readings
+    if readings:
+        return readings
     copulas = list(_COPULA.finditer(sentence))
     if copulas:
         readings += _leading(sentence[copulas[-1].end() :])
     numbers = _NUMBER.findall(sentence)
     return readings + numbers if len(numbers) == 1 else readings
+
+
+def _last_formulas(text: str) -> list[str]:
+    """The last formulas of a text that its sentence joins, as in `$x = 1$, $x = 2$ and $x = 3$`."""
+    joined: list[str] = []
+    end: int | None = None
+    for segment in reversed(list(_MATH.finditer(text))) if len(text) <= MOST_CHARACTERS else ():
+        if end is not None and not _MATH_JOINT.fullmatch(text, segment.end(), end):
+            break
+        end = segment.start()
+        joined.insert(0, next(group for group in segment.groups() if group is not None).strip(" ,"))
+    return [", ".join(joined)] if len(joined) > 1 and all(re.search(r"\d", formula) for formula in joined) else []
 
 
 def _last_expression(text: str) -> list[str]:

@@ -269,12 +269,14 @@ def _same_as_one_item(gold: Form, answer: Form) -> bool:
     sets = solution_sets.solution_set(gold), solution_sets.solution_set(answer)
     if sets[0] is not None and sets[1] is not None:
         return sets[0].equals(sets[1])
-    one, other = (_only_item(f) if isinstance(f, Items) else f for f in (gold, answer))
+    one, other = (_only_item(f, f is answer) if isinstance(f, Items) else f for f in (gold, answer))
     return (one, other) != (gold, answer) and _same(one, other)
 
 
-def _only_item(form: Items) -> Form:
-    return form.items[0] if len(form.items) == 1 else form
+def _only_item(form: Items, repeated: bool) -> Form:
+    """The item of a list that holds no other, or that an answer repeats, as from box to box."""
+    items = _distinct(form) if repeated and not form.opening else form.items
+    return items[0] if len(items) == 1 else form
 
 
 def _same_vector(gold: Form, answer: Form) -> bool:

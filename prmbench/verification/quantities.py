@@ -28,7 +28,10 @@ UNITS = frozenset(
 """Words that name a unit of measurement. Single letters count behind a space or inside a text command only."""
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 """Words behind a number that multiply it."""
-_OPERATIONS = frozenset("squared cubed factorial choose plus minus times over halves thirds fourths fifths".split())
+_OPERATIONS = frozenset(
+    "squared cubed factorial choose plus minus times over halves thirds fourths fifths sixths sevenths eighths ninths"
+    " tenths hundredths thousandths".split()
+)
 """Words that make another value of the number before them."""
 _VERBS = frozenset("is are was not no isn".split())
 """Words of a sentence about the number before them."""

@@ -11,7 +11,7 @@ from prmbench.verification.numbers import Number, read_number
 from prmbench.verification.quantities import read_quantity
 
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::[0-5]\d)?(?:([ap])\.?m\.?)?", re.IGNORECASE)
+_CLOCK = re.compile(r"(\d{1,2})(?::([0-5]\d)(?::[0-5]\d)?(?:([ap])\.?m\.?)?|([ap])\.?m\.?)", re.IGNORECASE)
 _RATIO = re.compile(r"\d+(?:\.\d+)?(?::\d+(?:\.\d+)?)+")
 _IN_BASE = re.compile(r"\(?(\d[\dA-Za-z]*)\)?_\{?\(?(?:\\text\{)?(\w+)\}*\)?\}?")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
@@ -87,7 +87,8 @@ def spelled_as_text(text: str) -> str:
     """Return one spelling of a clock time, a number in a base, a ratio of three or a congruence; empty for others."""
     text = _colons(text)
     if clock := _CLOCK.fullmatch(text):
-        return f"{int(clock[1])}:{clock[2]}{f' {clock[3].lower()}m' if clock[3] else ''}"
+        half = (clock[3] or clock[4] or "").lower()
+        return f"{int(clock[1])}:{clock[2] or '00'}{half and f' {half}m'}"
     if in_base := _IN_BASE.fullmatch(text):
         return f"{in_base[1].upper()}_{_base(in_base[2])}"
     if congruence := _CONGRUENCE.fullmatch(text):
@@ -109,9 +110,10 @@ def _same_as_text(gold: str, answer: str) -> bool | None:
     texts = [_colons(text) for text in (gold, answer)]
     clocks = [_CLOCK.fullmatch(text) for text in texts]
     if clocks[0] and clocks[1]:
-        halves = {half.lower() for half in (clocks[0][3], clocks[1][3]) if half}
-        return clocks[0][2] == clocks[1][2] and int(clocks[0][1]) == int(clocks[1][1]) and len(halves) < 2
-    if any(clocks):
+        halves = {half.lower() for clock in clocks if clock for half in clock.group(3, 4) if half}
+        minutes = {clock[2] or "00" for clock in clocks if clock}
+        return len(minutes) == 1 and int(clocks[0][1]) == int(clocks[1][1]) and len(halves) < 2
+    if any(clock[2] for clock in clocks if clock):
         return False
     ratios = [_RATIO.fullmatch(text) for text in texts]
     if all(ratios):
