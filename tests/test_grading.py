@@ -282,6 +282,7 @@ RIGHT = [
     ("x=\\frac{\\pi}{4}+k\\pi, k\\in\\mathbb{Z}", "\\boxed{\\frac{\\pi}{4}+\\pi k}"),
     ("12", "Answer: 12 (since $3\\cdot4 = 12$)"),
     ("1,2", "The solutions are x=1 and x=2."),
+    ("5", "Combining these results:\n- the first digit is 3\n\nTherefore, the digit is **5**."),
     ("B", "Answer -> B"),
     ("B", "The answer is 'B'."),
 ]

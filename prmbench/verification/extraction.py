@@ -23,7 +23,7 @@ _JOIN = re.compile(r"[A-Za-z()\s]{0,40}?\s*(?:,?\s*(?:and|or)\b|,|;)\s*(?:[A-Za-
 """Between boxes that a sentence joins: `papers and`, `, y =`; but not `, then`."""
 _MARKUP = re.compile(r"\$|\\[()\[\],;: ]|\\q?quad|\\text\s*\{|\}|\s+")
 _KEY = re.compile(
-    r"(?i)####|\b(answers?|ans)\b|\b(?:result|solution)s?\b|\b(?:correct|right|best)\s+(?:option|choice|letter)\b|\bI\s+choose\b|\bchoice\b(?=[*_]*\s*(?:is\b|[:=]))|答案|答え|정답|réponse|respuesta|antwort|resposta|risposta|ответ"
+    r"(?i)####|\b(answers?|ans)\b|\b(?:result|solution|solutions(?=\s+are\b))\b|\b(?:correct|right|best)\s+(?:option|choice|letter)\b|\bI\s+choose\b|\bchoice\b(?=[*_]*\s*(?:is\b|[:=]))|答案|答え|정답|réponse|respuesta|antwort|resposta|risposta|ответ"
 )
 _IS = r"(?:(?:is|are|was|be|est|es|ist|é|è)\b|[-=]>|[是为:：=→⇒])"
 _FILLER = r"(?:therefore|thus|simply|just|indeed|then|exactly|equal to|for sure)\b"
