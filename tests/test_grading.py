@@ -310,6 +310,11 @@ RIGHT = [
     ("5", "\\boxed{5}, \\boxed{5}"),
     ("2k\\pi", "\\boxed{x = 2k\\pi \\text{ for } k \\in \\mathbb{Z}}"),
     ("x=\\frac{\\pi}{4}+k\\pi, k\\in\\mathbb{Z}", "\\boxed{\\frac{\\pi}{4}+\\pi k}"),
+    ("12", "Answer: 12 (since $3\\cdot4 = 12$)"),
+    ("1,2", "The solutions are x=1 and x=2."),
+    ("5", "Combining these results:\n- the first digit is 3\n\nTherefore, the digit is **5**."),
+    ("B", "Answer -> B"),
+    ("B", "The answer is 'B'."),
 ]
 WRONG = [
     ("7", "\\boxed{7 5 2}"),
@@ -455,6 +460,9 @@ WRONG = [
     ("yes", "No, yes would be wrong."),
     ("even", "Answer: Yes, because 2 is even."),
     ("k\\pi", "\\boxed{2k\\pi, k\\in\\mathbb{Z}}"),
+    ("12", "The answer is 12 more than 5."),
+    ("12", "The answer is 12 sqrt(3)."),
+    ("12", "Answer: cannot be determined; 12 is a guess"),
 ]
 NO_GOLD = [
     ("\\frac{1}{", "\\boxed{1}"),
@@ -686,6 +694,10 @@ def test_readings_of_an_answer(text: str, readings: list[str]) -> None:
         "1," * 1500,
         "x=" * 1500,
         "$" * 3000,
+        "\\(" * 1400,
+        "<b>" * 1000,
+        "k \\in \\mathbb{Z} " * 150,
+        "0." + "3" * 2900 + "...",
     ],
 )
 def test_grading_ends_on_any_text(text: str) -> None:

@@ -89,6 +89,8 @@ def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase:
         raise UnreadableError(f"{len(text)} characters")
     if "..." in text:  # the parser would leave it out
         raise UnreadableError("something is left out")
+    if re.search(r"(?<![\w{}\\])\d+_", text):  # nor the base of a number
+        raise UnreadableError("a number in a base")
     text = _for_parser(text)
     if re.search(r"\d\s+\d", text):  # the parser would add the two
         raise UnreadableError("two numbers side by side")

@@ -13,6 +13,8 @@ from prmbench.verification.latex import plain_latex
 
 MOST_CHARACTERS = 50_000
 """Longer texts without a box are not searched: some of math-verify's patterns take time quadratic in the length."""
+NEARBY = 4_000
+"""So many characters are searched behind an announcement, and at the end of a text for its last formulas."""
 SHORT = 200
 MOST_WORDS = 3
 """A line of more characters or more words is prose, and not an answer by itself."""
@@ -21,14 +23,14 @@ _JOIN = re.compile(r"[A-Za-z()\s]{0,40}?\s*(?:,?\s*(?:and|or)\b|,|;)\s*(?:[A-Za-
 """Between boxes that a sentence joins: `papers and`, `, y =`; but not `, then`."""
 _MARKUP = re.compile(r"\$|\\[()\[\],;: ]|\\q?quad|\\text\s*\{|\}|\s+")
 _KEY = re.compile(
-    r"(?i)####|\b(answers?|ans)\b|\b(?:result|solution)\b|\b(?:correct|right|best)\s+(?:option|choice|letter)\b|\bI\s+choose\b|\bchoice\b(?=[*_]*\s*(?:is\b|[:=]))|答案|答え|réponse|respuesta|antwort|resposta|risposta|ответ"
+    r"(?i)####|\b(answers?|ans)\b|\b(?:result|solution|solutions(?=\s+are\b))\b|\b(?:correct|right|best)\s+(?:option|choice|letter)\b|\bI\s+choose\b|\bchoice\b(?=[*_]*\s*(?:is\b|[:=]))|答案|答え|정답|réponse|respuesta|antwort|resposta|risposta|ответ"
 )
-_IS = r"(?:(?:is|are|was|be|est|es|ist|é|è)\b|[是为:：=])"
+_IS = r"(?:(?:is|are|was|be|est|es|ist|é|è)\b|[-=]>|[是为:：=→⇒])"
 _FILLER = r"(?:therefore|thus|simply|just|indeed|then|exactly|equal to|for sure)\b"
 _LINK = re.compile(rf"(?i)[*_\s]*{_IS}(?:[*_\s]*(?:{_IS}|{_FILLER}))*[*_]*|[*_ \t]*(?=[-$\\(\d])|(?<=####)")
 _LONG_LINK = re.compile(rf"(?i)\s[^.\n:=$\\]{{0,80}}?\s{_IS}(?:[*_\s]*(?:{_IS}|{_FILLER}))*[*_]*")
 """Between "answer" and what it is: `is`, `: **`, `to your question is therefore`."""
-_NEGATED = re.compile(r"(?i)\s*(?:not|neither|unclear|unknown|none of these)\b")
+_NEGATED = re.compile(r"(?i)\s*(?:not|neither|cannot|unclear|unknown|none of these)\b")
 _IS_NOT = re.compile(r"(?i)\s*(?:is|are|was)n['o’]t\b")
 _CANNOT = re.compile(r"(?i)\b(?:cannot|not|never|can['o’]t|couldn['o’]t|won['o’]t)\b")
 _CORRECTION = re.compile(
@@ -40,7 +42,7 @@ _MATH = re.compile(r"\$\$(.+?)\$\$|\$((?:\\\$|[^$])+)\$|\\\((.+?)\\\)|\\\[(.+?)\
 _MATH_JOINT = re.compile(r"\s*(?:,?\s*(?:and|or)\b|,|;)\s*")
 _LEADING_NUMBER = re.compile(
     r"\s*(?:[$€£]|\\\$)?\s*([-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?:\s+\d+/\d+|/\d+)?\s*(?:\\?%)?)(?=[.,;:!?)*]*(?:\s|$))"
-    r"(?![.,;:!?)*]*\s*(?:[-+*/^=<>\\$\d(×÷·⋅±∓√π]|[A-Za-z]\b|remainder\b|choose\b|factorial\b|and\b|or\b|to\b|times\b|plus\b|minus\b|over\b|out\b|of\b|by\b|squared\b|cubed\b|divided\b|"
+    r"(?![.,;:!?)*]*\s*(?:[-+*/^=<>\\$\d×÷·⋅±∓√π]|\((?!(?!mod)[A-Za-z]{3})|[A-Za-z]\b|sqrt\b|pi\b|more\b|less\b|fewer\b|remainder\b|choose\b|factorial\b|and\b|or\b|to\b|times\b|plus\b|minus\b|over\b|out\b|of\b|by\b|squared\b|cubed\b|divided\b|"
     r"multiplied\b|hundred\b|thousand\b|million\b|billion\b|trillion\b|dozen\b|half\b|halves\b|thirds?\b|fourths?\b|fifths?\b))"
 )
 _LEADING_LETTER = re.compile(r"\s*[*_]*\(?([A-J])\)?[*_]*(?=[.,;:)]|\s*$|\s+[-–—]|\s+(?:because|since|as)\b)")
@@ -84,6 +86,8 @@ def answers(region: str) -> list[str]:
 
 def _is_prose(line: str) -> bool:
     """Whether a line is a sentence, in which an answer stands, and not an answer."""
+    if len(line) > NEARBY:
+        return True
     outside = _MATH.sub(" ", line)
     words = [word for word in _WORD.findall(outside) if word not in ("and", "or")]
     return (
@@ -160,7 +164,7 @@ def announced(text: str) -> list[str] | None:
         if _NEGATED.match(text, link.end()) or _CANNOT.search(link[0]):
             negated = True
             continue
-        tail = text[link.end() :].lstrip(" \t*_:：=\n}")
+        tail = text[link.end() :].lstrip(" \t*_:：=\n}")[:NEARBY]
         if not tail.strip():
             continue
         corrected = [c.end() for c in _CORRECTION.finditer(tail.partition("\n")[0])]
@@ -200,7 +204,8 @@ def _last_formulas(text: str) -> list[str]:
     """The last formulas of a text that its sentence joins, as in `$x = 1$, $x = 2$ and $x = 3$`."""
     joined: list[str] = []
     end: int | None = None
-    for segment in reversed(list(_MATH.finditer(text))) if len(text) <= MOST_CHARACTERS else ():
+    text = text[-NEARBY:]
+    for segment in reversed(list(_MATH.finditer(text))):
         if end is not None and not _MATH_JOINT.fullmatch(text, segment.end(), end):
             break
         end = segment.start()

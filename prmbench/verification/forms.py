@@ -25,7 +25,7 @@ _RELATION = re.compile(r"\\(?:le|ge|ne|in|approx|equiv)(?![A-Za-z])|[<>=]")
 _FRENCH = re.compile(r"\][^\[\]]*[\[\]]|\[[^\[\]]*\[")
 """An interval whose open ends are written with brackets that look away from it."""
 _LETTER = re.compile("[A-Za-z]")
-_TRANSPOSED = re.compile(r"[(\[]([^()]*,[^()]*)[)\]]\s*\^\s*\{?\s*(?:T|\\top(?![a-z]))\s*\}?")
+_TRANSPOSED = re.compile(r"[(\[]([^(),]*,[^()]*)[)\]]\s*\^\s*\{?\s*(?:T|\\top(?![a-z]))\s*\}?")
 _ROW = re.compile(r"\\\\(?:\[[^\[\]]*\])?")
 _CELL = re.compile("&")
 _SIGN = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")

@@ -98,7 +98,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
         (r"\\dbinom(?![A-Za-z])|\\tbinom(?![A-Za-z])", r"\\binom"),
         (r"\\(?:checkmark|blacksquare|square|qed|newline)(?![A-Za-z])", " "),
         (r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1\\text{\2}"),
-        (r"<(b|i|em|strong|u|p|span)>(.*?)</\1>", r" \2 "),
+        (r"<(b|i|em|strong|u|p|span)>(.{0,200}?)</\1>", r" \2 "),
         # Degrees, currency, percent.
         (
             r"(\\?(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*(?:\d|\{\d\}))?\s*[({]?\s*)(\d+(?:\.\d+)?)"
@@ -135,14 +135,15 @@ _ANNOUNCEMENT = re.compile(
 _FIRST_MARKS = re.compile(r"^[\s,;:?*_`]+|^\\approx\s*|^=\s*|^(?:about|approximately|roughly|exactly)\s+(?=[-\d\\])")
 _UNITS_TOO = ("deg", "min")
 """Functions that are units inside a text command."""
-_PARAMETER = re.compile(
-    r"(?s)(.*(?<![A-Za-z\\])([kmn])(?![A-Za-z]).*?)[\s,;(]*(?:\\text\s*\{[\s,]*(?:for|where|with)[^{}]*\}|for|where|with)?"
-    r"\s*(?:(?:all|any)\s+)?\2\s*\\in\s*\\mathbb\{Z\}\s*\)?"
+_INTEGER = re.compile(
+    r"[\s,;(]*+(?:\\text\s*\{[\s,]*(?:for|where|with)[^{}]*\}|for|where|with)?\s*(?:(?:all|any)\s+)?([kmn])\s*\\in\s*"
+    r"\\mathbb\{Z\}\s*\)?$"
 )
-"""A family of values, `2k\\pi, k \\in \\mathbb{Z}`; that its letter is an integer goes without saying."""
+"""Behind a family of values, `2k\\pi, k \\in \\mathbb{Z}`: that its letter is an integer goes without saying."""
 _ONE_COMMAND = re.compile(r"\\[A-Za-z]+\s*")
 _NUMBER_FIRST = re.compile(r"([-+]?\d[\d.,]*)(\s+[A-Za-z]{2}[^:\d]*)")
 _JOINT_AT_END = re.compile(r"(.*[A-Za-z])\s+(and|or)()|()(and|or)\s+(\w.*)")
+_QUOTED = re.compile(r"^'([^']+)'$")
 _FINAL_MARKS = re.compile(r"[\s,;:?_`\\]+$|(?<!\^)\*+$|(?<!\.)\.{1,2}$")
 
 
@@ -165,8 +166,9 @@ def plain_latex(text: str) -> str:
     text = _SPACED_GROUPS.sub(lambda m: m[1].replace(" ", ""), text)
     text = _BARE_POINT.sub("0.", text)
     text = _trimmed(text)
-    if family := _PARAMETER.fullmatch(text):
-        text = family[1]
+    integer = _INTEGER.search(text)
+    if integer and re.search(rf"(?<![A-Za-z\\]){integer[1]}(?![A-Za-z])", text[: integer.start()]):
+        text = text[: integer.start()]
     return _LAST_POINT.sub(r"\1", text)
 
 
@@ -239,7 +241,7 @@ def _trimmed(text: str) -> str:
         text = _FIRST_MARKS.sub("", text)
         if not text.endswith("..."):
             text = _FINAL_MARKS.sub("", text)
-        text = _ANNOUNCEMENT.sub("", text)
+        text = _QUOTED.sub(r"\1", _ANNOUNCEMENT.sub("", text))
         if text.startswith("{") and closing_bracket(text, 0) == len(text) and text.endswith("}"):
             text = text[1:-1]
         if text == before:

@@ -14,6 +14,8 @@ ENOUGH_DIGITS = 6
 """A decimal of so many significant digits may stand for an exact value that it is the rounding of."""
 LEAST_REPEATED = 2
 """Three dots behind more digits than these, all of them repetitions, say that these go on: `0.333...` is a third."""
+MOST_DIGITS = 60
+"""In a longer text no repetition is looked for."""
 MOST_EXPONENT = 4_000
 """Larger powers of ten are left to the expression parser, which does not write them out."""
 _DECIMAL = r"\d+(?:\.\d+)?"
@@ -71,7 +73,7 @@ class Number:
 def read_number(text: str) -> Number | None:
     r"""Return the number that the whole text is, e.g. `2e-4`, `7\times 10^{5}`, `\frac{1}{2}`, `3 1/4`, or None."""
     text = text.strip()
-    if (match := _GOES_ON.fullmatch(text)) and len(match[2] + match[3]) > LEAST_REPEATED:
+    if len(text) <= MOST_DIGITS and (match := _GOES_ON.fullmatch(text)) and len(match[2] + match[3]) > LEAST_REPEATED:
         text = f"{match[1]}\\overline{{{match[2]}}}"
     if match := _REPEATING.fullmatch(text):
         once, period = match[3], match[4] or match[8] or "".join(match.group(5, 6, 7))
