@@ -21,6 +21,7 @@ import huggingface_hub
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
@@ -50,7 +51,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
 TOKENIZER_FILES = ("tokenizer.*", "tokenizer_config.json", "vocab.*", "spiece.model", "sentencepiece*")
 """Patterns of the files that a tokenizer may be read from."""
-UNLOADABLE = (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, SafetensorError, struct.error)
+UNLOADABLE = (
+    *(OSError, ValueError, ImportError, LookupError, TypeError, RuntimeError, ArithmeticError, AttributeError),
+    *(SafetensorError, StrictDataclassError, struct.error),
+)
 """What loading raises on files that are no model, or not this kind of one."""
 ZERO_IF_ABSENT = {"score.bias"}
 """Parameters that a checkpoint may leave out: heads trained without a bias."""
