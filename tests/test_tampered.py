@@ -312,6 +312,7 @@ PACKED = {
     "bytes": b"\xff\n" * 8,
     "a bomb of one line": b" " * 2**24,
     "a bomb of many": b"{}\n" * 2**20,
+    "a bomb of blank lines": b"\n" * 2**22,
 }
 DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
     *((f"result {damage.__name__}", damage) for damage in RESULTS),
