@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 _TAG = re.compile(
     r"(?i)<(/?)\s*(answer|(?:seed:)?think|thinking|thought|reasoning)\s*>|[\[\u25c1](/?)(think)[\]\u25b7]"
-    r"|<\|(?:begin|(end))_of_(thought)\|>"
+    r"|<\|(?:begin|(end))_of_(thought)\|>|<\|channel\|>\s*(?:analysis|commentary|(final))\b[^<]*(?:<\|message\|>)?"
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*+")
 _BARE_BOX = re.compile(r"[^\s${}\\,.;]+(?:[.,][^\s${}\\,.;]+)*")
@@ -23,8 +23,8 @@ def answer_region(text: str) -> str | None:
 
     It is what the last `<answer>...</answer>` behind the thought holds; without such tags, what follows the thought;
     without a thought, the whole text. A thought ends at `</think>` (also written `</thinking>`, `</thought>`,
-    `</reasoning>`, `[/THINK]`, and as Seed-OSS, Kimi and OpenThinker write it), whether its beginning is in the text or
-    was in the prompt. When nothing but blanks follows the thought, an answer in tags inside it counts.
+    `</reasoning>`, `[/THINK]`, and as Seed-OSS, Kimi, OpenThinker and gpt-oss write it), whether its beginning is in
+    the text or was in the prompt. When nothing but blanks follows the thought, an answer in tags inside it counts.
 
     Returns:
         The region, or None when the text ends inside a thought or inside an answer's tags: what was cut has no answer.
@@ -40,7 +40,7 @@ def answer_span(text: str) -> tuple[int, int] | None:
     answer_start: int | None = None
     region: tuple[int, int] | None = None
     for tag in _TAG.finditer(text):
-        closes = bool(tag[1] or tag[3] or tag[5])
+        closes = bool(tag[1] or tag[3] or tag[5] or tag[7])
         if (tag[2] or "").lower() != "answer":
             in_thought = not closes
             if closes:

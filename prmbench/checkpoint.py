@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from prmbench import disk, distributed, store
+from prmbench import disk, distributed, sound, store
 from prmbench.redaction import first_line
 from prmbench.schema import UserError
 
@@ -254,8 +254,16 @@ def _read(folder: Path) -> dict[str, Any] | None:
         whole = all(path.is_file() and _digest(path) == digest for path, digest in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    plausible = isinstance(sealed.get("step"), int) and isinstance(sealed.get("facts"), dict)
+    step, facts = sealed.get("step"), sealed.get("facts")
+    plausible = sound.is_count(step) and isinstance(facts, dict) and _counts(facts)
     return sealed if whole and plausible else None
+
+
+def _counts(value: Any) -> bool:
+    """Whether all whole numbers in a value that JSON can say are counts; all of ours are."""
+    if isinstance(value, dict | list):
+        return all(map(_counts, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or isinstance(value, bool) or sound.is_count(value)
 
 
 def _digest(path: Path) -> str:

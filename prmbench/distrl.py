@@ -25,7 +25,7 @@ from prmbench.rl.draws import Draw
 from prmbench.rl.log import Log, Tell, tracker
 from prmbench.rl.memory import drawing, within_memory
 from prmbench.rl.models import Models, Old
-from prmbench.rl.result import Finished, export, known_result
+from prmbench.rl.result import Finished, check_draft, export, known_result
 from prmbench.rl.rows import Micro, Rows, micro_batches
 from prmbench.rl.sampler import Source, open_source, step_mismatch, weight_of
 from prmbench.rl.setup import Job, prepare, rate, resolved
@@ -68,11 +68,12 @@ def train_distrl(
     distributed.start(Placement(config.device, config.dtype).resolve().device)
     job = prepare(config)
     outputs.check_training(config.out, config)
+    check_draft(job, told or {})
     with files.claimed(config.out):
         fresh = not (config.out / files.RUN).exists()
         begun = distributed.from_first(_begin(job) if distributed.rank() == 0 else {})
         if begun["finished"]:
-            return known_result(job, begun["result"]) if distributed.rank() == 0 else None
+            return known_result(job, begun.get("result")) if distributed.rank() == 0 else None
         with Verifier(2) as verifier, stop_requests() as stopped:
             try:
                 run = _open(job, verifier, tell)

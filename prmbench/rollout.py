@@ -189,7 +189,7 @@ def _same(out: Path, facts: Mapping[str, Any]) -> None:
         raise UserError(f"--out {path}: exists, and this command did not write it; name another file")
     changed = sorted(name for name in facts if begun.get(name) != facts[name])
     if changed:
-        raise UserError(f"--out {path}: exists, from a run with another {', '.join(changed[:4])}; name another file")
+        raise UserError(f"--out {path}: exists, from a run that differs in {', '.join(changed[:4])}; name another file")
 
 
 def summary(out: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ same lines and each has its own values; apart, they take three quarters of the r
 TEXTS_SUFFIXES = (".critiques.jsonl", ".rollouts.jsonl")
 """What critics and policies wrote, beside their runs."""
 MOST_RESULT_BYTES = 2**26
+MOST_BLANK_LINES = 1_000
 MOST_UNPACKED_BYTES, MOST_LINE_BYTES = 2**29, 2**20
 """Of a scores or metrics file; the largest committed ones have 1.2 MB, and lines of 3 kB."""
 
@@ -100,9 +101,9 @@ def unpacked_lines(raw: bytes, fault: str) -> Iterator[bytes]:
 
     Raises:
         UserError: The file is no gzip, is cut, or unpacks to more than `MOST_LINE_BYTES` in a line or
-            `MOST_UNPACKED_BYTES` in all.
+            `MOST_UNPACKED_BYTES` in all, or has more than `MOST_BLANK_LINES`.
     """
-    total = 0
+    total = blank = 0
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
             while line := stream.readline(MOST_LINE_BYTES + 1):
@@ -113,6 +114,10 @@ def unpacked_lines(raw: bytes, fault: str) -> Iterator[bytes]:
                     raise UserError(f"{fault} (unpacked, {what} has more than {most:,} bytes)")
                 if not line.isspace():
                     yield line.rstrip(b"\n")
+                    continue
+                blank += 1
+                if blank > MOST_BLANK_LINES:  # millions of them pack into nothing and would take minutes to pass over
+                    raise UserError(f"{fault} (has more than {MOST_BLANK_LINES:,} blank lines)")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{fault} ({error}); score the model again") from error
 

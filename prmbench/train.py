@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from prmbench import checkpoint, distributed, losses, manifest, outputs, store
+from prmbench import checkpoint, distributed, losses, manifest, outputs, sound, store
 from prmbench.config import TrainConfig
 from prmbench.engines.hf import HFEngine
-from prmbench.schema import NonFiniteError, UserError
+from prmbench.schema import NonFiniteError
 from prmbench.training import files, optimiser, setup
 from prmbench.training.batching import collate, micro_batches
 from prmbench.training.model import Runner
@@ -41,12 +41,12 @@ class Trained:
     """Completions, pairs or rows of steps that were trained on."""
     left_out: Mapping[str, int]
     """Reason -> how many rows, pairs or prompts."""
-    loss: float
-    """Mean over the last tenth of the updates."""
+    loss: float | None
+    """Mean over the last tenth of the updates; None where metrics.jsonl is gone."""
     accuracy: float | None
     """The same, of the loss's own decisions; None where nothing is decided."""
-    seconds: float
-    """Wall clock of the updates, over all sittings."""
+    seconds: float | None
+    """Wall clock of the updates, over all sittings; None where metrics.jsonl is gone."""
     fresh: bool = True
     """False when the run was finished before, and nothing was done."""
 
@@ -65,7 +65,7 @@ def train(config: TrainConfig, progress: Progress | None = None, stop: Stop | No
     with files.claimed(config.out):
         run = distributed.from_first(files.begin(config.out, job.identity, job.facts) if _first() else {})
         if run["finished"]:
-            return _result(job, run["result"], fresh=False) if _first() else None
+            return _result(job, run.get("result"), fresh=False) if _first() else None
         runner, known = setup.open_models(job)
         updates = _loop(job, runner, known, progress, stop)
         return _export(job, runner, run, updates)
@@ -233,20 +233,51 @@ def _rates(found: list[float], prefix: str = "") -> dict[str, float | None]:
     return {f"{prefix}loss": loss, f"{prefix}accuracy": right / decided if decided else None}
 
 
+@dataclass(frozen=True)
+class _Facts(files.Facts):
+    """What a checkpoint says beside its tensors."""
+
+    seconds: float
+
+
 def _resume(job: Job, runner: Runner, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """(updates done, seconds spent) of the newest checkpoint, whose weights are put back; (0, 0) without one."""
-    folder = job.config.out / files.CHECKPOINTS
-    found = distributed.from_first(checkpoint.newest(folder) if _first() else None)
-    if found is not None:
-        if found.facts.get("run") != store.short_hash(job.identity):
-            raise UserError(f"{found.path}: is a checkpoint of another run; choose another --out, or delete {folder}")
+    out = job.config.out
+    newest = files.newest_checkpoint(out, job.identity, _Facts)
+    if newest is not None:
         state = checkpoint.training_state(runner.model, optimizer)
-        checkpoint.load(found, state)
+        checkpoint.load(newest[0], state)
         checkpoint.put_back(runner.model, optimizer, state)
     if _first():
-        checkpoint.clean(folder)
-        files.cut_log(job.config.out, found.facts["metrics"] if found else 0)
-    return (found.step, found.facts["seconds"]) if found else (0, 0.0)
+        checkpoint.clean(out / files.CHECKPOINTS)
+        files.cut_log(out, newest[1].metrics if newest else 0)
+        _updates_logged(out)  # what is wrong with it is said before the training, not after it
+    return (newest[0].step, newest[1].seconds) if newest else (0, 0.0)
+
+
+@dataclass(frozen=True)
+class _Update:
+    """A line of metrics.jsonl on an update."""
+
+    loss: float
+    accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What train.json says of a run that is finished."""
+
+    updates: int
+    loss: float | None
+    accuracy: float | None
+    seconds: float | None
+
+
+def _updates_logged(out: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl on updates. Raises UserError on one that is not ours."""
+    entries = files.read_log(out, lambda entry: _Update if "loss" in entry else dict)
+    return [entry for entry in entries if "loss" in entry]
 
 
 def _save(job: Job, runner: Runner, optimizer: torch.optim.Optimizer, update: int, seconds: float) -> None:
@@ -264,14 +295,14 @@ def _export(job: Job, runner: Runner, run: Mapping[str, Any], updates: int) -> T
         return None
     if job.row.backend:
         files.write_card(config.out, files.card(job.row, config, {**job.card_facts, "updates": updates}, config.out))
-    logged = [entry for entry in files.read_log(config.out) if "loss" in entry]
+    logged = _updates_logged(config.out)
     last = logged[-max(len(logged) // 10, 1) :]
     decided = [e["accuracy"] for e in last if e["accuracy"] is not None]
     result = {
         "updates": updates,
-        "loss": sum(e["loss"] for e in last) / len(last),
+        "loss": sum(e["loss"] for e in last) / len(last) if last else None,  # somebody may have deleted the file
         "accuracy": sum(decided) / len(decided) if decided else None,
-        "seconds": logged[-1]["seconds"],
+        "seconds": last[-1]["seconds"] if last else None,
         "processes": distributed.world_size(),
         "packages": manifest.packages(),
     }
@@ -281,9 +312,11 @@ def _export(job: Job, runner: Runner, run: Mapping[str, Any], updates: int) -> T
     return _result(job, result, fresh=True)
 
 
-def _result(job: Job, result: Mapping[str, Any], fresh: bool) -> Trained:
-    told = {name: result[name] for name in ("updates", "loss", "accuracy", "seconds")}
-    return Trained(job.config.out, units=job.order.units, left_out=job.training.data.left_out, fresh=fresh, **told)
+def _result(job: Job, result: Mapping[str, Any] | None, fresh: bool) -> Trained:
+    out = job.config.out
+    summary = sound.read_record(_Summary, result, f"{out / files.RUN}: result", files.ANOTHER)
+    left_out = job.training.data.left_out
+    return Trained(out, units=job.order.units, left_out=left_out, fresh=fresh, **asdict(summary))
 
 
 def _first() -> bool:

@@ -72,6 +72,23 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, harm: str) -> None:
     assert loaded(checkpoint.newest(tmp_path)) == [2.0] * 3
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        *({"step": value} for value in (-1, 10**30, True, 1.0, "2", None)),
+        *({"facts": {"note": value}} for value in (-1, 10**30, [-1], {"a": [2**60]})),
+        *({"facts": value} for value in ([], "x", None)),
+    ],
+    ids=str,
+)
+def test_one_that_says_what_cannot_be_is_passed_over(tmp_path: Path, harm: dict[str, object]) -> None:
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    path = tmp_path / "00000002" / checkpoint.MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), **harm}))
+    assert loaded(checkpoint.newest(tmp_path)) == [1.0] * 3
+
+
 def test_damaged_later_ones_do_not_push_out_what_is_saved(tmp_path: Path) -> None:
     for step in (4, 8, 9):
         save(tmp_path, step)
@@ -99,6 +116,69 @@ def test_what_cannot_be_written_is_one_line_and_harms_nothing(tmp_path: Path) ->
     with pytest.raises(UserError, match="cannot write"):
         save(tmp_path / "blocked", 2)
     assert loaded(checkpoint.newest(tmp_path)) == [1.0] * 3
+
+
+# --- what a run says of itself ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, policy: Path) -> Path:
+    """A finished run of two updates whose checkpoints are still there."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(sft_options(policy, data(folder), folder / "run", steps=2, save_every=1, template="plain"))
+    return folder
+
+
+UPDATE = {"update": 1, "loss": 1.0, "accuracy": None, "seconds": 1.0}
+RECORDS: list[tuple[str, str, object]] = [
+    *(("train.json", "finished", value) for value in (None, "no", 1)),
+    *(("train.json", "identity", value) for value in (None, [], "x")),
+    *(("train.json", "result", value) for value in (None, [], {}, {"updates": "x"})),
+    *(("checkpoint", "metrics", value) for value in (None, "x", [], 1.5, True, float("nan"))),
+    *(("checkpoint", "seconds", value) for value in (None, "x", [], {}, True)),
+    *(("checkpoint", "run", value) for value in (None, "x", 3, [])),
+    *(("metrics.jsonl", name, value) for name in ("loss", "seconds") for value in (None, "x", [1.0], True)),
+    ("metrics.jsonl", "accuracy", "x"),
+]
+
+
+@pytest.mark.parametrize(("file", "field", "value"), RECORDS, ids=str)
+def test_an_altered_record_is_one_line(
+    finished_run: Path, tmp_path: Path, policy: Path, file: str, field: str, value: object
+) -> None:
+    out = shutil.copytree(finished_run / "run", tmp_path / "run")
+    begun = json.loads((out / "train.json").read_text())
+    seal = out / "checkpoints" / "00000002" / checkpoint.MANIFEST
+    if file == "train.json":
+        begun[field] = value
+    else:
+        begun["finished"] = False
+    if file == "checkpoint":
+        sealed = json.loads(seal.read_text())
+        sealed["facts"][field] = value
+        seal.write_text(json.dumps(sealed))
+    elif file == "metrics.jsonl":
+        (out / file).write_text(json.dumps({**UPDATE, field: value}) + "\n")
+    (out / "train.json").write_text(json.dumps(begun))
+    with pytest.raises(UserError, match=r"not the record of a run|is a checkpoint of another run") as caught:
+        run(sft_options(policy, finished_run / "rollouts.jsonl", out, steps=2, save_every=1, template="plain"))
+    assert str(out) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("left", [None, b"", b'{"update": 1, "loss": 1.0, "accuracy": null, "seconds": 2.5}\n'])
+def test_a_run_ends_without_its_whole_log(finished_run: Path, tmp_path: Path, policy: Path, left: bytes | None) -> None:
+    out = shutil.copytree(finished_run / "run", tmp_path / "run")
+    begun = json.loads((out / "train.json").read_text())
+    (out / "train.json").write_text(json.dumps({**begun, "finished": False}))
+    (out / "metrics.jsonl").unlink()
+    if left is not None:
+        (out / "metrics.jsonl").write_bytes(left)
+    config = sft_options(policy, finished_run / "rollouts.jsonl", out, steps=2, save_every=1, template="plain")
+    done = run(config)
+    assert (done.updates, done.loss, done.seconds) == ((2, 1.0, 2.5) if left else (2, None, None))
+    again = run(config)
+    assert (again.fresh, again.loss) == (False, done.loss)
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------

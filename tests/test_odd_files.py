@@ -130,6 +130,60 @@ def test_odd_members_of_a_folder(new: Path, kind: str) -> None:
     assert code == (0 if kind == "below a file" else 2)  # `plain` has no suffix of data
 
 
+def test_a_time_zone_that_nobody_knows(new: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    seen = pyarrow.array([0], pyarrow.timestamp("ms", tz="Mars/Phobos"))
+    table = pyarrow.Table.from_pylist([ROW]).append_column("seen", seen)
+    pyarrow.parquet.write_table(table, new.parent / "odd.parquet")
+    assert ended(READERS["processbench"](new.parent / "odd.parquet", new)) == 2
+
+
+UNREADABLE = {
+    "a terminal's commands": "\x1b[2J",
+    "another direction of writing": "rtl\u202e",
+    "a line separator alone": "\u2028",
+}
+"""Names of files that a result may not hold."""
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize("role", ["model", "data"])
+def test_no_run_is_scored_that_could_not_be_read_again(new: Path, policy: Path, role: str, kind: str) -> None:
+    paths = {"model": policy, "data": new.parent / "good.jsonl"}
+    paths["data"].write_text(json.dumps(ROW))
+    name = UNREADABLE[kind] + (".jsonl" if role == "data" else "")
+    (new.parent / name).symlink_to(paths[role])
+    paths[role] = new.parent / name
+    arguments = ["eval", "--backend", "endo", "--model", paths["model"], "--data", paths["data"], "--out", new / "runs"]
+    code = ended(arguments)
+    for run in (new / "runs").glob("*.json"):
+        store.read_run(run)
+    assert code == 2 or (role, kind) == ("data", "a line separator alone")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"beta": -1.0}, {"beta": 0.0}, {"beta": 1e300}, {"trained_on": ["x" * 2000]}, {"trained_on": ["x"] * 2000}],
+    ids=lambda odd: str(odd)[:24],
+)
+def test_no_run_is_scored_of_a_card_that_could_not_be_read_again(
+    new: Path, policy: Path, reference: Path, odd: dict[str, object]
+) -> None:
+    folder = shutil.copytree(policy, new.parent / "odd")
+    (folder / "prm.json").write_text(json.dumps({"backend": "implicit", "ref_model": str(reference), **odd}))
+    (new.parent / "good.jsonl").write_text(json.dumps(ROW))
+    assert ended(["eval", "--model", folder, "--data", new.parent / "good.jsonl", "--out", new / "runs"]) == 2
+    assert not list((new / "runs").glob("*.json"))
+
+
+@pytest.mark.parametrize("option", [("--calibrate-on", "nowhere"), ("--protocol", "vote/best")])
+def test_a_dry_run_refuses_what_a_run_does(new: Path, option: tuple[str, str]) -> None:
+    (new.parent / "good.jsonl").write_text(json.dumps(ROW))
+    assert ended([*READERS["processbench"](new.parent / "good.jsonl", new), *option, "--dry-run"]) == 2
+
+
 # --- files of a model -------------------------------------------------------------------------------------------------
 
 CARDS: dict[str, bytes] = {
@@ -180,6 +234,24 @@ def test_odd_files_of_a_model(new: Path, policy: Path, name: str, kind: str) -> 
     common = ("--backend", "endo", "--data", new.parent / "good.jsonl", "--out", new / "runs")
     code = ended(["eval", "--model", folder, *common])
     assert code == 2 or name == "generation_config.json"  # which reading scores has no use for
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"vocab_size": value} for value in (-1, 0, "x", None, [1])),
+        *({"num_attention_heads": value} for value in (0, 3, -4, "x", None)),
+        *({"model_type": value} for value in ("no-such", ["llama"], None, 1)),
+        *({"rope_parameters": "x"}, {"quantization_config": "x"}, {"rms_norm_eps": "x"}, {"dtype": "float3"}),
+    ],
+    ids=str,
+)
+def test_odd_shapes_of_a_model(new: Path, policy: Path, odd: dict[str, object]) -> None:
+    folder = shutil.copytree(policy, new.parent / "odd")
+    shape = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**shape, **odd}))
+    (new.parent / "good.jsonl").write_text(json.dumps(ROW))
+    ended(["score", "--model", folder, "--backend", "endo", "--data", new.parent / "good.jsonl", "--out", new / "s"])
 
 
 PATHS_HERE = ("a folder", "a pipe", "a link to itself")

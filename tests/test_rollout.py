@@ -246,7 +246,7 @@ def test_a_finished_run_is_not_drawn_again(config: RolloutConfig, monkeypatch: p
 
 def test_another_run_does_not_overwrite(config: RolloutConfig) -> None:
     run(config)
-    with pytest.raises(UserError, match=r"exists, from a run with another sampling; name another file"):
+    with pytest.raises(UserError, match=r"exists, from a run that differs in sampling; name another file"):
         rollout(replace(config, temperature=0.5))
     rollouts.beside(config.out).unlink()
     with pytest.raises(UserError, match="exists, and this command did not write it"):

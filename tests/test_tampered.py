@@ -38,7 +38,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run of each kind of score and task, by a short name; `other` is the one that is never altered."""
     root = tmp_path_factory.mktemp("honest")
     items = traces(4, ("gsm8k", "math"))
-    drawn = [replace(t, values=(), tokens=(7,)) for t in task_scores(completions(2, 2))]
+    drawn = [replace(t, values=(), tokens=(7,)) for t in task_scores(completions(3, 2))]
+    drawn[-1] = replace(drawn[-1], outcome=None, unscored="crash")  # which has a length, and no verdict
     steps = {"prob": {}, "logratio": {"beta": 1.0, "backend": "implicit"}, "verdict": {"backend": "critic"}}
     found = {
         kind: write(root, scores_of(items, kind), folder=kind, run_id=f"run-{kind}", kind=kind, **facts, **FEW)
@@ -311,6 +312,7 @@ PACKED = {
     "bytes": b"\xff\n" * 8,
     "a bomb of one line": b" " * 2**24,
     "a bomb of many": b"{}\n" * 2**20,
+    "a bomb of blank lines": b"\n" * 2**22,
 }
 DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
     *((f"result {damage.__name__}", damage) for damage in RESULTS),

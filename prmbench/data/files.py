@@ -119,7 +119,8 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     reading.check_file(path)
     try:
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, LookupError, ImportError) as error:
+        # the last two are those of a time zone that nobody knows
         raise UserError(f"{path}: not a parquet file of rows ({first_line(error)})") from error
     return rows
 

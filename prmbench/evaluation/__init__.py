@@ -29,15 +29,9 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> st
     config = options.coerced(config)
     if config.benchmark == "policy":
         return policy.evaluate(config, progress)
-    steps = data.BENCHMARKS[config.benchmark].task == "steps"
-    wanted = [EvalProtocol.parse(key) for key in config.protocol] if steps else []
     find_card(config)  # mistakes that cost nothing to find come first
     disk.check_writable(config.out)
     loaded = _loaded(config)
-    facts.check_calibration(config, loaded.subsets)
-    for protocol in wanted:
-        if protocol.on not in (None, config.calibrate_on, *loaded.subsets):
-            raise UserError(f"protocol {protocol.key}: the data has subsets {', '.join(loaded.subsets)}")
     return _evaluate(config, loaded, _shown_to(load_backend(config), loaded.task), progress, {})
 
 
@@ -68,7 +62,14 @@ def evaluate_traces(
 def _loaded(config: EvalConfig) -> data.Loaded:
     if config.rendering and config.benchmark != "format_shift":
         raise UserError(f"--rendering: benchmark {config.benchmark} has none; drop it, or use format_shift")
-    return data.load(config.benchmark, config.data, config.subset, config.limit, config.split, config.rendering)
+    steps = data.BENCHMARKS[config.benchmark].task == "steps"
+    wanted = [EvalProtocol.parse(key) for key in config.protocol] if steps else []
+    loaded = data.load(config.benchmark, config.data, config.subset, config.limit, config.split, config.rendering)
+    facts.check_calibration(config, loaded.subsets)
+    for protocol in wanted:
+        if protocol.on not in (None, config.calibrate_on, *loaded.subsets):
+            raise UserError(f"protocol {protocol.key}: the data has subsets {', '.join(loaded.subsets)}")
+    return loaded
 
 
 def _shown_to(backend: Backend, task: Task) -> Backend:

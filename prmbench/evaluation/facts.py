@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from prmbench import config as options
-from prmbench import data, manifest, scoring, store
+from prmbench import data, manifest, scoring, sound, store
 from prmbench.backends import Backend, Facts
 from prmbench.backends.critic_parse import READING_VERSION
 from prmbench.backends.source import source_hash
@@ -69,11 +69,14 @@ def content(loaded: data.Loaded) -> str:
 
 
 def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, known: Mapping[str, Any]) -> RunManifest:
-    """The manifest of a run; `known` are the fields that only the caller knows, and win over what is said here."""
+    """The manifest of a run; `known` are the fields that only the caller knows, and win over what is said here.
+
+    Raises UserError where the run could not be read again, such as one of a file whose name has control characters.
+    """
     manifested = {f.name for f in fields(RunManifest)}
     told = {k: v for k, v in asdict(facts).items() if k in manifested}
     told["backend"] = told["backend"] or config.backend
-    return RunManifest(
+    described = RunManifest(
         **{
             "model": options.public_name(config.model),
             "boundary": config.boundary,
@@ -93,3 +96,5 @@ def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, known: M
             **known,
         }
     )
+    sound.check_draft(described, "such a result could not be read again, so change this first")
+    return described

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,44 @@ Tell = Callable[[int, int, Mapping[str, Any]], None]
 Track = Callable[[int, Mapping[str, float]], None]
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What a line on a step has at least."""
+
+    step: int
+    completions: float
+    seconds: float
+    alarms: list[str]
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """A validation's, one for each problem."""
+
+    accuracy: list[float | None]
+    truncated: list[float | None]
+
+
+@dataclass(frozen=True)
+class _Validated:
+    """What a line on a validation has."""
+
+    step: int
+    validation_accuracy: float | None
+    validation: _Numbers
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl. Raises UserError on one that is not ours."""
+    return files.read_log(out, lambda line: _Validated if "validation" in line else _Step)
+
+
 class Log:
     """Writes lines in process 0 and keeps the steps' in memory, for alarms."""
 
     def __init__(self, out: Path, steps: int, tell: Tell | None, track: Track | None) -> None:
         self.out, self.steps, self.tell, self.track = out, steps, tell, track
-        self.history: list[Mapping[str, Any]] = [line for line in files.read_log(out) if "validation" not in line]
+        self.history: list[Mapping[str, Any]] = [line for line in read_log(out) if "validation" not in line]
 
     def step(self, line: Mapping[str, Any]) -> None:
         """A step's numbers."""

@@ -9,15 +9,16 @@ import gzip
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import prmbench
-from prmbench import checkpoint, disk, distributed, judge, manifest, reading, store
+from prmbench import checkpoint, disk, distributed, judge, manifest, reading, sound, store
 from prmbench import config as options
 from prmbench.losses import LOSSES
 from prmbench.manifest import CARD_FILE
+from prmbench.rl.log import read_log
 from prmbench.rl.models import Models
 from prmbench.rl.setup import Job
 from prmbench.schema import RunManifest, RunResult, ScoredTrace, text_hash
@@ -50,6 +51,13 @@ class Finished:
     """False when the run was finished before, and nothing was done."""
 
 
+def check_draft(job: Job, told: Mapping[str, Any]) -> None:
+    """Raises UserError before a training whose result could not be read again, for a name with control characters."""
+    if job.validation:
+        draft = _manifest(job, {"validated_at": [0], "samples": job.config.validation_samples}, told)
+        sound.check_draft(draft, "such a result could not be read again, so change this first")
+
+
 def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, Any]) -> Finished | None:
     """Writes models and result, and seals the run. All processes call it; the first gets the summary."""
     config = job.config
@@ -61,7 +69,7 @@ def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, 
         return None
     if online:
         disk.write_atomic(config.out / RM / CARD_FILE, store.canonical_json(_card(job)))
-    lines = files.read_log(config.out)
+    lines = read_log(config.out)
     path = _write(job, lines, told) if job.validation else None
     steps = [line for line in lines if "validation" not in line]
     means = [line["validation_accuracy"] for line in lines if "validation" in line]
@@ -80,11 +88,25 @@ def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, 
     return known_result(job, summary, fresh=True)
 
 
-def known_result(job: Job, summary: Mapping[str, Any], fresh: bool = False) -> Finished:
-    """The summary of a run that is finished."""
-    told = {name: summary[name] for name in ("steps", "before", "after", "completions", "seconds")}
-    result = job.config.out / RESULT / summary["result"] if summary["result"] else None
-    return Finished(job.config.out, **told, alarms=tuple(summary["alarms"]), result=result, fresh=fresh)
+@dataclass(frozen=True)
+class _Summary:
+    """What train.json says of a run that is finished; the fields are those of `Finished`."""
+
+    steps: int
+    before: float | None
+    after: float | None
+    completions: float
+    alarms: list[str]
+    seconds: float
+    result: str | None
+
+
+def known_result(job: Job, summary: Mapping[str, Any] | None, fresh: bool = False) -> Finished:
+    """The summary of a run that is finished. Raises UserError where it cannot be one."""
+    out = job.config.out
+    told = sound.read_record(_Summary, summary, f"{out / files.RUN}: result", files.ANOTHER)
+    result = out / RESULT / Path(told.result).name if told.result else None
+    return Finished(out, **{**asdict(told), "alarms": tuple(told.alarms), "result": result}, fresh=fresh)
 
 
 def _card(job: Job) -> dict[str, Any]:

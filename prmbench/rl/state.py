@@ -44,6 +44,15 @@ class Progress:
     """Steps in a row that found nothing to train on."""
 
 
+@dataclass(frozen=True)
+class _Facts(files.Facts):
+    """What a checkpoint says beside its tensors."""
+
+    progress: Progress
+    stepped: list[str]
+    """Whose optimizer has made a step."""
+
+
 Optimizers = Mapping[str, torch.optim.Optimizer]
 """By `policy` and `rm`."""
 
@@ -63,21 +72,19 @@ def save(job: Job, models: Models, optimizers: Optimizers, at: Progress) -> None
 
 def resume(job: Job, models: Models, optimizers: Optimizers) -> Progress:
     """Puts the newest checkpoint back, if there is one. Raises UserError on another run's. All processes call it."""
-    folder = job.config.out / files.CHECKPOINTS
-    found = distributed.from_first(checkpoint.newest(folder) if distributed.rank() == 0 else None)
-    if found is not None:
-        if found.facts.get("run") != store.short_hash(job.identity):
-            raise UserError(f"{found.path}: is a checkpoint of another run; choose another --out, or delete {folder}")
-        stepped = found.facts["stepped"]
+    out = job.config.out
+    newest = files.newest_checkpoint(out, job.identity, _Facts)
+    if newest is not None:
+        stepped = newest[1].stepped
         state = _state(models, optimizers, stepped)
-        checkpoint.load(found, state)
+        checkpoint.load(newest[0], state)
         for name, runner in _trained(models, optimizers).items():
             checkpoint.put_back(runner.model, optimizers[name] if name in stepped else None, state[name])
     if distributed.rank() == 0:
-        checkpoint.clean(folder)
-        files.cut_log(job.config.out, found.facts["metrics"] if found else 0)
+        checkpoint.clean(out / files.CHECKPOINTS)
+        files.cut_log(out, newest[1].metrics if newest else 0)
     distributed.barrier()  # the others read the log next
-    return Progress(**found.facts["progress"]) if found else Progress()
+    return newest[1].progress if newest else Progress()
 
 
 def _state(models: Models, optimizers: Optimizers, stepped: Sequence[str]) -> dict[str, Any]:

@@ -8,11 +8,12 @@ rows follow from its scores is judge's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prmbench.schema import RunManifest, RunResult, ScoredTrace, UserError
-from prmbench.sound.fields import MOST_TRACES, NAME, Fault
+from prmbench.sound.fields import MOST_TRACES, NAME, Fault, is_count
 from prmbench.sound.manifests import SAMPLING, manifest_faults, row_faults
-from prmbench.sound.parsing import read_result, read_step, read_trace
+from prmbench.sound.parsing import read_record, read_result, read_step, read_trace
 from prmbench.sound.traces import OF_FIRST_ERRORS, coverage_faults, trace_faults
 
 __all__ = [
@@ -20,8 +21,11 @@ __all__ = [
     "NAME",
     "OF_FIRST_ERRORS",
     "SAMPLING",
+    "check_draft",
     "check_result",
     "check_scores",
+    "is_count",
+    "read_record",
     "read_result",
     "read_step",
     "read_trace",
@@ -32,6 +36,11 @@ def check_result(result: RunResult, where: str) -> None:
     """Raises UserError with the first field of the manifest or of a row that cannot be, and how many more there are."""
     faults = list(manifest_faults(result.manifest))
     _refuse(faults or list(row_faults(result.rows, result.manifest)), where)  # rows are measured by the manifest
+
+
+def check_draft(manifest: RunManifest, where: str) -> None:
+    """Raises UserError where a run with such a manifest could not be read again; `n` may not be counted yet."""
+    _refuse(list(manifest_faults(replace(manifest, n=max(manifest.n, 1)))), where)
 
 
 def check_scores(manifest: RunManifest, scores: Sequence[ScoredTrace], where: str) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prmbench.schema import SCHEMA_VERSION, RunResult, ScoredTrace, UserError
 from prmbench.sound.fields import Fault, is_count, setting_faults, short
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
 
 
 def read_result(raw: str, where: str) -> RunResult:
@@ -51,6 +54,19 @@ def read_step(line: bytes, where: str) -> dict[str, Any]:
     for path, fault in _step_faults(values):
         raise UserError(f"{where}: not a record of training steps ({path} {fault}); train again")
     return values
+
+
+def read_record(record: type[T], values: object, where: str, remedy: str) -> T:
+    """Values that a run wrote down for itself, and anybody may have altered since, as the dataclass `record`.
+
+    Fields that the dataclass does not have are passed over. Raises UserError, which ends with the remedy, where one is
+    missing or has the wrong type.
+    """
+    try:
+        found: T = _typed(record, json.dumps(values), where, "not the record of a run")
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
+    return found
 
 
 @dataclass(frozen=True, slots=True)

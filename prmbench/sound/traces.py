@@ -39,8 +39,10 @@ def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
         yield "outcome", f"is {short.repr(trace.outcome)}, not 0 or 1"
     yield from _labels(trace, manifest)
     if trace.unscored:
-        if trace.values or trace.tokens or trace.verdicts or trace.also:
+        counts = () if manifest.kind == "outcome" else trace.tokens  # a completion that was not verified has a length
+        if trace.values or counts or trace.verdicts or trace.also:
             yield "unscored", "has a reason, beside scores"
+        yield from _counts(trace)
     else:
         yield from _scores(trace, manifest)
 
@@ -71,14 +73,18 @@ def _scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
             yield "outcome", "is missing, and no reason is given in unscored"
         if trace.values:
             yield "values", "are there, and a policy's completion has none"
-        if not all_within(trace.tokens, 0, LARGEST_COUNT):
-            yield "tokens", f"is {short.repr(trace.tokens)}, not counts"
+        yield from _counts(trace)
     elif manifest.kind == "verdict":
         verdicts = [v for v in trace.verdicts if v is not None]
         if not trace.verdicts or not all_within(verdicts, -1, trace.steps - 1):
             yield "verdicts", f"is {short.repr(trace.verdicts)}: null, or from -1 to {trace.steps - 1}, one a vote"
     else:
         yield from _step_scores(trace, manifest)
+
+
+def _counts(trace: ScoredTrace) -> Iterator[Fault]:
+    if not all_within(trace.tokens, 0, LARGEST_COUNT):
+        yield "tokens", f"is {short.repr(trace.tokens)}, not counts"
 
 
 def _step_scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:

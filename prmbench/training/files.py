@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import prmbench
-from prmbench import disk, distributed, manifest, reading, store
+from prmbench import checkpoint, disk, distributed, manifest, reading, sound, store
 from prmbench.config import public_name
 from prmbench.losses import LossRow
 from prmbench.manifest import CARD_FILE
@@ -22,6 +23,29 @@ from prmbench.schema import UserError
 from prmbench.training.model import Runner, merged
 
 RUN, METRICS, CHECKPOINTS, NON_FINITE = "train.json", "metrics.jsonl", "checkpoints", "non_finite.json"
+
+
+ANOTHER = "choose another --out"
+"""What helps where the record of a run cannot be read."""
+F = TypeVar("F", bound="Facts")
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What train.json says of every run."""
+
+    identity: dict[str, Any]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What every checkpoint says beside its tensors."""
+
+    run: str
+    """Hash of the run's identity."""
+    metrics: int
+    """Bytes of metrics.jsonl."""
 
 
 @contextmanager
@@ -42,12 +66,9 @@ def begin(out: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> d
         if (out / CARD_FILE).exists() or any(out.glob("model*.safetensors")):
             raise UserError(f"--out {out}: holds a model that was not trained here; choose another folder")
         disk.write_atomic(path, store.canonical_json({"identity": dict(identity), **facts, "finished": False}))
-    try:
-        run: dict[str, Any] = reading.read_json(path)
-        begun, _ = run["identity"], run["finished"]
-        changed = sorted(k for k in {*identity, *begun} if begun.get(k) != identity.get(k))
-    except (KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: not the record of a run ({type(error).__name__}); choose another --out") from error
+    run: dict[str, Any] = reading.read_json(path)
+    begun = sound.read_record(_Begun, run, str(path), ANOTHER).identity
+    changed = sorted(k for k in {*identity, *begun} if begun.get(k) != identity.get(k))
     if changed:
         raise UserError(
             f"--out {out}: holds a run with another {', '.join(changed)}; give it the same options, or choose another"
@@ -58,6 +79,24 @@ def begin(out: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> d
 def finish(out: Path, run: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     """Seals the run."""
     disk.write_atomic(out / RUN, store.canonical_json({**run, "result": dict(result), "finished": True}))
+
+
+def newest_checkpoint(
+    out: Path, identity: Mapping[str, Any], record: type[F]
+) -> tuple[checkpoint.Checkpoint, F] | None:
+    """The newest checkpoint of the run in `out`, if there is one, and what it says. All processes call it.
+
+    Raises UserError when it is another run's, or says something else than `record` has.
+    """
+    folder = out / CHECKPOINTS
+    found = distributed.from_first(checkpoint.newest(folder) if distributed.rank() == 0 else None)
+    if found is None:
+        return None
+    remedy = f"{ANOTHER}, or delete {folder}"
+    facts = sound.read_record(record, found.facts, str(found.path), remedy)
+    if facts.run != store.short_hash(identity):
+        raise UserError(f"{found.path}: is a checkpoint of another run; {remedy}")
+    return found, facts
 
 
 def log(out: Path, entry: Mapping[str, Any]) -> None:
@@ -84,13 +123,16 @@ def cut_log(out: Path, size: int) -> None:
         return
     try:
         with disk.open_to_append(path) as file:
-            file.truncate(size)
+            file.truncate(min(size, file.seek(0, os.SEEK_END)))  # it may have been cut by somebody else
     except OSError as error:
         disk.cannot_write(path, error)
 
 
-def read_log(out: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; none where there is no such file. Raises UserError on a line that is not ours."""
+def read_log(out: Path, record_of: Callable[[dict[str, Any]], type[Any]]) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; none where there is no such file.
+
+    Raises UserError on a line that is not ours: `record_of` names the dataclass whose fields a line must have.
+    """
     path = out / METRICS
     if not path.exists():
         return []
@@ -98,8 +140,9 @@ def read_log(out: Path) -> list[dict[str, Any]]:
         entries = [json.loads(line) for line in reading.json_lines(reading.read_text(path))]
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not the record of a run ({error}); choose another --out") from error
-    if not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"{path}: not the record of a run; choose another --out")
+    for number, entry in enumerate(entries, 1):
+        record = record_of(entry) if isinstance(entry, dict) else dict[str, Any]
+        sound.read_record(record, entry, f"{path} line {number}", ANOTHER)
     return entries
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from prmbench.verification.forms import Form, Items, Relation, Scalar, flattened, parse
 from prmbench.verification.scalars import is_words, squeezed, unwrapped
 
 _SYMBOL = r"(?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\{[^{}]*\}|\w))?'*"
 _NAME = re.compile(
-    rf"{_SYMBOL}(?:\([^()]*\))?|(?:m?\\(?:angle|overline|triangle)\{{?)?[A-Z]{{2,4}}\}}?|\|[A-Z]{{2}}\||\[[A-Z]{{3,4}}\]"
+    rf"{_SYMBOL}(?:\^\{{-1\}}(?=\())?(?:\([^()]*\))?"
+    rf"|(?:m?\\(?:angle|overline|triangle)\{{?)?[A-Z]{{2,4}}\}}?|\|[A-Z]{{2}}\||\[[A-Z]{{3,4}}\]"
     rf"|\({_SYMBOL}(?:,{_SYMBOL})+\)|{_SYMBOL}(?::{_SYMBOL})+|[A-Z]{{2}}/[A-Z]{{2}}|\\frac\{{[A-Z]{{2}}\}}\{{[A-Z]{{2}}\}}"
     r"|\\frac\{d[A-Za-z]\}\{d[A-Za-z]\}"
 )
@@ -19,6 +21,7 @@ _PRODUCT = re.compile(r"[a-z]{2}|[b-df-hj-np-tv-z]{3}")
 FUNCTION_NAME = re.compile(rf"y|{_SYMBOL}\([^()]*\)")
 _VARIABLE_OF = re.compile(rf"{_SYMBOL}\(([A-Za-z])\)")
 PAIR = 2
+_INDEXED = re.compile(r"([A-Za-z]|\\[A-Za-z]+)_\{?\d\}?")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -66,8 +69,9 @@ def with_argument_of(gold_name: str, name: str, value: Form) -> Form:
     variables = [_VARIABLE_OF.fullmatch(text) for text in (name, gold_name)]
     if not (isinstance(value, Scalar) and variables[0] and variables[1]):
         return value
-    old, new = (re.compile(rf"(?<![A-Za-z\\]){match[1]}(?![A-Za-z])") for match in variables if match)
-    return value if new.search(value.text) else Scalar(old.sub(variables[1][1], value.text))
+    old, new = variables[0][1], variables[1][1]
+    either = re.compile(rf"(?<![A-Za-z\\])[{old}{new}](?![A-Za-z])")
+    return Scalar(either.sub(lambda letter: new if letter[0] == old else old, value.text))
 
 
 def assignments(form: Items) -> dict[str, Form]:
@@ -87,6 +91,12 @@ def one_name(form: Items) -> str:
     """Return the name whose values a list gives, as in `x = 1 or x = 2` and `x = 1, 2`; empty for other lists."""
     names = {defined_name(item) for item in form.items if isinstance(item, Relation)}
     return names.pop() if len(names) == 1 else ""
+
+
+def are_indexed(names: Iterable[str]) -> bool:
+    """Return whether names are those of roots, `x_1, x_2`, which have no order."""
+    letters = {match[1] if (match := _INDEXED.fullmatch(name)) else "" for name in names}
+    return len(letters) == 1 and "" not in letters
 
 
 def values_of_one_name(form: Items) -> Items:

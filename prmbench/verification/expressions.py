@@ -1,8 +1,8 @@
 r"""Equality of mathematical expressions: parsed by latex2sympy, compared exactly or at sample points.
 
 Constants are compared to 50 digits relative to their size, so that `\frac{1}{2^{98}}` is not `\frac{1}{2^{97}}`.
-Expressions with variables are compared at fixed rational points, positive ones and negative ones; where the value at a
-negative point is not real, as that of a root may be, only the positive points count.
+Expressions with variables are compared at fixed rational points, of positive, negative and mixed signs; where the value
+at a point that is not positive is not real, as that of a root may be, only the positive points count.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]
-from sympy.core.function import AppliedUndef  # type: ignore[import-untyped]
+from sympy.core.function import AppliedUndef, Derivative  # type: ignore[import-untyped]
+from sympy.functions.elementary.trigonometric import TrigonometricFunction  # type: ignore[import-untyped]
 
 from prmbench.verification.latex import FUNCTIONS
 from prmbench.verification.numbers import ENOUGH_DIGITS, Number
@@ -37,6 +38,11 @@ _DERIVATIVE = re.compile(
     rf"\\frac\s*\{{\s*(?:d|\\partial)\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?\s*{_VARIABLE}\s*\}}"
     rf"\s*\{{\s*(?:d|\\partial)\s*{_VARIABLE}\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?\s*\}}"
 )
+_SIGNS = ((1,), (-1,), (1, -1), (1, 1, -1))
+"""Signs of the variables, in turn: `|xy|` is `xy` where all are positive, and where all are negative."""
+_RENAMED = {"I": "\\varrho ", "T": "\\vartheta ", "\\gamma": "\\varphi ", "\\Gamma": "\\varepsilon "}
+"""Variables that the parser takes for something else: the unit matrix, a transposition, Euler's constant. Their new
+names are spellings that plain LaTeX does not have."""
 
 
 class UnreadableError(Exception):
@@ -53,10 +59,26 @@ def expression(text: str) -> sympy.Basic:
     parsed = _parsed(text)
     if not isinstance(parsed, sympy.Basic):
         raise UnreadableError("not one expression")
+    if "!!" in text:
+        parsed = parsed.replace(
+            lambda e: isinstance(e, sympy.factorial) and isinstance(e.args[0], sympy.factorial),
+            lambda e: sympy.factorial2(e.args[0].args[0]),
+        )
     exact = {number: sympy.Rational(str(number)) for number in parsed.atoms(sympy.Float)}
     names = {call: sympy.Symbol(str(call)) for call in parsed.atoms(AppliedUndef)}
+    rates = {  # else `dy/dx` of a mere name is 0
+        rate: sympy.Symbol(str(rate))
+        for rate in parsed.atoms(Derivative)
+        if rate.expr not in rate.variables and isinstance(rate.expr, sympy.Symbol | AppliedUndef)
+    }
+    products = {  # `2db` is `2bd`
+        symbol: sympy.Mul(*(sympy.Symbol(letter, **symbol.assumptions0) for letter in symbol.name))
+        for symbol in parsed.atoms(sympy.Symbol)
+        if re.fullmatch("d[A-Za-z]", symbol.name)
+    }
+    parsed = parsed.xreplace(rates).xreplace({**exact, **names, **products})
     units = {symbol: sympy.I for symbol in parsed.atoms(sympy.Symbol) if symbol.name == "i"}
-    return parsed.xreplace({**exact, **names}).xreplace(units)
+    return parsed.xreplace(units)
 
 
 def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase:
@@ -65,6 +87,10 @@ def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase:
 
     if len(text) > MOST_CHARACTERS:
         raise UnreadableError(f"{len(text)} characters")
+    if "..." in text:  # the parser would leave it out
+        raise UnreadableError("something is left out")
+    if re.search(r"(?<![\w{}\\])\d+_", text):  # nor the base of a number
+        raise UnreadableError("a number in a base")
     text = _for_parser(text)
     if re.search(r"\d\s+\d", text):  # the parser would add the two
         raise UnreadableError("two numbers side by side")
@@ -93,11 +119,10 @@ def _for_parser(text: str) -> str:
         lambda m: "\\Psi_{" + re.sub(r"[^A-Za-z\d]", "", "".join(filter(None, m.groups()))) + "}", text
     )
     text = re.sub(
-        r"((?<![A-Za-z])[A-Za-df-z]|\})\s*\^\s*\{?\s*(?:(T)|\\top|(\*)|\\(?:ast|star|dagger))(?![A-Za-z])\s*\}?",
+        r"((?<![A-Za-z])[A-Za-df-z]|\})\s*\^\s*\{?\s*(?:(\\top)|\*|\\(?:ast|star|dagger))(?![A-Za-z])\s*\}?",
         lambda m: f"{m[1]}_{{{'T' if m[2] else 'star'}}}",
         text,
     )
-    text = re.sub(r"\^\s*\{?\s*T(?![A-Za-z])\s*\}?", r"^{(T)}", text)
     text = re.sub(r"\(([^()]*)\)\s*/\s*\(([^()]*)\)", r"\\frac{\1}{\2}", text)  # else it divides by all that follows
     text = re.sub(r"(?<![\w.^}\)])(\d+)/(\d+)(?=\s)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"_\s*(\w)", r"_{\1}", text)
@@ -109,7 +134,18 @@ def _for_parser(text: str) -> str:
     text = re.sub(r"([A-Za-z])('+)", lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}", text)
     text = re.sub(r"(?<![A-Za-z\\])(sqrt|pi|" + "|".join(sorted(FUNCTIONS)) + r")(?![A-Za-z])", r"\\\1 ", text)
     text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
+    text = re.sub(r"\\bmod(?![A-Za-z])", r"\\mod ", text)
+    text = re.sub(r"\\(gcd|lcm)\s*\(([^(){}]*[A-Za-z][^(){}]*)\)", _of_variables, text)
+    if re.search(r"\\(?:gcd|lcm)(?!\s*\([\d\s,]*\))", text):  # the parser says 1 where it does not see the numbers
+        raise UnreadableError("a divisor or multiple of variables")
+    if "matrix}" not in text:
+        text = re.sub(r"\\Gamma(?=\s*\()|\\[A-Za-z]+|[IT]", lambda m: _RENAMED.get(m[0], m[0]), text)
     return re.sub(r"\^\s*\(([^()]*)\)", r"^{\1}", text)
+
+
+def _of_variables(match: re.Match[str]) -> str:
+    """A greatest common divisor or least common multiple of variables, as a variable."""
+    return f"\\varpi_{{{','.join(sorted([match[1].capitalize(), *match[2].replace(' ', '').split(',')]))}}}"
 
 
 def same_expression(left: str, right: str) -> bool:
@@ -135,7 +171,7 @@ def matrix_rows(text: str) -> list[list[sympy.Expr]]:
 
 def same_value(left: sympy.Basic, right: sympy.Basic) -> bool:
     """Return whether two sympy expressions are equal, wherever both have a value."""
-    if left == right:
+    if left == right and not left.has(sympy.zoo, sympy.nan):
         return True
     if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
         return False
@@ -145,7 +181,8 @@ def same_value(left: sympy.Basic, right: sympy.Basic) -> bool:
 
 def _equal_at_points(left: sympy.Expr, right: sympy.Expr, variables: list[sympy.Symbol]) -> bool:
     compared = 0
-    for values in _points(variables, left.has(*_STEPS) or right.has(*_STEPS)):
+    growth = 10 if any(map(_has_pieces, (left, right))) else 1
+    for values in _points(variables, growth, whole=left.has(*_STEPS) or right.has(*_STEPS)):
         a, b = _value(left, values), _value(right, values)
         if a is None or b is None:
             continue
@@ -157,7 +194,7 @@ def _equal_at_points(left: sympy.Expr, right: sympy.Expr, variables: list[sympy.
     return compared > 0
 
 
-def _points(variables: list[sympy.Symbol], whole: bool) -> Iterator[dict[sympy.Symbol, sympy.Rational]]:
+def _points(variables: list[sympy.Symbol], growth: int, *, whole: bool) -> Iterator[dict[sympy.Symbol, sympy.Rational]]:
     """Where expressions are compared: at positive and negative fractions, or at whole numbers alone."""
     if not variables:
         yield {}
@@ -165,10 +202,19 @@ def _points(variables: list[sympy.Symbol], whole: bool) -> Iterator[dict[sympy.S
         for first in range(1, _WHOLE_POINTS + 1):
             yield {v: sympy.Integer((first * (7 * k + 1)) % 29) for k, v in enumerate(variables)}
     else:
-        for sign in (1, -1):
+        for signs in _SIGNS[: min(len(variables), 2) * 2]:
             for first in range(_POINTS):
                 places = [(first + 3 * k) % len(_POSITIVE) for k in range(len(variables))]
-                yield {v: sign * sympy.Rational(_POSITIVE[k]) for v, k in zip(variables, places, strict=True)}
+                yield {
+                    v: signs[k % len(signs)] * growth**first * sympy.Rational(_POSITIVE[place])
+                    for k, (v, place) in enumerate(zip(variables, places, strict=True))
+                }
+
+
+def _has_pieces(expr: sympy.Expr) -> bool:
+    """Whether an expression may look like another one near 0: `|x - 5|` is `5 - x` there."""
+    pieces = sympy.Abs, sympy.Max, sympy.Min
+    return bool(expr.has(*pieces)) or any(power.exp == sympy.S.Half for power in expr.atoms(sympy.Pow))
 
 
 def _value(expr: sympy.Expr, values: dict[sympy.Symbol, Any]) -> sympy.Expr | None:
@@ -256,7 +302,21 @@ def spelled(expr: sympy.Basic) -> str:
     if not isinstance(expr, sympy.Expr):
         return str(expr)
     expr = expr.doit()
+    if expr.has(TrigonometricFunction):
+        expr = sympy.trigsimp(expr)
     if expr.free_symbols:
         expr = sympy.cancel(sympy.together(expr))
         return str(sympy.expand(expr) if expr.is_polynomial() else expr)
-    return str(expr if expr.is_Rational else sympy.simplify(expr))
+    if expr.has(sympy.I):
+        expr = expr.expand(complex=True)
+    return str(expr if expr.is_Rational else sympy.simplify(sympy.sqrtdenest(expr)))
+
+
+def spelled_equation(left: str, right: str) -> str:
+    """Return one spelling for the multiples of an equation.
+
+    Raises:
+        UnreadableError: A side cannot be parsed.
+    """
+    difference = sympy.expand(_difference(left, right, keep_denominator=False)).as_content_primitive()[1]
+    return f"{min(str(difference), str(sympy.expand(-difference)), key=lambda side: (side.count('-'), side))} = 0"

@@ -13,6 +13,8 @@ from prmbench.verification.latex import plain_latex
 
 MOST_CHARACTERS = 50_000
 """Longer texts without a box are not searched: some of math-verify's patterns take time quadratic in the length."""
+NEARBY = 4_000
+"""So many characters are searched behind an announcement, and at the end of a text for its last formulas."""
 SHORT = 200
 MOST_WORDS = 3
 """A line of more characters or more words is prose, and not an answer by itself."""
@@ -21,15 +23,16 @@ _JOIN = re.compile(r"[A-Za-z()\s]{0,40}?\s*(?:,?\s*(?:and|or)\b|,|;)\s*(?:[A-Za-
 """Between boxes that a sentence joins: `papers and`, `, y =`; but not `, then`."""
 _MARKUP = re.compile(r"\$|\\[()\[\],;: ]|\\q?quad|\\text\s*\{|\}|\s+")
 _KEY = re.compile(
-    r"(?i)####|\b(answers?|ans)\b|\b(?:result|solution)\b|答案|答え|réponse|respuesta|antwort|resposta|risposta|ответ"
+    r"(?i)####|\b(answers?|ans)\b|\b(?:result|solution|solutions(?=\s+are\b))\b|\b(?:correct|right|best)\s+(?:option|choice|letter)\b|\bI\s+choose\b|\bchoice\b(?=[*_]*\s*(?:is\b|[:=]))|答案|答え|정답|réponse|respuesta|antwort|resposta|risposta|ответ"
 )
-_IS = r"(?:(?:is|are|was|be|est|es|ist|é|è)\b|[是为:：=])"
+_IS = r"(?:(?:is|are|was|be|est|es|ist|é|è)\b|[-=]>|[是为:：=→⇒])"
 _FILLER = r"(?:therefore|thus|simply|just|indeed|then|exactly|equal to|for sure)\b"
 _LINK = re.compile(rf"(?i)[*_\s]*{_IS}(?:[*_\s]*(?:{_IS}|{_FILLER}))*[*_]*|[*_ \t]*(?=[-$\\(\d])|(?<=####)")
 _LONG_LINK = re.compile(rf"(?i)\s[^.\n:=$\\]{{0,80}}?\s{_IS}(?:[*_\s]*(?:{_IS}|{_FILLER}))*[*_]*")
 """Between "answer" and what it is: `is`, `: **`, `to your question is therefore`."""
-_NEGATED = re.compile(r"(?i)\s*(?:not|neither|unclear|unknown|none of these)\b")
+_NEGATED = re.compile(r"(?i)\s*(?:not|neither|cannot|unclear|unknown|none of these)\b")
 _IS_NOT = re.compile(r"(?i)\s*(?:is|are|was)n['o’]t\b")
+_CANNOT = re.compile(r"(?i)\b(?:cannot|not|never|can['o’]t|couldn['o’]t|won['o’]t)\b")
 _CORRECTION = re.compile(
     r"(?i)[.!?,;]\s*(?:wait|no|actually|hmm+|correction|sorry|oops)\b[,.:!]*\s*"
     r"(?:(?:it|that|the answer)(?:'s| is| should be)\s*)?(?=\S)"
@@ -39,12 +42,15 @@ _MATH = re.compile(r"\$\$(.+?)\$\$|\$((?:\\\$|[^$])+)\$|\\\((.+?)\\\)|\\\[(.+?)\
 _MATH_JOINT = re.compile(r"\s*(?:,?\s*(?:and|or)\b|,|;)\s*")
 _LEADING_NUMBER = re.compile(
     r"\s*(?:[$€£]|\\\$)?\s*([-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?:\s+\d+/\d+|/\d+)?\s*(?:\\?%)?)(?=[.,;:!?)*]*(?:\s|$))"
-    r"(?![.,;:!?)*]*\s*(?:[-+*/^=<>\\$\d(]|[A-Za-z]\b|and\b|or\b|to\b|times\b|plus\b|minus\b|over\b|out\b|of\b|by\b|squared\b|cubed\b|divided\b|"
-    r"multiplied\b|hundred\b|thousand\b|million\b|billion\b|dozen\b|half\b|halves\b|thirds?\b|fourths?\b|fifths?\b))"
+    r"(?![.,;:!?)*]*\s*(?:[-+*/^=<>\\$\d×÷·⋅±∓√π]|\((?!(?!mod)[A-Za-z]{3})|[A-Za-z]\b|sqrt\b|pi\b|more\b|less\b|fewer\b|remainder\b|choose\b|factorial\b|and\b|or\b|to\b|times\b|plus\b|minus\b|over\b|out\b|of\b|by\b|squared\b|cubed\b|divided\b|"
+    r"multiplied\b|hundred\b|thousand\b|million\b|billion\b|trillion\b|dozen\b|half\b|halves\b|thirds?\b|fourths?\b|fifths?\b))"
 )
 _LEADING_LETTER = re.compile(r"\s*[*_]*\(?([A-J])\)?[*_]*(?=[.,;:)]|\s*$|\s+[-–—]|\s+(?:because|since|as)\b)")
+_LEADING_WORD = re.compile(r"(?i)\s*[*_]*(yes|no|true|false)[*_]*(?=[.,;:!]|\s*$|\s+[-–—]|\s+(?:because|since|as)\b)")
+_LEADING = (_LEADING_NUMBER, _LEADING_LETTER, _LEADING_WORD)
 _NO_GOLD = frozenset(["nan", "null", "n/a"])
 _SPECIAL = re.compile(r"<\|.*", re.DOTALL)
+_LAST_TOKENS = re.compile(r"(?:\s*(?:<\|[^<>|]*\|>|<｜[^<>｜]*｜>|</s>|<eos>|<end_of_turn>))+\s*$")
 """What follows the end of a completion that was written out with its special tokens."""
 _NUMBER = re.compile(r"(?<![A-Za-z\d_.,])[-+]?\d[\d,]*(?:\.\d+)?(?![A-Za-z\d_]|[.,]\d)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
@@ -61,6 +67,7 @@ def answers(region: str) -> list[str]:
     Args:
         region: What answers.answer_region returns.
     """
+    region = _LAST_TOKENS.sub("", region)
     found = boxes(region)
     if found and (said := _HOPE.search(region, found[-1].end)):  # the closing line of Minerva's prompt
         return _plain(_leading(said[1]))
@@ -72,11 +79,15 @@ def answers(region: str) -> list[str]:
     line = region.strip()
     if not readings and "\n" not in line and not _is_prose(line):
         readings = [line, *_leading(line)]
-    return _plain(readings) or _plain(_last_expression(region))
+    elif not readings and (word := _LEADING_WORD.match(line)):
+        readings = [word[1]]
+    return _plain(readings) or _plain(_last_formulas(region)) or _plain(_last_expression(region))
 
 
 def _is_prose(line: str) -> bool:
     """Whether a line is a sentence, in which an answer stands, and not an answer."""
+    if len(line) > NEARBY:
+        return True
     outside = _MATH.sub(" ", line)
     words = [word for word in _WORD.findall(outside) if word not in ("and", "or")]
     return (
@@ -89,7 +100,18 @@ def _is_prose(line: str) -> bool:
 
 
 def golds(gold: str) -> list[str]:
-    """Return the readings of a gold answer, which may be a whole solution; empty where it has none that can be read."""
+    r"""Return the readings of a gold answer, which may be a whole solution; empty where it has none that can be read.
+
+    A reading with an open brace, such as `\frac{1}{`, cannot.
+    """
+    return [reading for reading in _gold_readings(gold) if _is_balanced(reading)]
+
+
+def _is_balanced(text: str) -> bool:
+    return text.count("{") - text.count("\\{") == text.count("}") - text.count("\\}")
+
+
+def _gold_readings(gold: str) -> list[str]:
     if gold.strip().lower() in _NO_GOLD:
         return []
     found = boxes(gold)
@@ -122,7 +144,7 @@ def _joined_boxes(text: str, found: list[Box], gold: bool = False) -> str:
                 break
             content = text[found[k].start :].partition("{")[2]
         contents.insert(0, content)
-    return ", ".join(dict.fromkeys(contents))
+    return ", ".join(contents)
 
 
 def announced(text: str) -> list[str] | None:
@@ -139,10 +161,10 @@ def announced(text: str) -> list[str] | None:
         link = _LINK.match(text, key.end()) or (_LONG_LINK.match(text, key.end()) if key[1] else None)
         if link is None:
             continue
-        if _NEGATED.match(text, link.end()):
+        if _NEGATED.match(text, link.end()) or _CANNOT.search(link[0]):
             negated = True
             continue
-        tail = text[link.end() :].lstrip(" \t*_:：=\n")
+        tail = text[link.end() :].lstrip(" \t*_:：=\n}")[:NEARBY]
         if not tail.strip():
             continue
         corrected = [c.end() for c in _CORRECTION.finditer(tail.partition("\n")[0])]
@@ -165,15 +187,30 @@ def _leading(tail: str) -> list[str]:
         position = joint.end()
     if math:
         return [", ".join(math)]
-    readings = [match[1] for leading in (_LEADING_NUMBER, _LEADING_LETTER) if (match := leading.match(tail))]
+    readings = [match[1] for leading in _LEADING if (match := leading.match(tail))]
     sentence = _SENTENCE_END.split(_SPECIAL.sub("", tail), maxsplit=1)[0].strip()
     if not _is_prose(sentence):
         return [*readings, sentence] if sentence else readings
+    if readings:
+        return readings
     copulas = list(_COPULA.finditer(sentence))
     if copulas:
         readings += _leading(sentence[copulas[-1].end() :])
     numbers = _NUMBER.findall(sentence)
     return readings + numbers if len(numbers) == 1 else readings
+
+
+def _last_formulas(text: str) -> list[str]:
+    """The last formulas of a text that its sentence joins, as in `$x = 1$, $x = 2$ and $x = 3$`."""
+    joined: list[str] = []
+    end: int | None = None
+    text = text[-NEARBY:]
+    for segment in reversed(list(_MATH.finditer(text))):
+        if end is not None and not _MATH_JOINT.fullmatch(text, segment.end(), end):
+            break
+        end = segment.start()
+        joined.insert(0, next(group for group in segment.groups() if group is not None).strip(" ,"))
+    return [", ".join(joined)] if len(joined) > 1 and all(re.search(r"\d", formula) for formula in joined) else []
 
 
 def _last_expression(text: str) -> list[str]:

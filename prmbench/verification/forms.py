@@ -16,7 +16,7 @@ MOST_ITEMS = 200
 MOST_SIGNS = 3
 """So many plus-minus signs are written out."""
 _LIST = re.compile(
-    r",|;|(?<![A-Za-z\\])(?:and|or)(?![a-z])|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\\(?:land|lor|vee|wedge)(?![A-Za-z])"
+    r",|;|\\&|(?<![A-Za-z\\])(?:and|or)(?![a-z])|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\\(?:land|lor|vee|wedge)(?![A-Za-z])"
 )
 _ONE_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _SEMICOLON = re.compile(";")
@@ -24,6 +24,8 @@ _UNION = re.compile(r"\\cup(?![A-Za-z])")
 _RELATION = re.compile(r"\\(?:le|ge|ne|in|approx|equiv)(?![A-Za-z])|[<>=]")
 _FRENCH = re.compile(r"\][^\[\]]*[\[\]]|\[[^\[\]]*\[")
 """An interval whose open ends are written with brackets that look away from it."""
+_LETTER = re.compile("[A-Za-z]")
+_TRANSPOSED = re.compile(r"[(\[]([^(),]*,[^()]*)[)\]]\s*\^\s*\{?\s*(?:T|\\top(?![a-z]))\s*\}?")
 _ROW = re.compile(r"\\\\(?:\[[^\[\]]*\])?")
 _CELL = re.compile("&")
 _SIGN = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
@@ -99,6 +101,8 @@ def parse(text: str) -> Form:
             "(" if text[0] == "]" else "[",
             ")" if text[-1] == "[" else "]",
         )
+    if column := _TRANSPOSED.fullmatch(text):
+        text = f"({column[1]})"
     groups, semicolons = split(text, _SEMICOLON)
     if semicolons and "," in text and "" not in groups:  # `p = 5, q = 2; p = 7, q = 2`
         return Items(tuple(map(parse, groups)))
@@ -107,6 +111,8 @@ def parse(text: str) -> Form:
     if joints and pieces[0] and joints[-1] in ",;" and not pieces[-1]:
         pieces, joints = pieces[:-1], joints[:-1]  # a last comma
     pieces = [piece for piece in pieces if piece]  # `1, 2, and 3` has an empty one
+    if any(joint.startswith("\\") and joint[1] in "lvw" for joint in joints) and all(map(_LETTER.fullmatch, pieces)):
+        return Scalar(text)  # a proposition
     if len(pieces) > 1 and len(pieces) <= MOST_ITEMS:
         return _listed(tuple(map(parse, pieces)), joints)
     return (
@@ -180,7 +186,7 @@ def flattened(items: Iterable[Form]) -> tuple[Form, ...]:
 
 def _relation(text: str) -> Form | None:
     sides, signs = split(text, _RELATION)
-    if not signs or "" in sides:
+    if not signs or "" in sides[1:] or (not sides[0] and signs[0] in ("=", "\\in")):
         return None
     while len(signs) > 1 and signs[-1] == "\\approx":  # `x = 1/3 \approx 0.33` says 1/3
         sides, signs = sides[:-1], signs[:-1]

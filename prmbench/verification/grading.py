@@ -8,11 +8,12 @@ table. One spelling for equal answers: spelling.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prmbench.verification import expressions, extraction, solution_sets
 from prmbench.verification.definitions import (
     FUNCTION_NAME,
+    are_indexed,
     assignments,
     defined_name,
     defined_value,
@@ -28,9 +29,11 @@ from prmbench.verification.latex import plain_latex
 from prmbench.verification.scalars import same_scalar, squeezed, unwrapped
 
 _LETTER_ALONE = re.compile(r"(?:(?:option|choice)\s+)?\(?\s*([A-Ja-j])\s*\)?[.):]?", re.IGNORECASE)
-_LETTER_AND_TEXT = re.compile(r"(?:(?:option|choice)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[.):])\s+(\S.*)", re.DOTALL)
+_LETTER_AND_TEXT = re.compile(
+    r"(?:(?:option|choice)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[.):])\s+(?!(?:and|or)\b)(\S.*)", re.DOTALL
+)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
-_MODULUS = re.compile(r"\s*\(?\s*\\(?:pmod|bmod|mod|pod)\s*\{?\s*(\w+)\s*\}?\s*\)?$")
+_MODULUS = re.compile(r"\s*\(?\s*(?:\\(?:pmod|pod)\s*\{?\s*(\w+)\s*\}?|(?<=\()\s*\\mod\s*(\w+)\s*)\s*\)?$")
 MOST_CHARACTERS = 3_000
 """A longer answer or gold answer is not compared."""
 
@@ -71,10 +74,9 @@ def same_answer(gold: str, answer: str) -> bool:
         return False
     if squeezed(gold) == squeezed(answer):
         return True
-    gold, modulus = without_modulus(gold)
-    answer, answer_modulus = without_modulus(answer)
-    if modulus and answer_modulus and modulus != answer_modulus:
-        return False
+    shorter = without_modulus(gold), without_modulus(answer)
+    if sum(bool(modulus) for _, modulus in shorter) == 1:  # only one of them says the modulus
+        (gold, _), (answer, _) = shorter
     choice = _same_choice(unwrapped(gold), unwrapped(answer))
     if choice is not None:
         return choice
@@ -87,7 +89,7 @@ def same_answer(gold: str, answer: str) -> bool:
 def without_modulus(text: str) -> tuple[str, str]:
     r"""Return `3 \pmod{5}` as 3 and its modulus, which is empty where none is written."""
     match = _MODULUS.search(text)
-    return (text, "") if match is None else (text[: match.start()].strip(), match[1])
+    return (text, "") if match is None else (text[: match.start()].strip(), match[1] or match[2])
 
 
 def choice_letter(text: str) -> str:
@@ -259,19 +261,30 @@ def _same_items(gold: Form, answer: Form) -> bool:
     if golds and answers:
         return golds.keys() == answers.keys() and _all(_same, ((golds[name], answers[name]) for name in golds))
     names = one_name(gold), one_name(answer)
-    if names[0] and names[1] and not _may_be_the_same(*names):
+    if golds or answers:
+        return not any(names) and _same_without_names(gold, golds, answer, answers)
+    if all(names) and not _may_be_the_same(*names):
         return False
-    if (golds and names[1]) or (answers and names[0]):  # two names against one
-        return False
-    gold, answer = values_of_one_name(gold), values_of_one_name(answer)
-    if golds or answers:  # `x = 1, y = 2` for (1, 2)
-        return _same_in_order(list(golds.values()) or gold.items, list(answers.values()) or answer.items)
+    return _same_lists(values_of_one_name(gold), values_of_one_name(answer))
+
+
+def _same_without_names(gold: Items, golds: Mapping[str, Form], answer: Items, answers: Mapping[str, Form]) -> bool:
+    """`x = 1, y = 2` for (1, 2), and `x_1 = 1, x_2 = 2` for 2, 1; one of the lists has no names."""
+    pair = list(golds.values()) or gold.items, list(answers.values()) or answer.items
+    if are_indexed(golds or answers) and not (gold.ordered or answer.ordered):
+        return _same_in_any_order(*pair)
+    return _same_in_order(*pair)
+
+
+def _same_lists(gold: Items, answer: Items) -> bool:
     if gold.ordered and answer.ordered:
         same_ends = (gold.opening, gold.closing) == (answer.opening, answer.closing)
         return same_ends and _same_in_order(gold.items, answer.items)
     if gold.ordered or answer.ordered:
         brackets = gold.opening + answer.opening, gold.closing + answer.closing
         return brackets == ("(", ")") and _same_in_order(gold.items, answer.items)
+    if not gold.opening and len(_distinct(gold)) < len(gold.items):  # it repeats a value, and means it
+        return _same_in_any_order(gold.items, answer.items)
     return _same_in_any_order(_distinct(gold), _distinct(answer))
 
 
@@ -284,12 +297,14 @@ def _same_as_one_item(gold: Form, answer: Form) -> bool:
     sets = solution_sets.solution_set(gold), solution_sets.solution_set(answer)
     if sets[0] is not None and sets[1] is not None:
         return sets[0].equals(sets[1])
-    one, other = (_only_item(f) if isinstance(f, Items) else f for f in (gold, answer))
+    one, other = (_only_item(f, f is answer) if isinstance(f, Items) else f for f in (gold, answer))
     return (one, other) != (gold, answer) and _same(one, other)
 
 
-def _only_item(form: Items) -> Form:
-    return form.items[0] if len(form.items) == 1 else form
+def _only_item(form: Items, repeated: bool) -> Form:
+    """The item of a list that holds no other, or that an answer repeats, as from box to box."""
+    items = _distinct(form) if repeated and not form.opening else form.items
+    return items[0] if len(items) == 1 else form
 
 
 def _same_vector(gold: Form, answer: Form) -> bool:

@@ -8,8 +8,9 @@ is linear in the length of the text.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
+
+from prmbench.verification.symbols import latex_of_unicode
 
 FUNCTIONS = frozenset(
     """
@@ -19,93 +20,8 @@ FUNCTIONS = frozenset(
 )
 """Names that are mathematics when they stand between digits and letters, not words."""
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙₘᵢⱼₖ", "0123456789+-=()aeoxnmijk")
-_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ]+")
-_SUBSCRIPT_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙₘᵢⱼₖ]+")
-_GREEK = """
-    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau
-    upsilon phi chi psi omega
-    """.split()
-_CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split()
-_SYMBOLS = {
-    **{chr(0x3B1 + k): f"\\{name} " for k, name in enumerate(_GREEK)},
-    **{capital: f"\\{name} " for capital, name in zip("ΓΔΘΛΞΠΣΦΨΩ", _CAPITALS, strict=True)},
-    **dict.fromkeys("−–—‐‑‒﹣－", "-"),
-    **dict.fromkeys("×✕✖⨯", r"\times "),
-    **dict.fromkeys("·⋅∙•", r"\cdot "),
-    "÷": r"\div ",
-    "∕": "/",
-    "±": r"\pm ",
-    "∓": r"\mp ",
-    "≤": r"\le ",
-    "≦": r"\le ",
-    "⩽": r"\le ",
-    "≥": r"\ge ",
-    "≧": r"\ge ",
-    "⩾": r"\ge ",
-    "≠": r"\ne ",
-    "≈": r"\approx ",
-    "≃": r"\approx ",
-    "≅": r"\cong ",
-    "≡": r"\equiv ",
-    "∞": r"\infty ",
-    "∈": r"\in ",
-    "∪": r"\cup ",
-    "∩": r"\cap ",
-    "∅": r"\emptyset ",
-    "⌀": r"\emptyset ",
-    "Ø": r"\emptyset ",
-    "ℝ": r"\mathbb{R}",
-    "ℤ": r"\mathbb{Z}",
-    "ℚ": r"\mathbb{Q}",
-    "ℕ": r"\mathbb{N}",
-    "ℂ": r"\mathbb{C}",
-    "⟨": r"\langle ",
-    "⟩": r"\rangle ",
-    "〈": r"\langle ",
-    "〉": r"\rangle ",
-    "⌊": r"\lfloor ",
-    "⌋": r"\rfloor ",
-    "⌈": r"\lceil ",
-    "⌉": r"\rceil ",
-    "∠": r"\angle ",
-    "△": r"\triangle ",
-    "∖": r"\setminus ",
-    "°": r"^\circ ",
-    "˚": r"^\circ ",
-    "º": r"^\circ ",
-    "℃": r"^\circ C",
-    "℉": r"^\circ F",
-    "。": ".",
-    "、": ",",
-    "′": "'",
-    "’": "'",
-    "‘": "'",
-    "”": '"',
-    "“": '"',
-    "µ": r"\mu ",
-    "ϕ": r"\phi ",
-    "ϵ": r"\epsilon ",
-    "⁄": "/",
-    "∑": r"\sum ",
-    "∏": r"\prod ",
-    "∫": r"\int ",
-    "→": r"\to ",
-    "⇒": r"\implies ",
-    "…": "...",
-}
-_SYMBOL = re.compile("[" + re.escape("".join(_SYMBOLS)) + "]")
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\ufeff\ud800-\udfff\x00-\x08\x0e-\x1f\x7f]")
-_SPACE = re.compile(r"\s")
-_STYLED = re.compile("[\U0001d400-\U0001d7ff]")
-_RAISED_FRACTION = re.compile(r"([⁰¹²³⁴⁵⁶⁷⁸⁹]+)\s*[⁄∕/]\s*([₀₁₂₃₄₅₆₇₈₉]+)")
-_VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e\u2189]")
-_ROOT = re.compile(r"([√∛∜])[ ]?(\d+(?:\.\d+)?|[A-Za-z]|\\[A-Za-z]+|\([^()]*\)|\{[^{}]*\})")
-_ROOT_NAMES = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
-
 _TAKES_ARGUMENTS = re.compile(
-    r"(\\sqrt(?![A-Za-z])\s*(?:\[[^\[\]]*\])?)|\\(?:[dtcsx]|nice)?(frac)(?![A-Za-z])|\\[dt]?(binom)(?![A-Za-z])"
+    r"(\\(?:sqrt|bar|hat|vec|d?dot|tilde|overline)(?![A-Za-z])\s*(?:\[[^\[\]]*\])?)|\\(?:[dtcsx]|nice)?(frac)(?![A-Za-z])|\\[dt]?(binom)(?![A-Za-z])"
 )
 _TOKEN = re.compile(r"\{|\\[A-Za-z]+|[^\s{}]")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -113,6 +29,7 @@ _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|tt|sf|sc|up|md|normal)?|[mh]box|math(?:rm|bf|it|sf|tt|normal)|operatorname\*?|mathop"
     r"|boldsymbol|bm|pmb|emph|underline|ensuremath)\s*+\{([^{}]*)\}"
 )
+_UNIT_POWER = re.compile(r"(\\(?:mathrm|text)\s*+\{[^{}]*)\^\{\s*(-?\d)\s*\}")
 _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -138,6 +55,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
         (r"\\(?:textcolor|colorbox)\s*\{[^{}]*\}", " "),
         (r"(\d)\s*(?:\{\s*\\?,\s*\}|,\s*\\!|\\[,!;: ]|')\s*(?=\d{3}(?!\d))", r"\1"),
         (r"\\!", ""),
+        (r"\\q?quad(?=\s*[A-Za-z](?:_\w)?\s*=)", ", "),
         (
             r"(?<!\\)\\[,;:> ]|\\(?:q?quad|enspace|(?:thin|med|thick|nobreak)space|hfill)(?![A-Za-z])|(?<!\\)~|&nbsp;",
             " ",
@@ -145,9 +63,10 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
         # One spelling for each sign.
         (r"(?<=[\w)}\]])\s*\*\*\s*(-?(?:\d+|[A-Za-z]))", r"^{\1}"),
         (r"(?<=[\w)}\]])\s*\*\*\s*(?=\()", "^"),
-        (r"\^\s*\{?\s*((?:\\prime\s*)+)\}?", lambda m: "'" * m[1].count("prime")),
+        (r"\^\s*(?:\{\s*(?:\\prime\s*)+\}|(?:\\prime\s*)+)", lambda m: "'" * m[0].count("prime")),
+        (r"\^\s*(-\s*(?:\d+|[A-Za-z]))", r"^{\1}"),
         (r"\\cr(?![A-Za-z])", r"\\\\ "),
-        (r"\{\s*([:=])\s*\}", r"\1"),
+        (r"\{\s*([:=+]|\\(?:times|cdot|div))\s*\}", r" \1 "),
         (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
         (r"\\?(?<![A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])sqrt\s*(\d+)", r"\\sqrt{\1}"),
@@ -169,17 +88,30 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
         (r"\\colon(?![A-Za-z])", ":"),
         (r"\\(?:varnothing|O)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
         (r"\\infin(?![A-Za-z])|(?<![A-Za-z\\])\+?(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty "),
-        (r"\\(?:Bbb|mathbb)\s*\{?\s*([RQZNC])\s*\}?(?![A-Za-z])", r"\\mathbb{\1}"),
+        (r"\\(?:Bbb|mathbb)\s*([RQZNC])(?![A-Za-z])", r"\\mathbb{\1}"),
+        (r"\\(?:Bbb|mathbb)\s*\{\s*([RQZNC])\s*\}", r"\\mathbb{\1}"),
         (r"\\mathbf\{R\}|\\(?:reals|Reals|R)(?![A-Za-z])", r"\\mathbb{R}"),
         (r"\\(?:var)?(epsilon|phi|theta|rho|sigma|kappa)(?![A-Za-z])", r"\\\1 "),
         (r"\\imath(?![A-Za-z])", "i"),
         (r"\\ast(?![A-Za-z])", r"\\cdot "),
         (r"\\(?:dots|ldots|cdots|dotsc|dotsb)(?![A-Za-z])", "..."),
         (r"\\dbinom(?![A-Za-z])|\\tbinom(?![A-Za-z])", r"\\binom"),
+        (r"\\(?:checkmark|blacksquare|square|qed|newline)(?![A-Za-z])", " "),
+        (r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1\\text{\2}"),
+        (r"<(b|i|em|strong|u|p|span)>(.{0,200}?)</\1>", r" \2 "),
         # Degrees, currency, percent.
         (
-            r"\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:[CF](?![A-Za-z]))?|\\degree(?:s)?(?![A-Za-z])|\\textdegree"
-            r"|(?<=\d)\^\{?o\}?(?![A-Za-z])",
+            r"(\\?(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*(?:\d|\{\d\}))?\s*[({]?\s*)(\d+(?:\.\d+)?)"
+            r"\s*(?:\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degrees?(?![A-Za-z]))",
+            r"\1\\frac{\2\\pi}{180}",
+        ),
+        (
+            r"(?<=\d)(?:\s*\^\s*(?:\{(?:st|nd|rd|th)\}|(?:\{\s*)?\\text(?:rm)?\{(?:st|nd|rd|th)\}\s*\}?)|(?:st|nd|rd|th)(?![A-Za-z]))",
+            " ",
+        ),
+        (
+            r"\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})\s*(?:[CF](?![A-Za-z]))?|\\degree(?:s)?(?![A-Za-z])|\\textdegree"
+            r"|(?<=\d)\^(?:o|\{o\})(?![A-Za-z])",
             " ",
         ),
         (r"\\\$|\\pounds(?![A-Za-z])|\\euro(?![A-Za-z])|[€£¥₹₽₩₪฿¢]", " "),
@@ -196,22 +128,28 @@ DIGIT_GROUPS = re.compile(r"(?<![\d.,(\[])(?<!\\\{)([1-9]\d{0,2}(?:,\d{3})+)(?!\
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,(\[])0,(?=\d{3,}(?![\d,]))")
 _SPACED_GROUPS = re.compile(r"(?<![\d.,/])(?<!\d )(\d{1,3}(?: \d{3})+)(?![\d/]| \d)")
 _BARE_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
-_LAST_POINT = re.compile(r"(\d)\.(?![\d.]|\\(?:overline|bar|dot)|\(\d+\))")
+_LAST_POINT = re.compile(r"(\d)\.(?![\d.(]|\s*\\(?:overline|bar|dot)(?![A-Za-z]))")
 _ANNOUNCEMENT = re.compile(
     r"(?i)^(?:the\s+)?(?:final\s+)?(?:answer|ans|result|solution|total)s?\s*(?:is|are|[:=])\s*[:=]?\s*"
 )
 _FIRST_MARKS = re.compile(r"^[\s,;:?*_`]+|^\\approx\s*|^=\s*|^(?:about|approximately|roughly|exactly)\s+(?=[-\d\\])")
 _UNITS_TOO = ("deg", "min")
 """Functions that are units inside a text command."""
+_INTEGER = re.compile(
+    r"[\s,;(]*+(?:\\text\s*\{[\s,]*(?:for|where|with)[^{}]*\}|for|where|with)?\s*(?:(?:all|any)\s+)?([kmn])\s*\\in\s*"
+    r"\\mathbb\{Z\}\s*\)?$"
+)
+"""Behind a family of values, `2k\\pi, k \\in \\mathbb{Z}`: that its letter is an integer goes without saying."""
 _ONE_COMMAND = re.compile(r"\\[A-Za-z]+\s*")
 _NUMBER_FIRST = re.compile(r"([-+]?\d[\d.,]*)(\s+[A-Za-z]{2}[^:\d]*)")
 _JOINT_AT_END = re.compile(r"(.*[A-Za-z])\s+(and|or)()|()(and|or)\s+(\w.*)")
+_QUOTED = re.compile(r"^'([^']+)'$")
 _FINAL_MARKS = re.compile(r"[\s,;:?_`\\]+$|(?<!\^)\*+$|(?<!\.)\.{1,2}$")
 
 
 def plain_latex(text: str) -> str:
     r"""Return an answer without its dress, e.g. `\frac{1}{2}` for `½`, `$\dfrac12$.` and `\( \tfrac{1}2 \)`."""
-    text = re.sub(r"(?<![\w)}\]])\*\*(.+?)\*\*", r"\1", _ascii(text))
+    text = re.sub(r"(?<![\w)}\]])\*\*(.+?)\*\*", r"\1", latex_of_unicode(text))
     if r"\begin" not in text:  # where a double backslash ends a row
         text = re.sub(r"\\\\(?=[A-Za-z]{2})", r"\\", text)
     for pattern, replacement in _PATTERNS:
@@ -223,32 +161,15 @@ def plain_latex(text: str) -> str:
     text = _braced_arguments(text)
     text = DIGIT_GROUPS.sub(lambda m: m[1].replace(",", ""), text)
     text = _DECIMAL_COMMA.sub("0.", text)
-    text = _SPACE.sub(" ", text)
+    text = re.sub(r"\s", " ", text)
     text = re.sub(" +", " ", text)
     text = _SPACED_GROUPS.sub(lambda m: m[1].replace(" ", ""), text)
     text = _BARE_POINT.sub("0.", text)
     text = _trimmed(text)
+    integer = _INTEGER.search(text)
+    if integer and re.search(rf"(?<![A-Za-z\\]){integer[1]}(?![A-Za-z])", text[: integer.start()]):
+        text = text[: integer.start()]
     return _LAST_POINT.sub(r"\1", text)
-
-
-def _ascii(text: str) -> str:
-    """Unicode mathematics as LaTeX, full-width and other look-alikes as ASCII."""
-    text = _SPACE.sub(" ", _INVISIBLE.sub("", text))
-    text = _STYLED.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
-    text = _VULGAR.sub(_vulgar_fraction, text)
-    text = _RAISED_FRACTION.sub(
-        lambda m: f"\\frac{{{m[1].translate(_SUPERSCRIPTS)}}}{{{m[2].translate(_SUBSCRIPTS)}}}", text
-    )
-    text = _SUPERSCRIPT_RUN.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
-    text = _SUBSCRIPT_RUN.sub(lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
-    text = _SYMBOL.sub(lambda m: _SYMBOLS[m[0]], text)
-    text = _ROOT.sub(lambda m: f"{_ROOT_NAMES[m[1]]}{{{m[2].strip('(){}')}}}", unicodedata.normalize("NFKC", text))
-    return text
-
-
-def _vulgar_fraction(match: re.Match[str]) -> str:
-    over, under = unicodedata.normalize("NFKC", match[0]).split("\u2044")
-    return f"\\frac{{{over}}}{{{under or 1}}}"
 
 
 def _plain_text_commands(text: str) -> str:
@@ -270,6 +191,7 @@ def _plain_text_commands(text: str) -> str:
         return f" {content} " if content else " "
 
     for _ in range(4):  # commands inside commands
+        text = _UNIT_POWER.sub(r"\1^\2", text)
         replaced = _TEXT.sub(plain, text)
         if replaced == text:
             break
@@ -280,7 +202,7 @@ def _plain_text_commands(text: str) -> str:
 def _braced_arguments(text: str) -> str:
     r"""`\frac12` as `\frac{1}{2}`, `\sqrt2` as `\sqrt{2}`; from the right, so that inner commands are done first."""
     for command in reversed(list(_TAKES_ARGUMENTS.finditer(text))):
-        name = command[1] or f"\\{command[2] or command[3]}"
+        name = (command[1] or f"\\{command[2] or command[3]}").rstrip()
         position = command.end()
         for _ in range(1 if command[1] else 2):
             argument, position = _argument(text, position)
@@ -319,7 +241,7 @@ def _trimmed(text: str) -> str:
         text = _FIRST_MARKS.sub("", text)
         if not text.endswith("..."):
             text = _FINAL_MARKS.sub("", text)
-        text = _ANNOUNCEMENT.sub("", text)
+        text = _QUOTED.sub(r"\1", _ANNOUNCEMENT.sub("", text))
         if text.startswith("{") and closing_bracket(text, 0) == len(text) and text.endswith("}"):
             text = text[1:-1]
         if text == before:

@@ -12,6 +12,10 @@ from fractions import Fraction
 
 ENOUGH_DIGITS = 6
 """A decimal of so many significant digits may stand for an exact value that it is the rounding of."""
+LEAST_REPEATED = 2
+"""Three dots behind more digits than these, all of them repetitions, say that these go on: `0.333...` is a third."""
+MOST_DIGITS = 60
+"""In a longer text no repetition is looked for."""
 MOST_EXPONENT = 4_000
 """Larger powers of ten are left to the expression parser, which does not write them out."""
 _DECIMAL = r"\d+(?:\.\d+)?"
@@ -22,10 +26,11 @@ _POWER = re.compile(r"([+-]?)\s*10\s*\^\s*(?:\{\s*([+-]?\s*\d+)\s*\}|(\d))")
 _RATIO = re.compile(
     rf"([+-]?)\s*(?:\\frac\s*\{{\s*([+-]?)\s*({_DECIMAL})\s*\}}\s*\{{\s*({_DECIMAL})\s*\}}|({_DECIMAL})\s*/\s*({_DECIMAL}))"
 )
-_REPEATING = re.compile(
-    r"([+-]?)\s*(\d+)\.(\d*)\s*(?:\\(?:overline|bar|dot)\s*\{\s*(\d+)\s*\}|\((\d+)\))\s*(?:\.\.\.)?"
-)
 _MIXED = re.compile(r"([+-]?)\s*(\d+)\s*(?:(?:\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\})|\s(\d+)\s*/\s*(\d+))")
+_REPEATING = re.compile(
+    r"([+-]?)\s*(\d+)\.(\d*)\s*(?:\\(?:overline|bar|dot)\s*\{(\d+)\}|\\dot\s*\{(\d)\}(\d*)\\dot\s*\{(\d)\}|(?<=\.)\((\d+)\))"
+)
+_GOES_ON = re.compile(r"([+-]?\s*\d+\.\d*?)(\d+?)(\2+)\.\.\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +46,16 @@ class Number:
         """How many significant digits were written, for a number with a decimal point."""
         return 0 if not self.last_digit else len(str(abs(self.value) // self.last_digit))
 
+    def times(self, factor: int) -> Number:
+        """Return a multiple of the number, with as many significant digits."""
+        return Number(self.value * factor, None if self.last_digit is None else self.last_digit * factor)
+
     def equals(self, other: Number) -> bool:
         """Whether both are the same number.
 
         A decimal with at least ENOUGH_DIGITS significant digits equals an exact value, or one with more digits, that
-        differs from it by at most one unit of its last digit: `0.333333` is a third and `0.333` is not.
+        differs from it by at most one unit of its last digit: `0.333333` is a third and `0.333` is not. What could be
+        written out with these digits is no exact value behind them: `6.999999` is not 7.
         """
         if self.value == other.value:
             return True
@@ -56,12 +66,21 @@ class Number:
             or any(n.last_digit is not None and n.digits < ENOUGH_DIGITS for n in (self, other))
         ):
             return False
-        return abs(self.value - other.value) <= max(units)
+        coarse, fine = (self, other) if self.last_digit == max(units) else (other, self)
+        return (fine.value / max(units)).denominator != 1 and abs(coarse.value - fine.value) <= max(units)
 
 
 def read_number(text: str) -> Number | None:
     r"""Return the number that the whole text is, e.g. `2e-4`, `7\times 10^{5}`, `\frac{1}{2}`, `3 1/4`, or None."""
     text = text.strip()
+    if len(text) <= MOST_DIGITS and (match := _GOES_ON.fullmatch(text)) and len(match[2] + match[3]) > LEAST_REPEATED:
+        text = f"{match[1]}\\overline{{{match[2]}}}"
+    if match := _REPEATING.fullmatch(text):
+        once, period = match[3], match[4] or match[8] or "".join(match.group(5, 6, 7))
+        value = Fraction(
+            int(match[2] + once + period) - int(match[2] + once), 10 ** len(once) * (10 ** len(period) - 1)
+        )
+        return Number(-value if match[1] == "-" else value)
     if match := _WRITTEN.fullmatch(text):
         sign, digits, *exponents = match.groups()
         power = _exponent(next((e for e in exponents if e), "0"))
@@ -71,8 +90,6 @@ def read_number(text: str) -> Number | None:
         unit = Fraction(10) ** (power - decimals)
         value = int(digits.replace(".", "")) * unit * (-1 if sign == "-" else 1)
         return Number(value, unit if decimals else None)
-    if match := _REPEATING.fullmatch(text):
-        return Number(_repeating(match[2], match[3], match[4] or match[5]) * (-1 if match[1] == "-" else 1))
     if match := _POWER.fullmatch(text):
         power = _exponent(match[2] or match[3])
         return None if power is None else Number(Fraction(10) ** power * (-1 if match[1] == "-" else 1))
@@ -86,13 +103,6 @@ def read_number(text: str) -> Number | None:
             negative = (match[1] == "-") != (match[2] == "-")
             return Number(Fraction(over_text) / Fraction(under_text) * (-1 if negative else 1))
     return None
-
-
-def _repeating(whole: str, decimals: str, period: str) -> Fraction:
-    r"""The value of `0.1\overline{6}`."""
-    return Fraction(
-        int(whole + decimals + period) - int(whole + decimals), 10 ** len(decimals) * (10 ** len(period) - 1)
-    )
 
 
 def _exponent(text: str) -> int | None:

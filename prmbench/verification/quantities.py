@@ -26,9 +26,22 @@ UNITS = frozenset(
     """.split()
 )
 """Words that name a unit of measurement. Single letters count behind a space or inside a text command only."""
-_CURRENCY = re.compile(r"(?i)^(?:usd|us|eur|gbp|inr|rs\.?|rmb|cny)\s*(?=[-\d\\])")
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+"""Words behind a number that multiply it."""
+_OPERATIONS = frozenset(
+    "squared cubed factorial choose plus minus times over halves thirds fourths fifths sixths sevenths eighths ninths"
+    " tenths hundredths thousandths".split()
+)
+"""Words that make another value of the number before them."""
+_VERBS = frozenset("is are was not no isn".split())
+"""Words of a sentence about the number before them."""
+_NUMERALS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen twenty"
+).split()
+_CURRENCY = re.compile(r"(?i)^(?:\\text\s*\{\s*)?(?:usd|us|eur|gbp|inr|rs\.?|rmb|cny)(?:\s*\})?\s*(?=[-\d\\])")
 _TEXT_UNIT = r"\\text\s*\{[^{}]*\}\s*(?:\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
-_BARE_UNIT = r"[A-Za-z\\][A-Za-z.']*(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
+_BARE_UNIT = r"(?:[kM]?\\Omega|\\mu\s*[A-Za-z]+|[A-Za-z\\][A-Za-z.']*)(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _TAIL = re.compile(rf"(\s*[/*-]|\s*\\cdot|,?\s)?\s*({_TEXT_UNIT}|{_BARE_UNIT})$")
 MOST_WORDS = 8
 """A number with more words behind it is a sentence."""
@@ -50,6 +63,9 @@ class Quantity:
 
 def read_quantity(text: str) -> Quantity:
     r"""Return a scalar's core and what stands beside it: `12\text{ cm}^2` has the core `12`, `72 marbles` a noun."""
+    numeral = _TEXT.sub(r"\1", text).strip().lower()
+    if numeral in _NUMERALS:
+        text = str(_NUMERALS.index(numeral))
     core, percent = _without_percent(_CURRENCY.sub("", text.strip()))
     whole, words = core, list[str]()
     for _ in range(MOST_WORDS):
@@ -63,6 +79,11 @@ def read_quantity(text: str) -> Quantity:
     if words and number is None and (_ends_open(core) or not all(map(_is_unit, words))):
         return Quantity(whole, read_number(whole), "", percent)
     names = re.findall(r"[^\W\d_]+", " ".join(_TEXT.sub(r"\1", word) for word in words))
+    if names and (names[0].lower() in _OPERATIONS or not _VERBS.isdisjoint(map(str.lower, names))):
+        return Quantity(whole, None, "", percent)
+    if number is not None and names and (scale := _SCALES.get(names[0].lower().removesuffix("s"))):
+        number, names = number.times(scale), names[1:]
+        core = f"{core} \\cdot {scale}"
     noun = " ".join(name.lower() for name in names if name not in UNITS and name.lower() not in UNITS)
     return Quantity(core, number, noun, percent or inner_percent)
 
@@ -73,6 +94,8 @@ def _without_percent(core: str) -> tuple[str, bool]:
 
 def _may_stand_beside(word: str, gap: str) -> bool:
     """Whether a trailing word may be a unit or a noun, and not a factor: `12 m`, not `12m` or `12 x`."""
+    if "\\Omega" in word or word.startswith("\\mu"):
+        return bool(gap) and ("\\Omega" in word or word.removeprefix("\\mu").strip() in UNITS)
     if word.startswith("\\"):
         return word.startswith("\\text")
     name = re.split(r"[^A-Za-z']", word)[0]
@@ -84,7 +107,7 @@ def _may_stand_beside(word: str, gap: str) -> bool:
 
 
 def _is_unit(word: str) -> bool:
-    return word.startswith("\\text") or re.split(r"[^A-Za-z']", word)[0] in UNITS
+    return word.startswith(("\\text", "\\mu")) or "\\Omega" in word or re.split(r"[^A-Za-z']", word)[0] in UNITS
 
 
 def _ends_open(core: str) -> bool:

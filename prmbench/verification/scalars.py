@@ -11,12 +11,13 @@ from prmbench.verification.numbers import Number, read_number
 from prmbench.verification.quantities import read_quantity
 
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::[0-5]\d)?(?:([ap])\.?m\.?)?", re.IGNORECASE)
+_CLOCK = re.compile(r"(\d{1,2})(?::([0-5]\d)(?::[0-5]\d)?(?:([ap])\.?m\.?)?|([ap])\.?m\.?)", re.IGNORECASE)
 _RATIO = re.compile(r"\d+(?:\.\d+)?(?::\d+(?:\.\d+)?)+")
 _IN_BASE = re.compile(r"\(?(\d[\dA-Za-z]*)\)?_\{?\(?(?:\\text\{)?(\w+)\}*\)?\}?")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
           "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
 _NUMBERS_SIDE_BY_SIDE = re.compile(r"(?<![\w.])\d[\d.]* +\d+(?! *(?:/|\d*/))")
+_CONGRUENCE = re.compile(r"(?:(.+?)\\equiv)?([^()]+?)\(?\\(?:pmod|bmod|mod)\{?(\w+)\}?\)?")
 LONG_WORD = 3
 """Only longer words have a plural: SSS is not SS."""
 
@@ -62,6 +63,16 @@ def same_scalar(gold: str, answer: str) -> bool:
     return expressions.same_expression(one.core, other.core)
 
 
+def _same_congruence(gold: re.Match[str], answer: re.Match[str]) -> bool:
+    r"""Whether `n \equiv 1 \pmod 4` and another one say the same."""
+    if gold[3] != answer[3] or (gold[1] and answer[1] and gold[1] != answer[1]):
+        return False
+    residue, other, modulus = (read_number(text) for text in (gold[2], answer[2], gold[3]))
+    if residue and other and modulus:
+        return (residue.value - other.value) % modulus.value == 0
+    return squeezed(gold[2]) == squeezed(answer[2])
+
+
 def _equals_number(text: str, number: Number) -> bool:
     """Whether an expression is a number. One with a variable that cannot be parsed is not."""
     try:
@@ -73,14 +84,37 @@ def _equals_number(text: str, number: Number) -> bool:
         return False
 
 
+def spelled_as_text(text: str) -> str:
+    """Return one spelling of a clock time, a number in a base, a ratio of three or a congruence; empty for others."""
+    text = _colons(text)
+    if clock := _CLOCK.fullmatch(text):
+        half = (clock[3] or clock[4] or "").lower()
+        return f"{int(clock[1])}:{clock[2] or '00'}{half and f' {half}m'}"
+    if in_base := _IN_BASE.fullmatch(text):
+        return f"{in_base[1].upper()}_{_base(in_base[2])}"
+    if congruence := _CONGRUENCE.fullmatch(text):
+        number = read_number(congruence[2])
+        return f"{congruence[2] if number is None else number.value} mod {congruence[3]}"
+    if not _RATIO.fullmatch(text):
+        return ""
+    quotient = read_number(text.replace(":", "/", 1))
+    return text if quotient is None else str(quotient.value)
+
+
+def _colons(text: str) -> str:
+    """A text with `3 to 2` as `3:2`, without blanks and text commands."""
+    return re.sub(r"(?<=\d)to(?=\d)", ":", squeezed(unwrapped(text)))
+
+
 def _same_as_text(gold: str, answer: str) -> bool | None:
-    """Whether clock times, ratios, numbers in a base or beside each other are the same; None where neither is one."""
-    texts = [re.sub(r"(?<=\d)to(?=\d)", ":", squeezed(unwrapped(text))) for text in (gold, answer)]
+    """Whether clock times, ratios, congruences, numbers in a base or beside each other are the same; None elsewhere."""
+    texts = [_colons(text) for text in (gold, answer)]
     clocks = [_CLOCK.fullmatch(text) for text in texts]
     if clocks[0] and clocks[1]:
-        halves = {half.lower() for half in (clocks[0][3], clocks[1][3]) if half}
-        return clocks[0][2] == clocks[1][2] and int(clocks[0][1]) == int(clocks[1][1]) and len(halves) < 2
-    if any(clocks):
+        halves = {half.lower() for clock in clocks if clock for half in clock.group(3, 4) if half}
+        minutes = {clock[2] or "00" for clock in clocks if clock}
+        return len(minutes) == 1 and int(clocks[0][1]) == int(clocks[1][1]) and len(halves) < 2
+    if any(clock[2] for clock in clocks if clock):
         return False
     ratios = [_RATIO.fullmatch(text) for text in texts]
     if all(ratios):
@@ -90,6 +124,9 @@ def _same_as_text(gold: str, answer: str) -> bool | None:
         number = read_quantity(other).number
         quotient = read_number(ratio.replace(":", "/", 1))
         return number is not None and quotient is not None and number.equals(quotient)
+    congruences = [_CONGRUENCE.fullmatch(text) for text in texts]
+    if congruences[0] and congruences[1]:
+        return _same_congruence(congruences[0], congruences[1])
     bases = [_IN_BASE.fullmatch(text) for text in texts]
     if bases[0] and bases[1]:
         return bases[0][1].upper() == bases[1][1].upper() and _base(bases[0][2]) == _base(bases[1][2])

@@ -10,10 +10,15 @@ import sympy  # type: ignore[import-untyped]
 from prmbench.verification.expressions import UnreadableError, expression
 from prmbench.verification.forms import Form, Items, Joined, Relation, Scalar, parse
 
-_VARIABLE = re.compile(r"(?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\{[^{}]*\}|\w))?(?:\([A-Za-z]\))?")
+_VARIABLE = re.compile(r"(?:(?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\{[^{}]*\}|\w))?(?:\([A-Za-z]\))?)?")
+"""A variable, or nothing, as before the sign in `> 3`."""
 _REALS = re.compile(
     r"(?i)\\mathbb\{R\}|(?:\\text\s*\{)?\s*(?:(?:all|any|every)\s+)?(?:the\s+)?"
     r"real(?:s|\s+numbers?)?\s*(?:(?:values\s+)?(?:of\s+)?\}?\s*[a-z])?\s*\}?"
+)
+_NO_SOLUTION = re.compile(
+    r"(?i)\\emptyset|(?:\\text\s*\{)?\s*(?:(?:there\s+(?:is|are)\s+)?no\s+(?:real\s+)?solutions?(?:\s+exists?)?"
+    r"|(?:the\s+)?empty\s+set)\s*\}?"
 )
 _FAILURES = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError, UnreadableError)
 
@@ -60,7 +65,7 @@ def _named_set(text: str) -> sympy.Set | None:
             sympy.S.Reals
             if _REALS.fullmatch(text.strip())
             else sympy.S.EmptySet
-            if text.strip() == "\\emptyset"
+            if _NO_SOLUTION.fullmatch(text.strip())
             else None
         )
     parts = solution_set(parse(whole)), solution_set(parse(holes))
@@ -102,6 +107,8 @@ def _part(form: Form) -> SolutionSet | None:
 
 
 def _relation(form: Relation) -> SolutionSet | None:
+    if set(form.signs) & {"\\approx", "\\equiv"}:
+        return None
     if form.signs == ("\\in",):
         inside = _solution_set(parse(form.sides[1]))
         return None if inside is None else SolutionSet(form.sides[0].replace(" ", ""), inside.numbers)

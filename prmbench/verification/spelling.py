@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from prmbench.verification import expressions
-from prmbench.verification.definitions import assignments, defined_value, values_of_one_name
+from prmbench.verification.definitions import are_indexed, assignments, defined_value, values_of_one_name
 from prmbench.verification.expressions import UnreadableError, expression
 from prmbench.verification.forms import Form, Items, Matrix, Relation, Scalar, parse
 from prmbench.verification.grading import choice_letter, without_modulus
 from prmbench.verification.quantities import read_quantity
-from prmbench.verification.scalars import is_words, plain_words, squeezed, unwrapped
+from prmbench.verification.scalars import is_words, plain_words, spelled_as_text, squeezed, unwrapped
 from prmbench.verification.solution_sets import solution_set
 
 LONG = 10**1000
@@ -22,7 +24,7 @@ def spelled(answer: str) -> str:
 
 
 def _form(form: Form) -> str:
-    numbers = solution_set(form) if not isinstance(form, Items | Scalar) else None
+    numbers = solution_set(form) if not isinstance(form, Items) else None
     if numbers is not None:
         return _set(numbers.numbers)
     if isinstance(form, Items):
@@ -38,7 +40,9 @@ def _form(form: Form) -> str:
 
 def _items(form: Items) -> str:
     values = assignments(form)
-    if values:
+    if are_indexed(values):
+        form = Items(tuple(values.values()))
+    elif values:
         return f"({', '.join(_form(value) for value in values.values())})"
     form = values_of_one_name(form)
     items = [_form(item) for item in form.items]
@@ -68,10 +72,19 @@ def _relation(form: Relation) -> str:
     value = defined_value(form)
     if value is not None:
         return _form(value)
+    if form.signs == ("\\in",) or (form.is_equation and not re.search("[A-Za-z]", "".join(form.sides[:-1]))):
+        return _form(parse(form.sides[-1]))  # `3 + 4 = 7` says 7
+    if form.signs == ("=",):
+        try:
+            return expressions.spelled_equation(*form.sides)
+        except UnreadableError:
+            pass
     return squeezed("".join(side + sign for side, sign in zip(form.sides, [*form.signs, ""], strict=True)))
 
 
 def _scalar(text: str) -> str:
+    if written := spelled_as_text(text):
+        return written
     quantity = read_quantity(text)
     if quantity.number is not None:
         value = quantity.number.value
@@ -81,4 +94,4 @@ def _scalar(text: str) -> str:
     try:
         return expressions.spelled(expression(quantity.core))
     except UnreadableError:
-        return plain_words(text) or squeezed(text)
+        return squeezed(text)
