@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from prmbench.report.training_runs import read_metrics
 from report_runs import CLEAN, completions, task_scores, write_four, write_task
 from rl_runs import lines as step_lines
 from rl_runs import write_training
@@ -23,6 +22,7 @@ from prmbench import archives, packing
 from prmbench.cli import app
 from prmbench.report import report
 from prmbench.report.load import load
+from prmbench.report.training_runs import read_metrics
 from prmbench.schema import UserError
 from prmbench.store import read_run, read_runs
 
