@@ -88,6 +88,7 @@ def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | N
         **sampled.facts,
     }
     rollout_files.warn_if_never_cut(kept, config.split, config.out.name)
+    rollout_files.warn_if_unverified(kept, config.out.name)
     disk.write_atomic(beside(config.out), store.canonical_json(told))  # first: a file on disk always has it
     rollout_files.write(config.out, kept)
     sampled.journal.remove()

@@ -330,6 +330,10 @@ def test_golds_that_cannot_be_read_are_counted_in_one_line(config: RolloutConfig
     assert path is not None
     verdicts = rollouts.counts(path)["verdicts"]
     assert verdicts["no gold"] == config.group_size
+    data.write_text(json.dumps({"prompt": "P", "answer": golds[0]}), encoding="utf-8")
+    told = rf"c.jsonl: none of {config.group_size} completions could be verified \({config.group_size} no gold\)"
+    with pytest.warns(Notice, match=told):
+        rollout(replace(config, data=data, verifier="math", out=tmp_path / "c.jsonl"))
 
 
 def test_the_output_is_neither_input_nor_folder(config: RolloutConfig) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,7 +16,7 @@ from typing import Any
 
 from prmbench import disk, store
 from prmbench.data import files, selection, solutions
-from prmbench.schema import Trace, UserError, text_hash
+from prmbench.schema import Notice, Trace, UserError, text_hash
 
 FINISHES = ("stop", "length")
 LARGEST = 2**63 - 1
@@ -87,6 +88,14 @@ def warn_if_never_cut(rollouts: Iterable[Rollout], split: str, source: str) -> N
     """Warn where every completion of several lines is one step under the splitter; in one line there is no place."""
     texts = [r.completion for r in rollouts if len(cut(r.completion, "line")) > 1]
     solutions.warn_if_never_cut(texts, split, source)
+
+
+def warn_if_unverified(rollouts: Sequence[Rollout], source: str) -> None:
+    """Warn where there are completions and the verifier could judge none of them: the run measures nothing."""
+    if rollouts and all(r.outcome is None for r in rollouts):
+        verdicts = ", ".join(f"{count} {name}" for name, count in Counter(r.verdict for r in rollouts).most_common())
+        message = f"{source}: none of {len(rollouts)} completions could be verified ({verdicts}); look at the answers"
+        warnings.warn(message, Notice, stacklevel=2)
 
 
 def first_error_of(labels: Sequence[float]) -> int | None:

@@ -56,6 +56,7 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> st
         raise UserError(f"{plan.about.source}: no prompt leaves room for a completion; the model takes {room}")
     made = {"tokens": sum(r.tokens or 0 for r in found), "n": len(found), **sampled.facts}
     rollouts.warn_if_never_cut(found, config.split, f"{plan.run_id}.rollouts.jsonl")
+    rollouts.warn_if_unverified(found, plan.about.source)
     rollouts.write(config.out / f"{plan.run_id}.rollouts.jsonl", found)
     run = finish(_manifest(config, plan, **made), [scored(r) for r in found], config.protocol, path)
     sampled.journal.remove()

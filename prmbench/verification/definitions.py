@@ -22,6 +22,7 @@ FUNCTION_NAME = re.compile(rf"y|{_SYMBOL}\([^()]*\)")
 _VARIABLE_OF = re.compile(rf"{_SYMBOL}\(([A-Za-z])\)")
 PAIR = 2
 _INDEXED = re.compile(r"([A-Za-z]|\\[A-Za-z]+)_\{?\d\}?")
+"""A name with a number: `x_1`."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 

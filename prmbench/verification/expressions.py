@@ -27,17 +27,20 @@ _POSITIVE = ("7/5", "19/8", "61/7", "379/9", "5/11", "43/12", "17/3", "29/13", "
 """Values of the variables, in order; the second point begins with the second of them, and so on."""
 _POINTS = 4
 _WHOLE_POINTS = 24
+"""How many whole numbers take the place of the fractions where one of _STEPS occurs."""
 _STEPS = (sympy.floor, sympy.ceiling, sympy.Mod, sympy.factorial, sympy.binomial)
 """Functions that are meant for whole numbers."""
 _VARIABLE = r"(\\?[A-Za-z]+(?:_\s*(?:\{[^{}]*\}|\w))?)"
 _COMMAND_BELOW = re.compile(
     r"_\s*(?:\{\s*\\text\s*\{\s*([A-Za-z]+)\s*\}\s*\}|\{\s*\\([A-Za-z]+)\s*\}|\\(?!text)([A-Za-z]+))"
 )
+"""A subscript that is a command: `L_\\odot`, `m_{\\max}`, `v_{\\text{max}}`."""
 _SLASHED_DERIVATIVE = re.compile(rf"\(?(?<![A-Za-z\\])d\s*{_VARIABLE}\)?\s*/\s*\(?d\s*{_VARIABLE}\)?")
 _DERIVATIVE = re.compile(
     rf"\\frac\s*\{{\s*(?:d|\\partial)\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?\s*{_VARIABLE}\s*\}}"
     rf"\s*\{{\s*(?:d|\\partial)\s*{_VARIABLE}\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?\s*\}}"
 )
+"""`\\frac{d^2 x}{d t^2}`; the parser takes the derivative of a name for zero, so it becomes a name itself."""
 _SIGNS = ((1,), (-1,), (1, -1), (1, 1, -1))
 """Signs of the variables, in turn: `|xy|` is `xy` where all are positive, and where all are negative."""
 _RENAMED = {"I": "\\varrho ", "T": "\\vartheta ", "\\gamma": "\\varphi ", "\\Gamma": "\\varepsilon "}
