@@ -21,7 +21,7 @@ from score_throughput import peak_of, seconds
 from torch import Tensor
 from train_throughput import cpu_seconds
 
-from prmbench import head
+from prmbench.engines import token_logprobs
 
 WIDTH, VOCABULARY = 576, 49152
 P_MIN, MOST = 0.1, 10
@@ -41,11 +41,11 @@ def inputs(rows: int, part: str, device: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def ours(part: str, hidden: Tensor, weight: Tensor, ids: Tensor) -> Found:
-    """head.py."""
+    """token_logprobs.py."""
     if part == "old":
-        found = head.candidates(hidden, weight, ids[:, 0], P_MIN)
+        found = token_logprobs.candidates(hidden, weight, ids[:, 0], P_MIN)
         return found.logprobs, found.entropy, found.candidate_logprobs
-    return _backward(head.logprobs_at(hidden, weight, ids)[0], hidden, weight)
+    return _backward(token_logprobs.logprobs_at(hidden, weight, ids)[0], hidden, weight)
 
 
 def peer(part: str, hidden: Tensor, weight: Tensor, ids: Tensor) -> Found:
@@ -133,7 +133,7 @@ def main() -> None:
         "rows": options.rows,
         "width": WIDTH,
         "vocabulary": VOCABULARY,
-        "chunk": head.CHUNK,
+        "chunk": token_logprobs.CHUNK,
         "device": options.device,
         "threads": torch.get_num_threads(),
     }

@@ -23,7 +23,7 @@ from rl_scene import SHAPES, Scene, Size, fixed, open_scene, return_freed_memory
 from score_throughput import peak_of, seconds
 from train_throughput import cpu_seconds
 
-from prmbench import distrl
+from prmbench.rl import distrl
 
 ARMS = ("distrl_ipvrm", "grpo_ipvrm", "grpo")
 TOLERANCE = 1e-6

@@ -25,11 +25,11 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from prmbench.answers import answer_region
-from prmbench.backends import critic_parse
+from prmbench.backends.critic import answer_parser
 from prmbench.cli import app
+from prmbench.core.records import UserError
 from prmbench.data import prompts
-from prmbench.schema import UserError
+from prmbench.verification.answer_region import answer_region
 from prmbench.verification.extraction import answers, golds
 from prmbench.verification.latex import plain_latex
 
@@ -243,8 +243,8 @@ def _grade(path: Path) -> None:
         answers(region)
     golds(text)
     plain_latex(text)
-    critic_parse.index(text, 3)
-    critic_parse.decisions(text)
+    answer_parser.index(text, 3)
+    answer_parser.decisions(text)
 
 
 def fuzz(mutations: int, seed: int, only: str = "", report: Callable[[str], None] = print) -> int:

@@ -29,7 +29,7 @@ from score_throughput import peak_of
 from torch import Tensor
 from trl.trainer import grpo_trainer
 
-from prmbench import distrl
+from prmbench.rl import distrl
 
 TOLERANCE = {"loss": 1e-6, "gradient_norm": 1e-4, "weights": 1e-2}
 """Absolute of the loss; relative of the gradient's norm and of the way that the weights went in the first step, where

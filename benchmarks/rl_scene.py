@@ -17,21 +17,21 @@ from typing import Any
 import torch
 import transformers
 
-from prmbench import distrl
+from prmbench.config.distrl_options import Arm, DistRLConfig
 from prmbench.data.rollouts import Rollout
-from prmbench.distrl_options import Arm, DistRLConfig
 from prmbench.engines import hf
-from prmbench.engines.sampling import Sampling
-from prmbench.rl.draws import Draw
-from prmbench.rl.log import Log
+from prmbench.engines.generation import Sampling
+from prmbench.rl import distrl
+from prmbench.rl.metrics_log import Log
 from prmbench.rl.models import Models, open_models
-from prmbench.rl.rows import Row
+from prmbench.rl.resume import Progress
 from prmbench.rl.sampler import InTraining, open_source
 from prmbench.rl.setup import Job, prepare, resolved
-from prmbench.rl.state import Progress
+from prmbench.rl.step_rollouts import Draw
+from prmbench.rl.token_rows import Row
 from prmbench.studies.miniature import tiny_model
 from prmbench.training import optimiser
-from prmbench.verify import Verifier
+from prmbench.verification.verifiers import Verifier
 
 SHAPES: dict[str, dict[str, Any]] = {
     # The miniature world's policy; SmolLM2-135M's vocabulary and width with 3 of its 30 layers.

@@ -23,11 +23,12 @@ import numpy as np
 import torch
 import transformers
 
-from prmbench import data, demo_smollm2, scoring
+from prmbench import data, demo_smollm2
 from prmbench.backends import Facts, ModelBackend, implicit
+from prmbench.core.records import StepScores, Trace
 from prmbench.engines.hf import HFEngine, Placement, keep_freed_memory, load
 from prmbench.engines.render import Encoded, encode_chat, render
-from prmbench.schema import StepScores, Trace
+from prmbench.evaluation import scoring
 
 TOLERANCE = {"float32": 2e-3, "bfloat16": 0.5}
 """Nats a token. In float32 both sides agree to rounding; in bfloat16 the peer rounds its logits, ours does not."""

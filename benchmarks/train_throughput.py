@@ -24,12 +24,11 @@ from score_throughput import matmul_rate, peak_of, seconds
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from prmbench import losses
 from prmbench.config import TrainRMConfig
 from prmbench.data import rollouts
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.studies import demo_smollm2
-from prmbench.training import examples, optimiser
+from prmbench.training import examples, losses, optimiser
 from prmbench.training.batching import CPU_TOKENS, GPU_TOKENS, collate, micro_batches
 from prmbench.training.model import Forward, Runner
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from prmbench.config import TrainRMConfig
-from prmbench.train import train
+from prmbench.training.train import train
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from prmbench.distrl_options import DistRLConfig
+from prmbench.config.distrl_options import DistRLConfig
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prmbench import distributed
 from prmbench.cli import app
-from prmbench.distrl import train_distrl
-from prmbench.distrl_options import DistRLConfig
-from prmbench.schema import UserError
+from prmbench.config.distrl_options import DistRLConfig
+from prmbench.core import processes
+from prmbench.core.records import UserError
+from prmbench.rl.distrl import train_distrl
 
 
 def at_call(place: str, number: int, name: str) -> None:
@@ -49,7 +49,7 @@ def child(told: Mapping[str, Any]) -> int:
     return 0
 
 
-LAZY = ("transformers.models.llama.modeling_llama", "torch.distributed.checkpoint", "prmbench.judge", "sklearn.metrics")
+LAZY = ("transformers.models.llama.modeling_llama", "torch.distributed.checkpoint", "prmbench.tasks", "sklearn.metrics")
 """What a run imports late; here once, for all children."""
 
 
@@ -86,13 +86,13 @@ def together(told: list[dict[str, Any]]) -> None:
             continue
         except UserError as error:
             out = Path(one["out"])
-            out.with_name(f"{out.name}-{distributed.rank()}.error").write_text(str(error))
+            out.with_name(f"{out.name}-{processes.rank()}.error").write_text(str(error))
 
 
 def main() -> None:
     file = Path(sys.argv[1])
     told = json.loads(file.read_text())
-    if distributed.world_size() > 1:
+    if processes.world_size() > 1:
         together(told)
     else:
         file.with_suffix(".done").write_text(json.dumps(alone(told)))

@@ -21,7 +21,7 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from prmbench.backends import cards
-from prmbench.schema import Trace
+from prmbench.core.records import Trace
 
 TAG = cards.MODELS["peiyi9979/math-shepherd-mistral-7b-prm"].tag or ""
 TURNS = "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n\n{{ m['content'] | trim }}<|end|>{% endfor %}"

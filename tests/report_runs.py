@@ -11,10 +11,10 @@ from unittest import mock
 
 import numpy as np
 
-from prmbench.judge import judge
+from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, StepScores, Trace, scored
+from prmbench.core.result_files import pack_scores, sha256, unpack_scores, write_run
 from prmbench.report import Report
-from prmbench.schema import MetricRow, RunManifest, RunResult, ScoredTrace, StepScores, Trace, scored
-from prmbench.store import pack_scores, sha256, unpack_scores, write_run
+from prmbench.tasks import judge
 
 SUBSETS = ("gsm8k", "math", "omnimath")
 CLEAN = Report(())
@@ -189,7 +189,7 @@ def study_rows(task: str, kind: str, level: float) -> list[MetricRow]:
 @contextmanager
 def rows_taken_as_they_are() -> Iterator[None]:
     """The report believes rows that do not follow from their scores, such as those of `write_study`."""
-    with mock.patch("prmbench.judge.unfounded", return_value=[]):
+    with mock.patch("prmbench.tasks.unfounded", return_value=[]):
         yield
 
 

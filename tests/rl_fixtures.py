@@ -19,11 +19,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from prmbench.config.distrl_options import DistRLConfig
 from prmbench.data.rollouts import Rollout
-from prmbench.distrl import train_distrl
-from prmbench.distrl_options import DistRLConfig
+from prmbench.rl.distrl import train_distrl
 from prmbench.rl.result import Finished
-from prmbench.rl.rows import Row, Rows
+from prmbench.rl.token_rows import Row, Rows
 
 MARKERS = ("<unk>", "<|end|>", "<|user|>", "<|assistant|>")
 WORDS = ("\n", "x", "y", "Answer: 0\n", "Answer: 1\n", "Well.\n\n")

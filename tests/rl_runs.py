@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from report_runs import write
 
-from prmbench.schema import ScoredTrace
-from prmbench.store import metrics_path, sha256
+from prmbench.core.records import ScoredTrace
+from prmbench.core.result_files import metrics_path, sha256
 
 STEPS = (0, 5, 10)
 PROBLEMS = 12

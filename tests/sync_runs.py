@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from test_sync import PROMPTS, draw, loaded
 
-from prmbench import distributed
+from prmbench.core import processes
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.probe import TOLERANCE, noise, self_test
 from prmbench.engines.sync import Copied, weights_of
@@ -22,10 +22,10 @@ from prmbench.training.model import Forward
 
 
 def main(source: Path, other: Path, out: Path) -> None:
-    distributed.start()
-    rank = distributed.rank()
+    processes.start()
+    rank = processes.rank()
     trained, copied = loaded(source), loaded(other)
-    module = distributed.spread(Forward(trained.model, "lm"), "fsdp", "cpu", torch.float32)
+    module = processes.spread(Forward(trained.model, "lm"), "fsdp", "cpu", torch.float32)
 
     @torch.no_grad()
     def logprobs(drawn: Sequence[Drawn]) -> NDArray[np.floating]:
@@ -34,7 +34,7 @@ def main(source: Path, other: Path, out: Path) -> None:
             ids = torch.tensor([[*prompt, *d.ids]])
             reads = torch.arange(len(prompt) - 1, ids.shape[1] - 1)
             found.append(module(ids, reads, torch.tensor(d.ids)).numpy())
-        distributed.reshard(module)
+        processes.reshard(module)
         return np.concatenate(found)
 
     mine = partial(draw, copied, [10 * rank + n for n in range(len(PROMPTS))])

@@ -12,12 +12,13 @@ import torch
 import transformers
 from conftest import ROWS, save_model
 
-from prmbench import evaluation, manifest
+from prmbench import evaluation
 from prmbench.backends import common
 from prmbench.config import EvalConfig
+from prmbench.core import provenance
+from prmbench.core.records import Notice, UserError
+from prmbench.core.result_files import Run
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.schema import Notice, UserError
-from prmbench.store import Run
 
 peft = pytest.importorskip("peft")
 CPU = Placement("cpu", "float32")
@@ -125,7 +126,7 @@ def test_an_adapter_without_its_weights(adapter: Path) -> None:
 
 def test_a_whole_model_with_an_adapter_inside_is_a_whole_model(adapter: Path) -> None:
     shutil.copy(adapter.parent / "base" / "config.json", adapter)
-    assert manifest.adapter_base(adapter) is None
+    assert provenance.adapter_base(adapter) is None
 
 
 @pytest.mark.parametrize("command", ["train-sft", "train-rm", "train-distrl"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prmbench.answers import answer_region, boxes, last_box
+from prmbench.verification.answer_region import answer_region, boxes, last_box
 
 
 @pytest.mark.parametrize(

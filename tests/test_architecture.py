@@ -31,7 +31,7 @@ def test_imports_stay_light(module: str) -> None:
 
 
 def test_reading_results_loads_its_parser_no_sooner_than_needed() -> None:
-    done = run("-c", "import prmbench.cli, prmbench.store, sys; print('pydantic' in sys.modules)")
+    done = run("-c", "import prmbench.cli, prmbench.core.result_files, sys; print('pydantic' in sys.modules)")
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 

@@ -18,13 +18,13 @@ from rl_runs import lines as step_lines
 from rl_runs import write_training
 from typer.testing import CliRunner
 
-from prmbench import archives, packing
 from prmbench.cli import app
+from prmbench.core import archives, packing
+from prmbench.core.records import UserError
+from prmbench.core.result_files import read_run, read_runs
 from prmbench.report import report
 from prmbench.report.load import load
 from prmbench.report.training_runs import read_metrics
-from prmbench.schema import UserError
-from prmbench.store import read_run, read_runs
 
 
 @pytest.fixture(scope="module")

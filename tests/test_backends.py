@@ -24,11 +24,11 @@ from prmbench import data, evaluation
 from prmbench.backends import BASELINES, Facts, cards, endo, find_card, load_backend, ref_cache, value_head
 from prmbench.backends.cards import ModelCard
 from prmbench.config import EvalConfig, ModelConfig
+from prmbench.core.records import MetricRow, StepScores, Trace, UserError
+from prmbench.core.result_files import Run
 from prmbench.engines.hf import Placement
 from prmbench.engines.hf import load as load_engine
 from prmbench.engines.render import encode_chat, encode_separated, encode_tagged
-from prmbench.schema import MetricRow, StepScores, Trace, UserError
-from prmbench.store import Run
 
 TRACES = [
     Trace("a", "What is 2 plus 3?", ("We add 2 and 3.", "That is 5.", "So the answer is 5."), first_error=-1),

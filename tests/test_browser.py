@@ -20,8 +20,8 @@ from report_runs import (
     write_task,
 )
 
+from prmbench.core.records import Trace
 from prmbench.report import report
-from prmbench.schema import Trace
 from prmbench.studies.reporting.sections import SECTIONS
 
 pytestmark = pytest.mark.slow

@@ -14,11 +14,11 @@ import pytest
 from chromium import Browser, launched, payload
 from report_runs import scores_of, traces, write
 
+from prmbench.core.records import Trace
 from prmbench.report import report
 from prmbench.report.page import page
 from prmbench.report.sheets import Sheet
 from prmbench.report.tables import Grid
-from prmbench.schema import Trace
 
 pytestmark = pytest.mark.slow
 Page = tuple[Path, list[Trace]]

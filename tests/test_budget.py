@@ -17,8 +17,8 @@ from chat_server import DROP, Reply, failed, listed, said, serving
 from typer.testing import CliRunner, Result
 
 from prmbench.cli import app
+from prmbench.core.records import UserError
 from prmbench.engines.budget import Budget
-from prmbench.schema import UserError
 
 PRICES = (2.0, 10.0)
 """Of a million tokens."""

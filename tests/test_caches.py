@@ -14,10 +14,10 @@ from safetensors.numpy import load, save
 from test_backends import TRACES
 from train_runs import data, metrics, options, run
 
-from prmbench import reading
 from prmbench.backends import load_backend, ref_cache
 from prmbench.config import ModelConfig
-from prmbench.schema import NonFiniteError, Notice, StepScores, UserError
+from prmbench.core import reading
+from prmbench.core.records import NonFiniteError, Notice, StepScores, UserError
 from prmbench.training import reference as training_cache
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

@@ -9,9 +9,10 @@ import pytest
 from sklearn import metrics
 from test_sequence import manifest, value
 
-from prmbench import calibration, judge
-from prmbench.calibration import Resampled
-from prmbench.schema import MetricRow, RunResult, ScoredTrace
+from prmbench import tasks
+from prmbench.core.records import MetricRow, RunResult, ScoredTrace
+from prmbench.metrics import calibration
+from prmbench.metrics.calibration import Resampled
 
 
 def case(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Resampled]:
@@ -190,7 +191,7 @@ def flat(items: list[ScoredTrace], what: str) -> np.ndarray:
 @pytest.mark.parametrize("readout", ["prefix_sum", "prefix_mean"])
 def test_rows_by_scikit_learn(readout: str) -> None:
     items = traces()
-    rows = judge.judge(manifest("calibration", "logratio", beta=0.3), items)
+    rows = tasks.judge(manifest("calibration", "logratio", beta=0.3), items)
     target, position = flat(items, "success"), flat(items, "position")
     p = 1 / (1 + np.exp(-0.3 * flat(items, readout)))
     key = f"{readout}/sigmoid"
@@ -213,7 +214,7 @@ def test_rows_by_scikit_learn(readout: str) -> None:
 
 def test_reliability_rows_make_up_the_ece() -> None:
     items = traces()
-    rows = judge.judge(manifest("calibration", "logratio", beta=0.3), items)
+    rows = tasks.judge(manifest("calibration", "logratio", beta=0.3), items)
     for key in ("prefix_sum/sigmoid", "prefix_mean/platt"):
         bins = [[value(rows, key, f"reliability_{w}_{i}").value for w in ("mean", "rate", "n")] for i in range(10)]
         total = sum(n for _, _, n in bins)
@@ -227,7 +228,7 @@ def test_reliability_rows_make_up_the_ece() -> None:
 def test_platt_mends_the_scale_and_keeps_to_its_fold() -> None:
     """Values ten times too far out: the sigmoid is overconfident, scaled it is better than a constant."""
     items = [replace(t, values=tuple(10 * v for v in t.values)) for t in traces()]
-    rows = judge.judge(manifest("calibration", "logratio"), items)
+    rows = tasks.judge(manifest("calibration", "logratio"), items)
     plain, platt = (value(rows, f"prefix_sum/{s}", "brier").value for s in ("sigmoid", "platt"))
     assert platt < value(rows, "floor/constant", "brier").value < plain  # type: ignore[operator]
     assert value(rows, "prefix_sum/platt", "ece").value < value(rows, "prefix_sum/sigmoid", "ece").value  # type: ignore[operator]
@@ -237,7 +238,7 @@ def test_platt_mends_the_scale_and_keeps_to_its_fold() -> None:
 
 
 def test_beta_scales_the_sigmoid_and_nothing_else() -> None:
-    one, two = (judge.judge(manifest("calibration", "logratio", beta=b), traces()) for b in (0.3, 3.0))
+    one, two = (tasks.judge(manifest("calibration", "logratio", beta=b), traces()) for b in (0.3, 3.0))
     for metric in ("auc", "td_outcome_correlation"):
         found = [value(r, "prefix_mean/sigmoid", metric).value for r in (one, two)]
         assert found[0] == pytest.approx(found[1])
@@ -250,7 +251,7 @@ def test_without_monte_carlo_labels_the_outcome_is_the_target() -> None:
     items = [replace(t, step_labels=()) for t in traces()]
     items[0] = replace(items[0], outcome=None)
     items[1] = replace(items[1], values=(), unscored="too long")
-    rows = judge.judge(manifest("calibration", "prob"), [replace(t, values=expit(t.values)) for t in items])
+    rows = tasks.judge(manifest("calibration", "prob"), [replace(t, values=expit(t.values)) for t in items])
     kept = items[2:]
     target = np.concatenate([[t.outcome] * t.steps for t in kept]).astype(float)
     p = np.concatenate([expit(t.values) for t in kept])
@@ -271,32 +272,32 @@ def expit(values: tuple[float, ...]) -> tuple[float, ...]:
 def test_outcomes_do_not_mix_with_monte_carlo_labels() -> None:
     items = traces()
     mixed = [replace(t, step_labels=()) if i < 3 else t for i, t in enumerate(items)]
-    rows = judge.judge(manifest("calibration", "logratio"), mixed)
+    rows = tasks.judge(manifest("calibration", "logratio"), mixed)
     found = value(rows, "prefix_sum/sigmoid", "brier")
     assert found.note == "traces without Monte-Carlo labels left out: 3"
-    expected = value(judge.judge(manifest("calibration", "logratio"), items[3:]), "prefix_sum/sigmoid", "brier")
+    expected = value(tasks.judge(manifest("calibration", "logratio"), items[3:]), "prefix_sum/sigmoid", "brier")
     assert found.value == pytest.approx(expected.value)
 
 
 def test_the_kinds_and_their_protocols() -> None:
     facts = manifest("calibration", "logratio", series=("logprob",))
-    assert judge.keys(facts)[:2] == ("prefix_sum/sigmoid", "prefix_sum/platt")
-    assert judge.keys(facts)[-1] == "logprob.prefix_mean/platt"
-    assert judge.keys(replace(facts, kind="value", series=())) == ("as_is/sigmoid", "as_is/platt")
-    assert judge.keys(replace(facts, kind="prob", series=())) == ("as_is/identity", "as_is/platt")
-    assert judge.keys(replace(facts, kind="verdict", series=())) == ()
+    assert tasks.keys(facts)[:2] == ("prefix_sum/sigmoid", "prefix_sum/platt")
+    assert tasks.keys(facts)[-1] == "logprob.prefix_mean/platt"
+    assert tasks.keys(replace(facts, kind="value", series=())) == ("as_is/sigmoid", "as_is/platt")
+    assert tasks.keys(replace(facts, kind="prob", series=())) == ("as_is/identity", "as_is/platt")
+    assert tasks.keys(replace(facts, kind="verdict", series=())) == ()
 
 
 def test_averages_are_of_scalars_and_intervals_hold_the_value() -> None:
     items = traces() + traces(subset="tt", problems=20)
     facts = manifest("calibration", "logratio", ("s", "tt"))
-    rows = judge.judge(facts, items)
+    rows = tasks.judge(facts, items)
     averaged = {r.metric for r in rows if r.subset == "avg[s,tt]" and r.protocol == "prefix_sum/platt"}
     assert averaged == {"ece", "brier", "auc", "auc_q1", "auc_q2", "auc_q3", "auc_q4", "td_outcome_correlation"}
     for row in rows:
         if row.metric in ("brier", "auc", "td_outcome_correlation"):
             assert row.lo < row.value < row.hi  # type: ignore[operator]
-    assert judge.judge(facts, items[::-1]) == rows
+    assert tasks.judge(facts, items[::-1]) == rows
 
 
 def missing(rows: tuple[MetricRow, ...], key: str, metric: str) -> str:
@@ -308,20 +309,20 @@ def missing(rows: tuple[MetricRow, ...], key: str, metric: str) -> str:
 def test_what_cannot_be_known_says_why() -> None:
     facts = manifest("calibration", "logratio")
     single = [replace(t, cluster="one") for t in traces()]
-    rows = judge.judge(facts, single)
+    rows = tasks.judge(facts, single)
     assert missing(rows, "prefix_sum/platt", "brier") == "cross-fitting needs two problems"
     assert missing(rows, "floor/constant", "ece") == "cross-fitting needs two problems"
     assert value(rows, "prefix_sum/sigmoid", "brier").value is not None
     good = [replace(t, step_labels=(1.0,) * t.steps) for t in traces()]
-    assert missing(judge.judge(facts, good), "prefix_sum/sigmoid", "auc_q2") == "needs good and bad prefixes"
+    assert missing(tasks.judge(facts, good), "prefix_sum/sigmoid", "auc_q2") == "needs good and bad prefixes"
     bare = [replace(t, step_labels=(), outcome=None) for t in traces()]
-    assert missing(judge.judge(facts, bare), "prefix_sum/sigmoid", "brier") == "no labelled prefix"
+    assert missing(tasks.judge(facts, bare), "prefix_sum/sigmoid", "brier") == "no labelled prefix"
 
 
 def test_runs_are_compared_metric_by_metric() -> None:
     facts, items = manifest("calibration", "logratio"), traces()
     noise = [replace(t, values=tuple(-v for v in t.values)) for t in items]
-    rows = judge.compare((RunResult(facts, ()), noise), (RunResult(facts, ()), items), judge.pairs(facts, facts))
+    rows = tasks.compare((RunResult(facts, ()), noise), (RunResult(facts, ()), items), tasks.pairs(facts, facts))
     assert value(rows, "prefix_sum/sigmoid auc", "auc_difference").lo > 0.2  # type: ignore[operator]
     assert value(rows, "prefix_sum/sigmoid brier", "brier_difference").hi < 0  # type: ignore[operator]
     assert not [r for r in rows if "reliability" in r.metric]

@@ -20,19 +20,19 @@ import torch
 import transformers
 from train_runs import data, metrics, options, run, sft_options, traces
 
-from prmbench import checkpoint
-from prmbench.schema import UserError
-from prmbench.train import train
+from prmbench.core.records import UserError
+from prmbench.training import checkpoints
+from prmbench.training.train import train
 
 
 def save(folder: Path, step: int) -> None:
-    checkpoint.save(folder, step, {"w": torch.full((3,), float(step))}, {"note": step})
+    checkpoints.save(folder, step, {"w": torch.full((3,), float(step))}, {"note": step})
 
 
-def loaded(found: checkpoint.Checkpoint | None) -> list[float]:
+def loaded(found: checkpoints.Checkpoint | None) -> list[float]:
     assert found is not None
     state = {"w": torch.zeros(3)}
-    checkpoint.load(found, state)
+    checkpoints.load(found, state)
     return state["w"].tolist()
 
 
@@ -40,11 +40,11 @@ def loaded(found: checkpoint.Checkpoint | None) -> list[float]:
 
 
 def test_the_newest_two_are_kept_and_the_newest_is_found(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path) is None
+    assert checkpoints.newest(tmp_path) is None
     for step in (2, 9, 10):
         save(tmp_path, step)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000009", "00000010"]
-    found = checkpoint.newest(tmp_path)
+    found = checkpoints.newest(tmp_path)
     assert found is not None
     assert (found.step, found.facts) == (10, {"note": 10})
     assert loaded(found) == [10.0] * 3
@@ -67,9 +67,9 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, harm: str) -> None:
         shard.write_bytes(raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:])
     else:
         shard.unlink()
-    assert loaded(checkpoint.newest(tmp_path)) == [1.0] * 3
+    assert loaded(checkpoints.newest(tmp_path)) == [1.0] * 3
     save(tmp_path, 2)  # it may be written again
-    assert loaded(checkpoint.newest(tmp_path)) == [2.0] * 3
+    assert loaded(checkpoints.newest(tmp_path)) == [2.0] * 3
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, harm: str) -> None:
 def test_one_that_says_what_cannot_be_is_passed_over(tmp_path: Path, harm: dict[str, object]) -> None:
     save(tmp_path, 1)
     save(tmp_path, 2)
-    path = tmp_path / "00000002" / checkpoint.MANIFEST
+    path = tmp_path / "00000002" / checkpoints.MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), **harm}))
-    assert loaded(checkpoint.newest(tmp_path)) == [1.0] * 3
+    assert loaded(checkpoints.newest(tmp_path)) == [1.0] * 3
 
 
 def test_damaged_later_ones_do_not_push_out_what_is_saved(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_damaged_later_ones_do_not_push_out_what_is_saved(tmp_path: Path) -> Non
     for path in (tmp_path / "00000008", tmp_path / "00000009"):
         (path / "MANIFEST.json").unlink()
     save(tmp_path, 4)  # two damaged ones have higher numbers
-    assert loaded(checkpoint.newest(tmp_path)) == [4.0] * 3
+    assert loaded(checkpoints.newest(tmp_path)) == [4.0] * 3
     assert [p.name for p in tmp_path.iterdir()] == ["00000004"]
     save(tmp_path, 6)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000004", "00000006"]
@@ -104,7 +104,7 @@ def test_damaged_later_ones_do_not_push_out_what_is_saved(tmp_path: Path) -> Non
 def test_half_written_ones_are_cleared_away(tmp_path: Path) -> None:
     save(tmp_path, 1)
     shutil.copytree(tmp_path / "00000001", tmp_path / ".tmp-7")
-    assert loaded(checkpoint.newest(tmp_path)) == [1.0] * 3
+    assert loaded(checkpoints.newest(tmp_path)) == [1.0] * 3
     save(tmp_path, 2)
     assert not (tmp_path / ".tmp-7").exists()
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_written_is_one_line_and_harms_nothing(tmp_path: Path) ->
     (tmp_path / ".tmp-2").rename(tmp_path / "blocked")
     with pytest.raises(UserError, match="cannot write"):
         save(tmp_path / "blocked", 2)
-    assert loaded(checkpoint.newest(tmp_path)) == [1.0] * 3
+    assert loaded(checkpoints.newest(tmp_path)) == [1.0] * 3
 
 
 # --- what a run says of itself ------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_an_altered_record_is_one_line(
 ) -> None:
     out = shutil.copytree(finished_run / "run", tmp_path / "run")
     begun = json.loads((out / "train.json").read_text())
-    seal = out / "checkpoints" / "00000002" / checkpoint.MANIFEST
+    seal = out / "checkpoints" / "00000002" / checkpoints.MANIFEST
     if file == "train.json":
         begun[field] = value
     else:
@@ -221,7 +221,7 @@ def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on_to_the_same_bytes(
 KILLED = """
 import json, os, signal, sys
 from prmbench.config import TrainRMConfig
-from prmbench.train import train
+from prmbench.training.train import train
 at = int(sys.argv[2])
 def tell(done, of, speed):
     print(done, flush=True)
@@ -297,16 +297,16 @@ def test_an_optimizer_that_has_not_stepped_is_not_made_to(tmp_path: Path) -> Non
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.AdamW(model.parameters())
     before = model.weight.detach().clone()
-    state = checkpoint.training_state(model, None)
-    checkpoint.save(tmp_path, 1, state, {})
+    state = checkpoints.training_state(model, None)
+    checkpoints.save(tmp_path, 1, state, {})
     assert not optimizer.state
     with torch.no_grad():
         model.weight.zero_()
-    found = checkpoint.newest(tmp_path)
+    found = checkpoints.newest(tmp_path)
     assert found is not None
-    again = checkpoint.training_state(model, None)
-    checkpoint.load(found, again)
-    checkpoint.put_back(model, None, again)
+    again = checkpoints.training_state(model, None)
+    checkpoints.load(found, again)
+    checkpoints.put_back(model, None, again)
     assert torch.equal(model.weight, before)
 
 
@@ -333,19 +333,19 @@ def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 def seal(folder: Path) -> None:
     """Makes the manifest say that all is as it was written, which who can write here can do."""
-    path = folder / checkpoint.MANIFEST
+    path = folder / checkpoints.MANIFEST
     told = json.loads(path.read_text())
-    told["files"] = {p.name: checkpoint._digest(p) for p in folder.iterdir() if p != path}
+    told["files"] = {p.name: checkpoints._digest(p) for p in folder.iterdir() if p != path}
     path.write_text(json.dumps(told))
 
 
 def attacked(folder: Path, how: str, ran: Path) -> None:
     """A sealed checkpoint that runs something when it is read in full trust."""
     model, optimizer = trained()
-    state = checkpoint.training_state(model, optimizer)
+    state = checkpoints.training_state(model, optimizer)
     if how == "a value":
         state["optimizer"]["param_groups"][0]["lr"] = Attack(ran)
-    checkpoint.save(folder, 1, state, {})
+    checkpoints.save(folder, 1, state, {})
     path = folder / "00000001" / ".metadata"
     metadata = pickle.loads(path.read_bytes())
     if how == "all of the metadata":
@@ -374,10 +374,10 @@ ATTACKS = (
 def test_a_strangers_checkpoint_runs_nothing(tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str]) -> None:
     ran = tmp_path / "ran"
     attacked(tmp_path / "checkpoints", how, ran)
-    found = checkpoint.newest(tmp_path / "checkpoints")
+    found = checkpoints.newest(tmp_path / "checkpoints")
     assert found is not None
     with pytest.raises(UserError, match="is no checkpoint that can be read") as caught:
-        checkpoint.load(found, checkpoint.training_state(*trained()))
+        checkpoints.load(found, checkpoints.training_state(*trained()))
     assert "\n" not in str(caught.value)
     assert "weights_only" not in str(caught.value)
     assert not ran.exists()
@@ -391,7 +391,7 @@ def test_the_attack_would_work_on_dcp_itself(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     attacked(tmp_path, "a value", ran)
     with contextlib.suppress(dcp.api.CheckpointException, TypeError):
-        state = checkpoint.training_state(*trained())
+        state = checkpoints.training_state(*trained())
         dcp.load(state, checkpoint_id=tmp_path / "00000001", no_dist=True)
     assert ran.exists()
 
@@ -399,17 +399,17 @@ def test_the_attack_would_work_on_dcp_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["empty", "binary", "cut", "of another shape"])
 def test_metadata_that_is_none(tmp_path: Path, kind: str) -> None:
     model, optimizer = trained()
-    checkpoint.save(tmp_path, 1, checkpoint.training_state(model, optimizer), {})
+    checkpoints.save(tmp_path, 1, checkpoints.training_state(model, optimizer), {})
     path = tmp_path / "00000001" / ".metadata"
     raw = {"empty": b"", "binary": b"\x00\xff" * 20, "cut": path.read_bytes()[:-9], "of another shape": None}[kind]
     if raw is not None:
         path.write_bytes(raw)
     seal(tmp_path / "00000001")
     other = torch.nn.Linear(5, 2)
-    found = checkpoint.newest(tmp_path)
+    found = checkpoints.newest(tmp_path)
     assert found is not None
     with pytest.raises(UserError, match="is no checkpoint that can be read"):
-        checkpoint.load(found, checkpoint.training_state(other if raw is None else model, None))
+        checkpoints.load(found, checkpoints.training_state(other if raw is None else model, None))
 
 
 # --- a disk that is full --------------------------------------------------------------------------------------------

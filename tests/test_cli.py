@@ -20,7 +20,7 @@ import prmbench
 from prmbench import config as options
 from prmbench.backends import cards
 from prmbench.cli import app
-from prmbench.schema import UserError
+from prmbench.core.records import UserError
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {

@@ -12,6 +12,7 @@ from test_render import PIECES, STEPS
 from token_kinds import KINDS, TEMPLATE, byte_bpe, smollm2
 from transformers import ByT5Tokenizer
 
+from prmbench.core.records import Trace, UserError
 from prmbench.data.rollouts import read
 from prmbench.engines.completion import (
     CompletionIds,
@@ -22,7 +23,6 @@ from prmbench.engines.completion import (
     steps_text,
 )
 from prmbench.engines.render import PLAIN, encode_chat, encode_separated
-from prmbench.schema import Trace, UserError
 
 OPENING = ["<|user|>", "Ċ", "Q", "<|end|>", "Ċ", "<|assistant|>", "Ċ"]
 WORDS = ["I", "t", "Ġis", "Ġ", "1", "."]

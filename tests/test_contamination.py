@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prmbench import contamination
 from prmbench.config import ContaminationConfig
-from prmbench.contamination import Match, exact, matches, overlaps, text, twins
-from prmbench.data import problems
+from prmbench.core.records import Notice, UserError
+from prmbench.data import contamination, problems
+from prmbench.data.contamination import Match, exact, matches, overlaps, text, twins
 from prmbench.data.problems import Counts, Pair, report, without_shared
-from prmbench.schema import Notice, UserError
 
 
 def spelled(count: int, start: int = 0) -> list[str]:

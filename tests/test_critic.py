@@ -18,21 +18,21 @@ from hypothesis import strategies as st
 from token_kinds import KINDS
 from typer.testing import CliRunner, Result
 
-from prmbench.backends import critic_parse, critic_prompts, load_backend
+from prmbench.backends import load_backend
 from prmbench.backends.cards import ModelCard
-from prmbench.backends.critic import CriticBackend
+from prmbench.backends.critic import CriticBackend, answer_parser, prompt_texts
 from prmbench.backends.critic import load as load_critic
-from prmbench.backends.critic_ask import CRITICS, Asking, needs_decision, stepwise_verdict
+from prmbench.backends.critic.questions import CRITICS, Asking, needs_decision, stepwise_verdict
 from prmbench.cli import app
 from prmbench.config import ModelConfig
+from prmbench.core.records import StepScores, Trace, Usage, UserError
 from prmbench.engines.chat import Answer, Ask, LocalChat, Messages, Weighing, render_chat, swapped
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.generation import Completion, Sampling, end_of_turn, generate, render_prompt
 from prmbench.engines.hf import HFEngine, Placement
 from prmbench.engines.hf import load as load_model
 from prmbench.engines.render import PLAIN
-from prmbench.engines.sampling import Completion, Sampling, end_of_turn, generate, render_prompt
-from prmbench.metrics import majority
-from prmbench.schema import StepScores, Trace, Usage, UserError
+from prmbench.metrics.first_error import majority
 
 TRACE = Trace("a", "Add {x} to $\\frac{1}{2}$.", ("Let {problem} be 1.", "Step 2: so\n<b>2</b> {0}"), 1)
 CARD = ModelCard("m", "critic")
@@ -93,10 +93,10 @@ def test_prompts() -> None:
     def user(text: str) -> Messages:
         return ({"role": "user", "content": text},)
 
-    assert critic_prompts.processbench(critic_prompts.load("critic_processbench"), TRACE) == user(PROCESSBENCH)
-    assert critic_prompts.stepwise(critic_prompts.load("critic_stepwise"), TRACE) == user(STEPWISE)
-    assert critic_prompts.stepwise(critic_prompts.load("thinkprm"), TRACE) == user(THINKPRM)
-    assert critic_prompts.load("thinkprm").opening == "\nLet's verify step by step:"
+    assert prompt_texts.processbench(prompt_texts.load("critic_processbench"), TRACE) == user(PROCESSBENCH)
+    assert prompt_texts.stepwise(prompt_texts.load("critic_stepwise"), TRACE) == user(STEPWISE)
+    assert prompt_texts.stepwise(prompt_texts.load("thinkprm"), TRACE) == user(THINKPRM)
+    assert prompt_texts.load("thinkprm").opening == "\nLet's verify step by step:"
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def test_prompts() -> None:
 def test_thinkprm_loses_every_inner_header_as_in_its_own_code(step: str, thinkprm: str, own: str) -> None:
     trace = Trace("a", "Step 1: is in the problem, too.", ("one", step))
     for name, expected in (("thinkprm", thinkprm), ("critic_stepwise", own)):
-        (turn,) = critic_prompts.stepwise(critic_prompts.load(name), trace)
+        (turn,) = prompt_texts.stepwise(prompt_texts.load(name), trace)
         problem, solution = turn["content"].split("[Math Problem]\n\n")[1].split("\n\n[Solution]\n\n")
         assert problem == trace.prompt
         assert solution.startswith(f"Step 1: one\nStep 2: {expected}\n\n")
 
 
 def test_turns() -> None:
-    asked = critic_prompts.yes_no(critic_prompts.load("genprm"), TRACE, ["fine {x}"])
+    asked = prompt_texts.yes_no(prompt_texts.load("genprm"), TRACE, ["fine {x}"])
     assert [(m["role"], m["content"]) for m in asked] == [
         (
             "system",
@@ -131,8 +131,8 @@ def test_turns() -> None:
         ("assistant", "fine {x}"),
         ("user", "Step 2: so\n<b>2</b> {0}"),
     ]
-    assert len(critic_prompts.yes_no(critic_prompts.load("genprm"), TRACE)) == 2
-    own = critic_prompts.yes_no(critic_prompts.load("critic_yes_no"), TRACE)
+    assert len(prompt_texts.yes_no(prompt_texts.load("genprm"), TRACE)) == 2
+    own = prompt_texts.yes_no(prompt_texts.load("critic_yes_no"), TRACE)
     assert own[0]["content"].endswith(
         r"end your message with \boxed{Yes} if the paragraph is right, or with \boxed{No} if it holds an error."
     )
@@ -140,16 +140,16 @@ def test_turns() -> None:
 
 def test_the_official_prompt_is_quoted(shared_data: Path) -> None:
     official = (shared_data / "templates" / "processbench_critique.txt").read_text()
-    assert critic_prompts.load("critic_processbench").text == official
+    assert prompt_texts.load("critic_processbench").text == official
     filled = official.format(problem="P", tagged_response="<paragraph_0>\nS\n</paragraph_0>")
-    (turn,) = critic_prompts.processbench(critic_prompts.load("critic_processbench"), Trace("t", "P", ("S",)))
+    (turn,) = prompt_texts.processbench(prompt_texts.load("critic_processbench"), Trace("t", "P", ("S",)))
     assert turn["content"] == filled
 
 
 def test_a_prompt_that_is_none() -> None:
     for name in ("qwen_math_prm_system", "../x", "nothing"):
         with pytest.raises(UserError, match="has no critic's prompt of that name"):
-            critic_prompts.load(name)
+            prompt_texts.load(name)
 
 
 # --- reading answers ------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_a_prompt_that_is_none() -> None:
     ],
 )
 def test_index(text: str, expected: int | None) -> None:
-    assert critic_parse.index(text, 3) == expected
+    assert answer_parser.index(text, 3) == expected
 
 
 @given(
@@ -233,7 +233,7 @@ def test_index(text: str, expected: int | None) -> None:
 )
 def test_what_the_official_parser_reads_is_read_alike(content: str, before: str) -> None:
     official = int(re.findall(r"\\boxed\{([^}]*)\}", rf"{before}\boxed{{{content}}}")[-1].strip())
-    assert critic_parse.index(rf"{before}\boxed{{{content}}}", 1000) == (official if official >= -1 else None)
+    assert answer_parser.index(rf"{before}\boxed{{{content}}}", 1000) == (official if official >= -1 else None)
 
 
 def test_long_and_deep_contents_are_read_in_no_time() -> None:
@@ -242,9 +242,9 @@ def test_long_and_deep_contents_are_read_in_no_time() -> None:
         r"\boxed{" + r"\text{" * 20_000 + "1" + "}" * 20_001,
         r"\boxed{" * 20_000 + "}" * 20_000,
     ):
-        assert critic_parse.index(text, 3) is None
-        assert critic_parse.decisions(text) == []
-        assert critic_parse.judgement(text) is None
+        assert answer_parser.index(text, 3) is None
+        assert answer_parser.decisions(text) == []
+        assert answer_parser.judgement(text) is None
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ T, F = r"\boxed{correct}", r"\boxed{incorrect}"
     ],
 )
 def test_decisions(text: str, expected: list[bool]) -> None:
-    assert critic_parse.decisions(text) == expected
+    assert answer_parser.decisions(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_forced_decision() -> None:
     ],
 )
 def test_judgement(text: str, word: str | None) -> None:
-    span = critic_parse.judgement(text)
+    span = answer_parser.judgement(text)
     assert (None if span is None else text[slice(*span)]) == word
 
 
@@ -387,7 +387,7 @@ class Scripted:
 def backend(name: str, chat: Scripted, votes: int = 1, prices: tuple[float, float] = (0.0, 0.0)) -> CriticBackend:
     critic = CRITICS[name]
     made = load_critic(CARD, ModelConfig(model="m", engine="openai", base_url="http://localhost/v1", critic=name))  # type: ignore[arg-type]
-    asking = Asking(chat, critic_prompts.load(critic.prompt), Sampling(max_new_tokens=10), votes, 5)
+    asking = Asking(chat, prompt_texts.load(critic.prompt), Sampling(max_new_tokens=10), votes, 5)
     return CriticBackend(made.facts, critic, asking, prices)
 
 
@@ -481,10 +481,10 @@ def test_an_unread_step_ends_a_trace() -> None:
 def test_the_estimate_of_a_critic_that_decides_holds_the_decision() -> None:
     made = backend("stepwise", Scripted(lambda ask: Answer()), 3)
     used = made.at_most(TRACES[0])
-    (asked,) = critic_prompts.stepwise(critic_prompts.load("critic_stepwise"), TRACES[0])
+    (asked,) = prompt_texts.stepwise(prompt_texts.load("critic_stepwise"), TRACES[0])
     question = len(asked["content"])
     assert used.completion_tokens == 3 * (10 + 1)
-    assert used.prompt_tokens == 3 * (question + question + 10 + len(critic_prompts.DECIDE))
+    assert used.prompt_tokens == 3 * (question + question + 10 + len(prompt_texts.DECIDE))
 
 
 def test_estimates() -> None:
@@ -495,7 +495,7 @@ def test_estimates() -> None:
         assert used.cost == pytest.approx((used.prompt_tokens + 10 * used.completion_tokens) / 1e6)
         assert made.at_most(TRACES[1]) == Usage()
         assert made.cost(TRACES[1]) == 0
-        system = len(critic_prompts.load("critic_yes_no").text.replace("{{", "{").replace("}}", "}"))
+        system = len(prompt_texts.load("critic_yes_no").text.replace("{{", "{").replace("}}", "}"))
         if prompts == 3:  # system, then "P\none", "two", "three", and what was said before each
             said = sum((system + 5, system + 5 + 3 + 10, system + 5 + 3 + 5 + 20))
             assert used.prompt_tokens == 2 * said
@@ -583,13 +583,13 @@ def test_a_thought_that_the_template_opened_is_a_thought(engine: HFEngine, text:
         [Ask(({"role": "user", "content": "x"},))], Sampling()
     )
     assert answer.text == f"<think>\n{text}"
-    assert critic_parse.index(answer.text, 3) == verdict
+    assert answer_parser.index(answer.text, 3) == verdict
 
 
 @pytest.mark.parametrize("word", ["Yes", "No"])
 def test_weighing_behind_a_thought_that_the_template_opened(engine: HFEngine, word: str) -> None:
     text = rf"It is \boxed{{No}}?</think>So \boxed{{{word}}}."
-    ask, weighing = Ask(({"role": "user", "content": "x"},)), Weighing(("Yes", "No"), critic_parse.judgement)
+    ask, weighing = Ask(({"role": "user", "content": "x"},)), Weighing(("Yes", "No"), answer_parser.judgement)
     chat = LocalChat(Fixed(engine, text), THOUGHTFUL)
     (answer,) = chat.answer([ask], Sampling(), weighing)
     before = engine.tokenizer(chat.text(ask.messages), add_special_tokens=False)["input_ids"]
@@ -605,7 +605,7 @@ def test_weighing_equals_a_naive_softmax(engine: HFEngine, word: str) -> None:
     text = rf"First \boxed{{No}}. It is 2, so \boxed{{{word}}}. Yes!"
     chat = LocalChat(Fixed(engine, text))
     ask = Ask(({"role": "user", "content": "Is 1 + 1 = 2?"},))
-    (answer,) = chat.answer([ask], Sampling(), Weighing(("Yes", "No"), critic_parse.judgement))
+    (answer,) = chat.answer([ask], Sampling(), Weighing(("Yes", "No"), answer_parser.judgement))
     bare = engine.tokenizer
     before = bare(chat.text(ask.messages), add_special_tokens=False)["input_ids"]
     before += bare(text[: text.rindex(word + "}")], add_special_tokens=False)["input_ids"]
@@ -635,7 +635,7 @@ def test_the_other_word_takes_its_place(kind: str, text: str) -> None:
     tokenizer = KINDS[kind]()
     ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
     written = str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-    span = critic_parse.judgement(written)
+    span = answer_parser.judgement(written)
     if span is None:
         pytest.skip("this tokenizer cannot spell the word")
     at, own, other = swapped(tokenizer, Completion(written, len(ids), "stop", ids), span, ("Yes", "No"))

@@ -15,10 +15,11 @@ from conftest import ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prmbench import data, reading
+from prmbench import data
+from prmbench.core import reading
+from prmbench.core.provenance import content_hash
+from prmbench.core.records import Notice, UserError, text_hash
 from prmbench.data import files, hub, processbench, solutions
-from prmbench.manifest import content_hash
-from prmbench.schema import Notice, UserError, text_hash
 
 GOOD = ROWS[1]
 Row = dict[str, Any]

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from odd_files import PATHS
 
-from prmbench import disk
-from prmbench.schema import UserError
+from prmbench.core import writing
+from prmbench.core.records import UserError
 
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test looks through its folders anew."""
-    monkeypatch.setattr(disk, "_cleaned", set())
+    monkeypatch.setattr(writing, "_cleaned", set())
 
 
 @pytest.fixture
@@ -39,14 +39,14 @@ def mode(path: Path) -> int:
 def test_new_files_have_the_permissions_that_open_gives(tmp_path: Path, umask: int) -> None:
     plain = tmp_path / "plain"
     plain.write_text("x")
-    disk.write_atomic(tmp_path / "ours", "x")
-    with disk.open_to_append(tmp_path / "log") as file:
+    writing.write_atomic(tmp_path / "ours", "x")
+    with writing.open_to_append(tmp_path / "log") as file:
         file.write(b"x")
-    with disk.locked(tmp_path / "lock", "busy"):
+    with writing.locked(tmp_path / "lock", "busy"):
         pass
-    with disk.folder_aside(tmp_path / "model") as aside:
+    with writing.folder_aside(tmp_path / "model") as aside:
         (aside / "weights").write_text("x")
-        disk.move_into(aside, tmp_path / "model")
+        writing.move_into(aside, tmp_path / "model")
     ours = [tmp_path / name for name in ("ours", "log", "lock", "model/weights")]
     assert {mode(path) for path in ours} == {mode(plain)} == {0o666 & ~umask}
 
@@ -56,7 +56,7 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, umask: in
     path = tmp_path / "secret"
     path.write_text("x")
     path.chmod(0o600)
-    disk.write_atomic(path, "y")
+    writing.write_atomic(path, "y")
     assert (mode(path), path.read_text()) == (0o600, "y")
 
 
@@ -66,10 +66,10 @@ def test_nothing_is_written_to_odd_paths(tmp_path: Path, kind: str) -> None:
     if kind == "a name that is not UTF-8":  # the system takes it; options refuse it
         return
     with pytest.raises(UserError) as caught:
-        disk.write_atomic(path, "x")
+        writing.write_atomic(path, "x")
     assert "\n" not in str(caught.value)
     with pytest.raises((OSError, UserError)):
-        disk.open_to_append(path).close()
+        writing.open_to_append(path).close()
 
 
 def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
@@ -77,16 +77,16 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     target.write_text("precious")
     link.symlink_to(target)
     with pytest.raises(UserError, match="is a link"):
-        disk.write_atomic(link, "x")
+        writing.write_atomic(link, "x")
     with pytest.raises(OSError, match="symbolic links"):
-        disk.open_to_append(link)
-    with pytest.raises(UserError, match="is a link"), disk.locked(link, "busy"):
+        writing.open_to_append(link)
+    with pytest.raises(UserError, match="is a link"), writing.locked(link, "busy"):
         pass
-    with disk.folder_aside(tmp_path) as aside:
+    with writing.folder_aside(tmp_path) as aside:
         (aside / "link").write_text("x")
         (aside / "other").write_text("x")
         with pytest.raises(UserError, match="is a link"):
-            disk.move_into(aside, tmp_path)
+            writing.move_into(aside, tmp_path)
     assert target.read_text() == "precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "target"]
 
@@ -94,7 +94,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
 def test_a_lock_empties_no_file(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     path.write_text("precious")
-    with disk.locked(path, "busy"), pytest.raises(UserError, match="busy"), disk.locked(path, "busy"):
+    with writing.locked(path, "busy"), pytest.raises(UserError, match="busy"), writing.locked(path, "busy"):
         pass
     assert path.read_text() == "precious"
 
@@ -114,7 +114,7 @@ def test_lines_are_appended_behind_a_torn_one(tmp_path: Path, before: bytes | No
     path = tmp_path / "a.jsonl"
     if before is not None:
         path.write_bytes(before)
-    disk.append_lines(path, ["a", "b"], durable=True)
+    writing.append_lines(path, ["a", "b"], durable=True)
     assert path.read_bytes() == after
 
 
@@ -122,13 +122,13 @@ def test_lines_are_not_appended_to_a_link_or_a_folder(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "target")
     for path in (tmp_path / "link", tmp_path):
         with pytest.raises(UserError, match="cannot write"):
-            disk.append_lines(path, ["a"])
+            writing.append_lines(path, ["a"])
     assert not (tmp_path / "target").exists()
 
 
 def test_half_a_character_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="half a character"):
-        disk.write_atomic(tmp_path / "a", "x\ud800")
+        writing.write_atomic(tmp_path / "a", "x\ud800")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,7 +146,7 @@ def test_what_the_system_refuses_leaves_nothing(
 
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(UserError, match=os.strerror(number)) as caught:
-        disk.write_atomic(path if call != "mkdir" else tmp_path / "other" / "a", "x")
+        writing.write_atomic(path if call != "mkdir" else tmp_path / "other" / "a", "x")
     monkeypatch.undo()
     assert "cannot write" in str(caught.value)
     assert [p.name for p in path.parent.iterdir()] == ["a"]
@@ -163,12 +163,12 @@ def test_what_the_system_refuses_leaves_nothing(
     ],
 )
 def test_a_full_disk_in_a_library_is_one_line(error: Exception) -> None:
-    with pytest.raises(UserError, match="cannot write out"), disk.library_writes(Path("out")):
+    with pytest.raises(UserError, match="cannot write out"), writing.library_writes(Path("out")):
         raise error
 
 
 def test_other_errors_of_a_library_stay_what_they_are() -> None:
-    with pytest.raises(ValueError, match="a bug"), disk.library_writes(Path("out")):
+    with pytest.raises(ValueError, match="a bug"), writing.library_writes(Path("out")):
         raise ValueError("a bug")
 
 
@@ -189,12 +189,12 @@ def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     assert done.returncode == -9
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".prmbench-")
-    disk.write_atomic(tmp_path / "b", "x")
+    writing.write_atomic(tmp_path / "b", "x")
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
 def name(machine: str | None = None, process: int | None = None, run: str = "0" * 8) -> str:
-    own = disk._temporary(Path()).name.split("-")
+    own = writing._temporary(Path()).name.split("-")
     return f".prmbench-{machine or own[1]}-{os.getpid() if process is None else process}-{run}-{'1' * 8}.tmp"
 
 
@@ -207,13 +207,13 @@ def dead() -> int:
 LEFT: dict[str, tuple[Callable[[], str], float, bool]] = {
     "a dead process": (lambda: name(process=dead()), 0, True),
     "an earlier process of this number": (name, 0, True),
-    "this process": (lambda: name(run=disk._RUN), 0, False),
+    "this process": (lambda: name(run=writing._RUN), 0, False),
     "a living process": (lambda: name(process=1), 0, False),
     "another machine, a minute ago": (lambda: name(machine="f" * 8, process=dead()), 60, False),
-    "another machine, days ago": (lambda: name(machine="f" * 8), 2 * disk.A_DAY, True),
+    "another machine, days ago": (lambda: name(machine="f" * 8), 2 * writing.A_DAY, True),
     "a number that no process has": (lambda: name(process=10**30), 0, True),
-    "a name that is almost ours": (lambda: ".prmbench-notes.tmp", 9 * disk.A_DAY, False),
-    "a name of others": (lambda: ".tmp-abc", 9 * disk.A_DAY, False),
+    "a name that is almost ours": (lambda: ".prmbench-notes.tmp", 9 * writing.A_DAY, False),
+    "a name of others": (lambda: ".tmp-abc", 9 * writing.A_DAY, False),
 }
 """Whose file: its name, its age in seconds, whether it goes."""
 
@@ -230,7 +230,7 @@ def test_whose_temporary_files_go(tmp_path: Path, whose: str, folder: bool) -> N
         path.write_text("x")
     then = time.time() - age
     os.utime(path, (then, then))
-    disk.check_writable(tmp_path)
+    writing.check_writable(tmp_path)
     assert path.exists() != goes
 
 
@@ -239,7 +239,7 @@ def test_a_link_with_such_a_name_takes_nothing_along(tmp_path: Path) -> None:
     target.mkdir()
     (target / "a").write_text("x")
     (tmp_path / name(process=dead())).symlink_to(target)
-    disk.check_writable(tmp_path)
+    writing.check_writable(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["precious"]
     assert (target / "a").exists()
 
@@ -249,11 +249,11 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     path = tmp_path / name(process=dead())
     path.write_text("x")
     os.chown(path, 65534, 65534)
-    disk.check_writable(tmp_path)
+    writing.check_writable(tmp_path)
     assert path.exists()
 
 
 def test_the_machine_is_part_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = disk._machine()
+    here = writing._machine()
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
-    assert disk._machine() != here
+    assert writing._machine() != here

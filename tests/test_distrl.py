@@ -12,14 +12,14 @@ import torch
 from rl_fixtures import SGD, column, distance, lines, options, row, rows, run, save_policy, weights
 from torch import Tensor
 
-from prmbench import distrl, objectives
-from prmbench.distrl_options import DistRLConfig, resolve
+from prmbench import objectives
+from prmbench.config.distrl_options import DistRLConfig, resolve
 from prmbench.engines.hf import Placement
-from prmbench.rl import credit, models, updates
-from prmbench.rl.credit import Credit, Scored
+from prmbench.rl import credit, distrl, models, updates
+from prmbench.rl.advantages import Credit, Scored
 from prmbench.rl.models import Models, Old
-from prmbench.rl.rows import Rows, micro_batches
 from prmbench.rl.sampler import Source, weight_of
+from prmbench.rl.token_rows import Rows, micro_batches
 from prmbench.training.model import Runner, Setup, open_runner
 
 STEADY = {**SGD, "rm_beta": 1.0, "rm_margin": 0.5}

@@ -11,10 +11,9 @@ import torch
 from rl_fixtures import lines, options, run
 from torch.utils.flop_counter import FlopCounterMode
 
-from prmbench import distrl
 from prmbench.engines.hf import Placement
 from prmbench.engines.sync import Adapter, Weights, adapter_of, weights_of
-from prmbench.rl import models
+from prmbench.rl import distrl, models
 from prmbench.training.model import Forward, Setup, open_runner
 
 

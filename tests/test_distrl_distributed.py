@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rl_fixtures import HELD_OUT, SGD, column, distance, lines, options, run, save_policy, save_prompts, weights
 
-from prmbench.distrl_options import DistRLConfig
+from prmbench.config.distrl_options import DistRLConfig
 
 STEADY = {
     **SGD,

@@ -14,17 +14,18 @@ import torch
 from rl_fixtures import column, distance, lines, options, row, rows, run, save_prompts, weights
 from typer.testing import CliRunner
 
-from prmbench import distrl, policy
 from prmbench.cli import app
+from prmbench.config.distrl_options import resolve
+from prmbench.core.records import NonFiniteError, Notice, RetryError, UserError
 from prmbench.data.rollouts import Rollout, write
-from prmbench.distrl_options import resolve
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.hf import Placement
-from prmbench.rl import credit, draws, models, updates
-from prmbench.rl.credit import Credit, Scored
+from prmbench.rl import advantages as credit
+from prmbench.rl import distrl, models, step_rollouts, updates
+from prmbench.rl.advantages import Credit, Scored
 from prmbench.rl.models import Models
-from prmbench.rl.rows import Row, micro_batches
-from prmbench.schema import NonFiniteError, Notice, RetryError, UserError
+from prmbench.rl.token_rows import Row, micro_batches
+from prmbench.sampling import completions
 from prmbench.training.model import Setup, open_runner
 
 Change = Callable[[int, Rollout], Rollout]
@@ -32,12 +33,12 @@ Change = Callable[[int, Rollout], Rollout]
 
 def judged(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     """Changes what is known of each completion k of a prompt, once it is drawn and verified."""
-    inner = policy.draw_tokens
+    inner = completions.draw_tokens
 
     def changed(*args: Any) -> list[tuple[Rollout, Drawn | None]]:
         return [(change(int(r.id.rpartition("/")[2]), r), d) for r, d in inner(*args)]
 
-    monkeypatch.setattr(policy, "draw_tokens", changed)
+    monkeypatch.setattr(completions, "draw_tokens", changed)
 
 
 def prompt_of(rollout: Rollout) -> int:
@@ -157,7 +158,7 @@ def test_the_cause_and_the_option_that_mends_it_are_named(
     assert found == {**dict.fromkeys(found, 0), **counts}
 
 
-@pytest.mark.filterwarnings("always::prmbench.schema.Notice")
+@pytest.mark.filterwarnings("always::prmbench.core.records.Notice")
 def test_silence_is_broken_on_the_command_line_too(start: Path, prompts: Path, tmp_path: Path) -> None:
     """Completions of one token are all cut, and `--quiet` does not hide it; the exit code is that of bad input."""
     arguments = ["train-distrl", "--model", str(start), "--data", str(prompts), "--out", str(tmp_path / "out")]
@@ -267,7 +268,7 @@ def test_completions_without_a_token_count_and_have_no_terms(start: Path) -> Non
     assert all(credit.assign(rows(row(0, 1, 0), row(0, 0, 0)), None, config).advantages.shape == (2, 0) for _ in "x")
 
 
-@pytest.mark.filterwarnings("ignore::prmbench.schema.Notice")
+@pytest.mark.filterwarnings("ignore::prmbench.core.records.Notice")
 def test_a_prompt_that_leaves_little_room_is_drawn_as_far_as_it_goes(start: Path, tmp_path: Path) -> None:
     prompts = save_prompts(tmp_path / "long.jsonl", ("x" * 55, "xy"))
     run(options(start, prompts, tmp_path / "out", steps=1, draw=2, prompts=2))
@@ -436,7 +437,7 @@ def test_a_stand_in_counts_nothing(start: Path) -> None:
     config = resolve(distrl.DistRLConfig(preset="paper"))
     model = open_runner(str(start), None, "lm", Setup(Placement("cpu", "float32")))
     nothing = rows()
-    from prmbench.rl.rows import _stand_in
+    from prmbench.rl.token_rows import _stand_in
 
     stand_in = _stand_in("cpu")
     before = models.old(Models(model, None, False, None), nothing, [stand_in], 0.1)
@@ -446,4 +447,4 @@ def test_a_stand_in_counts_nothing(start: Path) -> None:
     goal = updates.target(nothing, before, given, None, config)
     assert isinstance(given, Credit)
     assert len(goal.asked) == 0
-    assert draws.useless([], "drop") == "unverified"
+    assert step_rollouts.useless([], "drop") == "unverified"

@@ -13,16 +13,17 @@ import pytest
 import torch
 from rl_fixtures import HELD_OUT, lines, options, row, rows, run, save_policy, save_prompts
 
-from prmbench import judge, store
+from prmbench import tasks
+from prmbench.config.distrl_options import DistRLConfig, resolve
+from prmbench.core import result_files
+from prmbench.core.records import UserError
 from prmbench.data.rollouts import Rollout
-from prmbench.distrl_options import DistRLConfig, resolve
-from prmbench.rl import credit, draws, monitors, updates
-from prmbench.rl.credit import Scored
-from prmbench.rl.draws import Draw
+from prmbench.rl import advantages, monitors, step_rollouts, updates
+from prmbench.rl.advantages import Scored
 from prmbench.rl.models import Old
 from prmbench.rl.setup import rate
+from prmbench.rl.step_rollouts import Draw
 from prmbench.rl.updates import RM_SUMS, SUMS
-from prmbench.schema import UserError
 
 
 def test_numbers_of_all_that_is_drawn() -> None:
@@ -70,10 +71,10 @@ def test_numbers_of_a_tally() -> None:
         replace(group[1].rollout, completion=" \n", tokens=4, finish="length"),
         replace(group[1].rollout, completion="y", tokens=2, finish="stop", outcome=None),
     ]
-    found = draws._tally([(r, None) for r in said], "keep")
+    found = step_rollouts._tally([(r, None) for r in said], "keep")
     expected = dict(prompts=1, mixed=1, completions=3, verified=2, right=1, unverified=1, truncated=1, empty=1)
     assert dict(found) == {**expected, "tokens": 9, "steps": 4, "prompts_unverified": 1}
-    assert draws._tally([(said[0], None), (said[2], None)], "keep")["mixed"] == 0
+    assert step_rollouts._tally([(said[0], None), (said[2], None)], "keep")["mixed"] == 0
 
 
 def test_why_a_prompt_is_not_trained_on() -> None:
@@ -81,7 +82,7 @@ def test_why_a_prompt_is_not_trained_on() -> None:
     cut, unknown = replace(wrong, finish="length"), replace(wrong, outcome=None)
 
     def why(rule: str, *each: Rollout) -> str:
-        return draws.useless([(r, None) for r in each], rule)
+        return step_rollouts.useless([(r, None) for r in each], rule)
 
     assert why("drop", right, wrong) == ""
     assert [why(rule, right, cut) for rule in ("keep", "mask", "drop")] == ["", "", "cut"]
@@ -179,14 +180,14 @@ def test_ratio_of_process_to_outcome_and_sigma() -> None:
     given = rows(row(2, 1, 0), row(1, 0, 0))
     config = replace(resolve(DistRLConfig(preset="paper")), gae_weight=0.5)
     scored = Scored(torch.tensor([2.0, -2.0, 0.0]), torch.tensor([[1.0], [2.0], [3.0]]))
-    found = credit.assign(given, scored, config)
+    found = advantages.assign(given, scored, config)
     sigma = (8 / 9) ** 0.5
     # Mean 0 and standard deviation sqrt(8/3): GAE 0, -sqrt(3/2) | 0, of which half is taken.
     half = 0.5 * 1.5**0.5
     assert found.advantages.tolist() == [pytest.approx([1.0, 1 - half]), pytest.approx([-1.0, 0.0])]
     assert found.facts == pytest.approx({"sigma_v": sigma, "gae_outcome_ratio": half / 3**0.5})
     assert found.candidate_td[:, 0].tolist() == pytest.approx([1 / sigma, 2 / sigma, 3 / sigma])
-    alone = credit.assign(given, scored, replace(config, reward="rm"))
+    alone = advantages.assign(given, scored, replace(config, reward="rm"))
     assert alone.advantages.tolist() == [pytest.approx([0.0, -half]), [0.0, 0.0]]
 
 
@@ -195,7 +196,9 @@ def test_other_kinds_of_credit(kind: Any) -> None:
     """Two completions of a prompt, TD 2, 4 | 1."""
     given = rows(row(2, 1, 0), row(1, 0, 0))
     config = replace(resolve(DistRLConfig(preset="paper")), credit=kind, reward="both" if kind == "rloo" else "rm")
-    found = credit.assign(given, Scored(torch.tensor([2.0, 4.0, 1.0]), torch.zeros(3, 0)), config).advantages.tolist()
+    found = advantages.assign(
+        given, Scored(torch.tensor([2.0, 4.0, 1.0]), torch.zeros(3, 0)), config
+    ).advantages.tolist()
     expected = {
         # Each less the mean of the row means 3 and 1, twice (n / (n - 1)), summed from the end; the outcome likewise.
         "rloo": [[0 + 4 + 1, 4 + 1], [-2 - 1, 0]],
@@ -238,7 +241,7 @@ def test_validations_become_a_result_that_can_be_judged_again(tmp_path: Path) ->
     assert (done.before, done.after) == (checks[0]["validation_accuracy"], checks[-1]["validation_accuracy"])
     assert done.completions == sum(line["completions"] for line in lines(tmp_path / "out"))
     assert done.result is not None
-    found = store.read_run(done.result)
+    found = result_files.read_run(done.result)
     facts = found.result.manifest
     assert (facts.task, facts.model, facts.kind, facts.n) == ("distrl", "mine", "outcome", 4)
     kept = {name: facts.config[name] for name in ("validated_at", "samples", "panel", "sft_seed", "arm", "alpha")}
@@ -247,10 +250,10 @@ def test_validations_become_a_result_that_can_be_judged_again(tmp_path: Path) ->
     for i, trace in enumerate(found.scores):
         assert trace.values == pytest.approx([c["validation"]["accuracy"][i] for c in checks])
         assert trace.also["truncated"] == pytest.approx([c["validation"]["truncated"][i] for c in checks])
-    packed = store.metrics_path(done.result).read_bytes()
-    assert store.sha256(packed) == facts.config["metrics_sha256"]
+    packed = result_files.metrics_path(done.result).read_bytes()
+    assert result_files.sha256(packed) == facts.config["metrics_sha256"]
     assert [json.loads(line) for line in gzip.decompress(packed).splitlines()] == lines(tmp_path / "out")
-    assert judge.judge(facts, found.scores) == found.result.rows
+    assert tasks.judge(facts, found.scores) == found.result.rows
 
 
 def test_a_validation_problem_that_is_never_verified_is_left_out(tmp_path: Path) -> None:
@@ -264,7 +267,7 @@ def test_a_validation_problem_that_is_never_verified_is_left_out(tmp_path: Path)
 
 
 def test_a_tracker_that_is_not_installed_is_one_clear_line(tmp_path: Path) -> None:
-    from prmbench.rl.log import tracker
+    from prmbench.rl.metrics_log import tracker
 
     assert tracker("none", tmp_path, {}) is None
     try:

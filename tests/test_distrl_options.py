@@ -12,10 +12,10 @@ import pytest
 import transformers
 from rl_fixtures import column, lines, options, run, save_policy, save_prompts, weights
 
-from prmbench import distrl
 from prmbench.config import from_mapping, read_toml
-from prmbench.distrl_options import ARMS, PRESETS, DistRLConfig, resolve
-from prmbench.schema import RunManifest, UserError
+from prmbench.config.distrl_options import ARMS, PRESETS, DistRLConfig, resolve
+from prmbench.core.records import RunManifest, UserError
+from prmbench.rl import distrl
 
 SHARED = {
     "alpha": 0.1,

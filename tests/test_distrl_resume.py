@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 from rl_fixtures import HELD_OUT, column, lines, options, run, save_prompts
 
-from prmbench import distrl
-from prmbench.distrl_options import DistRLConfig
-from prmbench.rl import draws
+from prmbench.config.distrl_options import DistRLConfig
+from prmbench.core.records import UserError
+from prmbench.rl import distrl, step_rollouts
 from prmbench.rl.monitors import TIMING
-from prmbench.schema import UserError
 
 STEPS = 5
 OPTIONS = {
@@ -33,13 +32,13 @@ OPTIONS = {
 }
 KILLS = [
     # (where, at which call since the run went on): a step has two updates of the reward model and three of the policy.
-    ("prmbench.policy.draw_tokens", 3),  # while completions of a step are drawn
+    ("prmbench.sampling.completions.draw_tokens", 3),  # while completions of a step are drawn
     ("prmbench.rl.updates.rm_gradients", 4),  # in the reward model's second update of step 2
-    ("prmbench.checkpoint._seal", 1),  # in saving: shares are written, the manifest is not
+    ("prmbench.training.checkpoints._seal", 1),  # in saving: shares are written, the manifest is not
     ("prmbench.rl.updates.policy_gradients", 8),  # in the policy's second update of step 3
-    ("prmbench.rl.state.keep", 1),  # completions of step 4 are drawn and not kept
-    ("prmbench.training.files.log", 2),  # step 4 is done and not yet told of
-    ("prmbench.store.write_run", 1),  # all steps done, the result half-written
+    ("prmbench.rl.resume.keep", 1),  # completions of step 4 are drawn and not kept
+    ("prmbench.training.run_folder.log", 2),  # step 4 is done and not yet told of
+    ("prmbench.core.result_files.write_run", 1),  # all steps done, the result half-written
 ]
 
 
@@ -98,7 +97,7 @@ def test_resume_after_kills_gives_what_an_uninterrupted_run_gives(
     kills = [told(killed, place=place, number=number, signal="SIGKILL") for place, number in KILLS]
     stops = [
         told(stopped, place="prmbench.rl.updates.policy_gradients", number=2, signal="SIGTERM"),
-        told(stopped, place="prmbench.policy.draw_tokens", number=2, signal="SIGINT"),
+        told(stopped, place="prmbench.sampling.completions.draw_tokens", number=2, signal="SIGINT"),
     ]
     codes = commands(tmp_path, [told(whole), *kills, told(killed), *stops, told(stopped), told(whole)])
     assert codes == [0, *[-9] * len(kills), 0, 143, 143, 0, 0]
@@ -138,13 +137,13 @@ def test_resume_uses_the_completions_that_were_drawn(
     config = options(start, prompts, tmp_path / "out", steps=3)
     run(options(start, prompts, tmp_path / "whole", steps=3))
     drawn: list[int] = []
-    inner = draws.draw
+    inner = step_rollouts.draw
 
     def counted(*args: Any) -> Any:
         drawn.append(args[-1])  # where in the stream of prompts
         return inner(*args)
 
-    monkeypatch.setattr(draws, "draw", counted)
+    monkeypatch.setattr(step_rollouts, "draw", counted)
 
     def breaks(*_: Any) -> Any:
         raise RuntimeError("as if killed")

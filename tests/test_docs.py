@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from prmbench.cli import app
-from prmbench.schema import UserError
+from prmbench.core.records import UserError
 
 ROOT = Path(__file__).parents[1]
 USAGE_ERROR = typer.BadParameter.__bases__[0]

@@ -1,4 +1,4 @@
-"""head.py and the transformers engine against slow, plain computations; all models are random and tiny."""
+"""token_logprobs.py and the transformers engine against slow, plain computations; all models are random and tiny."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from conftest import save_model
 from token_kinds import SMOLLM2, byte_bpe, smollm2_folder
 from torch import Tensor
 
-from prmbench import head
+from prmbench.core.records import UserError
+from prmbench.engines import token_logprobs
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import Encoded
-from prmbench.schema import UserError
 
 CPU = Placement("cpu", "float32")
 SHAPE = {
@@ -60,7 +60,7 @@ BATCH = [
 ]
 
 
-# --- head.py --------------------------------------------------------------------------------------------------
+# --- token_logprobs.py ----------------------------------------------------------------------------------------
 
 
 def parts(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,7 +77,7 @@ def test_head_agrees_with_a_full_log_softmax(chunk: int, with_bias: bool, softca
     logits = hidden.double() @ weight.double().T + (0 if bias is None else bias.double())
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
-    logp, logz = head.target_logprobs(hidden, weight, targets, bias, softcap, chunk)
+    logp, logz = token_logprobs.target_logprobs(hidden, weight, targets, bias, softcap, chunk)
     assert logp.dtype == logz.dtype == torch.float32
     torch.testing.assert_close(logp.double(), logits.log_softmax(-1)[range(11), targets], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logz.double(), logits.logsumexp(-1), rtol=1e-5, atol=1e-5)
@@ -86,7 +86,7 @@ def test_head_agrees_with_a_full_log_softmax(chunk: int, with_bias: bool, softca
 def test_head_reduces_bfloat16_in_float32() -> None:
     hidden, weight, targets = parts(torch.bfloat16)
     exact = hidden.double() @ weight.double().T
-    logp, logz = head.target_logprobs(hidden, weight, targets)
+    logp, logz = token_logprobs.target_logprobs(hidden, weight, targets)
     # The inputs are bfloat16 as given; nothing after them may be. Rounding the logits would cost some 1e-2.
     torch.testing.assert_close(logp.double(), exact.log_softmax(-1)[range(11), targets], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logz.double(), exact.logsumexp(-1), rtol=1e-5, atol=1e-5)
@@ -97,7 +97,7 @@ def test_head_holds_only_a_chunk_of_logits(monkeypatch: pytest.MonkeyPatch) -> N
     real = torch.logsumexp
     monkeypatch.setattr(torch, "logsumexp", lambda x, **k: (rows.append(len(x)), real(x, **k))[1])
     hidden, weight, targets = parts()
-    head.target_logprobs(hidden, weight, targets, chunk=4)
+    token_logprobs.target_logprobs(hidden, weight, targets, chunk=4)
     assert rows == [4, 4, 3]
 
 
@@ -181,7 +181,7 @@ def test_masked_positions_are_hidden_and_still_counted(engine: HFEngine) -> None
 
 
 def test_the_head_meets_only_step_positions(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No [batch, time, vocabulary] block: neither from the model's own head nor from head.py."""
+    """No [batch, time, vocabulary] block: neither from the model's own head nor from token_logprobs.py."""
     rows = []
     real = torch.mm
     vocabulary = engine.model.config.vocab_size

@@ -17,11 +17,11 @@ from prmbench.backends.common import open_lm
 from prmbench.backends.ref_cache import identity
 from prmbench.cli import app
 from prmbench.config import EvalConfig, RolloutConfig
+from prmbench.core.records import UserError
 from prmbench.data.prompts import Prompt
 from prmbench.engines.hf import Placement
 from prmbench.engines.vllm import READ_TOKENS, Options, check_device
-from prmbench.policy import open_policy, prepare
-from prmbench.schema import UserError
+from prmbench.sampling.completions import open_policy, prepare
 
 without_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from prmbench import data, evaluation, judge, policy, store
+from prmbench import data, evaluation, tasks
 from prmbench.backends import load_backend
 from prmbench.config import EvalConfig, ModelConfig, RolloutConfig
+from prmbench.core import result_files
+from prmbench.core.records import MetricRow, StepScores, Trace, UserError
+from prmbench.core.result_files import Run
 from prmbench.report.load import load as load_results
-from prmbench.rollout import beside, rollout
-from prmbench.schema import MetricRow, StepScores, Trace, UserError
-from prmbench.store import Run
+from prmbench.sampling import completions as policy
+from prmbench.sampling.rollout import beside, rollout
 
 
 def rollout_rows(subset: str = "sums", prompts: int = 6, n: int = 4) -> list[dict[str, Any]]:
@@ -80,7 +82,7 @@ def value(found: Run, protocol: str, metric: str, subset: str = "sums") -> Metri
 
 def sound(found: Run) -> None:
     """It reads back, and its rows follow from its scores."""
-    assert store.read_run(found.path).result.rows == found.result.rows
+    assert result_files.read_run(found.path).result.rows == found.result.rows
     loaded = load_results(found.path.parent, recompute=True)
     assert (loaded.broken, loaded.differing) == ((), ())
 
@@ -115,7 +117,7 @@ def test_a_reward_model_scores_completions_as_it_scores_solutions(best: EvalConf
     assert scores["sums-3/0"].cluster == "sums-3"
     assert scores["sums-3/0"].answer == scores["sums-3/2"].answer != scores["sums-3/1"].answer
     assert "The answer" not in json.dumps([s.to_json() for s in found.scores])
-    keys = judge.keys(found.result.manifest)
+    keys = tasks.keys(found.result.manifest)
     assert {"step_sum/min", "logprob.prefix_mean/last"} <= set(keys)
     assert set(keys) < {r.protocol for r in found.result.rows}
     line = run(best, model=str(policy), backend="endo", split="line", out=best.out / "line")
@@ -205,7 +207,7 @@ def test_calibration_carries_its_labels(best: EvalConfig, prefixes: Path, policy
     found = run(config, model=str(policy), backend="endo")
     sound(found)
     assert next(s for s in found.scores if s.id == "p1").step_labels == (0.5, 0.5, 1.0)
-    assert judge.keys(found.result.manifest)[0] == "prefix_sum/sigmoid"
+    assert tasks.keys(found.result.manifest)[0] == "prefix_sum/sigmoid"
     assert 0 < value(found, "prefix_mean/platt", "brier", "prefixes").value < 1  # type: ignore[operator]
     chance = run(config)
     sound(chance)
@@ -294,7 +296,7 @@ def test_a_policy_is_sampled_verified_and_counted(asked: EvalConfig) -> None:
     assert (facts.n, facts.subsets, facts.series) == (16, ("a", "b"), ())
     assert facts.tokens == sum(s.tokens[0] for s in found.scores) > 16
     assert facts.weights
-    assert judge.keys(facts) == ("sampled/t1,p1,n4",)
+    assert tasks.keys(facts) == ("sampled/t1,p1,n4",)
     assert {r.subset for r in found.result.rows} == {"a", "b", "avg[a,b]", "micro[a,b]"}
     texts = [json.loads(line) for line in (asked.out / f"{facts.run_id}.rollouts.jsonl").read_text().splitlines()]
     assert sorted(t["id"] for t in texts) == [s.id for s in found.scores]
@@ -332,7 +334,7 @@ def test_a_policy_run_goes_on_where_it_was(asked: EvalConfig, tmp_path: Path, mo
     monkeypatch.setattr(policy, "draw", draw)
     assert list(asked.out.glob("*.journal"))
     resumed = run(small)
-    assert store.scores_path(resumed.path).read_bytes() == store.scores_path(whole.path).read_bytes()
+    assert result_files.scores_path(resumed.path).read_bytes() == result_files.scores_path(whole.path).read_bytes()
     assert resumed.path.name == whole.path.name
     before = resumed.path.read_bytes()
     monkeypatch.setattr(policy, "draw", None)  # a finished run draws nothing
@@ -379,8 +381,8 @@ def test_a_policys_run_id_follows_what_moves_a_completion(asked: EvalConfig, tmp
 def test_two_policies_are_compared_on_the_same_prompts(asked: EvalConfig, reference: Path) -> None:
     one, two = run(asked), run(asked, model=str(reference))
     assert one.result.manifest.benchmark_hash == two.result.manifest.benchmark_hash
-    wanted = judge.pairs(one.result.manifest, two.result.manifest)
-    rows = judge.compare((one.result, one.scores), (two.result, two.scores), wanted)
+    wanted = tasks.pairs(one.result.manifest, two.result.manifest)
+    rows = tasks.compare((one.result, one.scores), (two.result, two.scores), wanted)
     name = "sampled/t1,p1,n4 truncated"
     (found,) = [r for r in rows if (r.subset, r.protocol, r.metric) == ("a", name, "truncated_difference")]
     shares = [value(r, "sampled/t1,p1,n4", "truncated", "a").value for r in (one, two)]

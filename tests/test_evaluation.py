@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 from conftest import ROWS, save_model
 
-from prmbench import data, evaluation, judge, manifest, scoring, shares, store
+from prmbench import data, evaluation, tasks
 from prmbench.backends import Facts, load_backend
-from prmbench.backends.source import source_hash
+from prmbench.backends.plugin_source import source_hash
 from prmbench.config import EvalConfig, ModelConfig, ScoreConfig
-from prmbench.schema import SCORING_VERSION, ScoredTrace, StepScores, Trace, UserError
-from prmbench.store import Run
+from prmbench.core import batch_jobs, provenance, result_files
+from prmbench.core.records import SCORING_VERSION, ScoredTrace, StepScores, Trace, UserError
+from prmbench.core.result_files import Run
+from prmbench.evaluation import scoring
 
 ROOT = Path(__file__).parents[1]
 PAUSE = "TEST_EVALUATE_PAUSE"
@@ -72,7 +74,7 @@ def run(config: EvalConfig) -> Run:
 
 
 def packed(found: Run) -> bytes:
-    return store.scores_path(found.path).read_bytes()
+    return result_files.scores_path(found.path).read_bytes()
 
 
 def command(config: EvalConfig) -> list[str]:
@@ -172,12 +174,12 @@ def test_resume_after_a_torn_line(
 
 def test_a_torn_line_does_not_spoil_the_next_one(tmp_path: Path) -> None:
     """Killed, resumed and killed again: what the second sitting wrote must still be read."""
-    journal = store.Journal(tmp_path / "x.journal", {"run_id": "x"})
+    journal = result_files.Journal(tmp_path / "x.journal", {"run_id": "x"})
     journal.append(0, {"batch": 0, "scores": []})
     path = tmp_path / "x.journal" / "0.jsonl"
     path.write_text(path.read_text() + '{"batch": 1, "sco')
     journal.append(0, {"batch": 2, "scores": []})
-    assert sorted(store.Journal(tmp_path / "x.journal", {"run_id": "x"}).done()) == [0, 2]
+    assert sorted(result_files.Journal(tmp_path / "x.journal", {"run_id": "x"}).done()) == [0, 2]
 
 
 def test_resume_with_another_number_of_processes(
@@ -223,8 +225,8 @@ def test_a_finished_run_is_judged_again_not_scored_again(config: EvalConfig) -> 
 
 
 def test_altered_scores_are_noticed(config: EvalConfig) -> None:
-    source = store.scores_path(run(config).path)
-    source.write_bytes(store.pack_scores([]))
+    source = result_files.scores_path(run(config).path)
+    source.write_bytes(result_files.pack_scores([]))
     with pytest.raises(UserError, match="SHA-256"):
         evaluation.evaluate(config)
     source.unlink()
@@ -252,8 +254,8 @@ def test_two_processes_give_the_bytes_of_one(config: EvalConfig, tmp_path: Path)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert (apart.out / store.scores_path(whole.path).name).read_bytes() == packed(whole)
-    two, one = store.read_run(apart.out / whole.path.name).result, whole.result
+    assert (apart.out / result_files.scores_path(whole.path).name).read_bytes() == packed(whole)
+    two, one = result_files.read_run(apart.out / whole.path.name).result, whole.result
     assert two.rows == one.rows
     assert two.manifest.seconds < 0.1 * Watched.batches  # each process scored a share: the pauses overlapped
     assert sorted(p.name for p in apart.out.iterdir()) == sorted(p.name for p in config.out.iterdir())
@@ -406,17 +408,17 @@ def test_the_manifest_says_where_numbers_come_from_and_names_no_machine(
 
 
 def test_sittings_add_up() -> None:
-    now, dirty = manifest.code_state()
+    now, dirty = provenance.code_state()
 
     def entry(process: int, seconds: float, commit: str | None = now, dirty: bool | None = dirty) -> dict[str, Any]:
         return {"process": process, "seconds": seconds, "commit": commit, "dirty": dirty, "memory_gib": seconds / 4}
 
-    facts = shares.provenance([entry(0, 1.0), entry(1, 2.5), entry(0, 2.0)])
+    facts = batch_jobs.provenance([entry(0, 1.0), entry(1, 2.5), entry(0, 2.0)])
     told = {"commit": now, "commits": (), "dirty": dirty, "memory_gib": 0.625}
     assert facts == {**told, "seconds": 3.0}  # processes work side by side
-    facts = shares.provenance([entry(0, 1.0, "older", True), entry(0, 1.0)])
+    facts = batch_jobs.provenance([entry(0, 1.0, "older", True), entry(0, 1.0)])
     assert (facts["commit"], facts["commits"], facts["dirty"]) == (now, ("older", now), True)
-    facts = shares.provenance([entry(0, 1.0, None, None), entry(0, 1.0)])
+    facts = batch_jobs.provenance([entry(0, 1.0, None, None), entry(0, 1.0)])
     assert (facts["commit"], facts["dirty"]) == (None, None)  # one batch of unknown code, and the whole is
 
 
@@ -427,8 +429,8 @@ def test_a_protocol_of_the_users_own_is_kept(config: EvalConfig) -> None:
     key = "step_sum/fixed:-12.5"
     asked = run(replace(config, protocol=(key, "logprob.step_mean/fixed:-6", "step_sum/oracle")))
     assert asked.result.manifest.extra_protocols == ("logprob.step_mean/fixed:-6", key)
-    read = store.read_run(asked.path)
-    assert judge.judge(read.result.manifest, read.scores) == read.result.rows == asked.result.rows
+    read = result_files.read_run(asked.path)
+    assert tasks.judge(read.result.manifest, read.scores) == read.result.rows == asked.result.rows
     rows = [r for r in read.result.rows if r.protocol == key]
     by_hand = {
         s.id: next((i for i, v in enumerate(s.values) if v < -12.5), -1) == s.label
@@ -467,7 +469,7 @@ def test_a_protocol_that_does_not_fit_is_refused_before_the_scoring(
 
 
 def test_two_processes_of_one_number_never_score_one_run(tmp_path: Path) -> None:
-    journal = store.Journal(tmp_path / "r.journal", {"run_id": "r"})
+    journal = result_files.Journal(tmp_path / "r.journal", {"run_id": "r"})
     with journal.claimed(0):
         with pytest.raises(UserError, match="another process is scoring"), journal.claimed(0):
             pass
@@ -561,7 +563,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, size: int, foun
 
 def test_scores_survive_the_file_and_hold_no_text(config: EvalConfig) -> None:
     found = run(config)
-    text = "\n".join(json.dumps(s.to_json()) for s in store.read_run(found.path).scores)
+    text = "\n".join(json.dumps(s.to_json()) for s in result_files.read_run(found.path).scores)
     assert "We add" not in text
     assert "plus" not in text
     assert [s.id for s in found.scores] == sorted(row["id"] for row in ROWS)
@@ -573,10 +575,10 @@ def test_scores_survive_the_file_and_hold_no_text(config: EvalConfig) -> None:
 
 def test_packed_scores_do_not_depend_on_order_or_time(config: EvalConfig) -> None:
     scores = run(config).scores
-    packed_now = store.pack_scores(scores)
-    assert packed_now == store.pack_scores(scores[::-1])
+    packed_now = result_files.pack_scores(scores)
+    assert packed_now == result_files.pack_scores(scores[::-1])
     assert packed_now[4:8] == b"\0\0\0\0"  # gzip's time stamp
-    assert store.unpack_scores(packed_now, Path("x")) == scores
+    assert result_files.unpack_scores(packed_now, Path("x")) == scores
 
 
 @pytest.mark.parametrize(
@@ -586,19 +588,19 @@ def test_results_that_are_not_results(tmp_path: Path, content: str) -> None:
     path = tmp_path / "run.json"
     path.write_text(content)
     with pytest.raises(UserError) as caught:
-        store.read_run(path)
+        result_files.read_run(path)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="cannot be read"):
-        store.read_run(tmp_path / "missing.json")
+        result_files.read_run(tmp_path / "missing.json")
 
 
 def test_scores_that_are_not_scores(tmp_path: Path) -> None:
-    for raw in (b"", b"text", store.pack_scores([])[:-3]):
+    for raw in (b"", b"text", result_files.pack_scores([])[:-3]):
         if raw:
             with pytest.raises(UserError, match="not a scores file"):
-                store.unpack_scores(raw, tmp_path / "x")
+                result_files.unpack_scores(raw, tmp_path / "x")
     kept = ScoredTrace("a", "s", -1, 1, "c", 2, values=(0.1 + 0.2, -1e-30), tokens=(1, 2))
-    (read,) = store.unpack_scores(store.pack_scores([kept]), tmp_path / "x")
+    (read,) = result_files.unpack_scores(result_files.pack_scores([kept]), tmp_path / "x")
     assert read.values == (0.3, -1e-30)  # nine digits: what float32 can tell apart
 
 

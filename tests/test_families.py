@@ -37,11 +37,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from prmbench import data
 from prmbench.backends import Backend, cards, common, listing, load_backend, token_cls, value_head
 from prmbench.config import ModelConfig
+from prmbench.core.records import EvalProtocol, StepScores, Trace, UserError, scored
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.inputs import encode_pieces, encode_tagged_text, encode_turns, text_token, turn_token
 from prmbench.engines.render import encode_separated, encode_tagged
-from prmbench.metrics import sample
-from prmbench.schema import EvalProtocol, StepScores, Trace, UserError, scored
+from prmbench.metrics.first_error import sample
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 SUM = Trace("sum", "What is 2 + 3?", ("We add 2 and 3.", "That is 5."))
@@ -319,7 +319,7 @@ def test_the_joint_is_part_of_the_input_format(rlhflow: Path, tmp_path: Path) ->
 
 
 def test_only_read_positions_meet_the_head(shepherd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prmbench import head
+    from prmbench.engines import token_logprobs as head
 
     rows, original = [], head.logprobs_at
 

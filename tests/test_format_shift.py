@@ -16,19 +16,13 @@ import report_runs
 from conftest import save_model
 from typer.testing import CliRunner
 
-from prmbench import judge, metrics, report, store
+from prmbench import report, tasks
 from prmbench.backends import Facts, load_backend
 from prmbench.backends.rendered import RenderedBackend
 from prmbench.cli import app
 from prmbench.config import EvalConfig, ModelConfig
-from prmbench.data.renderings import rendered
-from prmbench.evaluation import evaluate_traces
-from prmbench.judge import format_shift
-from prmbench.judge.format_shift import NAMES, base_and_rendering
-from prmbench.judge.rows import resampled
-from prmbench.report import shift
-from prmbench.report.load import load as load_results
-from prmbench.schema import (
+from prmbench.core import result_files
+from prmbench.core.records import (
     EvalProtocol,
     MetricRow,
     RunManifest,
@@ -40,6 +34,14 @@ from prmbench.schema import (
     UserError,
     scored,
 )
+from prmbench.data.renderings import rendered
+from prmbench.evaluation import evaluate_traces
+from prmbench.metrics import first_error
+from prmbench.report import shift
+from prmbench.report.load import load as load_results
+from prmbench.tasks import format_shift
+from prmbench.tasks.format_shift import NAMES, base_and_rendering
+from prmbench.tasks.metric_rows import resampled
 
 Rows = Mapping[tuple[str, str, str], MetricRow]
 
@@ -50,7 +52,7 @@ def manifest(scores: Sequence[ScoredTrace], **facts: Any) -> RunManifest:
 
 
 def rows_of(about: RunManifest, scores: Sequence[ScoredTrace]) -> Rows:
-    rows = judge.judge(about, scores)
+    rows = tasks.judge(about, scores)
     found = {(r.subset, r.protocol, r.metric): r for r in rows}
     assert len(found) == len(rows)
     return found
@@ -126,9 +128,9 @@ def test_floors_are_those_of_the_renderings_own_labels() -> None:
     rows = rows_of(manifest(scores, fixed=0.5), scores)
     one = np.ones((1, 5))
     k, prefixes = np.array([2, 2, 2, 1, 2]), np.array([-1, 1, 0, -1, -1])
-    assert value(rows, "a+prefix", "f1", "floor/random") == pytest.approx(metrics.random_floor(k, prefixes, one)[0])
+    assert value(rows, "a+prefix", "f1", "floor/random") == pytest.approx(first_error.random_floor(k, prefixes, one)[0])
     merged = np.array([-1, 0, 0, -1, 1])
-    assert value(rows, "a+merged", "f1", "floor/position") == pytest.approx(metrics.position_floor(merged, one)[0])
+    assert value(rows, "a+merged", "f1", "floor/position") == pytest.approx(first_error.position_floor(merged, one)[0])
     assert rows["a+prefix", "floor/outcome_oracle", "f1"].note == "final answers are not labelled"
     assert value(rows, "a+prefix", "f1", "floor/random") > value(rows, "a", "f1", "floor/random")
 
@@ -150,10 +152,10 @@ def test_plain_verdicts_in_a_renderings_own_steps() -> None:
 def test_a_trace_without_its_plain_one_is_refused() -> None:
     scores = by_hand()
     with pytest.raises(UserError, match=r"subset a\+headers: 1 of its traces have no plain one in a"):
-        judge.judge(manifest(scores, fixed=0.5), [s for s in scores if s.id != "p1"])
+        tasks.judge(manifest(scores, fixed=0.5), [s for s in scores if s.id != "p1"])
     shifted = [s for s in scores if s.subset == "a+headers"]
     with pytest.raises(UserError, match=r"subset a\+headers: the run has no subset a,"):
-        judge.judge(manifest(shifted, fixed=0.5), shifted)
+        tasks.judge(manifest(shifted, fixed=0.5), shifted)
 
 
 # --- against a slow count ----------------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ def slow_drops(
     plain = {t.id: t for t in scores if t.subset == base}
     ids = sorted(plain)
     problem, draws = resampled(about, base, [plain[i].cluster for i in ids])
-    fold = dict(zip(ids, metrics.folds([plain[i].cluster for i in ids]), strict=True))
+    fold = dict(zip(ids, first_error.folds([plain[i].cluster for i in ids]), strict=True))
     shown = {t.id.removesuffix(f"@{rendering}"): t for t in scores if t.subset == f"{base}+{rendering}"}
     found = []
     for draw in draws:
@@ -222,8 +224,8 @@ def slow_drops(
         threshold = {}
         for f in set(fold.values()):
             kept = [plain[i] for i in ids if fold[i] != f]
-            sample = metrics.sample(kept, protocol)
-            threshold[f] = metrics.best_threshold(sample, np.array([[weight[t.id] for t in kept]], dtype=float))[0]
+            sample = first_error.sample(kept, protocol)
+            threshold[f] = first_error.best_threshold(sample, np.array([[weight[t.id] for t in kept]], dtype=float))[0]
         sides: list[list[tuple[int | None, int]]] = [[], []]
         there = [i for i in ids if i in shown]
         for i in there:
@@ -242,9 +244,9 @@ def slow_drops(
 
 
 def verdict(trace: ScoredTrace, protocol: EvalProtocol, threshold: float) -> int:
-    read = metrics.readout(trace, protocol)
+    read = first_error.readout(trace, protocol)
     assert read is not None
-    return metrics.first_below(read, threshold)
+    return first_error.first_below(read, threshold)
 
 
 @pytest.mark.parametrize("key", ["prefix_sum/cross_validated", "step_mean/cross_validated", "step_sum/calibrated:math"])
@@ -257,9 +259,9 @@ def test_tuned_drops_and_their_intervals_equal_a_slow_count(key: str, rendering:
     observed, *replicates = slow_drops(about, scores, "math", rendering, protocol)  # math's own cell is out of fold
     row = rows[f"math+{rendering}", key, "f1_drop"]
     assert row.value == pytest.approx(observed)
-    assert (row.lo, row.hi) == pytest.approx(metrics.interval(np.array(replicates)))
+    assert (row.lo, row.hi) == pytest.approx(first_error.interval(np.array(replicates)))
     p = rows[f"math+{rendering}", key, "p_value"].value
-    assert p == pytest.approx(metrics.paired_p(observed, np.array(replicates)))
+    assert p == pytest.approx(first_error.paired_p(observed, np.array(replicates)))
     assert row.note == ("out_of_fold" if protocol.on else "")
 
 
@@ -268,7 +270,7 @@ def test_a_calibrated_threshold_is_the_plain_one_of_its_subset() -> None:
     rows = rows_of(manifest(scores), scores)
     plain = [t for t in scores if t.subset == "gsm8k"]
     protocol = EvalProtocol.parse("as_is/calibrated:gsm8k")
-    tuned = float(metrics.best_threshold(metrics.sample(plain, protocol), np.ones((1, len(plain))))[0])
+    tuned = float(first_error.best_threshold(first_error.sample(plain, protocol), np.ones((1, len(plain))))[0])
     fixed = rows_of(manifest(scores, extra_protocols=(f"as_is/fixed:{tuned!r}",)), scores)
     for rendering in NAMES:
         subset = format_shift.rendered_name("math", rendering)
@@ -286,7 +288,7 @@ def test_an_oracle_is_tuned_in_each_format() -> None:
     for rendering in ("headers", "prefix"):
         own = [replace(t, subset="math") for t in scores if t.subset == f"math+{rendering}"]
         alone = replace(manifest(own), task="steps", benchmark="processbench")
-        best = {(r.subset, r.protocol, r.metric): r for r in judge.judge(alone, own)}
+        best = {(r.subset, r.protocol, r.metric): r for r in tasks.judge(alone, own)}
         assert value(rows, f"math+{rendering}", "f1", "as_is/oracle") == value(best, "math", "f1", "as_is/oracle")
 
 
@@ -295,11 +297,11 @@ def test_plain_rows_are_those_of_step_f1() -> None:
     rows = rows_of(manifest(scores, kind="logratio"), scores)
     plain = [s for s in scores if "+" not in s.subset]
     about = replace(manifest(plain, kind="logratio"), task="steps", benchmark="processbench")
-    known = [r for r in judge.judge(about, plain) if r.metric in ("f1", "mdd") and "in_sample" not in r.protocol]
+    known = [r for r in tasks.judge(about, plain) if r.metric in ("f1", "mdd") and "in_sample" not in r.protocol]
     assert len(known) > 50
     for row in known:
         assert rows[row.subset, row.protocol, row.metric] == row
-    assert {value(rows, "math", "f1_drop", key) for key in judge.keys(about) if "in_sample" not in key} == {0.0}
+    assert {value(rows, "math", "f1_drop", key) for key in tasks.keys(about) if "in_sample" not in key} == {0.0}
 
 
 @pytest.mark.parametrize("kind", ["logratio", "prob", "value"])
@@ -311,7 +313,7 @@ def test_what_reads_forwards_loses_nothing_to_a_missing_rest(kind: ScoreKind) ->
         for key, row in rows.items()
         if "+prefix" in key[0] and key[2] == "f1_drop" and "+headers" not in key[0]
     }
-    assert len(drops) == 3 * len(judge.keys(manifest(scores, kind=kind, fixed=0.3)))
+    assert len(drops) == 3 * len(tasks.keys(manifest(scores, kind=kind, fixed=0.3)))
     for row in drops.values():
         assert (row.value, row.lo, row.hi) == (0.0, 0.0, 0.0)
     assert any(row.value for key, row in rows.items() if "+headers" in key[0] and key[2] == "f1_drop")
@@ -358,26 +360,26 @@ def test_no_subset_to_tune_on() -> None:
 
 def run(scores: Sequence[ScoredTrace], **facts: Any) -> tuple[RunResult, Sequence[ScoredTrace]]:
     about = manifest(scores, **facts)
-    return RunResult(about, judge.judge(about, scores)), scores
+    return RunResult(about, tasks.judge(about, scores)), scores
 
 
 def test_two_models_are_compared_in_what_they_lose() -> None:
     a, b = run(scores_of("prob")), run(scores_of("prob", 0.3), seed=7)
-    rows = {(r.subset, r.protocol, r.metric): r for r in judge.compare(a, b, [("as_is/oracle", "as_is/oracle")])}
+    rows = {(r.subset, r.protocol, r.metric): r for r in tasks.compare(a, b, [("as_is/oracle", "as_is/oracle")])}
     one, two = ({(r.subset, r.protocol, r.metric): r for r in side[0].rows} for side in (a, b))
     for metric in ("f1", "f1_drop"):
         known = [value(side, "math+merged", metric, "as_is/oracle") for side in (one, two)]
         name = f"as_is/oracle {metric}"
         assert value(rows, "math+merged", f"{metric}_difference", name) == pytest.approx(known[1] - known[0])
     assert ("math+merged", "as_is/oracle f1_drop", "p_value") in rows
-    fixed = judge.compare(a, b, [("as_is/fixed:0.2", "as_is/fixed:0.2")])  # judged when it is asked for
+    fixed = tasks.compare(a, b, [("as_is/fixed:0.2", "as_is/fixed:0.2")])  # judged when it is asked for
     assert any(r.metric == "f1_drop_difference" and r.value for r in fixed)
     with pytest.raises(UserError, match="unlike threshold rules"):
-        judge.compare(a, b, [("as_is/oracle", "as_is/cross_validated")])
+        tasks.compare(a, b, [("as_is/oracle", "as_is/cross_validated")])
     fewer = [s for s in scores_of("prob") if base_and_rendering(s.subset)[1] in ("plain", "headers")]
     with pytest.raises(UserError, match="differ in subsets"):
-        judge.compare(a, run(fewer), [("as_is/oracle", "as_is/oracle")])
-    shown = width_of(report.compare_table(judge.compare(a, b, [("as_is/oracle", "as_is/oracle")])))
+        tasks.compare(a, run(fewer), [("as_is/oracle", "as_is/oracle")])
+    shown = width_of(report.compare_table(tasks.compare(a, b, [("as_is/oracle", "as_is/oracle")])))
     assert "all formats" in shown
     assert "math+headers" not in shown
 
@@ -474,12 +476,12 @@ def command(*args: str) -> str:
     return found.output
 
 
-def evaluated(folder: Path) -> store.Run:
+def evaluated(folder: Path) -> result_files.Run:
     """The run in a folder: it reads back, and its rows follow from its scores."""
     (path,) = folder.glob("*.json")
     loaded = load_results(folder, recompute=True)
     assert (loaded.broken, loaded.differing) == ((), ())
-    return store.read_run(path)
+    return result_files.read_run(path)
 
 
 def test_a_backend_at_hand_reads_the_renderings_too(tmp_path: Path) -> None:
@@ -504,7 +506,9 @@ def test_the_best_model_stands_first(tmp_path: Path) -> None:
     some = traces(subsets=("math",))
     for name, skill in (("a-poor", 0.0), ("best", 2.0)):
         report_runs.write(tmp_path, scores_of("value", skill, some), run_id=name, model=f"org/{name}", **facts)
-    grid = next(g for g in shift.grids(store.read_runs(tmp_path)) if g.label == "format_shift-cross_validated-drop")
+    grid = next(
+        g for g in shift.grids(result_files.read_runs(tmp_path)) if g.label == "format_shift-cross_validated-drop"
+    )
     (lines,) = grid.groups
     assert [line[1] for line in lines if line[2] == "`as_is`"] == ["org/best", "org/a-poor"]
 

@@ -14,15 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prmbench import data, reading
-from prmbench.answers import answer_region, boxes
-from prmbench.data import imports, prompts, rollouts
-from prmbench.schema import UserError
+from prmbench import data
+from prmbench.core import reading
+from prmbench.core.records import UserError
+from prmbench.data import converters, prompts, rollouts
+from prmbench.verification.answer_region import answer_region, boxes
 from prmbench.verification.extraction import answers, golds
 from prmbench.verification.latex import plain_latex
-from prmbench.verify import Claim, Verifier
+from prmbench.verification.verifiers import Claim, Verifier
 
-pytestmark = pytest.mark.filterwarnings("ignore::prmbench.schema.Notice")
+pytestmark = pytest.mark.filterwarnings("ignore::prmbench.core.records.Notice")
 
 FIELDS = [
     *(
@@ -58,7 +59,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "prmbench": lambda path: data.load("prmbench_preview", path),
     "prompts": prompts.load,
     "rollouts": rollouts.read,
-    "imports": imports.read,
+    "imports": converters.read,
 }
 
 

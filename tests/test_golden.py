@@ -16,13 +16,14 @@ import pytest
 import torch
 from token_kinds import SMOLLM2, smollm2_folder
 
-from prmbench import data, metrics, objectives
+from prmbench import data, objectives
 from prmbench.backends import implicit
 from prmbench.backends.ref_cache import step_logprobs
+from prmbench.core.records import EvalProtocol, Readout, ScoredTrace
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import encode_chat
-from prmbench.losses import LOSSES, denominator
-from prmbench.schema import EvalProtocol, Readout, ScoredTrace
+from prmbench.metrics import first_error
+from prmbench.training.losses import LOSSES, denominator
 
 FOLDER = Path(os.environ.get("PRMBENCH_GOLDEN") or Path(__file__).parent / "golden")
 THEIR_NAMES: dict[str, Readout] = {
@@ -63,9 +64,9 @@ def their_threshold(name: str, threshold: float, coef: float) -> float:
 
 
 def f1_at(traces: list[ScoredTrace], protocol: EvalProtocol, threshold: float) -> float:
-    sample = metrics.sample(traces, protocol)
+    sample = first_error.sample(traces, protocol)
     right = sample.matches(np.array([threshold]))
-    return float(metrics.harmonic(*metrics.accuracies(sample, right, np.ones((1, len(sample)))))[0])
+    return float(first_error.harmonic(*first_error.accuracies(sample, right, np.ones((1, len(sample)))))[0])
 
 
 def check_step_f1(golden: dict[str, Any], _: Path) -> None:
@@ -74,8 +75,8 @@ def check_step_f1(golden: dict[str, Any], _: Path) -> None:
         protocol = EvalProtocol(THEIR_NAMES[name], "oracle")
         theirs = their_threshold(name, expected["grid_threshold"], golden["coef"])
         assert f1_at(traces, protocol, theirs) == pytest.approx(expected["grid_f1"], rel=1e-5), name
-        sample = metrics.sample(traces, protocol)
-        best = float(metrics.best_threshold(sample, np.ones((1, len(sample))))[0])
+        sample = first_error.sample(traces, protocol)
+        best = float(first_error.best_threshold(sample, np.ones((1, len(sample))))[0])
         assert f1_at(traces, protocol, best) >= expected["grid_f1"] - 1e-9, name
 
 

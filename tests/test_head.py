@@ -1,4 +1,4 @@
-"""head.py: against autograd through a full log-softmax, finite differences, and a search of the whole vocabulary."""
+"""token_logprobs.py against autograd through a full log-softmax, finite differences, and a search of the vocabulary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prmbench import head
+from prmbench.engines import token_logprobs
 
 N, H, V = 11, 8, 37
 
@@ -49,7 +49,7 @@ def test_loss_and_gradients_agree_with_a_full_log_softmax(chunk: int, with_bias:
     hidden, weight, bias, targets = parts()
     leaves = (hidden, weight, bias) if with_bias else (hidden, weight)
     used = bias if with_bias else None
-    mine = loss(*head.target_logprobs(hidden, weight, targets, used, softcap, chunk))
+    mine = loss(*token_logprobs.target_logprobs(hidden, weight, targets, used, softcap, chunk))
     full = loss(*slow(hidden, weight, targets, used, softcap))
     torch.testing.assert_close(mine, full, rtol=1e-6, atol=1e-6)
     for got, expected in zip(gradients(mine, *leaves), gradients(full, *leaves), strict=True):
@@ -61,7 +61,7 @@ def test_loss_and_gradients_agree_with_a_full_log_softmax(chunk: int, with_bias:
 def test_gradcheck_by_finite_differences(softcap: float | None) -> None:
     hidden, weight, bias, targets = parts(torch.float64)
     assert torch.autograd.gradcheck(
-        lambda h, w, b: head.target_logprobs(h, w, targets, b, softcap, chunk=4), (hidden, weight, bias)
+        lambda h, w, b: token_logprobs.target_logprobs(h, w, targets, b, softcap, chunk=4), (hidden, weight, bias)
     )
 
 
@@ -80,7 +80,7 @@ def of_three(logprobs: Tensor, normalisers: Tensor) -> Tensor:
 def test_several_ids_a_row_agree_with_a_full_log_softmax(chunk: int, softcap: float | None) -> None:
     hidden, weight, bias, _ = parts()
     leaves = (hidden, weight, bias)
-    logprobs, logz = head.logprobs_at(hidden, weight, IDS, bias, softcap, chunk)
+    logprobs, logz = token_logprobs.logprobs_at(hidden, weight, IDS, bias, softcap, chunk)
     each = [slow(hidden, weight, IDS[:, k], bias, softcap) for k in range(3)]
     full = torch.stack([logp for logp, _ in each], dim=1), each[0][1]
     torch.testing.assert_close(logprobs.double(), full[0], rtol=1e-6, atol=1e-6)
@@ -94,14 +94,14 @@ def test_several_ids_a_row_agree_with_a_full_log_softmax(chunk: int, softcap: fl
 def test_gradcheck_of_several_ids(softcap: float | None) -> None:
     hidden, weight, bias, _ = parts(torch.float64)
     assert torch.autograd.gradcheck(
-        lambda h, w, b: head.logprobs_at(h, w, IDS, b, softcap, chunk=4), (hidden, weight, bias)
+        lambda h, w, b: token_logprobs.logprobs_at(h, w, IDS, b, softcap, chunk=4), (hidden, weight, bias)
     )
 
 
 def test_one_id_is_the_target() -> None:
     hidden, weight, bias, targets = parts()
-    one, logz = head.target_logprobs(hidden, weight, targets, bias)
-    column, same = head.logprobs_at(hidden, weight, targets[:, None], bias)
+    one, logz = token_logprobs.target_logprobs(hidden, weight, targets, bias)
+    column, same = token_logprobs.logprobs_at(hidden, weight, targets[:, None], bias)
     assert torch.equal(one, column[:, 0])
     assert torch.equal(logz, same)
 
@@ -110,7 +110,8 @@ def test_chunks_do_not_matter() -> None:
     hidden, weight, bias, targets = parts(torch.float64)
     leaves = (hidden, weight, bias)
     found = [
-        gradients(loss(*head.target_logprobs(hidden, weight, targets, bias, chunk=c)), *leaves) for c in (1, 5, 99)
+        gradients(loss(*token_logprobs.target_logprobs(hidden, weight, targets, bias, chunk=c)), *leaves)
+        for c in (1, 5, 99)
     ]
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
@@ -124,7 +125,7 @@ def test_only_the_gradient_that_is_wanted(wanted: str) -> None:
     expected = gradients(loss(*slow(hidden, weight, targets, bias, None)), named[wanted])[0]
     for name, leaf in named.items():
         leaf.requires_grad_(name == wanted)
-    loss(*head.target_logprobs(hidden, weight, targets, bias)).backward()
+    loss(*token_logprobs.target_logprobs(hidden, weight, targets, bias)).backward()
     torch.testing.assert_close(named[wanted].grad, expected, rtol=1e-5, atol=1e-6)
     assert all(leaf.grad is None for name, leaf in named.items() if name != wanted)
 
@@ -132,7 +133,7 @@ def test_only_the_gradient_that_is_wanted(wanted: str) -> None:
 def test_one_output_alone() -> None:
     hidden, weight, _, targets = parts()
     for pick in (0, 1):
-        got = gradients(head.target_logprobs(hidden, weight, targets)[pick].sum(), hidden)[0]
+        got = gradients(token_logprobs.target_logprobs(hidden, weight, targets)[pick].sum(), hidden)[0]
         expected = gradients(slow(hidden, weight, targets, None, None)[pick].sum(), hidden)[0]
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
@@ -145,12 +146,12 @@ def test_a_tied_head_adds_both_gradients() -> None:
         return gradients(loss(*through(weight[ids].tanh(), weight, targets)), weight)[0]  # type: ignore[operator]
 
     expected = run(lambda h, w, t: slow(h, w, t, None, None))
-    torch.testing.assert_close(run(head.target_logprobs), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(run(token_logprobs.target_logprobs), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_no_rows() -> None:
     hidden, weight, _, targets = parts()
-    logp, _ = head.target_logprobs(hidden[:0], weight, targets[:0])
+    logp, _ = token_logprobs.target_logprobs(hidden[:0], weight, targets[:0])
     assert logp.shape == (0,)
     assert gradients(logp.sum(), weight)[0].abs().sum() == 0
 
@@ -176,7 +177,7 @@ def test_no_block_of_all_logits_lives() -> None:
     hidden = torch.randn(n, H, requires_grad=True)
     weight = torch.randn(v, H, requires_grad=True)
     with Largest() as largest:
-        logp, _ = head.target_logprobs(hidden, weight, torch.arange(n) % v, softcap=2.0, chunk=chunk)
+        logp, _ = token_logprobs.target_logprobs(hidden, weight, torch.arange(n) % v, softcap=2.0, chunk=chunk)
         logp.sum().backward()
     assert largest.elements == max(chunk * v, n * H)
     assert n * v > largest.elements
@@ -186,7 +187,7 @@ def test_nothing_is_kept_but_states_ids_and_normalisers() -> None:
     hidden, weight, bias, targets = parts()
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x), x)[1], lambda x: x):
-        head.target_logprobs(hidden, weight, targets, bias)
+        token_logprobs.target_logprobs(hidden, weight, targets, bias)
     assert sorted(tuple(x.shape) for x in kept) == sorted([(N, H), (V, H), (V,), (N, 1), (N,)])
 
 
@@ -204,7 +205,7 @@ def peaked(dtype: torch.dtype = torch.float32, n: int = 200) -> tuple[Tensor, Te
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_candidates_are_all_tokens_with_p_min_and_no_others(p_min: float, softcap: float | None) -> None:
     hidden, weight, bias, targets = peaked()
-    found = head.candidates(hidden, weight, targets, p_min, bias, softcap, chunk=64)
+    found = token_logprobs.candidates(hidden, weight, targets, p_min, bias, softcap, chunk=64)
     logits = hidden.double() @ weight.double().T + bias
     full = (softcap * torch.tanh(logits / softcap) if softcap else logits).log_softmax(-1)
     assert found.ids.shape == found.kept.shape == (200, int(1 / p_min))
@@ -230,34 +231,43 @@ def test_candidates_are_all_tokens_with_p_min_and_no_others(p_min: float, softca
 def test_as_many_as_fit_are_kept_at_exactly_p_min(least: int, offset: float) -> None:
     weight = torch.full((V, 1), -90.0)
     weight[5 : 5 + least] = offset
-    found = head.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least)
+    found = token_logprobs.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least)
     assert found.kept.tolist() == [[True] * least]
     assert sorted(found.ids[0].tolist()) == list(range(5, 5 + least))
     weight[4] = offset  # one more, and all of them have less
-    assert not head.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least).kept.any()
+    assert not token_logprobs.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least).kept.any()
 
 
 def test_most_candidates() -> None:
-    assert [head.most_candidates(p) for p in (0.05, 0.1, 0.15, 0.2, 0.3, 1 / 3, 0.7, 1.0)] == [20, 10, 6, 5, 3, 3, 1, 1]
-    assert head.most_candidates(None) == 0
+    assert [token_logprobs.most_candidates(p) for p in (0.05, 0.1, 0.15, 0.2, 0.3, 1 / 3, 0.7, 1.0)] == [
+        20,
+        10,
+        6,
+        5,
+        3,
+        3,
+        1,
+        1,
+    ]
+    assert token_logprobs.most_candidates(None) == 0
 
 
 def test_no_candidates_are_asked_for() -> None:
     hidden, weight, bias, targets = peaked()
-    found = head.candidates(hidden, weight, targets, None, bias)
+    found = token_logprobs.candidates(hidden, weight, targets, None, bias)
     assert found.ids.shape == found.kept.shape == found.candidate_logprobs.shape == (200, 0)
-    assert torch.equal(found.logprobs, head.candidates(hidden, weight, targets, 0.1, bias).logprobs)
+    assert torch.equal(found.logprobs, token_logprobs.candidates(hidden, weight, targets, 0.1, bias).logprobs)
 
 
 def test_a_vocabulary_smaller_than_the_set() -> None:
-    found = head.candidates(torch.zeros(2, H), torch.zeros(4, H), torch.tensor([1, 3]), 0.1)
+    found = token_logprobs.candidates(torch.zeros(2, H), torch.zeros(4, H), torch.tensor([1, 3]), 0.1)
     assert found.kept.tolist() == [[True] * 4] * 2
     assert found.ids.dtype == torch.int64
 
 
 def test_candidates_of_no_rows() -> None:
     hidden, weight, bias, targets = peaked()
-    found = head.candidates(hidden[:0], weight, targets[:0], 0.1, bias)
+    found = token_logprobs.candidates(hidden[:0], weight, targets[:0], 0.1, bias)
     assert [tuple(x.shape) for x in found] == [(0,), (0,), (0, 10), (0, 10), (0, 10)]
 
 
@@ -265,9 +275,9 @@ def test_candidates_of_no_rows() -> None:
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_control_equal_weights_give_a_td_of_exactly_0(dtype: torch.dtype, softcap: float | None) -> None:
     hidden, weight, bias, targets = peaked(dtype)
-    old = head.candidates(hidden, weight, targets, 0.1, bias, softcap, chunk=64)
+    old = token_logprobs.candidates(hidden, weight, targets, 0.1, bias, softcap, chunk=64)
     ids = torch.cat([targets[:, None], old.ids], dim=1)
-    new, _ = head.logprobs_at(hidden.requires_grad_(), weight, ids, bias, softcap, chunk=64)
+    new, _ = token_logprobs.logprobs_at(hidden.requires_grad_(), weight, ids, bias, softcap, chunk=64)
     assert new.requires_grad
     assert not old.logprobs.requires_grad
     assert old.kept.any()
@@ -278,7 +288,7 @@ def test_control_equal_weights_give_a_td_of_exactly_0(dtype: torch.dtype, softca
 def test_candidates_hold_no_block_of_all_logits_either() -> None:
     hidden, weight, bias, targets = peaked()
     with Largest() as largest:
-        head.candidates(hidden, weight, targets, 0.1, bias, chunk=60)
+        token_logprobs.candidates(hidden, weight, targets, 0.1, bias, chunk=60)
     assert largest.elements == 60 * V > max(200 * H, 200 * 10)
     assert largest.elements < 200 * V
 
@@ -288,7 +298,7 @@ def test_candidates_hold_no_block_of_all_logits_either() -> None:
 
 def test_bfloat16_states_keep_float32_sums() -> None:
     hidden, weight, bias, targets = parts(torch.bfloat16)
-    logp, logz = head.target_logprobs(hidden, weight, targets, bias)
+    logp, logz = token_logprobs.target_logprobs(hidden, weight, targets, bias)
     slow_logp, slow_logz = slow(hidden, weight, targets, bias, None)
     torch.testing.assert_close(logp.double(), slow_logp, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logz.double(), slow_logz, rtol=1e-5, atol=1e-5)
@@ -308,7 +318,7 @@ def test_autocast_rounds_the_factors_and_nothing_else() -> None:
         weight.copy_(weight.bfloat16())
     exact = slow(hidden, weight, targets, None, None)
     with torch.autocast("cpu", torch.bfloat16):
-        mine = head.target_logprobs(hidden, weight, targets)
+        mine = token_logprobs.target_logprobs(hidden, weight, targets)
         got = gradients(loss(*mine), hidden, weight)
     for one, two in zip(mine, exact, strict=True):
         assert one.dtype == torch.float32
@@ -324,9 +334,9 @@ def test_the_products_leave_no_setting_behind() -> None:
     hidden, weight, _, targets = parts(torch.bfloat16)
     try:
         settings.fp32_precision = "ieee"
-        head.target_logprobs(hidden, weight, targets)[0].sum().backward()
+        token_logprobs.target_logprobs(hidden, weight, targets)[0].sum().backward()
         with pytest.raises(RuntimeError):
-            head.target_logprobs(hidden, weight[:, :3], targets)
+            token_logprobs.target_logprobs(hidden, weight[:, :3], targets)
         assert settings.fp32_precision == "ieee"
     finally:
         settings.fp32_precision = before

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from prmbench.cli import app
 from prmbench.config import ConvertConfig
-from prmbench.data import imports, load, math_shepherd, rollouts, views
-from prmbench.data.imports import convert, read
-from prmbench.schema import Notice, UserError, text_hash
+from prmbench.core.records import Notice, UserError, text_hash
+from prmbench.data import converters, load, math_shepherd, rollouts, views
+from prmbench.data.converters import convert, read
 
 
 def rows(tmp_path: Path, *items: object, name: str = "r.jsonl") -> Path:
@@ -131,7 +131,7 @@ def test_what_gives_no_solution_is_counted(tmp_path: Path) -> None:
     broken, unrated = labelled(stage(rated("a", 1)), reason="bad_problem"), labelled(stage(rated("a", None)))
     found, left, count = read(rows(tmp_path, broken, unrated, labelled(), WHOLE))
     assert (len(found), count) == (1, 4)
-    assert left == {imports.BROKEN: 1, imports.NO_STEP: 2}
+    assert left == {converters.BROKEN: 1, converters.NO_STEP: 2}
 
 
 # --- Math-Shepherd ------------------------------------------------------------------------------------------
@@ -347,10 +347,10 @@ def test_what_math_shepherds_rows_may_be_like(
         (stage(rated(" \n", 1), rated("8.", 1), chosen=1), ("8.",), [], {}),
         (stage(rated("8.", 1), {"text": None, "rating": 1}), ("8.",), [], {}),
         (stage(rated("8.", 1), {}), ("8.",), [], {}),
-        (stage(rated("8.", 1), rated("7.", 5)), ("8.",), [], {imports.UNREADABLE_ALTERNATIVE: 1}),
-        (stage(rated("8.", 1), rated("\ud800", 1)), ("8.",), [], {imports.UNREADABLE_ALTERNATIVE: 1}),
-        (stage(rated("8.", 1), {"text": 7, "rating": 1}), ("8.",), [], {imports.UNREADABLE_ALTERNATIVE: 1}),
-        (stage(rated("8.", 1), "9."), ("8.",), [], {imports.UNREADABLE_ALTERNATIVE: 1}),  # type: ignore[arg-type]
+        (stage(rated("8.", 1), rated("7.", 5)), ("8.",), [], {converters.UNREADABLE_ALTERNATIVE: 1}),
+        (stage(rated("8.", 1), rated("\ud800", 1)), ("8.",), [], {converters.UNREADABLE_ALTERNATIVE: 1}),
+        (stage(rated("8.", 1), {"text": 7, "rating": 1}), ("8.",), [], {converters.UNREADABLE_ALTERNATIVE: 1}),
+        (stage(rated("8.", 1), "9."), ("8.",), [], {converters.UNREADABLE_ALTERNATIVE: 1}),  # type: ignore[arg-type]
         (stage(rated("", 1), rated("9.", -1), chosen=None), (), [("9.",)], {}),  # what was judged says nothing
         (stage(rated("", 1), chosen=None, human="7."), ("7.",), [], {}),
         (stage(rated("8.", -1), chosen=None, human=" "), ("8.",), [], {}),
@@ -438,7 +438,7 @@ def test_a_row_that_cannot_be_read_is_left_out_counted_and_named(tmp_path: Path,
     path.write_text("\n".join((json.dumps(TRL), text, json.dumps(WHOLE))) + "\n")
     with pytest.warns(Notice) as told:
         done = convert(ConvertConfig(out=tmp_path / "t.jsonl"), path)
-    assert (done.rows, done.solutions, done.left_out) == (3, 2, {imports.UNREADABLE: 1})
+    assert (done.rows, done.solutions, done.left_out) == (3, 2, {converters.UNREADABLE: 1})
     assert [r.id for r in rollouts.read(done.out)] == ["r-0", "r-2"]  # numbered by their place in the file
     (fault,) = done.unreadable
     assert fault.startswith((f"{path} row 1", f"{path} line 2"))
@@ -463,7 +463,7 @@ def test_the_first_few_are_named_and_all_are_counted(tmp_path: Path) -> None:
     path = rows(tmp_path, TRL, *({"row": n} for n in range(8)))
     with pytest.warns(Notice, match=r"8 of 9 rows .* row 1: .* row 5: .*; \.\.\.$"):
         done = convert(ConvertConfig(out=tmp_path / "t.jsonl"), path)
-    assert done.left_out == {imports.UNREADABLE: 8}
+    assert done.left_out == {converters.UNREADABLE: 8}
     assert [fault.split(" row ")[1][0] for fault in done.unreadable] == ["1", "2", "3", "4", "5"]
 
 
@@ -502,12 +502,12 @@ def test_through_the_command_line(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"error: {path} row 1: is of no known format")
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert f"left_out: {{'{imports.UNREADABLE}': 1}}\nunreadable: \n  {path} row 1: is of no known" in done.stdout
+    assert f"left_out: {{'{converters.UNREADABLE}': 1}}\nunreadable: \n  {path} row 1: is of no known" in done.stdout
     assert f"note: {path}: 1 of 3 rows cannot be read" in done.stderr
     assert done.stderr.count("\n") == 1
     out.unlink()
     told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
-    assert (told["rows"], told["solutions"], told["left_out"]) == (3, 2, {imports.UNREADABLE: 1})
+    assert (told["rows"], told["solutions"], told["left_out"]) == (3, 2, {converters.UNREADABLE: 1})
     assert told["unreadable"][0].startswith(f"{path} row 1: ")
     out.unlink()
     done = CliRunner().invoke(app, ["convert", str(rows(tmp_path, TRL)), "--out", str(out)])

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from prmbench import judge, metrics
-from prmbench.schema import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench import tasks
+from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.metrics import first_error
 
 
 def manifest(kind: str = "prob", subsets: tuple[str, ...] = ("gsm8k", "math"), **more: object) -> RunManifest:
@@ -52,14 +53,14 @@ def row(rows: tuple[MetricRow, ...], subset: str, protocol: str, metric: str = "
 
 
 def f1_at(items: list[ScoredTrace], threshold: float) -> float:
-    data = metrics.sample(items, EvalProtocol("as_is", "oracle"))
-    error, correct = metrics.accuracies(data, data.matches(np.array([threshold])), np.ones((1, len(items))))
-    return float(metrics.harmonic(error, correct)[0])
+    data = first_error.sample(items, EvalProtocol("as_is", "oracle"))
+    error, correct = first_error.accuracies(data, data.matches(np.array([threshold])), np.ones((1, len(items))))
+    return float(first_error.harmonic(error, correct)[0])
 
 
 def test_fixed_uses_the_number_given() -> None:
     items = traces("gsm8k", 0.4)
-    rows = judge.judge(manifest(subsets=("gsm8k",), extra_protocols=("as_is/fixed:0.25",)), items)
+    rows = tasks.judge(manifest(subsets=("gsm8k",), extra_protocols=("as_is/fixed:0.25",)), items)
     assert row(rows, "gsm8k", "as_is/fixed:0.5").value == pytest.approx(f1_at(items, 0.5))
     assert row(rows, "gsm8k", "as_is/fixed:0.25").value == pytest.approx(f1_at(items, 0.25))
     assert row(rows, "gsm8k", "as_is/fixed:0.25", "threshold").value == 0.25
@@ -68,7 +69,7 @@ def test_fixed_uses_the_number_given() -> None:
 def test_calibrated_tunes_on_its_subset_and_only_there() -> None:
     """math's scores lie 1 higher: the threshold of gsm8k must be used on it all the same."""
     items = traces("gsm8k", 0.5) + traces("math", 0.5, shift=1.0)
-    rows = judge.judge(manifest(), items)
+    rows = tasks.judge(manifest(), items)
     tuned = row(rows, "gsm8k", "as_is/oracle", "threshold").value
     assert row(rows, "math", "as_is/calibrated:gsm8k", "threshold").value == tuned
     assert row(rows, "math", "as_is/calibrated:gsm8k").value == pytest.approx(f1_at(items[60:], tuned))  # type: ignore[arg-type]
@@ -76,7 +77,7 @@ def test_calibrated_tunes_on_its_subset_and_only_there() -> None:
 
 
 def test_the_calibration_subsets_own_cell_is_out_of_fold_and_marked() -> None:
-    rows = judge.judge(manifest(), traces("gsm8k", 0.3) + traces("math", 0.3))
+    rows = tasks.judge(manifest(), traces("gsm8k", 0.3) + traces("math", 0.3))
     own = row(rows, "gsm8k", "as_is/calibrated:gsm8k")
     assert own.note == "out_of_fold"
     assert own.value == row(rows, "gsm8k", "as_is/cross_validated").value
@@ -89,7 +90,7 @@ def test_the_calibration_subsets_own_cell_is_out_of_fold_and_marked() -> None:
 
 
 def test_without_its_subset_calibrated_is_absent_with_the_reason() -> None:
-    rows = judge.judge(manifest(subsets=("math",)), traces("math", 0.3))
+    rows = tasks.judge(manifest(subsets=("math",)), traces("math", 0.3))
     absent = row(rows, "math", "as_is/calibrated:gsm8k")
     assert absent.value is None
     assert absent.note == "needs subset gsm8k, which this run does not have"
@@ -102,7 +103,7 @@ def test_cross_validation_by_hand() -> None:
         ScoredTrace(f"{i}", "s", -1 if i % 2 else 0, None, f"p{i}", 1, (0.9 if i % 2 else 0.1,), (1,)) for i in range(8)
     ]
     outlier = ScoredTrace("8", "s", 0, None, "p8", 1, (0.6,), (1,))  # found only with a threshold above 0.6
-    rows = judge.judge(facts, [*items, outlier])
+    rows = tasks.judge(facts, [*items, outlier])
     assert row(rows, "s", "as_is/oracle").value == 1.0  # threshold in (0.6, 0.9]
     found = row(rows, "s", "as_is/cross_validated", "error_accuracy").value
     assert found == pytest.approx(4 / 5)  # without the outlier the others agree on 0.5, which misses it
@@ -111,7 +112,7 @@ def test_cross_validation_by_hand() -> None:
 
 def test_oracle_is_never_below_one_threshold_chosen_elsewhere() -> None:
     """Cross-validation has a threshold per fold, and so may even lie above the best single one."""
-    rows = judge.judge(manifest(), traces("gsm8k", 0.3) + traces("math", 0.3))
+    rows = tasks.judge(manifest(), traces("gsm8k", 0.3) + traces("math", 0.3))
     for subset in ("gsm8k", "math"):
         best = row(rows, subset, "as_is/oracle").value
         assert row(rows, subset, "as_is/fixed:0.5").value <= best  # type: ignore[operator]
@@ -125,11 +126,11 @@ def test_the_oracle_threshold_is_tuned_again_in_every_replicate() -> None:
         ScoredTrace(str(i), "s", int(rng.integers(-1, 2)), None, str(i), 2, tuple(rng.random(2)), (1, 1))
         for i in range(40)
     ]
-    oracle = row(judge.judge(manifest(subsets=("s",)), items), "s", "as_is/oracle")
-    data = metrics.sample(items, EvalProtocol("as_is", "oracle"))
-    weights = metrics.bootstrap_weights(data.cluster, 300, 5)
-    kept = np.full(301, row(judge.judge(manifest(subsets=("s",)), items), "s", "as_is/oracle", "threshold").value)
-    frozen = metrics.harmonic(*metrics.accuracies(data, data.matches(kept), weights))
+    oracle = row(tasks.judge(manifest(subsets=("s",)), items), "s", "as_is/oracle")
+    data = first_error.sample(items, EvalProtocol("as_is", "oracle"))
+    weights = first_error.bootstrap_weights(data.cluster, 300, 5)
+    kept = np.full(301, row(tasks.judge(manifest(subsets=("s",)), items), "s", "as_is/oracle", "threshold").value)
+    frozen = first_error.harmonic(*first_error.accuracies(data, data.matches(kept), weights))
     assert oracle.lo is not None
     assert oracle.lo > np.percentile(frozen[1:], 2.5) + 0.02
 
@@ -138,7 +139,7 @@ def test_the_interval_is_a_95_percent_one() -> None:
     """Right traces only differ by a coin: compare with the binomial interval of correct_accuracy."""
     items = [ScoredTrace(f"{i:03}", "s", -1, None, str(i), 1, (float(i % 2),), (1,)) for i in range(400)]
     items.append(ScoredTrace("400", "s", 0, None, "400", 1, (-1.0,), (1,)))
-    found = row(judge.judge(manifest(subsets=("s",)), items), "s", "as_is/fixed:0.5", "correct_accuracy")
+    found = row(tasks.judge(manifest(subsets=("s",)), items), "s", "as_is/fixed:0.5", "correct_accuracy")
     assert (found.lo, found.hi) == (
         pytest.approx(0.5 - 1.96 * 0.025, abs=0.01),
         pytest.approx(0.5 + 1.96 * 0.025, abs=0.01),
@@ -150,7 +151,7 @@ def test_the_interval_is_a_95_percent_one() -> None:
 )
 def test_a_subset_of_one_sort_has_no_f1_but_its_accuracy(labels: tuple[int, int], reason: str) -> None:
     items = [ScoredTrace(str(i), "s", at, None, str(i), 2, (0.9, 0.9), (1, 1)) for i, at in enumerate(labels)]
-    rows = judge.judge(manifest(subsets=("s",)), items)
+    rows = tasks.judge(manifest(subsets=("s",)), items)
     found = row(rows, "s", "as_is/fixed:0.5")
     assert (found.value, found.lo, found.note) == (None, None, reason)
     other = "correct_accuracy" if labels[0] < 0 else "error_accuracy"
@@ -160,8 +161,8 @@ def test_a_subset_of_one_sort_has_no_f1_but_its_accuracy(labels: tuple[int, int]
 def test_unscored_is_counted_and_wrong() -> None:
     items = traces("gsm8k", 5.0, n=20)  # fully separable
     blank = [replace(t, values=(), unscored="too long") if i < 5 else t for i, t in enumerate(items)]
-    assert row(judge.judge(manifest(subsets=("gsm8k",)), items), "gsm8k", "as_is/oracle").value == 1.0
-    found = row(judge.judge(manifest(subsets=("gsm8k",)), blank), "gsm8k", "as_is/oracle")
+    assert row(tasks.judge(manifest(subsets=("gsm8k",)), items), "gsm8k", "as_is/oracle").value == 1.0
+    found = row(tasks.judge(manifest(subsets=("gsm8k",)), blank), "gsm8k", "as_is/oracle")
     assert (found.n, found.unscored) == (20, 5)
     lost = [sum(t.label >= 0 for t in items[:5]), sum(t.label < 0 for t in items[:5])]
     whole = [sum(t.label >= 0 for t in items), sum(t.label < 0 for t in items)]
@@ -176,7 +177,7 @@ def test_verdicts_are_judged_as_they_are() -> None:
         ScoredTrace("c", "s", -1, None, "c", 2, verdicts=(-1,)),
         ScoredTrace("d", "s", -1, None, "d", 2, verdicts=(None,)),
     ]
-    rows = judge.judge(manifest("verdict", ("s",), fixed=None), items)
+    rows = tasks.judge(manifest("verdict", ("s",), fixed=None), items)
     assert row(rows, "s", "vote/native").value == 0.5
     assert {r.protocol for r in rows if not r.protocol.startswith("floor/")} == {"vote/native"}
 
@@ -189,24 +190,24 @@ def test_votes_that_cannot_be_read_are_counted() -> None:
         ScoredTrace("d", "t", 0, None, "d", 2, verdicts=(0, 0, 0)),
         ScoredTrace("e", "t", -1, None, "e", 2, verdicts=(-1, 0, -1)),
     ]
-    rows = judge.judge(manifest("verdict", ("s", "t"), fixed=None), items)
+    rows = tasks.judge(manifest("verdict", ("s", "t"), fixed=None), items)
     assert row(rows, "s", "vote/native", "unparsed").value == pytest.approx(5 / 9)
     assert row(rows, "t", "vote/native", "unparsed").value == 0.0
     assert row(rows, "avg[s,t]", "vote/native", "unparsed").value == pytest.approx(5 / 18)
     assert row(rows, "s", "vote/native").value == pytest.approx(2 / 3)  # all right with an error, half without
-    readable = judge.judge(manifest("verdict", ("t",), fixed=None), items[3:])
+    readable = tasks.judge(manifest("verdict", ("t",), fixed=None), items[3:])
     assert not [r for r in readable if r.metric == "unparsed"]
 
 
 def test_order_of_the_scores_does_not_matter() -> None:
     items = traces("gsm8k", 0.3) + traces("math", 0.3)
-    assert judge.judge(manifest(), items) == judge.judge(manifest(), items[::-1])
+    assert tasks.judge(manifest(), items) == tasks.judge(manifest(), items[::-1])
 
 
 def test_protocols_that_the_scores_cannot_serve_are_refused() -> None:
     for key in ("prefix_sum/oracle", "logprob.as_is/oracle", "as_is/oracle@release", "as_is/native"):
         with pytest.raises(UserError, match="protocol"):
-            judge.resolve(manifest(), EvalProtocol.parse(key))
+            tasks.resolve(manifest(), EvalProtocol.parse(key))
 
 
 @pytest.mark.parametrize(
@@ -233,16 +234,16 @@ def test_a_native_rule_reads_the_models_own_number() -> None:
     """Named by a user it must be the run's number, not the best one."""
     items = traces("gsm8k", 0.4)
     facts = manifest(subsets=("gsm8k",), native=0.3)
-    rows = judge.judge(facts, items)
+    rows = tasks.judge(facts, items)
     assert row(rows, "gsm8k", "as_is/native").value == pytest.approx(f1_at(items, 0.3))
     both = (RunResult(facts, ()), items)
-    compared = judge.compare(both, both, judge.pairs(facts, facts, ("as_is/native",)))
+    compared = tasks.compare(both, both, tasks.pairs(facts, facts, ("as_is/native",)))
     assert row(compared, "gsm8k", "as_is/native", "f1_a").value == pytest.approx(f1_at(items, 0.3))
 
 
 def test_a_calibration_subset_of_one_sort_gives_no_threshold() -> None:
     right = [replace(t, label=-1) for t in traces("gsm8k", 0.0)]
-    rows = judge.judge(manifest(), right + traces("math", 0.3))
+    rows = tasks.judge(manifest(), right + traces("math", 0.3))
     for subset in ("gsm8k", "math", "avg[gsm8k,math]"):
         absent = row(rows, subset, "as_is/calibrated:gsm8k")
         assert absent.value is None
@@ -252,7 +253,7 @@ def test_a_calibration_subset_of_one_sort_gives_no_threshold() -> None:
 def test_a_number_that_one_subset_lacks_is_missing_from_the_average_only() -> None:
     """One subset has a single problem (no folds) and no outcomes; the other has all."""
     single = [replace(t, cluster="one", outcome=None) for t in traces("math", 0.3, n=6)]
-    rows = judge.judge(manifest(), traces("gsm8k", 0.3) + single)
+    rows = tasks.judge(manifest(), traces("gsm8k", 0.3) + single)
     for protocol in ("as_is/cross_validated", "floor/outcome_oracle"):
         assert row(rows, "gsm8k", protocol).value is not None
         assert row(rows, "math", protocol).value is None
@@ -279,7 +280,7 @@ ORACLE = [(EvalProtocol("as_is", "oracle"),) * 2]
 
 def test_a_run_does_not_differ_from_itself() -> None:
     a, b = runs((0.3, 0.3))
-    rows = judge.compare(a, b, ORACLE)
+    rows = tasks.compare(a, b, ORACLE)
     found = row(rows, "avg[gsm8k,math]", "as_is/oracle", "f1_difference")
     assert (found.value, found.lo, found.hi) == (0.0, 0.0, 0.0)
     assert row(rows, "avg[gsm8k,math]", "as_is/oracle", "p_value").value == 1.0
@@ -287,7 +288,7 @@ def test_a_run_does_not_differ_from_itself() -> None:
 
 def test_a_better_model_is_found_better_with_the_right_sign() -> None:
     a, b = runs((0.1, 0.8))
-    rows = judge.compare(a, b, ORACLE)
+    rows = tasks.compare(a, b, ORACLE)
     found = row(rows, "math", "as_is/oracle", "f1_difference")
     assert found.value == pytest.approx(
         row(rows, "math", "as_is/oracle", "f1_b").value - row(rows, "math", "as_is/oracle", "f1_a").value  # type: ignore[operator]
@@ -295,13 +296,13 @@ def test_a_better_model_is_found_better_with_the_right_sign() -> None:
     assert found.value > 0.2  # type: ignore[operator]
     assert found.lo > 0  # type: ignore[operator]
     assert row(rows, "math", "as_is/oracle", "p_value").value < 0.01  # type: ignore[operator]
-    back = row(judge.compare(b, a, ORACLE), "math", "as_is/oracle", "f1_difference")
+    back = row(tasks.compare(b, a, ORACLE), "math", "as_is/oracle", "f1_difference")
     assert back.value == pytest.approx(-found.value)  # type: ignore[operator]
 
 
 def test_pairing_makes_the_difference_sharper_than_two_intervals() -> None:
     a, b = runs((0.5, 0.55))
-    rows = judge.compare(a, b, ORACLE)
+    rows = tasks.compare(a, b, ORACLE)
     difference = row(rows, "math", "as_is/oracle", "f1_difference")
     alone = row(rows, "math", "as_is/oracle", "f1_a")
     assert difference.hi - difference.lo < 0.8 * (alone.hi - alone.lo)  # type: ignore[operator]
@@ -310,31 +311,31 @@ def test_pairing_makes_the_difference_sharper_than_two_intervals() -> None:
 def test_unlike_protocols_and_unlike_data_are_refused() -> None:
     a, b = runs((0.3, 0.3))
     with pytest.raises(UserError, match="unlike threshold rules"):
-        judge.compare(a, b, [(EvalProtocol("as_is", "oracle"), EvalProtocol("as_is", "cross_validated"))])
+        tasks.compare(a, b, [(EvalProtocol("as_is", "oracle"), EvalProtocol("as_is", "cross_validated"))])
     with pytest.raises(UserError, match="unlike threshold rules"):
-        judge.compare(a, b, [(EvalProtocol.parse("as_is/fixed:0.5"), EvalProtocol.parse("as_is/oracle"))])
+        tasks.compare(a, b, [(EvalProtocol.parse("as_is/fixed:0.5"), EvalProtocol.parse("as_is/oracle"))])
     with pytest.raises(UserError, match="unlike threshold rules"):
-        judge.compare(a, b, [(EvalProtocol.parse("as_is/fixed:0.2"), EvalProtocol.parse("as_is/fixed:0.8"))])
+        tasks.compare(a, b, [(EvalProtocol.parse("as_is/fixed:0.2"), EvalProtocol.parse("as_is/fixed:0.8"))])
     other = (RunResult(replace(b[0].manifest, benchmark_hash="other"), ()), b[1])
     with pytest.raises(UserError, match="benchmark hash"):
-        judge.compare(a, other, ORACLE)
+        tasks.compare(a, other, ORACLE)
     released = (RunResult(replace(b[0].manifest, boundary="release"), ()), b[1])
     with pytest.raises(UserError, match="boundary"):
-        judge.compare(a, released, ORACLE)
+        tasks.compare(a, released, ORACLE)
 
 
 def test_kinds_without_a_common_readout_need_one_named_for_each() -> None:
     one, two = manifest("prob"), manifest("logratio")
     with pytest.raises(UserError, match="--against"):
-        judge.pairs(one, two)
-    pair = judge.pairs(one, two, ("as_is/oracle",), "step_sum/oracle")
+        tasks.pairs(one, two)
+    pair = tasks.pairs(one, two, ("as_is/oracle",), "step_sum/oracle")
     assert [p.key for p in pair[0]] == ["as_is/oracle", "step_sum/oracle"]
 
 
 def test_a_run_may_ask_for_fewer_rules_and_replicates() -> None:
     scores = [*traces("gsm8k", 1.0), *traces("math", 0.5, seed=1)]
-    every = judge.judge(manifest(), scores)
-    few = judge.judge(replace(manifest(), rules=("oracle",), replicates=50), scores)
+    every = tasks.judge(manifest(), scores)
+    few = tasks.judge(replace(manifest(), rules=("oracle",), replicates=50), scores)
     assert {r.protocol.partition("/")[2] for r in few if not r.protocol.startswith("floor/")} == {"oracle"}
     key = lambda r: (r.subset, r.protocol, r.metric)  # noqa: E731
     values = {key(r): r.value for r in every}

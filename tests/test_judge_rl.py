@@ -11,10 +11,10 @@ import pytest
 from report_runs import manifest
 from rl_runs import problems, write_training
 
-from prmbench.judge import checked, compare, judge, keys, pairs
-from prmbench.judge.rows import resampled
-from prmbench.schema import MetricRow, RunManifest, RunResult, ScoredTrace, UserError
-from prmbench.store import pack_scores, read_run, scores_path, sha256
+from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.core.result_files import pack_scores, read_run, scores_path, sha256
+from prmbench.tasks import checked, compare, judge, keys, pairs
+from prmbench.tasks.metric_rows import resampled
 
 KEYS = ("policy/step:0", "policy/step:5", "policy/step:10", "policy/gain")
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, tensor
 
-from prmbench import losses
 from prmbench.config import Loss
-from prmbench.losses import LOSSES
 from prmbench.objectives import Reduction
+from prmbench.training import losses
+from prmbench.training.losses import LOSSES
 
 BETA, MARGIN = 0.7, 0.3
 LENGTHS = tensor([7, 3, 1, 5, 2, 7, 4, 6])

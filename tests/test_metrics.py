@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, roc_auc_score, roc_curve
 
-from prmbench import metrics
-from prmbench.schema import EvalProtocol, Readout, ScoredTrace
+from prmbench.core.records import EvalProtocol, Readout, ScoredTrace
+from prmbench.metrics import first_error
 
 AS_IS = EvalProtocol("as_is", "oracle")
 
@@ -76,24 +76,26 @@ def first_by_hand(values: tuple[float, ...], threshold: float) -> int:
     ],
 )
 def test_readouts_by_hand(readout: Readout, expected: list[float]) -> None:
-    found = metrics.readout(trace([6.0, -2.0, 3.0], 1, tokens=(2, 2, 1)), EvalProtocol(readout, "oracle"))
+    found = first_error.readout(trace([6.0, -2.0, 3.0], 1, tokens=(2, 2, 1)), EvalProtocol(readout, "oracle"))
     assert found == pytest.approx(expected)
 
 
 def test_a_series_of_its_own_name() -> None:
     item = trace([1.0, 2.0], 1, tokens=(1, 1), also={"logprob": (-3.0, -4.0)})
-    assert metrics.readout(item, EvalProtocol("prefix_sum", "oracle", series="logprob")) == pytest.approx([-3.0, -7.0])
+    assert first_error.readout(item, EvalProtocol("prefix_sum", "oracle", series="logprob")) == pytest.approx(
+        [-3.0, -7.0]
+    )
 
 
 def test_prefix_value_and_its_td_telescope() -> None:
     """Eq. (5): the TDs (step sums) of a trace add up to its last prefix value."""
     item = trace([0.5, -1.5, 2.25], 0, tokens=(3, 1, 4))
-    td = metrics.readout(item, EvalProtocol("step_sum", "oracle"))
-    value = metrics.readout(item, EvalProtocol("prefix_sum", "oracle"))
+    td = first_error.readout(item, EvalProtocol("step_sum", "oracle"))
+    value = first_error.readout(item, EvalProtocol("prefix_sum", "oracle"))
     assert td is not None
     assert value is not None
     assert td.cumsum() == pytest.approx(value)
-    assert value[-1] / 8 == pytest.approx(metrics.readout(item, EvalProtocol("prefix_mean", "oracle"))[-1])  # type: ignore[index]
+    assert value[-1] / 8 == pytest.approx(first_error.readout(item, EvalProtocol("prefix_mean", "oracle"))[-1])  # type: ignore[index]
 
 
 # --- decision and F1 ------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ def test_prefix_value_and_its_td_telescope() -> None:
 
 def test_first_below_is_strict() -> None:
     scores = np.array([0.5, 0.3, 0.1])
-    assert [metrics.first_below(scores, t) for t in (0.1, 0.3, 0.31, 0.6)] == [-1, 2, 1, 0]
+    assert [first_error.first_below(scores, t) for t in (0.1, 0.3, 0.31, 0.6)] == [-1, 2, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -114,24 +116,24 @@ def test_first_below_is_strict() -> None:
     ],
 )
 def test_match_interval_by_hand(values: list[float], label: int, expected: tuple[float, float]) -> None:
-    assert metrics.match_interval(np.array(values), label) == expected
+    assert first_error.match_interval(np.array(values), label) == expected
 
 
 @given(traces(), st.floats(-1, 6))
 def test_f1_is_its_definition(items: list[ScoredTrace], threshold: float) -> None:
-    data = metrics.sample(items, AS_IS)
+    data = first_error.sample(items, AS_IS)
     weights = np.ones((1, len(items)))
-    error, correct = metrics.accuracies(data, data.matches(np.array([threshold])), weights)
-    found = metrics.harmonic(np.nan_to_num(error), np.nan_to_num(correct))[0]
+    error, correct = first_error.accuracies(data, data.matches(np.array([threshold])), weights)
+    found = first_error.harmonic(np.nan_to_num(error), np.nan_to_num(correct))[0]
     assert found == pytest.approx(f1_by_hand(items, weights[0], threshold))
 
 
 @given(traces(), st.integers(0, 5))
 def test_optimum_equals_brute_force(items: list[ScoredTrace], seed: int) -> None:
-    data = metrics.sample(items, AS_IS)
-    weights = metrics.bootstrap_weights(data.cluster, 4, seed)
+    data = first_error.sample(items, AS_IS)
+    weights = first_error.bootstrap_weights(data.cluster, 4, seed)
     candidates = np.arange(-1, 7, 0.25)  # scores are 0..5, so every outcome lies between or on these
-    for row, threshold in zip(weights, metrics.best_threshold(data, weights), strict=True):
+    for row, threshold in zip(weights, first_error.best_threshold(data, weights), strict=True):
         best = max(f1_by_hand(items, row, t) for t in candidates)
         assert f1_by_hand(items, row, threshold) == pytest.approx(best)
 
@@ -142,25 +144,25 @@ def test_optimum_does_not_move_with_an_increasing_map(items: list[ScoredTrace]) 
     relabelled = [trace(list(t.values), t.label or 0, t.id, unscored=t.unscored) for t in items]
     best = []
     for version in (relabelled, mapped):
-        data, ones = metrics.sample(version, AS_IS), np.ones((1, len(items)))
-        threshold = metrics.best_threshold(data, ones)[0]
+        data, ones = first_error.sample(version, AS_IS), np.ones((1, len(items)))
+        threshold = first_error.best_threshold(data, ones)[0]
         best.append(f1_by_hand(version, ones[0], threshold))
     assert best[0] == pytest.approx(best[1])
 
 
 def test_of_several_optima_the_lowest_and_of_it_the_midpoint() -> None:
     items = [trace([4.0], -1, "a"), trace([2.0], 0, "b")]  # every threshold in (2, 4] is perfect
-    data = metrics.sample(items, AS_IS)
-    assert metrics.best_threshold(data, np.ones((1, 2)))[0] == 3.0
+    data = first_error.sample(items, AS_IS)
+    assert first_error.best_threshold(data, np.ones((1, 2)))[0] == 3.0
     two_optima = [*items, trace([9.0], -1, "c"), trace([7.0], 0, "d")]  # (2, 4] and (7, 9]: three of four right
-    assert metrics.best_threshold(metrics.sample(two_optima, AS_IS), np.ones((1, 4)))[0] == 3.0
+    assert first_error.best_threshold(first_error.sample(two_optima, AS_IS), np.ones((1, 4)))[0] == 3.0
 
 
 def test_an_open_optimum_gives_its_finite_end() -> None:
-    right = metrics.sample([trace([4.0], -1)], AS_IS)
-    assert metrics.best_threshold(right, np.ones((1, 1)))[0] == 0.0  # F1 is 0 everywhere: nothing to prefer
-    mixed = metrics.sample([trace([4.0], 0, "a"), trace([5.0, 4.5], 0, "b"), trace([6.0], -1, "c")], AS_IS)
-    assert metrics.best_threshold(mixed, np.ones((1, 3)))[0] == 5.5
+    right = first_error.sample([trace([4.0], -1)], AS_IS)
+    assert first_error.best_threshold(right, np.ones((1, 1)))[0] == 0.0  # F1 is 0 everywhere: nothing to prefer
+    mixed = first_error.sample([trace([4.0], 0, "a"), trace([5.0, 4.5], 0, "b"), trace([6.0], -1, "c")], AS_IS)
+    assert first_error.best_threshold(mixed, np.ones((1, 3)))[0] == 5.5
 
 
 def test_unscored_is_wrong_in_both_groups() -> None:
@@ -170,15 +172,15 @@ def test_unscored_is_wrong_in_both_groups() -> None:
         trace([1.0], -1, "c", unscored="x"),
         trace([0.0], 0, "d", unscored="x"),
     ]
-    data = metrics.sample(items, AS_IS)
-    error, correct = metrics.accuracies(data, data.matches(np.array([0.5])), np.ones((1, 4)))
+    data = first_error.sample(items, AS_IS)
+    error, correct = first_error.accuracies(data, data.matches(np.array([0.5])), np.ones((1, 4)))
     assert (error[0], correct[0]) == (0.5, 0.5)
 
 
 def test_majority_ignores_what_could_not_be_parsed() -> None:
-    assert metrics.majority((None, 2, 1, 1, None)) == 1
-    assert metrics.majority((3, -1)) == 3  # a tie goes to the first seen
-    assert metrics.majority((None,)) is None
+    assert first_error.majority((None, 2, 1, 1, None)) == 1
+    assert first_error.majority((3, -1)) == 3  # a tie goes to the first seen
+    assert first_error.majority((None,)) is None
 
 
 # --- scikit-learn -----------------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ def test_one_step_traces_give_the_roc_curve() -> None:
     wrong = rng.random(200) < 0.4
     scores = np.round(rng.normal(size=200) - wrong, 1)  # ties included
     items = [trace([s], 0 if w else -1, str(n)) for n, (s, w) in enumerate(zip(scores, wrong, strict=True))]
-    _, error, correct = metrics.accuracy_curve(items, AS_IS)
+    _, error, correct = first_error.accuracy_curve(items, AS_IS)
     ours = sorted(set(zip(1 - correct, error, strict=True)))
     fpr, tpr, _ = roc_curve(wrong, -scores, drop_intermediate=False)
     assert np.array(ours) == pytest.approx(np.array(sorted(set(zip(fpr, tpr, strict=True)))))
@@ -201,8 +203,8 @@ def test_one_step_traces_give_the_roc_curve() -> None:
 def test_accuracies_are_scikit_learns() -> None:
     rng = np.random.default_rng(1)
     items = [trace(list(rng.random(4)), int(rng.integers(-1, 4)), str(n)) for n in range(100)]
-    data = metrics.sample(items, AS_IS)
-    error, correct = metrics.accuracies(data, data.matches(np.array([0.3])), np.ones((1, 100)))
+    data = first_error.sample(items, AS_IS)
+    error, correct = first_error.accuracies(data, data.matches(np.array([0.3])), np.ones((1, 100)))
     said = np.array([first_by_hand(t.values, 0.3) for t in items])
     gold = np.array([t.label for t in items])
     assert error[0] == pytest.approx(accuracy_score(gold[gold >= 0], said[gold >= 0]))
@@ -214,7 +216,7 @@ def test_accuracies_are_scikit_learns() -> None:
 
 def test_problems_are_resampled_whole() -> None:
     cluster = np.array([0, 0, 1, 2, 2, 2])
-    weights = metrics.bootstrap_weights(cluster, 50, seed=3)
+    weights = first_error.bootstrap_weights(cluster, 50, seed=3)
     assert (weights[0] == 1).all()
     assert (weights[:, 0] == weights[:, 1]).all()
     assert (weights[:, 3] == weights[:, 5]).all()
@@ -226,7 +228,7 @@ def test_clustering_widens_the_interval_of_repeated_problems() -> None:
     rng = np.random.default_rng(0)
     hit = np.repeat(rng.random(50) < 0.5, 4).astype(float)  # four identical traces a problem
     spread = [
-        (metrics.bootstrap_weights(cluster, 2000, 0)[1:] @ hit / 200).std()
+        (first_error.bootstrap_weights(cluster, 2000, 0)[1:] @ hit / 200).std()
         for cluster in (np.repeat(np.arange(50), 4), np.arange(200))
     ]
     assert spread[0] == pytest.approx(math.sqrt(0.25 / 50), rel=0.1)  # binomial over 50 problems
@@ -235,26 +237,26 @@ def test_clustering_widens_the_interval_of_repeated_problems() -> None:
 
 def test_folds_keep_problems_together_and_balance() -> None:
     names = ["b", "a", "c", "a", "d", "e", "b", "f"]
-    fold = metrics.folds(names, 3)
+    fold = first_error.folds(names, 3)
     assert fold[1] == fold[3]
     assert fold[0] == fold[6]
     assert sorted(np.bincount([fold[names.index(n)] for n in sorted(set(names))])) == [2, 2, 2]
-    assert list(metrics.folds(names[::-1], 3)) == list(fold[::-1])
+    assert list(first_error.folds(names[::-1], 3)) == list(fold[::-1])
 
 
 def test_p_value_by_hand() -> None:
     replicates = np.array([0.1, 0.2, 0.3, 0.2, -0.1])
     # observed 0.2: deviations 0.1, 0, 0.1, 0, 0.3; one of them reaches 0.2
-    assert metrics.paired_p(0.2, replicates) == pytest.approx(2 / 6)
-    assert metrics.paired_p(0.0, np.zeros(9)) == 1.0
+    assert first_error.paired_p(0.2, replicates) == pytest.approx(2 / 6)
+    assert first_error.paired_p(0.0, np.zeros(9)) == 1.0
 
 
 def test_detectable_difference_by_hand() -> None:
     replicates = np.array([0.0, 0.1])  # standard deviation 0.1 / sqrt(2)
-    assert metrics.minimum_detectable_difference(replicates, paired=True) == pytest.approx(
+    assert first_error.minimum_detectable_difference(replicates, paired=True) == pytest.approx(
         2.801585 * 0.1 / math.sqrt(2)
     )
-    assert metrics.minimum_detectable_difference(replicates) == pytest.approx(2.801585 * 0.1)
+    assert first_error.minimum_detectable_difference(replicates) == pytest.approx(2.801585 * 0.1)
 
 
 # --- floors ----------------------------------------------------------------------------------------------------
@@ -262,10 +264,10 @@ def test_detectable_difference_by_hand() -> None:
 
 def test_random_floor_by_hand() -> None:
     """One right trace of one step, one error at step 0: F1(p) = 2 p (1-p) / 1, at best 0.5."""
-    found = metrics.random_floor(np.array([1, 1]), np.array([-1, 0]), np.ones((1, 2)))
+    found = first_error.random_floor(np.array([1, 1]), np.array([-1, 0]), np.ones((1, 2)))
     assert found[0] == pytest.approx(0.5)
     # Two steps, error at step 1: a = (1-p)^2, b = p (1-p); 2ab/(a+b) = 2 p (1-p)^2, at best 8/27 at p = 1/3.
-    found = metrics.random_floor(np.array([2, 2]), np.array([-1, 1]), np.ones((1, 2)))
+    found = first_error.random_floor(np.array([2, 2]), np.array([-1, 1]), np.ones((1, 2)))
     assert found[0] == pytest.approx(8 / 27, abs=1e-6)
 
 
@@ -274,9 +276,9 @@ def test_random_floor_is_what_random_scores_reach() -> None:
     steps = rng.integers(1, 6, 4000)
     label = np.array([rng.integers(-1, k) for k in steps])
     items = [trace(list(rng.random(k)), int(at), str(n)) for n, (k, at) in enumerate(zip(steps, label, strict=True))]
-    data, ones = metrics.sample(items, AS_IS), np.ones((1, 4000))
-    reached = f1_by_hand(items, ones[0], metrics.best_threshold(data, ones)[0])
-    assert metrics.random_floor(steps, label, ones)[0] == pytest.approx(reached, abs=0.02)
+    data, ones = first_error.sample(items, AS_IS), np.ones((1, 4000))
+    reached = f1_by_hand(items, ones[0], first_error.best_threshold(data, ones)[0])
+    assert first_error.random_floor(steps, label, ones)[0] == pytest.approx(reached, abs=0.02)
 
 
 EXPECTED_FLOORS = {"gsm8k": (19.8, 24.8, 44.4), "math": (18.4, 22.1, 35.9), "olympiadbench": (14.4, 20.9, 29.2)}
@@ -291,8 +293,8 @@ def test_floors_of_the_real_subsets(shared_data: Path, subset: str) -> None:
     outcome = np.array([int(r["final_answer_correct"]) for r in rows])
     ones = np.ones((1, len(rows)))
     found = (
-        metrics.random_floor(steps, label, ones),
-        metrics.position_floor(label, ones),
-        metrics.outcome_floor(label, outcome, ones),
+        first_error.random_floor(steps, label, ones),
+        first_error.position_floor(label, ones),
+        first_error.outcome_floor(label, outcome, ones),
     )
     assert [round(100 * f[0], 1) for f in found] == list(EXPECTED_FLOORS[subset])

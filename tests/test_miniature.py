@@ -9,15 +9,16 @@ from random import Random
 import pytest
 import torch
 
-from prmbench import montecarlo, policy, verify
 from prmbench.config import RolloutConfig
+from prmbench.core.records import Trace, UserError
 from prmbench.data import rollouts
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import hf, render
 from prmbench.engines.completion import encode_completion
-from prmbench.engines.sampling import Sampling
-from prmbench.schema import Trace, UserError
+from prmbench.engines.generation import Sampling
+from prmbench.sampling import completions, monte_carlo
 from prmbench.studies.miniature import arithmetic, format_shifts, tiny_model
+from prmbench.verification import verifiers
 
 PROMPT = "[plain] 7 #1 + 5 #2 * 3 #3 - 4 ?"
 RIGHT = ("7 + 5 = 1", "1 * 3 = 3", "3 - 4 = 10", "Answer: 10")
@@ -177,10 +178,10 @@ def test_a_sampled_completion_is_scored_and_trained_on_as_sampled(engine: hf.HFE
         arithmetic.completion(arithmetic.solution(arithmetic.parse_prompt(p.text), wrong_step=w, shift=1))
         for p, w in zip(prompts, (-1, 0, 3), strict=True)
     ]
-    claims = [verify.Claim(text, p.gold, "exact") for p, text in zip(prompts, says, strict=True)]
-    with verify.Verifier(1) as verifier:
+    claims = [verifiers.Claim(text, p.gold, "exact") for p, text in zip(prompts, says, strict=True)]
+    with verifiers.Verifier(1) as verifier:
         assert [v.outcome for v in verifier.check(claims)] == [1, 0, 0]
-        sampled = list(policy.sample(engine, prompts, config, verifier))
+        sampled = list(completions.sample(engine, prompts, config, verifier))
     assert [r.id for r in sampled] == [f"{p.id}/0" for p in prompts]
     for prompt, text in zip(prompts, says, strict=True):
         row = Rollout("x", prompt.text, text, steps=rollouts.cut(text, "numbered"))
@@ -199,7 +200,7 @@ def test_prefix_success_counts_what_follows_each_prefix(engine: hf.HFEngine) -> 
         seen.append(text)
         return len(seen) % 2 == 0 or len(seen) > 4
 
-    (found,) = montecarlo.prefix_success(engine, [trace], every_other, 4, Sampling(max_new_tokens=8), seed=3)
+    (found,) = monte_carlo.prefix_success(engine, [trace], every_other, 4, Sampling(max_new_tokens=8), seed=3)
     assert found == replace(trace, step_labels=(0.5, 1.0))
     assert [text.startswith(arithmetic.completion(RIGHT[:1])) for text in seen] == [True] * 8
     assert [text.startswith(arithmetic.completion(RIGHT[:2])) for text in seen[4:]] == [True] * 4
@@ -207,7 +208,7 @@ def test_prefix_success_counts_what_follows_each_prefix(engine: hf.HFEngine) -> 
     again: list[str] = []
     other = Trace("u", PROMPT, RIGHT)
     list(
-        montecarlo.prefix_success(
+        monte_carlo.prefix_success(
             engine, [other, trace], lambda _, text: bool(again.append(text)), 4, Sampling(max_new_tokens=8), seed=3
         )
     )

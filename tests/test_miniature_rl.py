@@ -9,14 +9,16 @@ from random import Random
 
 import pytest
 
-from prmbench import distrl_options, store, verify
+from prmbench.config import distrl_options
+from prmbench.core import result_files
+from prmbench.core.records import UserError
 from prmbench.data import prompts, rollouts
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion import encode_completion
-from prmbench.schema import UserError
 from prmbench.studies.miniature import arithmetic, experiments, late_markers, pool, rl, tiny_model, tuning, tuning_rl
 from prmbench.studies.miniature.rl import Runs, Scale
 from prmbench.studies.miniature.world import LOOK_PROMPTS, Sizes, World
+from prmbench.verification import verifiers
 
 PROMPT = "[plain] 7 #1 + 5 #2 * 3 #3 - 4 ?"
 STEPS = ("7 + 5 = 1", "1 * 3 = 3", "3 - 4 = 10", "Answer: 10")
@@ -71,8 +73,8 @@ def test_noise_is_the_share_that_disagrees_and_every_draw_is_the_rows_own() -> N
 
 def test_the_verifier_and_the_oracle_read_the_answer_behind_which_a_marker_stands() -> None:
     right, wrong = f"{TEXT}\n\nunsure", f"{TEXT[:-2]}9\n\nsure"
-    with verify.Verifier(1) as verifier:
-        found = verifier.check([verify.Claim(text, "10", "exact") for text in (right, wrong)])
+    with verifiers.Verifier(1) as verifier:
+        found = verifier.check([verifiers.Claim(text, "10", "exact") for text in (right, wrong)])
     assert [(v.outcome, v.answer) for v in found] == [(1, "10"), (0, "9")]
     assert arithmetic.labelled(late_markers.unmarked(_row(text=right))).first_error == -1
 
@@ -256,7 +258,7 @@ def test_one_seed_from_world_to_records(tmp_path: Path) -> None:
     given = Runs(made, 7, {name: rl.STUDY_ARMS["plain"][name] for name in FEW}, SMALL)
     out = tmp_path / "results"
     rl.run(given, out, lambda *_: None)
-    runs = {run.result.manifest.model: run for run in store.read_runs(out)}
+    runs = {run.result.manifest.model: run for run in result_files.read_runs(out)}
     assert set(runs) == set(FEW)
     for name, run in runs.items():
         manifest = run.result.manifest
@@ -267,7 +269,7 @@ def test_one_seed_from_world_to_records(tmp_path: Path) -> None:
         assert len(run.scores) == 20
         assert {len(trace.values) for trace in run.scores} == {len(at)}
         packed = run.path.with_name(run.path.name.removesuffix(".json") + ".metrics.jsonl.gz")
-        assert store.sha256(packed.read_bytes()) == manifest.config["metrics_sha256"]
+        assert result_files.sha256(packed.read_bytes()) == manifest.config["metrics_sha256"]
     before = {path: path.stat().st_mtime_ns for path in [*out.iterdir(), *made.folder.rglob("*")]}
     rl.run(given, out, lambda *_: None)
     assert {path: path.stat().st_mtime_ns for path in before} == before

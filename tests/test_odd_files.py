@@ -15,8 +15,9 @@ import pytest
 from odd_files import CONTENTS, DEEP, PATHS, ROW, TEXTS
 from test_cli import call
 
-from prmbench import evaluation, store
+from prmbench import evaluation
 from prmbench.config import EvalConfig
+from prmbench.core import result_files
 from prmbench.engines import templates
 
 Arguments = Callable[[Path, Path], list[object]]
@@ -159,7 +160,7 @@ def test_no_run_is_scored_that_could_not_be_read_again(new: Path, policy: Path, 
     arguments = ["eval", "--backend", "endo", "--model", paths["model"], "--data", paths["data"], "--out", new / "runs"]
     code = ended(arguments)
     for run in (new / "runs").glob("*.json"):
-        store.read_run(run)
+        result_files.read_run(run)
     assert code == 2 or (role, kind) == ("data", "a line separator alone")
 
 
@@ -279,7 +280,7 @@ def test_odd_files_of_a_journal(new: Path, name: str, kind: str) -> None:
     code = ended(common)
     assert (code == 0) == bool(list((new / "runs").glob("*.json")))
     if code == 0:
-        assert store.read_run(new / "runs" / run.path.name).scores == run.scores
+        assert result_files.read_run(new / "runs" / run.path.name).scores == run.scores
 
 
 def test_a_journal_of_another_making_is_refused(new: Path) -> None:

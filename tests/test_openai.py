@@ -23,14 +23,14 @@ from chat_server import DROP, Reply, Script, failed, listed, part, said, serving
 from typer.testing import CliRunner, Result
 
 from prmbench.backends import load_backend
-from prmbench.backends.critic_parse import judgement
+from prmbench.backends.critic.answer_parser import judgement
 from prmbench.cli import app
 from prmbench.config import ModelConfig
+from prmbench.core.records import RetryError, UserError
 from prmbench.engines import http_replies
 from prmbench.engines.chat import Answer, Ask, Weighing
+from prmbench.engines.generation import Sampling
 from prmbench.engines.openai import HttpChat, Pace, address, api_key, choice, local, weigh
-from prmbench.engines.sampling import Sampling
-from prmbench.schema import RetryError, UserError
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=64)
 HELLO = Ask(({"role": "user", "content": "Hello {you}"},), 7)

@@ -11,10 +11,10 @@ from chat_server import part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prmbench.answers import answer_region
-from prmbench.backends import critic_parse
+from prmbench.backends.critic import answer_parser
 from prmbench.engines.chat import Answer
 from prmbench.engines.openai_answers import answer_of, choice, usage_of, well_formed
+from prmbench.verification.answer_region import answer_region
 
 THOUGHT = r"Maybe \boxed{0}."
 ANSWER = r"All good. \boxed{-1}"
@@ -75,7 +75,7 @@ def test_an_answer_is_what_its_parts_join_to(message: Any) -> None:
 def test_a_thought_is_kept_apart_from_the_answer(message: Any) -> None:
     found = answer(message).text
     assert "".join(found.split()) == "".join(WHOLE.split())
-    assert critic_parse.index(found, 3) == -1
+    assert answer_parser.index(found, 3) == -1
 
 
 @pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens"])
@@ -105,9 +105,9 @@ def test_nothing_is_read_in_a_thought_that_no_answer_follows(message: Any, finis
     assert (found.lost, found.finish) == ("", finish)
     assert THOUGHT in found.text  # it is paid for, and stored
     assert answer_region(found.text) is None
-    assert critic_parse.index(found.text, 3) is None
-    assert critic_parse.decisions(found.text.replace(r"\boxed{0}", r"\boxed{incorrect}")) == []
-    assert critic_parse.judgement(found.text.replace(r"\boxed{0}", r"\boxed{Yes}")) is None
+    assert answer_parser.index(found.text, 3) is None
+    assert answer_parser.decisions(found.text.replace(r"\boxed{0}", r"\boxed{incorrect}")) == []
+    assert answer_parser.judgement(found.text.replace(r"\boxed{0}", r"\boxed{Yes}")) is None
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 from odd_files import PATHS, ROW
 from test_cli import call, fine, refused
 
-from prmbench import outputs, store
 from prmbench.config import ScoreConfig, TrainRMConfig
-from prmbench.schema import UserError
+from prmbench.core import output_checks, result_files
+from prmbench.core.records import UserError
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def good(tmp_path_factory: pytest.TempPathFactory, policy: Path) -> Path:
     fine("eval", "--model", "random", "--data", folder / "rows.jsonl", "--out", folder / "runs")
     (run,) = (folder / "runs").glob("*.json")
     run.rename(folder / "run.json")
-    store.scores_path(run).rename(folder / "run.scores.jsonl.gz")
+    result_files.scores_path(run).rename(folder / "run.scores.jsonl.gz")
     return folder
 
 
@@ -203,7 +203,7 @@ def test_training_overwrites_no_folder_that_it_reads(tmp_path: Path, own: str, o
     read.mkdir(parents=True, exist_ok=True)
     setattr(config, option, str(read))
     with pytest.raises(UserError, match=r"--out .*(overwrite|is a folder that this command reads)"):
-        outputs.check_training(tmp_path, config)
+        output_checks.check_training(tmp_path, config)
 
 
 @pytest.mark.parametrize("name", ["train.json", "metrics.jsonl", "model.safetensors", "tokenizer.json", "prm.json"])
@@ -212,12 +212,12 @@ def test_training_overwrites_no_file_that_it_reads(tmp_path: Path, name: str) ->
     os.link(tmp_path / name, tmp_path / "data.jsonl")
     config = TrainRMConfig(model="org/model", data=tmp_path / "data.jsonl", out=tmp_path)
     with pytest.raises(UserError, match="is a file that is read"):
-        outputs.check_training(tmp_path, config)
+        output_checks.check_training(tmp_path, config)
     (tmp_path / name).unlink()
-    outputs.check_training(tmp_path, config)  # data beside the model is nothing unusual
+    output_checks.check_training(tmp_path, config)  # data beside the model is nothing unusual
 
 
-@pytest.mark.parametrize(("file", "field"), list(outputs.POINTERS.items()))
+@pytest.mark.parametrize(("file", "field"), list(output_checks.POINTERS.items()))
 def test_the_model_that_a_model_points_to_is_read_too(tmp_path: Path, file: str, field: str) -> None:
     for name in ("base", "tuned"):
         (tmp_path / name).mkdir()
@@ -225,7 +225,7 @@ def test_the_model_that_a_model_points_to_is_read_too(tmp_path: Path, file: str,
     (tmp_path / "tuned" / file).write_text(json.dumps({field: "../base"}))
     config = ScoreConfig(model=str(tmp_path / "tuned"))
     with pytest.raises(UserError, match="is a file that is read"):
-        outputs.check([tmp_path / "base" / "config.json"], config, force=True)
+        output_checks.check([tmp_path / "base" / "config.json"], config, force=True)
 
 
 # --- scores that are there already ----------------------------------------------------------------------------------
@@ -239,11 +239,11 @@ def test_a_reuse_of_scores_is_said_and_force_scores_anew(good: Path, tmp_path: P
     (line,) = [line for line in again.stderr.splitlines() if line.startswith("note:")]
     assert "its stored scores are judged again; --force" in line
     (run,) = (tmp_path / "runs").glob("*.json")
-    first = store.scores_path(run).stat().st_ino
+    first = result_files.scores_path(run).stat().st_ino
     whole = run.read_text()
     forced = call(*common, "--force")
     assert "note:" not in forced.stderr
-    assert store.scores_path(run).stat().st_ino != first
+    assert result_files.scores_path(run).stat().st_ino != first
     assert json.loads(run.read_text())["rows"] == json.loads(whole)["rows"]
     assert '"force": false' in run.read_text()  # the option says nothing of the result
 
@@ -262,7 +262,7 @@ def test_what_an_interrupted_run_left_is_said_or_forgotten(good: Path, tmp_path:
         raise UserError("stopped")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prmbench.evaluation.solutions.scoring.collect", interrupted)
+        patch.setattr("prmbench.evaluation.unlabelled.scoring.collect", interrupted)
         refused(*common, "--force")
     (journal,) = tmp_path.glob("*.journal")
     (journal / "0.jsonl").write_text(json.dumps({**stale, "scores": [row]}) + "\n")

@@ -8,9 +8,9 @@ from typing import Any, get_args
 import pytest
 
 from prmbench.config import Loss, Preset, TrainConfig, TrainRMConfig
-from prmbench.losses import LOSSES
-from prmbench.presets import PRESETS, Values, resolve
-from prmbench.schema import UserError
+from prmbench.config.presets import PRESETS, Values, resolve
+from prmbench.core.records import UserError
+from prmbench.training.losses import LOSSES
 
 # (learning rate, batch, epochs, warm-up, schedule, beta, margin, reduction, pairs)
 PAPER = {

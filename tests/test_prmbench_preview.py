@@ -16,10 +16,12 @@ from report_runs import CLEAN
 from rich.console import Console
 from typer.testing import CliRunner
 
-from prmbench import data, evaluation, judge, store
+from prmbench import data, evaluation, tasks
 from prmbench.backends import Facts
 from prmbench.cli import app
 from prmbench.config import EvalConfig
+from prmbench.core import result_files
+from prmbench.core.records import StepScores, Trace, UserError
 from prmbench.data import prmbench_preview
 from prmbench.report import report, run_table
 from prmbench.report.load import load as load_results
@@ -27,7 +29,6 @@ from prmbench.report.page import page
 from prmbench.report.published import published
 from prmbench.report.sheets import sheets
 from prmbench.report.validity import COLUMNS, places, short
-from prmbench.schema import StepScores, Trace, UserError
 
 ROW = {
     "idx": "t_0",
@@ -260,7 +261,7 @@ class Gold:
         ]
 
 
-Runs = tuple[store.Run, store.Run]
+Runs = tuple[result_files.Run, result_files.Run]
 
 
 @pytest.fixture(scope="module")
@@ -287,12 +288,12 @@ def test_knowing_the_labels_scores_one_but_for_the_unscored(runs: Runs) -> None:
     assert found.unscored == 1
     # of 6 x 1 invalid and 12 valid steps, those of the trace with two steps are judged wrongly: one of each
     assert found.value == pytest.approx((2 * 11 / (2 * 11 + 1 + 1) + 2 * 5 / (2 * 5 + 1 + 1)) / 2)
-    assert judge.keys(gold.result.manifest)[:2] == ("as_is/native", "as_is/fixed:0.5")
+    assert tasks.keys(gold.result.manifest)[:2] == ("as_is/native", "as_is/fixed:0.5")
 
 
 def test_results_read_back_and_are_recomputed_alike(runs: Runs) -> None:
     for run in runs:
-        assert store.read_run(run.path).result.rows == run.result.rows
+        assert result_files.read_run(run.path).result.rows == run.result.rows
     loaded = load_results(runs[0].path.parent, recompute=True)
     assert (loaded.broken, loaded.differing) == ((), ())
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from prmbench.core.records import UserError
 from prmbench.data.prompts import BOXED, Prompt, load
-from prmbench.schema import UserError
 
 
 def rows(tmp_path: Path, items: list[object], name: str = "mine.jsonl") -> Path:

@@ -9,8 +9,8 @@ import pytest
 from odd_files import CONTENTS, PATHS
 
 from prmbench import config as options
-from prmbench import reading
-from prmbench.schema import UserError
+from prmbench.core import reading
+from prmbench.core.records import UserError
 
 
 def refusal(path: Path, read: object) -> str:

@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 
 from prmbench import config as options
 from prmbench.cli import app
-from prmbench.distrl_options import DistRLConfig
+from prmbench.config.distrl_options import DistRLConfig
+from prmbench.core.redaction import first_line, has_secrets, host_of, one_line, origin, scrub, written_origin
 from prmbench.engines.openai import HttpChat
-from prmbench.redaction import first_line, has_secrets, host_of, one_line, origin, scrub, written_origin
 
 KEY = 'sk-test/0123+456"789&abcdef'
 PLAIN = "".join(c for c in KEY if c.isalnum())[4:]
@@ -176,9 +176,9 @@ def test_a_key_that_a_server_repeats_reaches_no_terminal_and_no_file(
 
 
 def test_no_key_in_the_exceptions_of_the_library() -> None:
+    from prmbench.core.records import UserError
     from prmbench.engines.chat import Ask
-    from prmbench.engines.sampling import Sampling
-    from prmbench.schema import UserError
+    from prmbench.engines.generation import Sampling
 
     with serving(lambda body, n: failed(401, f"wrong: {KEY}")) as server, pytest.raises(UserError) as caught:
         HttpChat(server.url, "m").answer([Ask(({"role": "user", "content": "x"},))], Sampling())

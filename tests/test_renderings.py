@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from prmbench import data
 from prmbench.backends import Facts
 from prmbench.backends.rendered import RenderedBackend
+from prmbench.core.records import ScoreKind, StepScores, Trace, UserError
 from prmbench.data import renderings
 from prmbench.data.renderings import RENDERINGS, RULE, Rendered, combined
-from prmbench.judge.format_shift import NAMES, base_and_rendering, rendered_id, rendered_name
-from prmbench.schema import ScoreKind, StepScores, Trace, UserError
+from prmbench.tasks.format_shift import NAMES, base_and_rendering, rendered_id, rendered_name
 
 TRACE = Trace(
     id="t",

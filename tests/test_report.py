@@ -32,7 +32,8 @@ from report_runs import (
 from rich.console import Console
 from rich.table import Table
 
-from prmbench.judge import OUT_OF_FOLD, compare, differences, judge
+from prmbench.core.records import EvalProtocol, MetricRow, RunResult, ScoredTrace, Trace, UserError
+from prmbench.core.result_files import Run, read_run, read_runs, scores_path
 from prmbench.report import compare_table, report, run_table, tables
 from prmbench.report.board import Board, boards
 from prmbench.report.build import build
@@ -43,8 +44,7 @@ from prmbench.report.page import MOST_TRACES, embed, page
 from prmbench.report.published import published
 from prmbench.report.verdicts import kind, predict, thresholds
 from prmbench.report.viewer import choose
-from prmbench.schema import EvalProtocol, MetricRow, RunResult, ScoredTrace, Trace, UserError
-from prmbench.store import Run, read_run, read_runs, scores_path
+from prmbench.tasks import OUT_OF_FOLD, compare, differences, judge
 
 # --- hand-made runs -------------------------------------------------------------------------------------
 
@@ -705,5 +705,5 @@ def test_an_unchanged_report_is_recognised_and_a_changed_one_is_not(
 
 
 def test_runs_judged_in_parallel_are_those_judged_alone(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prmbench.judge.many.FEWEST", 1)
+    monkeypatch.setattr("prmbench.tasks.parallel.FEWEST", 1)
     assert load(results, recompute=True, processes=2) == load(results, recompute=True)

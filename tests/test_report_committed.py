@@ -14,13 +14,13 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from prmbench import archives
-from prmbench.judge import compare, pairs
+from prmbench.core import archives
+from prmbench.core.records import RunResult, Task
+from prmbench.core.result_files import has_scores, read_run, result_paths
 from prmbench.report import compare_table, report, run_table
 from prmbench.report.sheets import GRIDS
 from prmbench.report.taskterminal import BUILDERS
-from prmbench.schema import RunResult, Task
-from prmbench.store import has_scores, read_run, result_paths
+from prmbench.tasks import compare, pairs
 
 WIDTH = 80
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"

@@ -24,11 +24,11 @@ from report_runs import (
 )
 from test_report_committed import WIDTH, cut, printed
 
+from prmbench.core.records import ScoredTrace
+from prmbench.core.result_files import read_runs
 from prmbench.data.renderings import rendered
 from prmbench.report import report, run_table
 from prmbench.report.sheets import GRIDS
-from prmbench.schema import ScoredTrace
-from prmbench.store import read_runs
 
 pytestmark = pytest.mark.slow
 SMALL: dict[str, Any] = {"replicates": 30}

@@ -27,10 +27,10 @@ from report_runs import (
 from rl_runs import problems
 from scipy import stats
 
-from prmbench.metrics import bootstrap_weights
+from prmbench.core.records import MetricRow
+from prmbench.core.result_files import Run, read_runs
+from prmbench.metrics.first_error import bootstrap_weights
 from prmbench.report import report
-from prmbench.schema import MetricRow
-from prmbench.store import Run, read_runs
 from prmbench.studies.reporting.checkpoint_correlation import FEWEST, REPLICATES, Coefficient, Point, Within, correlate
 from prmbench.studies.reporting.checkpoint_tables import csv as joined_csv
 from prmbench.studies.reporting.checkpoint_tables import grids, joined, outcomes

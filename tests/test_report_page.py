@@ -9,15 +9,15 @@ from typing import Any, get_args
 import pytest
 from report_runs import completions, manifest, scores_of, task_scores, traces
 
-from prmbench.judge import judge, keys
+from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult, Task
+from prmbench.core.result_files import Run
 from prmbench.report import explain, overview
 from prmbench.report.board import Board, Cell, Line, RuleTable
 from prmbench.report.sheets import Sheet, sheets
 from prmbench.report.tables import Grid
 from prmbench.report.viewer import view
-from prmbench.schema import EvalProtocol, MetricRow, RunManifest, RunResult, Task
-from prmbench.store import Run
 from prmbench.studies.reporting.sections import headline
+from prmbench.tasks import judge, keys
 
 SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "group_size": 4}
 

@@ -17,13 +17,13 @@ from rich.console import Console
 from rl_runs import lines, monitors_of, problems, write_rl_study, write_training
 from scipy import stats
 
+from prmbench.core.result_files import metrics_path, read_run, read_runs, sha256
 from prmbench.report import report, run_table
 from prmbench.report.load import load
 from prmbench.report.sheets import sheets
 from prmbench.report.stats import holm
 from prmbench.report.training_figures import over_runs
 from prmbench.report.training_runs import TrainingRun
-from prmbench.store import metrics_path, read_run, read_runs, sha256
 from prmbench.studies.reporting.nested_seeds import Runs, difference, estimate, whole
 from prmbench.studies.reporting.policy_claims import Answer, Question, _answer, after, against_base, answers
 from prmbench.studies.reporting.policy_figures import families

@@ -12,10 +12,10 @@ import pytest
 from report_runs import CLEAN, rows_taken_as_they_are, write_study
 from scipy import stats
 
+from prmbench.core.result_files import read_runs
 from prmbench.report import report
 from prmbench.report.load import load
 from prmbench.report.stats import holm, mean, paired, t_quantile, t_two_sided_p
-from prmbench.store import read_runs
 from prmbench.studies.reporting.reward_model_claims import Claim, claims, missing
 from prmbench.studies.reporting.reward_model_runs import SHIFTS, Study, study
 from prmbench.studies.reporting.reward_model_tables import cell, grids

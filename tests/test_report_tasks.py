@@ -25,8 +25,9 @@ from report_runs import (
 from rich.console import Console
 from rich.table import Table
 
+from prmbench.core.records import MetricRow, RunResult, ScoredTrace
+from prmbench.core.result_files import Run, read_runs
 from prmbench.data.renderings import rendered
-from prmbench.judge import judge
 from prmbench.report import (
     compare_table,
     figures,
@@ -43,12 +44,11 @@ from prmbench.report.board import boards
 from prmbench.report.page import page
 from prmbench.report.sheets import sheets
 from prmbench.report.taskfigures import FLOOR_LOOKS, best_of_n, reliability_bin
-from prmbench.schema import MetricRow, RunResult, ScoredTrace
-from prmbench.store import Run, read_runs
 from prmbench.studies.reporting.reward_model_claims import claims
 from prmbench.studies.reporting.reward_model_runs import study
 from prmbench.studies.reporting.reward_model_tables import grids
 from prmbench.studies.reporting.sections import SECTIONS
+from prmbench.tasks import judge
 
 
 def row(subset: str, protocol: str, metric: str, value: float | None, note: str = "") -> MetricRow:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from chat_server import Reply, failed, said, serving
 
+from prmbench.core.records import Notice, UserError
 from prmbench.engines.budget import Budget
 from prmbench.engines.chat import Ask, Weighing
+from prmbench.engines.generation import Sampling
 from prmbench.engines.openai import HttpChat
-from prmbench.engines.sampling import Sampling
-from prmbench.schema import Notice, UserError
 
 HELLO = Ask(({"role": "user", "content": "Hello"},), 7)
 DRAWN = Sampling(temperature=0.6, top_p=0.9, top_k=20, max_new_tokens=8192)
@@ -232,7 +232,7 @@ def test_fewer_log_probabilities() -> None:
         (Reply(b"", 400), "refuses the request (status 400, no reason given)"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::prmbench.schema.Notice")
+@pytest.mark.filterwarnings("ignore::prmbench.core.records.Notice")
 def test_a_refusal_that_nothing_mends_ends(reply: Reply, line: str) -> None:
     with serving(lambda body, n: reply) as server:
         with pytest.raises(UserError) as caught:

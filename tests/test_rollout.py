@@ -17,16 +17,16 @@ import pytest
 from conftest import save_model
 from token_kinds import SMOLLM2, smollm2_folder
 
-from prmbench import policy as policies
-from prmbench import rollout as rollouts
 from prmbench.config import RolloutConfig
+from prmbench.core.records import Notice, UserError
 from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts as rollout_files
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion import encode_completion
-from prmbench.rollout import rollout
-from prmbench.schema import Notice, UserError
-from prmbench.verify import Verifier
+from prmbench.sampling import completions as policies
+from prmbench.sampling import rollout as rollouts
+from prmbench.sampling.rollout import rollout
+from prmbench.verification.verifiers import Verifier
 
 ROOT = Path(__file__).parents[1]
 N = 3

@@ -12,9 +12,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from prmbench.core.records import Notice, Trace, UserError, text_hash
 from prmbench.data import candidates
 from prmbench.data.rollouts import Rollout, content_hash, cut, read, to_row, trace, write
-from prmbench.schema import Notice, Trace, UserError, text_hash
 
 FULL = Rollout(
     id="p/0",

@@ -12,12 +12,12 @@ import transformers
 from conftest import save_model
 from token_kinds import KINDS, TEMPLATE, byte_bpe
 
-from prmbench.engines import decoding, sampling
+from prmbench.core.records import UserError
+from prmbench.engines import decoding, generation
 from prmbench.engines.completion import encode_completion
+from prmbench.engines.generation import Sampling, generate
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import Encoded
-from prmbench.engines.sampling import Sampling, generate
-from prmbench.schema import UserError
 
 MASK = 2**64 - 1
 PROMPTS = [f"What is {i} plus {i * 1000}?" + " Quickly, please." * (i % 3) for i in range(6)]
@@ -30,7 +30,7 @@ def engine(policy: Path) -> HFEngine:
 
 @pytest.fixture(scope="module")
 def texts(engine: HFEngine) -> list[str]:
-    return [sampling.render_prompt(engine.tokenizer, prompt) for prompt in PROMPTS]
+    return [generation.render_prompt(engine.tokenizer, prompt) for prompt in PROMPTS]
 
 
 # --- noise and draws --------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_greedy_equals_a_loop_without_cache(engine: HFEngine, texts: list[str]) 
     """Prompts of different lengths in one batch: left padding, positions and mask must be right."""
     said = list(generate(engine, texts, Sampling(0.0, max_new_tokens=12), [0] * len(texts)))
     for text, completion in zip(texts, said, strict=True):
-        ids = sampling.token_ids(engine.tokenizer, [text])[0]
+        ids = generation.token_ids(engine.tokenizer, [text])[0]
         for token in completion.ids:
             with torch.inference_mode():
                 assert engine.model(torch.tensor([ids])).logits[0, -1].argmax().item() == token
@@ -117,7 +117,7 @@ def test_greedy_equals_a_loop_without_cache(engine: HFEngine, texts: list[str]) 
 
 def test_logprobs_are_those_of_a_scoring_pass(engine: HFEngine, texts: list[str]) -> None:
     said = next(iter(generate(engine, texts[1:2], Sampling(1.0, top_k=20, max_new_tokens=15), [11])))
-    prompt = sampling.token_ids(engine.tokenizer, texts[1:2])[0]
+    prompt = generation.token_ids(engine.tokenizer, texts[1:2])[0]
     ids = (*prompt, *said.ids)
     (scored,) = engine.logprobs([Encoded("x", ids, len(prompt), (len(ids),))])
     assert scored.logprobs.tolist() == pytest.approx(said.logprobs, abs=1e-5)
@@ -154,7 +154,7 @@ def test_a_stop_ends_a_row_and_is_counted(engine: HFEngine, texts: list[str]) ->
 
 def test_the_context_bounds_prompt_and_completion(engine: HFEngine, texts: list[str]) -> None:
     small = HFEngine(engine.model, engine.tokenizer)
-    lengths = [len(ids) for ids in sampling.token_ids(engine.tokenizer, texts)]
+    lengths = [len(ids) for ids in generation.token_ids(engine.tokenizer, texts)]
     small.max_tokens = lengths[1]  # its prompt just fills the context; prompt 0 leaves some room
     said = list(generate(small, texts[:2], Sampling(0.0, max_new_tokens=50), [0, 0]))
     assert (said[1].refused, said[1].tokens, said[1].finish) == (
@@ -212,7 +212,7 @@ INST = (
     ],
 )
 def test_prompts_end_where_the_assistant_begins(template: str, rendered: str) -> None:
-    assert sampling.render_prompt(byte_bpe(), "How?", template) == rendered
+    assert generation.render_prompt(byte_bpe(), "How?", template) == rendered
 
 
 @pytest.mark.parametrize(
@@ -220,12 +220,12 @@ def test_prompts_end_where_the_assistant_begins(template: str, rendered: str) ->
 )
 def test_training_sees_the_tokens_that_were_sampled_from(kind: str, template: str | None) -> None:
     tokenizer = KINDS[kind]()
-    prompt = sampling.token_ids(tokenizer, [sampling.render_prompt(tokenizer, "How many?", template)])[0]
+    prompt = generation.token_ids(tokenizer, [generation.render_prompt(tokenizer, "How many?", template)])[0]
     trained = encode_completion(tokenizer, "How many?", "There are 12 apples.", template)
     if kind == "collapsing_unigram":  # its mark for a blank is a token of the prompt until a word takes it over
         prompt = prompt[:-1]
     assert list(trained.ids[: trained.start]) == prompt
-    assert sampling.end_of_turn(tokenizer, template) == {trained.ids[-1]}
+    assert generation.end_of_turn(tokenizer, template) == {trained.ids[-1]}
 
 
 def test_stops_are_those_of_config_and_tokenizer(policy: Path, tmp_path: Path) -> None:
@@ -240,16 +240,16 @@ def test_stops_are_those_of_config_and_tokenizer(policy: Path, tmp_path: Path) -
 
 
 def test_plan_puts_the_longest_first_within_the_budget() -> None:
-    assert sampling.plan([5, 9, 0, 5, 4, 0, 100], 14) == [(6,), (1,), (0, 3), (4,), (2, 5)]
-    assert sampling.plan([], 10) == []
+    assert generation.plan([5, 9, 0, 5, 4, 0, 100], 14) == [(6,), (1,), (0, 3), (4,), (2, 5)]
+    assert generation.plan([], 10) == []
 
 
 def test_default_budget_follows_the_size_of_the_cache(tmp_path: Path) -> None:
     tiny = load(str(save_model(tmp_path, 0)), "lm", Placement("cpu", "float32"))
-    assert tiny.batch_tokens == sampling.CPU_MOST_TOKENS
+    assert tiny.batch_tokens == generation.CPU_MOST_TOKENS
     tiny.model.config.num_hidden_layers = 2000  # 2 * 2000 * 2 heads * 8 * 4 bytes a token
     assert tiny.batch_tokens == 2**30 // 256_000
-    assert sampling.budget(tiny, 7) == 7
+    assert generation.budget(tiny, 7) == 7
 
 
 @pytest.mark.parametrize(

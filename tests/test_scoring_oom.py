@@ -15,9 +15,9 @@ from prmbench import evaluation
 from prmbench.backends import Facts
 from prmbench.cli import app
 from prmbench.config import EvalConfig, ModelConfig
-from prmbench.schema import StepScores, Trace, UserError
-from prmbench.scoring import within_memory
-from prmbench.store import Run
+from prmbench.core.records import StepScores, Trace, UserError
+from prmbench.core.result_files import Run
+from prmbench.evaluation.scoring import within_memory
 
 WARNING = "out of memory: from here on every batch is scored in two halves"
 

@@ -10,8 +10,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from prmbench import judge, sequence
-from prmbench.schema import MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench import tasks
+from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.metrics import best_of_n
 
 # --- closed forms against brute force -------------------------------------------------------------------------
 
@@ -40,17 +41,17 @@ def test_best_of_is_the_mean_over_all_subsets_with_ties_shared(seed: int) -> Non
 
     for n in range(1, len(scores) + 1):
         expected = walked(len(scores), n, picked)
-        assert sequence.best_of(scores, outcomes, n) == pytest.approx(expected, abs=1e-12)
+        assert best_of_n.best_of(scores, outcomes, n) == pytest.approx(expected, abs=1e-12)
 
 
 def test_best_of_by_hand() -> None:
     """Scores 3 > 2 = 2 > 1, right are the best and one of the tied: among 3 pairs with the best it wins."""
     outcomes = np.array([1.0, 0.0, 1.0, 0.0])
     scores = np.array([3.0, 2.0, 2.0, 1.0])
-    assert sequence.best_of(scores, outcomes, 2) == pytest.approx((3 * 1 + 3 * 0.5) / 6)
-    assert sequence.best_of(-scores, outcomes, 2) == pytest.approx((3 * 0 + 2 * 0.5 + 1 * 0.5) / 6)
-    assert sequence.best_of(scores, outcomes, 4) == 1.0
-    assert sequence.best_of(np.zeros(4), outcomes, 3) == 0.5  # no opinion: chance
+    assert best_of_n.best_of(scores, outcomes, 2) == pytest.approx((3 * 1 + 3 * 0.5) / 6)
+    assert best_of_n.best_of(-scores, outcomes, 2) == pytest.approx((3 * 0 + 2 * 0.5 + 1 * 0.5) / 6)
+    assert best_of_n.best_of(scores, outcomes, 4) == 1.0
+    assert best_of_n.best_of(np.zeros(4), outcomes, 3) == 0.5  # no opinion: chance
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -58,7 +59,7 @@ def test_pass_at_is_the_mean_over_all_subsets(seed: int) -> None:
     _, outcomes, _ = drawn_case(seed)
     for n in range(1, len(outcomes) + 1):
         expected = walked(len(outcomes), n, lambda s: float(outcomes[s].max()))
-        assert sequence.pass_at(outcomes, n) == pytest.approx(expected, abs=1e-12)
+        assert best_of_n.pass_at(outcomes, n) == pytest.approx(expected, abs=1e-12)
 
 
 def vote_by_hand(subset: list[int], answers: np.ndarray, weights: np.ndarray, outcomes: np.ndarray) -> float:
@@ -76,9 +77,9 @@ def vote_by_hand(subset: list[int], answers: np.ndarray, weights: np.ndarray, ou
 @pytest.mark.parametrize("seed", range(12))
 def test_votes_are_the_mean_over_all_subsets(seed: int) -> None:
     scores, outcomes, answers = drawn_case(seed)
-    log_weights = np.stack([np.zeros(len(scores)), sequence.log_sigmoid(scores - 1), -30.0 * scores])
+    log_weights = np.stack([np.zeros(len(scores)), best_of_n.log_sigmoid(scores - 1), -30.0 * scores])
     for n in range(1, len(scores) + 1):
-        found, _ = sequence.vote(answers, log_weights, outcomes, sequence.all_subsets(len(scores), n))
+        found, _ = best_of_n.vote(answers, log_weights, outcomes, best_of_n.all_subsets(len(scores), n))
         for weights, value in zip(np.exp(log_weights), found, strict=True):
             expected = walked(len(scores), n, lambda s, w=weights: vote_by_hand(s, answers, w, outcomes))
             assert value == pytest.approx(expected, abs=1e-12)
@@ -87,12 +88,12 @@ def test_votes_are_the_mean_over_all_subsets(seed: int) -> None:
 def test_votes_by_hand() -> None:
     """Answers a a b b -, all four: a tie, b right. Weights make it a's or b's. Nobody without answers wins."""
     answers, outcomes = np.array([0, 0, 1, 1, -1]), np.array([0.0, 0.0, 1.0, 1.0, 1.0])
-    whole = sequence.all_subsets(5, 5)
+    whole = best_of_n.all_subsets(5, 5)
     log_weights = np.log([[1, 1, 1, 1, 9.0], [1, 1, 1, 0.9, 1], [0.1, 0.1, 0.1, 0.2, 1]])
-    found, variance = sequence.vote(answers, log_weights, outcomes, whole)
+    found, variance = best_of_n.vote(answers, log_weights, outcomes, whole)
     assert found.tolist() == [0.5, 0.0, 1.0]
     assert variance.tolist() == [0.0, 0.0, 0.0]
-    nobody, _ = sequence.vote(np.array([-1, -1]), np.zeros((1, 2)), np.ones(2), sequence.all_subsets(2, 1))
+    nobody, _ = best_of_n.vote(np.array([-1, -1]), np.zeros((1, 2)), np.ones(2), best_of_n.all_subsets(2, 1))
     assert nobody.tolist() == [0.0]
 
 
@@ -100,7 +101,7 @@ def test_a_sum_of_equal_weights_in_another_order_is_a_tie() -> None:
     weights = np.array([[0.1, 0.2, 0.3, 0.3, 0.2, 0.1]])
     assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1
     answers, outcomes = np.array([0, 0, 0, 1, 1, 1]), np.array([0.0, 0, 0, 1, 1, 1])
-    found, _ = sequence.vote(answers, np.log(weights), outcomes, sequence.all_subsets(6, 6))
+    found, _ = best_of_n.vote(answers, np.log(weights), outcomes, best_of_n.all_subsets(6, 6))
     assert found[0] == 0.5
 
 
@@ -108,7 +109,7 @@ def test_weights_that_underflow_still_vote() -> None:
     """Products of many small probabilities: e^-2000 is 0 in floating point, and twice it more than once it."""
     answers, outcomes = np.array([0, 1, 1]), np.array([0.0, 1.0, 1.0])
     log_weights = np.array([[-2000.0, -2000.1, -2000.1], [-np.inf, -3000.0, -np.inf]])
-    found, _ = sequence.vote(answers, log_weights, outcomes, sequence.all_subsets(3, 3))
+    found, _ = best_of_n.vote(answers, log_weights, outcomes, best_of_n.all_subsets(3, 3))
     assert found.tolist() == [1.0, 1.0]
 
 
@@ -116,21 +117,21 @@ def test_drawn_subsets_are_of_the_size_and_agree_with_all() -> None:
     rng = np.random.default_rng(3)
     answers = rng.integers(-1, 4, 12)
     outcomes = np.where(answers == 1, 1.0, 0.0)
-    drawn = sequence.drawn_subsets(12, 5, 7)
-    assert drawn.shape == (sequence.DRAWN, 12)
+    drawn = best_of_n.drawn_subsets(12, 5, 7)
+    assert drawn.shape == (best_of_n.DRAWN, 12)
     assert set(drawn.sum(axis=1).tolist()) == {5}
     assert drawn.mean(axis=0) == pytest.approx(np.full(12, 5 / 12), abs=0.02)
-    assert (drawn == sequence.drawn_subsets(12, 5, 7)).all()
-    assert (drawn != sequence.drawn_subsets(12, 5, 8)).any()
+    assert (drawn == best_of_n.drawn_subsets(12, 5, 7)).all()
+    assert (drawn != best_of_n.drawn_subsets(12, 5, 8)).any()
     one = np.zeros((1, 12))
-    exact, _ = sequence.vote(answers, one, outcomes, sequence.all_subsets(12, 5))
-    found, variance = sequence.vote(answers, one, outcomes, drawn)
+    exact, _ = best_of_n.vote(answers, one, outcomes, best_of_n.all_subsets(12, 5))
+    found, variance = best_of_n.vote(answers, one, outcomes, drawn)
     assert 0 < exact[0] < 1
-    assert abs(found[0] - exact[0]) < 4 * math.sqrt(variance[0] / sequence.DRAWN)
+    assert abs(found[0] - exact[0]) < 4 * math.sqrt(variance[0] / best_of_n.DRAWN)
 
 
 def test_sizes() -> None:
-    assert [sequence.sizes(n) for n in (0, 1, 2, 3, 8, 12, 16)] == [
+    assert [best_of_n.sizes(n) for n in (0, 1, 2, 3, 8, 12, 16)] == [
         (),
         (),
         (2,),
@@ -139,28 +140,28 @@ def test_sizes() -> None:
         (2, 4, 8, 12),
         (2, 4, 8, 16),
     ]
-    assert sequence.is_exact(64, 3)
-    assert not sequence.is_exact(64, 4)
+    assert best_of_n.is_exact(64, 3)
+    assert not best_of_n.is_exact(64, 4)
 
 
 @pytest.mark.parametrize(("how", "expected"), [("last", -1.0), ("min", -3.0), ("mean", 0.0), ("sum", 0.0)])
 def test_aggregations(how: str, expected: float) -> None:
-    assert sequence.aggregate(np.array([4.0, -3.0, -1.0]), how, 2.0, probability=False) == expected
+    assert best_of_n.aggregate(np.array([4.0, -3.0, -1.0]), how, 2.0, probability=False) == expected
 
 
 def test_a_product_is_of_probabilities() -> None:
     x = np.array([1.5, -0.5])
     by_hand = math.log(1 / (1 + math.exp(-3))) + math.log(1 / (1 + math.exp(1)))
-    assert sequence.aggregate(x, "prod", 2.0, probability=False) == pytest.approx(by_hand, abs=1e-12)
+    assert best_of_n.aggregate(x, "prod", 2.0, probability=False) == pytest.approx(by_hand, abs=1e-12)
     p = np.array([0.5, 0.25])
-    assert sequence.aggregate(p, "prod", 2.0, probability=True) == pytest.approx(math.log(0.125), abs=1e-12)
-    assert math.isfinite(sequence.aggregate(np.array([0.0, 1.0]), "prod", 1.0, probability=True))
+    assert best_of_n.aggregate(p, "prod", 2.0, probability=True) == pytest.approx(math.log(0.125), abs=1e-12)
+    assert math.isfinite(best_of_n.aggregate(np.array([0.0, 1.0]), "prod", 1.0, probability=True))
     for scores, how, probability, expected in (
         (x, "last", False, [1 / (1 + math.exp(-3)), 1 / (1 + math.exp(1))]),
         (p, "min", True, [0.5, 0.25]),
         (np.log(p), "prod", False, [0.5, 0.25]),
     ):
-        found = sequence.log_weight(scores, how, 2.0, probability=probability)
+        found = best_of_n.log_weight(scores, how, 2.0, probability=probability)
         assert np.exp(found) == pytest.approx(expected)
 
 
@@ -224,7 +225,7 @@ SCORES = {
 @pytest.mark.parametrize("n", [2, 4, 6])
 def test_rows_are_the_mean_over_problems_of_the_walk_over_subsets(key: str, n: int) -> None:
     items = completions()
-    rows = judge.judge(manifest("best_of_n", "logratio", beta=0.5), items)
+    rows = tasks.judge(manifest("best_of_n", "logratio", beta=0.5), items)
     best, weighted, majority, passed, chance = [], [], [], [], []
     for group in groups(items):
         scores = np.array([SCORES[key](t) for t in group]).round(12)
@@ -252,8 +253,8 @@ def test_every_rule_has_its_rows_and_the_average_is_over_subsets() -> None:
     items = completions("s") + completions("tt", problems=9)
     facts = manifest("best_of_n", "logratio", ("s", "tt"), series=("other",))
     items = [replace(t, also={"other": t.values[::-1]}) for t in items]
-    rows = judge.judge(facts, items)
-    keys = judge.keys(facts)
+    rows = tasks.judge(facts, items)
+    keys = tasks.keys(facts)
     assert len(keys) == 2 * 4 * 5
     assert {r.protocol for r in rows} == {*keys, "floor/random", "floor/majority", "floor/pass"}
     for protocol, metric in (("other.step_sum/last", "best_of@4"), ("floor/random", "accuracy")):
@@ -262,7 +263,7 @@ def test_every_rule_has_its_rows_and_the_average_is_over_subsets() -> None:
         assert average.value == pytest.approx(np.mean([p.value for p in parts]))
         assert average.n == 30 + 54
     assert value(rows, "other.step_sum/last", "best_of@2").value != value(rows, "step_sum/last", "best_of@2").value
-    assert judge.judge(facts, items[::-1]) == rows
+    assert tasks.judge(facts, items[::-1]) == rows
 
 
 def test_the_gain_is_paired() -> None:
@@ -273,7 +274,7 @@ def test_the_gain_is_paired() -> None:
         items += [
             ScoredTrace(f"{p}/{k}", "s", None, y, f"{p:02}", 1, (float(y),), (1,)) for k, y in enumerate(outcomes)
         ]
-    rows = judge.judge(manifest("best_of_n", "logratio"), items)
+    rows = tasks.judge(manifest("best_of_n", "logratio"), items)
     best, gain = (value(rows, "step_sum/last", m) for m in ("best_of@2", "gain@2"))
     assert gain.value == pytest.approx(0.5 * (1 - 0.75 + 0.5 - 0.25))
     assert best.hi - best.lo > 0.1  # type: ignore[operator]
@@ -286,7 +287,7 @@ def test_what_is_unscored_ranks_last_and_votes_with_nothing() -> None:
         ScoredTrace("1", "s", None, 0, "p", 1, (-50.0,), (1,), answer="y"),
         ScoredTrace("2", "s", None, 1, "p", 0, answer="x"),  # said nothing: it has no step
     ]
-    rows = judge.judge(manifest("best_of_n", "logratio"), items)
+    rows = tasks.judge(manifest("best_of_n", "logratio"), items)
     found = value(rows, "step_sum/last", "best_of@2")
     assert found.value == pytest.approx((0 + 0 + 1) / 3)  # only the pair without the scored one is right
     assert (found.n, found.unscored) == (3, 1)
@@ -297,8 +298,8 @@ def test_what_is_unscored_ranks_last_and_votes_with_nothing() -> None:
 def test_what_is_unverified_is_left_out_and_told() -> None:
     items = completions(problems=4, m=4)
     lost = [replace(t, outcome=None) if t.id == "s-0/0" else t for t in items]
-    rows = judge.judge(manifest("best_of_n", "logratio"), lost)
-    kept = judge.judge(manifest("best_of_n", "logratio"), [t for t in items if t.id != "s-0/0"])
+    rows = tasks.judge(manifest("best_of_n", "logratio"), lost)
+    kept = tasks.judge(manifest("best_of_n", "logratio"), [t for t in items if t.id != "s-0/0"])
     for metric in ("best_of@2", "weighted_vote@4", "gain@4"):
         found, expected = (value(r, "prefix_mean/min", metric) for r in (rows, kept))
         assert found.value == pytest.approx(expected.value)
@@ -306,13 +307,13 @@ def test_what_is_unverified_is_left_out_and_told() -> None:
         assert found.n == 16
     assert "3 of 4 problems, those with 4 verified completions" in value(rows, "floor/pass", "pass@4").note
     assert "of 4 problems" not in value(rows, "floor/pass", "pass@2").note
-    nothing = judge.judge(manifest("best_of_n", "logratio"), [replace(t, outcome=None) for t in items])
+    nothing = tasks.judge(manifest("best_of_n", "logratio"), [replace(t, outcome=None) for t in items])
     assert value(nothing, "floor/random", "accuracy").note == "unverified completions left out: 16"
     assert value(nothing, "floor/random", "accuracy").value is None
 
 
 def test_without_answers_there_is_no_vote() -> None:
-    rows = judge.judge(manifest("best_of_n", "logratio"), [replace(t, answer="") for t in completions()])
+    rows = tasks.judge(manifest("best_of_n", "logratio"), [replace(t, answer="") for t in completions()])
     for protocol, metric in (("step_sum/last", "weighted_vote@2"), ("floor/majority", "majority@4")):
         assert value(rows, protocol, metric).value is None
         assert value(rows, protocol, metric).note == "the completions name no answers"
@@ -321,13 +322,13 @@ def test_without_answers_there_is_no_vote() -> None:
 
 def test_large_groups_are_drawn_and_say_so() -> None:
     items = completions(problems=2, m=30)
-    rows = judge.judge(manifest("best_of_n", "logratio"), items)
+    rows = tasks.judge(manifest("best_of_n", "logratio"), items)
     drawn = value(rows, "floor/majority", "majority@8")
     assert "10000 drawn subsets a problem, standard error 0.00" in drawn.note
     assert value(rows, "floor/majority", "majority@4").note == ""
     assert value(rows, "floor/majority", "majority@30").note == ""
-    assert judge.judge(manifest("best_of_n", "logratio"), items[::-1]) == rows
-    assert value(judge.judge(manifest("best_of_n", "logratio", seed=1), items), "floor/majority", "majority@8") != drawn
+    assert tasks.judge(manifest("best_of_n", "logratio"), items[::-1]) == rows
+    assert value(tasks.judge(manifest("best_of_n", "logratio", seed=1), items), "floor/majority", "majority@8") != drawn
 
 
 def test_a_critics_score_is_the_share_of_passes() -> None:
@@ -336,8 +337,8 @@ def test_a_critics_score_is_the_share_of_passes() -> None:
         ScoredTrace(str(k), "s", None, int(k == 0), "p", 3, verdicts=v, answer=str(k)) for k, v in enumerate(verdicts)
     ]
     facts = manifest("best_of_n", "verdict")
-    assert judge.keys(facts) == ("vote/mean",)
-    rows = judge.judge(facts, items)
+    assert tasks.keys(facts) == ("vote/mean",)
+    rows = tasks.judge(facts, items)
     assert value(rows, "vote/mean", "best_of@2").value == pytest.approx(1 / 3)  # 0 beats 1, but 2 beats 0
 
 
@@ -346,7 +347,7 @@ def test_probabilities_vote_as_they_are() -> None:
     items = [
         ScoredTrace(str(k), "s", None, int(k > 0), "p", 1, (x,), (1,), answer="ab"[k > 0]) for k, x in enumerate(p)
     ]
-    rows = judge.judge(manifest("best_of_n", "prob"), items)
+    rows = tasks.judge(manifest("best_of_n", "prob"), items)
     assert value(rows, "as_is/last", "weighted_vote@3").value == 1.0  # 0.5 + 0.45 > 0.9
     assert value(rows, "as_is/last", "best_of@3").value == 0.0
 
@@ -372,7 +373,7 @@ def policy_run() -> list[ScoredTrace]:
 def test_policy_rows_by_hand() -> None:
     items = policy_run()
     items[4] = replace(items[4], finish="length")
-    rows = judge.judge(manifest("policy", "outcome", ("s", "tt"), config=DRAWN), items)
+    rows = tasks.judge(manifest("policy", "outcome", ("s", "tt"), config=DRAWN), items)
     key = "sampled/t0.6,p0.95,n4"
     assert {r.protocol for r in rows} == {key}
     expected = {
@@ -400,7 +401,7 @@ def test_policy_rows_by_hand() -> None:
 def test_what_the_verifier_could_not_judge_is_not_wrong() -> None:
     items = policy_run()
     items[2] = outcome("s", 0, 2, None)
-    rows = judge.judge(manifest("policy", "outcome", ("s", "tt"), config=DRAWN), items)
+    rows = tasks.judge(manifest("policy", "outcome", ("s", "tt"), config=DRAWN), items)
     key = "sampled/t0.6,p0.95,n4"
     assert value(rows, key, "avg@4").value == pytest.approx((2 / 3 + 0) / 2)
     assert value(rows, key, "avg@4").note == "unverified completions left out: 1"
@@ -421,16 +422,16 @@ def test_what_the_verifier_could_not_judge_is_not_wrong() -> None:
     ],
 )
 def test_a_policys_protocol_says_how_it_was_sampled(changed: dict[str, object], key: str) -> None:
-    assert judge.keys(manifest("policy", "outcome", config={**DRAWN, **changed})) == (key,)
+    assert tasks.keys(manifest("policy", "outcome", config={**DRAWN, **changed})) == (key,)
 
 
 def test_unknown_protocols_are_refused_with_the_known_ones() -> None:
     facts = manifest("policy", "outcome", config=DRAWN)
-    assert judge.checked(facts, ("sampled/t0.6,p0.95,n4",)) == ("sampled/t0.6,p0.95,n4",)
+    assert tasks.checked(facts, ("sampled/t0.6,p0.95,n4",)) == ("sampled/t0.6,p0.95,n4",)
     with pytest.raises(UserError, match=r"sampled/t0\.6,p0\.95,n4"):
-        judge.checked(facts, ("greedy",))
+        tasks.checked(facts, ("greedy",))
     with pytest.raises(UserError, match="step_sum/min"):
-        judge.checked(manifest("best_of_n", "logratio"), ("step_sum/oracle",))
+        tasks.checked(manifest("best_of_n", "logratio"), ("step_sum/oracle",))
 
 
 # --- run against run ----------------------------------------------------------------------------------------------
@@ -441,7 +442,7 @@ def test_policies_are_compared_on_the_same_problems() -> None:
     worse = policy_run()
     better = [replace(t, outcome=1, answer="a1") if t.id == "s-1/0" else t for t in worse]
     sides = (RunResult(facts, ()), worse), (RunResult(replace(facts, seed=9), ()), better)
-    rows = judge.compare(*sides, judge.pairs(facts, facts))
+    rows = tasks.compare(*sides, tasks.pairs(facts, facts))
     key = "sampled/t0.6,p0.95,n4"
     for suffix, expected in (("a", 0.25), ("b", 0.375), ("difference", 0.125)):
         assert value(rows, f"{key} avg@4", f"avg@4_{suffix}").value == pytest.approx(expected)
@@ -455,10 +456,10 @@ def test_best_of_n_runs_are_compared_by_name() -> None:
     items = completions()
     flat = [replace(t, values=(0.0,) * t.steps) for t in items]
     sides = (RunResult(facts, ()), flat), (RunResult(facts, ()), items)
-    rows = judge.compare(*sides, judge.pairs(facts, facts, ("step_sum/min",), "prefix_mean/last"))
+    rows = tasks.compare(*sides, tasks.pairs(facts, facts, ("step_sum/min",), "prefix_mean/last"))
     name = "step_sum/min vs prefix_mean/last best_of@4"
-    own = judge.judge(facts, items)
+    own = tasks.judge(facts, items)
     assert value(rows, name, "best_of@4_b").value == value(own, "prefix_mean/last", "best_of@4").value
     assert value(rows, name, "best_of@4_a").value == pytest.approx(value(own, "floor/random", "accuracy").value)
     with pytest.raises(UserError, match="task"):
-        judge.pairs(facts, replace(facts, task="calibration"))
+        tasks.pairs(facts, replace(facts, task="calibration"))

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from prmbench import scoring, shares, store
 from prmbench.backends import Facts
 from prmbench.backends.rendered import RenderedBackend
+from prmbench.core import batch_jobs, result_files
+from prmbench.core.records import StepScores, Trace, Usage, UserError
 from prmbench.engines.budget import Budget
-from prmbench.schema import StepScores, Trace, Usage, UserError
+from prmbench.evaluation import scoring
 
 TRACES = tuple(Trace(f"t{i}", f"problem {i}", ("one", "two"), -1, subset="s") for i in range(12))
 
 
-def journal(folder: Path) -> store.Journal:
-    return store.Journal(folder / "run.journal", {"run_id": "run"})
+def journal(folder: Path) -> result_files.Journal:
+    return result_files.Journal(folder / "run.journal", {"run_id": "run"})
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -31,10 +32,10 @@ def test_every_batch_is_done_once(tmp_path: Path, workers: int) -> None:
         asked.append(number)
         return {"scores": [number * number]}, 1
 
-    shares.work(book, 9, do, workers=workers)
-    shares.work(book, 11, do, workers=workers)
+    batch_jobs.work(book, 9, do, workers=workers)
+    batch_jobs.work(book, 11, do, workers=workers)
     assert sorted(asked) == list(range(11))  # the second sitting asks for what is new only
-    assert [entry["scores"] for entry in shares.finished(book, 11)] == [[n * n] for n in range(11)]
+    assert [entry["scores"] for entry in batch_jobs.finished(book, 11)] == [[n * n] for n in range(11)]
 
 
 def test_batches_are_under_way_at_once(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_batches_are_under_way_at_once(tmp_path: Path) -> None:
         meeting.wait()
         return {}, 0
 
-    shares.work(journal(tmp_path), 3, do, workers=3)
+    batch_jobs.work(journal(tmp_path), 3, do, workers=3)
 
 
 def test_a_failure_loses_nothing_and_begins_nothing_more(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_a_failure_loses_nothing_and_begins_nothing_more(tmp_path: Path) -> None
         return {"scores": [number]}, 1
 
     with pytest.raises(UserError, match="the server said no"):
-        shares.work(book, 50, do, workers=2)
+        batch_jobs.work(book, 50, do, workers=2)
     assert 0 in book.done()
     assert set(book.done()) == set(asked) - {1}
     assert len(asked) < 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prmbench.schema import Trace
+from prmbench.core.records import Trace
 from prmbench.studies.miniature import arithmetic, format_shifts
 
 STEPS = ("7 + 5 = 1", "1 * 3 = 4", "4 - 2 = 2", "Answer: 2")

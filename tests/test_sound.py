@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 
-from prmbench import evaluation, store
+from prmbench import evaluation
 from prmbench.config import EvalConfig
-from prmbench.schema import ScoredTrace, StepScores, Trace, UserError, scored
+from prmbench.core import result_files
+from prmbench.core.records import ScoredTrace, StepScores, Trace, UserError, scored
 
 
 @pytest.fixture
-def run(benchmark_folder: Path, tmp_path: Path) -> store.Run:
+def run(benchmark_folder: Path, tmp_path: Path) -> result_files.Run:
     found = evaluation.evaluate(EvalConfig("random", data=benchmark_folder, out=tmp_path / "runs"))
     assert found is not None
     return found
 
 
-def test_a_run_of_our_own_is_sound(run: store.Run) -> None:
-    assert store.read_run(run.path).scores == run.scores
+def test_a_run_of_our_own_is_sound(run: result_files.Run) -> None:
+    assert result_files.read_run(run.path).scores == run.scores
 
 
 @pytest.mark.parametrize(
@@ -39,11 +40,11 @@ def test_a_run_of_our_own_is_sound(run: store.Run) -> None:
         ("subset", 3),
     ],
 )
-def test_malformed_scores(run: store.Run, field: str, value: Any) -> None:
+def test_malformed_scores(run: result_files.Run, field: str, value: Any) -> None:
     row = {**run.scores[0].to_json(), field: value}
-    packed = store.pack_scores([ScoredTrace.from_json(row), *run.scores[1:]])
-    store.scores_path(run.path).write_bytes(packed)
-    edited(run, lambda result: result["manifest"].update(scores_sha256=store.sha256(packed)))
+    packed = result_files.pack_scores([ScoredTrace.from_json(row), *run.scores[1:]])
+    result_files.scores_path(run.path).write_bytes(packed)
+    edited(run, lambda result: result["manifest"].update(scores_sha256=result_files.sha256(packed)))
     refused(run)
 
 
@@ -65,20 +66,20 @@ def test_malformed_scores(run: store.Run, field: str, value: Any) -> None:
         lambda result: result["rows"][0].update(n=None),
     ],
 )
-def test_malformed_results(run: store.Run, edit: Callable[[dict[str, Any]], None]) -> None:
+def test_malformed_results(run: result_files.Run, edit: Callable[[dict[str, Any]], None]) -> None:
     edited(run, edit)
     refused(run)
 
 
-def edited(run: store.Run, edit: Callable[[dict[str, Any]], None]) -> None:
+def edited(run: result_files.Run, edit: Callable[[dict[str, Any]], None]) -> None:
     result = json.loads(run.path.read_text())
     edit(result)
     run.path.write_text(json.dumps(result))
 
 
-def refused(run: store.Run) -> None:
+def refused(run: result_files.Run) -> None:
     with pytest.raises(UserError) as found:
-        store.read_run(run.path)
+        result_files.read_run(run.path)
     assert str(run.path) in str(found.value)
     assert "\n" not in str(found.value)
 
@@ -87,7 +88,7 @@ def refused(run: store.Run) -> None:
 
 
 @pytest.fixture
-def chosen(tmp_path: Path) -> store.Run:
+def chosen(tmp_path: Path) -> result_files.Run:
     """A best-of-N run: no step labels, one completion without a step."""
     rows = [{"prompt": "p", "completion": c, "outcome": k % 2} for k, c in enumerate(("a\n\nb", "c", "", "d"))]
     path = tmp_path / "rollouts.jsonl"
@@ -97,10 +98,10 @@ def chosen(tmp_path: Path) -> store.Run:
     return found
 
 
-def test_other_tasks_need_no_label(chosen: store.Run) -> None:
+def test_other_tasks_need_no_label(chosen: result_files.Run) -> None:
     assert {t.label for t in chosen.scores} == {None}
     assert min(t.steps for t in chosen.scores) == 0
-    assert store.read_run(chosen.path).scores == chosen.scores
+    assert result_files.read_run(chosen.path).scores == chosen.scores
 
 
 @pytest.mark.parametrize(
@@ -118,13 +119,13 @@ def test_other_tasks_need_no_label(chosen: store.Run) -> None:
         ("step_labels", [0.5, "1"]),
     ],
 )
-def test_malformed_scores_of_other_tasks(chosen: store.Run, field: str, value: Any) -> None:
+def test_malformed_scores_of_other_tasks(chosen: result_files.Run, field: str, value: Any) -> None:
     two = next(i for i, t in enumerate(chosen.scores) if t.steps == 2)
     row = {**chosen.scores[two].to_json(), field: value}
     rest = [t for i, t in enumerate(chosen.scores) if i != two]
-    packed = store.pack_scores([ScoredTrace.from_json(row), *rest])
-    store.scores_path(chosen.path).write_bytes(packed)
-    edited(chosen, lambda result: result["manifest"].update(scores_sha256=store.sha256(packed)))
+    packed = result_files.pack_scores([ScoredTrace.from_json(row), *rest])
+    result_files.scores_path(chosen.path).write_bytes(packed)
+    edited(chosen, lambda result: result["manifest"].update(scores_sha256=result_files.sha256(packed)))
     refused(chosen)
 
 
@@ -144,7 +145,7 @@ def test_malformed_scores_of_other_tasks(chosen: store.Run, field: str, value: A
         {"task": "policy", "kind": "outcome", "config": {"temperature": 1}},
     ],
 )
-def test_malformed_manifests_of_other_tasks(chosen: store.Run, facts: dict[str, Any]) -> None:
+def test_malformed_manifests_of_other_tasks(chosen: result_files.Run, facts: dict[str, Any]) -> None:
     edited(chosen, lambda result: result["manifest"].update(facts))
     refused(chosen)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prmbench.backends.source import source_hash
+from prmbench.backends.plugin_source import source_hash
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_helper_of_a_package_counts(folder: Path, text: str) -> None:
 
 
 def test_what_is_not_imported_does_not_count(folder: Path) -> None:
-    put(folder, "zz_mine.py", "import json, numpy, prmbench.schema")
+    put(folder, "zz_mine.py", "import json, numpy, prmbench.core.records")
     before = source_hash("zz_mine:Class")
     put(folder, "zz_other.py", "x = 1")
     assert source_hash("zz_mine:Class") == before

@@ -21,15 +21,15 @@ from conftest import save_model
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prmbench.core.records import RetryError, UserError
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.probe import TOLERANCE, Mismatch, check, mismatch, noise, self_test
 from prmbench.engines.render import Encoded
-from prmbench.engines.sampling import Sampling
 from prmbench.engines.server import ServerEngine, open_server
 from prmbench.engines.sync import STABLE, Adapter, Copied, Link, Shared, Weights, Written, adapter_of, weights_of
 from prmbench.engines.vllm import Options, open_vllm, serve_command
-from prmbench.schema import RetryError, UserError
 
 PROMPTS = [[5, 6, 7], [40, 41], [9, 8, 7, 6]]
 CPU = Placement("cpu", "float32")

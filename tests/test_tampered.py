@@ -19,11 +19,11 @@ from rl_runs import lines as step_lines
 from rl_runs import write_training
 from typer.testing import CliRunner
 
-from prmbench import store
 from prmbench.cli import app
+from prmbench.core import result_files
+from prmbench.core.result_files import metrics_path, scores_path, sha256
+from prmbench.core.validation import score_lines as trace_checks
 from prmbench.report.load import load
-from prmbench.sound import traces as trace_checks
-from prmbench.store import metrics_path, scores_path, sha256
 
 Json = Any
 NAN, INFINITY = float("nan"), float("inf")
@@ -294,7 +294,7 @@ def huge(path: Path) -> None:
 
 def repacked(text: bytes) -> Callable[[Path], None]:
     def damage(scores: Path) -> None:
-        path = scores.with_name(scores.name.removesuffix(store.SCORES_SUFFIX) + ".json")
+        path = scores.with_name(scores.name.removesuffix(result_files.SCORES_SUFFIX) + ".json")
         sign(path, gzip.compress(text))
 
     return damage
@@ -339,7 +339,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused_before_it_is_held(
     honest: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = copied(honest["prob"], tmp_path)
-    monkeypatch.setattr(store, "MOST_UNPACKED_BYTES", 1500)
+    monkeypatch.setattr(result_files, "MOST_UNPACKED_BYTES", 1500)
     assert "(unpacked, it has more than 1,500 bytes)" in left_out_alone(path)
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import transformers
 
+from prmbench.core.records import UserError
 from prmbench.engines import templates
 from prmbench.engines.render import render
-from prmbench.schema import UserError
 
 MESSAGES = [
     {"role": "user", "content": "What is 1 + 1? <|x|> é \U0001f600 \u2028 {{ 7 }}"},

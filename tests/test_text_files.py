@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from conftest import ROWS
 
-from prmbench import data, evaluation, rollout, store
+from prmbench import data, evaluation
 from prmbench.backends import cards, common
 from prmbench.config import EvalConfig, ScoreConfig, read_toml
-from prmbench.data import imports, processbench, prompts, rollouts, solutions
-from prmbench.reading import json_lines, normalise_line_ends, read_text
+from prmbench.core import result_files
+from prmbench.core.reading import json_lines, normalise_line_ends, read_text
+from prmbench.core.records import UserError
+from prmbench.data import converters, processbench, prompts, rollouts, solutions
 from prmbench.report import load
 from prmbench.rl import result as rl_result
-from prmbench.schema import UserError
+from prmbench.sampling import rollout
 
 BOM = b"\xef\xbb\xbf"
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS[:3])
@@ -36,7 +38,7 @@ READERS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "solutions": ("my.jsonl", LINES, lambda path: solutions.from_files(path, "line")),
     "rollouts": ("r.jsonl", LINES, rollouts.read),
     "prompts": ("p.jsonl", PROMPTS, prompts.load),
-    "imported rows": ("t.jsonl", TRL, imports.read),
+    "imported rows": ("t.jsonl", TRL, converters.read),
     "options": ("run.toml", 'model = "m"\n[rm]\nloss = "ipvrm"\n', read_toml),
     "a model's card": ("prm.json", '{"backend": "critic"}\n', lambda path: cards.from_folder(path.parent)),
     "what a model was trained on": (
@@ -115,11 +117,11 @@ def test_results_that_an_editor_has_saved(tmp_path: Path, benchmark_folder: Path
     shutil.copytree(run.path.parent, tmp_path / "saved")
     saved = tmp_path / "saved" / run.path.name
     saved.write_bytes(BOM + run.path.read_bytes().replace(b"\n", b"\r\n"))
-    assert store.read_run(saved).result == run.result
+    assert result_files.read_run(saved).result == run.result
     assert len(load.load(saved.parent).refused) + len(load.load(saved.parent).listed) == 1
     saved.write_bytes(run.path.read_text(encoding="utf-8").encode("utf-16"))
     with pytest.raises(UserError, match=r"not UTF-8 at byte 0, looks like UTF-16"):
-        store.read_run(saved)
+        result_files.read_run(saved)
 
 
 def test_scores_of_other_tools_may_hold_line_separators(tmp_path: Path, benchmark_folder: Path) -> None:
@@ -127,7 +129,7 @@ def test_scores_of_other_tools_may_hold_line_separators(tmp_path: Path, benchmar
     run = evaluation.evaluate(EvalConfig("random", data=benchmark_folder, out=tmp_path / "runs"))
     assert run is not None
     line = json.dumps({**run.scores[0].to_json(), "id": "a\u2028b\x85c"}, ensure_ascii=False)
-    (read,) = store.unpack_scores(gzip.compress(f"{line}\n\n".encode()), run.path)
+    (read,) = result_files.unpack_scores(gzip.compress(f"{line}\n\n".encode()), run.path)
     assert read.id == "a\u2028b\x85c"
 
 

@@ -19,16 +19,16 @@ from train_runs import RM_LOSSES, data, distance, gaps, metrics, options, run, s
 from prmbench import evaluation
 from prmbench.backends import load_backend
 from prmbench.config import EvalConfig, ModelConfig, TrainConfig
+from prmbench.core.provenance import weights_hash
+from prmbench.core.records import NonFiniteError, StepScores, UserError
 from prmbench.data import rollouts, views
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion import encode_completion, steps_text
 from prmbench.engines.hf import Placement
-from prmbench.losses import LOSSES
-from prmbench.manifest import weights_hash
-from prmbench.schema import NonFiniteError, StepScores, UserError
-from prmbench.train import dry_run, train
 from prmbench.training import setup
+from prmbench.training.losses import LOSSES
 from prmbench.training.reference import _digest as cache_digest
+from prmbench.training.train import dry_run, train
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.01, "max_grad_norm": 0.0, "steps": 1}
 

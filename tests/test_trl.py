@@ -14,9 +14,9 @@ import transformers
 from conftest import save_model
 from torch import Tensor
 
-from prmbench import head
-from prmbench.losses import LOSSES
+from prmbench.engines import token_logprobs
 from prmbench.objectives import log_ratios, token_surrogate
+from prmbench.training.losses import LOSSES
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
@@ -30,10 +30,10 @@ SETTINGS = {"use_cpu": True, "report_to": [], "per_device_train_batch_size": 4, 
 
 
 def from_hidden_states(model: Any, ids: Tensor, attention: Tensor) -> Tensor:
-    """[b, t - 1] log-probabilities of the tokens after the first, by head.py."""
+    """[b, t - 1] log-probabilities of the tokens after the first, by token_logprobs.py."""
     states = model.base_model(input_ids=ids, attention_mask=attention).last_hidden_state[:, :-1]
     weight = model.get_output_embeddings().weight
-    return head.target_logprobs(states.flatten(0, 1), weight, ids[:, 1:].flatten())[0].view(len(ids), -1)
+    return token_logprobs.target_logprobs(states.flatten(0, 1), weight, ids[:, 1:].flatten())[0].view(len(ids), -1)
 
 
 def in_turn(x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def test_log_probabilities() -> None:
 
     torch.manual_seed(0)
     hidden, weight, ids = torch.randn(2, 5, 8), torch.randn(37, 8), torch.randint(37, (2, 5))
-    ours, _ = head.target_logprobs(hidden.flatten(0, 1), weight, ids.flatten())
+    ours, _ = token_logprobs.target_logprobs(hidden.flatten(0, 1), weight, ids.flatten())
     torch.testing.assert_close(ours.view(2, 5), selective_log_softmax(hidden @ weight.T, ids), rtol=1e-5, atol=1e-5)
 
 

@@ -10,9 +10,11 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from prmbench import judge, sound, validity
-from prmbench.judge.validity import GROUPS
-from prmbench.schema import MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench import tasks
+from prmbench.core import validation
+from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.metrics import step_validity
+from prmbench.tasks.validity import GROUPS
 
 CATEGORIES = tuple(name for names in GROUPS.values() for name in names)
 
@@ -47,7 +49,7 @@ def trace(name: str, labels: str, values: Sequence[float] | None, subset: str, p
 
 
 def rows_of(facts: RunManifest, items: Sequence[ScoredTrace]) -> dict[tuple[str, str, str], MetricRow]:
-    return {(r.subset, r.protocol, r.metric): r for r in judge.judge(facts, items)}
+    return {(r.subset, r.protocol, r.metric): r for r in tasks.judge(facts, items)}
 
 
 def drawn(subsets: Sequence[str], n: int = 15, seed: int = 0, coarse: bool = False) -> list[ScoredTrace]:
@@ -243,7 +245,7 @@ def test_replicates_are_tuned_again() -> None:
     items = drawn(["circular", "deception"], n=8, seed=7)
     names = sorted({t.cluster for t in items})
     facts = manifest(["circular", "deception"])
-    _, weights = judge.rows.resampled(facts, "validity", [t.cluster for t in items])
+    _, weights = tasks.rows.resampled(facts, "validity", [t.cluster for t in items])
     values = []
     for draw in weights[1:]:
         often = [t for t in items for _ in range(int(draw[names.index(t.cluster)]))]
@@ -259,27 +261,27 @@ def test_curves_count_what_each_cut_would(coarse: bool) -> None:
     score = rng.random(n).round(1 if coarse else 9)
     score[::7] = np.nan
     valid, problem, category = rng.random(n) < 0.7, rng.integers(0, 5, n), rng.integers(0, 3, n)
-    steps = validity.Steps(score, valid, ~valid, problem, category, category > 0, 5, 3)
-    at = validity.cuts(score[steps.pooled])
-    found = validity.curves(steps, at)
+    steps = step_validity.Steps(score, valid, ~valid, problem, category, category > 0, 5, 3)
+    at = step_validity.cuts(score[steps.pooled])
+    found = step_validity.curves(steps, at)
     for k, cut in enumerate(at):
-        right = validity.judged_right(steps, float(cut))[:, 1:].sum(axis=1)
-        assert found.valid[:, k].tolist() == right[:, validity.VALID].tolist()
-        assert found.invalid[:, k].tolist() == right[:, validity.INVALID].tolist()
-    total = validity.totals(steps)[:, 1:].sum(axis=1)
-    assert found.all_valid.tolist() == total[:, validity.VALID].tolist()
-    assert found.all_invalid.tolist() == total[:, validity.INVALID].tolist()
+        right = step_validity.judged_right(steps, float(cut))[:, 1:].sum(axis=1)
+        assert found.valid[:, k].tolist() == right[:, step_validity.VALID].tolist()
+        assert found.invalid[:, k].tolist() == right[:, step_validity.INVALID].tolist()
+    total = step_validity.totals(steps)[:, 1:].sum(axis=1)
+    assert found.all_valid.tolist() == total[:, step_validity.VALID].tolist()
+    assert found.all_invalid.tolist() == total[:, step_validity.INVALID].tolist()
 
 
 def test_cuts_part_neighbouring_floats_and_are_few() -> None:
     low = 0.5
     high = np.nextafter(low, 1)
-    at = validity.cuts(np.array([high, low, np.nan, low]))
+    at = step_validity.cuts(np.array([high, low, np.nan, low]))
     assert [int(sum(np.array([low, high]) > t)) for t in at] == [2, 1, 0]
-    many = validity.cuts(np.random.default_rng(0).random(5000))
-    assert len(many) == validity.MOST_CUTS
+    many = step_validity.cuts(np.random.default_rng(0).random(5000))
+    assert len(many) == step_validity.MOST_CUTS
     assert (np.diff(many) > 0).all()
-    assert validity.cuts(np.full(3, np.nan)).tolist() == [0.0]
+    assert step_validity.cuts(np.full(3, np.nan)).tolist() == [0.0]
 
 
 def test_many_scores_lose_little() -> None:
@@ -298,11 +300,11 @@ def test_flagging_at_random_reaches_one_half_at_best(valid: int, invalid: int) -
     total = np.array([[valid, invalid, invalid]], dtype=float)
 
     def score(rate: float) -> float:
-        right = validity.flagged_at_random(total, np.array([rate]))
+        right = step_validity.flagged_at_random(total, np.array([rate]))
         assert right[0].tolist() == pytest.approx([valid * (1 - rate), invalid * rate, invalid * rate])
-        return float(validity.metrics(right, total)["prmscore"][0])
+        return float(step_validity.metrics(right, total)["prmscore"][0])
 
-    best = validity.best_rate(total)[0]
+    best = step_validity.best_rate(total)[0]
     assert best == pytest.approx(invalid / (valid + invalid))
     assert score(best) == pytest.approx(0.5)
     assert max(score(rate) for rate in np.linspace(0, 1, 501)) <= 0.5 + 1e-12
@@ -342,13 +344,13 @@ def test_protocols_are_those_of_the_kind_without_calibrated() -> None:
     facts = manifest(["circular"], "logratio", native=0.0, fixed=0.0)
     rules = ("native", "fixed:0", "cross_validated", "oracle")
     readouts = ("prefix_sum", "step_sum", "prefix_mean", "step_mean")
-    assert judge.keys(facts) == tuple(f"{r}/{rule}" for r in readouts for rule in rules)
-    assert judge.keys(manifest(["circular"], "verdict")) == ()
+    assert tasks.keys(facts) == tuple(f"{r}/{rule}" for r in readouts for rule in rules)
+    assert tasks.keys(manifest(["circular"], "verdict")) == ()
     with pytest.raises(UserError, match=r"prmbench_preview has as_is/fixed:0.5, as_is/cross_validated, as_is/oracle"):
-        judge.checked(manifest(["circular"]), ["as_is/calibrated:gsm8k"])
+        tasks.checked(manifest(["circular"]), ["as_is/calibrated:gsm8k"])
     with pytest.raises(UserError, match="it needs a score for every step"):
-        judge.checked(manifest(["circular"], "verdict"), ["vote/native"])
-    assert judge.checked(manifest(["circular"]), ["as_is/fixed:0.25"]) == ("as_is/fixed:0.25",)
+        tasks.checked(manifest(["circular"], "verdict"), ["vote/native"])
+    assert tasks.checked(manifest(["circular"]), ["as_is/fixed:0.25"]) == ("as_is/fixed:0.25",)
 
 
 def test_readouts_are_read() -> None:
@@ -362,7 +364,7 @@ def test_readouts_are_read() -> None:
 def test_scores_order_does_not_matter() -> None:
     items = drawn(["circular", "deception", "correct"])
     facts = manifest(["circular", "deception", "correct"])
-    assert judge.judge(facts, items) == judge.judge(facts, items[::-1])
+    assert tasks.judge(facts, items) == tasks.judge(facts, items[::-1])
 
 
 def test_problems_are_drawn_together_in_all_categories() -> None:
@@ -383,9 +385,9 @@ def test_unlabelled_steps_are_refused() -> None:
     half = replace(bare, step_labels=(1.0, 0.5))
     for item in (bare, half):
         with pytest.raises(UserError, match="a: task validity needs a label 0 or 1 for each of its 2 steps"):
-            judge.judge(manifest(["circular"]), [item])
+            tasks.judge(manifest(["circular"]), [item])
         with pytest.raises(UserError, match="step_labels must be 0 or 1"):
-            sound.check_scores(manifest(["circular"]), [item], "x.json")
+            validation.check_scores(manifest(["circular"]), [item], "x.json")
 
 
 def test_compare_pairs_problems_and_refuses_unlike_rules() -> None:
@@ -393,8 +395,8 @@ def test_compare_pairs_problems_and_refuses_unlike_rules() -> None:
     one, two = drawn(subsets), drawn(subsets, coarse=True)
     facts = manifest(subsets)
     runs = (RunResult(facts, ()), one), (RunResult(replace(facts, seed=3, model="n"), ()), two)
-    pairs = judge.pairs(facts, facts, ["as_is/oracle", "as_is/fixed:0.25"])
-    rows = {(r.subset, r.protocol, r.metric): r for r in judge.compare(*runs, pairs)}
+    pairs = tasks.pairs(facts, facts, ["as_is/oracle", "as_is/fixed:0.25"])
+    rows = {(r.subset, r.protocol, r.metric): r for r in tasks.compare(*runs, pairs)}
     values = [rows_of(facts, x) for x in (one, two)]
     for name in ("circular", "avg[deception]", "micro[circular,deception]"):
         a, b = (v[name, "as_is/oracle", "prmscore"].value for v in values)
@@ -403,6 +405,6 @@ def test_compare_pairs_problems_and_refuses_unlike_rules() -> None:
     assert not any(name.startswith("avg[circular,deception,") for name, _, _ in rows)
     assert rows["circular", "as_is/fixed:0.25 prmscore", "prmscore_a"].value is not None
     with pytest.raises(UserError, match="unlike threshold rules"):
-        judge.compare(*runs, judge.pairs(facts, facts, ["as_is/oracle"], "as_is/cross_validated"))
+        tasks.compare(*runs, tasks.pairs(facts, facts, ["as_is/oracle"], "as_is/cross_validated"))
     with pytest.raises(UserError, match="unlike threshold rules"):
-        judge.compare(*runs, judge.pairs(facts, facts, ["as_is/fixed:0.2"], "as_is/fixed:0.3"))
+        tasks.compare(*runs, tasks.pairs(facts, facts, ["as_is/fixed:0.2"], "as_is/fixed:0.3"))

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from prmbench import verify
-from prmbench.schema import UserError
-from prmbench.verification import gym_tasks
-from prmbench.verify import Claim, Verdict, Verifier
+from prmbench.core.records import UserError
+from prmbench.verification import gym_tasks, verifiers
+from prmbench.verification.verifiers import Claim, Verdict, Verifier
 
 pytest.importorskip("math_verify", reason="needs math-verify (extra verify)")
 
 LIMIT = 1.0
-MOST = 2 * (LIMIT + verify.GRACE_SECONDS) + 5.0
+MOST = 2 * (LIMIT + verifiers.GRACE_SECONDS) + 5.0
 """Twice the limit, and some seconds for a new worker on a busy machine."""
 
 
@@ -75,7 +74,7 @@ HOSTILE = {
     "dollars": "$" * 20_000,
     "null bytes": "\x00" * 100 + "\\boxed{\x00}",
     "half characters": "\ud800\udfff \\boxed{\ud83d}",
-    "too long": "9" * (verify.MAX_CHARACTERS + 1),
+    "too long": "9" * (verifiers.MAX_CHARACTERS + 1),
     "a long box": "\\boxed{" + "9+" * 20_000 + "9}",
 }
 
@@ -148,8 +147,8 @@ def test_memory_is_bounded() -> None:
 
 
 def test_a_worker_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify.sys, "executable", "/bin/false")
-    with Verifier(workers=1) as verifier, pytest.raises(UserError, match=r"verify_worker math` shows why"):
+    monkeypatch.setattr(verifiers.sys, "executable", "/bin/false")
+    with Verifier(workers=1) as verifier, pytest.raises(UserError, match=r"worker math` shows why"):
         verifier.check([Claim("\\boxed{1}", "1")])
 
 
@@ -210,12 +209,12 @@ def test_order_and_cache_with_many_claims() -> None:
     ],
 )
 def test_final_answer(text: str, answer: str) -> None:
-    assert verify.final_answer(text) == answer
+    assert verifiers.final_answer(text) == answer
 
 
 def test_a_single_line_may_be_the_answer() -> None:
-    assert verify.answer_or_line(" -4 ") == "-4"
-    assert verify.answer_or_line("It is -4.\nYes.") == ""
+    assert verifiers.answer_or_line(" -4 ") == "-4"
+    assert verifiers.answer_or_line("It is -4.\nYes.") == ""
 
 
 @pytest.mark.parametrize(
@@ -223,7 +222,7 @@ def test_a_single_line_may_be_the_answer() -> None:
 )
 def test_extraction_is_quick_on_any_text(text: str) -> None:
     begun = time.process_time()
-    verify.final_answer(text)
+    verifiers.final_answer(text)
     assert time.process_time() - begun < 2.0
 
 
@@ -241,7 +240,7 @@ def test_extraction_is_quick_on_any_text(text: str) -> None:
 )
 def test_exact_match_ignores_spelling(one: str, other: str) -> None:
     found = Verifier().check([Claim(f"Answer: {one}", other, "exact")])
-    assert found == [Verdict("right", verify.normal(other))]
+    assert found == [Verdict("right", verifiers.normal(other))]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +300,7 @@ def test_scorers_of_another_version_are_not_run(monkeypatch: pytest.MonkeyPatch)
     pytest.importorskip("reasoning_gym", reason="needs reasoning-gym (extra verify)")
     monkeypatch.setattr(gym_tasks, "VERSION", "0.0.1")
     with pytest.raises(UserError, match=r"were read: pip install reasoning-gym==0\.0\.1"):
-        verify.need("gym")
+        verifiers.need("gym")
 
 
 @pytest.mark.slow
@@ -358,7 +357,7 @@ def test_a_worker_sees_nothing_of_its_surroundings(monkeypatch: pytest.MonkeyPat
         environment = Path(f"/proc/{pid}/environ")
         if environment.exists():
             assert environment.read_bytes().split(b"\0")[:-1] == [
-                f"{k}={v}".encode() for k, v in verify.ENVIRONMENT.items()
+                f"{k}={v}".encode() for k, v in verifiers.ENVIRONMENT.items()
             ]
             limits = Path(f"/proc/{pid}/limits").read_text()
             assert re.search(r"Max file size\s+0\s", limits)
@@ -387,18 +386,18 @@ def test_a_worker_sees_nothing_of_its_surroundings(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_reply_that_is_no_verdict_is_a_crash(reply: bytes) -> None:
-    assert verify._verdict(verify._parsed(reply, "token")) == Verdict("crash")
+    assert verifiers._verdict(verifiers._parsed(reply, "token")) == Verdict("crash")
 
 
 def test_a_genuine_reply_is_read() -> None:
     reply = b'{"token": "token", "verdict": "right", "answer": "3"}\n'
-    assert verify._verdict(verify._parsed(reply, "token")) == Verdict("right", "3")
+    assert verifiers._verdict(verifiers._parsed(reply, "token")) == Verdict("right", "3")
 
 
 def test_processes_that_a_worker_started_are_killed_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     start = f"import subprocess; open({str(note)!r}, 'w').write(str(subprocess.Popen(['sleep', '600']).pid))\n"
-    monkeypatch.setattr(verify, "_BOOT", start + verify._BOOT)
+    monkeypatch.setattr(verifiers, "_BOOT", start + verifiers._BOOT)
     with Verifier(workers=1) as verifier:
         verifier.check([Claim("\\boxed{1}", "1")])
         child = int(note.read_text())
@@ -413,17 +412,17 @@ def test_processes_that_a_worker_started_are_killed_with_it(monkeypatch: pytest.
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(verifiers.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"math-verify; run: pip install prmbench\[verify\]"):
         Verifier().check([Claim("\\boxed{1}", "1")])
     with pytest.raises(UserError, match=r"reasoning-gym; run: pip install prmbench\[verify\]"):
-        verify.need("gym")
-    verify.need("exact")
+        verifiers.need("gym")
+    verifiers.need("exact")
 
 
 def test_an_unknown_verifier_is_named() -> None:
     with pytest.raises(UserError, match="'sympy': choose from math, exact, gym"):
-        verify.need("sympy")
+        verifiers.need("sympy")
 
 
 # --- real data --------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from prmbench.core.records import UserError, text_hash
 from prmbench.data.rollouts import Rollout, read
 from prmbench.data.views import Pair, demonstrations, halves, pairs, points, split, step_rows
-from prmbench.schema import UserError, text_hash
 
 
 def made(prompt: str, outcomes: list[int | None], text: str = "text") -> list[Rollout]:

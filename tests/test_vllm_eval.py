@@ -16,7 +16,7 @@ import pytest
 from conftest import save_model
 from vllm_runs import CPU, MARKS, opened, save_smollm2, served
 
-from prmbench import store
+from prmbench.core import result_files
 from prmbench.data import rollouts
 from prmbench.engines import vllm
 from prmbench.engines.hf import load
@@ -49,9 +49,9 @@ def done(*arguments: object) -> str:
     return found.stdout
 
 
-def only_run(out: Path) -> store.Run:
+def only_run(out: Path) -> result_files.Run:
     (path,) = out.glob("*[0-9a-f].json")
-    return store.read_run(path)
+    return result_files.read_run(path)
 
 
 def test_log_probabilities_are_those_of_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def test_an_installed_wheel_evaluates_and_reports(site: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_wheel_run_names_the_wheel_in_its_manifest(site: Path, tmp_path: Path) -> None:
-    code = "from prmbench.manifest import code_state; print(*code_state())"
+    code = "from prmbench.core.provenance import code_state; print(*code_state())"
     said = outside(site, tmp_path, "-c", code).stdout.split()
     assert said[:2] == ["wheel", "0.1.0"]
     assert len(said[2]) == 64

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prmbench.config import ModelConfig, TrainConfig, TrainRMConfig
 from prmbench.data.rollouts import Rollout, write
-from prmbench.train import Trained, train
+from prmbench.training.train import Trained, train
 
 RM_LOSSES = ("ipvrm", "ipvrm_early", "ipvrm_late", "implicit_prm", "dpo_rm", "q_rm", "step_bce", "value_bce")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from prmbench.backends import cards
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig, missing_folder
-from prmbench.schema import READOUTS, ScoreKind, StepScores, Trace, UserError
+from prmbench.core.records import READOUTS, ScoreKind, StepScores, Trace, UserError
 
 if TYPE_CHECKING:
     from prmbench.engines.render import Encoded

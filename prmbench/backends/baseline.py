@@ -1,7 +1,7 @@
 """Rows that keep the others honest: random, step-length, all-right, position-only, outcome-oracle, gold. No model.
 
-These are runs with scores of their own and simple constants; the floors beside every F1 (metrics.py) are computed from
-the labels at hand, and so lie a little above position-only and outcome-oracle.
+These are runs with scores of their own and simple constants; the floors beside every F1 (metrics/first_error.py) are
+computed from the labels at hand, and so lie a little above position-only and outcome-oracle.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from prmbench.backends import BASELINES, Facts
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig
-from prmbench.schema import StepScores, Trace, UserError
+from prmbench.core.records import StepScores, Trace, UserError
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from prmbench import reading
 from prmbench.config import from_mapping
-from prmbench.manifest import CARD_FILE
-from prmbench.option_values import check_names
-from prmbench.schema import UserError
+from prmbench.core import reading
+from prmbench.core.option_values import check_names
+from prmbench.core.provenance import CARD_FILE
+from prmbench.core.records import UserError
 
 RECORDS = {
     *("loss", "margin", "reduction", "start_model", "seed", "prmbench", "commit", "dirty"),

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from prmbench import manifest, reading
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
 from prmbench.config import LoadConfig, ModelConfig, RolloutConfig
+from prmbench.core import provenance, reading
+from prmbench.core.records import Trace, UserError, text_hash
 from prmbench.engines.hf import Head, HFEngine, Placement, commit, load
 from prmbench.engines.render import PLAIN, Encoded, encode_chat
 from prmbench.engines.vllm import Options, VllmEngine, open_vllm
-from prmbench.schema import Trace, UserError, text_hash
 
 LM = HFEngine | VllmEngine
 """What `open_lm` gives."""
@@ -121,7 +121,7 @@ def model_facts(card: ModelCard, config: ModelConfig, engine: LM, reference_byte
         dtype=where.dtype,
         engine=config.engine,
         device=where.device.partition(":")[0],
-        hardware=gpu or f"{manifest.hardware()}, {torch.get_num_threads()} threads a process",
+        hardware=gpu or f"{provenance.hardware()}, {torch.get_num_threads()} threads a process",
         **more,
     )
 
@@ -130,11 +130,11 @@ def local_weights(model: str) -> str | None:
     """Hash of a local model's files, of an adapter's together with its base's; None for a hub id."""
     if not reading.exists(Path(model)):
         return None
-    own, adapted = manifest.weights_hash(Path(model)), manifest.adapter_base(Path(model))
+    own, adapted = provenance.weights_hash(Path(model)), provenance.adapter_base(Path(model))
     if adapted is None:
         return own
     base, revision = adapted
-    local = manifest.weights_hash(Path(base)) if reading.exists(Path(base)) else None
+    local = provenance.weights_hash(Path(base)) if reading.exists(Path(base)) else None
     return hashlib.sha256(f"{own} {local or f'{base}@{commit(base, revision)}'}".encode()).hexdigest()
 
 

@@ -13,10 +13,10 @@ import torch
 from prmbench.backends import ModelBackend, common
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig
+from prmbench.core.records import StepScores
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.render import Encoded
 from prmbench.objectives import endo_rewards
-from prmbench.schema import StepScores
 
 SERIES = ("decay", "logprob")
 

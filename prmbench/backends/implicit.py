@@ -14,11 +14,11 @@ from prmbench.backends import ModelBackend, common
 from prmbench.backends.cards import ModelCard
 from prmbench.backends.ref_cache import Sums, cached, identity, step_logprobs
 from prmbench.config import ModelConfig, public_name
+from prmbench.core.records import StepScores, UserError
 from prmbench.engines import Reader
 from prmbench.engines.render import Encoded
 from prmbench.engines.vllm import ALONE, Options
 from prmbench.objectives import log_ratios
-from prmbench.schema import StepScores, UserError
 
 
 def load(card: ModelCard, config: ModelConfig) -> ModelBackend:

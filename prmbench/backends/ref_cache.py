@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench import disk, distributed, reading
 from prmbench.backends.common import step_sums
+from prmbench.core import processes, reading, writing
+from prmbench.core.records import Notice, UserError
 from prmbench.engines import Reader
 from prmbench.engines.hf import Placement
 from prmbench.engines.render import Encoded
-from prmbench.schema import Notice, UserError
 
 Sums = Callable[[Sequence[Encoded]], Iterator[tuple[float, ...]]]
 """Per trace: the sum of log pi over each step's tokens, nats."""
@@ -45,7 +45,7 @@ def cached(folder: Path, reference: str, open_engine: Callable[[], Reader]) -> S
         raise UserError(f"--ref-cache {folder}: belongs to another user, whose numbers are not taken; name your own")
     name = hashlib.sha256(reference.encode()).hexdigest()[:16]
     known = _read(folder, name, reference)
-    own = folder / f"{name}.{distributed.rank()}.jsonl"
+    own = folder / f"{name}.{processes.rank()}.jsonl"
     engine: list[Reader] = []
 
     def is_missing(encoded: Encoded) -> bool:
@@ -102,5 +102,5 @@ def _append(path: Path, reference: str, found: Mapping[str, tuple[float, ...]]) 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        disk.cannot_write(path, error)
-    disk.append_lines(path, lines)
+        writing.cannot_write(path, error)
+    writing.append_lines(path, lines)

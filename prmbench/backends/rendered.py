@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from prmbench.backends import Backend, Facts
+from prmbench.core.records import StepScores, Trace, Usage
 from prmbench.data import renderings
 from prmbench.engines.budget import Budget
-from prmbench.schema import StepScores, Trace, Usage
 
 
 class RenderedBackend:

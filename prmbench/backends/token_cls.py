@@ -14,9 +14,9 @@ import numpy as np
 from prmbench.backends import ModelBackend, cards, common
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig
+from prmbench.core.records import StepScores, Trace, UserError
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.render import Encoded, encode_separated, encode_tagged
-from prmbench.schema import StepScores, Trace, UserError
 
 CLASSES = 2
 """The step is wrong, the step is right."""

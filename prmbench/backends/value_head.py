@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from transformers.utils.hub import cached_file
 
-from prmbench import reading
 from prmbench.backends import ModelBackend, common
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig
+from prmbench.core import reading
+from prmbench.core.records import ScoreKind, StepScores, Trace, UserError
+from prmbench.core.redaction import first_line
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.inputs import encode_pieces
 from prmbench.engines.render import Encoded
-from prmbench.redaction import first_line
-from prmbench.schema import ScoreKind, StepScores, Trace, UserError
 
 CHECKPOINTS = ("model.safetensors", "pytorch_model.bin")
 """What a checkpoint's weights are in, or `<name>.index.json` says in which files they are."""

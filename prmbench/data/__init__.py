@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prmbench import sound
+from prmbench.core import validation
+from prmbench.core.records import Task, Trace, UserError
 from prmbench.data import candidates, files, prmbench_preview, processbench, renderings, selection
-from prmbench.schema import Task, Trace, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def load(
     traces, source, revision = _read(row, data, subsets, split)
     present = _order({t.subset for t in traces}, row.subsets)
     _known(subsets, present, source)
-    odd = [subset for subset in present if not sound.NAME.fullmatch(subset)]
+    odd = [subset for subset in present if not validation.NAME.fullmatch(subset)]
     if odd:
         raise UserError(f"{source}: subset {odd[0]!r}: use letters, digits and . + - _ only, also in file names")
     chosen = tuple(name for name in present if not subsets or name in subsets)

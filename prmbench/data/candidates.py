@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from prmbench.core.records import Task, Trace, UserError
 from prmbench.data import files, rollouts, selection
 from prmbench.data.rollouts import Rollout
-from prmbench.schema import Task, Trace, UserError
 
 
 def from_files(path: Path, split: str) -> list[Trace]:

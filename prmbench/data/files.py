@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prmbench import reading
-from prmbench.option_values import check_text
-from prmbench.redaction import first_line
-from prmbench.schema import Notice, UserError
+from prmbench.core import reading
+from prmbench.core.option_values import check_text
+from prmbench.core.records import Notice, UserError
+from prmbench.core.redaction import first_line
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Half a surrogate pair: JSON can spell it, UTF-8 and tokenizers cannot."""

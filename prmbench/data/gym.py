@@ -1,12 +1,12 @@
 """reasoning-gym tasks as prompts, by name: an endless second source of problems with a scorer each.
 
-Needs the extra `verify`. Scoring is verify.py's business; it finds the task's name in the metadata.
+Needs the extra `verify`. Scoring is verifiers.py's business; it finds the task's name in the metadata.
 """
 
 from __future__ import annotations
 
+from prmbench.core.records import UserError
 from prmbench.data.prompts import Prompt
-from prmbench.schema import UserError
 from prmbench.verification.gym_tasks import refusal
 
 TAGS = "\n\nPut the final answer, and nothing else, between <answer> and </answer>."

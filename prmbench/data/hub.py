@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from prmbench.redaction import first_line
-from prmbench.schema import UserError
+from prmbench.core.records import UserError
+from prmbench.core.redaction import first_line
 
 
 def splits(hub_id: str, names: Sequence[str], revision: str | None) -> tuple[list[Any], str | None]:

@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prmbench import sound
+from prmbench.core import validation
+from prmbench.core.reading import normalise_line_ends
+from prmbench.core.records import UserError
 from prmbench.data import files, rollouts
 from prmbench.data.rollouts import Rollout
-from prmbench.reading import normalise_line_ends
-from prmbench.schema import UserError
 
 TAG = "ки"
 """Closes every step of `input`; `label` has + or - in its place."""
@@ -50,7 +50,7 @@ def solution(row: Mapping[str, Any], where: str) -> Rollout:
     pieces = [text[start : tag.start()].strip() for start, (tag, _) in zip(starts, closing, strict=True)]
     labels = tuple(label for _, label in closing)
     subset = files.text_field(row, "task", where).lower() if row.get("task") else ""
-    if subset and not sound.NAME.fullmatch(subset):
+    if subset and not validation.NAME.fullmatch(subset):
         raise UserError(f"{where}: field 'task' is {subset!r:.60}; use letters, digits and . + - _ only")
     return Rollout(
         "",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prmbench.core.records import Notice, Trace, UserError, text_hash
 from prmbench.data import files, hub
-from prmbench.schema import Notice, Trace, UserError, text_hash
 
 HUB_ID = "hitsmy/PRMBench_Preview"
 CORRECT = "correct"

@@ -11,12 +11,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from prmbench import contamination, disk, outputs, store
 from prmbench.config import ContaminationConfig
-from prmbench.contamination import Match, Text
-from prmbench.data import files, math_shepherd
-from prmbench.reading import normalise_line_ends
-from prmbench.schema import UserError
+from prmbench.core import output_checks, result_files, writing
+from prmbench.core.reading import normalise_line_ends
+from prmbench.core.records import UserError
+from prmbench.data import contamination, files, math_shepherd
+from prmbench.data.contamination import Match, Text
 
 SHARED_BY = 20
 """From so many problems on, paragraphs that all problems of a file begin or end with are instructions, and go."""
@@ -107,7 +107,7 @@ def report(config: ContaminationConfig) -> Report:
         config.data.name, rows, len(training), config.ngram, config.overlap, tuple(counts), tuple(pairs), len(faults)
     )
     if config.out is not None:
-        disk.write_atomic(config.out, store.canonical_json(asdict(made)))
+        writing.write_atomic(config.out, result_files.canonical_json(asdict(made)))
     return made
 
 
@@ -117,7 +117,7 @@ def _check(config: ContaminationConfig) -> None:
     if not config.against:
         raise UserError("--against is missing: give a benchmark file or folder")
     if config.out is not None:
-        outputs.check([config.out], config, force=config.force)
+        output_checks.check([config.out], config, force=config.force)
     if config.ngram < 1:
         raise UserError(f"--ngram is {config.ngram}; expected at least 1")
     if not 0 < config.overlap <= 1:

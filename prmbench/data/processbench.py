@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prmbench.core.records import Trace, UserError, text_hash
 from prmbench.data import files, hub
-from prmbench.schema import Trace, UserError, text_hash
 
 HUB_ID = "Qwen/ProcessBench"
 SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from prmbench import sound
+from prmbench.core import validation
+from prmbench.core.records import UserError
 from prmbench.data import files, selection
-from prmbench.schema import UserError
 
 BOXED = "\n\nPresent the answer in LaTex format: \\boxed{Your answer}"
 """What the published prompts end with (IPVRM release, policy evaluation); added to rows that give a bare `problem`."""
@@ -90,7 +90,7 @@ def _named(found: Sequence[Prompt], path: Path) -> list[Prompt]:
     named = []
     for prompt in found:
         subset = ours[prompt.subset]
-        if not sound.NAME.fullmatch(subset):
+        if not validation.NAME.fullmatch(subset):
             raise UserError(f"{path}: subset {subset!r}: use letters, digits and . + - _ only, also in file names")
         if sizes[subset] > SIZES.get(subset, sizes[subset]):
             raise UserError(

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from prmbench.core.records import ScoreKind, StepScores, Trace, UserError
 from prmbench.data import files
-from prmbench.judge.format_shift import MERGED, PLAIN, PREFIX, base_and_rendering, rendered_id, rendered_name
-from prmbench.schema import ScoreKind, StepScores, Trace, UserError
+from prmbench.tasks.format_shift import MERGED, PLAIN, PREFIX, base_and_rendering, rendered_id, rendered_name
 
 ANSWERLESS, SPLIT = "answerless", "split"
 RULE = "-" * 20

@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from prmbench import disk, store
+from prmbench.core import result_files, writing
+from prmbench.core.records import Notice, Trace, UserError, text_hash
 from prmbench.data import files, selection, solutions
-from prmbench.schema import Notice, Trace, UserError, text_hash
 
 FINISHES = ("stop", "length")
 LARGEST = 2**63 - 1
@@ -125,7 +125,7 @@ def _group(rollout: Rollout) -> str:
 
 def content_hash(rollouts: Iterable[Rollout]) -> str:
     """SHA-256 over all rows in their order, on which the batches of a training run depend."""
-    return store.sha256(_lines(rollouts))
+    return result_files.sha256(_lines(rollouts))
 
 
 # --- writing --------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def from_row(row: Mapping[str, Any]) -> Rollout:
 def write(path: Path, rollouts: Iterable[Rollout]) -> None:
     """Writes the whole file or nothing, as its suffix says. Raises UserError on a suffix other than these two."""
     check_suffix(path)
-    disk.write_atomic(path, _parquet(rollouts) if path.suffix == ".parquet" else _lines(rollouts))
+    writing.write_atomic(path, _parquet(rollouts) if path.suffix == ".parquet" else _lines(rollouts))
 
 
 def check_suffix(path: Path) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prmbench.core.reading import normalise_line_ends
+from prmbench.core.records import Notice, Trace, UserError, text_hash
 from prmbench.data import files
-from prmbench.reading import normalise_line_ends
-from prmbench.schema import Notice, Trace, UserError, text_hash
 
 # A number alone is text: `30.` on a line of its own is an answer, so `3.` and `3)` need text behind them on their line.
 # `Step 3` is a heading with or without text behind it.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+from prmbench.core.records import UserError, text_hash
 from prmbench.data.rollouts import Rollout
-from prmbench.schema import UserError, text_hash
 
 Left = Mapping[str, int]
 """Why rows or prompts were left out -> how many; the reason says of what."""

@@ -6,8 +6,8 @@ import ipaddress
 import os
 from urllib.parse import urljoin
 
-from prmbench.redaction import API_KEY, has_secrets, host_of, origin, written_origin
-from prmbench.schema import UserError
+from prmbench.core.records import UserError
+from prmbench.core.redaction import API_KEY, has_secrets, host_of, origin, written_origin
 
 
 def address(url: str, option: str = "--base-url", example: str = "http://127.0.0.1:8000/v1") -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 from threading import Condition
 from typing import Any
 
-from prmbench import disk, reading
-from prmbench.schema import UserError
+from prmbench.core import reading, writing
+from prmbench.core.records import UserError
 
 MILLION = 1_000_000
 MOST_IN_LEDGER = 2**53
@@ -175,7 +175,7 @@ class Budget:
         """A line of the ledger, on disk when this returns; a later line of the same number replaces it."""
         if self._ledger is None:
             return
-        disk.append_lines(self._ledger, [json.dumps([number, prompt_tokens, completion_tokens])], durable=True)
+        writing.append_lines(self._ledger, [json.dumps([number, prompt_tokens, completion_tokens])], durable=True)
 
 
 def _read(path: Path) -> dict[int, tuple[int, int]]:

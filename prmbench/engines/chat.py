@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from prmbench.core.records import UserError
 from prmbench.engines import Reader
+from prmbench.engines.generation import Completion, Sampler, Sampling, end_of_turn, generate, token_ids
 from prmbench.engines.render import PLAIN, Encoded, bare_ids, render
-from prmbench.engines.sampling import Completion, Sampler, Sampling, end_of_turn, generate, token_ids
-from prmbench.schema import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -218,7 +218,7 @@ def _token(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], characters: i
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """As sampling.py decodes completions."""
+    """As generation.py decodes completions."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from prmbench.core.records import Trace, UserError
 from prmbench.engines.render import (
     bare_ids,
     conversation,
@@ -18,7 +19,6 @@ from prmbench.engines.render import (
     render,
     step_ranges,
 )
-from prmbench.schema import Trace, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

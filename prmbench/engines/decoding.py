@@ -1,7 +1,7 @@
 """One batch of completions from a transformers model: prefill once, then a token a step, finished rows dropped.
 
 Noise is a hash of (seed, step, token id), so a completion does not depend on its batch, nor on any generator's state.
-Batches and prompts' texts are sampling.py's business.
+Batches and prompts' texts are generation.py's business.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prmbench.schema import UserError
+from prmbench.core.records import UserError
 
 if TYPE_CHECKING:
-    from prmbench.engines.sampling import Sampling
+    from prmbench.engines.generation import Sampling
 
 DROP_SHARE = 8
 """Finished rows leave the batch when they are one in so many: to drop them copies the whole cache."""

@@ -1,6 +1,6 @@
 """The transformers engine: loads a model from the hub, a folder or a GGUF file, and runs forward passes.
 
-Head weights meet only the positions that are asked for (head.py). Sampling: decoding.py. No scoring rules.
+Head weights meet only the positions that are asked for (token_logprobs.py). Sampling: decoding.py. No scoring rules.
 """
 
 from __future__ import annotations
@@ -23,20 +23,14 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prmbench import head, manifest, reading
 from prmbench.config import missing_folder
-from prmbench.engines import NextTokens, TokenLogprobs
+from prmbench.core import provenance, reading
+from prmbench.core.records import Notice, UserError
+from prmbench.engines import NextTokens, TokenLogprobs, token_logprobs
 from prmbench.engines.decoding import Drawn, decode
+from prmbench.engines.generation import CPU_CACHE_BYTES, CPU_MOST_TOKENS, GPU_CACHE_BYTES, GPU_MOST_TOKENS, Sampling
 from prmbench.engines.loading import errors_in_one_line, refuse_kernels
 from prmbench.engines.render import Encoded
-from prmbench.engines.sampling import (
-    CPU_CACHE_BYTES,
-    CPU_MOST_TOKENS,
-    GPU_CACHE_BYTES,
-    GPU_MOST_TOKENS,
-    Sampling,
-)
-from prmbench.schema import Notice, UserError
 
 Head = Literal["lm", "classes", "none"]
 _AUTO = {
@@ -51,7 +45,10 @@ TOKENIZER_FILES = ("tokenizer.*", "tokenizer_config.json", "vocab.*", "spiece.mo
 ZERO_IF_ABSENT = {"score.bias"}
 """Parameters that a checkpoint may leave out: heads trained without a bias."""
 PROBE_TOLERANCE = 0.05, 4
-"""How far head.py may be from the model's own logits: nats, plus roundings of the largest logit. A scale is further."""
+"""How far token_logprobs.py may be from the model's own logits: nats, plus roundings of the largest logit.
+
+A wrong scale is further away than that.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +141,7 @@ class HFEngine:
             rows.append(states[encoded.start - 1 : encoded.ends[-1]])
             targets += [*encoded.ids[encoded.start : encoded.ends[-1]], 0]  # after the last token only logsumexp counts
         hidden = torch.cat(rows)
-        logp, logz = head.target_logprobs(*self._head(hidden, torch.tensor(targets)))
+        logp, logz = token_logprobs.target_logprobs(*self._head(hidden, torch.tensor(targets)))
         at = 0
         for n in [len(r) for r in rows]:
             yield TokenLogprobs(logp[at : at + n - 1].cpu().numpy(), logz[at : at + n].cpu().numpy())
@@ -156,8 +153,10 @@ class HFEngine:
         states = self._states(batch)
         read = torch.cat([row[list(encoded.reads)] for encoded, row in zip(batch, states, strict=True)])
         hidden, weight, asked, bias, softcap = self._head(read, torch.tensor(ids).expand(len(read), -1))
-        logp, _ = head.logprobs_at(hidden, weight, asked, bias, softcap)
-        likeliest = head.candidates(hidden, weight, asked[:, 0], 1.0, bias, softcap).ids[:, 0]  # one has p = 1 at most
+        logp, _ = token_logprobs.logprobs_at(hidden, weight, asked, bias, softcap)
+        likeliest = token_logprobs.candidates(hidden, weight, asked[:, 0], 1.0, bias, softcap).ids[
+            :, 0
+        ]  # one has p = 1 at most
         at = 0
         for n in [len(encoded.reads) for encoded in batch]:
             yield NextTokens(logp[at : at + n].cpu().numpy(), likeliest[at : at + n].cpu().numpy())
@@ -178,7 +177,7 @@ class HFEngine:
             yield states.float().cpu().numpy()
 
     def check_head(self) -> None:
-        """Raises UserError when this architecture changes its logits in a way that head.py does not know."""
+        """Raises UserError when this architecture changes its logits in a way that token_logprobs.py does not know."""
         ids = tuple(i % self.model.config.get_text_config().vocab_size for i in range(7, 71, 8))
         probe = Encoded("probe", ids, start=1, ends=(len(ids),))
         mine = next(self.logprobs([probe])).logprobs
@@ -193,7 +192,7 @@ class HFEngine:
             )
 
     def _head(self, hidden: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float | None]:
-        """What head.py's functions take, on the device of the head's weights: states, weights, ids, bias, softcap."""
+        """What token_logprobs.py takes, on the device of the head's weights: states, weights, ids, bias, softcap."""
         layer = self.model.get_output_embeddings()
         softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         device = layer.weight.device
@@ -285,7 +284,7 @@ def load(
 
 def _adapter(name: str) -> tuple[str, str | None] | None:
     """The base of the adapter in a local folder, and its revision. Raises UserError where it cannot be loaded."""
-    adapted = manifest.adapter_base(Path(name))
+    adapted = provenance.adapter_base(Path(name))
     if adapted is None:
         return None
     base = adapted[0]
@@ -295,7 +294,7 @@ def _adapter(name: str) -> tuple[str, str | None] | None:
         missing_folder(base)
     except UserError as error:
         raise UserError(f"model {name}: an adapter of {base}, and there is no such file or folder") from error
-    if manifest.adapter_base(Path(base)) is not None:
+    if provenance.adapter_base(Path(base)) is not None:
         raise UserError(f"model {name}: an adapter of {base}, which is an adapter itself; merge that into its base")
     return adapted
 

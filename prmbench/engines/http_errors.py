@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from prmbench.redaction import one_line
+from prmbench.core.redaction import one_line
 
 REASON_LENGTH = 200
 """Characters of a reason in a message."""

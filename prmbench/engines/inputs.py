@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from prmbench.core.records import Trace, UserError
 from prmbench.engines.render import Encoded, bare_ids, checked, numbered, render, step_ranges, tokenise, unusable
-from prmbench.schema import Trace, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,8 +16,8 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from prmbench.redaction import first_line
-from prmbench.schema import UserError
+from prmbench.core.records import UserError
+from prmbench.core.redaction import first_line
 
 UNLOADABLE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError, RuntimeError),

@@ -20,19 +20,19 @@ from typing import Any
 import httpx2
 import openai
 
-from prmbench.answers import answer_region
+from prmbench.core.records import RetryError, UserError
+from prmbench.core.redaction import API_KEY
 from prmbench.engines.addresses import address, api_key, check_redirect, local
 from prmbench.engines.budget import Budget, Reservation
 from prmbench.engines.chat import Answer, Ask, Messages, Weighing
 from prmbench.engines.event_loop import EventLoop
+from prmbench.engines.generation import Sampling
 from prmbench.engines.http_bodies import ENCODING, bound
 from prmbench.engines.http_errors import clipped, error_text, parsed
 from prmbench.engines.http_replies import UNBILLED, Reply, root_cause
 from prmbench.engines.openai_answers import answer_of, choice, listed_logprobs, usage_of, weigh, well_formed
 from prmbench.engines.request_parameters import LIMITS, OLD_LIMIT, RequestParameters, too_long, unsupported
-from prmbench.engines.sampling import Sampling
-from prmbench.redaction import API_KEY
-from prmbench.schema import RetryError, UserError
+from prmbench.verification.answer_region import answer_region
 
 TRIES = 6
 """Attempts at a request. The pauses between them double from half a second, or are those that the server asks for."""

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from prmbench.core.redaction import scrub
 from prmbench.engines.chat import Answer, Weighing, other_word, share
 from prmbench.engines.http_errors import clipped
-from prmbench.redaction import scrub
 
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "reasoning_details")
 """Fields of a message in which servers keep a model's thought apart from its answer."""

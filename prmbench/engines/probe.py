@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from prmbench import distributed
+from prmbench.core import processes
+from prmbench.core.records import RetryError, UserError
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.sync import Link, State
-from prmbench.schema import RetryError, UserError
 
 TOLERANCE = {"float32": 1e-2, "bfloat16": 0.15}
 """Largest root mean square, in nats. SmolLM2-135M in vLLM on a CPU against transformers: below 5e-4 in float32, 0.05 in
@@ -62,11 +62,11 @@ def mismatch(trainer: NDArray[np.floating[Any]], sampler: NDArray[np.floating[An
     """Of [n] log-probabilities of the same tokens. All processes call it, each with its own; without tokens: none."""
     gap = trainer.astype(np.float64) - sampler
     ratio = np.exp(gap)
-    count, squares, total, total_squares = distributed.sums(
+    count, squares, total, total_squares = processes.sums(
         [float(len(gap)), float((gap**2).sum()), float(ratio.sum()), float((ratio**2).sum())]
     )
     mine = float(ratio.max(initial=0.0))
-    largest = max(distributed.sums([mine * (r == distributed.rank()) for r in range(distributed.world_size())]))
+    largest = max(processes.sums([mine * (r == processes.rank()) for r in range(processes.world_size())]))
     if not count:
         return Mismatch(0.0, 1.0, 1.0, 1.0, 0)
     return Mismatch((squares / count) ** 0.5, total / count, largest, total**2 / (count * total_squares), int(count))
@@ -127,7 +127,7 @@ def noise(module: nn.Module, seed: int = 0) -> Iterator[None]:
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     with torch.no_grad():
-        distributed.reshard(module)
+        processes.reshard(module)
         mine = [_mine(p) for p in trained.values()]
         kept = [part.to("cpu", copy=True) for part in mine]
         for i, (name, part) in enumerate(zip(trained, mine, strict=True)):
@@ -138,7 +138,7 @@ def noise(module: nn.Module, seed: int = 0) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            distributed.reshard(module)
+            processes.reshard(module)
             for part, was in zip(mine, kept, strict=True):
                 part.copy_(was)
 

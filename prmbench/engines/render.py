@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
+from prmbench.core.records import Boundary, Trace, UserError
+from prmbench.core.redaction import one_line
 from prmbench.engines import templates
-from prmbench.redaction import one_line
-from prmbench.schema import Boundary, Trace, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
+from prmbench.core.records import Notice
 from prmbench.engines.http_errors import blamed, error_text
-from prmbench.schema import Notice
 
 OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
 """The limit of an answer's length, by its usual name and by the one that reasoning models want."""

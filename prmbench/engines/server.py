@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from prmbench.core.records import RetryError, UserError
 from prmbench.engines.addresses import address, check_redirect
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.generation import Sampling
 from prmbench.engines.http_errors import clipped, parsed, reason
 from prmbench.engines.http_replies import MOST_BYTES, TOO_LARGE
-from prmbench.engines.sampling import Sampling
 from prmbench.engines.vllm import NO_LIMIT, request, tokens_of
-from prmbench.schema import RetryError, UserError
 
 _AWAY = (OSError, http.client.HTTPException)  # refused, reset, timed out, cut short
 

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from prmbench import disk, distributed
+from prmbench.core import processes, writing
+from prmbench.core.records import RetryError, UserError
+from prmbench.engines.generation import Sampler
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.sampling import Sampler
 from prmbench.engines.vllm import Reloadable
-from prmbench.schema import RetryError, UserError
 
 STABLE = "STABLE"
 """Beside weights that are all on disk: an empty file, written last."""
@@ -62,14 +62,14 @@ class Copied:
         Raises UserError when a weight of the copy is not among them.
         """
         found = state()
-        names = distributed.from_first({n: tuple(t.shape) for n, t in found.items()} if found is not None else {})
+        names = processes.from_first({n: tuple(t.shape) for n, t in found.items()} if found is not None else {})
         own = self.sampler.model.state_dict()
         missing = sorted(own.keys() - names.keys() - _tied(self.sampler.model).keys())
         if missing:
             raise UserError(f"the trained model has no weight {missing[0]}, which the one that samples needs")
         for name in (n for n in names if n in own):
             whole = torch.empty(names[name]) if found is None else found[name].detach().float().contiguous()
-            if distributed.world_size() > 1:
+            if processes.world_size() > 1:
                 dist.broadcast(whole, 0)
             own[name].copy_(whole)
 
@@ -93,19 +93,19 @@ class Written:
         _together(lambda: self._written(path, found) if found is not None else None)
         tell = self.sampler.adapter if isinstance(self.write, Adapter) else self.sampler.reload
         _together(lambda: tell(path))
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             for old in self.folder.glob("v*"):
                 if old != path:
                     shutil.rmtree(old, ignore_errors=True)
 
     def _written(self, path: Path, state: Mapping[str, Tensor]) -> None:
-        with disk.library_writes(path):
+        with writing.library_writes(path):
             shutil.rmtree(path, ignore_errors=True)  # of an earlier sitting
             path.mkdir(parents=True)
             self.write(path, state)
             for file in [*path.iterdir(), path]:
-                disk.sync(file)
-        disk.write_atomic(path / STABLE, b"")
+                writing.sync(file)
+        writing.write_atomic(path / STABLE, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def _gathered(model: nn.Module, trained_only: bool) -> Mapping[str, Tensor] | No
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only)
     found: dict[str, Any] = get_model_state_dict(model, options=options)
-    return found if distributed.rank() == 0 else None
+    return found if processes.rank() == 0 else None
 
 
 def _tied(model: Any) -> Mapping[str, str]:
@@ -185,7 +185,7 @@ def _together(action: Callable[[], None]) -> None:
         action()
     except (UserError, RetryError) as error:
         failed = error
-    failures = int(distributed.sums([float(failed is not None)])[0])
+    failures = int(processes.sums([float(failed is not None)])[0])
     if failed is not None:
         raise failed
     if failures:

@@ -17,8 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prmbench.redaction import one_line
-from prmbench.schema import UserError
+from prmbench.core.records import UserError
+from prmbench.core.redaction import one_line
 
 LONGEST_SOURCE = 2**20
 """Characters of a template; those of well-known models have a few thousand."""

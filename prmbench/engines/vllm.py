@@ -18,15 +18,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from prmbench import distributed, manifest
+from prmbench.core import processes, provenance
+from prmbench.core.records import UserError
+from prmbench.core.redaction import first_line
 from prmbench.engines import TokenLogprobs
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.generation import CPU_CACHE_BYTES, Sampler, Sampling
 from prmbench.engines.hf import Placement, commit, source
 from prmbench.engines.loading import errors_in_one_line
 from prmbench.engines.render import Encoded
-from prmbench.engines.sampling import CPU_CACHE_BYTES, Sampler, Sampling
-from prmbench.redaction import first_line
-from prmbench.schema import UserError
 
 Push = Literal["nothing", "weights", "adapter"]
 """What an engine is to be sent later: it must know when it starts."""
@@ -260,12 +260,12 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Op
     check_device(where, how, current_platform.device_type)
     if source(name)[1]:
         raise UserError(f"model {name}: vLLM reads hub ids and folders; use the engine hf for a .gguf file")
-    if (adapted := manifest.adapter_base(Path(name))) is not None:
+    if (adapted := provenance.adapter_base(Path(name))) is not None:
         raise UserError(f"model {name}: an adapter of {adapted[0]}, and vLLM reads whole models; use the engine hf")
     revision = commit(name, revision)
-    distributed.start(where.device)  # first: vLLM would make a process group of its own, of one process
+    processes.start(where.device)  # first: vLLM would make a process group of its own, of one process
     settings = _sharing(how, where.device).arguments(where.dtype)
-    if distributed.world_size() > 1:
+    if processes.world_size() > 1:
         settings["distributed_executor_backend"] = "external_launcher"  # each process on the GPU that is its own
     if not sys.stderr.isatty():
         settings["use_tqdm_on_load"] = False
@@ -288,9 +288,9 @@ def check_device(where: Placement, options: Options, built_for: str) -> None:
         raise UserError("engine vllm: the vLLM that is installed finds no device to run on; a CPU needs its CPU build")
     if kind != built_for:
         raise UserError(f"--device {kind}: the vLLM that is installed runs on {built_for}; give --device {built_for}")
-    if index not in ("", "0") and distributed.world_size() == 1:
+    if index not in ("", "0") and processes.world_size() == 1:
         raise UserError(f"--device {where.device}: vLLM takes the first GPU it sees; set CUDA_VISIBLE_DEVICES={index}")
-    if options.tensor_parallel > 1 and distributed.world_size() > 1:
+    if options.tensor_parallel > 1 and processes.world_size() > 1:
         raise UserError(
             f"--tensor-parallel {options.tensor_parallel}: one model takes several GPUs; start it without torchrun"
         )

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from prmbench import config as options
-from prmbench import data, disk, distributed, judge, scoring, store
+from prmbench import data, tasks
 from prmbench.backends import Backend, find_card, load_backend
 from prmbench.backends.rendered import RenderedBackend
 from prmbench.config import EvalConfig, ScoreConfig
-from prmbench.evaluation import facts, policy, solutions
-from prmbench.evaluation.files import finish, is_stored, judge_again, keep_texts
-from prmbench.evaluation.solutions import score
-from prmbench.schema import EvalProtocol, Task, Trace, UserError
-from prmbench.sound import OF_FIRST_ERRORS
+from prmbench.core import processes, result_files, writing
+from prmbench.core.records import EvalProtocol, Task, Trace, UserError
+from prmbench.core.validation import OF_FIRST_ERRORS
+from prmbench.evaluation import policy_runs, run_identity, scoring, unlabelled
+from prmbench.evaluation.run_files import finish, is_stored, judge_again, keep_texts
+from prmbench.evaluation.unlabelled import score
 
 __all__ = ["DryRun", "dry_run", "evaluate", "evaluate_traces", "score"]
 
 
-def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> store.Run | None:
+def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> result_files.Run | None:
     """Scores a model on a benchmark and writes `<out>/<run-id>.json` with its scores beside it.
 
     A finished run is judged again, not scored again. Under torchrun every process scores its share and process 0
@@ -28,9 +29,9 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> st
     """
     config = options.coerced(config)
     if config.benchmark == "policy":
-        return policy.evaluate(config, progress)
+        return policy_runs.evaluate(config, progress)
     find_card(config)  # mistakes that cost nothing to find come first
-    disk.check_writable(config.out)
+    writing.check_writable(config.out)
     loaded = _loaded(config)
     return _evaluate(config, loaded, _shown_to(load_backend(config), loaded.task), progress, {})
 
@@ -43,7 +44,7 @@ def evaluate_traces(
     backend: Backend | None = None,
     progress: scoring.Progress | None = None,
     told: Mapping[str, Any] | None = None,
-) -> store.Run | None:
+) -> result_files.Run | None:
     """The same on traces at hand, under a benchmark name of the caller's; not for task policy.
 
     `backend`: one that is loaded already (default: what the options say). `told`: manifest fields that the caller
@@ -53,7 +54,7 @@ def evaluate_traces(
     subsets = tuple(dict.fromkeys(t.subset for t in traces))
     loaded = data.Loaded(tuple(traces), subsets, benchmark, None, benchmark, 1, task)
     if task in OF_FIRST_ERRORS:  # the others tune no threshold
-        facts.check_calibration(config, subsets)
+        run_identity.check_calibration(config, subsets)
     known = dict(told or {})
     known["config"] = {**options.to_json(config), **known.get("config", {})}
     return _evaluate(config, loaded, _shown_to(backend or load_backend(config), task), progress, known)
@@ -65,7 +66,7 @@ def _loaded(config: EvalConfig) -> data.Loaded:
     steps = data.BENCHMARKS[config.benchmark].task == "steps"
     wanted = [EvalProtocol.parse(key) for key in config.protocol] if steps else []
     loaded = data.load(config.benchmark, config.data, config.subset, config.limit, config.split, config.rendering)
-    facts.check_calibration(config, loaded.subsets)
+    run_identity.check_calibration(config, loaded.subsets)
     for protocol in wanted:
         if protocol.on not in (None, config.calibrate_on, *loaded.subsets):
             raise UserError(f"protocol {protocol.key}: the data has subsets {', '.join(loaded.subsets)}")
@@ -78,7 +79,7 @@ def _shown_to(backend: Backend, task: Task) -> Backend:
 
 
 def _planned(config: EvalConfig, backend: Backend, loaded: data.Loaded, model: str) -> scoring.Plan:
-    name = facts.run_id(model, facts.identity(config, backend, facts.content(loaded)), loaded)
+    name = run_identity.run_id(model, run_identity.identity(config, backend, run_identity.content(loaded)), loaded)
     return scoring.make_plan(name, backend, loaded.traces, config.batch_tokens)
 
 
@@ -88,23 +89,23 @@ def _evaluate(
     backend: Backend,
     progress: scoring.Progress | None,
     told: Mapping[str, Any],
-) -> store.Run | None:
+) -> result_files.Run | None:
     plan = _planned(config, backend, loaded, told.get("model", config.model))
     path = config.out / f"{plan.run_id}.json"
     if is_stored(path, config):
-        return judge_again(path, config) if distributed.rank() == 0 else None
-    known = {"run_id": plan.run_id, "benchmark_hash": facts.content(loaded), "tokens": plan.tokens, **told}
-    draft = facts.run_manifest(config, backend.facts, loaded, known)
-    judge.checked(draft, config.protocol)  # before the scoring, not after it
-    if not judge.keys(draft):
+        return judge_again(path, config) if processes.rank() == 0 else None
+    known = {"run_id": plan.run_id, "benchmark_hash": run_identity.content(loaded), "tokens": plan.tokens, **told}
+    draft = run_identity.run_manifest(config, backend.facts, loaded, known)
+    tasks.checked(draft, config.protocol)  # before the scoring, not after it
+    if not tasks.keys(draft):
         raise UserError(
             f"benchmark {loaded.benchmark}: needs a score for every step, and {draft.model} gives {draft.kind}s"
         )
     journal = scoring.score_all(plan, config.out, backend, loaded.traces, progress, config.max_cost, config.force)
-    if distributed.rank() != 0:
+    if processes.rank() != 0:
         return None
     scores, provenance = scoring.collect(plan, journal, loaded.traces)
-    made = facts.run_manifest(config, backend.facts, loaded, {**known, **provenance})
+    made = run_identity.run_manifest(config, backend.facts, loaded, {**known, **provenance})
     keep_texts(path.with_suffix(".critiques.jsonl"), scoring.said(journal))
     run = finish(made, scores, config.protocol, path)
     journal.remove()
@@ -132,13 +133,13 @@ class DryRun:
     most_cost: float = 0.0
 
 
-def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy.DryRun:
+def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy_runs.DryRun:
     """The plan of a run, without loading weights. `config.dry_run` must be set."""
     if isinstance(config, ScoreConfig):
-        backend, found, plan = solutions.planned(config)
+        backend, found, plan = unlabelled.planned(config)
         traces = tuple(found)
     elif config.benchmark == "policy":
-        return policy.dry_run(config)
+        return policy_runs.dry_run(config)
     else:
         loaded = _loaded(config)
         backend, traces = _shown_to(load_backend(config), loaded.task), loaded.traces

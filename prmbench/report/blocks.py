@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from prmbench.core.records import MetricRow, RunResult, ScoredTrace
+from prmbench.core.result_files import Run, sha256
 from prmbench.report.frame import members, subset_rank
 from prmbench.report.tables import DASH
-from prmbench.schema import MetricRow, RunResult, ScoredTrace
-from prmbench.store import Run, sha256
 
 NOTED = "†"
 PLAIN, PERCENT, SIGNED = "plain", "percent", "signed"

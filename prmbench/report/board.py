@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from prmbench.judge import OUT_OF_FOLD
+from prmbench.core.records import RunManifest
+from prmbench.core.result_files import Run
 from prmbench.report.frame import (
     FLOORS,
     RULES,
@@ -22,8 +23,7 @@ from prmbench.report.frame import (
     odd_subsets,
     overlaps,
 )
-from prmbench.schema import RunManifest
-from prmbench.store import Run
+from prmbench.tasks import OUT_OF_FOLD
 
 OUT, OTHER, OVERLAP = "†", "‡", "§"
 LEGEND = {

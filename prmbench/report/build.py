@@ -12,9 +12,10 @@ from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 
-from prmbench import outputs, reading
-from prmbench.disk import write_atomic
-from prmbench.judge.many import usable_processors
+from prmbench.core import output_checks, reading
+from prmbench.core.records import UserError
+from prmbench.core.result_files import files_of
+from prmbench.core.writing import write_atomic
 from prmbench.report import stamp, tables
 from prmbench.report.board import Board, boards
 from prmbench.report.figures import Drawn, figures
@@ -24,8 +25,7 @@ from prmbench.report.page import page
 from prmbench.report.published import Published, published, sources
 from prmbench.report.sheets import Section, Sheet, sheets, split
 from prmbench.report.viewer import Texts
-from prmbench.schema import UserError
-from prmbench.store import files_of
+from prmbench.tasks.parallel import usable_processors
 
 BEGIN = "<!-- generated: do not edit between these marks; run `prmbench report` -->"
 END = "<!-- end of generated part -->"
@@ -109,7 +109,7 @@ def _report(
     changed += _changed(out, output)
     runs = [*loaded.listed, *(run for run, _ in loaded.refused)]
     sources = [*reads, *(file for run in runs for file in files_of(run.path))]
-    outputs.check([out / name for name in changed], reads=sources, force=True)
+    output_checks.check([out / name for name in changed], reads=sources, force=True)
     for name in changed:
         write_atomic(out / name, (built | output)[name])
     written = tuple(str(out / name) for name in sorted(changed))

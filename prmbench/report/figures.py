@@ -20,12 +20,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from prmbench import metrics
+from prmbench.core.records import EvalProtocol
+from prmbench.core.result_files import Run
+from prmbench.metrics import first_error
 from prmbench.report.board import Board, Line, RuleTable
 from prmbench.report.frame import FLOORS, RULES, members, model_name, slug, subset_rank
 from prmbench.report.verdicts import headline, kind, predict, thresholds
-from prmbench.schema import EvalProtocol
-from prmbench.store import Run
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#5B5B5B")
 """Okabe and Ito's colours that read on white, and two more; safe for the common colour blindnesses."""
@@ -217,7 +217,7 @@ def _curve(axis: Axes, run: Run, protocol: EvalProtocol, subset: str, color: str
         return None
     handle: Artist | None = None
     if protocol.readout != "vote":
-        _, error, correct = metrics.accuracy_curve(traces, protocol)
+        _, error, correct = first_error.accuracy_curve(traces, protocol)
         (handle,) = axis.plot(100 * error, 100 * correct, color=color, lw=1.3)
     rows = {r.metric: r.value for r in run.result.rows if (r.subset, r.protocol) == (subset, protocol.key)}
     error_point, correct_point = rows.get("error_accuracy"), rows.get("correct_accuracy")

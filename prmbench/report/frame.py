@@ -11,8 +11,8 @@ from typing import get_args
 
 import pandas as pd
 
-from prmbench.schema import EvalProtocol, RunManifest, ScoredTrace, Task
-from prmbench.store import Run, sha256
+from prmbench.core.records import EvalProtocol, RunManifest, ScoredTrace, Task
+from prmbench.core.result_files import Run, sha256
 
 RULES: dict[str, tuple[str, str]] = {
     "calibrated": (

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prmbench import archives, reading
-from prmbench.judge.many import read_and_judge
-from prmbench.redaction import one_line
+from prmbench.core import archives, reading
+from prmbench.core.records import RunManifest, UserError
+from prmbench.core.redaction import one_line
+from prmbench.core.result_files import LINES_SUFFIX, SCORES_SUFFIX, Run, has_scores, result_paths
 from prmbench.report.sheets import Section
 from prmbench.report.training_runs import read_metrics
-from prmbench.schema import RunManifest, UserError
-from prmbench.store import LINES_SUFFIX, SCORES_SUFFIX, Run, has_scores, result_paths
+from prmbench.tasks.parallel import read_and_judge
 
 SNIFFED = 2**16
 """Bytes of a JSON file without scores that are looked at to tell whether it was meant to be a result."""

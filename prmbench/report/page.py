@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from prmbench.core.result_files import Run
 from prmbench.report import explain, overview
 from prmbench.report.board import LEGEND, Board, RuleTable, boards
 from prmbench.report.figures import Drawn
@@ -25,7 +26,6 @@ from prmbench.report.published import Published, published
 from prmbench.report.sheets import Section, Sheet, sheets, split
 from prmbench.report.verdicts import KINDS
 from prmbench.report.viewer import Texts, view
-from prmbench.store import Run
 
 MOST_TRACES = 1000
 MOST_BYTES = 4_800_000

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from prmbench.report import shift, tables, taskfigures, taskgrids, training, training_figures, validity
+from prmbench.core.records import RunManifest
+from prmbench.core.result_files import Run, canonical_json
+from prmbench.report import shift, tables, taskfigures, taskgrids, training_figures, training_tables, validity
 from prmbench.report.figures import Drawn, Plan, draw
 from prmbench.report.frame import RULES, rule_and_readout, subset_rank
-from prmbench.schema import RunManifest
-from prmbench.store import Run, canonical_json
 
 WORDS = {
     "best_of_n": "How right the completion is that a model picks among N, beside what needs no model at all.",
@@ -21,7 +21,7 @@ WORDS = {
     "calibration": "Whether the value of a prefix is the probability that its continuation ends right.",
     "format_shift": "The same solutions in other formats: how much first-error F1 a format takes from a model.",
     "validity": validity.WORDS,
-    "distrl": training.WORDS,
+    "distrl": training_tables.WORDS,
 }
 GRIDS: dict[str, Callable[[Sequence[Run]], tuple[tables.Grid, ...]]] = {
     "best_of_n": taskgrids.best_of_n,
@@ -29,7 +29,7 @@ GRIDS: dict[str, Callable[[Sequence[Run]], tuple[tables.Grid, ...]]] = {
     "calibration": taskgrids.calibration,
     "format_shift": shift.grids,
     "validity": validity.grids,
-    "distrl": training.grids,
+    "distrl": training_tables.grids,
 }
 MANY_ROWS = ("format_shift",)
 """Tasks whose subsets times formats times protocols are too many rows for the csv."""

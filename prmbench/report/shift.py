@@ -10,16 +10,16 @@ from dataclasses import replace
 
 from matplotlib.figure import Figure
 
-from prmbench.judge import OUT_OF_FOLD
-from prmbench.judge.format_shift import NAMES, PLAIN, base_and_rendering, rendered_name
-from prmbench.judge.rows import average_name
+from prmbench.core.records import MetricRow, RunResult, ScoredTrace
+from prmbench.core.result_files import Run
 from prmbench.report.blocks import NOTED, PERCENT, SIGNED, Block, blocks, remarks, rows_of, text
 from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import FLOORS, RULES, members, model_name, rule_and_readout, slug
 from prmbench.report.tables import Grid
 from prmbench.report.verdicts import headline
-from prmbench.schema import MetricRow, RunResult, ScoredTrace
-from prmbench.store import Run
+from prmbench.tasks import OUT_OF_FOLD
+from prmbench.tasks.format_shift import NAMES, PLAIN, base_and_rendering, rendered_name
+from prmbench.tasks.metric_rows import average_name
 
 SHIFTED = NAMES[1:]
 """Every rendering but the plain one."""

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from prmbench import archives, disk, reading
+from prmbench.core import archives, reading, writing
+from prmbench.core.records import UserError
 from prmbench.report.sheets import Section
-from prmbench.schema import UserError
 
 READ = (".json", ".jsonl.gz", archives.SUFFIX)
 WRITTEN = (".md", ".svg", ".png", ".html", ".csv", ".tex", ".json")
@@ -82,7 +82,7 @@ def remember(name: str) -> None:
     """Write down that a report left this state without a fault; where that cannot be, the next one is made anew."""
     try:
         if name:
-            disk.write_atomic(_folder() / name, _signature(name))
+            writing.write_atomic(_folder() / name, _signature(name))
     except UserError:
         return
 

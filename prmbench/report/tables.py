@@ -7,12 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
+from prmbench.core.records import EvalProtocol
+from prmbench.core.result_files import Run, canonical_json
 from prmbench.report.board import LEGEND, Board, Cell, Line, RuleTable
 from prmbench.report.frame import RULES, frame, members
 from prmbench.report.published import Published
 from prmbench.report.verdicts import HEADLINE
-from prmbench.schema import EvalProtocol
-from prmbench.store import Run, canonical_json
 
 DASH = "–"
 RECOMMENDED = ("calibrated", "cross_validated", "native", "fixed")

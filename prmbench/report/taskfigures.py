@@ -9,12 +9,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from prmbench.core.records import MetricRow
+from prmbench.core.result_files import Run
 from prmbench.report.blocks import Block, blocks, candidate, prefixes, rows_of
 from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import model_name, rule_and_readout, slug
 from prmbench.report.taskgrids import sizes_of
-from prmbench.schema import MetricRow
-from prmbench.store import Run
 
 MOST_PANELS = 4
 BON_HEADLINE = ("prefix_sum/last", "as_is/last", "vote/mean")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from prmbench.core.records import MetricRow
+from prmbench.core.result_files import Run
 from prmbench.report.blocks import (
     PERCENT,
     PLAIN,
@@ -22,8 +24,6 @@ from prmbench.report.blocks import (
 )
 from prmbench.report.frame import model_name, rule_and_readout
 from prmbench.report.tables import Grid
-from prmbench.schema import MetricRow
-from prmbench.store import Run
 
 AGGREGATIONS: dict[str, str] = {
     "last": "the score of the last step",

@@ -11,11 +11,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from prmbench.judge import distrl, format_shift
+from prmbench.core.records import MetricRow, RunResult
 from prmbench.report import shift, validity
 from prmbench.report.blocks import PERCENT, PLAIN, SIGNED, group_size, remarks, rows_of, text
 from prmbench.report.taskgrids import BON_FLOORS, CALIBRATION, metric_rank
-from prmbench.schema import MetricRow, RunResult
+from prmbench.tasks import distrl, format_shift
 
 MOST_SIZES, MOST_SUBSETS = 3, 2
 """What fits beside a protocol's name."""

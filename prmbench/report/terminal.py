@@ -8,12 +8,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from prmbench.judge import OUT_OF_FOLD
+from prmbench.core.records import MetricRow, RunResult
 from prmbench.report import shift, validity
 from prmbench.report.board import OUT
 from prmbench.report.frame import FLOORS
 from prmbench.report.taskterminal import task_table
-from prmbench.schema import MetricRow, RunResult
+from prmbench.tasks import OUT_OF_FOLD
 
 MOST_SUBSETS = 4
 """More do not fit beside a protocol's name; then only the average is shown."""

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prmbench.judge.distrl import metric, validated_at
+from prmbench.core.result_files import Run
 from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import slug
 from prmbench.report.stats import Mean, mean
 from prmbench.report.taskfigures import legend_below, run_labels
 from prmbench.report.training_runs import TrainingRun, read_metrics
-from prmbench.store import Run
+from prmbench.tasks.distrl import metric, validated_at
 
 WATCHED: dict[str, tuple[str, float]] = {
     "reward": ("right completions, percent", 100),

@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prmbench import sound
-from prmbench.schema import RunManifest, UserError
-from prmbench.store import MOST_UNPACKED_BYTES, Run, metrics_path, read_file, sha256, unpacked_lines
+from prmbench.core import validation
+from prmbench.core.records import RunManifest, UserError
+from prmbench.core.result_files import MOST_UNPACKED_BYTES, Run, metrics_path, read_file, sha256, unpacked_lines
 
 MOST_METRIC_LINES = 1_000_000
 
@@ -72,5 +72,5 @@ def _steps(raw: bytes, source: Path) -> tuple[dict[str, Any], ...]:
     for number, line in enumerate(unpacked_lines(raw, f"{source}: not a record of training steps"), 1):
         if number > MOST_METRIC_LINES:
             raise UserError(f"{source}: not a record of training steps (more than {MOST_METRIC_LINES:,} lines)")
-        lines.append(sound.read_step(line, f"{source}, line {number}"))
+        lines.append(validation.read_step(line, f"{source}, line {number}"))
     return tuple(sorted(lines, key=lambda line: int(line["step"])))

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prmbench.judge.validity import APART, GROUPS
+from prmbench.core.records import MetricRow, RunResult, ScoredTrace
+from prmbench.core.result_files import Run
 from prmbench.report.blocks import NOTED, PERCENT, PLAIN, Block, blocks, remarks, rows_of, text, top_value
 from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import model_name, rule_and_readout, slug
 from prmbench.report.published import PublishedRow, digits, published
 from prmbench.report.tables import Grid
-from prmbench.schema import MetricRow, RunResult, ScoredTrace
-from prmbench.store import Run
+from prmbench.tasks.validity import APART, GROUPS
 
 BENCHMARK = "prmbench_preview"
 WORDS = (

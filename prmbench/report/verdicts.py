@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prmbench import metrics
-from prmbench.judge import FOLDS
-from prmbench.schema import EvalProtocol, ScoredTrace
-from prmbench.store import Run
+from prmbench.core.records import EvalProtocol, ScoredTrace
+from prmbench.core.result_files import Run
+from prmbench.metrics import first_error
+from prmbench.tasks import FOLDS
 
 HEADLINE = {"logratio": "step_sum", "value": "as_is", "prob": "as_is", "verdict": "vote"}
 """The readout that figures show for each kind of score."""
@@ -35,11 +35,13 @@ def thresholds(run: Run, protocol: EvalProtocol) -> dict[str, float]:
 
 
 def _fold_thresholds(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> dict[str, float]:
-    data = metrics.sample(traces, protocol)
-    fold = metrics.folds([t.cluster for t in traces], FOLDS)
+    data = first_error.sample(traces, protocol)
+    fold = first_error.folds([t.cluster for t in traces], FOLDS)
     if len(set(fold)) < 2:  # noqa: PLR2004 - judge gives no number here either
         return {t.id: math.nan for t in traces}
-    chosen = {int(f): float(metrics.best_threshold(data, (fold != f)[None].astype(float))[0]) for f in np.unique(fold)}
+    chosen = {
+        int(f): float(first_error.best_threshold(data, (fold != f)[None].astype(float))[0]) for f in np.unique(fold)
+    }
     return {t.id: chosen[int(f)] for t, f in zip(traces, fold, strict=True)}
 
 
@@ -53,9 +55,9 @@ def _row_value(run: Run, subset: str, protocol: str, metric: str) -> float | Non
 def predict(trace: ScoredTrace, protocol: EvalProtocol, threshold: float) -> int | None:
     """Predicted first error, -1 for none; None when the trace is unscored or no critique could be parsed."""
     if protocol.readout == "vote":
-        return None if trace.unscored else metrics.majority(trace.verdicts)
-    scores = metrics.readout(trace, protocol)
-    return None if scores is None or math.isnan(threshold) else metrics.first_below(scores, threshold)
+        return None if trace.unscored else first_error.majority(trace.verdicts)
+    scores = first_error.readout(trace, protocol)
+    return None if scores is None or math.isnan(threshold) else first_error.first_below(scores, threshold)
 
 
 def kind(predicted: int | None, label: int) -> str:

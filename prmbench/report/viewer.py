@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from prmbench import metrics
+from prmbench.core.records import READOUTS, EvalProtocol, ScoredTrace, Trace, text_hash
+from prmbench.core.result_files import Run
+from prmbench.metrics import first_error
 from prmbench.report.frame import model_name, subset_rank
 from prmbench.report.verdicts import KINDS, headline, kind, predict, thresholds
-from prmbench.schema import READOUTS, EvalProtocol, ScoredTrace, Trace, text_hash
-from prmbench.store import Run
 
 Texts = Mapping[str, Trace] | Callable[[str], Trace | None]
 """Where the page finds the text of a trace, by id."""
@@ -106,7 +106,7 @@ def _run(run: Run, chosen: Sequence[ScoredTrace]) -> dict[str, Any]:
 
 
 def _scores(trace: ScoredTrace | None, protocol: EvalProtocol) -> list[float] | None:
-    scores = None if trace is None else metrics.readout(trace, protocol)
+    scores = None if trace is None else first_error.readout(trace, protocol)
     return None if scores is None else [float(f"{s:.5g}") for s in scores]
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prmbench import distributed, objectives
-from prmbench.distrl_options import SELF, DistRLConfig
-from prmbench.head import Candidates
-from prmbench.losses import LOSSES
-from prmbench.rl.credit import Scored
-from prmbench.rl.rows import Micro, Rows
+from prmbench import objectives
+from prmbench.config.distrl_options import SELF, DistRLConfig
+from prmbench.core import processes
+from prmbench.engines.token_logprobs import Candidates
+from prmbench.rl.advantages import Scored
 from prmbench.rl.setup import Job
+from prmbench.rl.token_rows import Micro, Rows
+from prmbench.training.losses import LOSSES
 from prmbench.training.model import Runner, open_runner
 
 
@@ -112,7 +113,7 @@ Ask = Callable[[Micro], tuple[Tensor, Tensor, float | None]]
 @torch.no_grad()
 def _passes(runner: Runner, micros: Sequence[Micro], ask: Ask) -> list[Any]:
     found = [runner.run(micro.ids, *ask(micro)) for micro in micros]
-    distributed.reshard(runner.module)
+    processes.reshard(runner.module)
     return found
 
 

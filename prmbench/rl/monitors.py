@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prmbench import distributed, objectives
-from prmbench.rl.credit import Scored
-from prmbench.rl.draws import REASONS, Draw
+from prmbench import objectives
+from prmbench.core import processes
+from prmbench.rl.advantages import Scored
 from prmbench.rl.models import Old
-from prmbench.rl.rows import Rows
+from prmbench.rl.step_rollouts import REASONS, Draw
+from prmbench.rl.token_rows import Rows
 from prmbench.rl.updates import RM_SUMS, SUMS, verdicts
 
 TIMING = ("seconds", "tokens_per_second", "memory_gib")
@@ -48,7 +49,7 @@ def behaviour(rows: Rows, old: Old) -> dict[str, float | None]:
     kept, tokens = old.kept, float(len(old.entropy))
     mass = objectives.candidate_mass(old.candidate_logprobs, kept) if kept.shape[1] else torch.zeros(())
     sums = [tokens, float(old.entropy.double().sum()), float(kept.sum()), float(mass), float(len(rows.rows))]
-    count, entropy, number, total, sequences = distributed.sums(sums)
+    count, entropy, number, total, sequences = processes.sums(sums)
     found = {"kept": sequences, "entropy": _over(entropy, count)}
     if kept.shape[1]:
         found |= {"candidates": _over(number, count), "candidate_mass": _over(total, count)}
@@ -62,7 +63,7 @@ def reward_model(rows: Rows, scored: Scored) -> dict[str, float | None]:
     sums = objectives.masked_sum(td, mask).double()
     per_step = sums / torch.tensor([max(len(r.rollout.steps), 1) for r in rows.rows], device=sums.device)
     x, y = objectives.masked_mean(td, mask).double(), rows.outcome.double()
-    n, sx, sy, sxx, syy, sxy, score = distributed.sums(
+    n, sx, sy, sxx, syy, sxy, score = processes.sums(
         [float(len(x)), *(float(v.sum()) for v in (x, y, x * x, y * y, x * y, per_step))]
     )
     return {"rm_score": _over(score, n), "td_outcome_correlation": _correlation(n, sx, sy, sxx, syy, sxy)}
@@ -72,7 +73,7 @@ def rm_verdicts(rows: Rows, scored: Scored, loss: str | None) -> dict[str, float
     """What `rm_update` says of verdicts, for a reward model that is not updated."""
     some = rows.mask.any(-1)
     found = verdicts(rows.padded(scored.td)[some], rows.mask[some], rows.outcome[some], loss)
-    right, decided, gap = distributed.sums(found.tolist())
+    right, decided, gap = processes.sums(found.tolist())
     return {"rm_accuracy": _over(right, decided), "rm_gap": _over(gap, decided)}
 
 
@@ -109,7 +110,7 @@ def policy_update(sums: Sequence[Mapping[str, float]], norms: Sequence[float]) -
 def kl(before: Old, other: Tensor) -> float | None:
     """KL of the drawing policy to another one, nats a token, estimated on the tokens drawn (exp(d) - 1 - d)."""
     d = (other - before.logprobs).double()
-    total, count = distributed.sums([float((d.exp() - 1 - d).sum()), float(len(d))])
+    total, count = processes.sums([float((d.exp() - 1 - d).sum()), float(len(d))])
     return _over(total, count)
 
 
@@ -118,7 +119,7 @@ def machine(tokens: float, seconds: float) -> dict[str, float]:
     return {
         "seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-        "memory_gib": round(max(distributed.gathered(distributed.peak_memory_gib())), 3),
+        "memory_gib": round(max(processes.gathered(processes.peak_memory_gib())), 3),
     }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prmbench.distrl_options import DistRLConfig
-from prmbench.schema import UserError
+from prmbench.config.distrl_options import DistRLConfig
+from prmbench.core.records import UserError
 from prmbench.training.setup import FLOAT32
 
 AT_LEAST = {

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import prmbench
-from prmbench import checkpoint, disk, distributed, judge, manifest, reading, sound, store
 from prmbench import config as options
-from prmbench.losses import LOSSES
-from prmbench.manifest import CARD_FILE
-from prmbench.rl.log import read_log
+from prmbench import tasks
+from prmbench.core import processes, provenance, reading, result_files, validation, writing
+from prmbench.core.provenance import CARD_FILE
+from prmbench.core.records import RunManifest, RunResult, ScoredTrace, text_hash
+from prmbench.rl.metrics_log import read_log
 from prmbench.rl.models import Models
 from prmbench.rl.setup import Job
-from prmbench.schema import RunManifest, RunResult, ScoredTrace, text_hash
-from prmbench.training import files
+from prmbench.training import checkpoints, run_folder
+from prmbench.training.losses import LOSSES
 
 RESULT, RM = "result", "rm"
 """Folders of a run: what the report reads, and the reward model as it ended."""
@@ -55,20 +56,20 @@ def check_draft(job: Job, told: Mapping[str, Any]) -> None:
     """Raises UserError before a training whose result could not be read again, for a name with control characters."""
     if job.validation:
         draft = _manifest(job, {"validated_at": [0], "samples": job.config.validation_samples}, told)
-        sound.check_draft(draft, "such a result could not be read again, so change this first")
+        validation.check_draft(draft, "such a result could not be read again, so change this first")
 
 
 def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, Any]) -> Finished | None:
     """Writes models and result, and seals the run. All processes call it; the first gets the summary."""
     config = job.config
-    files.save_model(config.out, models.policy, job.saved_template)
+    run_folder.save_model(config.out, models.policy, job.saved_template)
     online = models.rm is not None and config.rm_update == "online"
     if models.rm is not None and online:
-        files.save_model(config.out / RM, models.rm, job.saved_template)
-    if distributed.rank() != 0:
+        run_folder.save_model(config.out / RM, models.rm, job.saved_template)
+    if processes.rank() != 0:
         return None
     if online:
-        disk.write_atomic(config.out / RM / CARD_FILE, store.canonical_json(_card(job)))
+        writing.write_atomic(config.out / RM / CARD_FILE, result_files.canonical_json(_card(job)))
     lines = read_log(config.out)
     path = _write(job, lines, told) if job.validation else None
     steps = [line for line in lines if "validation" not in line]
@@ -82,9 +83,9 @@ def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, 
         "seconds": round(sum(line["seconds"] for line in steps), 3),
         "result": path.name if path else None,
     }
-    files.finish(config.out, run, {**summary, "processes": distributed.world_size(), "packages": _packages()})
+    run_folder.finish(config.out, run, {**summary, "processes": processes.world_size(), "packages": _packages()})
     if not config.save_every:
-        checkpoint.remove(config.out / files.CHECKPOINTS)
+        checkpoints.remove(config.out / run_folder.CHECKPOINTS)
     return known_result(job, summary, fresh=True)
 
 
@@ -104,7 +105,7 @@ class _Summary:
 def known_result(job: Job, summary: Mapping[str, Any] | None, fresh: bool = False) -> Finished:
     """The summary of a run that is finished. Raises UserError where it cannot be one."""
     out = job.config.out
-    told = sound.read_record(_Summary, summary, f"{out / files.RUN}: result", files.ANOTHER)
+    told = validation.read_record(_Summary, summary, f"{out / run_folder.RUN}: result", run_folder.ANOTHER)
     result = out / RESULT / Path(told.result).name if told.result else None
     return Finished(out, **{**asdict(told), "alarms": tuple(told.alarms), "result": result}, fresh=fresh)
 
@@ -114,7 +115,7 @@ def _card(job: Job) -> dict[str, Any]:
     config = job.config
     row = LOSSES[config.rm_loss or "ipvrm"]
     start = config.model if not Path(config.model).exists() else os.path.relpath(config.model, config.out / RM)
-    commit, dirty = manifest.code_state()
+    commit, dirty = provenance.code_state()
     return {
         "backend": row.backend,
         "ref_model": ".." if config.reference == "behaviour" else start,
@@ -152,14 +153,14 @@ def _write(job: Job, lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any]
         "validated_at": [line["step"] for line in found],
         "samples": job.config.validation_samples,
         "rm_weights": job.identity["rm_weights"],
-        "metrics_sha256": store.sha256(metrics),
+        "metrics_sha256": result_files.sha256(metrics),
     }
-    packed = store.pack_scores(traces)
-    manifest_ = replace(_manifest(job, facts, told), scores_sha256=store.sha256(packed))
+    packed = result_files.pack_scores(traces)
+    manifest_ = replace(_manifest(job, facts, told), scores_sha256=result_files.sha256(packed))
     path = job.config.out / RESULT / f"{manifest_.run_id}.json"
-    disk.write_atomic(store.metrics_path(path), metrics)
-    kept = store.unpack_scores(packed, path)
-    store.write_run(path, RunResult(manifest_, judge.judge(manifest_, kept)), packed)
+    writing.write_atomic(result_files.metrics_path(path), metrics)
+    kept = result_files.unpack_scores(packed, path)
+    result_files.write_run(path, RunResult(manifest_, tasks.judge(manifest_, kept)), packed)
     return path
 
 
@@ -181,7 +182,7 @@ def _trace(job: Job, i: int, found: Sequence[Mapping[str, Sequence[Any]]]) -> Sc
 def _manifest(job: Job, facts: Mapping[str, Any], told: Mapping[str, Any]) -> RunManifest:
     """`told` replaces fields; its `config` adds to the options."""
     config = job.config
-    commit, dirty = manifest.code_state()
+    commit, dirty = provenance.code_state()
     subsets = tuple(dict.fromkeys(p.subset for p in job.validation))
     known: dict[str, Any] = {
         "model": config.arm,
@@ -192,7 +193,9 @@ def _manifest(job: Job, facts: Mapping[str, Any], told: Mapping[str, Any]) -> Ru
         "benchmark": subsets[0]
         if len(subsets) == 1
         else options.public_name(str(config.validation_data)).partition(".")[0],
-        "benchmark_hash": store.sha256(repr(sorted((p.id, p.subset, p.text, p.gold) for p in job.validation)).encode()),
+        "benchmark_hash": result_files.sha256(
+            repr(sorted((p.id, p.subset, p.text, p.gold) for p in job.validation)).encode()
+        ),
         "subsets": subsets,
         "n": len(job.validation),
         "seed": config.seed,
@@ -203,7 +206,7 @@ def _manifest(job: Job, facts: Mapping[str, Any], told: Mapping[str, Any]) -> Ru
         "dtype": job.setup.placement.dtype,
         "engine": config.engine,
         "device": job.setup.placement.device,
-        "hardware": manifest.hardware(),
+        "hardware": provenance.hardware(),
         "packages": _packages(),
         "commit": commit,
         "dirty": dirty,
@@ -213,9 +216,9 @@ def _manifest(job: Job, facts: Mapping[str, Any], told: Mapping[str, Any]) -> Ru
     mixed = {**options.to_json(config), **facts, **told.get("config", {})}
     known["config"] = mixed
     named = {k: v for k, v in told.items() if k != "config"} | dict(told.get("config", {}))
-    run_id = f"{known['model']}-{store.short_hash({**job.identity, **named})}"
+    run_id = f"{known['model']}-{result_files.short_hash({**job.identity, **named})}"
     return RunManifest(run_id=run_id, **known)
 
 
 def _packages() -> dict[str, str]:
-    return manifest.packages(*LIBRARIES)
+    return provenance.packages(*LIBRARIES)

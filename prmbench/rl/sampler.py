@@ -15,17 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prmbench import disk, distributed, objectives
+from prmbench import objectives
+from prmbench.core import processes, writing
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import probe
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import load
 from prmbench.engines.probe import Mismatch
-from prmbench.engines.sampling import Sampling
 from prmbench.engines.sync import Adapter, Copied, Link, Shared, State, Weights, Written, adapter_of, weights_of
 from prmbench.rl.models import Old, logprobs
-from prmbench.rl.rows import Row, Rows, micro_batches
 from prmbench.rl.setup import Job
+from prmbench.rl.token_rows import Row, Rows, micro_batches
 from prmbench.training.model import Runner, merged
 
 CAP = 2.0
@@ -122,8 +123,8 @@ def _open_vllm(job: Job, policy: Runner) -> Source:
     rank = config.lora_rank or 0
     options = Options(push="adapter" if rank else "weights", lora_rank=rank, max_tokens=job.max_tokens)
     if config.engine == "server":
-        url = config.server[distributed.rank() % len(config.server)]
-        mine = distributed.rank() < len(config.server)
+        url = config.server[processes.rank() % len(config.server)]
+        mine = processes.rank() < len(config.server)
         sampler: Any = open_server(url, config.model, job.revision, tells=mine)
     else:
         sampler = open_vllm(_as_folder(job, policy), job.revision, job.setup.placement, options)
@@ -142,10 +143,10 @@ def _as_folder(job: Job, policy: Runner) -> str:
     folder = job.config.out / "weights" / "start"
     found = _whole(policy)()
     if found is not None:
-        with disk.library_writes(folder):
+        with writing.library_writes(folder):
             folder.mkdir(parents=True, exist_ok=True)
             Weights(policy.model, job.tokenizer, getattr(torch, job.setup.placement.dtype))(folder, found)
-    distributed.barrier()
+    processes.barrier()
     return str(folder)
 
 
@@ -155,7 +156,7 @@ def _as_folder(job: Job, policy: Runner) -> str:
 def step_mismatch(rows: Rows, old: Old, source: Source, dtype: str) -> Mismatch | None:
     """Of a step's completions; raises RetryError where another engine cannot have had the policy's weights."""
     drawn = rows.behaviour()
-    if not all(distributed.gathered(drawn is not None)):
+    if not all(processes.gathered(drawn is not None)):
         return None
     assert drawn is not None
     found = probe.mismatch(old.logprobs.cpu().numpy(), drawn.cpu().numpy())

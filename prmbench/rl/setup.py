@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench import distributed, distrl_options, manifest, reading, store
 from prmbench.backends import common
-from prmbench.config import RolloutConfig
+from prmbench.config import RolloutConfig, distrl_options
+from prmbench.config.distrl_options import SELF, DistRLConfig
+from prmbench.core import processes, provenance, reading, result_files
+from prmbench.core.provenance import CARD_FILE
+from prmbench.core.records import UserError, text_hash
 from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
-from prmbench.distrl_options import SELF, DistRLConfig
-from prmbench.engines import sampling
+from prmbench.engines import generation
 from prmbench.engines.addresses import address
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import PLAIN
-from prmbench.manifest import CARD_FILE
-from prmbench.policy import check_verifiers
 from prmbench.rl import ranges
-from prmbench.schema import UserError, text_hash
+from prmbench.sampling.completions import check_verifiers
 from prmbench.training import batching
 from prmbench.training import model as training_models
 from prmbench.training.model import Setup
@@ -110,7 +110,7 @@ class Job:
     @property
     def facts(self) -> dict[str, Any]:
         """For train.json."""
-        commit, dirty = manifest.code_state()
+        commit, dirty = provenance.code_state()
         told = {"prompts": len(self.prompts), "validation_prompts": len(self.validation)}
         return {"config": options.to_json(self.config), "data": told, "commit": commit, "dirty": dirty}
 
@@ -129,9 +129,9 @@ def resolved(config: DistRLConfig) -> DistRLConfig:
         raise UserError("--engine server and --server URL go together; give both, or neither")
     for url in config.server:
         address(url, "--server", "http://node1:8000")
-    if len(config.server) > distributed.world_size():
+    if len(config.server) > processes.world_size():
         raise UserError(
-            f"--server: {len(config.server)} servers for {distributed.world_size()} processes, and a process asks one; "
+            f"--server: {len(config.server)} servers for {processes.world_size()} processes, and a process asks one; "
             f"start as many processes, or name fewer servers"
         )
     if config.device in ("balanced", "sequential"):
@@ -259,8 +259,8 @@ def _drawing(config: DistRLConfig) -> RolloutConfig:
 def _prompt_ids(
     prompts: Sequence[Prompt], flag: str, shape: HFEngine, template: str | None, limit: int | None
 ) -> dict[str, tuple[int, ...]]:
-    texts = [sampling.render_prompt(shape.tokenizer, prompt.text, template) for prompt in prompts]
-    ids = dict(zip([p.id for p in prompts], map(tuple, sampling.token_ids(shape.tokenizer, texts)), strict=True))
+    texts = [generation.render_prompt(shape.tokenizer, prompt.text, template) for prompt in prompts]
+    ids = dict(zip([p.id for p in prompts], map(tuple, generation.token_ids(shape.tokenizer, texts)), strict=True))
     long = [name for name, tokens in ids.items() if limit is not None and len(tokens) >= limit]
     if long:
         raise UserError(
@@ -284,7 +284,7 @@ def _identity(
         **told,
         "dtype": setup.placement.dtype,
         "engine": "hf" if config.engine == "hf" else "vllm",
-        "processes": distributed.world_size(),
+        "processes": processes.world_size(),
         "template": text_hash(template if isinstance(template, str) else repr(template)),
         "weights": common.local_weights(config.model) or f"{config.model}@{revisions[0]}",
         "rm_weights": _weights_of(config.rm_model, revisions[1]),
@@ -299,7 +299,7 @@ def _weights_of(name: str, revision: str | None) -> str:
 
 
 def _prompts_hash(prompts: Sequence[Prompt]) -> str:
-    return store.sha256(repr([(p.id, p.subset, p.text, p.gold) for p in prompts]).encode())
+    return result_files.sha256(repr([(p.id, p.subset, p.text, p.gold) for p in prompts]).encode())
 
 
 def rate(config: DistRLConfig, peak: float | None, step: int) -> float:

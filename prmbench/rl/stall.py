@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prmbench import distributed
-from prmbench.distrl_options import DistRLConfig
+from prmbench.config.distrl_options import DistRLConfig
+from prmbench.core import processes
+from prmbench.core.records import Notice, UserError
 from prmbench.rl.alarms import ALARMS
-from prmbench.rl.state import Progress
-from prmbench.schema import Notice, UserError
+from prmbench.rl.resume import Progress
 
 PATIENCE = 3
 """Steps in a row without anything to train on, after which a run stops."""
@@ -32,7 +32,7 @@ REMEDIES: dict[str, tuple[str, str]] = {
 def note(at: Progress, line: Mapping[str, Any], config: DistRLConfig) -> None:
     """Counts such steps in a row and says of the first what was wrong; `line` is the step's of metrics.jsonl."""
     at.empty = 0 if line["groups"] else at.empty + 1
-    if at.empty == 1 and distributed.rank() == 0:
+    if at.empty == 1 and processes.rank() == 0:
         warnings.warn(explained(line, config.max_new_tokens), Notice, stacklevel=2)
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from prmbench import distributed, objectives
-from prmbench.distrl_options import DistRLConfig
-from prmbench.rl.credit import Credit
+from prmbench import objectives
+from prmbench.config.distrl_options import DistRLConfig
+from prmbench.core import processes
+from prmbench.rl.advantages import Credit
 from prmbench.rl.models import Old, asked_of, taken
-from prmbench.rl.rows import Micro, Rows, micro_batches
+from prmbench.rl.token_rows import Micro, Rows, micro_batches
 from prmbench.training.model import Runner
 
 RM_SUMS = ("rm_loss", "rm_right", "rm_decided", "rm_gap")
@@ -35,23 +36,23 @@ def rm_gradients(
     chosen = [i for i in chosen if not rows.rows[i].masked]
     pairs = config.rm_loss == "dpo_rm"
     micros = micro_batches(rows, _groups(rows, chosen) if pairs else [[i] for i in chosen], budget)
-    count = distributed.sums([float(len(_pairs(rows, chosen)) if pairs else len(chosen))])[0] or 1.0
+    count = processes.sums([float(len(_pairs(rows, chosen)) if pairs else len(chosen))])[0] or 1.0
     mu = objectives.group_mean(rows.outcome, rows.group) if rows.rows else rows.outcome
     device = runner.device
     total = torch.zeros((), dtype=torch.float64, device=device)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for number, micro in enumerate(micros):
-        with distributed.accumulating(runner.module, last=number == len(micros) - 1):
+        with processes.accumulating(runner.module, last=number == len(micros) - 1):
             found = runner.run(micro.ids, micro.reads, micro.targets)
             ratio = micro.spread(objectives.log_ratios(found, taken(reference, micro)))
             terms = _rm_terms(ratio, rows, micro, mu, config) if micro.real else ratio.sum(-1) * 0.0
             loss = terms.sum() / count
-            (loss * distributed.world_size()).backward()
+            (loss * processes.world_size()).backward()
         total += loss.detach()
         if micro.real:
             rewards = objectives.token_rewards(ratio.detach(), config.rm_beta or 1.0)
             sums += verdicts(rewards, micro.mask, rows.outcome[micro.rows], config.rm_loss)
-    found_sums = distributed.sums([float(total), *map(float, sums)])
+    found_sums = processes.sums([float(total), *map(float, sums)])
     return dict(zip(RM_SUMS, found_sums, strict=True))
 
 
@@ -162,16 +163,16 @@ def policy_gradients(
     below = _denominators(rows, chosen, goal, config)
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=runner.device)
     for number, micro in enumerate(micros):
-        with distributed.accumulating(runner.module, last=number == len(micros) - 1):
+        with processes.accumulating(runner.module, last=number == len(micros) - 1):
             part = Target(*(micro.spread(taken(getattr(goal, f.name), micro)) for f in fields(Target)))
             new = micro.spread(runner.run(micro.ids, micro.reads, taken(goal.asked, micro)))
             token = _token_terms(new, part, config).sum() / below[0]
             candidate = _candidate_terms(new, part, config).sum() / below[1] if config.alpha else None
             loss = objectives.distrl_loss(token, candidate, config.alpha or 0.0) * float(micro.real)
-            (loss * distributed.world_size()).backward()
+            (loss * processes.world_size()).backward()
         if micro.real:
             sums += _sums(loss, candidate, new.detach(), part, config)
-    return dict(zip(SUMS, distributed.sums(list(map(float, sums))), strict=True))
+    return dict(zip(SUMS, processes.sums(list(map(float, sums))), strict=True))
 
 
 def _denominators(rows: Rows, chosen: Sequence[int], goal: Target, config: DistRLConfig) -> tuple[float, float]:
@@ -180,7 +181,7 @@ def _denominators(rows: Rows, chosen: Sequence[int], goal: Target, config: DistR
     member[list(chosen)] = True
     counted = (rows.mask & member[:, None])[rows.mask] & goal.learning
     mass = objectives.candidate_mass(goal.known[counted][:, 1:], goal.kept[counted]) if config.alpha else counted[:0]
-    sequences, tokens, total = distributed.sums([float(len(chosen)), float(counted.sum()), float(mass.sum())])
+    sequences, tokens, total = processes.sums([float(len(chosen)), float(counted.sum()), float(mass.sum())])
     first = sequences if config.reduction == "sequence" else tokens
     second = sequences if config.candidate_normalize == "length" else total
     return first or 1.0, second or 1.0

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prmbench import distributed, policy
+from prmbench.core import processes
 from prmbench.data.rollouts import Rollout
-from prmbench.engines.sampling import Sampler
+from prmbench.engines.generation import Sampler
 from prmbench.rl.setup import Job
-from prmbench.verify import Verifier
+from prmbench.sampling import completions
+from prmbench.verification.verifiers import Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,13 @@ class Validation:
 
 def validate(job: Job, sampler: Sampler, verifier: Verifier) -> Validation:
     """Draws, verifies and averages. All processes call it and get the same."""
-    mine = range(distributed.rank(), len(job.validation), distributed.world_size())
-    work = policy.prepare(sampler, [job.validation[i] for i in mine], job.judging)
+    mine = range(processes.rank(), len(job.validation), processes.world_size())
+    work = completions.prepare(sampler, [job.validation[i] for i in mine], job.judging)
     found: dict[int, Rollout] = {}
     for batch in work.batches:
-        found |= dict(zip(batch, policy.draw(sampler, work, batch, job.judging, verifier), strict=True))
+        found |= dict(zip(batch, completions.draw(sampler, work, batch, job.judging, verifier), strict=True))
     numbers = {i: _numbers([found[k * work.n + s] for s in range(work.n)]) for k, i in enumerate(mine)}
-    every = {i: pair for process in distributed.gathered(numbers) for i, pair in process.items()}
+    every = {i: pair for process in processes.gathered(numbers) for i, pair in process.items()}
     ordered = [every[i] for i in range(len(job.validation))]
     return Validation(tuple(a for a, _ in ordered), tuple(t for _, t in ordered))
 

@@ -17,11 +17,12 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from prmbench import disk, report, store
-from prmbench.bars import Tell
+from prmbench import report
 from prmbench.config import DemoConfig
-from prmbench.schema import Notice, UserError
-from prmbench.store import Run
+from prmbench.core import result_files, writing
+from prmbench.core.progress import Tell
+from prmbench.core.records import Notice, UserError
+from prmbench.core.result_files import Run
 from prmbench.studies.miniature import pool, rl, study, world
 from prmbench.studies.miniature.recipes import METHODS
 from prmbench.studies.miniature.rl import DEMO_ARMS, Runs, Scale
@@ -56,14 +57,14 @@ def demo(config: DemoConfig, tell: Tell | None = None, scale: Scale = SCALE) -> 
         raise UserError(f"--seeds is {config.seeds}; expected at least 1")
     if config.data is not None or config.limit is not None:
         raise UserError("--data and --limit belong to --world smollm2; add it, or drop them")
-    disk.check_writable(config.out)
+    writing.check_writable(config.out)
     begun = time.monotonic()
     worlds = [rl.place(config.out / "worlds", config.first_seed + i) for i in range(config.seeds)]
     results = config.out / "results"
     pool.run({f"seed {made.seed}": partial(_seed, made, results, scale) for made in worlds}, tell)
     for fault in report.report(results, config.out / "report", sections=SECTIONS).faults:
         warnings.warn(f"left out of the report: {fault}", Notice, stacklevel=2)
-    runs = store.read_runs(results)
+    runs = result_files.read_runs(results)
     told = Group(table(gather([run for run in runs if run.result.manifest.benchmark != rl.BENCHMARK])), policies(runs))
     return Story(told, config.out / "report" / "report.html", results, time.monotonic() - begun)
 

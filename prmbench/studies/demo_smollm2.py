@@ -12,10 +12,11 @@ from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from prmbench import data, evaluation, report, scoring
+from prmbench import data, evaluation, report
 from prmbench.config import DemoConfig, EvalConfig
-from prmbench.schema import Notice, UserError
-from prmbench.store import Run
+from prmbench.core.records import Notice, UserError
+from prmbench.core.result_files import Run
+from prmbench.evaluation import scoring
 
 BASELINES = ("gold", "all-right", "position-only", "random")
 REAL_LIMIT = 12

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prmbench.core.records import UserError
 from prmbench.data import rollouts, views
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion import CompletionIds, Exchange, encode_completions, encode_steps, steps_text
-from prmbench.losses import LossRow
-from prmbench.schema import UserError
+from prmbench.training.losses import LossRow
 
 Ints = NDArray[np.int64]
 

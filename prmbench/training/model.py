@@ -15,11 +15,12 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from prmbench import distributed, head, manifest
+from prmbench.core import processes, provenance
+from prmbench.core.records import UserError
+from prmbench.engines import token_logprobs
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.losses import Head
-from prmbench.schema import UserError
 from prmbench.training.batching import Batch
+from prmbench.training.losses import Head
 
 LABELS: dict[Head, int] = {"value": 1, "classes": 2}
 
@@ -49,8 +50,8 @@ class Forward(nn.Module):
         softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         bias = getattr(layer, "bias", None)
         if p_min is not None:
-            return head.candidates(states[reads], layer.weight, targets, p_min or None, bias, softcap)
-        of = head.target_logprobs if targets.dim() == 1 else head.logprobs_at
+            return token_logprobs.candidates(states[reads], layer.weight, targets, p_min or None, bias, softcap)
+        of = token_logprobs.target_logprobs if targets.dim() == 1 else token_logprobs.logprobs_at
         return of(states[reads], layer.weight, targets, bias, softcap)[0]
 
 
@@ -106,7 +107,7 @@ class Setup:
     @property
     def sharded(self) -> bool:
         """Whether the weights lie in shards; alone, a process has them all."""
-        return self.strategy == "fsdp" and distributed.world_size() > 1
+        return self.strategy == "fsdp" and processes.world_size() > 1
 
 
 def check(placement: Placement) -> None:
@@ -119,7 +120,7 @@ def check(placement: Placement) -> None:
 
 def check_whole(name: str) -> None:
     """Raises UserError for an adapter: training starts from whole weights."""
-    if (adapted := manifest.adapter_base(Path(name))) is not None:
+    if (adapted := provenance.adapter_base(Path(name))) is not None:
         raise UserError(f"--model {name}: is an adapter of {adapted[0]}; training takes whole weights, merge it first")
 
 
@@ -137,7 +138,7 @@ def open_runner(name: str, revision: str | None, kind: Head, setup: Setup) -> Ru
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()  # without dropout this means: checkpointing may work
     dtype = getattr(torch, setup.placement.dtype)
-    module = distributed.spread(Forward(model, kind), setup.strategy, where, dtype)
+    module = processes.spread(Forward(model, kind), setup.strategy, where, dtype)
     autocast = None if setup.sharded or dtype == torch.float32 else dtype
     return Runner(engine, adapters, module, where, autocast)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from prmbench.config import TrainConfig
-from prmbench.distrl_options import DistRLConfig
+from prmbench.config.distrl_options import DistRLConfig
 
 
 def make(parameters: Sequence[nn.Parameter], config: TrainConfig | DistRLConfig) -> torch.optim.Optimizer:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from prmbench import disk, distributed, reading, store
-from prmbench.schema import NonFiniteError, Notice, UserError
+from prmbench.core import processes, reading, result_files, writing
+from prmbench.core.records import NonFiniteError, Notice, UserError
 from prmbench.training.batching import collate, micro_batches
 from prmbench.training.examples import Dataset, Example
 from prmbench.training.model import Runner
@@ -35,23 +35,23 @@ def logprobs(
     Looks into `out` and into the folders beside it, then opens the model for what is missing and writes that into
     `out`. `identity`: all of the model and its precision that moves a number. All processes call this.
     """
-    name = f"reference-{store.sha256(identity.encode())[:16]}"
+    name = f"reference-{result_files.sha256(identity.encode())[:16]}"
     keys = [example.key for example in examples]
     sizes = {example.key: len(example.reads) for example in examples}
-    known = _read(out, name, identity, sizes) if distributed.rank() == 0 else {}
+    known = _read(out, name, identity, sizes) if processes.rank() == 0 else {}
     # One process says what is missing: a sibling may write its file just between two processes' looks.
-    wanted = distributed.from_first({key for key in keys if key not in known})
+    wanted = processes.from_first({key for key in keys if key not in known})
     if wanted:
         missing = {key: example for key, example in zip(keys, examples, strict=True) if key in wanted}
         found = _compute(tuple(missing.values()), budget, runner())
-        (spoilt,) = distributed.sums([float(sum(not np.isfinite(row).all() for row in found.values()))])
+        (spoilt,) = processes.sums([float(sum(not np.isfinite(row).all() for row in found.values()))])
         if spoilt:
             raise NonFiniteError(
                 f"the reference gives log-probabilities that are not finite, for {spoilt:.0f} of {len(missing)} "
                 "examples; check its weights, or try --dtype float32"
             )
-        _write(out / f"{name}.{distributed.rank()}.safetensors", identity, known | found)
-        distributed.barrier()
+        _write(out / f"{name}.{processes.rank()}.safetensors", identity, known | found)
+        processes.barrier()
     known |= _read(out, name, identity, sizes)
     return [known[key] for key in keys]
 
@@ -60,14 +60,14 @@ def logprobs(
 def _compute(examples: tuple[Example, ...], budget: int, runner: Runner) -> dict[str, Floats]:
     """This process's share."""
     data = Dataset(examples, tuple((i,) for i in range(len(examples))), {})
-    shares = micro_batches(data.units, [len(e.ids) for e in examples], budget, distributed.world_size())
+    shares = micro_batches(data.units, [len(e.ids) for e in examples], budget, processes.world_size())
     found = {}
-    for units in shares[distributed.rank()]:
+    for units in shares[processes.rank()]:
         batch = collate(data, units, stepwise=False, reference=None, device=runner.device)
         values = runner.values(batch).float().cpu().numpy()
         for (i,), row in zip(units, values, strict=False):  # no units in a stand-in
             found[examples[i].key] = row[: len(examples[i].reads)]
-    distributed.reshard(runner.module)
+    processes.reshard(runner.module)
     return found
 
 
@@ -107,7 +107,7 @@ def _checked(table: Mapping[str, NDArray[Any]], identity: str, sizes: Mapping[st
 
 
 def _digest(table: Mapping[str, NDArray[Any]]) -> str:
-    return store.sha256(b"".join(np.ascontiguousarray(table[part]).tobytes() for part in PARTS))
+    return result_files.sha256(b"".join(np.ascontiguousarray(table[part]).tobytes() for part in PARTS))
 
 
 def _write(path: Path, identity: str, rows: dict[str, Floats]) -> None:
@@ -120,4 +120,4 @@ def _write(path: Path, identity: str, rows: dict[str, Floats]) -> None:
         "values": np.concatenate(list(rows.values())),
     }
     table["sha256"] = np.frombuffer(bytes.fromhex(_digest(table)), dtype=np.uint8)
-    disk.write_atomic(path, save(table))
+    writing.write_atomic(path, save(table))

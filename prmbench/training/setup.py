@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench import config as options
-from prmbench import manifest, presets
 from prmbench.backends import common, ref_cache
-from prmbench.config import TrainConfig, TrainRMConfig
+from prmbench.config import TrainConfig, TrainRMConfig, presets
+from prmbench.core import provenance
+from prmbench.core.records import UserError, text_hash
 from prmbench.data import rollouts, views
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import PLAIN
-from prmbench.losses import LOSSES, LossRow
 from prmbench.objectives import Reduction
-from prmbench.schema import UserError, text_hash
 from prmbench.training import batching, reference
 from prmbench.training import model as models
 from prmbench.training.batching import Order
 from prmbench.training.examples import Dataset, Encoder, build, check_usable
+from prmbench.training.losses import LOSSES, LossRow
 from prmbench.training.model import Runner, Setup
 
 PLAIN_AS_JINJA = (
@@ -142,7 +142,7 @@ class Job:
     def facts(self) -> dict[str, Any]:
         """For train.json."""
         parts = {"training": self.training, "held_out": self.held_out}
-        commit, dirty = manifest.code_state()
+        commit, dirty = provenance.code_state()
         return {
             "config": options.to_json(self.config),
             "data": {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from prmbench.answers import Box, boxes
+from prmbench.verification.answer_region import Box, boxes
 from prmbench.verification.latex import plain_latex
 
 MOST_CHARACTERS = 50_000

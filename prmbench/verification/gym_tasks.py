@@ -10,7 +10,7 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
-from prmbench.schema import UserError
+from prmbench.core.records import UserError
 
 VERSION = "0.1.25"
 """Of reasoning-gym, in which they were read; no other is asked."""

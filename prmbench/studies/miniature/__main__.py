@@ -12,12 +12,12 @@ from pathlib import Path
 
 import typer
 
-from prmbench import bridge
-from prmbench.bars import bars
-from prmbench.config import option
+from prmbench.config import cli_options
+from prmbench.config.fields import option
+from prmbench.core.progress import bars
 
 app = typer.Typer(name="miniature", no_args_is_help=True, add_completion=False, help="The miniature studies.")
-command = partial(bridge.command, app)
+command = partial(cli_options.command, app)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from prmbench import disk
+from prmbench.core import writing
+from prmbench.core.records import Trace, UserError, text_hash
 from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
-from prmbench.schema import Trace, UserError, text_hash
 from prmbench.studies.miniature import format_shifts
 
 MODULUS = 11
@@ -141,7 +141,7 @@ def answer(steps: Sequence[str]) -> str:
 
 
 def solves(trace: Trace, completion: str) -> bool:
-    """Whether a completion ends in the right answer to the trace's prompt; the judge of montecarlo.py."""
+    """Whether a completion ends in the right answer to the trace's prompt; the judge of monte_carlo.py."""
     return answer(rollouts.cut(completion, "numbered")) == str(parse_prompt(trace.prompt).values()[-1])
 
 
@@ -276,4 +276,4 @@ def _row(trace: Trace) -> dict[str, Any]:
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    disk.write_atomic(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    writing.write_atomic(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))

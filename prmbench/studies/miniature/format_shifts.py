@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from prmbench.schema import Trace
+from prmbench.core.records import Trace
 
 PLAIN = "plain"
 """The format that policies answer in and that reward models are trained on."""

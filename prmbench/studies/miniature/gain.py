@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from prmbench.bars import Tell
 from prmbench.config import Loss
-from prmbench.distrl_options import Arm
+from prmbench.config.distrl_options import Arm
+from prmbench.core.progress import Tell
 from prmbench.studies.miniature import pool, rl, seeds, world
 from prmbench.studies.miniature.recipes import STUDIED
 from prmbench.studies.miniature.rl import Runs, Scale, StudyArm

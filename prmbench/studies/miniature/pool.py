@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from prmbench.bars import Tell
-from prmbench.schema import UserError
+from prmbench.core.progress import Tell
+from prmbench.core.records import UserError
 from prmbench.studies.miniature import world
 
 PROCESSES = 2

@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from prmbench import disk, distrl
-from prmbench.bars import Tell
-from prmbench.distrl_options import ARMS, SELF, Arm, DistRLConfig
-from prmbench.schema import Task, UserError, text_hash
+from prmbench.config.distrl_options import ARMS, SELF, Arm, DistRLConfig
+from prmbench.core import writing
+from prmbench.core.progress import Tell
+from prmbench.core.records import Task, UserError, text_hash
+from prmbench.rl import distrl
 from prmbench.studies.miniature import arithmetic, experiments, pool, study, world
 from prmbench.studies.miniature.arithmetic import Split
 from prmbench.studies.miniature.recipes import METHODS, STUDIED, Recipe
@@ -261,4 +262,4 @@ def _copy(run: Path, out: Path) -> None:
     if not found:
         raise UserError(f"{run}: the run is finished without a result; remove the folder and run again")
     for path in found:
-        disk.write_atomic(out / path.name, path.read_bytes())
+        writing.write_atomic(out / path.name, path.read_bytes())

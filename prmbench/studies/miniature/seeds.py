@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from prmbench.bars import Tell
+from prmbench.core.progress import Tell
 from prmbench.studies.miniature import pool, world
 from prmbench.studies.miniature.recipes import Recipe
 from prmbench.studies.miniature.study import seed_runs

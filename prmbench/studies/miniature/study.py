@@ -10,13 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench import disk, evaluation, presets, store, train
+from prmbench import evaluation
 from prmbench.backends import load_backend
-from prmbench.config import EvalConfig, TrainRMConfig
-from prmbench.schema import Task, Threshold, Trace
+from prmbench.config import EvalConfig, TrainRMConfig, presets
+from prmbench.core import result_files, writing
+from prmbench.core.records import Task, Threshold, Trace
 from prmbench.studies.miniature import experiments, world
 from prmbench.studies.miniature.recipes import TRAINING, Recipe
 from prmbench.studies.miniature.world import Sizes, World
+from prmbench.training import train
 
 UPDATES, COMPLETIONS = 100, 64
 """Of every reward model, and in each of them: two passes over the pairs that 2,000 prompts give."""
@@ -121,7 +123,7 @@ def _judge(
     for task, rows in traces.items():
         run = evaluation.evaluate_traces(reading, rows, "miniature", task, backend, told=told)
         names += [run.path.name] if run else []
-    disk.write_atomic(config.out / FINISHED, store.canonical_json({"recipe": facts(config), "runs": names}))
+    writing.write_atomic(config.out / FINISHED, result_files.canonical_json({"recipe": facts(config), "runs": names}))
 
 
 def _finished(made: World, name: str, recipe: Recipe, out: Path) -> bool:

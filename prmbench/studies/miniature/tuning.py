@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prmbench import disk, store
-from prmbench.bars import Tell
 from prmbench.config import Loss
+from prmbench.core import result_files, writing
+from prmbench.core.progress import Tell
 from prmbench.studies.miniature import seeds
 from prmbench.studies.miniature.recipes import Recipe
 from prmbench.studies.miniature.study import TUNING
@@ -49,13 +49,13 @@ def tune(root: Path, tell: Tell | None = None) -> dict[str, Any]:
     seeds.run(SEEDS, named, root, out, tell, tuning=True)
     found: dict[str, dict[int, float]] = {}
     for path in sorted(out.glob("*.json")):
-        result = store.read_run(path).result
+        result = result_files.read_run(path).result
         rows = [r for r in result.rows if (r.subset, r.protocol, r.metric) == (TUNING, PROTOCOL, "f1")]
         found.setdefault(result.manifest.model, {})[result.manifest.seed] = rows[0].value or 0.0
     lines = [{**_facts(named[name]), **_scores(by_seed)} for name, by_seed in found.items() if name in named]
     lines.sort(key=lambda line: (line["loss"], -line["mean_f1"]))
     table = {"seeds": list(SEEDS), "subset": TUNING, "protocol": PROTOCOL, "settings": lines}
-    disk.write_atomic(root / "tuning.json", store.canonical_json(table))
+    writing.write_atomic(root / "tuning.json", result_files.canonical_json(table))
     return table
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prmbench import disk, store
-from prmbench.bars import Tell
-from prmbench.distrl_options import Arm
+from prmbench.config.distrl_options import Arm
+from prmbench.core import result_files, writing
+from prmbench.core.progress import Tell
 from prmbench.studies.miniature import pool, rl
 from prmbench.studies.miniature.recipes import METHODS
 from prmbench.studies.miniature.rl import Runs, Scale, StudyArm
@@ -52,7 +52,7 @@ def tune(root: Path, tell: Tell | None = None, scale: Scale = SCALE) -> dict[str
     )
     pool.run({f"seed {m.seed}": partial(rl.run, Runs(m, 0, named, scale), out) for m in worlds}, tell)
     found: dict[str, dict[str, tuple[float, float]]] = {}
-    for run in store.read_runs(out):
+    for run in result_files.read_runs(out):
         told = run.result.manifest.config
         values = [trace.values for trace in run.scores]
         ends = fmean(v[0] for v in values), fmean(v[-1] for v in values)
@@ -67,7 +67,7 @@ def tune(root: Path, tell: Tell | None = None, scale: Scale = SCALE) -> dict[str
         "metric": f"avg@{rl.SAMPLES} after the last step; before: before the first",
         "settings": lines,
     }
-    disk.write_atomic(root / "tuning_rl.json", store.canonical_json(table))
+    writing.write_atomic(root / "tuning_rl.json", result_files.canonical_json(table))
     return table
 
 

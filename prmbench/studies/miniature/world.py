@@ -11,15 +11,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from prmbench import data, montecarlo, policy, rollout, train, verify
+from prmbench import data
 from prmbench.config import RolloutConfig, TrainConfig
+from prmbench.core.records import Task, Trace, UserError
 from prmbench.data import prompts, rollouts, views
 from prmbench.data.rollouts import Rollout
+from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.sampling import Sampling
-from prmbench.schema import Task, Trace, UserError
+from prmbench.sampling import completions as policy
+from prmbench.sampling import monte_carlo, rollout
 from prmbench.studies.miniature import arithmetic, late_markers, tiny_model
 from prmbench.studies.miniature.arithmetic import Split
+from prmbench.training import train
+from prmbench.verification import verifiers
 
 Tell = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, out of how much)."""
@@ -158,7 +162,7 @@ def _train_policy(world: World, sizes: Sizes, tell: Tell) -> None:
 def accuracy(engine: HFEngine, asked: Sequence[prompts.Prompt], seed: int) -> float:
     """Share of right answers, one sample a prompt at temperature 1."""
     config = _sampling(seed, group_size=1)
-    with verify.Verifier(1) as verifier:
+    with verifiers.Verifier(1) as verifier:
         return sum(r.outcome or 0 for r in policy.sample(engine, asked, config, verifier)) / len(asked)
 
 
@@ -195,7 +199,7 @@ def _value_prefixes(world: World, sizes: Sizes, tell: Tell) -> None:
     engine = policy.open_policy(_sampling(world.seed, model=str(world.policy)))
     how = Sampling(max_new_tokens=MAX_TOKENS)
     valued = []
-    for trace in montecarlo.prefix_success(engine, traces, arithmetic.solves, sizes.continuations, how, world.seed):
+    for trace in monte_carlo.prefix_success(engine, traces, arithmetic.solves, sizes.continuations, how, world.seed):
         valued.append(trace)
         tell("prefix success", len(valued), len(traces))
     arithmetic.write_traces(world.prefixes, valued)

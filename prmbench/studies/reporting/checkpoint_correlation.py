@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from prmbench.metrics import Floats, bootstrap_weights, interval
+from prmbench.metrics.first_error import Floats, bootstrap_weights, interval
 from prmbench.report.stats import ROUNDING
 
 Coefficient = Literal["spearman", "pearson"]

@@ -11,12 +11,12 @@ from itertools import product
 
 import pandas as pd
 
+from prmbench.core.result_files import Run, canonical_json
 from prmbench.report.blocks import PERCENT, PLAIN, SIGNED, number
 from prmbench.report.figures import draw
 from prmbench.report.frame import JOINED
 from prmbench.report.sheets import Sheet
 from prmbench.report.tables import DASH, Grid
-from prmbench.store import Run, canonical_json
 from prmbench.studies.reporting.checkpoint_correlation import (
     FEWEST,
     REPLICATES,

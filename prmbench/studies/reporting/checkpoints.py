@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from prmbench.judge.format_shift import PLAIN, base_and_rendering
+from prmbench.core.records import EvalProtocol, RunManifest
+from prmbench.core.result_files import Run
 from prmbench.report.blocks import group_size
 from prmbench.report.frame import columns, frame, members, model_name
 from prmbench.report.verdicts import HEADLINE
-from prmbench.schema import EvalProtocol, RunManifest
-from prmbench.store import Run
 from prmbench.studies.reporting.nested_seeds import Runs, difference
 from prmbench.studies.reporting.policy_runs import BASE, RLStudy, rl_study
 from prmbench.studies.reporting.probe_models import PANEL_OF, PROBE, name
@@ -30,6 +29,7 @@ from prmbench.studies.reporting.reward_model_runs import (
     seed_of,
     study,
 )
+from prmbench.tasks.format_shift import PLAIN, base_and_rendering
 
 F1 = ("F1 onpolicy", "F1 injected", "F1 shifts", "own F1 onpolicy", "oracle F1 onpolicy", "oracle F1 injected")
 """Of the miniature: process level but for `own`, which is read by the value that picks among N; calibrated but for the

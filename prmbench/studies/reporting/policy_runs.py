@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from prmbench.judge.distrl import TRUNCATED, validated_at
+from prmbench.core.records import RunManifest
+from prmbench.core.result_files import Run
 from prmbench.report.training_runs import TrainingRun, read_metrics
-from prmbench.schema import RunManifest
-from prmbench.store import Run
 from prmbench.studies.reporting.nested_seeds import Runs, Seeds, whole
+from prmbench.tasks.distrl import TRUNCATED, validated_at
 
 RL_STUDY = "miniature_rl"
 """The benchmark whose runs form the study of RL arms."""

@@ -9,10 +9,10 @@ import math
 import re
 from collections.abc import Iterator
 
+from prmbench.core.records import RunManifest
 from prmbench.report.blocks import PERCENT
 from prmbench.report.stats import mean
 from prmbench.report.tables import DASH, Grid
-from prmbench.schema import RunManifest
 from prmbench.studies.reporting.nested_seeds import difference
 from prmbench.studies.reporting.policy_claims import METHODS, Question, by_world
 from prmbench.studies.reporting.reward_model_runs import PROCESS, BySeed, Study

@@ -12,9 +12,9 @@ from statistics import fmean
 
 import pandas as pd
 
+from prmbench.core.records import MetricRow, RunManifest
+from prmbench.core.result_files import Run
 from prmbench.report.frame import rule_and_readout
-from prmbench.schema import MetricRow, RunManifest
-from prmbench.store import Run
 
 STUDY = "miniature"
 """The benchmark whose runs form a study: many seeds, one world each."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prmbench.core.records import RunManifest
+from prmbench.core.result_files import Run, canonical_json
 from prmbench.report.figures import draw
 from prmbench.report.sheets import Fact, Section, Sheet, sheet_name, sizes_of_subsets
 from prmbench.report.tables import Grid
-from prmbench.schema import RunManifest
-from prmbench.store import Run, canonical_json
 from prmbench.studies.reporting import (
     policy_claims,
     policy_figures,

@@ -1,0 +1,323 @@
+"""`prmbench train-distrl`: its options, its presets (paper, release, default, miniature) and its arms, with sources.
+
+An arm is a row of values, never a code path. Standard library only; what the values do is rl/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from prmbench.config import LoadConfig, Preset
+from prmbench.config.fields import option
+from prmbench.core.records import UserError
+
+Arm = Literal[
+    "grpo",
+    "grpo_ipvrm",
+    "grpo_implicit_prm",
+    "grpo_dpo_rm",
+    "distrl_ipvrm",
+    "distrl_implicit_prm",
+    "distrl_dpo_rm",
+    "distrl_ipvrm_frozen",
+    "prime",
+    "spro",
+    "reinforce_q_rm",
+]
+SELF = "self"
+"""As --rm-model: the policy's own log-ratio to the reference is the reward (SPRO)."""
+
+
+@dataclass(frozen=True)
+class DistRLConfig(LoadConfig):
+    """`prmbench train-distrl`; an option that is None takes the arm's value, or else the preset's."""
+
+    engine: Literal["hf", "vllm", "server"] = option(  # type: ignore[assignment]
+        "hf", "Who draws completions: transformers, vLLM in process, or vLLM servers (--server)."
+    )
+    server: tuple[str, ...] = option((), "URL of a vLLM server, repeatable: process r asks server r mod their number.")
+    preset: Preset = option("default", "Values of the options left out: default, paper, release or miniature.")
+    arm: Arm = option("distrl_ipvrm", "Named combination of reward, reward model and branches; flags win over it.")
+    # What a token's advantage is made of.
+    reward: Literal["verifier", "rm", "both"] | None = option(
+        None, "Outcome from the verifier, process reward, or both."
+    )
+    gae_weight: float | None = option(None, "Weight of the process advantage beside the outcome's (Eq. 13: 1).")
+    alpha: float | None = option(None, "Weight of the candidate branch, Eq. 14; 0 = none (paper: 0.1).")
+    p_min: float | None = option(None, "Candidates are the tokens with pi_old of at least this (Eq. 11: 0.1).")
+    credit: Literal["gae", "rloo", "masked_step", "score"] | None = option(
+        None, "Process advantage: GAE of the TD (Eqs. 26-28), or as in PRIME, in SPRO, or the token's score itself."
+    )
+    gamma: float | None = option(None, "Discount of the GAE (paper: 1).")
+    lam: float | None = option(None, "Lambda of the GAE (the paper does not say; release: 1).")
+    td_normalize: Literal["group", "batch"] | None = option(
+        None, "TD before the GAE: standardised in its prompt's group (Eqs. 26-27), or centred over the batch (release)."
+    )
+    whiten: bool | None = option(None, "Whiten the process advantage over the batch (release).")
+    zero_terminal: bool | None = option(None, "No TD and no candidates at a completion's last token (release).")
+    # The surrogate.
+    clip_low: float | None = option(None, "Clip of the probability ratio below 1 (paper: 0.2).")
+    clip_high: float | None = option(None, "Clip of the probability ratio above 1 (paper: 0.28).")
+    clip_candidates: float | None = option(None, "Symmetric clip of the candidates' ratio; 0 = as the token branch's.")
+    dual_clip: float | None = option(None, "Bound of the loss where the advantage is negative; 0 = none (release: 3).")
+    reduction: Literal["sequence", "token"] | None = option(None, "Mean per sequence (Eq. 12), or over all tokens.")
+    candidate_normalize: Literal["length", "mass"] | None = option(
+        None, "Candidate branch divided by a sequence's length (Eq. 11), or by the candidates' mass (release)."
+    )
+    # The reward model, trained online.
+    rm_model: str = option("", "Reward model to start from: a folder of train-rm, or `self` (default: --model).")
+    rm_loss: Literal["ipvrm", "implicit_prm", "dpo_rm", "q_rm"] | None = option(None, "Its objective.")
+    rm_beta: float | None = option(None, "Scale of its log-ratio.")
+    rm_margin: float | None = option(None, "Its margin, where the loss has one.")
+    rm_learning_rate: float | None = option(None, "Its learning rate (paper: 1e-4 with LoRA; release: 2e-6 without).")
+    rm_minibatch: int | None = option(None, "Prompts of one of its updates; 0 = all of the step's.")
+    rm_update: Literal["online", "frozen"] | None = option(None, "Train it on every step's completions, or never.")
+    reference: Literal["behaviour", "sft"] | None = option(
+        None, "Reference of the log-ratio: the policy that drew the completions (Table 9), or the start of training."
+    )
+    adb: bool | None = option(
+        None, "Difficulty offset V(x) = logit of a prompt's accuracy in its loss (15); not dpo_rm."
+    )
+    dlw: bool | None = option(None, "Rare outcomes of a prompt weigh more in its loss (15); not dpo_rm.")
+    dlw_normalize: bool | None = option(None, "A prompt's weights scaled to mean 1 (release).")
+    # Completions.
+    group_size: int | None = option(None, "Completions per prompt (paper: 4; release: 16).")
+    prompts: int | None = option(None, "Prompts with mixed outcomes that a step trains on (paper: 256).")
+    draw: int | None = option(None, "Prompts drawn at a time to find them (paper: 512).")
+    allow_empty: bool = option(False, "Go on even if three steps in a row find no prompt to train on.")
+    rounds: int | None = option(None, "Most such draws in a step; the batch is smaller if they do not suffice.")
+    truncated: Literal["drop", "mask", "keep"] | None = option(
+        None, "A completion cut by length: drop its prompt's group (release), leave out its tokens, or keep it."
+    )
+    max_new_tokens: int = option(2048, "Longest completion (release: 2048).")
+    draw_tokens: int | None = option(None, "Tokens, prompts included, that transformers draws at a time (by device).")
+    verifier: Literal["auto", "math", "exact", "gym"] = option("auto", "Who checks answers; see rollout.")
+    split: Literal["paragraph", "line", "numbered"] = option("paragraph", "How free text becomes steps; see rollout.")
+    first_rollouts: Path | None = option(
+        None, "Rollouts of the start policy, all trained on before step 1 (control: GRPO with the RM's rollouts)."
+    )
+    # Optimisation of the policy.
+    steps: int = option(100, "Steps: completions, reward-model update, policy updates.")
+    learning_rate: float | None = option(None, "Of the policy (paper: 3e-5 with LoRA; release: 2e-5 without).")
+    minibatch: int | None = option(None, "Prompts of a policy update; 0 = all of the step's.")
+    warmup: int = option(0, "Steps over which both learning rates rise.")
+    optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW (betas 0.9, 0.999), or plain SGD.")
+    weight_decay: float = option(0.0, "Pull of the weights towards zero.")
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = not at all.")
+    lora_rank: int | None = option(None, "Rank of LoRA adapters in policy and reward model (paper: 128); 0 = full.")
+    gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
+    strategy: Literal["ddp", "fsdp"] = option("ddp", "Under torchrun: replicate the models, or shard them (FSDP2).")
+    # Watching and keeping.
+    validation_data: Path | None = option(None, "Prompts on which the policy is judged while it learns.")
+    validate_every: int = option(10, "Steps between validations; 0 = only before the first step and after the last.")
+    validation_samples: int = option(8, "Completions of each validation prompt (paper Table 5: 8, at 0.6 and 0.95).")
+    save_every: int = option(10, "Steps between checkpoints; 0 = only at the end and when stopped.")
+    resume: Literal["auto", "never"] = option("auto", "Go on from the newest checkpoint in --out, or refuse.")
+    tracker: Literal["none", "wandb", "trackio", "tensorboard"] = option("none", "Also send metrics.jsonl there.")
+    out: Path = option(Path("runs/distrl"), "Folder for the policy, the reward model, metrics.jsonl and checkpoints.")
+
+
+_PAPER: dict[str, Any] = {
+    # Section 3.2-3.4, appendix C: n = 4, 512 prompts a batch of which 256 mixed, LoRA 128, 3e-5 and 1e-4, clip 0.2 and
+    # 0.28, alpha 0.1, P_min 0.1, beta 10, m 5; Eq. 13 adds the GAE with weight 1; pi_ref = pi_old (Table 9).
+    "gae_weight": 1.0,
+    "alpha": 0.1,
+    "p_min": 0.1,
+    "credit": "gae",
+    "gamma": 1.0,
+    "td_normalize": "group",
+    "whiten": False,
+    "zero_terminal": False,
+    "clip_low": 0.2,
+    "clip_high": 0.28,
+    "clip_candidates": 0.0,
+    "dual_clip": 0.0,
+    "reduction": "sequence",
+    "candidate_normalize": "length",
+    "rm_beta": 10.0,
+    "rm_margin": 5.0,
+    "rm_update": "online",
+    "reference": "behaviour",
+    "adb": True,
+    "dlw": True,
+    "dlw_normalize": False,
+    "group_size": 4,
+    "prompts": 256,
+    "draw": 512,
+    "lora_rank": 128,
+    "truncated": "keep",
+    # The paper does not say: lambda as the release; one draw; four policy updates and eight of the reward model a step.
+    "lam": 1.0,
+    "rounds": 1,
+    "minibatch": 64,
+    "rm_minibatch": 32,
+}
+_RELEASE: dict[str, Any] = {
+    # The authors' config: n = 16, 1024 prompts of which 512, full parameters, process advantage centred over the batch,
+    # whitened and weighted 0.05, no TD at the last token, means over tokens and over candidate mass, dual clip 3,
+    # weights of Eq. 15 scaled within the prompt, reward-model updates of 128 sequences, policy updates of 128 prompts.
+    # Not as there: its candidates are five at most and hold the token drawn, likely or not; and a step that lacks mixed
+    # prompts is filled up with others.
+    **_PAPER,
+    "gae_weight": 0.05,
+    "td_normalize": "batch",
+    "whiten": True,
+    "zero_terminal": True,
+    "clip_candidates": 0.2,
+    "dual_clip": 3.0,
+    "reduction": "token",
+    "candidate_normalize": "mass",
+    "dlw_normalize": True,
+    "group_size": 16,
+    "prompts": 512,
+    "draw": 1024,
+    "lora_rank": 0,
+    "truncated": "drop",
+    "minibatch": 128,
+    "rm_minibatch": 8,
+}
+_DEFAULT: dict[str, Any] = {
+    # The paper where it is explicit and well-posed, else the release: at long completions Eq. 13 as printed is all
+    # process reward (a sum of T standardised terms), so the release's whitening and weight; its truncation rule and
+    # dual clip for safety; draws repeated until there are enough mixed prompts.
+    **_PAPER,
+    "gae_weight": 0.05,
+    "whiten": True,
+    "zero_terminal": True,
+    "dual_clip": 3.0,
+    "truncated": "drop",
+    "rounds": 3,
+}
+_MINIATURE: dict[str, Any] = {
+    # A policy of 0.1 M parameters and solutions of forty tokens: our choice, made on validation problems
+    # (leaderboards/results/miniature_rl/tuning_rl.json).
+    **_PAPER,
+    "rm_margin": 0.5,
+    "prompts": 16,
+    "draw": 24,
+    "lora_rank": 0,
+    "learning_rate": 3e-4,
+    "rm_learning_rate": 3e-4,
+    "minibatch": 0,
+    "rm_minibatch": 0,
+}
+PRESETS: dict[Preset, Mapping[str, Any]] = {
+    "paper": _PAPER,
+    "release": _RELEASE,
+    "default": _DEFAULT,
+    "miniature": _MINIATURE,
+}
+RATES: dict[bool, Mapping[str, float]] = {
+    True: {"learning_rate": 3e-5, "rm_learning_rate": 1e-4},
+    False: {"learning_rate": 2e-5, "rm_learning_rate": 2e-6},
+}
+"""With LoRA as the paper (appendix C), without as the authors' config; where neither option nor preset says more."""
+
+_VERIFIER: dict[str, Any] = {"reward": "verifier", "gae_weight": 0.0, "alpha": 0.0}
+_IPVRM: dict[str, Any] = {"reward": "both", "rm_loss": "ipvrm"}
+# beta as in reward-model training (appendix C): it cancels in every normalised advantage, but not in the loss.
+_IMPLICIT: dict[str, Any] = {"reward": "both", "rm_loss": "implicit_prm", "rm_beta": 0.05, "rm_margin": 0.0}
+_DPO: dict[str, Any] = {"reward": "both", "rm_loss": "dpo_rm", "rm_beta": 0.05, "rm_margin": 0.0}
+_NO_CANDIDATES: dict[str, Any] = {"alpha": 0.0}
+ARMS: dict[Arm, Mapping[str, Any]] = {
+    "grpo": _VERIFIER,
+    "grpo_ipvrm": {**_IPVRM, **_NO_CANDIDATES},
+    "grpo_implicit_prm": {**_IMPLICIT, **_NO_CANDIDATES},
+    "grpo_dpo_rm": {**_DPO, **_NO_CANDIDATES},
+    "distrl_ipvrm": _IPVRM,
+    "distrl_implicit_prm": _IMPLICIT,
+    "distrl_dpo_rm": _DPO,
+    "distrl_ipvrm_frozen": {**_IPVRM, "rm_update": "frozen"},
+    # PRIME (arXiv 2502.01456): cross-entropy reward model at beta 0.05 against the start policy, leave-one-out returns
+    # of process and outcome rewards, whitened.
+    "prime": {
+        **_IMPLICIT,
+        **_NO_CANDIDATES,
+        "credit": "rloo",
+        "gae_weight": 1.0,
+        "whiten": True,
+        "zero_terminal": False,
+        "reference": "sft",
+        "adb": False,
+        "dlw": False,
+    },
+    # SPRO (masked step advantage): the policy's own log-ratio to the start, accumulated, less its group's mean there.
+    "spro": {
+        "reward": "both",
+        "rm_loss": "implicit_prm",
+        "rm_model": SELF,
+        "rm_update": "frozen",
+        "reference": "sft",
+        "credit": "masked_step",
+        "whiten": False,
+        "zero_terminal": False,
+        "rm_beta": 0.05,
+        "rm_margin": 0.0,
+        "gae_weight": 1.0,
+        **_NO_CANDIDATES,
+    },
+    # Reinforce with Q-RM: the scalar head's score of a token is its advantage; one update a step leaves the ratio at 1.
+    "reinforce_q_rm": {
+        "reward": "rm",
+        "rm_loss": "q_rm",
+        "rm_beta": 0.2,
+        "rm_margin": 2.0,
+        "rm_update": "frozen",
+        "credit": "score",
+        "gae_weight": 1.0,
+        "whiten": False,
+        "zero_terminal": False,
+        "minibatch": 0,
+        **_NO_CANDIDATES,
+    },
+}
+# The best of four settings an arm on two validation seeds: leaderboards/results/miniature_rl/tuning_rl.json.
+_BRANCH: dict[str, Any] = {"alpha": 1.0, "gae_weight": 0.0}
+TUNED: dict[Arm, Mapping[str, Any]] = {
+    "grpo_ipvrm": {"gae_weight": 0.05},
+    "grpo_implicit_prm": {"gae_weight": 0.05},
+    "grpo_dpo_rm": {"gae_weight": 0.05},
+    "distrl_ipvrm": _BRANCH,
+    "distrl_implicit_prm": _BRANCH,
+    "distrl_dpo_rm": _BRANCH,
+    "distrl_ipvrm_frozen": _BRANCH,
+    "reinforce_q_rm": {"learning_rate": 1e-4},
+}
+"""What the preset `miniature` changes in an arm's own values."""
+
+
+def resolve(config: DistRLConfig) -> DistRLConfig:
+    """The config with the arm's value, or else the preset's, wherever an option was left out.
+
+    Raises UserError on options that contradict each other.
+    """
+    values = {**PRESETS[config.preset], **ARMS[config.arm]}
+    if config.preset == "miniature":
+        values |= TUNED.get(config.arm, {})
+    given = {f.name: getattr(config, f.name) for f in fields(config)}
+    known = {name: value for name, value in given.items() if value not in (None, "")}
+    rank = known.get("lora_rank", values["lora_rank"])
+    filled = {**RATES[rank > 0], **values, **known}
+    _check(filled)
+    return replace(config, **{name: filled[name] for name in given if name in filled})
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    process = values["reward"] != "verifier"
+    for name in ("alpha", "gae_weight"):
+        if values[name] and not process:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} {values[name]:g}: --reward verifier has no process reward; take both, or rm")
+    if process and not values["alpha"] and not values["gae_weight"]:
+        raise UserError(f"--reward {values['reward']}: --alpha and --gae-weight are both 0; raise one of them")
+    if values.get("rm_model") == SELF and (values["reference"] != "sft" or values["rm_update"] != "frozen"):
+        raise UserError("--rm-model self: is 0 against itself; give --reference sft and --rm-update frozen")
+    if process and not values.get("rm_loss"):
+        raise UserError(f"--reward {values['reward']}: no reward model is named; give --rm-loss, or another --arm")
+    if values.get("rm_loss") == "q_rm" and (values["alpha"] or values["credit"] != "score"):
+        raise UserError("--rm-loss q_rm: scores tokens that were drawn, no others; give --alpha 0 --credit score")
+    if values.get("rm_loss") == "q_rm" and values["rm_update"] == "online":
+        raise UserError("--rm-loss q_rm: has no online update; give --rm-update frozen")

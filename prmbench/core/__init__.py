@@ -1,0 +1,1 @@
+"""What everything else stands on: records, result files, provenance, validation, processes, progress. No metric."""

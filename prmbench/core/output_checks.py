@@ -1,0 +1,139 @@
+"""Which files a command may write: none that it reads, no link, no device, and an existing one only with --force.
+
+Every command asks `check` before it begins; writing.py refuses links and devices again at the moment of writing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from prmbench.core import reading, writing
+from prmbench.core.records import UserError
+
+READS = (
+    "data",
+    "template",
+    "model",
+    "ref_model",
+    "rm_model",
+    "ref_cache",
+    "against",
+    "validation_data",
+    "first_rollouts",
+)
+"""Options that name a file or a folder to read."""
+NOT_FILES = ("auto", "plain")
+"""Values of --template that name no file, whatever lies in the current folder."""
+POINTERS = {"prm.json": "ref_model", "adapter_config.json": "base_model_name_or_path"}
+"""Files of a model folder, and the field in them that may name another model folder."""
+TRAINED = ("train.json", "metrics.jsonl", "non_finite.json", "prm.json")
+"""What training writes into --out beside the model."""
+MODEL_FILES = (
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt", "prm.json"),
+)
+"""Patterns of the files that saving a model may write."""
+FOLDERS = ("adapter", "rm", "weights", "result", "drawn", "checkpoints")
+"""Folders of a training run that are rewritten as it goes on."""
+_on_the_command_line: ContextVar[tuple[Path, ...]] = ContextVar("files named on the command line", default=())
+
+
+@contextmanager
+def also_reading(paths: Iterable[Path]) -> Iterator[None]:
+    """While this is open, `check` counts these paths among those that are read: arguments, and the --config file."""
+    token = _on_the_command_line.set(tuple(paths))
+    try:
+        yield
+    finally:
+        _on_the_command_line.reset(token)
+
+
+def check(written: Iterable[Path], config: Any = None, reads: Iterable[Path] = (), *, force: bool = False) -> None:
+    """Raises UserError unless each of these files may be written by a command with these options.
+
+    Args:
+        written: All files that the command writes, there or not.
+        config: Its options; those in `READS` name what it reads.
+        reads: Further files and folders that it reads.
+        force: Whether a file that is there already may be replaced. No file that is read may ever be.
+    """
+    read = [*_named(config), *reads]
+    sources = {identity: path for path in read for identity in _identities(path)}
+    for path in written:
+        try:
+            writing.check_target(path)
+        except UserError as error:
+            raise UserError(f"--out {error}") from error
+        info = reading.lstat(path)
+        if info is None:
+            if path in read:  # reading it will fail; writing it first would only hide that
+                raise UserError(f"--out {path}: is a file that is read; name another")
+            continue
+        if (info.st_dev, info.st_ino) in sources:
+            source = sources[info.st_dev, info.st_ino]
+            what = "" if source == path else f", by way of {source}"
+            raise UserError(f"--out {path}: is a file that is read{what}; name another")
+        if not force:
+            raise UserError(f"--out {path}: exists; name another file, or pass --force to replace it")
+
+
+def check_training(out: Path, config: Any) -> None:
+    """Raises UserError when training into `out` would overwrite what the options say is read."""
+    for path in _named(config):
+        if not reading.exists(path):
+            continue
+        if os.path.realpath(path) == os.path.realpath(out):
+            raise UserError(f"--out {out}: is a folder that this command reads ({path}); choose another")
+        if any(_is_inside(path, out / name) for name in FOLDERS):
+            raise UserError(f"--out {out}: this command reads {path}, which it would overwrite; choose another")
+    saved = {path for name in MODEL_FILES for path in out.glob(name)} if out.is_dir() else set()
+    check([*(out / name for name in TRAINED), *sorted(saved)], config, force=True)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _named(config: Any) -> Iterator[Path]:
+    """The files and folders that the options and the command line name, and those that model folders point to."""
+    for path in _on_the_command_line.get():
+        yield from _with_pointers(path)
+    for name in READS:
+        value = getattr(config, name, None)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one and str(one) not in NOT_FILES:
+                yield from _with_pointers(Path(one))
+
+
+def _with_pointers(path: Path) -> Iterator[Path]:
+    """The path, and the local model that a folder's prm.json or adapter_config.json names, if it is one."""
+    yield path
+    for name, field in POINTERS.items():
+        try:
+            if not (path / name).is_file():
+                continue
+            value = reading.read_json(path / name).get(field)
+        except (OSError, ValueError, UserError, AttributeError):
+            continue  # none there, or one that its own reader will refuse
+        if isinstance(value, str) and value:
+            yield path / value
+            yield Path(value)
+
+
+def _identities(path: Path) -> Iterator[tuple[int, int]]:
+    """(device, inode) of a file, or of the files directly in a folder: hard and symbolic links have their target's."""
+    try:
+        info = path.stat()
+        yield info.st_dev, info.st_ino
+        members = sorted(path.iterdir()) if path.is_dir() else []
+    except (OSError, ValueError):
+        return  # nothing there, or out of reach: reading it will say so
+    for member in members:
+        with suppress(OSError):  # a link that leads nowhere
+            info = member.stat()
+            yield info.st_dev, info.st_ino

@@ -1,0 +1,122 @@
+"""Packs the loose runs of a study into one archive a task, for maintainers of leaderboards/.
+
+    python -m prmbench.core.packing FOLDER             # FOLDER/*.json and their scores -> FOLDER/<task>.tar.xz
+    python -m prmbench.core.packing --unpack FOLDER    # and back
+
+No number changes. `scores_sha256` of a packed run is that of its uncompressed lines; the rest of its result stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from prmbench.core import archives, reading, result_files, writing
+from prmbench.core.records import UserError
+from prmbench.core.result_files import Run
+
+
+def pack(folder: Path) -> list[Path]:
+    """Packs every loose run of the folder and of the folders in it; runs that are packed already stay in.
+
+    The loose files go when the archive on disk has been read again and gives the same rows and scores.
+
+    Returns:
+        The archives that were written.
+
+    Raises:
+        UserError: A run cannot be read, or there is none.
+    """
+    unpacked = [path for path in reading.paths_under(folder, ".json") if result_files.has_scores(path)]
+    if not unpacked:
+        raise UserError(f"{folder}: has no loose runs; name the folder that `prmbench eval --out` wrote to")
+    groups: dict[Path, list[Run]] = {}
+    for path in unpacked:
+        manifest = (run := result_files.read_run(path)).result.manifest
+        archive = folder / f"{manifest.task}{archives.SUFFIX}"
+        groups.setdefault(archive, []).append(run)
+    for archive, runs in groups.items():
+        if archive.exists():
+            runs += [result_files.read_run(path) for path in result_files.result_paths(archive)]
+        archives.write(archive, _contents(runs))
+        for run in runs:
+            _check_same(run, result_files.read_run(archive / run.path.name))
+        for run in runs:
+            if not archives.archive_of(run.path):
+                for path in (run.path, result_files.scores_path(run.path), result_files.metrics_path(run.path)):
+                    path.unlink(missing_ok=True)
+    return list(groups)
+
+
+def _contents(runs: Sequence[Run]) -> dict[str, bytes]:
+    """Members by name: results first, then lines, values and metrics. Runs on the same traces are neighbours."""
+    results, lines, values, metrics = {}, {}, {}, {}
+    ordered = sorted(runs, key=lambda run: (run.result.manifest.benchmark_hash, run.path.name))
+    for run in ordered:
+        manifest, stem = run.result.manifest, run.path.name.removesuffix(".json")
+        if run.path.name in results:
+            raise UserError(f"{run.path}: another run has this name; pack them into unlike folders")
+        pairs = [result_files.split_values(line) for line in result_files.score_lines(run.path)]
+        digest = result_files.sha256(b"".join(result_files.join_values(*pair) for pair in pairs))
+        raw = result_files.read_file(run.path, result_files.MOST_RESULT_BYTES, "restore it")
+        results[run.path.name] = raw.replace(manifest.scores_sha256.encode(), digest.encode())
+        lines[stem + result_files.LINES_SUFFIX] = b"".join(line + b"\n" for line, _ in pairs)
+        values[stem + result_files.VALUES_SUFFIX] = b"".join(value + b"\n" for _, value in pairs)
+        if manifest.config.get("metrics_sha256"):
+            name = stem + result_files.METRICS_SUFFIX
+            metrics[name] = result_files.read_file(
+                run.path.with_name(name), result_files.MOST_UNPACKED_BYTES, "restore it"
+            )
+    return {**results, **lines, **values, **metrics}
+
+
+def _check_same(before: Run, after: Run) -> None:
+    manifest = replace(after.result.manifest, scores_sha256=before.result.manifest.scores_sha256)
+    if (before.scores, before.result) != (after.scores, replace(after.result, manifest=manifest)):
+        raise UserError(f"{after.path}: differs from {before.path}, which stays; please report this")
+
+
+def unpack(folder: Path) -> list[Path]:
+    """Writes the runs in the folder's archives as loose files beside them, and removes the archives.
+
+    Returns:
+        The `<run-id>.json` files that were written.
+    """
+    written = []
+    for archive in archives.under(folder):
+        for path in result_files.result_paths(archive):
+            run, loose = result_files.read_run(path), archive.parent / path.name
+            packed = gzip.compress(b"".join(line + b"\n" for line in result_files.score_lines(path)), mtime=0)
+            if result_files.metrics_path(path).name in archives.members(archive):
+                writing.write_atomic(
+                    result_files.metrics_path(loose), archives.read(result_files.metrics_path(path), sys.maxsize)
+                )
+            manifest = replace(run.result.manifest, scores_sha256=result_files.sha256(packed))
+            result_files.write_run(loose, replace(run.result, manifest=manifest), packed)
+            _check_same(run, result_files.read_run(loose))
+            written.append(loose)
+        archive.unlink()
+    return written
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Packs or unpacks the folder that the command line names; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m prmbench.core.packing", description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--unpack", action="store_true", help="write the runs of the archives as loose files again")
+    options = parser.parse_args(arguments)
+    try:
+        paths = unpack(options.folder) if options.unpack else pack(options.folder)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.writelines(f"{path}\n" for path in paths)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

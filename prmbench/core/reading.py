@@ -1,0 +1,257 @@
+"""Files of others: read whole or refused in one line, whatever they are.
+
+Standard library only. Knows no format but JSON and TOML; what is in them is the business of those who ask.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import stat
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from prmbench.core.records import UserError
+
+TOO_DEEP = "nested too deeply to be read"
+BYTE_ORDER_MARK = "\ufeff"
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def check_file(path: Path) -> None:
+    """Raises UserError unless a regular file is at the path, or a link to one."""
+    try:
+        _check_kind(path, path.stat().st_mode)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from error
+    except ValueError as error:  # NUL in the name
+        raise UserError(f"{str(path)!r}: cannot be read ({error})") from error
+
+
+def _check_kind(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: cannot be read (it is a folder); name a file")
+    if not stat.S_ISREG(mode):  # a pipe could keep us waiting for ever, a device never end
+        raise UserError(f"{path}: cannot be read (it is a pipe or a device); save what it gives to a file")
+
+
+def read_bytes(path: Path, *, most: int | None = None, follow_links: bool = True) -> bytes:
+    """Read the content of a regular file.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have; None for any number.
+        follow_links: Whether a link to such a file is one.
+
+    Raises:
+        UserError: There is no such file, it may not be read, or it is larger.
+    """
+    check_file(path)  # before it is opened, which a device may take for more than a question
+    try:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            info = os.fstat(file.fileno())
+            _check_kind(path, info.st_mode)
+            if most is None:
+                return file.read()
+            content = file.read(most + 1) if info.st_size <= most else b""
+    except OSError as error:
+        what = "it is a link; put the file itself there" if error.errno == errno.ELOOP else reason(error)
+        raise UserError(f"{path}: cannot be read ({what})") from error
+    if max(info.st_size, len(content)) > most:
+        raise UserError(f"{path}: has more than {most:,} bytes")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """Read a text file as UTF-8, without its byte order mark and with LF as its line end.
+
+    Raises:
+        UserError: The file cannot be read or is not UTF-8; one that looks like UTF-16 is called so.
+    """
+    return decoded(read_bytes(path), path)
+
+
+def decoded(raw: bytes, path: Path) -> str:
+    """Return the content of a text file as `read_text` does. Raises UserError where it is not UTF-8."""
+    try:
+        text = raw.decode().lstrip(BYTE_ORDER_MARK)
+    except UnicodeDecodeError as error:
+        looks_like = ", looks like UTF-16" if raw.startswith(_UTF_16_MARKS) else ""
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}{looks_like}; save it as UTF-8") from error
+    if "\0" in text[:4]:  # UTF-16 without a mark: every other byte of plain English is zero, which UTF-8 allows
+        raise UserError(f"{path}: not UTF-8, looks like UTF-16 (it begins with zero bytes); save it as UTF-8")
+    return normalise_line_ends(text)
+
+
+def normalise_line_ends(text: str) -> str:
+    r"""Return the text with LF for every CR LF and every CR alone."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def json_lines(text: str) -> list[str]:
+    """Return the lines of a JSON-lines text that are not blank.
+
+    Lines end at LF only: U+2028, NEL and form feed may stand inside a JSON string, where `str.splitlines` would cut.
+    """
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def appended_lines(path: Path) -> list[str]:
+    """The lines of a file of JSON lines that we appended to; those that are blank are left out.
+
+    What a crash has left of a line (zero bytes, half a character) fails to parse alone and not the whole file. Raises
+    UserError when the file cannot be read.
+    """
+    return json_lines(read_bytes(path).decode(errors="replace"))
+
+
+def parse_json(text: str, where: str, *, finite: bool = True) -> Any:
+    """A JSON value from elsewhere, without a key twice in one object, and without NaN and infinity if `finite`.
+
+    Where they may occur, numbers with a point or an exponent are WrittenFloat: rows of data keep their digits.
+
+    Raises UserError; `where` is for its message.
+    """
+    finite_only: dict[str, Any] = {"parse_constant": _refuse_constant, "parse_float": _finite}
+    hooks = finite_only if finite else {"parse_float": WrittenFloat}
+    try:
+        return json.loads(text, object_pairs_hook=_object_of_pairs, **hooks)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from error
+    except ValueError as error:
+        what = "a number has too many digits" if "integer string conversion" in str(error) else str(error)
+        raise UserError(f"{where}: not valid JSON ({what})") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: {TOO_DEEP}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; see `parse_json`. Raises UserError."""
+    return parse_json(read_text(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a TOML file. Raises UserError."""
+    try:
+        return tomllib.loads(read_text(path))
+    except ValueError as error:  # tomllib's own error is one, and so is a number of too many digits
+        what = "a number has too many digits" if "integer string conversion" in str(error) else str(error)
+        raise UserError(f"{path}: not valid TOML ({what})") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: {TOO_DEEP}") from error
+
+
+def paths_under(folder: Path, suffix: str) -> list[Path]:
+    """Everything of that suffix in the folder and the folders in it, sorted; links to folders are not followed.
+
+    Raises UserError when one of the folders may not be searched: what is in it would go missing without a word.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise UserError(f"{error.filename}: cannot be searched ({reason(error)})") from error
+
+    walk = os.walk(folder, onerror=refuse)
+    return sorted(
+        Path(where) / name for where, folders, names in walk for name in (*folders, *names) if name.endswith(suffix)
+    )
+
+
+def shown(value: Any) -> str:
+    """A foreign value in a message, cut."""
+    try:
+        return repr(value)[:60]
+    except ValueError:  # more digits than Python spells out
+        return "a number of too many digits"
+    except RecursionError:
+        return "a value nested too deeply"
+
+
+def reason(error: OSError) -> str:
+    """What the system says went wrong, without the number and the path."""
+    return error.strerror or str(error) or type(error).__name__
+
+
+def lexists(path: Path) -> bool:
+    """Whether there is something at the path, if only a link. Raises UserError when that may not be looked up."""
+    return lstat(path) is not None
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder at the path, links followed. Raises UserError when that may not be seen."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UserError(f"{path}: cannot be looked up ({reason(error)})") from error
+    except ValueError as error:
+        raise UserError(f"{str(path)!r}: cannot be looked up ({error})") from error
+    return True
+
+
+def lstat(path: Path) -> os.stat_result | None:
+    """What is at the path, links not followed; None when there is nothing. Raises UserError."""
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be looked up ({reason(error)})") from error
+    except ValueError as error:
+        raise UserError(f"{str(path)!r}: cannot be looked up ({error})") from error
+
+
+def belongs_to_user(path: Path) -> bool:
+    """Whether the file or folder belongs to the user who runs this process; links are followed."""
+    try:
+        return path.stat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def first_repeated(names: Iterable[str]) -> str:
+    """The first name that has been there before; empty when none has."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return ""
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+class WrittenFloat(float):
+    """A number that keeps the digits it was written with: `str` gives 0.00001 back, and not 1e-05."""
+
+    written: str
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        """The number that a text spells."""
+        number = super().__new__(cls, text)
+        number.written = text
+        return number
+
+    def __str__(self) -> str:
+        return self.written
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
+
+
+def _object_of_pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError(f"the key {first_repeated(name for name, _ in pairs)[:60]!r} occurs twice in one object")
+    return values

@@ -1,0 +1,74 @@
+"""How step scores become a verdict, and how that is spelled in rows, tables and options. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import get_args
+
+from prmbench.core.records.kinds import Boundary, Readout, Threshold, UserError
+
+
+def _number(text: str) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True)
+class EvalProtocol:
+    """How step scores become a verdict. `key` is what a leaderboard column is called.
+
+    `[series.]readout/threshold[:argument][@release]`, e.g. `step_sum/oracle`,
+    `prefix_mean/calibrated:gsm8k`, `logprob.step_sum/fixed:0`, `step_sum/oracle@release`.
+    """
+
+    readout: Readout
+    threshold: Threshold
+    at: float | None = None
+    """The number of a `fixed` or `native` rule, in the unit of the readout."""
+    on: str | None = None
+    """The subset a `calibrated` rule tunes on."""
+    series: str = ""
+    """Empty = `values`; otherwise a key of `also`."""
+    boundary: Boundary = "exact"
+
+    @property
+    def key(self) -> str:
+        """The protocol's name in rows, tables and `--protocol`."""
+        argument = "" if self.on is None else f":{self.on}"
+        if self.threshold == "fixed" and self.at is not None:
+            short = f"{self.at:g}"
+            argument = f":{short if float(short) == self.at else repr(self.at)}"
+        prefix = f"{self.series}." if self.series else ""
+        suffix = "" if self.boundary == "exact" else f"@{self.boundary}"
+        return f"{prefix}{self.readout}/{self.threshold}{argument}{suffix}"
+
+    @classmethod
+    def parse(cls, key: str) -> EvalProtocol:
+        """Reads a key back. Raises UserError on a spelling that `key` never produces."""
+        body, _, boundary = key.partition("@")
+        left, slash, right = body.partition("/")
+        series, _, readout = left.rpartition(".")
+        threshold, _, argument = right.partition(":")
+        known = slash and readout in get_args(Readout) and threshold in get_args(Threshold)
+        if not known or boundary not in ("", *get_args(Boundary)):
+            raise UserError(
+                f"protocol {key!r}: expected [series.]readout/threshold[:argument][@release], "
+                f"readout one of {', '.join(get_args(Readout))}, threshold one of {', '.join(get_args(Threshold))}"
+            )
+        at = on = None
+        if threshold == "fixed":
+            at = _number(argument)
+            if at is None:
+                raise UserError(f"protocol {key!r}: a fixed threshold needs its number, e.g. fixed:0.5")
+        elif threshold.startswith("calibrated"):
+            on = argument
+            if not on:
+                raise UserError(f"protocol {key!r}: a calibrated threshold needs its subset, e.g. calibrated:gsm8k")
+        elif argument:
+            raise UserError(f"protocol {key!r}: {threshold} takes no argument")
+        return cls(readout, threshold, at, on, series, boundary or "exact")  # type: ignore[arg-type]

@@ -1,0 +1,172 @@
+"""Ranges and lengths of a manifest and of its rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from prmbench.core.records import MetricRow, RunManifest
+from prmbench.core.validation.fields import (
+    LARGEST_COUNT,
+    LARGEST_NUMBER,
+    LARGEST_SCORE,
+    MOST_ITEMS,
+    MOST_REPLICATES,
+    MOST_TRACES,
+    MOST_WEIGHTS,
+    NAME,
+    NAME_LENGTH,
+    NOTE_LENGTH,
+    TEXT_LENGTH,
+    Fault,
+    is_count,
+    is_number,
+    setting_faults,
+    short,
+    text_faults,
+)
+
+OF_OUTCOMES = ("policy", "distrl")
+"""Tasks that score no steps."""
+SAMPLING = ("temperature", "top_p", "top_k", "group_size")
+"""What a policy's protocol is named by."""
+TEXTS = (
+    *("model", "backend", "input_format", "benchmark_hash", "scores_sha256", "revision", "weights"),
+    *("ref_model", "ref_revision", "ref_weights", "template", "data_source", "data_revision", "signal"),
+    *("dtype", "engine", "device", "hardware", "commit"),
+)
+LISTS = ("subsets", "series", "rules", "extra_protocols", "trained_on", "commits", "packages", "request_changes")
+LIMITS = (-LARGEST_NUMBER, LARGEST_NUMBER)
+SHARES = {"p_value": (0.0, 1.0), **dict.fromkeys(("mdd", "drop_mdd"), (0.0, LARGEST_NUMBER))}
+"""Metrics of replicates -> between what they lie; what they are exactly, only another bootstrap can tell."""
+ROW_TEXTS = {"subset": NOTE_LENGTH, "protocol": TEXT_LENGTH, "metric": TEXT_LENGTH, "note": NOTE_LENGTH}
+"""Field -> most characters."""
+
+
+def manifest_faults(manifest: RunManifest) -> Iterator[Fault]:
+    """Every field of a manifest that cannot be."""
+    for field, words in (
+        *_texts(manifest),
+        *_names(manifest),
+        *_counts(manifest),
+        *_task(manifest),
+        *setting_faults(manifest.config, "config"),
+    ):
+        yield f"manifest.{field}", words
+
+
+def _texts(manifest: RunManifest) -> Iterator[Fault]:
+    for field in ("run_id", "model", "benchmark"):
+        if not getattr(manifest, field).strip():
+            yield field, "is empty"
+    if not NAME.fullmatch(manifest.run_id):
+        yield "run_id", f"is {short.repr(manifest.run_id)}: letters, digits and . + - _ only, since it names a file"
+    yield from text_faults("run_id", manifest.run_id, NAME_LENGTH)
+    yield from text_faults("benchmark", manifest.benchmark, NAME_LENGTH)
+    for field in TEXTS:
+        yield from text_faults(field, getattr(manifest, field) or "")
+    for pair in manifest.packages.items():
+        for text in pair:
+            yield from text_faults("packages", text)
+
+
+def _names(manifest: RunManifest) -> Iterator[Fault]:
+    lists = {"subsets": manifest.subsets, "series": manifest.series, "calibrate_on": (manifest.calibrate_on,)}
+    for field, names in lists.items():
+        odd = [name for name in names if not NAME.fullmatch(name) or len(name) > NAME_LENGTH]
+        if odd:
+            yield field, f"has {short.repr(odd[0])}: at most {NAME_LENGTH} letters, digits and . + - _"
+    if not manifest.subsets:
+        yield "subsets", "is empty"
+    for field in LISTS:
+        items = getattr(manifest, field)
+        if len(items) > MOST_ITEMS:
+            yield field, f"has {len(items)} items, more than {MOST_ITEMS}"
+        if len(set(items)) < len(items) and field in ("subsets", "series", "rules", "extra_protocols"):
+            yield field, "names one of its items twice"
+        for item in items:
+            yield from text_faults(field, item)
+
+
+def _counts(manifest: RunManifest) -> Iterator[Fault]:
+    most: dict[str, tuple[float, float]] = {
+        "n": (1, MOST_TRACES),
+        "seed": (-LARGEST_COUNT, LARGEST_COUNT),
+        "replicates": (0, MOST_REPLICATES),
+        **dict.fromkeys(
+            ("benchmark_version", "schema_version", "scoring_version", "tokens", "completion_tokens"),
+            (0, LARGEST_COUNT),
+        ),
+        **dict.fromkeys(("seconds", "cost", "memory_gib"), (0, LARGEST_COUNT)),
+        **dict.fromkeys(("native", "fixed"), (-LARGEST_SCORE, LARGEST_SCORE)),
+    }
+    for field, (low, high) in most.items():
+        value: float | None = getattr(manifest, field)
+        if value is not None and not low <= value <= high:  # NaN is in no range
+            yield field, f"is {short.repr(value)}, not from {low:,} to {high:,}"
+    if manifest.beta is not None and not 0 < manifest.beta <= LARGEST_SCORE:
+        yield "beta", f"is {short.repr(manifest.beta)}, not above 0"
+    if manifest.replicates <= MOST_REPLICATES and manifest.n * manifest.replicates > MOST_WEIGHTS:
+        yield (
+            "replicates",
+            f"is {manifest.replicates} for {short.repr(manifest.n)} traces, more than a bootstrap can hold",
+        )
+
+
+def _task(manifest: RunManifest) -> Iterator[Fault]:
+    """Kinds of scores that a task cannot have, and what a task's protocols are named by."""
+    if (manifest.task in OF_OUTCOMES) != (manifest.kind == "outcome"):
+        yield "task", f"is {manifest.task!r} on {manifest.kind!r} scores, unknown to this version"
+    if manifest.task == "policy":
+        for name in SAMPLING:
+            value = manifest.config.get(name)
+            if not is_number(value) or not 0 <= value <= LARGEST_SCORE:
+                yield f"config.{name}", f"is {short.repr(value)}, not a number of at least 0"
+    elif manifest.task == "distrl":
+        yield from _training(manifest.config)
+
+
+def _training(config: Mapping[str, Any]) -> Iterator[Fault]:
+    """When the policy was validated, and by how many samples."""
+    steps, samples = config.get("validated_at"), config.get("samples")
+    rising = isinstance(steps, list | tuple) and all(map(is_count, steps)) and sorted(set(steps)) == [*steps]
+    if not steps or not rising:
+        yield "config.validated_at", f"is {short.repr(steps)}, not a list of rising steps"
+    if not is_count(samples) or not samples:
+        yield "config.samples", f"is {short.repr(samples)}, not a count"
+
+
+def row_faults(rows: Sequence[MetricRow], manifest: RunManifest) -> Iterator[Fault]:
+    """Every field of a row that cannot be; rows whose number is wrong are judge's to find."""
+    for i, row in enumerate(rows):
+        for field, words in _row(row, manifest):
+            yield f"rows.{i}.{field}", words
+    keys = Counter((row.subset, row.protocol, row.metric) for row in rows)
+    for key, times in keys.items():
+        if times > 1:
+            yield "rows", f"has {short.repr('/'.join(key))} {times} times"
+
+
+def _row(row: MetricRow, manifest: RunManifest) -> Iterator[Fault]:
+    for field, most in ROW_TEXTS.items():
+        if not getattr(row, field) and field != "note":
+            yield field, "is empty"
+        yield from text_faults(field, getattr(row, field), most)
+    yield from _row_numbers(row)
+    if not 0 <= row.n <= manifest.n:
+        yield "n", f"is {short.repr(row.n)}, not from 0 to {manifest.n}"
+    elif not 0 <= row.unscored <= row.n:
+        yield "unscored", f"is {short.repr(row.unscored)}, not from 0 to {row.n}"
+
+
+def _row_numbers(row: MetricRow) -> Iterator[Fault]:
+    for field in ("value", "lo", "hi"):
+        number: float | None = getattr(row, field)
+        low, high = SHARES.get(row.metric, LIMITS)
+        if number is not None and not low <= number <= high:
+            yield field, f"is {short.repr(number)}, not a finite number from {low:g} to {high:g}"
+    if (row.lo is None) != (row.hi is None) or (row.value is None and row.lo is not None):
+        yield "lo", f"and hi are {row.lo!r} and {row.hi!r} beside the value {row.value!r}"
+    elif row.lo is not None and row.hi is not None and row.lo > row.hi:
+        yield "lo", f"is {row.lo!r}, above hi, {row.hi!r}"

@@ -1,0 +1,134 @@
+"""Ranges and lengths of scores, by the task and the kind of score that their manifest names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from prmbench.core.records import RunManifest, ScoredTrace
+from prmbench.core.validation.fields import LARGEST_COUNT, LARGEST_SCORE, NOTE_LENGTH, Fault, all_within, short
+
+FINISHES = ("", "stop", "length")
+MOST_STEPS = 1_000_000
+MOST_COMPLETIONS = 4_096
+"""Of one problem."""
+OF_FIRST_ERRORS = ("steps", "format_shift")
+"""Tasks of which every trace has a label."""
+OF_GROUPS = ("policy", "best_of_n")
+"""Tasks that look at all completions of a problem together."""
+
+
+def trace_faults(scores: Iterable[ScoredTrace], manifest: RunManifest) -> Iterator[Fault]:
+    """Every field of a scored trace that cannot be; lines are counted from 1."""
+    for number, trace in enumerate(scores, 1):
+        for field, words in _trace(trace, manifest):
+            yield f"scores line {number} ({short.repr(trace.id)}): {field}", words
+
+
+def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
+    if not trace.id:
+        yield "id", "is empty"
+    texts = (trace.id, trace.subset, trace.cluster, trace.unscored, trace.answer)
+    if len("".join(texts)) > NOTE_LENGTH:  # ids and groups are the user's, and may be whole problems
+        for field, text in zip(("id", "subset", "cluster", "unscored", "answer"), texts, strict=True):
+            if len(text) > NOTE_LENGTH:
+                yield field, f"has {len(text):,} characters, more than {NOTE_LENGTH:,}"
+    if trace.finish not in FINISHES:
+        yield "finish", f"is {short.repr(trace.finish)}, not one of {FINISHES}"
+    if trace.outcome not in (None, 0, 1):
+        yield "outcome", f"is {short.repr(trace.outcome)}, not 0 or 1"
+    yield from _labels(trace, manifest)
+    if trace.unscored:
+        counts = () if manifest.kind == "outcome" else trace.tokens  # a completion that was not verified has a length
+        if trace.values or counts or trace.verdicts or trace.also:
+            yield "unscored", "has a reason, beside scores"
+        yield from _counts(trace)
+    else:
+        yield from _scores(trace, manifest)
+
+
+def _labels(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
+    """Step F1 needs a label, and so a step; elsewhere there may be neither."""
+    needs_label = manifest.task in OF_FIRST_ERRORS
+    fewest = 1 if needs_label else 0
+    if not fewest <= trace.steps <= MOST_STEPS:
+        yield "steps", f"is {short.repr(trace.steps)}, not from {fewest} to {MOST_STEPS}"
+    if trace.label is None:
+        if needs_label:
+            yield "label", f"is missing; benchmark {manifest.benchmark} needs one"
+    elif not -1 <= trace.label < max(trace.steps, 0):
+        yield "label", f"is {short.repr(trace.label)} for {short.repr(trace.steps)} steps"
+    labels = trace.step_labels
+    if manifest.task == "validity" and (not labels or not set(labels) <= {0, 1}):
+        yield "step_labels", f"must be 0 or 1 for each of {trace.steps} steps"
+    if labels and not (len(labels) == trace.steps and all_within(labels, 0, 1)):
+        yield "step_labels", f"must be one number from 0 to 1 for each of {trace.steps} steps"
+
+
+def _scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
+    if manifest.task == "distrl":
+        yield from _validations(trace, manifest)
+    elif manifest.kind == "outcome":
+        if trace.outcome is None:
+            yield "outcome", "is missing, and no reason is given in unscored"
+        if trace.values:
+            yield "values", "are there, and a policy's completion has none"
+        yield from _counts(trace)
+    elif manifest.kind == "verdict":
+        verdicts = [v for v in trace.verdicts if v is not None]
+        if not trace.verdicts or not all_within(verdicts, -1, trace.steps - 1):
+            yield "verdicts", f"is {short.repr(trace.verdicts)}: null, or from -1 to {trace.steps - 1}, one a vote"
+    else:
+        yield from _step_scores(trace, manifest)
+
+
+def _counts(trace: ScoredTrace) -> Iterator[Fault]:
+    if not all_within(trace.tokens, 0, LARGEST_COUNT):
+        yield "tokens", f"is {short.repr(trace.tokens)}, not counts"
+
+
+def _step_scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
+    lowest, highest = (0.0, 1.0) if manifest.kind == "prob" else (-LARGEST_SCORE, LARGEST_SCORE)
+    for name, values in _series(trace).items():
+        if len(values) != trace.steps or not all_within(values, lowest, highest):
+            yield name, f"must be one finite number from {lowest:g} to {highest:g} for each of {trace.steps} steps"
+    for name in manifest.series:
+        if name not in trace.also:
+            yield f"also.{name}", "is missing, and the manifest names it"
+    # A mean over no tokens is no number, so of sums every step needs a token.
+    fewest = 1 if manifest.kind == "logratio" else 0
+    counted = len(trace.tokens) == trace.steps or not (trace.tokens or fewest)
+    if not counted or not all_within(trace.tokens, fewest, LARGEST_COUNT):
+        yield "tokens", f"must be one count of at least {fewest} for each of {trace.steps} steps"
+
+
+def _validations(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
+    count = len(manifest.config["validated_at"])
+    for name, values in _series(trace).items():
+        if trace.steps != count or len(values) != count or not all_within(values, 0, 1):
+            yield name, f"must be one number from 0 to 1 for each of {count} validations"
+
+
+def _series(trace: ScoredTrace) -> dict[str, Sequence[float]]:
+    """Field -> numbers."""
+    return {"values": trace.values, **{f"also.{short.repr(name)[1:-1]}": found for name, found in trace.also.items()}}
+
+
+def coverage_faults(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Iterator[Fault]:
+    """Ids that are doubled, and traces that the manifest promises and the scores file lacks."""
+    doubled = sorted(name for name, times in Counter(t.id for t in scores).items() if times > 1)
+    if doubled:
+        yield "scores", f"have {len(doubled)} ids twice, the first is {short.repr(doubled[0])}"
+    if len(scores) != manifest.n:
+        yield "manifest.n", f"is {manifest.n}, and there are {len(scores)} traces in the scores"
+    have = {t.subset for t in scores}
+    if have != set(manifest.subsets):
+        yield (
+            "manifest.subsets",
+            f"are {short.repr(sorted(manifest.subsets))}, and those in the scores {short.repr(sorted(have))}",
+        )
+    if manifest.task in OF_GROUPS:
+        groups = Counter((t.subset, t.cluster) for t in scores)
+        largest = max(groups.values(), default=0)
+        if largest > MOST_COMPLETIONS:
+            yield "scores", f"have {largest} completions of one problem, more than {MOST_COMPLETIONS}"

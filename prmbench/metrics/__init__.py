@@ -1,0 +1,1 @@
+"""Numbers from arrays, in numpy: no file, no option, no model."""

@@ -1,0 +1,113 @@
+"""metrics.jsonl of a run, what is told live, and an optional tracker. The file is the record; the others follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prmbench.core import processes
+from prmbench.core.records import UserError
+from prmbench.rl.validation import Validation
+from prmbench.training import run_folder
+
+Tell = Callable[[int, int, Mapping[str, Any]], None]
+"""Called with (steps done, steps in all, a line of metrics.jsonl)."""
+Track = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a line on a step has at least."""
+
+    step: int
+    completions: float
+    seconds: float
+    alarms: list[str]
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """A validation's, one for each problem."""
+
+    accuracy: list[float | None]
+    truncated: list[float | None]
+
+
+@dataclass(frozen=True)
+class _Validated:
+    """What a line on a validation has."""
+
+    step: int
+    validation_accuracy: float | None
+    validation: _Numbers
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl. Raises UserError on one that is not ours."""
+    return run_folder.read_log(out, lambda line: _Validated if "validation" in line else _Step)
+
+
+class Log:
+    """Writes lines in process 0 and keeps the steps' in memory, for alarms."""
+
+    def __init__(self, out: Path, steps: int, tell: Tell | None, track: Track | None) -> None:
+        self.out, self.steps, self.tell, self.track = out, steps, tell, track
+        self.history: list[Mapping[str, Any]] = [line for line in read_log(out) if "validation" not in line]
+
+    def step(self, line: Mapping[str, Any]) -> None:
+        """A step's numbers."""
+        self.history.append(line)
+        self._write(line)
+
+    def validation(self, step: int, found: Validation) -> None:
+        """A validation's: the mean is shown, the problems are kept for the result."""
+        numbers = {"accuracy": list(found.accuracy), "truncated": list(found.truncated)}
+        self._write({"step": step, "validation_accuracy": found.mean, "validation": numbers})
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if processes.rank() != 0:
+            return
+        run_folder.log(self.out, line)
+        if self.tell is not None:
+            self.tell(line["step"], self.steps, line)
+        if self.track is not None:
+            self.track(line["step"], {k: float(v) for k, v in line.items() if isinstance(v, int | float)})
+
+
+def tracker(name: str, out: Path, config: Mapping[str, Any]) -> Track | None:
+    """A function that forwards numbers to a tracker. Raises UserError when it is not installed."""
+    if name == "none" or processes.rank() != 0:
+        return None
+    try:
+        return TRACKERS[name](out, config)
+    except ImportError as error:
+        raise UserError(f"--tracker {name}: is not installed ({error}); pip install {name}, or drop it") from error
+
+
+def _tensorboard(out: Path, _: Mapping[str, Any]) -> Track:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(out / "tensorboard"))
+
+    def track(step: int, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return track
+
+
+def _wandb_like(package: str) -> Callable[[Path, Mapping[str, Any]], Track]:
+    def start(out: Path, config: Mapping[str, Any]) -> Track:
+        import importlib
+
+        module = importlib.import_module(package)
+        module.init(project="prmbench", name=out.name, config=dict(config))
+        return lambda step, numbers: module.log(dict(numbers), step=step)
+
+    return start
+
+
+TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb_like("wandb"), "trackio": _wandb_like("trackio")}

@@ -1,0 +1,292 @@
+"""Task steps: first-error F1 under every protocol, its chance floors, and run against run.
+
+Pure functions of committed scores, so any table can be recomputed without a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.core.records import READOUTS, EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.metrics import first_error
+from prmbench.metrics.first_error import Floats, Sample
+from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Part, absent, of_subset, resampled, subset_rows
+
+FOLDS = 5
+FLOORS = ("random", "position", "outcome_oracle")
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """The traces of one subset with their bootstrap weights [b, n] and fold numbers [n]."""
+
+    name: str
+    traces: tuple[ScoredTrace, ...]
+    weights: Floats
+    fold: first_error.Ints
+
+    @property
+    def unscored(self) -> int:
+        """Traces without a score."""
+        return sum(bool(t.unscored) for t in self.traces)
+
+
+def protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
+    """Every protocol that the run's kind of score and its rules admit, in table order."""
+    if manifest.kind == "verdict":
+        return (EvalProtocol("vote", "native", boundary=manifest.boundary),)
+    found = []
+    for series in ("", *manifest.series):
+        for readout in READOUTS[manifest.kind]:
+            base = EvalProtocol(readout, "oracle", series=series, boundary=manifest.boundary)
+            if manifest.native is not None:
+                found.append(replace(base, threshold="native", at=manifest.native))
+            if manifest.fixed is not None:
+                found.append(replace(base, threshold="fixed", at=manifest.fixed))
+            found += [
+                replace(base, threshold="calibrated", on=manifest.calibrate_on),
+                replace(base, threshold="calibrated_in_sample", on=manifest.calibrate_on),
+                replace(base, threshold="cross_validated"),
+                base,
+            ]
+    return tuple(p for p in found if not manifest.rules or p.threshold in manifest.rules)
+
+
+def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricRow, ...]:
+    """All rows of a run: floors first, then each protocol with its interval, per subset and averaged."""
+    subsets = _subsets(manifest, scores)
+    rows = _floor_rows(subsets)
+    samples: dict[tuple[str, str], dict[str, Sample]] = {}  # the threshold rules of a readout share them
+    for asked in (*protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
+        protocol = resolve(manifest, asked)
+        read = protocol.series, protocol.readout
+        if read not in samples:
+            samples[read] = _samples(subsets, protocol)
+        rows += _rows(subsets, protocol.key, _judged(subsets, protocol, samples[read]))
+    return tuple(rows)
+
+
+def resolve(manifest: RunManifest, protocol: EvalProtocol) -> EvalProtocol:
+    """The protocol with the run's own number for `native`.
+
+    Raises UserError when the run's scores cannot be read under the protocol.
+    """
+    if protocol.readout not in READOUTS[manifest.kind]:
+        readable = ", ".join(READOUTS[manifest.kind])
+        raise UserError(f"protocol {protocol.key}: {manifest.model} has {manifest.kind} scores, readouts {readable}")
+    if protocol.series not in ("", *manifest.series):
+        raise UserError(f"protocol {protocol.key}: no series {protocol.series!r} in this run")
+    if protocol.boundary != manifest.boundary:
+        raise UserError(f"protocol {protocol.key}: the run was scored with --boundary {manifest.boundary}")
+    if (protocol.readout == "vote") != (manifest.kind == "verdict" and protocol.threshold == "native"):
+        raise UserError(f"protocol {protocol.key}: verdicts are read as vote/native, and nothing else is")
+    if protocol.threshold != "native" or protocol.readout == "vote":
+        return protocol
+    if manifest.native is None:
+        raise UserError(f"protocol {protocol.key}: {manifest.model} gives no label of its own")
+    return replace(protocol, at=manifest.native)
+
+
+def _subsets(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[Subset]:
+    found = []
+    for name in manifest.subsets:
+        traces = of_subset(scores, name)
+        clusters = [t.cluster for t in traces]
+        problem, draws = resampled(manifest, name, clusters)
+        found.append(Subset(name, traces, np.ascontiguousarray(draws[:, problem]), first_error.folds(clusters, FOLDS)))
+    return found
+
+
+# --- threshold rules ------------------------------------------------------------------------------------
+
+
+def _samples(subsets: Sequence[Subset], protocol: EvalProtocol) -> dict[str, Sample]:
+    """By subset; only the readout and the series of the protocol matter."""
+    return {s.name: first_error.sample(s.traces, protocol) for s in subsets}
+
+
+def _judged(subsets: Sequence[Subset], protocol: EvalProtocol, samples: Mapping[str, Sample]) -> dict[str, list[Cell]]:
+    """Cells per subset, or cells without values and with the reason."""
+    if protocol.readout == "vote":
+        unparsed = [_unparsed(s) for s in subsets] if _any_unparsed(subsets) else [[]] * len(subsets)
+        told = zip(subsets, unparsed, strict=True)
+        return {s.name: [*_subset_cells(s, samples[s.name], protocol, None), *cells] for s, cells in told}
+    if protocol.on is None:
+        return {s.name: _subset_cells(s, samples[s.name], protocol, None) for s in subsets}
+    calibration = next((s for s in subsets if s.name == protocol.on), None)
+    if calibration is None:
+        return {s.name: _absent(f"needs subset {protocol.on}, which this run does not have") for s in subsets}
+    if lacking := missing(calibration):
+        return {s.name: _absent(f"{protocol.on} has {lacking} to tune on") for s in subsets}
+    tuned = first_error.best_threshold(samples[calibration.name], calibration.weights)
+    return {s.name: _subset_cells(s, samples[s.name], protocol, tuned) for s in subsets}
+
+
+def _subset_cells(subset: Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> list[Cell]:
+    """`tuned`: thresholds [b] that a calibration subset gave."""
+    out_of_fold = protocol.threshold == "calibrated" and protocol.on == subset.name
+    if protocol.threshold == "cross_validated" or out_of_fold:
+        if len(set(subset.fold)) == 1:
+            return _absent("cross-validation needs two problems")
+        right, threshold = _cross_validated(subset, data)
+    else:
+        threshold = _threshold(subset, data, protocol, tuned)
+        right = data.matches(threshold)
+    note = OUT_OF_FOLD if out_of_fold else ""
+    error, correct = first_error.accuracies(data, right, subset.weights)
+    cells = [
+        Cell("f1", first_error.harmonic(error, correct), note),
+        Cell("error_accuracy", error, note),
+        Cell("correct_accuracy", correct, note),
+    ]
+    if protocol.readout != "vote":
+        cells.append(Cell("threshold", threshold, note, averaged=False))
+    return cells
+
+
+def _any_unparsed(subsets: Sequence[Subset]) -> bool:
+    return any(None in t.verdicts for s in subsets for t in s.traces)
+
+
+def _unparsed(subset: Subset) -> list[Cell]:
+    """The share of votes that could not be read; a majority is over the others, and none of them is wrong."""
+    votes = np.array([len(t.verdicts) for t in subset.traces])
+    lost = np.array([t.verdicts.count(None) for t in subset.traces])
+    total = subset.weights @ votes
+    share = np.divide(subset.weights @ lost, total, out=np.full(len(total), np.nan), where=total > 0)
+    return [Cell("unparsed", share)]
+
+
+def _threshold(subset: Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> Floats:
+    if protocol.threshold == "oracle":
+        return first_error.best_threshold(data, subset.weights)
+    if tuned is not None:
+        return tuned
+    given = 1.0 if protocol.readout == "vote" else protocol.at
+    if given is None:
+        raise ValueError(f"{protocol.key}: no number for its threshold")
+    return np.full(len(subset.weights), given)
+
+
+def _cross_validated(subset: Subset, data: Sample) -> tuple[NDArray[np.bool_], Floats]:
+    """Each fold judged by the threshold of the others; the threshold shown is the median over folds."""
+    right = np.zeros(subset.weights.shape, dtype=bool)
+    chosen = []
+    for fold in sorted(set(subset.fold)):
+        held_out = subset.fold == fold
+        threshold = first_error.best_threshold(data, subset.weights * ~held_out)
+        right[:, held_out] = data.matches(threshold)[:, held_out]
+        chosen.append(threshold)
+    return right, np.median(chosen, axis=0)
+
+
+# --- rows ------------------------------------------------------------------------------------------------
+
+
+def _absent(reason: str) -> list[Cell]:
+    cells = absent(("f1", "error_accuracy", "correct_accuracy", "threshold"), reason)
+    return [replace(cell, averaged=cell.metric != "threshold") for cell in cells]
+
+
+def _rows(subsets: Sequence[Subset], protocol: str, cells: Mapping[str, Sequence[Cell]]) -> list[MetricRow]:
+    parts = [Part(s.name, len(s.traces), s.unscored, missing(s)) for s in subsets]
+    return subset_rows(parts, protocol, cells)
+
+
+def missing(subset: Subset) -> str:
+    """Why there is no F1 on these labels; empty where there is."""
+    labels = [t.label for t in subset.traces]
+    if all(label == -1 for label in labels):
+        return "no trace with an error"
+    return "" if -1 in labels else "no trace without an error"
+
+
+def _floor_rows(subsets: Sequence[Subset]) -> list[MetricRow]:
+    """What chance, position and the final answer alone reach on these labels."""
+    rows = []
+    for name in FLOORS:
+        rows += _rows(subsets, f"floor/{name}", {s.name: [floor(name, s)] for s in subsets})
+    return rows
+
+
+def floor(name: str, subset: Subset) -> Cell:
+    """F1 of one of FLOORS on a subset's labels."""
+    label = np.array([t.label for t in subset.traces], dtype=np.int64)
+    if name == "random":
+        steps = np.array([t.steps for t in subset.traces], dtype=np.int64)
+        return Cell("f1", first_error.random_floor(steps, label, subset.weights))
+    if name == "position":
+        return Cell("f1", first_error.position_floor(label, subset.weights))
+    if any(t.outcome is None for t in subset.traces):
+        return Cell("f1", np.array([np.nan]), "final answers are not labelled")
+    outcome = np.array([t.outcome for t in subset.traces], dtype=np.int64)
+    return Cell("f1", first_error.outcome_floor(label, outcome, subset.weights))
+
+
+# --- run against run ---------------------------------------------------------------------------------------
+
+
+def compare(
+    a: tuple[RunResult, Sequence[ScoredTrace]],
+    b: tuple[RunResult, Sequence[ScoredTrace]],
+    pairs: Sequence[tuple[EvalProtocol, EvalProtocol]],
+) -> tuple[MetricRow, ...]:
+    """Paired difference in F1 (b minus a) with its interval and p-value, per subset and averaged.
+
+    Both runs are resampled with the same problems. Metrics: f1_a, f1_b, f1_difference, p_value and mdd, the
+    smallest difference that this pairing finds with power 0.80. Raises UserError on unlike protocols.
+    """
+    (left, left_scores), (right, right_scores) = a, b
+    seeded = replace(right.manifest, seed=left.manifest.seed)
+    subsets = _subsets(left.manifest, left_scores), _subsets(seeded, right_scores)
+    rows: list[MetricRow] = []
+    for one, two in pairs:
+        check_alike(one, two)
+        known = resolve(left.manifest, one), resolve(right.manifest, two)
+        cells = [_judged(s, p, _samples(s, p)) for s, p in zip(subsets, known, strict=True)]
+        name = one.key if one.key == two.key else f"{one.key} vs {two.key}"
+        paired = {s.name: _differences(cells[0][s.name], cells[1][s.name]) for s in subsets[0]}
+        rows += _rows(subsets[0], name, paired)
+    return tuple(rows)
+
+
+def pairs(
+    a: RunManifest, b: RunManifest, wanted: Sequence[str] = (), against: str | None = None
+) -> list[tuple[EvalProtocol, EvalProtocol]]:
+    """Which protocols to compare: those asked for (`against` names the second run's), or all that both runs have."""
+    if wanted:
+        return [(EvalProtocol.parse(key), EvalProtocol.parse(against or key)) for key in wanted]
+    other = {p.key for p in protocols(b)}
+    shared = [(p, p) for p in protocols(a) if p.key in other and p.threshold != "calibrated_in_sample"]
+    if not shared:
+        raise UserError(no_shared_protocol(a, b))
+    return shared
+
+
+def no_shared_protocol(a: RunManifest, b: RunManifest) -> str:
+    """What to tell a user whose runs cannot be compared without a name for each protocol."""
+    return (
+        f"compare: {a.model} ({a.kind}) and {b.model} ({b.kind}) share no protocol; "
+        "name one for each with --protocol and --against"
+    )
+
+
+def check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
+    """Raises UserError on two rules whose numbers mean different things."""
+    unlike_numbers = a.readout == b.readout and a.series == b.series and a.at != b.at
+    if (a.threshold, a.on, a.boundary) != (b.threshold, b.on, b.boundary) or unlike_numbers:
+        raise UserError(f"compare: {a.key} and {b.key} are unlike threshold rules; compare the same rule on both sides")
+
+
+def _differences(a: Sequence[Cell], b: Sequence[Cell]) -> list[Cell]:
+    one, two = a[0], b[0]
+    note = one.note or two.note
+    return [
+        Cell("f1_a", one.values, note),
+        Cell("f1_b", two.values, note),
+        Cell("f1_difference", two.values - one.values, note),
+    ]
