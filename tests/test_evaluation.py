@@ -413,12 +413,12 @@ def test_sittings_add_up() -> None:
     def entry(process: int, seconds: float, commit: str | None = now, dirty: bool | None = dirty) -> dict[str, Any]:
         return {"process": process, "seconds": seconds, "commit": commit, "dirty": dirty, "memory_gib": seconds / 4}
 
-    facts = batch_jobs.provenance([entry(0, 1.0), entry(1, 2.5), entry(0, 2.0)])
+    facts = batch_jobs.manifest_fields([entry(0, 1.0), entry(1, 2.5), entry(0, 2.0)])
     told = {"commit": now, "commits": (), "dirty": dirty, "memory_gib": 0.625}
     assert facts == {**told, "seconds": 3.0}  # processes work side by side
-    facts = batch_jobs.provenance([entry(0, 1.0, "older", True), entry(0, 1.0)])
+    facts = batch_jobs.manifest_fields([entry(0, 1.0, "older", True), entry(0, 1.0)])
     assert (facts["commit"], facts["commits"], facts["dirty"]) == (now, ("older", now), True)
-    facts = batch_jobs.provenance([entry(0, 1.0, None, None), entry(0, 1.0)])
+    facts = batch_jobs.manifest_fields([entry(0, 1.0, None, None), entry(0, 1.0)])
     assert (facts["commit"], facts["dirty"]) == (None, None)  # one batch of unknown code, and the whole is
 
 

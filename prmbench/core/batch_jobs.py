@@ -118,7 +118,7 @@ def finished(journal: result_files.Journal, batches: int) -> list[Mapping[str, A
     return [entries[number] for number in range(batches)]
 
 
-def provenance(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def manifest_fields(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How a journal's entries were made, by RunManifest's names."""
     per_process: dict[int, float] = {}
     for entry in entries:

@@ -213,7 +213,7 @@ def collect(
     if all(row.unscored for row in rows) and any(row.unscored == "non-finite" for row in rows):
         journal.remove()
         raise UserError("every score is NaN or infinite; check the weights, or use --dtype float32")
-    return rows, {**batch_jobs.provenance(entries), **_totals(entries)}
+    return rows, {**batch_jobs.manifest_fields(entries), **_totals(entries)}
 
 
 def _totals(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

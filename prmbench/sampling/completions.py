@@ -282,4 +282,4 @@ def _collect(work: Work, journal: result_files.Journal) -> Sampled:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{journal.folder}: not a journal of completions ({error}); delete it to draw anew") from error
-    return Sampled(tuple(rows[i] for i in sorted(rows)), batch_jobs.provenance(entries), journal)
+    return Sampled(tuple(rows[i] for i in sorted(rows)), batch_jobs.manifest_fields(entries), journal)
