@@ -1,4 +1,4 @@
-"""The shape of the code: what imports what, how long files are, and that nothing names a machine."""
+"""The shape of the code: what imports what, and that nothing names a machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import pytest
 import prmbench
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "prmbench"
 HEAVY = {"torch", "pandas", "scipy", "sklearn", "transformers", "matplotlib", "datasets", "pyarrow"}
-MAX_LINES, PAPER = 350, "prmbench/objectives.py"  # the paper is one module, however many equations it has
 MACHINE_PATH = re.compile(rb"(?<![\w.~-])/(?:work|tmp|root|home|Users)/\w")
 
 
@@ -50,12 +48,6 @@ def test_imports_point_down() -> None:
     pytest.importorskip("importlinter")
     done = run("-c", "from importlinter.cli import lint_imports_command as main; main()")
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_files_stay_short() -> None:
-    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert len(lengths) > 10
-    assert {str(path.relative_to(ROOT)) for path, n in lengths.items() if n >= MAX_LINES} <= {PAPER}
 
 
 @pytest.mark.parametrize(("text", "found"), [(b"open('/home/ann/x')", True), (b"see example.org/home/ann", False)])

@@ -40,7 +40,7 @@ class ModelRow:
     trained_on: tuple[str, ...]
     remote_code: bool
     verified: str
-    """How we know. Golden inputs and a slow second computation are in tests/test_families.py."""
+    """How we know. Golden inputs and a slow second computation are in tests/backends/test_families.py."""
     note: str
 
 

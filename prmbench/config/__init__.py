@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from prmbench.config.fields import option
+from prmbench.config.option_field import option
 from prmbench.core import option_values, reading
 from prmbench.core.records import Boundary, UserError
 from prmbench.core.redaction import host_of, scrub

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prmbench.config import LoadConfig, Preset
-from prmbench.config.fields import option
+from prmbench.config.option_field import option
 from prmbench.core.records import UserError
 
 Arm = Literal[

@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 
 from prmbench.config import cli_options
-from prmbench.config.fields import option
+from prmbench.config.option_field import option
 from prmbench.core.progress import bars
 
 app = typer.Typer(name="miniature", no_args_is_help=True, add_completion=False, help="The miniature studies.")

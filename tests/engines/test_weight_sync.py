@@ -1,0 +1,577 @@
+"""New weights on their way to the engine that samples, and the probe that sees whether they arrived. No vLLM here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from chat_server import trickle
+from conftest import save_model
+from numpy.typing import NDArray
+from paths import SUPPORT
+from small_samplers import CPU, PROMPTS, draw, loaded
+from torch import Tensor
+
+from prmbench.core.records import RetryError, UserError
+from prmbench.engines.decoding import Drawn
+from prmbench.engines.generation import Sampling
+from prmbench.engines.hf import HFEngine
+from prmbench.engines.probe import TOLERANCE, Mismatch, check, mismatch, noise, self_test
+from prmbench.engines.render import Encoded
+from prmbench.engines.server import ServerEngine, open_server
+from prmbench.engines.sync import STABLE, Adapter, Copied, Link, Shared, Weights, Written, adapter_of, weights_of
+from prmbench.engines.vllm import Options, open_vllm, serve_command
+
+
+@pytest.fixture(scope="session")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("tied"), 2, tie_word_embeddings=True)
+
+
+def logprobs(engine: HFEngine, drawn: Sequence[Drawn]) -> NDArray[Any]:
+    batch = [Encoded("", (*p, *d.ids), len(p), (len(p) + len(d.ids),)) for p, d in zip(PROMPTS, drawn, strict=True)]
+    return np.concatenate([found.logprobs for found in engine.logprobs(batch)])
+
+
+def probed(trainer: HFEngine, link: Link) -> Any:
+    return self_test(
+        link,
+        weights_of(trainer.model),
+        partial(noise, trainer.model),
+        partial(draw, link.sampler),
+        partial(logprobs, trainer),
+        TOLERANCE["float32"],
+    )
+
+
+def with_lora(engine: HFEngine) -> Any:
+    import peft
+
+    shape = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj", "down_proj"])
+    return peft.get_peft_model(engine.model, shape)
+
+
+# ---- links
+
+
+def test_a_copy_samples_as_the_trained_model(policy: Path, reference: Path) -> None:
+    trained, copied = loaded(policy), loaded(reference)
+    before = draw(copied)
+    Copied(copied).push(1, weights_of(trained.model))
+    assert draw(copied) == draw(trained) != before
+    with torch.no_grad():
+        trained.model.lm_head.weight.mul_(2.0)  # the copy has tensors of its own
+    assert draw(copied) != draw(trained)
+
+
+def test_a_copy_is_tied_to_itself_only(tied: Path, tmp_path: Path) -> None:
+    trained, copied = loaded(tied), loaded(save_model(tmp_path, 5, tie_word_embeddings=True))
+    Copied(copied).push(1, weights_of(trained.model))
+    assert draw(copied) == draw(trained)
+
+
+def test_a_copy_of_another_shape_is_refused(policy: Path) -> None:
+    with pytest.raises(UserError, match=r"no weight lm_head\.weight"):
+        Copied(loaded(policy)).push(1, lambda: {"model.embed_tokens.weight": torch.zeros(2)})
+
+
+def test_written_weights_are_an_untied_model_of_their_own(tied: Path, tmp_path: Path) -> None:
+    trained = loaded(tied)
+    Weights(trained.model, trained.tokenizer, torch.float32)(tmp_path, weights_of(trained.model)() or {})
+    written = loaded(tmp_path)
+    assert written.model.config.tie_word_embeddings is False
+    assert trained.model.config.tie_word_embeddings is True  # the trainer's own stays as it was
+    head, embedding = written.model.lm_head.weight, written.model.model.embed_tokens.weight
+    assert torch.equal(head, embedding)
+    assert head.data_ptr() != embedding.data_ptr()
+    assert draw(written) == draw(trained)
+
+
+def test_weights_are_written_in_the_samplers_precision(policy: Path, tmp_path: Path) -> None:
+    trained = loaded(policy)
+    Weights(trained.model, trained.tokenizer, torch.bfloat16)(tmp_path, weights_of(trained.model)() or {})
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    from safetensors.torch import load_file
+
+    found = load_file(tmp_path / "model.safetensors")
+    assert {w.dtype for w in found.values()} == {torch.bfloat16}
+    own = trained.model.state_dict()
+    assert all(torch.equal(w, own[name].to(torch.bfloat16)) for name, w in found.items())
+
+
+def test_a_written_adapter_is_the_trained_one(policy: Path, tmp_path: Path) -> None:
+    import peft
+
+    trained = loaded(policy)
+    adapted = with_lora(trained)
+    with noise(trained.model):
+        state = adapter_of(trained.model)() or {}
+        Adapter(adapted.peft_config["default"])(tmp_path, state)
+        again = HFEngine(peft.PeftModel.from_pretrained(loaded(policy).model, tmp_path), trained.tokenizer)
+        assert len(state) == 8  # A and B of two projections in two layers
+        assert draw(again) == draw(trained)
+    assert draw(again) != draw(trained)
+
+
+class Recorder:
+    """A sampler that notes what lies on disk when it is told to read."""
+
+    def __init__(self, inner: HFEngine) -> None:
+        self.inner, self.seen = inner, []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def reload(self, folder: Path) -> None:
+        self.seen.append((folder.name, sorted(p.name for p in folder.iterdir())))
+        self.inner = loaded(folder)
+
+    def adapter(self, folder: Path) -> None:
+        self.seen.append((folder.name, sorted(p.name for p in folder.iterdir())))
+
+
+def test_an_engine_reads_a_whole_version_and_old_ones_go(policy: Path, tmp_path: Path) -> None:
+    trained = loaded(policy)
+    link = Written(Recorder(trained), tmp_path, Weights(trained.model, trained.tokenizer, torch.float32))
+    for version in (1, 2, 12, 2):  # the last: the same step again, after a restart
+        link.push(version, weights_of(trained.model))
+    assert [name for name, _ in link.sampler.seen] == ["v000001", "v000002", "v000012", "v000002"]
+    for _, files in link.sampler.seen:
+        assert {STABLE, "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
+    assert [p.name for p in tmp_path.iterdir()] == ["v000002"]
+
+
+def test_stable_is_written_after_everything_else(policy: Path, tmp_path: Path) -> None:
+    def breaks(folder: Path, _: Mapping[str, Tensor]) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    link = Written(Recorder(loaded(policy)), tmp_path, breaks)
+    with pytest.raises(UserError, match=r"cannot write .*No space left"):
+        link.push(1, dict)
+    assert [p.name for p in (tmp_path / "v000001").iterdir()] == ["model.safetensors"]
+    assert not link.sampler.seen
+
+
+# ---- the probe
+
+
+@pytest.mark.parametrize("kind", ["shared", "copied", "written"])
+def test_the_self_test_passes_where_weights_arrive(kind: str, policy: Path, tmp_path: Path) -> None:
+    trained = loaded(policy)
+    before = {name: w.clone() for name, w in trained.model.state_dict().items()}
+    links: dict[str, Callable[[], Link]] = {
+        "shared": lambda: Shared(trained),
+        "copied": lambda: Copied(loaded(policy)),
+        "written": lambda: Written(
+            Recorder(trained), tmp_path, Weights(trained.model, trained.tokenizer, torch.float32)
+        ),
+    }
+    found = probed(trained, links[kind]())
+    assert max(found.disturbed.rms, found.true.rms) < 1e-5
+    assert found.moved > 0.05
+    after = trained.model.state_dict()
+    assert all(torch.equal(w, after[name]) for name, w in before.items())  # the very bits
+
+
+def test_a_sampler_that_ignores_a_push_is_caught(policy: Path) -> None:
+    """Before the first update, when its weights are right by chance, only the exaggerated push shows it."""
+    trained, deaf = loaded(policy), Shared(loaded(policy))
+    assert mismatch(logprobs(trained, draw(deaf.sampler)), sampled(draw(deaf.sampler))).rms < 1e-5
+    with pytest.raises(UserError, match="does not take the weights"):
+        probed(trained, deaf)
+
+
+def test_a_sampler_that_keeps_its_head_is_caught(policy: Path) -> None:
+    """As vLLM does when embeddings are tied: every weight arrives but one."""
+
+    class KeepsHead(Copied):
+        def push(self, version: int, state: Any) -> None:
+            found = dict(state())
+            found["lm_head.weight"] = self.sampler.model.lm_head.weight.detach().clone()
+            super().push(version, lambda: found)
+
+    with pytest.raises(UserError, match="after a push of exaggerated weights"):
+        probed(loaded(policy), KeepsHead(loaded(policy)))
+
+
+def test_a_sampler_that_forgets_the_true_weights_is_caught(policy: Path) -> None:
+    """The push works once and never again."""
+
+    class Once(Copied):
+        def push(self, version: int, state: Any) -> None:
+            if not hasattr(self.sampler, "pushed"):
+                super().push(version, state)
+                self.sampler.pushed = True  # type: ignore[attr-defined]
+
+    with pytest.raises(UserError, match="after the true ones"):
+        probed(loaded(policy), Once(loaded(policy)))
+
+
+def test_a_self_test_that_could_see_nothing_says_so(policy: Path) -> None:
+    trained = loaded(policy)
+    with pytest.raises(UserError, match="cannot be checked"):
+        self_test(
+            Shared(trained),
+            weights_of(trained.model),
+            nullcontext,
+            partial(draw, trained),
+            partial(logprobs, trained),
+            TOLERANCE["float32"],
+        )
+
+
+def test_noise_reaches_what_is_trained_and_nothing_else(policy: Path) -> None:
+    """A new adapter's B is zero: without noise on it, an adapter that never arrives would not show."""
+    trained = loaded(policy)
+    with_lora(trained)
+    before = {name: w.detach().clone() for name, w in trained.model.named_parameters()}
+    with noise(trained.model, seed=3):
+        first = {name: w.detach().clone() for name, w in trained.model.named_parameters()}
+    with noise(trained.model, seed=3):
+        assert all(torch.equal(w, first[name]) for name, w in trained.model.named_parameters())
+    changed = {name for name, w in first.items() if not torch.equal(w, before[name])}
+    assert changed == {name for name in before if ".lora_" in name}
+    assert any("lora_B" in name for name in changed)
+    a = next(name for name in changed if "lora_A" in name)
+    size = float((first[a] - before[a]).square().mean().sqrt() / before[a].square().mean().sqrt())
+    assert size == pytest.approx(0.05, rel=0.3)
+    assert all(torch.equal(w, before[name]) for name, w in trained.model.named_parameters())
+
+
+def sampled(drawn: Sequence[Drawn]) -> NDArray[Any]:
+    return np.array([logprob for d in drawn for logprob in d.logprobs])
+
+
+def test_mismatch_by_hand() -> None:
+    """Ratios 2, 1 and 1/2: the trainer's probability over the sampler's."""
+    found = mismatch(np.log([0.4, 0.3, 0.1]), np.log([0.2, 0.3, 0.2]))
+    assert found.rms == pytest.approx(np.log(2) * (2 / 3) ** 0.5)
+    assert found.mean_ratio == pytest.approx(3.5 / 3)
+    assert found.max_ratio == pytest.approx(2.0)
+    assert found.ess == pytest.approx(3.5**2 / (3 * 5.25))
+    assert found.tokens == 3
+    assert mismatch(np.array([]), np.array([])) == Mismatch(0.0, 1.0, 1.0, 1.0, 0)
+
+
+def test_stale_weights_stop_a_step(policy: Path, reference: Path) -> None:
+    trained, other = loaded(policy), loaded(reference)
+    check(mismatch(logprobs(trained, draw(trained)), sampled(draw(trained))), TOLERANCE["float32"])
+    with pytest.raises(RetryError, match="other weights"):
+        check(mismatch(logprobs(trained, draw(other)), sampled(draw(other))), TOLERANCE["bfloat16"])
+    with pytest.raises(RetryError, match="nan"):
+        check(mismatch(np.array([np.nan]), np.array([0.0])), 1.0)
+
+
+@pytest.mark.slow
+def test_two_process_shards_reach_the_copy_in_every_process(policy: Path, reference: Path, tmp_path: Path) -> None:
+    script = SUPPORT / "sync_runs.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
+    command += map(str, (policy, reference, tmp_path))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in range(2):
+        told = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert max(told["disturbed"]["rms"], told["true"]["rms"]) < 1e-5
+        assert told["disturbed"]["tokens"] == 2 * 3 * 8  # the probe looks at what both drew
+        assert told["moved"] > 0.05
+        assert [tuple(ids) for ids in told["drawn"]] == [d.ids for d in draw(loaded(policy))]
+
+
+# ---- the server's engine, against a server of a few lines
+
+
+@contextmanager
+def server(
+    answers: Callable[[str, dict[str, Any]], tuple[int, Any]], headers: dict[str, str] | None = None, pause: float = 0.0
+) -> Iterator[tuple[str, list[Any]]]:
+    """Its address, and what it was asked: (path, body). `pause`: seconds between the bytes of an endless answer."""
+    asked: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+            asked.append((self.path, body))
+            status, found = answers(self.path, body)
+            raw = json.dumps(found).encode()
+            if pause:
+                trickle(self.wfile, pause)
+                return
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        do_GET = do_POST = _answer
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.server_port}", asked
+        finally:
+            listening.shutdown()
+            thread.join()
+
+
+def test_a_body_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prmbench.engines.server.MOST_BYTES", 2**20)
+    monkeypatch.setattr("prmbench.engines.server.tokens_of", lambda name, revision: (None, frozenset()))
+    with server(lambda path, body: (200, " " * 2**21)) as (url, _), pytest.raises(RetryError, match="more than 64 MiB"):
+        open_server(url, "m")
+    with (
+        server(lambda path, body: (200, {}), {"Content-Length": "99", "Connection": "close"}) as (url, _),
+        pytest.raises(RetryError, match="IncompleteRead"),
+    ):
+        open_server(url, "m")
+
+
+def completion(body: dict[str, Any]) -> dict[str, Any]:
+    """Ids that tell which prompt and seed they answer."""
+    ids = [body["prompt"][0], body["seed"]]
+    return {"choices": [{"token_ids": ids, "logprobs": {"token_logprobs": [-0.5, -1.5]}, "finish_reason": "length"}]}
+
+
+def engine(url: str, **more: Any) -> ServerEngine:
+    return ServerEngine(url, None, frozenset({2}), model="base", **{"tries": 3, "pause": 0.01, **more})
+
+
+def test_a_server_is_asked_for_exactly_what_is_wanted() -> None:
+    with server(lambda _, body: (200, completion(body))) as (url, asked):
+        drawn = engine(url).sample(PROMPTS, [8, 9, 10], [1, 2**64 - 1, 3], Sampling(0.7, top_p=0.9, top_k=4), {7, 2})
+    assert drawn == [Drawn((5, 1), (-0.5, -1.5)), Drawn((40, 2**63 - 1), (-0.5, -1.5)), Drawn((9, 3), (-0.5, -1.5))]
+    path, body = next((path, body) for path, body in asked if body["seed"] == 3)
+    assert path == "/v1/completions"
+    assert body == {
+        "model": "base",
+        "prompt": [9, 8, 7, 6],
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 4,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "max_tokens": 10,
+        "seed": 3,
+        "stop_token_ids": [2, 7],
+        "ignore_eos": True,
+        "logprobs": 0,
+        "return_token_ids": True,
+    }
+
+
+def test_a_failing_server_is_asked_again_with_the_same_seeds() -> None:
+    failures = iter([500, 503, 429, 500])
+
+    def answers(_: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        status = next(failures, 200)
+        return status, completion(body) if status == 200 else {"error": {"message": "busy"}}
+
+    with server(answers) as (url, asked):
+        drawn = engine(url, tries=5).sample(PROMPTS, [8] * 3, [11, 12, 13], Sampling(), ())
+    assert [d.ids for d in drawn] == [(5, 11), (40, 12), (9, 13)]
+    assert len(asked) == 7
+    assert {(body["prompt"][0], body["seed"]) for _, body in asked} == {(5, 11), (40, 12), (9, 13)}
+
+
+def test_a_server_that_is_gone_or_always_fails_is_given_up() -> None:
+    with server(lambda *_: (500, {"error": {"message": "engine died"}})) as (url, asked):
+        with pytest.raises(RetryError, match=r"after 3 attempts \(engine died\)"):
+            engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
+        assert len(asked) == 3
+    with pytest.raises(RetryError, match="no answer from /v1/completions"):
+        engine(url).sample(PROMPTS, [8] * 3, [1, 2, 3], Sampling(), ())
+    with pytest.raises(RetryError, match="no answer from /collective_rpc"):
+        engine(url).reload(Path("weights"))
+
+
+@pytest.mark.parametrize(
+    ("status", "found", "error", "says"),
+    [
+        (400, {"error": {"message": "prompt too long"}}, UserError, "400: prompt too long"),
+        (404, {}, RetryError, "no model base"),
+        (200, {"choices": []}, UserError, "is it vLLM"),
+        (
+            200,
+            {"choices": [{"token_ids": [], "logprobs": {"token_logprobs": []}, "finish_reason": "abort"}]},
+            RetryError,
+            "broke a completion off",
+        ),
+    ],
+)
+def test_answers_that_cannot_be_used(status: int, found: Any, error: type[Exception], says: str) -> None:
+    with server(lambda *_: (status, found)) as (url, asked):
+        with pytest.raises(error, match=says):
+            engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
+        assert len(asked) == 1  # asking again would not help
+
+
+def test_weights_are_sent_by_one_process_and_the_cache_is_reset(tmp_path: Path) -> None:
+    with server(lambda path, _: (404 if "unload" in path else 200, {"success": True})) as (url, asked):
+        engine(url).reload(tmp_path / "v000001")
+        engine(url, tells=False).reload(tmp_path / "v000001")
+        where = {"weights_path": str(tmp_path / "v000001")}
+        assert asked == [
+            ("/collective_rpc", {"method": "reload_weights", "kwargs": where}),
+            ("/reset_prefix_cache", {}),
+        ]
+
+
+def test_an_adapter_is_asked_for_by_its_versions_name(tmp_path: Path) -> None:
+    """In the process that sends it and in those that only ask; the one before is taken off."""
+
+    def answers(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return (200, completion(body)) if path == "/v1/completions" else (200, {"success": True})
+
+    with server(answers) as (url, asked):
+        tells, asks = engine(url), engine(url, tells=False)
+        for name in ("v000001", "v000002"):
+            tells.adapter(tmp_path / name)
+            asks.adapter(tmp_path / name)
+        for one in (tells, asks):
+            one.sample(PROMPTS[:1], [8], [1], Sampling(), ())
+    sent = [(path, body.get("lora_name")) for path, body in asked if "lora" in path]
+    assert sent[-3:] == [
+        ("/v1/unload_lora_adapter", "v000002"),
+        ("/v1/load_lora_adapter", "v000002"),
+        ("/v1/unload_lora_adapter", "v000001"),
+    ]
+    assert [body["lora_path"] for path, body in asked if "/load" in path] == [
+        str(tmp_path / name) for name in ("v000001", "v000002")
+    ]
+    assert [path for path, _ in asked].count("/reset_prefix_cache") == 2
+    assert [body["model"] for path, body in asked if path == "/v1/completions"] == ["v000002", "v000002"]
+
+
+def test_a_busy_cache_or_a_server_without_weight_endpoints_stops(tmp_path: Path) -> None:
+    with server(lambda *_: (200, {"success": False})) as (url, _), pytest.raises(RetryError, match="cannot be reset"):
+        engine(url).reload(tmp_path)
+    with server(lambda *_: (404, {})) as (url, _), pytest.raises(UserError, match="has no /collective_rpc"):
+        engine(url).reload(tmp_path)
+
+
+def test_a_server_is_opened_by_its_address(policy: Path) -> None:
+    served = {"data": [{"id": "org/model", "max_model_len": 512}, {"id": "v000007"}]}
+    with server(lambda *_: (200, served)) as (url, asked):
+        found = open_server(url + "/", str(policy))
+        assert asked == [("/v1/models", {})]
+    assert (found.model, found.max_tokens, found.tells) == ("org/model", 512, True)
+    assert found.stops == loaded(policy).stops
+    with server(lambda *_: (200, {"data": []})) as (url, _), pytest.raises(UserError, match="is not a vLLM server"):
+        open_server(url, str(policy))
+    with pytest.raises(RetryError, match="does not answer"):
+        open_server(url, str(policy))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_server_is_not_followed(status: int, policy: Path) -> None:
+    """Prompts, and where the weights lie, are for the server that was named."""
+    with server(lambda *_: (200, {"data": [{"id": "m"}]})) as (thief, stolen):
+        headers = {"Location": f"{thief}/v1/completions?key=pw9"}
+        with server(lambda *_: (status, {}), headers) as (url, asked):
+            for ask in (
+                lambda: engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ()),
+                lambda: engine(url).reload(Path("weights")),
+                lambda: open_server(url, str(policy)),
+            ):
+                with pytest.raises(UserError, match=f"--server {url}: redirects to {thief}, which is not") as caught:
+                    ask()
+                assert "pw9" not in str(caught.value)
+        assert len(asked) == 3
+        assert stolen == []
+
+
+def test_a_redirect_within_a_server_is_a_refusal() -> None:
+    line = r"refused /v1/completions \(307"
+    with server(lambda *_: (307, {}), {"Location": "/v2"}) as (url, _), pytest.raises(UserError, match=line):
+        engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for() -> None:
+    line = r"no whole answer within 0\.2 seconds"
+    with server(lambda *_: (200, {}), pause=0.02) as (url, _), pytest.raises(RetryError, match=line):
+        engine(url, tries=1, timeout=0.2).sample(PROMPTS[:1], [8], [1], Sampling(), ())
+
+
+@pytest.mark.parametrize(
+    "body", [{"detail": "out of\nmemory"}, ["out of memory"], "out of memory", {"error": {"message": "out of memory"}}]
+)
+def test_the_reason_of_a_refusal_is_one_line(body: Any) -> None:
+    with server(lambda *_: (400, body)) as (url, _), pytest.raises(UserError, match=r"\(400: out of memory\)$"):
+        engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"token_ids": ["a"], "logprobs": {"token_logprobs": [-1.0]}},
+        {"token_ids": [1], "logprobs": {"token_logprobs": [None]}},
+        {"token_ids": [1], "logprobs": {"token_logprobs": [float("nan")]}},
+        {"token_ids": [True], "logprobs": {"token_logprobs": [-1.0]}},
+        {"token_ids": [-1], "logprobs": {"token_logprobs": [-1.0]}},
+        {"token_ids": 3, "logprobs": []},
+        {"token_ids": [1], "logprobs": None},
+        [],
+        None,
+    ],
+)
+def test_malformed_completions(choice: Any) -> None:
+    answer = {**choice, "finish_reason": "stop"} if isinstance(choice, dict) else choice
+    with server(lambda *_: (200, {"choices": [answer]})) as (url, _), pytest.raises(UserError, match="is it vLLM"):
+        engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
+
+
+@pytest.mark.parametrize(
+    "served", [{"data": 3}, {"data": [{"id": 3}]}, {"data": [{"id": "m", "max_model_len": "long"}]}, {"data": [None]}]
+)
+def test_a_server_that_is_none(served: Any, policy: Path) -> None:
+    with server(lambda *_: (200, served)) as (url, _), pytest.raises(UserError, match="is not a vLLM server"):
+        open_server(url, str(policy))
+
+
+# ---- how vLLM is started
+
+
+def test_the_command_that_starts_a_server() -> None:
+    command = serve_command("org/model", "bfloat16", Options("weights", max_tokens=4096), port=8001)
+    assert command[:3] == ["env", "VLLM_SERVER_DEV_MODE=1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"]
+    assert command[3:6] == ["python", "-m", "vllm.entrypoints.openai.api_server"]
+    given = dict(zip(command[6::2], command[7::2], strict=True))
+    assert given == {
+        "--model": "org/model",
+        "--host": "127.0.0.1",
+        "--port": "8001",
+        "--dtype": "bfloat16",
+        "--max-model-len": "4096",
+        "--logprobs-mode": "processed_logprobs",
+        "--generation-config": "vllm",
+        "--hf-overrides": '{"tie_word_embeddings": false}',
+    }
+    adapter = serve_command("m", "float32", Options("adapter", lora_rank=24, eager=True))
+    assert "--hf-overrides" not in adapter
+    assert adapter[adapter.index("--max-lora-rank") + 1] == "32"
+    assert "--enable-lora" in adapter
+    assert "--enforce-eager" in adapter
+
+
+def test_options_and_a_missing_vllm_are_one_line(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--lora-rank 513"):
+        Options("adapter", lora_rank=513).arguments("float32")
+    monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"prmbench\[vllm\]"):
+        open_vllm(str(policy), None, CPU)

@@ -1,0 +1,101 @@
+"""Everything committed under leaderboards/: its tables fit the terminal and its LaTeX compiles; it is of few files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from paths import ROOT
+from terminal_tables import WIDTH, cut, printed
+
+from prmbench.core import archives
+from prmbench.core.records import RunResult, Task
+from prmbench.core.result_files import has_scores, read_run, result_paths
+from prmbench.report import compare_table, report, run_table
+from prmbench.report.sheets import GRIDS
+from prmbench.report.taskterminal import BUILDERS
+from prmbench.tasks import compare, pairs
+
+LEADERBOARDS = ROOT / "leaderboards"
+LOOSE = [path for path in sorted((LEADERBOARDS / "results").rglob("*.json")) if has_scores(path)]
+RESULTS = [*LOOSE, *(path for archive in archives.under(LEADERBOARDS / "results") for path in result_paths(archive))]
+
+
+def result(path: Path) -> RunResult:
+    return RunResult.from_json(json.loads(archives.read(path, 2**26)))
+
+
+def kinds() -> dict[tuple[str, str, str], list[Path]]:
+    """Results by benchmark, task and kind of score."""
+    found: dict[tuple[str, str, str], list[Path]] = {}
+    for path in RESULTS:
+        m = result(path).manifest
+        found.setdefault((m.benchmark, m.task, m.kind), []).append(path)
+    return found
+
+
+def test_every_task_has_tables_for_the_page_and_the_terminal() -> None:
+    tasks = set(get_args(Task)) - {"steps"}
+    assert tasks == set(BUILDERS)
+    assert tasks == set(GRIDS)
+
+
+@pytest.mark.slow
+def test_every_committed_run_fits_the_terminal() -> None:
+    assert RESULTS
+    for path in RESULTS:
+        lines = printed(run_table(result(path)))
+        assert max(map(len, lines)) <= WIDTH, path
+        assert not cut(lines), path
+
+
+@pytest.mark.slow
+def test_comparisons_of_committed_runs_fit_the_terminal() -> None:
+    found = 0
+    for paths in kinds().values():
+        if len(paths) > 1:
+            a, b = (read_run(path) for path in paths[:2])
+            if a.result.manifest.benchmark_hash != b.result.manifest.benchmark_hash:
+                continue
+            asked = pairs(a.result.manifest, b.result.manifest)[:2]
+            lines = printed(compare_table(compare((a.result, a.scores), (b.result, b.scores), asked)))
+            assert max(map(len, lines)) <= WIDTH, paths[:2]
+            assert not cut(lines), paths[:2]
+            found += 1
+    assert found
+
+
+def test_the_folder_stays_small() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", "."], cwd=LEADERBOARDS, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a checkout")
+    paths = [LEADERBOARDS / name for name in listed.stdout.split("\0") if name]
+    assert len(paths) <= 250
+    assert sum(path.stat().st_size for path in paths if path.exists()) <= 15_000_000
+
+
+@pytest.mark.slow
+def test_committed_latex_compiles(tmp_path: Path) -> None:
+    report(LEADERBOARDS / "results", tmp_path, formats=("tex",))
+    for path in sorted(tmp_path.glob("*.tex")):
+        compiles(path, tmp_path)
+
+
+def compiles(path: Path, tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        message = "pdflatex is missing; on Debian: apt-get install texlive-latex-base texlive-latex-recommended"
+        if os.environ.get("PRMBENCH_NO_SKIP"):
+            pytest.fail(message)
+        pytest.skip(message)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"-output-directory={tmp_path}", path.name]
+    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    wide = [line for line in done.stdout.splitlines() if line.startswith("Overfull \\hbox")]
+    assert not wide, wide[:3]

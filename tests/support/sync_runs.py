@@ -1,0 +1,49 @@
+"""Started by torchrun: a sharded model sends its weights to a copy in every process. Writes what each saw."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from small_samplers import PROMPTS, draw, loaded
+
+from prmbench.core import processes
+from prmbench.engines.decoding import Drawn
+from prmbench.engines.probe import TOLERANCE, noise, self_test
+from prmbench.engines.sync import Copied, weights_of
+from prmbench.training.model import Forward
+
+
+def main(source: Path, other: Path, out: Path) -> None:
+    processes.start()
+    rank = processes.rank()
+    trained, copied = loaded(source), loaded(other)
+    module = processes.spread(Forward(trained.model, "lm"), "fsdp", "cpu", torch.float32)
+
+    @torch.no_grad()
+    def logprobs(drawn: Sequence[Drawn]) -> NDArray[np.floating]:
+        found = []
+        for prompt, d in zip(PROMPTS, drawn, strict=True):
+            ids = torch.tensor([[*prompt, *d.ids]])
+            reads = torch.arange(len(prompt) - 1, ids.shape[1] - 1)
+            found.append(module(ids, reads, torch.tensor(d.ids)).numpy())
+        processes.reshard(module)
+        return np.concatenate(found)
+
+    mine = partial(draw, copied, [10 * rank + n for n in range(len(PROMPTS))])
+    found = self_test(
+        Copied(copied), weights_of(trained.model), partial(noise, module), mine, logprobs, TOLERANCE["float32"]
+    )
+    told = {**asdict(found), "drawn": [d.ids for d in draw(copied)]}
+    (out / f"{rank}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

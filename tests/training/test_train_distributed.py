@@ -1,0 +1,118 @@
+"""Two processes on gloo give what one gives: DDP and FSDP2, full and LoRA; sharded checkpoints load in one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paths import SUPPORT
+from train_runs import data, distance, metrics, options, run, traces
+
+from prmbench.config import TrainRMConfig
+from prmbench.training.batching import make_order, micro_batches
+
+STEADY = {
+    "optimizer": "sgd",
+    "learning_rate": 0.003,
+    "steps": 5,
+    "batch_size": 5,
+    "batch_tokens": 120,
+    "save_every": 3,
+    "beta": 2.0,  # more would magnify roundings
+}
+
+
+def torchrun(folder: Path, runs: list[dict[str, Any]]) -> None:
+    told = folder / "runs.json"
+    plain = [{k: str(v) if isinstance(v, Path) else v for k, v in r.items()} for r in runs]
+    told.write_text(json.dumps(plain))
+    script = SUPPORT / "distributed_runs.py"
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command = [sys.executable, *launcher, "--rdzv-endpoint", "localhost:0", str(script), str(told)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(policy: Path, tmp_path: Path) -> None:
+    """Eight rows in batches of five, in micro-batches: shares are uneven, and once one process has nothing."""
+    rows = traces()
+    rows[3] = replace(rows[3], steps=("One might be tempted to multiply.", *rows[3].steps), first_error=None)
+    file = data(tmp_path, rows)
+    cases = [
+        (strategy, lora, loss)
+        for lora, loss in ((0, "ipvrm"), (2, "ipvrm"), (0, "q_rm"))
+        for strategy in ("ddp", "fsdp")
+    ]
+
+    def config(name: str, lora: int, loss: str, **more: Any) -> TrainRMConfig:
+        return options(policy, file, tmp_path / name, **{**STEADY, "lora_rank": lora, "loss": loss, **more})
+
+    runs = [vars(config(f"{s}-{n}-{loss}", n, loss, strategy=s)) for s, n, loss in cases]
+    # A batch of one pair: the other process has nothing to do. And a run that one process is told
+    # to stop: both do, with a checkpoint of shards.
+    runs.append(vars(config("tiny", 0, "dpo_rm", batch_size=1, strategy="fsdp")))
+    parts = {"optimizer": "adamw", "strategy": "fsdp", "validation": 0.25}
+    runs.append({**vars(config("parts", 0, "ipvrm", **parts)), "stop_at": 3})
+    torchrun(tmp_path, runs)
+
+    for lora, loss in ((0, "ipvrm"), (2, "ipvrm"), (0, "q_rm")):
+        alone = tmp_path / f"alone-{lora}-{loss}"
+        run(config(alone.name, lora, loss))
+        for strategy in ("ddp", "fsdp"):
+            both = tmp_path / f"{strategy}-{lora}-{loss}"
+            assert metrics(both) == pytest.approx(metrics(alone), abs=1e-6), both.name
+            assert metrics(both, "accuracy")[1:] == metrics(alone, "accuracy")[1:]  # first there are ties
+            assert metrics(both, "grad_norm") == pytest.approx(metrics(alone, "grad_norm"), rel=1e-4)
+            assert distance(both, alone) < 1e-5, both.name
+        assert distance(alone, policy) > 1e-4 if loss == "ipvrm" else metrics(alone)[-1] < metrics(alone)[0]
+    assert json.loads((tmp_path / "ddp-0-ipvrm" / "train.json").read_text())["result"]["processes"] == 2
+
+    run(config("tiny-alone", 0, "dpo_rm", batch_size=1))
+    assert distance(tmp_path / "tiny", tmp_path / "tiny-alone") < 1e-5
+
+    # Two processes saved three updates in shards; one takes them up.
+    begun: list[int] = []
+    run(config("parts", 0, "ipvrm", **{**parts, "strategy": "ddp"}), progress=lambda done, *_: begun.append(done))
+    assert begun == [4, 5]
+    run(config("unparted", 0, "ipvrm", **{**parts, "strategy": "ddp"}))
+    assert metrics(tmp_path / "parts") == pytest.approx(metrics(tmp_path / "unparted"), rel=1e-4)
+    assert distance(tmp_path / "parts", tmp_path / "unparted") < 1e-3  # Adam magnifies what SGD would not
+
+
+# --- shares and order, which need no process ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+@pytest.mark.parametrize("budget", [1, 40, 10_000])
+def test_shares_cover_a_batch_once_in_equally_many_micro_batches(processes: int, budget: int) -> None:
+    lengths = [3, 9, 4, 20, 7, 7, 1, 12, 30, 2]
+    units = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+    shares = micro_batches(units, lengths, budget, processes)
+    assert len(shares) == processes
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(unit for share in shares for batch in share for unit in batch) == units  # halves stay together
+    for batch in (batch for share in shares for batch in share):
+        width = max((lengths[i] for unit in batch for i in unit), default=0)
+        assert len(batch) <= 1 or 2 * len(batch) * width <= budget
+    if budget == 10_000:
+        assert len(shares[0]) == 1
+
+
+def test_the_order_is_a_function_of_seed_and_pass() -> None:
+    order = make_order(units=7, batch=3, epochs=2.5, steps=None, seed=5)
+    assert order.updates == 6  # 18 rows (2.5 x 7, rounded) in threes
+    stream = [i for update in range(order.updates) for i in order.batch_of(update)]
+    assert len(stream) == 18
+    assert sorted(stream[:7]) == sorted(stream[7:14]) == list(range(7))
+    assert stream[:7] != stream[7:14]
+    assert order.batch_of(4) == stream[12:15]  # whatever was asked before
+    assert [n for n in range(1, 7) if order.pass_ends(n)] == [3, 5]
+    assert make_order(7, 3, 2.5, None, seed=6).batch_of(0) != order.batch_of(0)
+    assert make_order(7, 64, 1.0, 4, seed=5).batch == 7  # no more than there are
+    assert make_order(7, 3, 1.0, 4, seed=5).updates == 4
