@@ -51,7 +51,7 @@ def done(*arguments: object) -> str:
 
 def only_run(out: Path) -> result_files.Run:
     (path,) = out.glob("*[0-9a-f].json")
-    return result_files.read_run(path)
+    return tasks.read_run(path)
 
 
 def test_log_probabilities_are_those_of_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-// Tables: boards, tables that come as text, published numbers, and the overview. All sort and filter alike.
+// Tables: boards, tables of typed cells, published numbers, and the overview. All sort and filter alike.
 
 // --- one table -----------------------------------------------------------------------------------
 const MANY = 8; // rows from which on a table has a filter box
@@ -106,28 +106,19 @@ function boardNotes(t) {
   return ["F1 in percent, [95% interval]. Thin ticks: the floors in the last rows.", ...notes, ...reasons];
 }
 
-// --- tables that come as text: `code`, **best**, and numbers with [their interval] ----------------
+// --- tables of typed cells: text, {code}, or a number: {value, number, interval, marks, best} ------
 function gridTable(grid) {
   const columns = grid.header.map((label, at) => ({ label, words: at < grid.text_columns, tip: words(label) }));
-  const groups = grid.groups.map((rows) => ({ name: "", rows: rows.map((texts) => {
-    const floor = texts.some((text) => text.startsWith("`floor/"));
-    const node = el("tr", { class: floor ? "floor" : null }, ...texts.map((text, at) => (at < grid.text_columns ? wordCell(text) : gridCell(text))));
-    return row(node, texts.map((text, at) => (at < grid.text_columns ? text.replace(/`/g, "") : numberIn(text))), floor);
-  }) }));
+  const groups = grid.groups.map((rows) => ({ name: "", rows: rows.map(({ floor, cells }) =>
+    row(el("tr", { class: floor ? "floor" : null }, ...cells.map((cell, at) => typedCell(cell, at < grid.text_columns))), cells.map(sortValue), floor)) }));
   return table(bench().name + "/" + grid.label, grid.title, columns, groups);
 }
-// "**1,234.5** [..]" -> 1234.5, "<0.001" just below 0.001, a dash -> nothing; what is no number stays text.
-function numberIn(text) {
-  const plain = text.replace(/[*\s]/g, "").replace(/\u2212/g, "-").replace(/(\d),(?=\d{3})/g, "$1");
-  const found = /^([<>]?)([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)/i.exec(plain);
-  if (found) return parseFloat(found[2]) + ({ "<": -1e-9, ">": 1e-9 }[found[1]] || 0);
-  return plain.replace(/[\u2013\u2020\u2021]/g, "") === "" ? null : text;
-}
-const wordCell = (text) => el("td", { class: text.length > 24 && !text.startsWith("`") ? "long" : null }, text.startsWith("`") ? key(text.slice(1, -1)) : text);
-function gridCell(text) {
-  if (typeof numberIn(text) === "string") return el("td", {}, text);
-  const [, bold, value, ends, marks] = /^(\*\*)?([^ *\[]*)(?:\*\*)?( \[[^\]]*\])?(.*)$/.exec(text);
-  return el("td", { class: "f1" + (bold ? " best" : "") }, el("span", { class: "value" }, value), ends ? el("span", { class: "ends" }, ends) : null, marks);
+const sortValue = (cell) => (typeof cell === "string" ? cell : "code" in cell ? cell.code : cell.value);
+function typedCell(cell, isName) {
+  if (typeof cell === "string") return el("td", { class: isName && cell.length > 24 ? "long" : null }, cell);
+  if ("code" in cell) return el("td", {}, key(cell.code));
+  if (isName) return el("td", {}, cell.number);
+  return el("td", { class: "f1" + (cell.best ? " best" : "") }, el("span", { class: "value" }, cell.number), cell.interval ? el("span", { class: "ends" }, " " + cell.interval) : null, cell.marks);
 }
 
 // --- published -----------------------------------------------------------------------------------
@@ -166,10 +157,11 @@ function drawOverview(go) {
     const held = bulk ? bulk[at] : EMPTY, card = b.card;
     const links = [["board", b.tables.length + b.grids.length, "table"], ["traces", held.traces.length, "trace"], ["figures", held.figures.length, "figure"], ["published", b.published.flatMap((p) => p.rows).length, "published row"]]
       .filter(([, n]) => n).map(([view, n, noun]) => el("button", { type: "button", "data-go": view, onclick: () => go(at, view) }, n + " " + noun + (n === 1 ? "" : "s")));
-    const facts = card.facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text.startsWith("`") ? key(text.slice(1, -1)) : text)));
+    const facts = card.facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, typeof text === "string" ? text : key(text.code))));
     return el("article", { class: "card" + (b.unlisted ? " other" : "") },
       el("h3", {}, benchName(b), el("small", {}, card.runs + (card.runs === 1 ? " run" : " runs"))), el("p", {}, card.words),
-      card.number ? el("p", { class: "lead" }, card.number.replace(/ \[.*/, ""), el("small", {}, (/ \[.*/.exec(card.number) || [""])[0])) : el("p", { class: "none" }, card.runs ? "No number that may stand by itself; see the tables." : "No run is listed yet."),
+      card.number === "" ? el("p", { class: "none" }, card.runs ? "No number that may stand by itself; see the tables." : "No run is listed yet.")
+        : el("p", { class: "lead" }, card.number.number || card.number, el("small", {}, card.number.interval ? " " + card.number.interval : "")),
       el("dl", {}, ...facts), el("div", { class: "links" }, ...links));
   }));
 }

@@ -5,7 +5,6 @@ Which backend a model takes comes from its card, its own prm.json, or --backend;
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from prmbench.backends import cards
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig, missing_folder
+from prmbench.core.plugins import import_named
 from prmbench.core.records import READOUTS, ScoreKind, StepScores, Trace, UserError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def load_backend(config: ModelConfig) -> Backend:
     if ":" in card.backend:
         if config.backend != card.backend:  # a downloaded prm.json may not choose what is run
             raise UserError(f"{card.model}: its prm.json names code; pass --backend {card.backend} if you trust it")
-        own: Backend = _load(card.backend)(config)
+        own: Backend = import_named(card.backend, "--backend")(config)
         if own.facts.kind not in READOUTS:
             raise UserError(f"--backend {card.backend}: kind {own.facts.kind!r}; choose from {', '.join(READOUTS)}")
         return own
@@ -122,7 +122,7 @@ def load_backend(config: ModelConfig) -> Backend:
         raise UserError(f"--ref-model: backend {card.backend} has no reference; drop it, or use backend implicit")
     if card.backend not in ("implicit", "endo") and config.boundary != "exact":
         raise UserError(f"--boundary {config.boundary}: backend {card.backend} has no such positions; use exact")
-    return _load(BACKENDS[card.backend])(card, config)  # type: ignore[no-any-return]
+    return import_named(BACKENDS[card.backend], "--backend")(card, config)  # type: ignore[no-any-return]
 
 
 def _check_no_critic(card: ModelCard, config: ModelConfig) -> None:
@@ -171,11 +171,3 @@ def _check_remote_code(card: ModelCard, config: ModelConfig) -> None:
         )
     if not re.fullmatch(r"[0-9a-f]{40}", card.revision or ""):
         raise UserError(f"{card.model} runs code of its own; pin it: --revision must be a full 40-digit sha")
-
-
-def _load(path: str) -> Callable[..., Backend]:
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(f"--backend {path}: cannot be imported ({error}); is its folder on PYTHONPATH?") from error

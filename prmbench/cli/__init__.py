@@ -33,15 +33,6 @@ app = typer.Typer(
     add_completion=False,
 )
 FAILED = 1
-UNSCORED = {
-    "steps": "unscored, counted as wrong",
-    "validity": "unscored, every step counted as wrong",
-    "format_shift": "unscored, counted as wrong",
-    "best_of_n": "unscored, ranked last",
-    "policy": "not verified, neither right nor wrong",
-    "calibration": "unscored, left out",
-    "distrl": "not verified, left out",
-}
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
 
@@ -80,7 +71,7 @@ def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False)
         run = evaluation.evaluate(config, progress)
     if run is None:
         return
-    wanted = set(tasks.checked(run.result.manifest, config.protocol))
+    wanted = set(tasks.resolve_protocols(run.result.manifest, config.protocol))
     rows = run.result.rows
     if wanted:  # the floors stay: no F1 is shown without them
         rows = tuple(r for r in rows if r.protocol in wanted or r.protocol.startswith("floor/"))
@@ -318,11 +309,12 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
         typer.echo(json.dumps({**result, "rows": [asdict(row) for row in rows], "path": str(run.path)}))
         return
     if not quiet:
-        from prmbench import report
+        from prmbench import report, tasks
 
+        unscored = tasks.find_task(run.result.manifest.task).unscored
         _console().print(report.run_table(run.result, rows))
         for reason, times in Counter(t.unscored for t in run.scores if t.unscored).most_common(3):
-            typer.echo(f"{UNSCORED[run.result.manifest.task]}: {times} x {one_line(reason)}")
+            typer.echo(f"{unscored}: {times} x {one_line(reason)}")
         votes = [vote for trace in run.scores for vote in trace.verdicts]
         if None in votes:
             typer.echo(f"votes that could not be read: {votes.count(None)} of {len(votes)}")

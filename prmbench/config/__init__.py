@@ -102,8 +102,9 @@ class SamplingConfig:
 class EvalConfig(SamplingConfig, ModelConfig):
     """`prmbench eval`."""
 
-    benchmark: Literal["processbench", "prmbench_preview", "format_shift", "best_of_n", "policy", "calibration"] = (
-        option("processbench", "What to evaluate on.")
+    benchmark: str = option(
+        "processbench",
+        "processbench, prmbench_preview, format_shift, best_of_n, policy, calibration, or your own: pkg.mod:NAME.",
     )
     rendering: tuple[str, ...] = option(
         (), "format_shift: rendering, repeatable (default: all; the plain one is always there)."

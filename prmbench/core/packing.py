@@ -36,15 +36,15 @@ def pack(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: has no loose runs; name the folder that `prmbench eval --out` wrote to")
     groups: dict[Path, list[Run]] = {}
     for path in unpacked:
-        manifest = (run := result_files.read_run(path)).result.manifest
+        manifest = (run := result_files.read_stored(path)).result.manifest
         archive = folder / f"{manifest.task}{archives.SUFFIX}"
         groups.setdefault(archive, []).append(run)
     for archive, runs in groups.items():
         if archive.exists():
-            runs += [result_files.read_run(path) for path in result_files.result_paths(archive)]
+            runs += [result_files.read_stored(path) for path in result_files.result_paths(archive)]
         archives.write(archive, _contents(runs))
         for run in runs:
-            _check_same(run, result_files.read_run(archive / run.path.name))
+            _check_same(run, result_files.read_stored(archive / run.path.name))
         for run in runs:
             if not archives.archive_of(run.path):
                 for path in (run.path, result_files.scores_path(run.path), result_files.metrics_path(run.path)):
@@ -89,7 +89,7 @@ def unpack(folder: Path) -> list[Path]:
     written = []
     for archive in archives.under(folder):
         for path in result_files.result_paths(archive):
-            run, loose = result_files.read_run(path), archive.parent / path.name
+            run, loose = result_files.read_stored(path), archive.parent / path.name
             packed = gzip.compress(b"".join(line + b"\n" for line in result_files.score_lines(path)), mtime=0)
             if result_files.metrics_path(path).name in archives.members(archive):
                 writing.write_atomic(
@@ -97,7 +97,7 @@ def unpack(folder: Path) -> list[Path]:
                 )
             manifest = replace(run.result.manifest, scores_sha256=result_files.sha256(packed))
             result_files.write_run(loose, replace(run.result, manifest=manifest), packed)
-            _check_same(run, result_files.read_run(loose))
+            _check_same(run, result_files.read_stored(loose))
             written.append(loose)
         archive.unlink()
     return written

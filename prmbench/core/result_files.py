@@ -151,10 +151,10 @@ def _result_json(result: RunResult) -> str:
     return f"{head}{rows}{tail}" if rows else canonical_json(told)
 
 
-def read_run(path: Path) -> Run:
-    """Reads a result and its scores, loose or packed, and checks every field of both.
+def read_stored(path: Path) -> Run:
+    """Reads a result and its scores, loose or packed, and checks every field of both, as far as all tasks agree on it.
 
-    That the rows follow from the scores is not checked here: see `judge.unfounded`.
+    `prmbench.tasks.read_run` checks besides what the run's task demands.
 
     Raises:
         UserError: One of the files is missing, a link, too large, foreign or altered, or a field of it cannot be.
@@ -240,13 +240,6 @@ def has_scores(path: Path) -> bool:
     if archive := archives.archive_of(path):
         return path.name.removesuffix(".json") + LINES_SUFFIX in archives.members(archive)
     return scores_path(path).exists()
-
-
-def read_runs(root: Path) -> list[Run]:
-    """Every run under `root`, sorted by benchmark, model and run id. JSON files without scores are passed over."""
-    packed = [path for archive in archives.under(root) for path in result_paths(archive)]
-    found = [read_run(path) for path in (*reading.paths_under(root, ".json"), *packed) if has_scores(path)]
-    return sorted(found, key=lambda r: (r.result.manifest.benchmark, r.result.manifest.model, r.result.manifest.run_id))
 
 
 # --- the journal of a run in progress -----------------------------------------------------------------

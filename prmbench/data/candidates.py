@@ -6,12 +6,11 @@ The files are rollouts.py's; here they become a benchmark: subsets, limits, and 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prmbench.core.records import Task, Trace, UserError
+from prmbench.core.records import Trace
 from prmbench.data import files, rollouts, selection
 from prmbench.data.rollouts import Rollout
 
@@ -23,18 +22,6 @@ def from_files(path: Path, split: str) -> list[Trace]:
         rows += [replace(r, subset=r.subset or file.stem) for r in rollouts.read(file)]
     rollouts.warn_if_never_cut([r for r in rows if not r.steps], split, path.name)
     return [rollouts.trace(r, split) for r in rows]
-
-
-def check(task: Task, traces: Sequence[Trace], source: str) -> None:
-    """Raises UserError when no number of the task could come of these traces."""
-    if task == "best_of_n":
-        verified = Counter((t.subset, t.group) for t in traces if t.outcome is not None)
-        if not verified:
-            raise UserError(f"{source}: no completion has an outcome; `prmbench rollout` draws and verifies them")
-        if max(verified.values()) == 1:
-            raise UserError(f"{source}: one verified completion a prompt; best-of-N needs a choice, at least two")
-    if task == "calibration" and not any(t.step_labels or t.outcome is not None for t in traces):
-        raise UserError(f"{source}: no trace has step_labels or an outcome; there is nothing to hold values against")
 
 
 def spread(traces: Sequence[Trace], limit: int | None) -> list[Trace]:

@@ -12,8 +12,7 @@ from prmbench.backends import Backend, find_card, load_backend
 from prmbench.backends.rendered import RenderedBackend
 from prmbench.config import EvalConfig, ScoreConfig
 from prmbench.core import processes, result_files, writing
-from prmbench.core.records import EvalProtocol, Task, Trace, UserError
-from prmbench.core.validation import OF_FIRST_ERRORS
+from prmbench.core.records import EvalProtocol, Trace, UserError
 from prmbench.evaluation import policy_runs, run_identity, scoring, unlabelled
 from prmbench.evaluation.run_files import finish, is_stored, judge_again, keep_texts
 from prmbench.evaluation.unlabelled import score
@@ -40,7 +39,7 @@ def evaluate_traces(
     config: EvalConfig,
     traces: Sequence[Trace],
     benchmark: str,
-    task: Task = "steps",
+    task: str = "steps",
     backend: Backend | None = None,
     progress: scoring.Progress | None = None,
     told: Mapping[str, Any] | None = None,
@@ -53,7 +52,7 @@ def evaluate_traces(
     config = options.coerced(config)
     subsets = tuple(dict.fromkeys(t.subset for t in traces))
     loaded = data.Loaded(tuple(traces), subsets, benchmark, None, benchmark, 1, task)
-    if task in OF_FIRST_ERRORS:  # the others tune no threshold
+    if tasks.find_task(task).has_threshold:
         run_identity.check_calibration(config, subsets)
     known = dict(told or {})
     known["config"] = {**options.to_json(config), **known.get("config", {})}
@@ -61,10 +60,10 @@ def evaluate_traces(
 
 
 def _loaded(config: EvalConfig) -> data.Loaded:
-    if config.rendering and config.benchmark != "format_shift":
+    row = data.find_benchmark(config.benchmark)
+    if config.rendering and row.render is None:
         raise UserError(f"--rendering: benchmark {config.benchmark} has none; drop it, or use format_shift")
-    steps = data.BENCHMARKS[config.benchmark].task == "steps"
-    wanted = [EvalProtocol.parse(key) for key in config.protocol] if steps else []
+    wanted = [EvalProtocol.parse(key) for key in config.protocol] if row.task.has_board else []
     loaded = data.load(config.benchmark, config.data, config.subset, config.limit, config.split, config.rendering)
     run_identity.check_calibration(config, loaded.subsets)
     for protocol in wanted:
@@ -73,7 +72,7 @@ def _loaded(config: EvalConfig) -> data.Loaded:
     return loaded
 
 
-def _shown_to(backend: Backend, task: Task) -> Backend:
+def _shown_to(backend: Backend, task: str) -> Backend:
     """The backend, which reads traces as the task has them read."""
     return RenderedBackend(backend) if task == "format_shift" else backend
 
@@ -96,8 +95,8 @@ def _evaluate(
         return judge_again(path, config) if processes.rank() == 0 else None
     known = {"run_id": plan.run_id, "benchmark_hash": run_identity.content(loaded), "tokens": plan.tokens, **told}
     draft = run_identity.run_manifest(config, backend.facts, loaded, known)
-    tasks.checked(draft, config.protocol)  # before the scoring, not after it
-    if not tasks.keys(draft):
+    tasks.resolve_protocols(draft, config.protocol)  # before the scoring, not after it
+    if not tasks.protocol_keys(draft):
         raise UserError(
             f"benchmark {loaded.benchmark}: needs a score for every step, and {draft.model} gives {draft.kind}s"
         )

@@ -46,7 +46,7 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> re
     path = config.out / f"{plan.run_id}.json"
     if is_stored(path, config):
         return judge_again(path, config) if processes.rank() == 0 else None
-    tasks.checked(_manifest(config, plan), config.protocol)  # before the sampling, not after it
+    tasks.resolve_protocols(_manifest(config, plan), config.protocol)  # before the sampling, not after it
     folder = config.out / f"{plan.run_id}.journal"
     sampled = sampler.sample_all(plan.engine, plan.prompts, config, folder, progress, config.force)
     if sampled is None:
@@ -77,9 +77,9 @@ def _planned(config: EvalConfig) -> _Planned:
         raise UserError("--data is missing: benchmark policy reads prompts with answers, or gym:NAME")
     prompts = tuple(prompt_files.load(config.data, config.subset, config.limit))
     sampler.check_verifiers(prompts, config)
-    row = data.BENCHMARKS["policy"]
+    row = data.find_benchmark("policy")
     subsets = tuple(dict.fromkeys(p.subset for p in prompts))
-    about = data.Loaded((), subsets, config.data.name, None, row.name, row.version, row.task)
+    about = data.Loaded((), subsets, config.data.name, None, row.name, row.version, row.task.name)
     engine = sampler.open_policy(config)
     identity = sampler.identity(engine, sampler.prepare(engine, prompts, config), config)
     return _Planned(run_id(config.model, identity, about), engine, prompts, about)

@@ -25,7 +25,7 @@ def is_stored(path: Path, config: EvalConfig) -> bool:
 
 def judge_again(path: Path, config: EvalConfig) -> result_files.Run:
     """The stored scores under today's judging options: they move rows, not scores."""
-    run = result_files.read_run(path)
+    run = tasks.read_run(path)
     warnings.warn(f"{path}: its stored scores are judged again; --force makes them anew", Notice, stacklevel=2)
     if run.result.manifest.scoring_version != SCORING_VERSION:
         raise UserError(
@@ -37,7 +37,7 @@ def judge_again(path: Path, config: EvalConfig) -> result_files.Run:
 
 def finish(facts: RunManifest, scores: Sequence[ScoredTrace], wanted: Sequence[str], path: Path) -> result_files.Run:
     """Judges scores and writes the run. Scores are judged as they are stored, so a recomputation agrees exactly."""
-    extra = {*facts.extra_protocols, *(set(tasks.checked(facts, wanted)) - set(tasks.keys(facts)))}
+    extra = {*facts.extra_protocols, *(set(tasks.resolve_protocols(facts, wanted)) - set(tasks.protocol_keys(facts)))}
     packed = result_files.pack_scores(scores)
     facts = replace(facts, extra_protocols=tuple(sorted(extra)), scores_sha256=result_files.sha256(packed))
     kept = result_files.unpack_scores(packed, path)

@@ -13,10 +13,11 @@ from prmbench.backends import Backend, Facts
 from prmbench.backends.critic.answer_parser import READING_VERSION
 from prmbench.backends.plugin_source import source_hash
 from prmbench.config import EvalConfig, ModelConfig
-from prmbench.core import provenance, result_files, validation
+from prmbench.core import provenance, result_files
 from prmbench.core.records import RunManifest, UserError
 from prmbench.data import candidates
 from prmbench.evaluation import scoring
+from prmbench.tasks import check_draft
 
 LONGEST_SLUG = 128
 """Characters of a model's name in a file name; the hash behind it tells models apart."""
@@ -98,5 +99,5 @@ def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, known: M
             **known,
         }
     )
-    validation.check_draft(described, "such a result could not be read again, so change this first")
+    check_draft(described, "such a result could not be read again, so change this first")
     return described

@@ -13,13 +13,13 @@ from prmbench.backends.common import chat_format
 from prmbench.config import EvalConfig
 from prmbench.core import processes, provenance, result_files, writing
 from prmbench.core.records import UserError
-from prmbench.core.validation import SAMPLING
 from prmbench.data import files, rollouts
 from prmbench.data.rollouts import Rollout
 from prmbench.evaluation.completion_traces import prompts_hash, scored
 from prmbench.evaluation.run_files import finish, is_stored, judge_again
 from prmbench.evaluation.run_identity import check_calibration, run_id, run_manifest
 from prmbench.sampling import rollout
+from prmbench.tasks.policy import SAMPLING
 
 
 def evaluate(config: EvalConfig) -> result_files.Run | None:
@@ -34,9 +34,9 @@ def evaluate(config: EvalConfig) -> result_files.Run | None:
     if rollouts.content_hash(rows) != told["content"]:
         raise UserError(f"{source}: is not what `prmbench rollout` wrote any more; draw the completions again")
     found = _chosen(rows, config)
-    row = data.BENCHMARKS["policy"]
+    row = data.find_benchmark("policy")
     about = data.Loaded(
-        (), tuple(dict.fromkeys(r.subset for r in found)), source.name, None, row.name, row.version, row.task
+        (), tuple(dict.fromkeys(r.subset for r in found)), source.name, None, row.name, row.version, row.task.name
     )
     check_calibration(config, about.subsets)
     name = run_id(told["config"]["model"], {**told["identity"], "content": rollouts.content_hash(found)}, about)
@@ -59,7 +59,7 @@ def evaluate(config: EvalConfig) -> result_files.Run | None:
         "dirty": provenance.code_state()[1] or told["dirty"],
     }
     facts = run_manifest(config, _facts(told, config), about, made)
-    tasks.checked(facts, config.protocol)
+    tasks.resolve_protocols(facts, config.protocol)
     return finish(facts, [scored(r) for r in found], config.protocol, path)
 
 

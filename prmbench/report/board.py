@@ -1,6 +1,6 @@
 """The frame -> one board per benchmark: a table per threshold rule, its lines ranked, chance floors beneath.
 
-What a line and a cell hold; how they are printed is in tables.py and page.py.
+What a line and a cell hold; how they are printed is in board_tables.py and page.py.
 """
 
 from __future__ import annotations
@@ -12,18 +12,9 @@ import pandas as pd
 
 from prmbench.core.records import RunManifest
 from prmbench.core.result_files import Run
-from prmbench.report.frame import (
-    FLOORS,
-    RULES,
-    columns,
-    frame,
-    is_sheet_name,
-    members,
-    model_name,
-    odd_subsets,
-    overlaps,
-)
+from prmbench.report.frame import columns, frame, is_sheet_name, odd_subsets, overlaps
 from prmbench.tasks import OUT_OF_FOLD
+from prmbench.tasks.wording import FLOORS, RULES, members, model_name
 
 OUT, OTHER, OVERLAP = "†", "‡", "§"
 LEGEND = {
@@ -35,7 +26,7 @@ LEGEND = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class F1Cell:
     """F1 and its parts in one column; fractions."""
 
     f1: float | None
@@ -61,7 +52,7 @@ class Line:
     run_id: str
     n: int
     unscored: int
-    cells: dict[str, Cell]
+    cells: dict[str, F1Cell]
     marks: str = ""
 
 
@@ -87,7 +78,7 @@ class RuleTable:
         found = [c.f1 for c in self._ranked(column) if c.f1 is not None]
         return max(found) if len(found) > 1 else None
 
-    def _ranked(self, column: str) -> list[Cell]:
+    def _ranked(self, column: str) -> list[F1Cell]:
         lines = [line for line in self.lines if line.group == "model"]
         return [line.cells[column] for line in lines if column in line.cells and OTHER not in line.cells[column].marks]
 
@@ -160,7 +151,7 @@ def _floors(table: pd.DataFrame, odd: dict[str, set[str]]) -> tuple[Line, ...]:
     found = []
     for protocol, words in FLOORS.items():
         part = table[table["protocol"] == protocol]
-        cells: dict[str, Cell] = {}
+        cells: dict[str, F1Cell] = {}
         for run_id, rows in part.groupby("run_id"):
             for column, cell in _cells(rows, odd[str(run_id)]).items():
                 if OTHER not in cell.marks:
@@ -170,7 +161,7 @@ def _floors(table: pd.DataFrame, odd: dict[str, set[str]]) -> tuple[Line, ...]:
     return tuple(found)
 
 
-def _cells(part: pd.DataFrame, odd: set[str]) -> dict[str, Cell]:
+def _cells(part: pd.DataFrame, odd: set[str]) -> dict[str, F1Cell]:
     cells = {}
     for column, rows in part.groupby("subset"):
         by = {str(r.metric): r for r in rows.itertuples()}
@@ -179,7 +170,7 @@ def _cells(part: pd.DataFrame, odd: set[str]) -> dict[str, Cell]:
         f1 = by["f1"]
         value = {name: _number(by[name].value) if name in by else None for name in _PARTS}
         marks = OUT * str(f1.note).endswith(OUT_OF_FOLD) + OTHER * bool(odd & set(members(str(column))))
-        cells[str(column)] = Cell(
+        cells[str(column)] = F1Cell(
             f1=_number(f1.value),
             lo=_number(f1.lo),
             hi=_number(f1.hi),

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from prmbench.report.blocks import parts
-from prmbench.report.frame import FLOORS
+from prmbench.tasks.blocks import parts
+from prmbench.tasks.wording import FLOORS
 
 READOUTS = {
     "step_sum": "A step's score is the log-ratio summed over its own tokens.",

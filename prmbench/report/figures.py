@@ -24,8 +24,9 @@ from prmbench.core.records import EvalProtocol
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
 from prmbench.report.board import Board, Line, RuleTable
-from prmbench.report.frame import FLOORS, RULES, members, model_name, slug, subset_rank
+from prmbench.report.frame import slug
 from prmbench.report.verdicts import headline, kind, predict, thresholds
+from prmbench.tasks.wording import FLOORS, RULES, members, model_name, subset_rank
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#5B5B5B")
 """Okabe and Ito's colours that read on white, and two more; safe for the common colour blindnesses."""

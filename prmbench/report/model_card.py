@@ -29,18 +29,8 @@ MARKER = "<!-- written by prmbench card -->"
 """In a card of ours."""
 SAME = ("model", "revision", "weights", "ref_model", "ref_revision", "ref_weights")
 """What runs of one model have in common, where they say it."""
-TASKS = {
-    "steps": "finding the first wrong step",
-    "validity": "validity of every step",
-    "format_shift": "finding the first wrong step in other formats",
-    "best_of_n": "picking among completions",
-    "calibration": "step values as probabilities of success",
-    "policy": "answering",
-    "distrl": "training with process rewards",
-}
 PICKS = ("best_of", "weighted_vote")
 """Metrics of picking one among N: their floors are the accuracy of a blind pick, a majority@N and pass@N."""
-GENERATES = ("policy", "distrl")
 NOT_RESULTS = ("threshold", "mdd", "drop_mdd", "p_value", "reliability")
 """Metrics that say how a result came about, or are points of a plot: in the table, not in the metadata."""
 IN_SAMPLE = ("/calibrated_in_sample", "/oracle")
@@ -156,8 +146,8 @@ def eval_results(result: RunResult, split: str | None = None) -> Iterator[EvalRe
         about: dict[str, Any] = {"protocol": _flat(row.protocol), "lo": _rounded(row.lo), "hi": _rounded(row.hi)}
         about |= {"n": row.n, "unscored": row.unscored or None, "note": _flat(row.note) or None}
         yield EvalResult(
-            task_type="text-generation" if m.task in GENERATES else "text-classification",
-            task_name=TASKS.get(m.task, m.task),
+            task_type="text-generation" if tasks.find_task(m.task).reads_outcomes else "text-classification",
+            task_name=tasks.find_task(m.task).title,
             dataset_type=_flat(_dataset_type(m)),
             dataset_name=_flat(_dataset(m)),
             dataset_config=_flat(row.subset),
@@ -196,7 +186,8 @@ def _dataset_type(m: RunManifest) -> str:
 
 def _dataset(m: RunManifest) -> str:
     """The benchmark's name; with the task's where several tasks share it."""
-    return m.benchmark if m.task in ("steps", m.benchmark) else f"{m.benchmark}-{m.task}"
+    shares_name = not tasks.find_task(m.task).has_board and m.task != m.benchmark
+    return f"{m.benchmark}-{m.task}" if shares_name else m.benchmark
 
 
 # --- the text -----------------------------------------------------------------------------------------------
@@ -239,7 +230,7 @@ def _section(result: RunResult) -> Section:
     m = result.manifest
     table, line = _terminal(result), command(m)
     return Section(
-        title=_escaped(f"{_dataset(m)}: {TASKS.get(m.task, m.task)}"),
+        title=_escaped(f"{_dataset(m)}: {tasks.find_task(m.task).title}"),
         table=table,
         facts=tuple((what, _escaped(value)) for what, value in _facts(m) if value),
         command=line,
@@ -318,7 +309,7 @@ def command(m: RunManifest) -> str:
         known = options.to_json(options.from_mapping(kind, told, m.run_id))
     except (UserError, ValueError, OSError):  # a value that is no option's, no address, or no name of a file
         return ""
-    if kind is EvalConfig and known["benchmark"] != m.benchmark:  # traces that the caller brought
+    if kind is EvalConfig and known["benchmark"] != m.benchmark and ":" not in known["benchmark"]:  # traces at hand
         return ""
     known |= {name: getattr(m, name) for name in ("revision", "ref_revision") if getattr(m, name) is not None}
     changed = {name: known[name] for name in defaults if name not in NOT_OPTIONS and _differs(known, defaults, name)}

@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -21,11 +20,12 @@ from prmbench.core.result_files import Run
 from prmbench.report import explain, overview
 from prmbench.report.board import LEGEND, Board, RuleTable, boards
 from prmbench.report.figures import Drawn
-from prmbench.report.frame import RULES
-from prmbench.report.published import Published, published
 from prmbench.report.sheets import Section, Sheet, sheets, split
 from prmbench.report.verdicts import KINDS
 from prmbench.report.viewer import Texts, view
+from prmbench.tasks.published import Published, published
+from prmbench.tasks.table import Cell, Code, Table, Value, is_floor
+from prmbench.tasks.wording import RULES
 
 MOST_TRACES = 1000
 MOST_BYTES = 4_800_000
@@ -81,8 +81,8 @@ def _keys(sections: Sequence[dict[str, Any]], bulk: Sequence[Bulk]) -> Iterator[
     for section in sections:
         yield from (line["protocol"] for table in section["tables"] for line in table["lines"])
         yield from (row["readout"] for book in section["published"] for row in book["rows"])
-        rows = (row for grid in section["grids"] for group in grid["groups"] for row in group)
-        yield from (text.strip("`") for row in rows for text in row if text.startswith("`"))
+        rows = (row["cells"] for table in section["grids"] for group in table["groups"] for row in group)
+        yield from (cell["code"] for row in rows for cell in row if isinstance(cell, dict) and "code" in cell)
     yield from (protocol["key"] for seen in bulk for run in seen["runs"] for protocol in run["protocols"])
 
 
@@ -129,7 +129,7 @@ def _section(board: Board, reason: str) -> dict[str, Any]:
     return {
         "name": board.name,
         "unlisted": reason,
-        "card": asdict(overview.of_board(board)),
+        "card": _card(overview.of_board(board)),
         "sizes": board.sizes,
         "tables": [_table(table) for table in board.tables],
         "grids": [],
@@ -143,18 +143,56 @@ def _reasons(runs: Sequence[Run], refused: Sequence[tuple[Run, str]]) -> str:
 
 
 def _sheet(sheet: Sheet, reason: str) -> dict[str, Any]:
-    """A benchmark whose tables are text, and whose traces are not shown."""
-    keys = ("label", "title", "caption", "header", "groups", "notes", "text_columns")
+    """A benchmark without a board, whose traces are not shown."""
     return {
         "name": sheet.name,
         "unlisted": reason,
-        "card": asdict(overview.of_sheet(sheet)),
+        "card": _card(overview.of_sheet(sheet)),
         "words": sheet.words,
         "sizes": sheet.sizes,
         "tables": [],
-        "grids": [{key: getattr(grid, key) for key in keys} for grid in sheet.grids],
+        "grids": [_typed_table(table) for table in sheet.tables],
         "published": [],
     }
+
+
+def _card(card: overview.Card) -> dict[str, Any]:
+    facts = [(heading, _cell(cell)) for heading, cell in card.facts]
+    return {"words": card.words, "runs": card.runs, "number": _cell(card.number), "facts": facts}
+
+
+def _typed_table(table: Table) -> dict[str, Any]:
+    """A table with its cells as the page's script reads them."""
+    return {
+        "label": table.label,
+        "title": table.title,
+        "caption": table.caption,
+        "header": table.header,
+        "text_columns": table.text_columns,
+        "notes": table.notes,
+        "groups": [
+            [{"floor": is_floor(row), "cells": [_cell(cell) for cell in row]} for row in group]
+            for group in table.groups
+        ],
+    }
+
+
+def _cell(cell: Cell) -> Any:
+    """Text as it is; a name as `code`; a number by what it is sorted by (`value`), and as it is printed."""
+    if isinstance(cell, Code):
+        return {"code": cell.key}
+    if isinstance(cell, tuple):
+        values = [_cell(value) for value in cell]
+        return {**values[0], "number": " / ".join(v["number"] for v in values), "marks": values[-1]["marks"]}
+    if isinstance(cell, Value):
+        return {
+            "value": _round(cell.value),
+            "number": cell.number,
+            "interval": cell.interval,
+            "marks": cell.marks,
+            "best": cell.best,
+        }
+    return cell
 
 
 def _images(drawn: Sequence[Drawn]) -> list[dict[str, str]]:

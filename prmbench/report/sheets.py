@@ -11,39 +11,21 @@ from functools import partial
 
 from prmbench.core.records import RunManifest
 from prmbench.core.result_files import Run, canonical_json
-from prmbench.report import shift, tables, taskfigures, taskgrids, training_figures, training_tables, validity
+from prmbench.report import board_tables, format_shift_figures, task_figures, training_figures, validity_figures
 from prmbench.report.figures import Drawn, Plan, draw
-from prmbench.report.frame import RULES, rule_and_readout, subset_rank
+from prmbench.tasks import Task, find_task
+from prmbench.tasks.plain_tables import tables_of
+from prmbench.tasks.table import Headline, Table
+from prmbench.tasks.wording import RULES, rule_and_readout, subset_rank
 
-WORDS = {
-    "best_of_n": "How right the completion is that a model picks among N, beside what needs no model at all.",
-    "policy": "How right a model's own completions are. Every way of sampling has its own table.",
-    "calibration": "Whether the value of a prefix is the probability that its continuation ends right.",
-    "format_shift": "The same solutions in other formats: how much first-error F1 a format takes from a model.",
-    "validity": validity.WORDS,
-    "distrl": training_tables.WORDS,
-}
-GRIDS: dict[str, Callable[[Sequence[Run]], tuple[tables.Grid, ...]]] = {
-    "best_of_n": taskgrids.best_of_n,
-    "policy": taskgrids.policy,
-    "calibration": taskgrids.calibration,
-    "format_shift": shift.grids,
-    "validity": validity.grids,
-    "distrl": training_tables.grids,
-}
-MANY_ROWS = ("format_shift",)
-"""Tasks whose subsets times formats times protocols are too many rows for the csv."""
 FIGURES: dict[str, Callable[[str, Sequence[Run]], list[Plan]]] = {
-    "best_of_n": taskfigures.best_of_n,
-    "calibration": taskfigures.calibration,
-    "format_shift": shift.figures,
-    "validity": validity.figures,
+    "best_of_n": task_figures.best_of_n,
+    "calibration": task_figures.calibration,
+    "format_shift": format_shift_figures.plans,
+    "validity": validity_figures.plans,
     "distrl": training_figures.plans,
 }
-
-
-Fact = tuple[str, str]
-"""A heading and its text."""
+"""Drawings by task; a task without one has tables alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +34,7 @@ class Sheet:
 
     name: str
     words: str
-    grids: tuple[tables.Grid, ...]
+    tables: tuple[Table, ...]
     figures: tuple[Drawn, ...]
     runs: tuple[Run, ...]
     rules: str
@@ -62,8 +44,8 @@ class Sheet:
     json: str
     column_words: Mapping[str, str] = field(default_factory=dict)
     """Heading in lower case -> what such a column holds, for headings that explain.py does not know."""
-    headline: tuple[str, tuple[Fact, ...]] | None = None
-    """What the page's first view says of it, a number and what it is; None: the best of its first table."""
+    headline: Headline | None = None
+    """What the page's first view says of it; None: the best of its first table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +82,7 @@ def split(runs: Sequence[Run], sections: Sequence[Section] = ()) -> tuple[list[R
 
 def sheet_name(manifest: RunManifest) -> str:
     """`best_of_n`, `<benchmark>-best_of_n` where the benchmark has a name of its own; empty for a board's runs."""
-    if manifest.task == "steps":
+    if find_task(manifest.task).has_board:
         return ""
     return manifest.task if manifest.benchmark == manifest.task else f"{manifest.benchmark}-{manifest.task}"
 
@@ -115,18 +97,19 @@ def sheets(runs: Sequence[Run], png: bool = False, sections: Sequence[Section] =
 
 def _task(name: str, runs: Sequence[Run], png: bool) -> Sheet:
     ordered = tuple(sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id)))
-    task = ordered[0].result.manifest.task
-    plans = FIGURES.get(task)
+    task = find_task(ordered[0].result.manifest.task)
+    plans = FIGURES.get(task.name)
     return Sheet(
         name=name,
-        words=WORDS[task],
-        grids=GRIDS[task](ordered),
+        words=task.description,
+        tables=tables_of(task, ordered),
         figures=draw(partial(plans, name, ordered), png) if plans else (),
         runs=ordered,
-        rules=_rules(ordered),
+        rules=_rules(task, ordered),
         sizes=sizes_of_subsets(ordered),
-        csv=tables.frame_csv([_averages(run) for run in ordered] if task in MANY_ROWS else ordered),
+        csv=board_tables.frame_csv([_averages(run) for run in ordered] if task.many_rows else ordered),
         json=canonical_json({"benchmark": name, "runs": [_numbers(run) for run in ordered]}),
+        headline=task.headline(ordered) if task.headline else None,
     )
 
 
@@ -136,9 +119,10 @@ def _averages(run: Run) -> Run:
     return replace(run, result=replace(run.result, rows=rows or run.result.rows))
 
 
-def _rules(runs: Sequence[Run]) -> str:
+def _rules(task: Task, runs: Sequence[Run]) -> str:
     """Threshold rules in table order, where the task has any."""
-    found = {rule_and_readout(r.protocol, run.result.manifest.task)[0] for run in runs for r in run.result.rows}
+    keys = {row.protocol for run in runs for row in run.result.rows}
+    found = {rule_and_readout(key, task.has_threshold)[0] for key in keys}
     return ", ".join(rule for rule in RULES if rule in found) or "none"
 
 

@@ -14,7 +14,7 @@ from prmbench.core.result_files import Run
 from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import slug
 from prmbench.report.stats import Mean, mean
-from prmbench.report.taskfigures import legend_below, run_labels
+from prmbench.report.task_figures import legend_below, run_labels
 from prmbench.report.training_runs import TrainingRun, read_metrics
 from prmbench.tasks.distrl import metric, validated_at
 

@@ -14,8 +14,8 @@ from typing import Any
 from prmbench.core.records import READOUTS, EvalProtocol, ScoredTrace, Trace, text_hash
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
-from prmbench.report.frame import model_name, subset_rank
 from prmbench.report.verdicts import KINDS, headline, kind, predict, thresholds
+from prmbench.tasks.wording import model_name, subset_rank
 
 Texts = Mapping[str, Trace] | Callable[[str], Trace | None]
 """Where the page finds the text of a trace, by id."""

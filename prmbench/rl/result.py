@@ -56,7 +56,7 @@ def check_draft(job: Job, told: Mapping[str, Any]) -> None:
     """Raises UserError before a training whose result could not be read again, for a name with control characters."""
     if job.validation:
         draft = _manifest(job, {"validated_at": [0], "samples": job.config.validation_samples}, told)
-        validation.check_draft(draft, "such a result could not be read again, so change this first")
+        tasks.check_draft(draft, "such a result could not be read again, so change this first")
 
 
 def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, Any]) -> Finished | None:

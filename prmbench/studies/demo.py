@@ -17,9 +17,9 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from prmbench import report
+from prmbench import report, tasks
 from prmbench.config import DemoConfig
-from prmbench.core import result_files, writing
+from prmbench.core import writing
 from prmbench.core.progress import Tell
 from prmbench.core.records import Notice, UserError
 from prmbench.core.result_files import Run
@@ -64,7 +64,7 @@ def demo(config: DemoConfig, tell: Tell | None = None, scale: Scale = SCALE) -> 
     pool.run({f"seed {made.seed}": partial(_seed, made, results, scale) for made in worlds}, tell)
     for fault in report.report(results, config.out / "report", sections=SECTIONS).faults:
         warnings.warn(f"left out of the report: {fault}", Notice, stacklevel=2)
-    runs = result_files.read_runs(results)
+    runs = tasks.read_runs(results)
     told = Group(table(gather([run for run in runs if run.result.manifest.benchmark != rl.BENCHMARK])), policies(runs))
     return Story(told, config.out / "report" / "report.html", results, time.monotonic() - begun)
 

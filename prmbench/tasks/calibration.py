@@ -10,12 +10,37 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prmbench.core.records import EvalProtocol, Readout, RunManifest, ScoredTrace, ScoreKind
+from prmbench.core.records import (
+    EvalProtocol,
+    MetricRow,
+    Readout,
+    RunManifest,
+    RunResult,
+    ScoredTrace,
+    ScoreKind,
+    Trace,
+    UserError,
+)
+from prmbench.core.result_files import Run
 from prmbench.metrics import calibration as stats
 from prmbench.metrics import first_error
 from prmbench.metrics.calibration import Bools, Resampled
 from prmbench.metrics.first_error import Floats, Ints
+from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, prefixes, rows_of
 from prmbench.tasks.metric_rows import Cell, Judged, Part, absent, of_subset, resampled
+from prmbench.tasks.table import (
+    FRACTION,
+    Code,
+    Row,
+    Table,
+    best_value,
+    cell_of,
+    is_best,
+    notes_of,
+    rank_value,
+)
+from prmbench.tasks.task import Task
+from prmbench.tasks.wording import model_name, rule_and_readout
 
 VALUES: dict[ScoreKind, tuple[Readout, ...]] = {
     "logratio": ("prefix_sum", "prefix_mean"),
@@ -27,6 +52,20 @@ QUARTERS = 4
 FOLDS = 2
 SCALARS = ("ece", "brier", "auc", *(f"auc_q{q}" for q in range(1, QUARTERS + 1)), "td_outcome_correlation")
 EVEN = 0.5
+COLUMNS = {
+    "ece": "ECE",
+    "brier": "Brier",
+    "auc": "AUC",
+    **{f"auc_q{i}": f"AUC, quarter {i}" for i in (1, 2, 3, 4)},
+    "td_outcome_correlation": "TD against outcome",
+}
+LOWER_IS_BETTER = ("ece", "brier")
+RULES = {
+    "sigmoid": ("As read", "Probabilities are the sigmoid of beta times the value, or the model's own (identity)."),
+    "platt": ("Platt-scaled", "Slope and offset are fitted on one half of the problems and judged on the other."),
+}
+SUMMARY = ("ece", "brier", "td_outcome_correlation", "auc")
+"""What fits on a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +90,7 @@ class _Prefixes:
         return len(self.target)
 
 
-def keys(manifest: RunManifest) -> tuple[str, ...]:
+def protocols(manifest: RunManifest) -> tuple[str, ...]:
     """`[series.]readout/sigmoid` (of probabilities: `/identity`) and `[series.]readout/platt`."""
     return tuple(key for key, _, _ in _rules(manifest))
 
@@ -69,7 +108,7 @@ def _rules(manifest: RunManifest) -> list[tuple[str, EvalProtocol, str]]:
     return found
 
 
-def judged(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
+def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     """The floor of a constant, then every protocol's numbers and reliability bins."""
     sides = [_prefixes(manifest, scores, name) for name in manifest.subsets]
     cells = {"floor/constant": {s.part.name: _floor(s) for s in sides}}
@@ -196,3 +235,97 @@ def _bin_cells(bins: stats.Reliability) -> list[Cell]:
             Cell(f"reliability_n_{i}", np.array([float(bins.count[i])]), averaged=False),
         ]
     return found
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
+    """A table for probabilities as read, one after Platt scaling; the constant prediction beneath."""
+    found = blocks(runs, prefixes)
+    grids = []
+    for rule, (title, words) in RULES.items():
+        groups = tuple(group for block in found if (group := _group(rule, block)))
+        if groups:
+            grids.append(
+                Table(
+                    label=f"calibration-{rule}",
+                    title=title,
+                    caption=f"{words} Against the success of continuations from each prefix, or the final outcome. "
+                    "95% interval over problems. Quarter: relative position of the prefix.",
+                    header=("Prefixes of", "Model", "Protocol", *COLUMNS.values()),
+                    groups=groups,
+                    notes=notes_of(row for run in runs for row in run.result.rows if row.metric in COLUMNS),
+                    text_columns=3,
+                    lead=COLUMNS["auc"],
+                )
+            )
+    return tuple(grids)
+
+
+def _group(rule: str, block: Block) -> tuple[Row, ...]:
+    lines = []
+    for run in block.runs:
+        rows = rows_of(run.result, block.subset)
+        for protocol in dict.fromkeys(protocol for protocol, _ in rows if not protocol.startswith("floor/")):
+            found = rule_and_readout(protocol, has_threshold=False)[0].partition("@")[0]
+            if found == rule or (rule == "sigmoid" and found == "identity"):
+                cells = {name: rows.get((protocol, name)) for name in COLUMNS}
+                lines.append((model_name(run.result.manifest), protocol, cells))
+    if not lines:
+        return ()
+    best = {name: best_value([cells[name] for *_, cells in lines], name in LOWER_IS_BETTER) for name in COLUMNS}
+    lines.sort(key=lambda line: (-rank_value(line[2]["auc"]), line[0], line[1]))
+    shown: list[Row] = [(block.name, model, Code(key), *_table_cells(cells, best)) for model, key, cells in lines]
+    rows = rows_of(block.runs[0].result, block.subset)
+    floor = {name: rows.get(("floor/constant", name)) for name in COLUMNS}
+    if any(floor.values()):
+        shown.append((block.name, "the mean, whatever the prefix", Code("floor/constant"), *_table_cells(floor, {})))
+    return tuple(shown)
+
+
+def _table_cells(cells: dict[str, MetricRow | None], best: dict[str, float | None]) -> Row:
+    return tuple(cell_of(row, FRACTION, is_best(row, best.get(name)), "_q" not in name) for name, row in cells.items())
+
+
+def summary(result: RunResult, keys: Sequence[str]) -> Table:
+    """A line per protocol, then the constant prediction."""
+    rows = rows_of(result, average_or_only_subset(result))
+    shown: list[MetricRow] = []
+    lines: dict[bool, list[Row]] = {False: [], True: []}
+    for key in (*keys, "floor/constant"):
+        found = [rows.get((key, name)) for name in SUMMARY]
+        if any(found):
+            shown += [row for row in found if row is not None]
+            cells = (cell_of(row, FRACTION, interval=name == "auc") for row, name in zip(found, SUMMARY, strict=True))
+            lines[key.startswith("floor/")].append((Code(key), *cells))
+    return Table(
+        label="calibration",
+        title="",
+        caption="",
+        header=("value as a probability", *(COLUMNS[name].split()[0] for name in SUMMARY)),
+        groups=tuple(map(tuple, lines.values())),
+        notes=notes_of(shown),
+        text_columns=1,
+        ends_with_floors=True,
+    )
+
+
+def check_data(traces: Sequence[Trace], source: str) -> None:
+    """Raises UserError unless some trace has step labels or an outcome."""
+    if not any(t.step_labels or t.outcome is not None for t in traces):
+        raise UserError(f"{source}: no trace has step_labels or an outcome; there is nothing to hold values against")
+
+
+TASK = Task(
+    name="calibration",
+    title="step values as probabilities of success",
+    description="Whether the value of a prefix is the probability that its continuation ends right.",
+    unscored="unscored, left out",
+    protocols=protocols,
+    judge=judge,
+    tables=tables,
+    summary=summary,
+    not_compared=("reliability",),
+    check_data=check_data,
+)

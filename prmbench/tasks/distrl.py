@@ -5,13 +5,19 @@ A trace is a validation problem: `values` hold its mean accuracy over the sample
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from prmbench.core.records import RunManifest, ScoredTrace
+from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace
+from prmbench.core.result_files import Run
+from prmbench.core.validation import Fault, all_within, is_count, series_of, short
 from prmbench.metrics.first_error import Floats
+from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, problem, rows_of
 from prmbench.tasks.metric_rows import Cell, Judged, Part, absent, of_subset, resampled, weighted_mean
+from prmbench.tasks.table import PERCENT, POINTS, Row, Table, cell_of, notes_of
+from prmbench.tasks.task import Task
+from prmbench.tasks.wording import model_name
 
 GAIN = "policy/gain"
 TRUNCATED = "truncated"
@@ -32,16 +38,16 @@ def step_key(step: int) -> str:
     return f"policy/step:{step}"
 
 
-def keys(manifest: RunManifest) -> tuple[str, ...]:
+def protocols(manifest: RunManifest) -> tuple[str, ...]:
     """A protocol per validation, then the gain where there are two."""
     steps = validated_at(manifest)
     return (*map(step_key, steps), *(GAIN,) * (len(steps) > 1))
 
 
-def judged(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
+def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     """All cells; every validation is resampled with the same problems, so the gain is paired."""
     parts: list[Part] = []
-    cells: dict[str, dict[str, list[Cell]]] = {key: {} for key in keys(manifest)}
+    cells: dict[str, dict[str, list[Cell]]] = {key: {} for key in protocols(manifest)}
     for name in manifest.subsets:
         traces = of_subset(scores, name)
         parts.append(Part(name, len(traces), sum(bool(t.unscored) for t in traces), "no problem was validated"))
@@ -76,3 +82,101 @@ def _by_problem(
             total[:, number] += values
             count[number] += 1
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
+    """One table; runs on the same validation problems stand together."""
+    found = blocks(runs, problem)
+    gains = [row for run in runs for row in run.result.rows if row.protocol == GAIN]
+    return (
+        Table(
+            label="distrl-policies",
+            title="Policies before and after training",
+            caption="Mean accuracy of the sampled completions on the validation problems at the first and the last "
+            "validation, percent; gain: after minus before, paired over problems, in percentage points. 95% interval "
+            "over problems. Cut: completions that reached the length limit.",
+            header=("Problems", "Model", "Run", "Metric", "Before", "After", "Gain", "Cut before", "Cut after"),
+            groups=tuple(tuple(_policy(block, run) for run in block.runs) for block in found),
+            notes=notes_of(gains),
+            text_columns=4,
+        ),
+    )
+
+
+def _policy(block: Block, run: Run) -> Row:
+    manifest = run.result.manifest
+    rows = rows_of(run.result, block.subset)
+    accuracy, steps = metric(manifest), validated_at(manifest)
+    before, after = step_key(steps[0]), step_key(steps[-1])
+    is_trained = len(steps) > 1
+    return (
+        *(block.name, model_name(manifest), manifest.run_id, accuracy),
+        cell_of(rows.get((before, accuracy)), PERCENT),
+        cell_of(rows.get((after, accuracy)) if is_trained else None, PERCENT),
+        cell_of(rows.get((GAIN, accuracy)), POINTS),
+        cell_of(rows.get((before, TRUNCATED)), interval=False),
+        cell_of(rows.get((after, TRUNCATED)) if is_trained else None, interval=False),
+    )
+
+
+def summary(result: RunResult, keys: Sequence[str]) -> Table:
+    """A line per validation, then the gain; beside it completions cut at the length limit."""
+    rows, accuracy = rows_of(result, average_or_only_subset(result)), metric(result.manifest)
+    lines: list[Row] = []
+    shown: list[MetricRow | None] = []
+    for key in keys:
+        found = rows.get((key, accuracy)), rows.get((key, TRUNCATED))
+        shown += found
+        name = "after minus before" if key == GAIN else key.removeprefix("policy/").replace(":", " ")
+        unit = POINTS if key == GAIN else PERCENT
+        lines.append((name, cell_of(found[0], unit), cell_of(found[1], interval=False)))
+    return Table(
+        label="distrl",
+        title="",
+        caption="",
+        header=("policy in training, percent", accuracy, "cut"),
+        groups=(tuple(lines),),
+        notes=notes_of(row for row in shown if row is not None),
+        text_columns=1,
+    )
+
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+
+def check_manifest(manifest: RunManifest) -> Iterator[Fault]:
+    """Yields what is wrong with when the policy was validated, and by how many samples."""
+    steps, samples = manifest.config.get("validated_at"), manifest.config.get("samples")
+    rising = isinstance(steps, list | tuple) and all(map(is_count, steps)) and sorted(set(steps)) == [*steps]
+    if not steps or not rising:
+        yield "config.validated_at", f"is {short.repr(steps)}, not a list of rising steps"
+    if not is_count(samples) or not samples:
+        yield "config.samples", f"is {short.repr(samples)}, not a count"
+
+
+def check_trace(manifest: RunManifest, trace: ScoredTrace) -> Iterator[Fault]:
+    """Yields series that are not one accuracy a validation. The manifest has been checked."""
+    if trace.unscored:
+        return
+    count = len(validated_at(manifest))
+    for name, values in series_of(trace).items():
+        if trace.steps != count or len(values) != count or not all_within(values, 0, 1):
+            yield name, f"must be one number from 0 to 1 for each of {count} validations"
+
+
+TASK = Task(
+    name="distrl",
+    title="training with process rewards",
+    description="How right a policy's own completions are before and after it is trained by reinforcement learning.",
+    unscored="not verified, left out",
+    protocols=protocols,
+    judge=judge,
+    tables=tables,
+    summary=summary,
+    reads_outcomes=True,
+    check_manifest=check_manifest,
+    check_trace=check_trace,
+)

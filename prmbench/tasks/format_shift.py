@@ -5,17 +5,25 @@ Pure functions of committed scores. What the formats look like is data/rendering
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prmbench.core.records import EvalProtocol, RunManifest, ScoredTrace, UserError
+from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Ints, Sample
 from prmbench.tasks import steps
-from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Judged, Part, absent, of_subset, resampled
+from prmbench.tasks.blocks import Block, blocks, rows_of
+from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Judged, Part, absent, average_name, of_subset, resampled
 from prmbench.tasks.steps import FOLDS, Subset
+from prmbench.tasks.table import FRACTION, NOTED, PERCENT, POINTS, Code, Row, Table, Unit, Value, cell_of, notes_of
+from prmbench.tasks.table import Cell as TableCell
+from prmbench.tasks.task import Task
+from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
+from prmbench.tasks.wording import RULES as RULE_WORDS
+from prmbench.tasks.wording import members, model_name, rule_and_readout
 
 PLAIN = "plain"
 """The traces as they are: what every rendering is compared with."""
@@ -27,6 +35,28 @@ METRICS = ("f1", "f1_base", "f1_drop")
 """F1 of a rendering, of the plain verdicts on the same question, and the second minus the first."""
 _PAIR = 2
 """Steps that become one under `merged`."""
+
+SHIFTED = NAMES[1:]
+"""Every rendering but the plain one."""
+EVERY = "all formats"
+SHORT = {
+    "headers": "head",
+    "markdown": "mark",
+    "separators": "sep",
+    "merged": "merg",
+    "answerless": "answ",
+    "prefix": "pref",
+}
+LEVEL, STAR = 0.05, "*"
+MOST_DETAILED = 2
+"""Protocols that the terminal shows with intervals; of more it shows the drops alone."""
+ASIDE = "tuned on this subset, so judged out of fold; or an average with such a number"
+QUESTION = (
+    "The drop is the F1 of the plain verdicts minus that of the rendering, on the same traces and the same question "
+    "(the prefix's steps, merged steps). Thresholds are tuned on plain traces alone, so a drop says whether they "
+    "travel."
+)
+ORACLE = "The drop is the F1 on plain traces minus that of the rendering, each with its own best threshold."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +98,19 @@ def rendered_id(name: str, rendering: str) -> str:
     return name if rendering == PLAIN else f"{name}@{rendering}"
 
 
-def keys(manifest: RunManifest) -> tuple[str, ...]:
+def protocols(manifest: RunManifest) -> tuple[str, ...]:
     """The protocols of step F1, without the one that is tuned and judged on the same traces of one subset only."""
-    return tuple(p.key for p in steps.protocols(manifest) if p.threshold != "calibrated_in_sample")
+    return tuple(p.key for p in steps.eval_protocols(manifest) if p.threshold != "calibrated_in_sample")
 
 
-def judged(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
+def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     """Floors of every rendering, then every protocol's F1, that of the plain verdicts, and the drop between them."""
     parts = _parts(manifest, scores)
     bases = {part.base: part.subset for part in parts if part.rendering == PLAIN}
     cells: dict[str, Mapping[str, Sequence[Cell]]] = {
         f"floor/{name}": {part.subset.name: [steps.floor(name, part.subset)] for part in parts} for name in steps.FLOORS
     }
-    for asked in map(EvalProtocol.parse, (*keys(manifest), *manifest.extra_protocols)):
+    for asked in map(EvalProtocol.parse, (*protocols(manifest), *manifest.extra_protocols)):
         protocol = steps.resolve(manifest, asked)
         rules = _rules(bases, protocol)
         plain = {
@@ -238,3 +268,259 @@ def _cross_validated(plain: Subset, protocol: EvalProtocol) -> _Rule:
     data = first_error.sample(plain.traces, protocol)
     tuned = [first_error.best_threshold(data, plain.weights * (plain.fold != fold)) for fold in numbers]
     return _Rule(np.stack(tuned, axis=1))
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def asked(trace: ScoredTrace) -> object:
+    """What makes two runs judge the same steps."""
+    return trace.id, trace.steps, trace.label
+
+
+def under(subset: str, rendering: str) -> str:
+    """`math` or `avg[gsm8k,math]` under a rendering, as rows name it."""
+    names = [rendered_name(name, rendering) for name in members(subset)]
+    return average_name(names) if subset.startswith("avg[") else names[0]
+
+
+def _every(subset: str, result: RunResult) -> str:
+    """The average over all formats, where the subset stands for all base subsets; else empty."""
+    pairs = [(name, *base_and_rendering(name)) for name in result.manifest.subsets]
+    if {base for _, base, _ in pairs} != set(members(subset)):
+        return ""
+    return average_name([name for name, _, rendering in pairs if rendering != PLAIN])
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
+    """For each threshold rule what every format takes from F1, and F1 itself with its floors."""
+    found = base_blocks(runs)
+    present = {rule_and_readout(row.protocol)[0] for run in runs for row in run.result.rows}
+    return tuple(grid for rule in RULE_WORDS if rule in present for grid in (_drops(rule, found), _levels(rule, found)))
+
+
+def base_blocks(runs: Sequence[Run]) -> list[Block]:
+    """Runs on the same plain traces, of each base subset and of all."""
+    return [b for b in blocks(runs, asked) if all(base_and_rendering(s)[1] == PLAIN for s in members(b.subset))]
+
+
+def _drops(rule: str, found: Sequence[Block]) -> Table:
+    title, words = RULE_WORDS[rule]
+    return Table(
+        label=f"format_shift-{rule}-drop",
+        title=f"{title}: what a format takes from F1",
+        caption=f"{words} {ORACLE if rule == 'oracle' else QUESTION} Percentage points with 95% interval, paired and "
+        f"resampled by problem; bold: p < {LEVEL}.",
+        header=("Traces", "Model", "Readout", "F1, plain", *SHIFTED, EVERY),
+        groups=tuple(_drop_group(rule, block) for block in found),
+        notes=notes_of(map(_plainly, _rows((rule,), found, ("f1", "f1_drop")))),
+        text_columns=3,
+        lead="F1, plain",
+    )
+
+
+def _drop_group(rule: str, block: Block) -> tuple[Row, ...]:
+    """Best on plain traces first, which is what the page's overview shows."""
+    lines = []
+    for run, key, readout in sorted(_lines(rule, block), key=lambda line: -_level(line[0], line[1], block.subset)):
+        drops = [_drop(run.result, key, under(block.subset, rendering)) for rendering in SHIFTED]
+        drops.append(_drop(run.result, key, _every(block.subset, run.result)))
+        level = row_under(run.result, key, block.subset, "f1")
+        lines.append(
+            (
+                *(block.name, model_name(run.result.manifest), Code(readout), cell_of(level)),
+                *(cell_of(row, POINTS, best=found) for row, found in drops),
+            )
+        )
+    return tuple(lines)
+
+
+def _level(run: Run, key: str, subset: str) -> float:
+    row = row_under(run.result, key, subset, "f1")
+    return -1.0 if row is None or row.value is None else row.value
+
+
+def _levels(rule: str, found: Sequence[Block]) -> Table:
+    title, words = RULE_WORDS[rule]
+    return Table(
+        label=f"format_shift-{rule}-f1",
+        title=f"{title}: F1 in every format",
+        caption=f"{words} First-error F1 in percent with its 95% interval. Merged traces and prefixes have fewer steps "
+        "and other labels, and so floors of their own.",
+        header=("Traces", "Model", "Readout", *NAMES),
+        groups=tuple(group for block in found if (group := _level_group(rule, block))),
+        notes=notes_of(map(_plainly, _rows((rule, "floor"), found, ("f1",)))),
+        text_columns=3,
+    )
+
+
+def _level_group(rule: str, block: Block) -> tuple[Row, ...]:
+    def cells(run: Run, key: str) -> list[TableCell]:
+        return [cell_of(row_under(run.result, key, under(block.subset, rendering), "f1")) for rendering in NAMES]
+
+    lines = [
+        (block.name, model_name(run.result.manifest), Code(readout), *cells(run, key))
+        for run, key, readout in _lines(rule, block)
+    ]
+    widest = max(block.runs, key=lambda run: len(run.result.manifest.subsets))
+    floors = [(block.name, words, Code(key), *cells(widest, key)) for key, words in FLOOR_WORDS.items()]
+    return (*lines, *floors) if lines else ()
+
+
+def _lines(rule: str, block: Block) -> list[tuple[Run, str, str]]:
+    """(run, protocol, readout) of one threshold rule, by model."""
+    found = []
+    for run in block.runs:
+        for key in dict.fromkeys(row.protocol for row in run.result.rows if row.subset == block.subset):
+            known, readout = rule_and_readout(key)
+            if known == rule:
+                found.append((run, key, readout))
+    return sorted(found, key=lambda line: (model_name(line[0].result.manifest), line[2], line[1]))
+
+
+def _rows(rules: Sequence[str], found: Sequence[Block], names: Sequence[str]) -> list[MetricRow]:
+    """What a table shows, for its notes."""
+    runs = {id(run): run for block in found for run in block.runs}
+    shown = [row for run in runs.values() for row in run.result.rows if row.metric in names]
+    return [row for row in shown if rule_and_readout(row.protocol)[0] in rules]
+
+
+def row_under(result: RunResult, key: str, subset: str, metric: str) -> MetricRow | None:
+    """Returns one row of a result, if it is there."""
+    return rows_of(result, subset).get((key, metric))
+
+
+def _drop(result: RunResult, key: str, subset: str) -> tuple[MetricRow | None, bool]:
+    """The drop, and whether it is told apart from none."""
+    rows = rows_of(result, subset)
+    p = rows.get((key, "p_value"))
+    return rows.get((key, "f1_drop")), p is not None and p.value is not None and p.value < LEVEL
+
+
+def _plainly(row: MetricRow) -> MetricRow:
+    """Which subsets were judged out of fold is the same for every rendering, and said once."""
+    return replace(row, note=ASIDE) if row.note.endswith(OUT_OF_FOLD) else row
+
+
+def base_average(result: RunResult) -> str:
+    """The average over the base subsets, or the only one."""
+    bases = [name for name in result.manifest.subsets if base_and_rendering(name)[1] == PLAIN]
+    return average_name(bases) if len(bases) > 1 else bases[0]
+
+
+def places(subsets: Iterable[str], metric: str) -> dict[str, str]:
+    """Subsets that a comparison shows, and what they are called there; of rendered traces the averages if there are."""
+    found = list(subsets)
+    rendered = {s: {base_and_rendering(name)[1] for name in members(s)} for s in found}
+    if all(kinds == {PLAIN} for kinds in rendered.values()):
+        return {s: "average" if s.startswith("avg[") else s for s in found}
+    averaged = [s for s in found if s.startswith("avg[") and rendered[s] != {PLAIN}]
+    several = any(len(rendered[s]) == 1 for s in averaged)  # base subsets
+    kept = [s for s in found if (s.startswith("avg[") or not several) and (metric == "f1" or rendered[s] != {PLAIN})]
+    return {s: EVERY if len(rendered[s]) > 1 else next(iter(rendered[s])) if several else s for s in kept}
+
+
+# --- terminal -----------------------------------------------------------------------------------------------
+
+
+def summary(result: RunResult, keys: Sequence[str]) -> Table:
+    """One or two protocols with every format, its interval and chance; of more the drops alone, side by side."""
+    return _detailed(result, keys) if len(keys) <= MOST_DETAILED else _side_by_side(result, keys)
+
+
+def _detailed(result: RunResult, keys: Sequence[str]) -> Table:
+    whole = base_average(result)
+    lines: list[Row] = []
+    shown: list[MetricRow] = []
+    for key in keys:
+        lines.append((Code(key), *[""] * 5))
+        for name in (*NAMES, EVERY):
+            rows = rows_of(result, _every(whole, result) if name == EVERY else under(whole, name))
+            if (key, "f1_drop") not in rows:
+                continue
+            level, base, drop = (_plainly(rows[key, metric]) for metric in METRICS)
+            p = rows.get((key, "p_value"))
+            is_plain = name == PLAIN
+            lines.append(
+                (
+                    f"  {name}",
+                    cell_of(level, interval=False),
+                    cell_of(base, interval=False),
+                    "" if is_plain else cell_of(drop, POINTS),
+                    "" if is_plain or p is None or p.value is None else Value(p.value, FRACTION),
+                    cell_of(rows.get(("floor/random", "f1")), interval=False),
+                )
+            )
+            shown.append(drop)
+    header = ("F1 by format, percent", "F1", "plain", "drop", "p", "chance")
+    return _terminal_table(header, (tuple(lines),), shown)
+
+
+def _side_by_side(result: RunResult, keys: Sequence[str]) -> Table:
+    whole = base_average(result)
+    present = [name for name in SHIFTED if rows_of(result, under(whole, name))]
+    every = [_every(whole, result)] * (len(present) > 1)
+    heads = (
+        f"F1 lost ({STAR} p<{LEVEL})",
+        "plain",
+        *(SHORT.get(name, name) for name in present),
+        *["all"] * len(every),
+    )
+    blank = [""] * (len(heads) - 1)
+    shown: list[MetricRow] = []
+    by_rule: dict[str, list[Row]] = {}
+    for key in keys:
+        level = row_under(result, key, whole, "f1")
+        drops = [_drop(result, key, subset) for subset in (*(under(whole, name) for name in present), *every)]
+        rows = [row for row in (level, *(row for row, _ in drops)) if row is not None]
+        shown += map(_plainly, rows)
+        readout, _, rule = key.partition("/")
+        noted = any(row.value is not None and row.note for row in rows)
+        cells = [_bare(level, PERCENT), *(_bare(row, POINTS, STAR * clear) for row, clear in drops)]
+        by_rule.setdefault(f"/{rule}{NOTED * noted}", []).append((f"  {readout}", *cells))
+    lines = [line for head, found in by_rule.items() for line in ((head, *blank), *found)]
+    floors: list[Row] = [("F1 by chance", *blank)]
+    for key in FLOOR_WORDS:
+        found = [row_under(result, key, subset, "f1") for subset in (whole, *(under(whole, n) for n in present))]
+        name = key.removeprefix("floor/").partition("_")[0]
+        floors.append((f"  {name}", *(_bare(row, PERCENT) for row in found), *[""] * len(every)))
+    return _terminal_table(heads, (tuple(lines), tuple(floors)), shown)
+
+
+def _terminal_table(header: tuple[str, ...], groups: tuple[tuple[Row, ...], ...], shown: Sequence[MetricRow]) -> Table:
+    return Table(
+        label="format_shift",
+        title="",
+        caption="",
+        header=header,
+        groups=groups,
+        notes=notes_of(shown),
+        text_columns=1,
+        ends_with_floors=len(groups) > 1,
+    )
+
+
+def _bare(row: MetricRow | None, unit: Unit, marks: str = "") -> TableCell:
+    """No interval and no mark of a note, so that ten fit side by side; that mark stands behind their rule."""
+    cell = cell_of(row, unit, interval=False)
+    return replace(cell, marks=marks) if isinstance(cell, Value) else cell
+
+
+TASK = Task(
+    name="format_shift",
+    title="finding the first wrong step in other formats",
+    description="The same solutions in other formats: how much first-error F1 a format takes from a model.",
+    unscored="unscored, counted as wrong",
+    protocols=protocols,
+    judge=judge,
+    tables=tables,
+    summary=summary,
+    has_threshold=True,
+    resolve=steps.resolve_key,
+    not_compared=("f1_base",),
+    many_rows=True,
+    check_trace=steps.check_trace,
+)

@@ -51,6 +51,17 @@ class Judged:
     cells: Mapping[str, Mapping[str, Sequence[Cell]]]
     averages: tuple[tuple[str, ...], ...] | None = None
     """Names of the parts that are averaged with each other; None = all of them."""
+    pooled: tuple[tuple[Part, str, tuple[Cell, ...]], ...] = ()
+    """Cells over all subsets together, with their protocols; their rows come last."""
+
+    def rows(self) -> tuple[MetricRow, ...]:
+        """Every cell as a row with its interval, and the averages."""
+        rows: list[MetricRow] = []
+        for protocol, cells in self.cells.items():
+            rows += subset_rows(self.parts, protocol, cells, self.averages)
+        for part, protocol, pooled_cells in self.pooled:
+            rows += (row for cell in pooled_cells for row in cell_rows(part, protocol, cell))
+        return tuple(rows)
 
 
 def absent(names: Sequence[str], reason: str) -> list[Cell]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prmbench import tasks
 from prmbench.core.records import UserError
-from prmbench.core.result_files import Run, read_run
+from prmbench.core.result_files import Run
 
 FEWEST = 32
 """Runs for which starting processes pays."""
@@ -49,7 +49,7 @@ def _read_and_judge(path: Path, recompute: bool) -> Judged:
     try:
         if not recompute:
             return tasks.read_verified(path), []
-        run = read_run(path)
+        run = tasks.read_run(path)
         rows = tasks.judge(run.result.manifest, run.scores)
         faults = tasks.differences(run.result.rows, rows)
     except UserError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from prmbench.metrics import best_of_n
 from prmbench.metrics.best_of_n import Bools, Ints
 from prmbench.metrics.first_error import Floats
 from prmbench.tasks.metric_rows import Part, of_subset, resampled
+
+MOST_COMPLETIONS = 4_096
+"""Of one problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +145,11 @@ def error_note(error: float) -> str:
         return ""
     digits = max(1, -math.floor(math.log10(error)))
     return f"{best_of_n.DRAWN} drawn subsets a problem, standard error {error:.{digits}f}"
+
+
+def group_size_faults(scores: Sequence[ScoredTrace]) -> Iterator[str]:
+    """Yields a line when a problem has more completions than can be judged together."""
+    groups = Counter((t.subset, t.cluster) for t in scores)
+    largest = max(groups.values(), default=0)
+    if largest > MOST_COMPLETIONS:
+        yield f"have {largest} completions of one problem, more than {MOST_COMPLETIONS}"

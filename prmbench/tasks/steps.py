@@ -5,19 +5,25 @@ Pure functions of committed scores, so any table can be recomputed without a mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.core.records import READOUTS, EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.core.validation import Fault
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Sample
-from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Part, absent, of_subset, resampled, subset_rows
+from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Judged, Part, absent, of_subset, resampled, subset_rows
+from prmbench.tasks.table import DASH, NOTED, PERCENT, Code, Row, Table, Unit, Value
+from prmbench.tasks.task import Task
+from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
 
 FOLDS = 5
 FLOORS = ("random", "position", "outcome_oracle")
+MOST_SUBSETS = 4
+"""More do not fit beside a protocol's name on a terminal; then only the average is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,7 @@ class Subset:
         return sum(bool(t.unscored) for t in self.traces)
 
 
-def protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
+def eval_protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
     """Every protocol that the run's kind of score and its rules admit, in table order."""
     if manifest.kind == "verdict":
         return (EvalProtocol("vote", "native", boundary=manifest.boundary),)
@@ -56,18 +62,23 @@ def protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
     return tuple(p for p in found if not manifest.rules or p.threshold in manifest.rules)
 
 
-def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricRow, ...]:
-    """All rows of a run: floors first, then each protocol with its interval, per subset and averaged."""
+def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
+    """All cells of a run: floors first, then each protocol, by subset."""
     subsets = _subsets(manifest, scores)
-    rows = _floor_rows(subsets)
+    cells = {f"floor/{name}": {s.name: [floor(name, s)] for s in subsets} for name in FLOORS}
     samples: dict[tuple[str, str], dict[str, Sample]] = {}  # the threshold rules of a readout share them
-    for asked in (*protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
+    for asked in (*eval_protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
         protocol = resolve(manifest, asked)
         read = protocol.series, protocol.readout
         if read not in samples:
             samples[read] = _samples(subsets, protocol)
-        rows += _rows(subsets, protocol.key, _judged(subsets, protocol, samples[read]))
-    return tuple(rows)
+        cells[protocol.key] = _protocol_cells(subsets, protocol, samples[read])
+    return Judged(_parts(subsets), cells)
+
+
+def protocols(manifest: RunManifest) -> tuple[str, ...]:
+    """Keys of `eval_protocols`."""
+    return tuple(protocol.key for protocol in eval_protocols(manifest))
 
 
 def resolve(manifest: RunManifest, protocol: EvalProtocol) -> EvalProtocol:
@@ -109,7 +120,9 @@ def _samples(subsets: Sequence[Subset], protocol: EvalProtocol) -> dict[str, Sam
     return {s.name: first_error.sample(s.traces, protocol) for s in subsets}
 
 
-def _judged(subsets: Sequence[Subset], protocol: EvalProtocol, samples: Mapping[str, Sample]) -> dict[str, list[Cell]]:
+def _protocol_cells(
+    subsets: Sequence[Subset], protocol: EvalProtocol, samples: Mapping[str, Sample]
+) -> dict[str, list[Cell]]:
     """Cells per subset, or cells without values and with the reason."""
     if protocol.readout == "vote":
         unparsed = [_unparsed(s) for s in subsets] if _any_unparsed(subsets) else [[]] * len(subsets)
@@ -192,9 +205,8 @@ def _absent(reason: str) -> list[Cell]:
     return [replace(cell, averaged=cell.metric != "threshold") for cell in cells]
 
 
-def _rows(subsets: Sequence[Subset], protocol: str, cells: Mapping[str, Sequence[Cell]]) -> list[MetricRow]:
-    parts = [Part(s.name, len(s.traces), s.unscored, missing(s)) for s in subsets]
-    return subset_rows(parts, protocol, cells)
+def _parts(subsets: Sequence[Subset]) -> tuple[Part, ...]:
+    return tuple(Part(s.name, len(s.traces), s.unscored, missing(s)) for s in subsets)
 
 
 def missing(subset: Subset) -> str:
@@ -203,14 +215,6 @@ def missing(subset: Subset) -> str:
     if all(label == -1 for label in labels):
         return "no trace with an error"
     return "" if -1 in labels else "no trace without an error"
-
-
-def _floor_rows(subsets: Sequence[Subset]) -> list[MetricRow]:
-    """What chance, position and the final answer alone reach on these labels."""
-    rows = []
-    for name in FLOORS:
-        rows += _rows(subsets, f"floor/{name}", {s.name: [floor(name, s)] for s in subsets})
-    return rows
 
 
 def floor(name: str, subset: Subset) -> Cell:
@@ -247,10 +251,10 @@ def compare(
     for one, two in pairs:
         check_alike(one, two)
         known = resolve(left.manifest, one), resolve(right.manifest, two)
-        cells = [_judged(s, p, _samples(s, p)) for s, p in zip(subsets, known, strict=True)]
+        cells = [_protocol_cells(s, p, _samples(s, p)) for s, p in zip(subsets, known, strict=True)]
         name = one.key if one.key == two.key else f"{one.key} vs {two.key}"
         paired = {s.name: _differences(cells[0][s.name], cells[1][s.name]) for s in subsets[0]}
-        rows += _rows(subsets[0], name, paired)
+        rows += subset_rows(_parts(subsets[0]), name, paired)
     return tuple(rows)
 
 
@@ -260,8 +264,8 @@ def pairs(
     """Which protocols to compare: those asked for (`against` names the second run's), or all that both runs have."""
     if wanted:
         return [(EvalProtocol.parse(key), EvalProtocol.parse(against or key)) for key in wanted]
-    other = {p.key for p in protocols(b)}
-    shared = [(p, p) for p in protocols(a) if p.key in other and p.threshold != "calibrated_in_sample"]
+    other = {p.key for p in eval_protocols(b)}
+    shared = [(p, p) for p in eval_protocols(a) if p.key in other and p.threshold != "calibrated_in_sample"]
     if not shared:
         raise UserError(no_shared_protocol(a, b))
     return shared
@@ -290,3 +294,82 @@ def _differences(a: Sequence[Cell], b: Sequence[Cell]) -> list[Cell]:
         Cell("f1_b", two.values, note),
         Cell("f1_difference", two.values - one.values, note),
     ]
+
+
+# --- summary and checks ---------------------------------------------------------------------------------------
+
+
+def summary(result: RunResult, keys: Sequence[str]) -> Table:
+    """A line per protocol: F1 per subset in percent, the last column with its interval; the floors beneath."""
+    f1 = {(row.protocol, row.subset): row for row in result.rows if row.metric == "f1"}
+    columns = _summary_columns(result)
+    floors = [key for key in FLOOR_WORDS if any(protocol == key for protocol, _ in f1)]
+
+    def line(key: str) -> Row:
+        return (Code(key), *(f1_cell(f1.get((key, c)), interval=c == columns[-1]) for c in columns))
+
+    shown = [row for (protocol, subset), row in f1.items() if protocol in keys and subset in columns]
+    return Table(
+        label="steps",
+        title="",
+        caption="",
+        header=("F1, percent", *("average" if name.startswith("avg[") else name for name in columns)),
+        groups=(tuple(map(line, keys)), tuple(map(line, floors))),
+        notes=(*_out_of_fold_note(shown), *missing_notes(shown)),
+        text_columns=1,
+        ends_with_floors=True,
+    )
+
+
+def _summary_columns(result: RunResult) -> list[str]:
+    subsets = list(result.manifest.subsets)
+    averages = [row.subset for row in result.rows if row.subset.startswith("avg[")][:1]
+    return [*(subsets if len(subsets) <= MOST_SUBSETS or not averages else []), *averages]
+
+
+def f1_cell(row: MetricRow | None, unit: Unit = PERCENT, interval: bool = True) -> Value:
+    """A number that is marked where its threshold was tuned out of fold, and a dash where there is none."""
+    if row is None or row.value is None:
+        return Value(None, unit)
+    lo, hi = (row.lo, row.hi) if interval else (None, None)
+    return Value(row.value, unit, lo, hi, marks=NOTED if row.note.endswith(OUT_OF_FOLD) else "")
+
+
+def _out_of_fold_note(rows: Sequence[MetricRow]) -> tuple[str, ...]:
+    words = f"{NOTED} tuned on this subset, so judged out of fold; or an average with such a cell"
+    return (words,) if any(row.note.endswith(OUT_OF_FOLD) for row in rows) else ()
+
+
+def missing_notes(rows: Sequence[MetricRow]) -> list[str]:
+    """A line on each reason why a number does not exist."""
+    return [f"{DASH} {note}" for note in sorted({row.note for row in rows if row.value is None and row.note})]
+
+
+def check_trace(manifest: RunManifest, trace: ScoredTrace) -> Iterator[Fault]:
+    """Yields what is missing where a first error is to be found: a step, and a label."""
+    if not trace.steps:
+        yield "steps", "is 0, and a first error needs a step"
+    if trace.label is None:
+        yield "label", f"is missing; benchmark {manifest.benchmark} needs one"
+
+
+def resolve_key(manifest: RunManifest, key: str) -> str:
+    """Spells a protocol as rows do. Raises UserError as `resolve`."""
+    return resolve(manifest, EvalProtocol.parse(key)).key
+
+
+TASK = Task(
+    name="steps",
+    title="finding the first wrong step",
+    description="Whether a model finds the first wrong step of a solution. F1 of exact hits and of solutions passed.",
+    unscored="unscored, counted as wrong",
+    protocols=protocols,
+    judge=judge,
+    summary=summary,
+    has_threshold=True,
+    has_board=True,
+    resolve=resolve_key,
+    compare=compare,
+    pairs=pairs,
+    check_trace=check_trace,
+)

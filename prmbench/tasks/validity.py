@@ -5,17 +5,36 @@ One threshold holds for all categories. The twins that are all right (subset `co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prmbench.core.records import EvalProtocol, RunManifest, ScoredTrace, UserError
+from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.core.result_files import Run
+from prmbench.core.validation import Fault
 from prmbench.metrics import first_error, step_validity
 from prmbench.metrics.first_error import Floats, Ints
 from prmbench.metrics.step_validity import INVALID, VALID, Steps
 from prmbench.tasks import steps as step_f1
+from prmbench.tasks.blocks import Block, blocks, rows_of
 from prmbench.tasks.metric_rows import Cell, Judged, Part, absent, average_name, of_subset, resampled
+from prmbench.tasks.published import PublishedRow, published, published_value
+from prmbench.tasks.table import (
+    FRACTION,
+    PERCENT,
+    Code,
+    Row,
+    Table,
+    Value,
+    best_value,
+    cell_of,
+    notes_of,
+    rank_value,
+    without_marks,
+)
+from prmbench.tasks.task import Task
+from prmbench.tasks.wording import model_name, rule_and_readout
 
 RULES = ("native", "fixed", "cross_validated", "oracle")
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -31,6 +50,41 @@ NAMES = (
     *("prmscore", "valid_f1", "invalid_f1", "step_accuracy"),
     *("valid_accuracy", "invalid_accuracy", "first_error_accuracy"),
 )
+
+BENCHMARK = "prmbench_preview"
+WORDS = (
+    "Is every single step judged rightly? A step is called valid when its score lies above the threshold, one for all "
+    "categories. PRMScore is the mean of the F1 on valid and the F1 on invalid steps (multi_solutions: on valid steps "
+    "alone). Flagging steps at random reaches 50 on any labels. Steps of unscored traces count as judged wrongly. "
+    "Labels of steps that a row does not have are left out, as in PRMBench's own script."
+)
+RULE_WORDS = {
+    "native": ("Native", "The model's own label; nothing is tuned."),
+    "fixed": ("Fixed", "A threshold given beforehand and named in the protocol; nothing is tuned."),
+    "cross_validated": (
+        "Cross-validated",
+        "Five folds by problem: the threshold of highest pooled PRMScore on four is used on the fifth.",
+    ),
+    "oracle": (
+        "Oracle (upper bound)",
+        "The threshold is tuned on the very steps that are scored; never compare it with a number from another table.",
+    ),
+}
+"""Threshold rules in table order."""
+FLOORS = {
+    "floor/random": "chance: steps flagged at the best rate",
+    "floor/all_valid": "every step called valid",
+}
+OVERALL = "overall"
+COLUMNS = (OVERALL, *(name for group, members in GROUPS.items() for name in (group, *members)))
+BEHIND = {
+    "valid_f1": "F1, valid steps",
+    "invalid_f1": "F1, invalid steps",
+    "step_accuracy": "Steps",
+    "valid_accuracy": "Valid steps",
+    "invalid_accuracy": "Invalid steps",
+    "first_error_accuracy": "First errors",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +122,27 @@ class _Side:
         return [k for k, part in enumerate(self.parts) if part.name != APART]
 
 
-def protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
+def eval_protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
     """Every protocol that the run's kind of score admits; a verdict names one step, and says nothing of the others."""
-    known = () if manifest.kind == "verdict" else step_f1.protocols(manifest)
+    known = () if manifest.kind == "verdict" else step_f1.eval_protocols(manifest)
     return tuple(p for p in known if p.threshold in RULES)
 
 
-def keys(manifest: RunManifest) -> tuple[str, ...]:
+def protocols(manifest: RunManifest) -> tuple[str, ...]:
     """`[series.]readout/threshold`, as in step F1."""
-    return tuple(p.key for p in protocols(manifest))
+    return tuple(p.key for p in eval_protocols(manifest))
 
 
-def checked(manifest: RunManifest, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Protocols as a user spelled them -> as rows spell them; any fixed threshold will do. Raises UserError."""
-    found = []
-    for key in wanted:
-        protocol = step_f1.resolve(manifest, EvalProtocol.parse(key))
-        if manifest.kind == "verdict" or protocol.threshold not in RULES:
-            readable = ", ".join(keys(manifest)) or "none: it needs a score for every step"
-            raise UserError(f"protocol {key!r}: {manifest.benchmark} has {readable}")
-        found.append(protocol.key)
-    return tuple(found)
+def resolve(manifest: RunManifest, key: str) -> str:
+    """Spells a protocol as rows do; any fixed threshold will do. Raises UserError on one that the run cannot have."""
+    protocol = step_f1.resolve(manifest, EvalProtocol.parse(key))
+    if manifest.kind == "verdict" or protocol.threshold not in RULES:
+        readable = ", ".join(protocols(manifest)) or "none: it needs a score for every step"
+        raise UserError(f"protocol {key!r}: {manifest.benchmark} has {readable}")
+    return protocol.key
 
 
-def judged(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
+def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     """The floors, then every protocol: categories, groups (named as averages of theirs) and the pooled whole."""
     side = _side(manifest, scores)
     rate = np.nan_to_num(
@@ -103,8 +154,8 @@ def judged(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
         "floor/random": _cells(side, step_validity.flagged_at_random(side.total, rate)),
         "floor/all_valid": _cells(side, every),
     }
-    asked = map(EvalProtocol.parse, checked(manifest, manifest.extra_protocols))
-    for protocol in (*protocols(manifest), *asked):
+    asked = (EvalProtocol.parse(resolve(manifest, key)) for key in manifest.extra_protocols)
+    for protocol in (*eval_protocols(manifest), *asked):
         cells[protocol.key] = _protocol_cells(side, step_f1.resolve(manifest, protocol))
     return Judged((*side.parts, *(whole.part for whole in side.wholes)), cells, averages=())
 
@@ -230,8 +281,8 @@ def _wholes(parts: Sequence[Part]) -> tuple[_Whole, ...]:
     there = {part.name: k for k, part in enumerate(parts) if part.name != APART}
     every = tuple(name for names in GROUPS.values() for name in names)
     found = []
-    for group, members in (*GROUPS.items(), ("overall", every)):
-        pooled = group == "overall"
+    for group, members in (*GROUPS.items(), (OVERALL, every)):
+        pooled = group == OVERALL
         present = [name for name in there if pooled or name in members]
         if present:
             places = tuple(there[name] for name in present)
@@ -241,3 +292,225 @@ def _wholes(parts: Sequence[Part]) -> tuple[_Whole, ...]:
             note = f"{group} without {', '.join(lacking)}" if lacking else ""
             found.append(_Whole(Part(name, n, unscored), places, pooled, note))
     return tuple(found)
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def steps_labelled(trace: ScoredTrace) -> object:
+    """What makes two runs judge the same steps."""
+    return trace.id, trace.steps, trace.step_labels
+
+
+def places(result: RunResult) -> dict[str, str]:
+    """Column -> the run's subset of that meaning: a category itself, a group's average, the pooled whole."""
+    found = {}
+    for subset in dict.fromkeys(row.subset for row in result.rows):
+        kind, _, inside = subset.rstrip("]").partition("[")
+        members = inside.split(",")
+        if kind == "micro":
+            found[OVERALL] = subset
+        elif kind == "avg":
+            found |= {group: subset for group, names in GROUPS.items() if set(members) <= set(names)}
+        else:
+            found[subset] = subset
+    return found
+
+
+def short(subset: str) -> str:
+    """What a narrow table calls `micro[...]` or the average of a group's categories; empty for other subsets."""
+    kind, _, inside = subset.rstrip("]").partition("[")
+    members = inside.split(",")
+    if kind == "micro":
+        return "pooled"
+    for group, names in GROUPS.items() if kind == "avg" else ():
+        if set(members) <= set(names):
+            return group if len(members) == len(names) else f"{group} ({len(members)} of {len(names)})"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A run under a protocol; `cell(column, metric)` is one of its rows."""
+
+    run: Run
+    protocol: str
+    cell: Callable[[str, str], MetricRow | None]
+
+    @property
+    def value(self) -> float:
+        """The overall PRMScore, to sort by; below every score where there is none."""
+        return rank_value(self.cell(OVERALL, "prmscore"))
+
+
+def line_of(run: Run, protocol: str) -> Line:
+    """Returns a run's rows under a protocol, by the column that they belong in."""
+    where = places(run.result)
+    rows = {(r.subset, r.metric): r for r in run.result.rows if r.protocol == protocol}
+    return Line(run, protocol, lambda column, metric: rows.get((where.get(column, ""), metric)))
+
+
+def _lines(block: Block, rule: str) -> list[Line]:
+    """Best first."""
+    found = [
+        line_of(run, protocol)
+        for run in block.runs
+        for protocol in dict.fromkeys(row.protocol for row in run.result.rows)
+        if rule_and_readout(protocol)[0] == rule
+    ]
+    return sorted(found, key=lambda x: (-x.value, model_name(x.run.result.manifest), x.protocol))
+
+
+def columns_of(block: Block) -> list[str]:
+    """Returns the columns that some run of the block has, in table order."""
+    there = {column for run in block.runs for column in places(run.result)}
+    return [column for column in COLUMNS if column in there]
+
+
+def pooled_blocks(runs: Sequence[Run]) -> list[Block]:
+    """Returns runs on the same traces together, over all categories pooled."""
+    return [block for block in blocks(runs, steps_labelled) if block.subset.startswith("micro[")]
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
+    """For each threshold rule and set of traces the PRMScores, then what lies behind them; published numbers last."""
+    found = []
+    for rule in RULE_WORDS:
+        for block in pooled_blocks(runs):
+            if lines := _lines(block, rule):
+                found += [_scores(rule, block, lines), _behind(rule, block, lines)]
+    benchmark = {run.result.manifest.benchmark for run in runs}
+    return (*found, *(_published() if benchmark == {BENCHMARK} else ()))
+
+
+def _scores(rule: str, block: Block, lines: Sequence[Line]) -> Table:
+    title, words = RULE_WORDS[rule]
+    columns = columns_of(block)
+    best = {c: best_value([line.cell(c, "prmscore") for line in lines]) for c in columns}
+    shown = [line_of(block.runs[0], name) for name in FLOORS]
+    rows = [row for line in (*lines, *shown) for c in columns if (row := line.cell(c, "prmscore"))]
+    return Table(
+        label=f"{BENCHMARK}-{rule}-{block.traces}",
+        title=title,
+        caption=f"{words} PRMScore in percent with its 95% interval over problems, {_traces(block)}. Overall pools the "
+        "steps of all categories; a group is the plain mean of the categories after it.",
+        header=("Model", "Protocol", *columns),
+        groups=(
+            tuple(_score_row(model_name(x.run.result.manifest), x, columns, best) for x in lines),
+            tuple(_score_row(FLOORS[x.protocol], x, columns, {}) for x in shown),
+        ),
+        notes=notes_of(rows),
+        lead=OVERALL,
+    )
+
+
+def _score_row(name: str, line: Line, columns: Sequence[str], best: dict[str, float | None]) -> Row:
+    cells = []
+    for column in columns:
+        row = line.cell(column, "prmscore")
+        top = row is not None and row.value is not None and row.value == best.get(column)
+        cells.append(cell_of(row, PERCENT, top, interval=column in (OVERALL, *GROUPS)))
+    return (name, Code(line.protocol), *cells)
+
+
+def _traces(block: Block) -> str:
+    return f"{block.n} traces" if block.alone else f"{block.n} traces (set {block.traces})"
+
+
+def _behind(rule: str, block: Block, lines: Sequence[Line]) -> Table:
+    found = []
+    for x in lines:
+        cells = [cell_of(x.cell(OVERALL, metric), PERCENT, interval=False) for metric in BEHIND]
+        twins = cell_of(x.cell(APART, "step_accuracy"), PERCENT, interval=False)
+        threshold = cell_of(x.cell(OVERALL, "threshold"), FRACTION, interval=False)
+        least = cell_of(x.cell(OVERALL, "mdd"), PERCENT, interval=False)
+        unscored = sum({r.subset: r.unscored for r in x.run.result.rows if "[" not in r.subset}.values())
+        name = model_name(x.run.result.manifest)
+        tail = (twins, *map(without_marks, (threshold, least)), Value(unscored, "count"), x.run.result.manifest.run_id)
+        found.append((name, Code(x.protocol), *map(without_marks, cells), *tail))
+    return Table(
+        label=f"{BENCHMARK}-{rule}-{block.traces}-behind",
+        title=f"{RULE_WORDS[rule][0]}: behind the overall PRMScore",
+        caption="Percent, pooled. Steps, valid and invalid ones, first errors: how many of them are judged rightly. "
+        "Twins: of the original processes, which are in no total, the steps called valid. Min. difference: the "
+        "smallest gap to an equally noisy run that an unpaired test finds with power 0.80.",
+        header=(
+            *("Model", "Protocol", *BEHIND.values()),
+            *("Twins", "Threshold", "Min. difference", "Unscored", "Run"),
+        ),
+        groups=(tuple(found),),
+    )
+
+
+def _published() -> tuple[Table, ...]:
+    return tuple(
+        Table(
+            label=f"{BENCHMARK}-published",
+            title="Published",
+            caption=f"Measured by others and copied from their table; not recomputed here. {book.title}: PRMScore in "
+            "percent. No interval: none was published.",
+            header=("Model", "Threshold", *COLUMNS),
+            groups=(tuple(_published_row(row) for row in sorted(book.rows, key=lambda r: -r.average)),),
+            notes=(f"{book.source}. {book.note}.", *_published_notes(book.rows)),
+        )
+        for book in published(BENCHMARK)
+    )
+
+
+def _published_row(row: PublishedRow) -> Row:
+    cells = (row.average if c == OVERALL else row.cells[c]["prmscore"] for c in COLUMNS)
+    return (row.name, row.threshold or "not stated", *map(published_value, cells))
+
+
+def _published_notes(rows: Sequence[PublishedRow]) -> list[str]:
+    notes = dict.fromkeys(row.note for row in rows if row.note)
+    return [f"{', '.join(row.name for row in rows if row.note == note)}: {note}." for note in notes]
+
+
+def summary(result: RunResult, keys: Sequence[str]) -> Table:
+    """A line per protocol: overall with its interval, then the groups; categories are in the result file."""
+    where = places(result)
+    columns = [c for c in (OVERALL, *GROUPS) if c in where] or [c for c in where if c == APART]
+    metric = "prmscore" if OVERALL in where else "step_accuracy"
+    shown: list[MetricRow | None] = []
+    lines: dict[bool, list[Row]] = {False: [], True: []}
+    for key in (*keys, *FLOORS):
+        rows = [rows_of(result, where[c]).get((key, metric)) for c in columns]
+        shown += rows
+        cells = (cell_of(row, interval=c == OVERALL) for c, row in zip(columns, rows, strict=True))
+        lines[key in FLOORS].append((Code(key), *cells))
+    return Table(
+        label="validity",
+        title="",
+        caption="",
+        header=(f"{metric}, percent", *columns),
+        groups=tuple(map(tuple, lines.values())),
+        notes=notes_of(row for row in shown if row is not None),
+        text_columns=1,
+        ends_with_floors=True,
+    )
+
+
+def check_trace(_: RunManifest, trace: ScoredTrace) -> Iterator[Fault]:
+    """Yields step labels that are missing or are not 0 or 1."""
+    labels = trace.step_labels
+    if not labels or not set(labels) <= {0, 1}:
+        yield "step_labels", f"must be 0 or 1 for each of {trace.steps} steps"
+
+
+TASK = Task(
+    name="validity",
+    title="validity of every step",
+    description=WORDS,
+    unscored="unscored, every step counted as wrong",
+    protocols=protocols,
+    judge=judge,
+    tables=tables,
+    summary=summary,
+    has_threshold=True,
+    resolve=resolve,
+    check_trace=check_trace,
+)

@@ -160,7 +160,7 @@ def test_no_run_is_scored_that_could_not_be_read_again(new: Path, policy: Path, 
     arguments = ["eval", "--backend", "endo", "--model", paths["model"], "--data", paths["data"], "--out", new / "runs"]
     code = ended(arguments)
     for run in (new / "runs").glob("*.json"):
-        result_files.read_run(run)
+        tasks.read_run(run)
     assert code == 2 or (role, kind) == ("data", "a line separator alone")
 
 
@@ -280,7 +280,7 @@ def test_odd_files_of_a_journal(new: Path, name: str, kind: str) -> None:
     code = ended(common)
     assert (code == 0) == bool(list((new / "runs").glob("*.json")))
     if code == 0:
-        assert result_files.read_run(new / "runs" / run.path.name).scores == run.scores
+        assert tasks.read_run(new / "runs" / run.path.name).scores == run.scores
 
 
 def test_a_journal_of_another_making_is_refused(new: Path) -> None:

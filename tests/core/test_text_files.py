@@ -117,11 +117,11 @@ def test_results_that_an_editor_has_saved(tmp_path: Path, benchmark_folder: Path
     shutil.copytree(run.path.parent, tmp_path / "saved")
     saved = tmp_path / "saved" / run.path.name
     saved.write_bytes(BOM + run.path.read_bytes().replace(b"\n", b"\r\n"))
-    assert result_files.read_run(saved).result == run.result
+    assert tasks.read_run(saved).result == run.result
     assert len(load.load(saved.parent).refused) + len(load.load(saved.parent).listed) == 1
     saved.write_bytes(run.path.read_text(encoding="utf-8").encode("utf-16"))
     with pytest.raises(UserError, match=r"not UTF-8 at byte 0, looks like UTF-16"):
-        result_files.read_run(saved)
+        tasks.read_run(saved)
 
 
 def test_scores_of_other_tools_may_hold_line_separators(tmp_path: Path, benchmark_folder: Path) -> None:

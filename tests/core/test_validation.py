@@ -23,7 +23,7 @@ def run(benchmark_folder: Path, tmp_path: Path) -> result_files.Run:
 
 
 def test_a_run_of_our_own_is_sound(run: result_files.Run) -> None:
-    assert result_files.read_run(run.path).scores == run.scores
+    assert tasks.read_run(run.path).scores == run.scores
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def edited(run: result_files.Run, edit: Callable[[dict[str, Any]], None]) -> Non
 
 def refused(run: result_files.Run) -> None:
     with pytest.raises(UserError) as found:
-        result_files.read_run(run.path)
+        tasks.read_run(run.path)
     assert str(run.path) in str(found.value)
     assert "\n" not in str(found.value)
 
@@ -101,7 +101,7 @@ def chosen(tmp_path: Path) -> result_files.Run:
 def test_other_tasks_need_no_label(chosen: result_files.Run) -> None:
     assert {t.label for t in chosen.scores} == {None}
     assert min(t.steps for t in chosen.scores) == 0
-    assert result_files.read_run(chosen.path).scores == chosen.scores
+    assert tasks.read_run(chosen.path).scores == chosen.scores
 
 
 @pytest.mark.parametrize(

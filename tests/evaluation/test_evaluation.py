@@ -255,7 +255,7 @@ def test_two_processes_give_the_bytes_of_one(config: EvalConfig, tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr
     assert (apart.out / result_files.scores_path(whole.path).name).read_bytes() == packed(whole)
-    two, one = result_files.read_run(apart.out / whole.path.name).result, whole.result
+    two, one = tasks.read_run(apart.out / whole.path.name).result, whole.result
     assert two.rows == one.rows
     assert two.manifest.seconds < 0.1 * Watched.batches  # each process scored a share: the pauses overlapped
     assert sorted(p.name for p in apart.out.iterdir()) == sorted(p.name for p in config.out.iterdir())
@@ -429,7 +429,7 @@ def test_a_protocol_of_the_users_own_is_kept(config: EvalConfig) -> None:
     key = "step_sum/fixed:-12.5"
     asked = run(replace(config, protocol=(key, "logprob.step_mean/fixed:-6", "step_sum/oracle")))
     assert asked.result.manifest.extra_protocols == ("logprob.step_mean/fixed:-6", key)
-    read = result_files.read_run(asked.path)
+    read = tasks.read_run(asked.path)
     assert tasks.judge(read.result.manifest, read.scores) == read.result.rows == asked.result.rows
     rows = [r for r in read.result.rows if r.protocol == key]
     by_hand = {
@@ -563,7 +563,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, size: int, foun
 
 def test_scores_survive_the_file_and_hold_no_text(config: EvalConfig) -> None:
     found = run(config)
-    text = "\n".join(json.dumps(s.to_json()) for s in result_files.read_run(found.path).scores)
+    text = "\n".join(json.dumps(s.to_json()) for s in tasks.read_run(found.path).scores)
     assert "We add" not in text
     assert "plus" not in text
     assert [s.id for s in found.scores] == sorted(row["id"] for row in ROWS)
@@ -588,10 +588,10 @@ def test_results_that_are_not_results(tmp_path: Path, content: str) -> None:
     path = tmp_path / "run.json"
     path.write_text(content)
     with pytest.raises(UserError) as caught:
-        result_files.read_run(path)
+        tasks.read_run(path)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="cannot be read"):
-        result_files.read_run(tmp_path / "missing.json")
+        tasks.read_run(tmp_path / "missing.json")
 
 
 def test_scores_that_are_not_scores(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from prmbench.data import prmbench_preview
 from prmbench.report import report, run_table
 from prmbench.report.load import load as load_results
 from prmbench.report.page import page
-from prmbench.report.published import published
+from prmbench.tasks.published import published
 from prmbench.report.sheets import sheets
 from prmbench.report.validity import COLUMNS, places, short
 
@@ -288,12 +288,12 @@ def test_knowing_the_labels_scores_one_but_for_the_unscored(runs: Runs) -> None:
     assert found.unscored == 1
     # of 6 x 1 invalid and 12 valid steps, those of the trace with two steps are judged wrongly: one of each
     assert found.value == pytest.approx((2 * 11 / (2 * 11 + 1 + 1) + 2 * 5 / (2 * 5 + 1 + 1)) / 2)
-    assert tasks.keys(gold.result.manifest)[:2] == ("as_is/native", "as_is/fixed:0.5")
+    assert tasks.protocol_keys(gold.result.manifest)[:2] == ("as_is/native", "as_is/fixed:0.5")
 
 
 def test_results_read_back_and_are_recomputed_alike(runs: Runs) -> None:
     for run in runs:
-        assert result_files.read_run(run.path).result.rows == run.result.rows
+        assert tasks.read_run(run.path).result.rows == run.result.rows
     loaded = load_results(runs[0].path.parent, recompute=True)
     assert (loaded.broken, loaded.differing) == ((), ())
 

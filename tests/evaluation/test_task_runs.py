@@ -82,7 +82,7 @@ def value(found: Run, protocol: str, metric: str, subset: str = "sums") -> Metri
 
 def sound(found: Run) -> None:
     """It reads back, and its rows follow from its scores."""
-    assert result_files.read_run(found.path).result.rows == found.result.rows
+    assert tasks.read_run(found.path).result.rows == found.result.rows
     loaded = load_results(found.path.parent, recompute=True)
     assert (loaded.broken, loaded.differing) == ((), ())
 
@@ -117,7 +117,7 @@ def test_a_reward_model_scores_completions_as_it_scores_solutions(best: EvalConf
     assert scores["sums-3/0"].cluster == "sums-3"
     assert scores["sums-3/0"].answer == scores["sums-3/2"].answer != scores["sums-3/1"].answer
     assert "The answer" not in json.dumps([s.to_json() for s in found.scores])
-    keys = tasks.keys(found.result.manifest)
+    keys = tasks.protocol_keys(found.result.manifest)
     assert {"step_sum/min", "logprob.prefix_mean/last"} <= set(keys)
     assert set(keys) < {r.protocol for r in found.result.rows}
     line = run(best, model=str(policy), backend="endo", split="line", out=best.out / "line")
@@ -207,7 +207,7 @@ def test_calibration_carries_its_labels(best: EvalConfig, prefixes: Path, policy
     found = run(config, model=str(policy), backend="endo")
     sound(found)
     assert next(s for s in found.scores if s.id == "p1").step_labels == (0.5, 0.5, 1.0)
-    assert tasks.keys(found.result.manifest)[0] == "prefix_sum/sigmoid"
+    assert tasks.protocol_keys(found.result.manifest)[0] == "prefix_sum/sigmoid"
     assert 0 < value(found, "prefix_mean/platt", "brier", "prefixes").value < 1  # type: ignore[operator]
     chance = run(config)
     sound(chance)
@@ -296,7 +296,7 @@ def test_a_policy_is_sampled_verified_and_counted(asked: EvalConfig) -> None:
     assert (facts.n, facts.subsets, facts.series) == (16, ("a", "b"), ())
     assert facts.tokens == sum(s.tokens[0] for s in found.scores) > 16
     assert facts.weights
-    assert tasks.keys(facts) == ("sampled/t1,p1,n4",)
+    assert tasks.protocol_keys(facts) == ("sampled/t1,p1,n4",)
     assert {r.subset for r in found.result.rows} == {"a", "b", "avg[a,b]", "micro[a,b]"}
     texts = [json.loads(line) for line in (asked.out / f"{facts.run_id}.rollouts.jsonl").read_text().splitlines()]
     assert sorted(t["id"] for t in texts) == [s.id for s in found.scores]

@@ -243,7 +243,7 @@ def test_every_rule_has_its_rows_and_the_average_is_over_subsets() -> None:
     facts = manifest("best_of_n", "logratio", ("s", "tt"), series=("other",))
     items = [replace(t, also={"other": t.values[::-1]}) for t in items]
     rows = tasks.judge(facts, items)
-    keys = tasks.keys(facts)
+    keys = tasks.protocol_keys(facts)
     assert len(keys) == 2 * 4 * 5
     assert {r.protocol for r in rows} == {*keys, "floor/random", "floor/majority", "floor/pass"}
     for protocol, metric in (("other.step_sum/last", "best_of@4"), ("floor/random", "accuracy")):
@@ -326,7 +326,7 @@ def test_a_critics_score_is_the_share_of_passes() -> None:
         ScoredTrace(str(k), "s", None, int(k == 0), "p", 3, verdicts=v, answer=str(k)) for k, v in enumerate(verdicts)
     ]
     facts = manifest("best_of_n", "verdict")
-    assert tasks.keys(facts) == ("vote/mean",)
+    assert tasks.protocol_keys(facts) == ("vote/mean",)
     rows = tasks.judge(facts, items)
     assert value(rows, "vote/mean", "best_of@2").value == pytest.approx(1 / 3)  # 0 beats 1, but 2 beats 0
 
@@ -411,16 +411,16 @@ def test_what_the_verifier_could_not_judge_is_not_wrong() -> None:
     ],
 )
 def test_a_policys_protocol_says_how_it_was_sampled(changed: dict[str, object], key: str) -> None:
-    assert tasks.keys(manifest("policy", "outcome", config={**DRAWN, **changed})) == (key,)
+    assert tasks.protocol_keys(manifest("policy", "outcome", config={**DRAWN, **changed})) == (key,)
 
 
 def test_unknown_protocols_are_refused_with_the_known_ones() -> None:
     facts = manifest("policy", "outcome", config=DRAWN)
-    assert tasks.checked(facts, ("sampled/t0.6,p0.95,n4",)) == ("sampled/t0.6,p0.95,n4",)
+    assert tasks.resolve_protocols(facts, ("sampled/t0.6,p0.95,n4",)) == ("sampled/t0.6,p0.95,n4",)
     with pytest.raises(UserError, match=r"sampled/t0\.6,p0\.95,n4"):
-        tasks.checked(facts, ("greedy",))
+        tasks.resolve_protocols(facts, ("greedy",))
     with pytest.raises(UserError, match="step_sum/min"):
-        tasks.checked(manifest("best_of_n", "logratio"), ("step_sum/oracle",))
+        tasks.resolve_protocols(manifest("best_of_n", "logratio"), ("step_sum/oracle",))
 
 
 # --- run against run ----------------------------------------------------------------------------------------------

@@ -281,11 +281,11 @@ def test_outcomes_do_not_mix_with_monte_carlo_labels() -> None:
 
 def test_the_kinds_and_their_protocols() -> None:
     facts = manifest("calibration", "logratio", series=("logprob",))
-    assert tasks.keys(facts)[:2] == ("prefix_sum/sigmoid", "prefix_sum/platt")
-    assert tasks.keys(facts)[-1] == "logprob.prefix_mean/platt"
-    assert tasks.keys(replace(facts, kind="value", series=())) == ("as_is/sigmoid", "as_is/platt")
-    assert tasks.keys(replace(facts, kind="prob", series=())) == ("as_is/identity", "as_is/platt")
-    assert tasks.keys(replace(facts, kind="verdict", series=())) == ()
+    assert tasks.protocol_keys(facts)[:2] == ("prefix_sum/sigmoid", "prefix_sum/platt")
+    assert tasks.protocol_keys(facts)[-1] == "logprob.prefix_mean/platt"
+    assert tasks.protocol_keys(replace(facts, kind="value", series=())) == ("as_is/sigmoid", "as_is/platt")
+    assert tasks.protocol_keys(replace(facts, kind="prob", series=())) == ("as_is/identity", "as_is/platt")
+    assert tasks.protocol_keys(replace(facts, kind="verdict", series=())) == ()
 
 
 def test_averages_are_of_scalars_and_intervals_hold_the_value() -> None:

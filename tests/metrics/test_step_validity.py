@@ -344,13 +344,13 @@ def test_protocols_are_those_of_the_kind_without_calibrated() -> None:
     facts = manifest(["circular"], "logratio", native=0.0, fixed=0.0)
     rules = ("native", "fixed:0", "cross_validated", "oracle")
     readouts = ("prefix_sum", "step_sum", "prefix_mean", "step_mean")
-    assert tasks.keys(facts) == tuple(f"{r}/{rule}" for r in readouts for rule in rules)
-    assert tasks.keys(manifest(["circular"], "verdict")) == ()
+    assert tasks.protocol_keys(facts) == tuple(f"{r}/{rule}" for r in readouts for rule in rules)
+    assert tasks.protocol_keys(manifest(["circular"], "verdict")) == ()
     with pytest.raises(UserError, match=r"prmbench_preview has as_is/fixed:0.5, as_is/cross_validated, as_is/oracle"):
-        tasks.checked(manifest(["circular"]), ["as_is/calibrated:gsm8k"])
+        tasks.resolve_protocols(manifest(["circular"]), ["as_is/calibrated:gsm8k"])
     with pytest.raises(UserError, match="it needs a score for every step"):
-        tasks.checked(manifest(["circular"], "verdict"), ["vote/native"])
-    assert tasks.checked(manifest(["circular"]), ["as_is/fixed:0.25"]) == ("as_is/fixed:0.25",)
+        tasks.resolve_protocols(manifest(["circular"], "verdict"), ["vote/native"])
+    assert tasks.resolve_protocols(manifest(["circular"]), ["as_is/fixed:0.25"]) == ("as_is/fixed:0.25",)
 
 
 def test_readouts_are_read() -> None:

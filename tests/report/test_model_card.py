@@ -79,7 +79,7 @@ def told(result: RunResult) -> dict[tuple[str, str, str], Any]:
 @pytest.mark.parametrize("task", get_args(Tasks))
 def test_every_number_of_a_run_of_any_task(tmp_path: Path, task: str) -> None:
     path = write_run(tmp_path, task)
-    result = result_files.read_run(path).result
+    result = tasks.read_run(path).result
     text = card(CardConfig(), [path])
     found, body = read(text)
     expected = told(result)
@@ -102,7 +102,7 @@ def test_every_number_of_a_run_of_any_task(tmp_path: Path, task: str) -> None:
 
 def test_floors_stand_beside_what_they_are_floors_of(tmp_path: Path) -> None:
     path = write_run(tmp_path, "steps")
-    rows = {(r.subset, r.protocol, r.metric): r.value for r in result_files.read_run(path).result.rows}
+    rows = {(r.subset, r.protocol, r.metric): r.value for r in tasks.read_run(path).result.rows}
     found, _ = read(card(CardConfig(), [path]))
     floors = found["math", "as_is/native", "f1"].metric_args["floors"]
     assert floors == {
@@ -114,7 +114,7 @@ def test_floors_stand_beside_what_they_are_floors_of(tmp_path: Path) -> None:
 
 def test_floors_of_picking_are_of_the_same_size(tmp_path: Path) -> None:
     path = write_run(tmp_path, "best_of_n")
-    rows = {(r.subset, r.protocol, r.metric): r.value for r in result_files.read_run(path).result.rows}
+    rows = {(r.subset, r.protocol, r.metric): r.value for r in tasks.read_run(path).result.rows}
     found, _ = read(card(CardConfig(), [path]))
     for metric in ("best_of@2", "weighted_vote@2"):
         assert found["easy", "prefix_sum/last", metric].metric_args["floors"] == {
@@ -304,7 +304,7 @@ def test_the_command_gives_the_run_again(tmp_path: Path, benchmark_folder: Path)
 
 def test_what_the_command_tells_and_what_not(tmp_path: Path) -> None:
     def of(**facts: Any) -> str:
-        return command(result_files.read_run(steps_run(tmp_path, **facts)).result.manifest)
+        return command(tasks.read_run(steps_run(tmp_path, **facts)).result.manifest)
 
     config = {"model": "org/model", "benchmark": "processbench", "out": "runs", "dtype": "bfloat16", "unheard_of": 1}
     known = {"benchmark": "processbench", "revision": "e" * 40}
@@ -319,7 +319,7 @@ def test_what_the_command_tells_and_what_not(tmp_path: Path) -> None:
 
 
 def test_the_command_of_training(tmp_path: Path) -> None:
-    study = result_files.read_run(rl_runs.write_training(tmp_path, "prime", [0.4, 0.5])).result.manifest
+    study = tasks.read_run(rl_runs.write_training(tmp_path, "prime", [0.4, 0.5])).result.manifest
     assert command(study) == ""  # its record has no model
     told = {"model": "pi", "arm": "prime", "alpha": 0.5, "whiten": False, "server": ["http://x"], "steps": 100}
     assert shlex.split(command(replace(study, config={**study.config, **told}))) == [

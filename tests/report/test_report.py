@@ -38,10 +38,11 @@ from prmbench.report import compare_table, report, run_table, tables
 from prmbench.report.board import Board, boards
 from prmbench.report.build import build
 from prmbench.report.figures import figures, position_shares
-from prmbench.report.frame import RULES, slug
+from prmbench.report.frame import slug
+from prmbench.tasks.wording import RULES
 from prmbench.report.load import load
 from prmbench.report.page import MOST_TRACES, embed, page
-from prmbench.report.published import published
+from prmbench.tasks.published import published
 from prmbench.report.verdicts import kind, predict, thresholds
 from prmbench.report.viewer import choose
 from prmbench.tasks import OUT_OF_FOLD, compare, differences, judge

@@ -39,11 +39,12 @@ from prmbench.report import (
     taskgrids,
     validity,
 )
-from prmbench.report.blocks import blocks, candidate, prefixes, problem, remarks, text
+from prmbench.tasks.blocks import blocks, candidate, prefixes, problem
+from prmbench.tasks.table import notes_of, cell_of
 from prmbench.report.board import boards
 from prmbench.report.page import page
 from prmbench.report.sheets import sheets
-from prmbench.report.taskfigures import FLOOR_LOOKS, best_of_n, reliability_bin
+from prmbench.report.task_figures import FLOOR_LOOKS, best_of_n, reliability_bin
 from prmbench.studies.reporting.reward_model_claims import claims
 from prmbench.studies.reporting.reward_model_runs import study
 from prmbench.studies.reporting.reward_model_tables import grids

@@ -241,7 +241,7 @@ def test_validations_become_a_result_that_can_be_judged_again(tmp_path: Path) ->
     assert (done.before, done.after) == (checks[0]["validation_accuracy"], checks[-1]["validation_accuracy"])
     assert done.completions == sum(line["completions"] for line in lines(tmp_path / "out"))
     assert done.result is not None
-    found = result_files.read_run(done.result)
+    found = tasks.read_run(done.result)
     facts = found.result.manifest
     assert (facts.task, facts.model, facts.kind, facts.n) == ("distrl", "mine", "outcome", 4)
     kept = {name: facts.config[name] for name in ("validated_at", "samples", "panel", "sft_seed", "arm", "alpha")}

@@ -73,7 +73,7 @@ def test_policies_are_told_before_and_after(tmp_path: Path) -> None:
         for arm, more in (("grpo", 0.0), ("distrl_ipvrm", 0.125)):
             write_training(tmp_path, arm, (start, 0.2, end - more), (seed, 0))
     console = Console(width=80, record=True)
-    console.print(demo.policies(result_files.read_runs(tmp_path)))
+    console.print(demo.policies(tasks.read_runs(tmp_path)))
     lines = {line.split()[0]: line.split()[1:] for line in console.export_text().splitlines() if line.strip()}
     assert lines["grpo"] == ["37.5", "62.5", "+25.0"]
     assert lines["distrl_ipvrm"] == ["37.5", "50.0", "+12.5"]
@@ -81,7 +81,7 @@ def test_policies_are_told_before_and_after(tmp_path: Path) -> None:
 
 def test_table_has_a_line_a_method_and_the_floor(tmp_path: Path) -> None:
     write_study(tmp_path, {"ipvrm": (0.5, 0.7), "dpo_rm": (0.3, 0.5)}, ("steps", "best_of_n", "calibration"))
-    found = gather([result_files.read_run(path) for path in sorted(tmp_path.rglob("*.json"))])
+    found = gather([tasks.read_run(path) for path in sorted(tmp_path.rglob("*.json"))])
     console = Console(width=80, record=True)
     console.print(demo.table(found))
     text = console.export_text()
@@ -114,7 +114,7 @@ def test_labels_are_the_oracles_and_rows_follow_from_the_scores(told: tuple[Worl
     assert not loaded.broken
     assert not loaded.differing
     run = next(
-        r for r in (result_files.read_run(p) for p in results.glob("*.json")) if r.result.manifest.task == "steps"
+        r for r in (tasks.read_run(p) for p in results.glob("*.json")) if r.result.manifest.task == "steps"
     )
     rows = {row["id"]: row for row in map(json.loads, made.steps.read_text().splitlines())}
     assert len(run.scores) == len(rows) == 3 * 80 + 5 * 20
@@ -144,7 +144,7 @@ def test_it_learns_and_shuffled_outcomes_teach_nothing(told: tuple[World, Path])
     study.seed_runs(made, {name: experiments.SHUFFLED[name]}, results, SMALL, lambda *_: None, tasks=("steps",))
     f1, data = {}, {}
     for path in results.glob("*.json"):
-        result = result_files.read_run(path).result
+        result = tasks.read_run(path).result
         data[result.manifest.model] = result.manifest.config["recipe"].get("data")
         for row in result.rows:
             if (row.subset, row.protocol, row.metric) == ("onpolicy", "step_sum/calibrated:val", "f1"):

@@ -61,7 +61,7 @@ def test_a_reward_model_of_other_constants_from_world_to_record(tmp_path: Path) 
     rl.reward_models(made, {name: gain.REWARD_MODELS[name]}, scale.sizes, lambda *_: None)
     arm = f"distrl_{name}"
     rl.run(Runs(made, 0, {arm: gain.GAIN_ARMS[arm]}, scale, gain.BENCHMARK), tmp_path / "results", lambda *_: None)
-    runs = list(result_files.read_runs(tmp_path / "results"))
+    runs = list(tasks.read_runs(tmp_path / "results"))
     (manifest,) = (run.result.manifest for run in runs)
     assert (manifest.model, manifest.benchmark, manifest.weights) == (arm, gain.BENCHMARK, weights_hash(made.policy))
     assert (manifest.config["rm_model"], manifest.config["panel"]) == (name, "plain")

@@ -258,7 +258,7 @@ def test_one_seed_from_world_to_records(tmp_path: Path) -> None:
     given = Runs(made, 7, {name: rl.STUDY_ARMS["plain"][name] for name in FEW}, SMALL)
     out = tmp_path / "results"
     rl.run(given, out, lambda *_: None)
-    runs = {run.result.manifest.model: run for run in result_files.read_runs(out)}
+    runs = {run.result.manifest.model: run for run in tasks.read_runs(out)}
     assert set(runs) == set(FEW)
     for name, run in runs.items():
         manifest = run.result.manifest

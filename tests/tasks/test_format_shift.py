@@ -301,7 +301,7 @@ def test_plain_rows_are_those_of_step_f1() -> None:
     assert len(known) > 50
     for row in known:
         assert rows[row.subset, row.protocol, row.metric] == row
-    assert {value(rows, "math", "f1_drop", key) for key in tasks.keys(about) if "in_sample" not in key} == {0.0}
+    assert {value(rows, "math", "f1_drop", key) for key in tasks.protocol_keys(about) if "in_sample" not in key} == {0.0}
 
 
 @pytest.mark.parametrize("kind", ["logratio", "prob", "value"])
@@ -313,7 +313,7 @@ def test_what_reads_forwards_loses_nothing_to_a_missing_rest(kind: ScoreKind) ->
         for key, row in rows.items()
         if "+prefix" in key[0] and key[2] == "f1_drop" and "+headers" not in key[0]
     }
-    assert len(drops) == 3 * len(tasks.keys(manifest(scores, kind=kind, fixed=0.3)))
+    assert len(drops) == 3 * len(tasks.protocol_keys(manifest(scores, kind=kind, fixed=0.3)))
     for row in drops.values():
         assert (row.value, row.lo, row.hi) == (0.0, 0.0, 0.0)
     assert any(row.value for key, row in rows.items() if "+headers" in key[0] and key[2] == "f1_drop")
@@ -481,7 +481,7 @@ def evaluated(folder: Path) -> result_files.Run:
     (path,) = folder.glob("*.json")
     loaded = load_results(folder, recompute=True)
     assert (loaded.broken, loaded.differing) == ((), ())
-    return result_files.read_run(path)
+    return tasks.read_run(path)
 
 
 def test_a_backend_at_hand_reads_the_renderings_too(tmp_path: Path) -> None:
@@ -507,7 +507,7 @@ def test_the_best_model_stands_first(tmp_path: Path) -> None:
     for name, skill in (("a-poor", 0.0), ("best", 2.0)):
         report_runs.write(tmp_path, scores_of("value", skill, some), run_id=name, model=f"org/{name}", **facts)
     grid = next(
-        g for g in shift.grids(result_files.read_runs(tmp_path)) if g.label == "format_shift-cross_validated-drop"
+        g for g in shift.grids(tasks.read_runs(tmp_path)) if g.label == "format_shift-cross_validated-drop"
     )
     (lines,) = grid.groups
     assert [line[1] for line in lines if line[2] == "`as_is`"] == ["org/best", "org/a-poor"]

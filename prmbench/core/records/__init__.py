@@ -14,7 +14,6 @@ from prmbench.core.records.kinds import (
     Readout,
     RetryError,
     ScoreKind,
-    Task,
     Threshold,
     UserError,
 )
@@ -38,7 +37,6 @@ __all__ = [
     "ScoreKind",
     "ScoredTrace",
     "StepScores",
-    "Task",
     "Threshold",
     "Trace",
     "Usage",

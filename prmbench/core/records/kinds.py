@@ -12,9 +12,6 @@ SCORING_VERSION = 1
 ScoreKind = Literal["logratio", "value", "prob", "verdict", "outcome"]
 """What `StepScores.values` holds: sums over a step's tokens, a value read at a step's end,
 P(step is right), or nothing (critics store `verdicts`, a policy's completions have outcomes only)."""
-Task = Literal["steps", "best_of_n", "policy", "calibration", "distrl", "validity", "format_shift"]
-"""What a run's rows are about: step F1, picking among completions, completions themselves, values as probabilities,
-a policy in training, every single step (PRMBench), step F1 on the same traces in other formats."""
 Readout = Literal["prefix_sum", "step_sum", "prefix_mean", "step_mean", "as_is", "step_diff", "vote"]
 Threshold = Literal["native", "fixed", "calibrated", "calibrated_in_sample", "cross_validated", "oracle"]
 Boundary = Literal["exact", "release"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from prmbench.core.records.kinds import SCHEMA_VERSION, SCORING_VERSION, Boundary, ScoreKind, Task, Threshold, UserError
+from prmbench.core.records.kinds import SCHEMA_VERSION, SCORING_VERSION, Boundary, ScoreKind, Threshold, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class RunManifest:
     config: Mapping[str, Any]
     seed: int
     scores_sha256: str
-    task: Task = "steps"
+    task: str = "steps"
     benchmark_version: int = 1
     schema_version: int = SCHEMA_VERSION
     scoring_version: int = SCORING_VERSION

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from prmbench.core.records import MetricRow, RunManifest
 from prmbench.core.validation.fields import (
@@ -20,17 +19,11 @@ from prmbench.core.validation.fields import (
     NOTE_LENGTH,
     TEXT_LENGTH,
     Fault,
-    is_count,
-    is_number,
     setting_faults,
     short,
     text_faults,
 )
 
-OF_OUTCOMES = ("policy", "distrl")
-"""Tasks that score no steps."""
-SAMPLING = ("temperature", "top_p", "top_k", "group_size")
-"""What a policy's protocol is named by."""
 TEXTS = (
     *("model", "backend", "input_format", "benchmark_hash", "scores_sha256", "revision", "weights"),
     *("ref_model", "ref_revision", "ref_weights", "template", "data_source", "data_revision", "signal"),
@@ -50,7 +43,6 @@ def manifest_faults(manifest: RunManifest) -> Iterator[Fault]:
         *_texts(manifest),
         *_names(manifest),
         *_counts(manifest),
-        *_task(manifest),
         *setting_faults(manifest.config, "config"),
     ):
         yield f"manifest.{field}", words
@@ -60,6 +52,9 @@ def _texts(manifest: RunManifest) -> Iterator[Fault]:
     for field in ("run_id", "model", "benchmark"):
         if not getattr(manifest, field).strip():
             yield field, "is empty"
+    if not NAME.fullmatch(manifest.task):
+        yield "task", f"is {short.repr(manifest.task)}: letters, digits and . + - _ only, since it names a file"
+    yield from text_faults("task", manifest.task, NAME_LENGTH)
     if not NAME.fullmatch(manifest.run_id):
         yield "run_id", f"is {short.repr(manifest.run_id)}: letters, digits and . + - _ only, since it names a file"
     yield from text_faults("run_id", manifest.run_id, NAME_LENGTH)
@@ -114,31 +109,8 @@ def _counts(manifest: RunManifest) -> Iterator[Fault]:
         )
 
 
-def _task(manifest: RunManifest) -> Iterator[Fault]:
-    """Kinds of scores that a task cannot have, and what a task's protocols are named by."""
-    if (manifest.task in OF_OUTCOMES) != (manifest.kind == "outcome"):
-        yield "task", f"is {manifest.task!r} on {manifest.kind!r} scores, unknown to this version"
-    if manifest.task == "policy":
-        for name in SAMPLING:
-            value = manifest.config.get(name)
-            if not is_number(value) or not 0 <= value <= LARGEST_SCORE:
-                yield f"config.{name}", f"is {short.repr(value)}, not a number of at least 0"
-    elif manifest.task == "distrl":
-        yield from _training(manifest.config)
-
-
-def _training(config: Mapping[str, Any]) -> Iterator[Fault]:
-    """When the policy was validated, and by how many samples."""
-    steps, samples = config.get("validated_at"), config.get("samples")
-    rising = isinstance(steps, list | tuple) and all(map(is_count, steps)) and sorted(set(steps)) == [*steps]
-    if not steps or not rising:
-        yield "config.validated_at", f"is {short.repr(steps)}, not a list of rising steps"
-    if not is_count(samples) or not samples:
-        yield "config.samples", f"is {short.repr(samples)}, not a count"
-
-
 def row_faults(rows: Sequence[MetricRow], manifest: RunManifest) -> Iterator[Fault]:
-    """Every field of a row that cannot be; rows whose number is wrong are judge's to find."""
+    """Every field of a row that cannot be; whether a number is right is for judging to find."""
     for i, row in enumerate(rows):
         for field, words in _row(row, manifest):
             yield f"rows.{i}.{field}", words

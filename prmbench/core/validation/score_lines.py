@@ -1,4 +1,4 @@
-"""Ranges and lengths of scores, by the task and the kind of score that their manifest names."""
+"""Ranges and lengths of scores, by the kind of score that their manifest names; tasks check more of their own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ from prmbench.core.validation.fields import LARGEST_COUNT, LARGEST_SCORE, NOTE_L
 
 FINISHES = ("", "stop", "length")
 MOST_STEPS = 1_000_000
-MOST_COMPLETIONS = 4_096
-"""Of one problem."""
-OF_FIRST_ERRORS = ("steps", "format_shift")
-"""Tasks of which every trace has a label."""
-OF_GROUPS = ("policy", "best_of_n")
-"""Tasks that look at all completions of a problem together."""
 
 
 def trace_faults(scores: Iterable[ScoredTrace], manifest: RunManifest) -> Iterator[Fault]:
@@ -37,7 +31,7 @@ def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
         yield "finish", f"is {short.repr(trace.finish)}, not one of {FINISHES}"
     if trace.outcome not in (None, 0, 1):
         yield "outcome", f"is {short.repr(trace.outcome)}, not 0 or 1"
-    yield from _labels(trace, manifest)
+    yield from _labels(trace)
     if trace.unscored:
         counts = () if manifest.kind == "outcome" else trace.tokens  # a completion that was not verified has a length
         if trace.values or counts or trace.verdicts or trace.also:
@@ -47,32 +41,18 @@ def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
         yield from _scores(trace, manifest)
 
 
-def _labels(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
-    """Step F1 needs a label, and so a step; elsewhere there may be neither."""
-    needs_label = manifest.task in OF_FIRST_ERRORS
-    fewest = 1 if needs_label else 0
-    if not fewest <= trace.steps <= MOST_STEPS:
-        yield "steps", f"is {short.repr(trace.steps)}, not from {fewest} to {MOST_STEPS}"
-    if trace.label is None:
-        if needs_label:
-            yield "label", f"is missing; benchmark {manifest.benchmark} needs one"
-    elif not -1 <= trace.label < max(trace.steps, 0):
+def _labels(trace: ScoredTrace) -> Iterator[Fault]:
+    if not 0 <= trace.steps <= MOST_STEPS:
+        yield "steps", f"is {short.repr(trace.steps)}, not from 0 to {MOST_STEPS}"
+    if trace.label is not None and not -1 <= trace.label < max(trace.steps, 0):
         yield "label", f"is {short.repr(trace.label)} for {short.repr(trace.steps)} steps"
     labels = trace.step_labels
-    if manifest.task == "validity" and (not labels or not set(labels) <= {0, 1}):
-        yield "step_labels", f"must be 0 or 1 for each of {trace.steps} steps"
     if labels and not (len(labels) == trace.steps and all_within(labels, 0, 1)):
         yield "step_labels", f"must be one number from 0 to 1 for each of {trace.steps} steps"
 
 
 def _scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
-    if manifest.task == "distrl":
-        yield from _validations(trace, manifest)
-    elif manifest.kind == "outcome":
-        if trace.outcome is None:
-            yield "outcome", "is missing, and no reason is given in unscored"
-        if trace.values:
-            yield "values", "are there, and a policy's completion has none"
+    if manifest.kind == "outcome":
         yield from _counts(trace)
     elif manifest.kind == "verdict":
         verdicts = [v for v in trace.verdicts if v is not None]
@@ -89,7 +69,7 @@ def _counts(trace: ScoredTrace) -> Iterator[Fault]:
 
 def _step_scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
     lowest, highest = (0.0, 1.0) if manifest.kind == "prob" else (-LARGEST_SCORE, LARGEST_SCORE)
-    for name, values in _series(trace).items():
+    for name, values in series_of(trace).items():
         if len(values) != trace.steps or not all_within(values, lowest, highest):
             yield name, f"must be one finite number from {lowest:g} to {highest:g} for each of {trace.steps} steps"
     for name in manifest.series:
@@ -102,15 +82,8 @@ def _step_scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
         yield "tokens", f"must be one count of at least {fewest} for each of {trace.steps} steps"
 
 
-def _validations(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
-    count = len(manifest.config["validated_at"])
-    for name, values in _series(trace).items():
-        if trace.steps != count or len(values) != count or not all_within(values, 0, 1):
-            yield name, f"must be one number from 0 to 1 for each of {count} validations"
-
-
-def _series(trace: ScoredTrace) -> dict[str, Sequence[float]]:
-    """Field -> numbers."""
+def series_of(trace: ScoredTrace) -> dict[str, Sequence[float]]:
+    """Returns the numbers of a score line by field: `values`, and every further series."""
     return {"values": trace.values, **{f"also.{short.repr(name)[1:-1]}": found for name, found in trace.also.items()}}
 
 
@@ -127,8 +100,3 @@ def coverage_faults(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Ite
             "manifest.subsets",
             f"are {short.repr(sorted(manifest.subsets))}, and those in the scores {short.repr(sorted(have))}",
         )
-    if manifest.task in OF_GROUPS:
-        groups = Counter((t.subset, t.cluster) for t in scores)
-        largest = max(groups.values(), default=0)
-        if largest > MOST_COMPLETIONS:
-            yield "scores", f"have {largest} completions of one problem, more than {MOST_COMPLETIONS}"

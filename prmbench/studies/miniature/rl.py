@@ -14,7 +14,7 @@ from typing import Any, Literal
 from prmbench.config.distrl_options import ARMS, SELF, Arm, DistRLConfig
 from prmbench.core import writing
 from prmbench.core.progress import Tell
-from prmbench.core.records import Task, UserError, text_hash
+from prmbench.core.records import UserError, text_hash
 from prmbench.rl import distrl
 from prmbench.studies.miniature import arithmetic, experiments, pool, study, world
 from prmbench.studies.miniature.arithmetic import Split
@@ -145,7 +145,7 @@ def _of(made: World) -> str:
 def prepare(made: World, out: Path, sizes: Sizes, tell: world.Tell) -> None:
     """A world, the reward models that its arms start from, and the experiments on reward models."""
     methods = experiments.MARKERS if made.marked else experiments.SHUFFLED
-    only: tuple[Task, ...] = ("steps",)
+    only: tuple[str, ...] = ("steps",)
     study.seed_runs(made, methods, out, sizes, tell, tasks=only)
     if not made.marked:
         reward_models(made, METHODS, sizes, tell)

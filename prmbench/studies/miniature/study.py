@@ -14,7 +14,7 @@ from prmbench import evaluation
 from prmbench.backends import load_backend
 from prmbench.config import EvalConfig, TrainRMConfig, presets
 from prmbench.core import result_files, writing
-from prmbench.core.records import Task, Threshold, Trace
+from prmbench.core.records import Threshold, Trace
 from prmbench.studies.miniature import experiments, world
 from prmbench.studies.miniature.recipes import TRAINING, Recipe
 from prmbench.studies.miniature.world import Sizes, World
@@ -41,7 +41,7 @@ def seed_runs(
     sizes: Sizes,
     tell: world.Tell,
     tuning: bool = False,
-    tasks: Collection[Task] = world.JUDGED,
+    tasks: Collection[str] = world.JUDGED,
 ) -> None:
     """Builds the world, trains every method on it and judges it on `tasks`; what is finished is not done again.
 
@@ -97,7 +97,7 @@ def _judge(
     made: World,
     name: str,
     recipe: Recipe,
-    traces: Mapping[Task, Sequence[Trace]],
+    traces: Mapping[str, Sequence[Trace]],
     rules: tuple[Threshold, ...],
     out: Path,
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from prmbench import tasks
 from prmbench.config import Loss
 from prmbench.core import result_files, writing
 from prmbench.core.progress import Tell
@@ -49,7 +50,7 @@ def tune(root: Path, tell: Tell | None = None) -> dict[str, Any]:
     seeds.run(SEEDS, named, root, out, tell, tuning=True)
     found: dict[str, dict[int, float]] = {}
     for path in sorted(out.glob("*.json")):
-        result = result_files.read_run(path).result
+        result = tasks.read_run(path).result
         rows = [r for r in result.rows if (r.subset, r.protocol, r.metric) == (TUNING, PROTOCOL, "f1")]
         found.setdefault(result.manifest.model, {})[result.manifest.seed] = rows[0].value or 0.0
     lines = [{**_facts(named[name]), **_scores(by_seed)} for name, by_seed in found.items() if name in named]

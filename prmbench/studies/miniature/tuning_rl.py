@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from prmbench import tasks
 from prmbench.config.distrl_options import Arm
 from prmbench.core import result_files, writing
 from prmbench.core.progress import Tell
@@ -52,7 +53,7 @@ def tune(root: Path, tell: Tell | None = None, scale: Scale = SCALE) -> dict[str
     )
     pool.run({f"seed {m.seed}": partial(rl.run, Runs(m, 0, named, scale), out) for m in worlds}, tell)
     found: dict[str, dict[str, tuple[float, float]]] = {}
-    for run in result_files.read_runs(out):
+    for run in tasks.read_runs(out):
         told = run.result.manifest.config
         values = [trace.values for trace in run.scores]
         ends = fmean(v[0] for v in values), fmean(v[-1] for v in values)

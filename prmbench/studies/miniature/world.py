@@ -13,7 +13,7 @@ from typing import Any
 
 from prmbench import data
 from prmbench.config import RolloutConfig, TrainConfig
-from prmbench.core.records import Task, Trace, UserError
+from prmbench.core.records import Trace, UserError
 from prmbench.data import prompts, rollouts, views
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.generation import Sampling
@@ -29,7 +29,7 @@ Tell = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, out of how much)."""
 MAX_TOKENS = 80
 """Longest completion; a right one in the plain format takes 46 tokens at most."""
-JUDGED: tuple[Task, ...] = ("steps", "best_of_n", "calibration")
+JUDGED: tuple[str, ...] = ("steps", "best_of_n", "calibration")
 """What reward models are judged on."""
 BATCH = 32
 """Of the policy's training: larger ones learn little in the same time."""
@@ -101,7 +101,7 @@ class World:
         return self.folder / "prefixes.jsonl"
 
 
-def build(world: World, sizes: Sizes, tell: Tell, tasks: Collection[Task] = JUDGED) -> None:
+def build(world: World, sizes: Sizes, tell: Tell, tasks: Collection[str] = JUDGED) -> None:
     """Makes what is not there yet: a policy, training data, and what `tasks` are judged on.
 
     Raises UserError when the policy does not learn.
@@ -115,8 +115,8 @@ def build(world: World, sizes: Sizes, tell: Tell, tasks: Collection[Task] = JUDG
         _value_prefixes(world, sizes, tell)
 
 
-def loaded(world: World, tasks: Collection[Task] = JUDGED) -> dict[Task, Sequence[Trace]]:
-    """Task -> the traces that models are judged on, read as `prmbench eval` reads them."""
+def loaded(world: World, tasks: Collection[str] = JUDGED) -> dict[str, Sequence[Trace]]:
+    """Str -> the traces that models are judged on, read as `prmbench eval` reads them."""
     files = {"processbench": world.steps, "best_of_n": world.candidates, "calibration": world.prefixes}
     named = zip(JUDGED, files.items(), strict=True)
     return {task: data.load(name, path).traces for task, (name, path) in named if task in tasks}

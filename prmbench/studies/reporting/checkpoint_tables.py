@@ -5,18 +5,16 @@ What a row holds is decided in checkpoints.py, what a correlation is in checkpoi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 
 import pandas as pd
 
 from prmbench.core.result_files import Run, canonical_json
-from prmbench.report.blocks import PERCENT, PLAIN, SIGNED, number
 from prmbench.report.figures import draw
 from prmbench.report.frame import JOINED
 from prmbench.report.sheets import Sheet
-from prmbench.report.tables import DASH, Grid
 from prmbench.studies.reporting.checkpoint_correlation import (
     FEWEST,
     REPLICATES,
@@ -29,6 +27,8 @@ from prmbench.studies.reporting.checkpoint_correlation import (
 from prmbench.studies.reporting.checkpoint_figures import plans
 from prmbench.studies.reporting.checkpoints import CALIBRATION, COST, F1, GAINS, RL_GAINS, Checkpoint, checkpoints
 from prmbench.studies.reporting.column_words import COLUMN_WORDS
+from prmbench.tasks.table import DASH, FRACTION, PERCENT, POINTS, Cell, Table, Unit, Value
+from prmbench.tasks.table import Row as TableRow
 
 NAME = JOINED
 WORDS = (
@@ -58,7 +58,6 @@ REASONS = {
 }
 """Why a number may be missing, other than that nobody asked for it."""
 Found = Mapping[Within, Correlation | None]
-Row = tuple[str, ...]
 
 
 def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
@@ -71,7 +70,7 @@ def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
         Sheet(
             name=NAME,
             words=WORDS,
-            grids=grids(rows),
+            tables=grids(rows),
             figures=draw(partial(plans, rows, outcomes(rows)), png),
             runs=tuple(used[path] for path in sorted(used)),
             rules="all",
@@ -83,7 +82,7 @@ def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
     )
 
 
-def grids(rows: Sequence[Checkpoint]) -> tuple[Grid, ...]:
+def grids(rows: Sequence[Checkpoint]) -> tuple[Table, ...]:
     """Correlations, then rows; those without a number are left out."""
     trained = [row for row in rows if row.model not in UNTRAINED]
     found = [_correlations(rows, how, "") for how in COEFFICIENTS]
@@ -118,45 +117,39 @@ def correlation(rows: Sequence[Checkpoint], x: str, y: str, how: Coefficient) ->
     return {within: correlate(points, how, within) for within in WITHIN}
 
 
-def _correlations(rows: Sequence[Checkpoint], how: Coefficient, population: str) -> Grid:
+def _correlations(rows: Sequence[Checkpoint], how: Coefficient, population: str) -> Table:
     groups = []
     for outcome, names in product(outcomes(rows), (PREDICTORS, UPPER_BOUNDS)):
         lines = [_line(name, outcome, correlation(rows, name, outcome, how)) for name in names]
         groups.append(tuple(line for line in lines if line))
     few = any(TOO_FEW in line for group in groups for line in group)
     title = f"Does F1 predict downstream gain? {COEFFICIENTS[how]}{', ' * bool(population)}{population}"
-    return Grid(
+    return Table(
         label=f"joined-{how}{'-trained' * bool(population)}",
         title=title,
         caption=f"{COEFFICIENTS[how]} correlation across the miniature's checkpoints. {EXPLAINED}",
         header=("Predictor", "Outcome", "Checkpoints", "Seeds", *WITHIN.values(), "Answer", "Seeds above 0"),
+        lead="within worlds",
         groups=tuple(group for group in groups if group),
         notes=(f"{TOO_FEW[0].upper()}{TOO_FEW[1:]}: {FEW}",) if few else (),
     )
 
 
-def _line(predictor: str, outcome: str, found: Found) -> Row:
+def _line(predictor: str, outcome: str, found: Found) -> TableRow:
     pooled = found["pooled"]
     if pooled is None:
         return ()
     answers = ", ".join(_answer(found[within], predictor) for within in WITHIN)
     answers = TOO_FEW if pooled.clusters < FEWEST else answers
     return (
-        *(predictor, outcome, str(pooled.n), str(pooled.clusters)),
+        *(predictor, outcome, Value(pooled.n, "count"), Value(pooled.clusters, "count")),
         *(_coefficient(found[within]) for within in WITHIN),
-        *(answers, f"{pooled.positive} of {pooled.told}"),
+        *(answers, Value(pooled.positive, "count", suffix=f" of {pooled.told}")),
     )
 
 
-def _coefficient(found: Correlation | None) -> str:
-    if found is None:
-        return DASH
-    span = "" if found.lo is None else f" [{_signed(found.lo)}, {_signed(found.hi)}]"
-    return _signed(found.value) + span
-
-
-def _signed(value: float | None) -> str:
-    return DASH if value is None else f"{round(value, 2) + 0.0:+.2f}"
+def _coefficient(found: Correlation | None) -> Value:
+    return Value(None) if found is None else Value(found.value, "correlation", found.lo, found.hi)
 
 
 def _answer(found: Correlation | None, predictor: str) -> str:
@@ -171,16 +164,16 @@ def _answer(found: Correlation | None, predictor: str) -> str:
 # --- rows -------------------------------------------------------------------------------------------------------
 
 
-def _rows(title: str, rows: Sequence[Checkpoint]) -> Grid:
+def _rows(title: str, rows: Sequence[Checkpoint]) -> Table:
     """A line each, the seeds of a method together."""
     shown = _columns(rows)
     inside = any(row.seed is not None for row in rows)
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[TableRow]] = {}
     for row in rows:
-        where = (row.panel, str(row.seed)) if inside else ()
+        where: TableRow = (row.panel, Value(row.seed, "count")) if inside else ()
         cells = (_cell(column, row.numbers.get(column)) for column in shown)
         groups.setdefault(row.model if inside else "", []).append((row.model, *where, *cells))
-    return Grid(
+    return Table(
         label=f"joined-{title.lower().replace(' ', '-')}",
         title=title,
         caption=_caption(inside),
@@ -220,17 +213,17 @@ def _column_rank(column: str) -> tuple[int, int, str]:
     return place, "oracle" in column or "in_sample" in column, column
 
 
-def _cell(column: str, value: float | None) -> str:
-    return DASH if value is None else _style(column)(value)
+def _cell(column: str, value: float | None) -> Cell:
+    return Value(value, _unit(column))
 
 
-def _style(column: str) -> Callable[[float], str]:
+def _unit(column: str) -> Unit:
     if column in CALIBRATION:
-        return partial(number, style=PLAIN)
+        return FRACTION
     if column in COST:
-        return (lambda v: f"{v:,.0f}") if column in COST[:1] else (lambda v: f"{v:.2f}")
+        return "count" if column in COST[:1] else "hundredths"
     signed = column in RL_GAINS or column.startswith(GAINS) or "lost" in column
-    return partial(number, style=SIGNED if signed else PERCENT)
+    return POINTS if signed else PERCENT
 
 
 def _why(rows: Sequence[Checkpoint], shown: Sequence[str]) -> tuple[str, ...]:

@@ -12,8 +12,7 @@ from statistics import fmean
 
 from prmbench.core.records import EvalProtocol, RunManifest
 from prmbench.core.result_files import Run
-from prmbench.report.blocks import group_size
-from prmbench.report.frame import columns, frame, members, model_name
+from prmbench.report.frame import columns, frame
 from prmbench.report.verdicts import HEADLINE
 from prmbench.studies.reporting.nested_seeds import Runs, difference
 from prmbench.studies.reporting.policy_runs import BASE, RLStudy, rl_study
@@ -29,7 +28,9 @@ from prmbench.studies.reporting.reward_model_runs import (
     seed_of,
     study,
 )
+from prmbench.tasks.blocks import group_size
 from prmbench.tasks.format_shift import PLAIN, base_and_rendering
+from prmbench.tasks.wording import members, model_name
 
 F1 = ("F1 onpolicy", "F1 injected", "F1 shifts", "own F1 onpolicy", "oracle F1 onpolicy", "oracle F1 injected")
 """Of the miniature: process level but for `own`, which is read by the value that picks among N; calibrated but for the

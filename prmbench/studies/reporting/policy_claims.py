@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
-from prmbench.report.blocks import PERCENT, PLAIN, SIGNED
 from prmbench.report.stats import holm
 from prmbench.studies.reporting.nested_seeds import WHOLE, Estimate, Runs, difference, estimate, whole
 from prmbench.studies.reporting.policy_runs import BASE, RLStudy, early, late
+from prmbench.tasks.table import FRACTION, PERCENT, POINTS, Unit
 
 IPVRM, NAIVE, FROZEN = "distrl_ipvrm", "distrl_naive", "distrl_frozen"
 METHODS = ("ipvrm", "implicit_prm", "dpo_rm")
@@ -50,8 +50,8 @@ class Question:
     runs: Runs
     low: float = 0.0
     high: float = math.inf
-    unit: str = SIGNED
-    """How its numbers are written: SIGNED for a difference of shares, PERCENT for a share, PLAIN for what is none."""
+    unit: Unit = POINTS
+    """Of its numbers: POINTS for a difference of shares, PERCENT for a share, FRACTION for what is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Answer:
     panel: str
     comparison: str
     where: str
-    unit: str
+    unit: Unit
     bounds: str
     found: Estimate
     verdict: str
@@ -136,9 +136,9 @@ def _answer(question: Question) -> Answer | None:
     )
 
 
-def _bounds(low: float, high: float, unit: str) -> str:
+def _bounds(low: float, high: float, unit: Unit) -> str:
     """`above 0`, `below 5`, `-2 to 2`; in percent where the difference is."""
-    low, high = (v if math.isinf(v) or unit == PLAIN else 100 * v for v in (low, high))
+    low, high = (v if math.isinf(v) or unit == FRACTION else 100 * v for v in (low, high))
     if math.isinf(high):
         return f"above {low:g}"
     return f"below {high:g}" if math.isinf(low) else f"{low:g} to {high:g}"
@@ -185,7 +185,7 @@ def _monitor(
     study: RLStudy, panel: str, source: str, arms: tuple[str, str], name: str, where: str, bound: float = 0.0
 ) -> Question:
     first, second = (study.monitored(panel, arm, name, fmean) for arm in arms)
-    unit = PLAIN if name in ("rm_score", "candidates") else SIGNED
+    unit = FRACTION if name in ("rm_score", "candidates") else POINTS
     return Question(source, panel, " - ".join(arms), where, difference(first, second), low=bound, unit=unit)
 
 

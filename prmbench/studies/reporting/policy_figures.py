@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from prmbench.report.figures import PALETTE, Plan
 from prmbench.report.frame import slug
-from prmbench.report.taskfigures import legend_below
+from prmbench.report.task_figures import legend_below
 from prmbench.report.training_figures import (
     WATCHED,
     WIDE,

@@ -12,13 +12,11 @@ from statistics import fmean, median
 
 import pandas as pd
 
-from prmbench.report.blocks import NOTED, PERCENT, PLAIN, SIGNED, number
-from prmbench.report.tables import DASH, Grid
 from prmbench.studies.reporting.nested_seeds import EXPLAINED, Estimate, estimate
 from prmbench.studies.reporting.policy_claims import WORDS, Answer, against_base
 from prmbench.studies.reporting.policy_runs import BASE, RLStudy, Trained, early, late, truncated
 from prmbench.studies.reporting.reward_model_runs import Study
-from prmbench.studies.reporting.reward_model_tables import p_text
+from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Cell, Row, Table, Unit, Value, has_mark
 
 ALPHA = 0.05
 OPTIONS = (
@@ -27,27 +25,27 @@ OPTIONS = (
     *("learning_rate", "rm_learning_rate", "steps"),
 )
 """What arms are told apart by."""
-SHOWN: dict[str, tuple[str, Callable[[Sequence[float]], float], str]] = {
+SHOWN: dict[str, tuple[str, Callable[[Sequence[float]], float], Unit]] = {
     "right rollouts": ("accuracy", fmean, PERCENT),
     "RM accuracy, early": ("rm_accuracy", early, PERCENT),
     "RM accuracy, late": ("rm_accuracy", late, PERCENT),
-    "RM score": ("rm_score", fmean, PLAIN),
-    "RM gap, late": ("rm_gap", late, PLAIN),
-    "entropy, late": ("entropy", late, PLAIN),
-    "KL to SFT, last": ("kl_sft", lambda v: v[-1], PLAIN),
-    "tokens, late": ("length", late, "tenths"),
-    "steps, late": ("step_count", late, PLAIN),
-    "GAE / outcome": ("gae_outcome_ratio", fmean, PLAIN),
-    "candidates": ("candidates", fmean, PLAIN),
+    "RM score": ("rm_score", fmean, FRACTION),
+    "RM gap, late": ("rm_gap", late, FRACTION),
+    "entropy, late": ("entropy", late, FRACTION),
+    "KL to SFT, last": ("kl_sft", lambda v: v[-1], FRACTION),
+    "tokens, late": ("length", late, "number"),
+    "steps, late": ("step_count", late, FRACTION),
+    "GAE / outcome": ("gae_outcome_ratio", fmean, FRACTION),
+    "candidates": ("candidates", fmean, FRACTION),
     "mass": ("candidate_mass", fmean, PERCENT),
-    "seconds": ("seconds", median, PLAIN),
-    "GiB": ("memory_gib", max, PLAIN),
+    "seconds": ("seconds", median, FRACTION),
+    "GiB": ("memory_gib", max, FRACTION),
 }
 """Column -> monitor, what is made of its steps, and how it is written."""
 SINGLE = f"{NOTED} one SFT seed: the interval is over its RL seeds and problems, and says nothing of other SFT seeds."
 
 
-def grids(study: RLStudy, answered: Sequence[Answer]) -> tuple[Grid, ...]:
+def grids(study: RLStudy, answered: Sequence[Answer]) -> tuple[Table, ...]:
     """All tables, the answers first; empty ones are left to the caller."""
     return answers_grid(answered), before_after(study), arms_grid(study), comparisons(answered), monitors(study)
 
@@ -55,22 +53,22 @@ def grids(study: RLStudy, answered: Sequence[Answer]) -> tuple[Grid, ...]:
 # --- answers ------------------------------------------------------------------------------------------------
 
 
-def answers_grid(answered: Sequence[Answer]) -> Grid:
+def answers_grid(answered: Sequence[Answer]) -> Table:
     """Counts of yes, no and unclear."""
-    groups: list[tuple[tuple[str, ...], ...]] = []
+    groups: list[tuple[Row, ...]] = []
     for panel in dict.fromkeys(a.panel for a in answered):
-        rows = []
+        rows: list[Row] = []
         for source, words in WORDS.items():
             family = [a for a in answered if (a.source, a.panel) == (source, panel)]
             if family:
-                counts = [str(sum(a.verdict == word for a in family)) for word in ("yes", "no", "unclear")]
+                counts = [_count(sum(a.verdict == word for a in family)) for word in ("yes", "no", "unclear")]
                 tested = [a for a in family if a.tested]
                 kept = sum(a.verdict != "unclear" and a.holm is not None and a.holm < ALPHA for a in tested)
-                left = f"{kept} of {len(tested)}" if tested else DASH
-                rows.append((source, words, panel or DASH, *counts, str(len(family)), left))
+                left = Value(kept, "count", suffix=f" of {len(tested)}") if tested else Value(None)
+                rows.append((source, words, panel or DASH, *counts, _count(len(family)), left))
         groups.append(tuple(rows))
     told = {a.source for a in answered}
-    return Grid(
+    return Table(
         label="rl-answers",
         title="Do the paper's claims hold here?",
         caption="Yes: the 95% interval lies between the bounds that the comparison names; no: outside them; unclear: "
@@ -87,11 +85,11 @@ def _unasked(told: set[str]) -> list[tuple[str, str]]:
     return [(source, words) for source, words in WORDS.items() if source not in told]
 
 
-def comparisons(answered: Sequence[Answer]) -> Grid:
+def comparisons(answered: Sequence[Answer]) -> Table:
     """Every comparison with its numbers."""
     keys = dict.fromkeys((a.source, a.panel) for a in answered)
     groups = tuple(tuple(_comparison(a) for a in answered if (a.source, a.panel) == key) for key in keys)
-    return Grid(
+    return Table(
         label="rl-comparisons",
         title="Every comparison",
         caption="Paired by SFT seed, RL seed and, for accuracies, problem; in percentage points, or as they are where "
@@ -107,25 +105,29 @@ def comparisons(answered: Sequence[Answer]) -> Grid:
     )
 
 
-def _comparison(a: Answer) -> tuple[str, ...]:
+def _count(number: int) -> Value:
+    return Value(number, "count")
+
+
+def _comparison(a: Answer) -> Row:
     found = a.found
     return (
         *(a.source, a.panel or DASH, a.comparison, a.where, a.verdict, a.bounds),
-        estimate_text(found, a.unit),
-        f"{found.positive} of {found.runs}",
-        p_text(found.p if a.tested else None),
-        p_text(a.holm),
-        number(found.mdd, PLAIN if a.unit == PLAIN else PERCENT),
+        estimate_value(found, a.unit),
+        Value(found.positive, "count", suffix=f" of {found.runs}"),
+        Value(found.p if a.tested else None, "p"),
+        Value(a.holm, "p"),
+        Value(found.mdd, FRACTION if a.unit == FRACTION else PERCENT),
     )
 
 
 # --- arms -----------------------------------------------------------------------------------------------------
 
 
-def before_after(study: RLStudy) -> Grid:
+def before_after(study: RLStudy) -> Table:
     """Each arm's policy before and after training: the shape of the paper's Table 5."""
     groups = tuple(tuple(_policy(study, panel, arm) for arm in study.arms(panel)) for panel in study.panels)
-    return Grid(
+    return Table(
         label="rl-policies",
         title="Policies before and after training",
         caption=f"{study.metric} on the validation problems, percent; gain in percentage points. {EXPLAINED}",
@@ -136,7 +138,7 @@ def before_after(study: RLStudy) -> Grid:
     )
 
 
-def _policy(study: RLStudy, panel: str, arm: str) -> tuple[str, ...]:
+def _policy(study: RLStudy, panel: str, arm: str) -> Row:
     before = estimate(study.accuracy(panel, arm, 0))
     trained = any(len(t.steps) > 1 for t in study.of(panel, arm))
     last = estimate(study.accuracy(panel, arm, -1)) if trained else None
@@ -144,12 +146,12 @@ def _policy(study: RLStudy, panel: str, arm: str) -> tuple[str, ...]:
     return (
         panel or DASH,
         arm,
-        *((str(before.sft_seeds), str(before.runs)) if before else ("0", "0")),
-        estimate_text(before, PERCENT),
-        estimate_text(last, PERCENT),
-        estimate_text(estimate(study.gain(panel, arm)), SIGNED),
-        number(cut[0].value if cut[0] else None, PERCENT),
-        number(cut[1].value if cut[1] and trained else None, PERCENT),
+        *((_count(before.sft_seeds), _count(before.runs)) if before else (_count(0), _count(0))),
+        estimate_value(before, PERCENT),
+        estimate_value(last, PERCENT),
+        estimate_value(estimate(study.gain(panel, arm)), POINTS),
+        Value(cut[0].value if cut[0] else None),
+        Value(cut[1].value if cut[1] and trained else None),
     )
 
 
@@ -159,7 +161,7 @@ def _alone(study: RLStudy) -> tuple[str, ...]:
     return (f"Validated once, without training: {', '.join(names)}.",) if names else ()
 
 
-def arms_grid(study: RLStudy) -> Grid:
+def arms_grid(study: RLStudy) -> Table:
     """Each arm's last accuracy minus GRPO's."""
     groups = []
     for panel in study.panels:
@@ -167,19 +169,19 @@ def arms_grid(study: RLStudy) -> Grid:
             (
                 panel or DASH,
                 arm,
-                str(found.sft_seeds),
-                str(found.runs),
-                estimate_text(found, SIGNED),
-                f"{found.positive} of {found.runs}",
-                p_text(found.p),
-                p_text(adjusted),
-                number(found.mdd, PERCENT),
+                _count(found.sft_seeds),
+                _count(found.runs),
+                estimate_value(found, POINTS),
+                Value(found.positive, "count", suffix=f" of {found.runs}"),
+                Value(found.p, "p"),
+                Value(adjusted, "p"),
+                Value(found.mdd),
             )
             for arm, (found, adjusted) in against_base(study, panel).items()
         ]
         groups.append(tuple(rows))
     kept = tuple(group for group in groups if group)
-    return Grid(
+    return Table(
         label="rl-arms",
         title=f"Arms against {BASE}",
         caption=f"{study.metric} after training minus that of {BASE}, paired by SFT seed, RL seed and problem; "
@@ -192,27 +194,21 @@ def arms_grid(study: RLStudy) -> Grid:
     )
 
 
-def estimate_text(found: Estimate | None, style: str) -> str:
-    """`91.2 [88.0, 94.1]`, a dagger when of one SFT seed only."""
+def estimate_value(found: Estimate | None, unit: Unit) -> Value:
+    """An estimate with its interval, a dagger when of one SFT seed only."""
     if found is None:
-        return DASH
-    span = "" if found.lo is None else f" [{_number(found.lo, style)}, {_number(found.hi, style)}]"
-    return _number(found.value, style) + span + NOTED * found.single
+        return Value(None, unit)
+    return Value(found.value, unit, found.lo, found.hi, marks=NOTED * found.single)
 
 
-def _number(value: float | None, style: str) -> str:
-    return f"{value:.1f}" if style == "tenths" and value is not None else number(value, style)
-
-
-def _single(groups: Sequence[Sequence[Sequence[str]]]) -> tuple[str, ...]:
-    marked = any(NOTED in text for group in groups for row in group for text in row)
-    return (SINGLE,) * marked
+def _single(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
+    return (SINGLE,) * has_mark(groups, NOTED)
 
 
 # --- monitors ---------------------------------------------------------------------------------------------------
 
 
-def monitors(study: RLStudy) -> Grid:
+def monitors(study: RLStudy) -> Table:
     """Means over runs of what was watched; columns that no run recorded are left out."""
     found = {
         (panel, arm): {name: estimate(study.monitored(panel, arm, *how[:2])) for name, how in SHOWN.items()}
@@ -220,16 +216,16 @@ def monitors(study: RLStudy) -> Grid:
         for arm in study.arms(panel)
     }
     shown = [name for name in SHOWN if any(cells[name] for cells in found.values())]
-    groups = []
+    groups: list[tuple[Row, ...]] = []
     for panel in study.panels:
-        rows = []
+        rows: list[Row] = []
         for arm in study.arms(panel):
             cells = found[panel, arm]
             if any(cells.values()):
-                texts = [_number(e.value, SHOWN[n][2]) if (e := cells[n]) else DASH for n in shown]
-                rows.append((panel or DASH, arm, *texts, alarms(study.of(panel, arm))))
+                values = [Value(e.value if (e := cells[n]) else None, SHOWN[n][2]) for n in shown]
+                rows.append((panel or DASH, arm, *values, alarms(study.of(panel, arm))))
         groups.append(tuple(rows))
-    return Grid(
+    return Table(
         label="rl-monitors",
         title="What was watched in training",
         caption="Means over SFT seeds of means over RL seeds; over all steps of a run, or its first (early) or last "
@@ -248,16 +244,16 @@ def alarms(runs: Sequence[Trained]) -> str:
     return ", ".join(f"{name} {raised[name]}" for name in sorted(raised)) or DASH
 
 
-def options_grid(study: RLStudy) -> Grid:
+def options_grid(study: RLStudy) -> Table:
     """What each arm was told; options that no run recorded are left out."""
     names = list(dict.fromkeys((t.panel, t.arm) for t in study.trained))
     told = {key: {option: _option(study.of(*key), option) for option in OPTIONS} for key in names}
     shown = [option for option in OPTIONS if any(cells[option] != DASH for cells in told.values())]
-    rows: dict[tuple[str, ...], list[str]] = {}
+    rows: dict[tuple[Cell, ...], list[str]] = {}
     for panel, arm in names:
         rows.setdefault((arm, *(told[panel, arm][option] for option in shown)), []).append(panel or DASH)
     lines = tuple((" ".join(panels), *row) for row, panels in rows.items())
-    return Grid(
+    return Table(
         label="rl-options",
         title="Options of the arms",
         caption="How each arm was trained, as its runs recorded it.",

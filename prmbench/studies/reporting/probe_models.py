@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterator
 
 from prmbench.core.records import RunManifest
-from prmbench.report.blocks import PERCENT
 from prmbench.report.stats import mean
-from prmbench.report.tables import DASH, Grid
 from prmbench.studies.reporting.nested_seeds import difference
 from prmbench.studies.reporting.policy_claims import METHODS, Question, by_world
 from prmbench.studies.reporting.reward_model_runs import PROCESS, BySeed, Study
 from prmbench.studies.reporting.reward_model_tables import cell, over_seeds
+from prmbench.tasks.table import PERCENT, Row, Table, Value
 
 PROBE = re.compile(r"(?P<method>\w+?)_(?P<probe>shuffled|marker0|marker1|marker5)")
 PROBES = {
@@ -89,22 +88,22 @@ def _marked(models: Study, scene: str) -> Iterator[Question]:
 # --- tables ---------------------------------------------------------------------------------------------------
 
 
-def probe_grid(models: Study) -> Grid:
+def probe_grid(models: Study) -> Table:
     """F1 of every method under every probe."""
-    groups = []
+    groups: list[tuple[Row, ...]] = []
     for method in METHODS:
-        rows = []
+        rows: list[Row] = []
         for probe, words in PROBES.items():
             cells = [over_seeds(f1(models, method, probe, scene)) for scene in SCENES]
             if any(cells) and (probe or len(_probed(models, method)) > 0):
                 worlds = max(found.n for found in cells if found is not None)
-                rows.append((name(method, probe), words, str(worlds), *(cell(c, PERCENT) for c in cells)))
+                rows.append((name(method, probe), words, Value(worlds, "count"), *(cell(c, PERCENT) for c in cells)))
         groups.append(tuple(rows))
     floor = [_floor(models, scene) for scene in SCENES]
     if any(groups) and any(floor):
-        row = ("random scores, best threshold", "", "", *(cell(mean(v), PERCENT) if v else DASH for v in floor))
+        row: Row = ("random scores, best threshold", "", "", *(cell(mean(v) if v else None, PERCENT) for v in floor))
         groups.append((row,))
-    return Grid(
+    return Table(
         label="rl-probes",
         title="Reward models on shuffled outcomes and with a late marker",
         caption="First-error F1, process level, threshold tuned on val, percent; mean over worlds with its 95% "

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from prmbench.report.figures import MOST_LINES, PALETTE, Plan, legend_label
 from prmbench.report.stats import Mean
-from prmbench.report.taskfigures import legend_below, panels_in_a_row
+from prmbench.report.task_figures import legend_below, panels_in_a_row
 from prmbench.studies.reporting.reward_model_claims import SCENES, Claim
 from prmbench.studies.reporting.reward_model_runs import PROCESS, Study
 from prmbench.studies.reporting.reward_model_tables import f1_columns, over_seeds

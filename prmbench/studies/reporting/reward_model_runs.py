@@ -14,7 +14,8 @@ import pandas as pd
 
 from prmbench.core.records import MetricRow, RunManifest
 from prmbench.core.result_files import Run
-from prmbench.report.frame import rule_and_readout
+from prmbench.tasks import find_task
+from prmbench.tasks.wording import rule_and_readout
 
 STUDY = "miniature"
 """The benchmark whose runs form a study: many seeds, one world each."""
@@ -128,7 +129,7 @@ def study(runs: Sequence[Run]) -> Study:
         for run in runs
         for m in [run.result.manifest]
         for row in run.result.rows
-        for how in [rule_and_readout(row.protocol, m.task)]
+        for how in [rule_and_readout(row.protocol, find_task(m.task).has_threshold)]
         if _kept(m.task, row, how[0])
     ]
     table = pd.DataFrame(lines, columns=list(COLUMNS))

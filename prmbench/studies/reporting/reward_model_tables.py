@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from prmbench.report.blocks import NOTED, PERCENT, PLAIN, SIGNED, number
 from prmbench.report.stats import Mean, mean
-from prmbench.report.tables import DASH, Grid
-from prmbench.report.taskgrids import CALIBRATION, LOWER_IS_BETTER
 from prmbench.studies.reporting.reward_model_claims import ALPHA, WORDS, Claim, missing
 from prmbench.studies.reporting.reward_model_runs import (
     PREFIX,
@@ -23,6 +20,9 @@ from prmbench.studies.reporting.reward_model_runs import (
     Study,
     own,
 )
+from prmbench.tasks.calibration import COLUMNS as CALIBRATION
+from prmbench.tasks.calibration import LOWER_IS_BETTER
+from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Code, Row, Table, Unit, Value, has_mark, number
 
 READINGS = {"process level": PROCESS, "prefix mean": PREFIX_MEAN, "prefix": PREFIX}
 """The first is the paper's main table, and the one that claims rest on."""
@@ -33,7 +33,7 @@ RULE_WORDS = {
 HELD = "mean of shifts", "change under shifts"
 
 
-def grids(study: Study, claims: Sequence[Claim]) -> tuple[Grid, ...]:
+def grids(study: Study, claims: Sequence[Claim]) -> tuple[Table, ...]:
     """All tables of a study, the answers first; those without a number are left out."""
     found = [
         _answers(study, claims),
@@ -49,19 +49,21 @@ def grids(study: Study, claims: Sequence[Claim]) -> tuple[Grid, ...]:
 # --- answers ------------------------------------------------------------------------------------------------
 
 
-def _answers(study: Study, claims: Sequence[Claim]) -> Grid:
-    groups: list[tuple[tuple[str, ...], ...]] = []
+def _answers(study: Study, claims: Sequence[Claim]) -> Table:
+    groups: list[tuple[Row, ...]] = []
     for constants in ("tuned", "paper"):
         rows = []
         for source, words in WORDS.items():
             family = [c for c in claims if (c.source, c.constants) == (source, constants)]
             if family:
-                counts = [str(sum(c.verdict == answer for c in family)) for answer in ("yes", "no", "unclear")]
+                counts = [
+                    Value(sum(c.verdict == answer for c in family), "count") for answer in ("yes", "no", "unclear")
+                ]
                 kept = sum(c.verdict != "unclear" and c.holm is not None and c.holm < ALPHA for c in family)
-                rows.append((source, words, constants, *counts, str(len(family)), str(kept)))
+                rows.append((source, words, constants, *counts, Value(len(family), "count"), Value(kept, "count")))
         groups += [tuple(rows)] * bool(rows)
     notes = [f"{source}, {WORDS[source]}: not asked, {why}." for source, why in missing(study).items()]
-    return Grid(
+    return Table(
         label="study-answers",
         title="Do the paper's claims hold here?",
         caption=f"{len(study.seeds)} seeds; each is a world of its own, and methods are compared within it. Yes: the "
@@ -74,9 +76,9 @@ def _answers(study: Study, claims: Sequence[Claim]) -> Grid:
     )
 
 
-def _comparisons(study: Study, claims: Sequence[Claim]) -> Grid:
+def _comparisons(study: Study, claims: Sequence[Claim]) -> Table:
     keys = dict.fromkeys((c.source, c.constants) for c in claims)
-    return Grid(
+    return Table(
         label="study-comparisons",
         title="Every comparison",
         caption="Difference of the means over common seeds in percentage points with its 95% t-interval; above zero "
@@ -101,33 +103,26 @@ def _comparisons(study: Study, claims: Sequence[Claim]) -> Grid:
     )
 
 
-def _comparison(claim: Claim) -> tuple[str, ...]:
+def _comparison(claim: Claim) -> Row:
     return (
         *(claim.source, claim.constants, claim.comparison, claim.where, claim.verdict),
-        cell(Mean(claim.difference, claim.lo, claim.hi, claim.n), SIGNED),
-        f"{claim.positive} of {claim.n}",
-        p_text(claim.p),
-        p_text(claim.holm),
-        number(claim.mdd, PERCENT),
+        cell(Mean(claim.difference, claim.lo, claim.hi, claim.n), POINTS),
+        Value(claim.positive, "count", suffix=f" of {claim.n}"),
+        Value(claim.p, "p"),
+        Value(claim.holm, "p"),
+        Value(claim.mdd),
     )
-
-
-def p_text(p: float | None) -> str:
-    """Three decimals; below that, a bound."""
-    return DASH if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"  # noqa: PLR2004
 
 
 # --- means ----------------------------------------------------------------------------------------------------
 
 
-def cell(found: Mean | None, style: str, seeds: int = 0, best: float | None = None) -> str:
-    """`**91.2** [88.0, 94.1]`; bold when as good as the best to the digits shown, a dagger when of too few seeds."""
+def cell(found: Mean | None, unit: Unit, seeds: int = 0, best: float | None = None) -> Value:
+    """A mean with its interval, best when as good as that to the digits shown; a dagger when of too few seeds."""
     if found is None:
-        return DASH
-    value = number(found.value, style)
-    span = "" if found.lo is None else f" [{number(found.lo, style)}, {number(found.hi, style)}]"
-    bold = best is not None and value == number(best, style)
-    return (f"**{value}**" if bold else value) + span + NOTED * (found.n < seeds)
+        return Value(None, unit)
+    is_best = best is not None and number(found.value, unit) == number(best, unit)
+    return Value(found.value, unit, found.lo, found.hi, is_best, NOTED * (found.n < seeds))
 
 
 def over_seeds(values: BySeed) -> Mean | None:
@@ -143,45 +138,44 @@ def f1_columns(study: Study, method: str, wanted: Sequence[str], rule: str) -> d
 
 
 def _table(
-    study: Study, lines: Sequence[tuple[tuple[str, ...], dict[str, Mean | None]]], styles: dict[str, str]
-) -> tuple[tuple[str, ...], ...]:
+    study: Study, lines: Sequence[tuple[Row, dict[str, Mean | None]]], units: dict[str, Unit]
+) -> tuple[Row, ...]:
     """Lines of cells, the best of each column in bold."""
     best: dict[str, float | None] = {}
-    for name in styles:
+    for name in units:
         values = [found.value for _, cells in lines if (found := cells.get(name)) is not None]
         pick = min if name in LOWER_IS_BETTER else max
         best[name] = pick(values) if len(values) > 1 else None
     seeds = len(study.seeds)
     return tuple(
-        (*names, *(cell(cells.get(name), style, seeds, best[name]) for name, style in styles.items()))
+        (*names, *(cell(cells.get(name), unit, seeds, best[name]) for name, unit in units.items()))
         for names, cells in lines
     )
 
 
-def _fewer(study: Study, groups: Sequence[Sequence[Sequence[str]]]) -> tuple[str, ...]:
-    marked = any(NOTED in text for group in groups for row in group for text in row)
-    return (f"{NOTED} from fewer than {len(study.seeds)} seeds.",) * marked
+def _fewer(study: Study, groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
+    return (f"{NOTED} from fewer than {len(study.seeds)} seeds.",) * has_mark(groups, NOTED)
 
 
-def _f1(study: Study, rule: str) -> Grid:
+def _f1(study: Study, rule: str) -> Table:
     subsets = study.subsets("steps")
-    styles = dict.fromkeys(subsets, PERCENT) | {HELD[0]: PERCENT, HELD[1]: SIGNED}
+    units = dict.fromkeys(subsets, PERCENT) | {HELD[0]: PERCENT, HELD[1]: POINTS}
     groups = []
     for name, wanted in READINGS.items():
         lines = []
         for method in study.methods:
             readout = study.chosen("steps", method, wanted)
             if readout:
-                lines.append(((method, name, f"`{readout}`"), f1_columns(study, method, wanted, rule)))
-        groups.append(_table(study, lines, styles))
-    floor = _floor(study, subsets, styles)
+                lines.append(((method, name, Code(readout)), f1_columns(study, method, wanted, rule)))
+        groups.append(_table(study, lines, units))
+    floor = _floor(study, subsets, units)
     groups = [group for group in (*groups, floor) if group]
-    return Grid(
+    return Table(
         label=f"study-f1-{rule}",
         title=f"First-error F1, {rule}",
         caption=f"Mean over {len(study.seeds)} seeds with its 95% t-interval, percent; {RULE_WORDS[rule]}. "
         f"Shifts: {', '.join(SHIFTS)}: the on-policy traces in other words. Change: mean of shifts minus onpolicy.",
-        header=("Method", "Reading", "Readout", *(_heading(study, name) for name in styles)),
+        header=("Method", "Reading", "Readout", *(_heading(study, name) for name in units)),
         groups=tuple(groups),
         notes=_fewer(study, groups),
         text_columns=3,
@@ -193,7 +187,7 @@ def _heading(study: Study, subset: str) -> str:
     return f"{subset} (n={size})" if size else subset
 
 
-def _floor(study: Study, subsets: Sequence[str], styles: dict[str, str]) -> tuple[tuple[str, ...], ...]:
+def _floor(study: Study, subsets: Sequence[str], units: dict[str, Unit]) -> tuple[Row, ...]:
     """Random scores under the best threshold: a fact of the traces, so any method's runs tell it."""
     cells: dict[str, Mean | None] = {}
     for subset in subsets:
@@ -203,13 +197,13 @@ def _floor(study: Study, subsets: Sequence[str], styles: dict[str, str]) -> tupl
         cells[subset] = over_seeds(known)
     if not any(cells.values()):
         return ()
-    return _table(study, [(("random scores, best threshold", "", "`floor/random`"), cells)], styles)
+    return _table(study, [(("random scores, best threshold", "", Code("floor/random")), cells)], units)
 
 
-def _best_of_n(study: Study) -> Grid:
+def _best_of_n(study: Study) -> Table:
     sizes = study.group_sizes()
-    styles = {
-        f"{m}@{n}": SIGNED if m == "gain" else PERCENT for m in ("best_of", "weighted_vote", "gain") for n in sizes
+    units: dict[str, Unit] = {
+        f"{m}@{n}": POINTS if m == "gain" else PERCENT for m in ("best_of", "weighted_vote", "gain") for n in sizes
     }
     groups = []
     for words, read in (("own value", own), ("prefix sum", lambda _: PREFIX), ("prefix mean", lambda _: PREFIX_MEAN)):
@@ -217,17 +211,17 @@ def _best_of_n(study: Study) -> Grid:
         for method in study.methods:
             readout = study.chosen("best_of_n", method, read(method))
             if readout:
-                cells = {name: _task_mean(study, "best_of_n", method, (readout, "last", name)) for name in styles}
-                lines.append(((method, words, f"`{readout}/last`"), cells))
-        groups.append(_table(study, lines, styles))
-    groups = [group for group in (*groups, _bon_floors(study, styles)) if group]
-    return Grid(
+                cells = {name: _task_mean(study, "best_of_n", method, (readout, "last", name)) for name in units}
+                lines.append(((method, words, Code(f"{readout}/last")), cells))
+        groups.append(_table(study, lines, units))
+    groups = [group for group in (*groups, _bon_floors(study, units)) if group]
+    return Table(
         label="study-best-of-n",
         title="Best of N",
         caption="Accuracy of the completion picked among N by its score at the last step, percent; mean over seeds "
         "with its 95% t-interval. Own value: the prefix mean for IPVRM and Q-RM, which are trained on means, "
         "else the prefix sum. Gain: over a random completion.",
-        header=("Method", "Reading", "Readout", *styles),
+        header=("Method", "Reading", "Readout", *units),
         groups=tuple(groups),
         notes=_fewer(study, groups),
         text_columns=3,
@@ -238,11 +232,11 @@ def _task_mean(study: Study, task: str, method: str, how: tuple[str, str, str]) 
     return over_seeds(study.by_seed(task, method, how, study.subsets(task)))
 
 
-def _bon_floors(study: Study, styles: dict[str, str]) -> tuple[tuple[str, ...], ...]:
-    lines: list[tuple[str, ...]] = []
+def _bon_floors(study: Study, units: dict[str, Unit]) -> tuple[Row, ...]:
+    lines: list[Row] = []
     for words, name in (("random completion", "random"), ("majority vote", "majority"), ("any of N right", "pass")):
         cells: dict[str, Mean | None] = {}
-        for column in styles:
+        for column in units:
             n = column.partition("@")[2]
             metric = "accuracy" if name == "random" else f"{name}@{n}"
             if column.startswith("best_of@"):
@@ -252,11 +246,11 @@ def _bon_floors(study: Study, styles: dict[str, str]) -> tuple[tuple[str, ...], 
                     known |= study.by_seed("best_of_n", method, how, study.subsets("best_of_n"))
                 cells[column] = over_seeds(known)
         if any(cells.values()):
-            lines += _table(study, [((words, "", f"`floor/{name}`"), cells)], styles)
+            lines += _table(study, [((words, "", Code(f"floor/{name}")), cells)], units)
     return tuple(lines)
 
 
-def _calibration(study: Study) -> Grid:
+def _calibration(study: Study) -> Table:
     groups = []
     for rules, words in ((("sigmoid", "identity"), "as read"), (("platt",), "Platt-scaled")):
         lines = []
@@ -265,10 +259,10 @@ def _calibration(study: Study) -> Grid:
             for rule in rules:
                 cells = {name: _task_mean(study, "calibration", method, (readout, rule, name)) for name in CALIBRATION}
                 if readout and any(cells.values()):
-                    lines.append(((method, words, f"`{readout}/{rule}`"), cells))
-        groups.append(_table(study, lines, dict.fromkeys(CALIBRATION, PLAIN)))
+                    lines.append(((method, words, Code(f"{readout}/{rule}")), cells))
+        groups.append(_table(study, lines, dict.fromkeys(CALIBRATION, FRACTION)))
     groups = [group for group in groups if group]
-    return Grid(
+    return Table(
         label="study-calibration",
         title="Prefix values as probabilities",
         caption="Each method's own prefix value against the success of sampled continuations from the same prefix; "
@@ -280,11 +274,11 @@ def _calibration(study: Study) -> Grid:
     )
 
 
-def _recipes(study: Study) -> Grid:
+def _recipes(study: Study) -> Table:
     names = {name for recipe in study.recipes.values() for name in recipe}
     shown = [name for name in RECIPE if name in names] + sorted(names - set(RECIPE))
     rows = tuple((m, *(study.recipes[m].get(name, DASH) for name in shown)) for m in study.methods)
-    return Grid(
+    return Table(
         label="study-recipes",
         title="Recipes",
         caption="How each method was trained; the same data and steps for all of a seed.",

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from prmbench.core.records import RunManifest
 from prmbench.core.result_files import Run, canonical_json
 from prmbench.report.figures import draw
-from prmbench.report.sheets import Fact, Section, Sheet, sheet_name, sizes_of_subsets
-from prmbench.report.tables import Grid
+from prmbench.report.sheets import Section, Sheet, sheet_name, sizes_of_subsets
 from prmbench.studies.reporting import (
     policy_claims,
     policy_figures,
@@ -25,6 +24,7 @@ from prmbench.studies.reporting.column_words import COLUMN_WORDS
 from prmbench.studies.reporting.policy_runs import RL_STUDY, arm_of, panel_of, rl_study, seeds_of
 from prmbench.studies.reporting.reward_model_claims import claims
 from prmbench.studies.reporting.reward_model_runs import STUDY, seed_of, study
+from prmbench.tasks.table import Headline, Table, Value
 
 RL_GAIN_STUDY = "miniature_gain"
 """The benchmark whose runs train a policy from every reward model of the miniature."""
@@ -96,7 +96,7 @@ def _reward_models(runs: Sequence[Run], png: bool) -> Sheet:
     return Sheet(
         name=STUDY,
         words=STUDY_WORDS,
-        grids=grids,
+        tables=grids,
         figures=draw(lambda: reward_model_figures.plans(found, told), png),
         runs=found.runs,
         rules=", ".join(reward_model_tables.RULE_WORDS),
@@ -122,7 +122,7 @@ def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png:
     return Sheet(
         name=name,
         words=RL_STUDY_WORDS if name == RL_STUDY else RL_WORDS,
-        grids=grids,
+        tables=grids,
         figures=draw(lambda: policy_figures.plans(name, found), png),
         runs=ordered,
         rules="none",
@@ -134,11 +134,15 @@ def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png:
     )
 
 
-def headline(grids: Sequence[Grid]) -> tuple[str, tuple[Fact, ...]] | None:
+def headline(tables: Sequence[Table]) -> Headline | None:
     """How many comparisons of all claims say yes, no and unclear; None for a study without a claim's answer."""
-    if not grids or not set(ANSWERS) <= set(grids[0].header):
+    if not tables or not set(ANSWERS) <= set(tables[0].header):
         return None
-    rows = [row for group in grids[0].groups for row in group]
-    counts = {name: sum(int(row[grids[0].header.index(name)]) for row in rows) for name in ANSWERS}
+    columns = [(name, tables[0].header.index(name)) for name in ANSWERS]
+    cells = [(name, row[at]) for group in tables[0].groups for row in group for name, at in columns]
+    counts = dict.fromkeys(ANSWERS, 0)
+    for name, cell in cells:
+        if isinstance(cell, Value) and cell.value is not None:
+            counts[name] += int(cell.value)
     number = ", ".join(f"{count} {name.lower()}" for name, count in counts.items())
-    return number, (("Asked", f"{grids[0].title} {sum(counts.values())} comparisons."),)
+    return Headline(number, (("Asked", f"{tables[0].title} {sum(counts.values())} comparisons."),))

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 
 from prmbench.core.records import MetricRow
 from prmbench.core.result_files import Run
-from prmbench.report.blocks import Block, blocks, candidate, prefixes, rows_of
 from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
-from prmbench.report.frame import model_name, rule_and_readout, slug
-from prmbench.report.taskgrids import sizes_of
+from prmbench.report.frame import slug
+from prmbench.tasks.best_of_n import sizes_of
+from prmbench.tasks.blocks import Block, blocks, candidate, prefixes, rows_of
+from prmbench.tasks.wording import model_name, rule_and_readout
 
 MOST_PANELS = 4
 BON_HEADLINE = ("prefix_sum/last", "as_is/last", "vote/mean")
@@ -140,7 +141,7 @@ def _panels(run: Run, found: Sequence[Block]) -> list[tuple[Block, str]]:
     for block in found:
         if run in block.runs:
             keys = [key for key, metric in rows_of(run.result, block.subset) if metric == "reliability_n_0"]
-            readouts = dict.fromkeys(rule_and_readout(key, "calibration")[1] for key in keys)
+            readouts = dict.fromkeys(rule_and_readout(key, has_threshold=False)[1] for key in keys)
             panels += [(block, r) for r in readouts if r in ("prefix_sum", "prefix_mean", "as_is")]
     return panels
 

@@ -6,9 +6,11 @@ Never recomputed, never mixed with our rows: no interval was published, and inpu
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
+
+from prmbench.tasks.table import Code, Row, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +32,15 @@ class PublishedRow:
         """Model and base model."""
         return f"{self.model} ({self.base})" if self.base else self.model
 
-    def texts(self, subsets: tuple[str, ...], source: int) -> tuple[str, ...]:
-        """The row as cells of a table."""
+    def as_row(self, subsets: tuple[str, ...], source: int) -> Row:
+        """The row as cells of a table; `source` is the number of its paper or page there."""
         return (
             self.name,
-            self.readout if self.readout == "not stated" else f"`{self.readout}`",
+            self.readout if self.readout == "not stated" else Code(self.readout),
             self.threshold or "not stated",
-            *(cell_text(self.cells[s]) for s in subsets),
-            digits(self.average),
-            str(source),
+            *(_f1(self.cells[s]) for s in subsets),
+            published_value(self.average),
+            Value(source, "count"),
         )
 
 
@@ -54,16 +56,18 @@ class Published:
     rows: tuple[PublishedRow, ...]
 
 
-def cell_text(cell: dict[str, float]) -> str:
+def _f1(cell: dict[str, float]) -> Value:
     """`79.2 (70.0 / 91.2)`: F1 and, where published, the accuracies on wrong and right traces."""
+    f1 = published_value(cell["f1"])
     if "error_accuracy" not in cell:
-        return digits(cell["f1"])
-    return f"{digits(cell['f1'])} ({digits(cell['error_accuracy'])} / {digits(cell['correct_accuracy'])})"
+        return f1
+    behind = " / ".join(published_value(cell[name]).number for name in ("error_accuracy", "correct_accuracy"))
+    return replace(f1, suffix=f" ({behind})")
 
 
-def digits(number: float) -> str:
-    """One decimal, or the two that were published."""
-    return f"{number:.1f}" if round(number, 1) == number else f"{number:.2f}"
+def published_value(number: float) -> Value:
+    """A number in percent with one decimal, or with the two that were published."""
+    return Value(number, "number" if round(number, 1) == number else "hundredths")
 
 
 def published(benchmark: str) -> tuple[Published, ...]:

@@ -1,54 +1,25 @@
-"""Boards -> Markdown, LaTeX, CSV and JSON text. Fixed digits, no clock: equal boards give equal bytes."""
+"""A board's tables: the one that its page opens with, one per threshold rule, accuracies, published numbers."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 from prmbench.core.records import EvalProtocol
 from prmbench.core.result_files import Run, canonical_json
-from prmbench.report.board import LEGEND, Board, Cell, Line, RuleTable
-from prmbench.report.frame import RULES, frame, members
-from prmbench.report.published import Published
+from prmbench.report.board import LEGEND, Board, F1Cell, Line, RuleTable
+from prmbench.report.frame import frame
 from prmbench.report.verdicts import HEADLINE
+from prmbench.tasks.published import Published
+from prmbench.tasks.table import DASH, PERCENT, Cell, Code, Row, Table, Value, number
+from prmbench.tasks.wording import RULES, members
 
-DASH = "–"
 RECOMMENDED = ("calibrated", "cross_validated", "native", "fixed")
 """Threshold rules that are honest, the one to quote first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table as text: what Markdown and LaTeX have in common."""
-
-    label: str
-    title: str
-    caption: str
-    header: tuple[str, ...]
-    groups: tuple[tuple[tuple[str, ...], ...], ...]
-    """Rows of strings, in groups set apart by a rule. `**x**` is bold, `[lo, hi]` is set small."""
-    notes: tuple[str, ...] = ()
-    text_columns: int = 2
-
-
-def percent(value: float | None) -> str:
-    """0.5678 -> `56.8`."""
-    return DASH if value is None else f"{100 * value:.1f}"
-
-
-def cell_text(cell: Cell | None, best: float | None = None) -> str:
-    """`**56.8** [55.1, 58.2]†`; bold when it is the best of its column."""
-    if cell is None or cell.f1 is None:
-        return DASH + (cell.marks if cell else "")
-    number = percent(cell.f1)
-    number = f"**{number}**" if best is not None and percent(best) == number else number
-    interval = "" if cell.lo is None else f" [{percent(cell.lo)}, {percent(cell.hi)}]"
-    return f"{number}{interval}{cell.marks}"
-
-
-def front_grid(board: Board) -> Grid | None:
+def front_table(board: Board) -> Table | None:
     """The table that a page opens with: a row per model under one recommended protocol, named in the title.
 
     The protocol's threshold rule is the first of RECOMMENDED that a model has, its readout the headline one of the
@@ -58,22 +29,22 @@ def front_grid(board: Board) -> Grid | None:
         for table in board.tables:
             rows = _first_by_model(table) if table.rule == rule else {}
             if any(line.group == "model" for line in rows.values()):
-                return _front_grid(board, replace(table, lines=(*rows.values(), *_floors(table))))
+                return _front_table(board, replace(table, lines=(*rows.values(), *_floors(table))))
     return None
 
 
-def _front_grid(board: Board, table: RuleTable) -> Grid:
-    grid = rule_grid(board, table)
+def _front_table(board: Board, table: RuleTable) -> Table:
+    whole = rule_table(board, table)
     names = dict.fromkeys(line.protocol for line in table.lines if line.group == "model")
     return replace(
-        grid,
+        whole,
         label=f"{board.benchmark}-front",
         title=f"First-error F1 under {' or '.join(f'`{name}`' for name in names)}",
         caption="One row a model under the recommended protocol; which of those named it is depends on what the model "
         f"gives: sums over a step's tokens, or one score a step. {RULES[table.rule][1]} Percent with 95% intervals; "
         "the floors beneath need no model. Of several runs of a model the one that ranks first is shown.",
-        header=grid.header[:-1],
-        groups=tuple(tuple(row[:-1] for row in group) for group in grid.groups),
+        header=whole.header[:-1],
+        groups=tuple(tuple(row[:-1] for row in group) for group in whole.groups),
     )
 
 
@@ -92,7 +63,7 @@ def _floors(table: RuleTable) -> list[Line]:
     return [line for line in table.lines if line.group == "floor"]
 
 
-def rule_grid(board: Board, table: RuleTable) -> Grid:
+def rule_table(board: Board, table: RuleTable) -> Table:
     """The table of one threshold rule: F1 with intervals, floors beneath."""
     title, words = RULES[table.rule]
     header = ("Model", "Protocol", "Input", "Trained from", *(_heading(c, board.sizes) for c in table.columns))
@@ -101,7 +72,7 @@ def rule_grid(board: Board, table: RuleTable) -> Grid:
     for group in ("model", "baseline", "floor"):
         rows = tuple(_row(line, table, best) for line in table.lines if line.group == group)
         groups.append(rows)
-    return Grid(
+    return Table(
         label=f"{board.benchmark}-{table.rule}",
         title=title,
         caption=f"{words} First-error F1 in percent with its 95% interval.",
@@ -112,22 +83,29 @@ def rule_grid(board: Board, table: RuleTable) -> Grid:
     )
 
 
-def _row(line: Line, table: RuleTable, best: dict[str, float | None]) -> tuple[str, ...]:
-    model_cells = (cell_text(line.cells.get(c), best[c] if line.group == "model" else None) for c in table.columns)
+def _row(line: Line, table: RuleTable, best: dict[str, float | None]) -> Row:
+    model_cells = (f1_value(line.cells.get(c), best[c] if line.group == "model" else None) for c in table.columns)
     if line.group == "floor":
-        return (line.model, f"`{line.protocol}`", "", "", *model_cells, "", "", "")
-    mdd = percent(table.mdd(line))
+        return (line.model, Code(line.protocol), "", "", *model_cells, "", "", "")
     name = line.model + line.marks
     return (
         name,
-        f"`{line.protocol}`",
+        Code(line.protocol),
         line.input_format,
         line.signal,
         *model_cells,
-        mdd,
-        str(line.unscored),
+        Value(table.mdd(line)),
+        Value(line.unscored, "count"),
         line.run_id,
     )
+
+
+def f1_value(cell: F1Cell | None, best: float | None = None) -> Value:
+    """F1 with its interval, the best of its column when it looks like it to the digits shown."""
+    if cell is None:
+        return Value(None)
+    is_best = cell.f1 is not None and best is not None and number(cell.f1, PERCENT) == number(best, PERCENT)
+    return Value(cell.f1, PERCENT, cell.lo, cell.hi, is_best, cell.marks)
 
 
 def _notes(table: RuleTable) -> tuple[str, ...]:
@@ -143,14 +121,14 @@ def _heading(column: str, sizes: dict[str, int]) -> str:
     return f"{name} (n={sizes[column]})" if column in sizes else name
 
 
-def accuracy_grid(board: Board, table: RuleTable) -> Grid:
+def accuracy_table(board: Board, table: RuleTable) -> Table:
     """The two accuracies behind each F1 of a rule's table."""
     rows = tuple(
-        (line.model + line.marks, f"`{line.protocol}`", *(_accuracies(line.cells.get(c)) for c in table.columns))
+        (line.model + line.marks, Code(line.protocol), *(_accuracies(line.cells.get(c)) for c in table.columns))
         for line in table.lines
         if line.group != "floor"
     )
-    return Grid(
+    return Table(
         label=f"{board.benchmark}-{table.rule}-accuracies",
         title=f"{RULES[table.rule][0]}: accuracies",
         caption="Exact-index accuracy on traces with an error / accuracy on traces without one, percent.",
@@ -159,27 +137,27 @@ def accuracy_grid(board: Board, table: RuleTable) -> Grid:
     )
 
 
-def _accuracies(cell: Cell | None) -> str:
-    return DASH if cell is None else f"{percent(cell.error)} / {percent(cell.correct)}{cell.marks}"
+def _accuracies(cell: F1Cell | None) -> Cell:
+    return Value(None) if cell is None else (Value(cell.error), Value(cell.correct, marks=cell.marks))
 
 
-def published_grids(published: Sequence[Published]) -> tuple[Grid, ...]:
+def published_tables(published: Sequence[Published]) -> tuple[Table, ...]:
     """One table per threshold rule; a row names its source by number, the sources follow."""
-    grids = []
+    tables = []
     for rule, (title, _) in RULES.items():
-        rows: list[tuple[str, ...]] = []
+        rows: list[Row] = []
         sources: list[str] = []
         remarks: list[str] = []
         for book in published:
             chosen = [row for row in book.rows if row.rule == rule]
             if chosen:
                 sources.append(f"{len(sources) + 1}: {book.source}. {book.note}")
-            rows += [row.texts(book.subsets, len(sources)) for row in chosen]
+            rows += [row.as_row(book.subsets, len(sources)) for row in chosen]
             remarks += [f"{row.name}: {row.note}." for row in chosen if row.note]
         if rows:
             subsets = next(b.subsets for b in published if any(r.rule == rule for r in b.rows))
-            grids.append(
-                Grid(
+            tables.append(
+                Table(
                     label=f"published-{rule.replace(' ', '-')}",
                     title=f"Published: {title[0].lower()}{title[1:]}",
                     caption="F1 (accuracy with an error / without), percent. No interval: none was published.",
@@ -189,101 +167,7 @@ def published_grids(published: Sequence[Published]) -> tuple[Grid, ...]:
                     text_columns=3,
                 )
             )
-    return tuple(grids)
-
-
-# --- Markdown -----------------------------------------------------------------------------------------
-
-
-def markdown(grid: Grid, level: int = 2, heading: bool = True) -> str:
-    """A heading, the caption, the table, its notes."""
-    width = len(grid.header)
-    align = ["---"] * grid.text_columns + ["---:"] * (width - grid.text_columns)
-    lines = [_md_row(grid.header), _md_row(align)]
-    for i, group in enumerate(grid.groups):
-        lines += [_md_row([""] * width)] * bool(i) + [_md_row([md_text(t) for t in row]) for row in group]
-    head = [f"{'#' * level} {grid.title}", ""] if heading else []
-    notes = [line for note in grid.notes for line in ("", md_text(note))]
-    return "\n".join([*head, grid.caption, "", *lines, *notes]) + "\n"
-
-
-def _md_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def md_text(text: str) -> str:
-    """Keeps a name from becoming markup: pipes, angle brackets, backslashes, links."""
-    flat = " ".join(text.replace("\\", "\\\\").split())
-    return flat.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;").replace("](", "]\\(")
-
-
-# --- LaTeX --------------------------------------------------------------------------------------------
-
-LATEX_HEAD = r"""% Compiles by itself, and can be \input into a document that loads booktabs.
-\makeatletter
-\ifx\@nodocument\relax
-  \let\prmbenchend\relax
-\else
-  \documentclass{article}
-  \usepackage{booktabs}
-  \usepackage[margin=1cm,paperwidth=50cm,paperheight=42cm]{geometry}
-  \def\prmbenchend{\end{document}}
-  \begin{document}
-\fi
-\makeatother
-"""
-_LATEX = {
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    **{"[": "{[}", "]": "{]}"},  # a row that begins with a bracket would be read as an option of the row before
-    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"},
-    **{"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "–": "--", "Δ": r"$\Delta$"},
-}
-
-
-def latex_document(grids: Sequence[Grid]) -> str:
-    """All tables, in a file that both compiles alone and can be included in another."""
-    return LATEX_HEAD + "\n" + "\n".join(latex(grid) for grid in grids) + "\\prmbenchend\n"
-
-
-def latex(grid: Grid) -> str:
-    """A booktabs table."""
-    lines = [f"{' & '.join(latex_text(h) for h in grid.header)} \\\\", "\\midrule"]
-    for i, group in enumerate(grid.groups):
-        lines += ["\\midrule"] * bool(i) + [f"{' & '.join(_tex_cell(t) for t in row)} \\\\" for row in group]
-    columns = "l" * grid.text_columns + "r" * (len(grid.header) - grid.text_columns)
-    caption = latex_text(" ".join([f"{grid.title}.", grid.caption, *grid.notes]))
-    return "\n".join(
-        [
-            "\\begin{table}[p]\\centering\\scriptsize\\setlength{\\tabcolsep}{3pt}",
-            f"\\caption{{{caption}}}\\label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', grid.label)}}}",
-            f"\\begin{{tabular}}{{{columns}}}",
-            "\\toprule",
-            *lines,
-            "\\bottomrule",
-            "\\end{tabular}\\end{table}\n",
-        ]
-    )
-
-
-def latex_text(text: str) -> str:
-    """Escaped; a character that pdfLaTeX's Latin fonts lack is spelled as its code point."""
-    return "".join(_LATEX.get(c) or (c if c.isascii() and c.isprintable() else _code_point(c)) for c in text)
-
-
-def _code_point(character: str) -> str:
-    return " " if character.isspace() else f"\\texttt{{U+{ord(character):04X}}}"
-
-
-def _tex_cell(text: str) -> str:
-    if text.startswith("`"):
-        return f"\\texttt{{{latex_text(text.strip('`'))}}}"
-    found = re.fullmatch(r"(\*\*)?([+-]?[\d.]+)(?:\*\*)?( \[[\d., +-]+\])?([†‡]*)", text)
-    if not found:
-        return latex_text(text)
-    bold, number, interval, marks = found.groups()
-    number = f"\\textbf{{{number}}}" if bold else number
-    return number + (f" {{\\tiny {interval.strip()}}}" if interval else "") + latex_text(marks)
+    return tuple(tables)
 
 
 # --- CSV and JSON -------------------------------------------------------------------------------------

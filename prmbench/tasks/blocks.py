@@ -1,21 +1,14 @@
-"""Runs that are about the same traces, side by side; and a metric row as the text of a table cell.
-
-What the columns of a task's table are is in taskgrids.py.
-"""
+"""Runs that are about the same traces, which a table may show side by side."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prmbench.core.records import MetricRow, RunResult, ScoredTrace
 from prmbench.core.result_files import Run, sha256
-from prmbench.report.frame import members, subset_rank
-from prmbench.report.tables import DASH
-
-NOTED = "†"
-PLAIN, PERCENT, SIGNED = "plain", "percent", "signed"
+from prmbench.tasks.wording import members, subset_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,47 +80,12 @@ def rows_of(result: RunResult, subset: str) -> dict[tuple[str, str], MetricRow]:
     return {(row.protocol, row.metric): row for row in result.rows if row.subset == subset}
 
 
-def text(row: MetricRow | None, style: str = PERCENT, best: bool = False, interval: bool = True) -> str:
-    """`**71.2** [68.0, 74.1]†`; the dagger says that the number has a note."""
-    if row is None:
-        return ""
-    if row.value is None:
-        return DASH
-    ends = row.lo is not None and row.hi is not None and interval
-    shown = number(row.value, style)
-    span = f" [{number(row.lo, style)}, {number(row.hi, style)}]" if ends else ""
-    return (f"**{shown}**" if best else shown) + span + (NOTED if row.note else "")
-
-
-def number(value: float | None, style: str) -> str:
-    """A fraction in percent with one decimal, that with its sign, or as it is with three."""
-    if value is None:
-        return DASH
-    places = 3 if style == PLAIN else 1
-    rounded = round(value if style == PLAIN else 100 * value, places) + 0.0  # no minus before a zero
-    return f"{rounded:{'+' if style == SIGNED else ''}.{places}f}"
-
-
 def group_size(metric: str) -> int | None:
     """`best_of@8` -> 8; None for a metric without a number of samples."""
     found = re.fullmatch(r"\w+@(\d+)", metric)
     return int(found[1]) if found else None
 
 
-def remarks(rows: Iterable[MetricRow]) -> tuple[str, ...]:
-    """Why numbers are missing, and what the dagger stands for; of notes that differ in a last number, the largest."""
-    absent: dict[str, str] = {}
-    noted: dict[str, str] = {}
-    for row in rows:
-        if row.note:
-            stem = re.sub(r"[\d.]+$", "", row.note)
-            kept = absent if row.value is None else noted
-            kept[stem] = max(kept.get(stem, ""), row.note)
-    lines = [f"{DASH} {note}." for note in sorted(absent.values())]
-    return (*lines, *(f"{NOTED} {note}." for note in sorted(noted.values())))
-
-
-def top_value(rows: Sequence[MetricRow | None], lowest: bool = False) -> float | None:
-    """The best value of a column, when at least two compete."""
-    values = [row.value for row in rows if row is not None and row.value is not None]
-    return None if len(values) < 2 else min(values) if lowest else max(values)  # noqa: PLR2004
+def average_or_only_subset(result: RunResult) -> str:
+    """Returns the subset that stands for the whole run: the average over all of them, or the only one."""
+    return next((r.subset for r in result.rows if r.subset.startswith("avg[")), result.manifest.subsets[0])

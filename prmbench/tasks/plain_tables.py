@@ -1,0 +1,88 @@
+"""Tables of a task that names its columns and has no tables of its own: a row for each run and protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from prmbench.core.records import MetricRow, RunResult, ScoredTrace
+from prmbench.core.result_files import Run
+from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, rows_of
+from prmbench.tasks.table import Code, Row, Table, best_value, cell_of, is_best, notes_of, rank_value
+from prmbench.tasks.task import Task
+from prmbench.tasks.wording import model_name
+
+Rows = Mapping[tuple[str, str], MetricRow]
+"""(protocol, metric) -> row."""
+
+
+def tables_of(task: Task, runs: Sequence[Run]) -> tuple[Table, ...]:
+    """Returns a task's own tables, or one with a row for each run and protocol and a column for each metric."""
+    if task.tables is not None:
+        return task.tables(runs)
+    groups = [group for block in blocks(runs, _trace) if (group := _group(task, block))]
+    metrics = {column.metric for column in task.columns}
+    return (
+        Table(
+            label=f"{task.name}-metrics",
+            title="Every model and protocol",
+            caption="Each number with its 95% interval over problems; what needs no model stands beneath.",
+            header=("Traces", "Model", "Protocol", *(column.heading for column in task.columns)),
+            groups=tuple(groups),
+            notes=notes_of(row for run in runs for row in run.result.rows if row.metric in metrics),
+            text_columns=3,
+            lead=task.columns[0].heading if task.columns else "",
+        ),
+    )
+
+
+def summary_of(task: Task, result: RunResult, keys: Sequence[str]) -> Table:
+    """Returns a task's own table of one run, or one with a row for each protocol; floors stand beneath."""
+    if task.summary is not None:
+        return task.summary(result, keys)
+    rows = rows_of(result, average_or_only_subset(result))
+    floors = [key for key in dict.fromkeys(row.protocol for row in result.rows) if key.startswith("floor/")]
+    groups = tuple(tuple((Code(key), *_cells(task, key, rows, {})) for key in part) for part in (keys, floors))
+    return Table(
+        label=task.name,
+        title="",
+        caption="",
+        header=(task.title, *(column.heading for column in task.columns)),
+        groups=groups,
+        notes=notes_of(
+            rows[key, c.metric] for key in (*keys, *floors) for c in task.columns if (key, c.metric) in rows
+        ),
+        text_columns=1,
+        ends_with_floors=True,
+    )
+
+
+def _trace(trace: ScoredTrace) -> object:
+    """What makes two runs be about the same trace."""
+    return trace.id, trace.steps, trace.label, trace.outcome, trace.step_labels
+
+
+def _group(task: Task, block: Block) -> tuple[Row, ...]:
+    lines = []
+    for run in block.runs:
+        rows = rows_of(run.result, block.subset)
+        keys = dict.fromkeys(protocol for protocol, _ in rows if not protocol.startswith("floor/"))
+        lines += [(model_name(run.result.manifest), key, rows) for key in keys]
+    best = {
+        column.metric: best_value([rows.get((key, column.metric)) for _, key, rows in lines], column.lowest_is_best)
+        for column in task.columns
+    }
+    if task.columns:
+        first = task.columns[0]
+        sign = 1 if first.lowest_is_best else -1
+        lines.sort(key=lambda line: (sign * rank_value(line[2].get((line[1], first.metric))), line[0], line[1]))
+    shown: list[Row] = [(block.name, name, Code(key), *_cells(task, key, rows, best)) for name, key, rows in lines]
+    rows = rows_of(block.runs[0].result, block.subset)
+    floors = dict.fromkeys(protocol for protocol, _ in rows if protocol.startswith("floor/"))
+    shown += [(block.name, "no model", Code(key), *_cells(task, key, rows, {})) for key in floors]
+    return tuple(shown)
+
+
+def _cells(task: Task, key: str, rows: Rows, best: Mapping[str, float | None]) -> Row:
+    return tuple(
+        cell_of(row := rows.get((key, c.metric)), c.unit, is_best(row, best.get(c.metric))) for c in task.columns
+    )

@@ -1,0 +1,72 @@
+"""The words of tables: threshold rules, floors of first-error F1, and names of models, subsets and protocols."""
+
+from __future__ import annotations
+
+import re
+
+from prmbench.core.records import EvalProtocol, RunManifest
+
+RULES: dict[str, tuple[str, str]] = {
+    "calibrated": (
+        "Calibrated",
+        "The threshold is tuned on one subset (named in the protocol) and applied to the others. "
+        "The tuning subset's own cell is judged out of fold.",
+    ),
+    "cross_validated": (
+        "Cross-validated",
+        "Five folds by problem within each subset: tuned on four, judged on the fifth.",
+    ),
+    "native": ("Native", "The model's own label: the verdict, or the label token it prefers. Nothing is tuned."),
+    "fixed": ("Fixed", "A threshold given beforehand and named in the protocol. Nothing is tuned."),
+    "calibrated_in_sample": (
+        "Calibrated, in sample",
+        "As calibrated, but the tuning subset is also judged by the threshold tuned on it: its cell is an upper "
+        "bound. Shown because published tables do this.",
+    ),
+    "oracle": (
+        "Oracle (upper bound)",
+        "The threshold is tuned on the very traces that are scored. No model reaches this in use; never compare it "
+        "with a number from another table.",
+    ),
+    "not stated": ("Threshold rule not stated", "The source does not say how the threshold was chosen."),
+}
+"""Threshold rules in table order: title and one explanation."""
+FLOORS: dict[str, str] = {
+    "floor/random": "chance: random scores, best threshold",
+    "floor/position": "chance: commonest position only",
+    "floor/outcome_oracle": "knows the final answer only",
+}
+SUBSET_ORDER = ("gsm8k", "math", "olympiadbench", "omnimath")
+
+
+def rule_and_readout(key: str, has_threshold: bool = True) -> tuple[str, str]:
+    """`logprob.step_sum/calibrated:gsm8k` -> (`calibrated`, `logprob.step_sum`); floors have the rule `floor`.
+
+    Protocols of tasks without a threshold rule are cut at the slash: `step_sum/last` -> (`last`, `step_sum`).
+    """
+    if key.startswith("floor/"):
+        return "floor", ""
+    if not has_threshold:
+        readout, _, rule = key.partition("/")
+        return rule, readout
+    protocol = EvalProtocol.parse(key)
+    return protocol.threshold, f"{protocol.series}." * bool(protocol.series) + protocol.readout
+
+
+def subset_rank(name: str) -> tuple[int, str]:
+    """The field's order for subsets it knows, then alphabetical."""
+    return (SUBSET_ORDER.index(name), "") if name in SUBSET_ORDER else (len(SUBSET_ORDER), name)
+
+
+def model_name(manifest: RunManifest) -> str:
+    """`org/name@abc1234`, in one line: the revision, shortened when it is a hash."""
+    revision = manifest.revision
+    if revision is not None and re.fullmatch("[0-9a-f]{7,}", revision):
+        revision = revision[:7]
+    name = manifest.model if revision is None else f"{manifest.model}@{revision}"
+    return " ".join(name.split()).replace("`", "'")  # a cell that begins with a backtick would be a protocol
+
+
+def members(column: str) -> tuple[str, ...]:
+    """`avg[a,b]` -> its subsets; a subset -> itself."""
+    return tuple(column[4:-1].split(",")) if column.startswith("avg[") else (column,)
