@@ -84,7 +84,7 @@ def command(config: EvalConfig) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(str(ROOT / part) for part in ("", "tests", "tests/support", "tests/evaluation"))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 

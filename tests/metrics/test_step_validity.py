@@ -14,6 +14,7 @@ from prmbench import tasks
 from prmbench.core import validation
 from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, UserError
 from prmbench.metrics import step_validity
+from prmbench.tasks import metric_rows
 from prmbench.tasks.validity import GROUPS
 
 CATEGORIES = tuple(name for names in GROUPS.values() for name in names)
@@ -245,7 +246,7 @@ def test_replicates_are_tuned_again() -> None:
     items = drawn(["circular", "deception"], n=8, seed=7)
     names = sorted({t.cluster for t in items})
     facts = manifest(["circular", "deception"])
-    _, weights = tasks.rows.resampled(facts, "validity", [t.cluster for t in items])
+    _, weights = metric_rows.resampled(facts, "validity", [t.cluster for t in items])
     values = []
     for draw in weights[1:]:
         often = [t for t in items for _ in range(int(draw[names.index(t.cluster)]))]

@@ -23,6 +23,7 @@ from report_runs import (
     write_study,
     write_task,
 )
+from rl_runs import write_training
 from terminal_tables import WIDTH, cut, printed
 
 from prmbench.core.records import ScoredTrace
@@ -53,6 +54,7 @@ def write_every(root: Path) -> None:
     write(root, validity_scores(), folder="v", run_id="e" * 12, model=LONG, **facts, **SMALL)
     facts = {"task": "format_shift", "benchmark": "format_shift", "calibrate_on": "gsm8k"}
     write(root, scores_of(shifted), folder="f", run_id="f" * 12, model=LONG, **facts, **SMALL)
+    write_training(root, "grpo", [0.4, 0.5, 0.6])
     write_study(root, {"ipvrm": [0.5, 0.6], "q_rm": [0.2, 0.4]}, ("steps", "best_of_n", "calibration"))
 
 

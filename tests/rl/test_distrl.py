@@ -15,7 +15,7 @@ from torch import Tensor
 from prmbench import objectives
 from prmbench.config.distrl_options import DistRLConfig, resolve
 from prmbench.engines.hf import Placement
-from prmbench.rl import credit, distrl, models, updates
+from prmbench.rl import advantages, distrl, models, updates
 from prmbench.rl.advantages import Credit, Scored
 from prmbench.rl.models import Models, Old
 from prmbench.rl.sampler import Source, weight_of
@@ -133,17 +133,17 @@ def test_control_swapped_outcomes_reverse_the_outcome_term(start: Path) -> None:
     right = rows(row(3, 1, 0), row(4, 0, 0), row(2, 0, 0), row(5, 1, 1), row(3, 0, 1))
     wrong = Rows(tuple(replace(r, rollout=replace(r.rollout, outcome=1 - r.outcome)) for r in right.rows), "cpu")
     config = resolve(DistRLConfig(arm="grpo", preset="paper"))
-    first, second = (credit.assign(given, None, config) for given in (right, wrong))
+    first, second = (advantages.assign(given, None, config) for given in (right, wrong))
     assert torch.allclose(first.advantages, -second.advantages, atol=1e-6)
     assert float(first.advantages.abs().max()) > 1
     assert torch.equal(first.advantages != 0, right.mask)
-    both = [gradients(start, given, config, credit.assign(given, None, config)) for given in (right, wrong)]
+    both = [gradients(start, given, config, advantages.assign(given, None, config)) for given in (right, wrong)]
     assert torch.allclose(both[0], -both[1], atol=1e-6)
     assert float(both[0].abs().max()) > 1e-3
     # The process part stays as it is.
     scored = Scored(torch.randn(17, generator=torch.Generator().manual_seed(0)), torch.zeros(17, 0))
     with_rm = replace(config, reward="both", gae_weight=1.0)
-    told = [credit.assign(given, scored, with_rm).advantages for given in (right, wrong)]
+    told = [advantages.assign(given, scored, with_rm).advantages for given in (right, wrong)]
     assert torch.allclose(sum(told) / 2, (told[0] - first.advantages), atol=1e-5)
 
 
@@ -152,13 +152,15 @@ def test_control_sigma_cancels_in_gae(preset: Any) -> None:
     given = rows(row(3, 1, 0), row(4, 0, 0), row(2, 0, 1), row(5, 1, 1))
     config = resolve(DistRLConfig(preset=preset))
     td = torch.randn(14, generator=torch.Generator().manual_seed(1))
-    found = [credit.assign(given, Scored(c * td, c * td[:, None]), config) for c in (1.0, 37.0)]
+    found = [advantages.assign(given, Scored(c * td, c * td[:, None]), config) for c in (1.0, 37.0)]
     assert torch.allclose(found[0].advantages, found[1].advantages, atol=1e-4)
     assert torch.allclose(found[0].candidate_td, found[1].candidate_td, atol=1e-5)
     assert found[1].facts["sigma_v"] == pytest.approx(37 * found[0].facts["sigma_v"], rel=1e-5)
     if config.td_normalize == "group":  # whatever sigma is
         padded = given.padded(td)
-        one, many = (credit.PROCESS["gae"](given, padded, given.mask, torch.tensor(s), config) for s in (1.0, 500.0))
+        one, many = (
+            advantages.PROCESS["gae"](given, padded, given.mask, torch.tensor(s), config) for s in (1.0, 500.0)
+        )
         assert torch.allclose(one, many, atol=1e-4)
         assert float(one.abs().max()) > 1
 
@@ -280,7 +282,7 @@ def test_terminal_tokens_have_no_candidates_where_they_have_no_td(start: Path) -
     td = Scored(torch.arange(1.0, 8.0), torch.ones(before.ids.shape))
     for zero in (True, False):
         config = replace(resolve(DistRLConfig(preset="paper")), zero_terminal=zero)
-        goal = updates.target(given, before, credit.assign(given, td, config), None, config)
+        goal = updates.target(given, before, advantages.assign(given, td, config), None, config)
         last = [1, 4]
         assert [bool(goal.kept[i].any()) for i in last] == [not zero] * 2
         assert bool(goal.kept[0].any())
@@ -302,7 +304,7 @@ def test_importance_weights_scale_the_token_branch_alone(start: Path) -> None:
     assert len(set(weight.tolist())) > 2
     assert weight_of(given, before, Source(link, dict, foreign=False)) is None
     config = resolve(DistRLConfig(preset="paper"))
-    told = credit.assign(given, Scored(before.logprobs, before.candidate_logprobs), config)
+    told = advantages.assign(given, Scored(before.logprobs, before.candidate_logprobs), config)
     sums = []
     for by in (None, torch.full_like(before.logprobs, 2.0)):
         goal = updates.target(given, before, told, by, config)

@@ -48,6 +48,11 @@ class Browser:
         self.call("POST", "/url", {"url": path.as_uri() + address})
         self.until("return 'ready' in document.documentElement.dataset", "the page does not come up")
 
+    def reload(self) -> None:
+        """As a reader does. To leave the page at once may end its process before what it stored has left it."""
+        self.call("POST", "/refresh", {})
+        self.until("return 'ready' in document.documentElement.dataset", "the page does not come up again")
+
     def until(self, code: str, complaint: str) -> None:
         """Waits for what the browser does in its own time."""
         for _ in range(500):

@@ -433,7 +433,7 @@ def test_a_report_regenerates_and_agrees(tmp_path: Path) -> None:
         **facts | {"kind": "prob"},
     )
     out = tmp_path / "out"
-    report.report(tmp_path / "results", out, recompute=True, formats=("csv",))
+    report.report(tmp_path / "results", out, recompute=True, formats=("csv", "json"))
     assert report.report(tmp_path / "results", out, check=True, recompute=True) == report_runs.CLEAN
     table = pd.read_csv(out / "format_shift.csv")  # averages alone: parts are in the tables and the json
     assert len(table) > 0
