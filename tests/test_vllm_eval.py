@@ -16,6 +16,7 @@ import pytest
 from conftest import save_model
 from vllm_runs import CPU, MARKS, opened, save_smollm2, served
 
+from prmbench import tasks
 from prmbench.core import result_files
 from prmbench.data import rollouts
 from prmbench.engines import vllm

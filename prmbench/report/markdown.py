@@ -13,7 +13,7 @@ def markdown(table: Table, level: int = 2, heading: bool = True) -> str:
     align = ["---"] * table.text_columns + ["---:"] * (width - table.text_columns)
     lines = [_line(table.header), _line(align)]
     for i, group in enumerate(table.groups):
-        lines += [_line([""] * width)] * bool(i) + [_line([_cell(cell) for cell in row]) for row in group]
+        lines += [_line([""] * width)] * bool(i) + [_line([cell_text(cell) for cell in row]) for row in group]
     head = [f"{'#' * level} {table.title}", ""] if heading else []
     notes = [line for note in table.notes for line in ("", escaped(note))]
     return "\n".join([*head, table.caption, "", *lines, *notes]) + "\n"
@@ -23,10 +23,10 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(cell: Cell) -> str:
-    """`**56.8** [55.1, 58.2]†` for a number."""
+def cell_text(cell: Cell) -> str:
+    """Returns a cell as Markdown: `**56.8** [55.1, 58.2]†` for a number."""
     if isinstance(cell, tuple):
-        return " / ".join(_cell(value) for value in cell)
+        return " / ".join(cell_text(value) for value in cell)
     if isinstance(cell, Code):
         return escaped(f"`{cell.key}`")
     if isinstance(cell, Value):

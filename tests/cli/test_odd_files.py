@@ -15,9 +15,8 @@ import pytest
 from cli_calls import call
 from odd_files import CONTENTS, DEEP, PATHS, ROW, TEXTS
 
-from prmbench import evaluation
+from prmbench import evaluation, tasks
 from prmbench.config import EvalConfig
-from prmbench.core import result_files
 from prmbench.engines import templates
 
 Arguments = Callable[[Path, Path], list[object]]

@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 from prmbench.cli import app
 from prmbench.core import archives, packing
 from prmbench.core.records import UserError
-from prmbench.core.result_files import read_run, read_runs
 from prmbench.report import report
 from prmbench.report.load import load
 from prmbench.report.training_runs import read_metrics
+from prmbench.tasks import read_run, read_runs
 
 
 @pytest.fixture(scope="module")

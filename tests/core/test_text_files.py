@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROWS
 
-from prmbench import data, evaluation
+from prmbench import data, evaluation, tasks
 from prmbench.backends import cards, common
 from prmbench.config import EvalConfig, ScoreConfig, read_toml
 from prmbench.core import result_files

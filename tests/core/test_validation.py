@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prmbench import evaluation
+from prmbench import evaluation, tasks
 from prmbench.config import EvalConfig
 from prmbench.core import result_files
 from prmbench.core.records import ScoredTrace, StepScores, Trace, UserError, scored

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from report_runs import CLEAN
 from rich.console import Console
+from table_texts import texts
 from typer.testing import CliRunner
 
 from prmbench import data, evaluation, tasks
@@ -26,9 +27,9 @@ from prmbench.data import prmbench_preview
 from prmbench.report import report, run_table
 from prmbench.report.load import load as load_results
 from prmbench.report.page import page
-from prmbench.tasks.published import published
 from prmbench.report.sheets import sheets
-from prmbench.report.validity import COLUMNS, places, short
+from prmbench.tasks.published import published
+from prmbench.tasks.validity import COLUMNS, places, short
 
 ROW = {
     "idx": "t_0",
@@ -318,22 +319,22 @@ def test_report_writes_every_file_and_agrees_with_itself(runs: Runs, tmp_path: P
 
 def test_tables_rank_models_above_the_floors(runs: Runs) -> None:
     (sheet,) = sheets(runs)
-    titles = [grid.title for grid in sheet.grids]
+    titles = [grid.title for grid in sheet.tables]
     assert titles[:2] == ["Native", "Native: behind the overall PRMScore"]
     assert titles[-1] == "Published"
-    fixed = sheet.grids[titles.index("Fixed")]
+    fixed = sheet.tables[titles.index("Fixed")]
     columns = ("overall", "simplicity", "redundency", "sensitivity", "deception", "multi_solutions")
     assert fixed.header == ("Model", "Protocol", *columns)
-    (first, second), floors = fixed.groups
+    (first, second), floors = texts(fixed)
     assert (first[0], second[0]) == ("org/gold", "random")
     assert first[2].startswith("**") and not second[2].startswith("**")  # noqa: PT018
     assert first[2].endswith("†")  # neither soundness nor circular nor missing_condition is there
     assert [row[1] for row in floors] == ["`floor/random`", "`floor/all_valid`"]
     assert floors[0][2].startswith("50.0 ")
     assert "† sensitivity without missing_condition." in fixed.notes
-    behind = sheet.grids[titles.index("Fixed: behind the overall PRMScore")]
-    assert dict(zip(behind.header, behind.groups[0][0], strict=True))["Unscored"] == "1"
-    assert dict(zip(behind.header, behind.groups[0][0], strict=True))["Twins"] == "100.0"
+    behind = sheet.tables[titles.index("Fixed: behind the overall PRMScore")]
+    assert dict(zip(behind.header, texts(behind)[0][0], strict=True))["Unscored"] == "1"
+    assert dict(zip(behind.header, texts(behind)[0][0], strict=True))["Twins"] == "100.0"
     assert '"nan"' not in page((), [sheet], [])
 
 

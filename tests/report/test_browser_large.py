@@ -19,7 +19,7 @@ from prmbench.core.records import Trace
 from prmbench.report import report
 from prmbench.report.page import page
 from prmbench.report.sheets import Sheet
-from prmbench.report.tables import Grid
+from prmbench.tasks.table import Table, Value
 
 pytestmark = pytest.mark.slow
 Page = tuple[Path, list[Trace]]
@@ -162,9 +162,20 @@ def test_printing_is_light_and_leaves_controls_out(browser: Browser, large: Page
 
 def test_columns_sort_as_numbers(browser: Browser, tmp_path: Path) -> None:
     """Bold, signs, thousands, bounds and marks are read; what is no number stands last either way."""
-    column = ["10.0 [9.0, 11.0]", "**9.5** [1.0, 99.0]†", "–", "-3.0", "+1.2", "1,234.5", "<0.001", "0.001", "", "word"]
+    column = [
+        Value(0.10, "percent", 0.09, 0.11),
+        Value(0.095, "percent", 0.01, 0.99, True, "†"),
+        Value(None),
+        Value(-0.03, "points"),
+        Value(0.012, "points"),
+        Value(1234.5, "number"),
+        Value(0.0001, "p"),
+        Value(0.001, "p"),
+        "",
+        "word",
+    ]
     names = ["T2", "T11", "T1", "B", "a", "C", "d", "e", "f", "g"]
-    grid = Grid("g", "t", "c", ("Name", "Value"), (tuple(zip(names, column, strict=True)),), text_columns=1)
+    grid = Table("g", "t", "c", ("Name", "Value"), (tuple(zip(names, column, strict=True)),), text_columns=1)
     sheet = Sheet("awkward", "w", (grid,), (), (), "none", {}, "", "")
     (tmp_path / "p.html").write_text(page((), (sheet,), ()))
     browser.open(tmp_path / "p.html", "#benchmark=awkward")

@@ -18,9 +18,9 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
+from prmbench import tasks
 from prmbench.cli import app
 from prmbench.config import CardConfig, EvalConfig
-from prmbench.core import result_files
 from prmbench.core.records import RunResult, StepScores, UserError, scored
 from prmbench.core.records import Task as Tasks
 from prmbench.data.renderings import rendered

@@ -31,21 +31,24 @@ from report_runs import (
 )
 from rich.console import Console
 from rich.table import Table
+from table_texts import texts
 
 from prmbench.core.records import EvalProtocol, MetricRow, RunResult, ScoredTrace, Trace, UserError
-from prmbench.core.result_files import Run, read_run, read_runs, scores_path
-from prmbench.report import compare_table, report, run_table, tables
+from prmbench.core.result_files import Run, scores_path
+from prmbench.report import compare_table, latex, report, run_table
 from prmbench.report.board import Board, boards
+from prmbench.report.board_tables import accuracy_table, front_table, published_tables, rule_table
 from prmbench.report.build import build
 from prmbench.report.figures import figures, position_shares
 from prmbench.report.frame import slug
-from prmbench.tasks.wording import RULES
 from prmbench.report.load import load
+from prmbench.report.markdown import markdown
 from prmbench.report.page import MOST_TRACES, embed, page
-from prmbench.tasks.published import published
 from prmbench.report.verdicts import kind, predict, thresholds
 from prmbench.report.viewer import choose
-from prmbench.tasks import OUT_OF_FOLD, compare, differences, judge
+from prmbench.tasks import OUT_OF_FOLD, compare, differences, judge, read_run, read_runs
+from prmbench.tasks.published import published
+from prmbench.tasks.wording import RULES
 
 # --- hand-made runs -------------------------------------------------------------------------------------
 
@@ -123,13 +126,13 @@ the mark includes such a cell.
 
 def test_golden_markdown_of_a_hand_made_board() -> None:
     board = hand_made_board()
-    assert tables.markdown(tables.rule_grid(board, board.tables[0])) == GOLDEN
+    assert markdown(rule_table(board, board.tables[0])) == GOLDEN
 
 
 def test_accuracies_keep_their_order() -> None:
     board = hand_made_board()
-    grid = tables.accuracy_grid(board, board.tables[0])
-    assert grid.groups[0][0][2:] == ("50.0 / 25.0†", "50.0 / 25.0", "50.0 / 25.0†")
+    grid = accuracy_table(board, board.tables[0])
+    assert texts(grid)[0][0][2:] == ("50.0 / 25.0†", "50.0 / 25.0", "50.0 / 25.0†")
 
 
 def test_run_on_other_traces_is_marked_and_not_ranked() -> None:
@@ -166,8 +169,8 @@ def test_each_threshold_rule_has_its_own_table() -> None:
 
 def test_missing_number_shows_its_reason() -> None:
     (board,) = boards([hand_made("a", TWO, row("gsm8k", KEY, None, "no trace without an error"))])
-    grid = tables.rule_grid(board, board.tables[0])
-    assert grid.groups[0][0][4] == "–"
+    grid = rule_table(board, board.tables[0])
+    assert texts(grid)[0][0][4] == "–"
     assert "– in gsm8k: no trace without an error." in grid.notes
 
 
@@ -523,8 +526,8 @@ def test_latex_compiles(tmp_path: Path, alone: bool) -> None:
     names = [r"50%_off & #1 {x} ~^\input{/etc/passwd} $a$", '[x] <b> "q" | 模型 é', "plain"]
     rows = [*row("gsm8k", KEY, 0.5, OUT_OF_FOLD), *row("math", KEY, None, "no trace"), *average(0.5)]
     (board,) = boards([hand_made(f"run{i}", FOUR, rows, model=name) for i, name in enumerate(names)])
-    grids = [tables.rule_grid(board, t) for t in board.tables] + list(tables.published_grids(published("processbench")))
-    (tmp_path / "board.tex").write_text(tables.latex_document(grids))
+    grids = [rule_table(board, t) for t in board.tables] + list(published_tables(published("processbench")))
+    (tmp_path / "board.tex").write_text(latex.latex_document(grids))
     main = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{board}Then more.\end{document}"
     (tmp_path / "main.tex").write_text(main)
     target = "board.tex" if alone else "main.tex"
@@ -535,7 +538,7 @@ def test_latex_compiles(tmp_path: Path, alone: bool) -> None:
 
 
 def test_latex_escapes() -> None:
-    assert tables.latex_text(r"a_b\c[é]") == r"a\_b\textbackslash{}c{[}\texttt{U+00E9}{]}"
+    assert latex.escaped(r"a_b\c[é]") == r"a\_b\textbackslash{}c{[}\texttt{U+00E9}{]}"
 
 
 # --- published numbers -----------------------------------------------------------------------------------------
@@ -563,9 +566,9 @@ def test_published_cells_agree_with_each_other() -> None:
 
 
 def test_published_numbers_stand_apart_by_rule() -> None:
-    grids = {grid.title: grid for grid in tables.published_grids(published("processbench"))}
+    grids = {grid.title: grid for grid in published_tables(published("processbench"))}
     oracle = grids["Published: oracle (upper bound)"]
-    assert [r[3:8] for r in oracle.groups[0] if r[0].startswith("IPVRM (Qwen3-0.6B-Base")][-1] == (
+    assert [r[3:8] for r in texts(oracle)[0] if r[0].startswith("IPVRM (Qwen3-0.6B-Base")][-1] == (
         *("52.8", "42.1", "30.0", "31.3"),
         "39.1",
     )
@@ -640,18 +643,18 @@ def test_figures_of_a_board_without_runs() -> None:
 
 def test_the_page_opens_with_a_row_per_model_under_one_protocol(results: Path) -> None:
     (board,) = boards(load(results).listed)
-    grid = tables.front_grid(board)
+    grid = front_table(board)
     assert grid is not None
     assert grid.title == "First-error F1 under `as_is/calibrated:gsm8k` or `step_sum/calibrated:gsm8k`"
-    models, baselines, floors = grid.groups
+    models, baselines, floors = texts(grid)
     assert [row[0] for row in models] == sorted({row[0] for row in models}, key=[row[0] for row in models].index)
     assert {row[0] for row in models} == {"org/model", "org/implicit"}
     assert [row[0] for row in baselines] == ["random"]
     assert floors
-    whole = tables.rule_grid(board, next(table for table in board.tables if table.rule == "calibrated"))
-    cells = {row[:-1] for group in whole.groups for row in group}
+    whole = rule_table(board, next(table for table in board.tables if table.rule == "calibrated"))
+    cells = {row[:-1] for group in texts(whole) for row in group}
     plain = {tuple(text.replace("**", "") for text in row) for row in cells}
-    assert {tuple(text.replace("**", "") for text in row) for group in grid.groups for row in group} <= plain
+    assert {tuple(text.replace("**", "") for text in row) for group in texts(grid) for row in group} <= plain
 
 
 def test_formats_are_asked_for_and_a_page_folds_all_but_its_first_table(results: Path, tmp_path: Path) -> None:

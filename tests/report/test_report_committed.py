@@ -7,20 +7,17 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from paths import ROOT
 from terminal_tables import WIDTH, cut, printed
 
 from prmbench.core import archives
-from prmbench.core.records import RunResult, Task
-from prmbench.core.result_files import has_scores, read_run, result_paths
+from prmbench.core.records import RunResult
+from prmbench.core.result_files import has_scores, result_paths
 from prmbench.report import compare_table, report, run_table
-from prmbench.report.sheets import GRIDS
-from prmbench.report.taskterminal import BUILDERS
 from prmbench.studies.reporting.sections import SECTIONS
-from prmbench.tasks import compare, pairs
+from prmbench.tasks import compare, pairs, read_run
 
 LEADERBOARDS = ROOT / "leaderboards"
 LOOSE = [path for path in sorted((LEADERBOARDS / "results").rglob("*.json")) if has_scores(path)]
@@ -38,12 +35,6 @@ def kinds() -> dict[tuple[str, str, str], list[Path]]:
         m = result(path).manifest
         found.setdefault((m.benchmark, m.task, m.kind), []).append(path)
     return found
-
-
-def test_every_task_has_tables_for_the_page_and_the_terminal() -> None:
-    tasks = set(get_args(Task)) - {"steps"}
-    assert tasks == set(BUILDERS)
-    assert tasks == set(GRIDS)
 
 
 @pytest.mark.slow

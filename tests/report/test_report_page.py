@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from report_runs import completions, manifest, scores_of, task_scores, traces
+from table_texts import texts
 
-from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult, Task
+from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult
 from prmbench.core.result_files import Run
 from prmbench.report import explain, overview
-from prmbench.report.board import Board, Cell, Line, RuleTable
+from prmbench.report.board import Board, F1Cell, Line, RuleTable
+from prmbench.report.markdown import cell_text
 from prmbench.report.sheets import Sheet, sheets
-from prmbench.report.tables import Grid
 from prmbench.report.viewer import view
 from prmbench.studies.reporting.sections import headline
-from prmbench.tasks import judge, keys
+from prmbench.tasks import judge, known_tasks, protocol_keys
+from prmbench.tasks.table import Code, Table, Value
 
 SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "group_size": 4}
 
 
-def about(task: Task, kind: str) -> RunManifest:
+def about(task: str, kind: str) -> RunManifest:
     scores = scores_of(traces(2), "verdict" if kind == "verdict" else "prob")
     return manifest(scores, b"", task=task, kind=kind, series=("decay",), native=0.5, fixed=0.5, config=SAMPLING)
 
@@ -31,9 +33,9 @@ def about(task: Task, kind: str) -> RunManifest:
 
 
 @pytest.mark.parametrize("kind", ["logratio", "value", "prob", "verdict"])
-@pytest.mark.parametrize("task", [task for task in get_args(Task) if task != "distrl"])
-def test_every_protocol_of_every_task_has_words(task: Task, kind: str) -> None:
-    names = keys(about(task, kind))
+@pytest.mark.parametrize("task", [task.name for task in known_tasks() if task.name != "distrl"])
+def test_every_protocol_of_every_task_has_words(task: str, kind: str) -> None:
+    names = protocol_keys(about(task, kind))
     assert all(explain.protocol(name) for name in names), [name for name in names if not explain.protocol(name)]
     assert names or kind == "verdict"
 
@@ -85,7 +87,7 @@ def test_columns() -> None:
 
 
 def line(group: str, model: str, f1: float | None, marks: str = "") -> Line:
-    cell = Cell(f1, None if f1 is None else f1 - 0.1, None if f1 is None else f1 + 0.1, None, None, None, marks)
+    cell = F1Cell(f1, None if f1 is None else f1 - 0.1, None if f1 is None else f1 + 0.1, None, None, None, marks)
     return Line(group, model, "floor/x" if group == "floor" else "as_is/oracle", "", "", model, 9, 0, {"math": cell})
 
 
@@ -95,19 +97,19 @@ def test_a_boards_number_is_reachable_on_all_traces_and_its_best_floor_is_told()
     lines = (line("model", "lacking", None), line("model", "part", 0.8, "‡"), line("model", "best", 0.6))
     fixed = RuleTable("fixed", ("math",), (*lines, line("model", "next", 0.5), line("baseline", "gold", 1.0), *floors))
     card = overview.of_board(Board("b", {"math": 9}, (fixed, oracle), ()))
-    assert card.number == "60.0 [50.0, 70.0]"
+    assert cell_text(card.number) == "60.0 [50.0, 70.0]"
     assert dict(card.facts) == {
         "F1": "math",
         "Model": "best",
-        "Protocol": "`as_is/oracle`",
+        "Protocol": Code("as_is/oracle"),
         "Rule": "Fixed",
         "Best floor": "40.0 knows more",
     }
     assert overview.of_board(Board("b", {"math": 9}, (oracle,), ())).number == ""
 
 
-def sheet(*grids: Grid, runs: tuple[Run, ...] = ()) -> Sheet:
-    return Sheet("s", "words", grids, (), runs, "none", {}, "", "")
+def sheet(*tables: Table, runs: tuple[Run, ...] = ()) -> Sheet:
+    return Sheet("s", "words", tables, (), runs, "none", {}, "", "")
 
 
 def named(model: str, backend: str, per_subset: int = 2) -> Run:
@@ -117,8 +119,8 @@ def named(model: str, backend: str, per_subset: int = 2) -> Run:
 
 
 def test_a_studys_number_counts_its_answers() -> None:
-    rows = (("a", "1", "2", "3"), ("b", "4", "0", "10"))
-    grid = Grid("x", "Asked?", "", ("Claim", "Yes", "No", "Unclear"), (rows[:1], rows[1:]))
+    rows = tuple((name, *(Value(n, "count") for n in counts)) for name, counts in (("a", (1, 2, 3)), ("b", (4, 0, 10))))
+    grid = Table("x", "Asked?", "", ("Claim", "Yes", "No", "Unclear"), (rows[:1], rows[1:]))
     card = overview.of_sheet(replace(sheet(grid), headline=headline([grid])))
     assert card.number == "5 yes, 2 no, 13 unclear"
     assert card.facts == (("Asked", "Asked? 20 comparisons."),)
@@ -127,16 +129,19 @@ def test_a_studys_number_counts_its_answers() -> None:
 def test_a_sheets_number_is_the_best_of_its_leading_column() -> None:
     header = ("Model", "Readout", "best_of@2", "best_of@8", "gain@8")
     rows = (
-        ("low", "`x`", "**9.0**", "61.0 [60.0, 62.0]", "+1.0"),
-        ("high", "`x`", "8.0", "**63.0** [62.0, 64.0]†", "+3.0"),
-        ("ceiling", "`floor/pass`", "9.0", "99.0", ""),
+        ("low", Code("x"), Value(0.09, best=True), Value(0.61, "percent", 0.60, 0.62), Value(0.01, "points")),
+        ("high", Code("x"), Value(0.08), Value(0.63, "percent", 0.62, 0.64, True, "†"), Value(0.03, "points")),
+        ("ceiling", Code("floor/pass"), Value(0.09), Value(0.99), ""),
     )
-    told = overview.of_sheet(sheet(Grid("a-oracle", "o", "", header, ()), Grid("b", "t", "", header, (rows,))))
-    assert told.number == "63.0 [62.0, 64.0]"
-    assert told.facts == (("Number", "best_of@8"), ("Model", "high"), ("Readout", "`x`"))
-    one = overview.of_sheet(sheet(Grid("b", "t", "", header, (rows[:1],))))
-    assert one.number == "61.0 [60.0, 62.0]"
-    assert overview.of_sheet(sheet(Grid("b", "t", "", ("Model", "odd"), ((("m", "1"),),), text_columns=1))).number == ""
+    lead = "best_of@8"
+    upper_bound = Table("a-oracle", "o", "", header, (rows[:1],), lead=lead)
+    told = overview.of_sheet(sheet(upper_bound, Table("b", "t", "", header, (rows,), lead=lead)))
+    assert cell_text(told.number) == "**63.0** [62.0, 64.0]"
+    assert told.facts == (("Number", "best_of@8"), ("Model", "high"), ("Readout", Code("x")))
+    one = overview.of_sheet(sheet(Table("b", "t", "", header, (rows[:1],), lead=lead)))
+    assert cell_text(one.number) == "61.0 [60.0, 62.0]"
+    without_lead = Table("b", "t", "", ("Model", "odd"), ((("m", Value(0.1)),),), text_columns=1)
+    assert overview.of_sheet(sheet(without_lead)).number == ""
     assert overview.of_sheet(sheet()).number == ""
 
 
@@ -166,18 +171,18 @@ def test_the_card_of_best_of_n_is_one_line_of_the_table() -> None:
     )
     (told,) = sheets(runs)
     card = overview.of_sheet(told)
-    assert card.number == "67.0 [62.0, 82.0]"
+    assert cell_text(card.number) == "67.0 [62.0, 82.0]"
     assert dict(card.facts) == {
         "Number": "best_of@4",
         "Completions": "average of easy, hard (n=4)",
         "Model": "random",
-        "Readout": "`prefix_mean`",
+        "Readout": Code("prefix_mean"),
         "Aggregation": "last: the score of the last step",
         "Floor: random": "45.0 (accuracy)",
         "Floor: majority": "55.0 (majority@4)",
         "Floor: pass": "85.0 (pass@4)",
     }
-    lines = next(grid.groups[-1] for grid in told.grids if grid.label == "best_of_n-last")
+    lines = next(texts(grid)[-1] for grid in told.tables if grid.label == "best_of_n-last")
     assert [line[1:3] for line in lines[:2]] == [("coin", "`prefix_sum`"), ("random", "`prefix_mean`")]
     (of_critics,) = sheets(runs[3:])
     assert dict(overview.of_sheet(of_critics).facts)["Aggregation"] == "mean: the mean over the steps"
@@ -187,14 +192,17 @@ def test_the_card_of_best_of_n_is_one_line_of_the_table() -> None:
 
 def test_a_baseline_is_not_the_best_and_an_average_goes_before_its_parts() -> None:
     header = ("Traces", "Model", "overall")
-    only = Grid("fixed", "t", "", header, ((("a (n=4)", "coin", "**70.0**"),),), text_columns=2)
-    part = (("a (n=4)", "coin", "**70.0**"), ("a (n=4)", "model", "60.0"))
-    mean = (("average of a, b (n=9)", "coin", "**68.0**"), ("average of a, b (n=9)", "model", "61.0"))
-    both = Grid("tuned", "t", "", header, (part, mean), text_columns=2)
+    only = Table(
+        "fixed", "t", "", header, ((("a (n=4)", "coin", Value(0.7, best=True)),),), text_columns=2, lead="overall"
+    )
+    part = (("a (n=4)", "coin", Value(0.7, best=True)), ("a (n=4)", "model", Value(0.6)))
+    where = "average of a, b (n=9)"
+    mean = ((where, "coin", Value(0.68, best=True)), (where, "model", Value(0.61)))
+    both = Table("tuned", "t", "", header, (part, mean), text_columns=2, lead="overall")
     runs = (named("coin", "baseline"), named("model", "token_cls"))
     told = overview.of_sheet(sheet(only, both, runs=runs))
-    assert (told.number, dict(told.facts)["Traces"]) == ("61.0", "average of a, b (n=9)")
-    assert overview.of_sheet(sheet(only, runs=runs)).number == "70.0"  # better than nothing
+    assert (cell_text(told.number), dict(told.facts)["Traces"]) == ("61.0", where)
+    assert cell_text(overview.of_sheet(sheet(only, runs=runs)).number) == "**70.0**"  # better than nothing
 
 
 def test_the_viewer_opens_with_the_model_that_says_most() -> None:

@@ -24,9 +24,10 @@ from report_runs import (
 )
 from rich.console import Console
 from rich.table import Table
+from table_texts import texts
 
 from prmbench.core.records import MetricRow, RunResult, ScoredTrace
-from prmbench.core.result_files import Run, read_runs
+from prmbench.core.result_files import Run
 from prmbench.data.renderings import rendered
 from prmbench.report import (
     compare_table,
@@ -34,22 +35,23 @@ from prmbench.report import (
     overview,
     report,
     run_table,
-    shift,
-    tables,
-    taskgrids,
-    validity,
 )
-from prmbench.tasks.blocks import blocks, candidate, prefixes, problem
-from prmbench.tasks.table import notes_of, cell_of
 from prmbench.report.board import boards
+from prmbench.report.format_shift_figures import plans as shift_plans
+from prmbench.report.latex import latex_document
+from prmbench.report.markdown import cell_text, markdown
 from prmbench.report.page import page
 from prmbench.report.sheets import sheets
-from prmbench.report.task_figures import FLOOR_LOOKS, best_of_n, reliability_bin
+from prmbench.report.task_figures import FLOOR_LOOKS, reliability_bin
+from prmbench.report.task_figures import best_of_n as best_of_n_plans
+from prmbench.report.validity_figures import plans as validity_plans
 from prmbench.studies.reporting.reward_model_claims import claims
 from prmbench.studies.reporting.reward_model_runs import study
 from prmbench.studies.reporting.reward_model_tables import grids
 from prmbench.studies.reporting.sections import SECTIONS
-from prmbench.tasks import judge
+from prmbench.tasks import best_of_n, calibration, judge, policy, read_runs, validity
+from prmbench.tasks.blocks import blocks, candidate, prefixes, problem
+from prmbench.tasks.table import POINTS, cell_of, notes_of
 
 
 def row(subset: str, protocol: str, metric: str, value: float | None, note: str = "") -> MetricRow:
@@ -95,12 +97,12 @@ BON = """\
 
 
 def test_golden_best_of_n() -> None:
-    first, second = taskgrids.best_of_n(
+    first, second = best_of_n.tables(
         [made("best_of_n", bon(0.3, "3 of 4 problems"), "org/low"), made("best_of_n", bon(0.6), "org/high")]
     )
-    assert tables.markdown(replace(first, caption="")).replace("\n\n\n", "\n") == BON
+    assert markdown(replace(first, caption="")).replace("\n\n\n", "\n") == BON
     assert second.title == "Aggregation: min"
-    assert [line[3] for line in second.groups[0][:2]] == ["**32.0** [31.0, 33.0]", "2.0 [1.0, 3.0]†"]
+    assert [line[3] for line in texts(second)[0][:2]] == ["**32.0** [31.0, 33.0]", "2.0 [1.0, 3.0]†"]
 
 
 def test_runs_on_other_completions_stand_apart() -> None:
@@ -135,13 +137,13 @@ def test_policy_table_has_a_group_per_metric_and_a_table_per_way_of_sampling() -
     names = ("truncated", "pass@4", "avg@4", "pass@1", "unverified", "majority@4", "pass@2")
     first = [row("easy", key, name, 0.1 * i) for i, name in enumerate(names)]
     greedy = [row("easy", "greedy", "avg@1", 0.5)]
-    found = taskgrids.policy([made("policy", first, "a"), made("policy", [*first[1:], *greedy], "b")])
+    found = policy.tables([made("policy", first, "a"), made("policy", [*first[1:], *greedy], "b")])
     assert [grid.title for grid in found] == ["Policies, greedy", f"Policies, {key}"]
     sampled = found[1]
-    assert [group[0][0] for group in sampled.groups] == [
+    assert [group[0][0] for group in texts(sampled)] == [
         *("avg@4", "pass@1", "pass@2", "pass@4", "majority@4", "truncated", "unverified")
     ]
-    assert [line[1:] for line in sampled.groups[-2]] == [("a", "0.0 [-1.0, 1.0]"), ("b", "")]
+    assert [line[1:] for line in texts(sampled)[-2]] == [("a", "0.0 [-1.0, 1.0]"), ("b", "")]
 
 
 def test_calibration_table_splits_by_scaling_and_knows_that_low_is_good() -> None:
@@ -150,25 +152,25 @@ def test_calibration_table_splits_by_scaling_and_knows_that_low_is_good() -> Non
         found = [row("easy", key, name, level) for key in keys for name in ("ece", "brier", "auc", "auc_q1")]
         return [*found, row("easy", "floor/constant", "brier", 0.25), row("easy", "floor/constant", "ece", 0.0)]
 
-    as_read, platt = taskgrids.calibration([made("calibration", rows(0.2), "a"), made("calibration", rows(0.3), "b")])
+    as_read, platt = calibration.tables([made("calibration", rows(0.2), "a"), made("calibration", rows(0.3), "b")])
     assert (as_read.title, platt.title) == ("As read", "Platt-scaled")
-    lines = {line[1]: line for line in as_read.groups[0]}
+    lines = {line[1]: line for line in texts(as_read)[0]}
     assert lines["a"][3:7] == ("**0.200** [0.190, 0.210]",) * 2 + ("0.200 [0.190, 0.210]", "0.200")
     assert lines["b"][5:7] == ("**0.300** [0.290, 0.310]", "**0.300**")
-    assert as_read.groups[0][-1][2:5] == ("`floor/constant`", "0.000 [-0.010, 0.010]", "0.250 [0.240, 0.260]")
+    assert texts(as_read)[0][-1][2:5] == ("`floor/constant`", "0.000 [-0.010, 0.010]", "0.250 [0.240, 0.260]")
 
 
 def test_notes_are_gathered_and_the_largest_error_is_told() -> None:
     notes = ["standard error 0.001", "standard error 0.004", "standard error 0.002", "other"]
     rows = [row("easy", "x", "m", 0.5, note) for note in notes] + [row("easy", "x", "m", None, "no answers")]
-    assert remarks(rows) == ("– no answers.", "† other.", "† standard error 0.004.")
+    assert notes_of(rows) == ("– no answers.", "† other.", "† standard error 0.004.")
 
 
 def test_cell_text() -> None:
-    assert text(None) == ""
-    assert text(row("s", "p", "m", None, "why")) == "–"
-    assert text(row("s", "p", "m", 0.5, "noted"), best=True) == "**50.0** [49.0, 51.0]†"
-    assert text(row("s", "p", "m", -0.0001), "signed", interval=False) == "+0.0"
+    assert cell_of(None) == ""
+    assert cell_text(cell_of(row("s", "p", "m", None, "why"))) == "–"
+    assert cell_text(cell_of(row("s", "p", "m", 0.5, "noted"), best=True)) == "**50.0** [49.0, 51.0]†"
+    assert cell_text(cell_of(row("s", "p", "m", -0.0001), POINTS, interval=False)) == "+0.0"
 
 
 def test_reliability_bins_are_read_by_number() -> None:
@@ -194,12 +196,12 @@ def test_a_model_named_like_a_floor_keeps_its_row_and_its_legend_entry() -> None
     runs = [replace(run, path=Path(str(i))) for i, run in enumerate(runs)]
     again = replace(runs[3].result.manifest, run_id="again")
     runs[3] = replace(runs[3], result=replace(runs[3].result, manifest=again))
-    ((_, _, _, figure),) = best_of_n("best_of_n", runs)
+    ((_, _, _, figure),) = best_of_n_plans("best_of_n", runs)
     said = legend(figure)
     assert said[:3] == ["random (ndom)", "majority (rity)", "pass (pass)"]  # with the run's id
     assert set(said) == {*said[:3], "floor/random", " _hidden", "'floor/pass'", "chance", "position", *FLOOR_LOOKS}
     assert len(said) == len(names) + len(FLOOR_LOOKS)
-    (group,) = taskgrids.best_of_n(runs)[0].groups
+    (group,) = best_of_n.tables(runs)[0].groups
     assert len(group) == len(names) + len(FLOOR_LOOKS)
     assert [line[2][:7] for line in group].count("`floor/") == len(FLOOR_LOOKS)
     assert not any(line[1].startswith("`") for line in group)
@@ -211,7 +213,7 @@ def test_two_runs_of_one_model_are_two_lines_of_a_figure() -> None:
     runs[1] = replace(
         runs[1], result=replace(runs[1].result, manifest=replace(runs[1].result.manifest, run_id="again"))
     )
-    ((_, _, _, figure),) = best_of_n("best_of_n", runs)
+    ((_, _, _, figure),) = best_of_n_plans("best_of_n", runs)
     assert legend(figure)[:2] == ["org/model (odel)", "org/model (again)"]
     colors = {line.get_color() for line in figure.axes[0].get_lines() if line.get_label().startswith("org/model")}
     assert len(colors) == 2
@@ -229,13 +231,13 @@ def test_names_that_begin_with_an_underscore_are_in_every_legend() -> None:
     scored = scores_of(shifted)
     about = manifest(scored, b"", model="_hidden", task="format_shift", benchmark="format_shift", fixed=0.5)
     run = Run(RunResult(about, judge(about, scored)), tuple(scored), Path("x"))
-    ((_, _, _, figure),) = shift.figures("format_shift", [run])
+    ((_, _, _, figure),) = shift_plans("format_shift", [run])
     assert [text.partition("  ")[0] for text in legend(figure)] == [" _hidden"]
     labelled = [replace(t, step_labels=tuple(float(k != t.first_error) for k in range(4))) for t in traces(8)]
     judged = [replace(s, subset="redundency") for s in scores_of(labelled)]
     about = manifest(judged, b"", model="_hidden", task="validity", benchmark="prmbench_preview", fixed=0.5)
     run = Run(RunResult(about, judge(about, judged)), tuple(judged), Path("x"))
-    ((_, _, _, figure),) = validity.figures("prmbench_preview-validity", [run])
+    ((_, _, _, figure),) = validity_plans("prmbench_preview-validity", [run])
     assert " _hidden  as_is/cross_validated" in legend(figure)
     assert set(validity.FLOORS.values()) < set(legend(figure))
 
@@ -301,9 +303,9 @@ def test_latex_of_the_new_tables_compiles(results: Path, tmp_path: Path) -> None
     found = study(read_runs(tmp_path / "study"))
     every = [
         *grids(found, claims(found)),
-        *(grid for sheet in sheets(read_runs(results), sections=SECTIONS) for grid in sheet.grids),
+        *(grid for sheet in sheets(read_runs(results), sections=SECTIONS) for grid in sheet.tables),
     ]
-    (tmp_path / "board.tex").write_text(tables.latex_document(every))
+    (tmp_path / "board.tex").write_text(latex_document(every))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "board.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
     assert done.returncode == 0, done.stdout[-2000:]

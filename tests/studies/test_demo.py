@@ -12,8 +12,8 @@ from report_runs import write_study
 from rich.console import Console
 from rl_runs import write_training
 
+from prmbench import tasks
 from prmbench.config import DemoConfig
-from prmbench.core import result_files
 from prmbench.core.records import UserError
 from prmbench.data import rollouts
 from prmbench.report.load import load
@@ -113,9 +113,7 @@ def test_labels_are_the_oracles_and_rows_follow_from_the_scores(told: tuple[Worl
     loaded = load(results, recompute=True)
     assert not loaded.broken
     assert not loaded.differing
-    run = next(
-        r for r in (tasks.read_run(p) for p in results.glob("*.json")) if r.result.manifest.task == "steps"
-    )
+    run = next(r for r in (tasks.read_run(p) for p in results.glob("*.json")) if r.result.manifest.task == "steps")
     rows = {row["id"]: row for row in map(json.loads, made.steps.read_text().splitlines())}
     assert len(run.scores) == len(rows) == 3 * 80 + 5 * 20
     for trace in run.scores:

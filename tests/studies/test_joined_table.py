@@ -26,9 +26,10 @@ from report_runs import (
 )
 from rl_runs import problems
 from scipy import stats
+from table_texts import texts
 
 from prmbench.core.records import MetricRow
-from prmbench.core.result_files import Run, read_runs
+from prmbench.core.result_files import Run
 from prmbench.metrics.first_error import bootstrap_weights
 from prmbench.report import report
 from prmbench.studies.reporting.checkpoint_correlation import FEWEST, REPLICATES, Coefficient, Point, Within, correlate
@@ -36,6 +37,7 @@ from prmbench.studies.reporting.checkpoint_tables import csv as joined_csv
 from prmbench.studies.reporting.checkpoint_tables import grids, joined, outcomes
 from prmbench.studies.reporting.checkpoints import Checkpoint, checkpoints
 from prmbench.studies.reporting.sections import SECTIONS
+from prmbench.tasks import read_runs
 
 # --- correlations -------------------------------------------------------------------------------------------------
 
@@ -419,7 +421,7 @@ def test_correlations_name_their_checkpoints_seeds_and_answers(tmp_path: Path) -
     rows = checkpoints(_study(tmp_path))
     assert outcomes(rows) == ("best-of-N gain @4", "best-of-N gain mean", "RL gain", "over GRPO")
     first, pearson, trained = grids(rows)[:3]
-    lines = {line[:2]: line[2:] for group in first.groups for line in group}
+    lines = {line[:2]: line[2:] for group in texts(first) for line in group}
     one = "+1.00 [+1.00, +1.00]"
     assert lines["F1 onpolicy", "best-of-N gain @4"][:2] == ("28", "7")
     assert lines["ECE", "best-of-N gain @4"][3:] == (one, one, "no, no, no", "7 of 7")
@@ -429,31 +431,31 @@ def test_correlations_name_their_checkpoints_seeds_and_answers(tmp_path: Path) -
     assert "[" not in "".join(lines["F1 onpolicy", "RL gain"])
     assert first.notes
     assert "with fewer than 6" in first.notes[0]
-    assert {line[2] for group in trained.groups for line in group} == {"21", "6"}
+    assert {line[2] for group in texts(trained) for line in group} == {"21", "6"}
     assert "q_rm" in trained.title
     assert "Pearson" in pearson.title
-    oracle = [group for group in first.groups if any("oracle" in line[0] for line in group)]
+    oracle = [group for group in texts(first) if any("oracle" in line[0] for line in group)]
     assert all("oracle" in line[0] for group in oracle for line in group)
 
 
 def test_rows_are_shown_apart_by_constants_and_data(tmp_path: Path) -> None:
     shown = {grid.title: grid for grid in grids(checkpoints(_study(tmp_path)))[3:]}
-    models = {title: {line[0] for group in grid.groups for line in group} for title, grid in shown.items()}
+    models = {title: {line[0] for group in texts(grid) for line in group} for title, grid in shown.items()}
     assert list(models.values()) == [{"ipvrm", "q_rm"}, {"ipvrm_paper"}, {"dpo_rm_shuffled"}]
     grid = shown["Checkpoints of the miniature"]
-    line = dict(zip(grid.header, grid.groups[0][1], strict=True))
+    line = dict(zip(grid.header, texts(grid)[0][1], strict=True))
     assert (line["Model"], line["Panel"], line["Seed"]) == ("ipvrm", "plain", "1")
     assert (line["F1 onpolicy"], line["RL gain"], line["over GRPO"]) == ("82.0", "+30.0", "+20.0")
     assert [note.partition(":")[0] for note in grid.notes] == ["– in RL gain", "No GiB"]
     assert shown["Checkpoints of the miniature, other training data"].notes[0].startswith("No RL gain: ")
-    assert all(len(row) == len(g.header) for g in shown.values() for group in g.groups for row in group)
+    assert all(len(row) == len(g.header) for g in shown.values() for group in texts(g) for row in group)
 
 
 @pytest.mark.slow
 def test_files_are_the_same_whatever_the_order_of_runs(tmp_path: Path) -> None:
     runs = _study(tmp_path)
     (once,), (again,) = joined(runs), joined(runs[::-1])
-    assert (once.csv, once.json, once.grids) == (again.csv, again.json, again.grids)
+    assert (once.csv, once.json, once.tables) == (again.csv, again.json, again.tables)
     assert [f.svg for f in once.figures] == [f.svg for f in again.figures]
     lines = list(csv.DictReader(io.StringIO(once.csv)))
     assert len(lines) == 28

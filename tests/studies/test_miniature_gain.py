@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
+from prmbench import tasks
 from prmbench.config import distrl_options
-from prmbench.core import result_files
 from prmbench.core.provenance import weights_hash
 from prmbench.studies.miniature import gain, rl, seeds
 from prmbench.studies.miniature.recipes import STUDIED

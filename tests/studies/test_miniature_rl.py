@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from prmbench import tasks
 from prmbench.config import distrl_options
 from prmbench.core import result_files
 from prmbench.core.records import UserError

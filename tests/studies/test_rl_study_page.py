@@ -16,8 +16,9 @@ from report_runs import CLEAN, rows_taken_as_they_are, write_study
 from rich.console import Console
 from rl_runs import lines, monitors_of, problems, write_rl_study, write_training
 from scipy import stats
+from table_texts import texts
 
-from prmbench.core.result_files import metrics_path, read_run, read_runs, sha256
+from prmbench.core.result_files import metrics_path, sha256
 from prmbench.report import report, run_table
 from prmbench.report.load import load
 from prmbench.report.sheets import sheets
@@ -32,6 +33,7 @@ from prmbench.studies.reporting.policy_tables import alarms, grids, options_grid
 from prmbench.studies.reporting.probe_models import probe_grid, questions
 from prmbench.studies.reporting.reward_model_runs import study
 from prmbench.studies.reporting.sections import SECTIONS
+from prmbench.tasks import read_run, read_runs
 
 # --- nested intervals -------------------------------------------------------------------------------------------
 
@@ -260,8 +262,8 @@ def test_shuffled_and_marked_reward_models(results: Path) -> None:
     assert verdict("marker", "drop of implicit_prm - drop of ipvrm") == (0.28, "yes")
     assert verdict("marker", "ipvrm_marker1 - implicit_prm_marker1") == (0.28, "yes")
     grid = probe_grid(models)
-    assert [row[0] for row in grid.groups[0]] == [f"ipvrm{probe}" for probe in PROBES]
-    assert grid.groups[-1][0][-1].startswith("20.0")
+    assert [row[0] for row in texts(grid)[0]] == [f"ipvrm{probe}" for probe in PROBES]
+    assert texts(grid)[-1][0][-1].startswith("20.0")
 
 
 def test_probes_do_not_enter_the_miniatures_own_tables(results: Path) -> None:
@@ -318,10 +320,10 @@ def test_tables(made: RLStudy) -> None:
     assert policies["rm_as_policy_ipvrm"][5:7] == ("–", "–")
     assert shown["rl-policies"].notes == ("Validated once, without training: rm_as_policy_ipvrm.",)
     monitors = shown["rl-monitors"]
-    frozen = dict(zip(monitors.header, next(r for r in monitors.groups[0] if r[1] == "distrl_frozen"), strict=True))
+    frozen = dict(zip(monitors.header, next(r for r in texts(monitors)[0] if r[1] == "distrl_frozen"), strict=True))
     assert (frozen["RM accuracy, early"], frozen["RM accuracy, late"], frozen["mass"]) == ("87.5", "57.5", "96.0")
     assert ("plain marker", "grpo", "0") in shown["rl-options"].groups[0]
-    assert all(len(row) == len(g.header) for g in shown.values() for group in g.groups for row in group)
+    assert all(len(row) == len(g.header) for g in shown.values() for group in texts(g) for row in group)
 
 
 def test_files(results: Path, tmp_path: Path) -> None:
@@ -349,7 +351,7 @@ def test_files(results: Path, tmp_path: Path) -> None:
 def test_order_of_runs_does_not_matter(results: Path) -> None:
     runs = read_runs(results)
     (_, one), (_, two) = sheets(runs, sections=STUDIES), sheets(runs[::-1], sections=STUDIES)
-    assert (one.grids, one.csv, one.json) == (two.grids, two.csv, two.json)
+    assert (one.tables, one.csv, one.json) == (two.tables, two.csv, two.json)
     assert [f.svg for f in one.figures] == [f.svg for f in two.figures]
 
 
@@ -359,8 +361,8 @@ def test_a_study_with_two_runs_has_a_sheet(tmp_path: Path) -> None:
         write_training(tmp_path, arm, [0.1, 0.2, level], (0, 0), watched, benchmark="miniature_gain", panel="")
     (sheet,) = sheets(read_runs(tmp_path), sections=SECTIONS)
     assert sheet.name == "miniature_gain-distrl"
-    arms = next(grid for grid in sheet.grids if grid.label == "rl-arms")
-    assert arms.groups == ((("–", "distrl_ipvrm", "1", "1", "+5.0 [+5.0, +5.0]†", "1 of 1", "–", "–", "–"),),)
+    arms = next(grid for grid in sheet.tables if grid.label == "rl-arms")
+    assert texts(arms) == ((("–", "distrl_ipvrm", "1", "1", "+5.0 [+5.0, +5.0]†", "1 of 1", "–", "–", "–"),),)
     assert arms.notes
     drawn = [f"miniature_gain-distrl-{name}" for name in ("accuracy", "monitors", "arms")]
     assert [figure.name for figure in sheet.figures] == drawn
@@ -370,8 +372,8 @@ def test_study_runs_without_metrics_or_seeds_still_have_tables(tmp_path: Path) -
     path = write_training(tmp_path, "", [0.1, 0.2], model="org/policy", benchmark="miniature_gain", panel="")
     _forget(path, "arm", "sft_seed", "rl_seed", "panel")
     (sheet,) = sheets(read_runs(tmp_path), sections=SECTIONS)
-    policies = next(grid for grid in sheet.grids if grid.label == "rl-policies")
-    assert policies.groups[0][0][:4] == ("–", "org/policy", "1", "1")
+    policies = next(grid for grid in sheet.tables if grid.label == "rl-policies")
+    assert texts(policies)[0][0][:4] == ("–", "org/policy", "1", "1")
 
 
 def _forget(path: Path, *names: str) -> None:
@@ -410,13 +412,13 @@ def test_two_trainings_of_a_user_that_differ_in_an_option_are_both_listed(tmp_pa
         write_training(tmp_path, "grpo", [0.1, 0.2], (1, 2), run_id=name, benchmark="real")
     assert load(tmp_path, sections=SECTIONS).problems == ()
     (sheet,) = sheets(read_runs(tmp_path), sections=SECTIONS)
-    assert [row[2] for row in sheet.grids[0].groups[0]] == ["a", "b"]
+    assert [row[2] for row in texts(sheet.tables[0])[0]] == ["a", "b"]
 
 
 def test_the_library_alone_reports_a_studys_run_as_any_other(tmp_path: Path) -> None:
     write_training(tmp_path, "grpo", [0.1, 0.2], (1, 2))
     (sheet,) = sheets(read_runs(tmp_path))
-    assert (sheet.name, [grid.label for grid in sheet.grids]) == ("miniature_rl-distrl", ["distrl-policies"])
+    assert (sheet.name, [grid.label for grid in sheet.tables]) == ("miniature_rl-distrl", ["distrl-policies"])
 
 
 @pytest.mark.parametrize("fault", ["altered", "missing", "nonsense"])

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from report_runs import CLEAN, rows_taken_as_they_are, write_study
 from scipy import stats
+from table_texts import texts
 
-from prmbench.core.result_files import read_runs
 from prmbench.report import report
 from prmbench.report.load import load
 from prmbench.report.stats import holm, mean, paired, t_quantile, t_two_sided_p
@@ -20,6 +20,7 @@ from prmbench.studies.reporting.reward_model_claims import Claim, claims, missin
 from prmbench.studies.reporting.reward_model_runs import SHIFTS, Study, study
 from prmbench.studies.reporting.reward_model_tables import cell, grids
 from prmbench.studies.reporting.sections import SECTIONS
+from prmbench.tasks import read_runs
 
 # --- statistics -----------------------------------------------------------------------------------------------
 
@@ -196,17 +197,17 @@ def test_tables_of_a_study(made: Study) -> None:
         *("study-comparisons", "study-recipes"),
     }
     calibrated, oracle = shown["study-f1-calibrated"], shown["study-f1-oracle"]
-    assert [row[0] for row in calibrated.groups[0]] == [
+    assert [row[0] for row in texts(calibrated)[0]] == [
         "ipvrm",
         "ipvrm_early",
         "ipvrm_late",
         "ipvrm_m0",
         *list(LEVELS)[4:],
     ]
-    q_rm = calibrated.groups[0][-1]
+    q_rm = texts(calibrated)[0][-1]
     assert q_rm[2] == "`step_diff`"
     assert q_rm[3].startswith("32.5 [")  # 0.30 + 0.02 and the mean wobble of 0.005
-    assert oracle.groups[0][-1][3].startswith("37.5 [")
+    assert texts(oracle)[0][-1][3].startswith("37.5 [")
     assert q_rm[-1] == "**-10.0** [-10.0, -10.0]"
     own = {row[0]: row[2] for row in shown["study-best-of-n"].groups[0]}
     assert (own["ipvrm"], own["dpo_rm"], own["q_rm"]) == ("`prefix_mean/last`", "`prefix_sum/last`", "`as_is/last`")

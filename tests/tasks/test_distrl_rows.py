@@ -12,8 +12,8 @@ from report_runs import manifest
 from rl_runs import problems, write_training
 
 from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, UserError
-from prmbench.core.result_files import pack_scores, read_run, scores_path, sha256
-from prmbench.tasks import checked, compare, judge, keys, pairs
+from prmbench.core.result_files import pack_scores, scores_path, sha256
+from prmbench.tasks import checked, compare, judge, keys, pairs, read_run
 from prmbench.tasks.metric_rows import resampled
 
 KEYS = ("policy/step:0", "policy/step:5", "policy/step:10", "policy/gain")

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import report_runs
 from conftest import save_model
+from table_texts import texts
 from typer.testing import CliRunner
 
 from prmbench import report, tasks
@@ -37,9 +38,9 @@ from prmbench.core.records import (
 from prmbench.data.renderings import rendered
 from prmbench.evaluation import evaluate_traces
 from prmbench.metrics import first_error
-from prmbench.report import shift
 from prmbench.report.load import load as load_results
 from prmbench.tasks import format_shift
+from prmbench.tasks import format_shift as shift
 from prmbench.tasks.format_shift import NAMES, base_and_rendering
 from prmbench.tasks.metric_rows import resampled
 
@@ -301,7 +302,9 @@ def test_plain_rows_are_those_of_step_f1() -> None:
     assert len(known) > 50
     for row in known:
         assert rows[row.subset, row.protocol, row.metric] == row
-    assert {value(rows, "math", "f1_drop", key) for key in tasks.protocol_keys(about) if "in_sample" not in key} == {0.0}
+    assert {value(rows, "math", "f1_drop", key) for key in tasks.protocol_keys(about) if "in_sample" not in key} == {
+        0.0
+    }
 
 
 @pytest.mark.parametrize("kind", ["logratio", "prob", "value"])
@@ -506,10 +509,8 @@ def test_the_best_model_stands_first(tmp_path: Path) -> None:
     some = traces(subsets=("math",))
     for name, skill in (("a-poor", 0.0), ("best", 2.0)):
         report_runs.write(tmp_path, scores_of("value", skill, some), run_id=name, model=f"org/{name}", **facts)
-    grid = next(
-        g for g in shift.grids(tasks.read_runs(tmp_path)) if g.label == "format_shift-cross_validated-drop"
-    )
-    (lines,) = grid.groups
+    grid = next(g for g in shift.tables(tasks.read_runs(tmp_path)) if g.label == "format_shift-cross_validated-drop")
+    (lines,) = texts(grid)
     assert [line[1] for line in lines if line[2] == "`as_is`"] == ["org/best", "org/a-poor"]
 
 
