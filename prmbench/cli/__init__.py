@@ -175,6 +175,7 @@ def compare(
     """Paired differences between two runs (second minus first), with intervals and p-values."""
     from prmbench import tasks
 
+    _add_benchmarks(config.benchmark)
     a, b = tasks.read_verified(first), tasks.read_verified(second)
     pairs = tasks.pairs(a.result.manifest, b.result.manifest, config.protocol, config.against)
     rows = tasks.compare((a.result, a.scores), (b.result, b.scores), pairs)
@@ -192,6 +193,7 @@ def report(config: options.ReportConfig) -> None:
     from prmbench import report as reporting
     from prmbench.studies.reporting.sections import SECTIONS
 
+    _add_benchmarks(config.benchmark)
     text, local = None, config.data if str(config.data) != "hub" else None
     if config.data is not None:
         from prmbench import data
@@ -208,7 +210,7 @@ def report(config: options.ReportConfig) -> None:
         reads=reads,
         sections=SECTIONS,
         formats=formats,
-        quick=True,
+        quick=not config.benchmark,  # other processes would not know these
     )
     for line in done.faults:
         if config.check:
@@ -233,6 +235,7 @@ def card(
     """Write a model card whose numbers the hub can read, each with its protocol, interval and floors."""
     from prmbench.report import model_card
 
+    _add_benchmarks(config.benchmark)
     text = model_card.card(config, runs)
     typer.echo(f"card: {config.out}" if config.out else text)
 
@@ -295,6 +298,15 @@ def models(json_: Json = False) -> None:
 
 
 # --- output ----------------------------------------------------------------------------------------------------
+
+
+def _add_benchmarks(names: Sequence[str]) -> None:
+    """Makes the tasks of the user's own benchmarks known, whose results are read next."""
+    if names:
+        from prmbench.data import find_benchmark
+
+        for name in names:
+            find_benchmark(name)
 
 
 def _console() -> Any:

@@ -228,6 +228,9 @@ class CompareConfig:
 
     protocol: tuple[str, ...] = option((), "Protocol to compare, repeatable (default: all that both runs have).")
     against: str | None = option(None, "Protocol of the second run, where its readout has another name.")
+    benchmark: tuple[str, ...] = option(
+        (), "Benchmark of your own that runs are on, pkg.mod:NAME, repeatable (installed ones are known)."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +245,9 @@ class ReportConfig:
     check: bool = option(False, "Write nothing; exit 1 if a tracked file would change or a result is unsound.")
     recompute: bool = option(False, "Derive every row from the scores again.")
     formats: str = option("", "Further files beside Markdown and SVG, separated by commas: csv, tex, json.")
+    benchmark: tuple[str, ...] = option(
+        (), "Benchmark of your own that runs are on, pkg.mod:NAME, repeatable (installed ones are known)."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,5 +298,8 @@ class CardConfig:
     name: str | None = option(None, "The model's name on the hub (default: its name in the results).")
     protocol: tuple[str, ...] = option((), "Protocol to tell of, repeatable (default: all but the in-sample ones).")
     license: str | None = option(None, "Licence of the model, as the hub spells it, e.g. apache-2.0.")
+    benchmark: tuple[str, ...] = option(
+        (), "Benchmark of your own that runs are on, pkg.mod:NAME, repeatable (installed ones are known)."
+    )
     out: Path | None = option(None, "File for the card, such as README.md (default: print it).")
     force: bool = option(False, "Replace --out where it exists.")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from prmbench import tasks
-from prmbench.core import validation
 from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, UserError
 from prmbench.metrics import step_validity
 from prmbench.tasks import metric_rows
@@ -388,7 +387,7 @@ def test_unlabelled_steps_are_refused() -> None:
         with pytest.raises(UserError, match="a: task validity needs a label 0 or 1 for each of its 2 steps"):
             tasks.judge(manifest(["circular"]), [item])
         with pytest.raises(UserError, match="step_labels must be 0 or 1"):
-            validation.check_scores(manifest(["circular"]), [item], "x.json")
+            tasks.judging.check_scores(manifest(["circular"]), [item], "x.json")
 
 
 def test_compare_pairs_problems_and_refuses_unlike_rules() -> None:

@@ -201,7 +201,7 @@ def test_a_model_named_like_a_floor_keeps_its_row_and_its_legend_entry() -> None
     assert said[:3] == ["random (ndom)", "majority (rity)", "pass (pass)"]  # with the run's id
     assert set(said) == {*said[:3], "floor/random", " _hidden", "'floor/pass'", "chance", "position", *FLOOR_LOOKS}
     assert len(said) == len(names) + len(FLOOR_LOOKS)
-    (group,) = best_of_n.tables(runs)[0].groups
+    (group,) = texts(best_of_n.tables(runs)[0])
     assert len(group) == len(names) + len(FLOOR_LOOKS)
     assert [line[2][:7] for line in group].count("`floor/") == len(FLOOR_LOOKS)
     assert not any(line[1].startswith("`") for line in group)

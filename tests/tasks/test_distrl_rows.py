@@ -13,7 +13,7 @@ from rl_runs import problems, write_training
 
 from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, UserError
 from prmbench.core.result_files import pack_scores, scores_path, sha256
-from prmbench.tasks import checked, compare, judge, keys, pairs, read_run
+from prmbench.tasks import compare, judge, pairs, protocol_keys, read_run, resolve_protocols
 from prmbench.tasks.metric_rows import resampled
 
 KEYS = ("policy/step:0", "policy/step:5", "policy/step:10", "policy/gain")
@@ -34,7 +34,7 @@ def test_rows_by_hand() -> None:
     made = problems([0.0, 0.0, 0.0], count=2)
     scores = [replace(t, values=v) for t, v in zip(made, [(0.2, 0.4, 0.9), (0.4, 0.5, 0.5)], strict=True)]
     rows = judge(about(scores), scores)
-    assert tuple(dict.fromkeys(r.protocol for r in rows)) == KEYS == keys(about(scores))
+    assert tuple(dict.fromkeys(r.protocol for r in rows)) == KEYS == protocol_keys(about(scores))
     assert [find(rows, key).value for key in KEYS] == pytest.approx([0.3, 0.45, 0.7, 0.4])
     assert find(rows, "policy/step:5", "truncated").value == 0.25
     gain = find(rows, "policy/gain")
@@ -96,9 +96,9 @@ def test_two_runs_are_compared_problem_by_problem(tmp_path: Path) -> None:
 
 def test_protocols_are_checked(tmp_path: Path) -> None:
     found = read_run(write_training(tmp_path, "grpo", [0.4, 0.5, 0.6])).result.manifest
-    assert checked(found, ["policy/gain"]) == ("policy/gain",)
+    assert resolve_protocols(found, ["policy/gain"]) == ("policy/gain",)
     with pytest.raises(UserError, match="policy/step:7"):
-        checked(found, ["policy/step:7"])
+        resolve_protocols(found, ["policy/step:7"])
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_order_of_the_scores_does_not_matter() -> None:
 def test_protocols_that_the_scores_cannot_serve_are_refused() -> None:
     for key in ("prefix_sum/oracle", "logprob.as_is/oracle", "as_is/oracle@release", "as_is/native"):
         with pytest.raises(UserError, match="protocol"):
-            tasks.resolve(manifest(), EvalProtocol.parse(key))
+            tasks.resolve_protocols(manifest(), [key])
 
 
 @pytest.mark.parametrize(
