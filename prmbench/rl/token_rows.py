@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prmbench.core import processes
+from prmbench.core.token_batches import longest_first, token_batches
 from prmbench.data.rollouts import Rollout
 
 
@@ -124,13 +125,9 @@ def micro_batches(rows: Rows, units: Sequence[Sequence[int]], budget: int) -> li
     A unit's rows stay together. A completion without a token has nothing to read.
     """
     wholes = [unit for unit in ([i for i in unit if rows.rows[i].size] for unit in units) if unit]
-    width = {unit[0]: max(len(rows.rows[i].ids) for i in unit) for unit in wholes}
-    packed: list[list[int]] = []
-    for unit in sorted(wholes, key=lambda unit: (-width[unit[0]], unit)):
-        if packed and (len(packed[-1]) + len(unit)) * width[packed[-1][0]] <= budget:
-            packed[-1] += unit
-        else:
-            packed.append(list(unit))
+    widths = [max(len(rows.rows[i].ids) for i in unit) for unit in wholes]
+    batches = token_batches(widths, budget, longest_first(widths, wholes), [len(unit) for unit in wholes])
+    packed = [[i for unit in batch for i in wholes[unit]] for batch in batches]
     lacking = processes.largest(len(packed)) - len(packed)
     offsets = np.concatenate([[0], np.cumsum(rows.sizes)]).astype(np.int64)
     made = [_collate([rows.rows[i] for i in batch], batch, offsets, rows.device) for batch in packed]

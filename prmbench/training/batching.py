@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prmbench.core.token_batches import longest_first, token_batches
 from prmbench.training.examples import Dataset, Example, Unit
 
 CPU_TOKENS, GPU_TOKENS = 1024, 8192
@@ -66,22 +67,12 @@ def micro_batches(
     Units are dealt out by length, so that shares are even; who lacks a micro-batch gets an empty one. `lengths` are
     those of the examples.
     """
-    width = {unit: max(lengths[i] for i in unit) for unit in units}
-    ranked = sorted(units, key=lambda unit: (-width[unit], unit))
-    shares = [_packed(ranked[process::processes], width, budget) for process in range(processes)]
-    most = max(map(len, shares))
-    return [share + [()] * (most - len(share)) for share in shares]
-
-
-def _packed(units: Sequence[Unit], width: dict[Unit, int], budget: int) -> list[tuple[Unit, ...]]:
-    """Longest first, so that the first of a micro-batch is its width."""
-    found: list[list[Unit]] = []
-    for unit in units:
-        if found and (len(found[-1]) + 1) * len(unit) * width[found[-1][0]] <= budget:
-            found[-1].append(unit)
-        else:
-            found.append([unit])
-    return [tuple(batch) for batch in found]
+    widths = [max(lengths[i] for i in unit) for unit in units]
+    order = longest_first(widths, units)
+    sequences = [len(unit) for unit in units]
+    shares = [token_batches(widths, budget, order[process::processes], sequences) for process in range(processes)]
+    count = max(map(len, shares))
+    return [[tuple(units[i] for i in batch) for batch in share] + [()] * (count - len(share)) for share in shares]
 
 
 @dataclass(frozen=True, slots=True)
