@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prmbench import objectives
-from prmbench.config.distrl_options import DistRLConfig
+from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import processes
 from prmbench.rl.token_rows import Rows
 
@@ -39,7 +39,7 @@ class Credit:
     """sigma_v, gae_outcome_ratio."""
 
 
-def assign(rows: Rows, scored: Scored | None, config: DistRLConfig) -> Credit:
+def assign(rows: Rows, scored: Scored | None, config: ResolvedDistRL) -> Credit:
     """Eq. 13: outcome advantage + gae_weight * process advantage, 0 where no token learns. All processes call it."""
     mask = rows.learning
     outcome = objectives.outcome_advantages(rows.outcome, rows.group)[:, None] * mask
@@ -50,11 +50,11 @@ def assign(rows: Rows, scored: Scored | None, config: DistRLConfig) -> Credit:
         td = objectives.without_terminal(td, mask)
     values = objectives.prefix_values(td, mask)
     _, sigma = _moments(values, mask)
-    process = PROCESS[config.credit or "gae"](rows, td, mask, sigma, config)
+    process = PROCESS[config.credit](rows, td, mask, sigma, config)
     if config.whiten:
         mean, std = _moments(process, mask, unbiased=True)
         process = objectives.whitened(process, mask, mean, std)
-    process = (config.gae_weight or 0.0) * process
+    process = config.gae_weight * process
     own = config.reward == "both" and config.credit != "rloo"  # whose returns hold the outcome
     facts = {"sigma_v": float(sigma), "gae_outcome_ratio": _ratio(process, outcome, mask)}
     return Credit(
@@ -62,11 +62,11 @@ def assign(rows: Rows, scored: Scored | None, config: DistRLConfig) -> Credit:
     )
 
 
-Process = Callable[[Rows, Tensor, Tensor, Tensor, DistRLConfig], Tensor]
+Process = Callable[[Rows, Tensor, Tensor, Tensor, ResolvedDistRL], Tensor]
 """(rows, td [b, T], mask, sigma_V, options) -> process advantages [b, T]."""
 
 
-def _gae(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: DistRLConfig) -> Tensor:
+def _gae(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: ResolvedDistRL) -> Tensor:
     """Eqs. 26-28; sigma_V cancels where groups are standardised."""
     scaled = objectives.scaled_td(td, sigma.to(td.dtype))
     if config.td_normalize == "group":
@@ -74,10 +74,10 @@ def _gae(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: DistRLConf
     else:
         mean, _ = _moments(scaled, mask)
         ready = (scaled - mean.to(td.dtype)).masked_fill(~mask, 0.0)
-    return objectives.gae(ready, mask, config.gamma or 0.0, config.lam or 0.0)
+    return objectives.gae(ready, mask, config.gamma, config.lam)
 
 
-def _rloo(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: DistRLConfig) -> Tensor:
+def _rloo(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: ResolvedDistRL) -> Tensor:
     """PRIME: returns of the process rewards and, unless only they are asked for, of the outcome at the last token."""
     del sigma
     returns = objectives.rloo_returns(td, mask, rows.group)
@@ -87,12 +87,12 @@ def _rloo(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: DistRLCon
     return returns.masked_fill(~mask, 0.0)
 
 
-def _masked_step(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: DistRLConfig) -> Tensor:
+def _masked_step(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: ResolvedDistRL) -> Tensor:
     del sigma, config
     return objectives.masked_step_advantages(td, mask, rows.group)
 
 
-def _score(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: DistRLConfig) -> Tensor:
+def _score(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: ResolvedDistRL) -> Tensor:
     del rows, sigma, config
     return td.masked_fill(~mask, 0.0)
 

@@ -18,7 +18,6 @@ from prmbench import config as options
 from prmbench.config.distrl_options import DistRLConfig
 from prmbench.core import output_checks, processes
 from prmbench.core.records import NonFiniteError, UserError
-from prmbench.engines.hf import Placement
 from prmbench.rl import advantages, models, monitors, resume, stall, step_rollouts, updates
 from prmbench.rl.advantages import Scored
 from prmbench.rl.alarms import alarms
@@ -28,11 +27,11 @@ from prmbench.rl.out_of_memory import drawing, within_memory
 from prmbench.rl.result import Finished, check_draft, export, known_result
 from prmbench.rl.resume import Optimizers, Progress
 from prmbench.rl.sampler import Source, open_source, step_mismatch, weight_of
-from prmbench.rl.setup import Job, prepare, rate, resolved
+from prmbench.rl.setup import Job, prepare, resolved
 from prmbench.rl.step_rollouts import Draw
 from prmbench.rl.token_rows import Micro, Rows, micro_batches
 from prmbench.rl.validation import validate
-from prmbench.training import optimiser, run_folder
+from prmbench.training import optimiser, run_folder, run_setup
 from prmbench.training.model import Runner, open_runner
 from prmbench.training.stopping import stop_requests
 from prmbench.verification.verifiers import Verifier
@@ -65,23 +64,22 @@ def train_distrl(
     Raises UserError, NonFiniteError, RetryError, and KeyboardInterrupt after SIGTERM or Ctrl-C, with a checkpoint.
     """
     config = resolved(config)
-    processes.start(Placement(config.device, config.dtype).resolve().device)
+    processes.start(run_setup.placement(config).device)
     job = prepare(config)
     output_checks.check_training(config.out, config)
     check_draft(job, told or {})
-    with run_folder.claimed(config.out):
-        fresh = not (config.out / run_folder.RUN).exists()
-        begun = processes.from_first(_begin(job) if processes.rank() == 0 else {})
+    fresh = not (config.out / run_folder.RUN).exists()
+    with run_setup.opened(job, may_continue=config.resume != "never") as begun:
         if begun["finished"]:
             return known_result(job, begun.get("result")) if processes.rank() == 0 else None
-        with Verifier(2) as verifier, stop_requests() as stopped:
+        with Verifier(2) as verifier, stop_requests() as stop_requested:
             try:
                 run = _open(job, verifier, tell)
             except UserError:
                 if fresh and processes.rank() == 0:
                     (config.out / run_folder.RUN).unlink()  # nothing was begun: the mended command may use the folder
                 raise
-            _loop(run, stopped)
+            _loop(run, stop_requested)
         return export(job, run.models, begun, told or {})
 
 
@@ -108,7 +106,7 @@ def dry_run(config: DistRLConfig) -> DryRun:
     """The plan of a run, without loading weights."""
     job = prepare(resolved(config))
     config = job.config
-    n, kept, drawn = config.group_size or 0, config.prompts or 0, config.draw or 0
+    n, kept, drawn = config.group_size, config.prompts, config.draw
     online = config.reward != "verifier" and config.rm_update == "online"
     validations = 1 + (-(-config.steps // (config.validate_every or config.steps)) if config.steps else 0)
     copies = 1 if config.lora_rank else 4  # adapters weigh little beside the weights
@@ -126,13 +124,6 @@ def dry_run(config: DistRLConfig) -> DryRun:
     )
 
 
-def _begin(job: Job) -> dict[str, Any]:
-    out = job.config.out
-    if job.config.resume == "never" and (out / run_folder.RUN).exists():
-        raise UserError(f"--out {out}: holds a run, and --resume is never; choose another folder, or --resume auto")
-    return run_folder.begin(out, job.identity, job.facts)
-
-
 def _open(job: Job, verifier: Verifier, tell: Tell | None) -> Run:
     """Models loaded, the newest checkpoint put back, its weights with the sampler."""
     found = models.open_models(job)
@@ -146,7 +137,7 @@ def _open(job: Job, verifier: Verifier, tell: Tell | None) -> Run:
     return Run(job, found, optimizers, source, verifier, at, Log(job.config.out, job.config.steps, tell, track))
 
 
-def _loop(run: Run, stopped: Callable[[], bool]) -> None:
+def _loop(run: Run, stop_requested: Callable[[], bool]) -> None:
     """All steps that are not done yet."""
     job, at = run.job, run.at
     config, total = job.config, job.config.steps + job.first
@@ -157,7 +148,7 @@ def _loop(run: Run, stopped: Callable[[], bool]) -> None:
         first = at.done < job.first
         # 1. Completions of the policy as it is; the groups that teach something.
         draw = _drawn(run, first)
-        if _asked(stopped):
+        if stop_requested():
             _leave(run)
         line: dict[str, Any] = {"step": at.done + 1 - job.first, **monitors.drawn(draw)}
         if draw.tally["groups"]:
@@ -175,7 +166,7 @@ def _loop(run: Run, stopped: Callable[[], bool]) -> None:
         step, last = line["step"], at.done == total
         if _validates(job, step):
             _validate(run, step)
-        asked = _asked(stopped)
+        asked = stop_requested()
         due = config.save_every and step % config.save_every == 0
         if asked or last or due or stall.is_stalled(at, config):
             _save(run)
@@ -191,7 +182,7 @@ def learn(run: Run, draw: Draw, first: bool) -> dict[str, Any]:
     job, config, found = run.job, run.job.config, run.models
     rows = Rows(draw.rows, found.policy.device)
     # 2. Old log-probabilities and candidates, without gradients.
-    p_min = (config.p_min or 0.0) if config.alpha else 0.0
+    p_min = config.p_min if config.alpha else 0.0
     before: Old = _within(run, lambda budget: models.old(found, rows, _micros(rows, budget), p_min))
     line = monitors.behaviour(rows, before)
     apart = step_mismatch(rows, before, run.source, job.setup.placement.dtype)
@@ -222,7 +213,7 @@ def _update_rm(run: Run, rows: Rows, before: Old) -> dict[str, Any]:
     assert runner is not None
     reference = before.logprobs if config.reference == "behaviour" else _start(run, run.models, rows, before)
     sums, norms = [], []
-    for chosen in _minibatches(rows, config.rm_minibatch or 0):
+    for chosen in _minibatches(rows, config.rm_minibatch):
         found = _within(run, partial(updates.rm_gradients, runner, rows, chosen, reference, config))
         norms.append(_step(run, "rm", runner, found["rm_loss"], config.rm_learning_rate))
         sums.append(found)
@@ -233,14 +224,17 @@ def _update_policy(run: Run, rows: Rows, goal: updates.Target, first: bool) -> d
     config, runner = run.job.config, run.models.policy
     sums, norms = [], []
     # The start policy's rollouts are many steps' worth: they are taken as such.
-    for chosen in _minibatches(rows, (config.prompts if first else config.minibatch) or 0):
+    for chosen in _minibatches(rows, config.prompts if first else config.minibatch):
         found = _within(run, partial(updates.policy_gradients, runner, rows, chosen, goal, config))
         norms.append(_step(run, "policy", runner, found["loss"], config.learning_rate))
         sums.append(found)
-    return {**monitors.policy_update(sums, norms), "learning_rate": rate(config, config.learning_rate, run.at.done)}
+    return {
+        **monitors.policy_update(sums, norms),
+        "learning_rate": optimiser.warmed_up(config.learning_rate, config.warmup, run.at.done),
+    }
 
 
-def _step(run: Run, name: str, runner: Runner, loss: float, peak: float | None) -> float:
+def _step(run: Run, name: str, runner: Runner, loss: float, peak: float) -> float:
     """One optimizer step, unless loss or gradient are not finite, which all processes see alike; returns the norm."""
     norm = optimiser.clip(runner.trained, run.job.config.max_grad_norm)
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -254,7 +248,7 @@ def _step(run: Run, name: str, runner: Runner, loss: float, peak: float | None) 
             )
         return 0.0
     run.at.skipped[name] = 0
-    optimiser.step(run.optimizers[name], rate(run.job.config, peak, run.at.done))
+    optimiser.step(run.optimizers[name], optimiser.warmed_up(peak, run.job.config.warmup, run.at.done))
     return norm
 
 
@@ -264,7 +258,7 @@ def _check_weights(run: Run) -> None:
     for name in run.optimizers:
         runner = trained[name]
         assert runner is not None
-        if processes.sums([float(optimiser.spoilt(runner.trained))])[0]:
+        if not optimiser.are_finite(runner.trained):
             raise NonFiniteError(
                 f"step {run.at.done}: leaves weights of the {name} that are not finite; the last checkpoint is kept; "
                 f"try a lower learning rate or --dtype float32"
@@ -314,7 +308,7 @@ def _kl_start(run: Run, rows: Rows, before: Old) -> float | None:
     """KL to the start of training, whose weights are read again where nothing else keeps them."""
     found = run.models
     if found.start is None and found.policy.adapters is None:
-        start = open_runner(run.job.config.model, run.job.revision, "lm", run.job.bare)
+        start = open_runner(run.job.config.model, run.job.revision, "lm", run.job.model_setup_for_reading)
         found = replace(found, start=start)
     return monitors.kl(before, _start(run, found, rows, before))
 
@@ -332,11 +326,6 @@ def _validate(run: Run, step: int) -> None:
 
 def _save(run: Run) -> None:
     resume.save(run.job, run.models, run.optimizers, run.at)
-
-
-def _asked(stopped: Callable[[], bool]) -> bool:
-    """Whether any process was asked to stop."""
-    return processes.sums([float(stopped())])[0] > 0
 
 
 def _leave(run: Run) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prmbench import objectives
-from prmbench.config.distrl_options import SELF, DistRLConfig
+from prmbench.config.distrl_options import SELF, ResolvedDistRL
 from prmbench.core import processes
 from prmbench.engines.token_logprobs import Candidates
 from prmbench.rl.advantages import Scored
@@ -49,13 +49,13 @@ def open_models(job: Job) -> Models:
     own = config.rm_model == SELF
     head = LOSSES[config.rm_loss].head if process and config.rm_loss else "lm"
     rm = (
-        open_runner(config.rm_model or config.model, job.rm_revision, head, job.rm_setup)
+        open_runner(config.rm_model or config.model, job.other_revision, head, job.rm_setup)
         if process and not own
         else None
     )
     start = None
     if process and config.reference == "sft" and policy.adapters is None:
-        start = open_runner(config.model, job.revision, "lm", job.bare)
+        start = open_runner(config.model, job.revision, "lm", job.model_setup_for_reading)
     return Models(policy, rm, head != "lm", start)
 
 
@@ -78,9 +78,9 @@ def logprobs(runner: Runner, rows: Rows, micros: Sequence[Micro], ids: Tensor) -
     return _gathered(rows, micros, _passes(runner, micros, lambda m: (m.reads, taken(ids, m), None)))
 
 
-def scored(models: Models, rows: Rows, micros: Sequence[Micro], before: Old, config: DistRLConfig) -> Scored:
+def scored(models: Models, rows: Rows, micros: Sequence[Micro], before: Old, config: ResolvedDistRL) -> Scored:
     """Loop part 4, the reward model's pass: Eq. 10 of drawn tokens and candidates alike."""
-    beta = config.rm_beta or 1.0
+    beta = config.rm_beta
     if models.scalar:
         assert models.rm is not None
         scores = _gathered(rows, micros, _passes(models.rm, micros, lambda m: (m.reads + 1, m.targets, None)))

@@ -113,7 +113,8 @@ def known_result(job: Job, summary: Mapping[str, Any] | None, fresh: bool = Fals
 def _card(job: Job) -> dict[str, Any]:
     """prm.json of the reward model: read against the policy as it ended, one step on from its own last reference."""
     config = job.config
-    row = LOSSES[config.rm_loss or "ipvrm"]
+    assert config.rm_loss is not None  # or there would be no reward model
+    row = LOSSES[config.rm_loss]
     start = config.model if not Path(config.model).exists() else os.path.relpath(config.model, config.out / RM)
     commit, dirty = provenance.code_state()
     return {

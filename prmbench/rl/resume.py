@@ -20,7 +20,7 @@ from prmbench.rl.models import Models
 from prmbench.rl.setup import Job
 from prmbench.rl.step_rollouts import Draw
 from prmbench.rl.token_rows import Row
-from prmbench.training import checkpoints, run_folder
+from prmbench.training import checkpoints, run_folder, run_setup
 
 DRAWN = "drawn"
 """Folder of the completions that the step in progress trains on, one file a process."""
@@ -60,30 +60,18 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 def save(job: Job, models: Models, optimizers: Optimizers, at: Progress) -> None:
     """Writes a checkpoint. All processes call it."""
     stepped = sorted(name for name, optimizer in optimizers.items() if optimizer.state)
-    facts = {
-        "run": result_files.short_hash(job.identity),
-        "metrics": run_folder.logged(job.config.out) if processes.rank() == 0 else 0,
-        "progress": asdict(at),
-        "stepped": stepped,
-    }
     state = _state(models, optimizers, stepped)
-    checkpoints.save(job.config.out / run_folder.CHECKPOINTS, at.done, state, facts)
+    run_setup.save_checkpoint(job, at.done, state, {"progress": asdict(at), "stepped": stepped})
 
 
 def resume(job: Job, models: Models, optimizers: Optimizers) -> Progress:
     """Puts the newest checkpoint back, if there is one. Raises UserError on another run's. All processes call it."""
-    out = job.config.out
-    newest = run_folder.newest_checkpoint(out, job.identity, _Facts)
-    if newest is not None:
-        stepped = newest[1].stepped
-        state = _state(models, optimizers, stepped)
-        checkpoints.load(newest[0], state)
+
+    def put_back(facts: _Facts, state: dict[str, Any]) -> None:
         for name, runner in _trained(models, optimizers).items():
-            checkpoints.put_back(runner.model, optimizers[name] if name in stepped else None, state[name])
-    if processes.rank() == 0:
-        checkpoints.clean(out / run_folder.CHECKPOINTS)
-        run_folder.cut_log(out, newest[1].metrics if newest else 0)
-    processes.barrier()  # the others read the log next
+            checkpoints.put_back(runner.model, optimizers[name] if name in facts.stepped else None, state[name])
+
+    newest = run_setup.restore(job, _Facts, lambda facts: _state(models, optimizers, facts.stepped), put_back)
     return newest[1].progress if newest else Progress()
 
 

@@ -120,7 +120,7 @@ def _open_vllm(job: Job, policy: Runner) -> Source:
     from prmbench.engines.vllm import Options, open_vllm
 
     config, dtype = job.config, getattr(torch, job.setup.placement.dtype)
-    rank = config.lora_rank or 0
+    rank = config.lora_rank
     options = Options(push="adapter" if rank else "weights", lora_rank=rank, max_tokens=job.max_tokens)
     if config.engine == "server":
         url = config.server[processes.rank() % len(config.server)]

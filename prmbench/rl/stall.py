@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prmbench.config.distrl_options import DistRLConfig
+from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import processes
 from prmbench.core.records import Notice, UserError
 from prmbench.rl.alarms import ALARMS
@@ -29,19 +29,19 @@ REMEDIES: dict[str, tuple[str, str]] = {
 """Why a prompt's completions cannot be trained on -> words for it, and the option that mends it."""
 
 
-def note(at: Progress, line: Mapping[str, Any], config: DistRLConfig) -> None:
+def note(at: Progress, line: Mapping[str, Any], config: ResolvedDistRL) -> None:
     """Counts such steps in a row and says of the first what was wrong; `line` is the step's of metrics.jsonl."""
     at.empty = 0 if line["groups"] else at.empty + 1
     if at.empty == 1 and processes.rank() == 0:
         warnings.warn(explained(line, config.max_new_tokens), Notice, stacklevel=2)
 
 
-def is_stalled(at: Progress, config: DistRLConfig) -> bool:
+def is_stalled(at: Progress, config: ResolvedDistRL) -> bool:
     """Whether a run is to stop. The counts are of all processes, so all of them see the same."""
     return at.empty >= PATIENCE and not config.allow_empty
 
 
-def check(at: Progress, history: Sequence[Mapping[str, Any]], config: DistRLConfig) -> None:
+def check(at: Progress, history: Sequence[Mapping[str, Any]], config: ResolvedDistRL) -> None:
     """Raises UserError on a run that is stalled; its checkpoint has been written."""
     if is_stalled(at, config):
         last = history[-1] if history else {"step": at.done, "prompts_drawn": 0}  # metrics.jsonl may be gone

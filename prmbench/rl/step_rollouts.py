@@ -58,7 +58,7 @@ class Draw:
 
 def draw(job: Job, sampler: Sampler, verifier: Verifier, cursor: int) -> Draw:
     """Draws prompts until enough groups have mixed outcomes, at most `rounds` times. All processes call it."""
-    wanted, size, most = job.config.prompts or 0, job.config.draw or 0, job.config.rounds or 0
+    wanted, size, most = job.config.prompts, job.config.draw, job.config.rounds
     found, mine = list[int](), dict[int, Group]()
     tally: Counter[str] = Counter()
     rounds = 0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prmbench import objectives
-from prmbench.config.distrl_options import DistRLConfig
+from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import processes
 from prmbench.rl.advantages import Credit
 from prmbench.rl.models import Old, asked_of, taken
@@ -27,7 +27,7 @@ RM_SUMS = ("rm_loss", "rm_right", "rm_decided", "rm_gap")
 
 
 def rm_gradients(
-    runner: Runner, rows: Rows, chosen: Sequence[int], reference: Tensor, config: DistRLConfig, budget: int
+    runner: Runner, rows: Rows, chosen: Sequence[int], reference: Tensor, config: ResolvedDistRL, budget: int
 ) -> dict[str, float]:
     """Eq. 15 for one minibatch of rows; `reference` [n] log-probabilities, `budget` padded tokens of a micro-batch.
 
@@ -50,7 +50,7 @@ def rm_gradients(
             (loss * processes.world_size()).backward()
         total += loss.detach()
         if micro.real:
-            rewards = objectives.token_rewards(ratio.detach(), config.rm_beta or 1.0)
+            rewards = objectives.token_rewards(ratio.detach(), config.rm_beta)
             sums += verdicts(rewards, micro.mask, rows.outcome[micro.rows], config.rm_loss)
     found_sums = processes.sums([float(total), *map(float, sums)])
     return dict(zip(RM_SUMS, found_sums, strict=True))
@@ -62,9 +62,9 @@ def _groups(rows: Rows, chosen: Sequence[int]) -> list[list[int]]:
     return [[i for i in chosen if rows.rows[i].group == name] for name in names]
 
 
-def _rm_terms(ratio: Tensor, rows: Rows, micro: Micro, mu: Tensor, config: DistRLConfig) -> Tensor:
+def _rm_terms(ratio: Tensor, rows: Rows, micro: Micro, mu: Tensor, config: ResolvedDistRL) -> Tensor:
     """[b] terms of Eq. 15: the loss of train-rm with V(x) as an offset and rare outcomes weighing more."""
-    beta, outcome = config.rm_beta or 1.0, rows.outcome[micro.rows]
+    beta, outcome = config.rm_beta, rows.outcome[micro.rows]
     rewards = objectives.token_rewards(ratio, beta)
     if config.rm_loss == "dpo_rm":
         return _pair_terms(objectives.masked_sum(rewards, micro.mask), rows, micro)
@@ -73,7 +73,7 @@ def _rm_terms(ratio: Tensor, rows: Rows, micro: Micro, mu: Tensor, config: DistR
         terms = objectives.implicit_prm_loss(objectives.masked_sum(rewards, micro.mask) + offset, outcome)
     else:
         v_bar = objectives.length_normalized(objectives.prefix_values(rewards, micro.mask), micro.mask)
-        terms = objectives.ipvrm_loss(v_bar, micro.mask, outcome, config.rm_margin or 0.0, offset)
+        terms = objectives.ipvrm_loss(v_bar, micro.mask, outcome, config.rm_margin, offset)
     if not config.dlw:
         return terms
     weight = objectives.rarity_weight(rows.outcome, mu)
@@ -133,7 +133,7 @@ class Target:
     """[n] truncated importance weights; 1 where our own engine drew the completions."""
 
 
-def target(rows: Rows, before: Old, credit: Credit, weight: Tensor | None, config: DistRLConfig) -> Target:
+def target(rows: Rows, before: Old, credit: Credit, weight: Tensor | None, config: ResolvedDistRL) -> Target:
     """Everything of a step in the flat order."""
     asked, known = asked_of(rows, before)
     learning = rows.learning
@@ -153,7 +153,7 @@ def target(rows: Rows, before: Old, credit: Credit, weight: Tensor | None, confi
 
 
 def policy_gradients(
-    runner: Runner, rows: Rows, chosen: Sequence[int], goal: Target, config: DistRLConfig, budget: int
+    runner: Runner, rows: Rows, chosen: Sequence[int], goal: Target, config: ResolvedDistRL, budget: int
 ) -> dict[str, float]:
     """Eq. 14 for one minibatch: clipped token branch (Eq. 12) + alpha * candidate branch (Eq. 11).
 
@@ -168,14 +168,14 @@ def policy_gradients(
             new = micro.spread(runner.run(micro.ids, micro.reads, taken(goal.asked, micro)))
             token = _token_terms(new, part, config).sum() / below[0]
             candidate = _candidate_terms(new, part, config).sum() / below[1] if config.alpha else None
-            loss = objectives.distrl_loss(token, candidate, config.alpha or 0.0) * float(micro.real)
+            loss = objectives.distrl_loss(token, candidate, config.alpha) * float(micro.real)
             (loss * processes.world_size()).backward()
         if micro.real:
             sums += _sums(loss, candidate, new.detach(), part, config)
     return dict(zip(SUMS, processes.sums(list(map(float, sums))), strict=True))
 
 
-def _denominators(rows: Rows, chosen: Sequence[int], goal: Target, config: DistRLConfig) -> tuple[float, float]:
+def _denominators(rows: Rows, chosen: Sequence[int], goal: Target, config: ResolvedDistRL) -> tuple[float, float]:
     """What the sums of the two branches are divided by: sequences, tokens or mass, over all processes."""
     member = torch.zeros(len(rows.rows), dtype=torch.bool, device=rows.device)
     member[list(chosen)] = True
@@ -187,21 +187,21 @@ def _denominators(rows: Rows, chosen: Sequence[int], goal: Target, config: DistR
     return first or 1.0, second or 1.0
 
 
-def _token_terms(new: Tensor, part: Target, config: DistRLConfig) -> Tensor:
+def _token_terms(new: Tensor, part: Target, config: ResolvedDistRL) -> Tensor:
     return objectives.token_surrogate(
         new[..., 0],
         part.known[..., 0],
         part.advantages,
         part.learning,
-        config.clip_low or 0.0,
-        config.clip_high or 0.0,
+        config.clip_low,
+        config.clip_high,
         config.dual_clip or None,
-        config.reduction or "sequence",
+        config.reduction,
         part.weight,
     )
 
 
-def _candidate_terms(new: Tensor, part: Target, config: DistRLConfig) -> Tensor:
+def _candidate_terms(new: Tensor, part: Target, config: ResolvedDistRL) -> Tensor:
     return objectives.candidate_surrogate(
         new[..., 1:],
         part.known[..., 1:],
@@ -209,20 +209,20 @@ def _candidate_terms(new: Tensor, part: Target, config: DistRLConfig) -> Tensor:
         part.kept,
         *_candidate_clip(config),
         config.dual_clip or None,
-        config.candidate_normalize or "length",
+        config.candidate_normalize,
         part.learning,
     )
 
 
-def _candidate_clip(config: DistRLConfig) -> tuple[float, float]:
+def _candidate_clip(config: ResolvedDistRL) -> tuple[float, float]:
     own = config.clip_candidates
-    return (own, own) if own else (config.clip_low or 0.0, config.clip_high or 0.0)
+    return (own, own) if own else (config.clip_low, config.clip_high)
 
 
-def _sums(loss: Tensor, candidate: Tensor | None, new: Tensor, part: Target, config: DistRLConfig) -> Tensor:
+def _sums(loss: Tensor, candidate: Tensor | None, new: Tensor, part: Target, config: ResolvedDistRL) -> Tensor:
     """`SUMS` of a micro-batch; the KL is the estimator exp(d) - 1 - d of d = log new - log old, whose mean is KL."""
     dual = config.dual_clip or None
-    clips = config.clip_low or 0.0, config.clip_high or 0.0, dual
+    clips = config.clip_low, config.clip_high, dual
     d = (new[..., 0] - part.known[..., 0]).masked_fill(~part.learning, 0.0)
     found = [
         loss.detach(),

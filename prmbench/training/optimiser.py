@@ -11,6 +11,8 @@ from torch.distributed.tensor import DTensor
 
 from prmbench.config import TrainConfig
 from prmbench.config.distrl_options import DistRLConfig
+from prmbench.config.presets import Settings
+from prmbench.core import processes
 
 
 def make(parameters: Sequence[nn.Parameter], config: TrainConfig | DistRLConfig) -> torch.optim.Optimizer:
@@ -20,15 +22,23 @@ def make(parameters: Sequence[nn.Parameter], config: TrainConfig | DistRLConfig)
     return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
-def learning_rate(config: TrainConfig, update: int, updates: int) -> float:
-    """Rate of update 0, 1, ...: a straight rise to the peak, then the schedule; cosine and linear end near 0."""
-    peak, rise = config.learning_rate or 0.0, round((config.warmup or 0.0) * updates)
+def learning_rate(settings: Settings, update: int, updates: int) -> float:
+    """Returns the rate of update 0, 1, ...: it rises linearly, then follows the schedule; cosine and linear end near 0.
+
+    `updates`: how many the whole run has.
+    """
+    peak, rise = settings.learning_rate, round(settings.warmup * updates)
     if update < rise:
         return peak * (update + 1) / rise
     done = (update - rise) / max(updates - rise, 1)
-    if config.schedule == "cosine":
+    if settings.schedule == "cosine":
         return peak * (1 + math.cos(math.pi * done)) / 2
-    return peak * (1 - done) if config.schedule == "linear" else peak
+    return peak * (1 - done) if settings.schedule == "linear" else peak
+
+
+def warmed_up(peak: float, warmup: int, step: int) -> float:
+    """Returns the rate of step 0, 1, ... of train-distrl: it rises linearly over `warmup` steps, then stays."""
+    return peak * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
 
 def clip(parameters: Sequence[nn.Parameter], limit: float) -> float:
@@ -46,7 +56,7 @@ def step(optimizer: torch.optim.Optimizer, rate: float) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def spoilt(parameters: Sequence[nn.Parameter]) -> int:
-    """How many of them hold a number that is not finite, in this process's shards."""
+def are_finite(parameters: Sequence[nn.Parameter]) -> bool:
+    """Returns whether all parameters are finite, over the shards of all processes. All processes call it."""
     shards = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
-    return sum(not bool(torch.isfinite(shard).all()) for shard in shards)
+    return not processes.sums([float(sum(not bool(torch.isfinite(shard).all()) for shard in shards))])[0]

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from prmbench.config import TrainConfig
-from prmbench.core import output_checks, processes, provenance, result_files, validation
+from prmbench.core import output_checks, processes, provenance, validation
 from prmbench.core.records import NonFiniteError
 from prmbench.engines.hf import HFEngine
-from prmbench.training import checkpoints, losses, optimiser, run_folder, setup
+from prmbench.training import checkpoints, losses, optimiser, run_folder, run_setup, setup
 from prmbench.training.batching import collate, micro_batches
 from prmbench.training.model import Runner
 from prmbench.training.setup import Job, Part
@@ -59,16 +59,15 @@ def train(config: TrainConfig, progress: Progress | None = None, stop: Stop | No
     KeyboardInterrupt after SIGTERM or Ctrl-C, with a checkpoint of the last update done.
     """
     config = setup.resolved(config)
-    processes.start(setup.placement(config).device)
+    processes.start(run_setup.placement(config).device)
     job = setup.prepare(config)
     output_checks.check_training(config.out, config)
-    with run_folder.claimed(config.out):
-        run = processes.from_first(run_folder.begin(config.out, job.identity, job.facts) if _first() else {})
-        if run["finished"]:
-            return _result(job, run.get("result"), fresh=False) if _first() else None
-        runner, known = setup.open_models(job)
-        updates = _loop(job, runner, known, progress, stop)
-        return _export(job, runner, run, updates)
+    with run_setup.opened(job) as record:
+        if record["finished"]:
+            return _result(job, record.get("result"), fresh=False) if _first() else None
+        runner, references = setup.open_models(job)
+        updates = _loop(job, runner, references, progress, stop)
+        return _export(job, runner, record, updates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def _loop(job: Job, runner: Runner, known: setup.References, progress: Progress 
     optimizer = optimiser.make(parameters, config)
     update, spent = _resume(job, runner, optimizer)
     begun, tokens = time.monotonic() - spent, 0
-    with stop_requests() as stopped:
+    with stop_requests() as stop_requested:
         while update < order.updates:
             # 1. Which units this update takes: the same for any number of processes.
             taken = order.batch_of(update)
@@ -127,7 +126,7 @@ def _loop(job: Job, runner: Runner, known: setup.References, progress: Progress 
             found = processes.sums(found)
             _check_finite(job, update, taken, found[0], norm)
             # 4. The update.
-            rate = optimiser.learning_rate(config, update, order.updates)
+            rate = optimiser.learning_rate(job.settings, update, order.updates)
             optimiser.step(optimizer, rate)
             update += 1
             # 5. What is written down of it.
@@ -146,7 +145,7 @@ def _loop(job: Job, runner: Runner, known: setup.References, progress: Progress 
                 _check_weights(job, update, taken, parameters)
                 return update
             runner.model.train()  # a callback's engine may have switched it
-            (asked,) = processes.sums([float(stopped())])
+            asked = stop_requested()
             due = config.save_every and update % config.save_every == 0
             if asked or due or update == order.updates:
                 _check_weights(job, update, taken, parameters)
@@ -164,9 +163,9 @@ def _backward(
     Terms are divided by the size of the whole batch, over all processes, and DDP and FSDP average over processes: so
     neither micro-batches nor the number of processes move the result.
     """
-    row = job.row
+    row, settings = job.row, job.settings
     units = [part.data.units[i] for i in taken]
-    denominator = losses.denominator(row, [part.sizes[i] for unit in units for i in unit], job.reduction)
+    denominator = losses.denominator(row, [part.sizes[i] for unit in units for i in unit], settings.reduction)
     shares = micro_batches(units, part.lengths, job.budget, processes.world_size())
     mine = shares[processes.rank()]
     total = torch.zeros((), dtype=torch.float64, device=runner.device)
@@ -175,13 +174,13 @@ def _backward(
         batch = collate(part.data, micro, row.view == "steps", known, runner.device)
         with processes.accumulating(runner.module, last=number == len(mine) - 1):
             values = runner.values(batch)
-            terms = row.terms(values, batch.counted, batch.labels, job.beta, job.margin, job.reduction)
+            terms = row.terms(values, batch.counted, batch.labels, settings.beta, settings.margin, settings.reduction)
             loss = terms.sum() / denominator * float(batch.real)
             if learn:
                 (loss * processes.world_size()).backward()
         total += loss.detach()
         if batch.real:
-            hits = losses.hits(row, values.detach(), batch.counted, batch.labels, job.beta)
+            hits = losses.hits(row, values.detach(), batch.counted, batch.labels, settings.beta)
             right, decided = right + hits.sum(), decided + hits.numel()
     return [float(total), float(right), float(decided)]
 
@@ -195,8 +194,7 @@ def _check_finite(job: Job, update: int, taken: list[int], loss: float, norm: fl
 
 def _check_weights(job: Job, update: int, taken: list[int], parameters: Sequence[nn.Parameter]) -> None:
     """Raises NonFiniteError before weights are kept that the last of so many updates has spoilt. All call it."""
-    (spoilt,) = processes.sums([float(optimiser.spoilt(parameters))])
-    if spoilt:
+    if not optimiser.are_finite(parameters):
         _give_up(job, taken, "it leaves weights that are not finite", {"update": update, "weights": "not finite"})
 
 
@@ -242,16 +240,14 @@ class _Facts(run_folder.Facts):
 
 def _resume(job: Job, runner: Runner, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """(updates done, seconds spent) of the newest checkpoint, whose weights are put back; (0, 0) without one."""
-    out = job.config.out
-    newest = run_folder.newest_checkpoint(out, job.identity, _Facts)
-    if newest is not None:
-        state = checkpoints.training_state(runner.model, optimizer)
-        checkpoints.load(newest[0], state)
-        checkpoints.put_back(runner.model, optimizer, state)
+    newest = run_setup.restore(
+        job,
+        _Facts,
+        lambda _: checkpoints.training_state(runner.model, optimizer),
+        lambda _, state: checkpoints.put_back(runner.model, optimizer, state),
+    )
     if _first():
-        checkpoints.clean(out / run_folder.CHECKPOINTS)
-        run_folder.cut_log(out, newest[1].metrics if newest else 0)
-        _updates_logged(out)  # what is wrong with it is said before the training, not after it
+        _updates_logged(job.config.out)  # what is wrong with it is said before the training, not after it
     return (newest[0].step, newest[1].seconds) if newest else (0, 0.0)
 
 
@@ -281,10 +277,8 @@ def _updates_logged(out: Path) -> list[dict[str, Any]]:
 
 
 def _save(job: Job, runner: Runner, optimizer: torch.optim.Optimizer, update: int, seconds: float) -> None:
-    run = result_files.short_hash(job.identity)
-    facts = {"run": run, "metrics": run_folder.logged(job.config.out), "seconds": round(seconds, 3)}
     state = checkpoints.training_state(runner.model, optimizer)
-    checkpoints.save(job.config.out / run_folder.CHECKPOINTS, update, state, facts)
+    run_setup.save_checkpoint(job, update, state, {"seconds": round(seconds, 3)})
 
 
 def _export(job: Job, runner: Runner, run: Mapping[str, Any], updates: int) -> Trained | None:

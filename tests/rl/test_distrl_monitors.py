@@ -21,9 +21,9 @@ from prmbench.data.rollouts import Rollout
 from prmbench.rl import advantages, monitors, step_rollouts, updates
 from prmbench.rl.advantages import Scored
 from prmbench.rl.models import Old
-from prmbench.rl.setup import rate
 from prmbench.rl.step_rollouts import Draw
 from prmbench.rl.updates import RM_SUMS, SUMS
+from prmbench.training.optimiser import warmed_up
 
 
 def test_numbers_of_all_that_is_drawn() -> None:
@@ -210,9 +210,8 @@ def test_other_kinds_of_credit(kind: Any) -> None:
 
 
 def test_learning_rates_rise_and_stay() -> None:
-    config = DistRLConfig(warmup=4)
-    assert [rate(config, 0.8, step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
-    assert rate(DistRLConfig(), 0.8, 0) == 0.8
+    assert [warmed_up(0.8, 4, step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+    assert warmed_up(0.8, 0, 0) == 0.8
 
 
 def test_what_json_cannot_say_is_none() -> None:
