@@ -18,48 +18,42 @@ from prmbench.rl.token_rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What the reward model says of a step's tokens; n tokens, K candidates each."""
-
-    td: Tensor
-    """[n] Eq. 10 of the tokens that were drawn; with a scalar head, their scores."""
-    candidate_td: Tensor
-    """[n, K] of the candidates; K = 0 without a candidate branch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Credit:
+class Advantages:
     """What the policy is trained on."""
 
-    advantages: Tensor
-    """[b, T] of the tokens, Eq. 13."""
-    candidate_td: Tensor
-    """[n, K] Eq. 25."""
-    facts: Mapping[str, float]
-    """sigma_v, gae_outcome_ratio."""
+    tokens: Tensor
+    """[b, T] advantages of the sampled tokens, Eq. 13."""
+    candidates: Tensor
+    """[n, K] scaled TDs of the candidates, Eq. 25."""
+    metrics: Mapping[str, float]
+    """sigma_v and gae_outcome_ratio; empty without a process reward."""
 
 
-def assign(rows: Rows, scored: Scored | None, config: ResolvedDistRL) -> Credit:
-    """Eq. 13: outcome advantage + gae_weight * process advantage, 0 where no token learns. All processes call it."""
+def assign(rows: Rows, td: Tensor | None, config: ResolvedDistRL) -> Advantages:
+    """Eq. 13: outcome advantage + gae_weight * process advantage, 0 where no token learns. All processes call it.
+
+    Args:
+        rows: The step's completions in this process.
+        td: [n, 1 + K] TDs of the sampled tokens and the candidates; None without a process reward.
+        config: The resolved options.
+    """
     mask = rows.learning
     outcome = objectives.outcome_advantages(rows.outcome, rows.group)[:, None] * mask
-    if scored is None:
-        return Credit(outcome, torch.zeros(sum(rows.sizes), 0, device=mask.device), {})
-    td = rows.padded(scored.td)
+    if td is None:
+        return Advantages(outcome, torch.zeros(sum(rows.sizes), 0, device=mask.device), {})
+    token_td = rows.padded(td[:, 0])
     if config.zero_terminal:
-        td = objectives.without_terminal(td, mask)
-    values = objectives.prefix_values(td, mask)
-    _, sigma = _moments(values, mask)
-    process = PROCESS[config.credit](rows, td, mask, sigma, config)
+        token_td = objectives.without_terminal(token_td, mask)
+    _, sigma = _moments(objectives.prefix_values(token_td, mask), mask)
+    process = PROCESS[config.credit](rows, token_td, mask, sigma, config)
     if config.whiten:
         mean, std = _moments(process, mask, unbiased=True)
         process = objectives.whitened(process, mask, mean, std)
     process = config.gae_weight * process
-    own = config.reward == "both" and config.credit != "rloo"  # whose returns hold the outcome
-    facts = {"sigma_v": float(sigma), "gae_outcome_ratio": _ratio(process, outcome, mask)}
-    return Credit(
-        process + outcome if own else process, objectives.scaled_td(scored.candidate_td, sigma.float()), facts
-    )
+    adds_outcome = config.reward == "both" and config.credit != "rloo"  # RLOO's returns hold the outcome
+    metrics = {"sigma_v": float(sigma), "gae_outcome_ratio": _ratio(process, outcome, mask)}
+    tokens = process + outcome if adds_outcome else process
+    return Advantages(tokens, objectives.scaled_td(td[:, 1:], sigma.float()), metrics)
 
 
 Process = Callable[[Rows, Tensor, Tensor, Tensor, ResolvedDistRL], Tensor]

@@ -18,11 +18,11 @@ from prmbench import config as options
 from prmbench.config.distrl_options import DistRLConfig
 from prmbench.core import output_checks, processes
 from prmbench.core.records import NonFiniteError, UserError
+from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl import advantages, models, monitors, resume, stall, step_rollouts, updates
-from prmbench.rl.advantages import Scored
 from prmbench.rl.alarms import alarms
 from prmbench.rl.metrics_log import Log, Tell, tracker
-from prmbench.rl.models import Models, Old
+from prmbench.rl.models import Models
 from prmbench.rl.out_of_memory import drawing, within_memory
 from prmbench.rl.result import Finished, check_draft, export, known_result
 from prmbench.rl.resume import Optimizers, Progress
@@ -183,35 +183,40 @@ def learn(run: Run, draw: Draw, first: bool) -> dict[str, Any]:
     rows = Rows(draw.rows, found.policy.device)
     # 2. Old log-probabilities and candidates, without gradients.
     p_min = config.p_min if config.alpha else 0.0
-    before: Old = _within(run, lambda budget: models.old(found, rows, _micros(rows, budget), p_min))
-    line = monitors.behaviour(rows, before)
-    apart = step_mismatch(rows, before, run.source, job.setup.placement.dtype)
-    weight = weight_of(rows, before, run.source)
+    candidates, entropy = _within(run, lambda budget: models.old_candidates(found, rows, _micros(rows, budget), p_min))
+    old_logprobs = candidates.old_logprobs[:, 0]
+    line = monitors.behaviour(rows, candidates, entropy)
+    apart = step_mismatch(rows, old_logprobs, run.source, job.setup.placement.dtype)
+    weight = weight_of(rows, old_logprobs, run.source)
     if apart is not None:
         line |= {"mismatch_rms": apart.rms, "tis_mean": apart.mean_ratio, "tis_max": apart.max_ratio, "ess": apart.ess}
     # 3. The reward model learns from the same completions first (Eq. 15).
     if "rm" in run.optimizers:
-        line |= _update_rm(run, rows, before)
+        line |= _update_rm(run, rows, candidates)
     # 4. TD -> scale -> group -> GAE -> plus the outcome's advantage.
-    scores: Scored | None = None
+    td: Tensor | None = None
     if config.reward != "verifier":
-        scores = _within(run, lambda budget: models.scored(found, rows, _micros(rows, budget), before, config))
-        line |= monitors.reward_model(rows, scores)
+        td = _within(
+            run,
+            lambda budget: models.temporal_differences(found, rows, _micros(rows, budget), candidates, config),
+        )
+        line |= monitors.reward_model(rows, td)
         if "rm" not in run.optimizers and not found.scalar:
-            line |= monitors.rm_verdicts(rows, scores, config.rm_loss)
-    given = advantages.assign(rows, scores, config)
-    line |= given.facts
+            line |= monitors.rm_verdicts(rows, td, config.rm_loss)
+    assigned = advantages.assign(rows, td, config)
+    line |= assigned.metrics
     # 5. The policy, by both branches (Eq. 14).
-    line |= _update_policy(run, rows, updates.target(rows, before, given, weight, config), first)
+    line |= _update_policy(run, rows, updates.policy_targets(rows, candidates, assigned, weight, config), first)
     if _validates(job, run.at.done + 1 - job.first):
-        line["kl_sft"] = _kl_start(run, rows, before)
+        line["kl_sft"] = _kl_start(run, rows, candidates)
     return line
 
 
-def _update_rm(run: Run, rows: Rows, before: Old) -> dict[str, Any]:
+def _update_rm(run: Run, rows: Rows, candidates: CandidateSet) -> dict[str, Any]:
     config, runner = run.job.config, run.models.rm
     assert runner is not None
-    reference = before.logprobs if config.reference == "behaviour" else _start(run, run.models, rows, before)
+    old_logprobs = candidates.old_logprobs[:, 0]
+    reference = old_logprobs if config.reference == "behaviour" else _start(run, run.models, rows, candidates)
     sums, norms = [], []
     for chosen in _minibatches(rows, config.rm_minibatch):
         found = _within(run, partial(updates.rm_gradients, runner, rows, chosen, reference, config))
@@ -220,12 +225,12 @@ def _update_rm(run: Run, rows: Rows, before: Old) -> dict[str, Any]:
     return monitors.rm_update(sums, norms)
 
 
-def _update_policy(run: Run, rows: Rows, goal: updates.Target, first: bool) -> dict[str, Any]:
+def _update_policy(run: Run, rows: Rows, targets: updates.PolicyTargets, first: bool) -> dict[str, Any]:
     config, runner = run.job.config, run.models.policy
     sums, norms = [], []
     # The start policy's rollouts are many steps' worth: they are taken as such.
     for chosen in _minibatches(rows, config.prompts if first else config.minibatch):
-        found = _within(run, partial(updates.policy_gradients, runner, rows, chosen, goal, config))
+        found = _within(run, partial(updates.policy_gradients, runner, rows, chosen, targets, config))
         norms.append(_step(run, "policy", runner, found["loss"], config.learning_rate))
         sums.append(found)
     return {
@@ -297,20 +302,20 @@ def _drawn(run: Run, first: bool) -> Draw:
     return draw
 
 
-def _start(run: Run, found: Models, rows: Rows, before: Old) -> Tensor:
+def _start(run: Run, found: Models, rows: Rows, candidates: CandidateSet) -> Tensor:
     """[n] log-probabilities of the tokens drawn, under the policy as training began."""
-    targets = models.asked_of(rows, before)[0][:, :1]
+    targets = candidates.token_ids[:, :1]
     said = _within(run, lambda budget: models.start_logprobs(found, rows, _micros(rows, budget), targets))
     return said[:, 0]
 
 
-def _kl_start(run: Run, rows: Rows, before: Old) -> float | None:
+def _kl_start(run: Run, rows: Rows, candidates: CandidateSet) -> float | None:
     """KL to the start of training, whose weights are read again where nothing else keeps them."""
     found = run.models
     if found.start is None and found.policy.adapters is None:
         start = open_runner(run.job.config.model, run.job.revision, "lm", run.job.model_setup_for_reading)
         found = replace(found, start=start)
-    return monitors.kl(before, _start(run, found, rows, before))
+    return monitors.kl(candidates, _start(run, found, rows, candidates))
 
 
 def _validates(job: Job, step: int) -> bool:

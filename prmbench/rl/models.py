@@ -16,8 +16,7 @@ from torch import Tensor
 from prmbench import objectives
 from prmbench.config.distrl_options import SELF, ResolvedDistRL
 from prmbench.core import processes
-from prmbench.engines.token_logprobs import Candidates
-from prmbench.rl.advantages import Scored
+from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl.setup import Job
 from prmbench.rl.token_rows import Micro, Rows
 from prmbench.training.losses import LOSSES
@@ -35,10 +34,6 @@ class Models:
     """Whether the reward model has a scalar head, whose output is read at a token itself."""
     start: Runner | None
     """The policy as training began, where log-ratios are to it; with adapters the policy itself has it."""
-
-
-Old = Candidates
-"""What the policy that drew a step's completions says of all n tokens of them."""
 
 
 def open_models(job: Job) -> Models:
@@ -59,10 +54,15 @@ def open_models(job: Job) -> Models:
     return Models(policy, rm, head != "lm", start)
 
 
-def old(models: Models, rows: Rows, micros: Sequence[Micro], p_min: float) -> Old:
-    """Loop part 2: log-probabilities and candidates under the policy that drew them; `p_min` 0 finds no candidates."""
-    found: list[Candidates] = _passes(models.policy, micros, lambda m: (m.reads, m.targets, p_min))
-    return Old(*(_gathered(rows, micros, [part[k] for part in found]) for k in range(len(Candidates._fields))))
+def old_candidates(models: Models, rows: Rows, micros: Sequence[Micro], p_min: float) -> tuple[CandidateSet, Tensor]:
+    """Loop part 2: the candidate sets of all n tokens under the policy that sampled them, and its entropies [n].
+
+    `p_min`: least probability of a candidate; 0 = sets without candidates.
+    """
+    parts = _passes(models.policy, micros, lambda m: (m.reads, m.targets, p_min))
+    columns = zip(*(candidates for candidates, _ in parts), strict=True)
+    candidates = CandidateSet(*(_gathered(rows, micros, column) for column in columns))
+    return candidates, _gathered(rows, micros, [entropy for _, entropy in parts])
 
 
 def start_logprobs(models: Models, rows: Rows, micros: Sequence[Micro], ids: Tensor) -> Tensor:
@@ -78,27 +78,22 @@ def logprobs(runner: Runner, rows: Rows, micros: Sequence[Micro], ids: Tensor) -
     return _gathered(rows, micros, _passes(runner, micros, lambda m: (m.reads, taken(ids, m), None)))
 
 
-def scored(models: Models, rows: Rows, micros: Sequence[Micro], before: Old, config: ResolvedDistRL) -> Scored:
-    """Loop part 4, the reward model's pass: Eq. 10 of drawn tokens and candidates alike."""
-    beta = config.rm_beta
+def temporal_differences(
+    models: Models, rows: Rows, micros: Sequence[Micro], candidates: CandidateSet, config: ResolvedDistRL
+) -> Tensor:
+    """Loop part 4, the reward model's pass: Eq. 10 of sampled tokens and candidates alike.
+
+    Returns [n, 1 + K]: TDs of the tokens of `candidates`, 0 where their mask is off. Of a scalar head the scores of the
+    sampled tokens, [n, 1].
+    """
     if models.scalar:
         assert models.rm is not None
         scores = _gathered(rows, micros, _passes(models.rm, micros, lambda m: (m.reads + 1, m.targets, None)))
-        return Scored(beta * scores, scores.new_zeros(len(scores), 0))
-    asked, known = asked_of(rows, before)
-    said = known if models.rm is None else logprobs(models.rm, rows, micros, asked)
-    reference = start_logprobs(models, rows, micros, asked) if config.reference == "sft" else known
-    td = objectives.td_advantages(said, reference, beta)
-    return Scored(td[:, 0], td[:, 1:].masked_fill(~before.kept, 0.0))
-
-
-def asked_of(rows: Rows, before: Old) -> tuple[Tensor, Tensor]:
-    """[n, 1 + K] the drawn token and the candidates beside it, and their old log-probabilities."""
-    targets = torch.tensor([i for row in rows.rows for i in row.ids[row.start :]], dtype=torch.long, device=rows.device)
-    return (
-        torch.cat([targets[:, None], before.ids], dim=1),
-        torch.cat([before.logprobs[:, None], before.candidate_logprobs], dim=1),
-    )
+        return config.rm_beta * scores[:, None]
+    token_ids, old_logprobs, mask = candidates
+    rm_logprobs = old_logprobs if models.rm is None else logprobs(models.rm, rows, micros, token_ids)
+    reference = start_logprobs(models, rows, micros, token_ids) if config.reference == "sft" else old_logprobs
+    return objectives.td_advantages(rm_logprobs, reference, config.rm_beta).masked_fill(~mask, 0.0)
 
 
 def taken(flat: Tensor, micro: Micro) -> Tensor:

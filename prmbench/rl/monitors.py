@@ -13,8 +13,7 @@ from torch import Tensor
 
 from prmbench import objectives
 from prmbench.core import processes
-from prmbench.rl.advantages import Scored
-from prmbench.rl.models import Old
+from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl.step_rollouts import REASONS, Draw
 from prmbench.rl.token_rows import Rows
 from prmbench.rl.updates import RM_SUMS, SUMS, verdicts
@@ -44,35 +43,38 @@ def drawn(draw: Draw) -> dict[str, float | None]:
     }
 
 
-def behaviour(rows: Rows, old: Old) -> dict[str, float | None]:
-    """Of the policy that drew the completions, on those that are trained on; candidates as in Table 11."""
-    kept, tokens = old.kept, float(len(old.entropy))
-    mass = objectives.candidate_mass(old.candidate_logprobs, kept) if kept.shape[1] else torch.zeros(())
-    sums = [tokens, float(old.entropy.double().sum()), float(kept.sum()), float(mass), float(len(rows.rows))]
-    count, entropy, number, total, sequences = processes.sums(sums)
-    found = {"kept": sequences, "entropy": _over(entropy, count)}
-    if kept.shape[1]:
-        found |= {"candidates": _over(number, count), "candidate_mass": _over(total, count)}
-    return found
+def behaviour(rows: Rows, candidates: CandidateSet, entropy: Tensor) -> dict[str, float | None]:
+    """Metrics of the policy that sampled the completions, on those that are trained on; candidates as in Table 11.
+
+    `entropy`: [n] of the next token's distribution, nats.
+    """
+    logprobs, mask = candidates.old_logprobs[:, 1:], candidates.mask[:, 1:]
+    mass = objectives.candidate_mass(logprobs, mask)
+    local = [float(entropy.double().sum()), float(mask.sum()), float(mass)]
+    tokens, sequences, entropies, count, total = processes.sums([float(len(entropy)), float(len(rows.rows)), *local])
+    metrics = {"kept": sequences, "entropy": _over(entropies, tokens)}
+    if mask.shape[1]:
+        metrics |= {"candidates": _over(count, tokens), "candidate_mass": _over(total, tokens)}
+    return metrics
 
 
-def reward_model(rows: Rows, scored: Scored) -> dict[str, float | None]:
+def reward_model(rows: Rows, td: Tensor) -> dict[str, float | None]:
     """Of its TDs, after its update: the mean score of a step (Table 7), and how a mean TD goes with the outcome."""
-    td = rows.padded(scored.td)
+    token_td = rows.padded(td[:, 0])
     mask = rows.mask
-    sums = objectives.masked_sum(td, mask).double()
+    sums = objectives.masked_sum(token_td, mask).double()
     per_step = sums / torch.tensor([max(len(r.rollout.steps), 1) for r in rows.rows], device=sums.device)
-    x, y = objectives.masked_mean(td, mask).double(), rows.outcome.double()
+    x, y = objectives.masked_mean(token_td, mask).double(), rows.outcome.double()
     n, sx, sy, sxx, syy, sxy, score = processes.sums(
         [float(len(x)), *(float(v.sum()) for v in (x, y, x * x, y * y, x * y, per_step))]
     )
     return {"rm_score": _over(score, n), "td_outcome_correlation": _correlation(n, sx, sy, sxx, syy, sxy)}
 
 
-def rm_verdicts(rows: Rows, scored: Scored, loss: str | None) -> dict[str, float | None]:
+def rm_verdicts(rows: Rows, td: Tensor, loss: str | None) -> dict[str, float | None]:
     """What `rm_update` says of verdicts, for a reward model that is not updated."""
     some = rows.mask.any(-1)
-    found = verdicts(rows.padded(scored.td)[some], rows.mask[some], rows.outcome[some], loss)
+    found = verdicts(rows.padded(td[:, 0])[some], rows.mask[some], rows.outcome[some], loss)
     right, decided, gap = processes.sums(found.tolist())
     return {"rm_accuracy": _over(right, decided), "rm_gap": _over(gap, decided)}
 
@@ -107,9 +109,9 @@ def policy_update(sums: Sequence[Mapping[str, float]], norms: Sequence[float]) -
     }
 
 
-def kl(before: Old, other: Tensor) -> float | None:
+def kl(candidates: CandidateSet, other: Tensor) -> float | None:
     """KL of the drawing policy to another one, nats a token, estimated on the tokens drawn (exp(d) - 1 - d)."""
-    d = (other - before.logprobs).double()
+    d = (other - candidates.old_logprobs[:, 0]).double()
     total, count = processes.sums([float((d.exp() - 1 - d).sum()), float(len(d))])
     return _over(total, count)
 

@@ -24,7 +24,7 @@ from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import load
 from prmbench.engines.probe import Mismatch
 from prmbench.engines.sync import Adapter, Copied, Link, Shared, State, Weights, Written, adapter_of, weights_of
-from prmbench.rl.models import Old, logprobs
+from prmbench.rl.models import logprobs
 from prmbench.rl.setup import Job
 from prmbench.rl.token_rows import Row, Rows, micro_batches
 from prmbench.training.model import Runner, merged
@@ -153,22 +153,22 @@ def _as_folder(job: Job, policy: Runner) -> str:
 # --- the probe --------------------------------------------------------------------------------------------
 
 
-def step_mismatch(rows: Rows, old: Old, source: Source, dtype: str) -> Mismatch | None:
+def step_mismatch(rows: Rows, old_logprobs: Tensor, source: Source, dtype: str) -> Mismatch | None:
     """Of a step's completions; raises RetryError where another engine cannot have had the policy's weights."""
     drawn = rows.behaviour()
     if not all(processes.gathered(drawn is not None)):
         return None
     assert drawn is not None
-    found = probe.mismatch(old.logprobs.cpu().numpy(), drawn.cpu().numpy())
+    found = probe.mismatch(old_logprobs.cpu().numpy(), drawn.cpu().numpy())
     if source.foreign:
         probe.check(found, probe.TOLERANCE[dtype])
     return found
 
 
-def weight_of(rows: Rows, old: Old, source: Source) -> Tensor | None:
+def weight_of(rows: Rows, old_logprobs: Tensor, source: Source) -> Tensor | None:
     """[n] truncated importance weights; None where our own engine drew the completions."""
     drawn = rows.behaviour() if source.foreign else None
-    return None if drawn is None else objectives.importance_weights(old.logprobs, drawn, CAP)
+    return None if drawn is None else objectives.importance_weights(old_logprobs, drawn, CAP)
 
 
 def _probe_draw(job: Job, source: Source) -> list[Drawn]:

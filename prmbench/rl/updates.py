@@ -7,7 +7,7 @@ neither micro-batches nor the number of processes move a loss. The formulas are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from torch import Tensor
 from prmbench import objectives
 from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import processes
-from prmbench.rl.advantages import Credit
-from prmbench.rl.models import Old, asked_of, taken
+from prmbench.engines.token_logprobs import CandidateSet
+from prmbench.rl.advantages import Advantages
+from prmbench.rl.models import taken
 from prmbench.rl.token_rows import Micro, Rows, micro_batches
 from prmbench.training.model import Runner
 
@@ -114,85 +115,86 @@ SUMS = ("loss", "candidate_loss", "tokens", "clipped", "candidates", "candidates
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What the policy's updates are made of: the same for every minibatch of a step. [n] tokens, K candidates each."""
+class PolicyTargets:
+    """What the policy's updates are made of: the same for every minibatch of a step.
 
-    asked: Tensor
-    """[n, 1 + K] the drawn token, and the candidates if they have a branch."""
-    known: Tensor
-    """[n, 1 + K] their old log-probabilities."""
-    kept: Tensor
-    """[n, K]."""
-    candidate_td: Tensor
-    """[n, K]."""
+    Flat over the n tokens of the step, or spread over a micro-batch: [b, T, ...].
+    """
+
+    candidates: CandidateSet
+    """[n, 1 + K]; the mask is on where a token or a candidate has a part in the loss."""
     advantages: Tensor
-    """[n]."""
-    learning: Tensor
-    """[n] whether a token has a part in the losses."""
+    """[n, 1 + K] of the sampled token and of the candidates."""
     weight: Tensor
     """[n] truncated importance weights; 1 where our own engine drew the completions."""
 
+    def spread(self, micro: Micro) -> PolicyTargets:
+        """The part of a micro-batch, padded."""
+        parts = (micro.spread(taken(flat, micro)) for flat in (*self.candidates, self.advantages, self.weight))
+        token_ids, old_logprobs, mask, advantages, weight = parts
+        return PolicyTargets(CandidateSet(token_ids, old_logprobs, mask), advantages, weight)
 
-def target(rows: Rows, before: Old, credit: Credit, weight: Tensor | None, config: ResolvedDistRL) -> Target:
-    """Everything of a step in the flat order."""
-    asked, known = asked_of(rows, before)
-    learning = rows.learning
-    kept = before.kept & learning[rows.mask][:, None]
+
+def policy_targets(
+    rows: Rows, candidates: CandidateSet, advantages: Advantages, weight: Tensor | None, config: ResolvedDistRL
+) -> PolicyTargets:
+    """Everything of a step in the flat order; `weight` None = 1 for every token."""
+    learning = rows.learning[rows.mask]
+    mask = candidates.mask & learning[:, None]
     if config.zero_terminal:
-        kept = kept & ~objectives.terminal(rows.mask)[rows.mask][:, None]
-    width = 1 + before.ids.shape[1] if config.alpha else 1
-    return Target(
-        asked[:, :width],
-        known[:, :width],
-        kept[:, : width - 1],
-        credit.candidate_td[:, : width - 1],
-        credit.advantages[rows.mask],
-        learning[rows.mask],
-        torch.ones_like(before.logprobs) if weight is None else weight,
+        mask[:, 1:] &= ~objectives.terminal(rows.mask)[rows.mask][:, None]
+    return PolicyTargets(
+        candidates._replace(mask=mask),
+        torch.cat([advantages.tokens[rows.mask][:, None], advantages.candidates], dim=1),
+        torch.ones_like(candidates.old_logprobs[:, 0]) if weight is None else weight,
     )
 
 
 def policy_gradients(
-    runner: Runner, rows: Rows, chosen: Sequence[int], goal: Target, config: ResolvedDistRL, budget: int
+    runner: Runner, rows: Rows, chosen: Sequence[int], targets: PolicyTargets, config: ResolvedDistRL, budget: int
 ) -> dict[str, float]:
     """Eq. 14 for one minibatch: clipped token branch (Eq. 12) + alpha * candidate branch (Eq. 11).
 
     Returns `SUMS` over all processes.
     """
     micros = micro_batches(rows, [[i] for i in chosen], budget)
-    below = _denominators(rows, chosen, goal, config)
+    token_count, candidate_count = _denominators(rows, chosen, targets, config)
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=runner.device)
     for number, micro in enumerate(micros):
         with processes.accumulating(runner.module, last=number == len(micros) - 1):
-            part = Target(*(micro.spread(taken(getattr(goal, f.name), micro)) for f in fields(Target)))
-            new = micro.spread(runner.run(micro.ids, micro.reads, taken(goal.asked, micro)))
-            token = _token_terms(new, part, config).sum() / below[0]
-            candidate = _candidate_terms(new, part, config).sum() / below[1] if config.alpha else None
-            loss = objectives.distrl_loss(token, candidate, config.alpha) * float(micro.real)
+            part = targets.spread(micro)
+            token_ids = taken(targets.candidates.token_ids, micro)
+            new = micro.spread(runner.run(micro.ids, micro.reads, token_ids))
+            token_loss = _token_terms(new, part, config).sum() / token_count
+            candidate_loss = _candidate_terms(new, part, config).sum() / candidate_count
+            loss = objectives.distrl_loss(token_loss, candidate_loss, config.alpha) * float(micro.real)
             (loss * processes.world_size()).backward()
         if micro.real:
-            sums += _sums(loss, candidate, new.detach(), part, config)
+            sums += _sums(loss, candidate_loss, new.detach(), part, config)
     return dict(zip(SUMS, processes.sums(list(map(float, sums))), strict=True))
 
 
-def _denominators(rows: Rows, chosen: Sequence[int], goal: Target, config: ResolvedDistRL) -> tuple[float, float]:
+def _denominators(
+    rows: Rows, chosen: Sequence[int], targets: PolicyTargets, config: ResolvedDistRL
+) -> tuple[float, float]:
     """What the sums of the two branches are divided by: sequences, tokens or mass, over all processes."""
     member = torch.zeros(len(rows.rows), dtype=torch.bool, device=rows.device)
     member[list(chosen)] = True
-    counted = (rows.mask & member[:, None])[rows.mask] & goal.learning
-    mass = objectives.candidate_mass(goal.known[counted][:, 1:], goal.kept[counted]) if config.alpha else counted[:0]
+    _, old_logprobs, mask = targets.candidates
+    counted = (rows.mask & member[:, None])[rows.mask] & mask[:, 0]
+    mass = objectives.candidate_mass(old_logprobs[counted][:, 1:], mask[counted][:, 1:])
     sequences, tokens, total = processes.sums([float(len(chosen)), float(counted.sum()), float(mass.sum())])
-    first = sequences if config.reduction == "sequence" else tokens
-    second = sequences if config.candidate_normalize == "length" else total
-    return first or 1.0, second or 1.0
+    token_count = sequences if config.reduction == "sequence" else tokens
+    candidate_count = sequences if config.candidate_normalize == "length" else total
+    return token_count or 1.0, candidate_count or 1.0
 
 
-def _token_terms(new: Tensor, part: Target, config: ResolvedDistRL) -> Tensor:
+def _token_terms(new: Tensor, part: PolicyTargets, config: ResolvedDistRL) -> Tensor:
     return objectives.token_surrogate(
         new[..., 0],
-        part.known[..., 0],
-        part.advantages,
-        part.learning,
+        part.candidates.old_logprobs[..., 0],
+        part.advantages[..., 0],
+        part.candidates.mask[..., 0],
         config.clip_low,
         config.clip_high,
         config.dual_clip or None,
@@ -201,16 +203,16 @@ def _token_terms(new: Tensor, part: Target, config: ResolvedDistRL) -> Tensor:
     )
 
 
-def _candidate_terms(new: Tensor, part: Target, config: ResolvedDistRL) -> Tensor:
+def _candidate_terms(new: Tensor, part: PolicyTargets, config: ResolvedDistRL) -> Tensor:
     return objectives.candidate_surrogate(
         new[..., 1:],
-        part.known[..., 1:],
-        part.candidate_td,
-        part.kept,
+        part.candidates.old_logprobs[..., 1:],
+        part.advantages[..., 1:],
+        part.candidates.mask[..., 1:],
         *_candidate_clip(config),
         config.dual_clip or None,
         config.candidate_normalize,
-        part.learning,
+        part.candidates.mask[..., 0],
     )
 
 
@@ -219,20 +221,20 @@ def _candidate_clip(config: ResolvedDistRL) -> tuple[float, float]:
     return (own, own) if own else (config.clip_low, config.clip_high)
 
 
-def _sums(loss: Tensor, candidate: Tensor | None, new: Tensor, part: Target, config: ResolvedDistRL) -> Tensor:
+def _sums(loss: Tensor, candidate_loss: Tensor, new: Tensor, part: PolicyTargets, config: ResolvedDistRL) -> Tensor:
     """`SUMS` of a micro-batch; the KL is the estimator exp(d) - 1 - d of d = log new - log old, whose mean is KL."""
-    dual = config.dual_clip or None
-    clips = config.clip_low, config.clip_high, dual
-    d = (new[..., 0] - part.known[..., 0]).masked_fill(~part.learning, 0.0)
-    found = [
+    dual_clip = config.dual_clip or None
+    _, old, mask = part.candidates
+    clip = config.clip_low, config.clip_high, dual_clip
+    candidate_clip = *_candidate_clip(config), dual_clip
+    d = (new[..., 0] - old[..., 0]).masked_fill(~mask[..., 0], 0.0)
+    sums = [
         loss.detach(),
-        loss.new_zeros(()) if candidate is None else candidate.detach(),
-        part.learning.sum(),
-        objectives.clipped(new[..., 0], part.known[..., 0], part.advantages, part.learning, *clips).sum(),
-        part.kept.sum(),
-        objectives.clipped(
-            new[..., 1:], part.known[..., 1:], part.candidate_td, part.kept, *_candidate_clip(config), dual
-        ).sum(),
+        candidate_loss.detach(),
+        mask[..., 0].sum(),
+        objectives.clipped(new[..., 0], old[..., 0], part.advantages[..., 0], mask[..., 0], *clip).sum(),
+        mask[..., 1:].sum(),
+        objectives.clipped(new[..., 1:], old[..., 1:], part.advantages[..., 1:], mask[..., 1:], *candidate_clip).sum(),
         (d.exp() - 1 - d).sum(),
     ]
-    return torch.stack([value.double() for value in found])
+    return torch.stack([value.double() for value in sums])

@@ -38,9 +38,17 @@ class Forward(nn.Module):
         self.kind = kind
 
     def forward(self, ids: Tensor, reads: Tensor, targets: Tensor, p_min: float | None = None) -> Any:
-        """[b, t] ids, [n] flat positions, [n] next tokens -> [n] float32: log-probabilities, values or log-odds.
+        """Computes what the head says at some positions.
 
-        Of several tokens a position, [n, k], log-probabilities [n, k]. With `p_min`, head.Candidates; 0 keeps none.
+        Args:
+            ids: [b, t] token ids.
+            reads: [n] positions to read, in `ids` laid flat.
+            targets: [n] tokens whose log-probabilities are wanted, or [n, k] several a position; for head "lm" only.
+            p_min: None = log-probabilities of the targets, with gradients. Else the targets' candidate sets and the
+                entropies, as `token_logprobs.candidates` returns them; 0 = sets without candidates.
+
+        Returns:
+            [n] or [n, k] float32 log-probabilities, [n] values or [n] log-odds, by head; or (CandidateSet, [n]).
         """
         if self.kind != "lm":
             logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[reads].float()
@@ -50,7 +58,7 @@ class Forward(nn.Module):
         softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         bias = getattr(layer, "bias", None)
         if p_min is not None:
-            return token_logprobs.candidates(states[reads], layer.weight, targets, p_min or None, bias, softcap)
+            return token_logprobs.candidates(states[reads], layer.weight, targets, p_min, bias, softcap)
         of = token_logprobs.target_logprobs if targets.dim() == 1 else token_logprobs.logprobs_at
         return of(states[reads], layer.weight, targets, bias, softcap)[0]
 
