@@ -98,7 +98,7 @@ def temporal_differences(
 
 def taken(flat: Tensor, micro: Micro) -> Tensor:
     """A micro-batch's part of a flat tensor; zeros of that kind for a stand-in."""
-    return flat[micro.at] if micro.real else flat.new_zeros(1, *flat.shape[1:])
+    return flat[micro.places] if micro.real else flat.new_zeros(1, *flat.shape[1:])
 
 
 Ask = Callable[[Micro], tuple[Tensor, Tensor, float | None]]
@@ -117,5 +117,5 @@ def _gathered(rows: Rows, micros: Sequence[Micro], parts: Sequence[Tensor]) -> T
     out = parts[0].new_zeros(sum(rows.sizes), *parts[0].shape[1:])
     for micro, part in zip(micros, parts, strict=True):
         if micro.real:
-            out[micro.at] = part
+            out[micro.places] = part
     return out

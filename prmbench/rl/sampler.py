@@ -155,7 +155,7 @@ def _as_folder(job: Job, policy: Runner) -> str:
 
 def step_mismatch(rows: Rows, old_logprobs: Tensor, source: Source, dtype: str) -> Mismatch | None:
     """Of a step's completions; raises RetryError where another engine cannot have had the policy's weights."""
-    drawn = rows.behaviour()
+    drawn = rows.sampler_logprobs()
     if not all(processes.gathered(drawn is not None)):
         return None
     assert drawn is not None
@@ -167,7 +167,7 @@ def step_mismatch(rows: Rows, old_logprobs: Tensor, source: Source, dtype: str) 
 
 def weight_of(rows: Rows, old_logprobs: Tensor, source: Source) -> Tensor | None:
     """[n] truncated importance weights; None where our own engine drew the completions."""
-    drawn = rows.behaviour() if source.foreign else None
+    drawn = rows.sampler_logprobs() if source.foreign else None
     return None if drawn is None else objectives.importance_weights(old_logprobs, drawn, CAP)
 
 

@@ -1,4 +1,4 @@
-"""Optimiser, learning rate and gradient norm: all that happens to weights. The rate is a function of the update."""
+"""Optimizer, learning rate and gradient norm. The rate is a function of the update alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prmbench.core import processes
 
 
 def make(parameters: Sequence[nn.Parameter], config: TrainConfig | DistRLConfig) -> torch.optim.Optimizer:
-    """AdamW, or SGD without momentum."""
+    """Returns AdamW, or SGD without momentum; `step` sets the rate."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=0.0, weight_decay=config.weight_decay)
     return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
@@ -42,14 +42,14 @@ def warmed_up(peak: float, warmup: int, step: int) -> float:
 
 
 def clip(parameters: Sequence[nn.Parameter], limit: float) -> float:
-    """Scales the gradients down to a norm of `limit` (0 = leaves them) and gives the norm they had, over all shards."""
+    """Scales the gradients down to a norm of `limit` (0 = not at all); returns the norm they had, over all shards."""
     norm = nn.utils.clip_grad_norm_(parameters, limit or math.inf)
-    whole = getattr(norm, "full_tensor", None)  # of shards the norm comes in shards, too
-    return float(whole() if whole else norm)
+    full_tensor = getattr(norm, "full_tensor", None)  # the norm of sharded gradients is sharded
+    return float(full_tensor() if full_tensor else norm)
 
 
 def step(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """One update, after which no gradient is left."""
+    """Makes one update at a learning rate and drops the gradients."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

@@ -1,6 +1,6 @@
-"""From options to all that a loop needs: rows encoded, their order, the run's identity, models and reference.
+"""Prepares a run of train-sft or train-rm: encodes the rows, orders them, and opens the model and its reference.
 
-Mistakes that cost nothing to find come first; weights are read last.
+Errors that are cheap to find come first; weights are loaded last.
 """
 
 from __future__ import annotations
@@ -45,28 +45,29 @@ RANGES = {
     "warmup": (0, 1),
 }
 """Of options, both ends included."""
-Known = Sequence[NDArray[np.float32]] | None
+Logprobs = Sequence[NDArray[np.float32]]
+"""Log-probabilities in nats, one array an example."""
 
 
 class References(NamedTuple):
-    """The reference's log-probabilities, one array an example; None for a loss without a reference."""
+    """The reference's log-probabilities; None for a loss without a reference."""
 
-    training: Known
-    held_out: Known
+    training: Logprobs | None
+    held_out: Logprobs | None
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows to train on, or held out."""
+    """The examples to train on, or those held out for validation."""
 
     data: Dataset
     lengths: tuple[int, ...]
     """Tokens of each example."""
     sizes: tuple[int, ...]
-    """Values of each example that count in the loss."""
+    """Number of values of each example that count in the loss."""
 
     def tokens(self, unit: int) -> int:
-        """Of a unit, padding left out."""
+        """Returns the tokens of a unit, without padding."""
         return sum(self.lengths[i] for i in self.data.units[unit])
 
 
@@ -81,7 +82,7 @@ class Job(RunSetup[TrainConfig]):
     held_out: Part | None
     order: Order
     memory: tuple[int, int]
-    """(parameters, bytes of activations a padded token leaves behind): a guess from the model's shape."""
+    """(parameters, bytes of activations of a padded token): an estimate from the model's shape."""
 
     @property
     def data_counts(self) -> dict[str, Any]:
@@ -106,7 +107,7 @@ class Job(RunSetup[TrainConfig]):
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """The options checked, every None filled from the preset. Raises UserError."""
+    """Checks the options and fills those left out from the preset. Raises UserError."""
     config = presets.resolve(options.coerced(config))
     run_setup.check_start(config, "a file of rollouts, jsonl or parquet")
     loss = presets.loss_of(config)
@@ -144,7 +145,7 @@ def prepare(config: TrainConfig) -> Job:
     reference_limit = reference_shape.max_tokens if reference_shape else None
     max_tokens = run_setup.smallest(config.max_tokens, shape.max_tokens, reference_limit)
     encoder = Encoder(shape.tokenizer, template, max_tokens, row.card.get("separator"))
-    encode = partial(build, row=row, encoder=encoder, pairs=settings.pairs, seed=config.seed)
+    encode = partial(build, loss=row, encoder=encoder, pairs=settings.pairs, seed=config.seed)
     training_rows, held_out_rows = views.split(rows, config.validation, config.seed)
     data, held_out = encode(training_rows), encode(held_out_rows)
     check_usable(data, row)
@@ -183,7 +184,7 @@ def prepare(config: TrainConfig) -> Job:
 
 
 def open_models(job: Job) -> tuple[Runner, References]:
-    """The model to train, and the reference's log-probabilities, for which no second model stays in memory."""
+    """Opens the model to train and computes the reference's log-probabilities; no second model stays in memory."""
     opened: list[Runner] = []
 
     def open_trained() -> Runner:
@@ -196,7 +197,7 @@ def open_models(job: Job) -> tuple[Runner, References]:
 
 
 def _references(job: Job, open_trained: Callable[[], Runner]) -> References:
-    """Computed by the model itself before its first update, or by --ref-model, which is let go of again."""
+    """Computes them with the model itself before its first update, or with --ref-model, which is then freed."""
     examples = [*job.training.data.examples, *(job.held_out.data.examples if job.held_out else ())]
 
     def open_reference() -> Runner:
@@ -209,7 +210,7 @@ def _references(job: Job, open_trained: Callable[[], Runner]) -> References:
 
 
 def reference_identity(job: Job) -> str:
-    """All of the reference and of how it is run that moves its numbers; the same in all processes."""
+    """Returns what identifies the reference's numbers: its weights, precision and sharding; equal in all processes."""
     sharded = f" {job.setup.strategy}" if job.setup.sharded else ""
     return ref_cache.identity(job.identity["ref_weights"], job.setup.placement) + sharded
 

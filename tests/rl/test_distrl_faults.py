@@ -426,7 +426,7 @@ def test_a_row_longer_than_the_budget_has_a_micro_batch_of_its_own() -> None:
     told = rows(*(row(size, 0, 0) for size in (1, 9, 3, 9, 2)))
     found = micro_batches(told, [[i] for i in range(5)], 10)
     assert [m.rows.tolist() for m in found] == [[1], [3], [2, 4], [0]]
-    assert sorted(int(i) for m in found for i in m.at) == list(range(24))
+    assert sorted(int(i) for m in found for i in m.places) == list(range(24))
     unit = micro_batches(told, [[0, 1], [2, 3, 4]], 10)
     assert [m.rows.tolist() for m in unit] == [[0, 1], [2, 3, 4]]  # pairs stay together
 
