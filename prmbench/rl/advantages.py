@@ -1,6 +1,6 @@
-"""Loop part 4: what two models said of tokens -> advantages of tokens and candidates. Arms differ in arguments only.
+"""Loop part 4: from the TDs of a step to the advantages of its tokens and candidates.
 
-Arithmetic on one step's rows; moments are added up over all processes. The formulas are objectives.py's.
+The formulas are in objectives.py; moments are summed over all processes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Advantages:
     """sigma_v and gae_outcome_ratio; empty without a process reward."""
 
 
-def assign(rows: Rows, td: Tensor | None, config: ResolvedDistRL) -> Advantages:
+def compute(rows: Rows, td: Tensor | None, config: ResolvedDistRL) -> Advantages:
     """Eq. 13: outcome advantage + gae_weight * process advantage, 0 where no token learns. All processes call it.
 
     Args:
@@ -57,22 +57,22 @@ def assign(rows: Rows, td: Tensor | None, config: ResolvedDistRL) -> Advantages:
 
 
 Process = Callable[[Rows, Tensor, Tensor, Tensor, ResolvedDistRL], Tensor]
-"""(rows, td [b, T], mask, sigma_V, options) -> process advantages [b, T]."""
+"""(rows, td [b, T], mask, sigma_V, config) -> process advantages [b, T]."""
 
 
 def _gae(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: ResolvedDistRL) -> Tensor:
-    """Eqs. 26-28; sigma_V cancels where groups are standardised."""
+    """GAE of the TDs, Eqs. 26-28; sigma_V cancels where groups are standardised."""
     scaled = objectives.scaled_td(td, sigma.to(td.dtype))
     if config.td_normalize == "group":
-        ready = objectives.group_standardized(scaled, mask, rows.group)
+        normalized = objectives.group_standardized(scaled, mask, rows.group)
     else:
         mean, _ = _moments(scaled, mask)
-        ready = (scaled - mean.to(td.dtype)).masked_fill(~mask, 0.0)
-    return objectives.gae(ready, mask, config.gamma, config.lam)
+        normalized = (scaled - mean.to(td.dtype)).masked_fill(~mask, 0.0)
+    return objectives.gae(normalized, mask, config.gamma, config.lam)
 
 
 def _rloo(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: ResolvedDistRL) -> Tensor:
-    """PRIME: returns of the process rewards and, unless only they are asked for, of the outcome at the last token."""
+    """Returns of PRIME: of the process rewards and, with --reward both, of the outcome at the last token."""
     del sigma
     returns = objectives.rloo_returns(td, mask, rows.group)
     if config.reward == "both":
@@ -92,18 +92,18 @@ def _score(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: Resolved
 
 
 PROCESS: dict[str, Process] = {"gae": _gae, "rloo": _rloo, "masked_step": _masked_step, "score": _score}
-"""By --credit."""
+"""The process advantages by --credit."""
 
 
 def _moments(values: Tensor, mask: Tensor, unbiased: bool = False) -> tuple[Tensor, Tensor]:
-    """(mean, std) over all processes."""
-    mine = objectives.moment_sums(values, mask)
-    every = torch.tensor(processes.sums(mine.tolist()), dtype=torch.float64, device=values.device)
-    return objectives.mean_and_std(every, unbiased)
+    """Returns (mean, std) over all processes."""
+    local = objectives.moment_sums(values, mask)
+    sums = torch.tensor(processes.sums(local.tolist()), dtype=torch.float64, device=values.device)
+    return objectives.mean_and_std(sums, unbiased)
 
 
 def _ratio(process: Tensor, outcome: Tensor, mask: Tensor) -> float:
-    """Rms of the process part over rms of the outcome part."""
+    """Returns the RMS of the process part over the RMS of the outcome part."""
     squares = [float(x.double().square().masked_fill(~mask, 0.0).sum()) for x in (process, outcome)]
-    above, below = processes.sums(squares)
-    return (above / below) ** 0.5 if below else 0.0
+    process_sum, outcome_sum = processes.sums(squares)
+    return (process_sum / outcome_sum) ** 0.5 if outcome_sum else 0.0

@@ -1,6 +1,6 @@
-"""The models of a run: policy, reward model, and the start of training where something is measured against it.
+"""The models of a run, and their forward passes over a step's rows without gradients.
 
-Opens them, and makes their forward passes over a step's rows. No gradients here.
+They are the policy, the reward model and, where something is measured against it, the policy at the start of training.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from prmbench.training.model import Runner, open_runner
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What a run has in memory."""
+    """The models that a run has in memory."""
 
     policy: Runner
     rm: Runner | None
     """None without a process reward, or where the policy is its own reward model."""
     scalar: bool
-    """Whether the reward model has a scalar head, whose output is read at a token itself."""
+    """Whether the reward model has a scalar head, which is read at the token itself."""
     start: Runner | None
-    """The policy as training began, where log-ratios are to it; with adapters the policy itself has it."""
+    """The policy at the start of training, where log-ratios are to it; None with adapters, which are switched off."""
 
 
 def open_models(job: Job) -> Models:
-    """Loads them. Raises UserError."""
+    """Loads the models of a run. Raises UserError."""
     config = job.config
     policy = open_runner(config.model, job.revision, "lm", job.setup)
-    process = config.reward != "verifier"
-    own = config.rm_model == SELF
-    head = LOSSES[config.rm_loss].head if process and config.rm_loss else "lm"
+    has_process_reward = config.reward != "verifier"
+    is_own_rm = config.rm_model == SELF
+    head = LOSSES[config.rm_loss].head if has_process_reward and config.rm_loss else "lm"
     rm = (
         open_runner(config.rm_model or config.model, job.other_revision, head, job.rm_setup)
-        if process and not own
+        if has_process_reward and not is_own_rm
         else None
     )
     start = None
-    if process and config.reference == "sft" and policy.adapters is None:
+    if has_process_reward and config.reference == "sft" and policy.adapters is None:
         start = open_runner(config.model, job.revision, "lm", job.model_setup_for_reading)
     return Models(policy, rm, head != "lm", start)
 
@@ -66,16 +66,16 @@ def old_candidates(models: Models, rows: Rows, micros: Sequence[Micro], p_min: f
 
 
 def start_logprobs(models: Models, rows: Rows, micros: Sequence[Micro], ids: Tensor) -> Tensor:
-    """[n, k] log-probabilities of `ids` [n, k] under the policy as training began."""
+    """Returns the [n, k] log-probabilities of `ids` [n, k] under the policy at the start of training."""
     runner = models.start or models.policy
-    without = runner.adapters.disable_adapter() if models.start is None else nullcontext()
-    with without:
+    without_adapters = runner.adapters.disable_adapter() if models.start is None else nullcontext()
+    with without_adapters:
         return logprobs(runner, rows, micros, ids)
 
 
 def logprobs(runner: Runner, rows: Rows, micros: Sequence[Micro], ids: Tensor) -> Tensor:
-    """[n, k] log-probabilities of `ids` [n, k]."""
-    return _gathered(rows, micros, _passes(runner, micros, lambda m: (m.reads, taken(ids, m), None)))
+    """Returns the [n, k] log-probabilities of `ids` [n, k] under a model."""
+    return _gathered(rows, micros, _passes(runner, micros, lambda m: (m.reads, part_of(ids, m), None)))
 
 
 def temporal_differences(
@@ -96,26 +96,26 @@ def temporal_differences(
     return objectives.td_advantages(rm_logprobs, reference, config.rm_beta).masked_fill(~mask, 0.0)
 
 
-def taken(flat: Tensor, micro: Micro) -> Tensor:
-    """A micro-batch's part of a flat tensor; zeros of that kind for a stand-in."""
+def part_of(flat: Tensor, micro: Micro) -> Tensor:
+    """Returns a micro-batch's part of a flat tensor; a row of zeros for a stand-in."""
     return flat[micro.places] if micro.real else flat.new_zeros(1, *flat.shape[1:])
 
 
-Ask = Callable[[Micro], tuple[Tensor, Tensor, float | None]]
+Inputs = Callable[[Micro], tuple[Tensor, Tensor, float | None]]
 """Micro-batch -> (positions, tokens, p_min) of `Runner.run`."""
 
 
 @torch.no_grad()
-def _passes(runner: Runner, micros: Sequence[Micro], ask: Ask) -> list[Any]:
-    found = [runner.run(micro.ids, *ask(micro)) for micro in micros]
+def _passes(runner: Runner, micros: Sequence[Micro], inputs: Inputs) -> list[Any]:
+    outputs = [runner.run(micro.ids, *inputs(micro)) for micro in micros]
     processes.reshard(runner.module)
-    return found
+    return outputs
 
 
 def _gathered(rows: Rows, micros: Sequence[Micro], parts: Sequence[Tensor]) -> Tensor:
-    """Parts of micro-batches in the flat order."""
-    out = parts[0].new_zeros(sum(rows.sizes), *parts[0].shape[1:])
+    """Puts the parts of micro-batches into the flat order."""
+    flat = parts[0].new_zeros(sum(rows.sizes), *parts[0].shape[1:])
     for micro, part in zip(micros, parts, strict=True):
         if micro.real:
-            out[micro.places] = part
-    return out
+            flat[micro.places] = part
+    return flat

@@ -1,6 +1,6 @@
-"""From options to all that the loop needs: prompts rendered, models' shapes compared, the run's identity.
+"""Prepares a run of train-distrl: renders the prompts and compares the models' tokenizers and shapes.
 
-Mistakes that cost nothing to find come first; weights are read last.
+Errors that are cheap to find come first; weights are loaded last.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Job(RunSetup[ResolvedDistRL]):
     """Token ids of each rendered prompt, by the prompt's id."""
     validation: tuple[Prompt, ...]
     drawing: RolloutConfig
-    """How training completions are drawn: as the policy is, or ratios would be biased."""
+    """How training completions are sampled: from the policy as it is, or probability ratios would be biased."""
     judging: RolloutConfig
-    """How validation completions are drawn."""
+    """How validation completions are sampled."""
     parameters: tuple[int, int]
     """Parameters of the policy and of the reward model, 0 without one."""
 
@@ -77,7 +77,7 @@ class Job(RunSetup[ResolvedDistRL]):
 
 
 def resolved(config: DistRLConfig) -> ResolvedDistRL:
-    """The options checked, those left out filled from arm and preset. Raises UserError."""
+    """Checks the options and fills those left out from arm and preset. Raises UserError."""
     config = distrl_options.resolve(_as_trained(options.coerced(config)))
     reward_models = [config.rm_model] if config.rm_model not in ("", SELF) else []
     run_setup.check_start(config, "a json, jsonl or parquet file of prompts, or gym:NAME", reward_models)
@@ -160,10 +160,10 @@ def prepare(config: ResolvedDistRL) -> Job:
 
 def _check_apart(prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> None:
     trained = {prompt.text for prompt in prompts}
-    shared = [prompt.id for prompt in validation if prompt.text in trained]
-    if shared:
-        name = shared[0][:60]
-        raise UserError(f"--validation-data: prompt {name} is in --data, too ({len(shared)} are); take them out")
+    overlap = [prompt.id for prompt in validation if prompt.text in trained]
+    if overlap:
+        name = overlap[0][:60]
+        raise UserError(f"--validation-data: prompt {name} is in --data, too ({len(overlap)} are); take them out")
 
 
 def _reward_shape(config: ResolvedDistRL, setup: Setup, shape: HFEngine) -> HFEngine | None:
@@ -188,14 +188,14 @@ def _size(shape: HFEngine) -> int:
 
 
 def _drawing(config: ResolvedDistRL) -> RolloutConfig:
-    same = ("model", "template", "dtype", "device", "seed", "max_new_tokens", "verifier", "split", "group_size")
-    known = {name: getattr(config, name) for name in same}
+    shared = ("model", "template", "dtype", "device", "seed", "max_new_tokens", "verifier", "split", "group_size")
+    values = {name: getattr(config, name) for name in shared}
     return RolloutConfig(
-        **known,
+        **values,
         temperature=1.0,
         top_p=1.0,
         top_k=0,
-        batch_tokens=config.draw_tokens if config.engine == "hf" else None,  # vLLM makes its own batches
+        batch_tokens=config.draw_tokens if config.engine == "hf" else None,  # vLLM forms its own batches
     )
 
 

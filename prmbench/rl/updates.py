@@ -1,7 +1,7 @@
 """Loop parts 3 and 5: gradients of the reward model and of the policy over a minibatch, in micro-batches.
 
-Sums are divided by the size of the whole minibatch, over all processes, and DDP and FSDP average over processes: so
-neither micro-batches nor the number of processes move a loss. The formulas are objectives.py's.
+Sums are divided by the size of the whole minibatch, over all processes, and DDP and FSDP average over processes: so a
+loss depends neither on micro-batches nor on the number of processes. The formulas are in objectives.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import processes
 from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl.advantages import Advantages
-from prmbench.rl.models import taken
+from prmbench.rl.models import part_of
 from prmbench.rl.token_rows import Micro, Rows, micro_batches
 from prmbench.training.model import Runner
 
@@ -30,9 +30,18 @@ RM_SUMS = ("rm_loss", "rm_right", "rm_decided", "rm_gap")
 def rm_gradients(
     runner: Runner, rows: Rows, chosen: Sequence[int], reference: Tensor, config: ResolvedDistRL, budget: int
 ) -> dict[str, float]:
-    """Eq. 15 for one minibatch of rows; `reference` [n] log-probabilities, `budget` padded tokens of a micro-batch.
+    """Leaves the gradients of Eq. 15 for one minibatch in the reward model.
 
-    Returns `RM_SUMS` over all processes; right and gap are those before the update.
+    Args:
+        runner: The reward model.
+        rows: The step's completions in this process.
+        chosen: Indices of the minibatch's rows.
+        reference: [n] log-probabilities of the reference.
+        config: The resolved options.
+        budget: Padded tokens of a micro-batch.
+
+    Returns:
+        `RM_SUMS` over all processes; right decisions and gap are those before the update.
     """
     chosen = [i for i in chosen if not rows.rows[i].masked]
     pairs = config.rm_loss == "dpo_rm"
@@ -44,8 +53,8 @@ def rm_gradients(
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for number, micro in enumerate(micros):
         with processes.accumulating(runner.module, last=number == len(micros) - 1):
-            found = runner.run(micro.ids, micro.reads, micro.targets)
-            ratio = micro.spread(objectives.log_ratios(found, taken(reference, micro)))
+            logprobs = runner.run(micro.ids, micro.reads, micro.targets)
+            ratio = micro.spread(objectives.log_ratios(logprobs, part_of(reference, micro)))
             terms = _rm_terms(ratio, rows, micro, mu, config) if micro.real else ratio.sum(-1) * 0.0
             loss = terms.sum() / count
             (loss * processes.world_size()).backward()
@@ -53,18 +62,17 @@ def rm_gradients(
         if micro.real:
             rewards = objectives.token_rewards(ratio.detach(), config.rm_beta)
             sums += verdicts(rewards, micro.mask, rows.outcome[micro.rows], config.rm_loss)
-    found_sums = processes.sums([float(total), *map(float, sums)])
-    return dict(zip(RM_SUMS, found_sums, strict=True))
+    return dict(zip(RM_SUMS, processes.sums([float(total), *map(float, sums)]), strict=True))
 
 
 def _groups(rows: Rows, chosen: Sequence[int]) -> list[list[int]]:
-    """Completions of a prompt together, since pairs are made of them."""
-    names = dict.fromkeys(rows.rows[i].group for i in chosen)
-    return [[i for i in chosen if rows.rows[i].group == name] for name in names]
+    """Returns the chosen rows by prompt, since pairs are formed within a prompt."""
+    groups = dict.fromkeys(rows.rows[i].group for i in chosen)
+    return [[i for i in chosen if rows.rows[i].group == group] for group in groups]
 
 
 def _rm_terms(ratio: Tensor, rows: Rows, micro: Micro, mu: Tensor, config: ResolvedDistRL) -> Tensor:
-    """[b] terms of Eq. 15: the loss of train-rm with V(x) as an offset and rare outcomes weighing more."""
+    """Returns the [b] terms of Eq. 15: the loss of train-rm with offset V(x) and larger weights of rare outcomes."""
     beta, outcome = config.rm_beta, rows.outcome[micro.rows]
     rewards = objectives.token_rewards(ratio, beta)
     if config.rm_loss == "dpo_rm":
@@ -82,7 +90,7 @@ def _rm_terms(ratio: Tensor, rows: Rows, micro: Micro, mu: Tensor, config: Resol
 
 
 def _pair_terms(rewards: Tensor, rows: Rows, micro: Micro) -> Tensor:
-    """Eq. 2 of the pairs within the micro-batch, which holds whole groups then."""
+    """Returns the terms of Eq. 2 of the pairs in a micro-batch, which holds complete groups."""
     place = {int(row): k for k, row in enumerate(micro.rows)}
     pairs = _pairs(rows, sorted(place))
     right = torch.tensor([place[r] for r, _ in pairs], dtype=torch.long, device=rewards.device)
@@ -91,20 +99,23 @@ def _pair_terms(rewards: Tensor, rows: Rows, micro: Micro) -> Tensor:
 
 
 def _pairs(rows: Rows, chosen: Sequence[int]) -> list[tuple[int, int]]:
-    """The k-th right with the k-th wrong completion of a prompt, as far as both go."""
-    found = []
+    """Pairs the k-th right with the k-th wrong completion of each prompt, while there are both."""
+    pairs = []
     for group in _groups(rows, chosen):
         members = [i for i in group if rows.rows[i].size]
         right = [i for i in members if rows.rows[i].outcome]
         wrong = [i for i in members if not rows.rows[i].outcome]
-        found += list(zip(right, wrong, strict=False))
-    return found
+        pairs += list(zip(right, wrong, strict=False))
+    return pairs
 
 
 def verdicts(rewards: Tensor, mask: Tensor, outcome: Tensor, loss: str | None) -> Tensor:
-    """[3] right decisions, decisions, sum of (sigmoid of the decision's logit - outcome), of [b, T] token rewards."""
-    over = objectives.masked_mean if loss == "ipvrm" else objectives.masked_sum
-    logit = over(rewards, mask)
+    """Returns [3]: right decisions, decisions, and the sum of (predicted probability - outcome).
+
+    `rewards`: [b, T] of the tokens; their mean (ipvrm) or sum is the logit of a decision.
+    """
+    reduce = objectives.masked_mean if loss == "ipvrm" else objectives.masked_sum
+    logit = reduce(rewards, mask)
     right = ((logit > 0) == outcome.bool()).sum()
     return torch.stack([right.double(), torch.tensor(float(len(logit))).to(right), (logit.sigmoid() - outcome).sum()])
 
@@ -116,7 +127,7 @@ SUMS = ("loss", "candidate_loss", "tokens", "clipped", "candidates", "candidates
 
 @dataclass(frozen=True, slots=True)
 class PolicyTargets:
-    """What the policy's updates are made of: the same for every minibatch of a step.
+    """The candidates, advantages and weights that the policy's updates of a step use.
 
     Flat over the n tokens of the step, or spread over a micro-batch: [b, T, ...].
     """
@@ -130,7 +141,7 @@ class PolicyTargets:
 
     def spread(self, micro: Micro) -> PolicyTargets:
         """The part of a micro-batch, padded."""
-        parts = (micro.spread(taken(flat, micro)) for flat in (*self.candidates, self.advantages, self.weight))
+        parts = (micro.spread(part_of(flat, micro)) for flat in (*self.candidates, self.advantages, self.weight))
         token_ids, old_logprobs, mask, advantages, weight = parts
         return PolicyTargets(CandidateSet(token_ids, old_logprobs, mask), advantages, weight)
 
@@ -138,7 +149,7 @@ class PolicyTargets:
 def policy_targets(
     rows: Rows, candidates: CandidateSet, advantages: Advantages, weight: Tensor | None, config: ResolvedDistRL
 ) -> PolicyTargets:
-    """Everything of a step in the flat order; `weight` None = 1 for every token."""
+    """Collects what the policy's updates use, in the flat order; `weight` None = 1 for every token."""
     learning = rows.learning[rows.mask]
     mask = candidates.mask & learning[:, None]
     if config.zero_terminal:
@@ -153,9 +164,10 @@ def policy_targets(
 def policy_gradients(
     runner: Runner, rows: Rows, chosen: Sequence[int], targets: PolicyTargets, config: ResolvedDistRL, budget: int
 ) -> dict[str, float]:
-    """Eq. 14 for one minibatch: clipped token branch (Eq. 12) + alpha * candidate branch (Eq. 11).
+    """Leaves the gradients of Eq. 14 for one minibatch in the policy.
 
-    Returns `SUMS` over all processes.
+    The loss is the clipped token branch (Eq. 12) + alpha * the candidate branch (Eq. 11). Returns `SUMS` over all
+    processes; `chosen` are the indices of the minibatch's rows, `budget` the padded tokens of a micro-batch.
     """
     micros = micro_batches(rows, [[i] for i in chosen], budget)
     token_count, candidate_count = _denominators(rows, chosen, targets, config)
@@ -163,7 +175,7 @@ def policy_gradients(
     for number, micro in enumerate(micros):
         with processes.accumulating(runner.module, last=number == len(micros) - 1):
             part = targets.spread(micro)
-            token_ids = taken(targets.candidates.token_ids, micro)
+            token_ids = part_of(targets.candidates.token_ids, micro)
             new = micro.spread(runner.run(micro.ids, micro.reads, token_ids))
             token_loss = _token_terms(new, part, config).sum() / token_count
             candidate_loss = _candidate_terms(new, part, config).sum() / candidate_count
@@ -177,7 +189,7 @@ def policy_gradients(
 def _denominators(
     rows: Rows, chosen: Sequence[int], targets: PolicyTargets, config: ResolvedDistRL
 ) -> tuple[float, float]:
-    """What the sums of the two branches are divided by: sequences, tokens or mass, over all processes."""
+    """Returns what the sums of the two branches are divided by: sequences, tokens or mass, over all processes."""
     member = torch.zeros(len(rows.rows), dtype=torch.bool, device=rows.device)
     member[list(chosen)] = True
     _, old_logprobs, mask = targets.candidates
@@ -217,12 +229,12 @@ def _candidate_terms(new: Tensor, part: PolicyTargets, config: ResolvedDistRL) -
 
 
 def _candidate_clip(config: ResolvedDistRL) -> tuple[float, float]:
-    own = config.clip_candidates
-    return (own, own) if own else (config.clip_low, config.clip_high)
+    clip = config.clip_candidates
+    return (clip, clip) if clip else (config.clip_low, config.clip_high)
 
 
 def _sums(loss: Tensor, candidate_loss: Tensor, new: Tensor, part: PolicyTargets, config: ResolvedDistRL) -> Tensor:
-    """`SUMS` of a micro-batch; the KL is the estimator exp(d) - 1 - d of d = log new - log old, whose mean is KL."""
+    """Returns `SUMS` of a micro-batch; the KL is estimated by exp(d) - 1 - d with d = log new - log old."""
     dual_clip = config.dual_clip or None
     _, old, mask = part.candidates
     clip = config.clip_low, config.clip_high, dual_clip

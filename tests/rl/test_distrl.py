@@ -19,7 +19,7 @@ from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl import advantages, distrl, models, updates
 from prmbench.rl.advantages import Advantages
 from prmbench.rl.models import Models
-from prmbench.rl.sampler import Source, weight_of
+from prmbench.rl.sampler import Source, importance_weights
 from prmbench.rl.token_rows import Rows, micro_batches
 from prmbench.training.model import Runner, Setup, open_runner
 
@@ -134,17 +134,17 @@ def test_control_swapped_outcomes_reverse_the_outcome_term(start: Path) -> None:
     right = rows(row(3, 1, 0), row(4, 0, 0), row(2, 0, 0), row(5, 1, 1), row(3, 0, 1))
     wrong = Rows(tuple(replace(r, rollout=replace(r.rollout, outcome=1 - r.outcome)) for r in right.rows), "cpu")
     config = resolve(DistRLConfig(arm="grpo", preset="paper"))
-    first, second = (advantages.assign(given, None, config) for given in (right, wrong))
+    first, second = (advantages.compute(given, None, config) for given in (right, wrong))
     assert torch.allclose(first.tokens, -second.tokens, atol=1e-6)
     assert float(first.tokens.abs().max()) > 1
     assert torch.equal(first.tokens != 0, right.mask)
-    both = [gradients(start, given, config, advantages.assign(given, None, config)) for given in (right, wrong)]
+    both = [gradients(start, given, config, advantages.compute(given, None, config)) for given in (right, wrong)]
     assert torch.allclose(both[0], -both[1], atol=1e-6)
     assert float(both[0].abs().max()) > 1e-3
     # The process part stays as it is.
     td = torch.randn(17, generator=torch.Generator().manual_seed(0))[:, None]
     with_rm = replace(config, reward="both", gae_weight=1.0)
-    told = [advantages.assign(given, td, with_rm).tokens for given in (right, wrong)]
+    told = [advantages.compute(given, td, with_rm).tokens for given in (right, wrong)]
     assert torch.allclose(sum(told) / 2, (told[0] - first.tokens), atol=1e-5)
 
 
@@ -153,7 +153,7 @@ def test_control_sigma_cancels_in_gae(preset: Any) -> None:
     given = rows(row(3, 1, 0), row(4, 0, 0), row(2, 0, 1), row(5, 1, 1))
     config = resolve(DistRLConfig(preset=preset))
     td = torch.randn(14, generator=torch.Generator().manual_seed(1))
-    found = [advantages.assign(given, c * td[:, None].expand(-1, 2), config) for c in (1.0, 37.0)]
+    found = [advantages.compute(given, c * td[:, None].expand(-1, 2), config) for c in (1.0, 37.0)]
     assert torch.allclose(found[0].tokens, found[1].tokens, atol=1e-4)
     assert torch.allclose(found[0].candidates, found[1].candidates, atol=1e-5)
     assert found[1].metrics["sigma_v"] == pytest.approx(37 * found[0].metrics["sigma_v"], rel=1e-5)
@@ -286,7 +286,7 @@ def test_terminal_tokens_have_no_candidates_where_they_have_no_td(start: Path) -
     td[:, 0] = torch.arange(1.0, 8.0)
     for zero in (True, False):
         config = replace(resolve(DistRLConfig(preset="paper")), zero_terminal=zero)
-        targets = updates.policy_targets(given, candidates, advantages.assign(given, td, config), None, config)
+        targets = updates.policy_targets(given, candidates, advantages.compute(given, td, config), None, config)
         mask = targets.candidates.mask
         last = [1, 4]
         assert [bool(mask[i, 1:].any()) for i in last] == [not zero] * 2
@@ -304,13 +304,13 @@ def test_importance_weights_scale_the_token_branch_alone(start: Path) -> None:
     candidates, _ = models.old_candidates(Models(model, None, False, None), given, micros, 0.1)
     old_logprobs = candidates.old_logprobs[:, 0]
     link: Any = None
-    weight = weight_of(given, old_logprobs, Source(link, dict, foreign=True))
+    weight = importance_weights(given, old_logprobs, Source(link, dict, foreign=True))
     assert weight is not None
     assert torch.allclose(weight, (old_logprobs + 2.0).exp().clamp(max=2.0))
     assert len(set(weight.tolist())) > 2
-    assert weight_of(given, old_logprobs, Source(link, dict, foreign=False)) is None
+    assert importance_weights(given, old_logprobs, Source(link, dict, foreign=False)) is None
     config = resolve(DistRLConfig(preset="paper"))
-    told = advantages.assign(given, candidates.old_logprobs, config)
+    told = advantages.compute(given, candidates.old_logprobs, config)
     sums = []
     for by in (None, torch.full_like(old_logprobs, 2.0)):
         targets = updates.policy_targets(given, candidates, told, by, config)

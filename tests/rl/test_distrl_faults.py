@@ -230,7 +230,7 @@ def test_masked_tokens_are_in_no_loss_and_their_outcome_counts(start: Path) -> N
     assert abs(seen[0][0] - seen[1][0]) > 1e-4
     assert abs(seen[0][1] - seen[1][1]) > 1e-4
     config = resolve(distrl.DistRLConfig(arm="grpo", preset="paper"))
-    tokens = advantages.assign(rows(*given(True, 4)), None, config).tokens
+    tokens = advantages.compute(rows(*given(True, 4)), None, config).tokens
     assert float(tokens[0, 0]) == pytest.approx((1 - 1 / 3) / (2 / 9) ** 0.5, abs=1e-5)  # of three, not of two
     assert tokens[1].tolist() == [0.0] * 4
 
@@ -245,7 +245,7 @@ def losses(start: Path, *given: Row) -> tuple[float, float]:
     old_logprobs = candidates.old_logprobs
     every = list(range(len(given)))
     rm = updates.rm_gradients(model, told, every, torch.full_like(old_logprobs[:, 0], -2.0), config, 64)["rm_loss"]
-    assigned = advantages.assign(told, 0.1 * old_logprobs, config)
+    assigned = advantages.compute(told, 0.1 * old_logprobs, config)
     targets = updates.policy_targets(told, candidates, assigned, None, config)
     return rm, updates.policy_gradients(model, told, every, targets, config, 64)["loss"]
 
@@ -254,7 +254,7 @@ def test_completions_without_a_token_count_and_have_no_terms(start: Path) -> Non
     """Two groups: an empty wrong answer makes the right one rarer, and adds nothing to any sum."""
     config = resolve(distrl.DistRLConfig(arm="grpo", preset="paper"))
     told = rows(row(3, 1, 0), row(0, 0, 0), row(0, 0, 0), row(0, 1, 1), row(2, 0, 1))
-    tokens = advantages.assign(told, None, config).tokens
+    tokens = advantages.compute(told, None, config).tokens
     assert tokens.shape == (5, 3)
     assert float(tokens[0, 0]) == pytest.approx(2**0.5, abs=1e-5)
     assert tokens[1].tolist() == tokens[3].tolist() == [0.0] * 3
@@ -264,7 +264,7 @@ def test_completions_without_a_token_count_and_have_no_terms(start: Path) -> Non
     fuller = losses(start, *told.rows, row(0, 0, 1))
     assert found[0] != 0
     assert fuller[1] != found[1]
-    assert advantages.assign(rows(row(0, 1, 0), row(0, 0, 0)), None, config).tokens.shape == (2, 0)
+    assert advantages.compute(rows(row(0, 1, 0), row(0, 0, 0)), None, config).tokens.shape == (2, 0)
 
 
 @pytest.mark.filterwarnings("ignore::prmbench.core.records.Notice")
@@ -443,7 +443,7 @@ def test_a_stand_in_counts_nothing(start: Path) -> None:
     assert (len(entropy), candidates.token_ids.shape) == (0, (0, 11))
     both = Models(model, model, False, None)
     td = models.temporal_differences(both, nothing, [stand_in], candidates, config)
-    assigned = advantages.assign(nothing, td, config)
+    assigned = advantages.compute(nothing, td, config)
     targets = updates.policy_targets(nothing, candidates, assigned, None, config)
     assert len(targets.advantages) == 0
-    assert step_rollouts.useless([], "drop") == "unverified"
+    assert step_rollouts.skip_reason([], "drop") == "unverified"
