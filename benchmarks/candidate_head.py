@@ -43,8 +43,8 @@ def inputs(rows: int, part: str, device: str) -> tuple[Tensor, Tensor, Tensor]:
 def ours(part: str, hidden: Tensor, weight: Tensor, ids: Tensor) -> Found:
     """token_logprobs.py."""
     if part == "old":
-        found = token_logprobs.candidates(hidden, weight, ids[:, 0], P_MIN)
-        return found.logprobs, found.entropy, found.candidate_logprobs
+        found, entropy = token_logprobs.candidates(hidden, weight, ids[:, 0], P_MIN)
+        return found.old_logprobs[:, 0], entropy, found.old_logprobs[:, 1:]
     return _backward(token_logprobs.logprobs_at(hidden, weight, ids)[0], hidden, weight)
 
 

@@ -27,7 +27,7 @@ from prmbench.rl.models import Models, open_models
 from prmbench.rl.resume import Progress
 from prmbench.rl.sampler import InTraining, open_source
 from prmbench.rl.setup import Job, prepare, resolved
-from prmbench.rl.step_rollouts import Draw
+from prmbench.rl.step_rollouts import StepRollouts
 from prmbench.rl.token_rows import Row
 from prmbench.studies.miniature import tiny_model
 from prmbench.training import optimiser
@@ -79,7 +79,7 @@ class Scene:
     """Before an arm's values are filled in."""
     job: Job
     models: Models
-    draw: Draw
+    draw: StepRollouts
 
 
 def write(folder: Path, size: Size) -> None:
@@ -138,7 +138,7 @@ def return_freed_memory() -> None:
     libc.mallopt(hf.M_TRIM_THRESHOLD, 0)
 
 
-def draw_once(job: Job, models: Models, size: Size) -> Draw:
+def draw_once(job: Job, models: Models, size: Size) -> StepRollouts:
     """Ragged completions of the policy itself; a prompt's first is wrong, its second right, the others by chance."""
     draw = random.Random(1)
     prompts = [job.prompt_ids[p.id] for p in job.prompts for _ in range(size.group)]
@@ -150,7 +150,7 @@ def draw_once(job: Job, models: Models, size: Size) -> Draw:
         outcome = k if k in (0, 1) else draw.randrange(2)
         told = Rollout(str(i), "", outcome=outcome, steps=("",) * 4, tokens=len(found.ids))
         rows.append(Row(told, (*prompt, *found.ids), len(prompt), group))
-    return Draw(tuple(rows), {}, 0)
+    return StepRollouts(tuple(rows), {}, 0)
 
 
 def fixed(scene: Scene, arm: Arm) -> DistRLConfig:

@@ -353,10 +353,10 @@ def candidate_mass(old_logprobs: Float[Tensor, "b t k"], kept: Bool[Tensor, "b t
 
 
 def distrl_loss(
-    token_terms: Float[Tensor, " b"], candidate_terms: Float[Tensor, " b"] | None, alpha: float
+    token_terms: Float[Tensor, " b"], candidate_terms: Float[Tensor, " b"], alpha: float
 ) -> Float[Tensor, " b"]:
     """Eq. (14): token branch + alpha * candidate branch. At alpha = 0 there is no candidate branch, not one times 0."""
-    return token_terms if alpha == 0 or candidate_terms is None else token_terms + alpha * candidate_terms
+    return token_terms if alpha == 0 else token_terms + alpha * candidate_terms
 
 
 def importance_weights(

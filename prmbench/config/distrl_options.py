@@ -6,7 +6,7 @@ An arm is a row of values, never a code path. Standard library only; what the va
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -289,7 +289,46 @@ TUNED: dict[Arm, Mapping[str, Any]] = {
 """What the preset `miniature` changes in an arm's own values."""
 
 
-def resolve(config: DistRLConfig) -> DistRLConfig:
+@dataclass(frozen=True, kw_only=True)
+class ResolvedDistRL(DistRLConfig):
+    """The options once `resolve` has filled them: what an arm or a preset sets is never missing."""
+
+    reward: Literal["verifier", "rm", "both"]
+    gae_weight: float
+    alpha: float
+    p_min: float
+    credit: Literal["gae", "rloo", "masked_step", "score"]
+    gamma: float
+    lam: float
+    td_normalize: Literal["group", "batch"]
+    whiten: bool
+    zero_terminal: bool
+    clip_low: float
+    clip_high: float
+    clip_candidates: float
+    dual_clip: float
+    reduction: Literal["sequence", "token"]
+    candidate_normalize: Literal["length", "mass"]
+    rm_beta: float
+    rm_margin: float
+    rm_learning_rate: float
+    rm_minibatch: int
+    rm_update: Literal["online", "frozen"]
+    reference: Literal["behaviour", "sft"]
+    adb: bool
+    dlw: bool
+    dlw_normalize: bool
+    group_size: int
+    prompts: int
+    draw: int
+    rounds: int
+    truncated: Literal["drop", "mask", "keep"]
+    learning_rate: float
+    minibatch: int
+    lora_rank: int
+
+
+def resolve(config: DistRLConfig) -> ResolvedDistRL:
     """The config with the arm's value, or else the preset's, wherever an option was left out.
 
     Raises UserError on options that contradict each other.
@@ -302,7 +341,7 @@ def resolve(config: DistRLConfig) -> DistRLConfig:
     rank = known.get("lora_rank", values["lora_rank"])
     filled = {**RATES[rank > 0], **values, **known}
     _check(filled)
-    return replace(config, **{name: filled[name] for name in given if name in filled})
+    return ResolvedDistRL(**{name: filled.get(name, value) for name, value in given.items()})
 
 
 def _check(values: Mapping[str, Any]) -> None:

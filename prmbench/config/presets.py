@@ -117,3 +117,36 @@ def resolve(config: T) -> T:
             raise UserError(f"--{f.name}: loss {loss} has none; drop it")
         filled[f.name] = preset if given is None else given
     return replace(config, **filled)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a training run computes with: every option that a preset or a loss may leave out has its value."""
+
+    loss: Loss
+    learning_rate: float
+    batch_size: int
+    epochs: float
+    warmup: float
+    schedule: Literal["cosine", "linear", "constant"]
+    beta: float
+    """1 where the loss has none."""
+    margin: float
+    """0 where the loss has none."""
+    reduction: Literal["sequence", "token"]
+    """Of no effect where the loss has none."""
+    pairs: Literal["one", "all", "random"] | None
+    """None = every verified completion by itself."""
+    ref_model: str
+    """Empty = the model to start from is its own reference."""
+
+
+def settings(config: TrainConfig) -> Settings:
+    """Return the settings of a config that `resolve` has filled."""
+    preset = PRESETS[config.preset][loss_of(config)]
+    values: dict[str, Any] = {"beta": 1.0, "margin": 0.0, "reduction": "sequence"}
+    for f in fields(Values):
+        value = getattr(config, f.name, None)
+        value = getattr(preset, f.name) if value is None else value
+        values[f.name] = values.get(f.name) if value is None else value
+    return Settings(loss=loss_of(config), ref_model=getattr(config, "ref_model", None) or "", **values)

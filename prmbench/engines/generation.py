@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prmbench.core.records import UserError
+from prmbench.core.token_batches import token_batches
 from prmbench.engines.completion import encode_completion
 from prmbench.engines.render import PLAIN, render
 
@@ -111,7 +112,8 @@ def generate(
     """
     ids = token_ids(engine.tokenizer, prompts)
     room = [sampling.max_new_tokens if r is None else min(r, sampling.max_new_tokens) for r in rooms(engine, ids)]
-    batches = plan([len(i) + r if r > 0 else 0 for i, r in zip(ids, room, strict=True)], budget(engine, batch_tokens))
+    costs = [len(i) + r if r > 0 else 0 for i, r in zip(ids, room, strict=True)]
+    batches = token_batches(costs, budget(engine, batch_tokens))
     ending = engine.stops | frozenset(stops)
     found: dict[int, Completion] = {}
     at = 0
@@ -159,19 +161,6 @@ def budget(engine: Sampler, batch_tokens: int | None) -> int:
     if batch_tokens is not None and batch_tokens < 1:
         raise UserError(f"--batch-tokens is {batch_tokens}; expected at least 1")
     return batch_tokens or engine.batch_tokens
-
-
-def plan(costs: Sequence[int], most: int) -> list[tuple[int, ...]]:
-    """Batches of indices, longest first, each of at most `most` padded tokens; what costs 0 has a batch of its own."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        widest = costs[batches[-1][0]] if batches else 0
-        fits = (len(batches[-1]) + 1) * widest <= most if batches else False
-        if batches and fits and bool(costs[i]) == bool(widest):
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return [tuple(batch) for batch in batches]
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, template: str | None = None) -> str:

@@ -154,9 +154,8 @@ class HFEngine:
         read = torch.cat([row[list(encoded.reads)] for encoded, row in zip(batch, states, strict=True)])
         hidden, weight, asked, bias, softcap = self._head(read, torch.tensor(ids).expand(len(read), -1))
         logp, _ = token_logprobs.logprobs_at(hidden, weight, asked, bias, softcap)
-        likeliest = token_logprobs.candidates(hidden, weight, asked[:, 0], 1.0, bias, softcap).ids[
-            :, 0
-        ]  # one has p = 1 at most
+        # At most one token has p = 1, so the set is the asked token and the likeliest one.
+        likeliest = token_logprobs.candidates(hidden, weight, asked[:, 0], 1.0, bias, softcap)[0].token_ids[:, 1]
         at = 0
         for n in [len(encoded.reads) for encoded in batch]:
             yield NextTokens(logp[at : at + n].cpu().numpy(), likeliest[at : at + n].cpu().numpy())

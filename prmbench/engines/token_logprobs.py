@@ -22,19 +22,18 @@ MARGIN = 1e-5
 """A candidate may miss its least probability by this part of it: ten tokens at 0.1 each must not fall to rounding."""
 
 
-class Candidates(NamedTuple):
-    """What the policy that drew the tokens says of them and of those it might have drawn; all float32, natural log."""
+class CandidateSet(NamedTuple):
+    """At each of n positions the token that was sampled and the candidates, under the policy that sampled it.
 
-    logprobs: Tensor
-    """[n] log p of the targets."""
-    entropy: Tensor
-    """[n] of the whole vocabulary, nats."""
-    ids: Tensor
-    """[n, K] int64, by falling probability."""
-    kept: Tensor
-    """[n, K] bool: which of the ids are candidates."""
-    candidate_logprobs: Tensor
-    """[n, K] log p of the ids; 0 where not kept."""
+    Without candidates K is 0: there is no other way to say so.
+    """
+
+    token_ids: Tensor
+    """[n, 1 + K] int64: the sampled token in column 0, then tokens by falling probability."""
+    old_logprobs: Tensor
+    """[n, 1 + K] float32, natural log; 0 where the mask is off."""
+    mask: Tensor
+    """[n, 1 + K] bool: which tokens are candidates; always on for the sampled token."""
 
 
 def target_logprobs(
@@ -72,14 +71,15 @@ def candidates(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
-    p_min: float | None,
+    p_min: float,
     bias: Tensor | None = None,
     softcap: float | None = None,
     chunk: int = CHUNK,
-) -> Candidates:
-    """The targets' log-probabilities and every token with p >= p_min: an exact set, of at most floor(1 / p_min).
+) -> tuple[CandidateSet, Tensor]:
+    """Returns the targets with every token of p >= p_min, and the entropy [n] of the whole vocabulary in nats.
 
-    None keeps no candidates, K = 0. Same products, sums and chunks as `logprobs_at`: equal weights give equal bits.
+    The set is exact: at most K = floor(1 / p_min) tokens can be that likely; p_min = 0 asks for none. Same products,
+    sums and chunks as `logprobs_at`: equal weights give equal bits.
     """
     half = _half(hidden)
     factor = _factor(weight, half)
@@ -94,12 +94,20 @@ def candidates(
         top = top - logz
         kept = top >= least
         entropy = -torch.linalg.vecdot(logits.sub_(logz).exp(), logits)
-        parts.append(Candidates(target[:, 0], entropy, ids, kept, top.masked_fill(~kept, 0.0)))
-    return Candidates(*map(torch.cat, zip(*parts, strict=True)))
+        parts.append(
+            (
+                torch.cat([at[:, None], ids], dim=1),
+                torch.cat([target, top.masked_fill(~kept, 0.0)], dim=1),
+                torch.cat([torch.ones_like(target, dtype=torch.bool), kept], dim=1),
+                entropy,
+            )
+        )
+    token_ids, old_logprobs, mask, entropies = map(torch.cat, zip(*parts, strict=True))
+    return CandidateSet(token_ids, old_logprobs, mask), entropies
 
 
-def most_candidates(p_min: float | None) -> int:
-    """How many tokens can have a probability of at least p_min."""
+def most_candidates(p_min: float) -> int:
+    """Returns how many tokens can have a probability of at least p_min; 0 for p_min = 0, which asks for none."""
     return int((1 + MARGIN) / p_min) if p_min else 0
 
 

@@ -20,6 +20,7 @@ from prmbench.backends import Backend
 from prmbench.core import batch_jobs, processes, result_files
 from prmbench.core.batch_jobs import Progress
 from prmbench.core.records import SCORING_VERSION, ScoredTrace, StepScores, Trace, Usage, UserError, scored
+from prmbench.core.token_batches import longest_first, token_batches
 from prmbench.engines.budget import Budget
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 256, 16384
@@ -47,18 +48,8 @@ def make_plan(run_id: str, backend: Backend, traces: Sequence[Trace], batch_toke
     """Batches of at most `batch_tokens` padded tokens, traces sorted by length, then id."""
     budget = batch_budget(backend, batch_tokens)
     costs = tuple(backend.cost(trace) for trace in traces)
-    order = sorted(range(len(traces)), key=lambda i: (-costs[i], traces[i].id))
-    batches: list[list[int]] = []
-    width = 0
-    for i in order:
-        if batches and costs[i] and (len(batches[-1]) + 1) * width <= budget:
-            batches[-1].append(i)
-        elif batches and not costs[i] and not width:
-            batches[-1].append(i)  # what costs nothing goes into one batch
-        else:
-            batches.append([i])
-            width = costs[i]
-    return Plan(run_id, tuple(map(tuple, batches)), costs)
+    batches = token_batches(costs, budget, longest_first(costs, [trace.id for trace in traces]))
+    return Plan(run_id, tuple(batches), costs)
 
 
 def batch_budget(backend: Backend, batch_tokens: int | None) -> int:

@@ -1,1 +1,1 @@
-"""The parts of DistRL: completions, forward passes, advantages, updates, monitors. distrl.py puts them in order."""
+"""DistRL: the training loop (distrl.py) and its parts."""

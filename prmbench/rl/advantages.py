@@ -1,6 +1,6 @@
-"""Loop part 4: what two models said of tokens -> advantages of tokens and candidates. Arms differ in arguments only.
+"""Loop part 4: from the TDs of a step to the advantages of its tokens and candidates.
 
-Arithmetic on one step's rows; moments are added up over all processes. The formulas are objectives.py's.
+The formulas are in objectives.py; moments are summed over all processes.
 """
 
 from __future__ import annotations
@@ -12,73 +12,67 @@ import torch
 from torch import Tensor
 
 from prmbench import objectives
-from prmbench.config.distrl_options import DistRLConfig
+from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import processes
 from prmbench.rl.token_rows import Rows
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What the reward model says of a step's tokens; n tokens, K candidates each."""
-
-    td: Tensor
-    """[n] Eq. 10 of the tokens that were drawn; with a scalar head, their scores."""
-    candidate_td: Tensor
-    """[n, K] of the candidates; K = 0 without a candidate branch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Credit:
+class Advantages:
     """What the policy is trained on."""
 
-    advantages: Tensor
-    """[b, T] of the tokens, Eq. 13."""
-    candidate_td: Tensor
-    """[n, K] Eq. 25."""
-    facts: Mapping[str, float]
-    """sigma_v, gae_outcome_ratio."""
+    tokens: Tensor
+    """[b, T] advantages of the sampled tokens, Eq. 13."""
+    candidates: Tensor
+    """[n, K] scaled TDs of the candidates, Eq. 25."""
+    metrics: Mapping[str, float]
+    """sigma_v and gae_outcome_ratio; empty without a process reward."""
 
 
-def assign(rows: Rows, scored: Scored | None, config: DistRLConfig) -> Credit:
-    """Eq. 13: outcome advantage + gae_weight * process advantage, 0 where no token learns. All processes call it."""
+def compute(rows: Rows, td: Tensor | None, config: ResolvedDistRL) -> Advantages:
+    """Eq. 13: outcome advantage + gae_weight * process advantage, 0 where no token learns. All processes call it.
+
+    Args:
+        rows: The step's completions in this process.
+        td: [n, 1 + K] TDs of the sampled tokens and the candidates; None without a process reward.
+        config: The resolved options.
+    """
     mask = rows.learning
     outcome = objectives.outcome_advantages(rows.outcome, rows.group)[:, None] * mask
-    if scored is None:
-        return Credit(outcome, torch.zeros(sum(rows.sizes), 0, device=mask.device), {})
-    td = rows.padded(scored.td)
+    if td is None:
+        return Advantages(outcome, torch.zeros(sum(rows.sizes), 0, device=mask.device), {})
+    token_td = rows.padded(td[:, 0])
     if config.zero_terminal:
-        td = objectives.without_terminal(td, mask)
-    values = objectives.prefix_values(td, mask)
-    _, sigma = _moments(values, mask)
-    process = PROCESS[config.credit or "gae"](rows, td, mask, sigma, config)
+        token_td = objectives.without_terminal(token_td, mask)
+    _, sigma = _moments(objectives.prefix_values(token_td, mask), mask)
+    process = PROCESS[config.credit](rows, token_td, mask, sigma, config)
     if config.whiten:
         mean, std = _moments(process, mask, unbiased=True)
         process = objectives.whitened(process, mask, mean, std)
-    process = (config.gae_weight or 0.0) * process
-    own = config.reward == "both" and config.credit != "rloo"  # whose returns hold the outcome
-    facts = {"sigma_v": float(sigma), "gae_outcome_ratio": _ratio(process, outcome, mask)}
-    return Credit(
-        process + outcome if own else process, objectives.scaled_td(scored.candidate_td, sigma.float()), facts
-    )
+    process = config.gae_weight * process
+    adds_outcome = config.reward == "both" and config.credit != "rloo"  # RLOO's returns hold the outcome
+    metrics = {"sigma_v": float(sigma), "gae_outcome_ratio": _ratio(process, outcome, mask)}
+    tokens = process + outcome if adds_outcome else process
+    return Advantages(tokens, objectives.scaled_td(td[:, 1:], sigma.float()), metrics)
 
 
-Process = Callable[[Rows, Tensor, Tensor, Tensor, DistRLConfig], Tensor]
-"""(rows, td [b, T], mask, sigma_V, options) -> process advantages [b, T]."""
+Process = Callable[[Rows, Tensor, Tensor, Tensor, ResolvedDistRL], Tensor]
+"""(rows, td [b, T], mask, sigma_V, config) -> process advantages [b, T]."""
 
 
-def _gae(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: DistRLConfig) -> Tensor:
-    """Eqs. 26-28; sigma_V cancels where groups are standardised."""
+def _gae(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: ResolvedDistRL) -> Tensor:
+    """GAE of the TDs, Eqs. 26-28; sigma_V cancels where groups are standardised."""
     scaled = objectives.scaled_td(td, sigma.to(td.dtype))
     if config.td_normalize == "group":
-        ready = objectives.group_standardized(scaled, mask, rows.group)
+        normalized = objectives.group_standardized(scaled, mask, rows.group)
     else:
         mean, _ = _moments(scaled, mask)
-        ready = (scaled - mean.to(td.dtype)).masked_fill(~mask, 0.0)
-    return objectives.gae(ready, mask, config.gamma or 0.0, config.lam or 0.0)
+        normalized = (scaled - mean.to(td.dtype)).masked_fill(~mask, 0.0)
+    return objectives.gae(normalized, mask, config.gamma, config.lam)
 
 
-def _rloo(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: DistRLConfig) -> Tensor:
-    """PRIME: returns of the process rewards and, unless only they are asked for, of the outcome at the last token."""
+def _rloo(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: ResolvedDistRL) -> Tensor:
+    """Returns of PRIME: of the process rewards and, with --reward both, of the outcome at the last token."""
     del sigma
     returns = objectives.rloo_returns(td, mask, rows.group)
     if config.reward == "both":
@@ -87,29 +81,29 @@ def _rloo(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: DistRLCon
     return returns.masked_fill(~mask, 0.0)
 
 
-def _masked_step(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: DistRLConfig) -> Tensor:
+def _masked_step(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: ResolvedDistRL) -> Tensor:
     del sigma, config
     return objectives.masked_step_advantages(td, mask, rows.group)
 
 
-def _score(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: DistRLConfig) -> Tensor:
+def _score(rows: Rows, td: Tensor, mask: Tensor, sigma: Tensor, config: ResolvedDistRL) -> Tensor:
     del rows, sigma, config
     return td.masked_fill(~mask, 0.0)
 
 
 PROCESS: dict[str, Process] = {"gae": _gae, "rloo": _rloo, "masked_step": _masked_step, "score": _score}
-"""By --credit."""
+"""The process advantages by --credit."""
 
 
 def _moments(values: Tensor, mask: Tensor, unbiased: bool = False) -> tuple[Tensor, Tensor]:
-    """(mean, std) over all processes."""
-    mine = objectives.moment_sums(values, mask)
-    every = torch.tensor(processes.sums(mine.tolist()), dtype=torch.float64, device=values.device)
-    return objectives.mean_and_std(every, unbiased)
+    """Returns (mean, std) over all processes."""
+    local = objectives.moment_sums(values, mask)
+    sums = torch.tensor(processes.sums(local.tolist()), dtype=torch.float64, device=values.device)
+    return objectives.mean_and_std(sums, unbiased)
 
 
 def _ratio(process: Tensor, outcome: Tensor, mask: Tensor) -> float:
-    """Rms of the process part over rms of the outcome part."""
+    """Returns the RMS of the process part over the RMS of the outcome part."""
     squares = [float(x.double().square().masked_fill(~mask, 0.0).sum()) for x in (process, outcome)]
-    above, below = processes.sums(squares)
-    return (above / below) ** 0.5 if below else 0.0
+    process_sum, outcome_sum = processes.sums(squares)
+    return (process_sum / outcome_sum) ** 0.5 if outcome_sum else 0.0

@@ -1,6 +1,6 @@
-"""Thresholds on a run's metrics, each with a name: what to look at before the curve of accuracy shows it.
+"""Named thresholds on a run's metrics, which warn of failures before they show in the accuracy.
 
-Pure functions of the steps so far. The thresholds are rules of thumb of our own; an alarm stops nothing.
+The thresholds are rules of thumb of our own; an alarm does not stop a run.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 PATIENCE = 3
-"""Steps in a row that a number must be beyond its threshold, unless the alarm says otherwise."""
+"""Default number of steps in a row that a metric must be beyond its threshold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One thing that goes wrong in this kind of training."""
+    """A metric, its thresholds, and the failure that they indicate."""
 
     metric: str
     means: str
@@ -27,7 +27,7 @@ class Alarm:
     patience: int = PATIENCE
 
     def beyond(self, value: float, first: float) -> bool:
-        """Whether one step's value is too far."""
+        """Returns whether a value is beyond a threshold; `first` is the metric's first value."""
         unit = first if self.relative else 1.0
         return value < self.below * unit or value > self.above * unit
 
@@ -56,12 +56,12 @@ ALARMS: dict[str, Alarm] = {
 
 
 def alarms(history: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the alarms that the last steps set off; a step without the number does not count."""
+    """Returns the names of the alarms that the last steps set off; steps without the metric do not count."""
     return [name for name, alarm in ALARMS.items() if _fires(alarm, history)]
 
 
 def _fires(alarm: Alarm, history: Sequence[Mapping[str, Any]]) -> bool:
-    known = [float(step[alarm.metric]) for step in history if step.get(alarm.metric) is not None]
-    if len(known) < alarm.patience:
+    values = [float(step[alarm.metric]) for step in history if step.get(alarm.metric) is not None]
+    if len(values) < alarm.patience:
         return False
-    return all(alarm.beyond(value, known[0]) for value in known[-alarm.patience :])
+    return all(alarm.beyond(value, values[0]) for value in values[-alarm.patience :])

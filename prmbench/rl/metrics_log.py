@@ -1,4 +1,4 @@
-"""metrics.jsonl of a run, what is told live, and an optional tracker. The file is the record; the others follow it."""
+"""Writes metrics.jsonl, reports progress, and forwards metrics to an optional tracker."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from prmbench.rl.validation import Validation
 from prmbench.training import run_folder
 
 Tell = Callable[[int, int, Mapping[str, Any]], None]
-"""Called with (steps done, steps in all, a line of metrics.jsonl)."""
+"""Called with (steps done, steps of the whole run, a line of metrics.jsonl)."""
 Track = Callable[[int, Mapping[str, float]], None]
+"""Called with (step, its metrics)."""
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What a line on a step has at least."""
+    """The fields that a line on a step has at least."""
 
     step: int
     completions: float
@@ -28,8 +29,8 @@ class _Step:
 
 
 @dataclass(frozen=True)
-class _Numbers:
-    """A validation's, one for each problem."""
+class _PromptResults:
+    """The results of a validation, one for each prompt."""
 
     accuracy: list[float | None]
     truncated: list[float | None]
@@ -37,34 +38,34 @@ class _Numbers:
 
 @dataclass(frozen=True)
 class _Validated:
-    """What a line on a validation has."""
+    """The fields that a line on a validation has."""
 
     step: int
     validation_accuracy: float | None
-    validation: _Numbers
+    validation: _PromptResults
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl. Raises UserError on one that is not ours."""
+    """Returns the lines of metrics.jsonl. Raises UserError on a line of another form."""
     return run_folder.read_log(out, lambda line: _Validated if "validation" in line else _Step)
 
 
 class Log:
-    """Writes lines in process 0 and keeps the steps' in memory, for alarms."""
+    """Writes lines in process 0 and keeps those on steps in memory, for alarms."""
 
     def __init__(self, out: Path, steps: int, tell: Tell | None, track: Track | None) -> None:
         self.out, self.steps, self.tell, self.track = out, steps, tell, track
         self.history: list[Mapping[str, Any]] = [line for line in read_log(out) if "validation" not in line]
 
     def step(self, line: Mapping[str, Any]) -> None:
-        """A step's numbers."""
+        """Logs the metrics of a step."""
         self.history.append(line)
         self._write(line)
 
-    def validation(self, step: int, found: Validation) -> None:
-        """A validation's: the mean is shown, the problems are kept for the result."""
-        numbers = {"accuracy": list(found.accuracy), "truncated": list(found.truncated)}
-        self._write({"step": step, "validation_accuracy": found.mean, "validation": numbers})
+    def validation(self, step: int, result: Validation) -> None:
+        """Logs a validation: its mean, and the numbers of each prompt for the result file."""
+        numbers = {"accuracy": list(result.accuracy), "truncated": list(result.truncated)}
+        self._write({"step": step, "validation_accuracy": result.mean, "validation": numbers})
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if processes.rank() != 0:
@@ -77,7 +78,7 @@ class Log:
 
 
 def tracker(name: str, out: Path, config: Mapping[str, Any]) -> Track | None:
-    """A function that forwards numbers to a tracker. Raises UserError when it is not installed."""
+    """Returns a function that forwards metrics to a tracker, None without one. Raises UserError if it is missing."""
     if name == "none" or processes.rank() != 0:
         return None
     try:

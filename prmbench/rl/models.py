@@ -1,6 +1,6 @@
-"""The models of a run: policy, reward model, and the start of training where something is measured against it.
+"""The models of a run, and their forward passes over a step's rows without gradients.
 
-Opens them, and makes their forward passes over a step's rows. No gradients here.
+They are the policy, the reward model and, where something is measured against it, the policy at the start of training.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from prmbench import objectives
-from prmbench.config.distrl_options import SELF, DistRLConfig
+from prmbench.config.distrl_options import SELF, ResolvedDistRL
 from prmbench.core import processes
-from prmbench.engines.token_logprobs import Candidates
-from prmbench.rl.advantages import Scored
+from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl.setup import Job
 from prmbench.rl.token_rows import Micro, Rows
 from prmbench.training.losses import LOSSES
@@ -26,101 +25,97 @@ from prmbench.training.model import Runner, open_runner
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What a run has in memory."""
+    """The models that a run has in memory."""
 
     policy: Runner
     rm: Runner | None
     """None without a process reward, or where the policy is its own reward model."""
     scalar: bool
-    """Whether the reward model has a scalar head, whose output is read at a token itself."""
+    """Whether the reward model has a scalar head, which is read at the token itself."""
     start: Runner | None
-    """The policy as training began, where log-ratios are to it; with adapters the policy itself has it."""
-
-
-Old = Candidates
-"""What the policy that drew a step's completions says of all n tokens of them."""
+    """The policy at the start of training, where log-ratios are to it; None with adapters, which are switched off."""
 
 
 def open_models(job: Job) -> Models:
-    """Loads them. Raises UserError."""
+    """Loads the models of a run. Raises UserError."""
     config = job.config
     policy = open_runner(config.model, job.revision, "lm", job.setup)
-    process = config.reward != "verifier"
-    own = config.rm_model == SELF
-    head = LOSSES[config.rm_loss].head if process and config.rm_loss else "lm"
+    has_process_reward = config.reward != "verifier"
+    is_own_rm = config.rm_model == SELF
+    head = LOSSES[config.rm_loss].head if has_process_reward and config.rm_loss else "lm"
     rm = (
-        open_runner(config.rm_model or config.model, job.rm_revision, head, job.rm_setup)
-        if process and not own
+        open_runner(config.rm_model or config.model, job.other_revision, head, job.rm_setup)
+        if has_process_reward and not is_own_rm
         else None
     )
     start = None
-    if process and config.reference == "sft" and policy.adapters is None:
-        start = open_runner(config.model, job.revision, "lm", job.bare)
+    if has_process_reward and config.reference == "sft" and policy.adapters is None:
+        start = open_runner(config.model, job.revision, "lm", job.model_setup_for_reading)
     return Models(policy, rm, head != "lm", start)
 
 
-def old(models: Models, rows: Rows, micros: Sequence[Micro], p_min: float) -> Old:
-    """Loop part 2: log-probabilities and candidates under the policy that drew them; `p_min` 0 finds no candidates."""
-    found: list[Candidates] = _passes(models.policy, micros, lambda m: (m.reads, m.targets, p_min))
-    return Old(*(_gathered(rows, micros, [part[k] for part in found]) for k in range(len(Candidates._fields))))
+def old_candidates(models: Models, rows: Rows, micros: Sequence[Micro], p_min: float) -> tuple[CandidateSet, Tensor]:
+    """Loop part 2: the candidate sets of all n tokens under the policy that sampled them, and its entropies [n].
+
+    `p_min`: least probability of a candidate; 0 = sets without candidates.
+    """
+    parts = _passes(models.policy, micros, lambda m: (m.reads, m.targets, p_min))
+    columns = zip(*(candidates for candidates, _ in parts), strict=True)
+    candidates = CandidateSet(*(_gathered(rows, micros, column) for column in columns))
+    return candidates, _gathered(rows, micros, [entropy for _, entropy in parts])
 
 
 def start_logprobs(models: Models, rows: Rows, micros: Sequence[Micro], ids: Tensor) -> Tensor:
-    """[n, k] log-probabilities of `ids` [n, k] under the policy as training began."""
+    """Returns the [n, k] log-probabilities of `ids` [n, k] under the policy at the start of training."""
     runner = models.start or models.policy
-    without = runner.adapters.disable_adapter() if models.start is None else nullcontext()
-    with without:
+    without_adapters = runner.adapters.disable_adapter() if models.start is None else nullcontext()
+    with without_adapters:
         return logprobs(runner, rows, micros, ids)
 
 
 def logprobs(runner: Runner, rows: Rows, micros: Sequence[Micro], ids: Tensor) -> Tensor:
-    """[n, k] log-probabilities of `ids` [n, k]."""
-    return _gathered(rows, micros, _passes(runner, micros, lambda m: (m.reads, taken(ids, m), None)))
+    """Returns the [n, k] log-probabilities of `ids` [n, k] under a model."""
+    return _gathered(rows, micros, _passes(runner, micros, lambda m: (m.reads, part_of(ids, m), None)))
 
 
-def scored(models: Models, rows: Rows, micros: Sequence[Micro], before: Old, config: DistRLConfig) -> Scored:
-    """Loop part 4, the reward model's pass: Eq. 10 of drawn tokens and candidates alike."""
-    beta = config.rm_beta or 1.0
+def temporal_differences(
+    models: Models, rows: Rows, micros: Sequence[Micro], candidates: CandidateSet, config: ResolvedDistRL
+) -> Tensor:
+    """Loop part 4, the reward model's pass: Eq. 10 of sampled tokens and candidates alike.
+
+    Returns [n, 1 + K]: TDs of the tokens of `candidates`, 0 where their mask is off. Of a scalar head the scores of the
+    sampled tokens, [n, 1].
+    """
     if models.scalar:
         assert models.rm is not None
         scores = _gathered(rows, micros, _passes(models.rm, micros, lambda m: (m.reads + 1, m.targets, None)))
-        return Scored(beta * scores, scores.new_zeros(len(scores), 0))
-    asked, known = asked_of(rows, before)
-    said = known if models.rm is None else logprobs(models.rm, rows, micros, asked)
-    reference = start_logprobs(models, rows, micros, asked) if config.reference == "sft" else known
-    td = objectives.td_advantages(said, reference, beta)
-    return Scored(td[:, 0], td[:, 1:].masked_fill(~before.kept, 0.0))
+        return config.rm_beta * scores[:, None]
+    token_ids, old_logprobs, mask = candidates
+    rm_logprobs = old_logprobs if models.rm is None else logprobs(models.rm, rows, micros, token_ids)
+    reference = start_logprobs(models, rows, micros, token_ids) if config.reference == "sft" else old_logprobs
+    return objectives.td_advantages(rm_logprobs, reference, config.rm_beta).masked_fill(~mask, 0.0)
 
 
-def asked_of(rows: Rows, before: Old) -> tuple[Tensor, Tensor]:
-    """[n, 1 + K] the drawn token and the candidates beside it, and their old log-probabilities."""
-    targets = torch.tensor([i for row in rows.rows for i in row.ids[row.start :]], dtype=torch.long, device=rows.device)
-    return (
-        torch.cat([targets[:, None], before.ids], dim=1),
-        torch.cat([before.logprobs[:, None], before.candidate_logprobs], dim=1),
-    )
+def part_of(flat: Tensor, micro: Micro) -> Tensor:
+    """Returns a micro-batch's part of a flat tensor; a row of zeros for a stand-in."""
+    return flat[micro.places] if micro.real else flat.new_zeros(1, *flat.shape[1:])
 
 
-def taken(flat: Tensor, micro: Micro) -> Tensor:
-    """A micro-batch's part of a flat tensor; zeros of that kind for a stand-in."""
-    return flat[micro.at] if micro.real else flat.new_zeros(1, *flat.shape[1:])
-
-
-Ask = Callable[[Micro], tuple[Tensor, Tensor, float | None]]
+Inputs = Callable[[Micro], tuple[Tensor, Tensor, float | None]]
 """Micro-batch -> (positions, tokens, p_min) of `Runner.run`."""
 
 
 @torch.no_grad()
-def _passes(runner: Runner, micros: Sequence[Micro], ask: Ask) -> list[Any]:
-    found = [runner.run(micro.ids, *ask(micro)) for micro in micros]
+def _passes(runner: Runner, micros: Sequence[Micro], inputs: Inputs) -> list[Any]:
+    outputs = [runner.run(micro.ids, *inputs(micro)) for micro in micros]
     processes.reshard(runner.module)
-    return found
+    return outputs
 
 
 def _gathered(rows: Rows, micros: Sequence[Micro], parts: Sequence[Tensor]) -> Tensor:
-    """Parts of micro-batches in the flat order."""
-    out = parts[0].new_zeros(sum(rows.sizes), *parts[0].shape[1:])
+    """Puts the parts of micro-batches into the flat order."""
+    flat = parts[0].new_zeros(sum(rows.sizes), *parts[0].shape[1:])
     for micro, part in zip(micros, parts, strict=True):
         if micro.real:
-            out[micro.at] = part
-    return out
+            flat[micro.places] = part
+    return flat

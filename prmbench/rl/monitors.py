@@ -1,6 +1,6 @@
-"""What is written down of a step: sums over all processes -> the numbers of a line of metrics.jsonl.
+"""The metrics of a step, over all processes: the numbers of a line of metrics.jsonl.
 
-Names and units are documented in docs/scaling.md; thresholds on them are alarms.py's.
+Names and units are documented in docs/scaling.md; alarms.py has thresholds on them.
 """
 
 from __future__ import annotations
@@ -13,67 +13,72 @@ from torch import Tensor
 
 from prmbench import objectives
 from prmbench.core import processes
-from prmbench.rl.advantages import Scored
-from prmbench.rl.models import Old
-from prmbench.rl.step_rollouts import REASONS, Draw
+from prmbench.engines.token_logprobs import CandidateSet
+from prmbench.rl.step_rollouts import REASONS, StepRollouts
 from prmbench.rl.token_rows import Rows
 from prmbench.rl.updates import RM_SUMS, SUMS, verdicts
 
 TIMING = ("seconds", "tokens_per_second", "memory_gib")
-"""Numbers that differ from machine to machine; all others are the same when a run is done again."""
+"""Metrics that differ from machine to machine; all others are equal when a run is repeated."""
 
 
-def drawn(draw: Draw) -> dict[str, float | None]:
-    """Of all completions of a step, kept or not."""
-    tally = draw.tally
+def completion_metrics(step: StepRollouts) -> dict[str, float | None]:
+    """Returns metrics of all sampled completions of a step, trained on or not."""
+    tally = step.tally
     return {
-        "reward": _share(tally, "right", "completions"),
-        "accuracy": _share(tally, "right", "verified"),
-        "mixed": _share(tally, "mixed", "prompts"),
-        "unverified": _share(tally, "unverified", "completions"),
-        "truncated": _share(tally, "truncated", "completions"),
-        "empty": _share(tally, "empty", "completions"),
-        "length": _share(tally, "tokens", "completions"),
-        "step_count": _share(tally, "steps", "completions"),
+        "reward": _ratio(tally, "right", "completions"),
+        "accuracy": _ratio(tally, "right", "verified"),
+        "mixed": _ratio(tally, "mixed", "prompts"),
+        "unverified": _ratio(tally, "unverified", "completions"),
+        "truncated": _ratio(tally, "truncated", "completions"),
+        "empty": _ratio(tally, "empty", "completions"),
+        "length": _ratio(tally, "tokens", "completions"),
+        "step_count": _ratio(tally, "steps", "completions"),
         "completions": tally["completions"],
         "tokens": tally["tokens"],
         "prompts_drawn": tally["prompts"],
         "groups": tally["groups"],
         "rounds": tally["rounds"],
-        **{name: tally[name] for name in map("prompts_{}".format, REASONS) if name in tally},  # older code had none
+        **{name: tally[name] for name in map("prompts_{}".format, REASONS) if name in tally},  # not in older files
     }
 
 
-def behaviour(rows: Rows, old: Old) -> dict[str, float | None]:
-    """Of the policy that drew the completions, on those that are trained on; candidates as in Table 11."""
-    kept, tokens = old.kept, float(len(old.entropy))
-    mass = objectives.candidate_mass(old.candidate_logprobs, kept) if kept.shape[1] else torch.zeros(())
-    sums = [tokens, float(old.entropy.double().sum()), float(kept.sum()), float(mass), float(len(rows.rows))]
-    count, entropy, number, total, sequences = processes.sums(sums)
-    found = {"kept": sequences, "entropy": _over(entropy, count)}
-    if kept.shape[1]:
-        found |= {"candidates": _over(number, count), "candidate_mass": _over(total, count)}
-    return found
+def policy_metrics(rows: Rows, candidates: CandidateSet, entropy: Tensor) -> dict[str, float | None]:
+    """Returns metrics of the policy that sampled the completions, on those trained on; candidates as in Table 11.
+
+    `entropy`: [n] of the next token's distribution, nats.
+    """
+    logprobs, mask = candidates.old_logprobs[:, 1:], candidates.mask[:, 1:]
+    mass = objectives.candidate_mass(logprobs, mask)
+    local = [float(entropy.double().sum()), float(mask.sum()), float(mass)]
+    tokens, sequences, entropies, count, total = processes.sums([float(len(entropy)), float(len(rows.rows)), *local])
+    metrics = {"kept": sequences, "entropy": _over(entropies, tokens)}
+    if mask.shape[1]:
+        metrics |= {"candidates": _over(count, tokens), "candidate_mass": _over(total, tokens)}
+    return metrics
 
 
-def reward_model(rows: Rows, scored: Scored) -> dict[str, float | None]:
-    """Of its TDs, after its update: the mean score of a step (Table 7), and how a mean TD goes with the outcome."""
-    td = rows.padded(scored.td)
+def reward_model_metrics(rows: Rows, td: Tensor) -> dict[str, float | None]:
+    """Returns metrics of the TDs [n, 1 + K] after the reward model's update.
+
+    They are the mean score of a step (Table 7), and the correlation of a completion's mean TD with its outcome.
+    """
+    token_td = rows.padded(td[:, 0])
     mask = rows.mask
-    sums = objectives.masked_sum(td, mask).double()
+    sums = objectives.masked_sum(token_td, mask).double()
     per_step = sums / torch.tensor([max(len(r.rollout.steps), 1) for r in rows.rows], device=sums.device)
-    x, y = objectives.masked_mean(td, mask).double(), rows.outcome.double()
+    x, y = objectives.masked_mean(token_td, mask).double(), rows.outcome.double()
     n, sx, sy, sxx, syy, sxy, score = processes.sums(
         [float(len(x)), *(float(v.sum()) for v in (x, y, x * x, y * y, x * y, per_step))]
     )
     return {"rm_score": _over(score, n), "td_outcome_correlation": _correlation(n, sx, sy, sxx, syy, sxy)}
 
 
-def rm_verdicts(rows: Rows, scored: Scored, loss: str | None) -> dict[str, float | None]:
-    """What `rm_update` says of verdicts, for a reward model that is not updated."""
-    some = rows.mask.any(-1)
-    found = verdicts(rows.padded(scored.td)[some], rows.mask[some], rows.outcome[some], loss)
-    right, decided, gap = processes.sums(found.tolist())
+def verdict_metrics(rows: Rows, td: Tensor, loss: str | None) -> dict[str, float | None]:
+    """Returns the accuracy and calibration gap of a reward model that is not updated."""
+    has_tokens = rows.mask.any(-1)
+    sums = verdicts(rows.padded(td[:, 0])[has_tokens], rows.mask[has_tokens], rows.outcome[has_tokens], loss)
+    right, decided, gap = processes.sums(sums.tolist())
     return {"rm_accuracy": _over(right, decided), "rm_gap": _over(gap, decided)}
 
 
@@ -82,8 +87,8 @@ def _correlation(n: float, sx: float, sy: float, sxx: float, syy: float, sxy: fl
     return (n * sxy - sx * sy) / spread**0.5 if spread > 0 else None
 
 
-def rm_update(sums: Sequence[Mapping[str, float]], norms: Sequence[float]) -> dict[str, float | None]:
-    """Of the reward model's updates in a step: losses and norms are means, verdicts are those before each update."""
+def rm_update_metrics(sums: Sequence[Mapping[str, float]], norms: Sequence[float]) -> dict[str, float | None]:
+    """Returns metrics of the reward model's updates in a step: mean losses and norms, verdicts before each update."""
     total = {name: sum(one[name] for one in sums) for name in RM_SUMS}
     return {
         "rm_loss": _over(total["rm_loss"], len(sums)),
@@ -93,8 +98,8 @@ def rm_update(sums: Sequence[Mapping[str, float]], norms: Sequence[float]) -> di
     }
 
 
-def policy_update(sums: Sequence[Mapping[str, float]], norms: Sequence[float]) -> dict[str, float | None]:
-    """Of the policy's updates in a step; kl_old is KL(pi_old || pi) before the last of them, in nats a token."""
+def policy_update_metrics(sums: Sequence[Mapping[str, float]], norms: Sequence[float]) -> dict[str, float | None]:
+    """Returns metrics of the policy's updates in a step; kl_old is KL(pi_old || pi) before the last, nats a token."""
     total = {name: sum(one[name] for one in sums) for name in SUMS}
     last = sums[-1] if sums else dict.fromkeys(SUMS, 0.0)
     return {
@@ -107,15 +112,18 @@ def policy_update(sums: Sequence[Mapping[str, float]], norms: Sequence[float]) -
     }
 
 
-def kl(before: Old, other: Tensor) -> float | None:
-    """KL of the drawing policy to another one, nats a token, estimated on the tokens drawn (exp(d) - 1 - d)."""
-    d = (other - before.logprobs).double()
+def kl_metric(candidates: CandidateSet, other: Tensor) -> float | None:
+    """Returns the KL of the sampling policy to another, nats a token, estimated on its tokens as exp(d) - 1 - d.
+
+    `other`: [n] log-probabilities of the sampled tokens under the other policy.
+    """
+    d = (other - candidates.old_logprobs[:, 0]).double()
     total, count = processes.sums([float((d.exp() - 1 - d).sum()), float(len(d))])
     return _over(total, count)
 
 
-def machine(tokens: float, seconds: float) -> dict[str, float]:
-    """Time and memory, the latter of the process that has most."""
+def machine_metrics(tokens: float, seconds: float) -> dict[str, float]:
+    """Returns time and memory of a step, the memory of the process with the most."""
     return {
         "seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
@@ -123,7 +131,7 @@ def machine(tokens: float, seconds: float) -> dict[str, float]:
     }
 
 
-def _share(tally: Mapping[str, float], part: str, whole: str) -> float | None:
+def _ratio(tally: Mapping[str, float], part: str, whole: str) -> float | None:
     return _over(tally[part], tally[whole])
 
 
@@ -131,6 +139,6 @@ def _over(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def told(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nothing that JSON cannot say: a number that is not finite is none."""
+def finite_or_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces floats that are not finite, which JSON does not have, by None."""
     return {k: None if isinstance(v, float) and not abs(v) < float("inf") else v for k, v in values.items()}

@@ -1,4 +1,4 @@
-"""Out of memory once: half the micro-batch, and again. Twice, or among several processes: a clear stop."""
+"""Out of memory: the first time micro-batches are halved; the second time, or with several processes, the run stops."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from prmbench.rl.resume import Progress
 T = TypeVar("T")
 
 
-def drawing(work: Callable[[], T]) -> T:
-    """`work()`, which draws completions. Raises RetryError when memory runs out."""
+def sampling(work: Callable[[], T]) -> T:
+    """Returns `work()`, which samples completions. Raises RetryError when memory runs out."""
     try:
         return work()
     except torch.OutOfMemoryError as error:
@@ -25,23 +25,24 @@ def drawing(work: Callable[[], T]) -> T:
         ) from error
 
 
-def within_memory(models: Models, at: Progress, full: int, work: Callable[[int], T]) -> T:
-    """`work(budget)`, safe to begin again; `full` is the budget. Raises RetryError when half of it is too much, too.
+def within_memory(models: Models, progress: Progress, full: int, work: Callable[[int], T]) -> T:
+    """Returns `work(budget)`, which may run twice: `full` is the budget, halved once memory has run out.
 
-    Of several processes one cannot begin again alone: the others wait in the middle of a reduction.
+    Raises RetryError when half of it is too much, or with several processes: one of them cannot begin again while the
+    others wait in the middle of a reduction.
     """
-    budget = full // 2 if at.halved else full
+    budget = full // 2 if progress.halved else full
     try:
         return work(budget)
     except torch.OutOfMemoryError as error:
-        if processes.world_size() > 1 or at.halved:
+        if processes.world_size() > 1 or progress.halved:
             raise RetryError(
                 f"out of memory at {budget} padded tokens a micro-batch; give a smaller --batch-tokens, "
                 f"--gradient-checkpointing or --strategy fsdp (the last checkpoint is kept)"
             ) from error
-    at.halved = True
+    progress.halved = True
     for runner in (models.policy, models.rm):
         if runner is not None:
             runner.module.zero_grad(set_to_none=True)
     torch.cuda.empty_cache()
-    return within_memory(models, at, full, work)
+    return within_memory(models, progress, full, work)

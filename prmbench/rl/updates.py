@@ -1,22 +1,23 @@
 """Loop parts 3 and 5: gradients of the reward model and of the policy over a minibatch, in micro-batches.
 
-Sums are divided by the size of the whole minibatch, over all processes, and DDP and FSDP average over processes: so
-neither micro-batches nor the number of processes move a loss. The formulas are objectives.py's.
+Sums are divided by the size of the whole minibatch, over all processes, and DDP and FSDP average over processes: so a
+loss depends neither on micro-batches nor on the number of processes. The formulas are in objectives.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from prmbench import objectives
-from prmbench.config.distrl_options import DistRLConfig
+from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import processes
-from prmbench.rl.advantages import Credit
-from prmbench.rl.models import Old, asked_of, taken
+from prmbench.engines.token_logprobs import CandidateSet
+from prmbench.rl.advantages import Advantages
+from prmbench.rl.models import part_of
 from prmbench.rl.token_rows import Micro, Rows, micro_batches
 from prmbench.training.model import Runner
 
@@ -27,11 +28,20 @@ RM_SUMS = ("rm_loss", "rm_right", "rm_decided", "rm_gap")
 
 
 def rm_gradients(
-    runner: Runner, rows: Rows, chosen: Sequence[int], reference: Tensor, config: DistRLConfig, budget: int
+    runner: Runner, rows: Rows, chosen: Sequence[int], reference: Tensor, config: ResolvedDistRL, budget: int
 ) -> dict[str, float]:
-    """Eq. 15 for one minibatch of rows; `reference` [n] log-probabilities, `budget` padded tokens of a micro-batch.
+    """Leaves the gradients of Eq. 15 for one minibatch in the reward model.
 
-    Returns `RM_SUMS` over all processes; right and gap are those before the update.
+    Args:
+        runner: The reward model.
+        rows: The step's completions in this process.
+        chosen: Indices of the minibatch's rows.
+        reference: [n] log-probabilities of the reference.
+        config: The resolved options.
+        budget: Padded tokens of a micro-batch.
+
+    Returns:
+        `RM_SUMS` over all processes; right decisions and gap are those before the update.
     """
     chosen = [i for i in chosen if not rows.rows[i].masked]
     pairs = config.rm_loss == "dpo_rm"
@@ -43,28 +53,27 @@ def rm_gradients(
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for number, micro in enumerate(micros):
         with processes.accumulating(runner.module, last=number == len(micros) - 1):
-            found = runner.run(micro.ids, micro.reads, micro.targets)
-            ratio = micro.spread(objectives.log_ratios(found, taken(reference, micro)))
+            logprobs = runner.run(micro.ids, micro.reads, micro.targets)
+            ratio = micro.spread(objectives.log_ratios(logprobs, part_of(reference, micro)))
             terms = _rm_terms(ratio, rows, micro, mu, config) if micro.real else ratio.sum(-1) * 0.0
             loss = terms.sum() / count
             (loss * processes.world_size()).backward()
         total += loss.detach()
         if micro.real:
-            rewards = objectives.token_rewards(ratio.detach(), config.rm_beta or 1.0)
+            rewards = objectives.token_rewards(ratio.detach(), config.rm_beta)
             sums += verdicts(rewards, micro.mask, rows.outcome[micro.rows], config.rm_loss)
-    found_sums = processes.sums([float(total), *map(float, sums)])
-    return dict(zip(RM_SUMS, found_sums, strict=True))
+    return dict(zip(RM_SUMS, processes.sums([float(total), *map(float, sums)]), strict=True))
 
 
 def _groups(rows: Rows, chosen: Sequence[int]) -> list[list[int]]:
-    """Completions of a prompt together, since pairs are made of them."""
-    names = dict.fromkeys(rows.rows[i].group for i in chosen)
-    return [[i for i in chosen if rows.rows[i].group == name] for name in names]
+    """Returns the chosen rows by prompt, since pairs are formed within a prompt."""
+    groups = dict.fromkeys(rows.rows[i].group for i in chosen)
+    return [[i for i in chosen if rows.rows[i].group == group] for group in groups]
 
 
-def _rm_terms(ratio: Tensor, rows: Rows, micro: Micro, mu: Tensor, config: DistRLConfig) -> Tensor:
-    """[b] terms of Eq. 15: the loss of train-rm with V(x) as an offset and rare outcomes weighing more."""
-    beta, outcome = config.rm_beta or 1.0, rows.outcome[micro.rows]
+def _rm_terms(ratio: Tensor, rows: Rows, micro: Micro, mu: Tensor, config: ResolvedDistRL) -> Tensor:
+    """Returns the [b] terms of Eq. 15: the loss of train-rm with offset V(x) and larger weights of rare outcomes."""
+    beta, outcome = config.rm_beta, rows.outcome[micro.rows]
     rewards = objectives.token_rewards(ratio, beta)
     if config.rm_loss == "dpo_rm":
         return _pair_terms(objectives.masked_sum(rewards, micro.mask), rows, micro)
@@ -73,7 +82,7 @@ def _rm_terms(ratio: Tensor, rows: Rows, micro: Micro, mu: Tensor, config: DistR
         terms = objectives.implicit_prm_loss(objectives.masked_sum(rewards, micro.mask) + offset, outcome)
     else:
         v_bar = objectives.length_normalized(objectives.prefix_values(rewards, micro.mask), micro.mask)
-        terms = objectives.ipvrm_loss(v_bar, micro.mask, outcome, config.rm_margin or 0.0, offset)
+        terms = objectives.ipvrm_loss(v_bar, micro.mask, outcome, config.rm_margin, offset)
     if not config.dlw:
         return terms
     weight = objectives.rarity_weight(rows.outcome, mu)
@@ -81,7 +90,7 @@ def _rm_terms(ratio: Tensor, rows: Rows, micro: Micro, mu: Tensor, config: DistR
 
 
 def _pair_terms(rewards: Tensor, rows: Rows, micro: Micro) -> Tensor:
-    """Eq. 2 of the pairs within the micro-batch, which holds whole groups then."""
+    """Returns the terms of Eq. 2 of the pairs in a micro-batch, which holds complete groups."""
     place = {int(row): k for k, row in enumerate(micro.rows)}
     pairs = _pairs(rows, sorted(place))
     right = torch.tensor([place[r] for r, _ in pairs], dtype=torch.long, device=rewards.device)
@@ -90,20 +99,23 @@ def _pair_terms(rewards: Tensor, rows: Rows, micro: Micro) -> Tensor:
 
 
 def _pairs(rows: Rows, chosen: Sequence[int]) -> list[tuple[int, int]]:
-    """The k-th right with the k-th wrong completion of a prompt, as far as both go."""
-    found = []
+    """Pairs the k-th right with the k-th wrong completion of each prompt, while there are both."""
+    pairs = []
     for group in _groups(rows, chosen):
         members = [i for i in group if rows.rows[i].size]
         right = [i for i in members if rows.rows[i].outcome]
         wrong = [i for i in members if not rows.rows[i].outcome]
-        found += list(zip(right, wrong, strict=False))
-    return found
+        pairs += list(zip(right, wrong, strict=False))
+    return pairs
 
 
 def verdicts(rewards: Tensor, mask: Tensor, outcome: Tensor, loss: str | None) -> Tensor:
-    """[3] right decisions, decisions, sum of (sigmoid of the decision's logit - outcome), of [b, T] token rewards."""
-    over = objectives.masked_mean if loss == "ipvrm" else objectives.masked_sum
-    logit = over(rewards, mask)
+    """Returns [3]: right decisions, decisions, and the sum of (predicted probability - outcome).
+
+    `rewards`: [b, T] of the tokens; their mean (ipvrm) or sum is the logit of a decision.
+    """
+    reduce = objectives.masked_mean if loss == "ipvrm" else objectives.masked_sum
+    logit = reduce(rewards, mask)
     right = ((logit > 0) == outcome.bool()).sum()
     return torch.stack([right.double(), torch.tensor(float(len(logit))).to(right), (logit.sigmoid() - outcome).sum()])
 
@@ -114,125 +126,127 @@ SUMS = ("loss", "candidate_loss", "tokens", "clipped", "candidates", "candidates
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What the policy's updates are made of: the same for every minibatch of a step. [n] tokens, K candidates each."""
+class PolicyTargets:
+    """The candidates, advantages and weights that the policy's updates of a step use.
 
-    asked: Tensor
-    """[n, 1 + K] the drawn token, and the candidates if they have a branch."""
-    known: Tensor
-    """[n, 1 + K] their old log-probabilities."""
-    kept: Tensor
-    """[n, K]."""
-    candidate_td: Tensor
-    """[n, K]."""
+    Flat over the n tokens of the step, or spread over a micro-batch: [b, T, ...].
+    """
+
+    candidates: CandidateSet
+    """[n, 1 + K]; the mask is on where a token or a candidate has a part in the loss."""
     advantages: Tensor
-    """[n]."""
-    learning: Tensor
-    """[n] whether a token has a part in the losses."""
+    """[n, 1 + K] of the sampled token and of the candidates."""
     weight: Tensor
     """[n] truncated importance weights; 1 where our own engine drew the completions."""
 
+    def spread(self, micro: Micro) -> PolicyTargets:
+        """The part of a micro-batch, padded."""
+        parts = (micro.spread(part_of(flat, micro)) for flat in (*self.candidates, self.advantages, self.weight))
+        token_ids, old_logprobs, mask, advantages, weight = parts
+        return PolicyTargets(CandidateSet(token_ids, old_logprobs, mask), advantages, weight)
 
-def target(rows: Rows, before: Old, credit: Credit, weight: Tensor | None, config: DistRLConfig) -> Target:
-    """Everything of a step in the flat order."""
-    asked, known = asked_of(rows, before)
-    learning = rows.learning
-    kept = before.kept & learning[rows.mask][:, None]
+
+def policy_targets(
+    rows: Rows, candidates: CandidateSet, advantages: Advantages, weight: Tensor | None, config: ResolvedDistRL
+) -> PolicyTargets:
+    """Collects what the policy's updates use, in the flat order; `weight` None = 1 for every token."""
+    learning = rows.learning[rows.mask]
+    mask = candidates.mask & learning[:, None]
     if config.zero_terminal:
-        kept = kept & ~objectives.terminal(rows.mask)[rows.mask][:, None]
-    width = 1 + before.ids.shape[1] if config.alpha else 1
-    return Target(
-        asked[:, :width],
-        known[:, :width],
-        kept[:, : width - 1],
-        credit.candidate_td[:, : width - 1],
-        credit.advantages[rows.mask],
-        learning[rows.mask],
-        torch.ones_like(before.logprobs) if weight is None else weight,
+        mask[:, 1:] &= ~objectives.terminal(rows.mask)[rows.mask][:, None]
+    return PolicyTargets(
+        candidates._replace(mask=mask),
+        torch.cat([advantages.tokens[rows.mask][:, None], advantages.candidates], dim=1),
+        torch.ones_like(candidates.old_logprobs[:, 0]) if weight is None else weight,
     )
 
 
 def policy_gradients(
-    runner: Runner, rows: Rows, chosen: Sequence[int], goal: Target, config: DistRLConfig, budget: int
+    runner: Runner, rows: Rows, chosen: Sequence[int], targets: PolicyTargets, config: ResolvedDistRL, budget: int
 ) -> dict[str, float]:
-    """Eq. 14 for one minibatch: clipped token branch (Eq. 12) + alpha * candidate branch (Eq. 11).
+    """Leaves the gradients of Eq. 14 for one minibatch in the policy.
 
-    Returns `SUMS` over all processes.
+    The loss is the clipped token branch (Eq. 12) + alpha * the candidate branch (Eq. 11). Returns `SUMS` over all
+    processes; `chosen` are the indices of the minibatch's rows, `budget` the padded tokens of a micro-batch.
     """
     micros = micro_batches(rows, [[i] for i in chosen], budget)
-    below = _denominators(rows, chosen, goal, config)
+    token_count, candidate_count = _denominators(rows, chosen, targets, config)
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=runner.device)
     for number, micro in enumerate(micros):
         with processes.accumulating(runner.module, last=number == len(micros) - 1):
-            part = Target(*(micro.spread(taken(getattr(goal, f.name), micro)) for f in fields(Target)))
-            new = micro.spread(runner.run(micro.ids, micro.reads, taken(goal.asked, micro)))
-            token = _token_terms(new, part, config).sum() / below[0]
-            candidate = _candidate_terms(new, part, config).sum() / below[1] if config.alpha else None
-            loss = objectives.distrl_loss(token, candidate, config.alpha or 0.0) * float(micro.real)
+            part = targets.spread(micro)
+            token_ids = part_of(targets.candidates.token_ids, micro)
+            new = micro.spread(runner.run(micro.ids, micro.reads, token_ids))
+            token_loss = _token_terms(new, part, config).sum() / token_count
+            candidate_loss = _candidate_terms(new, part, config).sum() / candidate_count
+            loss = objectives.distrl_loss(token_loss, candidate_loss, config.alpha) * float(micro.real)
             (loss * processes.world_size()).backward()
         if micro.real:
-            sums += _sums(loss, candidate, new.detach(), part, config)
+            sums += _sums(loss, candidate_loss, new.detach(), part, config)
     return dict(zip(SUMS, processes.sums(list(map(float, sums))), strict=True))
 
 
-def _denominators(rows: Rows, chosen: Sequence[int], goal: Target, config: DistRLConfig) -> tuple[float, float]:
-    """What the sums of the two branches are divided by: sequences, tokens or mass, over all processes."""
+def _denominators(
+    rows: Rows, chosen: Sequence[int], targets: PolicyTargets, config: ResolvedDistRL
+) -> tuple[float, float]:
+    """Returns what the sums of the two branches are divided by: sequences, tokens or mass, over all processes."""
     member = torch.zeros(len(rows.rows), dtype=torch.bool, device=rows.device)
     member[list(chosen)] = True
-    counted = (rows.mask & member[:, None])[rows.mask] & goal.learning
-    mass = objectives.candidate_mass(goal.known[counted][:, 1:], goal.kept[counted]) if config.alpha else counted[:0]
+    _, old_logprobs, mask = targets.candidates
+    counted = (rows.mask & member[:, None])[rows.mask] & mask[:, 0]
+    mass = objectives.candidate_mass(old_logprobs[counted][:, 1:], mask[counted][:, 1:])
     sequences, tokens, total = processes.sums([float(len(chosen)), float(counted.sum()), float(mass.sum())])
-    first = sequences if config.reduction == "sequence" else tokens
-    second = sequences if config.candidate_normalize == "length" else total
-    return first or 1.0, second or 1.0
+    token_count = sequences if config.reduction == "sequence" else tokens
+    candidate_count = sequences if config.candidate_normalize == "length" else total
+    return token_count or 1.0, candidate_count or 1.0
 
 
-def _token_terms(new: Tensor, part: Target, config: DistRLConfig) -> Tensor:
+def _token_terms(new: Tensor, part: PolicyTargets, config: ResolvedDistRL) -> Tensor:
     return objectives.token_surrogate(
         new[..., 0],
-        part.known[..., 0],
-        part.advantages,
-        part.learning,
-        config.clip_low or 0.0,
-        config.clip_high or 0.0,
+        part.candidates.old_logprobs[..., 0],
+        part.advantages[..., 0],
+        part.candidates.mask[..., 0],
+        config.clip_low,
+        config.clip_high,
         config.dual_clip or None,
-        config.reduction or "sequence",
+        config.reduction,
         part.weight,
     )
 
 
-def _candidate_terms(new: Tensor, part: Target, config: DistRLConfig) -> Tensor:
+def _candidate_terms(new: Tensor, part: PolicyTargets, config: ResolvedDistRL) -> Tensor:
     return objectives.candidate_surrogate(
         new[..., 1:],
-        part.known[..., 1:],
-        part.candidate_td,
-        part.kept,
+        part.candidates.old_logprobs[..., 1:],
+        part.advantages[..., 1:],
+        part.candidates.mask[..., 1:],
         *_candidate_clip(config),
         config.dual_clip or None,
-        config.candidate_normalize or "length",
-        part.learning,
+        config.candidate_normalize,
+        part.candidates.mask[..., 0],
     )
 
 
-def _candidate_clip(config: DistRLConfig) -> tuple[float, float]:
-    own = config.clip_candidates
-    return (own, own) if own else (config.clip_low or 0.0, config.clip_high or 0.0)
+def _candidate_clip(config: ResolvedDistRL) -> tuple[float, float]:
+    clip = config.clip_candidates
+    return (clip, clip) if clip else (config.clip_low, config.clip_high)
 
 
-def _sums(loss: Tensor, candidate: Tensor | None, new: Tensor, part: Target, config: DistRLConfig) -> Tensor:
-    """`SUMS` of a micro-batch; the KL is the estimator exp(d) - 1 - d of d = log new - log old, whose mean is KL."""
-    dual = config.dual_clip or None
-    clips = config.clip_low or 0.0, config.clip_high or 0.0, dual
-    d = (new[..., 0] - part.known[..., 0]).masked_fill(~part.learning, 0.0)
-    found = [
+def _sums(loss: Tensor, candidate_loss: Tensor, new: Tensor, part: PolicyTargets, config: ResolvedDistRL) -> Tensor:
+    """Returns `SUMS` of a micro-batch; the KL is estimated by exp(d) - 1 - d with d = log new - log old."""
+    dual_clip = config.dual_clip or None
+    _, old, mask = part.candidates
+    clip = config.clip_low, config.clip_high, dual_clip
+    candidate_clip = *_candidate_clip(config), dual_clip
+    d = (new[..., 0] - old[..., 0]).masked_fill(~mask[..., 0], 0.0)
+    sums = [
         loss.detach(),
-        loss.new_zeros(()) if candidate is None else candidate.detach(),
-        part.learning.sum(),
-        objectives.clipped(new[..., 0], part.known[..., 0], part.advantages, part.learning, *clips).sum(),
-        part.kept.sum(),
-        objectives.clipped(
-            new[..., 1:], part.known[..., 1:], part.candidate_td, part.kept, *_candidate_clip(config), dual
-        ).sum(),
+        candidate_loss.detach(),
+        mask[..., 0].sum(),
+        objectives.clipped(new[..., 0], old[..., 0], part.advantages[..., 0], mask[..., 0], *clip).sum(),
+        mask[..., 1:].sum(),
+        objectives.clipped(new[..., 1:], old[..., 1:], part.advantages[..., 1:], mask[..., 1:], *candidate_clip).sum(),
         (d.exp() - 1 - d).sum(),
     ]
-    return torch.stack([value.double() for value in found])
+    return torch.stack([value.double() for value in sums])

@@ -1,6 +1,6 @@
-"""How good the policy is on validation prompts, by the paper's protocol: k samples each at temperature 0.6, top-p 0.95.
+"""Accuracy of the policy on validation prompts, by the paper's protocol: k samples each at temperature 0.6, top-p 0.95.
 
-Every validation draws with the same seeds, so differences are paired; problems are shared out over the processes.
+Every validation samples with the same seeds, so differences are paired; the prompts are split over the processes.
 """
 
 from __future__ import annotations
@@ -17,32 +17,34 @@ from prmbench.verification.verifiers import Verifier
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """One entry a problem, in the order of the prompts."""
+    """The result of a validation: one entry for each prompt, in their order."""
 
     accuracy: tuple[float | None, ...]
-    """Mean over the verified samples; None where there is none."""
+    """Mean over the verified samples; None where none is verified."""
     truncated: tuple[float, ...]
+    """Share of the samples that were cut at the longest length."""
 
     @property
     def mean(self) -> float | None:
-        """Over the problems that have one."""
-        known = [a for a in self.accuracy if a is not None]
-        return sum(known) / len(known) if known else None
+        """Mean accuracy over the prompts that have one; None where none has."""
+        accuracies = [a for a in self.accuracy if a is not None]
+        return sum(accuracies) / len(accuracies) if accuracies else None
 
 
 def validate(job: Job, sampler: Sampler, verifier: Verifier) -> Validation:
-    """Draws, verifies and averages. All processes call it and get the same."""
-    mine = range(processes.rank(), len(job.validation), processes.world_size())
-    work = completions.prepare(sampler, [job.validation[i] for i in mine], job.judging)
-    found: dict[int, Rollout] = {}
+    """Samples and verifies completions of the validation prompts. All processes call it and get the same result."""
+    share = range(processes.rank(), len(job.validation), processes.world_size())
+    work = completions.prepare(sampler, [job.validation[i] for i in share], job.judging)
+    rollouts: dict[int, Rollout] = {}
     for batch in work.batches:
-        found |= dict(zip(batch, completions.draw(sampler, work, batch, job.judging, verifier), strict=True))
-    numbers = {i: _numbers([found[k * work.n + s] for s in range(work.n)]) for k, i in enumerate(mine)}
-    every = {i: pair for process in processes.gathered(numbers) for i, pair in process.items()}
-    ordered = [every[i] for i in range(len(job.validation))]
+        rollouts |= dict(zip(batch, completions.draw(sampler, work, batch, job.judging, verifier), strict=True))
+    results = {i: _numbers([rollouts[k * work.n + s] for s in range(work.n)]) for k, i in enumerate(share)}
+    all_results = {i: pair for process in processes.gathered(results) for i, pair in process.items()}
+    ordered = [all_results[i] for i in range(len(job.validation))]
     return Validation(tuple(a for a, _ in ordered), tuple(t for _, t in ordered))
 
 
 def _numbers(rows: list[Rollout]) -> tuple[float | None, float]:
-    known = [r.outcome for r in rows if r.outcome is not None]
-    return sum(known) / len(known) if known else None, sum(r.finish == "length" for r in rows) / len(rows)
+    """Returns (accuracy, share of truncated samples) of one prompt."""
+    outcomes = [r.outcome for r in rows if r.outcome is not None]
+    return sum(outcomes) / len(outcomes) if outcomes else None, sum(r.finish == "length" for r in rows) / len(rows)

@@ -20,6 +20,7 @@ from prmbench.config import EvalConfig, RolloutConfig
 from prmbench.core import batch_jobs, processes, result_files
 from prmbench.core.batch_jobs import Progress
 from prmbench.core.records import Notice, UserError
+from prmbench.core.token_batches import token_batches
 from prmbench.data import rollouts as rollout_files
 from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
@@ -132,7 +133,7 @@ def prepare(engine: Sampler, prompts: Sequence[Prompt], config: Options) -> Work
         rooms=rooms,
         stops=engine.stops | generation.end_of_turn(engine.tokenizer, template),
         n=n,
-        batches=tuple(generation.plan(costs, _budget(engine, config))),
+        batches=tuple(token_batches(costs, _budget(engine, config))),
     )
 
 

@@ -1,1 +1,1 @@
-"""What training loops are made of: examples, batches, the model's forward pass, reference, optimiser, files."""
+"""Training of policies and reward models: the loop (train.py), its parts, and the set-up that rl/ shares."""

@@ -1,6 +1,6 @@
-"""Which units an update takes, which of them are mine, and how they lie in padded tensors.
+"""Which units an update takes, which process gets which of them, and how they lie in padded tensors.
 
-A pure function of (seed, update) and the lengths, so a resumed run needs no sampler state. No model here.
+All of it is a function of (seed, update) and the lengths, so a resumed run needs no sampler state.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prmbench.core.token_batches import longest_first, token_batches
 from prmbench.training.examples import Dataset, Example, Unit
 
 CPU_TOKENS, GPU_TOKENS = 1024, 8192
-"""Padded tokens of a micro-batch with its activations, unless --batch-tokens says otherwise."""
+"""Default padded tokens of a micro-batch, whose activations are kept for the backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """In which order a run takes its units: passes over all of them, each shuffled by (seed, number of the pass)."""
+    """The order of a run's units: passes over all of them, each shuffled by (seed, number of the pass)."""
 
     units: int
     batch: int
@@ -36,24 +37,24 @@ class Order:
         """Updates of the whole run."""
         return -(-self.end // self.batch)
 
-    def taken(self, update: int) -> range:
-        """Positions of an update's units in the endless stream of passes."""
+    def positions(self, update: int) -> range:
+        """Returns the positions of an update's units in the endless stream of passes."""
         return range(update * self.batch, min((update + 1) * self.batch, self.end))
 
     def pass_ends(self, updates: int) -> bool:
-        """Whether the last of so many updates completes a pass."""
-        last = self.taken(updates - 1)
+        """Returns whether a pass is complete after `updates` updates, and was not before the last of them."""
+        last = self.positions(updates - 1)
         return last.stop // self.units > last.start // self.units
 
     def batch_of(self, update: int) -> list[int]:
-        """Units of update 0, 1, ..., as indices."""
-        passes = {p // self.units for p in self.taken(update)}
-        shuffled = {p: np.random.default_rng([self.seed, p]).permutation(self.units) for p in passes}
-        return [int(shuffled[p // self.units][p % self.units]) for p in self.taken(update)]
+        """Returns the indices of the units of an update, which are counted from 0."""
+        passes = {position // self.units for position in self.positions(update)}
+        shuffled = {n: np.random.default_rng([self.seed, n]).permutation(self.units) for n in passes}
+        return [int(shuffled[position // self.units][position % self.units]) for position in self.positions(update)]
 
 
 def make_order(units: int, batch: int, epochs: float, steps: int | None, seed: int) -> Order:
-    """`steps` full updates, or `epochs` passes over the units."""
+    """Returns the order of `steps` full updates, or else of `epochs` passes over the units."""
     batch = min(batch, units)
     return Order(units, batch, steps * batch if steps is not None else max(round(epochs * units), 1), seed)
 
@@ -61,53 +62,75 @@ def make_order(units: int, batch: int, epochs: float, steps: int | None, seed: i
 def micro_batches(
     units: Sequence[Unit], lengths: Sequence[int], budget: int, processes: int
 ) -> list[list[tuple[Unit, ...]]]:
-    """For each process its micro-batches of at most `budget` padded tokens, the same number for all.
+    """Returns the micro-batches of each process, the same number for all.
 
-    Units are dealt out by length, so that shares are even; who lacks a micro-batch gets an empty one. `lengths` are
-    those of the examples.
+    Units are dealt out by length, so that shares are even; a process with fewer micro-batches gets empty ones.
+
+    Args:
+        units: The units of an update.
+        lengths: Tokens of each example.
+        budget: Padded tokens that a micro-batch may hold.
+        processes: Number of processes.
     """
-    width = {unit: max(lengths[i] for i in unit) for unit in units}
-    ranked = sorted(units, key=lambda unit: (-width[unit], unit))
-    shares = [_packed(ranked[process::processes], width, budget) for process in range(processes)]
-    most = max(map(len, shares))
-    return [share + [()] * (most - len(share)) for share in shares]
-
-
-def _packed(units: Sequence[Unit], width: dict[Unit, int], budget: int) -> list[tuple[Unit, ...]]:
-    """Longest first, so that the first of a micro-batch is its width."""
-    found: list[list[Unit]] = []
-    for unit in units:
-        if found and (len(found[-1]) + 1) * len(unit) * width[found[-1][0]] <= budget:
-            found[-1].append(unit)
-        else:
-            found.append([unit])
-    return [tuple(batch) for batch in found]
+    widths = [max(lengths[i] for i in unit) for unit in units]
+    order = longest_first(widths, units)
+    sequences = [len(unit) for unit in units]
+    shares = [token_batches(widths, budget, order[process::processes], sequences) for process in range(processes)]
+    count = max(map(len, shares))
+    return [[tuple(units[i] for i in batch) for batch in share] + [()] * (count - len(share)) for share in shares]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """A micro-batch, right-padded. b sequences of t tokens, n values in all, T of the one with the most."""
+class MicroBatch:
+    """b sequences of t tokens, right-padded, with the n positions that are read; at most T of them in a sequence."""
 
     ids: Tensor
-    """[b, t]. No attention mask goes with it: nobody looks ahead, so nobody sees the padding."""
+    """[b, t]. There is no attention mask: no position of a causal model sees the padding after it."""
     reads: Tensor
-    """[n] positions that give values, in `ids` laid flat."""
+    """[n] positions that are read, in `ids` laid flat."""
     targets: Tensor
     """[n] the token after each of them."""
     mask: Tensor
-    """[b, T] where a value stands; laid flat, its true places take the n values in order."""
-    counted: Tensor
-    """[b, T] where a value counts: `mask`, less the unlabelled steps."""
-    labels: Tensor
-    """[b], or [b, T] of steps."""
-    reference: Tensor | None
-    """[b, T] the reference's log-probabilities."""
+    """[b, T] where a read position stands; laid flat, its true places take the n values in order."""
     real: bool
     """False for a stand-in that keeps the processes in step: its loss counts nothing."""
 
     def spread(self, values: Tensor) -> Tensor:
-        """[n] -> [b, T], zero where there is none."""
-        return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
+        """Lays [n] or [n, k] values out as [b, T] or [b, T, k], zero where no position is read."""
+        shape = (*self.mask.shape, *values.shape[1:])
+        mask = self.mask if values.dim() == 1 else self.mask[..., None].expand(shape)
+        return values.new_zeros(shape).masked_scatter(mask, values)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledBatch(MicroBatch):
+    """A micro-batch with the labels of its sequences or steps."""
+
+    counted: Tensor
+    """[b, T] where a value counts in the loss: `mask`, less the unlabelled steps."""
+    labels: Tensor
+    """[b], or [b, T] of steps."""
+    reference: Tensor | None
+    """[b, T] the reference's log-probabilities."""
+
+
+def pad_sequences(
+    ids: Sequence[NDArray[np.int64]], reads: Sequence[NDArray[np.int64]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Lays sequences out side by side.
+
+    Args:
+        ids: Token ids of each sequence.
+        reads: Positions to read in each sequence.
+
+    Returns:
+        `ids`, `reads`, `targets` and `mask` of a `MicroBatch`.
+    """
+    padded = _padded(ids, np.int64)
+    row_starts = np.arange(len(ids)) * padded.shape[1]
+    flat_reads = np.concatenate([positions + start for positions, start in zip(reads, row_starts, strict=True)])
+    targets = np.append(padded.reshape(-1), 0)[flat_reads + 1]
+    return padded, flat_reads, targets, _padded([np.ones(len(positions)) for positions in reads], np.bool_)
 
 
 def collate(
@@ -116,38 +139,42 @@ def collate(
     stepwise: bool,
     reference: Sequence[NDArray[np.float32]] | None,
     device: str,
-) -> Batch:
-    """Units as tensors; without any, the dataset's shortest unit stands in. `reference` has an entry an example."""
+) -> LabelledBatch:
+    """Lays units out as tensors; without any, the dataset's shortest unit stands in.
+
+    Args:
+        dataset: What the units' indices point into.
+        units: The units of the micro-batch.
+        stepwise: Whether labels are those of steps, or one a sequence.
+        reference: The reference's log-probabilities, one array an example.
+        device: Where the tensors go.
+    """
     chosen = [i for unit in units or _shortest(dataset) for i in unit]
-    rows = [dataset.examples[i] for i in chosen]
-    ids = _padded([row.ids for row in rows], np.int64)
-    mask = _padded([np.ones(len(row.reads)) for row in rows], np.bool_)
-    base = np.arange(len(rows)) * ids.shape[1]
-    reads = np.concatenate([row.reads + at for row, at in zip(rows, base, strict=True)])
-    following = np.append(ids.reshape(-1), 0)[reads + 1]
-    labels = _labels(rows, stepwise)
+    examples = [dataset.examples[i] for i in chosen]
+    ids, reads, targets, mask = pad_sequences([e.ids for e in examples], [e.reads for e in examples])
+    labels = _labels(examples, stepwise)
     counted = mask & ~np.isnan(labels) if stepwise else mask
-    known = None if reference is None else _padded([reference[i] for i in chosen], np.float32)
+    logprobs = None if reference is None else _padded([reference[i] for i in chosen], np.float32)
 
     def tensor(values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(device)
 
-    return Batch(
-        tensor(ids),
-        tensor(reads),
-        tensor(following),
-        tensor(mask),
-        tensor(counted),
-        tensor(np.nan_to_num(labels)),
-        None if known is None else tensor(known),
-        bool(units),
+    return LabelledBatch(
+        ids=tensor(ids),
+        reads=tensor(reads),
+        targets=tensor(targets),
+        mask=tensor(mask),
+        real=bool(units),
+        counted=tensor(counted),
+        labels=tensor(np.nan_to_num(labels)),
+        reference=None if logprobs is None else tensor(logprobs),
     )
 
 
-def _labels(rows: Sequence[Example], stepwise: bool) -> NDArray[np.float32]:
+def _labels(examples: Sequence[Example], stepwise: bool) -> NDArray[np.float32]:
     if stepwise:
-        return _padded([row.labels for row in rows], np.float32)
-    return np.concatenate([row.labels for row in rows])
+        return _padded([example.labels for example in examples], np.float32)
+    return np.concatenate([example.labels for example in examples])
 
 
 def _shortest(dataset: Dataset) -> list[Unit]:
@@ -155,7 +182,7 @@ def _shortest(dataset: Dataset) -> list[Unit]:
 
 
 def _padded(rows: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
-    out = np.zeros((len(rows), max(map(len, rows))), dtype=dtype)
+    padded = np.zeros((len(rows), max(map(len, rows))), dtype=dtype)
     for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out
+        padded[i, : len(row)] = row
+    return padded

@@ -1,6 +1,6 @@
-"""Sharded checkpoints that are whole or absent: written aside by every process, sealed by a manifest, renamed.
+"""Sharded checkpoints that are complete or absent: written under a temporary name, sealed by a manifest, renamed.
 
-The newest valid one wins and half-written ones are cleared away. What is in a checkpoint is the caller's business.
+The newest valid one is used, and incomplete ones are removed. The caller decides what a checkpoint holds.
 """
 
 from __future__ import annotations
@@ -50,82 +50,85 @@ class Checkpoint:
     step: int
     """Updates done."""
     facts: Mapping[str, Any]
-    """What `save` was given."""
+    """The facts that `save` stored with the tensors."""
 
 
 def save(folder: Path, step: int, state: dict[str, Any], facts: Mapping[str, Any]) -> None:
-    """Writes `<folder>/<step>`, every process its share, and keeps the newest two. All processes call it.
+    """Writes `<folder>/<step>`, each process its shards, and keeps the newest two. All processes call it.
 
-    Raises UserError when it cannot be written; the checkpoints before it are then as they were.
+    Raises UserError when it cannot be written; earlier checkpoints are then unchanged.
     """
-    aside, final = folder / f".tmp-{step}", folder / f"{step:08d}"
+    temporary, final = folder / f".tmp-{step}", folder / f"{step:08d}"
     if processes.rank() == 0:
         clean(folder)
     processes.barrier()
     try:
-        with _alone(), writing.library_writes(final):
-            dcp.save(state, checkpoint_id=aside, no_dist=processes.world_size() == 1)
-        processes.barrier()  # every share is there
+        with _without_single_process_warning(), writing.library_writes(final):
+            dcp.save(state, checkpoint_id=temporary, no_dist=processes.world_size() == 1)
+        processes.barrier()  # all shards are written
         if processes.rank() == 0:
-            _seal(aside, step, facts)
-            shutil.rmtree(final, ignore_errors=True)  # an invalid one of an earlier sitting
-            aside.rename(final)
+            _seal(temporary, step, facts)
+            shutil.rmtree(final, ignore_errors=True)  # an invalid one of an earlier run
+            temporary.rename(final)
             writing.sync(folder)
             _prune(folder, final)
     except (OSError, UserError) as error:
-        _give_up(final, aside, error)
-    except CheckpointException as error:  # DCP's wrapping of what went wrong in any process
-        _give_up(final, aside, next(iter(error.failures.values()))[0])
+        _give_up(final, temporary, error)
+    except CheckpointException as error:  # wraps the errors of all processes
+        _give_up(final, temporary, next(iter(error.failures.values()))[0])
     processes.barrier()
 
 
-def _give_up(final: Path, aside: Path, error: BaseException) -> NoReturn:
-    """Says why a checkpoint cannot be written; what there is of it goes, for it may be what fills the disk."""
+def _give_up(final: Path, temporary: Path, error: BaseException) -> NoReturn:
+    """Raises UserError with the reason; removes what was written, since it may be what fills the disk."""
     if processes.rank() == 0:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     if isinstance(error, UserError):
         raise error
     writing.cannot_write(final, error if isinstance(error, OSError) else OSError(str(error)))
 
 
 def _prune(folder: Path, saved: Path) -> None:
-    """Later ones are damaged, or the run would have gone on from them: they do not count among the newest."""
-    found = sorted(folder.glob("[0-9]*"))
-    past = found.index(saved) + 1
-    for path in found[past:] + found[:past][:-KEEP]:
+    """Removes all but the newest checkpoints up to the one just saved.
+
+    Later ones are damaged, or the run would have continued from them.
+    """
+    paths = sorted(folder.glob("[0-9]*"))
+    end = paths.index(saved) + 1
+    for path in paths[end:] + paths[:end][:-KEEP]:
         shutil.rmtree(path)
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The newest sealed checkpoint whose files are all as they were written; None when there is none."""
+    """Returns the newest sealed checkpoint whose files are unchanged; None without one."""
     for path in sorted(folder.glob("[0-9]*"), reverse=True):
-        sealed = _read(path)
-        if sealed is not None:
-            return Checkpoint(path, sealed["step"], sealed["facts"])
+        manifest = _read_manifest(path)
+        if manifest is not None:
+            return Checkpoint(path, manifest["step"], manifest["facts"])
     return None
 
 
 def clean(folder: Path) -> None:
-    """Removes what was half-written. One process calls it."""
+    """Removes incomplete checkpoints. One process calls it."""
     for path in folder.glob(".tmp-*"):
         shutil.rmtree(path)
 
 
 def remove(folder: Path) -> None:
-    """Removes all checkpoints: the run is finished, and its model written. One process calls it."""
+    """Removes all checkpoints of a finished run. One process calls it."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def load(found: Checkpoint, state: dict[str, Any]) -> None:
-    """Fills the tensors of `state`, whatever number of processes wrote them. All processes call it.
+def load(checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+    """Fills the tensors of `state`, however many processes wrote them. All processes call it.
 
-    Nothing in the files is run, whoever wrote them: see `_Reader` and `_Planner`. Raises UserError on a checkpoint that
+    No code in the files is run: see `_Reader` and `_Planner`. Raises UserError on a checkpoint that
     holds anything but tensors and plain values, or that cannot be read.
     """
-    reader = _Reader(found.path)
+    reader = _Reader(checkpoint.path)
     try:
         reader.read_metadata()  # DCP reads it again, and would print a traceback where it cannot
-        with _alone():
+        with _without_single_process_warning():
             dcp.load(
                 state,
                 storage_reader=reader,
@@ -135,15 +138,15 @@ def load(found: Checkpoint, state: dict[str, Any]) -> None:
     except (CheckpointException, *_UNREADABLE) as error:
         causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
         raise UserError(
-            f"{found.path}: is no checkpoint that can be read ({first_line(causes[0])}); delete it to begin anew"
+            f"{checkpoint.path}: is no checkpoint that can be read ({first_line(causes[0])}); delete it to begin anew"
         ) from error
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """What `save` and `load` take: the weights that are trained, and the optimizer's state, by parameter name.
+    """Returns the trained weights and the optimizer's state by parameter name, as `save` and `load` take them.
 
-    None for an optimizer that has not made a step yet: to ask for its state would make torch step it, with gradients of
-    zero, and count that.
+    Give None for an optimizer that has not made a step yet: asking for its state makes torch take a step with gradients
+    of zero, and count it.
     """
     if optimizer is None:
         return {"model": get_model_state_dict(model, options=_OPTIONS)}
@@ -152,7 +155,7 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer | None) ->
 
 
 def put_back(model: nn.Module, optimizer: torch.optim.Optimizer | None, state: dict[str, Any]) -> None:
-    """Inverse of `training_state`."""
+    """Puts a state of `training_state` back into model and optimizer."""
     if optimizer is None:
         set_model_state_dict(model, state["model"], options=_OPTIONS)
         return
@@ -165,7 +168,7 @@ def put_back(model: nn.Module, optimizer: torch.optim.Optimizer | None, state: d
     )
 
 
-# --- reading what a stranger may have written --------------------------------------------------------------------
+# --- reading files that anybody may have written --------------------------------------------------------------------
 
 
 _PLAIN = {
@@ -174,18 +177,18 @@ _PLAIN = {
     "torch": {"Size", "device"},
     "torch.serialization": {"_get_layout"},
 }
-"""What metadata names besides its records and torch's dtypes: plain values, which do nothing when they are made."""
+"""Classes of plain values in the metadata, whose construction has no side effects."""
 _METADATA = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-"""Modules of the records that DCP's `.metadata` is made of."""
+"""Modules of the dataclasses in DCP's `.metadata`."""
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, pickle.UnpicklingError)
-"""What reading an altered file raises, besides CheckpointException."""
+"""Exceptions that reading a damaged file raises, besides CheckpointException."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes the records of DCP's metadata, and nothing else: a pickle may otherwise name any function to be called."""
+    """Builds only the dataclasses of DCP's metadata: a pickle may otherwise name any function to be called."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class of that name. Raises UnpicklingError unless it is one of a record or of a plain value."""
+        """Returns the class of that name. Raises UnpicklingError on any but the metadata's own and plain values."""
         allowed = name in _PLAIN.get(module, ())
         value = super().find_class(module, name) if allowed or (module in _METADATA and "." not in name) else None
         if allowed or (isinstance(value, type) and (is_dataclass(value) or issubclass(value, Enum))):
@@ -196,10 +199,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Reader(FileSystemReader):
-    """DCP's reader, whose own `pickle.load` of `.metadata` would run whatever the file says."""
+    """DCP's reader, with `.metadata` read safely: its own `pickle.load` would run any code in the file."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The checkpoint's metadata; arguments are DCP's. Raises UnpicklingError on any other object."""
+        """Returns the checkpoint's metadata; the arguments are DCP's. Raises UnpicklingError on any other object."""
         rank = kwargs.get("rank")
         path = Path(self._get_metadata_path(rank))
         metadata = _Unpickler(io.BytesIO(path.read_bytes())).load()
@@ -214,26 +217,26 @@ class _Reader(FileSystemReader):
 
 
 class _Planner(DefaultLoadPlanner):
-    """DCP's planner, which would unpickle values that are not tensors, such as a learning rate, in full trust."""
+    """DCP's planner, with values that are not tensors, such as a learning rate, read safely."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Puts one such value into the state. Raises UnpicklingError on anything but tensors and plain values."""
+        """Puts one value into the state. Raises UnpicklingError on anything but tensors and plain values."""
         try:
             plain = torch.load(value, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:  # without torch's own text, which tells how to load it unsafely
+        except pickle.UnpicklingError:  # torch's own text would tell how to load it unsafely
             raise pickle.UnpicklingError(f"{read_item.dest_index.fqn} is no plain value") from None
-        ours = io.BytesIO()  # DCP's method takes bytes, and unpickles them: so it gets bytes of our own writing
-        torch.save(plain, ours)
-        ours.seek(0)
-        super().load_bytes(read_item, ours)
+        safe = io.BytesIO()  # DCP's method unpickles the bytes it gets, so it gets bytes written here
+        torch.save(plain, safe)
+        safe.seek(0)
+        super().load_bytes(read_item, safe)
 
 
 _OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Inside, DCP does not warn that a single process is one."""
+def _without_single_process_warning() -> Iterator[None]:
+    """Silences DCP's warning that there is no process group."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
@@ -249,22 +252,22 @@ def _seal(folder: Path, step: int, facts: Mapping[str, Any]) -> None:
     writing.sync(folder)
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
-        sealed: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = {folder / name: digest for name, digest in sealed["files"].items()}
-        whole = all(path.is_file() and _digest(path) == digest for path, digest in files.items())
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = {folder / name: digest for name, digest in manifest["files"].items()}
+        is_complete = all(path.is_file() and _digest(path) == digest for path, digest in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    step, facts = sealed.get("step"), sealed.get("facts")
-    plausible = validation.is_count(step) and isinstance(facts, dict) and _counts(facts)
-    return sealed if whole and plausible else None
+    step, facts = manifest.get("step"), manifest.get("facts")
+    is_plausible = validation.is_count(step) and isinstance(facts, dict) and _all_counts(facts)
+    return manifest if is_complete and is_plausible else None
 
 
-def _counts(value: Any) -> bool:
-    """Whether all whole numbers in a value that JSON can say are counts; all of ours are."""
+def _all_counts(value: Any) -> bool:
+    """Returns whether all integers in a JSON value are counts, as all of ours are."""
     if isinstance(value, dict | list):
-        return all(map(_counts, value.values() if isinstance(value, dict) else value))
+        return all(map(_all_counts, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, int) or isinstance(value, bool) or validation.is_count(value)
 
 

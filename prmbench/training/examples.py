@@ -1,6 +1,6 @@
-"""From rollouts to what a loss eats: encoded completions, pairs of them, labelled steps. Encoded once.
+"""Encodes rollouts as training examples: completions, pairs of them, or labelled steps.
 
-What is left out is counted by reason; nothing is cut off. No tensors, no batches.
+Examples that cannot be used are left out and counted by reason; no sequence is truncated.
 """
 
 from __future__ import annotations
@@ -31,90 +31,90 @@ class Example:
     ids: Ints
     """[t] token ids."""
     reads: Ints
-    """[n] positions whose output gives a value: before each token of the completion where the value is that token's
-    log-probability, at it where a value head is read, at each step's end where steps are labelled."""
+    """[n] positions that are read: for log-probabilities the one before each token of the completion, for a value head
+    the token itself, for labelled steps the end of each step."""
     labels: NDArray[np.float32]
-    """[1] the outcome, or [n] one a step; NaN = unlabelled."""
+    """[1] the outcome, or [n] a label for each step; NaN = unlabelled."""
 
     @property
     def key(self) -> str:
-        """16 hex digits of what a model sees of it."""
+        """A hash of the token ids and the positions read: 16 hex digits."""
         return hashlib.sha256(self.ids.tobytes() + b"|" + self.reads.tobytes()).hexdigest()[:16]
 
 
 Unit = tuple[int, ...]
-"""What batches count, as indices of examples: one completion, or the right and the wrong one of a pair."""
+"""Indices of the examples that stay together in a batch: one completion, or the right and the wrong one of a pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Everything a run trains on."""
+    """The examples of a run, and how they form units."""
 
     examples: tuple[Example, ...]
     units: tuple[Unit, ...]
     left_out: Mapping[str, int]
-    """Reason -> how many."""
+    """Number of rows, pairs or prompts that were left out, by reason."""
 
     @property
     def tokens(self) -> int:
-        """Of all examples, padding left out."""
+        """Tokens of all examples, without padding."""
         return sum(len(e.ids) for e in self.examples)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """How texts become token ids: the same tokens that evaluation will give the trained model."""
+    """How texts become token ids: the same ids that evaluation gives the trained model."""
 
     tokenizer: Any
     template: str | None
     max_tokens: int | None
     separator: str | None
-    """Closes a step where steps are read at a separator; None = chat text."""
+    """Text that ends each step where steps are read at a separator; None = chat text."""
 
 
-def build(found: Sequence[Rollout], row: LossRow, encoder: Encoder, pairs: views.How | None, seed: int) -> Dataset:
-    """The rollouts in the loss's view, encoded; with `pairs`, pointwise losses get both halves of each as one unit."""
-    if row.view == "steps":
-        return _steps(found, row, encoder)
-    return _points(found, row, encoder) if pairs is None else _pairs(found, row, encoder, pairs, seed)
+def build(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, pairs: views.How | None, seed: int) -> Dataset:
+    """Encodes rollouts as a loss needs them; with `pairs`, pointwise losses get both halves of a pair as one unit."""
+    if loss.view == "steps":
+        return _steps(rows, encoder)
+    return _points(rows, loss, encoder) if pairs is None else _pairs(rows, loss, encoder, pairs, seed)
 
 
-def _points(found: Sequence[Rollout], row: LossRow, encoder: Encoder) -> Dataset:
-    kept, left = views.demonstrations(found) if row.scores is None else views.points(found)
-    encoded = _completions(kept, encoder)
-    usable = [(r, e) for r, e in zip(kept, encoded, strict=True) if not e.unscored]
-    examples = tuple(_example(r, e, row) for r, e in usable)
-    reasons = Counter(e.unscored for e in encoded if e.unscored)
-    return Dataset(examples, tuple((i,) for i in range(len(examples))), {**left, **reasons})
+def _points(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder) -> Dataset:
+    points, left_out = views.demonstrations(rows) if loss.scores is None else views.points(rows)
+    encoded = _encode(points, encoder)
+    usable = [(row, ids) for row, ids in zip(points, encoded, strict=True) if not ids.unscored]
+    examples = tuple(_example(row, ids, loss) for row, ids in usable)
+    reasons = Counter(ids.unscored for ids in encoded if ids.unscored)
+    return Dataset(examples, tuple((i,) for i in range(len(examples))), {**left_out, **reasons})
 
 
-def _pairs(found: Sequence[Rollout], row: LossRow, encoder: Encoder, how: views.How, seed: int) -> Dataset:
-    kept, left = views.pairs(found, how, seed)
-    members = views.halves(kept)
-    encoded = {r.id: e for r, e in zip(members, _completions(members, encoder), strict=True)}
+def _pairs(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, how: views.How, seed: int) -> Dataset:
+    pairs, left_out = views.pairs(rows, how, seed)
+    members = views.halves(pairs)
+    encoded = {row.id: ids for row, ids in zip(members, _encode(members, encoder), strict=True)}
     reasons: Counter[str] = Counter()
     units = []
-    at: dict[str, int] = {}
+    index: dict[str, int] = {}
     examples: list[Example] = []
-    for pair in kept:
-        both = (pair.right, pair.wrong)
-        reason = next((encoded[r.id].unscored for r in both if encoded[r.id].unscored), "")
+    for pair in pairs:
+        halves = (pair.right, pair.wrong)
+        reason = next((encoded[half.id].unscored for half in halves if encoded[half.id].unscored), "")
         if reason:
             reasons[f"pairs with a half of which: {reason}"] += 1
             continue
-        for half in both:
-            if half.id not in at:
-                at[half.id] = len(examples)
-                examples.append(_example(half, encoded[half.id], row))
-        units.append(tuple(at[half.id] for half in both))
-    return Dataset(tuple(examples), tuple(units), {**left, **reasons})
+        for half in halves:
+            if half.id not in index:
+                index[half.id] = len(examples)
+                examples.append(_example(half, encoded[half.id], loss))
+        units.append(tuple(index[half.id] for half in halves))
+    return Dataset(tuple(examples), tuple(units), {**left_out, **reasons})
 
 
-def _steps(found: Sequence[Rollout], row: LossRow, encoder: Encoder) -> Dataset:
-    kept, left = views.step_rows(found)
+def _steps(rows: Sequence[Rollout], encoder: Encoder) -> Dataset:
+    step_rows, left_out = views.step_rows(rows)
     reasons: Counter[str] = Counter()
     examples = []
-    for step_row in kept:
+    for step_row in step_rows:
         encoded = encode_steps(
             encoder.tokenizer,
             rollouts.trace(step_row.rollout),
@@ -127,39 +127,39 @@ def _steps(found: Sequence[Rollout], row: LossRow, encoder: Encoder) -> Dataset:
             reasons[encoded.unscored] += 1
             continue
         labels = np.array(step_row.labels, dtype=np.float32)
-        examples.append(Example(step_row.rollout.id, _ints(encoded.ids), _ints(encoded.reads), labels))
-    return Dataset(tuple(examples), tuple((i,) for i in range(len(examples))), {**left, **reasons})
+        examples.append(Example(step_row.rollout.id, _int_array(encoded.ids), _int_array(encoded.reads), labels))
+    return Dataset(tuple(examples), tuple((i,) for i in range(len(examples))), {**left_out, **reasons})
 
 
-def _completions(found: Sequence[Rollout], encoder: Encoder) -> list[CompletionIds]:
-    """Bare steps become the text that evaluation renders them as."""
-    texts = [r.completion if r.completion.strip() else steps_text(r.steps) for r in found]
-    exchanges = [Exchange(r.prompt, text, r.finish != "length") for r, text in zip(found, texts, strict=True)]
+def _encode(rows: Sequence[Rollout], encoder: Encoder) -> list[CompletionIds]:
+    """Encodes completions; where a row has only steps, as the text that evaluation renders them as."""
+    texts = [row.completion if row.completion.strip() else steps_text(row.steps) for row in rows]
+    exchanges = [Exchange(row.prompt, text, row.finish != "length") for row, text in zip(rows, texts, strict=True)]
     return encode_completions(encoder.tokenizer, exchanges, encoder.template, encoder.max_tokens)
 
 
-def _example(rollout: Rollout, encoded: CompletionIds, row: LossRow) -> Example:
-    before = 1 if row.head == "lm" else 0
-    reads = np.arange(encoded.start, encoded.stop, dtype=np.int64) - before
+def _example(rollout: Rollout, encoded: CompletionIds, loss: LossRow) -> Example:
+    offset = 1 if loss.head == "lm" else 0  # a token's log-probability is read at the position before it
+    reads = np.arange(encoded.start, encoded.stop, dtype=np.int64) - offset
     outcome = np.nan if rollout.outcome is None else rollout.outcome
-    return Example(rollout.id, _ints(encoded.ids), reads, np.array([outcome], dtype=np.float32))
+    return Example(rollout.id, _int_array(encoded.ids), reads, np.array([outcome], dtype=np.float32))
 
 
-def _ints(values: Sequence[int]) -> Ints:
+def _int_array(values: Sequence[int]) -> Ints:
     return np.array(values, dtype=np.int64)
 
 
-def check_usable(dataset: Dataset, row: LossRow) -> None:
-    """Raises UserError when there is nothing to train on, or nothing to tell apart."""
+def check_usable(dataset: Dataset, loss: LossRow) -> None:
+    """Raises UserError when there is nothing to train on, or when all labels are equal."""
     why = "; ".join(f"left out: {count} {reason}" for reason, count in dataset.left_out.items())
-    what = {"point": "completion", "pair": "right-wrong pair", "steps": "row of labelled steps"}[row.view]
+    unit = {"point": "completion", "pair": "right-wrong pair", "steps": "row of labelled steps"}[loss.view]
     if not dataset.units:
-        raise UserError(f"--data: no {what} to train on ({why or 'no rows'}); check the outcomes, or --max-tokens")
-    if row.scores is None or row.view == "pair":
+        raise UserError(f"--data: no {unit} to train on ({why or 'no rows'}); check the outcomes, or --max-tokens")
+    if loss.scores is None or loss.view == "pair":
         return
     labels = np.concatenate([e.labels for e in dataset.examples])
-    known = labels[~np.isnan(labels)]
-    if len(known) == 0 or np.all(known == known[0]):
-        value = f"{known[0]:g}" if len(known) else "missing"
-        told = f" ({why})" if why else ""
-        raise UserError(f"--data: every label is {value}{told}; a reward model needs right and wrong examples")
+    labels = labels[~np.isnan(labels)]
+    if len(labels) == 0 or np.all(labels == labels[0]):
+        value = f"{labels[0]:g}" if len(labels) else "missing"
+        reasons = f" ({why})" if why else ""
+        raise UserError(f"--data: every label is {value}{reasons}; a reward model needs right and wrong examples")

@@ -1,6 +1,6 @@
-"""What each `--loss` trains: a table of rows over objectives.py. No model, no loop, no defaults (presets.py has them).
+"""The table of losses: what each `--loss` reads, computes and trains. The formulas are in objectives.py.
 
-All rows share one call, `terms(values, mask, labels, beta, margin, reduction)`, so the loop does not know them.
+All losses share one signature, `terms(values, mask, labels, beta, margin, reduction)`, so the loop treats them alike.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Terms = Callable[[Tensor, Tensor, Tensor, float, float, Reduction], Tensor]
 `values` and `labels` are described by the row; positions where the mask is off may hold anything finite.
 """
 Scores = Callable[[Tensor, Tensor, float], Tensor]
-"""(values, mask, beta) -> what decides, above 0 = right: [b] a sequence, or [b, t] a step."""
+"""(values, mask, beta) -> scores of sequences [b] or of steps [b, t]; above 0 means right."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossRow:
-    """What a loss eats, which head it trains, and who reads the trained model."""
+    """What a loss reads, which head it trains, and which backend reads the trained model."""
 
     view: View
     """point: a row is a completion, labels [b] its outcome (1 right, 0 wrong; SFT ignores them).
@@ -42,7 +42,7 @@ class LossRow:
     """Whether `values` are log-ratios to a reference."""
     terms: Terms
     scores: Scores | None
-    """For `hits`; None where nothing is decided."""
+    """The loss's own decisions, for `hits`; None where it decides nothing."""
     per_token: bool = True
     """Whether `reduction` makes a difference; if not, the denominator is always the number of sequences or pairs."""
     backend: str = ""
@@ -52,9 +52,13 @@ class LossRow:
 
 
 def denominator(row: LossRow, lengths: Sequence[int], reduction: Reduction) -> int:
-    """What the sum of a batch's terms is divided by, from the mask's row sums alone: known before any forward pass.
+    """Returns what the sum of the terms of one update is divided by; it is known before any forward pass.
 
-    Over all micro-batches and processes of one update; for pairs `lengths` has both halves.
+    Args:
+        row: The loss.
+        lengths: Number of values that count of each sequence, over all micro-batches and processes; both halves of a
+            pair are listed.
+        reduction: Mean over sequences or over tokens.
     """
     if row.per_token and reduction == "token":
         return max(sum(lengths), 1)
@@ -62,9 +66,10 @@ def denominator(row: LossRow, lengths: Sequence[int], reduction: Reduction) -> i
 
 
 def hits(row: LossRow, values: Tensor, mask: Tensor, labels: Tensor, beta: float) -> Tensor:
-    """One boolean a decision, true where it is right: outcomes, pairs or labelled steps. A tie is a miss.
+    """Returns a boolean for each decision, true where it is right: outcomes, pairs or labelled steps.
 
-    Outcomes and steps are decided at 0 = probability 1/2, margins left out. Empty for SFT, which decides nothing.
+    Outcomes and steps are decided at a score of 0, which is a probability of 1/2; margins play no part, and a tie is
+    wrong. Empty for SFT, which decides nothing.
     """
     if row.scores is None:
         return mask.new_zeros(0)
@@ -103,8 +108,9 @@ def _implicit_prm(
 def _pairs(scores: Scores, with_margin: bool) -> Terms:
     def terms(values: Tensor, mask: Tensor, _: Tensor, beta: float, margin: float, reduction: Reduction) -> Tensor:
         del reduction
-        found = scores(values, mask, beta)
-        return objectives.bradley_terry_loss(found[0::2], found[1::2], margin if with_margin else 0.0)
+        sequence_scores = scores(values, mask, beta)
+        chosen, rejected = sequence_scores[0::2], sequence_scores[1::2]
+        return objectives.bradley_terry_loss(chosen, rejected, margin if with_margin else 0.0)
 
     return terms
 
@@ -156,4 +162,4 @@ LOSSES: dict[str, LossRow] = {
         "steps", "value", False, _steps, _step_scores, backend="value_head", card={"reading": "at_step"}
     ),
 }
-"""By the name of `config.Loss`."""
+"""The losses by their names in `config.Loss`."""

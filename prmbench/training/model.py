@@ -1,6 +1,6 @@
-"""The model that is trained: its start, its head, LoRA, and one forward pass from token ids to a loss's values.
+"""The model in training: loading, head, LoRA, and the forward pass from token ids to a loss's values.
 
-No loss, no optimiser. Weights are float32 whatever the forward pass computes in.
+Weights are float32 whatever the forward pass computes in.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from prmbench.core import processes, provenance
 from prmbench.core.records import UserError
 from prmbench.engines import token_logprobs
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.training.batching import Batch
+from prmbench.training.batching import LabelledBatch
 from prmbench.training.losses import Head
 
 LABELS: dict[Head, int] = {"value": 1, "classes": 2}
 
 
 class Forward(nn.Module):
-    """Token ids -> the values that a loss wants, at the positions it reads and nowhere else.
+    """Computes the values that a loss needs, at the positions it reads and nowhere else.
 
-    The only module of the package: DDP and FSDP2 hook into the forward pass of a root module, and only inside it are
-    the weights of a sharded head whole.
+    It is a module because DDP and FSDP2 hook into the forward pass of a root module, and only inside it are the weights
+    of a sharded head complete.
     """
 
     def __init__(self, model: Any, kind: Head) -> None:
@@ -38,9 +38,17 @@ class Forward(nn.Module):
         self.kind = kind
 
     def forward(self, ids: Tensor, reads: Tensor, targets: Tensor, p_min: float | None = None) -> Any:
-        """[b, t] ids, [n] flat positions, [n] next tokens -> [n] float32: log-probabilities, values or log-odds.
+        """Computes what the head says at some positions.
 
-        Of several tokens a position, [n, k], log-probabilities [n, k]. With `p_min`, head.Candidates; 0 keeps none.
+        Args:
+            ids: [b, t] token ids.
+            reads: [n] positions to read, in `ids` laid flat.
+            targets: [n] tokens whose log-probabilities are wanted, or [n, k] several a position; for head "lm" only.
+            p_min: None = log-probabilities of the targets, with gradients. Else the targets' candidate sets and the
+                entropies, as `token_logprobs.candidates` returns them; 0 = sets without candidates.
+
+        Returns:
+            [n] or [n, k] float32 log-probabilities, [n] values or [n] log-odds, by head; or (CandidateSet, [n]).
         """
         if self.kind != "lm":
             logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[reads].float()
@@ -50,9 +58,9 @@ class Forward(nn.Module):
         softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         bias = getattr(layer, "bias", None)
         if p_min is not None:
-            return token_logprobs.candidates(states[reads], layer.weight, targets, p_min or None, bias, softcap)
-        of = token_logprobs.target_logprobs if targets.dim() == 1 else token_logprobs.logprobs_at
-        return of(states[reads], layer.weight, targets, bias, softcap)[0]
+            return token_logprobs.candidates(states[reads], layer.weight, targets, p_min, bias, softcap)
+        logprobs = token_logprobs.target_logprobs if targets.dim() == 1 else token_logprobs.logprobs_at
+        return logprobs(states[reads], layer.weight, targets, bias, softcap)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ class Runner:
     adapters: Any
     """The peft model around it, or None."""
     module: nn.Module
-    """`Forward`, spread over the processes."""
+    """`Forward`, replicated or sharded over the processes."""
     device: str
     autocast: torch.dtype | None
 
@@ -74,30 +82,30 @@ class Runner:
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """What the optimiser moves."""
+        """The parameters that are trained."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
     def run(self, ids: Tensor, reads: Tensor, targets: Tensor, p_min: float | None = None) -> Any:
-        """`Forward` in this run's precision."""
+        """Runs `Forward` in this run's precision."""
         with self.precision():
             return self.module(ids, reads, targets, p_min)
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Inside, forward passes compute in what --dtype says."""
+        """Returns a context in which forward passes compute in the precision of --dtype."""
         return torch.autocast(self.device.partition(":")[0], self.autocast, enabled=self.autocast is not None)
 
-    def values(self, batch: Batch) -> Tensor:
-        """[b, T] what the loss takes: with a reference the log-ratios to it."""
+    def values(self, batch: LabelledBatch) -> Tensor:
+        """Returns the loss's values, [b, T]: with a reference, the log-ratios to it."""
         values = batch.spread(self.run(batch.ids, batch.reads, batch.targets))
         return values if batch.reference is None else values - batch.reference
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How models are made ready; the same for the trained one and its reference."""
+    """How models are loaded and prepared; the same for the trained one and its reference."""
 
     placement: Placement
-    """Resolved. Its dtype is what forward passes compute in."""
+    """Device and precision of the forward passes, resolved."""
     strategy: str = "ddp"
     lora_rank: int = 0
     gradient_checkpointing: bool = False
@@ -106,12 +114,12 @@ class Setup:
 
     @property
     def sharded(self) -> bool:
-        """Whether the weights lie in shards; alone, a process has them all."""
+        """Whether the weights are sharded: with FSDP and several processes."""
         return self.strategy == "fsdp" and processes.world_size() > 1
 
 
 def check(placement: Placement) -> None:
-    """Raises UserError for what evaluation can do and training cannot."""
+    """Raises UserError for a placement in which evaluation runs and training does not."""
     if placement.spread:
         raise UserError(f"--device {placement.device}: training spreads a model with torchrun and --strategy fsdp")
     if placement.dtype == "float16":
@@ -119,7 +127,7 @@ def check(placement: Placement) -> None:
 
 
 def check_whole(name: str) -> None:
-    """Raises UserError for an adapter: training starts from whole weights."""
+    """Raises UserError for an adapter: training starts from full weights."""
     if (adapted := provenance.adapter_base(Path(name))) is not None:
         raise UserError(f"--model {name}: is an adapter of {adapted[0]}; training takes whole weights, merge it first")
 
@@ -127,8 +135,8 @@ def check_whole(name: str) -> None:
 def open_runner(name: str, revision: str | None, kind: Head, setup: Setup) -> Runner:
     """Loads a model with the head that a loss trains. Raises UserError."""
     torch.manual_seed(setup.seed)  # new heads and adapters; the same in every process
-    where = setup.placement.device
-    memory = Placement("cpu" if setup.sharded else where, "float32")  # sharding moves the shards
+    device = setup.placement.device
+    memory = Placement("cpu" if setup.sharded else device, "float32")  # sharding moves the shards to the device
     engine = _open(name, revision, kind, memory, setup)
     model = engine.model
     _check_causal(model, name)
@@ -138,9 +146,9 @@ def open_runner(name: str, revision: str | None, kind: Head, setup: Setup) -> Ru
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()  # without dropout this means: checkpointing may work
     dtype = getattr(torch, setup.placement.dtype)
-    module = processes.spread(Forward(model, kind), setup.strategy, where, dtype)
+    module = processes.spread(Forward(model, kind), setup.strategy, device, dtype)
     autocast = None if setup.sharded or dtype == torch.float32 else dtype
-    return Runner(engine, adapters, module, where, autocast)
+    return Runner(engine, adapters, module, device, autocast)
 
 
 def _open(name: str, revision: str | None, kind: Head, memory: Placement, setup: Setup) -> HFEngine:
@@ -150,12 +158,12 @@ def _open(name: str, revision: str | None, kind: Head, memory: Placement, setup:
         return engine
     config = engine.model.config
     if config.num_labels == LABELS[kind] and any("ForTokenClass" in a for a in config.architectures or ()):
-        return load(name, "classes", memory, revision, setup.remote_code)  # goes on from a trained head
+        return load(name, "classes", memory, revision, setup.remote_code)  # continues from a trained head
     return HFEngine(_with_new_head(engine.model, LABELS[kind]).to(memory.device), engine.tokenizer)
 
 
 def _unquantise(model: Any, name: str) -> None:
-    """A GGUF file's weights are plain numbers once loaded; only the model does not know, and would not be saved."""
+    """Lets a model from a GGUF file be saved: once loaded its weights are plain, but it is marked as quantised."""
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is None:
         return
@@ -165,7 +173,7 @@ def _unquantise(model: Any, name: str) -> None:
 
 
 def _with_new_head(base: Any, labels: int) -> Any:
-    """A token classifier around a bare model: the usual random weights of its kind, no bias to begin with."""
+    """Returns a token classifier around a bare model, with random weights of the usual scale and a bias of 0."""
     config = base.config
     config.num_labels = labels
     with torch.device("meta"):
@@ -181,7 +189,7 @@ def _with_new_head(base: Any, labels: int) -> Any:
 
 
 def _check_causal(model: Any, name: str) -> None:
-    """Batches are padded without a mask, which is exact as long as no position sees a later one."""
+    """Raises UserError unless the model is causal: only then are batches padded without a mask exact."""
     ids = torch.arange(7, 15, device=model.device).remainder(model.config.get_text_config().vocab_size).repeat(2, 1)
     ids[1, -1] = 0
     with torch.no_grad():
@@ -191,7 +199,7 @@ def _check_causal(model: Any, name: str) -> None:
 
 
 def _without_dropout(model: Any) -> None:
-    """No dropout: log-probabilities are compared with a reference's, and a rerun must give the same ones."""
+    """Turns dropout off: log-probabilities are compared with a reference's, and a rerun must give the same ones."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -200,9 +208,9 @@ def _without_dropout(model: Any) -> None:
 
 
 def _adapters(model: Any, kind: Head, rank: int) -> Any:
-    """LoRA on every linear layer, scaled by 1 (alpha = rank); the head of a language model stays, a new one is trained.
+    """Puts LoRA adapters into every linear layer of `model`, scaled by 1 (alpha = rank).
 
-    The adapters go into `model` itself.
+    The head of a language model stays as it is; a new head is trained in full.
     """
     import peft
     from transformers.pytorch_utils import Conv1D
@@ -219,19 +227,19 @@ def _adapters(model: Any, kind: Head, rank: int) -> Any:
         modules_to_save=None if kind == "lm" else heads,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers, of no concern to the user
+        warnings.simplefilter("ignore", FutureWarning)  # peft's use of transformers, which the user cannot change
         return peft.get_peft_model(model, config)
 
 
 def merged(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """The weights of a model with adapters, as those of the model without: W + B A."""
-    out = {}
+    """Returns the weights of a model with its adapters merged in: W + B A."""
+    weights = {}
     for name, value in state.items():
         if ".lora_" in name or ".original_module." in name:
             continue
-        stem, inside, leaf = name.partition(".base_layer.")
-        if inside and leaf == "weight":
+        stem, separator, leaf = name.partition(".base_layer.")
+        if separator and leaf == "weight":
             delta = state[f"{stem}.lora_B.default.weight"] @ state[f"{stem}.lora_A.default.weight"]
             value = value + (delta.T if model.get_submodule(stem).fan_in_fan_out else delta)  # noqa: PLW2901
-        out[name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = value
-    return out
+        weights[name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = value
+    return weights

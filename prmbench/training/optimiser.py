@@ -1,4 +1,4 @@
-"""Optimiser, learning rate and gradient norm: all that happens to weights. The rate is a function of the update."""
+"""Optimizer, learning rate and gradient norm. The rate is a function of the update alone."""
 
 from __future__ import annotations
 
@@ -11,42 +11,52 @@ from torch.distributed.tensor import DTensor
 
 from prmbench.config import TrainConfig
 from prmbench.config.distrl_options import DistRLConfig
+from prmbench.config.presets import Settings
+from prmbench.core import processes
 
 
 def make(parameters: Sequence[nn.Parameter], config: TrainConfig | DistRLConfig) -> torch.optim.Optimizer:
-    """AdamW, or SGD without momentum."""
+    """Returns AdamW, or SGD without momentum; `step` sets the rate."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=0.0, weight_decay=config.weight_decay)
     return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
-def learning_rate(config: TrainConfig, update: int, updates: int) -> float:
-    """Rate of update 0, 1, ...: a straight rise to the peak, then the schedule; cosine and linear end near 0."""
-    peak, rise = config.learning_rate or 0.0, round((config.warmup or 0.0) * updates)
+def learning_rate(settings: Settings, update: int, updates: int) -> float:
+    """Returns the rate of update 0, 1, ...: it rises linearly, then follows the schedule; cosine and linear end near 0.
+
+    `updates`: how many the whole run has.
+    """
+    peak, rise = settings.learning_rate, round(settings.warmup * updates)
     if update < rise:
         return peak * (update + 1) / rise
     done = (update - rise) / max(updates - rise, 1)
-    if config.schedule == "cosine":
+    if settings.schedule == "cosine":
         return peak * (1 + math.cos(math.pi * done)) / 2
-    return peak * (1 - done) if config.schedule == "linear" else peak
+    return peak * (1 - done) if settings.schedule == "linear" else peak
+
+
+def warmed_up(peak: float, warmup: int, step: int) -> float:
+    """Returns the rate of step 0, 1, ... of train-distrl: it rises linearly over `warmup` steps, then stays."""
+    return peak * min(1.0, (step + 1) / warmup if warmup else 1.0)
 
 
 def clip(parameters: Sequence[nn.Parameter], limit: float) -> float:
-    """Scales the gradients down to a norm of `limit` (0 = leaves them) and gives the norm they had, over all shards."""
+    """Scales the gradients down to a norm of `limit` (0 = not at all); returns the norm they had, over all shards."""
     norm = nn.utils.clip_grad_norm_(parameters, limit or math.inf)
-    whole = getattr(norm, "full_tensor", None)  # of shards the norm comes in shards, too
-    return float(whole() if whole else norm)
+    full_tensor = getattr(norm, "full_tensor", None)  # the norm of sharded gradients is sharded
+    return float(full_tensor() if full_tensor else norm)
 
 
 def step(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """One update, after which no gradient is left."""
+    """Makes one update at a learning rate and drops the gradients."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
-def spoilt(parameters: Sequence[nn.Parameter]) -> int:
-    """How many of them hold a number that is not finite, in this process's shards."""
+def are_finite(parameters: Sequence[nn.Parameter]) -> bool:
+    """Returns whether all parameters are finite, over the shards of all processes. All processes call it."""
     shards = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
-    return sum(not bool(torch.isfinite(shard).all()) for shard in shards)
+    return not processes.sums([float(sum(not bool(torch.isfinite(shard).all()) for shard in shards))])[0]

@@ -1,6 +1,6 @@
-"""The reference's log-probabilities of every token trained on: computed once, kept on disk, shared with sibling runs.
+"""The reference's log-probabilities of every token trained on: computed once, stored, and shared with sibling runs.
 
-They never change, so no second model stays in memory and a resumed run skips the pass.
+They never change, so no second model stays in memory, and a resumed run does not compute them again.
 """
 
 from __future__ import annotations
@@ -24,72 +24,82 @@ from prmbench.training.model import Runner
 
 Floats = NDArray[np.float32]
 PARTS = ("identity", "keys", "lengths", "values")
-"""Arrays of a file that its hash is taken over."""
+"""Arrays of a cache file that its hash covers."""
 
 
 def logprobs(
     out: Path, identity: str, examples: Sequence[Example], budget: int, runner: Callable[[], Runner]
 ) -> list[Floats]:
-    """[n] float32 natural logs of each example.
+    """Returns the [n] float32 log-probabilities of each example, in nats. All processes call it.
 
-    Looks into `out` and into the folders beside it, then opens the model for what is missing and writes that into
-    `out`. `identity`: all of the model and its precision that moves a number. All processes call this.
+    Reads cache files in `out` and in the folders beside it; opens the model for what they lack and stores that in
+    `out`.
+
+    Args:
+        out: The run's folder.
+        identity: What identifies the model's numbers, weights and precision included.
+        examples: The encoded completions.
+        budget: Padded tokens of a micro-batch.
+        runner: Opens the reference.
+
+    Raises:
+        NonFiniteError: The reference gives log-probabilities that are not finite.
     """
     name = f"reference-{result_files.sha256(identity.encode())[:16]}"
     keys = [example.key for example in examples]
     sizes = {example.key: len(example.reads) for example in examples}
-    known = _read(out, name, identity, sizes) if processes.rank() == 0 else {}
-    # One process says what is missing: a sibling may write its file just between two processes' looks.
-    wanted = processes.from_first({key for key in keys if key not in known})
-    if wanted:
-        missing = {key: example for key, example in zip(keys, examples, strict=True) if key in wanted}
-        found = _compute(tuple(missing.values()), budget, runner())
-        (spoilt,) = processes.sums([float(sum(not np.isfinite(row).all() for row in found.values()))])
-        if spoilt:
+    logprobs = _read(out, name, identity, sizes) if processes.rank() == 0 else {}
+    # One process decides what is missing: a sibling run may write its file between two processes' reads.
+    missing_keys = processes.from_first({key for key in keys if key not in logprobs})
+    if missing_keys:
+        missing = {key: example for key, example in zip(keys, examples, strict=True) if key in missing_keys}
+        computed = _compute(tuple(missing.values()), budget, runner())
+        (bad,) = processes.sums([float(sum(not np.isfinite(row).all() for row in computed.values()))])
+        if bad:
             raise NonFiniteError(
-                f"the reference gives log-probabilities that are not finite, for {spoilt:.0f} of {len(missing)} "
+                f"the reference gives log-probabilities that are not finite, for {bad:.0f} of {len(missing)} "
                 "examples; check its weights, or try --dtype float32"
             )
-        _write(out / f"{name}.{processes.rank()}.safetensors", identity, known | found)
+        _write(out / f"{name}.{processes.rank()}.safetensors", identity, logprobs | computed)
         processes.barrier()
-    known |= _read(out, name, identity, sizes)
-    return [known[key] for key in keys]
+    logprobs |= _read(out, name, identity, sizes)
+    return [logprobs[key] for key in keys]
 
 
 @torch.no_grad()
 def _compute(examples: tuple[Example, ...], budget: int, runner: Runner) -> dict[str, Floats]:
-    """This process's share."""
+    """Computes this process's share of the examples, by key."""
     data = Dataset(examples, tuple((i,) for i in range(len(examples))), {})
     shares = micro_batches(data.units, [len(e.ids) for e in examples], budget, processes.world_size())
-    found = {}
+    logprobs = {}
     for units in shares[processes.rank()]:
         batch = collate(data, units, stepwise=False, reference=None, device=runner.device)
         values = runner.values(batch).float().cpu().numpy()
-        for (i,), row in zip(units, values, strict=False):  # no units in a stand-in
-            found[examples[i].key] = row[: len(examples[i].reads)]
+        for (i,), row in zip(units, values, strict=False):  # a stand-in has no units
+            logprobs[examples[i].key] = row[: len(examples[i].reads)]
     processes.reshard(runner.module)
-    return found
+    return logprobs
 
 
 def _read(out: Path, name: str, identity: str, sizes: Mapping[str, int]) -> dict[str, Floats]:
-    """What the files of this reference in `out` and beside it hold, as far as it can be trusted.
+    """Reads the cache files of this reference in `out` and beside it, as far as they can be trusted.
 
-    A file counts when it and its folder are this user's, when it names this very reference, when the hash inside it is
-    that of its content, and when its numbers are finite. `sizes`: how many numbers each example has, by key.
+    A file is used when it and its folder are this user's, when it names this reference, when the hash inside it is that
+    of its content, and when its numbers are finite. `sizes`: how many numbers each example has, by key.
     """
-    known: dict[str, Floats] = {}
+    logprobs: dict[str, Floats] = {}
     for path in sorted({*out.glob(f"{name}.*"), *out.parent.glob(f"*/{name}.*")}):
         try:
             if not (reading.belongs_to_user(path) and reading.belongs_to_user(path.parent)):
                 raise ValueError("is of another user")
-            known |= _checked(load(reading.read_bytes(path)), identity, sizes)
+            logprobs |= _checked(load(reading.read_bytes(path)), identity, sizes)
         except (UserError, SafetensorError, KeyError, ValueError) as error:
             warnings.warn(f"{path}: not used ({error}); its numbers are computed again", Notice, stacklevel=3)
-    return known
+    return logprobs
 
 
 def _checked(table: Mapping[str, NDArray[Any]], identity: str, sizes: Mapping[str, int]) -> dict[str, Floats]:
-    """The rows of a file by key. Raises ValueError or KeyError on a file that is not as `_write` leaves it."""
+    """Returns the rows of a file by key. Raises ValueError or KeyError on a file that `_write` has not written."""
     if bytes(table["identity"]).decode(errors="replace") != identity:
         raise ValueError("is of another reference")
     if bytes(table["sha256"]).hex() != _digest(table):

@@ -1,6 +1,6 @@
-"""The folder of a run: train.json, metrics.jsonl, the trained model with its prm.json. No training.
+"""The files of a training run: train.json, metrics.jsonl, checkpoints, and the trained model with its prm.json.
 
-`train.json` says at once whose folder it is, and at the end that the run is finished.
+`train.json` holds the run's identity from the start, and at the end its result.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ RUN, METRICS, CHECKPOINTS, NON_FINITE = "train.json", "metrics.jsonl", "checkpoi
 
 
 ANOTHER = "choose another --out"
-"""What helps where the record of a run cannot be read."""
+"""The remedy in errors about a run whose files cannot be read."""
 F = TypeVar("F", bound="Facts")
 
 
 @dataclass(frozen=True, slots=True)
-class _Begun:
-    """What train.json says of every run."""
+class _RunRecord:
+    """The fields of train.json that every run has."""
 
     identity: dict[str, Any]
     finished: bool
@@ -41,17 +41,17 @@ class _Begun:
 
 @dataclass(frozen=True)
 class Facts:
-    """What every checkpoint says beside its tensors."""
+    """What every checkpoint holds besides its tensors."""
 
     run: str
     """Hash of the run's identity."""
     metrics: int
-    """Bytes of metrics.jsonl."""
+    """Bytes of metrics.jsonl when the checkpoint was written."""
 
 
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """While this is open, no other run trains here. Raises UserError when one does, or when nothing can be written."""
+    """Keeps other processes from training in `out`. Raises UserError when one does, or when it cannot be written."""
     if processes.rank() != 0:
         yield
         return
@@ -61,7 +61,7 @@ def claimed(out: Path) -> Iterator[None]:
 
 
 def begin(out: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The run that lies in `out`, begun if there was none. Raises UserError when it is another one."""
+    """Returns what train.json in `out` says; writes it if there was none. Raises UserError when it is another run's."""
     path = out / RUN
     if not path.exists():
         if (out / CARD_FILE).exists() or any(out.glob("model*.safetensors")):
@@ -70,8 +70,8 @@ def begin(out: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> d
             path, result_files.canonical_json({"identity": dict(identity), **facts, "finished": False})
         )
     run: dict[str, Any] = reading.read_json(path)
-    begun = validation.read_record(_Begun, run, str(path), ANOTHER).identity
-    changed = sorted(k for k in {*identity, *begun} if begun.get(k) != identity.get(k))
+    stored = validation.read_record(_RunRecord, run, str(path), ANOTHER).identity
+    changed = sorted(k for k in {*identity, *stored} if stored.get(k) != identity.get(k))
     if changed:
         raise UserError(
             f"--out {out}: holds a run with another {', '.join(changed)}; give it the same options, or choose another"
@@ -80,35 +80,35 @@ def begin(out: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> d
 
 
 def finish(out: Path, run: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Seals the run."""
+    """Marks the run in train.json as finished, with its result."""
     writing.write_atomic(out / RUN, result_files.canonical_json({**run, "result": dict(result), "finished": True}))
 
 
 def newest_checkpoint(
     out: Path, identity: Mapping[str, Any], record: type[F]
 ) -> tuple[checkpoints.Checkpoint, F] | None:
-    """The newest checkpoint of the run in `out`, if there is one, and what it says. All processes call it.
+    """Returns the newest checkpoint in `out` and its facts, None without one. All processes call it.
 
-    Raises UserError when it is another run's, or says something else than `record` has.
+    Raises UserError when it is another run's, or when its facts have not the fields of `record`.
     """
     folder = out / CHECKPOINTS
-    found = processes.from_first(checkpoints.newest(folder) if processes.rank() == 0 else None)
-    if found is None:
+    checkpoint = processes.from_first(checkpoints.newest(folder) if processes.rank() == 0 else None)
+    if checkpoint is None:
         return None
     remedy = f"{ANOTHER}, or delete {folder}"
-    facts = validation.read_record(record, found.facts, str(found.path), remedy)
+    facts = validation.read_record(record, checkpoint.facts, str(checkpoint.path), remedy)
     if facts.run != result_files.short_hash(identity):
-        raise UserError(f"{found.path}: is a checkpoint of another run; {remedy}")
-    return found, facts
+        raise UserError(f"{checkpoint.path}: is a checkpoint of another run; {remedy}")
+    return checkpoint, facts
 
 
 def log(out: Path, entry: Mapping[str, Any]) -> None:
-    """One line of metrics.jsonl."""
+    """Appends one line to metrics.jsonl."""
     writing.append_lines(out / METRICS, [json.dumps(entry)])
 
 
 def logged(out: Path) -> int:
-    """Bytes of metrics.jsonl, on disk when this returns."""
+    """Returns the bytes of metrics.jsonl, all of them flushed to disk."""
     path = out / METRICS
     if not path.exists():
         return 0
@@ -120,21 +120,21 @@ def logged(out: Path) -> int:
 
 
 def cut_log(out: Path, size: int) -> None:
-    """Drops what was logged after a checkpoint: those updates are done again."""
+    """Truncates metrics.jsonl to `size` bytes: what was logged after a checkpoint is done again."""
     path = out / METRICS
     if not path.exists():
         return
     try:
         with writing.open_to_append(path) as file:
-            file.truncate(min(size, file.seek(0, os.SEEK_END)))  # it may have been cut by somebody else
+            file.truncate(min(size, file.seek(0, os.SEEK_END)))  # it may have been shortened by hand
     except OSError as error:
         writing.cannot_write(path, error)
 
 
 def read_log(out: Path, record_of: Callable[[dict[str, Any]], type[Any]]) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; none where there is no such file.
+    """Returns the lines of metrics.jsonl; none where there is no such file.
 
-    Raises UserError on a line that is not ours: `record_of` names the dataclass whose fields a line must have.
+    `record_of` chooses the dataclass whose fields a line must have. Raises UserError on a line without them.
     """
     path = out / METRICS
     if not path.exists():
@@ -150,10 +150,10 @@ def read_log(out: Path, record_of: Callable[[dict[str, Any]], type[Any]]) -> lis
 
 
 def save_model(out: Path, runner: Runner, template: str | None) -> None:
-    """The trained weights in float32, adapters merged in (and kept in `adapter/`), config and tokenizer.
+    """Writes the trained weights in float32 with config and tokenizer. All processes call it.
 
-    A template given to training becomes the tokenizer's own, so that evaluation needs no flag. All processes call it.
-    Files come to their names once all are written: a full disk leaves no half of a model. Raises UserError then.
+    Adapters are merged in, and also stored in `adapter/`. A `template` becomes the tokenizer's own, so that evaluation
+    needs no flag. Files get their names once all are written: a full disk leaves no incomplete model, but a UserError.
     """
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -162,29 +162,29 @@ def save_model(out: Path, runner: Runner, template: str | None) -> None:
         model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
     if processes.rank() == 0:
-        with writing.library_writes(out), writing.folder_aside(out) as aside:
+        with writing.library_writes(out), writing.folder_aside(out) as temporary:
             if runner.adapters is not None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # a .gguf file has no config.json beside it
-                    runner.adapters.save_pretrained(aside / "adapter", state_dict=_for_peft(state))
+                    runner.adapters.save_pretrained(temporary / "adapter", state_dict=_for_peft(state))
                 state = merged(state, model)
             tied = getattr(model, "all_tied_weights_keys", None) or {}
-            model.save_pretrained(aside, state_dict={name: w for name, w in state.items() if name not in tied})
+            model.save_pretrained(temporary, state_dict={name: w for name, w in state.items() if name not in tied})
             tokenizer = runner.engine.tokenizer
             if template is not None:
                 tokenizer.chat_template = template
-            tokenizer.save_pretrained(aside)
-            writing.move_into(aside, out)
+            tokenizer.save_pretrained(temporary)
+            writing.move_into(temporary, out)
     processes.barrier()
 
 
 def _for_peft(state: Mapping[str, Any]) -> dict[str, Any]:
-    """With the names that peft gives to the parameters of the model inside it."""
+    """Returns the state under the names that peft gives to the parameters of the model inside it."""
     return {f"base_model.model.{name}": value for name, value in state.items()}
 
 
 def card(row: LossRow, config: Any, facts: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """prm.json: how `eval` reads the model, and how it came to be."""
+    """Returns the content of prm.json: how `eval` reads the model, and how it was trained."""
     reference = (config.ref_model or config.model) if row.reference else None
     if reference is not None and Path(reference).exists():
         reference = os.path.relpath(reference, out)  # folders may move together
@@ -214,7 +214,7 @@ def write_card(out: Path, values: Mapping[str, Any]) -> None:
 
 
 def write_non_finite(out: Path, facts: Mapping[str, Any], ids: Sequence[str]) -> Path:
-    """The rows of the batch on which training stopped."""
+    """Writes the ids of the batch on which training stopped; returns the file's path."""
     path = out / NON_FINITE
     writing.write_atomic(path, result_files.canonical_json({**facts, "ids": sorted(ids)}))
     return path

@@ -1,14 +1,13 @@
-"""From options to all that a loop needs: rows encoded, their order, the run's identity, models and reference.
+"""Prepares a run of train-sft or train-rm: encodes the rows, orders them, and opens the model and its reference.
 
-Mistakes that cost nothing to find come first; weights are read last.
+Errors that are cheap to find come first; weights are loaded last.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,42 +17,18 @@ from numpy.typing import NDArray
 from prmbench import config as options
 from prmbench.backends import common, ref_cache
 from prmbench.config import TrainConfig, TrainRMConfig, presets
-from prmbench.core import provenance
-from prmbench.core.records import UserError, text_hash
+from prmbench.config.presets import Settings
+from prmbench.core.records import UserError
 from prmbench.data import rollouts, views
-from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.engines.render import PLAIN
-from prmbench.objectives import Reduction
-from prmbench.training import batching, reference
+from prmbench.engines.hf import HFEngine
+from prmbench.training import batching, reference, run_setup
 from prmbench.training import model as models
 from prmbench.training.batching import Order
 from prmbench.training.examples import Dataset, Encoder, build, check_usable
 from prmbench.training.losses import LOSSES, LossRow
 from prmbench.training.model import Runner, Setup
+from prmbench.training.run_setup import RunSetup
 
-PLAIN_AS_JINJA = (
-    "{{ bos_token or '' }}{% for message in messages %}{{ message['content'] }}"
-    "{% if not loop.last %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
-)
-"""What --template plain renders, as a template that a tokenizer can keep."""
-NOT_IDENTITY = {
-    "out",
-    "dry_run",
-    "data",
-    "model",
-    "ref_model",
-    "revision",
-    "template",
-    "preset",
-    "engine",
-    "device",
-    "batch_tokens",
-    "strategy",
-    "gradient_checkpointing",
-    "save_every",
-    "trust_remote_code",
-}
-"""Options that do not change what a run computes, or that the identity holds as a hash."""
 FLOAT32 = 3.4e38
 """About the largest float32; what enters tensors must be below."""
 RANGES = {
@@ -70,118 +45,77 @@ RANGES = {
     "warmup": (0, 1),
 }
 """Of options, both ends included."""
-Known = Sequence[NDArray[np.float32]] | None
+Logprobs = Sequence[NDArray[np.float32]]
+"""Log-probabilities in nats, one array an example."""
 
 
 class References(NamedTuple):
-    """The reference's log-probabilities, one array an example; None for a loss without a reference."""
+    """The reference's log-probabilities; None for a loss without a reference."""
 
-    training: Known
-    held_out: Known
+    training: Logprobs | None
+    held_out: Logprobs | None
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows to train on, or held out."""
+    """The examples to train on, or those held out for validation."""
 
     data: Dataset
     lengths: tuple[int, ...]
     """Tokens of each example."""
     sizes: tuple[int, ...]
-    """Values of each example that count in the loss."""
+    """Number of values of each example that count in the loss."""
 
     def tokens(self, unit: int) -> int:
-        """Of a unit, padding left out."""
+        """Returns the tokens of a unit, without padding."""
         return sum(self.lengths[i] for i in self.data.units[unit])
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A run, before any weight is loaded."""
+class Job(RunSetup[TrainConfig]):
+    """A run of train-sft or train-rm, before any weight is loaded."""
 
-    config: TrainConfig
-    """Every None filled."""
+    settings: Settings
+    """The options and the constants of the loss, none of them missing."""
     row: LossRow
-    setup: Setup
     training: Part
     held_out: Part | None
     order: Order
-    budget: int
-    """Padded tokens of a micro-batch."""
-    template: str | None
-    revisions: tuple[str | None, str | None]
-    """Resolved, of the model and of the reference."""
     memory: tuple[int, int]
-    """(parameters, bytes of activations a padded token leaves behind): a guess from the model's shape."""
-    identity: Mapping[str, Any]
-    """All that moves the weights: a run is continued only when it is the same."""
+    """(parameters, bytes of activations of a padded token): an estimate from the model's shape."""
 
     @property
-    def beta(self) -> float:
-        """Scale of the loss; 1 where it has none."""
-        beta = getattr(self.config, "beta", None)
-        return 1.0 if beta is None else float(beta)
-
-    @property
-    def margin(self) -> float:
-        """Margin of the loss; 0 where it has none."""
-        return float(getattr(self.config, "margin", None) or 0.0)
-
-    @property
-    def reduction(self) -> Reduction:
-        """The command's, or the preset's where the command has no such option; any where the loss has none."""
-        own: Reduction | None = getattr(self.config, "reduction", None)
-        return own or presets.PRESETS[self.config.preset][presets.loss_of(self.config)].reduction or "sequence"
-
-    @property
-    def saved_template(self) -> str | None:
-        """What the trained model's tokenizer gets; None = keeps its own."""
-        return PLAIN_AS_JINJA if self.template == PLAIN else self.template
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """For train.json."""
+    def data_counts(self) -> dict[str, Any]:
+        """What train.json says of the data."""
         parts = {"training": self.training, "held_out": self.held_out}
-        commit, dirty = provenance.code_state()
         return {
-            "config": options.to_json(self.config),
-            "data": {
-                name: {
-                    "units": len(part.data.units),
-                    "examples": len(part.data.examples),
-                    "tokens": part.data.tokens,
-                    "left_out": dict(part.data.left_out),
-                }
-                for name, part in parts.items()
-                if part is not None
-            },
-            "commit": commit,
-            "dirty": dirty,
+            name: {
+                "units": len(part.data.units),
+                "examples": len(part.data.examples),
+                "tokens": part.data.tokens,
+                "left_out": dict(part.data.left_out),
+            }
+            for name, part in parts.items()
+            if part is not None
         }
 
     @property
     def card_facts(self) -> dict[str, Any]:
-        """For prm.json."""
-        told = {name: self.identity[name] for name in ("template", "data_hash")}
-        return {**told, "ref_revision": self.revisions[1] if self.row.reference else None}
+        """What prm.json says of the run."""
+        shared = {name: self.identity[name] for name in ("template", "data_hash")}
+        return {**shared, "ref_revision": self.other_revision if self.row.reference else None}
 
 
 def resolved(config: TrainConfig) -> TrainConfig:
-    """The options checked, every None filled from the preset. Raises UserError."""
+    """Checks the options and fills those left out from the preset. Raises UserError."""
     config = presets.resolve(options.coerced(config))
-    if not config.model:
-        raise UserError("--model is missing: give the policy to start from, a hub id, a folder or a .gguf file")
-    if config.data is None:
-        raise UserError("--data is missing: give a file of rollouts, jsonl or parquet")
-    models.check_whole(config.model)
+    run_setup.check_start(config, "a file of rollouts, jsonl or parquet")
     loss = presets.loss_of(config)
     if isinstance(config, TrainRMConfig):
         if loss == "sft":
             raise UserError("--loss sft: trains a policy, not a reward model; use train-sft")
         if config.ref_model and not LOSSES[loss].reference:
             raise UserError(f"--ref-model: loss {loss} has no reference; drop it")
-    if os.path.realpath(config.out) == os.path.realpath(config.model):
-        raise UserError(f"--out {config.out}: is the model to start from; choose another folder")
     _check_numbers(config)
     return config
 
@@ -199,103 +133,93 @@ def _check_numbers(config: TrainConfig) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}; expected above 0, below {FLOAT32}")
 
 
-def placement(config: TrainConfig) -> Placement:
-    """Where training runs and in what it computes. Raises UserError on what only evaluation can do."""
-    found = Placement(config.device, config.dtype).resolve()
-    models.check(found)
-    return found
-
-
 def prepare(config: TrainConfig) -> Job:
     """Reads and encodes the rows; of the models only tokenizers and shapes. `config` must be `resolved`."""
-    row = LOSSES[presets.loss_of(config)]
-    setup = Setup(
-        placement(config),
-        config.strategy,
-        config.lora_rank,
-        config.gradient_checkpointing,
-        config.seed,
-        config.trust_remote_code,
-    )
-    shape = _shape(config.model, config.revision, setup)
-    other = _reference_shape(config, row, setup, shape)
-    assert config.data is not None
+    settings = presets.settings(config)
+    row = LOSSES[settings.loss]
+    setup = run_setup.model_setup(config)
+    shape = run_setup.load_shape(config.model, config.revision, setup)
+    reference_shape = _reference_shape(config, settings, setup, shape)
     template = common.template_source(config)
-    found = rollouts.limited(rollouts.read(config.data), config.limit)
-    limits = (config.max_tokens, shape.max_tokens, other.max_tokens if other else None)
-    encoder = Encoder(
-        shape.tokenizer, template, min((n for n in limits if n is not None), default=None), row.card.get("separator")
-    )
-    make = partial(build, row=row, encoder=encoder, pairs=getattr(config, "pairs", None), seed=config.seed)
-    mine, held = views.split(found, config.validation, config.seed)
-    data, rest = make(mine), make(held)
+    rows = rollouts.limited(rollouts.read(run_setup.data_path(config)), config.limit)
+    reference_limit = reference_shape.max_tokens if reference_shape else None
+    max_tokens = run_setup.smallest(config.max_tokens, shape.max_tokens, reference_limit)
+    encoder = Encoder(shape.tokenizer, template, max_tokens, row.card.get("separator"))
+    encode = partial(build, loss=row, encoder=encoder, pairs=settings.pairs, seed=config.seed)
+    training_rows, held_out_rows = views.split(rows, config.validation, config.seed)
+    data, held_out = encode(training_rows), encode(held_out_rows)
     check_usable(data, row)
-    if held and not rest.units:
-        data = replace(data, left_out={**data.left_out, "rollouts held out, none of use: no validation": len(held)})
+    if held_out_rows and not held_out.units:
+        reason = "rollouts held out, none of use: no validation"
+        data = replace(data, left_out={**data.left_out, reason: len(held_out_rows)})
     training = _part(data, row)
-    budget = config.batch_tokens or (batching.CPU_TOKENS if setup.placement.device == "cpu" else batching.GPU_TOKENS)
     order = batching.make_order(
-        len(training.data.units), config.batch_size or 1, config.epochs or 1.0, config.steps, config.seed
+        len(training.data.units), settings.batch_size, settings.epochs, config.steps, config.seed
     )
-    mine_at = shape.revision or config.revision
-    revisions = (mine_at, other.revision if other else mine_at)
-    identity = _identity(config, setup, template or shape.tokenizer.chat_template, revisions) | {
-        "data_hash": rollouts.content_hash(found)
+    revision = shape.revision or config.revision
+    reference_revision = reference_shape.revision if reference_shape else revision
+    identity = {
+        **run_setup.base_identity(config, setup, template or shape.tokenizer.chat_template, revision, {"ref_model"}),
+        "loss": settings.loss,
+        "ref_weights": run_setup.weights_of(settings.ref_model or config.model, reference_revision),
+        "data_hash": rollouts.content_hash(rows),
     }
-    held_out = _part(rest, row) if rest.units else None
-    return Job(config, row, setup, training, held_out, order, budget, template, revisions, _memory(shape), identity)
+    return Job(
+        config=config,
+        setup=setup,
+        tokenizer=shape.tokenizer,
+        template=template,
+        max_tokens=max_tokens,
+        budget=run_setup.micro_batch_tokens(config, setup.placement),
+        revision=revision,
+        other_revision=reference_revision,
+        identity=identity,
+        settings=settings,
+        row=row,
+        training=training,
+        held_out=_part(held_out, row) if held_out.units else None,
+        order=order,
+        memory=_memory(shape),
+    )
 
 
 def open_models(job: Job) -> tuple[Runner, References]:
-    """The model to train, and the reference's log-probabilities, for which no second model stays in memory."""
-    config, revision = job.config, job.revisions[0]
+    """Opens the model to train and computes the reference's log-probabilities; no second model stays in memory."""
     opened: list[Runner] = []
 
-    def start() -> Runner:
+    def open_trained() -> Runner:
         if not opened:
-            opened.append(models.open_runner(config.model, revision, job.row.head, job.setup))
+            opened.append(models.open_runner(job.config.model, job.revision, job.row.head, job.setup))
         return opened[0]
 
-    known = References(None, None)
-    if job.row.reference:
-        known = _references(job, start)
-    return start(), known
+    references = _references(job, open_trained) if job.row.reference else References(None, None)
+    return open_trained(), references
 
 
-def _references(job: Job, start: Any) -> References:
-    """By the model itself before its first update, or by --ref-model, which is let go of again."""
-    name: str = getattr(job.config, "ref_model", None) or ""
+def _references(job: Job, open_trained: Callable[[], Runner]) -> References:
+    """Computes them with the model itself before its first update, or with --ref-model, which is then freed."""
     examples = [*job.training.data.examples, *(job.held_out.data.examples if job.held_out else ())]
-    bare = replace(job.setup, lora_rank=0, gradient_checkpointing=False)
 
-    def other() -> Runner:
-        return models.open_runner(name, job.revisions[1], "lm", bare)
+    def open_reference() -> Runner:
+        return models.open_runner(job.settings.ref_model, job.other_revision, "lm", job.model_setup_for_reading)
 
-    found = reference.logprobs(job.config.out, reference_identity(job), examples, job.budget, other if name else start)
+    opener = open_reference if job.settings.ref_model else open_trained
+    logprobs = reference.logprobs(job.config.out, reference_identity(job), examples, job.budget, opener)
     count = len(job.training.data.examples)
-    return References(found[:count], found[count:])
+    return References(logprobs[:count], logprobs[count:])
 
 
 def reference_identity(job: Job) -> str:
-    """All of the reference and of how it is run that moves its numbers; the same in all processes."""
+    """Returns what identifies the reference's numbers: its weights, precision and sharding; equal in all processes."""
     sharded = f" {job.setup.strategy}" if job.setup.sharded else ""
     return ref_cache.identity(job.identity["ref_weights"], job.setup.placement) + sharded
 
 
-def _shape(name: str, revision: str | None, setup: Setup) -> HFEngine:
-    return load(name, "none", setup.placement, revision, setup.remote_code, empty=True)
-
-
-def _reference_shape(config: TrainConfig, row: LossRow, setup: Setup, shape: HFEngine) -> HFEngine | None:
-    name = getattr(config, "ref_model", None)
-    if not row.reference or not name:
+def _reference_shape(config: TrainConfig, settings: Settings, setup: Setup, shape: HFEngine) -> HFEngine | None:
+    """The tokenizer and shape of a reference with a name of its own."""
+    if not LOSSES[settings.loss].reference or not settings.ref_model:
         return None
-    other = _shape(name, None, setup)
-    if other.tokenizer.get_vocab() != shape.tokenizer.get_vocab():
-        raise UserError(
-            f"--ref-model {name}: its vocabulary is not that of {config.model}; a log-ratio needs the same tokens"
-        )
-    return other
+    return run_setup.load_other_shape("--ref-model", settings.ref_model, setup, config.model, shape)
 
 
 def _memory(shape: HFEngine) -> tuple[int, int]:
@@ -306,18 +230,3 @@ def _memory(shape: HFEngine) -> tuple[int, int]:
 def _part(data: Dataset, row: LossRow) -> Part:
     sizes = [int((~np.isnan(e.labels)).sum()) if row.view == "steps" else len(e.reads) for e in data.examples]
     return Part(data, tuple(len(e.ids) for e in data.examples), tuple(sizes))
-
-
-def _identity(
-    config: TrainConfig, setup: Setup, template: Any, revisions: tuple[str | None, str | None]
-) -> dict[str, Any]:
-    told = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in NOT_IDENTITY}
-    reference_name = getattr(config, "ref_model", None) or config.model
-    return {
-        **told,
-        "loss": presets.loss_of(config),
-        "dtype": setup.placement.dtype,
-        "template": text_hash(template if isinstance(template, str) else repr(template)),
-        "weights": common.local_weights(config.model) or f"{config.model}@{revisions[0]}",
-        "ref_weights": common.local_weights(reference_name) or f"{reference_name}@{revisions[1]}",
-    }

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a question that a loop asks itself when it can stop."""
+"""SIGTERM and Ctrl-C as a request that a training loop looks at when it can stop."""
 
 from __future__ import annotations
 
@@ -8,24 +8,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from prmbench.core import processes
+
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Inside, the first SIGTERM or Ctrl-C only asks to stop; the second one is as outside."""
-    asked: list[int] = []
+    """Makes the first SIGTERM or Ctrl-C a request to stop; the second one acts as it does outside.
+
+    Yields a function that returns whether any process was asked to stop. All processes call it at the same place, so
+    that all decide alike.
+    """
+    received: list[int] = []
+
+    def is_requested() -> bool:
+        return processes.sums([float(bool(received))])[0] > 0
+
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may set handlers
+        yield is_requested  # only the main thread may set handlers
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def note(number: int, _: Any) -> None:
-        asked.append(number)
+    def record(number: int, _: Any) -> None:
+        received.append(number)
         signal.signal(number, before[number])  # type: ignore[index]
 
     for number in before:
-        signal.signal(number, note)
+        signal.signal(number, record)
     try:
-        yield lambda: bool(asked)
+        yield is_requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

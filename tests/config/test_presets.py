@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from prmbench.config import Loss, Preset, TrainConfig, TrainRMConfig
-from prmbench.config.presets import PRESETS, Values, resolve
+from prmbench.config.presets import PRESETS, Values, resolve, settings
 from prmbench.core.records import UserError
 from prmbench.training.losses import LOSSES
 
@@ -110,7 +110,7 @@ def test_the_learning_rate_rises_then_follows_the_schedule() -> None:
     from prmbench.training.optimiser import learning_rate
 
     def rates(schedule: Any) -> list[float]:
-        config = TrainConfig(learning_rate=8.0, warmup=0.2, schedule=schedule)
+        config = settings(TrainConfig(learning_rate=8.0, warmup=0.2, schedule=schedule))
         return [learning_rate(config, update, 10) for update in range(10)]
 
     assert rates("constant") == [4.0] + [8.0] * 9

@@ -239,11 +239,6 @@ def test_stops_are_those_of_config_and_tokenizer(policy: Path, tmp_path: Path) -
 # --- batches and options ----------------------------------------------------------------------------------
 
 
-def test_plan_puts_the_longest_first_within_the_budget() -> None:
-    assert generation.plan([5, 9, 0, 5, 4, 0, 100], 14) == [(6,), (1,), (0, 3), (4,), (2, 5)]
-    assert generation.plan([], 10) == []
-
-
 def test_default_budget_follows_the_size_of_the_cache(tmp_path: Path) -> None:
     tiny = load(str(save_model(tmp_path, 0)), "lm", Placement("cpu", "float32"))
     assert tiny.batch_tokens == generation.CPU_MOST_TOKENS

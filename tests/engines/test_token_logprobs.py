@@ -205,25 +205,26 @@ def peaked(dtype: torch.dtype = torch.float32, n: int = 200) -> tuple[Tensor, Te
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_candidates_are_all_tokens_with_p_min_and_no_others(p_min: float, softcap: float | None) -> None:
     hidden, weight, bias, targets = peaked()
-    found = token_logprobs.candidates(hidden, weight, targets, p_min, bias, softcap, chunk=64)
+    found, entropy = token_logprobs.candidates(hidden, weight, targets, p_min, bias, softcap, chunk=64)
+    token_ids, logprobs, mask = (columns[:, 1:] for columns in found)
     logits = hidden.double() @ weight.double().T + bias
     full = (softcap * torch.tanh(logits / softcap) if softcap else logits).log_softmax(-1)
-    assert found.ids.shape == found.kept.shape == (200, int(1 / p_min))
+    assert token_ids.shape == mask.shape == (200, int(1 / p_min))
     sizes = set()
     for row in range(200):
         order = sorted(range(V), key=lambda token: -float(full[row, token]))
         likely = [token for token in order if float(full[row, token].exp()) >= p_min]
-        kept = found.kept[row]
-        assert found.ids[row][kept].tolist() == likely
+        kept = mask[row]
+        assert token_ids[row][kept].tolist() == likely
         assert kept.tolist() == sorted(kept.tolist(), reverse=True)
-        torch.testing.assert_close(
-            found.candidate_logprobs[row][kept].double(), full[row, likely], rtol=1e-5, atol=1e-6
-        )
-        assert not found.candidate_logprobs[row][~kept].any()
+        torch.testing.assert_close(logprobs[row][kept].double(), full[row, likely], rtol=1e-5, atol=1e-6)
+        assert not logprobs[row][~kept].any()
         sizes.add(len(likely))
     assert len(sizes) > (p_min < 0.5), "rows of one kind would hide a wrong set"
-    torch.testing.assert_close(found.logprobs.double(), full.gather(1, targets[:, None])[:, 0], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.entropy.double(), -(full.exp() * full).sum(-1), rtol=1e-5, atol=1e-5)
+    assert found.token_ids[:, 0].tolist() == targets.tolist()
+    sampled = full.gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(found.old_logprobs[:, 0].double(), sampled, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(entropy.double(), -(full.exp() * full).sum(-1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("offset", [0.0, 3.3, 17.0])
@@ -231,11 +232,12 @@ def test_candidates_are_all_tokens_with_p_min_and_no_others(p_min: float, softca
 def test_as_many_as_fit_are_kept_at_exactly_p_min(least: int, offset: float) -> None:
     weight = torch.full((V, 1), -90.0)
     weight[5 : 5 + least] = offset
-    found = token_logprobs.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least)
-    assert found.kept.tolist() == [[True] * least]
-    assert sorted(found.ids[0].tolist()) == list(range(5, 5 + least))
+    found, _ = token_logprobs.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least)
+    assert found.mask.tolist() == [[True] * (1 + least)]
+    assert sorted(found.token_ids[0, 1:].tolist()) == list(range(5, 5 + least))
     weight[4] = offset  # one more, and all of them have less
-    assert not token_logprobs.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least).kept.any()
+    found, _ = token_logprobs.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least)
+    assert not found.mask[:, 1:].any()
 
 
 def test_most_candidates() -> None:
@@ -249,40 +251,41 @@ def test_most_candidates() -> None:
         1,
         1,
     ]
-    assert token_logprobs.most_candidates(None) == 0
+    assert token_logprobs.most_candidates(0.0) == 0
 
 
 def test_no_candidates_are_asked_for() -> None:
     hidden, weight, bias, targets = peaked()
-    found = token_logprobs.candidates(hidden, weight, targets, None, bias)
-    assert found.ids.shape == found.kept.shape == found.candidate_logprobs.shape == (200, 0)
-    assert torch.equal(found.logprobs, token_logprobs.candidates(hidden, weight, targets, 0.1, bias).logprobs)
+    found, entropy = token_logprobs.candidates(hidden, weight, targets, 0.0, bias)
+    assert [x.shape for x in found] == [(200, 1)] * 3
+    some, same_entropy = token_logprobs.candidates(hidden, weight, targets, 0.1, bias)
+    assert torch.equal(found.old_logprobs[:, 0], some.old_logprobs[:, 0])
+    assert torch.equal(entropy, same_entropy)
 
 
 def test_a_vocabulary_smaller_than_the_set() -> None:
-    found = token_logprobs.candidates(torch.zeros(2, H), torch.zeros(4, H), torch.tensor([1, 3]), 0.1)
-    assert found.kept.tolist() == [[True] * 4] * 2
-    assert found.ids.dtype == torch.int64
+    found, _ = token_logprobs.candidates(torch.zeros(2, H), torch.zeros(4, H), torch.tensor([1, 3]), 0.1)
+    assert found.mask.tolist() == [[True] * 5] * 2
+    assert found.token_ids[:, 0].tolist() == [1, 3]
+    assert found.token_ids.dtype == torch.int64
 
 
 def test_candidates_of_no_rows() -> None:
     hidden, weight, bias, targets = peaked()
-    found = token_logprobs.candidates(hidden[:0], weight, targets[:0], 0.1, bias)
-    assert [tuple(x.shape) for x in found] == [(0,), (0,), (0, 10), (0, 10), (0, 10)]
+    found, entropy = token_logprobs.candidates(hidden[:0], weight, targets[:0], 0.1, bias)
+    assert [tuple(x.shape) for x in (*found, entropy)] == [(0, 11), (0, 11), (0, 11), (0,)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_control_equal_weights_give_a_td_of_exactly_0(dtype: torch.dtype, softcap: float | None) -> None:
     hidden, weight, bias, targets = peaked(dtype)
-    old = token_logprobs.candidates(hidden, weight, targets, 0.1, bias, softcap, chunk=64)
-    ids = torch.cat([targets[:, None], old.ids], dim=1)
-    new, _ = token_logprobs.logprobs_at(hidden.requires_grad_(), weight, ids, bias, softcap, chunk=64)
+    old, _ = token_logprobs.candidates(hidden, weight, targets, 0.1, bias, softcap, chunk=64)
+    new, _ = token_logprobs.logprobs_at(hidden.requires_grad_(), weight, old.token_ids, bias, softcap, chunk=64)
     assert new.requires_grad
-    assert not old.logprobs.requires_grad
-    assert old.kept.any()
-    assert torch.equal(new[:, 0], old.logprobs)
-    assert torch.equal(new[:, 1:][old.kept], old.candidate_logprobs[old.kept])
+    assert not old.old_logprobs.requires_grad
+    assert old.mask[:, 1:].any()
+    assert torch.equal(new[old.mask], old.old_logprobs[old.mask])
 
 
 def test_candidates_hold_no_block_of_all_logits_either() -> None:

@@ -59,7 +59,7 @@ def test_a_metric_must_be_beyond_for_some_steps() -> None:
 def test_steps_without_the_number_do_not_count() -> None:
     """Neither a step that trained nothing nor one whose number was not finite breaks or makes a streak."""
     assert alarms(history("rm_accuracy", [0.5, None, 0.5, None, 0.5])) == ["rm_collapse"]
-    told = [monitors.told({"entropy": value}) for value in (1.0, math.nan, math.inf, math.nan)]
+    told = [monitors.finite_or_none({"entropy": value}) for value in (1.0, math.nan, math.inf, math.nan)]
     assert alarms(told) == []
 
 

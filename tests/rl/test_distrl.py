@@ -13,12 +13,13 @@ from rl_fixtures import SGD, column, distance, lines, options, row, rows, run, s
 from torch import Tensor
 
 from prmbench import objectives
-from prmbench.config.distrl_options import DistRLConfig, resolve
+from prmbench.config.distrl_options import DistRLConfig, ResolvedDistRL, resolve
 from prmbench.engines.hf import Placement
+from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl import advantages, distrl, models, updates
-from prmbench.rl.advantages import Credit, Scored
-from prmbench.rl.models import Models, Old
-from prmbench.rl.sampler import Source, weight_of
+from prmbench.rl.advantages import Advantages
+from prmbench.rl.models import Models
+from prmbench.rl.sampler import Source, importance_weights
 from prmbench.rl.token_rows import Rows, micro_batches
 from prmbench.training.model import Runner, Setup, open_runner
 
@@ -133,18 +134,18 @@ def test_control_swapped_outcomes_reverse_the_outcome_term(start: Path) -> None:
     right = rows(row(3, 1, 0), row(4, 0, 0), row(2, 0, 0), row(5, 1, 1), row(3, 0, 1))
     wrong = Rows(tuple(replace(r, rollout=replace(r.rollout, outcome=1 - r.outcome)) for r in right.rows), "cpu")
     config = resolve(DistRLConfig(arm="grpo", preset="paper"))
-    first, second = (advantages.assign(given, None, config) for given in (right, wrong))
-    assert torch.allclose(first.advantages, -second.advantages, atol=1e-6)
-    assert float(first.advantages.abs().max()) > 1
-    assert torch.equal(first.advantages != 0, right.mask)
-    both = [gradients(start, given, config, advantages.assign(given, None, config)) for given in (right, wrong)]
+    first, second = (advantages.compute(given, None, config) for given in (right, wrong))
+    assert torch.allclose(first.tokens, -second.tokens, atol=1e-6)
+    assert float(first.tokens.abs().max()) > 1
+    assert torch.equal(first.tokens != 0, right.mask)
+    both = [gradients(start, given, config, advantages.compute(given, None, config)) for given in (right, wrong)]
     assert torch.allclose(both[0], -both[1], atol=1e-6)
     assert float(both[0].abs().max()) > 1e-3
     # The process part stays as it is.
-    scored = Scored(torch.randn(17, generator=torch.Generator().manual_seed(0)), torch.zeros(17, 0))
+    td = torch.randn(17, generator=torch.Generator().manual_seed(0))[:, None]
     with_rm = replace(config, reward="both", gae_weight=1.0)
-    told = [advantages.assign(given, scored, with_rm).advantages for given in (right, wrong)]
-    assert torch.allclose(sum(told) / 2, (told[0] - first.advantages), atol=1e-5)
+    told = [advantages.compute(given, td, with_rm).tokens for given in (right, wrong)]
+    assert torch.allclose(sum(told) / 2, (told[0] - first.tokens), atol=1e-5)
 
 
 @pytest.mark.parametrize("preset", ["paper", "release", "default"])
@@ -152,10 +153,10 @@ def test_control_sigma_cancels_in_gae(preset: Any) -> None:
     given = rows(row(3, 1, 0), row(4, 0, 0), row(2, 0, 1), row(5, 1, 1))
     config = resolve(DistRLConfig(preset=preset))
     td = torch.randn(14, generator=torch.Generator().manual_seed(1))
-    found = [advantages.assign(given, Scored(c * td, c * td[:, None]), config) for c in (1.0, 37.0)]
-    assert torch.allclose(found[0].advantages, found[1].advantages, atol=1e-4)
-    assert torch.allclose(found[0].candidate_td, found[1].candidate_td, atol=1e-5)
-    assert found[1].facts["sigma_v"] == pytest.approx(37 * found[0].facts["sigma_v"], rel=1e-5)
+    found = [advantages.compute(given, c * td[:, None].expand(-1, 2), config) for c in (1.0, 37.0)]
+    assert torch.allclose(found[0].tokens, found[1].tokens, atol=1e-4)
+    assert torch.allclose(found[0].candidates, found[1].candidates, atol=1e-5)
+    assert found[1].metrics["sigma_v"] == pytest.approx(37 * found[0].metrics["sigma_v"], rel=1e-5)
     if config.td_normalize == "group":  # whatever sigma is
         padded = given.padded(td)
         one, many = (
@@ -186,14 +187,16 @@ def test_control_micro_batches(more: dict[str, Any], start: Path, other: Path, p
 # --- directions ---------------------------------------------------------------------------------------------------
 
 
-def gradients(folder: Path, given: Rows, config: DistRLConfig, told: Credit, asked: Old | None = None) -> Tensor:
+def gradients(
+    folder: Path, given: Rows, config: ResolvedDistRL, given_advantages: Advantages, known: CandidateSet | None = None
+) -> Tensor:
     """Of one minibatch of all rows, flat."""
     model = runner(folder)
     micros = micro_batches(given, [[i] for i in range(len(given.rows))], 64)
     nothing = Models(model, None, False, None)
-    before = asked or models.old(nothing, given, micros, 0.0)
-    goal = updates.target(given, before, told, None, config)
-    updates.policy_gradients(model, given, list(range(len(given.rows))), goal, config, 64)
+    candidates = known or models.old_candidates(nothing, given, micros, 0.0)[0]
+    targets = updates.policy_targets(given, candidates, given_advantages, None, config)
+    updates.policy_gradients(model, given, list(range(len(given.rows))), targets, config, 64)
     return torch.cat([p.grad.flatten() for p in model.trained if p.grad is not None])
 
 
@@ -209,9 +212,9 @@ def moved(model: Runner, gradient: Tensor, rate: float) -> None:
 def test_an_update_moves_a_token_where_its_advantage_points(start: Path, sign: float) -> None:
     given = rows(row(3, 1, 0), row(4, 0, 0))
     config = resolve(DistRLConfig(arm="grpo", preset="paper"))
-    advantages = torch.zeros(2, 4)
-    advantages[1, 2] = sign  # token 5 of the flat order
-    gradient = gradients(start, given, config, Credit(advantages, torch.zeros(7, 0), {}))
+    tokens = torch.zeros(2, 4)
+    tokens[1, 2] = sign  # token 5 of the flat order
+    gradient = gradients(start, given, config, Advantages(tokens, torch.zeros(7, 0), {}))
     model = runner(start)
     micros = micro_batches(given, [[0], [1]], 64)
     ids = torch.tensor([t for r in given.rows for t in r.ids[r.start :]])[:, None]
@@ -227,14 +230,14 @@ def test_an_update_moves_a_candidate_where_its_td_points(start: Path, sign: floa
     config = resolve(DistRLConfig(preset="paper"))
     model = runner(start)
     micros = micro_batches(given, [[0], [1]], 64)
-    old = models.old(Models(model, None, False, None), given, micros, 0.1)
-    place = next(i for i in range(7) if int(old.kept[i].sum()) > 1)
-    td = torch.zeros(old.ids.shape)
+    old, _ = models.old_candidates(Models(model, None, False, None), given, micros, 0.1)
+    place = next(i for i in range(7) if int(old.mask[i].sum()) > 2)  # the sampled token and two candidates
+    td = torch.zeros(7, old.mask.shape[1] - 1)
     td[place, 1] = sign
-    gradient = gradients(start, given, config, Credit(torch.zeros(2, 4), td, {}), old)
+    gradient = gradients(start, given, config, Advantages(torch.zeros(2, 4), td, {}), old)
     moved(model, gradient, 0.5)
-    after = models.logprobs(model, given, micros, old.ids)
-    assert sign * float(after[place, 1] - old.candidate_logprobs[place, 1]) > 1e-4
+    after = models.logprobs(model, given, micros, old.token_ids)
+    assert sign * float(after[place, 2] - old.old_logprobs[place, 2]) > 1e-4
 
 
 # --- which model is asked what --------------------------------------------------------------------------------------
@@ -245,50 +248,52 @@ def test_td_is_to_the_behaviour_or_to_the_start(start: Path, other: Path, tmp_pa
     given = rows(row(3, 1, 0), row(4, 0, 0))
     micros = micro_batches(given, [[0], [1]], 64)
     found = Models(runner(start), runner(other), False, runner(third))
-    before = models.old(found, given, micros, 0.1)
-    asked, known = models.asked_of(given, before)
+    candidates, _ = models.old_candidates(found, given, micros, 0.1)
+    asked, known, mask = candidates
     says = {folder: models.logprobs(runner(folder), given, micros, asked) for folder in (start, other, third)}
-    assert torch.allclose(says[start][:, 0], before.logprobs)
+    assert torch.allclose(says[start][:, 0], known[:, 0])
     config = resolve(DistRLConfig(preset="paper", rm_beta=3.0))
     for reference, expected in (("behaviour", known), ("sft", says[third])):
-        scored = models.scored(found, given, micros, before, replace(config, reference=reference))
-        whole = objectives.td_advantages(says[other], expected, 3.0)
-        assert torch.allclose(scored.td, whole[:, 0])
-        assert torch.allclose(scored.candidate_td, whole[:, 1:] * before.kept)
-        assert float(scored.td.abs().max()) > 0.1
+        td = models.temporal_differences(found, given, micros, candidates, replace(config, reference=reference))
+        assert torch.allclose(td, objectives.td_advantages(says[other], expected, 3.0) * mask)
+        assert mask[:, 0].all()
+        assert float(td[:, 0].abs().max()) > 0.1
     # The policy as its own reward model (SPRO).
-    own = models.scored(replace(found, rm=None), given, micros, before, replace(config, reference="sft"))
-    assert torch.allclose(own.td, 3.0 * (before.logprobs - says[third][:, 0]), atol=1e-6)
+    spro = replace(config, reference="sft")
+    td = models.temporal_differences(replace(found, rm=None), given, micros, candidates, spro)
+    assert torch.allclose(td[:, 0], 3.0 * (known - says[third])[:, 0], atol=1e-6)
 
 
 def test_candidates_are_all_likely_tokens_and_no_others(start: Path) -> None:
     given = rows(row(3, 1, 0), row(4, 0, 0))
     micros = micro_batches(given, [[0], [1]], 1)
     model = runner(start)
-    before = models.old(Models(model, None, False, None), given, micros, 0.1)
+    candidates, entropies = models.old_candidates(Models(model, None, False, None), given, micros, 0.1)
     said = [distrl_naive.Said(torch.tensor(r.ids), r.start, r.group, 0.0, False) for r in given.rows]
     whole = torch.cat(distrl_naive.tables(model.model, said)).exp()
     for place in range(7):
-        kept = before.ids[place][before.kept[place]].tolist()
+        kept = candidates.token_ids[place, 1:][candidates.mask[place, 1:]].tolist()
         assert sorted(kept) == (whole[place] >= 0.1).nonzero()[:, 0].tolist()
         entropy = -(whole[place] * whole[place].log()).sum()
-        assert float(before.entropy[place]) == pytest.approx(float(entropy), abs=1e-5)
+        assert float(entropies[place]) == pytest.approx(float(entropy), abs=1e-5)
 
 
 def test_terminal_tokens_have_no_candidates_where_they_have_no_td(start: Path) -> None:
     given = rows(row(2, 1, 0), row(3, 0, 0), row(2, 0, 0, masked=True))
     micros = micro_batches(given, [[0], [1], [2]], 64)
-    before = models.old(Models(runner(start), None, False, None), given, micros, 0.1)
-    td = Scored(torch.arange(1.0, 8.0), torch.ones(before.ids.shape))
+    candidates, _ = models.old_candidates(Models(runner(start), None, False, None), given, micros, 0.1)
+    td = torch.ones(candidates.mask.shape)
+    td[:, 0] = torch.arange(1.0, 8.0)
     for zero in (True, False):
         config = replace(resolve(DistRLConfig(preset="paper")), zero_terminal=zero)
-        goal = updates.target(given, before, advantages.assign(given, td, config), None, config)
+        targets = updates.policy_targets(given, candidates, advantages.compute(given, td, config), None, config)
+        mask = targets.candidates.mask
         last = [1, 4]
-        assert [bool(goal.kept[i].any()) for i in last] == [not zero] * 2
-        assert bool(goal.kept[0].any())
-        assert not goal.kept[5:].any()
-        assert goal.learning.tolist() == [True] * 5 + [False] * 2
-        assert goal.advantages[5:].tolist() == [0.0, 0.0]
+        assert [bool(mask[i, 1:].any()) for i in last] == [not zero] * 2
+        assert bool(mask[0, 1:].any())
+        assert not mask[5:, 1:].any()
+        assert mask[:, 0].tolist() == [True] * 5 + [False] * 2
+        assert targets.advantages[5:, 0].tolist() == [0.0, 0.0]
 
 
 def test_importance_weights_scale_the_token_branch_alone(start: Path) -> None:
@@ -296,19 +301,20 @@ def test_importance_weights_scale_the_token_branch_alone(start: Path) -> None:
     given = rows(*(replace(r, logprobs=(-2.0,) * r.size) for r in (row(3, 1, 0), row(4, 0, 0))))
     micros = micro_batches(given, [[0], [1]], 64)
     model = runner(start)
-    before = models.old(Models(model, None, False, None), given, micros, 0.1)
+    candidates, _ = models.old_candidates(Models(model, None, False, None), given, micros, 0.1)
+    old_logprobs = candidates.old_logprobs[:, 0]
     link: Any = None
-    weight = weight_of(given, before, Source(link, dict, foreign=True))
+    weight = importance_weights(given, old_logprobs, Source(link, dict, foreign=True))
     assert weight is not None
-    assert torch.allclose(weight, (before.logprobs + 2.0).exp().clamp(max=2.0))
+    assert torch.allclose(weight, (old_logprobs + 2.0).exp().clamp(max=2.0))
     assert len(set(weight.tolist())) > 2
-    assert weight_of(given, before, Source(link, dict, foreign=False)) is None
+    assert importance_weights(given, old_logprobs, Source(link, dict, foreign=False)) is None
     config = resolve(DistRLConfig(preset="paper"))
-    told = advantages.assign(given, Scored(before.logprobs, before.candidate_logprobs), config)
+    told = advantages.compute(given, candidates.old_logprobs, config)
     sums = []
-    for by in (None, torch.full_like(before.logprobs, 2.0)):
-        goal = updates.target(given, before, told, by, config)
-        sums.append(updates.policy_gradients(model, given, [0, 1], goal, config, 64))
+    for by in (None, torch.full_like(old_logprobs, 2.0)):
+        targets = updates.policy_targets(given, candidates, told, by, config)
+        sums.append(updates.policy_gradients(model, given, [0, 1], targets, config, 64))
     token = [s["loss"] - 0.1 * s["candidate_loss"] for s in sums]
     assert token[1] == pytest.approx(2 * token[0], abs=1e-6)
     assert abs(token[0]) > 1e-3

@@ -20,9 +20,7 @@ from prmbench.core.records import NonFiniteError, Notice, RetryError, UserError
 from prmbench.data.rollouts import Rollout, write
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.hf import Placement
-from prmbench.rl import advantages as credit
-from prmbench.rl import distrl, models, step_rollouts, updates
-from prmbench.rl.advantages import Credit, Scored
+from prmbench.rl import advantages, distrl, models, step_rollouts, updates
 from prmbench.rl.models import Models
 from prmbench.rl.token_rows import Row, micro_batches
 from prmbench.sampling import completions
@@ -232,9 +230,9 @@ def test_masked_tokens_are_in_no_loss_and_their_outcome_counts(start: Path) -> N
     assert abs(seen[0][0] - seen[1][0]) > 1e-4
     assert abs(seen[0][1] - seen[1][1]) > 1e-4
     config = resolve(distrl.DistRLConfig(arm="grpo", preset="paper"))
-    advantages = credit.assign(rows(*given(True, 4)), None, config).advantages
-    assert float(advantages[0, 0]) == pytest.approx((1 - 1 / 3) / (2 / 9) ** 0.5, abs=1e-5)  # of three, not of two
-    assert advantages[1].tolist() == [0.0] * 4
+    tokens = advantages.compute(rows(*given(True, 4)), None, config).tokens
+    assert float(tokens[0, 0]) == pytest.approx((1 - 1 / 3) / (2 / 9) ** 0.5, abs=1e-5)  # of three, not of two
+    assert tokens[1].tolist() == [0.0] * 4
 
 
 def losses(start: Path, *given: Row) -> tuple[float, float]:
@@ -243,29 +241,30 @@ def losses(start: Path, *given: Row) -> tuple[float, float]:
     config = resolve(distrl.DistRLConfig(preset="paper", rm_margin=0.1))
     model = open_runner(str(start), None, "lm", Setup(Placement("cpu", "float32")))
     micros = micro_batches(told, [[i] for i in range(len(given))], 64)
-    before = models.old(Models(model, None, False, None), told, micros, 0.1)
+    candidates, _ = models.old_candidates(Models(model, None, False, None), told, micros, 0.1)
+    old_logprobs = candidates.old_logprobs
     every = list(range(len(given)))
-    rm = updates.rm_gradients(model, told, every, torch.full_like(before.logprobs, -2.0), config, 64)["rm_loss"]
-    scored = Scored(0.1 * before.logprobs, 0.1 * before.candidate_logprobs)
-    goal = updates.target(told, before, credit.assign(told, scored, config), None, config)
-    return rm, updates.policy_gradients(model, told, every, goal, config, 64)["loss"]
+    rm = updates.rm_gradients(model, told, every, torch.full_like(old_logprobs[:, 0], -2.0), config, 64)["rm_loss"]
+    assigned = advantages.compute(told, 0.1 * old_logprobs, config)
+    targets = updates.policy_targets(told, candidates, assigned, None, config)
+    return rm, updates.policy_gradients(model, told, every, targets, config, 64)["loss"]
 
 
 def test_completions_without_a_token_count_and_have_no_terms(start: Path) -> None:
     """Two groups: an empty wrong answer makes the right one rarer, and adds nothing to any sum."""
     config = resolve(distrl.DistRLConfig(arm="grpo", preset="paper"))
     told = rows(row(3, 1, 0), row(0, 0, 0), row(0, 0, 0), row(0, 1, 1), row(2, 0, 1))
-    advantages = credit.assign(told, None, config).advantages
-    assert advantages.shape == (5, 3)
-    assert float(advantages[0, 0]) == pytest.approx(2**0.5, abs=1e-5)
-    assert advantages[1].tolist() == advantages[3].tolist() == [0.0] * 3
+    tokens = advantages.compute(told, None, config).tokens
+    assert tokens.shape == (5, 3)
+    assert float(tokens[0, 0]) == pytest.approx(2**0.5, abs=1e-5)
+    assert tokens[1].tolist() == tokens[3].tolist() == [0.0] * 3
     found = losses(start, *told.rows)
     assert all(math.isfinite(loss) for loss in found)
     # A mean over five sequences, of which three are 0.
     fuller = losses(start, *told.rows, row(0, 0, 1))
     assert found[0] != 0
     assert fuller[1] != found[1]
-    assert all(credit.assign(rows(row(0, 1, 0), row(0, 0, 0)), None, config).advantages.shape == (2, 0) for _ in "x")
+    assert advantages.compute(rows(row(0, 1, 0), row(0, 0, 0)), None, config).tokens.shape == (2, 0)
 
 
 @pytest.mark.filterwarnings("ignore::prmbench.core.records.Notice")
@@ -410,7 +409,7 @@ def test_out_of_memory_twice_is_a_clear_stop(
 def test_out_of_memory_in_a_forward_pass_without_gradients(
     start: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner, calls = models.old, []
+    inner, calls = models.old_candidates, []
 
     def limited(*args: Any) -> Any:
         calls.append(len(args[2]))
@@ -418,7 +417,7 @@ def test_out_of_memory_in_a_forward_pass_without_gradients(
             raise torch.OutOfMemoryError("as a GPU says it")
         return inner(*args)
 
-    monkeypatch.setattr(models, "old", limited)
+    monkeypatch.setattr(models, "old_candidates", limited)
     run(options(start, prompts, tmp_path / "out", batch_tokens=100, steps=1))
     assert calls[1] > calls[0]  # micro-batches
 
@@ -427,7 +426,7 @@ def test_a_row_longer_than_the_budget_has_a_micro_batch_of_its_own() -> None:
     told = rows(*(row(size, 0, 0) for size in (1, 9, 3, 9, 2)))
     found = micro_batches(told, [[i] for i in range(5)], 10)
     assert [m.rows.tolist() for m in found] == [[1], [3], [2, 4], [0]]
-    assert sorted(int(i) for m in found for i in m.at) == list(range(24))
+    assert sorted(int(i) for m in found for i in m.places) == list(range(24))
     unit = micro_batches(told, [[0, 1], [2, 3, 4]], 10)
     assert [m.rows.tolist() for m in unit] == [[0, 1], [2, 3, 4]]  # pairs stay together
 
@@ -440,11 +439,11 @@ def test_a_stand_in_counts_nothing(start: Path) -> None:
     from prmbench.rl.token_rows import _stand_in
 
     stand_in = _stand_in("cpu")
-    before = models.old(Models(model, None, False, None), nothing, [stand_in], 0.1)
-    assert (len(before.logprobs), before.ids.shape) == (0, (0, 10))
-    scored = models.scored(Models(model, model, False, None), nothing, [stand_in], before, config)
-    given = credit.assign(nothing, scored, config)
-    goal = updates.target(nothing, before, given, None, config)
-    assert isinstance(given, Credit)
-    assert len(goal.asked) == 0
-    assert step_rollouts.useless([], "drop") == "unverified"
+    candidates, entropy = models.old_candidates(Models(model, None, False, None), nothing, [stand_in], 0.1)
+    assert (len(entropy), candidates.token_ids.shape) == (0, (0, 11))
+    both = Models(model, model, False, None)
+    td = models.temporal_differences(both, nothing, [stand_in], candidates, config)
+    assigned = advantages.compute(nothing, td, config)
+    targets = updates.policy_targets(nothing, candidates, assigned, None, config)
+    assert len(targets.advantages) == 0
+    assert step_rollouts.skip_reason([], "drop") == "unverified"

@@ -18,12 +18,11 @@ from prmbench.config.distrl_options import DistRLConfig, resolve
 from prmbench.core import result_files
 from prmbench.core.records import UserError
 from prmbench.data.rollouts import Rollout
+from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl import advantages, monitors, step_rollouts, updates
-from prmbench.rl.advantages import Scored
-from prmbench.rl.models import Old
-from prmbench.rl.setup import rate
-from prmbench.rl.step_rollouts import Draw
+from prmbench.rl.step_rollouts import StepRollouts
 from prmbench.rl.updates import RM_SUMS, SUMS
+from prmbench.training.optimiser import warmed_up
 
 
 def test_numbers_of_all_that_is_drawn() -> None:
@@ -42,7 +41,7 @@ def test_numbers_of_all_that_is_drawn() -> None:
         "groups": 1,
         "prompts_cut": 2,
     }
-    found = monitors.drawn(Draw((), tally, 0))
+    found = monitors.completion_metrics(StepRollouts((), tally, 0))
     assert found == {
         "reward": 3 / 8,
         "accuracy": 0.5,
@@ -59,7 +58,7 @@ def test_numbers_of_all_that_is_drawn() -> None:
         "rounds": 2,
         "prompts_cut": 2,
     }
-    nothing = monitors.drawn(Draw((), dict.fromkeys(tally, 0), 0))
+    nothing = monitors.completion_metrics(StepRollouts((), dict.fromkeys(tally, 0), 0))
     assert nothing["reward"] is None
     assert nothing["length"] is None
 
@@ -82,7 +81,7 @@ def test_why_a_prompt_is_not_trained_on() -> None:
     cut, unknown = replace(wrong, finish="length"), replace(wrong, outcome=None)
 
     def why(rule: str, *each: Rollout) -> str:
-        return step_rollouts.useless([(r, None) for r in each], rule)
+        return step_rollouts.skip_reason([(r, None) for r in each], rule)
 
     assert why("drop", right, wrong) == ""
     assert [why(rule, right, cut) for rule in ("keep", "mask", "drop")] == ["", "", "cut"]
@@ -97,45 +96,48 @@ def test_candidates_their_mass_and_entropy() -> None:
     given = rows(row(2, 1, 0), row(1, 0, 0))
     kept = torch.tensor([[True, True], [True, False], [False, False]])
     told = torch.tensor([[0.6, 0.3], [0.5, 1.0], [1.0, 1.0]]).log()
-    old = Old(torch.zeros(3), torch.tensor([0.3, 0.6, 1.2]), torch.zeros(3, 2, dtype=torch.long), kept, told)
-    found = monitors.behaviour(given, old)
+    entropy = torch.tensor([0.3, 0.6, 1.2])
+    sampled = torch.zeros(3, 1)
+    ids = torch.zeros(3, 3, dtype=torch.long)
+    mask = torch.cat([torch.ones(3, 1, dtype=torch.bool), kept], dim=1)
+    found = monitors.policy_metrics(given, CandidateSet(ids, torch.cat([sampled, told], dim=1), mask), entropy)
     assert found == pytest.approx({"kept": 2, "entropy": 0.7, "candidates": 1.0, "candidate_mass": 1.4 / 3})
-    none = Old(torch.zeros(3), old.entropy, old.ids[:, :0], kept[:, :0], told[:, :0])
-    assert monitors.behaviour(given, none) == pytest.approx({"kept": 2, "entropy": 0.7})
+    none = CandidateSet(ids[:, :1], sampled, mask[:, :1])
+    assert monitors.policy_metrics(given, none, entropy) == pytest.approx({"kept": 2, "entropy": 0.7})
 
 
 def test_scores_of_steps_and_their_correlation_with_the_outcome() -> None:
     """TD sums 6, -2 and 4 in 3, 1 and 2 steps; TD means 3, -1 and 1 for outcomes 1, 0, 0."""
     given = rows(row(2, 1, 0, steps=3), row(2, 0, 0, steps=1), row(4, 0, 0, steps=2))
     td = torch.tensor([1.0, 5.0, -3.0, 1.0, 4.0, 0.0, 0.0, 0.0])
-    found = monitors.reward_model(given, Scored(td, td[:, None]))
+    found = monitors.reward_model_metrics(given, td[:, None])
     x, y = torch.tensor([3.0, -1.0, 1.0]), torch.tensor([1.0, 0.0, 0.0])
     expected = float(torch.corrcoef(torch.stack([x, y]))[0, 1])
     assert found == pytest.approx({"rm_score": (2 - 2 + 2) / 3, "td_outcome_correlation": expected})
-    flat = monitors.reward_model(rows(row(2, 1, 0), row(2, 0, 0)), Scored(torch.ones(4), td[:4, None]))
+    flat = monitors.reward_model_metrics(rows(row(2, 1, 0), row(2, 0, 0)), torch.ones(4, 1))
     assert flat["td_outcome_correlation"] is None
 
 
 def test_verdicts_of_a_reward_model() -> None:
     """Rows of two tokens and one: IPVRM decides by the mean of the rewards, others by the sum."""
     given = rows(row(2, 1, 0), row(1, 0, 0), row(0, 0, 0), row(1, 1, 1))
-    scored = Scored(torch.tensor([3.0, -1.0, 2.0, -0.5]), torch.zeros(4, 0))
+    td = torch.tensor([3.0, -1.0, 2.0, -0.5])[:, None]
     for loss, first in (("ipvrm", 1.0), ("implicit_prm", 2.0)):
-        found = monitors.rm_verdicts(given, scored, loss)
+        found = monitors.verdict_metrics(given, td, loss)
         logits = torch.tensor([first, 2.0, -0.5])
         gap = float((logits.sigmoid() - torch.tensor([1.0, 0.0, 1.0])).mean())
         assert found == pytest.approx({"rm_accuracy": 1 / 3, "rm_gap": gap})
-    at_zero = monitors.rm_verdicts(given, Scored(torch.zeros(4), torch.zeros(4, 0)), "ipvrm")
+    at_zero = monitors.verdict_metrics(given, torch.zeros(4, 1), "ipvrm")
     assert at_zero == pytest.approx({"rm_accuracy": 1 / 3, "rm_gap": 0.5 - 2 / 3})  # 0 is a no
 
 
 def test_numbers_of_updates() -> None:
     rm = [dict(zip(RM_SUMS, v, strict=True)) for v in ((0.5, 3, 4, 0.4), (0.3, 1, 2, -0.1))]
-    assert monitors.rm_update(rm, [1.0, 3.0]) == pytest.approx(
+    assert monitors.rm_update_metrics(rm, [1.0, 3.0]) == pytest.approx(
         {"rm_loss": 0.4, "rm_accuracy": 4 / 6, "rm_gap": 0.3 / 6, "rm_grad_norm": 2.0}
     )
     sums = [dict(zip(SUMS, v, strict=True)) for v in ((1.0, 0.2, 10, 2, 20, 5, 0.0), (3.0, 0.4, 30, 0, 20, 1, 0.6))]
-    assert monitors.policy_update(sums, [2.0, 4.0]) == pytest.approx(
+    assert monitors.policy_update_metrics(sums, [2.0, 4.0]) == pytest.approx(
         {
             "loss": 2.0,
             "candidate_loss": 0.3,
@@ -148,47 +150,47 @@ def test_numbers_of_updates() -> None:
 
 
 def test_kl_of_the_drawing_policy_to_another() -> None:
-    old = Old(torch.tensor([0.5, 0.25]).log(), torch.zeros(2), *(torch.zeros(2, 0) for _ in range(3)))
+    old_logprobs = torch.tensor([[0.5], [0.25]]).log()
+    old = CandidateSet(torch.zeros(2, 1, dtype=torch.long), old_logprobs, torch.ones(2, 1, dtype=torch.bool))
     other = torch.tensor([0.25, 0.5]).log()
     expected = ((0.5 - 1 - math.log(0.5)) + (2 - 1 - math.log(2))) / 2
-    assert monitors.kl(old, other) == pytest.approx(expected)
-    assert monitors.kl(old, old.logprobs) == 0
+    assert monitors.kl_metric(old, other) == pytest.approx(expected)
+    assert monitors.kl_metric(old, old_logprobs[:, 0]) == 0
 
 
 def test_sums_of_a_policy_update() -> None:
     """Ratios 1.5, 0.5 and 1 with advantages 1, 1 and -1: the first alone is clipped."""
     config = resolve(DistRLConfig(preset="paper"))
     ratio = torch.tensor([[1.5, 0.5, 1.0]])
-    part = updates.Target(
-        asked=torch.zeros(1, 3, 2, dtype=torch.long),
-        known=torch.zeros(1, 3, 2),
-        kept=torch.tensor([[[True], [True], [False]]]),
-        candidate_td=torch.tensor([[[-1.0], [1.0], [1.0]]]),
-        advantages=torch.tensor([[1.0, 1.0, -1.0]]),
-        learning=torch.ones(1, 3, dtype=torch.bool),
+    mask = torch.tensor([[[True, True], [True, True], [True, False]]])
+    part = updates.PolicyTargets(
+        CandidateSet(torch.zeros(1, 3, 2, dtype=torch.long), torch.zeros(1, 3, 2), mask),
+        advantages=torch.tensor([[[1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]]),
         weight=torch.ones(1, 3),
     )
     new = torch.stack([ratio.log(), torch.tensor([[0.5, 1.5, 1.5]]).log()], dim=-1)
-    found = dict(zip(SUMS, updates._sums(torch.tensor(2.0), None, new, part, config).tolist(), strict=True))
+    found = dict(
+        zip(SUMS, updates._sums(torch.tensor(2.0), torch.tensor(0.5), new, part, config).tolist(), strict=True)
+    )
     kl = (1.5 - 1 - math.log(1.5)) + (0.5 - 1 - math.log(0.5))
     counts = {"tokens": 3, "clipped": 1, "candidates": 2, "candidates_clipped": 2}
-    assert found == pytest.approx({"loss": 2.0, "candidate_loss": 0.0, **counts, "kl_old": kl})
+    assert found == pytest.approx({"loss": 2.0, "candidate_loss": 0.5, **counts, "kl_old": kl})
 
 
 def test_ratio_of_process_to_outcome_and_sigma() -> None:
     """One prompt, TD 2, -2 | 0: prefix values 2, 0 | 0; outcome advantages 1, 1 | -1."""
     given = rows(row(2, 1, 0), row(1, 0, 0))
     config = replace(resolve(DistRLConfig(preset="paper")), gae_weight=0.5)
-    scored = Scored(torch.tensor([2.0, -2.0, 0.0]), torch.tensor([[1.0], [2.0], [3.0]]))
-    found = advantages.assign(given, scored, config)
+    td = torch.tensor([[2.0, 1.0], [-2.0, 2.0], [0.0, 3.0]])
+    found = advantages.compute(given, td, config)
     sigma = (8 / 9) ** 0.5
     # Mean 0 and standard deviation sqrt(8/3): GAE 0, -sqrt(3/2) | 0, of which half is taken.
     half = 0.5 * 1.5**0.5
-    assert found.advantages.tolist() == [pytest.approx([1.0, 1 - half]), pytest.approx([-1.0, 0.0])]
-    assert found.facts == pytest.approx({"sigma_v": sigma, "gae_outcome_ratio": half / 3**0.5})
-    assert found.candidate_td[:, 0].tolist() == pytest.approx([1 / sigma, 2 / sigma, 3 / sigma])
-    alone = advantages.assign(given, scored, replace(config, reward="rm"))
-    assert alone.advantages.tolist() == [pytest.approx([0.0, -half]), [0.0, 0.0]]
+    assert found.tokens.tolist() == [pytest.approx([1.0, 1 - half]), pytest.approx([-1.0, 0.0])]
+    assert found.metrics == pytest.approx({"sigma_v": sigma, "gae_outcome_ratio": half / 3**0.5})
+    assert found.candidates[:, 0].tolist() == pytest.approx([1 / sigma, 2 / sigma, 3 / sigma])
+    alone = advantages.compute(given, td, replace(config, reward="rm"))
+    assert alone.tokens.tolist() == [pytest.approx([0.0, -half]), [0.0, 0.0]]
 
 
 @pytest.mark.parametrize("kind", ["rloo", "masked_step", "score"])
@@ -196,9 +198,7 @@ def test_other_kinds_of_credit(kind: Any) -> None:
     """Two completions of a prompt, TD 2, 4 | 1."""
     given = rows(row(2, 1, 0), row(1, 0, 0))
     config = replace(resolve(DistRLConfig(preset="paper")), credit=kind, reward="both" if kind == "rloo" else "rm")
-    found = advantages.assign(
-        given, Scored(torch.tensor([2.0, 4.0, 1.0]), torch.zeros(3, 0)), config
-    ).advantages.tolist()
+    found = advantages.compute(given, torch.tensor([[2.0], [4.0], [1.0]]), config).tokens.tolist()
     expected = {
         # Each less the mean of the row means 3 and 1, twice (n / (n - 1)), summed from the end; the outcome likewise.
         "rloo": [[0 + 4 + 1, 4 + 1], [-2 - 1, 0]],
@@ -210,14 +210,13 @@ def test_other_kinds_of_credit(kind: Any) -> None:
 
 
 def test_learning_rates_rise_and_stay() -> None:
-    config = DistRLConfig(warmup=4)
-    assert [rate(config, 0.8, step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
-    assert rate(DistRLConfig(), 0.8, 0) == 0.8
+    assert [warmed_up(0.8, 4, step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+    assert warmed_up(0.8, 0, 0) == 0.8
 
 
 def test_what_json_cannot_say_is_none() -> None:
     line = {"loss": math.nan, "kl": -math.inf, "reward": 0.5, "step": 3, "alarms": ["clipping"], "x": None}
-    assert monitors.told(line) == {**line, "loss": None, "kl": None}
+    assert monitors.finite_or_none(line) == {**line, "loss": None, "kl": None}
 
 
 # --- validations and the result -----------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ KILLS = [
     ("prmbench.rl.updates.rm_gradients", 4),  # in the reward model's second update of step 2
     ("prmbench.training.checkpoints._seal", 1),  # in saving: shares are written, the manifest is not
     ("prmbench.rl.updates.policy_gradients", 8),  # in the policy's second update of step 3
-    ("prmbench.rl.resume.keep", 1),  # completions of step 4 are drawn and not kept
+    ("prmbench.rl.resume.store_rollouts", 1),  # completions of step 4 are drawn and not kept
     ("prmbench.training.run_folder.log", 2),  # step 4 is done and not yet told of
     ("prmbench.core.result_files.write_run", 1),  # all steps done, the result half-written
 ]

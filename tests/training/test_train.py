@@ -504,7 +504,7 @@ def test_another_run_in_the_folder_is_refused(policy: Path, tmp_path: Path) -> N
         train(replace(config, learning_rate=1.0))
     with pytest.raises(UserError, match="holds a run with another data_hash"):
         train(replace(config, data=data(tmp_path, traces()[:6], "other.jsonl")))
-    with pytest.raises(UserError, match="is the model to start from"):
+    with pytest.raises(UserError, match="is a model to start from"):
         train(replace(config, model=str(tmp_path / "out")))
     with pytest.raises(UserError, match="holds a model that was not trained here"):
         train(replace(config, model=str(save_model(tmp_path / "other", 5)), out=save_model(tmp_path / "alien", 6)))
