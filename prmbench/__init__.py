@@ -12,15 +12,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "EvalConfig": ("config", "EvalConfig"),
-    "EvalProtocol": ("schema", "EvalProtocol"),
-    "RunResult": ("schema", "RunResult"),
-    "StepScores": ("schema", "StepScores"),
-    "Trace": ("schema", "Trace"),
-    "UserError": ("schema", "UserError"),
+    "EvalProtocol": ("core.records", "EvalProtocol"),
+    "RunResult": ("core.records", "RunResult"),
+    "StepScores": ("core.records", "StepScores"),
+    "Trace": ("core.records", "Trace"),
+    "UserError": ("core.records", "UserError"),
     "evaluate": ("evaluation", "evaluate"),
     "load_backend": ("backends", "load_backend"),
     "load_traces": ("data", "load"),
-    "read_run": ("store", "read_run"),
+    "read_run": ("core.result_files", "read_run"),
 }
 """Public name -> module, and name there. No public name is a module's: importing that would overwrite it."""
 __all__ = [
