@@ -33,13 +33,15 @@ class LoadConfig:
         "auto", "auto: bfloat16 on a GPU, float32 on a CPU."
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:N, or balanced (spread one large model over all GPUs).")
-    batch_tokens: int | None = option(None, "Padded tokens a batch may hold (default: by device).")
+    batch_tokens: int | None = option(None, "Padded tokens a batch may hold (default: by device).", min=1)
     trust_remote_code: bool = option(
         False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
     )
     data: Path | None = option(None, "File or folder: json, jsonl or parquet (rollout also: gym:NAME,size=N).")
-    limit: int | None = option(None, "Only N traces or prompts of each subset, evenly spaced (score: the first N).")
-    seed: int = option(0, "Of everything random: bootstrap, sampling, data order, the random baseline.")
+    limit: int | None = option(
+        None, "Only N traces or prompts of each subset, evenly spaced (score: the first N).", min=1
+    )
+    seed: int = option(0, "Of everything random: bootstrap, sampling, data order, the random baseline.", min=0)
     dry_run: bool = option(False, "Print the plan (traces, tokens, batches, memory) and stop; no weights are loaded.")
 
 
@@ -50,7 +52,7 @@ class ModelConfig(LoadConfig):
     engine: Literal["hf", "vllm", "openai"] = option(  # type: ignore[assignment]
         "hf", "Who runs the model: hf, vllm (implicit, critics, policies) or openai (critics: a server at --base-url)."
     )
-    tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.")
+    tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.", min=1)
     ref_model: str | None = option(None, "Reference of the log-ratio (backend implicit).")
     ref_revision: str | None = option(None, "Hub revision of the reference.")
     ref_cache: Path | None = option(
@@ -68,28 +70,32 @@ class ModelConfig(LoadConfig):
         "Backend critic: how it is asked: processbench (the official prompt), stepwise (a verdict on every step), "
         "yes_no (P(yes) for every step); default: as its card says, else processbench.",
     )
-    votes: int = option(1, "Backend critic: answers a trace; 1 = greedy, more = majority (yes_no: mean).")
-    critic_temperature: float | None = option(None, "Backend critic: temperature (default: the critic's own).")
-    critic_top_p: float | None = option(None, "Backend critic: nucleus (default: the critic's own).")
-    critic_top_k: int | None = option(None, "Backend critic: top-k, 0 = off (default: the critic's own).")
-    critic_tokens: int | None = option(None, "Backend critic: longest answer, in tokens (default: the critic's own).")
+    votes: int = option(1, "Backend critic: answers a trace; 1 = greedy, more = majority (yes_no: mean).", min=1)
+    critic_temperature: float | None = option(None, "Backend critic: temperature (default: the critic's own).", min=0)
+    critic_top_p: float | None = option(None, "Backend critic: nucleus (default: the critic's own).", above=0, max=1)
+    critic_top_k: int | None = option(None, "Backend critic: top-k, 0 = off (default: the critic's own).", min=0)
+    critic_tokens: int | None = option(
+        None, "Backend critic: longest answer, in tokens (default: the critic's own).", min=1
+    )
     base_url: str | None = option(None, "Engine openai: address of the server, e.g. http://127.0.0.1:8000/v1.")
-    requests: int = option(16, "Engine openai: requests under way at once.")
-    rate: float | None = option(None, "Engine openai: most requests a minute (default: no limit).")
-    input_price: float | None = option(None, "Engine openai: price of a million prompt tokens.")
-    output_price: float | None = option(None, "Engine openai: price of a million answer tokens.")
-    max_cost: float | None = option(None, "Engine openai: most that a run may cost, over all sittings.")
+    requests: int = option(16, "Engine openai: requests under way at once.", min=1)
+    rate: float | None = option(None, "Engine openai: most requests a minute (default: no limit).", min=0.001)
+    input_price: float | None = option(None, "Engine openai: price of a million prompt tokens.", min=0, max=1e6)
+    output_price: float | None = option(None, "Engine openai: price of a million answer tokens.", min=0, max=1e6)
+    max_cost: float | None = option(None, "Engine openai: most that a run may cost, over all sittings.", min=0)
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """How completions are drawn, cut into steps and verified: what `rollout` and `eval --benchmark policy` share."""
 
-    group_size: int = option(8, "Completions per prompt (policy: 8, IPVRM paper Table 5).")
-    temperature: float = option(0.6, "Sampling temperature; 0 = greedy (policy: 0.6, IPVRM paper).")
-    top_p: float = option(0.95, "Nucleus sampling; 1 = off (policy: 0.95, IPVRM paper).")
-    top_k: int = option(0, "Sample among the k likeliest tokens; 0 = off.")
-    max_new_tokens: int = option(2048, "Longest completion; a longer one is cut and marked (IPVRM release: 2048).")
+    group_size: int = option(8, "Completions per prompt (policy: 8, IPVRM paper Table 5).", min=1)
+    temperature: float = option(0.6, "Sampling temperature; 0 = greedy (policy: 0.6, IPVRM paper).", min=0)
+    top_p: float = option(0.95, "Nucleus sampling; 1 = off (policy: 0.95, IPVRM paper).", above=0, max=1)
+    top_k: int = option(0, "Sample among the k likeliest tokens; 0 = off.", min=0)
+    max_new_tokens: int = option(
+        2048, "Longest completion; a longer one is cut and marked (IPVRM release: 2048).", min=1
+    )
     verifier: Literal["auto", "math", "exact", "gym"] = option(
         "auto", "Who checks answers: auto (what the prompt names, else math), math-verify, exact match, reasoning-gym."
     )
@@ -122,10 +128,10 @@ class RolloutConfig(SamplingConfig, LoadConfig):
     """`prmbench rollout`."""
 
     engine: Literal["hf", "vllm"] = option("hf", "Who draws completions.")  # type: ignore[assignment]
-    tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.")
-    group_size: int = option(5, "Completions per prompt (IPVRM paper 4.1: five for reward-model data).")
-    temperature: float = option(1.0, "Sampling temperature; 0 = greedy (IPVRM paper 4.1: 1).")
-    top_p: float = option(1.0, "Nucleus sampling; 1 = off.")
+    tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.", min=1)
+    group_size: int = option(5, "Completions per prompt (IPVRM paper 4.1: five for reward-model data).", min=1)
+    temperature: float = option(1.0, "Sampling temperature; 0 = greedy (IPVRM paper 4.1: 1).", min=0)
+    top_p: float = option(1.0, "Nucleus sampling; 1 = off.", above=0, max=1)
     subset: tuple[str, ...] = option((), "Subset, repeatable (default: all that the data has).")
     out: Path = option(Path("rollouts.jsonl"), "File for the rollouts, jsonl or parquet, one row a completion.")
 
@@ -138,24 +144,31 @@ Preset = Literal["default", "paper", "release", "miniature"]
 class TrainConfig(LoadConfig):
     """`prmbench train-sft`; an option that is None takes the preset's value (presets.py)."""
 
+    seed: int = option(
+        LoadConfig.seed, "Seed of the data order, of new weights and of --validation.", min=0, max=2**32 - 1
+    )
     preset: Preset = option("default", "Values of the options left out: default, paper, release or miniature.")
-    learning_rate: float | None = option(None, "Peak learning rate (default: the preset's).")
-    batch_size: int | None = option(None, "Sequences or pairs per update, over all processes (default: the preset's).")
-    epochs: float | None = option(None, "Passes over the data (default: the preset's).")
-    steps: int | None = option(None, "Updates; wins over --epochs.")
-    warmup: float | None = option(None, "Share of the updates spent warming up (default: the preset's).")
+    learning_rate: float | None = option(None, "Peak learning rate (default: the preset's).", above=0)
+    batch_size: int | None = option(
+        None, "Sequences or pairs per update, over all processes (default: the preset's).", min=1
+    )
+    epochs: float | None = option(None, "Passes over the data (default: the preset's).", above=0)
+    steps: int | None = option(None, "Updates; wins over --epochs.", min=1)
+    warmup: float | None = option(None, "Share of the updates spent warming up (default: the preset's).", min=0, max=1)
     schedule: Literal["cosine", "linear", "constant"] | None = option(
         None, "After the warm-up (default: the preset's)."
     )
     optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW (betas 0.9, 0.999), or plain SGD.")
-    weight_decay: float = option(0.0, "Pull of the weights towards zero.")
-    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = not at all.")
-    max_tokens: int | None = option(None, "Longer rows are left out and counted (default: what the model takes).")
-    validation: float = option(0.0, "Share of the prompts held out for validation.")
-    lora_rank: int = option(0, "Rank of LoRA adapters on all linear layers; 0 = train all weights.")
+    weight_decay: float = option(0.0, "Pull of the weights towards zero.", min=0)
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = not at all.", min=0)
+    max_tokens: int | None = option(
+        None, "Longer rows are left out and counted (default: what the model takes).", min=1
+    )
+    validation: float = option(0.0, "Share of the prompts held out for validation.", min=0, below=1)
+    lora_rank: int = option(0, "Rank of LoRA adapters on all linear layers; 0 = train all weights.", min=0)
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
     strategy: Literal["ddp", "fsdp"] = option("ddp", "Under torchrun: replicate the model, or shard it (FSDP2).")
-    save_every: int = option(0, "Updates between checkpoints; 0 = only at the end and when stopped.")
+    save_every: int = option(0, "Updates between checkpoints; 0 = only at the end and when stopped.", min=0)
     out: Path = option(
         Path("runs/train"), "Folder for the model, metrics.jsonl and checkpoints (and a reward model's prm.json)."
     )
@@ -167,8 +180,8 @@ class TrainRMConfig(TrainConfig):
 
     loss: Loss = option("ipvrm", "Objective of the reward model.")
     ref_model: str | None = option(None, "Reference of the log-ratio (default: --model itself).")
-    beta: float | None = option(None, "Scale of the log-ratio (default: the preset's).")
-    margin: float | None = option(None, "Margin m of IPVRM and Q-RM (default: the preset's).")
+    beta: float | None = option(None, "Scale of the log-ratio (default: the preset's).", above=0)
+    margin: float | None = option(None, "Margin m of IPVRM and Q-RM (default: the preset's).", min=0)
     reduction: Literal["sequence", "token"] | None = option(
         None, "Mean per sequence, then over sequences, or over all tokens (default: the preset's)."
     )
@@ -250,10 +263,10 @@ class DemoConfig:
     world: Literal["miniature", "smollm2"] = option(
         "miniature", "miniature: the whole story on a tiny world; smollm2: a real model on shipped or given traces."
     )
-    seeds: int = option(2, "miniature: independent repetitions, from the first policy on.")
-    first_seed: int = option(0, "miniature: the first seed.")
+    seeds: int = option(2, "miniature: independent repetitions, from the first policy on.", min=1)
+    first_seed: int = option(0, "miniature: the first seed.", min=0)
     data: Path | None = option(None, "smollm2: ProcessBench file or folder (default: the traces shipped).")
-    limit: int | None = option(None, "smollm2: traces per subset (default: all shipped ones, 12 of real data).")
+    limit: int | None = option(None, "smollm2: traces per subset (default: all shipped ones, 12 of real data).", min=1)
     out: Path = option(Path("runs/demo"), "Folder for the runs and the report.")
 
 
@@ -266,7 +279,7 @@ class ConvertConfig:
     )
     neutral: Literal["right", "wrong"] = option("right", "prm800k: what a step rated 0 counts as.")
     alternatives: bool = option(False, "prm800k: also every rated step that was not taken, after the steps before it.")
-    limit: int | None = option(None, "Only N solutions, evenly spaced.")
+    limit: int | None = option(None, "Only N solutions, evenly spaced.", min=1)
     strict: bool = option(False, "Refuse files with rows that cannot be read (default: leave them out, and say so).")
     out: Path = option(Path("traces.jsonl"), "File for the labelled solutions, jsonl or parquet.")
     force: bool = option(False, "Replace --out where it exists.")
@@ -278,8 +291,10 @@ class ContaminationConfig:
 
     data: Path | None = option(None, "Training file or folder: any rows that have a problem.")
     against: tuple[str, ...] = option((), "Benchmark file or folder, repeatable.")
-    ngram: int = option(13, "Words of an n-gram; a shorter problem is one n-gram.")
-    overlap: float = option(0.5, "Share of a problem's n-grams in one training problem that counts as a match.")
+    ngram: int = option(13, "Words of an n-gram; a shorter problem is one n-gram.", min=1)
+    overlap: float = option(
+        0.5, "Share of a problem's n-grams in one training problem that counts as a match.", above=0, max=1
+    )
     out: Path | None = option(None, "JSON file for all matches (default: none).")
     force: bool = option(False, "Replace --out where it exists.")
 

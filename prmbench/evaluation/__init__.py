@@ -135,6 +135,7 @@ class DryRun:
 
 def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy_runs.DryRun:
     """The plan of a run, without loading weights. `config.dry_run` must be set."""
+    config = options.coerced(config)
     if isinstance(config, ScoreConfig):
         backend, found, plan = unlabelled.planned(config)
         traces = tuple(found)

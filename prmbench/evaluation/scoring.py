@@ -63,8 +63,6 @@ def make_plan(run_id: str, backend: Backend, traces: Sequence[Trace], batch_toke
 
 def batch_budget(backend: Backend, batch_tokens: int | None) -> int:
     """Padded tokens a batch may hold: what was asked for, or the device's default."""
-    if batch_tokens is not None and batch_tokens < 1:
-        raise UserError(f"--batch-tokens is {batch_tokens}; expected at least 1")
     default = backend.facts.batch_tokens or (
         CPU_BATCH_TOKENS if backend.facts.device in ("", "cpu") else GPU_BATCH_TOKENS
     )

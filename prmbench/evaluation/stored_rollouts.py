@@ -14,7 +14,7 @@ from prmbench.config import EvalConfig
 from prmbench.core import processes, provenance, result_files, writing
 from prmbench.core.records import UserError
 from prmbench.core.validation import SAMPLING
-from prmbench.data import files, rollouts
+from prmbench.data import rollouts
 from prmbench.data.rollouts import Rollout
 from prmbench.evaluation.completion_traces import prompts_hash, scored
 from prmbench.evaluation.run_files import finish, is_stored, judge_again
@@ -97,7 +97,6 @@ def _summary(source: Path) -> dict[str, Any]:
 
 def _chosen(found: Sequence[Rollout], config: EvalConfig) -> list[Rollout]:
     """Of the subsets asked for, `--limit` prompts each with all their completions."""
-    files.check_limit(config.limit)
     present = dict.fromkeys(r.subset for r in found)
     for name in config.subset:
         if name not in present:

@@ -42,7 +42,6 @@ def planned(config: ScoreConfig) -> tuple[Backend, list[Trace], scoring.Plan]:
     """The backend, the user's solutions, and how they will be scored."""
     if config.data is None:
         raise UserError("--data is missing: give a json, jsonl or parquet file of problems and solutions")
-    files.check_limit(config.limit)
     traces = solutions.from_files(config.data, config.split)[: config.limit]
     if not traces:
         raise UserError(f"{config.data}: holds no solution")

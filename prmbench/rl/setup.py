@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench.backends import common
+from prmbench.backends import cards, common
 from prmbench.config import RolloutConfig, distrl_options
 from prmbench.config.distrl_options import SELF, DistRLConfig
-from prmbench.core import processes, provenance, reading, result_files
+from prmbench.core import processes, provenance, result_files
 from prmbench.core.provenance import CARD_FILE
 from prmbench.core.records import UserError, text_hash
 from prmbench.data import prompts as prompt_files
@@ -25,7 +25,6 @@ from prmbench.engines import generation
 from prmbench.engines.addresses import address
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import PLAIN
-from prmbench.rl import ranges
 from prmbench.sampling.completions import check_verifiers
 from prmbench.training import batching
 from prmbench.training import model as training_models
@@ -117,12 +116,11 @@ class Job:
 
 def resolved(config: DistRLConfig) -> DistRLConfig:
     """The options checked, every None filled. Raises UserError."""
-    config = distrl_options.resolve(_as_trained(options.coerced(config)))
+    config = distrl_options.resolve(options.coerced(_as_trained(options.coerced(config))))
     if not config.model:
         raise UserError("--model is missing: give the policy to start from, a hub id, a folder or a .gguf file")
     if config.data is None:
         raise UserError("--data is missing: give a json, jsonl or parquet file of prompts, or gym:NAME")
-    ranges.check(config)
     if config.group_size == 1:
         raise UserError("--group-size is 1: advantages are relative to a prompt's other completions; use 2 or more")
     if (config.engine == "server") != bool(config.server):
@@ -145,14 +143,11 @@ def resolved(config: DistRLConfig) -> DistRLConfig:
 
 def _as_trained(config: DistRLConfig) -> DistRLConfig:
     """Beta and margin as the reward model was trained with, unless they are given. Raises UserError on another loss."""
-    card = Path(config.rm_model) / CARD_FILE
-    if not config.rm_model or not reading.exists(card):
+    told = cards.read_fields(Path(config.rm_model)) if config.rm_model else None
+    if told is None:
         return config
-    told = reading.read_json(card)
-    try:
-        loss, known = told.get("loss"), {"rm_beta": told.get("beta"), "rm_margin": told.get("margin")}
-    except AttributeError as error:
-        raise UserError(f"{card}: not a card of a reward model ({error}); take another --rm-model") from error
+    card = Path(config.rm_model) / CARD_FILE
+    loss, known = told.get("loss"), {"rm_beta": told.get("beta"), "rm_margin": told.get("margin")}
     wanted = config.rm_loss or distrl_options.ARMS[config.arm].get("rm_loss")
     if config.rm_loss is None and loss and wanted and str(loss).removesuffix("_early").removesuffix("_late") != wanted:
         raise UserError(

@@ -6,7 +6,6 @@ Mistakes that cost nothing to find come first; weights are read last.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -54,22 +53,6 @@ NOT_IDENTITY = {
     "trust_remote_code",
 }
 """Options that do not change what a run computes, or that the identity holds as a hash."""
-FLOAT32 = 3.4e38
-"""About the largest float32; what enters tensors must be below."""
-RANGES = {
-    "batch_size": (1, sys.maxsize),
-    "steps": (1, sys.maxsize),
-    "batch_tokens": (1, sys.maxsize),
-    "max_tokens": (1, sys.maxsize),
-    "lora_rank": (0, sys.maxsize),
-    "save_every": (0, sys.maxsize),
-    "seed": (0, 2**32 - 1),
-    "max_grad_norm": (0, FLOAT32),
-    "weight_decay": (0, FLOAT32),
-    "margin": (0, FLOAT32),
-    "warmup": (0, 1),
-}
-"""Of options, both ends included."""
 Known = Sequence[NDArray[np.float32]] | None
 
 
@@ -182,21 +165,7 @@ def resolved(config: TrainConfig) -> TrainConfig:
             raise UserError(f"--ref-model: loss {loss} has no reference; drop it")
     if os.path.realpath(config.out) == os.path.realpath(config.model):
         raise UserError(f"--out {config.out}: is the model to start from; choose another folder")
-    _check_numbers(config)
     return config
-
-
-def _check_numbers(config: TrainConfig) -> None:
-    """Written so that NaN passes none of them."""
-    for name, (lowest, highest) in RANGES.items():
-        value = getattr(config, name, None)
-        if value is not None and not lowest <= value <= highest:
-            wanted = f"at least {lowest}" if highest == sys.maxsize else f"{lowest} to {highest}"
-            raise UserError(f"--{name.replace('_', '-')} is {value}; expected {wanted}")
-    for name in ("learning_rate", "epochs", "beta"):
-        value = getattr(config, name, None)
-        if value is not None and not 0 < value < FLOAT32:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; expected above 0, below {FLOAT32}")
 
 
 def placement(config: TrainConfig) -> Placement:

@@ -352,7 +352,7 @@ def test_a_reward_model_of_another_loss_is_refused(start: Path, prompts: Path, t
         assert (known.rm_beta, known.rm_margin) == (0.7, 0.1)  # as it was trained, not the preset's
     assert distrl.resolved(replace(config, arm="distrl_dpo_rm", rm_beta=2.0)).rm_beta == 2.0
     (rm / "prm.json").write_text("[]")
-    refused(config, "not a card of a reward model")
+    refused(config, "not a model card; it needs an object")
     (rm / "prm.json").write_text(json.dumps({"loss": "ipvrm_late", "beta": 3.0}))
     assert distrl.resolved(config).rm_beta == 3.0
 
