@@ -86,14 +86,14 @@ def test_a_run_stops_when_its_money_is_spent_and_goes_on_with_more(tmp_path: Pat
     plan = scoring.make_plan("run", backend, TRACES, None)
     assert len(plan.batches) == len(TRACES)
     with pytest.raises(UserError, match=r"--max-cost 2: 2 is spent"):
-        scoring.score_all(plan, tmp_path, backend, TRACES, most_cost=2.0)
+        scoring.score_all(plan, tmp_path, backend, TRACES, max_cost=2.0)
     with pytest.raises(UserError, match=r"--max-cost 4: 4 is spent"):  # what the first sitting spent counts
-        scoring.score_all(plan, tmp_path, backend, TRACES, most_cost=4.0)
-    book = scoring.score_all(plan, tmp_path, backend, TRACES, most_cost=6.5)
+        scoring.score_all(plan, tmp_path, backend, TRACES, max_cost=4.0)
+    book = scoring.score_all(plan, tmp_path, backend, TRACES, max_cost=6.5)
     rows, told = scoring.collect(plan, book, TRACES)
     assert (told["tokens"], told["completion_tokens"], told["cost"]) == (12 * 7, 12 * 2, 6.0)
     assert len(rows) == len(TRACES)
-    assert scoring.said(book)["t3"] == ["about t3"]
+    assert scoring.critiques(book)["t3"] == ["about t3"]
 
 
 class Foretold(Paid):
@@ -121,7 +121,7 @@ def test_what_a_backend_may_cost_is_reserved(tmp_path: Path, cap: float) -> None
     backend.facts = replace(Paid.facts, workers=6)
     plan = scoring.make_plan("run", backend, TRACES, None)
     with pytest.raises(UserError, match=rf"--max-cost {cap:g}: .* is spent, and what comes next may cost 0.8"):
-        scoring.score_all(plan, tmp_path, backend, TRACES, most_cost=cap)
+        scoring.score_all(plan, tmp_path, backend, TRACES, max_cost=cap)
     assert backend.spent >= 0.5
     assert backend.most <= cap + 1e-9
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import ROWS, save_model
-from paths import ROOT
+from paths import ROOT, SUPPORT
 
 from prmbench import data, evaluation, tasks
 from prmbench.backends import Facts, load_backend
@@ -84,7 +84,7 @@ def command(config: EvalConfig) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, [ROOT, SUPPORT, Path(__file__).parent]))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 

@@ -249,7 +249,7 @@ def test_one_backend_serves_three_tasks(tmp_path: Path) -> None:
     told = {"model": "ipvrm", "config": {"seed": 3, "recipe": {"beta": 10}}, "signal": "outcome"}
     found = {}
     for task in ("steps", "best_of_n", "calibration"):
-        made = evaluation.evaluate_traces(config, traces, "miniature", task, backend, told=told)  # type: ignore[arg-type]
+        made = evaluation.evaluate_traces(config, traces, "miniature", task, backend, manifest_fields=told)  # type: ignore[arg-type]
         assert made is not None
         found[task] = made
     assert backend.asked == 3
@@ -264,7 +264,7 @@ def test_one_backend_serves_three_tasks(tmp_path: Path) -> None:
         assert (facts.config["recipe"], facts.config["calibrate_on"]) == ({"beta": 10}, "val")
     assert value(found["steps"], "as_is/calibrated:val", "f1", "test").value is not None
     assert value(found["best_of_n"], "as_is/last", "best_of@4", "avg[val,test]").value is not None
-    again = evaluation.evaluate_traces(config, traces, "miniature", "steps", backend, told=told)  # type: ignore[arg-type]
+    again = evaluation.evaluate_traces(config, traces, "miniature", "steps", backend, manifest_fields=told)  # type: ignore[arg-type]
     assert again is not None
     assert again.result == found["steps"].result
     assert backend.asked == 3

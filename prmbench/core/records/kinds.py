@@ -1,20 +1,20 @@
-"""The words that records are spelled with, versions, and the three errors. Standard library only."""
+"""The values that fields of records may have, versions, and the errors. Standard library only."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 SCHEMA_VERSION = 1
-"""Of result files. A reader accepts every version up to its own."""
+"""Version of result files. A reader accepts every version up to its own."""
 SCORING_VERSION = 1
-"""Of the code between a trace and its step scores; a change that moves numbers bumps it."""
+"""Version of the code from a trace to its step scores; a change that moves a number increases it."""
 
 ScoreKind = Literal["logratio", "value", "prob", "verdict", "outcome"]
 """What `StepScores.values` holds: sums over a step's tokens, a value read at a step's end,
 P(step is right), or nothing (critics store `verdicts`, a policy's completions have outcomes only)."""
 Task = Literal["steps", "best_of_n", "policy", "calibration", "distrl", "validity", "format_shift"]
-"""What a run's rows are about: step F1, picking among completions, completions themselves, values as probabilities,
-a policy in training, every single step (PRMBench), step F1 on the same traces in other formats."""
+"""What a run measures: step F1, best-of-N selection, a policy's accuracy, calibration of values, a policy during
+training, the validity of every step (PRMBench), step F1 on the same traces in other formats."""
 Readout = Literal["prefix_sum", "step_sum", "prefix_mean", "step_mean", "as_is", "step_diff", "vote"]
 Threshold = Literal["native", "fixed", "calibrated", "calibrated_in_sample", "cross_validated", "oracle"]
 Boundary = Literal["exact", "release"]
@@ -30,16 +30,16 @@ READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
 
 
 class UserError(Exception):
-    """A mistake of the user's: one line that says what, where and how to mend it. Exit code 2."""
+    """A mistake of the user; the message is one line that says what, where and how to mend it. Exit code 2."""
 
 
 class NonFiniteError(Exception):
-    """Training met NaN or infinity and stopped; one line that says where the batch was saved. Exit code 3."""
+    """Training met NaN or infinity and stopped; the message says where the batch was saved. Exit code 3."""
 
 
 class RetryError(Exception):
-    """A server or a device went away, or has other weights than it was given; checkpoint kept. Exit code 75."""
+    """A server or device is gone, or has other weights than were sent; a checkpoint is kept. Exit code 75."""
 
 
 class Notice(UserWarning):
-    """What a user should know and need not mend: one line on stderr, by `warnings.warn`."""
+    """A fact that a user should know, but need not act on: one line on stderr, by `warnings.warn`."""

@@ -1,8 +1,8 @@
-"""Reads results that somebody else may have written: the type, range and length of every field, before any judging.
+"""Validates results of unknown origin: the type, range and length of every field, before any metric is computed.
 
-parsing.py checks types, with pydantic. What it cannot know is in manifests.py and traces.py: ranges, lengths, and how
-fields depend on each other. Whether a result may be *listed* (commit, clean tree) is the report's business; whether its
-rows follow from its scores is judge's.
+parsing.py checks types, with pydantic; manifests.py and score_lines.py check ranges, lengths, and how fields depend on
+each other. Whether a result may be *listed* (commit, clean tree) is decided in report/, and whether its rows follow
+from its scores in tasks/.
 """
 
 from __future__ import annotations
@@ -33,20 +33,23 @@ __all__ = [
 
 
 def check_result(result: RunResult, where: str) -> None:
-    """Raises UserError with the first field of the manifest or of a row that cannot be, and how many more there are."""
+    """Raise UserError with the first invalid field of the manifest or of a row, and the number of further ones."""
     faults = list(manifest_faults(result.manifest))
-    _refuse(faults or list(row_faults(result.rows, result.manifest)), where)  # rows are measured by the manifest
+    _refuse(faults or list(row_faults(result.rows, result.manifest)), where)  # limits of rows depend on the manifest
 
 
 def check_draft(manifest: RunManifest, where: str) -> None:
-    """Raises UserError where a run with such a manifest could not be read again; `n` may not be counted yet."""
+    """Raise UserError where a run with such a manifest could not be read again; `n` may still be 0."""
     _refuse(list(manifest_faults(replace(manifest, n=max(manifest.n, 1)))), where)
 
 
 def check_scores(manifest: RunManifest, scores: Sequence[ScoredTrace], where: str) -> None:
-    """Raises UserError with the first field of a trace that cannot be, and how many more there are.
+    """Raise UserError with the first invalid field of a trace, and the number of further ones.
 
-    `manifest` has been checked.
+    Args:
+        manifest: The run's manifest, already checked.
+        scores: Its scored traces.
+        where: The run's file, for the message.
     """
     _refuse(list(trace_faults(scores, manifest)) or list(coverage_faults(manifest, scores)), where)
 

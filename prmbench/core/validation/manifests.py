@@ -1,4 +1,4 @@
-"""Ranges and lengths of a manifest and of its rows."""
+"""Checks ranges and lengths of a manifest and of metric rows."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from prmbench.core.validation.fields import (
 )
 
 OF_OUTCOMES = ("policy", "distrl")
-"""Tasks that score no steps."""
+"""Tasks without step scores."""
 SAMPLING = ("temperature", "top_p", "top_k", "group_size")
-"""What a policy's protocol is named by."""
+"""Options that a policy's protocol is named by."""
 TEXTS = (
     *("model", "backend", "input_format", "benchmark_hash", "scores_sha256", "revision", "weights"),
     *("ref_model", "ref_revision", "ref_weights", "template", "data_source", "data_revision", "signal"),
@@ -39,13 +39,13 @@ TEXTS = (
 LISTS = ("subsets", "series", "rules", "extra_protocols", "trained_on", "commits", "packages", "request_changes")
 LIMITS = (-LARGEST_NUMBER, LARGEST_NUMBER)
 SHARES = {"p_value": (0.0, 1.0), **dict.fromkeys(("mdd", "drop_mdd"), (0.0, LARGEST_NUMBER))}
-"""Metrics of replicates -> between what they lie; what they are exactly, only another bootstrap can tell."""
+"""Metric computed from bootstrap replicates -> its range; the exact value takes another bootstrap to check."""
 ROW_TEXTS = {"subset": NOTE_LENGTH, "protocol": TEXT_LENGTH, "metric": TEXT_LENGTH, "note": NOTE_LENGTH}
-"""Field -> most characters."""
+"""Field -> largest number of characters."""
 
 
 def manifest_faults(manifest: RunManifest) -> Iterator[Fault]:
-    """Every field of a manifest that cannot be."""
+    """Yield every invalid field of a manifest."""
     for field, words in (
         *_texts(manifest),
         *_names(manifest),
@@ -115,7 +115,7 @@ def _counts(manifest: RunManifest) -> Iterator[Fault]:
 
 
 def _task(manifest: RunManifest) -> Iterator[Fault]:
-    """Kinds of scores that a task cannot have, and what a task's protocols are named by."""
+    """Yield kinds of scores that the task cannot have, and invalid options that its protocols are named by."""
     if (manifest.task in OF_OUTCOMES) != (manifest.kind == "outcome"):
         yield "task", f"is {manifest.task!r} on {manifest.kind!r} scores, unknown to this version"
     if manifest.task == "policy":
@@ -128,7 +128,7 @@ def _task(manifest: RunManifest) -> Iterator[Fault]:
 
 
 def _training(config: Mapping[str, Any]) -> Iterator[Fault]:
-    """When the policy was validated, and by how many samples."""
+    """Yield invalid steps of validation, and an invalid number of samples."""
     steps, samples = config.get("validated_at"), config.get("samples")
     rising = isinstance(steps, list | tuple) and all(map(is_count, steps)) and sorted(set(steps)) == [*steps]
     if not steps or not rising:
@@ -138,7 +138,7 @@ def _training(config: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def row_faults(rows: Sequence[MetricRow], manifest: RunManifest) -> Iterator[Fault]:
-    """Every field of a row that cannot be; rows whose number is wrong are judge's to find."""
+    """Yield every invalid field of a row; whether its number follows from the scores is checked in tasks/."""
     for i, row in enumerate(rows):
         for field, words in _row(row, manifest):
             yield f"rows.{i}.{field}", words

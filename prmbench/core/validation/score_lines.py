@@ -1,4 +1,4 @@
-"""Ranges and lengths of scores, by the task and the kind of score that their manifest names."""
+"""Checks ranges and lengths of scored traces, by the task and the kind of score in their manifest."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from prmbench.core.validation.fields import LARGEST_COUNT, LARGEST_SCORE, NOTE_L
 FINISHES = ("", "stop", "length")
 MOST_STEPS = 1_000_000
 MOST_COMPLETIONS = 4_096
-"""Of one problem."""
+"""Largest number of completions of one problem."""
 OF_FIRST_ERRORS = ("steps", "format_shift")
-"""Tasks of which every trace has a label."""
+"""Tasks in which every trace needs a label."""
 OF_GROUPS = ("policy", "best_of_n")
-"""Tasks that look at all completions of a problem together."""
+"""Tasks whose metrics combine all completions of a problem."""
 
 
 def trace_faults(scores: Iterable[ScoredTrace], manifest: RunManifest) -> Iterator[Fault]:
-    """Every field of a scored trace that cannot be; lines are counted from 1."""
+    """Yield every invalid field of a scored trace; lines are counted from 1."""
     for number, trace in enumerate(scores, 1):
         for field, words in _trace(trace, manifest):
             yield f"scores line {number} ({short.repr(trace.id)}): {field}", words
@@ -48,7 +48,7 @@ def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
 
 
 def _labels(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
-    """Step F1 needs a label, and so a step; elsewhere there may be neither."""
+    """Yield invalid labels. Step F1 needs a label, and so a step; other tasks allow neither."""
     needs_label = manifest.task in OF_FIRST_ERRORS
     fewest = 1 if needs_label else 0
     if not fewest <= trace.steps <= MOST_STEPS:
@@ -95,10 +95,10 @@ def _step_scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
     for name in manifest.series:
         if name not in trace.also:
             yield f"also.{name}", "is missing, and the manifest names it"
-    # A mean over no tokens is no number, so of sums every step needs a token.
+    # Mean readouts divide sums by the number of tokens, so every step needs one.
     fewest = 1 if manifest.kind == "logratio" else 0
-    counted = len(trace.tokens) == trace.steps or not (trace.tokens or fewest)
-    if not counted or not all_within(trace.tokens, fewest, LARGEST_COUNT):
+    has_counts = len(trace.tokens) == trace.steps or not (trace.tokens or fewest)
+    if not has_counts or not all_within(trace.tokens, fewest, LARGEST_COUNT):
         yield "tokens", f"must be one count of at least {fewest} for each of {trace.steps} steps"
 
 
@@ -110,22 +110,22 @@ def _validations(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
 
 
 def _series(trace: ScoredTrace) -> dict[str, Sequence[float]]:
-    """Field -> numbers."""
-    return {"values": trace.values, **{f"also.{short.repr(name)[1:-1]}": found for name, found in trace.also.items()}}
+    """Return all series of scores by the name of their field."""
+    return {"values": trace.values, **{f"also.{short.repr(name)[1:-1]}": values for name, values in trace.also.items()}}
 
 
 def coverage_faults(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Iterator[Fault]:
-    """Ids that are doubled, and traces that the manifest promises and the scores file lacks."""
-    doubled = sorted(name for name, times in Counter(t.id for t in scores).items() if times > 1)
-    if doubled:
-        yield "scores", f"have {len(doubled)} ids twice, the first is {short.repr(doubled[0])}"
+    """Yield ids that occur twice, and differences between the scores and what the manifest says of them."""
+    duplicates = sorted(name for name, times in Counter(t.id for t in scores).items() if times > 1)
+    if duplicates:
+        yield "scores", f"have {len(duplicates)} ids twice, the first is {short.repr(duplicates[0])}"
     if len(scores) != manifest.n:
         yield "manifest.n", f"is {manifest.n}, and there are {len(scores)} traces in the scores"
-    have = {t.subset for t in scores}
-    if have != set(manifest.subsets):
+    subsets = {t.subset for t in scores}
+    if subsets != set(manifest.subsets):
         yield (
             "manifest.subsets",
-            f"are {short.repr(sorted(manifest.subsets))}, and those in the scores {short.repr(sorted(have))}",
+            f"are {short.repr(sorted(manifest.subsets))}, and those in the scores {short.repr(sorted(subsets))}",
         )
     if manifest.task in OF_GROUPS:
         groups = Counter((t.subset, t.cluster) for t in scores)
