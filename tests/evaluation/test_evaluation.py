@@ -84,7 +84,7 @@ def command(config: EvalConfig) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join(map(str, [ROOT, SUPPORT, Path(__file__).parent]))
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", SUPPORT, Path(__file__).parent)))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
