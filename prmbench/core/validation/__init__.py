@@ -32,29 +32,29 @@ __all__ = [
 ]
 
 
-def check_result(result: RunResult, where: str) -> None:
+def check_result(result: RunResult, source: str) -> None:
     """Raise UserError with the first invalid field of the manifest or of a row, and the number of further ones."""
     faults = list(manifest_faults(result.manifest))
-    _refuse(faults or list(row_faults(result.rows, result.manifest)), where)  # limits of rows depend on the manifest
+    _refuse(faults or list(row_faults(result.rows, result.manifest)), source)  # limits of rows depend on the manifest
 
 
-def check_draft(manifest: RunManifest, where: str) -> None:
+def check_draft(manifest: RunManifest, source: str) -> None:
     """Raise UserError where a run with such a manifest could not be read again; `n` may still be 0."""
-    _refuse(list(manifest_faults(replace(manifest, n=max(manifest.n, 1)))), where)
+    _refuse(list(manifest_faults(replace(manifest, n=max(manifest.n, 1)))), source)
 
 
-def check_scores(manifest: RunManifest, scores: Sequence[ScoredTrace], where: str) -> None:
+def check_scores(manifest: RunManifest, scores: Sequence[ScoredTrace], source: str) -> None:
     """Raise UserError with the first invalid field of a trace, and the number of further ones.
 
     Args:
         manifest: The run's manifest, already checked.
         scores: Its scored traces.
-        where: The run's file, for the message.
+        source: The run's file, for the message.
     """
-    _refuse(list(trace_faults(scores, manifest)) or list(coverage_faults(manifest, scores)), where)
+    _refuse(list(trace_faults(scores, manifest)) or list(coverage_faults(manifest, scores)), source)
 
 
-def _refuse(faults: Sequence[Fault], where: str) -> None:
+def _refuse(faults: Sequence[Fault], source: str) -> None:
     if faults:
-        path, words = faults[0]
-        raise UserError(f"{where}: {path} {words}{f' (and {len(faults) - 1} more)' if len(faults) > 1 else ''}")
+        path, problem = faults[0]
+        raise UserError(f"{source}: {path} {problem}{f' (and {len(faults) - 1} more)' if len(faults) > 1 else ''}")

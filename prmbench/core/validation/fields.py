@@ -46,21 +46,21 @@ def setting_faults(config: Mapping[str, Any], path: str) -> Iterator[Fault]:
     queue: list[tuple[str, Any]] = [
         (f"{prefix}{short.repr(name)[1:-1]}", part) for name, value in config.items() for part in (name, value)
     ]
-    seen = 0
+    count = 0
     while queue:
-        where, value = queue.pop()
-        seen += 1
-        if seen > MOST_SETTINGS:
+        location, value = queue.pop()
+        count += 1
+        if count > MOST_SETTINGS:
             yield path, f"has more than {MOST_SETTINGS} values"
             return
         if isinstance(value, Mapping):
-            queue += [(where, part) for pair in value.items() for part in pair]
+            queue += [(location, part) for pair in value.items() for part in pair]
         elif isinstance(value, list | tuple):
-            queue += [(where, item) for item in value]
+            queue += [(location, item) for item in value]
         elif isinstance(value, str):
-            yield from text_faults(where, value)
+            yield from text_faults(location, value)
         elif isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
-            yield where, f"is {short.repr(value)}, not a finite number up to {LARGEST_NUMBER:g}"
+            yield location, f"is {short.repr(value)}, not a finite number up to {LARGEST_NUMBER:g}"
 
 
 def all_within(values: Sequence[float], low: float, high: float) -> bool:
@@ -81,9 +81,9 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
 
 
-def text_faults(field: str, text: str, most: int = TEXT_LENGTH) -> Iterator[Fault]:
+def text_faults(field: str, text: str, max_length: int = TEXT_LENGTH) -> Iterator[Fault]:
     """Yield the fault of a text that is too long, or that has characters which control a terminal."""
-    if len(text) > most:
-        yield field, f"has {len(text):,} characters, more than {most:,}"
+    if len(text) > max_length:
+        yield field, f"has {len(text):,} characters, more than {max_length:,}"
     elif not text.isprintable() and CONTROL.search(text):
         yield field, f"is {short.repr(text)}, which has control characters"

@@ -46,14 +46,14 @@ ROW_TEXTS = {"subset": NOTE_LENGTH, "protocol": TEXT_LENGTH, "metric": TEXT_LENG
 
 def manifest_faults(manifest: RunManifest) -> Iterator[Fault]:
     """Yield every invalid field of a manifest."""
-    for field, words in (
+    for field, problem in (
         *_texts(manifest),
         *_names(manifest),
         *_counts(manifest),
         *_task(manifest),
         *setting_faults(manifest.config, "config"),
     ):
-        yield f"manifest.{field}", words
+        yield f"manifest.{field}", problem
 
 
 def _texts(manifest: RunManifest) -> Iterator[Fault]:
@@ -74,9 +74,9 @@ def _texts(manifest: RunManifest) -> Iterator[Fault]:
 def _names(manifest: RunManifest) -> Iterator[Fault]:
     lists = {"subsets": manifest.subsets, "series": manifest.series, "calibrate_on": (manifest.calibrate_on,)}
     for field, names in lists.items():
-        odd = [name for name in names if not NAME.fullmatch(name) or len(name) > NAME_LENGTH]
-        if odd:
-            yield field, f"has {short.repr(odd[0])}: at most {NAME_LENGTH} letters, digits and . + - _"
+        invalid = [name for name in names if not NAME.fullmatch(name) or len(name) > NAME_LENGTH]
+        if invalid:
+            yield field, f"has {short.repr(invalid[0])}: at most {NAME_LENGTH} letters, digits and . + - _"
     if not manifest.subsets:
         yield "subsets", "is empty"
     for field in LISTS:
@@ -90,7 +90,7 @@ def _names(manifest: RunManifest) -> Iterator[Fault]:
 
 
 def _counts(manifest: RunManifest) -> Iterator[Fault]:
-    most: dict[str, tuple[float, float]] = {
+    ranges: dict[str, tuple[float, float]] = {
         "n": (1, MOST_TRACES),
         "seed": (-LARGEST_COUNT, LARGEST_COUNT),
         "replicates": (0, MOST_REPLICATES),
@@ -101,7 +101,7 @@ def _counts(manifest: RunManifest) -> Iterator[Fault]:
         **dict.fromkeys(("seconds", "cost", "memory_gib"), (0, LARGEST_COUNT)),
         **dict.fromkeys(("native", "fixed"), (-LARGEST_SCORE, LARGEST_SCORE)),
     }
-    for field, (low, high) in most.items():
+    for field, (low, high) in ranges.items():
         value: float | None = getattr(manifest, field)
         if value is not None and not low <= value <= high:  # NaN is in no range
             yield field, f"is {short.repr(value)}, not from {low:,} to {high:,}"
@@ -130,8 +130,8 @@ def _task(manifest: RunManifest) -> Iterator[Fault]:
 def _training(config: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield invalid steps of validation, and an invalid number of samples."""
     steps, samples = config.get("validated_at"), config.get("samples")
-    rising = isinstance(steps, list | tuple) and all(map(is_count, steps)) and sorted(set(steps)) == [*steps]
-    if not steps or not rising:
+    are_increasing = isinstance(steps, list | tuple) and all(map(is_count, steps)) and sorted(set(steps)) == [*steps]
+    if not steps or not are_increasing:
         yield "config.validated_at", f"is {short.repr(steps)}, not a list of rising steps"
     if not is_count(samples) or not samples:
         yield "config.samples", f"is {short.repr(samples)}, not a count"
@@ -140,8 +140,8 @@ def _training(config: Mapping[str, Any]) -> Iterator[Fault]:
 def row_faults(rows: Sequence[MetricRow], manifest: RunManifest) -> Iterator[Fault]:
     """Yield every invalid field of a row; whether its number follows from the scores is checked in tasks/."""
     for i, row in enumerate(rows):
-        for field, words in _row(row, manifest):
-            yield f"rows.{i}.{field}", words
+        for field, problem in _row(row, manifest):
+            yield f"rows.{i}.{field}", problem
     keys = Counter((row.subset, row.protocol, row.metric) for row in rows)
     for key, times in keys.items():
         if times > 1:
@@ -149,10 +149,10 @@ def row_faults(rows: Sequence[MetricRow], manifest: RunManifest) -> Iterator[Fau
 
 
 def _row(row: MetricRow, manifest: RunManifest) -> Iterator[Fault]:
-    for field, most in ROW_TEXTS.items():
+    for field, max_length in ROW_TEXTS.items():
         if not getattr(row, field) and field != "note":
             yield field, "is empty"
-        yield from text_faults(field, getattr(row, field), most)
+        yield from text_faults(field, getattr(row, field), max_length)
     yield from _row_numbers(row)
     if not 0 <= row.n <= manifest.n:
         yield "n", f"is {short.repr(row.n)}, not from 0 to {manifest.n}"

@@ -21,8 +21,8 @@ OF_GROUPS = ("policy", "best_of_n")
 def trace_faults(scores: Iterable[ScoredTrace], manifest: RunManifest) -> Iterator[Fault]:
     """Yield every invalid field of a scored trace; lines are counted from 1."""
     for number, trace in enumerate(scores, 1):
-        for field, words in _trace(trace, manifest):
-            yield f"scores line {number} ({short.repr(trace.id)}): {field}", words
+        for field, problem in _trace(trace, manifest):
+            yield f"scores line {number} ({short.repr(trace.id)}): {field}", problem
 
 
 def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
@@ -50,9 +50,9 @@ def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
 def _labels(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
     """Yield invalid labels. Step F1 needs a label, and so a step; other tasks allow neither."""
     needs_label = manifest.task in OF_FIRST_ERRORS
-    fewest = 1 if needs_label else 0
-    if not fewest <= trace.steps <= MOST_STEPS:
-        yield "steps", f"is {short.repr(trace.steps)}, not from {fewest} to {MOST_STEPS}"
+    min_steps = 1 if needs_label else 0
+    if not min_steps <= trace.steps <= MOST_STEPS:
+        yield "steps", f"is {short.repr(trace.steps)}, not from {min_steps} to {MOST_STEPS}"
     if trace.label is None:
         if needs_label:
             yield "label", f"is missing; benchmark {manifest.benchmark} needs one"
@@ -96,10 +96,10 @@ def _step_scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
         if name not in trace.also:
             yield f"also.{name}", "is missing, and the manifest names it"
     # Mean readouts divide sums by the number of tokens, so every step needs one.
-    fewest = 1 if manifest.kind == "logratio" else 0
-    has_counts = len(trace.tokens) == trace.steps or not (trace.tokens or fewest)
-    if not has_counts or not all_within(trace.tokens, fewest, LARGEST_COUNT):
-        yield "tokens", f"must be one count of at least {fewest} for each of {trace.steps} steps"
+    min_tokens = 1 if manifest.kind == "logratio" else 0
+    has_counts = len(trace.tokens) == trace.steps or not (trace.tokens or min_tokens)
+    if not has_counts or not all_within(trace.tokens, min_tokens, LARGEST_COUNT):
+        yield "tokens", f"must be one count of at least {min_tokens} for each of {trace.steps} steps"
 
 
 def _validations(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
