@@ -26,15 +26,15 @@ def journal(folder: Path) -> result_files.Journal:
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_every_batch_is_done_once(tmp_path: Path, workers: int) -> None:
-    book, asked = journal(tmp_path), []
+    book, batches_done = journal(tmp_path), []
 
     def do(number: int) -> tuple[dict[str, Any], int]:
-        asked.append(number)
+        batches_done.append(number)
         return {"scores": [number * number]}, 1
 
     batch_jobs.work(book, 9, do, workers=workers)
     batch_jobs.work(book, 11, do, workers=workers)
-    assert sorted(asked) == list(range(11))  # the second sitting asks for what is new only
+    assert sorted(batches_done) == list(range(11))  # the second sitting asks for what is new only
     assert [entry["scores"] for entry in batch_jobs.finished(book, 11)] == [[n * n] for n in range(11)]
 
 
@@ -50,10 +50,10 @@ def test_batches_are_under_way_at_once(tmp_path: Path) -> None:
 
 
 def test_a_failure_loses_nothing_and_begins_nothing_more(tmp_path: Path) -> None:
-    book, failed, asked = journal(tmp_path), threading.Event(), []
+    book, failed, batches_done = journal(tmp_path), threading.Event(), []
 
     def do(number: int) -> tuple[dict[str, Any], int]:
-        asked.append(number)
+        batches_done.append(number)
         if number == 1:
             failed.set()
             raise UserError("the server said no")
@@ -63,8 +63,8 @@ def test_a_failure_loses_nothing_and_begins_nothing_more(tmp_path: Path) -> None
     with pytest.raises(UserError, match="the server said no"):
         batch_jobs.work(book, 50, do, workers=2)
     assert 0 in book.done()
-    assert set(book.done()) == set(asked) - {1}
-    assert len(asked) < 50
+    assert set(book.done()) == set(batches_done) - {1}
+    assert len(batches_done) < 50
 
 
 class Paid:
