@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from prmbench.backends import cards
 from prmbench.backends.cards import ModelCard
-from prmbench.config import ModelConfig, missing_folder
+from prmbench.config import ModelConfig, coerced, missing_folder
 from prmbench.core.plugins import import_named
 from prmbench.core.records import READOUTS, ScoreKind, StepScores, Trace, UserError
 
@@ -105,6 +105,7 @@ class ModelBackend:
 
 def load_backend(config: ModelConfig) -> Backend:
     """The backend for a model. Raises UserError when it is not known how to read the model."""
+    config = coerced(config)
     card = find_card(config)
     if ":" in card.backend:
         if config.backend != card.backend:  # a downloaded prm.json may not choose what is run

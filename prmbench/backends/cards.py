@@ -198,7 +198,32 @@ def override(card: ModelCard, **values: Any) -> ModelCard:
 
 
 def from_folder(folder: Path) -> ModelCard | None:
-    """The card in a folder's prm.json, or None. Raises UserError when the file is not one."""
+    """Return the card in a folder's prm.json, or None where there is no such file.
+
+    Raises:
+        UserError: The file is not a model card; see `read_fields`.
+    """
+    values = read_fields(folder)
+    if values is None:
+        return None
+    path = folder / CARD_FILE
+    row = {name: value for name, value in values.items() if name not in RECORDS and value is not None}
+    try:
+        card = from_mapping(ModelCard, {"model": str(folder), **row}, str(path))
+    except TypeError as error:
+        raise UserError(f"{path}: not a model card ({error}); it needs at least a backend") from error
+    reference = folder / (card.ref_model or "")
+    if card.ref_model and reading.exists(reference):
+        return replace(card, ref_model=str(reference))
+    return card
+
+
+def read_fields(folder: Path) -> dict[str, Any] | None:
+    """Return all fields of a folder's prm.json, or None where there is no such file.
+
+    Raises:
+        UserError: The file is no JSON object, or has a key that neither `ModelCard` nor `RECORDS` knows.
+    """
     path = folder / CARD_FILE
     if not reading.exists(path):
         return None
@@ -210,15 +235,7 @@ def from_folder(folder: Path) -> ModelCard | None:
         raise UserError(f"{path}: not a model card; it needs an object with at least a backend")
     known = {f.name for f in fields(ModelCard)} - {"model"}
     check_names(values, known | RECORDS, f"{path}: unknown key")
-    row = {name: value for name, value in values.items() if name in known and value is not None}
-    try:
-        card = from_mapping(ModelCard, {"model": str(folder), **row}, str(path))
-    except TypeError as error:
-        raise UserError(f"{path}: not a model card ({error}); it needs at least a backend") from error
-    reference = folder / (card.ref_model or "")
-    if card.ref_model and reading.exists(reference):
-        return replace(card, ref_model=str(reference))
-    return card
+    return values
 
 
 def prompt_text(name: str) -> str:

@@ -66,8 +66,6 @@ def open_lm(
 
 
 def _check_gpus(config: Runs) -> None:
-    if config.tensor_parallel < 1:
-        raise UserError(f"--tensor-parallel is {config.tensor_parallel}; expected at least 1")
     if config.tensor_parallel > 1 and config.engine == "hf":
         raise UserError(
             f"--tensor-parallel {config.tensor_parallel}: is vLLM's; with the engine hf use --device balanced"

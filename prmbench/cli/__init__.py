@@ -1,4 +1,4 @@
-"""The command line. Options are the fields of the dataclasses in config; bodies import what they need when they run."""
+"""The command line. Options are fields of the dataclasses in config; commands import what they need when they run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import prmbench
 from prmbench import config as options
 from prmbench.config import cli_options
 from prmbench.config.distrl_options import DistRLConfig
-from prmbench.core.progress import bar, bars, steps_bar
+from prmbench.core.progress import bars, progress_bar, steps_bar
 from prmbench.core.redaction import one_line
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"prmbench {prmbench.__version__}")
         raise typer.Exit
 
@@ -53,7 +53,7 @@ def _root(
 
 
 command = partial(cli_options.command, app)
-"""Of this app: an option for every field of a dataclass, and a user's mistake in one line."""
+"""Registers a command of this app, with an option for every field of a dataclass."""
 
 
 # --- commands ------------------------------------------------------------------------------------------------
@@ -67,15 +67,15 @@ def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False)
     if config.dry_run:
         _print_mapping(evaluation.dry_run(config), json_)
         return
-    with bar(quiet, "scoring") as progress:
+    with progress_bar(quiet, "scoring") as progress:
         run = evaluation.evaluate(config, progress)
     if run is None:
         return
-    wanted = set(tasks.resolve_protocols(run.result.manifest, config.protocol))
+    protocols = set(tasks.resolve_protocols(run.result.manifest, config.protocol))
     rows = run.result.rows
-    if wanted:  # the floors stay: no F1 is shown without them
-        rows = tuple(r for r in rows if r.protocol in wanted or r.protocol.startswith("floor/"))
-    elif not json_:  # one long name less a readout; it is in the file
+    if protocols:  # model-free baselines are always shown, since an F1 means little without them
+        rows = tuple(r for r in rows if r.protocol in protocols or r.protocol.startswith("floor/"))
+    elif not json_:  # the table leaves out these long names; the file has them
         rows = tuple(r for r in rows if "calibrated_in_sample" not in r.protocol)
     _print_run(run, rows, json_, quiet)
 
@@ -88,7 +88,7 @@ def score(config: options.ScoreConfig, quiet: Quiet = False) -> None:
     if config.dry_run:
         _print_mapping(evaluation.dry_run(config), as_json=False)
         return
-    with bar(quiet, "scoring") as progress:
+    with progress_bar(quiet, "scoring") as progress:
         path = evaluation.score(config, progress)
     if path is not None and not quiet:
         typer.echo(f"scores: {path}", err=True)
@@ -96,13 +96,13 @@ def score(config: options.ScoreConfig, quiet: Quiet = False) -> None:
 
 @command(options.RolloutConfig)
 def rollout(config: options.RolloutConfig, json_: Json = False, quiet: Quiet = False) -> None:
-    """Sample completions for prompts and verify their answers: one grouped file for all that follows."""
+    """Sample completions for prompts and verify their answers: a rollouts file for training and evaluation."""
     from prmbench.sampling import rollout as sampling
 
     if config.dry_run:
         _print_mapping(sampling.dry_run(config), json_)
         return
-    with bar(quiet, "sampling") as progress:
+    with progress_bar(quiet, "sampling") as progress:
         path = sampling.rollout(config, progress)
     if path is None:
         return
@@ -132,7 +132,7 @@ def _train(config: options.TrainConfig, json_: bool, quiet: bool) -> None:
     if config.dry_run:
         _print_mapping(train.dry_run(config), json_)
         return
-    with bar(quiet, "training") as progress:
+    with progress_bar(quiet, "training") as progress:
         trained = train.train(config, progress)
     if trained is None:
         return
@@ -150,19 +150,19 @@ def train_distrl(config: DistRLConfig, json_: Json = False, quiet: Quiet = False
     if config.dry_run:
         _print_mapping(distrl.dry_run(config), json_)
         return
-    with steps_bar(quiet) as tell:
-        done = distrl.train_distrl(config, tell)
-    if done is None:
+    with steps_bar(quiet) as progress:
+        trained = distrl.train_distrl(config, progress)
+    if trained is None:
         return
     if json_ or not quiet:
-        _print_mapping(done, json_)
-    if done.result is not None and not json_ and not quiet:
+        _print_mapping(trained, json_)
+    if trained.result is not None and not json_ and not quiet:
         from prmbench import report, tasks
 
-        result = tasks.read_verified(done.result).result
+        result = tasks.read_verified(trained.result).result
         _console().print(report.run_table(result, result.rows))
     if not json_:
-        typer.echo(f"{'policy' if done.fresh else 'finished before, nothing done'}: {done.out}")
+        typer.echo(f"{'policy' if trained.fresh else 'finished before, nothing done'}: {trained.out}")
 
 
 @command(options.CompareConfig)
@@ -254,43 +254,44 @@ def convert(
 
 @command(options.ContaminationConfig)
 def contamination(config: options.ContaminationConfig, json_: Json = False) -> None:
-    """Find a benchmark's problems in training data: equal texts, and shared n-grams; duplicates, too."""
+    """Find a benchmark's problems in training data by equal texts and shared n-grams, and its duplicates."""
     from prmbench.data import problems
 
-    found = problems.report(config)
-    typer.echo(json.dumps(asdict(found)) if json_ else "\n".join(problems.lines(found)))
+    contamination_report = problems.report(config)
+    text = json.dumps(asdict(contamination_report)) if json_ else "\n".join(problems.lines(contamination_report))
+    typer.echo(text)
 
 
 @command(options.DemoConfig)
 def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
-    """The story offline, in minutes: a tiny policy, four reward models and how good they are; or a real model."""
+    """Run everything offline in minutes: a tiny policy, four reward models, their evaluation; or a real model."""
     if config.world == "smollm2":
         _demo_smollm2(config, quiet)
         return
     from prmbench.studies import demo as story
 
-    with bars(quiet) as tell:
-        told = story.demo(config, tell)
+    with bars(quiet) as progress:
+        result = story.demo(config, progress)
     if not quiet:
-        _console().print(told.table)
-    typer.echo(f"runs: {told.results}\nreport: {told.page}")
+        _console().print(result.table)
+    typer.echo(f"runs: {result.results}\nreport: {result.page}")
 
 
 def _demo_smollm2(config: options.DemoConfig, quiet: bool) -> None:
     from prmbench.studies import demo_smollm2 as story
 
-    with bar(quiet, "scoring") as progress:
+    with progress_bar(quiet, "scoring") as progress:
         baselines, model, page = story.demo(config, progress)
     rows = [r for r in model.result.rows if r.value is not None and "in_sample" not in r.protocol]
     _print_run(model, rows, as_json=False, quiet=quiet)
     if not quiet:
-        typer.echo(f"rows that keep it honest, F1: {story.summary(baselines)}")
+        typer.echo(f"model-free baselines, F1: {story.summary(baselines)}")
     typer.echo(f"report: {page}")
 
 
 @app.command()
 def models(json_: Json = False) -> None:
-    """List the checkpoints that `eval` knows how to read: what they are fed, and where their scores are."""
+    """List the known checkpoints: the input that each is given, and where its scores are read."""
     from prmbench.backends import listing
 
     for row in listing.rows():
@@ -325,8 +326,8 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
 
         unscored = tasks.find_task(run.result.manifest.task).unscored
         _console().print(report.run_table(run.result, rows))
-        for reason, times in Counter(t.unscored for t in run.scores if t.unscored).most_common(3):
-            typer.echo(f"{unscored}: {times} x {one_line(reason)}")
+        for reason, count in Counter(t.unscored for t in run.scores if t.unscored).most_common(3):
+            typer.echo(f"{unscored}: {count} x {one_line(reason)}")
         votes = [vote for trace in run.scores for vote in trace.verdicts]
         if None in votes:
             typer.echo(f"votes that could not be read: {votes.count(None)} of {len(votes)}")
@@ -344,12 +345,14 @@ def _print_mapping(record: Any, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command line: the entry point of `prmbench`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no command
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # characters that the terminal cannot show must not end a command
     try:
         app()
-    except OSError as error:  # standard output on a full disk
+    except OSError as error:  # e.g. standard output is a file on a full disk
         cli_options.say("error", error.strerror or error)
         sys.exit(cli_options.BAD_INPUT)

@@ -14,13 +14,13 @@ from prmbench.core import option_values, reading
 from prmbench.core.records import Boundary, UserError
 from prmbench.core.redaction import host_of, scrub
 
+# The functions that build the dataclasses below, for those who import this package.
 coerced, from_mapping, read_toml = option_values.coerced, option_values.from_mapping, option_values.read_toml
-"""How the dataclasses below get their values."""
 
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """Which model, on what, over which data: what every command that runs a model shares."""
+    """Options of every command that runs a model: the model, the hardware and the data."""
 
     model: str = option(
         "",
@@ -33,28 +33,30 @@ class LoadConfig:
         "auto", "auto: bfloat16 on a GPU, float32 on a CPU."
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:N, or balanced (spread one large model over all GPUs).")
-    batch_tokens: int | None = option(None, "Padded tokens a batch may hold (default: by device).")
+    batch_tokens: int | None = option(None, "Padded tokens a batch may hold (default: by device).", min=1)
     trust_remote_code: bool = option(
         False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
     )
     data: Path | None = option(None, "File or folder: json, jsonl or parquet (rollout also: gym:NAME,size=N).")
-    limit: int | None = option(None, "Only N traces or prompts of each subset, evenly spaced (score: the first N).")
-    seed: int = option(0, "Of everything random: bootstrap, sampling, data order, the random baseline.")
+    limit: int | None = option(
+        None, "Only N traces or prompts of each subset, evenly spaced (score: the first N).", min=1
+    )
+    seed: int = option(0, "Seed of everything random: bootstrap, sampling, data order, the random baseline.", min=0)
     dry_run: bool = option(False, "Print the plan (traces, tokens, batches, memory) and stop; no weights are loaded.")
 
 
 @dataclass(frozen=True)
 class ModelConfig(LoadConfig):
-    """How a reward model is read: what `eval` and `score` share."""
+    """Options of `eval` and `score`: how the scores of a reward model are computed."""
 
     engine: Literal["hf", "vllm", "openai"] = option(  # type: ignore[assignment]
         "hf", "Who runs the model: hf, vllm (implicit, critics, policies) or openai (critics: a server at --base-url)."
     )
-    tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.")
+    tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.", min=1)
     ref_model: str | None = option(None, "Reference of the log-ratio (backend implicit).")
     ref_revision: str | None = option(None, "Hub revision of the reference.")
     ref_cache: Path | None = option(
-        None, "Folder that keeps the reference's step log-probabilities: further models need no second pass."
+        None, "Folder that caches the reference's step log-probabilities for further models with the same reference."
     )
     backend: str = option(
         "auto", "auto, implicit, endo, value_head, token_cls, tag_lm, critic, baseline, or pkg.mod:Class."
@@ -65,33 +67,40 @@ class ModelConfig(LoadConfig):
     decay: float = option(0.95, "Backend endo: discount of V(s_t+1) in the series `decay` (IPVRM paper, section 4).")
     critic: Literal["processbench", "stepwise", "yes_no"] | None = option(
         None,
-        "Backend critic: how it is asked: processbench (the official prompt), stepwise (a verdict on every step), "
+        "Backend critic: the prompt: processbench (the official one), stepwise (a verdict on every step) or "
         "yes_no (P(yes) for every step); default: as its card says, else processbench.",
     )
-    votes: int = option(1, "Backend critic: answers a trace; 1 = greedy, more = majority (yes_no: mean).")
-    critic_temperature: float | None = option(None, "Backend critic: temperature (default: the critic's own).")
-    critic_top_p: float | None = option(None, "Backend critic: nucleus (default: the critic's own).")
-    critic_top_k: int | None = option(None, "Backend critic: top-k, 0 = off (default: the critic's own).")
-    critic_tokens: int | None = option(None, "Backend critic: longest answer, in tokens (default: the critic's own).")
+    votes: int = option(1, "Backend critic: answers per trace; 1 = greedy, more = majority vote (yes_no: mean).", min=1)
+    critic_temperature: float | None = option(None, "Backend critic: temperature (default: the critic's own).", min=0)
+    critic_top_p: float | None = option(
+        None, "Backend critic: top-p of nucleus sampling (default: the critic's own).", above=0, max=1
+    )
+    critic_top_k: int | None = option(None, "Backend critic: top-k, 0 = off (default: the critic's own).", min=0)
+    critic_tokens: int | None = option(
+        None, "Backend critic: longest answer, in tokens (default: the critic's own).", min=1
+    )
     base_url: str | None = option(None, "Engine openai: address of the server, e.g. http://127.0.0.1:8000/v1.")
-    requests: int = option(16, "Engine openai: requests under way at once.")
-    rate: float | None = option(None, "Engine openai: most requests a minute (default: no limit).")
-    input_price: float | None = option(None, "Engine openai: price of a million prompt tokens.")
-    output_price: float | None = option(None, "Engine openai: price of a million answer tokens.")
-    max_cost: float | None = option(None, "Engine openai: most that a run may cost, over all sittings.")
+    requests: int = option(16, "Engine openai: concurrent requests.", min=1)
+    rate: float | None = option(None, "Engine openai: maximum requests per minute (default: no limit).", min=0.001)
+    input_price: float | None = option(None, "Engine openai: price of a million prompt tokens.", min=0, max=1e6)
+    output_price: float | None = option(None, "Engine openai: price of a million answer tokens.", min=0, max=1e6)
+    max_cost: float | None = option(None, "Engine openai: maximum cost of a run, resumed ones included.", min=0)
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How completions are drawn, cut into steps and verified: what `rollout` and `eval --benchmark policy` share."""
+    """Options of `rollout` and `eval --benchmark policy`: how completions are sampled, split and verified."""
 
-    group_size: int = option(8, "Completions per prompt (policy: 8, IPVRM paper Table 5).")
-    temperature: float = option(0.6, "Sampling temperature; 0 = greedy (policy: 0.6, IPVRM paper).")
-    top_p: float = option(0.95, "Nucleus sampling; 1 = off (policy: 0.95, IPVRM paper).")
-    top_k: int = option(0, "Sample among the k likeliest tokens; 0 = off.")
-    max_new_tokens: int = option(2048, "Longest completion; a longer one is cut and marked (IPVRM release: 2048).")
+    group_size: int = option(8, "Completions per prompt (policy: 8, IPVRM paper Table 5).", min=1)
+    temperature: float = option(0.6, "Sampling temperature; 0 = greedy (policy: 0.6, IPVRM paper).", min=0)
+    top_p: float = option(0.95, "Nucleus sampling; 1 = off (policy: 0.95, IPVRM paper).", above=0, max=1)
+    top_k: int = option(0, "Sample among the k likeliest tokens; 0 = off.", min=0)
+    max_new_tokens: int = option(
+        2048, "Longest completion; a longer one is cut and marked (IPVRM release: 2048).", min=1
+    )
     verifier: Literal["auto", "math", "exact", "gym"] = option(
-        "auto", "Who checks answers: auto (what the prompt names, else math), math-verify, exact match, reasoning-gym."
+        "auto",
+        "Verifier of answers: auto (as the prompt says, else math), math-verify, exact match, reasoning-gym.",
     )
     split: Literal["paragraph", "line", "numbered"] = option(
         "paragraph", "How free text becomes steps: blank lines, line ends, or `Step n` / `n.` headings."
@@ -107,7 +116,7 @@ class EvalConfig(SamplingConfig, ModelConfig):
         "processbench, prmbench_preview, format_shift, best_of_n, policy, calibration, or your own: pkg.mod:NAME.",
     )
     rendering: tuple[str, ...] = option(
-        (), "format_shift: rendering, repeatable (default: all; the plain one is always there)."
+        (), "format_shift: rendering, repeatable (default: all; the plain one is always included)."
     )
     subset: tuple[str, ...] = option((), "Subset, repeatable (default: all that the data has).")
     protocol: tuple[str, ...] = option(
@@ -115,20 +124,20 @@ class EvalConfig(SamplingConfig, ModelConfig):
     )
     calibrate_on: str = option("gsm8k", "Subset on which the calibrated threshold is tuned.")
     out: Path = option(Path("runs"), "Folder for <run-id>.json and its scores.")
-    force: bool = option(False, "Score anew where the same run is stored already, instead of judging its scores again.")
+    force: bool = option(False, "Score again where the same run is stored already, instead of recomputing its metrics.")
 
 
 @dataclass(frozen=True)
 class RolloutConfig(SamplingConfig, LoadConfig):
     """`prmbench rollout`."""
 
-    engine: Literal["hf", "vllm"] = option("hf", "Who draws completions.")  # type: ignore[assignment]
-    tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.")
-    group_size: int = option(5, "Completions per prompt (IPVRM paper 4.1: five for reward-model data).")
-    temperature: float = option(1.0, "Sampling temperature; 0 = greedy (IPVRM paper 4.1: 1).")
-    top_p: float = option(1.0, "Nucleus sampling; 1 = off.")
+    engine: Literal["hf", "vllm"] = option("hf", "Engine that samples completions.")  # type: ignore[assignment]
+    tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.", min=1)
+    group_size: int = option(5, "Completions per prompt (IPVRM paper 4.1: five for reward-model data).", min=1)
+    temperature: float = option(1.0, "Sampling temperature; 0 = greedy (IPVRM paper 4.1: 1).", min=0)
+    top_p: float = option(1.0, "Nucleus sampling; 1 = off.", above=0, max=1)
     subset: tuple[str, ...] = option((), "Subset, repeatable (default: all that the data has).")
-    out: Path = option(Path("rollouts.jsonl"), "File for the rollouts, jsonl or parquet, one row a completion.")
+    out: Path = option(Path("rollouts.jsonl"), "File for the rollouts, jsonl or parquet, one row per completion.")
 
 
 Loss = Literal["sft", "ipvrm", "ipvrm_early", "ipvrm_late", "implicit_prm", "dpo_rm", "q_rm", "step_bce", "value_bce"]
@@ -139,24 +148,33 @@ Preset = Literal["default", "paper", "release", "miniature"]
 class TrainConfig(LoadConfig):
     """`prmbench train-sft`; an option that is None takes the preset's value (presets.py)."""
 
-    preset: Preset = option("default", "Values of the options left out: default, paper, release or miniature.")
-    learning_rate: float | None = option(None, "Peak learning rate (default: the preset's).")
-    batch_size: int | None = option(None, "Sequences or pairs per update, over all processes (default: the preset's).")
-    epochs: float | None = option(None, "Passes over the data (default: the preset's).")
-    steps: int | None = option(None, "Updates; wins over --epochs.")
-    warmup: float | None = option(None, "Share of the updates spent warming up (default: the preset's).")
+    seed: int = option(
+        LoadConfig.seed, "Seed of the data order, of new weights and of --validation.", min=0, max=2**32 - 1
+    )
+    preset: Preset = option(
+        "default", "Source of the values of options left out: default, paper, release or miniature."
+    )
+    learning_rate: float | None = option(None, "Peak learning rate (default: the preset's).", above=0)
+    batch_size: int | None = option(
+        None, "Sequences or pairs per update, over all processes (default: the preset's).", min=1
+    )
+    epochs: float | None = option(None, "Passes over the data (default: the preset's).", above=0)
+    steps: int | None = option(None, "Number of updates; wins over --epochs.", min=1)
+    warmup: float | None = option(None, "Share of the updates spent warming up (default: the preset's).", min=0, max=1)
     schedule: Literal["cosine", "linear", "constant"] | None = option(
-        None, "After the warm-up (default: the preset's)."
+        None, "Learning rate after the warm-up (default: the preset's)."
     )
     optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW (betas 0.9, 0.999), or plain SGD.")
-    weight_decay: float = option(0.0, "Pull of the weights towards zero.")
-    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = not at all.")
-    max_tokens: int | None = option(None, "Longer rows are left out and counted (default: what the model takes).")
-    validation: float = option(0.0, "Share of the prompts held out for validation.")
-    lora_rank: int = option(0, "Rank of LoRA adapters on all linear layers; 0 = train all weights.")
+    weight_decay: float = option(0.0, "Weight decay.", min=0)
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = no clipping.", min=0)
+    max_tokens: int | None = option(
+        None, "Longer rows are left out and counted (default: what the model takes).", min=1
+    )
+    validation: float = option(0.0, "Share of the prompts held out for validation.", min=0, below=1)
+    lora_rank: int = option(0, "Rank of LoRA adapters on all linear layers; 0 = train all weights.", min=0)
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
     strategy: Literal["ddp", "fsdp"] = option("ddp", "Under torchrun: replicate the model, or shard it (FSDP2).")
-    save_every: int = option(0, "Updates between checkpoints; 0 = only at the end and when stopped.")
+    save_every: int = option(0, "Updates between checkpoints; 0 = only at the end and when stopped.", min=0)
     out: Path = option(
         Path("runs/train"), "Folder for the model, metrics.jsonl and checkpoints (and a reward model's prm.json)."
     )
@@ -168,8 +186,8 @@ class TrainRMConfig(TrainConfig):
 
     loss: Loss = option("ipvrm", "Objective of the reward model.")
     ref_model: str | None = option(None, "Reference of the log-ratio (default: --model itself).")
-    beta: float | None = option(None, "Scale of the log-ratio (default: the preset's).")
-    margin: float | None = option(None, "Margin m of IPVRM and Q-RM (default: the preset's).")
+    beta: float | None = option(None, "Scale of the log-ratio (default: the preset's).", above=0)
+    margin: float | None = option(None, "Margin m of IPVRM and Q-RM (default: the preset's).", min=0)
     reduction: Literal["sequence", "token"] | None = option(
         None, "Mean per sequence, then over sequences, or over all tokens (default: the preset's)."
     )
@@ -187,39 +205,44 @@ class ScoreConfig(ModelConfig):
     split: Literal["paragraph", "line", "numbered"] = option(
         "paragraph", "How free text becomes steps: blank lines, line ends, or `Step n` / `n.` headings."
     )
-    out: Path = option(Path("scores.jsonl"), "File for the step scores, one line a solution.")
-    force: bool = option(False, "Replace --out where it exists, and score anew what an interrupted run had scored.")
+    out: Path = option(Path("scores.jsonl"), "File for the step scores, one line per solution.")
+    force: bool = option(False, "Replace --out where it exists, and score again what an interrupted run had scored.")
 
 
 def missing_folder(name: str) -> None:
-    """Raises UserError on a name that can only be a path, and leads nowhere."""
+    """Raise UserError where a model's name can only be a path, and nothing is there."""
     if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not reading.exists(Path(name)):
         raise UserError(f"--model {name}: no such file or folder")
 
 
 def public_name(name: str) -> str:
-    """A hub id as it is; of a local path its last part, since paths name machines."""
+    """Return a hub id unchanged, and the last part of a local path: results must not tell a machine's paths."""
     if ("/" in name or name in (".", "..")) and reading.exists(Path(name)):
-        own = Path(name).name  # a link keeps its own name: hub caches point to files named by hashes
-        return own if own not in ("", "..") else Path(name).resolve().name
+        last_part = Path(name).name  # a link keeps its name: hub caches point to files named by hashes
+        return last_part if last_part not in ("", "..") else Path(name).resolve().name
     return name
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """The resolved options as plain values, paths by their last part, servers by their host."""
-    found: dict[str, Any] = {}
+    """Return the options as JSON values, without what names a machine or holds a secret.
+
+    Paths are given by their last part and servers by their host. `force` is always False: it moves no number.
+    """
+    values: dict[str, Any] = {}
     for f in fields(config):
-        value: Any = False if f.name == "force" else getattr(config, f.name)  # it says nothing of the result
+        value: Any = False if f.name == "force" else getattr(config, f.name)
         if isinstance(value, tuple):
             value = list(value)
         if f.name == "base_url" and value:
             value = host_of(value)  # the rest may hold a secret
         if f.name == "server":
             value = [scrub(url) for url in value]
-        found[f.name] = (
-            value.name if isinstance(value, Path) else public_name(value) if isinstance(value, str) else value
-        )
-    return found
+        if isinstance(value, Path):
+            value = value.name
+        elif isinstance(value, str):
+            value = public_name(value)
+        values[f.name] = value
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,14 +260,14 @@ class CompareConfig:
 class ReportConfig:
     """`prmbench report`."""
 
-    results: Path = option(Path("leaderboards/results"), "Folder with the runs, searched through.")
+    results: Path = option(Path("leaderboards/results"), "Folder with the runs, searched recursively.")
     out: Path = option(Path("leaderboards"), "Folder for tables, figures and the HTML page.")
     data: Path | None = option(
         None, "ProcessBench files: gives the page the traces' text (default: none; `hub` loads them)."
     )
-    check: bool = option(False, "Write nothing; exit 1 if a tracked file would change or a result is unsound.")
-    recompute: bool = option(False, "Derive every row from the scores again.")
-    formats: str = option("", "Further files beside Markdown and SVG, separated by commas: csv, tex, json.")
+    check: bool = option(False, "Write nothing; exit 1 if a tracked file would change or a result fails its checks.")
+    recompute: bool = option(False, "Recompute every row from the scores.")
+    formats: str = option("", "Further formats besides Markdown and SVG, separated by commas: csv, tex, json.")
     benchmark: tuple[str, ...] = option(
         (), "Benchmark of your own that runs are on, pkg.mod:NAME, repeatable (installed ones are known)."
     )
@@ -255,12 +278,13 @@ class DemoConfig:
     """`prmbench demo`."""
 
     world: Literal["miniature", "smollm2"] = option(
-        "miniature", "miniature: the whole story on a tiny world; smollm2: a real model on shipped or given traces."
+        "miniature",
+        "miniature: the whole pipeline on a tiny synthetic task; smollm2: a real model on traces shipped or in --data.",
     )
-    seeds: int = option(2, "miniature: independent repetitions, from the first policy on.")
-    first_seed: int = option(0, "miniature: the first seed.")
+    seeds: int = option(2, "miniature: number of independent repetitions.", min=1)
+    first_seed: int = option(0, "miniature: the first seed.", min=0)
     data: Path | None = option(None, "smollm2: ProcessBench file or folder (default: the traces shipped).")
-    limit: int | None = option(None, "smollm2: traces per subset (default: all shipped ones, 12 of real data).")
+    limit: int | None = option(None, "smollm2: traces per subset (default: all shipped ones, 12 of real data).", min=1)
     out: Path = option(Path("runs/demo"), "Folder for the runs and the report.")
 
 
@@ -269,11 +293,13 @@ class ConvertConfig:
     """`prmbench convert`."""
 
     format: Literal["auto", "prm800k", "math_shepherd", "trl"] = option(
-        "auto", "Of the rows: auto (by their fields), prm800k, math_shepherd, trl (stepwise)."
+        "auto", "Format of the rows: auto (by their fields), prm800k, math_shepherd, trl (stepwise)."
     )
     neutral: Literal["right", "wrong"] = option("right", "prm800k: what a step rated 0 counts as.")
-    alternatives: bool = option(False, "prm800k: also every rated step that was not taken, after the steps before it.")
-    limit: int | None = option(None, "Only N solutions, evenly spaced.")
+    alternatives: bool = option(
+        False, "prm800k: also every rated alternative step, as the last step after those before it."
+    )
+    limit: int | None = option(None, "Only N solutions, evenly spaced.", min=1)
     strict: bool = option(False, "Refuse files with rows that cannot be read (default: leave them out, and say so).")
     out: Path = option(Path("traces.jsonl"), "File for the labelled solutions, jsonl or parquet.")
     force: bool = option(False, "Replace --out where it exists.")
@@ -285,8 +311,10 @@ class ContaminationConfig:
 
     data: Path | None = option(None, "Training file or folder: any rows that have a problem.")
     against: tuple[str, ...] = option((), "Benchmark file or folder, repeatable.")
-    ngram: int = option(13, "Words of an n-gram; a shorter problem is one n-gram.")
-    overlap: float = option(0.5, "Share of a problem's n-grams in one training problem that counts as a match.")
+    ngram: int = option(13, "Words of an n-gram; a shorter problem is one n-gram.", min=1)
+    overlap: float = option(
+        0.5, "Share of a problem's n-grams in one training problem that counts as a match.", above=0, max=1
+    )
     out: Path | None = option(None, "JSON file for all matches (default: none).")
     force: bool = option(False, "Replace --out where it exists.")
 
@@ -295,8 +323,8 @@ class ContaminationConfig:
 class CardConfig:
     """`prmbench card`."""
 
-    name: str | None = option(None, "The model's name on the hub (default: its name in the results).")
-    protocol: tuple[str, ...] = option((), "Protocol to tell of, repeatable (default: all but the in-sample ones).")
+    name: str | None = option(None, "Name of the model on the hub (default: its name in the results).")
+    protocol: tuple[str, ...] = option((), "Protocol to include, repeatable (default: all but the in-sample ones).")
     license: str | None = option(None, "Licence of the model, as the hub spells it, e.g. apache-2.0.")
     benchmark: tuple[str, ...] = option(
         (), "Benchmark of your own that runs are on, pkg.mod:NAME, repeatable (installed ones are known)."

@@ -9,46 +9,51 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from prmbench import config as options
 from prmbench.core import output_checks, reading
-from prmbench.core.option_values import OPTIONS, check_text
+from prmbench.core.option_values import Range, check_text
 from prmbench.core.records import NonFiniteError, Notice, RetryError, UserError
 from prmbench.core.redaction import one_line
 
 BAD_INPUT, NON_FINITE, TRY_AGAIN, STOPPED = 2, 3, 75, 143
+EXIT_CODES = {UserError: BAD_INPUT, NonFiniteError: NON_FINITE, RetryError: TRY_AGAIN}
 
 
 def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers `body(config, **other)` with the app: an option for every field, plus the body's own parameters.
+    """Return a decorator that registers `body(config, **arguments)` as a command of the app.
 
-    Flags win over `--config file.toml`, which wins over defaults. A UserError becomes one line and exit code 2.
+    The command has an option for every field of the config, plus the body's own parameters. Flags win over
+    `--config file.toml`, which wins over defaults. A UserError becomes one line and exit code 2.
+
+    Args:
+        app: The command line.
+        config: The dataclass of the command's options.
     """
 
     def register(body: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(body, eval_str=True).parameters.values() if p.name != "config"]
+        parameters = [p for p in inspect.signature(body, eval_str=True).parameters.values() if p.name != "config"]
 
-        def run(ctx: typer.Context, config_file: Path | None, **given: Any) -> None:
+        def run(ctx: typer.Context, config_file: Path | None, **values: Any) -> None:
             if not sys.stderr.isatty():
                 os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; read when they are loaded
-            other = {p.name: given.pop(p.name) for p in own}
-            with one_line_errors(), output_checks.also_reading(_paths(config_file, other)):
-                body(_resolve(config, ctx, config_file, given), **other)
+            arguments = {p.name: values.pop(p.name) for p in parameters}
+            with one_line_errors(), output_checks.also_reading(_paths(config_file, arguments)):
+                body(_resolve(config, ctx, config_file, values), **arguments)
 
-        words = "TOML file of options; flags win over it."
-        file = typer.Option("--config", help=words, show_default=False, readable=False)
-        head = [
+        help_text = "TOML file of options; flags win over it."
+        file_option = typer.Option("--config", help=help_text, show_default=False, readable=False)
+        first = [
             inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-            _parameter("config_file", Annotated[Path | None, file], None),
+            _parameter("config_file", Annotated[Path | None, file_option], None),
         ]
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [*head, *_field_parameters(config), *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
-        )
+        last = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        run.__signature__ = inspect.Signature([*first, *_field_parameters(config), *last])  # type: ignore[attr-defined]
         app.command(body.__name__.removesuffix("_").replace("_", "-"), help=inspect.getdoc(body))(run)
         return body
 
@@ -56,12 +61,12 @@ def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None
 
 
 def _paths(config_file: Path | None, arguments: Mapping[str, Any]) -> list[Path]:
-    """The files that the command line names beside its options: all of them are read. Raises UserError."""
-    listed = [v for value in arguments.values() for v in (value if isinstance(value, list) else [value])]
-    found = [path for path in (config_file, *listed) if isinstance(path, Path)]
-    for path in found:
+    """Return the files that the command line names beside its options: all of them are read. Raises UserError."""
+    values = [v for value in arguments.values() for v in (value if isinstance(value, list) else [value])]
+    paths = [path for path in (config_file, *values) if isinstance(path, Path)]
+    for path in paths:
         check_text(str(path), "a path")
-    return found
+    return paths
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -69,76 +74,102 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _field_parameters(config: type[Any]) -> list[inspect.Parameter]:
+    """Return one parameter with a Typer option for each field of the dataclass."""
     hints = get_type_hints(config)
-    found = []
+    parameters = []
     for f in fields(config):
-        name = f.name.replace("_", "-")
-        flag = f"--{name}/--no-{name}" if hints[f.name] == bool | None else f"--{name}"
+        name, hint = f.name.replace("_", "-"), hints[f.name]
+        flag = f"--{name}/--no-{name}" if hint == bool | None else f"--{name}"
         default = f.default if f.default is not MISSING else None
-        hint = list[str] if get_origin(hints[f.name]) is tuple else hints[f.name]
-        shown = default not in (None, (), "", False)
-        # Whether a file may be read is found out by reading it, and then said in one line.
-        option = typer.Option(flag, help=f.metadata["help"], show_default=shown, readable=False)
-        found.append(_parameter(f.name, Annotated[hint, option], list(default) if default == () else default))
-    return found
+        choices = _choices(hint)
+        if choices:  # a text for Typer: a wrong choice is then refused where that of a TOML file is, in one line
+            hint = str | None
+        elif get_origin(hint) is tuple:
+            hint = list[str]
+        option = typer.Option(
+            flag,
+            help=_help(f),
+            metavar=f"<{'|'.join(choices)}>" if choices else None,
+            show_default=default not in (None, (), "", False),
+            readable=False,  # whether a file may be read shows when it is read, and is then said in one line
+        )
+        parameters.append(_parameter(f.name, Annotated[hint, option], list(default) if default == () else default))
+    return parameters
 
 
-def _resolve(config: type[Any], ctx: typer.Context, file: Path | None, given: dict[str, Any]) -> Any:
+def _choices(hint: Any) -> tuple[str, ...]:
+    """Return the values of a Literal, or of a Literal that may be None; empty for other types."""
+    literal = next((h for h in (hint, *get_args(hint)) if get_origin(h) is Literal), None)
+    return get_args(literal)
+
+
+def _help(field: Field[Any]) -> str:
+    """Return the field's help text with its range, unless that only says what any count or weight has."""
+    allowed: Range | None = field.metadata.get("range")
+    text: str = field.metadata["help"]
+    if allowed in (None, Range(min=0), Range(min=1)):
+        return text
+    words = str(allowed)
+    return f"{text} {words[0].upper()}{words[1:]}."
+
+
+def _resolve(config: type[Any], ctx: typer.Context, file: Path | None, values: dict[str, Any]) -> Any:
+    """Build the config from defaults, the TOML file and the flags. Raises UserError."""
     flags = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in given.items()
+        for name, value in values.items()
         if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
-    read = options.read_toml(file) if file else {}
-    return options.from_mapping(config, {**read, **flags}, str(file or OPTIONS))
+    from_file = options.from_mapping(config, options.read_toml(file), str(file)) if file else config()
+    return options.coerced(replace(from_file, **flags))
 
 
 class one_line_errors:
     """Turns a user's mistake into one line on stderr and exit code 2, and a signal into exit code 143.
 
-    So too what the system refuses, wherever it comes up: a folder that may not be searched, a disk that is full.
+    What the system refuses is treated alike, wherever it comes up: a folder that may not be searched, a full disk.
     """
 
     def __enter__(self) -> None:
         signal.signal(signal.SIGTERM, _raise_interrupt)
-        self.shown = warnings.showwarning
-        warnings.showwarning = _note
+        self.showwarning = warnings.showwarning
+        warnings.showwarning = _print_notice
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        warnings.showwarning = self.shown
-        for known, code in ((UserError, BAD_INPUT), (NonFiniteError, NON_FINITE), (RetryError, TRY_AGAIN)):
-            if isinstance(error, known):
+        warnings.showwarning = self.showwarning
+        for error_class, code in EXIT_CODES.items():
+            if isinstance(error, error_class):
                 say("error", error)
                 raise typer.Exit(code)
         if isinstance(error, KeyboardInterrupt):
             typer.echo("stopped; what was finished is kept, the same command goes on from there", err=True)
             raise typer.Exit(STOPPED)
-        if isinstance(error, OSError) and error.errno != errno.EPIPE:  # of a closed pipe click takes care
-            where = f"{error.filename}: " if error.filename is not None else ""
-            say("error", f"{where}{reading.reason(error)}")
+        if isinstance(error, OSError) and error.errno != errno.EPIPE:  # click takes care of a closed pipe
+            path = f"{error.filename}: " if error.filename is not None else ""
+            say("error", f"{path}{reading.reason(error)}")
             raise typer.Exit(BAD_INPUT)
         if isinstance(error, RecursionError | UnicodeEncodeError):
-            what = reading.TOO_DEEP if isinstance(error, RecursionError) else "a text that is not valid Unicode"
-            say("error", f"the input is refused: {what}")
+            cause = reading.TOO_DEEP if isinstance(error, RecursionError) else "a text that is not valid Unicode"
+            say("error", f"the input is refused: {cause}")
             raise typer.Exit(BAD_INPUT)
-        if isinstance(error, MemoryError) or _out_of_memory(error):
+        if isinstance(error, MemoryError) or _is_out_of_memory(error):
             say("error", "out of memory; use a smaller --batch-tokens (what was finished is kept)")
             raise typer.Exit(BAD_INPUT)
 
 
-def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Our own warnings as one line; those of libraries are for their developers, and stay silent."""
+def _print_notice(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Print this package's notices as one line; warnings of libraries are for developers, and stay silent."""
     if category is Notice:
         say("note", message)
 
 
 def say(kind: str, message: object) -> None:
-    """Prints a message on stderr: one line without secrets, whatever foreign names it holds."""
+    """Print `kind: message` on stderr, as one line without secrets, whatever text from elsewhere it holds."""
     typer.echo(f"{kind}: {one_line(message)}", err=True)
 
 
-def _out_of_memory(error: BaseException | None) -> bool:
-    """The two ways torch says it, on a GPU and on a CPU, without importing torch to ask."""
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether torch ran out of memory, on a GPU or on a CPU, without importing torch to ask."""
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 

@@ -1,6 +1,6 @@
 """`prmbench train-distrl`: its options, its presets (paper, release, default, miniature) and its arms, with sources.
 
-An arm is a row of values, never a code path. Standard library only; what the values do is rl/.
+An arm is a row of values, never a code path. Standard library only; rl/ implements what the values mean.
 """
 
 from __future__ import annotations
@@ -36,87 +36,118 @@ class DistRLConfig(LoadConfig):
     """`prmbench train-distrl`; an option that is None takes the arm's value, or else the preset's."""
 
     engine: Literal["hf", "vllm", "server"] = option(  # type: ignore[assignment]
-        "hf", "Who draws completions: transformers, vLLM in process, or vLLM servers (--server)."
+        "hf", "Engine that samples completions: transformers, vLLM in process, or vLLM servers (--server)."
     )
-    server: tuple[str, ...] = option((), "URL of a vLLM server, repeatable: process r asks server r mod their number.")
-    preset: Preset = option("default", "Values of the options left out: default, paper, release or miniature.")
+    server: tuple[str, ...] = option(
+        (), "URL of a vLLM server, repeatable: process r uses server r modulo their number."
+    )
+    preset: Preset = option(
+        "default", "Source of the values of options left out: default, paper, release or miniature."
+    )
     arm: Arm = option("distrl_ipvrm", "Named combination of reward, reward model and branches; flags win over it.")
-    # What a token's advantage is made of.
+    # Parts of a token's advantage.
     reward: Literal["verifier", "rm", "both"] | None = option(
-        None, "Outcome from the verifier, process reward, or both."
+        None, "Reward: the verifier's outcome, the reward model's process reward, or both."
     )
-    gae_weight: float | None = option(None, "Weight of the process advantage beside the outcome's (Eq. 13: 1).")
-    alpha: float | None = option(None, "Weight of the candidate branch, Eq. 14; 0 = none (paper: 0.1).")
-    p_min: float | None = option(None, "Candidates are the tokens with pi_old of at least this (Eq. 11: 0.1).")
+    gae_weight: float | None = option(None, "Weight of the process advantage beside the outcome's (Eq. 13: 1).", min=0)
+    alpha: float | None = option(None, "Weight of the candidate branch, Eq. 14; 0 = none (paper: 0.1).", min=0)
+    p_min: float | None = option(
+        None, "Candidates are the tokens with pi_old of at least this (Eq. 11: 0.1).", min=0.01, max=1
+    )
     credit: Literal["gae", "rloo", "masked_step", "score"] | None = option(
-        None, "Process advantage: GAE of the TD (Eqs. 26-28), or as in PRIME, in SPRO, or the token's score itself."
+        None, "Process advantage: GAE of the TD errors (Eqs. 26-28), PRIME's, SPRO's, or the token's score itself."
     )
-    gamma: float | None = option(None, "Discount of the GAE (paper: 1).")
-    lam: float | None = option(None, "Lambda of the GAE (the paper does not say; release: 1).")
+    gamma: float | None = option(None, "Discount of the GAE (paper: 1).", min=0, max=1)
+    lam: float | None = option(None, "Lambda of the GAE (the paper does not say; release: 1).", min=0, max=1)
     td_normalize: Literal["group", "batch"] | None = option(
-        None, "TD before the GAE: standardised in its prompt's group (Eqs. 26-27), or centred over the batch (release)."
+        None,
+        "TD errors before the GAE: standardised per prompt (Eqs. 26-27), or centred over the batch (release).",
     )
     whiten: bool | None = option(None, "Whiten the process advantage over the batch (release).")
-    zero_terminal: bool | None = option(None, "No TD and no candidates at a completion's last token (release).")
+    zero_terminal: bool | None = option(None, "No TD error and no candidates at a completion's last token (release).")
     # The surrogate.
-    clip_low: float | None = option(None, "Clip of the probability ratio below 1 (paper: 0.2).")
-    clip_high: float | None = option(None, "Clip of the probability ratio above 1 (paper: 0.28).")
-    clip_candidates: float | None = option(None, "Symmetric clip of the candidates' ratio; 0 = as the token branch's.")
-    dual_clip: float | None = option(None, "Bound of the loss where the advantage is negative; 0 = none (release: 3).")
+    clip_low: float | None = option(None, "Clip of the probability ratio below 1 (paper: 0.2).", min=0, max=1)
+    clip_high: float | None = option(None, "Clip of the probability ratio above 1 (paper: 0.28).", min=0)
+    clip_candidates: float | None = option(
+        None, "Symmetric clip of the candidates' ratio; 0 = the clips of the token branch.", min=0, max=1
+    )
+    dual_clip: float | None = option(
+        None, "Bound of the loss where the advantage is negative; 0 = none (release: 3).", above=1, off=0
+    )
     reduction: Literal["sequence", "token"] | None = option(None, "Mean per sequence (Eq. 12), or over all tokens.")
     candidate_normalize: Literal["length", "mass"] | None = option(
         None, "Candidate branch divided by a sequence's length (Eq. 11), or by the candidates' mass (release)."
     )
     # The reward model, trained online.
     rm_model: str = option("", "Reward model to start from: a folder of train-rm, or `self` (default: --model).")
-    rm_loss: Literal["ipvrm", "implicit_prm", "dpo_rm", "q_rm"] | None = option(None, "Its objective.")
-    rm_beta: float | None = option(None, "Scale of its log-ratio.")
-    rm_margin: float | None = option(None, "Its margin, where the loss has one.")
-    rm_learning_rate: float | None = option(None, "Its learning rate (paper: 1e-4 with LoRA; release: 2e-6 without).")
-    rm_minibatch: int | None = option(None, "Prompts of one of its updates; 0 = all of the step's.")
-    rm_update: Literal["online", "frozen"] | None = option(None, "Train it on every step's completions, or never.")
+    rm_loss: Literal["ipvrm", "implicit_prm", "dpo_rm", "q_rm"] | None = option(None, "Objective of the reward model.")
+    rm_beta: float | None = option(None, "Scale of the reward model's log-ratio.", above=0)
+    rm_margin: float | None = option(None, "Margin of the reward model's loss, where it has one.", min=0)
+    rm_learning_rate: float | None = option(
+        None, "Learning rate of the reward model (paper: 1e-4 with LoRA; release: 2e-6 without).", min=0
+    )
+    rm_minibatch: int | None = option(None, "Prompts per update of the reward model; 0 = all of the step's.", min=0)
+    rm_update: Literal["online", "frozen"] | None = option(
+        None, "Train the reward model on every step's completions, or never."
+    )
     reference: Literal["behaviour", "sft"] | None = option(
-        None, "Reference of the log-ratio: the policy that drew the completions (Table 9), or the start of training."
+        None, "Reference of the log-ratio: the policy that sampled the completions (Table 9), or the start of training."
     )
     adb: bool | None = option(
-        None, "Difficulty offset V(x) = logit of a prompt's accuracy in its loss (15); not dpo_rm."
+        None, "Offset V(x) = logit of a prompt's accuracy in the reward model's loss (Eq. 15); not dpo_rm."
     )
-    dlw: bool | None = option(None, "Rare outcomes of a prompt weigh more in its loss (15); not dpo_rm.")
-    dlw_normalize: bool | None = option(None, "A prompt's weights scaled to mean 1 (release).")
+    dlw: bool | None = option(
+        None, "Rare outcomes of a prompt weigh more in the reward model's loss (Eq. 15); not dpo_rm."
+    )
+    dlw_normalize: bool | None = option(None, "Scale a prompt's weights of --dlw to mean 1 (release).")
     # Completions.
-    group_size: int | None = option(None, "Completions per prompt (paper: 4; release: 16).")
-    prompts: int | None = option(None, "Prompts with mixed outcomes that a step trains on (paper: 256).")
-    draw: int | None = option(None, "Prompts drawn at a time to find them (paper: 512).")
+    group_size: int | None = option(None, "Completions per prompt (paper: 4; release: 16).", min=1)
+    prompts: int | None = option(None, "Prompts with mixed outcomes that a step trains on (paper: 256).", min=1)
+    draw: int | None = option(None, "Prompts sampled at a time to find those with mixed outcomes (paper: 512).", min=1)
     allow_empty: bool = option(False, "Go on even if three steps in a row find no prompt to train on.")
-    rounds: int | None = option(None, "Most such draws in a step; the batch is smaller if they do not suffice.")
-    truncated: Literal["drop", "mask", "keep"] | None = option(
-        None, "A completion cut by length: drop its prompt's group (release), leave out its tokens, or keep it."
+    rounds: int | None = option(
+        None, "Maximum number of such draws in a step; the batch is smaller if they do not suffice.", min=1
     )
-    max_new_tokens: int = option(2048, "Longest completion (release: 2048).")
-    draw_tokens: int | None = option(None, "Tokens, prompts included, that transformers draws at a time (by device).")
-    verifier: Literal["auto", "math", "exact", "gym"] = option("auto", "Who checks answers; see rollout.")
+    truncated: Literal["drop", "mask", "keep"] | None = option(
+        None, "A completion cut by length: drop its prompt's group (release), mask its tokens, or keep it."
+    )
+    max_new_tokens: int = option(2048, "Longest completion (release: 2048).", min=1)
+    draw_tokens: int | None = option(
+        None, "Tokens per sampling batch of transformers, prompts included (default: by device).", min=1
+    )
+    verifier: Literal["auto", "math", "exact", "gym"] = option("auto", "Verifier of answers; see rollout.")
     split: Literal["paragraph", "line", "numbered"] = option("paragraph", "How free text becomes steps; see rollout.")
     first_rollouts: Path | None = option(
-        None, "Rollouts of the start policy, all trained on before step 1 (control: GRPO with the RM's rollouts)."
+        None, "Rollouts of the start policy to train on before step 1 (control: GRPO with the RM's rollouts)."
     )
     # Optimisation of the policy.
-    steps: int = option(100, "Steps: completions, reward-model update, policy updates.")
-    learning_rate: float | None = option(None, "Of the policy (paper: 3e-5 with LoRA; release: 2e-5 without).")
-    minibatch: int | None = option(None, "Prompts of a policy update; 0 = all of the step's.")
-    warmup: int = option(0, "Steps over which both learning rates rise.")
+    steps: int = option(100, "Steps; each samples completions, updates the reward model and then the policy.", min=0)
+    learning_rate: float | None = option(
+        None, "Learning rate of the policy (paper: 3e-5 with LoRA; release: 2e-5 without).", above=0
+    )
+    minibatch: int | None = option(None, "Prompts per policy update; 0 = all of the step's.", min=0)
+    warmup: int = option(0, "Steps over which both learning rates rise linearly.", min=0)
     optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW (betas 0.9, 0.999), or plain SGD.")
-    weight_decay: float = option(0.0, "Pull of the weights towards zero.")
-    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = not at all.")
-    lora_rank: int | None = option(None, "Rank of LoRA adapters in policy and reward model (paper: 128); 0 = full.")
+    weight_decay: float = option(0.0, "Weight decay.", min=0)
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = no clipping.", min=0)
+    lora_rank: int | None = option(
+        None, "Rank of LoRA adapters in policy and reward model (paper: 128); 0 = full.", min=0
+    )
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
     strategy: Literal["ddp", "fsdp"] = option("ddp", "Under torchrun: replicate the models, or shard them (FSDP2).")
-    # Watching and keeping.
-    validation_data: Path | None = option(None, "Prompts on which the policy is judged while it learns.")
-    validate_every: int = option(10, "Steps between validations; 0 = only before the first step and after the last.")
-    validation_samples: int = option(8, "Completions of each validation prompt (paper Table 5: 8, at 0.6 and 0.95).")
-    save_every: int = option(10, "Steps between checkpoints; 0 = only at the end and when stopped.")
-    resume: Literal["auto", "never"] = option("auto", "Go on from the newest checkpoint in --out, or refuse.")
-    tracker: Literal["none", "wandb", "trackio", "tensorboard"] = option("none", "Also send metrics.jsonl there.")
+    # Validation, checkpoints and logs.
+    validation_data: Path | None = option(None, "Prompts on which the policy is validated during training.")
+    validate_every: int = option(
+        10, "Steps between validations; 0 = only before the first step and after the last.", min=0
+    )
+    validation_samples: int = option(
+        8, "Completions per validation prompt (paper Table 5: 8, temperature 0.6, top-p 0.95).", min=1
+    )
+    save_every: int = option(10, "Steps between checkpoints; 0 = only at the end and when stopped.", min=0)
+    resume: Literal["auto", "never"] = option("auto", "Resume from the newest checkpoint in --out, or refuse to.")
+    tracker: Literal["none", "wandb", "trackio", "tensorboard"] = option(
+        "none", "Also send the numbers of metrics.jsonl to this tracker."
+    )
     out: Path = option(Path("runs/distrl"), "Folder for the policy, the reward model, metrics.jsonl and checkpoints.")
 
 
@@ -214,7 +245,7 @@ RATES: dict[bool, Mapping[str, float]] = {
     True: {"learning_rate": 3e-5, "rm_learning_rate": 1e-4},
     False: {"learning_rate": 2e-5, "rm_learning_rate": 2e-6},
 }
-"""With LoRA as the paper (appendix C), without as the authors' config; where neither option nor preset says more."""
+"""Learning rates with LoRA (paper, appendix C) and without (authors' config), unless option or preset gives them."""
 
 _VERIFIER: dict[str, Any] = {"reward": "verifier", "gae_weight": 0.0, "alpha": 0.0}
 _IPVRM: dict[str, Any] = {"reward": "both", "rm_loss": "ipvrm"}
@@ -329,32 +360,34 @@ class ResolvedDistRL(DistRLConfig):
 
 
 def resolve(config: DistRLConfig) -> ResolvedDistRL:
-    """The config with the arm's value, or else the preset's, wherever an option was left out.
+    """Return the config with the arm's value, or else the preset's, wherever an option was left out.
 
-    Raises UserError on options that contradict each other.
+    Raises:
+        UserError: Options contradict each other.
     """
     values = {**PRESETS[config.preset], **ARMS[config.arm]}
     if config.preset == "miniature":
         values |= TUNED.get(config.arm, {})
-    given = {f.name: getattr(config, f.name) for f in fields(config)}
-    known = {name: value for name, value in given.items() if value not in (None, "")}
-    rank = known.get("lora_rank", values["lora_rank"])
-    filled = {**RATES[rank > 0], **values, **known}
-    _check(filled)
-    return ResolvedDistRL(**{name: filled.get(name, value) for name, value in given.items()})
+    options = {f.name: getattr(config, f.name) for f in fields(config)}
+    user_values = {name: value for name, value in options.items() if value not in (None, "")}
+    rank = user_values.get("lora_rank", values["lora_rank"])
+    resolved = {**RATES[rank > 0], **values, **user_values}
+    _check_consistency(resolved)
+    return ResolvedDistRL(**{name: resolved.get(name, value) for name, value in options.items()})
 
 
-def _check(values: Mapping[str, Any]) -> None:
-    process = values["reward"] != "verifier"
+def _check_consistency(values: Mapping[str, Any]) -> None:
+    """Raise UserError where resolved options contradict each other."""
+    has_process_reward = values["reward"] != "verifier"
     for name in ("alpha", "gae_weight"):
-        if values[name] and not process:
+        if values[name] and not has_process_reward:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} {values[name]:g}: --reward verifier has no process reward; take both, or rm")
-    if process and not values["alpha"] and not values["gae_weight"]:
+    if has_process_reward and not values["alpha"] and not values["gae_weight"]:
         raise UserError(f"--reward {values['reward']}: --alpha and --gae-weight are both 0; raise one of them")
     if values.get("rm_model") == SELF and (values["reference"] != "sft" or values["rm_update"] != "frozen"):
         raise UserError("--rm-model self: is 0 against itself; give --reference sft and --rm-update frozen")
-    if process and not values.get("rm_loss"):
+    if has_process_reward and not values.get("rm_loss"):
         raise UserError(f"--reward {values['reward']}: no reward model is named; give --rm-loss, or another --arm")
     if values.get("rm_loss") == "q_rm" and (values["alpha"] or values["credit"] != "score"):
         raise UserError("--rm-loss q_rm: scores tokens that were drawn, no others; give --alpha 0 --credit score")

@@ -1,6 +1,6 @@
-"""Named values for training, one row a loss, each with its source: paper, release, default, miniature.
+"""Presets of the reward-model trainers: one row of values per loss, each with its source.
 
-Here options that were left out get their values; no command line, no training.
+`resolve` fills in the options that were left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T", bound=TrainConfig)
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What a preset sets; the names are those of the options. None = the loss has no such thing."""
+    """The values that a preset sets, named like the options. None: the loss has no such option."""
 
     learning_rate: float
     batch_size: int
@@ -28,7 +28,7 @@ class Values:
     margin: float | None = None
     reduction: Literal["sequence", "token"] | None = "sequence"
     pairs: Literal["one", "all", "random"] | None = None
-    """None = every verified completion by itself."""
+    """None: every verified completion is an example by itself."""
 
 
 # Learning rate and batch: IPVRM paper, appendix C ("lr 5e-7, global batch 64"), for every reward model. Epochs, warm-up
@@ -97,26 +97,29 @@ PRESETS: dict[Preset, Mapping[Loss, Values]] = {
 
 
 def loss_of(config: TrainConfig) -> Loss:
-    """The objective that a command trains with."""
+    """Return the objective that a command trains with."""
     return config.loss if isinstance(config, TrainRMConfig) else "sft"
 
 
 def resolve(config: T) -> T:
-    """The config with the preset's value wherever an option is None; None stays where the loss has no such thing.
+    """Return the config with the preset's value wherever an option is None.
 
-    Raises UserError when an option is given that the loss has no use for.
+    None stays where the loss has no such option.
+
+    Raises:
+        UserError: An option is set that the loss does not have.
     """
     loss = loss_of(config)
     values = PRESETS[config.preset][loss]
-    filled: dict[str, Any] = {}
+    resolved: dict[str, Any] = {}
     for f in fields(Values):
         if not hasattr(config, f.name):
             continue  # train-sft has no beta
-        given, preset = getattr(config, f.name), getattr(values, f.name)
-        if given is not None and preset is None and not (f.name == "pairs" and loss in POINTWISE):
+        user_value, preset_value = getattr(config, f.name), getattr(values, f.name)
+        if user_value is not None and preset_value is None and not (f.name == "pairs" and loss in POINTWISE):
             raise UserError(f"--{f.name}: loss {loss} has none; drop it")
-        filled[f.name] = preset if given is None else given
-    return replace(config, **filled)
+        resolved[f.name] = preset_value if user_value is None else user_value
+    return replace(config, **resolved)
 
 
 @dataclass(frozen=True, slots=True)

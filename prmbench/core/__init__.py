@@ -1,1 +1,1 @@
-"""What everything else stands on: records, result files, provenance, validation, processes, progress. No metric."""
+"""The package's foundation: records, result files, provenance, validation, processes, progress. No metrics."""

@@ -1,8 +1,8 @@
 """Archives of runs: many small files of one study in one `.tar.xz`, read in memory and never unpacked to disk.
 
-A path such as `steps.tar.xz/<run-id>.json` names a member; whoever reads files of results through `read` needs not know
-whether a file is loose or a member. An archive comes from others: its size, the memory that unpacking takes, and every
-member's kind, name and size are bounded.
+A path such as `steps.tar.xz/<run-id>.json` names a member, and `read` takes such a path like that of a loose file. An
+archive may come from anybody: its size, the memory that unpacking takes, and every member's type, name and size are
+bounded.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from prmbench.core import reading, writing
 from prmbench.core.records import UserError
 
 SUFFIX = ".tar.xz"
-MOST_PACKED_BYTES, MOST_UNPACKED_BYTES = 2**26, 2**29
-"""Of an archive; the largest committed one has 5 MB, and 55 MB unpacked."""
-MOST_MEMBERS = 100_000
-MOST_MEMORY = 2**28
-"""Bytes that xz may take for itself: its header asks for up to 4 GiB."""
+MAX_PACKED_BYTES, MAX_UNPACKED_BYTES = 2**26, 2**29
+"""Limits of an archive; the largest committed one has 5 MB, and 55 MB unpacked."""
+MAX_MEMBERS = 100_000
+MAX_XZ_MEMORY = 2**28
+"""Memory in bytes that xz may use: a header may ask for up to 4 GiB."""
 
 
 def archive_of(path: Path) -> Path | None:
@@ -30,24 +30,24 @@ def archive_of(path: Path) -> Path | None:
     return path.parent if path.parent.name.endswith(SUFFIX) and path.parent.is_file() else None
 
 
-def read(path: Path, most: int) -> bytes:
-    """Return the content of a file, which may be a member of an archive, and is no link.
+def read(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a file, loose or in an archive. Links are refused.
 
     Args:
         path: The file, or `ARCHIVE.tar.xz/MEMBER`.
-        most: Bytes that it may have.
+        max_bytes: Largest size allowed.
 
     Raises:
-        UserError: There is no such file, it is larger, or the archive is not what it should be.
+        UserError: There is no such file, it is larger, or the archive is invalid.
     """
     archive = archive_of(path)
     if archive is None:
-        return reading.read_bytes(path, most=most, follow_links=False)
+        return reading.read_bytes(path, max_bytes=max_bytes, follow_links=False)
     content = members(archive).get(path.name)
     if content is None:
         raise UserError(f"{path}: cannot be read (the archive has no such member)")
-    if len(content) > most:
-        raise UserError(f"{path}: has more than {most:,} bytes")
+    if len(content) > max_bytes:
+        raise UserError(f"{path}: has more than {max_bytes:,} bytes")
     return content
 
 
@@ -68,8 +68,8 @@ def members(archive: Path) -> Mapping[str, bytes]:
 
 @lru_cache(maxsize=2)
 def _members(archive: Path, state: tuple[int, ...]) -> Mapping[str, bytes]:
-    """`state` tells the file from what it was before."""
-    packed = reading.read_bytes(archive, most=MOST_PACKED_BYTES, follow_links=False)
+    """Return the members of an archive; `state` changes with the file, so that a cached result is never stale."""
+    packed = reading.read_bytes(archive, max_bytes=MAX_PACKED_BYTES, follow_links=False)
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(_unpacked(packed, archive)), mode="r:") as tar:
@@ -79,8 +79,8 @@ def _members(archive: Path, state: tuple[int, ...]) -> Mapping[str, bytes]:
                     raise UserError(f"{archive}: its member {name[:80]!r} is no plain file; pack the runs again")
                 if name in ("", ".", "..") or "/" in name or "\\" in name or name in contents:
                     raise UserError(f"{archive}: its member {name[:80]!r} is there twice or no plain name")
-                if len(contents) == MOST_MEMBERS:
-                    raise UserError(f"{archive}: has more than {MOST_MEMBERS:,} members")
+                if len(contents) == MAX_MEMBERS:
+                    raise UserError(f"{archive}: has more than {MAX_MEMBERS:,} members")
                 file = tar.extractfile(member)
                 contents[name] = file.read() if file else b""
                 if len(contents[name]) != member.size:
@@ -91,13 +91,13 @@ def _members(archive: Path, state: tuple[int, ...]) -> Mapping[str, bytes]:
 
 
 def _unpacked(packed: bytes, archive: Path) -> bytes:
-    decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=MOST_MEMORY)
+    decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY)
     try:
-        content = decompressor.decompress(packed, max_length=MOST_UNPACKED_BYTES + 1)
+        content = decompressor.decompress(packed, max_length=MAX_UNPACKED_BYTES + 1)
     except lzma.LZMAError as error:
         raise UserError(f"{archive}: not an archive of runs ({error}); restore the file") from error
-    if len(content) > MOST_UNPACKED_BYTES:
-        raise UserError(f"{archive}: unpacked, it has more than {MOST_UNPACKED_BYTES:,} bytes")
+    if len(content) > MAX_UNPACKED_BYTES:
+        raise UserError(f"{archive}: unpacked, it has more than {MAX_UNPACKED_BYTES:,} bytes")
     if not decompressor.eof or decompressor.unused_data:
         raise UserError(f"{archive}: not an archive of runs (it is cut, or has something behind its end)")
     return content

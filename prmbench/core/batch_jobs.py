@@ -1,6 +1,6 @@
-"""Batches shared among processes and journalled: what is on disk is not done again, and who made it is told.
+"""Batches of work shared among processes and journalled: a batch that is on disk is not done again.
 
-What a batch is, and what doing it means, is the caller's: scoring.py scores traces, policy.py draws completions.
+The caller decides what a batch is and what doing it means: evaluation scores traces, sampling draws completions.
 """
 
 from __future__ import annotations
@@ -18,29 +18,40 @@ from prmbench.core import processes, provenance, result_files
 from prmbench.core.records import Notice, UserError
 
 FACTS = {"process", "seconds", "commit", "dirty"}
-"""What every entry of a journal says of how it was made."""
+"""Fields of every journal entry: which process computed it, in what time, from which commit."""
 Progress = Callable[[int, int, float], None]
-"""Called with (batches done, batches in all, tokens a second)."""
-Made = tuple[Mapping[str, Any], int]
-"""A batch's part of the journal's entry, and its tokens."""
-Work = Callable[[int], Made]
-"""Batch number -> what is made of it."""
+"""Called with (completed batches, all batches, tokens per second)."""
+BatchResult = tuple[Mapping[str, Any], int]
+"""What the journal's entry holds of a batch, and the batch's tokens."""
+Work = Callable[[int], BatchResult]
+"""Batch number -> its result."""
 
 
-def open_journal(folder: Path, identity: Mapping[str, Any], batches: int, anew: bool = False) -> result_files.Journal:
-    """The journal of a run of so many batches, emptied first if `anew`; says what an earlier sitting has left.
+def open_journal(
+    folder: Path, identity: Mapping[str, Any], batches: int, restart: bool = False
+) -> result_files.Journal:
+    """Open the journal of a run. All processes call it; a Notice says how many batches are there already.
 
-    All processes call it. Raises UserError when the folder holds another run.
+    Args:
+        folder: Where the journal is, or will be.
+        identity: What a run must have in common with the journal to continue it.
+        batches: Number of batches of the run.
+        restart: Empty the journal first.
+
+    Raises:
+        UserError: The folder holds another run.
     """
-    first = processes.rank() == 0
-    if not first:
-        processes.barrier()  # the first may have to empty it
-    journal = result_files.Journal(folder, identity, anew=anew and first)
-    if first:
+    is_first = processes.rank() == 0
+    if not is_first:
+        processes.barrier()  # process 0 may have to empty it
+    journal = result_files.Journal(folder, identity, restart=restart and is_first)
+    if is_first:
         processes.barrier()
-        done = len(journal.done())
-        if done:
-            message = f"{folder}: {done} of {batches} batches were done before and are used; delete it to begin anew"
+        completed = len(journal.done())
+        if completed:
+            message = (
+                f"{folder}: {completed} of {batches} batches were done before and are used; delete it to begin anew"
+            )
             warnings.warn(message, Notice, stacklevel=2)
     return journal
 
@@ -48,39 +59,47 @@ def open_journal(folder: Path, identity: Mapping[str, Any], batches: int, anew: 
 def work(
     journal: result_files.Journal, batches: int, do: Work, progress: Progress | None = None, workers: int = 1
 ) -> None:
-    """Does this process's share of the batches that the journal does not hold yet, and waits for the others.
+    """Do this process's share of the batches that the journal does not hold yet, and wait for the others.
 
-    `workers`: batches under way at once, in threads.
+    Args:
+        journal: The run's journal, to which every finished batch is appended.
+        batches: Number of batches of the run.
+        do: Does one batch.
+        progress: Told of every finished batch.
+        workers: Batches in progress at the same time, each in a thread.
     """
     rank = processes.rank()
     with journal.claimed(rank):
-        processes.barrier()  # all are here before any begins
-        done = set(journal.done())
+        processes.barrier()  # no process starts before all have read the journal
+        completed = set(journal.done())
         commit, dirty = provenance.code_state()
-        begun = last = time.monotonic()
+        start = previous = time.monotonic()
         tokens = 0
-        mine = [number for number in range(rank, batches, processes.world_size()) if number not in done]
-        for number, (made, count) in _results(mine, do, workers):
-            now = time.monotonic()  # the seconds of an entry are those since the one before: they add up to the wall's
-            facts = {"batch": number, "process": rank, "seconds": now - last, "commit": commit, "dirty": dirty}
-            journal.append(rank, {**made, **facts, "memory_gib": processes.peak_memory_gib()})
-            last = now
-            tokens += count
-            done.add(number)
+        remaining = [number for number in range(rank, batches, processes.world_size()) if number not in completed]
+        for number, (result, batch_tokens) in _results(remaining, do, workers):
+            now = time.monotonic()  # an entry's seconds are those since the previous one, so they add up to wall time
+            facts = {"batch": number, "process": rank, "seconds": now - previous, "commit": commit, "dirty": dirty}
+            journal.append(rank, {**result, **facts, "memory_gib": processes.peak_memory_gib()})
+            previous = now
+            tokens += batch_tokens
+            completed.add(number)
             if progress is not None:
-                progress(len(done), batches, tokens / max(now - begun, 1e-9))
+                progress(len(completed), batches, tokens / max(now - start, 1e-9))
         processes.barrier()
 
 
-def _results(numbers: Sequence[int], do: Work, workers: int) -> Iterator[tuple[int, Made]]:
-    """(number, what was made) as they come. When one fails, those under way are given out first, and no more begun."""
+def _results(numbers: Sequence[int], do: Work, workers: int) -> Iterator[tuple[int, BatchResult]]:
+    """Yield (number, result) as batches finish.
+
+    When one fails, no more are started, those in progress are yielded, and then its error is raised.
+    """
     if workers == 1:
         yield from ((number, do(number)) for number in numbers)
         return
     stop = Event()
-    ended: SimpleQueue[tuple[int, Made] | BaseException | None] = SimpleQueue()
+    finished_batches: SimpleQueue[tuple[int, BatchResult] | BaseException | None] = SimpleQueue()
 
-    def unless_stopped(number: int) -> tuple[int, Made] | None:
+    def do_unless_stopped(number: int) -> tuple[int, BatchResult] | None:
         if stop.is_set():
             return None
         try:
@@ -89,47 +108,56 @@ def _results(numbers: Sequence[int], do: Work, workers: int) -> Iterator[tuple[i
             stop.set()
             raise
 
-    failed: BaseException | None = None
-    # Daemon threads, which concurrent.futures has none of: on Ctrl-C nobody waits for what a server may never say.
+    first_error: BaseException | None = None
+    # Daemon threads, which concurrent.futures does not have: Ctrl-C must not wait for a server that never answers.
     with ThreadPool(min(workers, len(numbers) or 1)) as pool:
         for number in numbers:
-            pool.apply_async(unless_stopped, (number,), callback=ended.put, error_callback=ended.put)
+            pool.apply_async(
+                do_unless_stopped, (number,), callback=finished_batches.put, error_callback=finished_batches.put
+            )
         try:
             for _ in numbers:
-                result = ended.get()
+                result = finished_batches.get()
                 if isinstance(result, BaseException):
-                    failed = failed or result
+                    first_error = first_error or result
                 elif result is not None:
                     yield result
         finally:
-            stop.set()  # what is under way ends, or is left behind
-    if failed is not None:
-        raise failed
+            stop.set()  # threads end after their batch, or are abandoned
+    if first_error is not None:
+        raise first_error
 
 
 def finished(journal: result_files.Journal, batches: int) -> list[Mapping[str, Any]]:
-    """All entries, by batch. Raises UserError when some are not there."""
+    """Return all entries of a completed journal, in the order of their batches.
+
+    Raises:
+        UserError: An entry is missing, or was not written by this program.
+    """
     entries = journal.done()
-    lacking = sorted(set(range(batches)) - set(entries))
-    if lacking:
-        raise UserError(f"{journal.folder}: batches {lacking[:5]} are not there yet; run the same command again")
+    missing = sorted(set(range(batches)) - set(entries))
+    if missing:
+        raise UserError(f"{journal.folder}: batches {missing[:5]} are not there yet; run the same command again")
     if not all(entry.keys() >= FACTS for entry in entries.values()):
         raise UserError(f"{journal.folder}: holds entries that this program did not write; delete it to start afresh")
     return [entries[number] for number in range(batches)]
 
 
 def manifest_fields(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How a journal's entries were made, by RunManifest's names."""
-    per_process: dict[int, float] = {}
+    """Return the fields of a RunManifest that say how a journal's entries were computed.
+
+    The seconds are those of the slowest process, and the memory that of the largest.
+    """
+    seconds_per_process: dict[int, float] = {}
     for entry in entries:
-        per_process[entry["process"]] = per_process.get(entry["process"], 0.0) + entry["seconds"]
+        seconds_per_process[entry["process"]] = seconds_per_process.get(entry["process"], 0.0) + entry["seconds"]
     commit, dirty = provenance.code_state()
-    sittings = list(dict.fromkeys(entry["commit"] or "unknown" for entry in entries))
-    every = {dirty, *(entry["dirty"] for entry in entries)}
+    commits = list(dict.fromkeys(entry["commit"] or "unknown" for entry in entries))
+    dirty_flags = {dirty, *(entry["dirty"] for entry in entries)}
     return {
-        "commit": None if "unknown" in sittings else commit,
-        "commits": tuple(sittings) if sittings != [commit] else (),
-        "dirty": None if None in every else any(every),
+        "commit": None if "unknown" in commits else commit,
+        "commits": tuple(commits) if commits != [commit] else (),
+        "dirty": None if None in dirty_flags else any(dirty_flags),
         "memory_gib": max((round(entry["memory_gib"], 3) for entry in entries if "memory_gib" in entry), default=None),
-        "seconds": round(max(per_process.values(), default=0.0), 3),
+        "seconds": round(max(seconds_per_process.values(), default=0.0), 3),
     }

@@ -1,6 +1,6 @@
 """Which files a command may write: none that it reads, no link, no device, and an existing one only with --force.
 
-Every command asks `check` before it begins; writing.py refuses links and devices again at the moment of writing.
+Every command calls `check` before it starts; writing.py refuses links and devices once more when it writes.
 """
 
 from __future__ import annotations
@@ -28,41 +28,44 @@ READS = (
 )
 """Options that name a file or a folder to read."""
 NOT_FILES = ("auto", "plain")
-"""Values of --template that name no file, whatever lies in the current folder."""
+"""Values of --template that never name a file, even if there is one of that name."""
 POINTERS = {"prm.json": "ref_model", "adapter_config.json": "base_model_name_or_path"}
 """Files of a model folder, and the field in them that may name another model folder."""
 TRAINED = ("train.json", "metrics.jsonl", "non_finite.json", "prm.json")
-"""What training writes into --out beside the model."""
+"""Files other than the model's that training writes into --out."""
 MODEL_FILES = (
     *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt", "prm.json"),
 )
 """Patterns of the files that saving a model may write."""
 FOLDERS = ("adapter", "rm", "weights", "result", "drawn", "checkpoints")
-"""Folders of a training run that are rewritten as it goes on."""
-_on_the_command_line: ContextVar[tuple[Path, ...]] = ContextVar("files named on the command line", default=())
+"""Folders of a training run that are rewritten during it."""
+_command_line_paths: ContextVar[tuple[Path, ...]] = ContextVar("files named on the command line", default=())
 
 
 @contextmanager
 def also_reading(paths: Iterable[Path]) -> Iterator[None]:
-    """While this is open, `check` counts these paths among those that are read: arguments, and the --config file."""
-    token = _on_the_command_line.set(tuple(paths))
+    """Make `check` count these paths among those that are read, while this is open: arguments and the --config file."""
+    token = _command_line_paths.set(tuple(paths))
     try:
         yield
     finally:
-        _on_the_command_line.reset(token)
+        _command_line_paths.reset(token)
 
 
 def check(written: Iterable[Path], config: Any = None, reads: Iterable[Path] = (), *, force: bool = False) -> None:
-    """Raises UserError unless each of these files may be written by a command with these options.
+    """Refuse output files that the command reads, that are no plain files, or that exist without `force`.
 
     Args:
-        written: All files that the command writes, there or not.
+        written: All files that the command writes, whether they exist or not.
         config: Its options; those in `READS` name what it reads.
         reads: Further files and folders that it reads.
-        force: Whether a file that is there already may be replaced. No file that is read may ever be.
+        force: Whether an existing file may be replaced. A file that is read never may be.
+
+    Raises:
+        UserError: One of the files may not be written.
     """
-    read = [*_named(config), *reads]
+    read = [*_paths_read(config), *reads]
     sources = {identity: path for path in read for identity in _identities(path)}
     for path in written:
         try:
@@ -76,15 +79,15 @@ def check(written: Iterable[Path], config: Any = None, reads: Iterable[Path] = (
             continue
         if (info.st_dev, info.st_ino) in sources:
             source = sources[info.st_dev, info.st_ino]
-            what = "" if source == path else f", by way of {source}"
-            raise UserError(f"--out {path}: is a file that is read{what}; name another")
+            link = "" if source == path else f", by way of {source}"
+            raise UserError(f"--out {path}: is a file that is read{link}; name another")
         if not force:
             raise UserError(f"--out {path}: exists; name another file, or pass --force to replace it")
 
 
 def check_training(out: Path, config: Any) -> None:
-    """Raises UserError when training into `out` would overwrite what the options say is read."""
-    for path in _named(config):
+    """Raise UserError when training into `out` would overwrite a file or folder that the options name as input."""
+    for path in _paths_read(config):
         if not reading.exists(path):
             continue
         if os.path.realpath(path) == os.path.realpath(out):
@@ -99,19 +102,19 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _named(config: Any) -> Iterator[Path]:
-    """The files and folders that the options and the command line name, and those that model folders point to."""
-    for path in _on_the_command_line.get():
+def _paths_read(config: Any) -> Iterator[Path]:
+    """Yield the files and folders that options and command line name, and those that model folders point to."""
+    for path in _command_line_paths.get():
         yield from _with_pointers(path)
     for name in READS:
         value = getattr(config, name, None)
-        for one in value if isinstance(value, tuple) else (value,):
-            if one and str(one) not in NOT_FILES:
-                yield from _with_pointers(Path(one))
+        for path in value if isinstance(value, tuple) else (value,):
+            if path and str(path) not in NOT_FILES:
+                yield from _with_pointers(Path(path))
 
 
 def _with_pointers(path: Path) -> Iterator[Path]:
-    """The path, and the local model that a folder's prm.json or adapter_config.json names, if it is one."""
+    """Yield the path, and the local models that prm.json or adapter_config.json name if the path is a model folder."""
     yield path
     for name, field in POINTERS.items():
         try:
@@ -119,20 +122,20 @@ def _with_pointers(path: Path) -> Iterator[Path]:
                 continue
             value = reading.read_json(path / name).get(field)
         except (OSError, ValueError, UserError, AttributeError):
-            continue  # none there, or one that its own reader will refuse
+            continue  # missing, or its own reader will refuse it
         if isinstance(value, str) and value:
             yield path / value
             yield Path(value)
 
 
 def _identities(path: Path) -> Iterator[tuple[int, int]]:
-    """(device, inode) of a file, or of the files directly in a folder: hard and symbolic links have their target's."""
+    """Yield (device, inode) of a path and of the files directly in a folder; links have those of their target."""
     try:
         info = path.stat()
         yield info.st_dev, info.st_ino
         members = sorted(path.iterdir()) if path.is_dir() else []
     except (OSError, ValueError):
-        return  # nothing there, or out of reach: reading it will say so
+        return  # missing or not accessible: reading it will say so
     for member in members:
         with suppress(OSError):  # a link that leads nowhere
             info = member.stat()

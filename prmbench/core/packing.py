@@ -1,9 +1,9 @@
-"""Packs the loose runs of a study into one archive a task, for maintainers of leaderboards/.
+"""Packs the loose runs of a study into one archive per task, for maintainers of leaderboards/.
 
     python -m prmbench.core.packing FOLDER             # FOLDER/*.json and their scores -> FOLDER/<task>.tar.xz
     python -m prmbench.core.packing --unpack FOLDER    # and back
 
-No number changes. `scores_sha256` of a packed run is that of its uncompressed lines; the rest of its result stays.
+No number changes. `scores_sha256` of a packed run is that of its uncompressed lines; the rest of the result stays.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from prmbench.core.result_files import Run
 
 
 def pack(folder: Path) -> list[Path]:
-    """Packs every loose run of the folder and of the folders in it; runs that are packed already stay in.
+    """Pack every loose run under the folder; runs that an archive holds already stay in it.
 
-    The loose files go when the archive on disk has been read again and gives the same rows and scores.
+    The loose files are deleted once the archive on disk has been read again and gives the same rows and scores.
 
     Returns:
         The archives that were written.
@@ -53,16 +53,16 @@ def pack(folder: Path) -> list[Path]:
 
 
 def _contents(runs: Sequence[Run]) -> dict[str, bytes]:
-    """Members by name: results first, then lines, values and metrics. Runs on the same traces are neighbours."""
+    """Return the members by name: results, lines, values, metrics. Runs on the same traces are neighbours."""
     results, lines, values, metrics = {}, {}, {}, {}
     ordered = sorted(runs, key=lambda run: (run.result.manifest.benchmark_hash, run.path.name))
     for run in ordered:
         manifest, stem = run.result.manifest, run.path.name.removesuffix(".json")
         if run.path.name in results:
-            raise UserError(f"{run.path}: another run has this name; pack them into unlike folders")
+            raise UserError(f"{run.path}: another run has this name; pack them into different folders")
         pairs = [result_files.split_values(line) for line in result_files.score_lines(run.path)]
         digest = result_files.sha256(b"".join(result_files.join_values(*pair) for pair in pairs))
-        raw = result_files.read_file(run.path, result_files.MOST_RESULT_BYTES, "restore it")
+        raw = result_files.read_file(run.path, result_files.MAX_RESULT_BYTES, "restore it")
         results[run.path.name] = raw.replace(manifest.scores_sha256.encode(), digest.encode())
         lines[stem + result_files.LINES_SUFFIX] = b"".join(line + b"\n" for line, _ in pairs)
         values[stem + result_files.VALUES_SUFFIX] = b"".join(value + b"\n" for _, value in pairs)
@@ -81,7 +81,7 @@ def _check_same(before: Run, after: Run) -> None:
 
 
 def unpack(folder: Path) -> list[Path]:
-    """Writes the runs in the folder's archives as loose files beside them, and removes the archives.
+    """Write the runs of the folder's archives as loose files into the archives' folders, and delete the archives.
 
     Returns:
         The `<run-id>.json` files that were written.
@@ -104,7 +104,7 @@ def unpack(folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Packs or unpacks the folder that the command line names; returns the exit code."""
+    """Pack or unpack the folder that the command line names, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m prmbench.core.packing", description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--unpack", action="store_true", help="write the runs of the archives as loose files again")

@@ -1,6 +1,6 @@
-"""Which process am I, what do the others say, and how a model is spread over all. Started by torchrun.
+"""Distributed processes, as torchrun starts them: rank, collective operations, and wrapping a model for DDP or FSDP.
 
-A single process needs none of it: every function then returns at once. No training rules live here.
+In a single process every function returns at once.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """This process's number, 0 when alone."""
+    """Return this process's number; 0 in a single process."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """How many processes work together, 1 when alone."""
+    """Return the number of processes; 1 in a single process."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-PATIENCE = timedelta(days=7)
-"""How long to wait for the slowest process; torch's own 30 minutes are less than two shares may differ by."""
+TIMEOUT = timedelta(days=7)
+"""How long to wait for the slowest process: shares of the work may differ by more than torch's own 30 minutes."""
 
 
 def start(device: str = "cpu") -> None:
-    """Joins the process group, once: gloo between CPUs, and nccl between the GPUs where there are some."""
+    """Join the process group, once: gloo between CPUs, and nccl between GPUs where the device is one."""
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     if world_size() > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
+        dist.init_process_group(backend, timeout=TIMEOUT)
 
 
 def peak_memory_gib() -> float:
-    """Most memory that this process has held: on its GPU, where it used one, else in all."""
-    used = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
-    return used / 2**30 if used else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """Return the peak memory of this process in GiB: on its GPU where it used one, else in main memory."""
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
+    return on_gpu / 2**30 if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def barrier() -> None:
-    """Returns when every process has come here. Only "done" is said; no tensor travels."""
+    """Return when every process has called this. It sends no tensors."""
     if world_size() > 1:
         start()
         dist.barrier()
 
 
 def sums(values: Sequence[float]) -> list[float]:
-    """Each value added up over all processes, in float64; NaN and infinity reach everybody."""
+    """Return each value summed over all processes, in float64; NaN and infinity reach every process."""
     if world_size() == 1:
         return list(values)
     total = torch.tensor(values, dtype=torch.float64)
@@ -65,51 +65,55 @@ def sums(values: Sequence[float]) -> list[float]:
 
 
 def largest(value: int) -> int:
-    """The largest of what all processes have."""
+    """Return the largest value of all processes."""
     return max(gathered(value))
 
 
 def gathered(value: T) -> list[T]:
-    """What each process has, by its number."""
+    """Return the values of all processes, by rank."""
     if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def from_first(value: T) -> T:
-    """What process 0 has."""
+    """Return the value of process 0."""
     if world_size() == 1:
         return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def spread(module: nn.Module, strategy: str, device: str, dtype: torch.dtype) -> nn.Module:
-    """The module ready for backward passes whose gradients are means over all processes.
+    """Return the module wrapped so that backward passes average gradients over all processes.
 
-    "ddp" keeps a copy in each. "fsdp" shards every decoder layer and the rest (FSDP2), computes in `dtype` and adds
-    gradients up in float32. A process alone has nothing to spread: it gets the module itself.
+    Args:
+        module: The model; in a single process it is returned as it is.
+        strategy: `ddp` keeps a copy in each process. `fsdp` shards every decoder layer and the rest (FSDP2), computes
+            in `dtype` and reduces gradients in float32.
+        device: Device of this process.
+        dtype: What `fsdp` computes in.
     """
     if world_size() == 1:
         return module
     if strategy == "fsdp":
         return _sharded(module, device, dtype)
-    where = [torch.device(device)] if device.startswith("cuda") else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=where, gradient_as_bucket_view=True)
+    device_ids = [torch.device(device)] if device.startswith("cuda") else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True)
 
 
 def accumulating(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Around one micro-batch: DDP sends gradients with the last one only. Sharded gradients always travel."""
+    """Return the context of one micro-batch: DDP reduces gradients with the last one only, FSDP with every one."""
     if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
         return module.no_sync()
     return nullcontext()
 
 
 def reshard(module: nn.Module) -> None:
-    """After a forward pass without a backward: lets go of the gathered weights, which a later load would not reach."""
+    """Free weights that FSDP gathered for a forward pass without a backward: loading new weights would miss them."""
     from torch.distributed.fsdp import FSDPModule
 
     if isinstance(module, FSDPModule):

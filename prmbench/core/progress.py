@@ -1,4 +1,4 @@
-"""Progress on stderr, when that is a terminal: one bar of batches or updates, or a bar a process."""
+"""Progress bars on stderr, when that is a terminal: one of batches or updates, one of steps, or one per job."""
 
 from __future__ import annotations
 
@@ -8,58 +8,58 @@ from contextlib import contextmanager
 from typing import Any
 
 Progress = Callable[[int, int, float], None]
-"""(done, in all, tokens a second)."""
+"""Called with (completed, total, tokens per second)."""
 Tell = Callable[[str, str, int, int], None]
-"""(whose process, such as a seed's; what it does; how much of that is done; out of how much)."""
+"""Called with (name of the job, such as a seed; what it is doing; completed; total)."""
 
 
 @contextmanager
-def bar(quiet: bool, what: str) -> Iterator[Progress | None]:
-    """One bar; None where nobody looks."""
-    if _unseen(quiet):
+def progress_bar(quiet: bool, activity: str) -> Iterator[Progress | None]:
+    """Show one progress bar; yield None when `quiet`, or when stderr is not a terminal."""
+    if _is_hidden(quiet):
         yield None
         return
-    with _opened("{task.fields[note]} tok/s") as shown:
-        task = shown.add_task(what, total=None, note="-")
-        yield lambda done, total, rate: shown.update(task, completed=done, total=total, note=f"{rate:,.0f}")
+    with _display("{task.fields[note]} tok/s") as display:
+        task = display.add_task(activity, total=None, note="-")
+        yield lambda done, total, rate: display.update(task, completed=done, total=total, note=f"{rate:,.0f}")
 
 
 @contextmanager
 def bars(quiet: bool) -> Iterator[Tell | None]:
-    """A bar for everyone that is told of; None where nobody looks."""
-    if _unseen(quiet):
+    """Show a progress bar for every job that reports; yield None when `quiet`, or when stderr is not a terminal."""
+    if _is_hidden(quiet):
         yield None
         return
-    with _opened("{task.fields[note]}") as shown:
+    with _display("{task.fields[note]}") as display:
         tasks: dict[str, Any] = {}
 
-        def tell(name: str, what: str, done: int, total: int) -> None:
+        def report(name: str, activity: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = shown.add_task(name, total=None, note="")
-            shown.update(tasks[name], completed=done, total=total, note=what)
+                tasks[name] = display.add_task(name, total=None, note="")
+            display.update(tasks[name], completed=done, total=total, note=activity)
 
-        yield tell
+        yield report
 
 
 @contextmanager
 def steps_bar(quiet: bool) -> Iterator[Callable[[int, int, Mapping[str, Any]], None] | None]:
-    """One bar of steps with the numbers to watch beside it; None where nobody looks."""
-    if _unseen(quiet):
+    """Show a progress bar of steps with the latest metrics; yield None when `quiet`, or stderr is not a terminal."""
+    if _is_hidden(quiet):
         yield None
         return
-    with _opened("{task.fields[note]}") as shown:
-        task = shown.add_task("steps", total=None, note="")
-        seen: dict[str, Any] = {}
+    with _display("{task.fields[note]}") as display:
+        task = display.add_task("steps", total=None, note="")
+        latest: dict[str, Any] = {}
 
-        def tell(step: int, total: int, line: Mapping[str, Any]) -> None:
-            seen.update({name: line[name] for name in WATCHED if line.get(name) is not None})
-            told = [f"{WATCHED[name]} {seen[name]:.3g}" for name in WATCHED if name in seen]
-            shown.update(task, completed=step, total=total, note=" ".join([*told, *line.get("alarms", ())]))
+        def report(step: int, total: int, metrics: Mapping[str, Any]) -> None:
+            latest.update({name: metrics[name] for name in LABELS if metrics.get(name) is not None})
+            notes = [f"{LABELS[name]} {latest[name]:.3g}" for name in LABELS if name in latest]
+            display.update(task, completed=step, total=total, note=" ".join([*notes, *metrics.get("alarms", ())]))
 
-        yield tell
+        yield report
 
 
-WATCHED = {
+LABELS = {
     "accuracy": "right",
     "validation_accuracy": "valid",
     "rm_accuracy": "rm",
@@ -67,18 +67,18 @@ WATCHED = {
     "kl_old": "kl",
     "length": "tokens",
 }
-"""Numbers of a step that are shown while it runs, and what they are called there; alarms stand behind them."""
+"""Metrics of a step that the progress bar shows, and their labels there; alarms follow them."""
 
 
-def _unseen(quiet: bool) -> bool:
+def _is_hidden(quiet: bool) -> bool:
     return quiet or not sys.stderr.isatty()
 
 
 @contextmanager
-def _opened(note: str) -> Iterator[Any]:
+def _display(note: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(note))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as shown:
-        yield shown
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as display:
+        yield display

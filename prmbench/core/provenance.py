@@ -1,4 +1,4 @@
-"""Provenance: commit and dirty flag, package versions, hashes of data and weights. No torch, no paths."""
+"""Provenance: commit and dirty flag, package versions, hashes of data and weights. Without torch, and without paths."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from prmbench.core.option_values import check_text
 from prmbench.core.records import Trace, UserError
 
 PACKAGES = ("prmbench", "torch", "transformers", "tokenizers", "datasets", "numpy", "gguf")
-"""Packages whose version can move a number."""
+"""Packages whose version can change a result."""
 MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".model")
-"""Files of a model folder that can move a number: weights, shapes, tokenizer, template, prm.json."""
+"""Files of a model folder that can change a result: weights, shapes, tokenizer, template, prm.json."""
 NOT_MODEL = ("train.json", "non_finite.json", "reference-*.safetensors")
-"""What training leaves beside the model: its record, not read with it."""
+"""Files that training writes into the model's folder, and that are not part of the model."""
 ADAPTER_FILE = "adapter_config.json"
-"""Of a LoRA adapter, as peft writes it."""
+"""Configuration of a LoRA adapter, as peft writes it."""
 CARD_FILE, CARD_RECORDS = "prm.json", {"commit", "dirty", "prmbench", "ref_model", "ref_revision"}
-"""How a model is read, and what in it says only which code wrote it, or names the reference, which has its own hash."""
+"""The model card, and its fields that change no result: which code wrote it, and the reference, hashed on its own."""
 
 
-def packages(*more: str) -> dict[str, str]:
-    """Versions of the packages that can move a number, and of Python; `more` are those of one task."""
-    found = {"python": platform.python_version()}
-    for name in (*PACKAGES, *more):
+def packages(*additional: str) -> dict[str, str]:
+    """Return the versions of Python, of the packages that can change a result, and of `additional` ones of a task."""
+    versions = {"python": platform.python_version()}
+    for name in (*PACKAGES, *additional):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def code_state() -> tuple[str | None, bool | None]:
-    """(commit, dirty) of the checkout this package runs from.
+    """Return (commit, dirty) of the checkout that this package runs from; None where that is unknown.
 
-    Dirty = tracked changes outside `leaderboards/`, which a run itself may write. An installed wheel has no
-    checkout: then the version and the hash of its file list stand in for the commit.
+    Dirty: there are tracked changes outside `leaderboards/`, into which a run may write. An installed wheel has no
+    checkout; its version and the hash of its list of files stand in for the commit.
     """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
@@ -60,18 +60,18 @@ def _wheel_state() -> tuple[str | None, bool | None]:
     except importlib.metadata.PackageNotFoundError:
         return None, None
     if Path(str(distribution.locate_file("prmbench/core/provenance.py"))).resolve() != Path(__file__).resolve():
-        return None, None  # the wheel that is installed is not the code that runs
+        return None, None  # the code that runs is not that of the installed wheel
     record = distribution.read_text("RECORD") or ""
     return f"wheel {distribution.version} {hashlib.sha256(record.encode()).hexdigest()}", False
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    process = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    return process.stdout.strip()
 
 
 def content_hash(traces: Iterable[Trace]) -> str:
-    """SHA-256 over ids, problems, steps, labels and outcomes, in id order: what the numbers are about."""
+    """Return the SHA-256 over ids, subsets, problems, steps, labels and outcomes of the traces, in the order of ids."""
     digest = hashlib.sha256()
     for trace in sorted(traces, key=lambda t: t.id):
         parts = (trace.id, trace.subset, trace.prompt, *trace.steps, trace.first_error, trace.outcome)
@@ -80,19 +80,21 @@ def content_hash(traces: Iterable[Trace]) -> str:
 
 
 def weights_hash(path: Path) -> str | None:
-    """SHA-256 over the files of a local model (a folder, or one GGUF file), names and contents in name order.
+    """Return the SHA-256 over names and contents of a local model's files, in the order of names.
 
-    Records of how a model came to be have no part in it: a training run done twice gives one hash. None when there is
-    nothing local to hash.
+    Records of how a model was trained are left out: the same training run done twice gives the same hash.
+
+    Args:
+        path: A model folder or a GGUF file; for anything else the result is None.
     """
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if _moves_a_number(p) and p.is_file())
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if _is_model_file(p) and p.is_file())
     if not files:
         return None
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode())
         if file.name == CARD_FILE:
-            digest.update(_reading(file))
+            digest.update(_relevant_fields(file))
             continue
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
@@ -101,10 +103,15 @@ def weights_hash(path: Path) -> str | None:
 
 
 def adapter_base(folder: Path) -> tuple[str, str | None] | None:
-    """The model that the LoRA adapter in a folder belongs to, a path or a hub id, and its revision where one is named.
+    """Return the base model of the LoRA adapter in a folder, a path or hub id, and its revision or None.
 
-    None for a folder that holds a whole model, or no adapter. A relative path is one from the current folder, as peft
-    has it, or else from the adapter's own. Raises UserError when the adapter names no base.
+    A relative path is looked up from the current folder, as in peft, and then from the adapter's.
+
+    Returns:
+        None for a folder that holds a whole model, or no adapter.
+
+    Raises:
+        UserError: The adapter names no base model.
     """
     path = folder / ADAPTER_FILE
     if not reading.exists(path) or (folder / "config.json").exists():
@@ -120,12 +127,12 @@ def adapter_base(folder: Path) -> tuple[str, str | None] | None:
     return base, revision if isinstance(revision, str) and revision else None
 
 
-def _moves_a_number(file: Path) -> bool:
+def _is_model_file(file: Path) -> bool:
     return file.suffix in MODEL_SUFFIXES and not any(file.match(name) for name in NOT_MODEL)
 
 
-def _reading(card: Path) -> bytes:
-    """What a prm.json says of how the model is read; all of a file that is none."""
+def _relevant_fields(card: Path) -> bytes:
+    """Return the fields of a prm.json that can change a result, as JSON; the whole content where it is no card."""
     raw = card.read_bytes()
     try:
         values = json.loads(raw)
@@ -135,7 +142,7 @@ def _reading(card: Path) -> bytes:
 
 
 def hardware() -> str:
-    """Processor model and core count; the accelerator is named by the engine."""
+    """Return the processor's model and number of cores; the engine adds the accelerator."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

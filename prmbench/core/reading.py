@@ -1,6 +1,6 @@
-"""Files of others: read whole or refused in one line, whatever they are.
+"""Reads files of unknown origin: text, JSON and TOML, or one line that says why a file is refused.
 
-Standard library only. Knows no format but JSON and TOML; what is in them is the business of those who ask.
+Standard library only. What JSON and TOML contain is checked by the callers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def check_file(path: Path) -> None:
-    """Raises UserError unless a regular file is at the path, or a link to one."""
+    """Raise UserError unless a regular file is at the path, or a link to one."""
     try:
         _check_kind(path, path.stat().st_mode)
     except OSError as error:
@@ -35,35 +35,35 @@ def check_file(path: Path) -> None:
 def _check_kind(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise UserError(f"{path}: cannot be read (it is a folder); name a file")
-    if not stat.S_ISREG(mode):  # a pipe could keep us waiting for ever, a device never end
+    if not stat.S_ISREG(mode):  # reading a pipe may block for ever, and a device may never end
         raise UserError(f"{path}: cannot be read (it is a pipe or a device); save what it gives to a file")
 
 
-def read_bytes(path: Path, *, most: int | None = None, follow_links: bool = True) -> bytes:
+def read_bytes(path: Path, *, max_bytes: int | None = None, follow_links: bool = True) -> bytes:
     """Read the content of a regular file.
 
     Args:
         path: The file.
-        most: Bytes that it may have; None for any number.
-        follow_links: Whether a link to such a file is one.
+        max_bytes: Largest size allowed; None for any size.
+        follow_links: Whether a link to a regular file is read, too.
 
     Raises:
         UserError: There is no such file, it may not be read, or it is larger.
     """
-    check_file(path)  # before it is opened, which a device may take for more than a question
+    check_file(path)  # before it is opened: opening a device may have side effects
     try:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
         with os.fdopen(os.open(path, flags), "rb") as file:
             info = os.fstat(file.fileno())
             _check_kind(path, info.st_mode)
-            if most is None:
+            if max_bytes is None:
                 return file.read()
-            content = file.read(most + 1) if info.st_size <= most else b""
+            content = file.read(max_bytes + 1) if info.st_size <= max_bytes else b""
     except OSError as error:
-        what = "it is a link; put the file itself there" if error.errno == errno.ELOOP else reason(error)
-        raise UserError(f"{path}: cannot be read ({what})") from error
-    if max(info.st_size, len(content)) > most:
-        raise UserError(f"{path}: has more than {most:,} bytes")
+        cause = "it is a link; put the file itself there" if error.errno == errno.ELOOP else reason(error)
+        raise UserError(f"{path}: cannot be read ({cause})") from error
+    if max(info.st_size, len(content)) > max_bytes:
+        raise UserError(f"{path}: has more than {max_bytes:,} bytes")
     return content
 
 
@@ -102,54 +102,64 @@ def json_lines(text: str) -> list[str]:
 
 
 def appended_lines(path: Path) -> list[str]:
-    """The lines of a file of JSON lines that we appended to; those that are blank are left out.
+    """Return the lines that are not blank of a JSON-lines file that this program appends to.
 
-    What a crash has left of a line (zero bytes, half a character) fails to parse alone and not the whole file. Raises
-    UserError when the file cannot be read.
+    Bytes that a crash left (zeros, half a character) are replaced, so that one line fails to parse and not the file.
+
+    Raises:
+        UserError: The file cannot be read.
     """
     return json_lines(read_bytes(path).decode(errors="replace"))
 
 
-def parse_json(text: str, where: str, *, finite: bool = True) -> Any:
-    """A JSON value from elsewhere, without a key twice in one object, and without NaN and infinity if `finite`.
+def parse_json(text: str, source: str, *, finite: bool = True) -> Any:
+    """Parse JSON strictly: no object may have a key twice.
 
-    Where they may occur, numbers with a point or an exponent are WrittenFloat: rows of data keep their digits.
+    Args:
+        text: The JSON.
+        source: The file, for error messages.
+        finite: Refuse NaN and infinity. If False, they are read, and numbers with a point or an exponent become
+            `WrittenFloat`, so that rows of data keep their digits.
 
-    Raises UserError; `where` is for its message.
+    Raises:
+        UserError: The text is not such JSON.
     """
     finite_only: dict[str, Any] = {"parse_constant": _refuse_constant, "parse_float": _finite}
     hooks = finite_only if finite else {"parse_float": WrittenFloat}
     try:
         return json.loads(text, object_pairs_hook=_object_of_pairs, **hooks)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error})") from error
+        raise UserError(f"{source}: not valid JSON ({error})") from error
     except ValueError as error:
-        what = "a number has too many digits" if "integer string conversion" in str(error) else str(error)
-        raise UserError(f"{where}: not valid JSON ({what})") from error
+        raise UserError(f"{source}: not valid JSON ({_parse_error(error)})") from error
     except RecursionError as error:
-        raise UserError(f"{where}: {TOO_DEEP}") from error
+        raise UserError(f"{source}: {TOO_DEEP}") from error
+
+
+def _parse_error(error: ValueError) -> str:
+    return "a number has too many digits" if "integer string conversion" in str(error) else str(error)
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; see `parse_json`. Raises UserError."""
+    """Return the value in a JSON file; see `parse_json`. Raises UserError."""
     return parse_json(read_text(path), str(path))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The table in a TOML file. Raises UserError."""
+    """Return the table in a TOML file. Raises UserError."""
     try:
         return tomllib.loads(read_text(path))
     except ValueError as error:  # tomllib's own error is one, and so is a number of too many digits
-        what = "a number has too many digits" if "integer string conversion" in str(error) else str(error)
-        raise UserError(f"{path}: not valid TOML ({what})") from error
+        raise UserError(f"{path}: not valid TOML ({_parse_error(error)})") from error
     except RecursionError as error:
         raise UserError(f"{path}: {TOO_DEEP}") from error
 
 
 def paths_under(folder: Path, suffix: str) -> list[Path]:
-    """Everything of that suffix in the folder and the folders in it, sorted; links to folders are not followed.
+    """Return all files and folders under `folder` with the suffix, sorted; links to folders are not followed.
 
-    Raises UserError when one of the folders may not be searched: what is in it would go missing without a word.
+    Raises:
+        UserError: A folder cannot be searched: its files would be missing from the result without a word.
     """
 
     def refuse(error: OSError) -> NoReturn:
@@ -157,12 +167,12 @@ def paths_under(folder: Path, suffix: str) -> list[Path]:
 
     walk = os.walk(folder, onerror=refuse)
     return sorted(
-        Path(where) / name for where, folders, names in walk for name in (*folders, *names) if name.endswith(suffix)
+        Path(parent) / name for parent, folders, names in walk for name in (*folders, *names) if name.endswith(suffix)
     )
 
 
 def shown(value: Any) -> str:
-    """A foreign value in a message, cut."""
+    """Return the `repr` of a value of unknown origin for an error message, cut to 60 characters."""
     try:
         return repr(value)[:60]
     except ValueError:  # more digits than Python spells out
@@ -172,17 +182,17 @@ def shown(value: Any) -> str:
 
 
 def reason(error: OSError) -> str:
-    """What the system says went wrong, without the number and the path."""
+    """Return the operating system's words for an error, without its number and the path."""
     return error.strerror or str(error) or type(error).__name__
 
 
 def lexists(path: Path) -> bool:
-    """Whether there is something at the path, if only a link. Raises UserError when that may not be looked up."""
+    """Return whether there is something at the path, if only a link. Raises UserError when that cannot be found out."""
     return lstat(path) is not None
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or folder at the path, links followed. Raises UserError when that may not be seen."""
+    """Return whether a file or folder is at the path, links followed. Raises UserError if that is not allowed."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -195,7 +205,7 @@ def exists(path: Path) -> bool:
 
 
 def lstat(path: Path) -> os.stat_result | None:
-    """What is at the path, links not followed; None when there is nothing. Raises UserError."""
+    """Return the `os.lstat` of a path, None when there is nothing. Raises UserError when that cannot be found out."""
     try:
         return path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -207,7 +217,7 @@ def lstat(path: Path) -> os.stat_result | None:
 
 
 def belongs_to_user(path: Path) -> bool:
-    """Whether the file or folder belongs to the user who runs this process; links are followed."""
+    """Return whether the file or folder belongs to the user who runs this process; links are followed."""
     try:
         return path.stat().st_uid == os.geteuid()
     except OSError:
@@ -215,7 +225,7 @@ def belongs_to_user(path: Path) -> bool:
 
 
 def first_repeated(names: Iterable[str]) -> str:
-    """The first name that has been there before; empty when none has."""
+    """Return the first name that occurs a second time; empty when none does."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -229,12 +239,12 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 class WrittenFloat(float):
-    """A number that keeps the digits it was written with: `str` gives 0.00001 back, and not 1e-05."""
+    """A float that keeps the digits of its source: `str` gives 0.00001 back, and not 1e-05."""
 
     written: str
 
     def __new__(cls, text: str) -> WrittenFloat:
-        """The number that a text spells."""
+        """Parse a number."""
         number = super().__new__(cls, text)
         number.written = text
         return number

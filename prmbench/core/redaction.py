@@ -1,7 +1,7 @@
-"""Secrets are taken out of text, and text becomes one line, here and nowhere else. Standard library only.
+"""Removes secrets from text and makes text one line. Standard library only.
 
-What a server says goes through `scrub` when it is read, and what the command line prints when it is printed: an API key
-that a server repeats reaches no file, no terminal and no exception.
+A server's replies go through `scrub` when they are read, and messages when they are printed: an API key that a server
+repeats reaches no file, no terminal and no exception.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ API_KEY = "OPENAI_API_KEY"
 SECRET_VARIABLES = (API_KEY, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 """Environment variables whose values are secrets."""
 MASK = "***"
-SHORTEST = 6
-"""Characters of the shortest secret: a key such as `none`, as local servers are given, would blot out common words."""
+MIN_SECRET_LENGTH = 6
+"""Shorter values are no secrets: masking a key such as `none`, as local servers get, would hide common words."""
 
 _USER = re.compile(r"(?<=://)([^\s\"'<>]*@)?+([^\s\"'<>]*+)")
-"""The user and password of a URL, and the rest of it: each character is looked at once, however often "://" comes."""
+"""User and password of a URL, and the rest; possessive, so that text with many "://" takes linear time."""
 _PARAMETER = re.compile(
     r"(?i)(?<=[?&])((?:api[-_]?|access[-_]?|secret[-_]?|auth[-_]?)?(?:key|token|sig|signature|password|secret)=)[^&\s\"'<>]+"
 )
@@ -41,36 +41,36 @@ def scrub(text: str) -> str:
 
 
 def one_line(text: object) -> str:
-    """Return a text of any origin as one line without secrets, which any terminal can print."""
+    """Return a text as one printable line without secrets."""
     return " ".join("".join(c if c.isprintable() else " " for c in scrub(str(text))).split())
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says; one that ends with a colon goes on in the next."""
+    """Return the first line of an error's message, joined with the next while it ends with a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     end = next((n for n, line in enumerate(lines, 1) if not line.endswith(":")), len(lines))
     return " ".join(lines[:end])
 
 
 def _spellings() -> list[str]:
-    """Every way in which a secret may be written, the longest first: one may be part of another."""
+    """Return every spelling of the secrets, the longest first since one may be part of another."""
     values = (os.environ.get(name, "").strip() for name in SECRET_VARIABLES)
-    secrets = [value for value in values if len(value) >= SHORTEST]
-    spelled = set()
+    secrets = [value for value in values if len(value) >= MIN_SECRET_LENGTH]
+    spellings = set()
     for value in secrets:
         in_json = json.dumps(value)[1:-1]
         urls = quote(value, safe=""), quote(value), quote_plus(value)
-        spelled |= {value, *urls, in_json, in_json.replace("/", "\\/"), html.escape(value)}
-    return sorted(spelled, key=lambda s: (-len(s), s))
+        spellings |= {value, *urls, in_json, in_json.replace("/", "\\/"), html.escape(value)}
+    return sorted(spellings, key=lambda s: (-len(s), s))
 
 
 def has_secrets(url: str) -> bool:
-    """Whether a URL holds a user, a password, a query or a fragment."""
+    """Return whether a URL holds a user, a password, a query or a fragment."""
     return any(mark in url for mark in "@?#")
 
 
 def host_of(url: str) -> str:
-    """Return the host of a URL, or an empty text when it has none or cannot be taken apart."""
+    """Return the host of a URL, or an empty text when it has none or cannot be parsed."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -88,7 +88,7 @@ def origin(url: str) -> tuple[str, str, int | None] | None:
 
 
 def written_origin(url: str) -> str:
-    """Return `scheme://host:port` of a URL without anything that may be a secret."""
+    """Return `scheme://host:port` of a URL, which holds no secret."""
     parts = origin(url)
     if parts is None:
         return "an address that cannot be read"

@@ -1,6 +1,6 @@
-"""Our own files: written whole or not at all, never through a link, with one line for whatever goes wrong.
+"""Writes files whole or not at all, never through a link, and with one line for whatever goes wrong.
 
-Standard library only. Which files a command may write at all is the business of output_checks.py.
+Standard library only. output_checks.py decides which files a command may write.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ HINTS = {
     errno.EISDIR: "it is a folder; choose another --out",
     errno.EEXIST: "a file is where a folder should be; choose another --out",
 }
-"""How to mend what keeps a file from being written, where it is not a lack of space."""
-A_DAY = 86_400.0
-"""Seconds after which a temporary file of another machine counts as left over."""
+"""Advice for errors other than a lack of space."""
+STALE_SECONDS = 86_400.0
+"""Age from which a temporary file of another machine counts as left over."""
 _RUN = secrets.token_hex(4)
-"""Names this process beside its number, which a later process may have again."""
+"""Distinguishes this process from a later one with the same process number."""
 _TEMPORARY = re.compile(r"\.prmbench-([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.tmp")
 _SYSTEM_ERROR = re.compile(r"os error \d+|No space left|quota exceeded|failed writing file|Permission denied|I/O error")
-"""How libraries that are not Python say that the system refused to write."""
+"""Messages of libraries written in other languages when the system refuses to write."""
 _cleaned: set[Path] = set()
-"""Folders that this process has looked through for temporary files of dead ones."""
+"""Folders in which this process has removed the temporary files of killed ones."""
 
 
 def cannot_write(path: Path, error: OSError) -> NoReturn:
-    """Raises the one line for a full disk, a missing permission, or a name that cannot be."""
+    """Raise the UserError for a full disk, a missing permission, or an impossible name."""
     hint = HINTS.get(error.errno or 0, "choose another --out or free some space")
     raise UserError(f"cannot write {path}: {reason(error)}; {hint}") from error
 
 
 def check_target(path: Path) -> None:
-    """Raises UserError unless there is nothing at the path, or a regular file: no link, no device, no folder."""
+    """Raise UserError unless the path is free or has a regular file: no link, no device, no folder."""
     info = lstat(path)
     if info is None or stat.S_ISREG(info.st_mode):
         return
@@ -65,10 +65,12 @@ def check_target(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Writes the whole file or nothing: temporary file in the same folder, fsync, rename.
+    """Write the whole file or nothing: temporary file in the same folder, fsync, rename.
 
-    A new file has the permissions that the umask leaves, an old one keeps its own. Raises UserError, also for what
-    `check_target` refuses.
+    A new file has the permissions that the umask leaves; an existing one keeps its own.
+
+    Raises:
+        UserError: The file cannot be written, or `check_target` refuses the path.
     """
     try:
         raw = data.encode() if isinstance(data, str) else data
@@ -91,16 +93,16 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         cannot_write(path, error)
     finally:
         if temporary is not None:
-            with suppress(OSError):  # gone already, unless something went wrong, which is what is said then
+            with suppress(OSError):  # it is gone after a rename, and after a failure that is the error to report
                 temporary.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:
-    """Finds out before the work, not after it, that nothing can be written into the folder. Raises UserError."""
+    """Raise UserError if no file can be written into the folder, so that this shows before the work starts."""
     info = lstat(folder)
     if info is not None and not folder.is_dir():
-        what = "a file" if folder.is_file() else "no folder"
-        raise UserError(f"--out {folder}: is {what}; name a folder")
+        kind = "a file" if folder.is_file() else "no folder"
+        raise UserError(f"--out {folder}: is {kind}; name a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_left_over(folder)
@@ -113,24 +115,26 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def folder_aside(folder: Path) -> Iterator[Path]:
-    """An empty folder inside `folder`, removed at the end: for files that are moved to their place once all is there.
+    """Create an empty folder inside `folder` and remove it at the end.
 
-    Raises OSError as file operations do.
+    It is for files that are moved to their place once all of them are complete. Raises OSError as file operations do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_left_over(folder)
-    aside = _temporary(folder)
-    aside.mkdir()
+    temporary = _temporary(folder)
+    temporary.mkdir()
     try:
-        yield aside
+        yield temporary
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def move_into(source: Path, folder: Path) -> None:
-    """Moves every file under `source`, already complete, to its name under `folder`, each in one step.
+    """Move every file under `source` to the same name under `folder`, each atomically.
 
-    Raises UserError where `check_target` does, before anything is moved, and OSError.
+    Raises:
+        UserError: `check_target` refuses one of the targets; nothing is moved then.
+        OSError: A file operation failed.
     """
     names = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
     for name in names:
@@ -144,9 +148,9 @@ def move_into(source: Path, folder: Path) -> None:
 
 @contextmanager
 def library_writes(path: Path) -> Iterator[None]:
-    """Inside, a library writes to `path`: what keeps it from that becomes a UserError.
+    """Turn the errors of a library that writes to `path` into a UserError.
 
-    Libraries in Rust and C++ report a full disk each by an error of its own, some as a bare Exception.
+    Libraries in Rust and C++ report a full disk by errors of their own, some as a bare Exception.
     """
     try:
         yield
@@ -160,22 +164,28 @@ def library_writes(path: Path) -> Iterator[None]:
 
 
 def open_to_append(path: Path) -> IO[bytes]:
-    """Opens a regular file to read and to append to, new or not. Raises OSError, ELOOP for a link."""
+    """Open a new or existing regular file to read and to append to. Raises OSError, with ELOOP for a link."""
     return _regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, "ab+")
 
 
 def append_lines(path: Path, lines: Iterable[str], *, durable: bool = False) -> None:
-    """Appends lines to a file, new or not, behind a line that a kill may have torn. Raises UserError.
+    """Append lines to a new or existing file, on a new line even if a kill has cut the last one.
 
-    `durable`: they are on disk when this returns.
+    Args:
+        path: The file.
+        lines: Lines without their ends.
+        durable: Whether they must be on disk when this returns.
+
+    Raises:
+        UserError: The file cannot be written.
     """
     try:
         with open_to_append(path) as file:
             size = file.seek(0, os.SEEK_END)
             if size:
                 file.seek(size - 1)
-            torn = b"\n" if size and file.read(1) != b"\n" else b""
-            file.write(torn + "".join(f"{line}\n" for line in lines).encode())
+            line_end = b"\n" if size and file.read(1) != b"\n" else b""
+            file.write(line_end + "".join(f"{line}\n" for line in lines).encode())
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
@@ -185,9 +195,14 @@ def append_lines(path: Path, lines: Iterable[str], *, durable: bool = False) -> 
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """While this is open, no other process holds the lock on the file `path`.
+    """Hold an exclusive lock on a file.
 
-    Raises UserError with the text `busy` when one does, or when the file cannot be made.
+    Args:
+        path: The file; it is created if necessary.
+        busy: Error message when another process holds the lock.
+
+    Raises:
+        UserError: Another process holds the lock, or the file cannot be created.
     """
     try:
         lock = _regular(path, os.O_RDWR | os.O_CREAT, "rb+")
@@ -202,7 +217,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Returns when the file or folder is on disk."""
+    """Return when the file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -211,7 +226,7 @@ def sync(path: Path) -> None:
 
 
 def _regular(path: Path, flags: int, mode: str) -> IO[bytes]:
-    """Opens a regular file, never through a link; a pipe is not waited for."""
+    """Open a regular file, never through a link, and without blocking on a pipe."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -223,11 +238,11 @@ def _regular(path: Path, flags: int, mode: str) -> IO[bytes]:
 
 
 def remove_left_over(folder: Path) -> None:
-    """Removes this user's temporary files and folders of processes that were killed; each folder is seen once."""
+    """Remove this user's temporary files and folders of killed processes, once per folder."""
     if folder in _cleaned:
         return
     _cleaned.add(folder)
-    with suppress(OSError):  # what cannot be removed harms nobody
+    with suppress(OSError):  # a file that cannot be removed does no harm
         for path in folder.glob(".prmbench-*.tmp"):
             info = path.lstat()
             if info.st_uid != os.geteuid() or not _is_left_over(path.name, info.st_mtime):
@@ -239,16 +254,17 @@ def remove_left_over(folder: Path) -> None:
 
 
 def _is_left_over(name: str, changed: float) -> bool:
-    parts = _TEMPORARY.fullmatch(name)
-    if parts is None:
+    """Return whether a temporary file's process has ended; on another machine, whether the file is old."""
+    match = _TEMPORARY.fullmatch(name)
+    if match is None:
         return False
-    machine, number, run = parts[1], int(parts[2]), parts[3]
-    if machine != _machine():  # whether its process lives cannot be seen from here
-        return time.time() - changed > A_DAY
-    if number == os.getpid():
+    machine, pid, run = match[1], int(match[2]), match[3]
+    if machine != _machine():  # its processes cannot be seen from here
+        return time.time() - changed > STALE_SECONDS
+    if pid == os.getpid():
         return run != _RUN
     try:
-        os.kill(number, 0)
+        os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
@@ -261,13 +277,13 @@ def _temporary(folder: Path) -> Path:
 
 
 def _created(path: Path) -> IO[bytes]:
-    """A new file with the permissions that the umask leaves."""
+    """Create and open a file with the permissions that the umask leaves."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb")
 
 
 def _machine() -> str:
-    """8 hex digits for the machine and, in a container, its own numbering of processes."""
-    space = ""
+    """Return 8 hex digits that identify the machine and, in a container, its process namespace."""
+    namespace = ""
     with suppress(OSError):
-        space = str(Path("/proc/self/ns/pid").stat().st_ino)
-    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
+        namespace = str(Path("/proc/self/ns/pid").stat().st_ino)
+    return hashlib.sha256(f"{socket.gethostname()} {namespace}".encode()).hexdigest()[:8]

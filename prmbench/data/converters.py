@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prmbench.config import ConvertConfig
+from prmbench.config import ConvertConfig, coerced
 from prmbench.core import output_checks, reading
 from prmbench.core.records import UserError, text_hash
 from prmbench.data import files, math_shepherd, rollouts, selection
@@ -52,7 +52,7 @@ def convert(config: ConvertConfig, data: Path) -> Converted:
     Raises:
         UserError: No row gives a solution; or, with `strict`, one row cannot be read. Nothing is written then.
     """
-    files.check_limit(config.limit)
+    config = coerced(config)
     rollouts.check_suffix(config.out)
     output_checks.check([config.out], config, [data], force=config.force)
     faults: list[str] = []

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from prmbench.config import ContaminationConfig
+from prmbench.config import ContaminationConfig, coerced
 from prmbench.core import output_checks, result_files, writing
 from prmbench.core.reading import normalise_line_ends
 from prmbench.core.records import UserError
@@ -86,6 +86,7 @@ class Report:
 
 def report(config: ContaminationConfig) -> Report:
     """Holds every benchmark file or folder against the training data, and against itself; writes `--out` if given."""
+    config = coerced(config)
     _check(config)
     assert config.data is not None  # _check
     faults: list[str] = []
@@ -118,10 +119,6 @@ def _check(config: ContaminationConfig) -> None:
         raise UserError("--against is missing: give a benchmark file or folder")
     if config.out is not None:
         output_checks.check([config.out], config, force=config.force)
-    if config.ngram < 1:
-        raise UserError(f"--ngram is {config.ngram}; expected at least 1")
-    if not 0 < config.overlap <= 1:
-        raise UserError(f"--overlap is {config.overlap}; expected a share above 0, up to 1")
 
 
 def lines(made: Report) -> list[str]:

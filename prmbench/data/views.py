@@ -102,8 +102,6 @@ def split(rollouts: Sequence[Rollout], fraction: float, seed: int) -> tuple[list
 
     The share of the prompts is rounded, but neither part is left empty. Raises UserError when that cannot be.
     """
-    if not 0 <= fraction < 1:
-        raise UserError(f"--validation is {fraction}; expected a share of the prompts, from 0 to below 1")
     ranked = sorted({r.prompt for r in rollouts}, key=lambda prompt: _draw(f"{seed} {text_hash(prompt)}"))
     if fraction and len(ranked) < 2:  # noqa: PLR2004 (one for each part)
         raise UserError(f"--validation {fraction}: the data has one prompt only; take more, or hold nothing out")

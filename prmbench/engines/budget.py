@@ -70,9 +70,7 @@ class Budget:
         return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / MILLION
 
     def open(self, cap: float | None, earlier: float, processes: int = 1) -> None:
-        """Set what may be spent over all sittings, and what earlier ones have spent. Raises UserError on a bad cap."""
-        if cap is not None and not (math.isfinite(cap) and cap >= 0):
-            raise UserError(f"--max-cost is {cap}; expected a number of at least 0")
+        """Set what may be spent over all sittings, and what earlier ones have spent."""
         self._cap, self._earlier = cap, earlier
         self._room = math.inf if cap is None else (cap - earlier) / processes
 

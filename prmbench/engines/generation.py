@@ -5,7 +5,6 @@ An engine draws one batch at a time (decoding.py for transformers); answers are 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,18 +38,6 @@ class Sampling:
     top_k: int = 0
     """0 = off."""
     max_new_tokens: int = 2048
-
-    def __post_init__(self) -> None:
-        """Raises UserError on a value that draws nothing."""
-        for option, good, expected in (
-            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more"),
-            ("top-p", 0 < self.top_p <= 1, "more than 0, at most 1"),
-            ("top-k", self.top_k >= 0, "0 (off) or more"),
-            ("max-new-tokens", self.max_new_tokens >= 1, "at least 1"),
-        ):
-            if not good:
-                value = getattr(self, option.replace("-", "_"))
-                raise UserError(f"--{option} is {value}; expected {expected}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +145,6 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
 
 def budget(engine: Sampler, batch_tokens: int | None) -> int:
     """Tokens a batch may hold: what was asked for, or the engine's default."""
-    if batch_tokens is not None and batch_tokens < 1:
-        raise UserError(f"--batch-tokens is {batch_tokens}; expected at least 1")
     return batch_tokens or engine.batch_tokens
 
 

@@ -1,9 +1,9 @@
-"""`eval` and `score`: data -> backend -> scores -> files. The steps live elsewhere; here they are put in order."""
+"""`eval` and `score`: loads the data and a backend, scores, computes metrics and writes the files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from prmbench import config as options
@@ -12,27 +12,37 @@ from prmbench.backends import Backend, find_card, load_backend
 from prmbench.backends.rendered import RenderedBackend
 from prmbench.config import EvalConfig, ScoreConfig
 from prmbench.core import processes, result_files, writing
-from prmbench.core.records import EvalProtocol, Trace, UserError
+from prmbench.core.option_values import check_names
+from prmbench.core.records import EvalProtocol, RunManifest, Trace, Usage, UserError
 from prmbench.evaluation import policy_runs, run_identity, scoring, unlabelled
-from prmbench.evaluation.run_files import finish, is_stored, judge_again, keep_texts
+from prmbench.evaluation.run_files import is_stored, judge_again, judge_and_write, write_critiques
 from prmbench.evaluation.unlabelled import score
 
 __all__ = ["DryRun", "dry_run", "evaluate", "evaluate_traces", "score"]
 
 
 def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> result_files.Run | None:
-    """Scores a model on a benchmark and writes `<out>/<run-id>.json` with its scores beside it.
+    """Score a model on a benchmark and write `<out>/<run-id>.json` and its scores.
 
-    A finished run is judged again, not scored again. Under torchrun every process scores its share and process 0
-    writes; the others return None. Raises UserError.
+    The metrics of a finished run are computed again from its stored scores.
+
+    Args:
+        config: The options of `prmbench eval`.
+        progress: Called after every batch.
+
+    Returns:
+        The run; None in all processes but the first under torchrun, where each scores its share.
+
+    Raises:
+        UserError: An option, the data or the model cannot be used.
     """
     config = options.coerced(config)
     if config.benchmark == "policy":
         return policy_runs.evaluate(config, progress)
-    find_card(config)  # mistakes that cost nothing to find come first
+    find_card(config)  # before the data is loaded, since this is quick
     writing.check_writable(config.out)
-    loaded = _loaded(config)
-    return _evaluate(config, loaded, _shown_to(load_backend(config), loaded.task), progress, {})
+    loaded = _load_traces(config)
+    return _evaluate(config, loaded, _backend_for_task(load_backend(config), loaded.task), progress, {})
 
 
 def evaluate_traces(
@@ -42,44 +52,58 @@ def evaluate_traces(
     task: str = "steps",
     backend: Backend | None = None,
     progress: scoring.Progress | None = None,
-    told: Mapping[str, Any] | None = None,
+    manifest_fields: Mapping[str, Any] | None = None,
 ) -> result_files.Run | None:
-    """The same on traces at hand, under a benchmark name of the caller's; not for task policy.
+    """Score a model on traces of the caller and write the run, as `evaluate` does.
 
-    `backend`: one that is loaded already (default: what the options say). `told`: manifest fields that the caller
-    knows better, such as model (the name in tables) and signal; what it says of `config` is added to the options.
+    Args:
+        config: The options of `prmbench eval`.
+        traces: What to score.
+        benchmark: Name of the benchmark in the results.
+        task: Any task but policy.
+        backend: A loaded backend (default: the one that the options name).
+        progress: Called after every batch.
+        manifest_fields: Fields of the manifest that replace the derived ones, such as model (the name in tables) and
+            signal; those in `config` are added to the options.
+
+    Returns:
+        The run; None in all processes but the first.
+
+    Raises:
+        UserError: An option, a trace or the model cannot be used, or the manifest has no such field.
     """
     config = options.coerced(config)
     subsets = tuple(dict.fromkeys(t.subset for t in traces))
     loaded = data.Loaded(tuple(traces), subsets, benchmark, None, benchmark, 1, task)
     if tasks.find_task(task).has_threshold:
         run_identity.check_calibration(config, subsets)
-    known = dict(told or {})
-    known["config"] = {**options.to_json(config), **known.get("config", {})}
-    return _evaluate(config, loaded, _shown_to(backend or load_backend(config), task), progress, known)
+    overrides = dict(manifest_fields or {})
+    check_names(overrides, (f.name for f in fields(RunManifest)), "manifest_fields: unknown field")
+    overrides["config"] = {**options.to_json(config), **overrides.get("config", {})}
+    return _evaluate(config, loaded, _backend_for_task(backend or load_backend(config), task), progress, overrides)
 
 
-def _loaded(config: EvalConfig) -> data.Loaded:
+def _load_traces(config: EvalConfig) -> data.Loaded:
     row = data.find_benchmark(config.benchmark)
     if config.rendering and row.render is None:
         raise UserError(f"--rendering: benchmark {config.benchmark} has none; drop it, or use format_shift")
-    wanted = [EvalProtocol.parse(key) for key in config.protocol] if row.task.has_board else []
+    protocols = [EvalProtocol.parse(key) for key in config.protocol] if row.task.has_board else []
     loaded = data.load(config.benchmark, config.data, config.subset, config.limit, config.split, config.rendering)
     run_identity.check_calibration(config, loaded.subsets)
-    for protocol in wanted:
+    for protocol in protocols:
         if protocol.on not in (None, config.calibrate_on, *loaded.subsets):
             raise UserError(f"protocol {protocol.key}: the data has subsets {', '.join(loaded.subsets)}")
     return loaded
 
 
-def _shown_to(backend: Backend, task: str) -> Backend:
-    """The backend, which reads traces as the task has them read."""
+def _backend_for_task(backend: Backend, task: str) -> Backend:
+    """Return the backend, wrapped where the task shows it the traces in other formats."""
     return RenderedBackend(backend) if task == "format_shift" else backend
 
 
-def _planned(config: EvalConfig, backend: Backend, loaded: data.Loaded, model: str) -> scoring.Plan:
-    name = run_identity.run_id(model, run_identity.identity(config, backend, run_identity.content(loaded)), loaded)
-    return scoring.make_plan(name, backend, loaded.traces, config.batch_tokens)
+def _make_plan(config: EvalConfig, backend: Backend, loaded: data.Loaded, model: str) -> scoring.Plan:
+    identity = run_identity.scoring_identity(config, backend, run_identity.content_hash(loaded))
+    return scoring.make_plan(run_identity.run_id(model, identity, loaded), backend, loaded.traces, config.batch_tokens)
 
 
 def _evaluate(
@@ -87,14 +111,16 @@ def _evaluate(
     loaded: data.Loaded,
     backend: Backend,
     progress: scoring.Progress | None,
-    told: Mapping[str, Any],
+    overrides: Mapping[str, Any],
 ) -> result_files.Run | None:
-    plan = _planned(config, backend, loaded, told.get("model", config.model))
+    """Score the traces and write the run; `overrides` replace derived fields of the manifest."""
+    plan = _make_plan(config, backend, loaded, overrides.get("model", config.model))
     path = config.out / f"{plan.run_id}.json"
     if is_stored(path, config):
         return judge_again(path, config) if processes.rank() == 0 else None
-    known = {"run_id": plan.run_id, "benchmark_hash": run_identity.content(loaded), "tokens": plan.tokens, **told}
-    draft = run_identity.run_manifest(config, backend.facts, loaded, known)
+    content = run_identity.content_hash(loaded)
+    run_fields = {"run_id": plan.run_id, "benchmark_hash": content, "tokens": plan.tokens, **overrides}
+    draft = run_identity.run_manifest(config, backend.facts, loaded, run_fields)
     tasks.resolve_protocols(draft, config.protocol)  # before the scoring, not after it
     if not tasks.protocol_keys(draft):
         raise UserError(
@@ -104,16 +130,16 @@ def _evaluate(
     if processes.rank() != 0:
         return None
     scores, provenance = scoring.collect(plan, journal, loaded.traces)
-    made = run_identity.run_manifest(config, backend.facts, loaded, {**known, **provenance})
-    keep_texts(path.with_suffix(".critiques.jsonl"), scoring.said(journal))
-    run = finish(made, scores, config.protocol, path)
+    manifest = run_identity.run_manifest(config, backend.facts, loaded, {**run_fields, **provenance})
+    write_critiques(path.with_suffix(".critiques.jsonl"), scoring.critiques(journal))
+    run = judge_and_write(manifest, scores, config.protocol, path)
     journal.remove()
     return run
 
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a run would do."""
+    """The plan of a run, as `--dry-run` prints it."""
 
     run_id: str
     traces: int
@@ -121,43 +147,45 @@ class DryRun:
     tokens: int
     batches: int
     longest_batch: int
-    """Padded tokens of the largest batch."""
+    """Tokens of the largest batch, padding included."""
     weights_gib: float
-    """Memory of the weights, reference model included."""
+    """Memory of the weights in GiB, reference model included."""
     memory_gib: float
-    """The same with the activations of the largest batch: a guess."""
+    """Rough estimate of the memory of weights and activations of the largest batch, in GiB."""
     most_prompt_tokens: int = 0
-    """Of a critic, if every answer is as long as it may be; like the next two."""
+    """Upper bound of a critic's prompt tokens; like the next two, for answers of the greatest length."""
     most_completion_tokens: int = 0
     most_cost: float = 0.0
 
 
 def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy_runs.DryRun:
-    """The plan of a run, without loading weights. `config.dry_run` must be set."""
+    """Return the plan of a run without loading weights. `config.dry_run` must be set. Raises UserError."""
+    config = options.coerced(config)
     if isinstance(config, ScoreConfig):
-        backend, found, plan = unlabelled.planned(config)
-        traces = tuple(found)
+        backend, solutions, plan = unlabelled.make_plan(config)
+        traces = tuple(solutions)
     elif config.benchmark == "policy":
         return policy_runs.dry_run(config)
     else:
-        loaded = _loaded(config)
-        backend, traces = _shown_to(load_backend(config), loaded.task), loaded.traces
-        plan = _planned(config, backend, loaded, config.model)
-    padded = [len(batch) * max(plan.costs[i] for i in batch) for batch in plan.batches]
+        loaded = _load_traces(config)
+        backend, traces = _backend_for_task(load_backend(config), loaded.task), loaded.traces
+        plan = _make_plan(config, backend, loaded, config.model)
+    padded_tokens = [len(batch) * max(plan.costs[i] for i in batch) for batch in plan.batches]
     unscored = 0 if backend.facts.engine == "none" else sum(cost == 0 for cost in plan.costs)
     weights = backend.facts.weight_bytes / 2**30
-    memory = weights + max(padded) * backend.facts.token_bytes / 2**30
-    most = [at_most(trace) for trace in traces] if (at_most := getattr(backend, "at_most", None)) else []
+    memory = weights + max(padded_tokens) * backend.facts.token_bytes / 2**30
+    max_usage = getattr(backend, "at_most", None)
+    usages: list[Usage] = [max_usage(trace) for trace in traces] if max_usage else []
     return DryRun(
         plan.run_id,
         len(plan.costs),
         unscored,
         plan.tokens,
         len(plan.batches),
-        max(padded),
+        max(padded_tokens),
         round(weights, 2),
         round(memory, 2),
-        sum(u.prompt_tokens for u in most),
-        sum(u.completion_tokens for u in most),
-        round(sum(u.cost for u in most), 6),
+        sum(u.prompt_tokens for u in usages),
+        sum(u.completion_tokens for u in usages),
+        round(sum(u.cost for u in usages), 6),
     )

@@ -1,4 +1,4 @@
-"""What both ways to a policy's run share: prompts, a completion as a scored trace, how the completions were made."""
+"""Converts completions of a policy into scored traces, and hashes its prompts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from prmbench.core.records import ScoredTrace, text_hash
 from prmbench.data.rollouts import Rollout
 
 
-def prompts_hash(asked: Iterable[tuple[str, str, str, str]]) -> str:
-    """SHA-256 over the prompts as (id, subset, text, gold), in any order: what a policy's numbers are about."""
-    return result_files.sha256(repr(sorted(set(asked))).encode())
+def prompts_hash(prompts: Iterable[tuple[str, str, str, str]]) -> str:
+    """Return the SHA-256 over prompts as (id, subset, text, gold), whatever their order."""
+    return result_files.sha256(repr(sorted(set(prompts))).encode())
 
 
-def scored(rollout: Rollout) -> ScoredTrace:
-    """A completion with its outcome; what could not be verified is unscored with the verdict as its reason."""
+def scored_trace(rollout: Rollout) -> ScoredTrace:
+    """Return a completion with its outcome; one that could not be verified is unscored, with the verdict as reason."""
     return ScoredTrace(
         id=rollout.id,
         subset=rollout.subset,

@@ -1,4 +1,4 @@
-"""A run on its way to disk: judged as it is stored, written whole, and judged again when it is asked for again."""
+"""Writes finished runs, and recomputes the metrics of stored ones."""
 
 from __future__ import annotations
 
@@ -15,39 +15,55 @@ from prmbench.core.records import SCORING_VERSION, Notice, RunManifest, RunResul
 
 
 def is_stored(path: Path, config: EvalConfig) -> bool:
-    """Whether the run is on disk and to be judged again, not made again.
+    """Return whether the run is on disk and its scores are to be used.
 
-    Raises UserError when one of its files may not be written, be it a link or a file that this command reads.
+    Raises:
+        UserError: One of the run's files may not be written: it is a link, or a file that this command reads.
     """
     output_checks.check(result_files.files_of(path), config, force=True)
     return path.exists() and not config.force
 
 
 def judge_again(path: Path, config: EvalConfig) -> result_files.Run:
-    """The stored scores under today's judging options: they move rows, not scores."""
+    """Recompute the rows of a stored run under the seed, the calibration subset and the protocols of `config`.
+
+    Raises:
+        UserError: The run was scored by another version of the code.
+    """
     run = tasks.read_run(path)
     warnings.warn(f"{path}: its stored scores are judged again; --force makes them anew", Notice, stacklevel=2)
     if run.result.manifest.scoring_version != SCORING_VERSION:
         raise UserError(
             f"{path}: scored by another version of the code; pass --force to score anew, or choose another --out"
         )
-    facts = replace(run.result.manifest, seed=config.seed, calibrate_on=config.calibrate_on)
-    return finish(facts, run.scores, config.protocol, path)
+    manifest = replace(run.result.manifest, seed=config.seed, calibrate_on=config.calibrate_on)
+    return judge_and_write(manifest, run.scores, config.protocol, path)
 
 
-def finish(facts: RunManifest, scores: Sequence[ScoredTrace], wanted: Sequence[str], path: Path) -> result_files.Run:
-    """Judges scores and writes the run. Scores are judged as they are stored, so a recomputation agrees exactly."""
-    extra = {*facts.extra_protocols, *(set(tasks.resolve_protocols(facts, wanted)) - set(tasks.protocol_keys(facts)))}
+def judge_and_write(
+    manifest: RunManifest, scores: Sequence[ScoredTrace], protocols: Sequence[str], path: Path
+) -> result_files.Run:
+    """Compute the metrics of a run and write it.
+
+    Args:
+        manifest: All of the manifest but the additional protocols and the hash of the scores.
+        scores: The scored traces. They are packed and unpacked first, so that a recomputation from the file agrees
+            to the last digit.
+        protocols: Keys that the user asked for, in addition to those that every such run has.
+        path: The `<run-id>.json` to write.
+    """
+    additional = set(tasks.resolve_protocols(manifest, protocols)) - set(tasks.protocol_keys(manifest))
+    extra_protocols = tuple(sorted({*manifest.extra_protocols, *additional}))
     packed = result_files.pack_scores(scores)
-    facts = replace(facts, extra_protocols=tuple(sorted(extra)), scores_sha256=result_files.sha256(packed))
-    kept = result_files.unpack_scores(packed, path)
-    result = RunResult(facts, tasks.judge(facts, kept))
+    manifest = replace(manifest, extra_protocols=extra_protocols, scores_sha256=result_files.sha256(packed))
+    stored_scores = result_files.unpack_scores(packed, path)
+    result = RunResult(manifest, tasks.judge(manifest, stored_scores))
     result_files.write_run(path, result, packed)
-    return result_files.Run(result, kept, path)
+    return result_files.Run(result, stored_scores, path)
 
 
-def keep_texts(path: Path, said: Mapping[str, Sequence[str]]) -> None:
-    """What critics wrote, one JSON line a trace; no file where nothing was."""
-    lines = (json.dumps({"id": name, "said": texts}, ensure_ascii=False) for name, texts in sorted(said.items()))
-    if said:
+def write_critiques(path: Path, critiques: Mapping[str, Sequence[str]]) -> None:
+    """Write the texts of critics by trace id, one JSON line per trace; no file where there are none."""
+    lines = (json.dumps({"id": name, "said": texts}, ensure_ascii=False) for name, texts in sorted(critiques.items()))
+    if critiques:
         writing.write_atomic(path, "".join(f"{line}\n" for line in lines))

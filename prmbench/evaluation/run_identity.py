@@ -1,4 +1,4 @@
-"""What a run is: its id, from all that moves a score and nothing else, and its manifest."""
+"""The id of a run, a hash of everything that can change a score, and its manifest."""
 
 from __future__ import annotations
 
@@ -20,66 +20,79 @@ from prmbench.evaluation import scoring
 from prmbench.tasks import check_draft
 
 LONGEST_SLUG = 128
-"""Characters of a model's name in a file name; the hash behind it tells models apart."""
+"""Longest part of a file name that is the model's name; the hash after it keeps runs apart."""
 
 
 def run_id(model: str, identity: Mapping[str, Any], loaded: data.Loaded) -> str:
-    """`<model>-<hash>`, also a file name."""
-    facts = {**identity, "benchmark": loaded.benchmark, "version": loaded.version}
+    """Return `<model>-<hash>`, which is also the name of the run's files."""
+    hashed = {**identity, "benchmark": loaded.benchmark, "version": loaded.version}
     if loaded.task != "steps":
-        facts["task"] = loaded.task
-    return f"{slug(model)}-{result_files.short_hash(facts)}"
+        hashed["task"] = loaded.task
+    return f"{slug(model)}-{result_files.short_hash(hashed)}"
 
 
 def slug(model: str) -> str:
-    """A model's name as part of a file name."""
+    """Return a model's name as part of a file name."""
     plain = re.sub(r"[^a-z0-9.]+", "-", options.public_name(model).removesuffix(".gguf").lower())
     return plain[:LONGEST_SLUG].strip("-.")
 
 
-def identity(config: ModelConfig, backend: Backend, content: str) -> dict[str, Any]:
-    """All that moves a score, and nothing else: the run id is its hash."""
-    told = ("kind", "input_format", "revision", "weights", "ref_model", "ref_revision", "ref_weights", "template")
+def scoring_identity(config: ModelConfig, backend: Backend, content: str) -> dict[str, Any]:
+    """Return everything that can change a score, and nothing else; run ids are hashes of it.
+
+    Args:
+        config: The options.
+        backend: The loaded backend.
+        content: Hash of what is scored.
+    """
+    names = ("kind", "input_format", "revision", "weights", "ref_model", "ref_revision", "ref_weights", "template")
     facts = asdict(backend.facts)
     return {
-        **{name: facts[name] for name in (*told, "dtype", "engine", "device")},
+        **{name: facts[name] for name in (*names, "dtype", "engine", "device")},
         "model": options.public_name(config.model),
         "backend": backend.facts.backend or f"{config.backend} {source_hash(config.backend)}",
         "boundary": config.boundary,
         "batch_tokens": scoring.batch_budget(backend, config.batch_tokens),
         "content": content,
-        **({} if _sure(backend.facts) else {"seed": config.seed}),
+        **({} if _is_deterministic(backend.facts) else {"seed": config.seed}),
         **({"decay": config.decay} if backend.facts.backend == "endo" else {}),
         **({"reading": READING_VERSION} if backend.facts.backend == "critic" else {}),
     }
 
 
-def _sure(facts: Facts) -> bool:
-    """Whether no chance is in the scores: a forward pass has none, a critic that samples has."""
+def _is_deterministic(facts: Facts) -> bool:
+    """Return whether the scores depend on no seed: those of a forward pass do not, those of critics may."""
     return facts.engine in ("hf", "vllm") and facts.backend != "critic"
 
 
 def check_calibration(config: EvalConfig, subsets: Sequence[str]) -> None:
-    """Raises UserError unless --calibrate-on names a subset of the data, or is the choice that everybody makes."""
+    """Raise UserError unless --calibrate-on names a subset of the data or is the default."""
     if config.calibrate_on not in (EvalConfig.calibrate_on, *subsets):
         raise UserError(f"--calibrate-on {config.calibrate_on}: the data has subsets {', '.join(subsets)}")
 
 
-def content(loaded: data.Loaded) -> str:
-    """SHA-256 over what the numbers are about: of tasks other than step F1 also groups, answers and step labels."""
-    known = provenance.content_hash(loaded.traces)
-    return known if loaded.task == "steps" else candidates.content_hash(known, loaded.traces)
+def content_hash(loaded: data.Loaded) -> str:
+    """Return the SHA-256 over the traces; of tasks other than step F1 also over groups, answers and step labels."""
+    traces_hash = provenance.content_hash(loaded.traces)
+    return traces_hash if loaded.task == "steps" else candidates.content_hash(traces_hash, loaded.traces)
 
 
-def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, known: Mapping[str, Any]) -> RunManifest:
-    """The manifest of a run; `known` are the fields that only the caller knows, and win over what is said here.
+def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, run_fields: Mapping[str, Any]) -> RunManifest:
+    """Return the manifest of a run.
 
-    Raises UserError where the run could not be read again, such as one of a file whose name has control characters.
+    Args:
+        config: The options.
+        facts: The backend's facts.
+        loaded: The data.
+        run_fields: Fields that only the caller knows, such as `run_id`; they win over those derived here.
+
+    Raises:
+        UserError: The run could not be read again, e.g. because the name of a file has control characters.
     """
-    manifested = {f.name for f in fields(RunManifest)}
-    told = {k: v for k, v in asdict(facts).items() if k in manifested}
-    told["backend"] = told["backend"] or config.backend
-    described = RunManifest(
+    names = {f.name for f in fields(RunManifest)}
+    backend_fields = {k: v for k, v in asdict(facts).items() if k in names}
+    backend_fields["backend"] = backend_fields["backend"] or config.backend
+    manifest = RunManifest(
         **{
             "model": options.public_name(config.model),
             "boundary": config.boundary,
@@ -95,9 +108,9 @@ def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, known: M
             "data_source": loaded.source,
             "data_revision": loaded.revision,
             "packages": provenance.packages(),
-            **told,
-            **known,
+            **backend_fields,
+            **run_fields,
         }
     )
-    check_draft(described, "such a result could not be read again, so change this first")
-    return described
+    check_draft(manifest, "such a result could not be read again, so change this first")
+    return manifest

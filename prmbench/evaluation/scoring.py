@@ -1,7 +1,7 @@
-"""Traces -> step scores, batch by batch. Whole batches are journalled, so a killed run goes on where it was.
+"""Scores traces in batches. Every finished batch is journalled, so that a killed run resumes where it stopped.
 
-The batch plan is a function of the traces and the options alone: a resumed run forms the same batches, and so
-gets the same numbers to the last bit.
+The batches depend on the traces and the options alone: a resumed run forms the same ones, and its numbers are
+the same to the last bit.
 """
 
 from __future__ import annotations
@@ -24,28 +24,35 @@ from prmbench.core.token_batches import longest_first, token_batches
 from prmbench.engines.budget import Budget
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 256, 16384
-"""On a CPU one trace at a time is fastest: a batch needs a mask, and a mask the slow attention path."""
+"""Small on a CPU, where one trace at a time is fastest: a batch needs a mask, which takes the slow attention path."""
 
 USAGE = tuple(f.name for f in fields(Usage))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be scored, and in which batches of trace indices (longest traces first)."""
+    """The batches of a run, as indices of traces, longest traces first."""
 
     run_id: str
     batches: tuple[tuple[int, ...], ...]
     costs: tuple[int, ...]
-    """Tokens per trace; 0 where a trace cannot be scored or no model is run."""
+    """Tokens per trace; 0 where a trace cannot be scored, or where no model runs."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of all traces, padding left out."""
+        """Tokens of all traces, without padding."""
         return sum(self.costs)
 
 
 def make_plan(run_id: str, backend: Backend, traces: Sequence[Trace], batch_tokens: int | None) -> Plan:
-    """Batches of at most `batch_tokens` padded tokens, traces sorted by length, then id."""
+    """Form batches of at most `batch_tokens` padded tokens from traces sorted by length, then id.
+
+    Args:
+        run_id: Id of the run.
+        backend: It counts the tokens of a trace.
+        traces: What will be scored.
+        batch_tokens: Padded tokens a batch may hold; None for the default of the backend or the device.
+    """
     budget = batch_budget(backend, batch_tokens)
     costs = tuple(backend.cost(trace) for trace in traces)
     batches = token_batches(costs, budget, longest_first(costs, [trace.id for trace in traces]))
@@ -53,9 +60,7 @@ def make_plan(run_id: str, backend: Backend, traces: Sequence[Trace], batch_toke
 
 
 def batch_budget(backend: Backend, batch_tokens: int | None) -> int:
-    """Padded tokens a batch may hold: what was asked for, or the device's default."""
-    if batch_tokens is not None and batch_tokens < 1:
-        raise UserError(f"--batch-tokens is {batch_tokens}; expected at least 1")
+    """Return the padded tokens a batch may hold: the option, or the default of the backend or the device."""
     default = backend.facts.batch_tokens or (
         CPU_BATCH_TOKENS if backend.facts.device in ("", "cpu") else GPU_BATCH_TOKENS
     )
@@ -68,45 +73,57 @@ def score_all(
     backend: Backend,
     traces: Sequence[Trace],
     progress: Progress | None = None,
-    most_cost: float | None = None,
-    anew: bool = False,
+    max_cost: float | None = None,
+    restart: bool = False,
 ) -> result_files.Journal:
-    """Scores this process's share of the batches that the journal does not hold yet, and waits for the others.
+    """Score this process's share of the batches that the journal does not hold yet, and wait for the others.
 
-    `anew` forgets what an earlier sitting has scored, but not what it has spent. Raises UserError when what comes next
-    may cost more than is left of `most_cost`, over all sittings. A backend whose requests are counted one by one has a
-    `budget`; of any other one, `at_most(trace)` is reserved where it has that.
+    Args:
+        plan: The batches.
+        folder: Where the journal is.
+        backend: One that counts its requests itself has a `budget`; for others the cost of `at_most(trace)`, where
+            they have that, is reserved before a batch.
+        traces: The traces of the plan.
+        progress: Called after every batch.
+        max_cost: Limit of the cost, that of earlier interrupted runs included; None for no limit.
+        restart: Forget the scores of an earlier interrupted run, but not its cost.
+
+    Returns:
+        The journal, complete once all processes have returned.
+
+    Raises:
+        UserError: The next batch may cost more than is left of `max_cost`, or a score is invalid.
     """
     identity = {
         "run_id": plan.run_id,
         "scoring_version": SCORING_VERSION,
         "plan": result_files.short_hash({"batches": plan.batches}),
     }
-    journal = batch_jobs.open_journal(folder / f"{plan.run_id}.journal", identity, len(plan.batches), anew)
-    answered = [_usage(entry) for entry in journal.done().values()]
-    counted: Budget | None = getattr(backend, "budget", None)
-    budget = counted or Budget()
-    earlier = sum(u.cost for u in answered)
-    if counted is not None:
-        tokens = sum(u.prompt_tokens for u in answered), sum(u.completion_tokens for u in answered)
-        earlier = budget.open_ledger(journal.folder, processes.rank(), tokens)
-    budget.open(most_cost, earlier, processes.world_size())
-    scored_batch = within_memory(partial(_score, backend), backend.cost)
+    journal = batch_jobs.open_journal(folder / f"{plan.run_id}.journal", identity, len(plan.batches), restart)
+    earlier_usages = [_usage(entry) for entry in journal.done().values()]
+    backend_budget: Budget | None = getattr(backend, "budget", None)
+    budget = backend_budget or Budget()
+    earlier_cost = sum(u.cost for u in earlier_usages)
+    if backend_budget is not None:
+        tokens = sum(u.prompt_tokens for u in earlier_usages), sum(u.completion_tokens for u in earlier_usages)
+        earlier_cost = budget.open_ledger(journal.folder, processes.rank(), tokens)
+    budget.open(max_cost, earlier_cost, processes.world_size())
+    score_batch = within_memory(partial(_score, backend), backend.cost)
 
     def score(number: int) -> tuple[dict[str, Any], int]:
         batch = [traces[i] for i in plan.batches[number]]
-        # Only under a cap: asking makes a local critic tokenize everything once more.
-        most = _most_cost(backend, batch) if budget.capped else 0.0
-        with budget.trace(most):
-            found = scored_batch(batch)
-            if counted is None:
-                budget.spend(sum(s.usage.cost for s in found if s.usage is not None))
-        entry: dict[str, Any] = {"scores": [scored(t, s).to_json() for t, s in zip(batch, found, strict=True)]}
-        used = [s.usage for s in found if s.usage is not None]
-        if used:
-            total = {name: sum(getattr(u, name) for u in used) for name in USAGE}
-            entry |= {"usage": total, "said": {s.id: s.said for s in found}}
-        changes = sorted({change for s in found for change in s.request_changes})
+        # Only under a cap: a local critic tokenizes everything once more to know the largest cost.
+        reserved_cost = _max_cost(backend, batch) if budget.capped else 0.0
+        with budget.trace(reserved_cost):
+            scores = score_batch(batch)
+            if backend_budget is None:
+                budget.spend(sum(s.usage.cost for s in scores if s.usage is not None))
+        entry: dict[str, Any] = {"scores": [scored(t, s).to_json() for t, s in zip(batch, scores, strict=True)]}
+        usages = [s.usage for s in scores if s.usage is not None]
+        if usages:
+            total = {name: sum(getattr(u, name) for u in usages) for name in USAGE}
+            entry |= {"usage": total, "said": {s.id: s.said for s in scores}}
+        changes = sorted({change for s in scores for change in s.request_changes})
         if changes:
             entry["request_changes"] = changes
         return entry, sum(plan.costs[i] for i in plan.batches[number])
@@ -119,36 +136,43 @@ Score = Callable[[Sequence[Trace]], list[StepScores]]
 
 
 def within_memory(score: Score, cost: Callable[[Trace], int]) -> Score:
-    """`score`, which does a batch in two halves once memory has run out, and every batch after it.
+    """Return a `score` that splits a batch, and every one after it, into halves once memory has run out.
 
-    The plan stays as it is, and so do the journal's entries. Raises UserError when half a batch is too much.
+    The plan and the journal's entries stay the same.
+
+    Args:
+        score: Scores a batch.
+        cost: Tokens of a trace, for the error message.
+
+    Raises:
+        UserError: The returned function raises it when half a batch does not fit.
     """
     halved = False
 
-    def within(batch: Sequence[Trace]) -> list[StepScores]:
+    def score_within_memory(batch: Sequence[Trace]) -> list[StepScores]:
         nonlocal halved
         if not halved:
             try:
                 return score(batch)
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
-                    raise _too_much(batch, cost) from error
+                    raise _out_of_memory(batch, cost) from error
             halved = True
             logging.getLogger(__name__).warning("out of memory: from here on every batch is scored in two halves")
-        torch.cuda.empty_cache()  # behind the `except`: the error holds what the batch had allocated
+        torch.cuda.empty_cache()  # after the `except` block: the error keeps the tensors of the batch alive
         middle = (len(batch) + 1) // 2
-        found = []
+        scores = []
         for half in filter(len, (batch[:middle], batch[middle:])):
             try:
-                found += score(half)
+                scores += score(half)
             except torch.OutOfMemoryError as error:
-                raise _too_much(half, cost) from error
-        return found
+                raise _out_of_memory(half, cost) from error
+        return scores
 
-    return within
+    return score_within_memory
 
 
-def _too_much(batch: Sequence[Trace], cost: Callable[[Trace], int]) -> UserError:
+def _out_of_memory(batch: Sequence[Trace], cost: Callable[[Trace], int]) -> UserError:
     longest = max(map(cost, batch))
     if len(batch) > 1:
         return UserError(
@@ -161,10 +185,10 @@ def _too_much(batch: Sequence[Trace], cost: Callable[[Trace], int]) -> UserError
     )
 
 
-def _most_cost(backend: Backend, batch: Sequence[Trace]) -> float:
-    """What the answers about a batch may cost; 0 of a backend that cannot say."""
-    at_most: Callable[[Trace], Usage] | None = getattr(backend, "at_most", None)
-    return sum(at_most(trace).cost for trace in batch) if at_most else 0.0
+def _max_cost(backend: Backend, batch: Sequence[Trace]) -> float:
+    """Return the largest possible cost of a batch; 0 for backends without `at_most`."""
+    max_usage: Callable[[Trace], Usage] | None = getattr(backend, "at_most", None)
+    return sum(max_usage(trace).cost for trace in batch) if max_usage else 0.0
 
 
 def _usage(entry: Mapping[str, Any]) -> Usage:
@@ -172,6 +196,7 @@ def _usage(entry: Mapping[str, Any]) -> Usage:
 
 
 def _score(backend: Backend, batch: Sequence[Trace]) -> list[StepScores]:
+    """Score a batch. Raises UserError where the scores contradict what the backend declares."""
     scores = list(backend.score(batch))
     if [s.id for s in scores] != [trace.id for trace in batch]:
         raise UserError("the backend's score() must give one entry for each trace, in order, with the trace's id")
@@ -190,9 +215,11 @@ def _score(backend: Backend, batch: Sequence[Trace]) -> list[StepScores]:
 def collect(
     plan: Plan, journal: result_files.Journal, traces: Sequence[Trace]
 ) -> tuple[tuple[ScoredTrace, ...], dict[str, Any]]:
-    """All scores of a finished journal, and what it says of how they were made (RunManifest's names).
+    """Return the scores in a complete journal, and the fields of a RunManifest that say how they were computed.
 
-    Raises UserError when no trace has a usable number: then something is wrong with the model, not with a trace.
+    Raises:
+        UserError: The journal is of other traces or incomplete, or all scores are NaN or infinite: then something is
+            wrong with the model.
     """
     entries = batch_jobs.finished(journal, len(plan.batches))
     try:
@@ -204,23 +231,25 @@ def collect(
     if all(row.unscored for row in rows) and any(row.unscored == "non-finite" for row in rows):
         journal.remove()
         raise UserError("every score is NaN or infinite; check the weights, or use --dtype float32")
-    return rows, {**batch_jobs.manifest_fields(entries), **_totals(entries)}
+    return rows, {**batch_jobs.manifest_fields(entries), **_usage_fields(entries)}
 
 
-def _totals(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What generated answers took, by RunManifest's names; empty where there were none."""
-    used = [_usage(entry) for entry in entries if "usage" in entry]
-    if not used:
+def _usage_fields(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a RunManifest about tokens and cost of generated answers; empty where there are none."""
+    usages = [_usage(entry) for entry in entries if "usage" in entry]
+    if not usages:
         return {}
-    prompts, answers = (sum(getattr(u, name) for u in used) for name in ("prompt_tokens", "completion_tokens"))
+    prompt_tokens, completion_tokens = (
+        sum(getattr(u, name) for u in usages) for name in ("prompt_tokens", "completion_tokens")
+    )
     return {
-        "tokens": prompts + answers,
-        "completion_tokens": answers,
-        "cost": round(sum(u.cost for u in used), 6) or None,
+        "tokens": prompt_tokens + completion_tokens,
+        "completion_tokens": completion_tokens,
+        "cost": round(sum(u.cost for u in usages), 6) or None,
         "request_changes": tuple(sorted({c for entry in entries for c in entry.get("request_changes", ())})),
     }
 
 
-def said(journal: result_files.Journal) -> dict[str, Sequence[str]]:
-    """What critics wrote, by trace id; empty for other backends."""
+def critiques(journal: result_files.Journal) -> dict[str, Sequence[str]]:
+    """Return the texts of critics by trace id; empty for other backends."""
     return {name: texts for entry in journal.done().values() for name, texts in sorted(entry.get("said", {}).items())}

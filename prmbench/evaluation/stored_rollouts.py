@@ -1,4 +1,4 @@
-"""`eval --benchmark policy` on a rollouts file: what was drawn is judged as it is, and no model is loaded."""
+"""`eval --benchmark policy` on a rollouts file: evaluates completions that are sampled already, without a model."""
 
 from __future__ import annotations
 
@@ -13,69 +13,70 @@ from prmbench.backends.common import chat_format
 from prmbench.config import EvalConfig
 from prmbench.core import processes, provenance, result_files, writing
 from prmbench.core.records import UserError
-from prmbench.data import files, rollouts
+from prmbench.data import rollouts
 from prmbench.data.rollouts import Rollout
-from prmbench.evaluation.completion_traces import prompts_hash, scored
-from prmbench.evaluation.run_files import finish, is_stored, judge_again
+from prmbench.evaluation.completion_traces import prompts_hash, scored_trace
+from prmbench.evaluation.run_files import is_stored, judge_again, judge_and_write
 from prmbench.evaluation.run_identity import check_calibration, run_id, run_manifest
 from prmbench.sampling import rollout
 from prmbench.tasks.policy import SAMPLING
 
 
 def evaluate(config: EvalConfig) -> result_files.Run | None:
-    """The run of a file that `prmbench rollout` wrote; its summary says which model spoke, and how.
+    """Evaluate a file that `prmbench rollout` wrote; its summary says which model sampled it, and how.
 
-    Raises UserError.
+    Raises:
+        UserError: The file or its summary is missing or altered, or an option cannot be used.
     """
     writing.check_writable(config.out)
-    source = _given(config)
-    told = _summary(source)
+    source = _rollouts_file(config)
+    summary = _read_summary(source)
     rows = rollouts.read(source)
-    if rollouts.content_hash(rows) != told["content"]:
+    if rollouts.content_hash(rows) != summary["content"]:
         raise UserError(f"{source}: is not what `prmbench rollout` wrote any more; draw the completions again")
-    found = _chosen(rows, config)
+    completions = _select(rows, config)
     row = data.find_benchmark("policy")
-    about = data.Loaded(
-        (), tuple(dict.fromkeys(r.subset for r in found)), source.name, None, row.name, row.version, row.task.name
-    )
-    check_calibration(config, about.subsets)
-    name = run_id(told["config"]["model"], {**told["identity"], "content": rollouts.content_hash(found)}, about)
+    subsets = tuple(dict.fromkeys(r.subset for r in completions))
+    loaded = data.Loaded((), subsets, source.name, None, row.name, row.version, row.task.name)
+    check_calibration(config, loaded.subsets)
+    model = summary["config"]["model"]
+    name = run_id(model, {**summary["identity"], "content": rollouts.content_hash(completions)}, loaded)
     path = config.out / f"{name}.json"
     if processes.rank() != 0:
         return None
     if is_stored(path, config):
         return judge_again(path, config)
-    drawn = {name: told["config"][name] for name in (*SAMPLING, "max_new_tokens", "verifier", "split", "template")}
-    made: dict[str, Any] = {
+    sampling_options = (*SAMPLING, "max_new_tokens", "verifier", "split", "template")
+    run_fields: dict[str, Any] = {
         "run_id": name,
-        "model": told["config"]["model"],
-        "benchmark_hash": prompts_hash((r.group, r.subset, r.prompt, r.gold) for r in found),
-        "config": {**options.to_json(config), **drawn},
-        "packages": {**provenance.packages(), **told["packages"]},
-        "tokens": sum(r.tokens or 0 for r in found),
-        "n": len(found),
-        **{name: told[name] for name in ("commit", "seconds")},
-        "commits": tuple(told["commits"]),
-        "dirty": provenance.code_state()[1] or told["dirty"],
+        "model": model,
+        "benchmark_hash": prompts_hash((r.group, r.subset, r.prompt, r.gold) for r in completions),
+        "config": {**options.to_json(config), **{name: summary["config"][name] for name in sampling_options}},
+        "packages": {**provenance.packages(), **summary["packages"]},
+        "tokens": sum(r.tokens or 0 for r in completions),
+        "n": len(completions),
+        **{name: summary[name] for name in ("commit", "seconds")},
+        "commits": tuple(summary["commits"]),
+        "dirty": provenance.code_state()[1] or summary["dirty"],
     }
-    facts = run_manifest(config, _facts(told, config), about, made)
-    tasks.resolve_protocols(facts, config.protocol)
-    return finish(facts, [scored(r) for r in found], config.protocol, path)
+    manifest = run_manifest(config, _facts(summary, config), loaded, run_fields)
+    tasks.resolve_protocols(manifest, config.protocol)
+    return judge_and_write(manifest, [scored_trace(r) for r in completions], config.protocol, path)
 
 
-def _facts(told: dict[str, Any], config: EvalConfig) -> Facts:
-    identity = told["identity"]
+def _facts(summary: dict[str, Any], config: EvalConfig) -> Facts:
+    identity = summary["identity"]
     return Facts(
         kind="outcome",
         input_format=chat_format(config),
         backend="policy",
-        template=told["template"],
-        hardware=told["hardware"],
+        template=summary["template"],
+        hardware=summary["hardware"],
         **{name: identity[name] for name in ("revision", "weights", "dtype", "device", "engine")},
     )
 
 
-def _given(config: EvalConfig) -> Path:
+def _rollouts_file(config: EvalConfig) -> Path:
     if config.data is None or not config.data.is_file():
         raise UserError(
             "--data: benchmark policy without --model judges one rollouts file, as `prmbench rollout` writes it; "
@@ -84,22 +85,22 @@ def _given(config: EvalConfig) -> Path:
     return config.data
 
 
-def _summary(source: Path) -> dict[str, Any]:
-    told = rollout.summary(source)
+def _read_summary(source: Path) -> dict[str, Any]:
+    """Return what `prmbench rollout` recorded of a rollouts file. Raises UserError where that is missing."""
+    summary = rollout.summary(source)
     needed = {"config", "identity", "content", "template", "hardware", "packages", "commit", "commits", "dirty"}
-    if not needed <= set(told):
+    if not needed <= set(summary):
         raise UserError(
             f"{source}: no {rollout.beside(source).name} beside it says who wrote these completions; "
             "draw them with `prmbench rollout`, or give --model and prompts"
         )
-    return told
+    return summary
 
 
-def _chosen(found: Sequence[Rollout], config: EvalConfig) -> list[Rollout]:
-    """Of the subsets asked for, `--limit` prompts each with all their completions."""
-    files.check_limit(config.limit)
-    present = dict.fromkeys(r.subset for r in found)
+def _select(completions: Sequence[Rollout], config: EvalConfig) -> list[Rollout]:
+    """Return all completions of `--limit` prompts of each `--subset`."""
+    present = dict.fromkeys(r.subset for r in completions)
     for name in config.subset:
         if name not in present:
             raise UserError(f"--subset {name}: the file has {', '.join(present)}")
-    return rollouts.limited([r for r in found if not config.subset or r.subset in config.subset], config.limit)
+    return rollouts.limited([r for r in completions if not config.subset or r.subset in config.subset], config.limit)

@@ -72,7 +72,7 @@ def is_known(name: str) -> bool:
     """Return whether a report left this state without a fault."""
     try:
         return bool(name) and hmac.compare_digest(
-            reading.read_bytes(_folder() / name, most=64, follow_links=False), _signature(name)
+            reading.read_bytes(_folder() / name, max_bytes=64, follow_links=False), _signature(name)
         )
     except UserError:
         return False
@@ -114,7 +114,7 @@ def _key() -> bytes:
         info = path.lstat()
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({reading.reason(error)})") from error
-    key = reading.read_bytes(path, most=32, follow_links=False)
+    key = reading.read_bytes(path, max_bytes=32, follow_links=False)
     if info.st_mode & 0o077 or info.st_uid != os.geteuid() or len(key) != 32:  # noqa: PLR2004 - as it was made
         raise UserError(f"{path}: is not a key that only you can read; delete it")
     return key

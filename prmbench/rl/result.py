@@ -16,7 +16,8 @@ from typing import Any
 import prmbench
 from prmbench import config as options
 from prmbench import tasks
-from prmbench.core import processes, provenance, reading, result_files, validation, writing
+from prmbench.backends import cards
+from prmbench.core import processes, provenance, result_files, validation, writing
 from prmbench.core.provenance import CARD_FILE
 from prmbench.core.records import RunManifest, RunResult, ScoredTrace, text_hash
 from prmbench.rl.metrics_log import read_log
@@ -138,9 +139,8 @@ def _card(job: Job) -> dict[str, Any]:
 
 
 def _trained_on(rm_model: str) -> list[str]:
-    """Returns the data that the reward model had been trained on before."""
-    card = Path(rm_model) / CARD_FILE
-    told = reading.read_json(card) if rm_model and card.exists() else {}
+    """Return the data that the reward model had been trained on before."""
+    told = (cards.read_fields(Path(rm_model)) if rm_model else None) or {}
     return [str(name) for name in told.get("trained_on") or ()]
 
 

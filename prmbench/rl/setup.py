@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench.backends import common
+from prmbench.backends import cards, common
 from prmbench.config import RolloutConfig, distrl_options
 from prmbench.config.distrl_options import SELF, DistRLConfig, ResolvedDistRL
-from prmbench.core import processes, reading, result_files
+from prmbench.core import processes, result_files
 from prmbench.core.provenance import CARD_FILE
 from prmbench.core.records import UserError
 from prmbench.data import prompts as prompt_files
@@ -23,7 +23,6 @@ from prmbench.data.prompts import Prompt
 from prmbench.engines import generation
 from prmbench.engines.addresses import address
 from prmbench.engines.hf import HFEngine
-from prmbench.rl import ranges
 from prmbench.sampling.completions import check_verifiers
 from prmbench.training import run_setup
 from prmbench.training.model import Setup
@@ -78,10 +77,9 @@ class Job(RunSetup[ResolvedDistRL]):
 
 def resolved(config: DistRLConfig) -> ResolvedDistRL:
     """Checks the options and fills those left out from arm and preset. Raises UserError."""
-    config = distrl_options.resolve(_as_trained(options.coerced(config)))
+    config = distrl_options.resolve(options.coerced(_as_trained(options.coerced(config))))
     reward_models = [config.rm_model] if config.rm_model not in ("", SELF) else []
     run_setup.check_start(config, "a json, jsonl or parquet file of prompts, or gym:NAME", reward_models)
-    ranges.check(config)
     if config.group_size == 1:
         raise UserError("--group-size is 1: advantages are relative to a prompt's other completions; use 2 or more")
     if (config.engine == "server") != bool(config.server):
@@ -98,14 +96,11 @@ def resolved(config: DistRLConfig) -> ResolvedDistRL:
 
 def _as_trained(config: DistRLConfig) -> DistRLConfig:
     """Beta and margin as the reward model was trained with, unless they are given. Raises UserError on another loss."""
-    card = Path(config.rm_model) / CARD_FILE
-    if not config.rm_model or not reading.exists(card):
+    told = cards.read_fields(Path(config.rm_model)) if config.rm_model else None
+    if told is None:
         return config
-    told = reading.read_json(card)
-    try:
-        loss, known = told.get("loss"), {"rm_beta": told.get("beta"), "rm_margin": told.get("margin")}
-    except AttributeError as error:
-        raise UserError(f"{card}: not a card of a reward model ({error}); take another --rm-model") from error
+    card = Path(config.rm_model) / CARD_FILE
+    loss, known = told.get("loss"), {"rm_beta": told.get("beta"), "rm_margin": told.get("margin")}
     wanted = config.rm_loss or distrl_options.ARMS[config.arm].get("rm_loss")
     if config.rm_loss is None and loss and wanted and str(loss).removesuffix("_early").removesuffix("_late") != wanted:
         raise UserError(

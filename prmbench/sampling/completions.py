@@ -117,8 +117,6 @@ def open_policy(config: Options) -> LM:
 def prepare(engine: Sampler, prompts: Sequence[Prompt], config: Options) -> Work:
     """Renders the prompts and forms batches. Raises UserError on options that draw nothing."""
     how, n = how_drawn(config), config.group_size
-    if n < 1:
-        raise UserError(f"--group-size is {n}; expected at least 1")
     if how.temperature == 0 and n > 1:
         raise UserError(f"--group-size is {n}: greedy completions are all alike; use 1, or a --temperature above 0")
     template = template_source(config)

@@ -26,7 +26,6 @@ from prmbench.sampling.completions import (
     Progress,
     Work,
     check_verifiers,
-    how_drawn,
     identity,
     open_policy,
     prepare,
@@ -176,7 +175,6 @@ def _given(config: RolloutConfig) -> Path:
 
 def _check(config: RolloutConfig) -> None:
     """Mistakes that cost nothing to find."""
-    how_drawn(config)
     rollout_files.check_suffix(config.out)
     _given(config)
     output_checks.check([config.out, beside(config.out)], config, force=True)  # what is there already, `_same` looks at

@@ -18,7 +18,7 @@ from rich.console import Group
 from rich.table import Table
 
 from prmbench import report, tasks
-from prmbench.config import DemoConfig
+from prmbench.config import DemoConfig, coerced
 from prmbench.core import writing
 from prmbench.core.progress import Tell
 from prmbench.core.records import Notice, UserError
@@ -53,8 +53,7 @@ def demo(config: DemoConfig, tell: Tell | None = None, scale: Scale = SCALE) -> 
 
     Raises UserError on options of the other world, and when a seed fails.
     """
-    if config.seeds < 1:
-        raise UserError(f"--seeds is {config.seeds}; expected at least 1")
+    config = coerced(config)
     if config.data is not None or config.limit is not None:
         raise UserError("--data and --limit belong to --world smollm2; add it, or drop them")
     writing.check_writable(config.out)

@@ -13,7 +13,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from prmbench import data, evaluation, report
-from prmbench.config import DemoConfig, EvalConfig
+from prmbench.config import DemoConfig, EvalConfig, coerced
 from prmbench.core.records import Notice, UserError
 from prmbench.core.result_files import Run
 from prmbench.evaluation import scoring
@@ -25,6 +25,7 @@ REAL_LIMIT = 12
 
 def demo(config: DemoConfig, progress: scoring.Progress | None = None) -> tuple[list[Run], Run, Path]:
     """Evaluates the baselines and SmolLM2 and writes the report: (baselines' runs, model's run, the page)."""
+    config = coerced(config)
     model = smollm2()
     limit = config.limit or (REAL_LIMIT if config.data else None)
     with as_file(files("prmbench") / "assets" / "demo_traces.jsonl") as shipped:

@@ -35,9 +35,9 @@ CONFIGS = {
 
 
 def evaluated(*arguments: object) -> dict[str, Any]:
-    found = json.loads(fine("eval", "--json", *arguments))
-    assert isinstance(found, dict)
-    return found
+    result = json.loads(fine("eval", "--json", *arguments))
+    assert isinstance(result, dict)
+    return result
 
 
 def value(rows: list[dict[str, Any]], subset: str, protocol: str, metric: str) -> float:
@@ -76,42 +76,42 @@ def test_options_are_documented_and_start_with_their_defaults() -> None:
 
 def test_eval_on_a_tiny_model(policy: Path, reference: Path, benchmark_folder: Path, tmp_path: Path) -> None:
     common = ("--model", policy, "--ref-model", reference, "--backend", "implicit", "--data", benchmark_folder)
-    found = evaluated(*common, "--out", tmp_path / "out")
-    assert set(found) == {"manifest", "rows", "path"}
-    assert json.loads(Path(found["path"]).read_text()) == {k: found[k] for k in ("manifest", "rows")}
-    assert found["manifest"]["backend"] == "implicit"
-    floors = {r["protocol"] for r in found["rows"] if r["protocol"].startswith("floor/")}
+    result = evaluated(*common, "--out", tmp_path / "out")
+    assert set(result) == {"manifest", "rows", "path"}
+    assert json.loads(Path(result["path"]).read_text()) == {k: result[k] for k in ("manifest", "rows")}
+    assert result["manifest"]["backend"] == "implicit"
+    floors = {r["protocol"] for r in result["rows"] if r["protocol"].startswith("floor/")}
     assert floors == {"floor/random", "floor/position", "floor/outcome_oracle"}
     keys = {"subset", "protocol", "metric", "value", "lo", "hi", "n", "unscored", "note"}
-    assert all(set(row) == keys for row in found["rows"])
+    assert all(set(row) == keys for row in result["rows"])
     table = fine("eval", *common, "--out", tmp_path / "out")  # the same run again: judged, not scored
     assert "step_sum/oracle" in table
-    assert f"result: {found['path']}" in table.replace("\n", "")
-    oracle = value(found["rows"], "gsm8k", "step_sum/oracle", "f1")
-    assert oracle >= value(found["rows"], "gsm8k", "step_sum/calibrated_in_sample:gsm8k", "f1")
+    assert f"result: {result['path']}" in table.replace("\n", "")
+    oracle = value(result["rows"], "gsm8k", "step_sum/oracle", "f1")
+    assert oracle >= value(result["rows"], "gsm8k", "step_sum/calibrated_in_sample:gsm8k", "f1")
     assert f"{100 * oracle:.1f}" in table
     quiet = fine("eval", *common, "--out", tmp_path / "out", "--quiet")
-    assert quiet.splitlines() == [f"result: {found['path']}"]
+    assert quiet.splitlines() == [f"result: {result['path']}"]
 
 
 def test_protocols_are_a_filter_and_the_floors_stay(benchmark_folder: Path, tmp_path: Path) -> None:
     common = ("--model", "random", "--data", benchmark_folder, "--out", tmp_path)
-    whole = evaluated(*common)["rows"]
+    all_rows = evaluated(*common)["rows"]
     chosen = evaluated(*common, "--protocol", "as_is/oracle", "--protocol", "as_is/fixed:0.250")["rows"]
     assert {r["protocol"] for r in chosen if not r["protocol"].startswith("floor/")} == {
         "as_is/oracle",
         "as_is/fixed:0.25",
     }
     assert [r for r in chosen if r["protocol"] != "as_is/fixed:0.25"] == [
-        r for r in whole if r["protocol"].startswith(("floor/", "as_is/oracle"))
+        r for r in all_rows if r["protocol"].startswith(("floor/", "as_is/oracle"))
     ]
     assert len(json.loads(next(tmp_path.glob("*.json")).read_text())["rows"]) > len(chosen)  # the file has them all
 
 
 def test_subsets_limit_and_seed(benchmark_folder: Path, tmp_path: Path) -> None:
     common = ("--model", "random", "--data", benchmark_folder, "--out", tmp_path)
-    found = evaluated(*common, "--subset", "math", "--limit", 4, "--seed", 3)["manifest"]
-    assert (found["subsets"], found["n"], found["seed"]) == (["math"], 4, 3)
+    manifest = evaluated(*common, "--subset", "math", "--limit", 4, "--seed", 3)["manifest"]
+    assert (manifest["subsets"], manifest["n"], manifest["seed"]) == (["math"], 4, 3)
     assert evaluated(*common, "--subset", "math", "--subset", "gsm8k")["manifest"]["subsets"] == ["gsm8k", "math"]
 
 
@@ -287,8 +287,8 @@ def test_non_finite_numbers_have_an_exit_code_of_their_own(policy: Path, tmp_pat
 
 def test_models_are_listed() -> None:
     assert all(name in fine("models") for name in cards.MODELS)
-    listed = [json.loads(line) for line in fine("models", "--json").splitlines()]
-    assert [row["model"] for row in listed] == list(cards.MODELS)
+    rows = [json.loads(line) for line in fine("models", "--json").splitlines()]
+    assert [row["model"] for row in rows] == list(cards.MODELS)
 
 
 # --- TOML files ---------------------------------------------------------------------------------------------------

@@ -123,22 +123,22 @@ OF_ARM: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("preset", OF_PRESET)
 def test_every_value_of_a_preset(preset: Any) -> None:
-    found = resolve(DistRLConfig(preset=preset))
+    config = resolve(DistRLConfig(preset=preset))
     expected = {**SHARED, **OF_PRESET[preset]}
-    assert {name: getattr(found, name) for name in expected} == expected
+    assert {name: getattr(config, name) for name in expected} == expected
     assert PRESETS[preset].keys() - expected.keys() == set()  # nothing that is not listed here
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_value_of_an_arm(arm: Any) -> None:
-    found = resolve(DistRLConfig(arm=arm))
-    assert tuple(getattr(found, name) for name in NAMES) == OF_ARM[arm]
-    assert (found.adb, found.dlw) == ((False, False) if arm == "prime" else (True, True))
-    assert found.whiten is (arm not in ("spro", "reinforce_q_rm"))  # the preset's, and PRIME's own
-    assert found.zero_terminal is (arm not in ("prime", "spro", "reinforce_q_rm"))
+    config = resolve(DistRLConfig(arm=arm))
+    assert tuple(getattr(config, name) for name in NAMES) == OF_ARM[arm]
+    assert (config.adb, config.dlw) == ((False, False) if arm == "prime" else (True, True))
+    assert config.whiten is (arm not in ("spro", "reinforce_q_rm"))  # the preset's, and PRIME's own
+    assert config.zero_terminal is (arm not in ("prime", "spro", "reinforce_q_rm"))
     assert resolve(DistRLConfig(arm=arm, preset="paper")).whiten is (arm == "prime")
-    assert found.minibatch == (0 if arm == "reinforce_q_rm" else 64)
-    assert (found.rm_model == "self") == (arm == "spro")
+    assert config.minibatch == (0 if arm == "reinforce_q_rm" else 64)
+    assert (config.rm_model == "self") == (arm == "spro")
 
 
 def test_no_arm_is_left_over() -> None:
@@ -148,8 +148,8 @@ def test_no_arm_is_left_over() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_goes_with_every_preset(arm: Any, preset: Any) -> None:
-    found = resolve(DistRLConfig(arm=arm, preset=preset))
-    unset = {f.name for f in fields(found) if getattr(found, f.name) is None}
+    config = resolve(DistRLConfig(arm=arm, preset=preset))
+    unset = {f.name for f in fields(config) if getattr(config, f.name) is None}
     assert unset <= {
         "data",
         "revision",
@@ -193,9 +193,9 @@ def test_every_arm_trains_a_step(arm: Any, start: Path, prompts: Path, held_out:
     assert ("rm_accuracy" in line) == (arm not in ("grpo", "reinforce_q_rm"))
     assert (tmp_path / "out" / "rm" / "prm.json").exists() == ("rm_loss" in line)
     (file,) = (tmp_path / "out" / "result").glob("*[0-9a-f].json")
-    told = json.loads(file.read_text())["manifest"]
-    assert (told["task"], told["model"], told["config"]["arm"]) == ("distrl", arm, arm)
-    assert {f.name for f in fields(RunManifest)} >= set(told)
+    manifest = json.loads(file.read_text())["manifest"]
+    assert (manifest["task"], manifest["model"], manifest["config"]["arm"]) == ("distrl", arm, arm)
+    assert {f.name for f in fields(RunManifest)} >= set(manifest)
     end = weights(tmp_path / "out")
     assert any(not (end[k] == w).all() for k, w in weights(start).items() if k in end)
 
@@ -206,9 +206,9 @@ def test_every_arm_trains_a_step(arm: Any, start: Path, prompts: Path, held_out:
 def test_tables_of_a_toml_file_are_prefixes(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('arm = "grpo_ipvrm"\ngroup-size = 8\n[rm]\nloss = "dpo_rm"\nlearning-rate = 1e-3\n')
-    found = from_mapping(DistRLConfig, read_toml(file), str(file))
-    assert (found.arm, found.group_size, found.rm_loss, found.rm_learning_rate) == ("grpo_ipvrm", 8, "dpo_rm", 1e-3)
-    assert found.learning_rate is None
+    config = from_mapping(DistRLConfig, read_toml(file), str(file))
+    assert (config.arm, config.group_size, config.rm_loss, config.rm_learning_rate) == ("grpo_ipvrm", 8, "dpo_rm", 1e-3)
+    assert config.learning_rate is None
 
 
 @pytest.mark.parametrize(
@@ -348,11 +348,11 @@ def test_a_reward_model_of_another_loss_is_refused(start: Path, prompts: Path, t
     refused(config, "was trained as dpo_rm, and arm distrl_ipvrm goes on as ipvrm")
     assert not (tmp_path / "out").exists()
     for ok in ({"arm": "distrl_dpo_rm"}, {"rm_loss": "ipvrm"}):
-        known = distrl.resolved(replace(config, **ok))
-        assert (known.rm_beta, known.rm_margin) == (0.7, 0.1)  # as it was trained, not the preset's
+        resolved = distrl.resolved(replace(config, **ok))
+        assert (resolved.rm_beta, resolved.rm_margin) == (0.7, 0.1)  # as it was trained, not the preset's
     assert distrl.resolved(replace(config, arm="distrl_dpo_rm", rm_beta=2.0)).rm_beta == 2.0
     (rm / "prm.json").write_text("[]")
-    refused(config, "not a card of a reward model")
+    refused(config, "not a model card; it needs an object")
     (rm / "prm.json").write_text(json.dumps({"loss": "ipvrm_late", "beta": 3.0}))
     assert distrl.resolved(config).rm_beta == 3.0
 

@@ -28,9 +28,9 @@ without_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, 
 
 def refused(*arguments: object) -> str:
     """The one line of a mistake."""
-    found = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert found.exit_code == 2, found.output
-    (line,) = found.stderr.splitlines()
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
     return line.removeprefix("error: ")
 
 

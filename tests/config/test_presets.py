@@ -79,9 +79,9 @@ def test_every_value_of_every_preset() -> None:
 
 
 def test_what_is_left_out_comes_from_the_preset_of_the_loss() -> None:
-    found = resolve(TrainRMConfig(loss="q_rm", preset="paper", beta=0.7))
-    assert (found.learning_rate, found.batch_size, found.beta, found.margin) == (5e-7, 64, 0.7, 2.0)
-    assert resolve(found) == found
+    config = resolve(TrainRMConfig(loss="q_rm", preset="paper", beta=0.7))
+    assert (config.learning_rate, config.batch_size, config.beta, config.margin) == (5e-7, 64, 0.7, 2.0)
+    assert resolve(config) == config
     assert resolve(TrainRMConfig(margin=0.0)).margin == 0.0  # given, not left out
     policy = resolve(TrainConfig(preset="miniature"))
     assert (type(policy), policy.learning_rate, policy.schedule) == (TrainConfig, 4e-3, "constant")

@@ -209,7 +209,7 @@ def test_a_damaged_archive_is_named_and_the_others_are_read(name: str, packed: P
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MOST_UNPACKED_BYTES", 2**20)
+    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 2**20)
     (tmp_path / "big.tar.xz").write_bytes(lzma.compress(bytes(2**24)))
     with pytest.raises(UserError, match="unpacked, it has more than 1,048,576 bytes"):
         archives.members(tmp_path / "big.tar.xz")

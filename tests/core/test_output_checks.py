@@ -176,9 +176,8 @@ def test_a_report_writes_over_nothing_it_reads(good: Path, tmp_path: Path) -> No
     data = tmp_path / "report" / "processbench.json"
     data.parent.mkdir()
     data.write_text(json.dumps([ROW]))
-    line = refused(
-        "report", "--results", tmp_path / "runs", "--out", tmp_path / "report", "--data", data, "--formats", "json"
-    )
+    common = ("--results", tmp_path / "runs", "--out", tmp_path / "report", "--data", data)
+    line = refused("report", *common, "--formats", "json")
     assert f"--out {data}: is a file that is read" in line
     assert json.loads(data.read_text()) == [ROW]
 

@@ -138,8 +138,8 @@ def test_what_a_crash_left_of_a_line_stays_a_line(tmp_path: Path, content: bytes
 def test_a_file_may_be_as_large_as_it_may_be_and_no_larger(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"12345")
-    assert reading.read_bytes(path, most=5) == b"12345"
-    assert "has more than 4 bytes" in refusal(path, lambda p: reading.read_bytes(p, most=4))
+    assert reading.read_bytes(path, max_bytes=5) == b"12345"
+    assert "has more than 4 bytes" in refusal(path, lambda p: reading.read_bytes(p, max_bytes=4))
 
 
 def test_a_link_is_followed_unless_it_may_not_be(tmp_path: Path) -> None:

@@ -80,15 +80,15 @@ def sign(path: Path, packed: bytes) -> None:
     edit(path, lambda told: told["manifest"].update(scores_sha256=sha256(packed)))
 
 
-def put(told: Json, where: str, value: Json) -> None:
+def put(values: Json, where: str, value: Json) -> None:
     """`a.0.b` = value; DROP takes the key away."""
     *path, last = where.split(".")
     for key in path:
-        told = told[int(key)] if isinstance(told, list) else told[key]
+        values = values[int(key)] if isinstance(values, list) else values[key]
     if value is DROP:
-        del told[last]
+        del values[last]
     else:
-        told[int(last) if isinstance(told, list) else last] = value
+        values[int(last) if isinstance(values, list) else last] = value
 
 
 class _Drop:

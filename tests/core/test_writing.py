@@ -210,10 +210,10 @@ LEFT: dict[str, tuple[Callable[[], str], float, bool]] = {
     "this process": (lambda: name(run=writing._RUN), 0, False),
     "a living process": (lambda: name(process=1), 0, False),
     "another machine, a minute ago": (lambda: name(machine="f" * 8, process=dead()), 60, False),
-    "another machine, days ago": (lambda: name(machine="f" * 8), 2 * writing.A_DAY, True),
+    "another machine, days ago": (lambda: name(machine="f" * 8), 2 * writing.STALE_SECONDS, True),
     "a number that no process has": (lambda: name(process=10**30), 0, True),
-    "a name that is almost ours": (lambda: ".prmbench-notes.tmp", 9 * writing.A_DAY, False),
-    "a name of others": (lambda: ".tmp-abc", 9 * writing.A_DAY, False),
+    "a name that is almost ours": (lambda: ".prmbench-notes.tmp", 9 * writing.STALE_SECONDS, False),
+    "a name of others": (lambda: ".tmp-abc", 9 * writing.STALE_SECONDS, False),
 }
 """Whose file: its name, its age in seconds, whether it goes."""
 

@@ -255,7 +255,7 @@ def test_a_report(tmp_path: Path) -> None:
         ({"data": None}, "--data is missing"),
         ({"against": ()}, "--against is missing"),
         ({"ngram": 0}, "--ngram is 0; expected at least 1"),
-        ({"overlap": 0.0}, r"--overlap is 0\.0; expected a share above 0"),
+        ({"overlap": 0.0}, r"--overlap is 0\.0; expected above 0, at most 1"),
         ({"overlap": 1.5}, r"--overlap is 1\.5"),
         ({"data": Path("absent.jsonl")}, r"absent\.jsonl: no such file"),
         ({"out": Path("a.jsonl")}, r"--out a\.jsonl: is a file that is read"),

@@ -131,12 +131,6 @@ def test_no_part_is_left_empty() -> None:
         split(made("a", [1, 0]), 0.1, 0)
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, math.nan])
-def test_a_fraction_is_a_fraction(fraction: float) -> None:
-    with pytest.raises(UserError, match="--validation is"):
-        split(MANY, fraction, 0)
-
-
 def test_published_pairs(shared_data: Path) -> None:
     both = read(shared_data / "reward_model" / "pairwise_val.parquet")
     for how in ("one", "all", "random"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -247,23 +246,6 @@ def test_default_budget_follows_the_size_of_the_cache(tmp_path: Path) -> None:
     assert generation.budget(tiny, 7) == 7
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"temperature": -1.0}, "--temperature is -1.0; expected 0"),
-        ({"top_p": 0.0}, "--top-p is 0.0"),
-        ({"top_p": 1.5}, "--top-p is 1.5"),
-        ({"top_k": -1}, "--top-k is -1"),
-        ({"max_new_tokens": 0}, "--max-new-tokens is 0"),
-    ],
-)
-def test_options_that_draw_nothing_are_refused(values: dict[str, float], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        replace(Sampling(), **values)
-
-
-def test_more_bad_input(engine: HFEngine) -> None:
-    with pytest.raises(UserError, match="--batch-tokens is 0"):
-        list(generate(engine, ["a"], Sampling(), [0], batch_tokens=0))
+def test_a_prompt_without_a_token_is_refused(engine: HFEngine) -> None:
     with pytest.raises(UserError, match="gives no token"):
         list(generate(engine, [""], Sampling(), [0]))

@@ -273,7 +273,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     one = evaluation.evaluate(config)
     traces = data.load("prmbench_preview", config.data).traces
     gold = replace(config, model="org/gold")
-    two = evaluation.evaluate_traces(gold, traces, "prmbench_preview", "validity", Gold(), told={"model": "org/gold"})
+    two = evaluation.evaluate_traces(
+        gold, traces, "prmbench_preview", "validity", Gold(), manifest_fields={"model": "org/gold"}
+    )
     assert one is not None
     assert two is not None
     return one, two

@@ -56,9 +56,9 @@ def settings(data: Path, out: Path) -> EvalConfig:
 
 
 def run(data: Path, out: Path) -> Run:
-    found = evaluation.evaluate(settings(data, out))
-    assert found is not None
-    return found
+    result = evaluation.evaluate(settings(data, out))
+    assert result is not None
+    return result
 
 
 def test_batches_are_halved_from_then_on(

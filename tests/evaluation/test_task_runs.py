@@ -69,13 +69,13 @@ def prefixes(tmp_path: Path) -> Path:
 
 
 def run(config: EvalConfig, **changed: Any) -> Run:
-    found = evaluation.evaluate(replace(config, **changed))
-    assert found is not None
-    return found
+    result = evaluation.evaluate(replace(config, **changed))
+    assert result is not None
+    return result
 
 
-def value(found: Run, protocol: str, metric: str, subset: str = "sums") -> MetricRow:
-    rows = [r for r in found.result.rows if (r.subset, r.protocol, r.metric) == (subset, protocol, metric)]
+def value(run: Run, protocol: str, metric: str, subset: str = "sums") -> MetricRow:
+    rows = [r for r in run.result.rows if (r.subset, r.protocol, r.metric) == (subset, protocol, metric)]
     assert len(rows) == 1, (subset, protocol, metric)
     return rows[0]
 
@@ -193,8 +193,8 @@ def test_a_dry_run_of_each(best: EvalConfig, prefixes: Path, policy: Path, promp
     plan = evaluation.dry_run(model)
     assert plan.traces == 24  # type: ignore[union-attr]
     assert evaluation.dry_run(replace(model, benchmark="calibration", data=prefixes)).traces == 12  # type: ignore[union-attr]
-    asked = replace(model, benchmark="policy", data=prompts, group_size=2, max_new_tokens=8)
-    found = evaluation.dry_run(asked)
+    policy_config = replace(model, benchmark="policy", data=prompts, group_size=2, max_new_tokens=8)
+    found = evaluation.dry_run(policy_config)
     assert (found.prompts, found.completions, found.most_new_tokens) == (4, 8, 64)  # type: ignore[union-attr]
     assert not best.out.exists()
 
@@ -246,27 +246,27 @@ def test_one_backend_serves_three_tasks(tmp_path: Path) -> None:
         for i in range(16)
     ]
     backend, config = Counted(), EvalConfig("random", calibrate_on="val", out=tmp_path / "out")
-    told = {"model": "ipvrm", "config": {"seed": 3, "recipe": {"beta": 10}}, "signal": "outcome"}
-    found = {}
+    manifest_fields = {"model": "ipvrm", "config": {"seed": 3, "recipe": {"beta": 10}}, "signal": "outcome"}
+    runs = {}
     for task in ("steps", "best_of_n", "calibration"):
-        made = evaluation.evaluate_traces(config, traces, "miniature", task, backend, told=told)  # type: ignore[arg-type]
+        made = evaluation.evaluate_traces(config, traces, "miniature", task, backend, manifest_fields=manifest_fields)  # type: ignore[arg-type]
         assert made is not None
-        found[task] = made
+        runs[task] = made
     assert backend.asked == 3
-    assert len({r.path.name for r in found.values()}) == 3
-    assert all(r.path.name.startswith("ipvrm-") for r in found.values())
+    assert len({r.path.name for r in runs.values()}) == 3
+    assert all(r.path.name.startswith("ipvrm-") for r in runs.values())
     loaded = load_results(config.out, recompute=True)
     assert (loaded.broken, loaded.differing) == ((), ())
-    for task, made in found.items():
+    for task, made in runs.items():
         facts = made.result.manifest
         assert (facts.task, facts.benchmark, facts.subsets) == (task, "miniature", ("val", "test"))
         assert (facts.model, facts.signal, facts.config["seed"]) == ("ipvrm", "outcome", 3)
         assert (facts.config["recipe"], facts.config["calibrate_on"]) == ({"beta": 10}, "val")
-    assert value(found["steps"], "as_is/calibrated:val", "f1", "test").value is not None
-    assert value(found["best_of_n"], "as_is/last", "best_of@4", "avg[val,test]").value is not None
-    again = evaluation.evaluate_traces(config, traces, "miniature", "steps", backend, told=told)  # type: ignore[arg-type]
+    assert value(runs["steps"], "as_is/calibrated:val", "f1", "test").value is not None
+    assert value(runs["best_of_n"], "as_is/last", "best_of@4", "avg[val,test]").value is not None
+    again = evaluation.evaluate_traces(config, traces, "miniature", "steps", backend, manifest_fields=manifest_fields)  # type: ignore[arg-type]
     assert again is not None
-    assert again.result == found["steps"].result
+    assert again.result == runs["steps"].result
     assert backend.asked == 3
 
 
@@ -283,13 +283,13 @@ def prompts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def asked(policy: Path, prompts: Path, tmp_path: Path) -> EvalConfig:
+def policy_config(policy: Path, prompts: Path, tmp_path: Path) -> EvalConfig:
     own = {"group_size": 4, "max_new_tokens": 12, "temperature": 1.0, "top_p": 1.0}
     return EvalConfig(str(policy), benchmark="policy", data=prompts, out=tmp_path / "out", **own)  # type: ignore[arg-type]
 
 
-def test_a_policy_is_sampled_verified_and_counted(asked: EvalConfig) -> None:
-    found = run(asked)
+def test_a_policy_is_sampled_verified_and_counted(policy_config: EvalConfig) -> None:
+    found = run(policy_config)
     sound(found)
     facts = found.result.manifest
     assert (facts.task, facts.kind, facts.backend, facts.model) == ("policy", "outcome", "policy", "policy")
@@ -298,7 +298,9 @@ def test_a_policy_is_sampled_verified_and_counted(asked: EvalConfig) -> None:
     assert facts.weights
     assert tasks.protocol_keys(facts) == ("sampled/t1,p1,n4",)
     assert {r.subset for r in found.result.rows} == {"a", "b", "avg[a,b]", "micro[a,b]"}
-    texts = [json.loads(line) for line in (asked.out / f"{facts.run_id}.rollouts.jsonl").read_text().splitlines()]
+    texts = [
+        json.loads(line) for line in (policy_config.out / f"{facts.run_id}.rollouts.jsonl").read_text().splitlines()
+    ]
     assert sorted(t["id"] for t in texts) == [s.id for s in found.scores]
     by_id = {s.id: s for s in found.scores}
     for text in texts:
@@ -311,11 +313,13 @@ def test_a_policy_is_sampled_verified_and_counted(asked: EvalConfig) -> None:
     assert value(found, "sampled/t1,p1,n4", "truncated", "micro[a,b]").value == pytest.approx(len(cut) / 16)
     right = sum(s.outcome or 0 for s in found.scores)
     assert value(found, "sampled/t1,p1,n4", "avg@4", "micro[a,b]").value == pytest.approx(right / 16)
-    assert not list(asked.out.glob("*.journal"))
+    assert not list(policy_config.out.glob("*.journal"))
 
 
-def test_a_policy_run_goes_on_where_it_was(asked: EvalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = replace(asked, batch_tokens=64)
+def test_a_policy_run_goes_on_where_it_was(
+    policy_config: EvalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(policy_config, batch_tokens=64)
     whole = run(small, out=tmp_path / "whole")
     draw, calls = policy.draw, []
 
@@ -332,7 +336,7 @@ def test_a_policy_run_goes_on_where_it_was(asked: EvalConfig, tmp_path: Path, mo
     with pytest.raises(PowerCutError):
         evaluation.evaluate(small)
     monkeypatch.setattr(policy, "draw", draw)
-    assert list(asked.out.glob("*.journal"))
+    assert list(policy_config.out.glob("*.journal"))
     resumed = run(small)
     assert result_files.scores_path(resumed.path).read_bytes() == result_files.scores_path(whole.path).read_bytes()
     assert resumed.path.name == whole.path.name
@@ -342,11 +346,13 @@ def test_a_policy_run_goes_on_where_it_was(asked: EvalConfig, tmp_path: Path, mo
     assert resumed.path.read_bytes() == before
 
 
-def test_a_rollouts_file_is_judged_as_it_is(asked: EvalConfig, prompts: Path, tmp_path: Path) -> None:
-    drawn = {name: getattr(asked, name) for name in ("model", "group_size", "max_new_tokens", "temperature", "top_p")}
+def test_a_rollouts_file_is_judged_as_it_is(policy_config: EvalConfig, prompts: Path, tmp_path: Path) -> None:
+    drawn = {
+        name: getattr(policy_config, name) for name in ("model", "group_size", "max_new_tokens", "temperature", "top_p")
+    }
     file = rollout(RolloutConfig(data=prompts, out=tmp_path / "drawn.jsonl", **drawn))
     assert file is not None
-    sampled, read = run(asked), run(EvalConfig(benchmark="policy", data=file, out=tmp_path / "read"))
+    sampled, read = run(policy_config), run(EvalConfig(benchmark="policy", data=file, out=tmp_path / "read"))
     sound(read)
     assert read.scores == sampled.scores
     assert read.result.rows == sampled.result.rows  # the same completions, drawn once and judged twice
@@ -366,20 +372,20 @@ def test_a_rollouts_file_is_judged_as_it_is(asked: EvalConfig, prompts: Path, tm
         evaluation.evaluate(EvalConfig(benchmark="policy", data=file, out=tmp_path / "lost"))
 
 
-def test_a_policys_run_id_follows_what_moves_a_completion(asked: EvalConfig, tmp_path: Path) -> None:
+def test_a_policys_run_id_follows_what_moves_a_completion(policy_config: EvalConfig, tmp_path: Path) -> None:
     def planned(**changed: Any) -> str:
-        return run(asked, out=tmp_path / "runs", **changed).result.manifest.run_id
+        return run(policy_config, out=tmp_path / "runs", **changed).result.manifest.run_id
 
     own = planned()
     changes: list[dict[str, Any]] = [{"temperature": 0.5}, {"seed": 1}, {"group_size": 2}, {"max_new_tokens": 6}]
     changes += [{"top_k": 5}, {"top_p": 0.5}, {"limit": 1}, {"temperature": 0.0, "group_size": 1}]
     assert len({own, *(planned(**c) for c in changes)}) == 1 + len(changes)
-    greedy = run(asked, temperature=0.0, group_size=1, out=tmp_path / "runs")
+    greedy = run(policy_config, temperature=0.0, group_size=1, out=tmp_path / "runs")
     assert value(greedy, "greedy", "pass@1", "a").value == value(greedy, "greedy", "avg@1", "a").value
 
 
-def test_two_policies_are_compared_on_the_same_prompts(asked: EvalConfig, reference: Path) -> None:
-    one, two = run(asked), run(asked, model=str(reference))
+def test_two_policies_are_compared_on_the_same_prompts(policy_config: EvalConfig, reference: Path) -> None:
+    one, two = run(policy_config), run(policy_config, model=str(reference))
     assert one.result.manifest.benchmark_hash == two.result.manifest.benchmark_hash
     wanted = tasks.pairs(one.result.manifest, two.result.manifest)
     rows = tasks.compare((one.result, one.scores), (two.result, two.scores), wanted)
@@ -389,9 +395,9 @@ def test_two_policies_are_compared_on_the_same_prompts(asked: EvalConfig, refere
     assert found.value == pytest.approx(shares[1] - shares[0])  # type: ignore[operator]
 
 
-def test_a_policy_that_cannot_write_is_refused(asked: EvalConfig) -> None:
+def test_a_policy_that_cannot_write_is_refused(policy_config: EvalConfig) -> None:
     with pytest.raises(UserError, match="a baseline writes nothing"):
-        evaluation.evaluate(replace(asked, model="random"))
+        evaluation.evaluate(replace(policy_config, model="random"))
     with pytest.raises(UserError, match="has sampled/t1,p1,n4"):
-        evaluation.evaluate(replace(asked, protocol=("greedy",)))
-    assert not list(asked.out.glob("*.json*"))
+        evaluation.evaluate(replace(policy_config, protocol=("greedy",)))
+    assert not list(policy_config.out.glob("*.json*"))

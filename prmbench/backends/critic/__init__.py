@@ -5,7 +5,6 @@ How each kind is asked: questions.py. Who runs the model: engines/chat.py, engin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,10 +20,6 @@ from prmbench.engines.budget import MILLION, Budget
 from prmbench.engines.chat import Chat, LocalChat, Messages
 from prmbench.engines.generation import Sampling
 
-MOST_PRICE = 1e6
-"""Of a million tokens; with a larger one, what a run costs may be no number that a manifest can hold."""
-LEAST_RATE = 0.001
-"""Requests a minute: one in 17 hours."""
 VLLM_BATCH_TOKENS = 2**20
 """Of vLLM, which makes its own batches: what goes into one entry of the journal."""
 
@@ -111,15 +106,7 @@ def load(card: ModelCard, config: ModelConfig) -> CriticBackend:
 
 
 def check(config: ModelConfig) -> None:
-    """Raises UserError on options that are out of range, or of use to nobody."""
-    for name, least in (("votes", 1), ("requests", 1), ("input_price", 0), ("output_price", 0), ("max_cost", 0)):
-        value = getattr(config, name)
-        if value is not None and not least <= value < math.inf:  # NaN is neither
-            raise UserError(f"--{name.replace('_', '-')} is {value}; expected at least {least}")
-        if value is not None and name.endswith("_price") and value > MOST_PRICE:
-            raise UserError(f"--{name.replace('_', '-')} is {value:g}; expected at most {MOST_PRICE:g}")
-    if config.rate is not None and not LEAST_RATE <= config.rate < math.inf:
-        raise UserError(f"--rate is {config.rate:g}; expected at least {LEAST_RATE} requests a minute")
+    """Raises UserError when a cap is given without the prices that it needs."""
     if config.max_cost is not None and (config.input_price is None or config.output_price is None):
         raise UserError("--max-cost: needs --input-price and --output-price (per million tokens) to know what is spent")
 
@@ -133,11 +120,7 @@ def how_sampled(critic: Critic, config: ModelConfig) -> Sampling:
         "top_k": config.critic_top_k,
         "max_new_tokens": config.critic_tokens,
     }
-    try:
-        sampling = replace(own, **{name: value for name, value in given.items() if value is not None})
-    except UserError as error:  # names the options of a policy
-        told = str(error).removeprefix("--").replace("max-new-tokens", "tokens")
-        raise UserError(f"--critic-{told}") from error
+    sampling = replace(own, **{name: value for name, value in given.items() if value is not None})
     if config.votes > 1 and sampling.temperature == 0:
         raise UserError(f"--votes {config.votes}: at temperature 0 all votes are the same; use 1, or a temperature")
     return sampling

@@ -1,7 +1,6 @@
-"""The records that cross every boundary: a trace, its scores, a protocol, a metric row, a run.
+"""The records that all packages share: a trace, its scores, a protocol, a metric row, a run.
 
-Standard library only; frozen; JSON in and out. No behaviour lives here beyond (de)serialisation
-and the spelling of protocol keys.
+Frozen dataclasses with JSON in and out, and the spelling of protocol keys. Standard library only.
 """
 
 from prmbench.core.records.kinds import (

@@ -1,13 +1,13 @@
-"""The words that records are spelled with, versions, and the three errors. Standard library only."""
+"""The values that fields of records may have, versions, and the errors. Standard library only."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 SCHEMA_VERSION = 1
-"""Of result files. A reader accepts every version up to its own."""
+"""Version of result files. A reader accepts every version up to its own."""
 SCORING_VERSION = 1
-"""Of the code between a trace and its step scores; a change that moves numbers bumps it."""
+"""Version of the code from a trace to its step scores; a change that moves a number increases it."""
 
 ScoreKind = Literal["logratio", "value", "prob", "verdict", "outcome"]
 """What `StepScores.values` holds: sums over a step's tokens, a value read at a step's end,
@@ -27,16 +27,16 @@ READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
 
 
 class UserError(Exception):
-    """A mistake of the user's: one line that says what, where and how to mend it. Exit code 2."""
+    """A mistake of the user; the message is one line that says what, where and how to mend it. Exit code 2."""
 
 
 class NonFiniteError(Exception):
-    """Training met NaN or infinity and stopped; one line that says where the batch was saved. Exit code 3."""
+    """Training met NaN or infinity and stopped; the message says where the batch was saved. Exit code 3."""
 
 
 class RetryError(Exception):
-    """A server or a device went away, or has other weights than it was given; checkpoint kept. Exit code 75."""
+    """A server or device is gone, or has other weights than were sent; a checkpoint is kept. Exit code 75."""
 
 
 class Notice(UserWarning):
-    """What a user should know and need not mend: one line on stderr, by `warnings.warn`."""
+    """A fact that a user should know, but need not act on: one line on stderr, by `warnings.warn`."""

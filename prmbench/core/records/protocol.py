@@ -1,4 +1,4 @@
-"""How step scores become a verdict, and how that is spelled in rows, tables and options. Standard library only."""
+"""Evaluation protocols and their names in rows, tables and options. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prmbench.core.records.kinds import Boundary, Readout, Threshold, UserError
 
 
 def _number(text: str) -> float | None:
-    """A finite number, or None."""
+    """Return the finite number that a text spells, or None."""
     try:
         value = float(text)
     except ValueError:
@@ -20,20 +20,20 @@ def _number(text: str) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class EvalProtocol:
-    """How step scores become a verdict. `key` is what a leaderboard column is called.
+    """How step scores become a verdict. Its `key` is the protocol's name.
 
-    `[series.]readout/threshold[:argument][@release]`, e.g. `step_sum/oracle`,
+    Keys have the form `[series.]readout/threshold[:argument][@release]`, e.g. `step_sum/oracle`,
     `prefix_mean/calibrated:gsm8k`, `logprob.step_sum/fixed:0`, `step_sum/oracle@release`.
     """
 
     readout: Readout
     threshold: Threshold
     at: float | None = None
-    """The number of a `fixed` or `native` rule, in the unit of the readout."""
+    """The threshold of a `fixed` or `native` rule, in the unit of the readout."""
     on: str | None = None
-    """The subset a `calibrated` rule tunes on."""
+    """The subset on which a `calibrated` rule tunes its threshold."""
     series: str = ""
-    """Empty = `values`; otherwise a key of `also`."""
+    """The series of scores: empty for `values`, otherwise a key of `also`."""
     boundary: Boundary = "exact"
 
     @property
@@ -49,13 +49,13 @@ class EvalProtocol:
 
     @classmethod
     def parse(cls, key: str) -> EvalProtocol:
-        """Reads a key back. Raises UserError on a spelling that `key` never produces."""
+        """Parse a protocol's name. Raises UserError on a spelling that `key` never produces."""
         body, _, boundary = key.partition("@")
-        left, slash, right = body.partition("/")
-        series, _, readout = left.rpartition(".")
-        threshold, _, argument = right.partition(":")
-        known = slash and readout in get_args(Readout) and threshold in get_args(Threshold)
-        if not known or boundary not in ("", *get_args(Boundary)):
+        scores, slash, rule = body.partition("/")
+        series, _, readout = scores.rpartition(".")
+        threshold, _, argument = rule.partition(":")
+        is_valid = slash and readout in get_args(Readout) and threshold in get_args(Threshold)
+        if not is_valid or boundary not in ("", *get_args(Boundary)):
             raise UserError(
                 f"protocol {key!r}: expected [series.]readout/threshold[:argument][@release], "
                 f"readout one of {', '.join(get_args(Readout))}, threshold one of {', '.join(get_args(Threshold))}"

@@ -1,4 +1,4 @@
-"""A number, where a result comes from, and both in one record: what `<run-id>.json` holds. Standard library only."""
+"""Metric rows, the manifest of a run, and both together as in `<run-id>.json`. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from prmbench.core.records.kinds import SCHEMA_VERSION, SCORING_VERSION, Boundar
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One number, in long format: rows go straight into pandas."""
+    """One number in long format, ready for a data frame."""
 
     subset: str
-    """A subset, or `avg[a,b,...]`: the unweighted mean over the subsets named."""
+    """A subset, or `avg[a,b,...]`: the unweighted mean over these subsets."""
     protocol: str
-    """An EvalProtocol key, or `floor/...` for what chance alone reaches on these labels."""
+    """An EvalProtocol key, or `floor/...` for a model-free baseline on these labels."""
     metric: str
     value: float | None
-    """None when the number does not exist; `note` says why."""
+    """None where the metric is undefined; `note` says why."""
     lo: float | None
     """Ends of the 95% problem-clustered bootstrap interval."""
     hi: float | None
@@ -30,7 +30,7 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True)
 class RunManifest:
-    """Where a result comes from: everything needed to run it again, and nothing about the machine's paths."""
+    """Everything needed to repeat a run, without paths of the machine."""
 
     run_id: str
     model: str
@@ -58,26 +58,26 @@ class RunManifest:
     ref_weights: str | None = None
     beta: float | None = None
     series: tuple[str, ...] = ()
-    """Names of the further series that every scored trace has in `also`."""
+    """Names of the additional series that every scored trace has in `also`."""
     extra_protocols: tuple[str, ...] = ()
-    """Keys of protocols judged because a user asked, beside those that every run of this kind has."""
+    """Keys of protocols that a user asked for, in addition to those that every run of this kind has."""
     native: float | None = None
-    """The threshold that is the model's own label, where it has one (argmax of two classes: 0.5)."""
+    """The threshold of the model's own labels, where it has one (argmax of two classes: 0.5)."""
     fixed: float | None = None
-    """The threshold given beforehand for this kind of score, where one is usual (sigmoid = 0.5)."""
+    """The conventional threshold for this kind of score, where there is one (sigmoid: 0.5)."""
     calibrate_on: str = "gsm8k"
-    """The subset that the `calibrated` rules tune on."""
+    """The subset on which `calibrated` rules tune their thresholds."""
     rules: tuple[Threshold, ...] = ()
-    """The threshold rules judged; empty = every one that the scores admit."""
+    """The threshold rules that are evaluated; empty = all that the scores admit."""
     replicates: int = 1000
-    """Of the bootstrap."""
+    """Number of bootstrap replicates."""
     template: str | None = None
     """`text_hash` of the chat template."""
     data_source: str = ""
     data_revision: str | None = None
     trained_on: tuple[str, ...] = ()
     signal: str = ""
-    """What the model was trained from: outcome, steps, none, or unknown (empty)."""
+    """Kind of labels the model was trained on: outcome, steps, none, or unknown (empty)."""
     dtype: str = ""
     engine: str = ""
     device: str = ""
@@ -85,46 +85,47 @@ class RunManifest:
     packages: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     commits: tuple[str, ...] = ()
-    """Those that scored a batch, when a run was resumed under another one than `commit`, which finished it."""
+    """All commits that scored a batch, where they are not just `commit`, which finished the run."""
     dirty: bool | None = None
     tokens: int = 0
-    """Tokens of the scored traces, padding left out; a reference model's pass is not counted again. Of critics, prompts
-    and answers together."""
+    """Tokens of the scored traces, without padding and without a reference model's pass; of critics, prompt and
+    completion tokens."""
     completion_tokens: int = 0
-    """Those of them that were generated."""
+    """Generated tokens, included in `tokens`."""
     cost: float | None = None
-    """What a paid server took, in the currency of the prices given; None where no price was."""
+    """Cost of a paid server, in the currency of the prices; None without prices."""
     request_changes: tuple[str, ...] = ()
-    """Parameters that a server refused, and what was done instead: `temperature left out`."""
+    """How requests were changed because a server refused a parameter, e.g. `temperature left out`."""
     memory_gib: float | None = None
-    """Most memory that a scoring process held, on the GPU where there was one; None where it was not measured."""
+    """Peak memory of a scoring process in GiB, on the GPU where there is one; None where it was not measured."""
     seconds: float = 0.0
-    """Wall clock spent in scoring, over all sittings, loading left out."""
+    """Wall-clock time of scoring, resumed runs added up, without loading."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A manifest and its rows: the `<run-id>.json` of a run."""
+    """A manifest and its rows: the content of `<run-id>.json`."""
 
     manifest: RunManifest
     rows: tuple[MetricRow, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """`{"manifest": {...}, "rows": [...]}`."""
+        """Return `{"manifest": {...}, "rows": [...]}`."""
         return {"manifest": asdict(self.manifest), "rows": [asdict(row) for row in self.rows]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunResult:
-        """Inverse of `to_json`, for every schema version up to this one."""
+        """Parse what `to_json` returns, of every schema version up to this one."""
         version = data["manifest"].get("schema_version", 0)
         if not 1 <= version <= SCHEMA_VERSION:
             raise UserError(f"schema version {version}: this prmbench reads 1 to {SCHEMA_VERSION}; upgrade prmbench")
         return cls(
-            RunManifest(**_known(RunManifest, data["manifest"])),
-            tuple(MetricRow(**_known(MetricRow, row)) for row in data["rows"]),
+            RunManifest(**_field_values(RunManifest, data["manifest"])),
+            tuple(MetricRow(**_field_values(MetricRow, row)) for row in data["rows"]),
         )
 
 
-def _known(record: type, data: Mapping[str, Any]) -> dict[str, Any]:
+def _field_values(record: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the record's fields, lists as tuples; unknown keys of newer versions are dropped."""
     names = {f.name for f in fields(record)}
     return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in names}

@@ -1,4 +1,4 @@
-"""A trace, what a backend says about it, and the line of a scores file that holds both. Standard library only."""
+"""A trace, a backend's scores of it, and the line of a scores file that holds both. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One problem with one step-split solution: an evaluation item, a rollout or a training row."""
+    """One problem with one solution in steps: an evaluation item, a rollout or a training row."""
 
     id: str
     prompt: str
     steps: tuple[str, ...]
     first_error: int | None = None
-    """Gold: 0-based index of the first wrong step, -1 = every step right, None = unlabelled."""
+    """Gold label: 0-based index of the first wrong step, -1 = every step is right, None = unlabelled."""
     step_labels: tuple[float, ...] = ()
-    """Gold per step, in [0, 1]: hard labels, or the Monte-Carlo success from the prefix that the step ends."""
+    """Gold label per step in [0, 1]: 0 or 1, or the Monte-Carlo success rate of the prefix that it ends."""
     outcome: int | None = None
-    """r_o(x, y): 1 when the final answer is right, 0 when wrong, None when unknown."""
+    """Outcome r_o(x, y): 1 when the final answer is right, 0 when wrong, None when unknown."""
     group: str = ""
-    """Shared by the samples of one prompt; the prompt's own hash unless the data says otherwise."""
+    """The same for all samples of one prompt; the prompt's hash unless the data has another."""
     subset: str = ""
     answer: str = ""
-    """The final answer, normalised: completions with equal ones vote together. Empty = none found."""
+    """The normalised final answer, by which completions vote; empty = no answer."""
     finish: str = ""
-    """Of a sampled completion: `stop` or `length` (cut)."""
+    """Why a sampled completion ended: `stop` or `length` (cut)."""
 
 
 def text_hash(text: str) -> str:
-    """First 16 hex digits of the SHA-256 of `text`: names a problem without quoting it."""
+    """Return the first 16 hex digits of the SHA-256 of `text`, which identify a problem without quoting it."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the answers about a trace took."""
+    """Tokens and cost of a critic's answers about one trace."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -48,39 +48,39 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class StepScores:
-    """What a backend said about one trace, before any readout or threshold."""
+    """A backend's scores of one trace, before any readout or threshold."""
 
     id: str
     values: tuple[float, ...] = ()
-    """One per step. For `logratio`, the beta-free sum over the step's tokens, in nats."""
+    """One score per step. For `logratio`, the sum over the step's tokens in nats, not multiplied by beta."""
     tokens: tuple[int, ...] = ()
     """Tokens per step, for the mean readouts."""
     verdicts: tuple[int | None, ...] = ()
-    """Predicted first error per sampled critique; None = the critique could not be parsed."""
+    """First error per sampled critique, -1 = none; None = the critique could not be parsed."""
     unscored: str = ""
-    """Why there is no score. Such a trace counts as wrong, and is counted."""
+    """Why there is no score; empty where there is one. Unscored traces count as wrong, and their number is reported."""
     also: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Further series of the same kind from the same forward pass, by name."""
+    """Additional series of the same kind from the same forward pass, by name."""
     said: tuple[str, ...] = ()
-    """What a critic wrote, one text a vote; it stays out of scores files."""
+    """A critic's answers, one per vote; they are not part of scores files."""
     usage: Usage | None = None
-    """Where answers were generated: what they took."""
+    """Tokens and cost, where answers were generated."""
     request_changes: tuple[str, ...] = ()
-    """Parameters that a server refused, and what was done instead."""
+    """How requests were changed because a server refused a parameter."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredTrace:
-    """One line of a scores file: the scores and the facts needed to judge them. No trace text."""
+    """One line of a scores file: the scores of a trace and what metrics need to know of it, without its text."""
 
     id: str
     subset: str
     label: int | None
     outcome: int | None
     cluster: str
-    """`text_hash` of the problem: traces of one problem are resampled together."""
+    """`text_hash` of the problem: the bootstrap resamples traces of one problem together."""
     steps: int
-    """How many steps the trace has, also when it is unscored."""
+    """Number of steps, also of an unscored trace."""
     values: tuple[float, ...] = ()
     tokens: tuple[int, ...] = ()
     verdicts: tuple[int | None, ...] = ()
@@ -89,33 +89,33 @@ class ScoredTrace:
     step_labels: tuple[float, ...] = ()
     """Trace.step_labels, where the task needs them."""
     answer: str = ""
-    """`text_hash` of the final answer, where the task votes; empty = none found."""
+    """`text_hash` of the final answer, where the task votes; empty = no answer."""
     finish: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; floats to 9 significant digits, which float32 survives."""
+        """Return JSON values, floats with 9 significant digits: enough to restore any float32."""
         row = {k: v for k, v in asdict(self).items() if v or k not in ("step_labels", "answer", "finish")}
-        row["values"] = [_digits(v) for v in self.values]
-        row["also"] = {name: [_digits(v) for v in series] for name, series in sorted(self.also.items())}
+        row["values"] = [_round_digits(v) for v in self.values]
+        row["also"] = {name: [_round_digits(v) for v in series] for name, series in sorted(self.also.items())}
         return row
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> ScoredTrace:
-        """Inverse of `to_json`; unknown keys are ignored, so that newer files stay readable."""
-        known = {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        """Parse what `to_json` returns; unknown keys are ignored, so that newer files stay readable."""
+        field_values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
         for name in ("values", "tokens", "verdicts", "step_labels"):
-            known[name] = tuple(known.get(name, ()))
-        known["also"] = {name: tuple(series) for name, series in known.get("also", {}).items()}
-        return cls(**known)
+            field_values[name] = tuple(field_values.get(name, ()))
+        field_values["also"] = {name: tuple(series) for name, series in field_values.get("also", {}).items()}
+        return cls(**field_values)
 
 
-def _digits(value: float) -> float:
+def _round_digits(value: float) -> float:
     return float(f"{value:.9g}")
 
 
 def scored(trace: Trace, scores: StepScores) -> ScoredTrace:
-    """Joins a trace's facts with its scores; a score that cannot be used becomes a reason."""
-    facts = ScoredTrace(
+    """Return the line of a scores file for a trace; scores that cannot be used make it unscored, with the reason."""
+    scored_trace = ScoredTrace(
         id=trace.id,
         subset=trace.subset,
         label=trace.first_error,
@@ -125,14 +125,15 @@ def scored(trace: Trace, scores: StepScores) -> ScoredTrace:
         step_labels=trace.step_labels,
         answer=text_hash(trace.answer) if trace.answer else "",
         finish=trace.finish,
-        unscored=scores.unscored or _defect(trace, scores),
+        unscored=scores.unscored or _why_unusable(trace, scores),
     )
-    if facts.unscored:
-        return facts
-    return replace(facts, values=scores.values, tokens=scores.tokens, verdicts=scores.verdicts, also=scores.also)
+    if scored_trace.unscored:
+        return scored_trace
+    return replace(scored_trace, values=scores.values, tokens=scores.tokens, verdicts=scores.verdicts, also=scores.also)
 
 
-def _defect(trace: Trace, scores: StepScores) -> str:
+def _why_unusable(trace: Trace, scores: StepScores) -> str:
+    """Return why the scores cannot be used; empty where they can."""
     if scores.verdicts:
         return ""
     for name, series in (("values", scores.values), *scores.also.items()):
@@ -141,5 +142,5 @@ def _defect(trace: Trace, scores: StepScores) -> str:
         if not all(math.isfinite(v) for v in series):
             return "non-finite"
     if trace.steps and scores.tokens and min(scores.tokens) < 1:
-        return "a step without a token"  # over none of them there is no mean
+        return "a step without a token"  # mean readouts divide by the number of tokens
     return ""

@@ -1,4 +1,4 @@
-"""Reads results that somebody else may have written: the type, range and length of every field, before any judging.
+"""Validates results of unknown origin: the type, range and length of every field, before any metric is computed.
 
 parsing.py checks types, with pydantic. What it cannot know is in manifests.py and score_lines.py: ranges, lengths, and
 how fields depend on each other, as far as all tasks agree on it; what a task demands besides is in its file. The report
@@ -44,22 +44,25 @@ __all__ = [
 ]
 
 
-def check_result(result: RunResult, where: str) -> None:
-    """Raises UserError with the first field of the manifest or of a row that cannot be, and how many more there are."""
+def check_result(result: RunResult, source: str) -> None:
+    """Raise UserError with the first invalid field of the manifest or of a row, and the number of further ones."""
     faults = list(manifest_faults(result.manifest))
-    refuse(faults or list(row_faults(result.rows, result.manifest)), where)  # rows are measured by the manifest
+    refuse(faults or list(row_faults(result.rows, result.manifest)), source)  # limits of rows depend on the manifest
 
 
-def check_scores(manifest: RunManifest, scores: Sequence[ScoredTrace], where: str) -> None:
-    """Raises UserError with the first field of a trace that cannot be, and how many more there are.
+def check_scores(manifest: RunManifest, scores: Sequence[ScoredTrace], source: str) -> None:
+    """Raise UserError with the first invalid field of a trace, and the number of further ones.
 
-    `manifest` has been checked.
+    Args:
+        manifest: The run's manifest, already checked.
+        scores: Its scored traces.
+        source: The run's file, for the message.
     """
-    refuse(list(trace_faults(scores, manifest)) or list(coverage_faults(manifest, scores)), where)
+    refuse(list(trace_faults(scores, manifest)) or list(coverage_faults(manifest, scores)), source)
 
 
-def refuse(faults: Sequence[Fault], where: str) -> None:
-    """Raises UserError with the first fault, if there is any, and how many more there are."""
+def refuse(faults: Sequence[Fault], source: str) -> None:
+    """Raise UserError with the first fault, if there is any, and the number of further ones."""
     if faults:
-        path, words = faults[0]
-        raise UserError(f"{where}: {path} {words}{f' (and {len(faults) - 1} more)' if len(faults) > 1 else ''}")
+        path, problem = faults[0]
+        raise UserError(f"{source}: {path} {problem}{f' (and {len(faults) - 1} more)' if len(faults) > 1 else ''}")

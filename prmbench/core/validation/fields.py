@@ -1,4 +1,4 @@
-"""Limits of what a result may hold, and the checks that many fields share."""
+"""Limits of what a result may hold, and checks of single values."""
 
 from __future__ import annotations
 
@@ -9,81 +9,81 @@ from reprlib import Repr
 from typing import Any, TypeGuard
 
 NAME = re.compile(r"[\w.+-]+")
-"""What a subset or a series may be called: names stand in protocol keys, averages and tables."""
+"""Allowed names of subsets and series, which occur in protocol keys, averages and tables."""
 
-# Limits. Each is far beyond what an honest run needs, and keeps a dishonest one from taking the memory or the day.
+# Limits. Each is far beyond what a real run needs, and keeps a forged one from exhausting memory or time.
 MOST_TRACES = 10_000_000
 MOST_REPLICATES = 10_000
 MOST_WEIGHTS = 2_000_000_000
-"""Replicates times traces: what a bootstrap holds."""
+"""Replicates times traces: the weights that a bootstrap holds in memory."""
 MOST_ITEMS = 1_000
-"""In a list of the manifest."""
+"""Largest number of items in a list of the manifest."""
 MOST_SETTINGS = 10_000
-"""Values in `config`, those inside others included."""
+"""Largest number of values in `config`, nested ones included."""
 NAME_LENGTH, TEXT_LENGTH, NOTE_LENGTH = 200, 1_000, 20_000
-"""Characters. An average's name holds the names of all its subsets, a note may name each of them, and a user's id or
-group may be a whole problem."""
+"""Largest numbers of characters. An average's name holds the names of all its subsets, a note may name all of these,
+and a user's id or group may be a whole problem."""
 LARGEST_SCORE = 1e12
 LARGEST_COUNT = 2**53
-"""A whole number that a float holds exactly."""
+"""Largest whole number up to which a float holds all of them exactly."""
 LARGEST_NUMBER = 1e100
-"""Of an option or a monitor; squares of larger ones would overflow."""
+"""Largest value of an option or a monitor; squares of larger ones would overflow."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that steer a terminal or turn the direction of writing; line breaks and tabs are flattened where shown."""
+"""Characters that control a terminal or the direction of writing, other than line breaks and tabs."""
 
 short = Repr()
 short.maxstring = short.maxother = short.maxlong = 60
 short.maxlist = short.maxtuple = short.maxdict = 4
-"""`short.repr(value)`: a foreign value in a message, cut."""
+"""`short.repr(value)` is the shortened representation of a value of unknown origin for an error message."""
 
 Fault = tuple[str, str]
 """The path of a field, such as `manifest.n`, and what is wrong with it."""
 
 
 def setting_faults(config: Mapping[str, Any], path: str) -> Iterator[Fault]:
-    """Options may be anything that JSON can say, of a size that a table can hold."""
+    """Yield what is wrong with recorded options: they may be any JSON values within the limits."""
     prefix = f"{path}." if path else ""
     queue: list[tuple[str, Any]] = [
         (f"{prefix}{short.repr(name)[1:-1]}", part) for name, value in config.items() for part in (name, value)
     ]
-    seen = 0
+    count = 0
     while queue:
-        where, value = queue.pop()
-        seen += 1
-        if seen > MOST_SETTINGS:
+        location, value = queue.pop()
+        count += 1
+        if count > MOST_SETTINGS:
             yield path, f"has more than {MOST_SETTINGS} values"
             return
         if isinstance(value, Mapping):
-            queue += [(where, part) for pair in value.items() for part in pair]
+            queue += [(location, part) for pair in value.items() for part in pair]
         elif isinstance(value, list | tuple):
-            queue += [(where, item) for item in value]
+            queue += [(location, item) for item in value]
         elif isinstance(value, str):
-            yield from text_faults(where, value)
+            yield from text_faults(location, value)
         elif isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
-            yield where, f"is {short.repr(value)}, not a finite number up to {LARGEST_NUMBER:g}"
+            yield location, f"is {short.repr(value)}, not a finite number up to {LARGEST_NUMBER:g}"
 
 
 def all_within(values: Sequence[float], low: float, high: float) -> bool:
-    """Whether all are finite and in the range; fast, since it sees every number of every file.
+    """Return whether all values are finite and in the range; fast, since it sees every number of every file.
 
-    The range comes first: a whole number may be too large for `isfinite`, and NaN may hide from `min`.
+    The range is checked first: `isfinite` fails on very large integers, and `min` may miss NaN.
     """
     return not values or (low <= min(values) and max(values) <= high and all(map(math.isfinite, values)))
 
 
 def is_count(value: Any) -> bool:
-    """Whether it is a whole number of at least 0 that a float holds exactly."""
+    """Return whether the value is a whole number of at least 0 that a float holds exactly."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number, and no truth value."""
+    """Return whether the value is a finite number, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
 
 
-def text_faults(field: str, text: str, most: int = TEXT_LENGTH) -> Iterator[Fault]:
-    """A text that is too long, or that could do something to a terminal."""
-    if len(text) > most:
-        yield field, f"has {len(text):,} characters, more than {most:,}"
+def text_faults(field: str, text: str, max_length: int = TEXT_LENGTH) -> Iterator[Fault]:
+    """Yield the fault of a text that is too long, or that has characters which control a terminal."""
+    if len(text) > max_length:
+        yield field, f"has {len(text):,} characters, more than {max_length:,}"
     elif not text.isprintable() and CONTROL.search(text):
         yield field, f"is {short.repr(text)}, which has control characters"

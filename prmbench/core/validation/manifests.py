@@ -1,4 +1,4 @@
-"""Ranges and lengths of a manifest and of its rows."""
+"""Checks ranges and lengths of a manifest and of metric rows."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ TEXTS = (
 LISTS = ("subsets", "series", "rules", "extra_protocols", "trained_on", "commits", "packages", "request_changes")
 LIMITS = (-LARGEST_NUMBER, LARGEST_NUMBER)
 SHARES = {"p_value": (0.0, 1.0), **dict.fromkeys(("mdd", "drop_mdd"), (0.0, LARGEST_NUMBER))}
-"""Metrics of replicates -> between what they lie; what they are exactly, only another bootstrap can tell."""
+"""Metric computed from bootstrap replicates -> its range; the exact value takes another bootstrap to check."""
 ROW_TEXTS = {"subset": NOTE_LENGTH, "protocol": TEXT_LENGTH, "metric": TEXT_LENGTH, "note": NOTE_LENGTH}
-"""Field -> most characters."""
+"""Field -> largest number of characters."""
 
 
 def manifest_faults(manifest: RunManifest) -> Iterator[Fault]:
-    """Every field of a manifest that cannot be."""
-    for field, words in (
+    """Yield every invalid field of a manifest."""
+    for field, problem in (
         *_texts(manifest),
         *_names(manifest),
         *_counts(manifest),
         *setting_faults(manifest.config, "config"),
     ):
-        yield f"manifest.{field}", words
+        yield f"manifest.{field}", problem
 
 
 def _texts(manifest: RunManifest) -> Iterator[Fault]:
@@ -69,9 +69,9 @@ def _texts(manifest: RunManifest) -> Iterator[Fault]:
 def _names(manifest: RunManifest) -> Iterator[Fault]:
     lists = {"subsets": manifest.subsets, "series": manifest.series, "calibrate_on": (manifest.calibrate_on,)}
     for field, names in lists.items():
-        odd = [name for name in names if not NAME.fullmatch(name) or len(name) > NAME_LENGTH]
-        if odd:
-            yield field, f"has {short.repr(odd[0])}: at most {NAME_LENGTH} letters, digits and . + - _"
+        invalid = [name for name in names if not NAME.fullmatch(name) or len(name) > NAME_LENGTH]
+        if invalid:
+            yield field, f"has {short.repr(invalid[0])}: at most {NAME_LENGTH} letters, digits and . + - _"
     if not manifest.subsets:
         yield "subsets", "is empty"
     for field in LISTS:
@@ -85,7 +85,7 @@ def _names(manifest: RunManifest) -> Iterator[Fault]:
 
 
 def _counts(manifest: RunManifest) -> Iterator[Fault]:
-    most: dict[str, tuple[float, float]] = {
+    ranges: dict[str, tuple[float, float]] = {
         "n": (1, MOST_TRACES),
         "seed": (-LARGEST_COUNT, LARGEST_COUNT),
         "replicates": (0, MOST_REPLICATES),
@@ -96,7 +96,7 @@ def _counts(manifest: RunManifest) -> Iterator[Fault]:
         **dict.fromkeys(("seconds", "cost", "memory_gib"), (0, LARGEST_COUNT)),
         **dict.fromkeys(("native", "fixed"), (-LARGEST_SCORE, LARGEST_SCORE)),
     }
-    for field, (low, high) in most.items():
+    for field, (low, high) in ranges.items():
         value: float | None = getattr(manifest, field)
         if value is not None and not low <= value <= high:  # NaN is in no range
             yield field, f"is {short.repr(value)}, not from {low:,} to {high:,}"
@@ -110,10 +110,10 @@ def _counts(manifest: RunManifest) -> Iterator[Fault]:
 
 
 def row_faults(rows: Sequence[MetricRow], manifest: RunManifest) -> Iterator[Fault]:
-    """Every field of a row that cannot be; whether a number is right is for judging to find."""
+    """Yield every invalid field of a row; whether its number follows from the scores is checked in tasks/."""
     for i, row in enumerate(rows):
-        for field, words in _row(row, manifest):
-            yield f"rows.{i}.{field}", words
+        for field, problem in _row(row, manifest):
+            yield f"rows.{i}.{field}", problem
     keys = Counter((row.subset, row.protocol, row.metric) for row in rows)
     for key, times in keys.items():
         if times > 1:
@@ -121,10 +121,10 @@ def row_faults(rows: Sequence[MetricRow], manifest: RunManifest) -> Iterator[Fau
 
 
 def _row(row: MetricRow, manifest: RunManifest) -> Iterator[Fault]:
-    for field, most in ROW_TEXTS.items():
+    for field, max_length in ROW_TEXTS.items():
         if not getattr(row, field) and field != "note":
             yield field, "is empty"
-        yield from text_faults(field, getattr(row, field), most)
+        yield from text_faults(field, getattr(row, field), max_length)
     yield from _row_numbers(row)
     if not 0 <= row.n <= manifest.n:
         yield "n", f"is {short.repr(row.n)}, not from 0 to {manifest.n}"

@@ -1,4 +1,4 @@
-"""Ranges and lengths of scores, by the kind of score that their manifest names; tasks check more of their own."""
+"""Checks ranges and lengths of scored traces, by the kind of score in their manifest; tasks check more of their own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ MOST_STEPS = 1_000_000
 
 
 def trace_faults(scores: Iterable[ScoredTrace], manifest: RunManifest) -> Iterator[Fault]:
-    """Every field of a scored trace that cannot be; lines are counted from 1."""
+    """Yield every invalid field of a scored trace; lines are counted from 1."""
     for number, trace in enumerate(scores, 1):
-        for field, words in _trace(trace, manifest):
-            yield f"scores line {number} ({short.repr(trace.id)}): {field}", words
+        for field, problem in _trace(trace, manifest):
+            yield f"scores line {number} ({short.repr(trace.id)}): {field}", problem
 
 
 def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
@@ -42,6 +42,7 @@ def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
 
 
 def _labels(trace: ScoredTrace) -> Iterator[Fault]:
+    """Yield invalid labels."""
     if not 0 <= trace.steps <= MOST_STEPS:
         yield "steps", f"is {short.repr(trace.steps)}, not from 0 to {MOST_STEPS}"
     if trace.label is not None and not -1 <= trace.label < max(trace.steps, 0):
@@ -75,28 +76,28 @@ def _step_scores(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
     for name in manifest.series:
         if name not in trace.also:
             yield f"also.{name}", "is missing, and the manifest names it"
-    # A mean over no tokens is no number, so of sums every step needs a token.
-    fewest = 1 if manifest.kind == "logratio" else 0
-    counted = len(trace.tokens) == trace.steps or not (trace.tokens or fewest)
-    if not counted or not all_within(trace.tokens, fewest, LARGEST_COUNT):
-        yield "tokens", f"must be one count of at least {fewest} for each of {trace.steps} steps"
+    # Mean readouts divide sums by the number of tokens, so every step needs one.
+    min_tokens = 1 if manifest.kind == "logratio" else 0
+    has_counts = len(trace.tokens) == trace.steps or not (trace.tokens or min_tokens)
+    if not has_counts or not all_within(trace.tokens, min_tokens, LARGEST_COUNT):
+        yield "tokens", f"must be one count of at least {min_tokens} for each of {trace.steps} steps"
 
 
 def series_of(trace: ScoredTrace) -> dict[str, Sequence[float]]:
-    """Returns the numbers of a score line by field: `values`, and every further series."""
-    return {"values": trace.values, **{f"also.{short.repr(name)[1:-1]}": found for name, found in trace.also.items()}}
+    """Return the numbers of a score line by field: `values`, and every further series."""
+    return {"values": trace.values, **{f"also.{short.repr(name)[1:-1]}": values for name, values in trace.also.items()}}
 
 
 def coverage_faults(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Iterator[Fault]:
-    """Ids that are doubled, and traces that the manifest promises and the scores file lacks."""
-    doubled = sorted(name for name, times in Counter(t.id for t in scores).items() if times > 1)
-    if doubled:
-        yield "scores", f"have {len(doubled)} ids twice, the first is {short.repr(doubled[0])}"
+    """Yield ids that occur twice, and differences between the scores and what the manifest says of them."""
+    duplicates = sorted(name for name, times in Counter(t.id for t in scores).items() if times > 1)
+    if duplicates:
+        yield "scores", f"have {len(duplicates)} ids twice, the first is {short.repr(duplicates[0])}"
     if len(scores) != manifest.n:
         yield "manifest.n", f"is {manifest.n}, and there are {len(scores)} traces in the scores"
-    have = {t.subset for t in scores}
-    if have != set(manifest.subsets):
+    subsets = {t.subset for t in scores}
+    if subsets != set(manifest.subsets):
         yield (
             "manifest.subsets",
-            f"are {short.repr(sorted(manifest.subsets))}, and those in the scores {short.repr(sorted(have))}",
+            f"are {short.repr(sorted(manifest.subsets))}, and those in the scores {short.repr(sorted(subsets))}",
         )

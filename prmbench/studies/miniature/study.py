@@ -121,7 +121,7 @@ def _judge(
     backend = load_backend(reading)
     names = []
     for task, rows in traces.items():
-        run = evaluation.evaluate_traces(reading, rows, "miniature", task, backend, told=told)
+        run = evaluation.evaluate_traces(reading, rows, "miniature", task, backend, manifest_fields=told)
         names += [run.path.name] if run else []
     writing.write_atomic(config.out / FINISHED, result_files.canonical_json({"recipe": facts(config), "runs": names}))
 
