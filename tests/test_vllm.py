@@ -19,10 +19,10 @@ from vllm_runs import CONTEXT, CPU, MARKS, opened, save_smollm2, served, stop
 
 from prmbench.core.records import RetryError, UserError
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import Sampler, Sampling, generate
 from prmbench.engines.hf import HFEngine, load
 from prmbench.engines.probe import TOLERANCE, SelfTest, mismatch, noise, self_test
-from prmbench.engines.render import Encoded
 from prmbench.engines.server import open_server
 from prmbench.engines.sync import Adapter, State, Weights, Written, adapter_of, weights_of
 from prmbench.engines.vllm import Options, Reloadable, VllmEngine

@@ -19,8 +19,8 @@ from vllm_runs import CPU, MARKS, opened, save_smollm2, served
 from prmbench.core import result_files
 from prmbench.data import rollouts
 from prmbench.engines import vllm
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.hf import load
-from prmbench.engines.render import Encoded
 from prmbench.engines.vllm import Options
 
 pytestmark = MARKS

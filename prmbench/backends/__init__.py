@@ -18,7 +18,7 @@ from prmbench.config import ModelConfig, missing_folder
 from prmbench.core.records import READOUTS, ScoreKind, StepScores, Trace, UserError
 
 if TYPE_CHECKING:
-    from prmbench.engines.render import Encoded
+    from prmbench.engines.encoding import Encoded
 
 BACKENDS = {
     "implicit": "prmbench.backends.implicit:load",

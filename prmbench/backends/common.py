@@ -17,8 +17,8 @@ from prmbench.backends.cards import ModelCard
 from prmbench.config import LoadConfig, ModelConfig, RolloutConfig
 from prmbench.core import provenance, reading
 from prmbench.core.records import Trace, UserError, text_hash
+from prmbench.engines.encoding import PLAIN, Encoded, encode_chat
 from prmbench.engines.hf import Head, HFEngine, Placement, commit, load
-from prmbench.engines.render import PLAIN, Encoded, encode_chat
 from prmbench.engines.vllm import Options, VllmEngine, open_vllm
 
 LM = HFEngine | VllmEngine

@@ -14,8 +14,8 @@ from prmbench.backends import ModelBackend, common
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig
 from prmbench.core.records import StepScores
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.render import Encoded
 from prmbench.objectives import endo_rewards
 
 SERIES = ("decay", "logprob")

@@ -16,7 +16,7 @@ from prmbench.backends.ref_cache import Sums, cached, identity, step_logprobs
 from prmbench.config import ModelConfig, public_name
 from prmbench.core.records import StepScores, UserError
 from prmbench.engines import Reader
-from prmbench.engines.render import Encoded
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.vllm import ALONE, Options
 from prmbench.objectives import log_ratios
 

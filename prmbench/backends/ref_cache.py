@@ -18,8 +18,8 @@ from prmbench.backends.common import step_sums
 from prmbench.core import processes, reading, writing
 from prmbench.core.records import Notice, UserError
 from prmbench.engines import Reader
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.hf import Placement
-from prmbench.engines.render import Encoded
 
 Sums = Callable[[Sequence[Encoded]], Iterator[tuple[float, ...]]]
 """Per trace: the sum of log pi over each step's tokens, nats."""

@@ -15,8 +15,8 @@ from prmbench.backends import ModelBackend, cards, common
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig
 from prmbench.core.records import StepScores, Trace, UserError
+from prmbench.engines.encoding import Encoded, encode_separated, encode_tagged
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.render import Encoded, encode_separated, encode_tagged
 
 CLASSES = 2
 """The step is wrong, the step is right."""

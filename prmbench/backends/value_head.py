@@ -23,9 +23,9 @@ from prmbench.config import ModelConfig
 from prmbench.core import reading
 from prmbench.core.records import ScoreKind, StepScores, Trace, UserError
 from prmbench.core.redaction import first_line
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.inputs import encode_pieces
-from prmbench.engines.render import Encoded
 
 CHECKPOINTS = ("model.safetensors", "pytorch_model.bin")
 """What a checkpoint's weights are in, or `<name>.index.json` says in which files they are."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.engines.render import Encoded
+from prmbench.engines.encoding import Encoded
 
 
 class TokenLogprobs(NamedTuple):

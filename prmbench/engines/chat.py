@@ -16,8 +16,8 @@ import numpy as np
 
 from prmbench.core.records import UserError
 from prmbench.engines import Reader
+from prmbench.engines.encoding import PLAIN, Encoded, bare_ids, render
 from prmbench.engines.generation import Completion, Sampler, Sampling, end_of_turn, generate, token_ids
-from prmbench.engines.render import PLAIN, Encoded, bare_ids, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,7 +92,7 @@ class LocalChat:
 
     engine: LocalEngine
     template: str | None = None
-    """As in render.py."""
+    """As in encoding.py."""
     opening: str = ""
     """What every answer begins with, behind the generation prompt; not part of `Answer.text`."""
 

@@ -1,6 +1,6 @@
 """From a prompt and a completion to token ids and the range that training sums over; batched.
 
-Steps of evaluation rows are encoded by render.py, here only cut to what training needs. No text is ever truncated.
+Steps of evaluation rows are encoded by encoding.py, here only cut to what training needs. No text is ever truncated.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prmbench.core.records import Trace, UserError
-from prmbench.engines.render import (
+from prmbench.engines.encoding import (
     bare_ids,
     conversation,
     encode_chat,

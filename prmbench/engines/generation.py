@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from prmbench.core.records import UserError
 from prmbench.engines.completion import encode_completion
-from prmbench.engines.render import PLAIN, render
+from prmbench.engines.encoding import PLAIN, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -175,7 +175,7 @@ def plan(costs: Sequence[int], most: int) -> list[tuple[int, ...]]:
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, template: str | None = None) -> str:
-    """The prompt as a user's turn, up to where the assistant begins. `template` as in render.py.
+    """The prompt as a user's turn, up to where the assistant begins. `template` as in encoding.py.
 
     Where a template takes no notice of add_generation_prompt, what it writes before an assistant's turn is used.
     """

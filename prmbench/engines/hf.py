@@ -28,9 +28,9 @@ from prmbench.core import provenance, reading
 from prmbench.core.records import Notice, UserError
 from prmbench.engines import NextTokens, TokenLogprobs, token_logprobs
 from prmbench.engines.decoding import Drawn, decode
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import CPU_CACHE_BYTES, CPU_MOST_TOKENS, GPU_CACHE_BYTES, GPU_MOST_TOKENS, Sampling
 from prmbench.engines.loading import errors_in_one_line, refuse_kernels
-from prmbench.engines.render import Encoded
 
 Head = Literal["lm", "classes", "none"]
 _AUTO = {

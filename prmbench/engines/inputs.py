@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prmbench.core.records import Trace, UserError
-from prmbench.engines.render import Encoded, bare_ids, checked, numbered, render, step_ranges, tokenise, unusable
+from prmbench.engines.encoding import Encoded, bare_ids, checked, numbered, render, step_ranges, tokenise, unusable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -23,10 +23,10 @@ from prmbench.core.records import UserError
 from prmbench.core.redaction import first_line
 from prmbench.engines import TokenLogprobs
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import CPU_CACHE_BYTES, Sampler, Sampling
 from prmbench.engines.hf import Placement, commit, source
 from prmbench.engines.loading import errors_in_one_line
-from prmbench.engines.render import Encoded
 
 Push = Literal["nothing", "weights", "adapter"]
 """What an engine is to be sent later: it must know when it starts."""

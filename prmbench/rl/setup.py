@@ -23,8 +23,8 @@ from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.engines import generation
 from prmbench.engines.addresses import address
+from prmbench.engines.encoding import PLAIN
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.engines.render import PLAIN
 from prmbench.rl import ranges
 from prmbench.sampling.completions import check_verifiers
 from prmbench.training import batching

@@ -21,8 +21,8 @@ from prmbench.config import TrainConfig, TrainRMConfig, presets
 from prmbench.core import provenance
 from prmbench.core.records import UserError, text_hash
 from prmbench.data import rollouts, views
+from prmbench.engines.encoding import PLAIN
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.engines.render import PLAIN
 from prmbench.objectives import Reduction
 from prmbench.training import batching, reference
 from prmbench.training import model as models

@@ -27,9 +27,9 @@ from prmbench.backends.cards import ModelCard
 from prmbench.config import EvalConfig, ModelConfig
 from prmbench.core.records import MetricRow, StepScores, Trace, UserError
 from prmbench.core.result_files import Run
+from prmbench.engines.encoding import encode_chat, encode_separated, encode_tagged
 from prmbench.engines.hf import Placement
 from prmbench.engines.hf import load as load_engine
-from prmbench.engines.render import encode_chat, encode_separated, encode_tagged
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 

@@ -28,10 +28,10 @@ from prmbench.config import ModelConfig
 from prmbench.core.records import StepScores, Trace, Usage, UserError
 from prmbench.engines.chat import Answer, Ask, LocalChat, Messages, Weighing, render_chat, swapped
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.encoding import PLAIN
 from prmbench.engines.generation import Completion, Sampling, end_of_turn, generate, render_prompt
 from prmbench.engines.hf import HFEngine, Placement
 from prmbench.engines.hf import load as load_model
-from prmbench.engines.render import PLAIN
 from prmbench.metrics.first_error import majority
 
 TRACE = Trace("a", "Add {x} to $\\frac{1}{2}$.", ("Let {problem} be 1.", "Step 2: so\n<b>2</b> {0}"), 1)

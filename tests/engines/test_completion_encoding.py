@@ -22,7 +22,7 @@ from prmbench.engines.completion import (
     encode_steps,
     steps_text,
 )
-from prmbench.engines.render import PLAIN, encode_chat, encode_separated
+from prmbench.engines.encoding import PLAIN, encode_chat, encode_separated
 
 OPENING = ["<|user|>", "Ċ", "Q", "<|end|>", "Ċ", "<|assistant|>", "Ċ"]
 WORDS = ["I", "t", "Ġis", "Ġ", "1", "."]

@@ -15,9 +15,9 @@ from token_kinds import KINDS, TEMPLATE, byte_bpe
 from prmbench.core.records import UserError
 from prmbench.engines import decoding, generation
 from prmbench.engines.completion import encode_completion
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import Sampling, generate
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.engines.render import Encoded
 
 MASK = 2**64 - 1
 PROMPTS = [f"What is {i} plus {i * 1000}?" + " Quickly, please." * (i % 3) for i in range(6)]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from prmbench.core.records import UserError
 from prmbench.engines import token_logprobs
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.engines.render import Encoded
 
 CPU = Placement("cpu", "float32")
 SHAPE = {

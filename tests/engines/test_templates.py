@@ -16,7 +16,7 @@ import transformers
 
 from prmbench.core.records import UserError
 from prmbench.engines import templates
-from prmbench.engines.render import render
+from prmbench.engines.encoding import render
 
 MESSAGES = [
     {"role": "user", "content": "What is 1 + 1? <|x|> é \U0001f600 \u2028 {{ 7 }}"},

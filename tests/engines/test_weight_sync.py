@@ -25,10 +25,10 @@ from torch import Tensor
 
 from prmbench.core.records import RetryError, UserError
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.probe import TOLERANCE, Mismatch, check, mismatch, noise, self_test
-from prmbench.engines.render import Encoded
 from prmbench.engines.server import ServerEngine, open_server
 from prmbench.engines.sync import STABLE, Adapter, Copied, Link, Shared, Weights, Written, adapter_of, weights_of
 from prmbench.engines.vllm import Options, open_vllm, serve_command

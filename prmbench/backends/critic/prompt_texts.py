@@ -15,7 +15,7 @@ from typing import Literal
 
 from prmbench.core.records import Trace, UserError
 from prmbench.engines.chat import Messages
-from prmbench.engines.render import numbered
+from prmbench.engines.encoding import numbered
 
 DECIDE = "Is the solution correct? Answer with one word, yes or no."
 """Asked when a critique of the steps was cut, or holds no verdict (ThinkPRM forces its decision with these first four

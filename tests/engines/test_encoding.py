@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from prmbench.core.records import Trace, UserError
-from prmbench.engines.render import PLAIN, Encoded, encode_chat, encode_separated, encode_tagged, render, step_ranges
+from prmbench.engines.encoding import PLAIN, Encoded, encode_chat, encode_separated, encode_tagged, render, step_ranges
 
 TAG = "<extra_0>"
 TWO = Trace("t", "Q", ("It is 1.", "So 2"))
