@@ -80,7 +80,7 @@ def placement(config: LoadConfig) -> Placement:
 
 
 def template_source(config: LoadConfig) -> str | None:
-    """What render.py takes: None (the tokenizer's own), "plain", or the text of a Jinja file."""
+    """What encoding.py takes: None (the tokenizer's own), "plain", or the text of a Jinja file."""
     if config.template in ("auto", PLAIN):
         return None if config.template == "auto" else PLAIN
     try:

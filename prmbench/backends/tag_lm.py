@@ -16,8 +16,8 @@ from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig
 from prmbench.core.records import StepScores, Trace, UserError
 from prmbench.engines.encoding import Encoded
+from prmbench.engines.family_encodings import encode_tagged_text, encode_turns, text_token, turn_token
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.inputs import encode_tagged_text, encode_turns, text_token, turn_token
 
 SERIES = ("full", "greedy")
 """P(good) over the whole vocabulary, and 1 where good is its likeliest token: readings in use for turns."""

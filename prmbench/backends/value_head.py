@@ -24,8 +24,8 @@ from prmbench.core import reading
 from prmbench.core.records import ScoreKind, StepScores, Trace, UserError
 from prmbench.core.redaction import first_line
 from prmbench.engines.encoding import Encoded
+from prmbench.engines.family_encodings import encode_pieces
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.inputs import encode_pieces
 
 CHECKPOINTS = ("model.safetensors", "pytorch_model.bin")
 """What a checkpoint's weights are in, or `<name>.index.json` says in which files they are."""

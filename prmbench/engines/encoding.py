@@ -1,6 +1,6 @@
 """From a trace to token ids and one token range per step: chat text, tagged text, separated pieces.
 
-What single families want besides: inputs.py. No model is run here, and no text is ever truncated.
+What single families want besides: family_encodings.py. No model is run here, and no text is ever truncated.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ from prmbench.backends import Backend, cards, common, listing, load_backend, tok
 from prmbench.config import ModelConfig
 from prmbench.core.records import EvalProtocol, StepScores, Trace, UserError, scored
 from prmbench.engines.encoding import encode_separated, encode_tagged
+from prmbench.engines.family_encodings import encode_pieces, encode_tagged_text, encode_turns, text_token, turn_token
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.inputs import encode_pieces, encode_tagged_text, encode_turns, text_token, turn_token
 from prmbench.metrics.first_error import sample
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
