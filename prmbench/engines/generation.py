@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prmbench.core.records import UserError
-from prmbench.engines.completion import encode_completion
+from prmbench.engines.completion_encoding import encode_completion
 from prmbench.engines.encoding import PLAIN, render
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def generate(
 
 
 def completion(tokenizer: PreTrainedTokenizerBase, drawn: Drawn, stops: Collection[int]) -> Completion:
-    """What was drawn, as text. Tokenised again, the text may give other ids: see completion.py."""
+    """What was drawn, as text. Tokenised again, the text may give other ids: see completion_encoding.py."""
     stopped = drawn.ids[-1] in stops
     text = tokenizer.decode(
         list(drawn.ids[:-1] if stopped else drawn.ids), skip_special_tokens=True, clean_up_tokenization_spaces=False

@@ -14,7 +14,7 @@ from transformers import ByT5Tokenizer
 
 from prmbench.core.records import Trace, UserError
 from prmbench.data.rollouts import read
-from prmbench.engines.completion import (
+from prmbench.engines.completion_encoding import (
     CompletionIds,
     Exchange,
     encode_completion,

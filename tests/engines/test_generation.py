@@ -14,7 +14,7 @@ from token_kinds import KINDS, TEMPLATE, byte_bpe
 
 from prmbench.core.records import UserError
 from prmbench.engines import decoding, generation
-from prmbench.engines.completion import encode_completion
+from prmbench.engines.completion_encoding import encode_completion
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import Sampling, generate
 from prmbench.engines.hf import HFEngine, Placement, load

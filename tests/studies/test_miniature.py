@@ -14,7 +14,7 @@ from prmbench.core.records import Trace, UserError
 from prmbench.data import rollouts
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import encoding, hf
-from prmbench.engines.completion import encode_completion
+from prmbench.engines.completion_encoding import encode_completion
 from prmbench.engines.generation import Sampling
 from prmbench.sampling import completions, monte_carlo
 from prmbench.studies.miniature import arithmetic, format_shifts, tiny_model
