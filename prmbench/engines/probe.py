@@ -1,6 +1,6 @@
 """Whether the engine that samples has the weights that are trained: its log-probabilities against the trainer's.
 
-Looks at numbers alone, so that it holds for every engine and every way that weights travel (sync.py).
+Looks at numbers alone, so that it holds for every engine and every way that weights travel (weight_sync.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from prmbench.core import processes
 from prmbench.core.records import RetryError, UserError
 from prmbench.engines.decoding import Drawn
-from prmbench.engines.sync import Link, State
+from prmbench.engines.weight_sync import Link, State
 
 TOLERANCE = {"float32": 1e-2, "bfloat16": 0.15}
 """Largest root mean square, in nats. SmolLM2-135M in vLLM on a CPU against transformers: below 5e-4 in float32, 0.05 in

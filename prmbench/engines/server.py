@@ -1,6 +1,6 @@
 """The engine that asks a vLLM server, over vLLM's own HTTP endpoints, for completions, and sends it new weights.
 
-Standard library only. The server is started by the user: `serve_command` in vllm.py. When to send: sync.py.
+Standard library only. The server is started by the user: `serve_command` in vllm.py. When to send: weight_sync.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who draws completions, and how the weights in training get there: the model itself, a copy, vLLM, vLLM servers.
 
-Only the choice is made here; engines/sync.py and engines/probe.py do the work.
+Only the choice is made here; engines/weight_sync.py and engines/probe.py do the work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prmbench.engines.decoding import Drawn
 from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import load
 from prmbench.engines.probe import Mismatch
-from prmbench.engines.sync import Adapter, Copied, Link, Shared, State, Weights, Written, adapter_of, weights_of
+from prmbench.engines.weight_sync import Adapter, Copied, Link, Shared, State, Weights, Written, adapter_of, weights_of
 from prmbench.rl.models import Old, logprobs
 from prmbench.rl.setup import Job
 from prmbench.rl.token_rows import Row, Rows, micro_batches

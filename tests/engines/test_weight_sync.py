@@ -30,8 +30,8 @@ from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.probe import TOLERANCE, Mismatch, check, mismatch, noise, self_test
 from prmbench.engines.server import ServerEngine, open_server
-from prmbench.engines.sync import STABLE, Adapter, Copied, Link, Shared, Weights, Written, adapter_of, weights_of
 from prmbench.engines.vllm import Options, open_vllm, serve_command
+from prmbench.engines.weight_sync import STABLE, Adapter, Copied, Link, Shared, Weights, Written, adapter_of, weights_of
 
 
 @pytest.fixture(scope="session")
