@@ -22,10 +22,10 @@ from prmbench.engines.decoding import Drawn
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import Sampler, Sampling, generate
 from prmbench.engines.hf import HFEngine, load
-from prmbench.engines.probe import TOLERANCE, SelfTest, mismatch, noise, self_test
 from prmbench.engines.server import open_server
 from prmbench.engines.vllm import Options, Reloadable, VllmEngine
 from prmbench.engines.weight_sync import Adapter, State, Weights, Written, adapter_of, weights_of
+from prmbench.engines.weight_sync_check import TOLERANCE, SelfTest, mismatch, noise, self_test
 
 pytestmark = MARKS
 

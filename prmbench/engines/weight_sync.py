@@ -1,6 +1,6 @@
 """How new weights reach the engine that samples: not at all (the same model), as a copy, or by files for vLLM.
 
-Whether they arrived is probe.py's question. What is trained, and when, is the loop's business.
+Whether they arrived is weight_sync_check.py's question. What is trained, and when, is the loop's business.
 """
 
 from __future__ import annotations

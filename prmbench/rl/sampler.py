@@ -1,6 +1,6 @@
 """Who draws completions, and how the weights in training get there: the model itself, a copy, vLLM, vLLM servers.
 
-Only the choice is made here; engines/weight_sync.py and engines/probe.py do the work.
+Only the choice is made here; engines/weight_sync.py and engines/weight_sync_check.py do the work.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 from prmbench import objectives
 from prmbench.core import processes, writing
 from prmbench.data.rollouts import Rollout
-from prmbench.engines import probe
+from prmbench.engines import weight_sync_check
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import load
-from prmbench.engines.probe import Mismatch
 from prmbench.engines.weight_sync import Adapter, Copied, Link, Shared, State, Weights, Written, adapter_of, weights_of
+from prmbench.engines.weight_sync_check import Mismatch
 from prmbench.rl.models import Old, logprobs
 from prmbench.rl.setup import Job
 from prmbench.rl.token_rows import Row, Rows, micro_batches
@@ -84,11 +84,11 @@ def open_source(job: Job, policy: Runner) -> Source:
     sampler.max_tokens = min(limits, default=None)  # the reward model reads what is drawn, too
     if job.config.engine == "hf":
         return source
-    tolerance = probe.TOLERANCE[job.setup.placement.dtype]
-    probe.self_test(
+    tolerance = weight_sync_check.TOLERANCE[job.setup.placement.dtype]
+    weight_sync_check.self_test(
         source.link,
         source.state,
-        lambda: probe.noise(policy.module, job.config.seed),
+        lambda: weight_sync_check.noise(policy.module, job.config.seed),
         lambda: _probe_draw(job, source),
         lambda drawn: _probe_logprobs(job, policy, drawn),
         tolerance,
@@ -159,9 +159,9 @@ def step_mismatch(rows: Rows, old: Old, source: Source, dtype: str) -> Mismatch 
     if not all(processes.gathered(drawn is not None)):
         return None
     assert drawn is not None
-    found = probe.mismatch(old.logprobs.cpu().numpy(), drawn.cpu().numpy())
+    found = weight_sync_check.mismatch(old.logprobs.cpu().numpy(), drawn.cpu().numpy())
     if source.foreign:
-        probe.check(found, probe.TOLERANCE[dtype])
+        weight_sync_check.check(found, weight_sync_check.TOLERANCE[dtype])
     return found
 
 

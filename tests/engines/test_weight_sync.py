@@ -28,10 +28,10 @@ from prmbench.engines.decoding import Drawn
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.probe import TOLERANCE, Mismatch, check, mismatch, noise, self_test
 from prmbench.engines.server import ServerEngine, open_server
 from prmbench.engines.vllm import Options, open_vllm, serve_command
 from prmbench.engines.weight_sync import STABLE, Adapter, Copied, Link, Shared, Weights, Written, adapter_of, weights_of
+from prmbench.engines.weight_sync_check import TOLERANCE, Mismatch, check, mismatch, noise, self_test
 
 
 @pytest.fixture(scope="session")
