@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from prmbench.backends import Backend, Facts
 from prmbench.core.records import StepScores, Trace, Usage
 from prmbench.data import renderings
-from prmbench.engines.budget import Budget
+from prmbench.engines.cost_budget import Budget
 
 
 class RenderedBackend:

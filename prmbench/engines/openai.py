@@ -1,6 +1,6 @@
 """Chat with an OpenAI-compatible server, by the SDK of that name: retried, paced, counted. The key stays in the client.
 
-What answers hold: openai_answers.py. What is spent: budget.py. Parameters that a server refuses: request_parameters.py.
+What answers hold: openai_answers.py. What is spent: cost_budget.py. Parameters that a server refuses: request_parameters.py.
 What vLLM's own endpoints offer beyond that (token ids, weights) is server.py's. Needs the extra `openai`.
 """
 
@@ -23,8 +23,8 @@ import openai
 from prmbench.core.records import RetryError, UserError
 from prmbench.core.redaction import API_KEY
 from prmbench.engines.addresses import address, api_key, check_redirect, local
-from prmbench.engines.budget import Budget, Reservation
 from prmbench.engines.chat import Answer, Ask, Messages, Weighing
+from prmbench.engines.cost_budget import Budget, Reservation
 from prmbench.engines.event_loop import EventLoop
 from prmbench.engines.generation import Sampling
 from prmbench.engines.http_bodies import ENCODING, bound

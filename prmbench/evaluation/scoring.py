@@ -20,7 +20,7 @@ from prmbench.backends import Backend
 from prmbench.core import batch_jobs, processes, result_files
 from prmbench.core.batch_jobs import Progress
 from prmbench.core.records import SCORING_VERSION, ScoredTrace, StepScores, Trace, Usage, UserError, scored
-from prmbench.engines.budget import Budget
+from prmbench.engines.cost_budget import Budget
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 256, 16384
 """On a CPU one trace at a time is fastest: a batch needs a mask, and a mask the slow attention path."""

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from prmbench.cli import app
 from prmbench.core.records import UserError
-from prmbench.engines.budget import Budget
+from prmbench.engines.cost_budget import Budget
 
 PRICES = (2.0, 10.0)
 """Of a million tokens."""

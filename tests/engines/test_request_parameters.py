@@ -11,8 +11,8 @@ import pytest
 from chat_server import Reply, failed, said, serving
 
 from prmbench.core.records import Notice, UserError
-from prmbench.engines.budget import Budget
 from prmbench.engines.chat import Ask, Weighing
+from prmbench.engines.cost_budget import Budget
 from prmbench.engines.generation import Sampling
 from prmbench.engines.openai import HttpChat
 

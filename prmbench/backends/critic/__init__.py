@@ -17,8 +17,8 @@ from prmbench.backends.critic.prompt_texts import Prompt
 from prmbench.backends.critic.questions import CRITICS, HALF, Asking, Critic, question
 from prmbench.config import ModelConfig
 from prmbench.core.records import StepScores, Trace, Usage, UserError
-from prmbench.engines.budget import MILLION, Budget
 from prmbench.engines.chat import Chat, LocalChat, Messages
+from prmbench.engines.cost_budget import MILLION, Budget
 from prmbench.engines.generation import Sampling
 
 MOST_PRICE = 1e6
