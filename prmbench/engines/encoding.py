@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from prmbench.core.records import Boundary, Trace, UserError
 from prmbench.core.redaction import one_line
-from prmbench.engines import templates
+from prmbench.engines import chat_templates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -213,7 +213,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], t
         raise UserError(f"chat template: {one_line(error)}; pass --template plain or --template FILE") from error
     if "strftime_now" in source:  # shadows the clock; the newline keeps line-based blank stripping as it was
         source = f"{{% macro strftime_now(format) %}}{_DATE}{{% endmacro %}}\n{source}"
-    return templates.render(source, messages, {**tokenizer.special_tokens_map, "date_string": _DATE})
+    return chat_templates.render(source, messages, {**tokenizer.special_tokens_map, "date_string": _DATE})
 
 
 def conversation(prompt: str, response: str, system: str | None = None) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The process that renders chat templates for templates.py: one JSON job a line in, one JSON reply a line out.
+"""The process that renders chat templates for chat_templates.py: one JSON job a line in, one JSON reply a line out.
 
 A template is a program of whoever made the model. Here it has no environment, a bounded memory, and a parent who ends
 the process when it takes too long.
