@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any
 
 from prmbench.core.records import Notice
-from prmbench.engines.http_errors import blamed, error_text
+from prmbench.engines.http_errors import blamed_parameters, error_text
 
 OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
 """The limit of an answer's length, by its usual name and by the one that reasoning models want."""
@@ -95,7 +95,7 @@ class RequestParameters:
     def _changed(self, sent: Mapping[str, Any], raw: bytes) -> list[str]:
         """Note what the refusal asks for; return it in words."""
         text = error_text(raw)
-        names = blamed(raw, (*_SPELLINGS, *_LOGPROBS, *OPTIONAL))
+        names = blamed_parameters(raw, (*_SPELLINGS, *_LOGPROBS, *OPTIONAL))
         limit = next((name for name in LIMITS if name in sent), None)
         changes = []
         if limit is not None and set(names) & set(_SPELLINGS):

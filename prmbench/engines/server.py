@@ -24,8 +24,8 @@ from prmbench.core.records import RetryError, UserError
 from prmbench.engines.addresses import address, check_redirect
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.generation import Sampling
-from prmbench.engines.http_errors import clipped, parsed, reason
-from prmbench.engines.http_replies import MOST_BYTES, TOO_LARGE
+from prmbench.engines.http_errors import clip, error_reason, parse_body
+from prmbench.engines.http_replies import MAX_BODY_BYTES, TOO_LARGE_MESSAGE
 from prmbench.engines.vllm import NO_LIMIT, request, tokens_of
 
 _AWAY = (OSError, http.client.HTTPException)  # refused, reset, timed out, cut short
@@ -118,7 +118,7 @@ class ServerEngine:
                 f"server {self.url}: its answer has no token ids or log-probabilities; is it vLLM?"
             ) from error
         if not whole:
-            why = clipped(str(choice["finish_reason"]))
+            why = clip(str(choice["finish_reason"]))
             raise RetryError(f"server {self.url}: broke a completion off ({why})")
         return drawn
 
@@ -169,7 +169,7 @@ def open_server(url: str, name: str, revision: str | None = None, tells: bool = 
 
 
 def _why(error: BaseException) -> str:
-    return clipped(str(error) or type(error).__name__)
+    return clip(str(error) or type(error).__name__)
 
 
 def _is_number(logprob: object) -> bool:
@@ -180,8 +180,8 @@ class StatusError(OSError):
     """A server answered with a status other than 2xx."""
 
     def __init__(self, status: int, body: bytes) -> None:
-        super().__init__(f"status {status}: {reason(body)}")
-        self.status, self.reason = status, reason(body)
+        super().__init__(f"status {status}: {error_reason(body)}")
+        self.status, self.reason = status, error_reason(body)
 
 
 def fetch(url: str, timeout: float, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -212,14 +212,14 @@ def fetch(url: str, timeout: float, body: Mapping[str, Any] | None = None) -> di
         check_redirect("--server", url, location)
     if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
         raise StatusError(answer.status, raw)
-    answered = parsed(raw)
+    answered = parse_body(raw)
     return answered if isinstance(answered, dict) else {}
 
 
 def _body(answer: http.client.HTTPResponse) -> bytes:
-    raw = answer.read(MOST_BYTES + 1)
-    if len(raw) > MOST_BYTES:
-        raise http.client.HTTPException(TOO_LARGE)
+    raw = answer.read(MAX_BODY_BYTES + 1)
+    if len(raw) > MAX_BODY_BYTES:
+        raise http.client.HTTPException(TOO_LARGE_MESSAGE)
     if answer.length:  # which `read` of a part does not mind
         raise http.client.IncompleteRead(raw, answer.length)
     return raw

@@ -1,6 +1,7 @@
 """The vLLM engine: samples and reads in this process, and takes new weights or a new adapter between batches.
 
-No logits, hidden states or gradients: those are hf.py's. A server of one's own: server.py. When to send: weight_sync.py.
+For logits, hidden states and gradients see hf.py, for a vLLM server see server.py, for when weights are sent see
+weight_sync.py.
 """
 
 from __future__ import annotations

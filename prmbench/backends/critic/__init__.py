@@ -74,7 +74,7 @@ class CriticBackend:
                 raise UserError("--input-price, --output-price: the server does not tell what it used; drop the prices")
             counts = ((a.prompt_tokens, a.completion_tokens) for a in found.answers)
             used = self._usage(*map(sum, zip(*counts, strict=True)))
-            said = tuple(a.text or a.refused or a.lost or f"P(yes) = {a.share}" for a in found.answers)
+            said = tuple(a.text or a.refused or a.unreadable or f"P(yes) = {a.good_probability}" for a in found.answers)
             changes = tuple(dict.fromkeys(change for a in found.answers for change in a.changes))
             scores = StepScores(trace.id, unscored=found.unscored, said=said, usage=used, request_changes=changes)
             yield scores if found.unscored else replace(scores, values=found.values, verdicts=found.verdicts)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from prmbench.backends.critic import answer_parser, prompt_texts
 from prmbench.backends.critic.prompt_texts import Prompt
 from prmbench.core.records import ScoreKind, Trace
-from prmbench.engines.chat import Answer, Ask, Chat, Messages, Weighing
+from prmbench.engines.chat import Answer, Chat, ChatRequest, Messages, WordComparison
 from prmbench.engines.generation import Sampling
 
 HALF = 0.5
@@ -56,10 +56,10 @@ class Asking:
     votes: int
     seed: int
 
-    def ask(self, trace: Trace, vote: int, messages: Messages) -> Ask:
+    def ask(self, trace: Trace, vote: int, messages: Messages) -> ChatRequest:
         """The conversation with a seed of its own; non-negative and of 31 bits, which every server takes."""
         name = f"{self.seed}/{trace.id}/{vote}/{len(messages)}"
-        return Ask(messages, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1)
+        return ChatRequest(messages, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1)
 
 
 def ask_processbench(asking: Asking, traces: Sequence[Trace]) -> list[Heard]:
@@ -87,7 +87,7 @@ def ask_stepwise(asking: Asking, traces: Sequence[Trace]) -> list[Heard]:
         asking.ask(trace, vote, prompt_texts.decide(question(asking.prompt, trace), answer.text))
         for trace, vote, answer in undecided
     ]
-    decided = asking.chat.choose(asks, prompt_texts.DECISION) if asks else []
+    decided = asking.chat.choose_word(asks, prompt_texts.DECISION) if asks else []
     forced = {(t.id, vote): d for (t, vote, _), d in zip(undecided, decided, strict=True)}
     found = []
     for trace, own in answered:
@@ -101,7 +101,7 @@ def ask_stepwise(asking: Asking, traces: Sequence[Trace]) -> list[Heard]:
 
 def needs_decision(answer: Answer, steps: int) -> bool:
     """Whether a critique leaves open what its model thinks of the solution."""
-    if answer.refused or answer.lost:
+    if answer.refused or answer.unreadable:
         return False
     found = answer_parser.decisions(answer.text)
     return not found or (answer.finish == "length" and False not in found and len(found) < steps)
@@ -110,7 +110,7 @@ def needs_decision(answer: Answer, steps: int) -> bool:
 def stepwise_verdict(answer: Answer, decision: Answer | None, steps: int) -> int | None:
     """The first error that a critique names, or what the decision after it says."""
     if decision is not None:
-        return -1 if decision.share is not None and decision.share > HALF else None
+        return -1 if decision.good_probability is not None and decision.good_probability > HALF else None
     found = answer_parser.decisions(answer.text)
     if answer.finish == "length" and False in found:
         found = found[: found.index(False) + 1]  # what follows was cut anyway
@@ -125,7 +125,7 @@ def ask_yes_no(asking: Asking, traces: Sequence[Trace]) -> list[Heard]:
     imagines, and scores are those of the critic without its tool. Scores of several votes are averaged over those that
     can be read; a step without any leaves the trace unscored, and the rest is not asked.
     """
-    weighing = Weighing(prompt_texts.JUDGEMENT, answer_parser.judgement)
+    weighing = WordComparison(prompt_texts.JUDGEMENT, answer_parser.judgement)
     heard = [Heard() for _ in traces]
     said: list[dict[int, list[str]]] = [{vote: [] for vote in range(asking.votes)} for _ in traces]
     for step in range(max((len(t.steps) for t in traces), default=0)):
@@ -139,7 +139,7 @@ def ask_yes_no(asking: Asking, traces: Sequence[Trace]) -> list[Heard]:
         for i in live:
             own = {vote: next(answers) for vote in said[i]}
             # A vote that is lost cannot go on: its conversation would have a turn in which nothing is said.
-            said[i] = {vote: [*said[i][vote], a.text] for vote, a in own.items() if not (a.refused or a.lost)}
+            said[i] = {vote: [*said[i][vote], a.text] for vote, a in own.items() if not (a.refused or a.unreadable)}
             _hear(heard[i], list(own.values()), step)
     return heard
 
@@ -147,7 +147,7 @@ def ask_yes_no(asking: Asking, traces: Sequence[Trace]) -> list[Heard]:
 def _hear(heard: Heard, answers: Sequence[Answer], step: int) -> None:
     """Adds a step's answers: its score is the mean share of the votes; without any, the trace is unscored."""
     heard.answers += answers
-    shares = [a.share for a in answers if a.share is not None]
+    shares = [a.good_probability for a in answers if a.good_probability is not None]
     if shares:
         heard.values = (*heard.values, sum(shares) / len(shares))
         return
