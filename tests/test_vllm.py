@@ -169,7 +169,7 @@ def test_a_server_takes_reloaded_weights(folder: Path, trainer: HFEngine, tmp_pa
         short = engine.sample(prompts(engine)[:1], [16], [0], Sampling(0.0), {token})[0]
         assert short.ids == full[0].ids[: full[0].ids.index(token) + 1]
         stop(process)
-        engine.tries, engine.pause = 2, 0.1
+        engine.tries, engine.first_pause = 2, 0.1
         with pytest.raises(RetryError, match="no answer"):
             draw(engine)
 

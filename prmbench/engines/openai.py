@@ -38,7 +38,13 @@ from prmbench.engines.openai_answers import (
     repair_surrogates,
     token_logprobs,
 )
-from prmbench.engines.request_parameters import LIMITS, OLD_LIMIT, RequestParameters, too_long, unsupported
+from prmbench.engines.request_parameters import (
+    LIMIT_NAMES,
+    MAX_TOKENS,
+    RequestParameters,
+    exceeds_context,
+    mentions_unsupported,
+)
 from prmbench.verification.answer_region import answer_region
 
 MAX_ATTEMPTS = 6
@@ -119,7 +125,7 @@ class HttpChat:
             "temperature": sampling.temperature,
             **({"top_p": sampling.top_p} if sampling.top_p < 1 else {}),
             **({"top_k": sampling.top_k} if sampling.top_k else {}),
-            OLD_LIMIT: sampling.max_new_tokens,
+            MAX_TOKENS: sampling.max_new_tokens,
             **({} if comparison is None else {"logprobs": True, "top_logprobs": TOP_LOGPROBS}),
         }
         answer, completion = self._post(request, body)
@@ -131,7 +137,7 @@ class HttpChat:
 
     def _choose(self, request: ChatRequest, words: tuple[str, str]) -> Answer:
         answer, completion = self._post(
-            request, {"temperature": 0.0, OLD_LIMIT: 1, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
+            request, {"temperature": 0.0, MAX_TOKENS: 1, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
         )
         answer = replace(answer, text="")
         if not answer.finish:
@@ -156,10 +162,10 @@ class HttpChat:
         """Return the answer and the body that it came in; an empty body where the server refused this conversation."""
         messages = [{**message, "content": repair_surrogates(message["content"])} for message in request.messages]
         intended: Mapping[str, Any] = {"model": self.model, "messages": messages, "seed": request.seed, **body}
-        max_tokens = self.prompt_tokens(request.messages), body[OLD_LIMIT] + ANSWER_OVERHEAD_TOKENS
+        max_tokens = self.prompt_tokens(request.messages), body[MAX_TOKENS] + ANSWER_OVERHEAD_TOKENS
         failures = 0
         while True:
-            sent = self.parameters.fitted(intended)
+            sent = self.parameters.adapt(intended)
             self._check_limit(intended, sent)
             self._rate_limiter.wait()
             with self.budget.request(*max_tokens) as reservation:
@@ -243,12 +249,12 @@ class HttpChat:
         """Return the largest usage that is believed; with a cost limit it is what was reserved."""
         if self.budget.capped:
             return max_tokens
-        return max_tokens[0] * IMPLAUSIBLE_FACTOR, max_tokens[1] * IMPLAUSIBLE_FACTOR if set(LIMITS) & set(
+        return max_tokens[0] * IMPLAUSIBLE_FACTOR, max_tokens[1] * IMPLAUSIBLE_FACTOR if set(LIMIT_NAMES) & set(
             sent
         ) else MAX_ANSWER_TOKENS
 
     def _check_limit(self, intended: Mapping[str, Any], sent: Mapping[str, Any]) -> None:
-        if self.budget.capped and OLD_LIMIT in intended and not set(LIMITS) & set(sent):
+        if self.budget.capped and MAX_TOKENS in intended and not set(LIMIT_NAMES) & set(sent):
             raise UserError(
                 f"--max-cost: {self.url} takes no limit for an answer, so that nobody knows what one may cost; "
                 "drop --max-cost, or use another server"
@@ -263,10 +269,14 @@ class HttpChat:
         if not reply.has_reason or _CONTENT_FILTER.search(error_text(reply.body)):
             return None
         if reply.error_status not in _REFUSALS:
-            return intended if unsupported(reply.body) and self.parameters.learn(intended, sent, reply.body) else None
-        if too_long(reply.body):
-            unlimited = {name: value for name, value in intended.items() if name != OLD_LIMIT}
-            return unlimited if OLD_LIMIT in intended else None
+            return (
+                intended
+                if mentions_unsupported(reply.body) and self.parameters.learn(intended, sent, reply.body)
+                else None
+            )
+        if exceeds_context(reply.body):
+            unlimited = {name: value for name, value in intended.items() if name != MAX_TOKENS}
+            return unlimited if MAX_TOKENS in intended else None
         return intended if self.parameters.learn(intended, sent, reply.body) else None
 
     def _wait_to_retry(self, reply: Reply, failures: int) -> None:
@@ -280,7 +290,7 @@ class HttpChat:
         """Return a refusal that concerns one conversation as an answer; raise UserError for any other."""
         reason = reply.reason
         status = reply.error_status
-        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (status in _REFUSALS and too_long(reply.body)):
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (status in _REFUSALS and exceeds_context(reply.body)):
             return Answer(refused=f"the server: {reason}")
         if status in _REFUSALS and _CONTENT_FILTER.search(error_text(reply.body)):
             return Answer(unreadable=f"the server: {reason}")
