@@ -22,7 +22,7 @@ from prmbench.backends import load_backend
 from prmbench.backends.cards import ModelCard
 from prmbench.backends.critic import CriticBackend, answer_parser, prompt_texts
 from prmbench.backends.critic import load as load_critic
-from prmbench.backends.critic.questions import CRITICS, Asking, needs_decision, stepwise_verdict
+from prmbench.backends.critic.questions import CRITICS, CriticSettings, needs_decision, stepwise_verdict
 from prmbench.cli import app
 from prmbench.config import ModelConfig
 from prmbench.core.records import StepScores, Trace, Usage, UserError
@@ -394,8 +394,8 @@ class Scripted:
 def backend(name: str, chat: Scripted, votes: int = 1, prices: tuple[float, float] = (0.0, 0.0)) -> CriticBackend:
     critic = CRITICS[name]
     made = load_critic(CARD, ModelConfig(model="m", engine="openai", base_url="http://localhost/v1", critic=name))  # type: ignore[arg-type]
-    asking = Asking(chat, prompt_texts.load(critic.prompt), Sampling(max_new_tokens=10), votes, 5)
-    return CriticBackend(made.facts, critic, asking, prices)
+    settings = CriticSettings(chat, prompt_texts.load(critic.prompt), Sampling(max_new_tokens=10), votes, 5)
+    return CriticBackend(made.facts, critic, settings, prices)
 
 
 TRACES = [
@@ -493,7 +493,7 @@ def test_the_estimate_of_a_critic_that_decides_holds_the_decision() -> None:
     (asked,) = prompt_texts.stepwise(prompt_texts.load("critic_stepwise"), TRACES[0])
     question = len(asked["content"])
     assert used.completion_tokens == 3 * (10 + 1)
-    assert used.prompt_tokens == 3 * (question + question + 10 + len(prompt_texts.DECIDE))
+    assert used.prompt_tokens == 3 * (question + question + 10 + len(prompt_texts.DECISION_QUESTION))
 
 
 def test_estimates() -> None:
@@ -726,8 +726,8 @@ def test_a_checkpoint_with_a_prompt_of_its_own(policy: Path, monkeypatch: pytest
         load_critic(card, ModelConfig(model=str(policy), critic="processbench"))
     made = load_critic(card, ModelConfig(model=str(policy)))
     assert made.facts.input_format == "critic/stepwise prompt=thinkprm inner-headers=removed"
-    assert isinstance(made.asking.chat, LocalChat)
-    assert made.asking.chat.text(({"role": "user", "content": "x"},)).endswith(
+    assert isinstance(made.settings.chat, LocalChat)
+    assert made.settings.chat.text(({"role": "user", "content": "x"},)).endswith(
         "<|assistant|>\n\nLet's verify step by step:"
     )
     there = ModelConfig(model="m", critic="stepwise", engine="openai", base_url="http://localhost/v1")
@@ -739,7 +739,7 @@ def test_settings(policy: Path) -> None:
     def sampling(**options: Any) -> Sampling:
         made = load_backend(ModelConfig(model=str(policy), backend="critic", dry_run=True, **options))
         assert isinstance(made, CriticBackend)
-        return made.asking.sampling
+        return made.settings.sampling
 
     assert sampling() == Sampling(0.0, 1.0, 0, 8192)
     assert sampling(votes=8) == Sampling(1.0, 0.9, 0, 8192)
