@@ -26,7 +26,7 @@ from prmbench.engines.decoding import Drawn
 from prmbench.engines.generation import Sampling
 from prmbench.engines.http_errors import clip, error_reason, parse_body
 from prmbench.engines.http_replies import MAX_BODY_BYTES, TOO_LARGE_MESSAGE
-from prmbench.engines.vllm import NO_LIMIT, request, tokens_of
+from prmbench.engines.vllm import NO_LIMIT, load_tokenizer, sampling_request
 
 _CONNECTION_ERRORS = (OSError, http.client.HTTPException)  # refused, reset, timed out, cut short
 
@@ -71,7 +71,7 @@ class ServerEngine:
                 "model": self.model,
                 "prompt": list(prompt),
                 "return_token_ids": True,
-                **request(sampling, limit, seed, stops),
+                **sampling_request(sampling, limit, seed, stops),
             }
             for prompt, limit, seed in zip(prompts, limits, seeds, strict=True)
         ]
@@ -162,7 +162,7 @@ def open_server(url: str, name: str, revision: str | None = None, tells: bool = 
         UserError: The server is not a vLLM server.
     """
     address(url, "--server", "http://node1:8000")
-    tokenizer, stops = tokens_of(name, revision)
+    tokenizer, stops = load_tokenizer(name, revision)
     base_url = url.rstrip("/")
     try:
         model_info = fetch_json(f"{base_url}/v1/models", timeout=30)["data"][0]

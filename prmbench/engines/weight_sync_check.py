@@ -1,6 +1,6 @@
-"""Whether the engine that samples has the weights that are trained: its log-probabilities against the trainer's.
+"""Checks that the engine that samples has the trained weights, by comparing log-probabilities with the trainer's.
 
-Looks at numbers alone, so that it holds for every engine and every way that weights travel (weight_sync.py).
+It compares numbers only, so it works for every engine and every link of weight_sync.py.
 """
 
 from __future__ import annotations
@@ -21,62 +21,66 @@ from prmbench.engines.decoding import Drawn
 from prmbench.engines.weight_sync import Link, State
 
 TOLERANCE = {"float32": 1e-2, "bfloat16": 0.15}
-"""Largest root mean square, in nats. SmolLM2-135M in vLLM on a CPU against transformers: below 5e-4 in float32, 0.05 in
-bfloat16; with an output head that stayed behind 0.23."""
+"""Largest root mean square difference by dtype, in nats. SmolLM2-135M in vLLM on a CPU differs from transformers by
+less than 5e-4 in float32 and 0.05 in bfloat16; with a stale output head by 0.23."""
 NOISE = 0.05
-"""Of the self-test, as a share of each tensor's root mean square. An update moves weights far less than bfloat16 rounds
-away: only an exaggerated push shows whether all of them arrive."""
+"""Noise of the self-test, relative to each tensor's root mean square. An update moves weights by less than bfloat16
+rounds away, so only exaggerated noise shows whether all of them arrive."""
 ADAPTER_NOISE = 0.5
-"""The same for a LoRA adapter's B, times 1 / sqrt(rank), whatever B holds: zeros at first, and little later."""
-START, DISTURBED = 0, 999_999
-"""Versions that the self-test pushes."""
+"""Noise on a LoRA adapter's B, times 1 / sqrt(rank). It is absolute, since B is zero at first and small later."""
+TRUE_VERSION, PERTURBED_VERSION = 0, 999_999
+"""Version numbers that the self-test pushes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """How far the sampler's log-probabilities are from the trainer's, over all tokens of all processes."""
+    """Difference between the sampler's and the trainer's log-probabilities, over all tokens of all processes."""
 
     rms: float
-    """Of the difference, in nats."""
+    """Root mean square of the differences, in nats."""
     mean_ratio: float
-    """Of trainer's over sampler's probability; 1 in expectation when both are right."""
+    """Mean of trainer's over sampler's probability; its expectation is 1 when both have the same weights."""
     max_ratio: float
+    """Largest of these ratios."""
     ess: float
-    """Effective sample size of the ratios as weights, as a share of the tokens."""
+    """Effective sample size of the ratios as importance weights, as a fraction of the tokens."""
     tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What the self-test saw."""
+    """Result of the self-test."""
 
     disturbed: Mismatch
-    """After the exaggerated push."""
+    """Mismatch after the push of perturbed weights."""
     true: Mismatch
-    """After the true weights were pushed again."""
+    """Mismatch after the push of the true weights."""
     moved: float
-    """Nats (rms) by which the exaggeration moves the trainer's own log-probabilities: what stale weights would show."""
+    """Nats (rms) by which the noise moves the trainer's own log-probabilities: the mismatch of stale weights."""
 
 
 def mismatch(trainer: NDArray[np.floating[Any]], sampler: NDArray[np.floating[Any]]) -> Mismatch:
-    """Of [n] log-probabilities of the same tokens. All processes call it, each with its own; without tokens: none."""
-    gap = trainer.astype(np.float64) - sampler
-    ratio = np.exp(gap)
+    """Measure the mismatch of [n] log-probabilities of the same tokens by trainer and sampler.
+
+    All processes call it, each with its own tokens. Without any token the mismatch is zero.
+    """
+    differences = trainer.astype(np.float64) - sampler
+    ratio = np.exp(differences)
     count, squares, total, total_squares = processes.sums(
-        [float(len(gap)), float((gap**2).sum()), float(ratio.sum()), float((ratio**2).sum())]
+        [float(len(differences)), float((differences**2).sum()), float(ratio.sum()), float((ratio**2).sum())]
     )
-    mine = float(ratio.max(initial=0.0))
-    largest = max(processes.sums([mine * (r == processes.rank()) for r in range(processes.world_size())]))
+    local_max = float(ratio.max(initial=0.0))
+    largest = max(processes.sums([local_max * (r == processes.rank()) for r in range(processes.world_size())]))
     if not count:
         return Mismatch(0.0, 1.0, 1.0, 1.0, 0)
     return Mismatch((squares / count) ** 0.5, total / count, largest, total**2 / (count * total_squares), int(count))
 
 
-def check(found: Mismatch, tolerance: float) -> None:
-    """Raises RetryError when the sampler cannot have the trainer's weights."""
-    if not found.rms <= tolerance:  # NaN too
+def check(measured: Mismatch, tolerance: float) -> None:
+    """Raise RetryError when the mismatch is too large for equal weights; `tolerance` is in nats (rms)."""
+    if not measured.rms <= tolerance:  # NaN too
         raise RetryError(
-            f"the sampler's log-probabilities differ from the trainer's by {found.rms:.3g} nats (rms, at most "
+            f"the sampler's log-probabilities differ from the trainer's by {measured.rms:.3g} nats (rms, at most "
             f"{tolerance:g}): it has other weights; run the same command again, which sends them anew"
         )
 
@@ -89,69 +93,79 @@ def self_test(
     logprobs: Callable[[Sequence[Drawn]], NDArray[np.floating[Any]]],
     tolerance: float,
 ) -> SelfTest:
-    """Pushes exaggerated weights, then the true ones, and each time compares the log-probabilities of what is drawn.
+    """Push perturbed weights, then the true ones, and compare log-probabilities of sampled tokens after each push.
 
-    `disturbed()` exaggerates the trainer's weights while it is open (see `noise`); `draw` samples through the link as
-    training will; `logprobs` gives the trainer's for those tokens, one after the other [n]. All processes call it; each
-    must draw some tokens. Raises UserError when either comparison is beyond the tolerance, or could not have shown
-    stale weights.
+    All processes call it, and each must sample some tokens.
+
+    Args:
+        link: The sampler and the way to it.
+        state: Gathers the trainer's weights.
+        disturbed: Context manager that perturbs the trainer's weights (see `noise`).
+        draw: Samples completions through the link as training will.
+        logprobs: Returns the trainer's log-probabilities [n] of all sampled tokens, in order.
+        tolerance: Largest mismatch, in nats (rms).
+
+    Raises:
+        UserError: A mismatch exceeds the tolerance, or the noise is too small to reveal stale weights.
     """
     with disturbed():
-        link.push(DISTURBED, state)
+        link.push(PERTURBED_VERSION, state)
         drawn = draw()
-        exaggerated = logprobs(drawn)
-        first = mismatch(exaggerated, _logprobs(drawn))
-    moved = mismatch(exaggerated, logprobs(drawn)).rms
-    link.push(START, state)
+        perturbed_logprobs = logprobs(drawn)
+        after_perturbed = mismatch(perturbed_logprobs, _sampled_logprobs(drawn))
+    moved = mismatch(perturbed_logprobs, logprobs(drawn)).rms
+    link.push(TRUE_VERSION, state)
     drawn = draw()
-    second = mismatch(logprobs(drawn), _logprobs(drawn))
-    if not (first.rms <= tolerance and second.rms <= tolerance):  # NaN too
+    after_true = mismatch(logprobs(drawn), _sampled_logprobs(drawn))
+    if not (after_perturbed.rms <= tolerance and after_true.rms <= tolerance):  # NaN too
         raise UserError(
             "the sampler does not take the weights it is sent: its log-probabilities differ from the trainer's by "
-            f"{first.rms:.3g} nats (rms) after a push of exaggerated weights and by {second.rms:.3g} after the true "
-            f"ones, at most {tolerance:g} is fine; start it as docs/scaling.md says, with the same model and --dtype"
+            f"{after_perturbed.rms:.3g} nats (rms) after a push of exaggerated weights and by {after_true.rms:.3g} after "
+            f"the true ones, at most {tolerance:g} is fine; start it as docs/scaling.md says, with the same model and --dtype"
         )
     if not moved > 2 * tolerance:
         raise UserError(
             f"the sampler cannot be checked: exaggerated weights move log-probabilities by {moved:.3g} nats (rms) "
             f"only, and {tolerance:g} may be rounding; use --dtype float32, or the engine hf"
         )
-    return SelfTest(first, second, moved)
+    return SelfTest(after_perturbed, after_true, moved)
 
 
 @contextmanager
 def noise(module: nn.Module, seed: int = 0) -> Iterator[None]:
-    """Inside, every trained parameter has noise on it; outside, the very bits it had before.
+    """Add noise to every trained parameter inside the context; afterwards each has exactly its former bits.
 
-    `module` is what `distributed.spread` gave.
+    Args:
+        module: The trained module, sharded or not.
+        seed: Seed of the noise.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     with torch.no_grad():
         processes.reshard(module)
-        mine = [_mine(p) for p in trained.values()]
-        kept = [part.to("cpu", copy=True) for part in mine]
-        for i, (name, part) in enumerate(zip(trained, mine, strict=True)):
-            size = ADAPTER_NOISE * part.shape[-1] ** -0.5 if ".lora_B." in name else NOISE * _rms(part)
-            drawn = torch.randn(part.shape, generator=torch.Generator().manual_seed(seed + i))
-            part.add_((size * drawn).to(part))  # the same in every process that holds all of it
+        local_parts = [_local_tensor(p) for p in trained.values()]
+        saved = [part.to("cpu", copy=True) for part in local_parts]
+        for i, (name, part) in enumerate(zip(trained, local_parts, strict=True)):
+            scale = ADAPTER_NOISE * part.shape[-1] ** -0.5 if ".lora_B." in name else NOISE * _rms(part)
+            random_normal = torch.randn(part.shape, generator=torch.Generator().manual_seed(seed + i))
+            part.add_((scale * random_normal).to(part))  # equal in all processes that hold the full tensor
     try:
         yield
     finally:
         with torch.no_grad():
             processes.reshard(module)
-            for part, was in zip(mine, kept, strict=True):
-                part.copy_(was)
+            for part, original in zip(local_parts, saved, strict=True):
+                part.copy_(original)
 
 
 def _rms(part: torch.Tensor) -> float:
     return float(part.float().square().mean().sqrt()) if part.numel() else 0.0
 
 
-def _mine(parameter: torch.Tensor) -> torch.Tensor:
-    """What this process holds of it, to be changed in place."""
+def _local_tensor(parameter: torch.Tensor) -> torch.Tensor:
+    """Return this process's part of a parameter, to be changed in place."""
     to_local = getattr(parameter.detach(), "to_local", None)
     return parameter.detach() if to_local is None else to_local()
 
 
-def _logprobs(drawn: Sequence[Drawn]) -> NDArray[np.float64]:
+def _sampled_logprobs(drawn: Sequence[Drawn]) -> NDArray[np.float64]:
     return np.array([logprob for d in drawn for logprob in d.logprobs], dtype=np.float64)

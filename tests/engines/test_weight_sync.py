@@ -332,7 +332,7 @@ def server(
 
 def test_a_body_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prmbench.engines.server.MAX_BODY_BYTES", 2**20)
-    monkeypatch.setattr("prmbench.engines.server.tokens_of", lambda name, revision: (None, frozenset()))
+    monkeypatch.setattr("prmbench.engines.server.load_tokenizer", lambda name, revision: (None, frozenset()))
     with server(lambda path, body: (200, " " * 2**21)) as (url, _), pytest.raises(RetryError, match="more than 64 MiB"):
         open_server(url, "m")
     with (
