@@ -67,7 +67,7 @@ def cached(folder: Path, reference: str, open_engine: Callable[[], Reader]) -> S
 
 def _key(encoded: Encoded) -> str:
     """16 hex digits of all that the engine sees of a trace."""
-    seen = (encoded.ids, encoded.start, encoded.ends, encoded.masked)
+    seen = (encoded.ids, encoded.start, encoded.ends, encoded.masked_positions)
     return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
 

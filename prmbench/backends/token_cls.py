@@ -53,5 +53,5 @@ def read(engine: HFEngine, batch: Sequence[Encoded]) -> Iterator[StepScores]:
     for encoded, row in zip(batch, engine.outputs(batch), strict=True):
         if row.shape[1] != CLASSES:
             raise UserError(f"{row.shape[1]} classes a token; a step classifier has {CLASSES} (wrong, right)")
-        wrong, right = row[list(encoded.reads)].astype(np.float64).T
+        wrong, right = row[list(encoded.score_positions)].astype(np.float64).T
         yield StepScores(encoded.id, tuple(common.sigmoid(right - wrong).tolist()), encoded.counts)

@@ -1,7 +1,7 @@
-"""Chat templates are programs of strangers: they are rendered in a process of their own, which has limits and is ended.
+"""Renders chat templates, which are untrusted programs, in a separate process with limits.
 
-The limits are on the time and the memory of one rendering, on the length of the template, and on that of the text. Not
-covered: what a template writes within them, such as a text that misleads the model.
+The limits cover the time and memory of one rendering, the length of the template and the length of its output. They do
+not cover what a template writes, such as a text that misleads the model.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any
 from prmbench.core.records import UserError
 from prmbench.core.redaction import one_line
 
-LONGEST_SOURCE = 2**20
-"""Characters of a template; those of well-known models have a few thousand."""
-SPARE, FACTOR = 2**20, 8
-"""Characters that a text may have: so many, and so many times those of its messages."""
-SECONDS, SECONDS_TO_START = 10.0, 120.0
-"""Wall clock of one rendering, which takes about a millisecond, and of starting the process, on a busy machine."""
-CLEAN = {"PATH": os.defpath, "LANG": "C.UTF-8", "HF_HUB_OFFLINE": "1", "USE_TORCH": "0"}
-"""Environment of the process: no keys, no proxies."""
-LIMITS = {
+MAX_SOURCE_LENGTH = 2**20
+"""Longest template in characters; those of well-known models have a few thousand."""
+BASE_TEXT_LENGTH, TEXT_LENGTH_FACTOR = 2**20, 8
+"""A text may have BASE_TEXT_LENGTH characters plus TEXT_LENGTH_FACTOR times those of its messages."""
+RENDER_TIMEOUT, START_TIMEOUT = 10.0, 120.0
+"""Seconds of wall clock for one rendering, which takes about a millisecond, and for starting the process."""
+WORKER_ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "HF_HUB_OFFLINE": "1", "USE_TORCH": "0"}
+"""Environment of the worker process, without API keys and proxies."""
+LIMIT_MESSAGES = {
     "memory": "takes more memory than a template may",
     "depth": "calls itself too deeply",
     "size": "writes more text than a template may",
@@ -38,34 +38,34 @@ LIMITS = {
 
 
 class _Worker:
-    """The process, started when it is needed first, and again after one that had to be ended."""
+    """The worker process, started when it is first needed, and again after it had to be stopped."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._owner = 0
 
-    def ask(self, job: Mapping[str, Any], most: int) -> Mapping[str, Any]:
-        """The reply to a job, of at most so many bytes; `limit` in it says which limit was met."""
+    def request(self, job: Mapping[str, Any], max_bytes: int) -> Mapping[str, Any]:
+        """Return the reply to a job, of at most `max_bytes`; its key `limit` names a limit that was exceeded."""
         line = json.dumps(job).encode() + b"\n"
         with self._lock:
-            process = self._started()
+            process = self._ensure_started()
             try:
-                raw = _exchange(process, line, most, SECONDS)
-            except BaseException:  # be it Ctrl-C: a reply that comes too late must not be taken for the next one's
-                self._end()
+                result = _exchange(process, line, max_bytes, RENDER_TIMEOUT)
+            except BaseException:  # also Ctrl-C: a late reply must not be taken for the next job's
+                self._stop()
                 raise
-            if isinstance(raw, str):
-                self._end()
-                return {"limit": raw}
+            if isinstance(result, str):
+                self._stop()
+                return {"limit": result}
         try:
-            reply = json.loads(raw)
+            reply = json.loads(result)
         except ValueError:
             return {"limit": "end"}
         return reply if isinstance(reply, dict) else {"limit": "end"}
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._owner != os.getpid():  # a fork's copy: the process answers to the parent
+    def _ensure_started(self) -> subprocess.Popen[bytes]:
+        if self._owner != os.getpid():  # after a fork the process belongs to the parent
             self._process = None
         if self._process is not None and self._process.poll() is None:
             return self._process
@@ -75,18 +75,18 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**CLEAN, "PYTHONPATH": path},
+            env={**WORKER_ENVIRONMENT, "PYTHONPATH": path},
             start_new_session=True,
         )
         self._owner = os.getpid()
-        probe = {"messages": [], "source": "ready", "values": {}, "longest": 99, "seconds": SECONDS_TO_START}
-        ready = _exchange(self._process, json.dumps(probe).encode() + b"\n", 10_000, SECONDS_TO_START)
+        probe = {"messages": [], "source": "ready", "values": {}, "longest": 99, "seconds": START_TIMEOUT}
+        ready = _exchange(self._process, json.dumps(probe).encode() + b"\n", 10_000, START_TIMEOUT)
         if isinstance(ready, str) or b"ready" not in ready:
-            self._end()
+            self._stop()
             raise UserError("chat template: the process that renders it does not start; use --template plain")
         return self._process
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         process, self._process = self._process, None
         if process is not None and self._owner == os.getpid():
             process.kill()
@@ -96,31 +96,31 @@ class _Worker:
             process.wait()
 
     def close(self) -> None:
-        """Ends the process, if there is one."""
+        """Stop the worker process, if it runs."""
         with self._lock:
-            self._end()
+            self._stop()
 
 
-def _exchange(process: subprocess.Popen[bytes], line: bytes, most: int, seconds: float) -> bytes | str:
-    """Writes a line and reads one; instead of that, the name of the limit that was met."""
+def _exchange(process: subprocess.Popen[bytes], line: bytes, max_bytes: int, seconds: float) -> bytes | str:
+    """Write a line and return the line of the reply, or the name of the limit that was exceeded."""
     assert process.stdin is not None
     assert process.stdout is not None
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     reply = bytearray()
-    rest = memoryview(line)
+    unsent = memoryview(line)
     os.set_blocking(process.stdin.fileno(), False)
-    with selectors.DefaultSelector() as ready:
-        ready.register(process.stdout, selectors.EVENT_READ)
-        ready.register(process.stdin, selectors.EVENT_WRITE)
-        while (left := until - time.monotonic()) > 0:
-            for key, _ in ready.select(left):
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        while (remaining := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(remaining):
                 if key.fileobj is process.stdin:
                     try:
-                        rest = rest[os.write(key.fd, rest) :]
+                        unsent = unsent[os.write(key.fd, unsent) :]
                     except BrokenPipeError:
                         return "end"
-                    if not rest:
-                        ready.unregister(process.stdin)
+                    if not unsent:
+                        selector.unregister(process.stdin)
                     continue
                 block = os.read(key.fd, 2**16)
                 if not block:
@@ -128,7 +128,7 @@ def _exchange(process: subprocess.Popen[bytes], line: bytes, most: int, seconds:
                 reply += block
                 if reply.endswith(b"\n"):
                     return bytes(reply)
-                if len(reply) > most:
+                if len(reply) > max_bytes:
                     return "size"
     return "time"
 
@@ -138,17 +138,23 @@ atexit.register(_worker.close)
 
 
 def render(source: str, messages: Sequence[Mapping[str, str]], values: Mapping[str, Any]) -> str:
-    """The text of a conversation under a template, as transformers renders it; `values` are its further variables.
+    """Render a conversation by a chat template, as transformers does.
 
-    Raises UserError when the template fails, or meets a limit.
+    Args:
+        source: Jinja source of the template.
+        messages: Turns with `role` and `content`.
+        values: Further variables of the template.
+
+    Raises:
+        UserError: The template fails, or exceeds a limit.
     """
-    if len(source) > LONGEST_SOURCE:
-        raise UserError(f"chat template: has {len(source)} characters, and may have {LONGEST_SOURCE}; use another")
-    longest = SPARE + FACTOR * sum(len(message["content"]) for message in messages)
-    limits = {"longest": longest, "seconds": 2 * SECONDS}
+    if len(source) > MAX_SOURCE_LENGTH:
+        raise UserError(f"chat template: has {len(source)} characters, and may have {MAX_SOURCE_LENGTH}; use another")
+    max_length = BASE_TEXT_LENGTH + TEXT_LENGTH_FACTOR * sum(len(message["content"]) for message in messages)
+    limits = {"longest": max_length, "seconds": 2 * RENDER_TIMEOUT}
     job = {"source": source, "messages": list(messages), "values": dict(values), **limits}
-    reply = _worker.ask(job, 12 * longest + 10_000)  # a character is 12 bytes of JSON at most
+    reply = _worker.request(job, 12 * max_length + 10_000)  # JSON takes at most 12 bytes per character
     if "text" in reply:
         return str(reply["text"])
-    reason = LIMITS.get(str(reply.get("limit"))) or one_line(reply.get("failed"))[:500]
+    reason = LIMIT_MESSAGES.get(str(reply.get("limit"))) or one_line(reply.get("failed"))[:500]
     raise UserError(f"chat template: {reason}; pass --template plain or --template FILE")

@@ -1,6 +1,6 @@
-"""From a prompt and a completion to token ids and the range that training sums over; batched.
+"""Encodes prompts with completions, or with steps, as token ids and the range of tokens that training uses.
 
-Steps of evaluation rows are encoded by encoding.py, here only cut to what training needs. No text is ever truncated.
+Steps are encoded by encoding.py, as for evaluation. No text is ever truncated.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
 
 StepForm = Literal["chat", "separated"]
 SEPARATOR = "\n\n"
-"""Closes a step in the form `separated`; backends read it from prm.json."""
+"""Text that closes a step in the form `separated`; prm.json records it for the backends."""
 _STAND_IN = "0completion0"
-"""Rendered in a completion's place, to see what a template writes after it."""
+"""Rendered in a completion's place, to find what a template writes after it."""
 
 
 class Exchange(NamedTuple):
-    """What is to be encoded."""
+    """A prompt with its completion."""
 
     prompt: str
     completion: str
     finished: bool = True
-    """False for a completion that was cut by length: no end of turn is put behind it."""
+    """False for a completion that was cut by length, which gets no end of turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionIds:
-    """Token ids that end with the last token of interest; nothing that follows it is kept."""
+    """Token ids up to the last token that training uses."""
 
     ids: tuple[int, ...] = ()
     start: int = 0
-    """The response's tokens are `ids[start:stop]`; start is at least 1, since token 0 has no log-probability."""
+    """The response is `ids[start:stop]`. start is at least 1, since token 0 has no log-probability."""
     stop: int = 0
     reads: tuple[int, ...] = ()
-    """Of steps: the position whose output carries the step's label. Empty for a completion."""
+    """Positions whose outputs are the steps' scores, one a step. Empty for a completion."""
     unscored: str = ""
-    """Why there is nothing to train on; a reason names no row, so that reasons can be counted."""
+    """Why there is nothing to train on. Reasons name no row, so that equal ones can be counted."""
 
 
 def encode_completion(
@@ -61,7 +61,7 @@ def encode_completion(
     finished: bool = True,
     max_tokens: int | None = None,
 ) -> CompletionIds:
-    """`encode_completions` of one."""
+    """Encode one prompt and completion; see `encode_completions`."""
     return encode_completions(tokenizer, [Exchange(prompt, completion, finished)], template, max_tokens)[0]
 
 
@@ -71,33 +71,50 @@ def encode_completions(
     template: str | None = None,
     max_tokens: int | None = None,
 ) -> list[CompletionIds]:
-    """User = the prompt, assistant = the completion, rendered and tokenised as for evaluation.
+    """Encode prompts as user turns and completions as assistant turns, rendered and tokenised as for evaluation.
 
-    The response is what the owner rule gives to the completion's text, then, when finished, the end of turn: the first
-    special token that the template writes behind it, or the tokenizer's end of sequence where it writes none ("plain").
-    Prompt and completion are tokenised as one text and nothing behind them, so a marker that is no special token cannot
-    merge with the last word. Ids may differ from those that were sampled, where a model chose a spelling that its
-    tokenizer would merge. What a template puts before the completion (Qwen3's empty think block) belongs to the prompt.
-    Raises UserError when the tokenizer or the template cannot be used for any row.
+    The response consists of the tokens that `step_ranges` assigns to the completion's text and, when it is finished,
+    the end of turn: the first special token that the template writes after it, or the tokenizer's end of sequence where
+    it writes none ("plain"). Prompt and completion are tokenised as one text without what follows, so that a marker
+    that is no special token cannot merge with the last word. Ids may differ from the sampled ones where a model spelled
+    a text in tokens that its tokenizer would merge. What a template writes before the completion, such as Qwen3's empty
+    think block, belongs to the prompt.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        exchanges: The prompts and completions.
+        template: None = the tokenizer's own, "plain" = no chat markup, anything else = Jinja source.
+        max_tokens: Longest encoding; a longer one is unscored. None = no limit.
+
+    Returns:
+        One encoding for each exchange, in order.
+
+    Raises:
+        UserError: The tokenizer or the template cannot be used for any row.
     """
-    markup = _markup(tokenizer, template)
-    placed = [
-        _place(render(tokenizer, conversation(e.prompt, e.completion), template), e.completion, markup.after)
+    markup = _read_markup(tokenizer, template)
+    placements = [
+        _locate_completion(
+            render(tokenizer, conversation(e.prompt, e.completion), template), e.completion, markup.after
+        )
         for e in exchanges
     ]
     if not tokenizer.is_fast:
         raise UserError("the tokenizer gives no character offsets (a slow one); use a model that has a tokenizer.json")
-    if not placed:
+    if not placements:
         return []
-    texts = [place.text for place in placed]
+    texts = [placement.text for placement in placements]
     out = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    rows = zip(exchanges, placed, out["input_ids"], out["offset_mapping"], strict=True)
-    found = (_row(place, ids, offsets, markup.closing if e.finished else ()) for e, place, ids, offsets in rows)
-    return [_limited(row, max_tokens) for row in found]
+    rows = zip(exchanges, placements, out["input_ids"], out["offset_mapping"], strict=True)
+    encoded = (
+        _encode_placed(placement, ids, offsets, markup.closing if e.finished else ())
+        for e, placement, ids, offsets in rows
+    )
+    return [_limit_length(row, max_tokens) for row in encoded]
 
 
 def steps_text(steps: Sequence[str]) -> str:
-    """The completion that a row of bare steps stands for: what `encode_chat` renders as the assistant's turn."""
+    """Return the text that `encode_chat` renders as the assistant's turn for these steps."""
     return "\n\n".join(numbered(steps))
 
 
@@ -109,78 +126,87 @@ def encode_steps(
     separator: str = SEPARATOR,
     max_tokens: int | None = None,
 ) -> CompletionIds:
-    """Steps for step labels, token for token as the backends that read the trained model encode them.
+    """Encode steps for training on step labels exactly as the backend of the trained model will encode them.
 
-    `chat`: `encode_chat`, read at each step's last token (backend value_head); `separated`: `encode_separated`, read
-    at the end of the separator behind each step (backend token_cls). Raises UserError as those do.
+    Args:
+        tokenizer: A fast tokenizer.
+        trace: Prompt and steps.
+        form: `chat` uses `encode_chat` and scores each step at its last token (backend value_head); `separated` uses
+            `encode_separated` and scores it at the last token of its separator (backend token_cls).
+        template: Chat template, as `encode_chat` takes it.
+        separator: Text that closes a step in the form `separated`.
+        max_tokens: Longest encoding; None = no limit.
+
+    Raises:
+        UserError: As for `encode_chat` and `encode_separated`.
     """
     if form == "chat":
         encoded = encode_chat(tokenizer, trace, template)
-        reads = tuple(end - 1 for end in encoded.ends)
+        score_positions = tuple(end - 1 for end in encoded.ends)
     else:
         encoded = encode_separated(tokenizer, trace, separator)
-        reads = encoded.reads
+        score_positions = encoded.score_positions
     if encoded.unscored:
         return CompletionIds(unscored=encoded.unscored)
-    stop = reads[-1] + 1
-    return _limited(CompletionIds(encoded.ids[:stop], encoded.start, stop, reads), max_tokens)
+    stop = score_positions[-1] + 1
+    return _limit_length(CompletionIds(encoded.ids[:stop], encoded.start, stop, score_positions), max_tokens)
 
 
 class _Markup(NamedTuple):
     after: str | None
-    """What the template writes behind a completion; None when it does not keep completions as they are."""
+    """Text that the template writes after a completion; None when it rewrites completions."""
     closing: tuple[int, ...]
-    """The end of turn."""
+    """Token ids of the end of turn."""
 
 
-def _markup(tokenizer: PreTrainedTokenizerBase, template: str | None) -> _Markup:
+def _read_markup(tokenizer: PreTrainedTokenizerBase, template: str | None) -> _Markup:
     text = render(tokenizer, conversation("0", _STAND_IN), template)
-    _, found, after = text.rpartition(_STAND_IN)
+    _, separator, after = text.rpartition(_STAND_IN)
     special = {*tokenizer.all_special_ids, *(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)}
     tail = bare_ids(tokenizer, after)
     ends = [position for position, token in enumerate(tail, 1) if token in special]
     eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    return _Markup(after if found else None, tail[: ends[0]] if ends else eos)
+    return _Markup(after if separator else None, tail[: ends[0]] if ends else eos)
 
 
-class _Place(NamedTuple):
+class _Placement(NamedTuple):
     text: str
     """The rendered text up to the completion's end."""
-    at: int = 0
-    """Where the completion begins."""
+    begin: int = 0
+    """Character at which the completion begins."""
     unscored: str = ""
 
 
-def _place(text: str, completion: str, after: str | None) -> _Place:
-    """Finds the completion, whose blanks a template may trim.
+def _locate_completion(text: str, completion: str, after: str | None) -> _Placement:
+    """Locate the completion in the rendered text; a template may have trimmed its blanks.
 
-    Its end is known from what follows it: a short completion, searched for, may turn up inside an end-of-turn marker.
+    It is located from the text after it: a search for a short completion may match inside an end-of-turn marker.
     """
     if not completion.strip():
-        return _Place("", unscored="empty completion")
+        return _Placement("", unscored="empty completion")
     if after is not None and text.endswith(after):
         text = text[: len(text) - len(after)]
         for candidate in (completion, completion.lstrip(), completion.rstrip(), completion.strip()):
             if text.endswith(candidate):
-                return _Place(text, len(text) - len(candidate))
-    return _Place("", unscored="the chat template rewrites the completion")
+                return _Placement(text, len(text) - len(candidate))
+    return _Placement("", unscored="the chat template rewrites the completion")
 
 
-def _row(
-    place: _Place, ids: Sequence[int], offsets: Sequence[tuple[int, int]], closing: tuple[int, ...]
+def _encode_placed(
+    placement: _Placement, ids: Sequence[int], offsets: Sequence[tuple[int, int]], closing: tuple[int, ...]
 ) -> CompletionIds:
-    if place.unscored:
-        return CompletionIds(unscored=place.unscored)
-    start, (stop,) = step_ranges(offsets, [place.at], len(place.text))
+    if placement.unscored:
+        return CompletionIds(unscored=placement.unscored)
+    start, (stop,) = step_ranges(offsets, [placement.begin], len(placement.text))
     if start == stop:
         return CompletionIds(unscored="the completion has no token of its own")
     if start == 0:
         return CompletionIds(unscored="no token comes before the completion")
-    kept = (*ids[:stop], *closing)
-    return CompletionIds(kept, start, len(kept))
+    closed = (*ids[:stop], *closing)
+    return CompletionIds(closed, start, len(closed))
 
 
-def _limited(found: CompletionIds, max_tokens: int | None) -> CompletionIds:
-    if max_tokens is not None and len(found.ids) > max_tokens:
+def _limit_length(encoded: CompletionIds, max_tokens: int | None) -> CompletionIds:
+    if max_tokens is not None and len(encoded.ids) > max_tokens:
         return CompletionIds(unscored=f"longer than {max_tokens} tokens")
-    return found
+    return encoded

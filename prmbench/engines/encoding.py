@@ -1,6 +1,6 @@
-"""From a trace to token ids and one token range per step: chat text, tagged text, separated pieces.
+"""Encodes a trace as token ids with one token range per step: chat text, tagged steps, separated steps.
 
-What single families want besides: family_encodings.py. No model is run here, and no text is ever truncated.
+family_encodings.py holds the conventions of single PRM families. No text is ever truncated.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PLAIN = "plain"
-"""The template name that stands for problem, blank line, solution."""
+"""Template name for text without chat markup: problem, blank line, solution."""
 _DATE = "26 Jul 2024"
-"""What templates that print the date are given: the constant that Llama 3.2's own template falls back on.
-With the real date, the same model would score the same trace differently from one day to the next."""
+"""The date for templates that print one: the constant to which Llama 3.2's own template falls back. With the real date
+the same model would score the same trace differently on another day."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One trace as token ids and one token range per step; `spans` are what a score sums over."""
+    """One trace as token ids and one token range per step; scores are sums over the ranges in `spans`."""
 
     id: str
     ids: tuple[int, ...] = ()
@@ -35,14 +35,14 @@ class Encoded:
     """Index of the first token that belongs to a step. At least 1 in chat text: token 0 has no log-probability."""
     ends: tuple[int, ...] = ()
     """One past the last token of each step; ranges are contiguous and never empty."""
-    reads: tuple[int, ...] = ()
-    """The position whose output is the step's score. Empty for chat text, where scores belong to the step's tokens."""
-    masked: tuple[int, ...] = ()
-    """Release boundary: positions that attention must not see. Position numbers still count them."""
-    tokens: tuple[int, ...] = ()
-    """Release boundary: the counts that the authors divide by. Empty where they are the plain lengths."""
+    score_positions: tuple[int, ...] = ()
+    """Position of each step whose output is its score. Empty for chat text, where a score is a sum over tokens."""
+    masked_positions: tuple[int, ...] = ()
+    """Release boundary: positions hidden from attention. Position numbers still count them."""
+    release_counts: tuple[int, ...] = ()
+    """Release boundary: the counts by which the authors divide. Empty when they equal the lengths of `spans`."""
     unscored: str = ""
-    """Why there is nothing to score; all other fields but `id` are then empty."""
+    """Why the trace cannot be scored; all other fields but `id` are then empty."""
 
     @property
     def spans(self) -> tuple[tuple[int, int], ...]:
@@ -51,8 +51,8 @@ class Encoded:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Tokens per step as the mean readouts use them."""
-        return self.tokens or tuple(end - begin for begin, end in self.spans)
+        """Tokens per step, by which the mean readouts divide."""
+        return self.release_counts or tuple(end - begin for begin, end in self.spans)
 
 
 def encode_chat(
@@ -62,36 +62,42 @@ def encode_chat(
     boundary: Boundary = "exact",
     max_tokens: int | None = None,
 ) -> Encoded:
-    r"""User = the problem, assistant = "Step 1: ...\n\nStep 2: ..." (the input of implicit reward models).
+    r"""Encode the problem as user turn and "Step 1: ...\n\nStep 2: ..." as assistant turn, as implicit PRMs read it.
 
-    `template`: None = the tokenizer's own, "plain" = no chat markup, anything else = Jinja source.
-    `boundary`: "exact" follows the owner rule on one tokenisation, "release" the authors' script.
-    Raises UserError when the tokenizer or the template cannot be used for any trace.
+    Args:
+        tokenizer: A fast tokenizer.
+        trace: The trace.
+        template: None = the tokenizer's own, "plain" = no chat markup, anything else = Jinja source.
+        boundary: "exact" assigns the tokens of one tokenisation by `step_ranges`, "release" as the authors' script.
+        max_tokens: Longest input of the model; None = no limit.
+
+    Raises:
+        UserError: The tokenizer or the template cannot be used for any trace.
     """
-    reason = unusable(trace)
+    reason = unusable_reason(trace)
     if reason:
         return Encoded(trace.id, unscored=reason)
-    encode = _release if boundary == "release" else _exact
-    return checked(encode(tokenizer, trace, template), max_tokens)
+    encode = _encode_release if boundary == "release" else _encode_exact
+    return validate_lengths(encode(tokenizer, trace, template), max_tokens)
 
 
-def _exact(tokenizer: PreTrainedTokenizerBase, trace: Trace, template: str | None) -> Encoded:
+def _encode_exact(tokenizer: PreTrainedTokenizerBase, trace: Trace, template: str | None) -> Encoded:
     parts = numbered(trace.steps)
     response = "\n\n".join(parts)
     text = render(tokenizer, conversation(trace.prompt, response), template)
-    at, stop = _locate(text, response)
-    if at < 0:
+    begin, stop = _locate(text, response)
+    if begin < 0:
         return Encoded(trace.id, unscored="the chat template rewrites the solution")
     ids, offsets = tokenise(tokenizer, text)
-    starts = list(accumulate((len(part) + 2 for part in parts[:-1]), initial=at))
+    starts = list(accumulate((len(part) + 2 for part in parts[:-1]), initial=begin))
     start, ends = step_ranges(offsets, starts, stop)
     if start == 0:
         return Encoded(trace.id, unscored="no token comes before step 1")
     return Encoded(trace.id, ids, start, ends)
 
 
-def _release(tokenizer: PreTrainedTokenizerBase, trace: Trace, template: str | None) -> Encoded:
-    r"""The authors' positions: each prefix of the steps is rendered and tokenised by itself.
+def _encode_release(tokenizer: PreTrainedTokenizerBase, trace: Trace, template: str | None) -> Encoded:
+    r"""Encode with the authors' step boundaries: each prefix of the steps is rendered and tokenised by itself.
 
     Their r_j scores token j+1, and reward_k sums r_j over first <= j <= e_k, where a boundary is the length of the
     stripped prefix (with "\n\n" unless it is empty or whole) minus 2. Hence tokens first+1 .. e_k+1 here, which
@@ -110,13 +116,13 @@ def _release(tokenizer: PreTrainedTokenizerBase, trace: Trace, template: str | N
         return len(bare_ids(tokenizer, text(k).strip() + gap)) - 2
 
     ids = bare_ids(tokenizer, text(len(parts)))
-    first, *last = (boundary(k) for k in range(len(parts) + 1))
-    start, ends = first + 1, tuple(min(e + 2, len(ids)) for e in last)
+    first_boundary, *step_boundaries = (boundary(k) for k in range(len(parts) + 1))
+    start, ends = first_boundary + 1, tuple(min(e + 2, len(ids)) for e in step_boundaries)
     lengths = [end - begin for begin, end in pairwise((start, *ends))]
     # With no pad token their script pads with end-of-sequence, and so hides that one too.
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     masked = tuple(i for i, token in enumerate(ids) if token == pad)
-    return Encoded(trace.id, ids, start, ends, masked=masked, tokens=(lengths[0] - 1, *lengths[1:]))
+    return Encoded(trace.id, ids, start, ends, masked_positions=masked, release_counts=(lengths[0] - 1, *lengths[1:]))
 
 
 def encode_tagged(
@@ -127,46 +133,62 @@ def encode_tagged(
     template: str | None = None,
     max_tokens: int | None = None,
 ) -> Encoded:
-    """A tag token closes every step, and the model's output at the tag is the score (Qwen2.5-Math-PRM).
+    """Encode a chat in which a tag token closes every step; the output at the tag is the score (Qwen2.5-Math-PRM).
 
-    Assistant = the bare steps, each followed by `tag`; `reads[k]` is the k-th tag, the last token of step k.
-    Raises UserError when `tag` is not one token of this tokenizer.
+    The assistant turn is the bare steps, each followed by `tag`. `score_positions[k]` is the k-th tag, which is the
+    last token of step k.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        trace: The trace.
+        tag: Text of the tag.
+        system: System prompt; None = no system turn.
+        template: Chat template, as `encode_chat` takes it.
+        max_tokens: Longest input of the model; None = no limit.
+
+    Raises:
+        UserError: `tag` is not one token of this tokenizer, or the template cannot be used.
     """
-    known = tokenizer.encode(tag, add_special_tokens=False)
-    if len(known) != 1 or (known[0] == tokenizer.unk_token_id and tag != tokenizer.unk_token):
+    tag_ids = tokenizer.encode(tag, add_special_tokens=False)
+    if len(tag_ids) != 1 or (tag_ids[0] == tokenizer.unk_token_id and tag != tokenizer.unk_token):
         raise UserError(f"tag {tag!r}: not a single token of this tokenizer; use a tag that it knows as one token")
-    reason = unusable(trace)
+    reason = unusable_reason(trace)
     if reason:
         return Encoded(trace.id, unscored=reason)
     response = "".join(step + tag for step in trace.steps)
     text = render(tokenizer, conversation(trace.prompt, response, system), template)
-    at, stop = _locate(text, response)
-    if at < 0:
+    begin, stop = _locate(text, response)
+    if begin < 0:
         return Encoded(trace.id, unscored="the chat template rewrites the solution")
     ids, offsets = tokenise(tokenizer, text)
-    start, (stop_token,) = step_ranges(offsets, [at], stop)
-    reads = tuple(i for i in range(start, stop_token) if ids[i] == known[0])
-    if len(reads) != len(trace.steps):
-        return Encoded(trace.id, unscored=f"{len(reads)} tags for {len(trace.steps)} steps")
-    # Counted from the end, since a template may trim the blanks before the first step.
-    after = list(accumulate((len(step + tag) for step in reversed(trace.steps[1:])), initial=0))
-    if [offsets[i][1] for i in reads] != [stop - rest for rest in reversed(after)]:
+    start, (end_token,) = step_ranges(offsets, [begin], stop)
+    score_positions = tuple(i for i in range(start, end_token) if ids[i] == tag_ids[0])
+    if len(score_positions) != len(trace.steps):
+        return Encoded(trace.id, unscored=f"{len(score_positions)} tags for {len(trace.steps)} steps")
+    # Measured from the end, since a template may trim the blanks before the first step.
+    suffix_lengths = list(accumulate((len(step + tag) for step in reversed(trace.steps[1:])), initial=0))
+    if [offsets[i][1] for i in score_positions] != [stop - suffix_length for suffix_length in reversed(suffix_lengths)]:
         return Encoded(trace.id, unscored="a tag is not where its step ends")
-    return checked(Encoded(trace.id, ids, start, tuple(i + 1 for i in reads), reads), max_tokens)
+    return validate_lengths(
+        Encoded(trace.id, ids, start, tuple(i + 1 for i in score_positions), score_positions), max_tokens
+    )
 
 
 def encode_separated(
     tokenizer: PreTrainedTokenizerBase, trace: Trace, separator: str, max_tokens: int | None = None
 ) -> Encoded:
-    """Prompt, steps and separators tokenised apart and put end to end (TRL's stepwise trainer); no chat markup.
+    """Encode prompt, steps and separators each by itself and concatenate them, without chat markup (as TRL trains).
 
-    `reads[k]` is the last token of the k-th separator. Joining the strings first would give other tokens, and other
-    scores. Raises UserError when the separator leaves no token.
+    `score_positions[k]` is the last token of the k-th separator. Joining the strings first would give other tokens and
+    other scores.
+
+    Raises:
+        UserError: The separator has no token.
     """
     closing = bare_ids(tokenizer, separator)
     if not closing:
         raise UserError(f"separator {separator!r}: leaves no token in this tokenizer; put another into prm.json")
-    reason = unusable(trace)
+    reason = unusable_reason(trace)
     if reason:
         return Encoded(trace.id, unscored=reason)
     bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
@@ -174,34 +196,47 @@ def encode_separated(
     steps = [bare_ids(tokenizer, step) for step in trace.steps]
     empty = [k for k, step in enumerate(steps, 1) if not step]
     if empty:
-        return Encoded(trace.id, unscored=_no_token(empty[0]))
+        return Encoded(trace.id, unscored=_no_token_reason(empty[0]))
     ends = tuple(accumulate((len(step) + len(closing) for step in steps), initial=len(opening)))[1:]
     ids = opening + tuple(token for step in steps for token in step + closing)
-    return checked(Encoded(trace.id, ids, len(opening), ends, tuple(end - 1 for end in ends)), max_tokens)
+    return validate_lengths(Encoded(trace.id, ids, len(opening), ends, tuple(end - 1 for end in ends)), max_tokens)
 
 
 def step_ranges(offsets: Sequence[tuple[int, int]], starts: Sequence[int], stop: int) -> tuple[int, tuple[int, ...]]:
-    """First step token, and one past the last token of each step, by the owner rule.
+    """Assign tokens to steps: a token belongs to the last step whose text starts before the token's end.
 
-    The owner of a token is the last step whose text starts before the token's end; a token that begins at or after
-    `stop`, the end of the last step's text, has none. `starts` and `stop` are character positions.
-    Offsets may be empty or step back (trimmed blanks, bytes of one character), so what counts is how far the text has
-    been read by then: owners never decrease, and ranges stay contiguous.
+    A token that begins at or after the end of the last step's text belongs to none. Offsets may be empty or go back
+    (trimmed blanks, bytes of one character), so a token counts with the furthest offsets so far: step numbers never
+    decrease, and ranges stay contiguous.
+
+    Args:
+        offsets: Start and end character of each token.
+        starts: Character at which each step's text starts.
+        stop: Character at which the last step's text ends.
+
+    Returns:
+        Index of the first step token, and for each step the index after its last token.
     """
-    owned = [0] * (len(starts) + 1)  # [0] counts the prompt's tokens
-    begun = read = 0
+    token_counts = [0] * (len(starts) + 1)  # [0] counts the prompt's tokens
+    begin_reached = end_reached = 0
     for begin, end in offsets:
-        begun, read = max(begun, begin), max(read, end)
-        if begun < stop:
-            owned[bisect_left(starts, read)] += 1
-    start, *ends = accumulate(owned)
+        begin_reached, end_reached = max(begin_reached, begin), max(end_reached, end)
+        if begin_reached < stop:
+            token_counts[bisect_left(starts, end_reached)] += 1
+    start, *ends = accumulate(token_counts)
     return start, tuple(ends)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], template: str | None) -> str:
-    """The text of a conversation, without a generation prompt; it carries its own special tokens.
+    """Return the text of a conversation without a generation prompt, with the template's special tokens in it.
 
-    Raises UserError when there is no template, or when the template fails.
+    Args:
+        tokenizer: The tokenizer.
+        messages: Turns with `role` and `content`.
+        template: None = the tokenizer's own, "plain" = no chat markup, anything else = Jinja source.
+
+    Raises:
+        UserError: There is no template, or it fails.
     """
     if template == PLAIN:
         return (tokenizer.bos_token or "") + "\n\n".join(message["content"] for message in messages)
@@ -211,68 +246,74 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], t
         source = str(tokenizer.get_chat_template(template))
     except (TypeError, ValueError) as error:
         raise UserError(f"chat template: {one_line(error)}; pass --template plain or --template FILE") from error
-    if "strftime_now" in source:  # shadows the clock; the newline keeps line-based blank stripping as it was
+    if "strftime_now" in source:  # shadows the clock; the newline keeps the template's blank stripping
         source = f"{{% macro strftime_now(format) %}}{_DATE}{{% endmacro %}}\n{source}"
     return chat_templates.render(source, messages, {**tokenizer.special_tokens_map, "date_string": _DATE})
 
 
 def conversation(prompt: str, response: str, system: str | None = None) -> list[dict[str, str]]:
-    """Messages as chat templates take them."""
+    """Return a prompt and its response as messages for a chat template."""
     opening = [] if system is None else [{"role": "system", "content": system}]
     return [*opening, {"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
 
 
 def numbered(steps: Sequence[str]) -> list[str]:
-    """The steps with their headers "Step 1: ", "Step 2: " ..."""
+    """Return the steps with headers "Step 1: ", "Step 2: " and so on."""
     return [f"Step {k}: {step}" for k, step in enumerate(steps, 1)]
 
 
 def _locate(text: str, response: str) -> tuple[int, int]:
-    """Where the response begins and ends in the rendered text, or (-1, -1). Templates may trim its blanks."""
+    """Return the start and end of the response in the rendered text, or (-1, -1); templates may trim its blanks."""
     for candidate in (response, response.strip()):
-        at = text.rfind(candidate)
-        if at >= 0:
-            return at, at + len(candidate)
+        begin = text.rfind(candidate)
+        if begin >= 0:
+            return begin, begin + len(candidate)
     return -1, -1
 
 
 def tokenise(
     tokenizer: PreTrainedTokenizerBase, text: str, special: bool = False
 ) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
-    """Ids and character offsets of a text; `special`: with the tokens that the tokenizer itself adds, offsets (0, 0).
+    """Return the token ids of a text and their character offsets.
 
-    Raises UserError when the tokenizer gives no offsets.
+    Args:
+        tokenizer: A fast tokenizer.
+        text: The text.
+        special: Whether the tokenizer adds its special tokens, whose offsets are (0, 0).
+
+    Raises:
+        UserError: The tokenizer gives no offsets.
     """
     if not tokenizer.is_fast:
         raise UserError("the tokenizer gives no character offsets (a slow one); use a model that has a tokenizer.json")
-    out = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-    return tuple(out["input_ids"]), out["offset_mapping"]
+    encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    return tuple(encoding["input_ids"]), encoding["offset_mapping"]
 
 
 def bare_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    """Token ids of a text, no special token added."""
+    """Return the token ids of a text without added special tokens."""
     return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def unusable(trace: Trace) -> str:
-    """Why no convention can encode the trace; empty when one can."""
+def unusable_reason(trace: Trace) -> str:
+    """Return why the trace cannot be encoded in any convention; empty when it can."""
     blank = [k for k, step in enumerate(trace.steps, 1) if not step.strip()]
     if blank:
         return f"step {blank[0]} is blank"
     return "" if trace.steps else "no steps"
 
 
-def _no_token(step: int) -> str:
+def _no_token_reason(step: int) -> str:
     return f"step {step} has no token of its own"
 
 
-def checked(encoded: Encoded, max_tokens: int | None) -> Encoded:
-    """The same, or the reason why it cannot be scored: a step without a token, or more tokens than the model takes."""
+def validate_lengths(encoded: Encoded, max_tokens: int | None) -> Encoded:
+    """Return the encoding, or one that is unscored when a step has no token or the input exceeds `max_tokens`."""
     if encoded.unscored:
         return encoded
     empty = [k for k, (begin, end) in enumerate(encoded.spans, 1) if end <= begin]
     if empty:
-        return Encoded(encoded.id, unscored=_no_token(empty[0]))
+        return Encoded(encoded.id, unscored=_no_token_reason(empty[0]))
     if max_tokens is not None and len(encoded.ids) > max_tokens:
         return Encoded(encoded.id, unscored=f"{len(encoded.ids)} tokens, the model takes {max_tokens}")
     return encoded

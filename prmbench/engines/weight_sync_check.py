@@ -120,8 +120,9 @@ def self_test(
     if not (after_perturbed.rms <= tolerance and after_true.rms <= tolerance):  # NaN too
         raise UserError(
             "the sampler does not take the weights it is sent: its log-probabilities differ from the trainer's by "
-            f"{after_perturbed.rms:.3g} nats (rms) after a push of exaggerated weights and by {after_true.rms:.3g} after "
-            f"the true ones, at most {tolerance:g} is fine; start it as docs/scaling.md says, with the same model and --dtype"
+            f"{after_perturbed.rms:.3g} nats (rms) after a push of exaggerated weights and by {after_true.rms:.3g} "
+            f"after the true ones, at most {tolerance:g} is fine; start it as docs/scaling.md says, with the same "
+            "model and --dtype"
         )
     if not moved > 2 * tolerance:
         raise UserError(

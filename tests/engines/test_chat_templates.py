@@ -46,7 +46,7 @@ HARMFUL = {
     "without end": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "only for some": "{% if 'boxed' in messages[1].content %}{{ 'x' * 10**9 }}{% endif %}",
     "a large range": "{% for i in range(10**9) %}x{% endfor %}",
-    "a long source": "x" * (chat_templates.LONGEST_SOURCE + 1),
+    "a long source": "x" * (chat_templates.MAX_SOURCE_LENGTH + 1),
 }
 WRONG = {
     "syntax": "{% oops %}",
@@ -68,7 +68,7 @@ def tokenizer(policy: Path) -> transformers.PreTrainedTokenizerBase:
 @pytest.fixture(scope="module", autouse=True)
 def impatient() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chat_templates, "SECONDS", 1.0)
+        patch.setattr(chat_templates, "RENDER_TIMEOUT", 1.0)
         yield
 
 
@@ -101,8 +101,8 @@ def test_a_template_that_fails_says_why(tokenizer: transformers.PreTrainedTokeni
 def test_the_length_is_bounded_by_the_messages(
     tokenizer: transformers.PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_templates, "SPARE", 10)
-    monkeypatch.setattr(chat_templates, "FACTOR", 2)
+    monkeypatch.setattr(chat_templates, "BASE_TEXT_LENGTH", 10)
+    monkeypatch.setattr(chat_templates, "TEXT_LENGTH_FACTOR", 2)
     messages = [{"role": "user", "content": "x" * 100}]
     assert len(render(tokenizer, messages, "{{ messages[0].content * 2 }}")) == 200
     with pytest.raises(UserError, match="more text than a template may"):
@@ -156,10 +156,10 @@ def test_a_rendering_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -
     code = """
 import sys
 from prmbench.engines import chat_templates
-chat_templates.SECONDS = 1.0
+chat_templates.RENDER_TIMEOUT = 1.0
 chat_templates.render("x", [], {})
 print(chat_templates._worker._process.pid, flush=True)
-chat_templates.SECONDS = 0.5
+chat_templates.RENDER_TIMEOUT = 0.5
 chat_templates._exchange = lambda *_: __import__("os").kill(__import__("os").getpid(), 9)
 process = chat_templates._worker._process
 source = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

@@ -150,7 +150,7 @@ def test_separated_steps_are_those_of_evaluation(kind: str, steps: list[str]) ->
     found = encode_steps(tokenizer, trace, "separated", separator=";")
     assert found.unscored == encoded.unscored
     if not encoded.unscored:
-        assert (found.ids, found.start, found.reads) == (encoded.ids, encoded.start, encoded.reads)
+        assert (found.ids, found.start, found.reads) == (encoded.ids, encoded.start, encoded.score_positions)
 
 
 def test_steps_by_hand() -> None:

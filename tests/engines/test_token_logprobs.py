@@ -238,8 +238,8 @@ def test_as_many_as_fit_are_kept_at_exactly_p_min(least: int, offset: float) -> 
     assert not token_logprobs.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least).kept.any()
 
 
-def test_most_candidates() -> None:
-    assert [token_logprobs.most_candidates(p) for p in (0.05, 0.1, 0.15, 0.2, 0.3, 1 / 3, 0.7, 1.0)] == [
+def test_max_candidates() -> None:
+    assert [token_logprobs.max_candidates(p) for p in (0.05, 0.1, 0.15, 0.2, 0.3, 1 / 3, 0.7, 1.0)] == [
         20,
         10,
         6,
@@ -249,7 +249,7 @@ def test_most_candidates() -> None:
         1,
         1,
     ]
-    assert token_logprobs.most_candidates(None) == 0
+    assert token_logprobs.max_candidates(None) == 0
 
 
 def test_no_candidates_are_asked_for() -> None:
