@@ -18,7 +18,7 @@ from prmbench.config import LoadConfig, ModelConfig, RolloutConfig
 from prmbench.core import provenance, reading
 from prmbench.core.records import Trace, UserError, text_hash
 from prmbench.engines.encoding import PLAIN, Encoded, encode_chat
-from prmbench.engines.hf import Head, HFEngine, Placement, commit, load
+from prmbench.engines.hf import Head, HFEngine, Placement, load, resolve_commit
 from prmbench.engines.vllm import Options, VllmEngine, open_vllm
 
 LM = HFEngine | VllmEngine
@@ -102,15 +102,15 @@ def template_source(config: LoadConfig) -> str | None:
         raise UserError(f"--template {error}; use auto, plain or a Jinja file") from error
 
 
-def chat_encoder(engine: LM, config: ModelConfig, *others: LM) -> Callable[[Trace], Encoded]:
+def chat_encoder(engine: LM, config: ModelConfig, *other_engines: LM) -> Callable[[Trace], Encoded]:
     """Return a cached encoder of traces as chats of problem and numbered steps.
 
     Args:
         engine: The engine whose tokenizer encodes.
         config: Template and boundary.
-        others: Further engines that must also accept the encoded input; a longer one is unscored.
+        other_engines: Further engines that must also accept the encoded input; a longer one is unscored.
     """
-    limits = [e.max_tokens for e in (engine, *others) if e.max_tokens is not None]
+    limits = [e.max_tokens for e in (engine, *other_engines) if e.max_tokens is not None]
     encode = partial(
         encode_chat,
         engine.tokenizer,
@@ -121,8 +121,10 @@ def chat_encoder(engine: LM, config: ModelConfig, *others: LM) -> Callable[[Trac
     return cache(encode)
 
 
-def model_facts(card: ModelCard, config: ModelConfig, engine: LM, reference_bytes: int = 0, **more: Any) -> Facts:
-    """Return the facts of a loaded model; `more` are those that only its backend knows."""
+def model_facts(
+    card: ModelCard, config: ModelConfig, engine: LM, reference_bytes: int = 0, **backend_facts: Any
+) -> Facts:
+    """Return the facts of a loaded model; `backend_facts` are those that only its backend knows."""
     place = placement(config)
     gpu = torch.cuda.get_device_name() if place.device != "cpu" and torch.cuda.is_available() else ""
     source = template_source(config) or engine.tokenizer.chat_template or ""
@@ -141,7 +143,7 @@ def model_facts(card: ModelCard, config: ModelConfig, engine: LM, reference_byte
         engine=config.engine,
         device=place.device.partition(":")[0],
         hardware=gpu or f"{provenance.hardware()}, {torch.get_num_threads()} threads a process",
-        **more,
+        **backend_facts,
     )
 
 
@@ -154,7 +156,9 @@ def local_weights(model: str) -> str | None:
         return weights
     base, revision = adapter
     base_weights = provenance.weights_hash(Path(base)) if reading.exists(Path(base)) else None
-    return hashlib.sha256(f"{weights} {base_weights or f'{base}@{commit(base, revision)}'}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{weights} {base_weights or f'{base}@{resolve_commit(base, revision)}'}".encode()
+    ).hexdigest()
 
 
 def chat_format(config: ModelConfig) -> str:

@@ -31,15 +31,16 @@ def step_logprobs(engine: Reader, batch: Sequence[Encoded]) -> Iterator[tuple[fl
         yield step_sums(out.logprobs, encoded)
 
 
-def identity(weights: str, where: Placement, engine: str = "hf") -> str:
+def identity(weights: str, placement: Placement, engine: str = "hf") -> str:
     """Return a text of everything that changes the reference's numbers; the GPU's index does not, and is left out.
 
     Args:
         weights: Hash of the weights, or hub id and commit.
-        where: Device and precision.
+        placement: Device and precision.
         engine: Name of the engine.
     """
-    return f"{weights} {where.device.partition(':')[0]} {where.dtype}" + (f" {engine}" if engine != "hf" else "")
+    suffix = f" {engine}" if engine != "hf" else ""
+    return f"{weights} {placement.device.partition(':')[0]} {placement.dtype}{suffix}"
 
 
 def cached(folder: Path, reference: str, open_engine: Callable[[], Reader]) -> StepSums:
@@ -55,10 +56,10 @@ def cached(folder: Path, reference: str, open_engine: Callable[[], Reader]) -> S
     """
     if reading.lexists(folder) and not reading.belongs_to_user(folder):
         raise UserError(f"--ref-cache {folder}: belongs to another user, whose numbers are not taken; name your own")
-    name = hashlib.sha256(reference.encode()).hexdigest()[:16]
-    cache = _read_entries(folder, name, reference)
-    own_file = folder / f"{name}.{processes.rank()}.jsonl"
-    engine: list[Reader] = []
+    file_stem = hashlib.sha256(reference.encode()).hexdigest()[:16]
+    cache = _read_entries(folder, file_stem, reference)
+    own_file = folder / f"{file_stem}.{processes.rank()}.jsonl"
+    opened: list[Reader] = []
 
     def is_missing(encoded: Encoded) -> bool:
         return len(cache.get(_key(encoded), ())) != len(encoded.spans)
@@ -66,9 +67,9 @@ def cached(folder: Path, reference: str, open_engine: Callable[[], Reader]) -> S
     def sums(batch: Sequence[Encoded]) -> Iterator[tuple[float, ...]]:
         uncached = [e for e in batch if is_missing(e)]
         if uncached:
-            if not engine:
-                engine.append(open_engine())
-            computed = dict(zip(map(_key, uncached), step_logprobs(engine[0], uncached), strict=True))
+            if not opened:
+                opened.append(open_engine())
+            computed = dict(zip(map(_key, uncached), step_logprobs(opened[0], uncached), strict=True))
             finite = {key: values for key, values in computed.items() if all(map(math.isfinite, values))}
             _append_entries(own_file, reference, finite)
             cache.update(computed)

@@ -131,22 +131,22 @@ def generate(
                 i: Completion("", 0, "", refused=f"{len(ids[i])} tokens of prompt fill the context") for i in batch
             }
         else:
-            drawn = engine.sample(
+            sampled = engine.sample(
                 [ids[i] for i in batch], [room[i] for i in batch], [seeds[i] for i in batch], sampling, stop_ids
             )
-            completions |= {i: completion(engine.tokenizer, d, stop_ids) for i, d in zip(batch, drawn, strict=True)}
+            completions |= {i: completion(engine.tokenizer, d, stop_ids) for i, d in zip(batch, sampled, strict=True)}
         while next_index in completions:
             yield completions.pop(next_index)
             next_index += 1
 
 
-def completion(tokenizer: PreTrainedTokenizerBase, drawn: Drawn, stops: Collection[int]) -> Completion:
+def completion(tokenizer: PreTrainedTokenizerBase, sampled: Drawn, stops: Collection[int]) -> Completion:
     """Decode a sampled completion. Tokenising its text again may give other ids: see completion_encoding.py."""
-    stopped = drawn.ids[-1] in stops
+    stopped = sampled.ids[-1] in stops
     text = tokenizer.decode(
-        list(drawn.ids[:-1] if stopped else drawn.ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        list(sampled.ids[:-1] if stopped else sampled.ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
-    return Completion(str(text), len(drawn.ids), "stop" if stopped else "length", *drawn)
+    return Completion(str(text), len(sampled.ids), "stop" if stopped else "length", *sampled)
 
 
 def rooms(engine: Sampler, ids: Sequence[Sequence[int]]) -> list[int | None]:

@@ -263,7 +263,7 @@ def load(
         transformers.utils.logging.disable_progress_bar()
     huggingface_hub.utils.logging.set_verbosity_error()  # no line for every retry of a download
     transformers.utils.logging.set_verbosity_error()  # missing weights raise our own error below
-    base, options = source(name)
+    base, options = pretrained_source(name)
     adapter = _find_adapter(name)
     tokenizer_source = base
     if adapter is not None:  # transformers would load the base, but without its tokenizer and revision
@@ -272,7 +272,7 @@ def load(
         if tokenizer_source == base:
             message = f"model {name}: an adapter of {base}, without a tokenizer; the base's is used"
             warnings.warn(message, Notice, stacklevel=1)  # one place, so that it is shown once
-    revision = commit(base, revision)
+    revision = resolve_commit(base, revision)
     options |= {"revision": revision, "trust_remote_code": remote_code}
     device_map = {"device_map": placement.device} if placement.spread else {}
     dtype = getattr(torch, placement.dtype)
@@ -326,7 +326,7 @@ def _has_tokenizer(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES)
 
 
-def commit(name: str, revision: str | None) -> str | None:
+def resolve_commit(name: str, revision: str | None) -> str | None:
     """Return the hub commit to which a branch or tag points, so that all files come from one; None for local files.
 
     When neither the hub nor the cache knows it, `revision` is returned, and loading will raise the error.
@@ -342,7 +342,7 @@ def commit(name: str, revision: str | None) -> str | None:
     return sha or revision
 
 
-def source(name: str) -> tuple[str, dict[str, Any]]:
+def pretrained_source(name: str) -> tuple[str, dict[str, Any]]:
     """Return the name and options for `from_pretrained`: a GGUF file is loaded by its folder and file name.
 
     Raises:

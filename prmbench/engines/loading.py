@@ -30,18 +30,18 @@ _HUB_KERNEL = re.compile(r'_implementation\w*": (?:"|\{[^{}]*: ")[^"{}]*/')
 
 
 @contextmanager
-def errors_in_one_line(name: str, what: str = "cannot be loaded") -> Iterator[None]:
+def errors_in_one_line(name: str, problem: str = "cannot be loaded") -> Iterator[None]:
     """Turn the errors of loading a model into a UserError of one line."""
     try:
         yield
     except UnpicklingError as error:  # torch's own message explains how to load the file unsafely
         raise UserError(
-            f"model {name}: {what} (its weights are a pickle that holds more than tensors); save them as safetensors"
+            f"model {name}: {problem} (its weights are a pickle that holds more than tensors); save them as safetensors"
         ) from error
     except Exception as error:
         if type(error) is not Exception and not isinstance(error, UNLOADABLE):  # tokenizers raises plain Exception
             raise
-        raise UserError(f"model {name}: {what} ({first_line(error)})") from error
+        raise UserError(f"model {name}: {problem} ({first_line(error)})") from error
 
 
 def refuse_kernels(name: str, options: Mapping[str, Any]) -> None:

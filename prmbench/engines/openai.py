@@ -185,12 +185,15 @@ class HttpChat:
 
     def _send(self, sent: Mapping[str, Any], reservation: Reservation) -> Reply:
         """Make one attempt. The deadline covers the whole exchange, also when a server keeps sending single bytes."""
-        standard = {name: value for name, value in sent.items() if name != "top_k"}  # not a parameter of OpenAI's API
-        more = {"top_k": sent["top_k"]} if "top_k" in sent else None
+        # The SDK takes only parameters of OpenAI's API by name.
+        standard_body = {name: value for name, value in sent.items() if name != "top_k"}
+        extra_body = {"top_k": sent["top_k"]} if "top_k" in sent else None
 
         async def exchange() -> Any:
             async with asyncio.timeout(TIMEOUT):
-                return await self._client.chat.completions.with_raw_response.create(**standard, extra_body=more)
+                return await self._client.chat.completions.with_raw_response.create(
+                    **standard_body, extra_body=extra_body
+                )
 
         try:
             raw = self._loop.run(exchange())
@@ -256,7 +259,7 @@ class HttpChat:
     def _check_limit(self, intended: Mapping[str, Any], sent: Mapping[str, Any]) -> None:
         if self.budget.capped and MAX_TOKENS in intended and not set(LIMIT_NAMES) & set(sent):
             raise UserError(
-                f"--max-cost: {self.url} takes no limit for an answer, so that nobody knows what one may cost; "
+                f"--max-cost: {self.url} takes no limit for an answer, so that its cost is unknown; "
                 "drop --max-cost, or use another server"
             )
 

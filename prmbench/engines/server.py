@@ -109,10 +109,12 @@ class ServerEngine:
         answer = self._post("/v1/completions", body)
         try:
             choice = answer["choices"][0]
-            drawn = Drawn(tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"]))
-            if not all(type(i) is int and i >= 0 for i in drawn.ids) or not all(map(_is_number, drawn.logprobs)):
+            sampled = Drawn(tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"]))
+            if not all(type(i) is int and i >= 0 for i in sampled.ids) or not all(map(_is_number, sampled.logprobs)):
                 raise TypeError("token ids or log-probabilities that are none")
-            is_complete = choice["finish_reason"] in ("stop", "length") and len(drawn.ids) == len(drawn.logprobs) > 0
+            is_complete = (
+                choice["finish_reason"] in ("stop", "length") and len(sampled.ids) == len(sampled.logprobs) > 0
+            )
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f"server {self.url}: its answer has no token ids or log-probabilities; is it vLLM?"
@@ -120,7 +122,7 @@ class ServerEngine:
         if not is_complete:
             finish_reason = clip(str(choice["finish_reason"]))
             raise RetryError(f"server {self.url}: broke a completion off ({finish_reason})")
-        return drawn
+        return sampled
 
     def _post(self, path: str, body: Mapping[str, Any], accepted: Collection[int] = ()) -> dict[str, Any]:
         """Return the answer as JSON; empty when it is none, or when its status is among `accepted`."""

@@ -25,7 +25,7 @@ from prmbench.engines import TokenLogprobs
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import CPU_CACHE_BYTES, Sampler, Sampling
-from prmbench.engines.hf import Placement, commit, source
+from prmbench.engines.hf import Placement, pretrained_source, resolve_commit
 from prmbench.engines.loading import errors_in_one_line
 
 Push = Literal["nothing", "weights", "adapter"]
@@ -286,11 +286,11 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Op
         ) from error
     placement, options = placement.resolve(), options or Options()
     check_device(placement, options, current_platform.device_type)
-    if source(name)[1]:
+    if pretrained_source(name)[1]:
         raise UserError(f"model {name}: vLLM reads hub ids and folders; use the engine hf for a .gguf file")
     if (adapted := provenance.adapter_base(Path(name))) is not None:
         raise UserError(f"model {name}: an adapter of {adapted[0]}, and vLLM reads whole models; use the engine hf")
-    revision = commit(name, revision)
+    revision = resolve_commit(name, revision)
     processes.start(placement.device)  # before vLLM, which would else start a process group of one process
     settings = _with_memory_limits(options, placement.device).arguments(placement.dtype)
     if processes.world_size() > 1:
@@ -306,18 +306,20 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Op
     return engine
 
 
-def check_device(where: Placement, options: Options, built_for: str) -> None:
+def check_device(placement: Placement, options: Options, built_for: str) -> None:
     """Raise UserError on a device that vLLM cannot use; `built_for`: cpu, cuda, or empty when it finds no device."""
-    kind, _, index = where.device.partition(":")
+    kind, _, index = placement.device.partition(":")
     gpus = torch.cuda.device_count()
-    if where.spread:
+    if placement.spread:
         raise UserError(f"--device {kind}: vLLM spreads a model by --tensor-parallel; use --device auto")
     if not built_for:
         raise UserError("engine vllm: the vLLM that is installed finds no device to run on; a CPU needs its CPU build")
     if kind != built_for:
         raise UserError(f"--device {kind}: the vLLM that is installed runs on {built_for}; give --device {built_for}")
     if index not in ("", "0") and processes.world_size() == 1:
-        raise UserError(f"--device {where.device}: vLLM takes the first GPU it sees; set CUDA_VISIBLE_DEVICES={index}")
+        raise UserError(
+            f"--device {placement.device}: vLLM takes the first GPU it sees; set CUDA_VISIBLE_DEVICES={index}"
+        )
     if options.tensor_parallel > 1 and processes.world_size() > 1:
         raise UserError(
             f"--tensor-parallel {options.tensor_parallel}: one model takes several GPUs; start it without torchrun"

@@ -110,13 +110,13 @@ def self_test(
     """
     with disturbed():
         link.push(PERTURBED_VERSION, state)
-        drawn = draw()
-        perturbed_logprobs = logprobs(drawn)
-        after_perturbed = mismatch(perturbed_logprobs, _sampled_logprobs(drawn))
-    moved = mismatch(perturbed_logprobs, logprobs(drawn)).rms
+        sampled = draw()
+        perturbed_logprobs = logprobs(sampled)
+        after_perturbed = mismatch(perturbed_logprobs, _sampled_logprobs(sampled))
+    moved = mismatch(perturbed_logprobs, logprobs(sampled)).rms
     link.push(TRUE_VERSION, state)
-    drawn = draw()
-    after_true = mismatch(logprobs(drawn), _sampled_logprobs(drawn))
+    sampled = draw()
+    after_true = mismatch(logprobs(sampled), _sampled_logprobs(sampled))
     if not (after_perturbed.rms <= tolerance and after_true.rms <= tolerance):  # NaN too
         raise UserError(
             "the sampler does not take the weights it is sent: its log-probabilities differ from the trainer's by "
@@ -168,5 +168,5 @@ def _local_tensor(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.detach() if to_local is None else to_local()
 
 
-def _sampled_logprobs(drawn: Sequence[Drawn]) -> NDArray[np.float64]:
-    return np.array([logprob for d in drawn for logprob in d.logprobs], dtype=np.float64)
+def _sampled_logprobs(sampled: Sequence[Drawn]) -> NDArray[np.float64]:
+    return np.array([logprob for d in sampled for logprob in d.logprobs], dtype=np.float64)

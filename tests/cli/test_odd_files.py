@@ -60,7 +60,7 @@ READERS: dict[str, Arguments] = {
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A template of ten thousand brackets is given up sooner."""
-    monkeypatch.setattr(chat_templates, "SECONDS", 0.5)
+    monkeypatch.setattr(chat_templates, "RENDER_TIMEOUT", 0.5)
 
 
 @pytest.fixture
