@@ -26,8 +26,8 @@ import transformers
 from prmbench import data, demo_smollm2
 from prmbench.backends import Facts, ModelBackend, implicit
 from prmbench.core.records import StepScores, Trace
+from prmbench.engines.encoding import Encoded, encode_chat, render
 from prmbench.engines.hf import HFEngine, Placement, keep_freed_memory, load
-from prmbench.engines.render import Encoded, encode_chat, render
 from prmbench.evaluation import scoring
 
 TOLERANCE = {"float32": 2e-3, "bfloat16": 0.5}

@@ -20,8 +20,8 @@ from prmbench import data, objectives
 from prmbench.backends import implicit
 from prmbench.backends.ref_cache import step_logprobs
 from prmbench.core.records import EvalProtocol, Readout, ScoredTrace
+from prmbench.engines.encoding import encode_chat
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.engines.render import encode_chat
 from prmbench.metrics import first_error
 from prmbench.training.losses import LOSSES, denominator
 

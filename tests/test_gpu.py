@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.engines.render import Encoded
 
 pytestmark = [
     pytest.mark.gpu,

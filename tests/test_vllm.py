@@ -19,13 +19,13 @@ from vllm_runs import CONTEXT, CPU, MARKS, opened, save_smollm2, served, stop
 
 from prmbench.core.records import RetryError, UserError
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import Sampler, Sampling, generate
 from prmbench.engines.hf import HFEngine, load
-from prmbench.engines.probe import TOLERANCE, SelfTest, mismatch, noise, self_test
-from prmbench.engines.render import Encoded
 from prmbench.engines.server import open_server
-from prmbench.engines.sync import Adapter, State, Weights, Written, adapter_of, weights_of
 from prmbench.engines.vllm import Options, Reloadable, VllmEngine
+from prmbench.engines.weight_sync import Adapter, State, Weights, Written, adapter_of, weights_of
+from prmbench.engines.weight_sync_check import TOLERANCE, SelfTest, mismatch, noise, self_test
 
 pytestmark = MARKS
 
@@ -169,7 +169,7 @@ def test_a_server_takes_reloaded_weights(folder: Path, trainer: HFEngine, tmp_pa
         short = engine.sample(prompts(engine)[:1], [16], [0], Sampling(0.0), {token})[0]
         assert short.ids == full[0].ids[: full[0].ids.index(token) + 1]
         stop(process)
-        engine.tries, engine.pause = 2, 0.1
+        engine.tries, engine.first_pause = 2, 0.1
         with pytest.raises(RetryError, match="no answer"):
             draw(engine)
 

@@ -20,8 +20,8 @@ from prmbench import tasks
 from prmbench.core import result_files
 from prmbench.data import rollouts
 from prmbench.engines import vllm
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.hf import load
-from prmbench.engines.render import Encoded
 from prmbench.engines.vllm import Options
 
 pytestmark = MARKS

@@ -1,6 +1,6 @@
-"""Backends say what a step score means. A backend is an encoder, a reader and the facts a manifest needs.
+"""Backends turn a model's outputs into step scores. A backend is an encoder, a scorer and facts for the manifest.
 
-Which backend a model takes comes from its card, its own prm.json, or --backend; nothing is guessed from names.
+A model's backend comes from its card, its own prm.json or --backend; nothing is guessed from its name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prmbench.core.plugins import import_named
 from prmbench.core.records import READOUTS, ScoreKind, StepScores, Trace, UserError
 
 if TYPE_CHECKING:
-    from prmbench.engines.render import Encoded
+    from prmbench.engines.encoding import Encoded
 
 BACKENDS = {
     "implicit": "prmbench.backends.implicit:load",
@@ -29,15 +29,15 @@ BACKENDS = {
     "critic": "prmbench.backends.critic:load",
     "baseline": "prmbench.backends.baseline:load",
 }
-"""Strings, so that nothing is imported until it is used."""
+"""The backends' loaders, as strings so that nothing is imported before it is used."""
 CRITIC_OPTIONS = ("critic", "votes", "base_url", "max_cost")
-"""Those that nobody gives who does not mean to ask a critic."""
+"""Options that only make sense for a critic."""
 BASELINES = ("random", "step-length", "all-right", "position-only", "outcome-oracle", "gold")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a manifest says of a backend; the names are RunManifest's."""
+    """Facts about a loaded backend for the manifest; the names are those of RunManifest."""
 
     kind: ScoreKind
     input_format: str
@@ -58,62 +58,66 @@ class Facts:
     device: str = ""
     hardware: str = ""
     backend: str = ""
-    """Empty for a class of the user's own: then --backend names it."""
+    """Empty for a user's own class, which --backend names."""
     weight_bytes: int = 0
-    """Of all models that the backend holds; for --dry-run, like the next."""
+    """Bytes of the weights of all models in the backend; for --dry-run, as the next field."""
     token_bytes: int = 0
-    """Rough memory that a padded token of a batch takes."""
+    """Estimated bytes per padded token of a batch."""
     batch_tokens: int = 0
-    """Padded tokens a batch holds unless told otherwise; 0 = by device."""
+    """Default size of a batch in padded tokens; 0 = chosen by device."""
     workers: int = 1
-    """Batches that may be under way at once, each in a thread."""
+    """Batches that may be scored at once, each in its own thread."""
 
 
 class Backend(Protocol):
-    """What `pkg.mod:Class(config)` must be to serve as --backend."""
+    """The interface of a backend, which `pkg.mod:Class(config)` must have to serve as --backend."""
 
     facts: Facts
 
     def cost(self, trace: Trace) -> int:
-        """Tokens the trace takes; batches are formed by it."""
+        """Return the size of the trace in tokens, by which batches are formed."""
 
     def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
-        """One entry a trace, in order."""
+        """Yield the scores of each trace, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelBackend:
-    """A backend that pushes encoded traces through a model."""
+    """A backend that encodes traces and scores them by a model."""
 
     facts: Facts
     encode: Callable[[Trace], Encoded]
     read: Callable[[Sequence[Encoded]], Iterator[StepScores]]
-    """Scores of traces that could be encoded."""
+    """Scores a batch of encoded traces, one entry for each."""
 
     def cost(self, trace: Trace) -> int:
-        """Tokens of the encoded trace; 0 when it cannot be scored."""
+        """Return the tokens of the encoded trace; 0 when it cannot be scored."""
         return len(self.encode(trace).ids)
 
     def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
-        """One entry a trace, in order; what could not be encoded is unscored with its reason."""
-        encoded = [self.encode(trace) for trace in traces]
-        usable = [e for e in encoded if not e.unscored]
+        """Yield the scores of each trace, in order; a trace that could not be encoded is unscored with its reason."""
+        encodings = [self.encode(trace) for trace in traces]
+        usable = [encoding for encoding in encodings if not encoding.unscored]
         scores = self.read(usable) if usable else iter(())
-        for e in encoded:
-            yield StepScores(e.id, unscored=e.unscored) if e.unscored else next(scores)
+        for encoding in encodings:
+            yield StepScores(encoding.id, unscored=encoding.unscored) if encoding.unscored else next(scores)
 
 
 def load_backend(config: ModelConfig) -> Backend:
-    """The backend for a model. Raises UserError when it is not known how to read the model."""
+    """Load the backend for a model.
+
+    Raises:
+        UserError: No card, prm.json or option says how the model is read, or options do not fit its backend.
+    """
     config = coerced(config)
     card = find_card(config)
     if ":" in card.backend:
-        if config.backend != card.backend:  # a downloaded prm.json may not choose what is run
+        if config.backend != card.backend:  # a downloaded prm.json must not choose code to run
             raise UserError(f"{card.model}: its prm.json names code; pass --backend {card.backend} if you trust it")
-        own: Backend = import_named(card.backend, "--backend")(config)
-        if own.facts.kind not in READOUTS:
-            raise UserError(f"--backend {card.backend}: kind {own.facts.kind!r}; choose from {', '.join(READOUTS)}")
-        return own
+        backend: Backend = import_named(card.backend, "--backend")(config)
+        if backend.facts.kind not in READOUTS:
+            raise UserError(f"--backend {card.backend}: kind {backend.facts.kind!r}; choose from {', '.join(READOUTS)}")
+        return backend
     if card.backend not in BACKENDS:
         raise UserError(f"--backend {card.backend}: choose from auto, {', '.join(BACKENDS)} or give pkg.mod:Class")
     if card.backend != "critic":
@@ -127,35 +131,39 @@ def load_backend(config: ModelConfig) -> Backend:
 
 
 def _check_no_critic(card: ModelCard, config: ModelConfig) -> None:
-    """Raises UserError on options that would ask the model something, of which nothing would be done."""
+    """Raise UserError on options for critics, which other backends would ignore."""
     if config.engine == "openai":
         raise UserError(
             f"--engine openai: asks critics, and {card.model} is read by backend {card.backend}; "
             "use --engine hf, or ask it with --backend critic"
         )
-    none = ModelConfig()
-    given = [name for name in CRITIC_OPTIONS if getattr(config, name) != getattr(none, name)]
-    if given:
+    defaults = ModelConfig()
+    changed = [name for name in CRITIC_OPTIONS if getattr(config, name) != getattr(defaults, name)]
+    if changed:
         raise UserError(
-            f"--{given[0].replace('_', '-')}: is of critics, and {card.model} is read by backend {card.backend}; "
+            f"--{changed[0].replace('_', '-')}: is of critics, and {card.model} is read by backend {card.backend}; "
             "drop it, or ask it with --backend critic"
         )
 
 
 def find_card(config: ModelConfig) -> ModelCard:
-    """The card row, prm.json, or flags that say how to read the model; flags win."""
+    """Return how the model is read, from its card or prm.json; options override both.
+
+    Raises:
+        UserError: Nothing says how the model is read.
+    """
     if not config.model:
         raise UserError("--model is missing: give a hub id, a folder, a .gguf file or a baseline")
     if config.backend == "auto" and config.model in BASELINES:
         return ModelCard(config.model, "baseline")
-    if config.engine != "openai":  # a server's names are its own
+    if config.engine != "openai":  # a server's model names need not be paths
         missing_folder(config.model)
     card = cards.MODELS.get(config.model) or cards.from_folder(Path(config.model))
     if config.backend != "auto":
         card = cards.override(card or ModelCard(config.model, config.backend), backend=config.backend)
     if card is None:
-        known = "critic" if config.engine == "openai" else "|".join(BACKENDS)
-        raise UserError(f"--model {config.model}: no card and no prm.json say how to read it; pass --backend {known}")
+        choices = "critic" if config.engine == "openai" else "|".join(BACKENDS)
+        raise UserError(f"--model {config.model}: no card and no prm.json say how to read it; pass --backend {choices}")
     return cards.override(card, ref_model=config.ref_model, revision=config.revision)
 
 

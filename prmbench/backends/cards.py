@@ -1,6 +1,6 @@
-"""Known checkpoints, one row each, and prm.json: the same fields beside a trained model's weights.
+"""Known checkpoints, one row each, and prm.json: the same fields in a trained model's folder.
 
-A revision is None until someone has seen one; it is resolved at run time and recorded. In words: listing.py.
+A revision is None until one has been seen; it is resolved at run time and recorded. listing.py describes the rows.
 """
 
 from __future__ import annotations
@@ -17,53 +17,53 @@ from prmbench.core.option_values import check_names
 from prmbench.core.provenance import CARD_FILE
 from prmbench.core.records import UserError
 
-RECORDS = {
+TRAINING_RECORD_KEYS = {
     *("loss", "margin", "reduction", "start_model", "seed", "prmbench", "commit", "dirty"),
     *("template", "data_hash", "updates"),
 }
-"""Keys of a prm.json by which training records how the model came to be; none of them says how it is read."""
+"""Keys of a prm.json that record how the model was trained; none of them changes how it is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """How a checkpoint is read."""
+    """How a checkpoint is encoded and scored."""
 
     model: str
     backend: str
     revision: str | None = None
     ref_model: str | None = None
-    """implicit: what the log-ratio is taken against; in prm.json a path may be relative to the file."""
+    """implicit: the reference model of the log-ratio; in prm.json a path may be relative to the file."""
     ref_revision: str | None = None
     """implicit: the hub revision of the reference that it was trained against."""
     beta: float | None = None
-    """implicit: the scale it was trained with. Recorded; no readout depends on it."""
+    """implicit: the scale in training. It is recorded; no readout depends on it."""
     tag: str | None = None
     """token_cls, tag_lm: a token that closes every step, in a chat or in plain text."""
     separator: str | None = None
-    """token_cls: a text that closes every step, tokenised apart (TRL). value_head: a text that cuts the solution into
-    pieces, steps too (Skywork); without it the input is a chat."""
+    """token_cls: a text that closes every step, tokenised by itself (TRL). value_head: a text at which the solution is
+    cut, also inside steps (Skywork); without it the input is a chat."""
     joint: str | None = None
-    """tag_lm: a turn a step instead of a tag; this stands between the problem and step 1 (RLHFlow)."""
+    """tag_lm: the text between the problem and step 1 when each step has its own turn instead of a tag (RLHFlow)."""
     good: str = "+"
     """tag_lm: the token that says a step is right."""
     bad: str = "-"
     """tag_lm: the token that says a step is wrong."""
     prompt: str | None = None
-    """token_cls: the system prompt; critic: what it is asked; the name of a file in assets/prompts."""
+    """token_cls: the system prompt; critic: the question. Name of a file in assets/prompts."""
     reading: Literal["at_step", "cumulative"] = "at_step"
     """value_head: the value at a step's last token, or the sum over its tokens (Q-RM)."""
     head: str | None = None
-    """value_head: what the names of the head's tensors begin with, where it lies among the model's own weights."""
+    """value_head: prefix of the names of the head's tensors among the model's own weights."""
     activation: Literal["none", "sigmoid"] = "none"
     """value_head: sigmoid makes the value at a step's end P(step is right)."""
     signal: str = ""
-    """What it was trained from: outcome, steps, or none."""
+    """Labels of its training data: outcome, steps, or none."""
     trained_on: tuple[str, ...] = ()
     remote_code: bool = False
     family: str = ""
-    """Checkpoints that are read the same way."""
+    """Name of the checkpoints that are read in the same way."""
     note: str = ""
-    """What a user should know before trusting the row, above all what nobody has checked."""
+    """Caveats for users of the row, above all what has not been verified."""
 
 
 def _qwen_prm(model: str, trained_on: tuple[str, ...] = ()) -> ModelCard:
@@ -193,7 +193,7 @@ MODELS = {
 
 
 def override(card: ModelCard, **values: Any) -> ModelCard:
-    """The card with every value that is not None put in."""
+    """Return the card with every value that is not None replaced."""
     return replace(card, **{name: value for name, value in values.items() if value is not None})
 
 
@@ -207,9 +207,11 @@ def from_folder(folder: Path) -> ModelCard | None:
     if values is None:
         return None
     path = folder / CARD_FILE
-    row = {name: value for name, value in values.items() if name not in RECORDS and value is not None}
+    card_values = {
+        name: value for name, value in values.items() if name not in TRAINING_RECORD_KEYS and value is not None
+    }
     try:
-        card = from_mapping(ModelCard, {"model": str(folder), **row}, str(path))
+        card = from_mapping(ModelCard, {"model": str(folder), **card_values}, str(path))
     except TypeError as error:
         raise UserError(f"{path}: not a model card ({error}); it needs at least a backend") from error
     reference = folder / (card.ref_model or "")
@@ -222,7 +224,7 @@ def read_fields(folder: Path) -> dict[str, Any] | None:
     """Return all fields of a folder's prm.json, or None where there is no such file.
 
     Raises:
-        UserError: The file is no JSON object, or has a key that neither `ModelCard` nor `RECORDS` knows.
+        UserError: The file is no JSON object, or has a key that neither `ModelCard` nor `TRAINING_RECORD_KEYS` knows.
     """
     path = folder / CARD_FILE
     if not reading.exists(path):
@@ -233,13 +235,17 @@ def read_fields(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{error}; not a model card") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a model card; it needs an object with at least a backend")
-    known = {f.name for f in fields(ModelCard)} - {"model"}
-    check_names(values, known | RECORDS, f"{path}: unknown key")
+    card_keys = {f.name for f in fields(ModelCard)} - {"model"}
+    check_names(values, card_keys | TRAINING_RECORD_KEYS, f"{path}: unknown key")
     return values
 
 
 def prompt_text(name: str) -> str:
-    """A prompt that is part of a protocol, quoted in assets/prompts with its source and licence."""
+    """Return a prompt from assets/prompts, where it is quoted with its source and licence.
+
+    Raises:
+        UserError: There is none of that name.
+    """
     source = files("prmbench") / "assets" / "prompts" / f"{name}.json"
     if not (name.isidentifier() and source.is_file()):
         raise UserError(f"prompt {name!r}: there is none of that name in prmbench/assets/prompts")

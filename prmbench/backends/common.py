@@ -1,4 +1,4 @@
-"""What the model backends share: placement, the chat template, and the facts of a loaded model."""
+"""Functions shared by the model backends: opening engines, chat templates, and the facts of a loaded model."""
 
 from __future__ import annotations
 
@@ -17,41 +17,54 @@ from prmbench.backends.cards import ModelCard
 from prmbench.config import LoadConfig, ModelConfig, RolloutConfig
 from prmbench.core import provenance, reading
 from prmbench.core.records import Trace, UserError, text_hash
-from prmbench.engines.hf import Head, HFEngine, Placement, commit, load
-from prmbench.engines.render import PLAIN, Encoded, encode_chat
+from prmbench.engines.encoding import PLAIN, Encoded, encode_chat
+from prmbench.engines.hf import Head, HFEngine, Placement, load, resolve_commit
 from prmbench.engines.vllm import Options, VllmEngine, open_vllm
 
 LM = HFEngine | VllmEngine
-"""What `open_lm` gives."""
-Runs = ModelConfig | RolloutConfig
-"""Options that choose an engine."""
+"""An engine that `open_lm` returns."""
+EngineConfig = ModelConfig | RolloutConfig
+"""Configs that choose an engine."""
 VLLM_BATCH_TOKENS = 2**16
-"""Read before the journal is written: vLLM makes its own batches."""
+"""Tokens scored per journal entry with vLLM, which makes its own batches."""
 
 
 def open_model(card: ModelCard, config: ModelConfig, kind: Head) -> HFEngine:
-    """Loads the card's model where and in the precision that the options say; by transformers alone."""
+    """Load the card's model with transformers, on the configured device and in the configured precision.
+
+    Raises:
+        UserError: Another engine is configured, or the model cannot be loaded.
+    """
     if config.engine != "hf":
         raise UserError(
             f"--engine {config.engine}: backend {card.backend} needs what only the engine hf gives; vllm runs the "
             "backends implicit and critic, `rollout` and benchmark policy"
         )
     _check_gpus(config)
-    code = card.remote_code and config.trust_remote_code
-    return load(card.model, kind, placement(config), card.revision, code, empty=config.dry_run)
+    trust_code = card.remote_code and config.trust_remote_code
+    return load(card.model, kind, placement(config), card.revision, trust_code, empty=config.dry_run)
 
 
 def open_lm(
     name: str,
     revision: str | None,
-    config: Runs,
+    config: EngineConfig,
     options: Options | None = None,
     empty: bool = False,
     remote_code: bool = False,
 ) -> LM:
-    """Loads a causal language model in the engine that the options name, to read or to sample.
+    """Load a causal language model in the configured engine, to score or to sample.
 
-    `options`: how vLLM is started. `empty` leaves the weights out, and takes the engine hf. Raises UserError.
+    Args:
+        name: Hub id, folder or .gguf file.
+        revision: Hub revision; None = the newest.
+        config: Engine, device and precision.
+        options: How vLLM is started; None = its defaults.
+        empty: Leave the weights out, for a dry run; this uses the engine hf.
+        remote_code: Whether the model's own code may run.
+
+    Raises:
+        UserError: The engine does not support the options, or the model cannot be loaded.
     """
     _check_gpus(config)
     if config.engine == "openai":
@@ -65,7 +78,7 @@ def open_lm(
     )
 
 
-def _check_gpus(config: Runs) -> None:
+def _check_gpus(config: EngineConfig) -> None:
     if config.tensor_parallel > 1 and config.engine == "hf":
         raise UserError(
             f"--tensor-parallel {config.tensor_parallel}: is vLLM's; with the engine hf use --device balanced"
@@ -73,12 +86,12 @@ def _check_gpus(config: Runs) -> None:
 
 
 def placement(config: LoadConfig) -> Placement:
-    """Where the options put a model."""
+    """Return the device and precision that the config asks for, with `auto` resolved."""
     return Placement(config.device, config.dtype).resolve()
 
 
 def template_source(config: LoadConfig) -> str | None:
-    """What render.py takes: None (the tokenizer's own), "plain", or the text of a Jinja file."""
+    """Return the template for encoding.py: None (the tokenizer's own), "plain", or the text of a Jinja file."""
     if config.template in ("auto", PLAIN):
         return None if config.template == "auto" else PLAIN
     try:
@@ -87,9 +100,15 @@ def template_source(config: LoadConfig) -> str | None:
         raise UserError(f"--template {error}; use auto, plain or a Jinja file") from error
 
 
-def chat_encoder(engine: LM, config: ModelConfig, *others: LM) -> Callable[[Trace], Encoded]:
-    """Encodes a trace as a chat of problem and numbered steps, once; what `others` cannot take is unscored, too."""
-    limits = [e.max_tokens for e in (engine, *others) if e.max_tokens is not None]
+def chat_encoder(engine: LM, config: ModelConfig, *other_engines: LM) -> Callable[[Trace], Encoded]:
+    """Return a cached encoder of traces as chats of problem and numbered steps.
+
+    Args:
+        engine: The engine whose tokenizer encodes.
+        config: Template and boundary.
+        other_engines: Further engines that must also accept the encoded input; a longer one is unscored.
+    """
+    limits = [e.max_tokens for e in (engine, *other_engines) if e.max_tokens is not None]
     encode = partial(
         encode_chat,
         engine.tokenizer,
@@ -100,10 +119,12 @@ def chat_encoder(engine: LM, config: ModelConfig, *others: LM) -> Callable[[Trac
     return cache(encode)
 
 
-def model_facts(card: ModelCard, config: ModelConfig, engine: LM, reference_bytes: int = 0, **more: Any) -> Facts:
-    """Facts of a loaded model; `more` are those that its backend knows."""
-    where = placement(config)
-    gpu = torch.cuda.get_device_name() if where.device != "cpu" and torch.cuda.is_available() else ""
+def model_facts(
+    card: ModelCard, config: ModelConfig, engine: LM, reference_bytes: int = 0, **backend_facts: Any
+) -> Facts:
+    """Return the facts of a loaded model; `backend_facts` are those that only its backend knows."""
+    place = placement(config)
+    gpu = torch.cuda.get_device_name() if place.device != "cpu" and torch.cuda.is_available() else ""
     source = template_source(config) or engine.tokenizer.chat_template or ""
     return Facts(
         backend=card.backend,
@@ -116,37 +137,46 @@ def model_facts(card: ModelCard, config: ModelConfig, engine: LM, reference_byte
         beta=card.beta,
         signal=card.signal,
         trained_on=card.trained_on,
-        dtype=where.dtype,
+        dtype=place.dtype,
         engine=config.engine,
-        device=where.device.partition(":")[0],
+        device=place.device.partition(":")[0],
         hardware=gpu or f"{provenance.hardware()}, {torch.get_num_threads()} threads a process",
-        **more,
+        **backend_facts,
     )
 
 
 def local_weights(model: str) -> str | None:
-    """Hash of a local model's files, of an adapter's together with its base's; None for a hub id."""
+    """Return the hash of a local model's weights, an adapter's together with its base's; None for a hub id."""
     if not reading.exists(Path(model)):
         return None
-    own, adapted = provenance.weights_hash(Path(model)), provenance.adapter_base(Path(model))
-    if adapted is None:
-        return own
-    base, revision = adapted
-    local = provenance.weights_hash(Path(base)) if reading.exists(Path(base)) else None
-    return hashlib.sha256(f"{own} {local or f'{base}@{commit(base, revision)}'}".encode()).hexdigest()
+    weights, adapter = provenance.weights_hash(Path(model)), provenance.adapter_base(Path(model))
+    if adapter is None:
+        return weights
+    base, revision = adapter
+    base_weights = provenance.weights_hash(Path(base)) if reading.exists(Path(base)) else None
+    return hashlib.sha256(
+        f"{weights} {base_weights or f'{base}@{resolve_commit(base, revision)}'}".encode()
+    ).hexdigest()
 
 
 def chat_format(config: ModelConfig) -> str:
-    """The input format that protocols name: numbered steps in a chat, or plain."""
+    """Return the manifest's name of the input format: numbered steps in a chat, or plain."""
     return "plain+steps" if config.template == PLAIN else "chat+steps"
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), without overflow and exact where it is small: scores next to 0 must not become ties."""
+    """Return 1 / (1 + exp(-x)) without overflow and exact near 0, so that small scores do not become ties."""
     return np.exp(-np.logaddexp(0.0, -x))  # type: ignore[no-any-return]
 
 
 def step_sums(per_token: np.ndarray, encoded: Encoded) -> tuple[float, ...]:
-    """Sums of a per-token quantity [ends[-1] - start] over each step's tokens, in float64."""
-    total = np.concatenate([[0.0], per_token.astype(np.float64).cumsum()])
-    return tuple(float(total[end - encoded.start] - total[begin - encoded.start]) for begin, end in encoded.spans)
+    """Return the sums of a per-token quantity over each step's tokens, in float64.
+
+    Args:
+        per_token: [ends[-1] - start], one value for each step token.
+        encoded: The encoded trace.
+    """
+    prefix_sums = np.concatenate([[0.0], per_token.astype(np.float64).cumsum()])
+    return tuple(
+        float(prefix_sums[end - encoded.start] - prefix_sums[begin - encoded.start]) for begin, end in encoded.spans
+    )

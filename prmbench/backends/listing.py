@@ -1,6 +1,6 @@
-"""The rows of cards.py in words, for `prmbench models` and the README: what goes in, where the score is, whose label.
+"""Describes the rows of cards.py for `prmbench models` and the README: input, score position and label of each model.
 
-Derived from the same fields that the backends read, so that no row can say one thing and do another.
+The text is derived from the fields that the backends use, so that it cannot contradict them.
 """
 
 from __future__ import annotations
@@ -12,86 +12,88 @@ from dataclasses import dataclass
 from prmbench.backends.cards import MODELS, ModelCard
 
 _CHAT = 'chat: problem; "Step i: ..." with blank lines between'
-_LIKELIER = "the likelier of two (0.5)"
+_LIKELIER_LABEL = "the likelier of two (0.5)"
 _CRITICS = {
     "thinkprm": ("verdicts of its critique, one a step", "the first step that it calls incorrect"),
-    "genprm": ("P(Yes) at the last judgement of a step's critique", _LIKELIER),
+    "genprm": ("P(Yes) at the last judgement of a step's critique", _LIKELIER_LABEL),
 }
-_TUNED = "none: threshold tuned on gsm8k"
-_OFFLINE = "offline: random weights, real architecture"
-_OWN_CODE = "offline: stand-in for its code, same head"
-_ASKED = "offline: golden of the prompt, scripted answers"
+_TUNED_LABEL = "none: threshold tuned on gsm8k"
+_RANDOM_WEIGHTS = "offline: random weights, real architecture"
+_STAND_IN_CODE = "offline: stand-in for its code, same head"
+_SCRIPTED_ANSWERS = "offline: golden of the prompt, scripted answers"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One checkpoint that `eval` knows how to read."""
+    """The description of one known checkpoint."""
 
     model: str
     family: str
     backend: str
     input: str
-    """What the model is fed."""
+    """The model's input."""
     position: str
-    """Where the score of a step is read."""
+    """Where a step's score is read."""
     label: str
-    """The model's own label, where it has one; every protocol can be asked for with any of them."""
+    """The model's native label, if it has one; every protocol works with every model."""
     signal: str
     trained_on: tuple[str, ...]
     remote_code: bool
     verified: str
-    """How we know. Golden inputs and a slow second computation are in tests/backends/test_families.py."""
+    """How the row was verified. Golden inputs and an independent computation are in tests/backends/test_families.py."""
     note: str
 
 
 def rows(cards: Iterable[ModelCard] = MODELS.values()) -> list[ModelRow]:
-    """The rows of `prmbench models`, in the order of cards.py."""
+    """Return the rows of `prmbench models`, in the order of cards.py."""
     return [_row(card) for card in cards]
 
 
 def _row(card: ModelCard) -> ModelRow:
-    fed, position, label = _convention(card)
+    model_input, position, label = _convention(card)
     return ModelRow(
         card.model,
         card.family,
         card.backend,
-        fed,
+        model_input,
         position,
         label,
         card.signal,
         card.trained_on,
         card.remote_code,
-        _OWN_CODE if card.remote_code else _ASKED if card.backend == "critic" else _OFFLINE,
+        _STAND_IN_CODE if card.remote_code else _SCRIPTED_ANSWERS if card.backend == "critic" else _RANDOM_WEIGHTS,
         card.note,
     )
 
 
 def _convention(card: ModelCard) -> tuple[str, str, str]:
-    """Input, score position, label rule."""
+    """Return input, score position and label rule."""
     if card.backend == "token_cls":
-        chat = f"chat: {'system prompt, ' if card.prompt else ''}problem; bare steps, each + {card.tag}"
-        apart = f"ids: problem, then step and {card.separator!r} tokenised apart; no chat"
-        return (chat, "class 1 at the tag", _LIKELIER) if card.tag else (apart, "class 1 at its last token", _LIKELIER)
+        if card.tag:
+            model_input = f"chat: {'system prompt, ' if card.prompt else ''}problem; bare steps, each + {card.tag}"
+            return model_input, "class 1 at the tag", _LIKELIER_LABEL
+        model_input = f"ids: problem, then step and {card.separator!r} tokenised apart; no chat"
+        return model_input, "class 1 at its last token", _LIKELIER_LABEL
     if card.backend == "tag_lm" and card.joint is not None:
         turns = f"chat: a user turn a step, the first problem + {card.joint!r} + step; {card.good!r} as every answer"
         return turns, f"next token before {card.good!r}", f"likeliest token is {card.good!r} (series greedy)"
     if card.backend == "tag_lm":
         text = f'text: problem, then "Step i: ... {card.tag}" a line; no chat'
-        return text, f"next token at the tag, {card.good!r} or {card.bad!r}", _LIKELIER
+        return text, f"next token at the tag, {card.good!r} or {card.bad!r}", _LIKELIER_LABEL
     if card.backend == "value_head":
-        fed = f"ids: problem, then pieces cut at every {card.separator!r}; no chat" if card.separator else _CHAT
-        last = "last separator" if card.separator else "last token"
-        squashed = "sigmoid(value)" if card.activation == "sigmoid" else "value"
-        where = "values of its tokens, summed" if card.reading == "cumulative" else f"{squashed} at its {last}"
-        return fed, where, _TUNED
+        model_input = f"ids: problem, then pieces cut at every {card.separator!r}; no chat" if card.separator else _CHAT
+        position = "last separator" if card.separator else "last token"
+        value = "sigmoid(value)" if card.activation == "sigmoid" else "value"
+        score = "values of its tokens, summed" if card.reading == "cumulative" else f"{value} at its {position}"
+        return model_input, score, _TUNED_LABEL
     if card.backend == "critic":
         return f"chat: prompt {card.prompt}", *_CRITICS[str(card.prompt)]
-    return _CHAT, f"log-ratio to {card.ref_model}, summed over its tokens", _TUNED
+    return _CHAT, f"log-ratio to {card.ref_model}, summed over its tokens", _TUNED_LABEL
 
 
 def paragraph(row: ModelRow) -> str:
-    """A row for the terminal, 80 columns wide."""
-    told = {
+    """Format a row for the terminal, 80 columns wide."""
+    lines_by_name = {
         "reads": row.input,
         "score": row.position,
         "label": row.label,
@@ -101,5 +103,5 @@ def paragraph(row: ModelRow) -> str:
         "note": row.note,
     }
     wrap = textwrap.TextWrapper(width=80, initial_indent="  ", subsequent_indent=" " * 12)
-    lines = [wrap.fill(f"{name:<10}{words}") for name, words in told.items() if words]
+    lines = [wrap.fill(f"{name:<10}{text}") for name, text in lines_by_name.items() if text]
     return "\n".join([f"{row.model}  ({row.family}; backend {row.backend})", *lines, ""])

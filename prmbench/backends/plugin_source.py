@@ -1,6 +1,6 @@
-"""The source of a `pkg.mod:Class` backend: its file and those beside it that it imports. Edited code gives new scores.
+"""Hashes the source of a `pkg.mod:Class` backend and of the helpers that it imports: edited code gives new scores.
 
-Read, not run: what is imported is taken from the text, so a name that is put together at run time is not seen.
+Imports are read from the source text, which is not run, so a name assembled at run time is not found.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-INSTALLED = ("site-packages", "dist-packages")
-"""Folders in which files lie beside each other that have nothing to do with each other."""
-IMPORTERS = ("import_module", "__import__")
-"""Functions that import what their first argument names."""
+INSTALL_FOLDERS = ("site-packages", "dist-packages")
+"""Names of folders that hold unrelated packages side by side."""
+IMPORT_FUNCTIONS = ("import_module", "__import__")
+"""Functions that import the module named by their first argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class _Module:
 
 
 def source_hash(path: str) -> str:
-    """16 hex digits that change with the file of a `pkg.mod:Class` backend and with the helpers it imports.
+    """Return a hash, in 16 hex digits, of the file of a `pkg.mod:Class` backend and of the helpers that it imports.
 
-    Helpers are the files under the folder that the module, or its package, lies in; of an installed package those of
-    the package alone. Empty where there is no such file.
+    Helpers are files below the folder that holds the module or its package; for an installed package only the
+    package's own files. The hash is empty when the module has no file.
     """
     name = path.partition(":")[0]
     spec = importlib.util.find_spec(name)
@@ -49,42 +49,42 @@ def source_hash(path: str) -> str:
 
 
 def _helpers(start: _Module) -> set[_Module]:
-    """All modules beside `start` that it imports, and those that they import."""
+    """Return all modules that `start` imports, directly or not, from the folder that holds it."""
     depth = start.name.count(".") + (start.file.name == "__init__.py")
     root = start.file.parents[depth]
-    top = start.name.partition(".")[0]
-    seen, waiting = {start}, [start]
-    while waiting:
-        for name in _imported(waiting.pop()):
-            own = name.partition(".")[0] == top
-            file = _file(root, name) if own or root.name not in INSTALLED else None
-            if file is None or name.partition(".")[0] == "prmbench":  # whose commit the manifest names
+    top_package = start.name.partition(".")[0]
+    found_modules, to_visit = {start}, [start]
+    while to_visit:
+        for name in _imported_names(to_visit.pop()):
+            same_package = name.partition(".")[0] == top_package
+            file = _module_file(root, name) if same_package or root.name not in INSTALL_FOLDERS else None
+            if file is None or name.partition(".")[0] == "prmbench":  # the manifest records its commit
                 continue
             module = _Module(name, file)
-            if module not in seen:
-                seen.add(module)
-                waiting.append(module)
-    return seen - {start}
+            if module not in found_modules:
+                found_modules.add(module)
+                to_visit.append(module)
+    return found_modules - {start}
 
 
-def _file(root: Path, name: str) -> Path | None:
+def _module_file(root: Path, name: str) -> Path | None:
     base = root.joinpath(*name.split("."))
     return next((file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()), None)
 
 
-def _imported(module: _Module) -> Iterator[str]:
-    """Names that the module's text imports, each with the packages around it; some may be no modules."""
+def _imported_names(module: _Module) -> Iterator[str]:
+    """Yield the names that a module's text imports, each with its parent packages; some may be no modules."""
     yield from _with_packages(module.name)
     try:
         tree = ast.parse(module.file.read_bytes())
     except (SyntaxError, ValueError, RecursionError):
-        return  # importing it will say so
+        return  # importing it will raise the error
     for node in ast.walk(tree):
-        for name in _names(node, module):
+        for name in _names_in_node(node, module):
             yield from _with_packages(name)
 
 
-def _names(node: ast.AST, module: _Module) -> Iterator[str]:
+def _names_in_node(node: ast.AST, module: _Module) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -97,7 +97,7 @@ def _names(node: ast.AST, module: _Module) -> Iterator[str]:
     elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         value = node.args[0].value
-        if called in IMPORTERS and isinstance(value, str) and value and not value.startswith("."):
+        if called in IMPORT_FUNCTIONS and isinstance(value, str) and value and not value.startswith("."):
             yield value
 
 

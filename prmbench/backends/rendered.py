@@ -1,6 +1,6 @@
-"""A backend for benchmark format_shift: shows the model a trace as its rendering writes it, and brings scores back.
+"""The backend of benchmark format_shift: scores a trace in another format and maps the scores to the original steps.
 
-Wraps any other backend; what the renderings are is data/renderings.py's business.
+It wraps any other backend; data/renderings.py defines the formats.
 """
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ from collections.abc import Iterator, Sequence
 from prmbench.backends import Backend, Facts
 from prmbench.core.records import StepScores, Trace, Usage
 from prmbench.data import renderings
-from prmbench.engines.budget import Budget
+from prmbench.engines.cost_budget import Budget
 
 
 class RenderedBackend:
-    """The same model on traces that `renderings.rendered` made."""
+    """Scores the traces of `renderings.rendered` by another backend."""
 
     def __init__(self, backend: Backend) -> None:
-        """`backend` reads the text that is shown."""
+        """`backend` scores the text in the other format."""
         self.backend = backend
         self.facts: Facts = backend.facts
         self.budget: Budget | None = getattr(backend, "budget", None)
 
     def cost(self, trace: Trace) -> int:
-        """Tokens of the text that is shown."""
+        """Return the tokens of the text in the other format."""
         return self.backend.cost(renderings.shown(trace).trace)
 
     def at_most(self, trace: Trace) -> Usage:
-        """What a critic's answers about the text that is shown may take; nothing for other backends."""
+        """Return the most tokens that a critic's answers about the text may use; none for other backends."""
         ask = getattr(self.backend, "at_most", None)
         return ask(renderings.shown(trace).trace) if ask else Usage()
 
     def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
-        """One entry a trace, in order, its scores one per judged step."""
-        seen = [renderings.shown(trace) for trace in traces]
-        for trace, found, scores in zip(traces, seen, self.backend.score([s.trace for s in seen]), strict=True):
-            yield renderings.combined(len(trace.steps), found.parents, scores, self.facts.kind)
+        """Yield the scores of each trace, in order, one for each judged step."""
+        rendered = [renderings.shown(trace) for trace in traces]
+        scores_of_rendered = self.backend.score([r.trace for r in rendered])
+        for trace, rendering, scores in zip(traces, rendered, scores_of_rendered, strict=True):
+            yield renderings.combined(len(trace.steps), rendering.parents, scores, self.facts.kind)

@@ -1,6 +1,6 @@
-"""Language models that judge a step by their next token: a good one, say "+", or a bad one, say "-".
+"""Language models that judge a step by their next token: a good one such as "+", or a bad one such as "-".
 
-Conventions are rows of data in cards.py: plain text with a tag behind every step (Math-Shepherd), or one turn a step
+The conventions are rows in cards.py: plain text with a tag after every step (Math-Shepherd), or one turn per step
 (RLHFlow).
 """
 
@@ -15,16 +15,16 @@ from prmbench.backends import ModelBackend, common
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig
 from prmbench.core.records import StepScores, Trace, UserError
+from prmbench.engines.encoding import Encoded
+from prmbench.engines.family_encodings import encode_tagged_text, encode_turns, text_token, turn_token
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.inputs import encode_tagged_text, encode_turns, text_token, turn_token
-from prmbench.engines.render import Encoded
 
 SERIES = ("full", "greedy")
-"""P(good) over the whole vocabulary, and 1 where good is its likeliest token: readings in use for turns."""
+"""Other series for turns: P(good) over the whole vocabulary, and 1 where good is the most likely token."""
 
 
 def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
-    """Loads the model. Its own label is the likelier of the two tokens: a threshold of 0.5, with a tie read as good."""
+    """Load the model. Its native label is the likelier of the two tokens: a threshold of 0.5, where a tie is good."""
     if card.tag is None and card.joint is None:
         raise UserError(f"--model {card.model}: backend tag_lm needs a tag or a joint in its card or prm.json")
     engine = common.open_model(card, config, "lm")
@@ -39,29 +39,29 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
 def _convention(
     engine: HFEngine, card: ModelCard, config: ModelConfig
 ) -> tuple[Callable[[Trace], Encoded], tuple[int, int], str]:
-    """The encoder, the ids of (good, bad), and what manifests call the input."""
-    tokens, joint, most = engine.tokenizer, card.joint, engine.max_tokens
+    """Return the encoder, the token ids of (good, bad), and the manifest's name of the input format."""
+    tokenizer, joint, max_tokens = engine.tokenizer, card.joint, engine.max_tokens
     if joint is not None:
         template = common.template_source(config)
-        good, bad = (turn_token(tokens, label, template) for label in (card.good, card.bad))
-        encode = cache(lambda trace: encode_turns(tokens, trace, joint, card.good, template, most))
-        name = f"turns, joint {joint!r}"
+        good, bad = (turn_token(tokenizer, label, template) for label in (card.good, card.bad))
+        encode = cache(lambda trace: encode_turns(tokenizer, trace, joint, card.good, template, max_tokens))
+        input_format = f"turns, joint {joint!r}"
     else:
         tag = card.tag or ""
-        good, bad = (text_token(tokens, label) for label in (card.good, card.bad))
-        encode = cache(lambda trace: encode_tagged_text(tokens, trace, tag, most))
-        name = f"text+tag {tag}"
+        good, bad = (text_token(tokenizer, label) for label in (card.good, card.bad))
+        encode = cache(lambda trace: encode_tagged_text(tokenizer, trace, tag, max_tokens))
+        input_format = f"text+tag {tag}"
     if good == bad:
         raise UserError(f"--model {card.model}: {card.good!r} and {card.bad!r} are one token; put others into prm.json")
-    return encode, (good, bad), name
+    return encode, (good, bad), input_format
 
 
 def read(
     engine: HFEngine, labels: tuple[int, int], series: Sequence[str], batch: Sequence[Encoded]
 ) -> Iterator[StepScores]:
-    """Per step: P(good) among the two tokens, and what SERIES says of the `series` asked for."""
-    for encoded, following in zip(batch, engine.next_tokens(batch, labels), strict=True):
-        good, bad = following.logprobs.astype(np.float64).T
-        readings = {"full": np.exp(good), "greedy": (following.likeliest == labels[0]).astype(np.float64)}
-        also = {name: tuple(readings[name].tolist()) for name in series}
-        yield StepScores(encoded.id, tuple(common.sigmoid(good - bad).tolist()), encoded.counts, also=also)
+    """Yield for each trace P(good) against P(bad) at every step, with the requested other series (see SERIES)."""
+    for encoded, next_tokens in zip(batch, engine.next_tokens(batch, labels), strict=True):
+        good, bad = next_tokens.logprobs.astype(np.float64).T
+        readings = {"full": np.exp(good), "greedy": (next_tokens.likeliest == labels[0]).astype(np.float64)}
+        other_series = {name: tuple(readings[name].tolist()) for name in series}
+        yield StepScores(encoded.id, tuple(common.sigmoid(good - bad).tolist()), encoded.counts, also=other_series)

@@ -1,7 +1,7 @@
 """Two-class token classifiers: P(step is right) at the token that closes the step.
 
-Conventions are rows of data in cards.py: a tag token in a chat (Qwen2.5-Math-PRM), or a separator tokenised
-apart (TRL's stepwise trainer).
+The conventions are rows in cards.py: a tag token in a chat (Qwen2.5-Math-PRM), or a separator tokenised by itself
+(TRL's stepwise trainer).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from prmbench.backends import ModelBackend, cards, common
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ModelConfig
 from prmbench.core.records import StepScores, Trace, UserError
+from prmbench.engines.encoding import Encoded, encode_separated, encode_tagged
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.render import Encoded, encode_separated, encode_tagged
 
 CLASSES = 2
-"""The step is wrong, the step is right."""
+"""Number of classes: the step is wrong (0), the step is right (1)."""
 
 
 def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
-    """Loads the classifier. Its own label is the likelier class: a threshold of 0.5, with a tie read as right."""
+    """Load the classifier. Its native label is the likelier class: a threshold of 0.5, where a tie is right."""
     engine = common.open_model(card, config, "none" if card.remote_code else "classes")
     encode, input_format = _encoder(engine, card, config)
     facts = common.model_facts(card, config, engine, kind="prob", input_format=input_format, native=0.5, fixed=0.5)
@@ -49,9 +49,9 @@ def _encoder(engine: HFEngine, card: ModelCard, config: ModelConfig) -> tuple[Ca
 
 
 def read(engine: HFEngine, batch: Sequence[Encoded]) -> Iterator[StepScores]:
-    """Per step: the softmax probability of class 1 at the position that closes the step."""
+    """Yield for each trace the softmax probability of class 1 at the position that closes each step."""
     for encoded, row in zip(batch, engine.outputs(batch), strict=True):
         if row.shape[1] != CLASSES:
             raise UserError(f"{row.shape[1]} classes a token; a step classifier has {CLASSES} (wrong, right)")
-        wrong, right = row[list(encoded.reads)].astype(np.float64).T
+        wrong, right = row[list(encoded.score_positions)].astype(np.float64).T
         yield StepScores(encoded.id, tuple(common.sigmoid(right - wrong).tolist()), encoded.counts)

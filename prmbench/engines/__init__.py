@@ -1,4 +1,4 @@
-"""Engines run forward passes; what their numbers mean is a backend's business."""
+"""What an engine returns and offers. Engines run forward passes; backends turn their outputs into step scores."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.engines.render import Encoded
+from prmbench.engines.encoding import Encoded
 
 
 class TokenLogprobs(NamedTuple):
-    """Of one trace with n = ends[-1] - start step tokens; float32 natural logs."""
+    """Log-probabilities of the n = ends[-1] - start step tokens of one trace; float32, natural logs."""
 
     logprobs: NDArray[np.float32]
-    """[n]: log p(token | everything before it), for the tokens start .. ends[-1] - 1."""
+    """[n]: log p(token | all tokens before it), for the tokens start .. ends[-1] - 1."""
     normalisers: NDArray[np.float32] | None
-    """[n + 1]: logsumexp of the logits that predict those tokens, then of the logits after the last one. None where an
-    engine keeps its logits to itself, as vLLM does."""
+    """[n + 1]: logsumexp of the logits that predict those tokens, then of the logits after the last one. None for an
+    engine that does not return logits, as vLLM."""
 
 
 class NextTokens(NamedTuple):
-    """What may follow each of a trace's n read positions."""
+    """Next-token predictions at the n score positions of one trace."""
 
     logprobs: NDArray[np.float32]
-    """[n, k]: log p of the k tokens asked for, over the whole vocabulary, natural logs."""
+    """[n, k]: natural log-probabilities of the k requested tokens, normalised over the whole vocabulary."""
     likeliest: NDArray[np.int64]
-    """[n]: the id of the likeliest of all tokens."""
+    """[n]: the id of the most likely token of the vocabulary."""
 
 
 class Reader(Protocol):
-    """A causal language model with its tokenizer, ready to read."""
+    """A causal language model that returns log-probabilities of given tokens."""
 
     tokenizer: Any
     max_tokens: int | None
-    """Longest input the model takes; None = no limit known."""
+    """Longest input in tokens; None = no limit known."""
 
     def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:
-        """One entry a trace, in order."""
+        """Yield the log-probabilities of each trace's step tokens, in order."""
 
 
 class Engine(Reader, Protocol):
-    """A model of any kind, down to its hidden states."""
+    """A model of any kind that also returns next-token predictions, head outputs and hidden states."""
 
     def next_tokens(self, batch: Sequence[Encoded], ids: Sequence[int]) -> Iterator[NextTokens]:
-        """How likely `ids` are right after each of a trace's `reads`; one entry a trace, in order."""
+        """Yield, for each trace, the log-probabilities of `ids` as the token after each of its score positions."""
 
     def outputs(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
-        """[T, c] outputs of the model's own head at every position, one array a trace."""
+        """Yield, for each trace, the [T, c] outputs of the model's own head at every position."""
 
     def states(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
-        """[T, h] last hidden states, one array a trace."""
+        """Yield, for each trace, the [T, h] last hidden states."""

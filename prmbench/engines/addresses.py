@@ -1,4 +1,4 @@
-"""Addresses of servers: which ones are taken, which host is this machine's, and which redirects are not followed."""
+"""Checks of server addresses, of the API key, and of redirects."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ def address(url: str, option: str = "--base-url", example: str = "http://127.0.0
     """Return the host of a server's address.
 
     Raises:
-        UserError: It is no address, or holds a password; the message repeats nothing of it, since secrets may stand
-            anywhere in it.
+        UserError: It is no address, or holds a password. The message quotes nothing of the address, since any part of
+            it may be a secret.
     """
     if has_secrets(url):
         key = f", and a key in {API_KEY}" if option == "--base-url" else ""
         raise UserError(f"{option}: holds a user, a password or a query; give the plain address{key}")
-    if not url.lower().startswith(("http://", "https://")) or not url.isprintable() or " " in url or not _is_host(url):
+    if not url.lower().startswith(("http://", "https://")) or not url.isprintable() or " " in url or not _has_host(url):
         raise UserError(f"{option}: not an address like {example}")
     return host_of(url)
 
 
-def _is_host(url: str) -> bool:
-    """Whether a URL has a host and a port that a name server can be asked for."""
+def _has_host(url: str) -> bool:
+    """Whether a URL has a host that can be looked up, and a valid port."""
     try:
         host_of(url).encode("idna")
     except UnicodeError:
@@ -34,8 +34,8 @@ def _is_host(url: str) -> bool:
     return origin(url) is not None
 
 
-def local(host: str) -> bool:
-    """Whether a host is this machine or on a private network."""
+def is_local(host: str) -> bool:
+    """Return whether a host is this machine or on a private network."""
     try:
         return ipaddress.ip_address(host).is_private
     except ValueError:
@@ -43,36 +43,36 @@ def local(host: str) -> bool:
 
 
 def api_key(host: str) -> str:
-    """Return the key from the environment; a local server needs none.
+    """Return the API key from the environment; a local server needs none.
 
     Raises:
         UserError: The key is missing or malformed.
     """
     key = os.environ.get(API_KEY, "").strip()
-    if not key and not local(host):
+    if not key and not is_local(host):
         raise UserError(f"{API_KEY} is not set, and {host} is no local server; set it in the environment")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError(f"{API_KEY}: holds characters that no key has; set it again")
     return key or "no-key-needed"
 
 
-def check_redirect(option: str, asked: str, location: str) -> None:
+def check_redirect(option: str, url: str, location: str) -> None:
     """Refuse a redirect to another scheme, host or port: requests carry a key and a user's data.
 
     Args:
         option: The option that named the server, for the message.
-        asked: The URL that was asked for, or any other of the server that the user named.
+        url: The requested URL, or any other URL of the server that the user named.
         location: Where the redirect leads, absolute or not.
 
     Raises:
         UserError: The redirect leaves the server that the user named.
     """
     try:
-        target = urljoin(asked, location)
+        destination = urljoin(url, location)
     except ValueError:
-        target = ""
-    if origin(target) is None or origin(target) != origin(asked):
+        destination = ""
+    if origin(destination) is None or origin(destination) != origin(url):
         raise UserError(
-            f"{option} {written_origin(asked)}: redirects to {written_origin(target)}, which is not followed; "
+            f"{option} {written_origin(url)}: redirects to {written_origin(destination)}, which is not followed; "
             f"give {option} the address of the server that answers, if you trust it"
         )

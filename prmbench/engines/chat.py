@@ -1,6 +1,6 @@
-"""Chat with a model: conversations in, answers out, and how likely one of two words was. What is asked is a backend's.
+"""Chat with a model: requests, answers, and the probability of one word of an answer against another.
 
-Engines in this process come here as LocalChat; a server over HTTP is openai.py's.
+`LocalChat` runs an engine of this process; `HttpChat` in openai.py asks a server.
 """
 
 from __future__ import annotations
@@ -16,74 +16,79 @@ import numpy as np
 
 from prmbench.core.records import UserError
 from prmbench.engines import Reader
+from prmbench.engines.encoding import PLAIN, Encoded, bare_ids, render
 from prmbench.engines.generation import Completion, Sampler, Sampling, end_of_turn, generate, token_ids
-from prmbench.engines.render import PLAIN, Encoded, bare_ids, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Messages = tuple[dict[str, str], ...]
-"""Turns with `role` and `content`."""
+"""The turns of a conversation, each with `role` and `content`."""
 _GENERATE = "{% set add_generation_prompt = true %}\n"
-"""Put before a template: it then opens the assistant's turn. Thinking is left as the template has it."""
+"""Prepended to a chat template so that it opens the assistant's turn. Thinking stays as the template sets it."""
 _OPEN_THOUGHT = re.compile(r"<think>\s*\Z")
-"""At the end of a prompt: the template opened the thought, and the answer holds only its end, if that."""
-_FAR = 700.0
-"""Nats beyond which exp overflows, or a share is 0."""
+"""Matches a prompt in which the template opened the thought, so that the answer holds at most its closing tag."""
+_MAX_GAP = 700.0
+"""Largest difference of two log-probabilities in nats: beyond it exp overflows, and a probability is 0."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A conversation that wants an answer."""
+class ChatRequest:
+    """A conversation to be answered, with the seed of its sampling."""
 
     messages: Messages
     seed: int = 0
 
 
-class Weighing(NamedTuple):
-    """A word of an answer that is weighed against another one."""
+class WordComparison(NamedTuple):
+    """Two words whose probabilities are compared at a place in the answer."""
 
     words: tuple[str, str]
-    """The good and the bad one."""
+    """The good word and the bad word."""
     find: Callable[[str], tuple[int, int] | None]
-    """Where in an answer one of them stands (start and end); None = nowhere."""
+    """Returns the start and end in an answer's text of the one word that it holds; None when it holds neither."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """A model's answer to one conversation, or the reason why there is none."""
 
     text: str = ""
-    """With the model's thought in front, in `<think>` tags; left open where no answer came behind it."""
+    """The answer, preceded by the model's thought in `<think>` tags; the tag stays open where no answer follows."""
     finish: str = ""
-    """`stop`, `length` (cut), or empty when nothing came."""
+    """`stop`, `length` (cut), or empty when nothing was generated."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    share: float | None = None
-    """P(good word) / (P(good) + P(bad)) where it was to be weighed, by the model's plain softmax; None = not found."""
+    good_probability: float | None = None
+    """P(good word) / (P(good) + P(bad)) at temperature 1, in [0, 1]; None when neither word was found or compared."""
     refused: str = ""
-    """Why the conversation could not be taken at all: it does not fit the context."""
-    lost: str = ""
-    """Why nothing can be read although there was an answer: it was malformed, or held back."""
+    """Why the conversation was not answered at all, as when it does not fit the context."""
+    unreadable: str = ""
+    """Why an answer that came cannot be used: it is malformed, empty, or was withheld by a filter."""
     changes: tuple[str, ...] = ()
-    """What a server's refusals changed in the request: `temperature left out`."""
+    """How the request was changed after the server refused parameters, e.g. `temperature left out`."""
 
 
 class Chat(Protocol):
-    """A model that answers. Safe to be called from several threads only where its engine is."""
+    """A model that answers conversations. Thread-safe only where its engine is."""
 
-    def answer(self, asks: Sequence[Ask], sampling: Sampling, weighing: Weighing | None = None) -> list[Answer]:
-        """One answer for each conversation, in order."""
+    def answer(
+        self, requests: Sequence[ChatRequest], sampling: Sampling, comparison: WordComparison | None = None
+    ) -> list[Answer]:
+        """Return one answer for each conversation, in order."""
 
-    def choose(self, asks: Sequence[Ask], words: tuple[str, str]) -> list[Answer]:
-        """Without a text: only the share of the first word, in lower case or capitalised, as the answer's first one."""
+    def choose_word(self, requests: Sequence[ChatRequest], words: tuple[str, str]) -> list[Answer]:
+        """Return answers without text that hold the probability of `words[0]` against `words[1]` as the first word.
+
+        Both words count in lower case and capitalised.
+        """
 
     def prompt_tokens(self, messages: Messages) -> int:
-        """Tokens that the conversation takes; an upper bound where the tokenizer is elsewhere."""
+        """Return the number of tokens of a conversation; an upper bound where only the server has the tokenizer."""
 
 
 class LocalEngine(Sampler, Reader, Protocol):
-    """An engine that writes and reads."""
+    """An engine that generates completions and scores tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,143 +97,176 @@ class LocalChat:
 
     engine: LocalEngine
     template: str | None = None
-    """As in render.py."""
+    """Chat template, as `encoding.encode_chat` takes it."""
     opening: str = ""
-    """What every answer begins with, behind the generation prompt; not part of `Answer.text`."""
+    """Text put after the generation prompt, with which every answer begins; not part of `Answer.text`."""
 
     def prompt_tokens(self, messages: Messages) -> int:
-        """Tokens of the rendered conversation."""
+        """Return the number of tokens of the rendered conversation."""
         return len(token_ids(self.engine.tokenizer, [self.text(messages)])[0])
 
     def text(self, messages: Messages) -> str:
-        """The conversation up to where the answer begins."""
+        """Return the rendered conversation up to where the answer begins."""
         return render_chat(self.engine.tokenizer, messages, self.template) + self.opening
 
-    def answer(self, asks: Sequence[Ask], sampling: Sampling, weighing: Weighing | None = None) -> list[Answer]:
-        """One answer for each conversation, in order, in batches of the engine's size."""
-        prompts = [self.text(ask.messages) for ask in asks]
+    def answer(
+        self, requests: Sequence[ChatRequest], sampling: Sampling, comparison: WordComparison | None = None
+    ) -> list[Answer]:
+        """Return one answer for each conversation, in order, generated in batches of the engine's size."""
+        prompts = [self.text(request.messages) for request in requests]
         ids = token_ids(self.engine.tokenizer, prompts)
         stops = end_of_turn(self.engine.tokenizer, self.template)
-        drawn = generate(self.engine, prompts, sampling, [ask.seed for ask in asks], stops=stops)
-        found = []
-        for text, prompt, said in zip(prompts, ids, drawn, strict=True):
-            thought = "<think>\n" if _OPEN_THOUGHT.search(text) and not said.refused else ""
-            answer = Answer(thought + said.text, said.finish, len(prompt), said.tokens, refused=said.refused)
-            if weighing is not None and not said.refused:
-                answer = replace(answer, share=self._weigh(prompt, said, weighing, thought))
-            found.append(answer)
-        return found
+        completions = generate(self.engine, prompts, sampling, [request.seed for request in requests], stops=stops)
+        answers = []
+        for text, prompt, completion in zip(prompts, ids, completions, strict=True):
+            open_thought = "<think>\n" if _OPEN_THOUGHT.search(text) and not completion.refused else ""
+            answer = Answer(
+                open_thought + completion.text,
+                completion.finish,
+                len(prompt),
+                completion.tokens,
+                refused=completion.refused,
+            )
+            if comparison is not None and not completion.refused:
+                answer = replace(answer, good_probability=self._compare(prompt, completion, comparison, open_thought))
+            answers.append(answer)
+        return answers
 
-    def choose(self, asks: Sequence[Ask], words: tuple[str, str]) -> list[Answer]:
-        """The share of the first word; both ways to write each are put behind the prompt and read."""
-        found, tokenizer = [], self.engine.tokenizer
-        for ask in asks:
-            (prompt,) = token_ids(tokenizer, [render_chat(tokenizer, ask.messages, self.template)])
-            tails = [bare_ids(tokenizer, form) for word in words for form in (word, word.capitalize())]
-            read = self._logprobs(prompt, tails)
-            likely = None if read is None else share(_sum(read[:2]), _sum(read[2:]))
-            refused = "" if read is not None else f"{len(prompt)} tokens of prompt fill the context"
-            found.append(Answer(prompt_tokens=len(prompt), completion_tokens=1, share=likely, refused=refused))
-        return found
+    def choose_word(self, requests: Sequence[ChatRequest], words: tuple[str, str]) -> list[Answer]:
+        """Return the probability of the first word against the second, each in lower case and capitalised."""
+        answers, tokenizer = [], self.engine.tokenizer
+        for request in requests:
+            (prompt,) = token_ids(tokenizer, [render_chat(tokenizer, request.messages, self.template)])
+            continuations = [bare_ids(tokenizer, form) for word in words for form in (word, word.capitalize())]
+            logprobs = self._logprobs(prompt, continuations)
+            probability = (
+                None if logprobs is None else two_way_softmax(_log_sum_exp(logprobs[:2]), _log_sum_exp(logprobs[2:]))
+            )
+            refused = "" if logprobs is not None else f"{len(prompt)} tokens of prompt fill the context"
+            answers.append(
+                Answer(prompt_tokens=len(prompt), completion_tokens=1, good_probability=probability, refused=refused)
+            )
+        return answers
 
-    def _weigh(self, prompt: Sequence[int], said: Completion, weighing: Weighing, thought: str) -> float | None:
-        """The word as drawn against the other one in its place: two readings of the same prefix.
+    def _compare(
+        self, prompt: Sequence[int], completion: Completion, comparison: WordComparison, open_thought: str
+    ) -> float | None:
+        """Compare the word in the answer with the other word in its place, after the same prefix.
 
-        `thought`: what the prompt ends with and the answer is to be read with.
+        `open_thought` is the opening tag that stands in the prompt but belongs to the answer's text.
         """
-        found = weighing.find(thought + said.text)
-        if found is None:
+        match = comparison.find(open_thought + completion.text)
+        if match is None:
             return None
-        span = found[0] - len(thought), found[1] - len(thought)
-        at, own, other = swapped(self.engine.tokenizer, said, span, weighing.words)
-        read = self._logprobs([*prompt, *said.ids[:at]], [own, other])
-        if read is None:
+        span = match[0] - len(open_thought), match[1] - len(open_thought)
+        start, written, other = swap_word(self.engine.tokenizer, completion, span, comparison.words)
+        logprobs = self._logprobs([*prompt, *completion.ids[:start]], [written, other])
+        if logprobs is None:
             return None
-        good = said.text[slice(*span)].lower() == weighing.words[0].lower()
-        return share(*(read if good else read[::-1]))
+        is_good = completion.text[slice(*span)].lower() == comparison.words[0].lower()
+        return two_way_softmax(*(logprobs if is_good else logprobs[::-1]))
 
-    def _logprobs(self, prefix: Sequence[int], tails: Sequence[Sequence[int]]) -> list[float] | None:
-        """Log P(tail | prefix) of each tail; None where one does not fit the context."""
+    def _logprobs(self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[float] | None:
+        """Return log P(continuation | prefix) of each continuation, or None when one does not fit the context."""
         start = len(prefix)
-        longest = start + max(map(len, tails))
+        longest = start + max(map(len, continuations))
         if self.engine.max_tokens is not None and longest > self.engine.max_tokens:
             return None
-        rows = [Encoded(str(i), (*prefix, *tail), start, (start + len(tail),)) for i, tail in enumerate(tails)]
+        rows = [
+            Encoded(str(i), (*prefix, *continuation), start, (start + len(continuation),))
+            for i, continuation in enumerate(continuations)
+        ]
         return [float(row.logprobs.astype(np.float64).sum()) for row in self.engine.logprobs(rows)]
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, template: str | None) -> str:
-    """The text of a conversation up to where the assistant answers. Raises UserError when there is no template.
+    """Return the text of a conversation up to where the assistant answers.
 
-    A template that takes no notice of add_generation_prompt gives what it writes before an assistant's turn.
+    For a template that ignores add_generation_prompt this includes what it writes before an assistant's turn.
+
+    Raises:
+        UserError: There is no template, or it cannot render the conversation.
     """
-    listed = list(messages)
+    turns = list(messages)
     if template == PLAIN:
-        return render(tokenizer, listed, PLAIN) + "\n\n"
-    bare = render(tokenizer, listed, template)
+        return render(tokenizer, turns, PLAIN) + "\n\n"
+    without_opening = render(tokenizer, turns, template)
     source = template or str(tokenizer.get_chat_template())
-    opened = render(tokenizer, listed, _GENERATE + source)
-    if opened != bare:
-        return opened
+    with_opening = render(tokenizer, turns, _GENERATE + source)
+    if with_opening != without_opening:
+        return with_opening
     stand_in = "0answer0"
-    whole = render(tokenizer, [*listed, {"role": "assistant", "content": stand_in}], template)
-    before, found, _ = whole.rpartition(stand_in)
-    if not found:
+    rendered = render(tokenizer, [*turns, {"role": "assistant", "content": stand_in}], template)
+    before, separator, _ = rendered.rpartition(stand_in)
+    if not separator:
         raise UserError("the chat template drops an assistant's turn; pass --template plain or --template FILE")
     return before.rstrip(" ")
 
 
-def swapped(
-    tokenizer: PreTrainedTokenizerBase, said: Completion, span: tuple[int, int], words: tuple[str, str]
+def swap_word(
+    tokenizer: PreTrainedTokenizerBase, completion: Completion, span: tuple[int, int], words: tuple[str, str]
 ) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Where in `said.ids` the word at `span` begins, its tokens, and those of the other word in its place.
+    """Tokenise the other of two words in the place of the one that a completion holds.
 
-    Whatever else its tokens hold (a brace, say) stays. The other word is spelled like the one found.
+    Characters that share tokens with the word, such as a brace, stay. The other word takes the case of the first.
+
+    Args:
+        tokenizer: The tokenizer of the model that wrote the completion.
+        completion: The completion.
+        span: Start and end of the word in `completion.text`.
+        words: The two words.
+
+    Returns:
+        The index in `completion.ids` at which the word's tokens begin, these tokens, and those of the other word.
     """
-    at = _token(tokenizer, said.ids, span[0] + 1) - 1
-    end = _token(tokenizer, said.ids, span[1])
-    begin, stop = (len(_decoded(tokenizer, said.ids[:k])) for k in (at, end))
-    lead, word, trail = said.text[begin : span[0]], said.text[slice(*span)], said.text[span[1] : stop]
+    start = _tokens_until(tokenizer, completion.ids, span[0] + 1) - 1
+    end = _tokens_until(tokenizer, completion.ids, span[1])
+    text_start, text_end = (len(_decode(tokenizer, completion.ids[:k])) for k in (start, end))
+    lead, word, trail = (
+        completion.text[text_start : span[0]],
+        completion.text[slice(*span)],
+        completion.text[span[1] : text_end],
+    )
     piece = lead + other_word(word, words) + trail
-    return at, said.ids[at:end], _continued(tokenizer, said.text[:begin], piece)
+    return start, completion.ids[start:end], _continuation_ids(tokenizer, completion.text[:text_start], piece)
 
 
-def _continued(tokenizer: PreTrainedTokenizerBase, before: str, piece: str) -> tuple[int, ...]:
-    """The tokens of a piece of text that goes on from `before`, whose tokens stay as they are.
+def _continuation_ids(tokenizer: PreTrainedTokenizerBase, before: str, piece: str) -> tuple[int, ...]:
+    """Tokenise a piece of text that follows `before`, whose own tokens stay as they are.
 
-    Where the piece would merge with what is before it, its tokens behind something else are taken.
+    Where the piece would merge with the text before it, its tokens after a neutral character are used instead.
     """
     for anchor in (before, "\n", ":", "("):
-        behind, both = bare_ids(tokenizer, anchor), bare_ids(tokenizer, anchor + piece)
-        if both[: len(behind)] == behind:
-            return both[len(behind) :]
+        anchor_ids, joined_ids = bare_ids(tokenizer, anchor), bare_ids(tokenizer, anchor + piece)
+        if joined_ids[: len(anchor_ids)] == anchor_ids:
+            return joined_ids[len(anchor_ids) :]
     return bare_ids(tokenizer, piece)
 
 
 def other_word(word: str, words: tuple[str, str]) -> str:
-    """The other of two words, in the case of the one found."""
+    """Return the other of two words, in the case of `word`."""
     other = words[1] if word.lower() == words[0].lower() else words[0]
     return other.lower() if word.islower() else other.upper() if word.isupper() else other
 
 
-def _token(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], characters: int) -> int:
-    """How many tokens it takes until so many characters are there."""
+def _tokens_until(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], characters: int) -> int:
+    """Return how many leading tokens decode to at least `characters` characters."""
     counts = range(len(ids) + 1)
-    return bisect_left(counts, characters, key=lambda k: len(_decoded(tokenizer, ids[:k])))
+    return bisect_left(counts, characters, key=lambda k: len(_decode(tokenizer, ids[:k])))
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """As generation.py decodes completions."""
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Decode ids as generation.py decodes completions."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def share(good: float, bad: float) -> float:
-    """Softmax of two log-probabilities, at the first."""
-    gap = min(max(bad - good, -_FAR), _FAR)
+def two_way_softmax(good: float, bad: float) -> float:
+    """Return the softmax of two log-probabilities at the first: exp(good) / (exp(good) + exp(bad))."""
+    gap = min(max(bad - good, -_MAX_GAP), _MAX_GAP)
     return 1 / (1 + math.exp(gap))
 
 
-def _sum(logprobs: Sequence[float]) -> float:
-    """Log of the sum of probabilities; -inf of none."""
+def _log_sum_exp(logprobs: Sequence[float]) -> float:
+    """Return the log of a sum of probabilities; -inf for an empty sequence."""
     top = max(logprobs, default=-math.inf)
     return top if math.isinf(top) else top + math.log(sum(math.exp(x - top) for x in logprobs))

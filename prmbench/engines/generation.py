@@ -1,6 +1,6 @@
-"""Completions of prompts: how they are drawn, the text a prompt is rendered to, and batches by token budget.
+"""Generates completions: sampling settings, rendered prompts, and batches by token budget.
 
-An engine draws one batch at a time (decoding.py for transformers); answers are not looked at here.
+An engine samples one batch at a time; decoding.py does so for transformers.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from prmbench.core.records import UserError
 from prmbench.core.token_batches import token_batches
-from prmbench.engines.completion import encode_completion
-from prmbench.engines.render import PLAIN, render
+from prmbench.engines.completion_encoding import encode_completion
+from prmbench.engines.encoding import PLAIN, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,57 +20,59 @@ if TYPE_CHECKING:
     from prmbench.engines.decoding import Drawn
 
 CPU_CACHE_BYTES, GPU_CACHE_BYTES = 2**30, 8 * 2**30
-"""What a batch's keys and values may take, by default."""
+"""Default limits of the memory for a batch's keys and values."""
 CPU_MOST_TOKENS, GPU_MOST_TOKENS = 2**16, 2**20
-"""A batch holds no more tokens than this by default, however small the model."""
+"""Default limits of the tokens of a batch, however small the model."""
 _STAND_IN = "0completion0"
 _GENERATE = "{% set add_generation_prompt = true %}{% set enable_thinking = false %}\n"
-"""Put before a template: it then opens the assistant's turn, and does not ask for thinking where it can leave that."""
+"""Prepended to a chat template so that it opens the assistant's turn, and omits thinking where it can."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. Temperature first, then top-k, then top-p among what top-k left."""
+    """Sampling settings. The temperature applies first, then top-k, then top-p among the tokens that top-k left."""
 
     temperature: float = 1.0
-    """0 = greedy."""
+    """At least 0; 0 = greedy."""
     top_p: float = 1.0
+    """In (0, 1]; 1 = off."""
     top_k: int = 0
-    """0 = off."""
+    """At least 0; 0 = off."""
     max_new_tokens: int = 2048
+    """At least 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine said to one prompt."""
+    """The completion of one prompt."""
 
     text: str
-    """Without the special tokens that `ids` may hold."""
+    """Its text, without special tokens."""
     tokens: int
-    """Generated ones, end of turn included."""
+    """Number of generated tokens, with the end of turn."""
     finish: str
-    """`stop`, `length` (cut), or empty when nothing was drawn: see `refused`."""
+    """`stop`, `length` (cut), or empty when nothing was generated: see `refused`."""
     ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
-    """As drawn: see decoding.Drawn."""
+    """Log-probabilities of the sampled tokens, as in decoding.Drawn."""
     refused: str = ""
-    """Why nothing was drawn: the prompt leaves no room. A prompt is never cut."""
+    """Why nothing was generated: the prompt fills the context. A prompt is never cut."""
 
 
 class Sampler(Protocol):
-    """What an engine that can generate offers."""
+    """An engine that samples completions."""
 
     tokenizer: Any
     max_tokens: int | None
-    """Prompt and completion together; None = no limit known."""
+    """Most tokens of prompt and completion together; None = no limit known."""
 
     @property
     def stops(self) -> frozenset[int]:
-        """Tokens that end a completion, as the model's own files say."""
+        """Token ids that end a completion, from the model's own files."""
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens, prompts and completions together, that a batch holds by default."""
+        """Default size of a batch in tokens of prompts and completions."""
 
     def sample(
         self,
@@ -80,7 +82,7 @@ class Sampler(Protocol):
         sampling: Sampling,
         stops: Collection[int],
     ) -> list[Drawn]:
-        """One completion a prompt, of at most `limits[i]` tokens, in one batch."""
+        """Sample one completion for each prompt, of at most `limits[i]` tokens, in one batch."""
 
 
 def generate(
@@ -91,81 +93,94 @@ def generate(
     batch_tokens: int | None = None,
     stops: Collection[int] = (),
 ) -> Iterator[Completion]:
-    """One completion for each rendered prompt, in order, drawn with its own seed, in batches of similar length.
+    """Yield one completion for each rendered prompt, in order, sampled in batches of similar length.
 
-    A prompt and its seed give the same completion in whatever company they come, but for the last bits of a sum: two
-    tokens whose scores agree to seven digits may change places. `stops` are ended by besides the engine's own:
-    `end_of_turn` for chat. `batch_tokens` bounds prompt and longest completion over a batch (default: engine's).
+    A prompt and its seed give the same completion in any batch, up to rounding: two tokens whose scores agree to seven
+    digits may be exchanged.
+
+    Args:
+        engine: The engine that samples.
+        prompts: The rendered prompts.
+        sampling: The sampling settings.
+        seeds: Seed of each completion.
+        batch_tokens: Most tokens of a batch, counting for each row its prompt and longest completion; None = the
+            engine's default.
+        stops: Token ids that end a completion besides the engine's own, such as `end_of_turn` for chat.
     """
     ids = token_ids(engine.tokenizer, prompts)
     room = [sampling.max_new_tokens if r is None else min(r, sampling.max_new_tokens) for r in rooms(engine, ids)]
     costs = [len(i) + r if r > 0 else 0 for i, r in zip(ids, room, strict=True)]
     batches = token_batches(costs, budget(engine, batch_tokens))
-    ending = engine.stops | frozenset(stops)
-    found: dict[int, Completion] = {}
-    at = 0
+    stop_ids = engine.stops | frozenset(stops)
+    completions: dict[int, Completion] = {}
+    next_index = 0
     for batch in batches:
         if room[batch[0]] < 1:
-            found |= {
+            completions |= {
                 i: Completion("", 0, "", refused=f"{len(ids[i])} tokens of prompt fill the context") for i in batch
             }
         else:
-            drawn = engine.sample(
-                [ids[i] for i in batch], [room[i] for i in batch], [seeds[i] for i in batch], sampling, ending
+            sampled = engine.sample(
+                [ids[i] for i in batch], [room[i] for i in batch], [seeds[i] for i in batch], sampling, stop_ids
             )
-            found |= {i: completion(engine.tokenizer, d, ending) for i, d in zip(batch, drawn, strict=True)}
-        while at in found:
-            yield found.pop(at)
-            at += 1
+            completions |= {i: completion(engine.tokenizer, d, stop_ids) for i, d in zip(batch, sampled, strict=True)}
+        while next_index in completions:
+            yield completions.pop(next_index)
+            next_index += 1
 
 
-def completion(tokenizer: PreTrainedTokenizerBase, drawn: Drawn, stops: Collection[int]) -> Completion:
-    """What was drawn, as text. Tokenised again, the text may give other ids: see completion.py."""
-    stopped = drawn.ids[-1] in stops
+def completion(tokenizer: PreTrainedTokenizerBase, sampled: Drawn, stops: Collection[int]) -> Completion:
+    """Decode a sampled completion. Tokenising its text again may give other ids: see completion_encoding.py."""
+    stopped = sampled.ids[-1] in stops
     text = tokenizer.decode(
-        list(drawn.ids[:-1] if stopped else drawn.ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        list(sampled.ids[:-1] if stopped else sampled.ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
-    return Completion(str(text), len(drawn.ids), "stop" if stopped else "length", *drawn)
+    return Completion(str(text), len(sampled.ids), "stop" if stopped else "length", *sampled)
 
 
 def rooms(engine: Sampler, ids: Sequence[Sequence[int]]) -> list[int | None]:
-    """Tokens that each prompt leaves for its completion; None = no limit known. 0 or less: the prompt is too long."""
+    """Return the tokens that each prompt leaves for its completion; None = no limit known, <= 0 = prompt too long."""
     return [None if engine.max_tokens is None else engine.max_tokens - len(prompt) for prompt in ids]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of rendered texts, which carry their own special tokens. Raises UserError where a text has none."""
+    """Return the token ids of rendered texts without adding special tokens. Raises UserError where a text has none."""
     if not texts:
         return []
-    found: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    if not all(found):
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    if not all(ids):
         raise UserError("a prompt gives no token; use --template auto, or a template that opens with some text")
-    return found
+    return ids
 
 
 def budget(engine: Sampler, batch_tokens: int | None) -> int:
-    """Tokens a batch may hold: what was asked for, or the engine's default."""
+    """Return the most tokens of a batch: `batch_tokens`, or the engine's default."""
     return batch_tokens or engine.batch_tokens
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, template: str | None = None) -> str:
-    """The prompt as a user's turn, up to where the assistant begins. `template` as in render.py.
+    """Return the prompt rendered as a user turn up to where the assistant begins.
 
-    Where a template takes no notice of add_generation_prompt, what it writes before an assistant's turn is used.
+    For a template that ignores add_generation_prompt this includes what it writes before an assistant's turn.
+
+    Args:
+        tokenizer: The tokenizer.
+        prompt: The user's text.
+        template: Chat template, as `encoding.encode_chat` takes it.
     """
     user = {"role": "user", "content": prompt}
-    said = [user, {"role": "assistant", "content": _STAND_IN}]
+    turns = [user, {"role": "assistant", "content": _STAND_IN}]
     if template == PLAIN:
-        return render(tokenizer, said, PLAIN).removesuffix(_STAND_IN)
-    bare = render(tokenizer, [user], template)
-    opened = render(tokenizer, [user], _GENERATE + (template or str(tokenizer.get_chat_template())))
-    if opened != bare:
-        return opened
-    before, found, _ = render(tokenizer, said, template).rpartition(_STAND_IN)
-    return before.rstrip(" ") if found else bare
+        return render(tokenizer, turns, PLAIN).removesuffix(_STAND_IN)
+    without_opening = render(tokenizer, [user], template)
+    with_opening = render(tokenizer, [user], _GENERATE + (template or str(tokenizer.get_chat_template())))
+    if with_opening != without_opening:
+        return with_opening
+    before, separator, _ = render(tokenizer, turns, template).rpartition(_STAND_IN)
+    return before.rstrip(" ") if separator else without_opening
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> frozenset[int]:
-    """The token that closes an assistant's turn, as training puts it behind a completion; empty where there is none."""
-    cut, whole = (encode_completion(tokenizer, "0", _STAND_IN, template, finished) for finished in (False, True))
-    return frozenset(whole.ids[-1:]) if len(whole.ids) > len(cut.ids) else frozenset()
+    """Return the id of the token that closes an assistant's turn, as in training; empty when there is none."""
+    open_, closed = (encode_completion(tokenizer, "0", _STAND_IN, template, finished) for finished in (False, True))
+    return frozenset(closed.ids[-1:]) if len(closed.ids) > len(open_.ids) else frozenset()

@@ -1,4 +1,4 @@
-"""Bodies of replies are read up to a bound, unpacked: no server fills this machine's memory.
+"""Limits the decompressed size of HTTP response bodies, so that no server can fill this machine's memory.
 
 Needs the extra `openai`, whose SDK sends requests by httpx2.
 """
@@ -10,29 +10,29 @@ from collections.abc import AsyncIterator
 
 import httpx2
 
-from prmbench.engines.http_replies import MOST_BYTES, TOO_LARGE
+from prmbench.engines.http_replies import MAX_BODY_BYTES, TOO_LARGE_MESSAGE
 
-ENCODING = "gzip"
-"""What requests say that they read: the one way to pack a body that is unpacked here."""
+ACCEPT_ENCODING = "gzip"
+"""Value of the Accept-Encoding header: the compression that is decoded here."""
 
 
-class _Bounded(httpx2.AsyncByteStream):
-    """The bytes of a body, unpacked, until there are too many."""
+class _LimitedStream(httpx2.AsyncByteStream):
+    """The decompressed bytes of a body; raises ReadError beyond MAX_BODY_BYTES."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream, packed: bool) -> None:
-        self._stream, self._packed = stream, packed
+    def __init__(self, stream: httpx2.AsyncByteStream, is_compressed: bool) -> None:
+        self._stream, self._is_compressed = stream, is_compressed
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # takes gzip and zlib
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # accepts gzip and zlib
         size = 0
         async for chunk in self._stream:
             try:
-                piece = unpacker.decompress(chunk, MOST_BYTES - size + 1) if self._packed else chunk
+                piece = unpacker.decompress(chunk, MAX_BODY_BYTES - size + 1) if self._is_compressed else chunk
             except zlib.error as error:
                 raise httpx2.DecodingError(str(error)) from error
             size += len(piece)
-            if size > MOST_BYTES:
-                raise httpx2.ReadError(TOO_LARGE)
+            if size > MAX_BODY_BYTES:
+                raise httpx2.ReadError(TOO_LARGE_MESSAGE)
             yield piece
 
     async def aclose(self) -> None:
@@ -40,9 +40,9 @@ class _Bounded(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-async def bound(response: httpx2.Response) -> None:
-    """What an HTTP client calls before it reads a body: it then reads no more than MOST_BYTES of it."""
-    packed = response.headers.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip", "deflate")
-    response.headers.pop("content-encoding", None)  # else the client unpacks it, too, and without a bound
+async def limit_body(response: httpx2.Response) -> None:
+    """Limit a response's body to MAX_BODY_BYTES; an HTTP client calls this before it reads the body."""
+    is_compressed = response.headers.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip", "deflate")
+    response.headers.pop("content-encoding", None)  # else the client decompresses it as well, without a limit
     assert isinstance(response.stream, httpx2.AsyncByteStream)
-    response.stream = _Bounded(response.stream, packed)
+    response.stream = _LimitedStream(response.stream, is_compressed)

@@ -1,4 +1,4 @@
-"""Why a server refused: a reason in one line, from error bodies of any shape, and which parameters are to blame."""
+"""Reads error bodies of any shape: the reason for a refusal in one line, and the parameters that it blames."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from prmbench.core.redaction import one_line
 
 REASON_LENGTH = 200
-"""Characters of a reason in a message."""
-_SEARCHED = 5000
-"""Characters of a reason in which the name of a parameter is looked for."""
-_DEPTH = 12
-"""Levels of nesting that are looked at."""
+"""Longest reason in a message, in characters."""
+_MAX_SEARCHED = 5000
+"""Characters of a reason that are searched for names of parameters."""
+_MAX_DEPTH = 12
+"""Levels of nesting that are read."""
 _REASON_KEYS = (
     "message",
     "Message",
@@ -38,17 +38,17 @@ _REASON_KEYS = (
     "metadata",
     "raw",
 )
-"""Where servers write why they refused: OpenAI, vLLM, Anthropic, FastAPI, OpenRouter, problem+json and others."""
+"""Keys under which servers write the reason: OpenAI, vLLM, Anthropic, FastAPI, OpenRouter, problem+json and others."""
 _BLAME_KEYS = ("param", "parameter", "loc", "field")
-"""Where they name the part of the request that they refused."""
-_LONGEST_PAGE = 10_000
-"""Characters of an HTML page that are looked at: to take tags out may need time with the square of its length."""
-_INVISIBLE = re.compile(r"(?is)<(script|style|head)\b.*?</\1>|<!--.*?-->|<[^>]*>")
+"""Keys under which servers name the refused part of the request."""
+_MAX_PAGE_LENGTH = 10_000
+"""Characters of an HTML page that are read: removing tags may take time quadratic in its length."""
+_HTML_MARKUP = re.compile(r"(?is)<(script|style|head)\b.*?</\1>|<!--.*?-->|<[^>]*>")
 _TITLE = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
 
 
-def parsed(raw: bytes) -> Any:
-    """Return a body as JSON, or as text when it is none; bytes that are no UTF-8 (or -16, -32) are replaced."""
+def parse_body(raw: bytes) -> Any:
+    """Return a body as parsed JSON, or as text when it is no JSON; invalid UTF-8, -16 or -32 bytes are replaced."""
     text = raw.decode(json.detect_encoding(raw), "replace")
     try:
         return json.loads(text)
@@ -56,43 +56,51 @@ def parsed(raw: bytes) -> Any:
         return text
 
 
-def reason(raw: bytes, fallback: str = "no reason given") -> str:
-    """Return why a server refused: one line without secrets, of at most REASON_LENGTH characters."""
-    return clipped(_all_reasons(raw)) or fallback
+def error_reason(raw: bytes, fallback: str = "no reason given") -> str:
+    """Return the reason for a refusal as one line without secrets, of at most REASON_LENGTH characters."""
+    return clip(_reasons_or_body(raw)) or fallback
 
 
-def clipped(text: str) -> str:
+def clip(text: str) -> str:
     """Return a text from a server as one printable line without secrets, of at most REASON_LENGTH characters."""
     line = one_line(text)
     return line if len(line) <= REASON_LENGTH else f"{line[: REASON_LENGTH - 1]}…"
 
 
 def error_text(raw: bytes) -> str:
-    """Return everything that a body says about the error, codes and names of parameters included, for searching."""
-    body = parsed(raw)
+    """Return all text that describes the error, with codes and names of parameters, to be searched for patterns."""
+    body = parse_body(raw)
     codes = _strings_at(body, ("code", "type", *_BLAME_KEYS))
-    return " ".join([*codes, _all_reasons(raw)])[:_SEARCHED]
+    return " ".join([*codes, _reasons_or_body(raw)])[:_MAX_SEARCHED]
 
 
-def blamed(raw: bytes, names: Iterable[str]) -> list[str]:
-    """Return which of these parameters a body blames: those it names as such, else those its reason mentions."""
-    return _named(" ".join(_strings_at(parsed(raw), _BLAME_KEYS)), names) or _named(_all_reasons(raw), names)
+def blamed_parameters(raw: bytes, names: Iterable[str]) -> list[str]:
+    """Return the parameters that a body blames: those under a key for parameters, else those that its reason mentions.
+
+    Args:
+        raw: The error body.
+        names: The parameters to look for.
+    """
+    return _names_in(" ".join(_strings_at(parse_body(raw), _BLAME_KEYS)), names) or _names_in(
+        _reasons_or_body(raw), names
+    )
 
 
-def _named(text: str, names: Iterable[str]) -> list[str]:
-    """Which of the names are in the text, however they are spelled: `top_p`, `topP`, `Top-p`, `top p`."""
-    spelled = {name: name.replace("_", "[-_ ]?") for name in names}
-    return [n for n, pattern in spelled.items() if re.search(rf"(?i)(?<!\w){pattern}(?!\w)", text[:_SEARCHED])]
+def _names_in(text: str, names: Iterable[str]) -> list[str]:
+    """Return the names that occur in the text, in any spelling: `top_p`, `topP`, `Top-p`, `top p`."""
+    patterns = {name: name.replace("_", "[-_ ]?") for name in names}
+    return [n for n, pattern in patterns.items() if re.search(rf"(?i)(?<!\w){pattern}(?!\w)", text[:_MAX_SEARCHED])]
 
 
-def stated_reasons(body: Any) -> str:
-    """Return what a body gives as reasons, as long as it may be; empty when it gives none."""
-    return "; ".join(dict.fromkeys(_reasons(body, _DEPTH)))
+def extract_reasons(body: Any) -> str:
+    """Return all reasons in a body, joined and unclipped; empty when it gives none."""
+    return "; ".join(dict.fromkeys(_reasons(body, _MAX_DEPTH)))
 
 
-def _all_reasons(raw: bytes) -> str:
-    body = parsed(raw)
-    return stated_reasons(body) or (json.dumps(body) if body else "")
+def _reasons_or_body(raw: bytes) -> str:
+    """Return all reasons in a body, or the whole body where it gives none."""
+    body = parse_body(raw)
+    return extract_reasons(body) or (json.dumps(body) if body else "")
 
 
 def _reasons(body: Any, depth: int) -> Iterator[str]:
@@ -105,28 +113,30 @@ def _reasons(body: Any, depth: int) -> Iterator[str]:
             yield from _reasons(item, depth - 1)
     elif isinstance(body, dict):
         reasons = [text for key in _REASON_KEYS for text in _reasons(body.get(key), depth - 1)]
-        where = ".".join(_strings_at({"loc": body.get("loc")}, ("loc",)))  # FastAPI says where beside what
-        yield from ([f"{where}: {reasons[0]}", *reasons[1:]] if reasons and where else reasons)
+        location = ".".join(
+            _strings_at({"loc": body.get("loc")}, ("loc",))
+        )  # FastAPI puts the location beside the message
+        yield from ([f"{location}: {reasons[0]}", *reasons[1:]] if reasons and location else reasons)
 
 
 def _reasons_of_text(text: str, depth: int) -> Iterator[str]:
-    """Gateways quote the JSON of the server behind them as a text, and proxies answer in HTML."""
+    """Yield the reasons in a text: gateways quote another server's JSON as a string, and proxies answer in HTML."""
     text = text.strip()
     if text.startswith(("{", "[")):
-        quoted = parsed(text.encode("utf-8", "replace"))
+        quoted = parse_body(text.encode("utf-8", "replace"))
         if not isinstance(quoted, str):
             yield from _reasons(quoted, depth - 1)
             return
     if text.startswith("<"):
-        text = text[:_LONGEST_PAGE]
+        text = text[:_MAX_PAGE_LENGTH]
         title = _TITLE.search(text)
-        text = html.unescape(" ".join([*(title.groups() if title else ()), _INVISIBLE.sub(" ", text)])).strip()
+        text = html.unescape(" ".join([*(title.groups() if title else ()), _HTML_MARKUP.sub(" ", text)])).strip()
     if text:
         yield text
 
 
-def _strings_at(body: Any, keys: tuple[str, ...], depth: int = _DEPTH) -> list[str]:
-    """Every text below one of these keys, at any level; what a server quotes of the request is not looked into."""
+def _strings_at(body: Any, keys: tuple[str, ...], depth: int = _MAX_DEPTH) -> list[str]:
+    """Return the strings under the given keys at any level, except in parts that quote the request."""
     if not depth:
         return []
     if isinstance(body, list):

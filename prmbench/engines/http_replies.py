@@ -1,4 +1,4 @@
-"""What comes back for a request over HTTP: whether asking again is of use, and when, and whether it may be billed."""
+"""The reply to one HTTP request: whether to retry it, when, and whether it may be billed."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from prmbench.engines.http_errors import clipped, parsed, reason, stated_reasons
+from prmbench.engines.http_errors import clip, error_reason, extract_reasons, parse_body
 
-MOST_BYTES = 64 * 2**20
-"""Of a body, unpacked: more than the longest answers have, with the probabilities of all their tokens."""
-TOO_LARGE = f"its answer has more than {MOST_BYTES >> 20} MiB"
-UNBILLED = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError")
-"""Errors of the transport before the server got anything."""
+MAX_BODY_BYTES = 64 * 2**20
+"""Largest decompressed body: more than the longest answers take with the probabilities of all their tokens."""
+TOO_LARGE_MESSAGE = f"its answer has more than {MAX_BODY_BYTES >> 20} MiB"
+UNBILLED_ERRORS = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError")
+"""Transport errors that occur before the server receives anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back for one attempt at a request."""
+    """The reply to one attempt at a request, or the transport error in its place."""
 
     status: int = 0
-    """0 when nothing came."""
+    """HTTP status; 0 when no reply came."""
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
-    failure: str = ""
-    """Why nothing came."""
-    arrived: bool = True
-    """Whether the server may have got the request."""
+    transport_error: str = ""
+    """Why no reply came; empty when one did."""
+    may_have_arrived: bool = True
+    """Whether the server may have received the request."""
 
     @property
-    def fine(self) -> bool:
-        """Whether the server took the request."""
+    def is_success(self) -> bool:
+        """Whether the status is 2xx."""
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
     @property
     def has_reason(self) -> bool:
-        """Whether the body may say why there is no answer; a broken one may hold half an answer."""
-        return not self.fine or isinstance(parsed(self.body), dict)
+        """Whether the body may give a reason for the failure; a truncated 2xx body may hold half an answer instead."""
+        return not self.is_success or isinstance(parse_body(self.body), dict)
 
     @property
     def error_status(self) -> int:
-        """The status, or the one that stands in an error body that gateways send as if all were fine."""
-        body = parsed(self.body) if self.fine else None
+        """The status, or the one inside an error body that a gateway sends with a 2xx status."""
+        body = parse_body(self.body) if self.is_success else None
         error = body.get("error") if isinstance(body, dict) and not body.get("choices") else None
         code = error.get("code", error.get("status")) if isinstance(error, dict) else None
         match = re.fullmatch(r"[45]\d\d", str(code))
@@ -54,52 +54,54 @@ class Reply:
 
     @property
     def may_be_billed(self) -> bool:
-        """Whether an answer may have been written that never came: gateways say 5xx when they stop waiting for it."""
-        lost = (
+        """Whether the model may have written an answer that never arrived: gateways send 5xx when they stop waiting."""
+        without_answer = (
             not self.status
             or self.status == HTTPStatus.REQUEST_TIMEOUT
             or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         )
-        return self.arrived and lost
+        return self.may_have_arrived and without_answer
 
     @property
-    def passing(self) -> bool:
+    def is_retryable(self) -> bool:
         """Whether the same request may succeed later."""
         status = self.error_status
-        again = (0, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
-        fine = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES  # though nothing can be read in it
-        return status in again or fine or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        retryable = (0, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
+        is_success = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES  # but without a readable answer
+        return status in retryable or is_success or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
     @property
     def reason(self) -> str:
-        """Why nothing can be done with the reply, in one line."""
-        if self.failure:
-            return clipped(self.failure)
-        if not self.fine:
-            return reason(self.body, f"status {self.status}, no reason given")
-        body = parsed(self.body)
+        """Why the reply holds no answer, in one line."""
+        if self.transport_error:
+            return clip(self.transport_error)
+        if not self.is_success:
+            return error_reason(self.body, f"status {self.status}, no reason given")
+        body = parse_body(self.body)
         if isinstance(body, dict):
-            return clipped(stated_reasons(body)) or "malformed answer: no choice in it"
+            return clip(extract_reasons(body)) or "malformed answer: no choice in it"
         return "malformed answer: no object" if isinstance(body, list) else "malformed answer: not valid JSON"
 
     @property
-    def asked_pause(self) -> float:
-        """Seconds that the server asks to wait; 0 when it asks for nothing that can be read."""
+    def retry_after(self) -> float:
+        """Seconds that the server asks to wait before a retry; 0 when it gives no readable delay."""
         seconds = self.headers.get("retry-after", "")
-        pause = _number(self.headers.get("retry-after-ms", "")) / 1000 or _number(seconds) or _until(seconds)
+        pause = (
+            _number_in(self.headers.get("retry-after-ms", "")) / 1000 or _number_in(seconds) or _seconds_until(seconds)
+        )
         return pause if math.isfinite(pause) and pause > 0 else 0.0
 
 
-def _number(text: str) -> float:
-    """The number that a header gives, or 0."""
+def _number_in(text: str) -> float:
+    """Return a header's value as a number; 0 when it is none."""
     try:
         return float(text)
     except ValueError:
         return 0.0
 
 
-def _until(date: str) -> float:
-    """Seconds until the date of a header."""
+def _seconds_until(date: str) -> float:
+    """Return the seconds until a header's date; 0 when it is none."""
     try:
         return parsedate_to_datetime(date).timestamp() - time.time()
     except (ValueError, TypeError, OverflowError):
@@ -107,12 +109,12 @@ def _until(date: str) -> float:
 
 
 def root_cause(error: BaseException) -> str:
-    """What the lowest layer said: the libraries above it say only that something failed."""
+    """Return the message of the innermost exception: the libraries around it say only that something failed."""
     while True:
-        below = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error.__context__
-        if below is None:
+        cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error.__context__
+        if cause is None:
             break
-        error = below
+        error = cause
     if isinstance(error, ConnectionError) and error.errno:
         return os.strerror(error.errno)
     return str(error) or type(error).__name__

@@ -1,6 +1,7 @@
-"""What a stranger's model may do while transformers loads it: fail in one line, and run nothing.
+"""Safe loading of untrusted models by transformers: errors in one line, and no kernels from the hub.
 
-Whether code of a model's own may run, `--trust-remote-code` says (backends); transformers keeps to it, but for kernels.
+`--trust-remote-code` decides whether a model's own code may run (backends); transformers respects it except for
+kernels.
 """
 
 from __future__ import annotations
@@ -23,36 +24,36 @@ UNLOADABLE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, OSError, RuntimeError),
     *(SafetensorError, StrictDataclassError, TypeError, ValueError, struct.error),
 )
-"""What loading raises on files that are no model, or not this kind of one."""
+"""Errors that loading raises on files that are no model, or another kind of model."""
 _HUB_KERNEL = re.compile(r'_implementation\w*": (?:"|\{[^{}]*: ")[^"{}]*/')
-"""In a configuration: an attention, or the like, by the name of a repository, whose code transformers would run."""
+"""Matches an attention or similar implementation given as a hub repository, whose code transformers would run."""
 
 
 @contextmanager
-def errors_in_one_line(name: str, what: str = "cannot be loaded") -> Iterator[None]:
-    """Inside, what loading a model raises becomes a UserError."""
+def errors_in_one_line(name: str, problem: str = "cannot be loaded") -> Iterator[None]:
+    """Turn the errors of loading a model into a UserError of one line."""
     try:
         yield
-    except UnpicklingError as error:  # without torch's own text, which tells how to load the file unsafely
+    except UnpicklingError as error:  # torch's own message explains how to load the file unsafely
         raise UserError(
-            f"model {name}: {what} (its weights are a pickle that holds more than tensors); save them as safetensors"
+            f"model {name}: {problem} (its weights are a pickle that holds more than tensors); save them as safetensors"
         ) from error
     except Exception as error:
-        if type(error) is not Exception and not isinstance(error, UNLOADABLE):  # tokenizers raises bare ones
+        if type(error) is not Exception and not isinstance(error, UNLOADABLE):  # tokenizers raises plain Exception
             raise
-        raise UserError(f"model {name}: {what} ({first_line(error)})") from error
+        raise UserError(f"model {name}: {problem} ({first_line(error)})") from error
 
 
 def refuse_kernels(name: str, options: Mapping[str, Any]) -> None:
-    """Raise UserError where a model's configuration names code on the hub, unless `--trust-remote-code` is given.
+    """Raise UserError when a model's config names a kernel on the hub, unless `--trust-remote-code` is given.
 
     Args:
-        name: What `from_pretrained` takes.
-        options: The options that it will be given.
+        name: Name for `from_pretrained`.
+        options: Options for `from_pretrained`.
     """
     import transformers
 
-    if options.get("trust_remote_code") or "gguf_file" in options:  # whose configuration transformers writes
+    if options.get("trust_remote_code") or "gguf_file" in options:  # transformers itself writes a GGUF file's config
         return
     values, _ = transformers.PreTrainedConfig.get_config_dict(name, **options)
     if _HUB_KERNEL.search(json.dumps(values, default=str)):

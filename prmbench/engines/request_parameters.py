@@ -1,4 +1,4 @@
-"""Parameters that a server refuses: left out, renamed or lowered once, for all requests that follow, and said."""
+"""Adapts requests to a server that refuses parameters: omits, renames or lowers them in all later requests."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from threading import Lock
 from typing import Any
 
 from prmbench.core.records import Notice
-from prmbench.engines.http_errors import blamed, error_text
+from prmbench.engines.http_errors import blamed_parameters, error_text
 
-OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
-"""The limit of an answer's length, by its usual name and by the one that reasoning models want."""
-LIMITS = (OLD_LIMIT, NEW_LIMIT)
-OPTIONAL = ("temperature", "top_p", "top_k", "seed")
-"""What a request can do without; the server then decides."""
-_SPELLINGS = (*LIMITS, "max_new_tokens", "max_output_tokens", "maximum_tokens", "max_tokens_to_sample")
-"""What servers call the limit when they refuse it."""
-_LEAST_LIMIT = 256
-"""Tokens below which a number in a message is taken for a part of a model's name, not for the longest answer."""
+MAX_TOKENS, MAX_COMPLETION_TOKENS = "max_tokens", "max_completion_tokens"
+"""Names of the limit of an answer's length: the usual one, and the one that reasoning models require."""
+LIMIT_NAMES = (MAX_TOKENS, MAX_COMPLETION_TOKENS)
+OPTIONAL_NAMES = ("temperature", "top_p", "top_k", "seed")
+"""Parameters that a request can omit; the server's defaults then apply."""
+_LIMIT_SPELLINGS = (*LIMIT_NAMES, "max_new_tokens", "max_output_tokens", "maximum_tokens", "max_tokens_to_sample")
+"""Names that servers give the answer limit when they refuse it."""
+_MIN_ANSWER_LIMIT = 256
+"""A smaller number in a message is taken for a part of a model's name, not for a token limit."""
 _LOGPROBS = ("top_logprobs", "logprobs")
-_NOT_BOTH = re.compile(r"(?i)\b(both|together|only one|either|simultaneous\w*|mutually|at the same time)\b")
+_MUTUALLY_EXCLUSIVE = re.compile(r"(?i)\b(both|together|only one|either|simultaneous\w*|mutually|at the same time)\b")
 _TOO_LARGE = re.compile(
     r"(?i)too (large|high|big|many)|exceed|at most|less than|lower than|maximum|\brange|between|<=|≤|>"
 )
@@ -35,21 +35,21 @@ _TOO_LONG = re.compile(
 )
 
 
-def too_long(raw: bytes) -> bool:
-    """Whether an error body says that the conversation, or with it the answer, does not fit the model's context."""
+def exceeds_context(raw: bytes) -> bool:
+    """Return whether an error body says that the conversation, with or without its answer, exceeds the context."""
     return bool(_TOO_LONG.search(error_text(raw)))
 
 
-def unsupported(raw: bytes) -> bool:
-    """Whether an error body says that something in the request is not taken, whatever the status is."""
+def mentions_unsupported(raw: bytes) -> bool:
+    """Return whether an error body says that something in the request is not supported, whatever its status."""
     return bool(_UNSUPPORTED.search(error_text(raw)))
 
 
 class RequestParameters:
-    """What a server takes of a request's parameters, learned from its refusals; safe for several threads."""
+    """The parameters that a server accepts, learned from its refusals; thread-safe."""
 
     def __init__(self, server: str) -> None:
-        """`server`: how messages name it."""
+        """`server`: the server's name in messages."""
         self._server = server
         self._lock = Lock()
         self._dropped: set[str] = set()
@@ -59,72 +59,72 @@ class RequestParameters:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What was changed so far, for the manifest: `temperature left out`."""
+        """The changes made so far, in words for the manifest, e.g. `temperature left out`."""
         with self._lock:
             return tuple(self._changes)
 
-    def fitted(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a request as this server takes it."""
+    def adapt(self, intended: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a request with the parameters that this server accepts."""
         with self._lock:
-            fitted = {**wanted}
-            for name, most in self._lowered.items():
-                if name in fitted:
-                    fitted[name] = min(fitted[name], most)
-            if self._renamed and OLD_LIMIT in fitted:
-                fitted[NEW_LIMIT] = fitted.pop(OLD_LIMIT)
-            return {name: value for name, value in fitted.items() if name not in self._dropped}
+            adapted = {**intended}
+            for name, limit in self._lowered.items():
+                if name in adapted:
+                    adapted[name] = min(adapted[name], limit)
+            if self._renamed and MAX_TOKENS in adapted:
+                adapted[MAX_COMPLETION_TOKENS] = adapted.pop(MAX_TOKENS)
+            return {name: value for name, value in adapted.items() if name not in self._dropped}
 
-    def learn(self, wanted: Mapping[str, Any], sent: Mapping[str, Any], raw: bytes) -> bool:
-        """Take notice of a refusal.
+    def learn(self, intended: Mapping[str, Any], sent: Mapping[str, Any], raw: bytes) -> bool:
+        """Learn from a refusal which parameters to change.
 
         Args:
-            wanted: The request as it is meant.
-            sent: What `fitted` made of it, and the server refused.
-            raw: The body of the answer.
+            intended: The request before `adapt`.
+            sent: The request after `adapt`, which the server refused.
+            raw: The body of the refusal.
 
         Returns:
-            Whether `fitted` now makes another request of it, so that it is worth sending again.
+            Whether `adapt` now gives another request, so that a retry makes sense.
         """
         with self._lock:
-            for change in self._changed(sent, raw):
+            for change in self._apply_refusal(sent, raw):
                 if change not in self._changes:
                     self._changes.append(change)
                     warnings.warn(f"{self._server} refuses a parameter: {change}", Notice, stacklevel=2)
-        return self.fitted(wanted) != sent
+        return self.adapt(intended) != sent
 
-    def _changed(self, sent: Mapping[str, Any], raw: bytes) -> list[str]:
-        """Note what the refusal asks for; return it in words."""
+    def _apply_refusal(self, sent: Mapping[str, Any], raw: bytes) -> list[str]:
+        """Record the changes that a refusal calls for and return them in words."""
         text = error_text(raw)
-        names = blamed(raw, (*_SPELLINGS, *_LOGPROBS, *OPTIONAL))
-        limit = next((name for name in LIMITS if name in sent), None)
+        names = blamed_parameters(raw, (*_LIMIT_SPELLINGS, *_LOGPROBS, *OPTIONAL_NAMES))
+        limit = next((name for name in LIMIT_NAMES if name in sent), None)
         changes = []
-        if limit is not None and set(names) & set(_SPELLINGS):
+        if limit is not None and set(names) & set(_LIMIT_SPELLINGS):
             changes += self._change_limit(limit, sent[limit], text)
         if set(names) & set(_LOGPROBS):
-            changes += self._lower("top_logprobs", sent.get("top_logprobs", 0), text, least=1)
-        refused = [name for name in names if name in OPTIONAL and name in sent]
-        if {"temperature", "top_p"} <= set(refused) and _NOT_BOTH.search(text):
+            changes += self._lower("top_logprobs", sent.get("top_logprobs", 0), text, minimum=1)
+        refused = [name for name in names if name in OPTIONAL_NAMES and name in sent]
+        if {"temperature", "top_p"} <= set(refused) and _MUTUALLY_EXCLUSIVE.search(text):
             refused = ["top_p"]
         self._dropped.update(refused)
         return changes + [f"{name} left out" for name in refused]
 
     def _change_limit(self, limit: str, value: int, text: str) -> list[str]:
-        """The limit by its newer name, or lowered to the longest answer that the model gives, or left out."""
-        rename = limit == OLD_LIMIT and (NEW_LIMIT in text or not _TOO_LARGE.search(text))
+        """Rename the answer limit, lower it to the longest answer that the model allows, or omit it."""
+        rename = limit == MAX_TOKENS and (MAX_COMPLETION_TOKENS in text or not _TOO_LARGE.search(text))
         if not rename and _TOO_LARGE.search(text):
-            return self._lower(OLD_LIMIT, value, text, least=_LEAST_LIMIT)
+            return self._lower(MAX_TOKENS, value, text, minimum=_MIN_ANSWER_LIMIT)
         if rename:
             self._renamed = True
-            return [f"{OLD_LIMIT} sent as {NEW_LIMIT}"]
-        self._dropped.update(LIMITS)
-        return [f"{OLD_LIMIT} left out"]
+            return [f"{MAX_TOKENS} sent as {MAX_COMPLETION_TOKENS}"]
+        self._dropped.update(LIMIT_NAMES)
+        return [f"{MAX_TOKENS} left out"]
 
-    def _lower(self, name: str, value: int, text: str, least: int) -> list[str]:
-        """To the largest number that the message gives and that is below the value; nothing is changed without one."""
-        text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)  # of thousands; [1,8192] is a range
-        found = re.findall(r"(?<![\w.-])(\d{1,7})(?![\w.]*\w)( \(exclusive\))?", text)
-        numbers = [int(number) - bool(exclusive) for number, exclusive in found]
-        lower = max((n for n in numbers if least <= n < value), default=None)
+    def _lower(self, name: str, value: int, text: str, minimum: int) -> list[str]:
+        """Lower a parameter to the largest number in the message that is below its value, if there is one."""
+        text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)  # thousands separators; [1,8192] is a range
+        matches = re.findall(r"(?<![\w.-])(\d{1,7})(?![\w.]*\w)( \(exclusive\))?", text)
+        numbers = [int(number) - bool(exclusive) for number, exclusive in matches]
+        lower = max((n for n in numbers if minimum <= n < value), default=None)
         if lower is None:
             return []
         self._lowered[name] = lower

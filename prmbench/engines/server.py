@@ -1,6 +1,6 @@
-"""The engine that asks a vLLM server, over vLLM's own HTTP endpoints, for completions, and sends it new weights.
+"""The engine that samples from a vLLM server over vLLM's own HTTP endpoints, and loads new weights into it.
 
-Standard library only. The server is started by the user: `serve_command` in vllm.py. When to send: sync.py.
+Standard library only. The user starts the server, see `serve_command` in vllm.py; weight_sync.py sends the weights.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from prmbench.core.records import RetryError, UserError
 from prmbench.engines.addresses import address, check_redirect
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.generation import Sampling
-from prmbench.engines.http_errors import clipped, parsed, reason
-from prmbench.engines.http_replies import MOST_BYTES, TOO_LARGE
-from prmbench.engines.vllm import NO_LIMIT, request, tokens_of
+from prmbench.engines.http_errors import clip, error_reason, parse_body
+from prmbench.engines.http_replies import MAX_BODY_BYTES, TOO_LARGE_MESSAGE
+from prmbench.engines.vllm import NO_LIMIT, load_tokenizer, sampling_request
 
-_AWAY = (OSError, http.client.HTTPException)  # refused, reset, timed out, cut short
+_CONNECTION_ERRORS = (OSError, http.client.HTTPException)  # refused, reset, timed out, cut short
 
 
 @dataclass(slots=True)
 class ServerEngine:
-    """A vLLM server. `Drawn.logprobs` are behind top-k and top-p, other than the HF engine's.
+    """A vLLM server. Unlike the HF engine's, its log-probabilities of sampled tokens are after top-k and top-p.
 
-    Its methods raise RetryError when the server does not answer after `tries` attempts, each with the same seeds, and
+    Methods raise RetryError when the server does not answer within `tries` attempts, all with the same seeds, and
     UserError when it refuses.
     """
 
@@ -45,13 +45,13 @@ class ServerEngine:
     stops: frozenset[int]
     max_tokens: int | None = None
     model: str = ""
-    """Whom requests ask for: the model that is served, or the adapter that was sent last."""
-    tells: bool = True
-    """Whether this process sends weights to this server: one does, and the others only ask."""
-    requests: int = 128
-    """How many may be under way at once."""
+    """Model name in requests: the served model's, or that of the adapter loaded last."""
+    sends_weights: bool = True
+    """Whether this process sends weights to the server; exactly one of those that share it does."""
+    max_concurrent: int = 128
+    """Most concurrent requests."""
     tries: int = 5
-    pause: float = 1.0
+    first_pause: float = 1.0
     """Seconds before the second attempt; twice as long before each further one."""
     timeout: float = 1800.0
     """Seconds that one completion, or one reload, may take."""
@@ -65,43 +65,43 @@ class ServerEngine:
         sampling: Sampling,
         stops: Collection[int],
     ) -> list[Drawn]:
-        """One completion a prompt, of at most `limits[i]` tokens, many asked for at once."""
+        """Return one completion for each prompt, of at most `limits[i]` tokens, requested concurrently."""
         bodies = [
             {
                 "model": self.model,
                 "prompt": list(prompt),
                 "return_token_ids": True,
-                **request(sampling, limit, seed, stops),
+                **sampling_request(sampling, limit, seed, stops),
             }
             for prompt, limit, seed in zip(prompts, limits, seeds, strict=True)
         ]
-        with ThreadPoolExecutor(max(1, min(self.requests, len(bodies)))) as pool:
-            return list(pool.map(self._complete, bodies))  # the first that fails cancels those that wait
+        with ThreadPoolExecutor(max(1, min(self.max_concurrent, len(bodies)))) as pool:
+            return list(pool.map(self._complete, bodies))  # the first failure cancels the requests not yet started
 
     def reload(self, folder: Path) -> None:
-        """Has the server take all weights from a folder that it can see at the same path."""
-        if self.tells:
-            where = {"weights_path": str(folder.resolve())}
-            self._post("/collective_rpc", {"method": "reload_weights", "kwargs": where})
-            self._forget()
+        """Have the server load all weights from a folder that it sees at the same path."""
+        if self.sends_weights:
+            arguments = {"weights_path": str(folder.resolve())}
+            self._post("/collective_rpc", {"method": "reload_weights", "kwargs": arguments})
+            self._reset_prefix_cache()
 
     def adapter(self, folder: Path) -> None:
-        """Has the server take the adapter of a folder that it can see at the same path, and asks for it from now on."""
-        before, self.model = self.model, folder.name
-        if self.tells:
-            self._unload(folder.name)  # left by an earlier run of ours
+        """Have the server load an adapter from a folder that it sees at the same path, and sample from it."""
+        previous, self.model = self.model, folder.name
+        if self.sends_weights:
+            self._unload(folder.name)  # an earlier run may have left one of this name
             adapter = {"lora_name": folder.name, "lora_path": str(folder.resolve())}
             self._post("/v1/load_lora_adapter", adapter)
-            if before != folder.name:
-                self._unload(before)
-            self._forget()
+            if previous != folder.name:
+                self._unload(previous)
+            self._reset_prefix_cache()
 
     def _unload(self, name: str) -> None:
-        """Of a name that is none, or the base model's, the server says so: no harm is done."""
-        self._post("/v1/unload_lora_adapter", {"lora_name": name}, fine=(HTTPStatus.NOT_FOUND,))
+        """Unload an adapter; the server answers 404 for an unknown name or the base model's, which does no harm."""
+        self._post("/v1/unload_lora_adapter", {"lora_name": name}, accepted=(HTTPStatus.NOT_FOUND,))
 
-    def _forget(self) -> None:
-        """Keys and values of prompts were computed with the old weights."""
+    def _reset_prefix_cache(self) -> None:
+        """Clear the cached keys and values of prompts, which were computed with the old weights."""
         if self._post("/reset_prefix_cache", {}).get("success") is not True:
             raise RetryError(f"server {self.url}: somebody else samples from it; its prefix cache cannot be reset")
 
@@ -109,38 +109,40 @@ class ServerEngine:
         answer = self._post("/v1/completions", body)
         try:
             choice = answer["choices"][0]
-            drawn = Drawn(tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"]))
-            if not all(type(i) is int and i >= 0 for i in drawn.ids) or not all(map(_is_number, drawn.logprobs)):
+            sampled = Drawn(tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"]))
+            if not all(type(i) is int and i >= 0 for i in sampled.ids) or not all(map(_is_number, sampled.logprobs)):
                 raise TypeError("token ids or log-probabilities that are none")
-            whole = choice["finish_reason"] in ("stop", "length") and len(drawn.ids) == len(drawn.logprobs) > 0
+            is_complete = (
+                choice["finish_reason"] in ("stop", "length") and len(sampled.ids) == len(sampled.logprobs) > 0
+            )
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(
                 f"server {self.url}: its answer has no token ids or log-probabilities; is it vLLM?"
             ) from error
-        if not whole:
-            why = clipped(str(choice["finish_reason"]))
-            raise RetryError(f"server {self.url}: broke a completion off ({why})")
-        return drawn
+        if not is_complete:
+            finish_reason = clip(str(choice["finish_reason"]))
+            raise RetryError(f"server {self.url}: broke a completion off ({finish_reason})")
+        return sampled
 
-    def _post(self, path: str, body: Mapping[str, Any], fine: Collection[int] = ()) -> dict[str, Any]:
-        """The answer, as JSON or empty. Statuses in `fine` are answers too."""
-        why = ""
+    def _post(self, path: str, body: Mapping[str, Any], accepted: Collection[int] = ()) -> dict[str, Any]:
+        """Return the answer as JSON; empty when it is none, or when its status is among `accepted`."""
+        reason = ""
         for attempt in range(self.tries):
             if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
+                time.sleep(self.first_pause * 2 ** (attempt - 1))
             try:
-                return fetch(self.url + path, self.timeout, body)
+                return fetch_json(self.url + path, self.timeout, body)
             except StatusError as error:
-                if error.status in fine:
+                if error.status in accepted:
                     return {}
-                why = error.reason
+                reason = error.reason
                 if error.status < HTTPStatus.INTERNAL_SERVER_ERROR and error.status != HTTPStatus.TOO_MANY_REQUESTS:
-                    self._refused(path, error.status, why)
-            except _AWAY as error:
-                why = _why(error)
-        raise RetryError(f"server {self.url}: no answer from {path} after {self.tries} attempts ({why})")
+                    self._raise_refusal(path, error.status, reason)
+            except _CONNECTION_ERRORS as error:
+                reason = _error_text(error)
+        raise RetryError(f"server {self.url}: no answer from {path} after {self.tries} attempts ({reason})")
 
-    def _refused(self, path: str, status: int, reason: str) -> None:
+    def _raise_refusal(self, path: str, status: int, reason: str) -> None:
         if status == HTTPStatus.NOT_FOUND and path == "/v1/completions":
             raise RetryError(f"server {self.url}: has no model {self.model} (any more); was it started again?")
         if status == HTTPStatus.NOT_FOUND:
@@ -149,27 +151,37 @@ class ServerEngine:
 
 
 def open_server(url: str, name: str, revision: str | None = None, tells: bool = True) -> ServerEngine:
-    """The engine of a server that runs. `name`: the model whose tokenizer and stops are used, the one it serves.
+    """Connect to a running server.
 
-    Raises RetryError when it does not answer, UserError when what answers is no such server.
+    Args:
+        url: `http://host:port`.
+        name: The model that it serves, whose tokenizer and stop tokens are used.
+        revision: The model's hub revision; None = the newest.
+        tells: Whether this process is the one that sends weights to the server.
+
+    Raises:
+        RetryError: The server does not answer.
+        UserError: The server is not a vLLM server.
     """
     address(url, "--server", "http://node1:8000")
-    tokenizer, stops = tokens_of(name, revision)
-    where = url.rstrip("/")
+    tokenizer, stops = load_tokenizer(name, revision)
+    base_url = url.rstrip("/")
     try:
-        served = fetch(f"{where}/v1/models", timeout=30)["data"][0]
-        longest = served.get("max_model_len")
-        if not isinstance(served["id"], str) or not (longest is None or (type(longest) is int and longest > 0)):
+        model_info = fetch_json(f"{base_url}/v1/models", timeout=30)["data"][0]
+        max_tokens = model_info.get("max_model_len")
+        if not isinstance(model_info["id"], str) or not (
+            max_tokens is None or (type(max_tokens) is int and max_tokens > 0)
+        ):
             raise TypeError("a model's name or its context is none")
-        return ServerEngine(where, tokenizer, stops, longest, served["id"], tells)
-    except _AWAY as error:
-        raise RetryError(f"server {where}: does not answer ({_why(error)}); is it running?") from error
+        return ServerEngine(base_url, tokenizer, stops, max_tokens, model_info["id"], tells)
+    except _CONNECTION_ERRORS as error:
+        raise RetryError(f"server {base_url}: does not answer ({_error_text(error)}); is it running?") from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise UserError(f"server {where}: is not a vLLM server; --help says how to name one") from error
+        raise UserError(f"server {base_url}: is not a vLLM server; --help says how to name one") from error
 
 
-def _why(error: BaseException) -> str:
-    return clipped(str(error) or type(error).__name__)
+def _error_text(error: BaseException) -> str:
+    return clip(str(error) or type(error).__name__)
 
 
 def _is_number(logprob: object) -> bool:
@@ -180,20 +192,23 @@ class StatusError(OSError):
     """A server answered with a status other than 2xx."""
 
     def __init__(self, status: int, body: bytes) -> None:
-        super().__init__(f"status {status}: {reason(body)}")
-        self.status, self.reason = status, reason(body)
+        super().__init__(f"status {status}: {error_reason(body)}")
+        self.status, self.reason = status, error_reason(body)
 
 
-def fetch(url: str, timeout: float, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """GET, or POST of JSON, past any proxy. Answers that are not a JSON object count as empty.
+def fetch_json(url: str, timeout: float, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Send a GET, or a POST of JSON, without any proxy, and return the JSON object of the answer.
 
     Args:
-        url: What is asked for.
-        timeout: Seconds until the last byte of the answer; a server that sends one now and then is not waited for.
-        body: What is posted; None = GET.
+        url: The requested URL.
+        timeout: Seconds until the last byte of the answer, also when the server keeps sending single bytes.
+        body: The JSON to post; None = GET.
+
+    Returns:
+        The answer; empty when it is not a JSON object.
 
     Raises:
-        OSError, http.client.HTTPException: No whole answer came, or (StatusError) the server refused.
+        OSError, http.client.HTTPException: No complete answer came, or (StatusError) the server refused.
         UserError: The server redirects to another one.
     """
     parts = urlsplit(url)
@@ -206,44 +221,45 @@ def fetch(url: str, timeout: float, body: Mapping[str, Any] | None = None) -> di
                 "GET" if data is None else "POST", parts.path or "/", data, {"Content-Type": "application/json"}
             )
             answer = connection.getresponse()
-            raw = _body(answer)
+            raw = _read_body(answer)
     location = answer.headers.get("Location")
     if HTTPStatus.MULTIPLE_CHOICES <= answer.status < HTTPStatus.BAD_REQUEST and location:
         check_redirect("--server", url, location)
     if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
         raise StatusError(answer.status, raw)
-    answered = parsed(raw)
-    return answered if isinstance(answered, dict) else {}
+    body_json = parse_body(raw)
+    return body_json if isinstance(body_json, dict) else {}
 
 
-def _body(answer: http.client.HTTPResponse) -> bytes:
-    raw = answer.read(MOST_BYTES + 1)
-    if len(raw) > MOST_BYTES:
-        raise http.client.HTTPException(TOO_LARGE)
-    if answer.length:  # which `read` of a part does not mind
+def _read_body(answer: http.client.HTTPResponse) -> bytes:
+    raw = answer.read(MAX_BODY_BYTES + 1)
+    if len(raw) > MAX_BODY_BYTES:
+        raise http.client.HTTPException(TOO_LARGE_MESSAGE)
+    if answer.length:  # a partial `read` does not raise on a truncated body
         raise http.client.IncompleteRead(raw, answer.length)
     return raw
 
 
 @contextmanager
-def _deadline(connection: socket.socket, seconds: float) -> Iterator[None]:
-    """Cuts a connection off that is still in use after so many seconds. Raises TimeoutError then."""
-    late = threading.Event()
+def _deadline(connection_socket: socket.socket, seconds: float) -> Iterator[None]:
+    """Close a connection that is still in use after `seconds`, and raise TimeoutError."""
+    has_expired = threading.Event()
 
-    def cut() -> None:
-        late.set()
-        with suppress(OSError):  # closed by then
-            socket.socket.shutdown(connection, socket.SHUT_RDWR)  # past the layer of an SSL socket, which another reads
+    def close_connection() -> None:
+        has_expired.set()
+        with suppress(OSError):  # already closed
+            # Below the SSL layer, which another thread reads.
+            socket.socket.shutdown(connection_socket, socket.SHUT_RDWR)
 
-    timer = threading.Timer(seconds, cut)
+    timer = threading.Timer(seconds, close_connection)
     timer.daemon = True
     timer.start()
     try:
         yield
     except (OSError, http.client.HTTPException):
-        if not late.is_set():
+        if not has_expired.is_set():
             raise
     finally:
         timer.cancel()
-    if late.is_set():
+    if has_expired.is_set():
         raise TimeoutError(f"no whole answer within {seconds:g} seconds") from None

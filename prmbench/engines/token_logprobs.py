@@ -1,6 +1,6 @@
-"""Log-probabilities of chosen tokens straight from hidden states: chunked over tokens, float32, differentiable.
+"""Log-probabilities of chosen tokens computed from hidden states: chunked over tokens, float32, differentiable.
 
-Never a [batch, time, vocabulary] block: at most `chunk` rows of logits exist at a time, backward included.
+The logits of all positions never exist together: at most `chunk` rows do at a time, also in the backward pass.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK = 256
-"""Rows of logits held at once: 256 x 152k x 4 bytes = 156 MB for the largest vocabulary in use."""
-
-
-MARGIN = 1e-5
-"""A candidate may miss its least probability by this part of it: ten tokens at 0.1 each must not fall to rounding."""
+"""Rows of logits in memory at a time: 256 x 152k x 4 bytes = 156 MB for the largest vocabulary in use."""
+P_MIN_MARGIN = 1e-5
+"""Relative tolerance of p_min, so that rounding excludes none of ten tokens with probability 0.1 each."""
 
 
 class CandidateSet(NamedTuple):
@@ -44,7 +42,19 @@ def target_logprobs(
     softcap: float | None = None,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """[n, h] states, [v, h] head, [n] ids -> ([n] log p(target), [n] logsumexp of the logits): see logprobs_at."""
+    """Compute the log-probability of one target per position; see `logprobs_at`.
+
+    Args:
+        hidden: [n, h] hidden states.
+        weight: [v, h] weights of the output head.
+        targets: [n] token ids.
+        bias: [v] bias of the output head.
+        softcap: Soft cap of the logits.
+        chunk: Rows of logits in memory at a time.
+
+    Returns:
+        [n] log p(target), and [n] logsumexp of the logits.
+    """
     logprobs, logz = logprobs_at(hidden, weight, targets[:, None], bias, softcap, chunk)
     return logprobs[:, 0], logz
 
@@ -57,11 +67,21 @@ def logprobs_at(
     softcap: float | None = None,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """[n, h] states, [v, h] head, [n, k] ids -> ([n, k] log p(id), [n] logsumexp of the logits), float32, natural log.
+    """Compute log-probabilities of k tokens per position, differentiable in `hidden`, `weight` and `bias`.
 
-    Both are differentiable in `hidden`, `weight` and `bias`. `softcap` is Gemma 2's c * tanh(logits / c).
-    Half-precision states, or autocast, make the factors of the matrix products half-precision; sums, logits and all
-    reductions stay float32: beta = 10 multiplies every error in a log-probability by ten. float64 stays float64.
+    With half-precision states or autocast, the factors of matrix products are half-precision, while sums, logits and
+    reductions stay float32, since beta = 10 multiplies every error of a log-probability by ten. float64 stays float64.
+
+    Args:
+        hidden: [n, h] hidden states.
+        weight: [v, h] weights of the output head.
+        ids: [n, k] token ids.
+        bias: [v] bias of the output head.
+        softcap: c of Gemma 2's c * tanh(logits / c); None = no cap.
+        chunk: Rows of logits in memory at a time.
+
+    Returns:
+        [n, k] log p(id) and [n] logsumexp of the logits; float32, natural logs.
     """
     return _LogprobsAt.apply(hidden, weight, bias, ids, softcap, chunk)
 
@@ -76,28 +96,37 @@ def candidates(
     softcap: float | None = None,
     chunk: int = CHUNK,
 ) -> tuple[CandidateSet, Tensor]:
-    """Returns the targets with every token of p >= p_min, and the entropy [n] of the whole vocabulary in nats.
+    """Return the targets with every token of p >= p_min, and the entropy [n] of the whole vocabulary in nats.
 
-    The set is exact: at most K = floor(1 / p_min) tokens can be that likely; p_min = 0 asks for none. Same products,
-    sums and chunks as `logprobs_at`: equal weights give equal bits.
+    The set is exact, and nothing here has a gradient. The products, sums and chunks are those of `logprobs_at`, so
+    equal weights give equal bits.
+
+    Args:
+        hidden: [n, h] hidden states.
+        weight: [v, h] weights of the output head.
+        targets: [n] token ids.
+        p_min: Least probability of a candidate, so that K = floor(1 / p_min); 0 = no candidates, K = 0.
+        bias: [v] bias of the output head.
+        softcap: Soft cap of the logits, as for `logprobs_at`.
+        chunk: Rows of logits in memory at a time.
     """
-    half = _half(hidden)
-    factor = _factor(weight, half)
-    width = min(most_candidates(p_min), len(weight))
-    least = math.log(p_min * (1 - MARGIN)) if p_min else 0.0
+    factor_dtype = _factor_dtype(hidden)
+    weight_factor = _as_factor(weight, factor_dtype)
+    max_count = min(max_candidates(p_min), len(weight))
+    min_logprob = math.log(p_min * (1 - P_MIN_MARGIN)) if p_min else 0.0
     parts = []
-    for rows, at in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-        logits = _logits(_factor(rows, half), factor, bias, softcap, half)
+    for rows, target_ids in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+        logits = _logits(_as_factor(rows, factor_dtype), weight_factor, bias, softcap, factor_dtype)
         logz = torch.logsumexp(logits, dim=-1, keepdim=True)
-        target = logits.gather(1, at[:, None]) - logz
-        top, ids = logits.topk(width)
-        top = top - logz
-        kept = top >= least
+        target = logits.gather(1, target_ids[:, None]) - logz
+        top_logprobs, ids = logits.topk(max_count)
+        top_logprobs = top_logprobs - logz
+        kept = top_logprobs >= min_logprob
         entropy = -torch.linalg.vecdot(logits.sub_(logz).exp(), logits)
         parts.append(
             (
-                torch.cat([at[:, None], ids], dim=1),
-                torch.cat([target, top.masked_fill(~kept, 0.0)], dim=1),
+                torch.cat([target_ids[:, None], ids], dim=1),
+                torch.cat([target, top_logprobs.masked_fill(~kept, 0.0)], dim=1),
                 torch.cat([torch.ones_like(target, dtype=torch.bool), kept], dim=1),
                 entropy,
             )
@@ -106,13 +135,13 @@ def candidates(
     return CandidateSet(token_ids, old_logprobs, mask), entropies
 
 
-def most_candidates(p_min: float) -> int:
-    """Returns how many tokens can have a probability of at least p_min; 0 for p_min = 0, which asks for none."""
-    return int((1 + MARGIN) / p_min) if p_min else 0
+def max_candidates(p_min: float) -> int:
+    """Return how many tokens can have a probability of at least p_min; 0 for p_min = 0, which asks for none."""
+    return int((1 + P_MIN_MARGIN) / p_min) if p_min else 0
 
 
 class _LogprobsAt(torch.autograd.Function):
-    """Keeps hidden states, ids and normalisers; backward computes the logits again, a chunk at a time."""
+    """Saves hidden states, ids and normalisers; the backward pass recomputes the logits chunk by chunk."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -124,41 +153,43 @@ class _LogprobsAt(torch.autograd.Function):
         softcap: float | None,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
-        half = _half(hidden)
-        factor = _factor(weight, half)
+        factor_dtype = _factor_dtype(hidden)
+        weight_factor = _as_factor(weight, factor_dtype)
         logprobs, normalisers = [], []
-        for rows, at in zip(hidden.split(chunk), ids.split(chunk), strict=True):
-            logits = _logits(_factor(rows, half), factor, bias, softcap, half)
+        for rows, row_ids in zip(hidden.split(chunk), ids.split(chunk), strict=True):
+            logits = _logits(_as_factor(rows, factor_dtype), weight_factor, bias, softcap, factor_dtype)
             normaliser = torch.logsumexp(logits, dim=-1)
-            logprobs.append(logits.gather(1, at) - normaliser[:, None])
+            logprobs.append(logits.gather(1, row_ids) - normaliser[:, None])
             normalisers.append(normaliser)
         logz = torch.cat(normalisers)
         ctx.save_for_backward(hidden, weight, bias, ids, logz)
-        ctx.options = softcap, chunk, half
+        ctx.options = softcap, chunk, factor_dtype
         return torch.cat(logprobs), logz
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor, grad_logz: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight, bias, ids, logz = ctx.saved_tensors
-        softcap, chunk, half = ctx.options
-        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
-        factor = _factor(weight, half)
-        grad_hidden = torch.empty_like(hidden) if to_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=logz.dtype) if to_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=logz.dtype) if to_bias else None
+        softcap, chunk, factor_dtype = ctx.options
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        weight_factor = _as_factor(weight, factor_dtype)
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=logz.dtype) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=logz.dtype) if needs_bias else None
         for start in range(0, len(hidden), chunk):
-            at = slice(start, start + chunk)
-            rows = _factor(hidden[at], half)
-            logits = _logits(rows, factor, bias, softcap, half)
-            grad = _grad_logits(logits, logz[at], ids[at], grad_logprobs[at], grad_logz[at], softcap)
+            chunk_rows = slice(start, start + chunk)
+            rows = _as_factor(hidden[chunk_rows], factor_dtype)
+            logits = _logits(rows, weight_factor, bias, softcap, factor_dtype)
+            grad = _grad_logits(
+                logits, logz[chunk_rows], ids[chunk_rows], grad_logprobs[chunk_rows], grad_logz[chunk_rows], softcap
+            )
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
-            grad = _factor(grad, half)
+            grad = _as_factor(grad, factor_dtype)
             if grad_hidden is not None:
-                grad_hidden[at] = _product(grad, factor, half)
+                grad_hidden[chunk_rows] = _matmul(grad, weight_factor, factor_dtype)
             if grad_weight is not None:
-                _add_product(grad_weight, grad.T, rows, half)
+                _add_matmul(grad_weight, grad.T, rows, factor_dtype)
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -170,9 +201,9 @@ class _LogprobsAt(torch.autograd.Function):
 
 
 def _logits(
-    rows: Tensor, factor: Tensor, bias: Tensor | None, softcap: float | None, half: torch.dtype | None
+    rows: Tensor, weight_factor: Tensor, bias: Tensor | None, softcap: float | None, factor_dtype: torch.dtype | None
 ) -> Tensor:
-    logits = _product(rows, factor.T, half)
+    logits = _matmul(rows, weight_factor.T, factor_dtype)
     if bias is not None:
         logits += bias.to(logits.dtype)
     return softcap * torch.tanh(logits / softcap) if softcap else logits
@@ -181,10 +212,10 @@ def _logits(
 def _grad_logits(
     logits: Tensor, logz: Tensor, ids: Tensor, grad_logprobs: Tensor, grad_logz: Tensor, softcap: float | None
 ) -> Tensor:
-    """Overwrites the logits with their gradient, to that of the matrix product.
+    """Overwrite the logits with the gradient with respect to the matrix product that they come from.
 
-    The gradient of log p(y) is 1[y] - p and that of logZ is p: p gets grad_logz less the sum of a row's grad_logprobs,
-    each id its own grad_logprobs more, as often as it stands in the row.
+    The gradient of log p(y) is 1[y] - p and that of logZ is p. So p is multiplied by grad_logz minus the sum of the
+    row's grad_logprobs, and each id adds its own grad_logprobs, as often as it occurs in the row.
     """
     slope = 1 - (logits / softcap) ** 2 if softcap else None  # of c * tanh(z / c)
     grad = logits.sub_(logz[:, None]).exp_().mul_((grad_logz - grad_logprobs.sum(-1))[:, None])
@@ -195,45 +226,45 @@ def _grad_logits(
 # --- matrix products: half-precision factors where asked for, float32 sums and results always ------------------------
 
 
-def _half(hidden: Tensor) -> torch.dtype | None:
-    """The precision of the factors; None = that of the reductions."""
+def _factor_dtype(hidden: Tensor) -> torch.dtype | None:
+    """Return the half precision of the factors, or None when they have the precision of the reductions."""
     device = hidden.device.type
     if hidden.dtype in (torch.bfloat16, torch.float16):
         return hidden.dtype
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
-def _factor(x: Tensor, half: torch.dtype | None) -> Tensor:
-    """`x` as it enters a product. A CPU has no product of half-precision factors with a float32 result: see _onednn."""
+def _as_factor(x: Tensor, factor_dtype: torch.dtype | None) -> Tensor:
+    """Convert a factor of a product. On a CPU it stays float32, and `_bf16_matmul` rounds it inside the product."""
     if x.dtype == torch.float64:
         return x
-    return x.to(half if half and x.is_cuda else torch.float32)
+    return x.to(factor_dtype if factor_dtype and x.is_cuda else torch.float32)
 
 
-def _product(a: Tensor, b: Tensor, half: torch.dtype | None) -> Tensor:
-    with torch.autocast(a.device.type, enabled=False), _onednn(half):
-        return torch.mm(a, b, out_dtype=torch.float32) if half and a.is_cuda else torch.mm(a, b)
+def _matmul(a: Tensor, b: Tensor, factor_dtype: torch.dtype | None) -> Tensor:
+    with torch.autocast(a.device.type, enabled=False), _bf16_matmul(factor_dtype):
+        return torch.mm(a, b, out_dtype=torch.float32) if factor_dtype and a.is_cuda else torch.mm(a, b)
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor, half: torch.dtype | None) -> None:
-    """Adds a @ b to `total`, on a CPU without a second tensor of that size."""
-    if half and a.is_cuda:
-        total += _product(a, b, half)
+def _add_matmul(total: Tensor, a: Tensor, b: Tensor, factor_dtype: torch.dtype | None) -> None:
+    """Add a @ b to `total`; on a CPU without a second tensor of that size."""
+    if factor_dtype and a.is_cuda:
+        total += _matmul(a, b, factor_dtype)
         return
-    with _onednn(half):
+    with _bf16_matmul(factor_dtype):
         total.addmm_(a, b)
 
 
 @contextmanager
-def _onednn(half: torch.dtype | None) -> Iterator[None]:
-    """Lets oneDNN round float32 factors to bfloat16 inside a product, where the CPU gains by it; it sums in float32."""
-    if half != torch.bfloat16:
+def _bf16_matmul(factor_dtype: torch.dtype | None) -> Iterator[None]:
+    """Let oneDNN round float32 factors to bfloat16 inside products where the CPU is faster so; sums stay float32."""
+    if factor_dtype != torch.bfloat16:
         yield
         return
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = settings.fp32_precision
+    previous = settings.fp32_precision
     settings.fp32_precision = "bf16"
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        settings.fp32_precision = previous

@@ -21,7 +21,7 @@ from prmbench.core import batch_jobs, processes, result_files
 from prmbench.core.batch_jobs import Progress
 from prmbench.core.records import SCORING_VERSION, ScoredTrace, StepScores, Trace, Usage, UserError, scored
 from prmbench.core.token_batches import longest_first, token_batches
-from prmbench.engines.budget import Budget
+from prmbench.engines.cost_budget import Budget
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 256, 16384
 """Small on a CPU, where one trace at a time is fastest: a batch needs a mask, which takes the slow attention path."""

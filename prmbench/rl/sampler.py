@@ -1,6 +1,6 @@
 """Which engine samples completions, and how it gets the policy's weights: the model itself, a copy, vLLM, or servers.
 
-The choice is made here; the engines package transfers the weights and checks them.
+Only the choice is made here; engines/weight_sync.py and engines/weight_sync_check.py do the work.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 from prmbench import objectives
 from prmbench.core import processes, writing
 from prmbench.data.rollouts import Rollout
-from prmbench.engines import probe
+from prmbench.engines import weight_sync_check
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import load
-from prmbench.engines.probe import Mismatch
-from prmbench.engines.sync import Adapter, Copied, Link, Shared, State, Weights, Written, adapter_of, weights_of
+from prmbench.engines.weight_sync import Adapter, Copied, Link, Shared, State, Weights, Written, adapter_of, weights_of
+from prmbench.engines.weight_sync_check import Mismatch
 from prmbench.rl.models import logprobs
 from prmbench.rl.setup import Job
 from prmbench.rl.token_rows import Row, Rows, micro_batches
@@ -87,11 +87,11 @@ def open_source(job: Job, policy: Runner) -> Source:
     sampler.max_tokens = min(limits, default=None)  # the reward model reads the completions, too
     if job.config.engine == "hf":
         return source
-    tolerance = probe.TOLERANCE[job.setup.placement.dtype]
-    probe.self_test(
+    tolerance = weight_sync_check.TOLERANCE[job.setup.placement.dtype]
+    weight_sync_check.self_test(
         source.link,
         source.state,
-        lambda: probe.noise(policy.module, job.config.seed),
+        lambda: weight_sync_check.noise(policy.module, job.config.seed),
         lambda: _probe_draw(job, source),
         lambda drawn: _probe_logprobs(job, policy, drawn),
         tolerance,
@@ -165,9 +165,9 @@ def step_mismatch(rows: Rows, old_logprobs: Tensor, source: Source, dtype: str) 
     if not all(processes.gathered(logprobs is not None)):
         return None
     assert logprobs is not None
-    mismatch = probe.mismatch(old_logprobs.cpu().numpy(), logprobs.cpu().numpy())
+    mismatch = weight_sync_check.mismatch(old_logprobs.cpu().numpy(), logprobs.cpu().numpy())
     if source.foreign:
-        probe.check(mismatch, probe.TOLERANCE[dtype])
+        weight_sync_check.check(mismatch, weight_sync_check.TOLERANCE[dtype])
     return mismatch
 
 

@@ -17,7 +17,7 @@ from prmbench.core.records import UserError
 from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
-from prmbench.engines.completion import Exchange, encode_completions
+from prmbench.engines.completion_encoding import Exchange, encode_completions
 from prmbench.engines.decoding import Drawn
 from prmbench.engines.generation import Sampler
 from prmbench.rl.token_rows import Row

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from prmbench.core.records import Trace, UserError
 from prmbench.engines import generation
+from prmbench.engines.encoding import numbered
 from prmbench.engines.generation import Sampler, Sampling
-from prmbench.engines.render import numbered
 from prmbench.sampling.completions import request_seed
 
 Judge = Callable[[Trace, str], bool]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from prmbench.core.records import UserError
 from prmbench.data import rollouts, views
 from prmbench.data.rollouts import Rollout
-from prmbench.engines.completion import CompletionIds, Exchange, encode_completions, encode_steps, steps_text
+from prmbench.engines.completion_encoding import CompletionIds, Exchange, encode_completions, encode_steps, steps_text
 from prmbench.training.losses import LossRow
 
 Ints = NDArray[np.int64]

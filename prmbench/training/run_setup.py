@@ -15,8 +15,8 @@ from prmbench.config import TrainConfig
 from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import processes, provenance, result_files
 from prmbench.core.records import UserError, text_hash
+from prmbench.engines.encoding import PLAIN
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.engines.render import PLAIN
 from prmbench.training import batching, checkpoints, run_folder
 from prmbench.training import model as models
 from prmbench.training.checkpoints import Checkpoint

@@ -27,9 +27,9 @@ from prmbench.backends.cards import ModelCard
 from prmbench.config import EvalConfig, ModelConfig
 from prmbench.core.records import MetricRow, StepScores, Trace, UserError
 from prmbench.core.result_files import Run
+from prmbench.engines.encoding import encode_chat, encode_separated, encode_tagged
 from prmbench.engines.hf import Placement
 from prmbench.engines.hf import load as load_engine
-from prmbench.engines.render import encode_chat, encode_separated, encode_tagged
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -66,7 +66,7 @@ def test_implicit_is_the_log_ratio_summed_over_each_step(policy: Path, reference
     backend = load_backend(config)
     for trace, scores in zip(TRACES, backend.score(TRACES), strict=True):
         encoded = encode_chat(byte_bpe(), trace, boundary=boundary)  # type: ignore[arg-type]
-        assert not encoded.masked  # nothing here looks like padding, so the plain model may stand in
+        assert not encoded.masked_positions  # nothing here looks like padding, so the plain model may stand in
         logp, ref = (full_logits(folder, encoded.ids).log_softmax(-1) for folder in (policy, reference))
         wanted = []
         for begin, end in encoded.spans:

@@ -22,16 +22,16 @@ from prmbench.backends import load_backend
 from prmbench.backends.cards import ModelCard
 from prmbench.backends.critic import CriticBackend, answer_parser, prompt_texts
 from prmbench.backends.critic import load as load_critic
-from prmbench.backends.critic.questions import CRITICS, Asking, needs_decision, stepwise_verdict
+from prmbench.backends.critic.questions import CRITICS, CriticSettings, needs_decision, stepwise_verdict
 from prmbench.cli import app
 from prmbench.config import ModelConfig
 from prmbench.core.records import StepScores, Trace, Usage, UserError
-from prmbench.engines.chat import Answer, Ask, LocalChat, Messages, Weighing, render_chat, swapped
+from prmbench.engines.chat import Answer, ChatRequest, LocalChat, Messages, WordComparison, render_chat, swap_word
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.encoding import PLAIN
 from prmbench.engines.generation import Completion, Sampling, end_of_turn, generate, render_prompt
 from prmbench.engines.hf import HFEngine, Placement
 from prmbench.engines.hf import load as load_model
-from prmbench.engines.render import PLAIN
 from prmbench.metrics.first_error import majority
 
 TRACE = Trace("a", "Add {x} to $\\frac{1}{2}$.", ("Let {problem} be 1.", "Step 2: so\n<b>2</b> {0}"), 1)
@@ -311,9 +311,14 @@ def test_stepwise_verdict(text: str, finish: str, asked: bool, verdict: int | No
 
 def test_forced_decision() -> None:
     cut = Answer(T, "length")
-    assert [stepwise_verdict(cut, Answer(share=p), 3) for p in (0.51, 0.5, 0.2, None)] == [-1, None, None, None]
+    assert [stepwise_verdict(cut, Answer(good_probability=p), 3) for p in (0.51, 0.5, 0.2, None)] == [
+        -1,
+        None,
+        None,
+        None,
+    ]
     assert not needs_decision(Answer(refused="too long"), 3)
-    assert not needs_decision(Answer(lost="malformed"), 3)
+    assert not needs_decision(Answer(unreadable="malformed"), 3)
 
 
 @pytest.mark.parametrize(
@@ -367,18 +372,20 @@ def test_judgement(text: str, word: str | None) -> None:
 class Scripted:
     """A chat whose answers are made up; what it was asked is kept."""
 
-    script: Callable[[Ask], Answer]
-    share: float | None = None
-    asked: list[Ask] = field(default_factory=list)
-    forced: list[Ask] = field(default_factory=list)
+    script: Callable[[ChatRequest], Answer]
+    good_probability: float | None = None
+    asked: list[ChatRequest] = field(default_factory=list)
+    forced: list[ChatRequest] = field(default_factory=list)
 
-    def answer(self, asks: Sequence[Ask], sampling: Sampling, weighing: Weighing | None = None) -> list[Answer]:
-        self.asked += asks
-        return [self.script(ask) for ask in asks]
+    def answer(
+        self, requests: Sequence[ChatRequest], sampling: Sampling, comparison: WordComparison | None = None
+    ) -> list[Answer]:
+        self.asked += requests
+        return [self.script(request) for request in requests]
 
-    def choose(self, asks: Sequence[Ask], words: tuple[str, str]) -> list[Answer]:
-        self.forced += asks
-        return [Answer(prompt_tokens=7, completion_tokens=1, share=self.share) for _ in asks]
+    def choose_word(self, requests: Sequence[ChatRequest], words: tuple[str, str]) -> list[Answer]:
+        self.forced += requests
+        return [Answer(prompt_tokens=7, completion_tokens=1, good_probability=self.good_probability) for _ in requests]
 
     def prompt_tokens(self, messages: Messages) -> int:
         return sum(len(m["content"]) for m in messages)
@@ -387,8 +394,8 @@ class Scripted:
 def backend(name: str, chat: Scripted, votes: int = 1, prices: tuple[float, float] = (0.0, 0.0)) -> CriticBackend:
     critic = CRITICS[name]
     made = load_critic(CARD, ModelConfig(model="m", engine="openai", base_url="http://localhost/v1", critic=name))  # type: ignore[arg-type]
-    asking = Asking(chat, prompt_texts.load(critic.prompt), Sampling(max_new_tokens=10), votes, 5)
-    return CriticBackend(made.facts, critic, asking, prices)
+    settings = CriticSettings(chat, prompt_texts.load(critic.prompt), Sampling(max_new_tokens=10), votes, 5)
+    return CriticBackend(made.facts, critic, settings, prices)
 
 
 TRACES = [
@@ -400,7 +407,7 @@ TRACES = [
 
 def test_processbench_scores() -> None:
     answers = iter([r"\boxed{1}", "hm", r"\boxed{2}", r"\boxed{-1}", r"\boxed{7}", r"\boxed{0}"])
-    chat = Scripted(lambda ask: Answer(next(answers), "stop", 10, 2))
+    chat = Scripted(lambda request: Answer(next(answers), "stop", 10, 2))
     found = list(backend("processbench", chat, 3, (1.0, 2.0)).score(TRACES))
     assert found == [
         StepScores("a", verdicts=(1, None, 2), said=(r"\boxed{1}", "hm", r"\boxed{2}"), usage=Usage(30, 6, 42e-6)),
@@ -409,17 +416,17 @@ def test_processbench_scores() -> None:
             "b", verdicts=(-1, None, 0), said=(r"\boxed{-1}", r"\boxed{7}", r"\boxed{0}"), usage=Usage(30, 6, 42e-6)
         ),
     ]
-    assert len({ask.seed for ask in chat.asked}) == 6
-    assert all(0 <= ask.seed < 2**31 for ask in chat.asked)
+    assert len({request.seed for request in chat.asked}) == 6
+    assert all(0 <= request.seed < 2**31 for request in chat.asked)
 
 
 def test_what_does_not_fit_is_unscored() -> None:
     refused = Answer(refused="99 tokens of prompt fill the context")
-    (a,) = backend("processbench", Scripted(lambda ask: refused)).score(TRACES[:1])
+    (a,) = backend("processbench", Scripted(lambda request: refused)).score(TRACES[:1])
     assert (a.unscored, a.verdicts) == ("99 tokens of prompt fill the context", ())
-    (b,) = backend("yes_no", Scripted(lambda ask: refused)).score(TRACES[:1])
+    (b,) = backend("yes_no", Scripted(lambda request: refused)).score(TRACES[:1])
     assert (b.unscored, b.values) == ("99 tokens of prompt fill the context", ())
-    (c,) = backend("processbench", Scripted(lambda ask: Answer(lost="malformed answer"))).score(TRACES[:1])
+    (c,) = backend("processbench", Scripted(lambda request: Answer(unreadable="malformed answer"))).score(TRACES[:1])
     assert (c.unscored, c.verdicts, c.said) == ("", (None,), ("malformed answer",))
 
 
@@ -427,10 +434,10 @@ def test_stepwise_scores() -> None:
     cut = Answer(T, "length", 10, 2)
     told = {"P": iter([Answer(T + F, "stop", 10, 2), cut]), "Q": iter([cut, cut])}
 
-    def script(ask: Ask) -> Answer:
-        return next(told["P" if "Step 1: one" in ask.messages[0]["content"] else "Q"])
+    def script(request: ChatRequest) -> Answer:
+        return next(told["P" if "Step 1: one" in request.messages[0]["content"] else "Q"])
 
-    chat = Scripted(script, share=0.9)
+    chat = Scripted(script, good_probability=0.9)
     a, _, b = backend("stepwise", chat, 2).score(TRACES)
     assert (a.verdicts, b.verdicts) == ((1, -1), (-1, -1))
     assert (a.usage, a.said) == (Usage(27, 5), (T + F, T, "P(yes) = 0.9"))
@@ -447,14 +454,14 @@ def test_yes_no_scores() -> None:
     shares = {("one", 0): 0.9, ("one", 1): 0.7, ("two", 0): 0.2, ("two", 1): None, ("three", 1): 0.5, ("four", 0): 0.1}
     order: dict[str, int] = {}
 
-    def script(ask: Ask) -> Answer:
-        step = ask.messages[-1]["content"].split("\n")[-1]
-        own = [m["content"] for m in ask.messages if m["role"] == "assistant"]
+    def script(request: ChatRequest) -> Answer:
+        step = request.messages[-1]["content"].split("\n")[-1]
+        own = [m["content"] for m in request.messages if m["role"] == "assistant"]
         vote = int(own[0][-1]) if own else order.setdefault(step, -1) + 1
         order[step] = vote
         if (step, vote) == ("two", 0):
-            return Answer("", "", 10, 0, share=0.2, lost="broken")
-        return Answer(f"{step} {vote}", "stop", 10, 2, share=shares.get((step, vote)))
+            return Answer("", "", 10, 0, good_probability=0.2, unreadable="broken")
+        return Answer(f"{step} {vote}", "stop", 10, 2, good_probability=shares.get((step, vote)))
 
     chat = Scripted(script)
     a, _, b = backend("yes_no", chat, 2).score(TRACES)
@@ -471,7 +478,9 @@ def test_yes_no_scores() -> None:
 
 
 def test_an_unread_step_ends_a_trace() -> None:
-    chat = Scripted(lambda ask: Answer("x", "stop", 10, 2, share=0.5 if len(ask.messages) == 2 else None))
+    chat = Scripted(
+        lambda request: Answer("x", "stop", 10, 2, good_probability=0.5 if len(request.messages) == 2 else None)
+    )
     a, _, b = backend("yes_no", chat).score(TRACES)
     assert (a.unscored, a.values, a.usage) == ("no Yes or No on step 2", (), Usage(20, 4))
     assert b.values == (0.5,)
@@ -479,17 +488,17 @@ def test_an_unread_step_ends_a_trace() -> None:
 
 
 def test_the_estimate_of_a_critic_that_decides_holds_the_decision() -> None:
-    made = backend("stepwise", Scripted(lambda ask: Answer()), 3)
+    made = backend("stepwise", Scripted(lambda request: Answer()), 3)
     used = made.at_most(TRACES[0])
     (asked,) = prompt_texts.stepwise(prompt_texts.load("critic_stepwise"), TRACES[0])
     question = len(asked["content"])
     assert used.completion_tokens == 3 * (10 + 1)
-    assert used.prompt_tokens == 3 * (question + question + 10 + len(prompt_texts.DECIDE))
+    assert used.prompt_tokens == 3 * (question + question + 10 + len(prompt_texts.DECISION_QUESTION))
 
 
 def test_estimates() -> None:
     for name, prompts, answers in (("processbench", 1, 10), ("yes_no", 3, 30)):
-        made = backend(name, Scripted(lambda ask: Answer()), 2, (1.0, 10.0))
+        made = backend(name, Scripted(lambda request: Answer()), 2, (1.0, 10.0))
         used = made.at_most(TRACES[0])
         assert used.completion_tokens == 2 * answers
         assert used.cost == pytest.approx((used.prompt_tokens + 10 * used.completion_tokens) / 1e6)
@@ -513,15 +522,15 @@ def engine(policy: Path) -> HFEngine:
 def test_same_completions_as_sampling(engine: HFEngine) -> None:
     prompts = ["What is 2 + 3?", "Find the value."]
     drawn = Sampling(temperature=1.0, max_new_tokens=12)
-    asks = [Ask(({"role": "user", "content": p},), seed) for seed, p in enumerate(prompts)]
+    requests = [ChatRequest(({"role": "user", "content": p},), seed) for seed, p in enumerate(prompts)]
     stops = end_of_turn(engine.tokenizer)
     texts = [render_prompt(engine.tokenizer, p) for p in prompts]
     expected = list(generate(engine, texts, drawn, [0, 1], stops=stops))
-    found = LocalChat(engine).answer(asks, drawn)
+    found = LocalChat(engine).answer(requests, drawn)
     assert [(a.text, a.finish, a.completion_tokens) for a in found] == [(c.text, c.finish, c.tokens) for c in expected]
     sizes = [len(engine.tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
     assert [a.prompt_tokens for a in found] == sizes
-    (opened,) = LocalChat(engine, opening="\nLet's").answer(asks[:1], drawn)
+    (opened,) = LocalChat(engine, opening="\nLet's").answer(requests[:1], drawn)
     (behind,) = generate(engine, [texts[0] + "\nLet's"], drawn, [0], stops=stops)
     assert (opened.text, opened.prompt_tokens > sizes[0]) == (behind.text, True)
 
@@ -537,15 +546,17 @@ def test_an_answer_ends_with_its_turn(engine: HFEngine) -> None:
             asked.append(how[-1])
             return super().sample(prompts)
 
-    (answer,) = LocalChat(Endless(engine, "x")).answer([Ask(({"role": "user", "content": "y"},))], Sampling())
+    (answer,) = LocalChat(Endless(engine, "x")).answer([ChatRequest(({"role": "user", "content": "y"},))], Sampling())
     assert asked == [{engine.tokenizer.eos_token_id}]
     assert (answer.text, answer.finish) == ("x", "stop")
 
 
 def test_a_prompt_that_fills_the_context(engine: HFEngine) -> None:
-    (answer,) = LocalChat(engine).answer([Ask(({"role": "user", "content": "1 + " * 3000},))], Sampling())
+    (answer,) = LocalChat(engine).answer([ChatRequest(({"role": "user", "content": "1 + " * 3000},))], Sampling())
     assert answer.refused.endswith("tokens of prompt fill the context")
-    (choice,) = LocalChat(engine).choose([Ask(({"role": "user", "content": "1 + " * 3000},))], ("yes", "no"))
+    (choice,) = LocalChat(engine).choose_word(
+        [ChatRequest(({"role": "user", "content": "1 + " * 3000},))], ("yes", "no")
+    )
     assert choice.refused.endswith("tokens of prompt fill the context")
 
 
@@ -580,7 +591,7 @@ THOUGHTFUL = (
 )
 def test_a_thought_that_the_template_opened_is_a_thought(engine: HFEngine, text: str, verdict: int | None) -> None:
     (answer,) = LocalChat(Fixed(engine, text), THOUGHTFUL).answer(
-        [Ask(({"role": "user", "content": "x"},))], Sampling()
+        [ChatRequest(({"role": "user", "content": "x"},))], Sampling()
     )
     assert answer.text == f"<think>\n{text}"
     assert answer_parser.index(answer.text, 3) == verdict
@@ -589,42 +600,45 @@ def test_a_thought_that_the_template_opened_is_a_thought(engine: HFEngine, text:
 @pytest.mark.parametrize("word", ["Yes", "No"])
 def test_weighing_behind_a_thought_that_the_template_opened(engine: HFEngine, word: str) -> None:
     text = rf"It is \boxed{{No}}?</think>So \boxed{{{word}}}."
-    ask, weighing = Ask(({"role": "user", "content": "x"},)), Weighing(("Yes", "No"), answer_parser.judgement)
+    request, comparison = (
+        ChatRequest(({"role": "user", "content": "x"},)),
+        WordComparison(("Yes", "No"), answer_parser.judgement),
+    )
     chat = LocalChat(Fixed(engine, text), THOUGHTFUL)
-    (answer,) = chat.answer([ask], Sampling(), weighing)
-    before = engine.tokenizer(chat.text(ask.messages), add_special_tokens=False)["input_ids"]
+    (answer,) = chat.answer([request], Sampling(), comparison)
+    before = engine.tokenizer(chat.text(request.messages), add_special_tokens=False)["input_ids"]
     before += engine.tokenizer(text[: text.rindex(word + "}")], add_special_tokens=False)["input_ids"]
     yes, no = (naive(engine, before, engine.tokenizer(w, add_special_tokens=False)["input_ids"]) for w in ("Yes", "No"))
-    assert answer.share == pytest.approx(np.exp(yes) / (np.exp(yes) + np.exp(no)), abs=1e-6)
-    (cut,) = LocalChat(Fixed(engine, r"It is \boxed{No}"), THOUGHTFUL).answer([ask], Sampling(), weighing)
-    assert cut.share is None
+    assert answer.good_probability == pytest.approx(np.exp(yes) / (np.exp(yes) + np.exp(no)), abs=1e-6)
+    (cut,) = LocalChat(Fixed(engine, r"It is \boxed{No}"), THOUGHTFUL).answer([request], Sampling(), comparison)
+    assert cut.good_probability is None
 
 
 @pytest.mark.parametrize("word", ["Yes", "No"])
 def test_weighing_equals_a_naive_softmax(engine: HFEngine, word: str) -> None:
     text = rf"First \boxed{{No}}. It is 2, so \boxed{{{word}}}. Yes!"
     chat = LocalChat(Fixed(engine, text))
-    ask = Ask(({"role": "user", "content": "Is 1 + 1 = 2?"},))
-    (answer,) = chat.answer([ask], Sampling(), Weighing(("Yes", "No"), answer_parser.judgement))
+    request = ChatRequest(({"role": "user", "content": "Is 1 + 1 = 2?"},))
+    (answer,) = chat.answer([request], Sampling(), WordComparison(("Yes", "No"), answer_parser.judgement))
     bare = engine.tokenizer
-    before = bare(chat.text(ask.messages), add_special_tokens=False)["input_ids"]
+    before = bare(chat.text(request.messages), add_special_tokens=False)["input_ids"]
     before += bare(text[: text.rindex(word + "}")], add_special_tokens=False)["input_ids"]
     yes, no = (naive(engine, before, bare(w, add_special_tokens=False)["input_ids"]) for w in ("Yes", "No"))
     assert answer.text == text
-    assert answer.share == pytest.approx(np.exp(yes) / (np.exp(yes) + np.exp(no)), abs=1e-6)
-    assert answer.share != pytest.approx(0.5, abs=1e-3)
+    assert answer.good_probability == pytest.approx(np.exp(yes) / (np.exp(yes) + np.exp(no)), abs=1e-6)
+    assert answer.good_probability != pytest.approx(0.5, abs=1e-3)
 
 
 def test_choosing_equals_a_naive_softmax(engine: HFEngine) -> None:
-    ask = Ask(({"role": "user", "content": "Is 1 + 1 = 2?"},))
-    (answer,) = LocalChat(engine).choose([ask], ("yes", "no"))
+    request = ChatRequest(({"role": "user", "content": "Is 1 + 1 = 2?"},))
+    (answer,) = LocalChat(engine).choose_word([request], ("yes", "no"))
     bare = engine.tokenizer
-    before = bare(LocalChat(engine).text(ask.messages), add_special_tokens=False)["input_ids"]
+    before = bare(LocalChat(engine).text(request.messages), add_special_tokens=False)["input_ids"]
     p = {
         w: np.exp(naive(engine, before, bare(w, add_special_tokens=False)["input_ids"]))
         for w in ("yes", "Yes", "no", "No")
     }
-    assert answer.share == pytest.approx((p["yes"] + p["Yes"]) / sum(p.values()), abs=1e-6)
+    assert answer.good_probability == pytest.approx((p["yes"] + p["Yes"]) / sum(p.values()), abs=1e-6)
     assert answer.completion_tokens == 1
 
 
@@ -638,7 +652,7 @@ def test_the_other_word_takes_its_place(kind: str, text: str) -> None:
     span = answer_parser.judgement(written)
     if span is None:
         pytest.skip("this tokenizer cannot spell the word")
-    at, own, other = swapped(tokenizer, Completion(written, len(ids), "stop", ids), span, ("Yes", "No"))
+    at, own, other = swap_word(tokenizer, Completion(written, len(ids), "stop", ids), span, ("Yes", "No"))
     word = written[slice(*span)]
     swap = {"Yes": "No", "No": "Yes", "yes": "no"}[word]
     assert ids[at : at + len(own)] == own
@@ -712,8 +726,8 @@ def test_a_checkpoint_with_a_prompt_of_its_own(policy: Path, monkeypatch: pytest
         load_critic(card, ModelConfig(model=str(policy), critic="processbench"))
     made = load_critic(card, ModelConfig(model=str(policy)))
     assert made.facts.input_format == "critic/stepwise prompt=thinkprm inner-headers=removed"
-    assert isinstance(made.asking.chat, LocalChat)
-    assert made.asking.chat.text(({"role": "user", "content": "x"},)).endswith(
+    assert isinstance(made.settings.chat, LocalChat)
+    assert made.settings.chat.text(({"role": "user", "content": "x"},)).endswith(
         "<|assistant|>\n\nLet's verify step by step:"
     )
     there = ModelConfig(model="m", critic="stepwise", engine="openai", base_url="http://localhost/v1")
@@ -725,7 +739,7 @@ def test_settings(policy: Path) -> None:
     def sampling(**options: Any) -> Sampling:
         made = load_backend(ModelConfig(model=str(policy), backend="critic", dry_run=True, **options))
         assert isinstance(made, CriticBackend)
-        return made.asking.sampling
+        return made.settings.sampling
 
     assert sampling() == Sampling(0.0, 1.0, 0, 8192)
     assert sampling(votes=8) == Sampling(1.0, 0.9, 0, 8192)

@@ -38,9 +38,9 @@ from prmbench import data
 from prmbench.backends import Backend, cards, common, listing, load_backend, token_cls, value_head
 from prmbench.config import ModelConfig
 from prmbench.core.records import EvalProtocol, StepScores, Trace, UserError, scored
+from prmbench.engines.encoding import encode_separated, encode_tagged
+from prmbench.engines.family_encodings import encode_pieces, encode_tagged_text, encode_turns, text_token, turn_token
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.inputs import encode_pieces, encode_tagged_text, encode_turns, text_token, turn_token
-from prmbench.engines.render import encode_separated, encode_tagged
 from prmbench.metrics.first_error import sample
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -202,7 +202,7 @@ def test_golden_math_shepherd() -> None:
     assert list(encoded.ids) == tokenizer.encode(text)
     assert encoded.ids[0] == tokenizer.bos_token_id
     tokens = pieces(tokenizer, encoded.ids)
-    assert [i for i, token in enumerate(tokens) if token == f"▁{TAG}"] == list(encoded.reads)
+    assert [i for i, token in enumerate(tokens) if token == f"▁{TAG}"] == list(encoded.score_positions)
     assert tokenizer.decode(encoded.ids[encoded.start : encoded.ends[0]]).strip() == f"Step 1: We add 2 and 3. {TAG}"
     assert [text_token(tokenizer, label) for label in "+-"] == tokenizer.encode("+ -")[1:]
 
@@ -222,7 +222,7 @@ def test_golden_rlhflow() -> None:
     )
     assert list(encoded.ids) == tokenizer.encode(text, add_special_tokens=False)
     tokens = pieces(tokenizer, encoded.ids)
-    assert [tokens[at : at + 3] for at in encoded.reads] == [["ĊĊ", "+", "<|end|>"]] * 2
+    assert [tokens[at : at + 3] for at in encoded.score_positions] == [["ĊĊ", "+", "<|end|>"]] * 2
     assert tokenizer.decode(encoded.ids[encoded.start :]).startswith("We add 2 and 3.<|end|>")
     other = encode_turns(tokenizer, SUM, "\n\n", "+")
     assert tokenizer.decode(other.ids).startswith("<s><|user|>\n\nWhat is 2 + 3?\n\nWe add 2 and 3.<|end|>")
@@ -235,7 +235,7 @@ def test_golden_skywork() -> None:
     wanted += [*tokenizer.encode("add"), *tokenizer.encode("\n"), *tokenizer.encode("2"), *tokenizer.encode("\n") * 2]
     encoded = encode_pieces(tokenizer, trace, "\n")
     assert list(encoded.ids) == wanted
-    assert encoded.reads == (len(wanted) - 4, len(wanted) - 1)
+    assert encoded.score_positions == (len(wanted) - 4, len(wanted) - 1)
     begun = encode_pieces(llama_tokens(), trace, "\n")
     assert list(begun.ids) == [llama_tokens().bos_token_id, *wanted]
 
@@ -291,13 +291,13 @@ def test_math_shepherd_has_one_reading(shepherd: Path) -> None:
 def test_greedy_is_the_likeliest_of_all_tokens(rlhflow: Path) -> None:
     engine = opened_engine(rlhflow)
     encoded = encode_turns(engine.tokenizer, SUM, " ", "+")
-    likeliest = [int(logits_of(rlhflow, encoded.ids)[at].argmax()) for at in encoded.reads]
+    likeliest = [int(logits_of(rlhflow, encoded.ids)[at].argmax()) for at in encoded.score_positions]
     (found,) = engine.next_tokens([encoded], likeliest)
     assert found.likeliest.tolist() == likeliest
     assert found.logprobs.shape == (2, 2)
     np.testing.assert_allclose(
         [found.logprobs[i, i] for i in range(2)],
-        [float(logits_of(rlhflow, encoded.ids)[at].log_softmax(0).max()) for at in encoded.reads],
+        [float(logits_of(rlhflow, encoded.ids)[at].log_softmax(0).max()) for at in encoded.score_positions],
         atol=1e-5,
     )
 
@@ -421,8 +421,8 @@ def test_a_tag_is_found_whatever_precedes_it(shepherd: Path, own_class: bool) ->
         step = f"It is {ending}"
         encoded = encode_tagged_text(tokenizer, Trace("t", "Q", (step, step)), TAG)
         assert encoded.unscored == "", repr(ending)
-        assert [tokenizer.convert_ids_to_tokens(encoded.ids[i]) for i in encoded.reads] == [f"▁{TAG}"] * 2
-        assert tokenizer.convert_ids_to_tokens(encoded.ids[encoded.reads[0] + 1]) == "<0x0A>"
+        assert [tokenizer.convert_ids_to_tokens(encoded.ids[i]) for i in encoded.score_positions] == [f"▁{TAG}"] * 2
+        assert tokenizer.convert_ids_to_tokens(encoded.ids[encoded.score_positions[0] + 1]) == "<0x0A>"
 
 
 def test_a_tag_in_the_problem_is_not_counted() -> None:
@@ -430,11 +430,11 @@ def test_a_tag_in_the_problem_is_not_counted() -> None:
     plain, tagged = (
         encode_tagged_text(tokenizer, Trace("t", prompt, ("One.", "Two.")), TAG) for prompt in ("Q", f"Q {TAG}\n {TAG}")
     )
-    assert len(plain.reads) == len(tagged.reads) == 2
+    assert len(plain.score_positions) == len(tagged.score_positions) == 2
     more = len(tagged.ids) - len(plain.ids)
-    assert tagged.reads == tuple(at + more for at in plain.reads)
+    assert tagged.score_positions == tuple(at + more for at in plain.score_positions)
     chat = encode_tagged(byte_bpe(), Trace("t", "Q <extra_0>", ("One.", "Two.")), "<extra_0>")
-    assert len(chat.reads) == 2
+    assert len(chat.score_positions) == 2
 
 
 def test_what_a_tokenizer_merges_with_the_tag_is_unscored_not_shifted() -> None:
@@ -501,9 +501,9 @@ def test_probabilities_of_exactly_zero_keep_their_step(pure: Path) -> None:
     class Certain:
         def outputs(self, batch: Sequence[object]) -> list[np.ndarray]:
             row = np.zeros((len(encoded.ids), 2), dtype=np.float32)
-            row[encoded.reads[0]] = (800, -800)  # P(right) is 0 in every precision
-            row[encoded.reads[1]] = (-800, 800)
-            row[encoded.reads[2]] = (1, 0)
+            row[encoded.score_positions[0]] = (800, -800)  # P(right) is 0 in every precision
+            row[encoded.score_positions[1]] = (-800, 800)
+            row[encoded.score_positions[2]] = (1, 0)
             return [row]
 
     (scores,) = token_cls.read(Certain(), [encoded])  # type: ignore[arg-type]

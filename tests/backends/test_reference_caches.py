@@ -77,7 +77,7 @@ def test_an_entry_of_another_length_is_computed_again(config: ModelConfig, monke
     def short(folder: Path, name: str, reference: str) -> dict[str, tuple[float, ...]]:
         return {json.loads(line)[0]: (0.0,) * 9 for f in folder.glob("*.jsonl") for line in f.open() if line.strip()}
 
-    monkeypatch.setattr(ref_cache, "_read", short)
+    monkeypatch.setattr(ref_cache, "_read_entries", short)
     assert scores(config) == wanted
 
 

@@ -17,7 +17,7 @@ from odd_files import CONTENTS, DEEP, PATHS, ROW, TEXTS
 
 from prmbench import evaluation, tasks
 from prmbench.config import EvalConfig
-from prmbench.engines import templates
+from prmbench.engines import chat_templates
 
 Arguments = Callable[[Path, Path], list[object]]
 """Given the odd file and a fresh folder."""
@@ -59,7 +59,7 @@ READERS: dict[str, Arguments] = {
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A template of ten thousand brackets is given up sooner."""
-    monkeypatch.setattr(templates, "SECONDS", 0.5)
+    monkeypatch.setattr(chat_templates, "RENDER_TIMEOUT", 0.5)
 
 
 @pytest.fixture

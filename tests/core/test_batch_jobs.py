@@ -14,7 +14,7 @@ from prmbench.backends import Facts
 from prmbench.backends.rendered import RenderedBackend
 from prmbench.core import batch_jobs, result_files
 from prmbench.core.records import StepScores, Trace, Usage, UserError
-from prmbench.engines.budget import Budget
+from prmbench.engines.cost_budget import Budget
 from prmbench.evaluation import scoring
 
 TRACES = tuple(Trace(f"t{i}", f"problem {i}", ("one", "two"), -1, subset="s") for i in range(12))

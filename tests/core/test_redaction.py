@@ -156,7 +156,7 @@ def run(*arguments: object) -> Result:
 def test_a_key_that_a_server_repeats_reaches_no_terminal_and_no_file(
     echo: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prmbench.engines.openai.PAUSE", 0.001)
+    monkeypatch.setattr("prmbench.engines.openai.FIRST_PAUSE", 0.001)
     out = tmp_path / "out"
     how = ["--backend", "critic", "--engine", "openai", "--model", "m", "--requests", "1", "--json"]
     with serving(lambda body, n: ECHOES[echo](KEY)) as server:
@@ -177,11 +177,11 @@ def test_a_key_that_a_server_repeats_reaches_no_terminal_and_no_file(
 
 def test_no_key_in_the_exceptions_of_the_library() -> None:
     from prmbench.core.records import UserError
-    from prmbench.engines.chat import Ask
+    from prmbench.engines.chat import ChatRequest
     from prmbench.engines.generation import Sampling
 
     with serving(lambda body, n: failed(401, f"wrong: {KEY}")) as server, pytest.raises(UserError) as caught:
-        HttpChat(server.url, "m").answer([Ask(({"role": "user", "content": "x"},))], Sampling())
+        HttpChat(server.url, "m").answer([ChatRequest(({"role": "user", "content": "x"},))], Sampling())
     error: BaseException | None = caught.value
     while error is not None:
         assert KEY not in str(error)

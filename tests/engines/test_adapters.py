@@ -88,7 +88,7 @@ def test_a_base_retrained_in_place_makes_another_run(adapter: Path) -> None:
 def test_the_base_of_a_hub_name_counts_with_its_revision(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = set()
     for sha in ("a" * 40, "b" * 40):
-        monkeypatch.setattr(common, "commit", lambda name, revision, sha=sha: sha)
+        monkeypatch.setattr(common, "resolve_commit", lambda name, revision, sha=sha: sha)
         for base in ("org/base", "org/other"):
             change(adapter, base_model_name_or_path=base)
             found.add(common.local_weights(str(adapter)))

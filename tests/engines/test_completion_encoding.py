@@ -14,7 +14,7 @@ from transformers import ByT5Tokenizer
 
 from prmbench.core.records import Trace, UserError
 from prmbench.data.rollouts import read
-from prmbench.engines.completion import (
+from prmbench.engines.completion_encoding import (
     CompletionIds,
     Exchange,
     encode_completion,
@@ -22,7 +22,7 @@ from prmbench.engines.completion import (
     encode_steps,
     steps_text,
 )
-from prmbench.engines.render import PLAIN, encode_chat, encode_separated
+from prmbench.engines.encoding import PLAIN, encode_chat, encode_separated
 
 OPENING = ["<|user|>", "Ċ", "Q", "<|end|>", "Ċ", "<|assistant|>", "Ċ"]
 WORDS = ["I", "t", "Ġis", "Ġ", "1", "."]
@@ -150,7 +150,7 @@ def test_separated_steps_are_those_of_evaluation(kind: str, steps: list[str]) ->
     found = encode_steps(tokenizer, trace, "separated", separator=";")
     assert found.unscored == encoded.unscored
     if not encoded.unscored:
-        assert (found.ids, found.start, found.reads) == (encoded.ids, encoded.start, encoded.reads)
+        assert (found.ids, found.start, found.reads) == (encoded.ids, encoded.start, encoded.score_positions)
 
 
 def test_steps_by_hand() -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from prmbench.cli import app
 from prmbench.core.records import UserError
-from prmbench.engines.budget import Budget
+from prmbench.engines.cost_budget import Budget
 
 PRICES = (2.0, 10.0)
 """Of a million tokens."""
@@ -263,7 +263,7 @@ def run(*command: object) -> Result:
 def test_the_bill_of_all_sittings_never_exceeds_the_cap(
     critic: str, votes: int, requests: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prmbench.engines.openai.PAUSE", 0.001)
+    monkeypatch.setattr("prmbench.engines.openai.FIRST_PAUSE", 0.001)
     biller = Biller(seed=votes * requests)
     more = ("--critic", critic, "--votes", votes, "--requests", requests)
     with serving(biller) as server:
@@ -328,7 +328,7 @@ def test_without_a_cap_a_server_may_count_its_own_preamble(data: Path, tmp_path:
 def test_what_failed_requests_may_have_cost_counts_in_the_next_sitting(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prmbench.engines.openai.PAUSE", 0.001)
+    monkeypatch.setattr("prmbench.engines.openai.FIRST_PAUSE", 0.001)
     out = tmp_path / "out"
     with serving(lambda body, n: DROP) as server:
         for _ in range(2):

@@ -13,10 +13,10 @@ from token_kinds import KINDS, TEMPLATE, byte_bpe
 
 from prmbench.core.records import UserError
 from prmbench.engines import decoding, generation
-from prmbench.engines.completion import encode_completion
+from prmbench.engines.completion_encoding import encode_completion
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import Sampling, generate
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.engines.render import Encoded
 
 MASK = 2**64 - 1
 PROMPTS = [f"What is {i} plus {i * 1000}?" + " Quickly, please." * (i % 3) for i in range(6)]
@@ -44,13 +44,13 @@ def test_mix_is_splitmix64() -> None:
         return x ^ (x >> 31)
 
     numbers = [0x9E3779B97F4A7C15, 0, 1, 2**63, 2**63 - 1, MASK, 12345678901234567890]
-    mixed = decoding.mix(torch.tensor([n - 2**64 if n >= 2**63 else n for n in numbers])).tolist()
+    mixed = decoding.splitmix64(torch.tensor([n - 2**64 if n >= 2**63 else n for n in numbers])).tolist()
     assert [m & MASK for m in mixed] == [by_hand(n) for n in numbers]
     assert mixed[0] & MASK == 0xE220A8397B1DCDAF
 
 
 def test_noise_is_gumbel_and_depends_on_key_step_and_token_alone() -> None:
-    keys = decoding.mix(torch.arange(400))
+    keys = decoding.splitmix64(torch.arange(400))
     noise = decoding.gumbel(keys, 3, 500)
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.01)
     assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.03)
@@ -76,8 +76,8 @@ def test_frequencies_are_the_probabilities(how: Sampling, kept: list[float]) -> 
     order = [3, 0, 4, 1, 2]  # the likeliest token is not the first
     probabilities = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05])[order]
     n = 20_000
-    keys = decoding.mix(torch.arange(n))
-    token, logp = decoding.draw((probabilities.log() + 2.5).expand(n, -1), keys, 0, how)
+    keys = decoding.splitmix64(torch.arange(n))
+    token, logp = decoding.sample_token((probabilities.log() + 2.5).expand(n, -1), keys, 0, how)
     expected = torch.tensor(kept)[order] / sum(kept)
     found = torch.bincount(token, minlength=5) / n
     assert torch.equal(found == 0, expected == 0)
@@ -87,14 +87,14 @@ def test_frequencies_are_the_probabilities(how: Sampling, kept: list[float]) -> 
 
 
 def test_greedy_takes_the_likeliest() -> None:
-    token, logp = decoding.draw(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([5]), 0, Sampling(0.0))
+    token, logp = decoding.sample_token(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([5]), 0, Sampling(0.0))
     assert token.tolist() == [1]
     assert logp.item() == pytest.approx(2 - math.log(1 + math.e + math.e**2))
 
 
 def test_a_nucleus_wider_than_the_first_guess() -> None:
     logp = torch.zeros(2, 1000).log_softmax(-1) + torch.linspace(0, 1e-3, 1000)
-    kept = decoding.cut(logp.log_softmax(-1), 0, 0.7).isfinite()
+    kept = decoding.filter_logprobs(logp.log_softmax(-1), 0, 0.7).isfinite()
     assert kept.sum(-1).tolist() == [700, 700]
     assert kept[0, -700:].all()
 

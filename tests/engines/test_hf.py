@@ -17,8 +17,8 @@ from torch import Tensor
 
 from prmbench.core.records import UserError
 from prmbench.engines import token_logprobs
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.engines.render import Encoded
 
 CPU = Placement("cpu", "float32")
 SHAPE = {
@@ -164,14 +164,16 @@ def test_padding_is_hidden_from_a_model_that_looks_both_ways() -> None:
 
 def test_masked_positions_are_hidden_and_still_counted(engine: HFEngine) -> None:
     plain = trace("masked", 16, 8, 15)
-    hidden = replace(plain, masked=(2, 5))
-    other = replace(hidden, ids=tuple(7 if i in hidden.masked else token for i, token in enumerate(plain.ids)))
+    hidden = replace(plain, masked_positions=(2, 5))
+    other = replace(
+        hidden, ids=tuple(7 if i in hidden.masked_positions else token for i, token in enumerate(plain.ids))
+    )
     first, second, unmasked = (next(engine.logprobs([e])).logprobs for e in (hidden, other, plain))
     np.testing.assert_array_equal(first, second)  # what is hidden may be anything
     assert np.abs(first - unmasked).max() > 1e-3
 
     mask = torch.ones(1, 16, dtype=torch.long)
-    mask[0, list(hidden.masked)] = 0
+    mask[0, list(hidden.masked_positions)] = 0
     with torch.no_grad():
         out = engine.model(torch.tensor([plain.ids]), attention_mask=mask, position_ids=torch.arange(16)[None])
     wanted = out.logits[0].log_softmax(-1)[range(7, 14), plain.ids[8:15]]

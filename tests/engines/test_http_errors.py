@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prmbench.engines.http_errors import REASON_LENGTH, blamed, error_text, reason
+from prmbench.engines.http_errors import REASON_LENGTH, blamed_parameters, error_reason, error_text
 
 NAMES = ("temperature", "top_p", "seed", "max_tokens")
 WHY = "temperature: not today"
@@ -49,13 +49,13 @@ def raw(body: Any) -> bytes:
     ],
 )
 def test_the_reason_of_a_body_of_any_shape(body: Any) -> None:
-    found = reason(raw(body))
+    found = error_reason(raw(body))
     assert found.removeprefix("400 ") == WHY
-    assert blamed(raw(body), NAMES) == ["temperature"]
+    assert blamed_parameters(raw(body), NAMES) == ["temperature"]
 
 
 def test_a_reason_is_one_short_printable_line() -> None:
-    found = reason(raw({"error": {"message": "a\x1b[31m\nb\ttemperature \ud800\u202e" + "long " * 999}}))
+    found = error_reason(raw({"error": {"message": "a\x1b[31m\nb\ttemperature \ud800\u202e" + "long " * 999}}))
     assert found.isprintable()
     assert found.startswith("a [31m b temperature long")
     assert len(found) == REASON_LENGTH
@@ -65,10 +65,10 @@ def test_a_reason_is_one_short_printable_line() -> None:
     "body", [b"", b"  ", b"{}", b"[]", b"null", b'{"error": {}}', b"\xff\xfe\x00" * 3, b"[" * 99_999]
 )
 def test_a_body_that_gives_no_reason(body: bytes) -> None:
-    found = reason(body, "status 400")
+    found = error_reason(body, "status 400")
     assert found
     assert len(found) <= REASON_LENGTH
-    assert blamed(body, NAMES) == []
+    assert blamed_parameters(body, NAMES) == []
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_a_body_that_gives_no_reason(body: bytes) -> None:
     ],
 )
 def test_which_parameters_are_blamed(body: Any, expected: list[str]) -> None:
-    assert blamed(raw(body), NAMES) == expected
+    assert blamed_parameters(raw(body), NAMES) == expected
 
 
 @pytest.mark.parametrize("piece", ["<script", "<", "</", "<!--", "<title>", "://", "?key=", "authorization: bearer "])
 def test_a_long_page_is_read_in_no_time(piece: str) -> None:
     page = f"<p>{WHY} {piece * 200_000}".encode()
-    assert reason(page).startswith(WHY)
-    assert blamed(page, NAMES) == ["temperature"]
+    assert error_reason(page).startswith(WHY)
+    assert blamed_parameters(page, NAMES) == ["temperature"]
 
 
 ANY = st.recursive(
@@ -114,8 +114,8 @@ ANY = st.recursive(
 @given(body=st.binary(max_size=60) | ANY.map(raw))
 @settings(max_examples=300, deadline=None)
 def test_no_body_is_a_traceback(body: bytes) -> None:
-    found = reason(body)
+    found = error_reason(body)
     assert found.isprintable()
     assert 0 < len(found) <= REASON_LENGTH
     error_text(body)
-    blamed(body, NAMES)
+    blamed_parameters(body, NAMES)

@@ -28,13 +28,21 @@ from prmbench.cli import app
 from prmbench.config import ModelConfig
 from prmbench.core.records import RetryError, UserError
 from prmbench.engines import http_replies
-from prmbench.engines.chat import Answer, Ask, Weighing
+from prmbench.engines.chat import Answer, ChatRequest, WordComparison
 from prmbench.engines.generation import Sampling
-from prmbench.engines.openai import HttpChat, Pace, address, api_key, choice, local, weigh
+from prmbench.engines.openai import (
+    HttpChat,
+    RateLimiter,
+    address,
+    api_key,
+    first_word_probability,
+    is_local,
+    located_word_probability,
+)
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=64)
-HELLO = Ask(({"role": "user", "content": "Hello {you}"},), 7)
-JUDGE = Weighing(("Yes", "No"), judgement)
+HELLO = ChatRequest(({"role": "user", "content": "Hello {you}"},), 7)
+JUDGE = WordComparison(("Yes", "No"), judgement)
 KEY = "sk-test-0123456789abcdef"
 ROWS = [
     {"id": f"t-{n}", "problem": f"{n} + {n}?", "steps": [f"We add {n}.", f"So {2 * n}."], "label": n % 3 - 1,
@@ -44,10 +52,10 @@ ROWS = [
 
 
 def answered(
-    script: Script, asks: list[Ask] | None = None, sampling: Sampling = GREEDY, tries: int = 3, **more: Any
+    script: Script, requests: list[ChatRequest] | None = None, sampling: Sampling = GREEDY, tries: int = 3, **more: Any
 ) -> list[Answer]:
     with serving(script) as server:
-        return HttpChat(server.url, "m", tries=tries).answer(asks or [HELLO], sampling, **more)
+        return HttpChat(server.url, "m", tries=tries).answer(requests or [HELLO], sampling, **more)
 
 
 # --- one request --------------------------------------------------------------------------------------------------
@@ -57,7 +65,7 @@ def test_what_is_sent() -> None:
     with serving(lambda body, n: said(f"Hi {n}", used=(11, 3))) as server:
         chat = HttpChat(server.url + "/", "m")
         drawn = Sampling(temperature=0.6, top_p=0.95, top_k=20, max_new_tokens=99)
-        assert chat.answer([HELLO, Ask(HELLO.messages, 8)], drawn) == [
+        assert chat.answer([HELLO, ChatRequest(HELLO.messages, 8)], drawn) == [
             Answer("Hi 0", "stop", 11, 3),
             Answer("Hi 1", "stop", 11, 3),
         ]
@@ -75,12 +83,12 @@ def test_what_is_sent() -> None:
         (said("x", "content_filter"), Answer("x", "stop", 100, 20)),
         (said("so 2", reasoning_content="hm"), Answer("<think>\nhm\n</think>\nso 2", "stop", 100, 20)),
         (said(None, "length", reasoning="hm"), Answer("<think>\nhm", "length", 100, 20)),
-        (said(""), Answer("", "stop", 100, 20, lost="empty answer")),
-        (said(None), Answer("", "stop", 100, 20, lost="empty answer")),
-        (said(["a"]), Answer("", "", 100, 20, lost="malformed answer: its content is no text")),
-        (Reply({"choices": [{"message": None}], "usage": 3}), Answer(lost="malformed answer: no choice in it")),
+        (said(""), Answer("", "stop", 100, 20, unreadable="empty answer")),
+        (said(None), Answer("", "stop", 100, 20, unreadable="empty answer")),
+        (said(["a"]), Answer("", "", 100, 20, unreadable="malformed answer: its content is no text")),
+        (Reply({"choices": [{"message": None}], "usage": 3}), Answer(unreadable="malformed answer: no choice in it")),
         (Reply({"choices": [{"message": {"content": "ok"}}]}), Answer("ok", "stop")),
-        (failed(400, "filtered", code="content_filter"), Answer(lost="the server: filtered")),
+        (failed(400, "filtered", code="content_filter"), Answer(unreadable="the server: filtered")),
     ],
 )
 def test_what_is_read(reply: Reply, expected: Answer) -> None:
@@ -124,7 +132,7 @@ def test_a_body_that_breaks_off_is_asked_for_again() -> None:
 @pytest.mark.parametrize("status", [200, 400, 503])
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_body_without_end_is_not_read(status: int, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prmbench.engines.http_bodies.MOST_BYTES", 2**20)
+    monkeypatch.setattr("prmbench.engines.http_bodies.MAX_BODY_BYTES", 2**20)
     raw = b" " * 2**21
     body = Reply(gzip.compress(raw), status, {"Content-Encoding": "gzip"}) if packed else Reply(raw, status)
     with pytest.raises(RetryError, match="its answer has more than 64 MiB"):
@@ -148,9 +156,9 @@ def test_bytes_that_are_no_utf8_are_replaced() -> None:
 
 
 def test_a_conversation_with_half_a_surrogate_pair_is_asked() -> None:
-    ask = Ask(({"role": "user", "content": "a\ud800b"},), 7)
+    request = ChatRequest(({"role": "user", "content": "a\ud800b"},), 7)
     with serving(lambda body, n: said("ok")) as server:
-        assert HttpChat(server.url, "m").answer([ask], GREEDY)[0].text == "ok"
+        assert HttpChat(server.url, "m").answer([request], GREEDY)[0].text == "ok"
     assert server.asked[0]["messages"][0]["content"] == "a\ufffdb"
 
 
@@ -177,9 +185,9 @@ def test_a_server_that_asks_for_a_long_pause_is_not_waited_for() -> None:
     ],
 )
 def test_the_pause_that_a_server_asks_for(headers: dict[str, str], seconds: float) -> None:
-    assert http_replies.Reply(429, headers=headers).asked_pause == seconds
+    assert http_replies.Reply(429, headers=headers).retry_after == seconds
     day = Reply(headers={"retry-after": "Fri, 31 Dec 2199 23:59:59 GMT"}).headers
-    assert http_replies.Reply(429, headers=day).asked_pause > 1e9
+    assert http_replies.Reply(429, headers=day).retry_after > 1e9
 
 
 def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +294,7 @@ def test_what_is_asked_again_is_paced_too() -> None:
 
 def test_a_connection_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its queue is full, so that no refusal comes back either."""
-    monkeypatch.setattr("prmbench.engines.openai.CONNECT", 0.2)
+    monkeypatch.setattr("prmbench.engines.openai.CONNECT_TIMEOUT", 0.2)
     with socket.socket() as deaf, ExitStack() as held:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
@@ -343,11 +351,11 @@ def test_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(time, "monotonic", iter([100.0, 100.0, 100.0, 101.0, 109.0]).__next__)
-    pace = Pace(120)  # one each half a second
+    pace = RateLimiter(120)  # one each half a second
     for _ in range(5):
         pace.wait()
     assert slept == [0, 0.5, 1.0, 0.5, 0]
-    Pace(None).wait()
+    RateLimiter(None).wait()
 
 
 # --- probabilities ------------------------------------------------------------------------------------------------
@@ -370,21 +378,21 @@ def test_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_weighing(tokens: list[Any], expected: float | None) -> None:
-    found = weigh(listed(*tokens)["content"], JUDGE)
+    found = located_word_probability(listed(*tokens)["content"], JUDGE)
     assert found == (None if expected is None else pytest.approx(expected, rel=1e-5))
 
 
 def test_choice() -> None:
     first = listed(("Yes", {"Yes": math.log(0.4), " yes": math.log(0.2), "no": math.log(0.2), "Maybe": -1}))["content"]
-    assert choice(first, ("yes", "no")) == pytest.approx(0.75)
-    assert choice(listed("Well")["content"], ("yes", "no")) is None
+    assert first_word_probability(first, ("yes", "no")) == pytest.approx(0.75)
+    assert first_word_probability(listed("Well")["content"], ("yes", "no")) is None
 
 
 def test_a_decision_is_one_token() -> None:
     odds = listed(("No", {"No": math.log(0.75), "Yes": math.log(0.25)}))
     with serving(lambda body, n: said("No", "length", (50, 1), logprobs=odds)) as server:
-        (answer,) = HttpChat(server.url, "m").choose([HELLO], ("yes", "no"))
-    assert answer == Answer("", "length", 50, 1, share=pytest.approx(0.25))
+        (answer,) = HttpChat(server.url, "m").choose_word([HELLO], ("yes", "no"))
+    assert answer == Answer("", "length", 50, 1, good_probability=pytest.approx(0.25))
     sent = server.asked[0]
     assert (sent["max_tokens"], sent["logprobs"], sent["top_logprobs"]) == (1, True, 20)
 
@@ -392,7 +400,7 @@ def test_a_decision_is_one_token() -> None:
 @pytest.mark.parametrize("logprobs", [None, {"content": []}, {"content": [{"token": "a", "top_logprobs": []}]}])
 def test_a_server_without_probabilities(logprobs: Any) -> None:
     with pytest.raises(UserError, match="gives no top_logprobs"):
-        answered(lambda body, n: said(r"\boxed{Yes}", logprobs=logprobs), weighing=JUDGE)
+        answered(lambda body, n: said(r"\boxed{Yes}", logprobs=logprobs), comparison=JUDGE)
 
 
 @pytest.mark.parametrize(
@@ -405,8 +413,8 @@ def test_a_server_without_probabilities(logprobs: Any) -> None:
     ],
 )
 def test_malformed_probabilities(logprobs: Any) -> None:
-    (answer,) = answered(lambda body, n: said(r"\boxed{Yes}", logprobs=logprobs), weighing=JUDGE)
-    assert (answer.share, answer.lost) == (None, "malformed answer: its log-probabilities are none")
+    (answer,) = answered(lambda body, n: said(r"\boxed{Yes}", logprobs=logprobs), comparison=JUDGE)
+    assert (answer.good_probability, answer.unreadable) == (None, "malformed answer: its log-probabilities are none")
 
 
 # --- addresses and keys -------------------------------------------------------------------------------------------
@@ -432,8 +440,10 @@ def test_addresses_with_secrets(url: str) -> None:
 
 def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert [local(address(f"http://{h}:1/v1")) for h in ("localhost", "127.0.0.9", "10.1.2.3", "[::1]")] == [True] * 4
-    assert not local("api.openai.com")
+    assert [is_local(address(f"http://{h}:1/v1")) for h in ("localhost", "127.0.0.9", "10.1.2.3", "[::1]")] == [
+        True
+    ] * 4
+    assert not is_local("api.openai.com")
     assert api_key("localhost") == "no-key-needed"
     with pytest.raises(UserError, match=r"OPENAI_API_KEY is not set, and api.openai.com is no local server"):
         api_key("api.openai.com")

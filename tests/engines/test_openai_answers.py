@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prmbench.backends.critic import answer_parser
 from prmbench.engines.chat import Answer
-from prmbench.engines.openai_answers import answer_of, choice, usage_of, well_formed
+from prmbench.engines.openai_answers import first_word_probability, read_answer, read_usage, repair_surrogates
 from prmbench.verification.answer_region import answer_region
 
 THOUGHT = r"Maybe \boxed{0}."
@@ -23,7 +23,7 @@ OPEN = f"<think>\n{THOUGHT}"
 
 
 def answer(message: Any, finish: Any = "stop") -> Answer:
-    return answer_of({"choices": [{"message": message, "finish_reason": finish}]}, (0, 0))
+    return read_answer({"choices": [{"message": message, "finish_reason": finish}]}, (0, 0))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_an_answer_that_ended_by_itself(finish: Any) -> None:
 )
 def test_nothing_is_read_in_a_thought_that_no_answer_follows(message: Any, finish: str) -> None:
     found = answer(message, finish)
-    assert (found.lost, found.finish) == ("", finish)
+    assert (found.unreadable, found.finish) == ("", finish)
     assert THOUGHT in found.text  # it is paid for, and stored
     assert answer_region(found.text) is None
     assert answer_parser.index(found.text, 3) is None
@@ -129,7 +129,7 @@ def test_nothing_is_read_in_a_thought_that_no_answer_follows(message: Any, finis
     ],
 )
 def test_an_answer_that_is_none_has_one_reason(message: Any, finish: Any, lost: str) -> None:
-    assert answer(message, finish).lost == lost
+    assert answer(message, finish).unreadable == lost
 
 
 KEYS = ["type", "text", "content", "message", "reasoning", "thinking"]
@@ -148,8 +148,8 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 def test_no_shape_of_a_message_is_a_traceback(message: Any, choices: Any) -> None:
     for body in ({"choices": [{"message": message}]}, {"choices": choices}, {"choices": [choices]}):
-        found = answer_of(body, (0, 0))
-        assert found.text.strip() or found.lost
+        found = read_answer(body, (0, 0))
+        assert found.text.strip() or found.unreadable
         found.text.encode()
 
 
@@ -165,7 +165,7 @@ def test_no_shape_of_a_message_is_a_traceback(message: Any, choices: Any) -> Non
     ],
 )
 def test_half_surrogate_pairs_are_replaced(text: str, expected: str) -> None:
-    assert well_formed(text) == expected
+    assert repair_surrogates(text) == expected
     for message in (
         {"content": text + "."},
         {"content": [part("text", text), part("text", ".")]},
@@ -181,15 +181,15 @@ def test_half_surrogate_pairs_are_replaced(text: str, expected: str) -> None:
     [None, 3, "x", [], {}, {"prompt_tokens": 5}, {"prompt_tokens": None, "completion_tokens": 4}, {"total_tokens": 9}],
 )
 def test_usage_that_is_not_told(usage: Any) -> None:
-    assert usage_of({"usage": usage}) is None
-    assert usage_of({}) is None
+    assert read_usage({"usage": usage}) is None
+    assert read_usage({}) is None
 
 
 @pytest.mark.parametrize("count", [-1, -0.5, 1.5, math.nan, math.inf, -math.inf, True, False, "7", "", [], {}])
 @pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
 def test_usage_that_is_no_count_is_refused(name: str, count: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name} is "):
-        usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 5, name: count}})
+        read_usage({"usage": {"prompt_tokens": 5, "completion_tokens": 5, name: count}})
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_usage_that_is_no_count_is_refused(name: str, count: Any) -> None:
     ],
 )
 def test_nothing_that_is_billed_is_left_out(more: Any, expected: tuple[int, int]) -> None:
-    assert usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 7, **more}}) == expected
+    assert read_usage({"usage": {"prompt_tokens": 5, "completion_tokens": 7, **more}}) == expected
 
 
 @pytest.mark.parametrize("count", [-1, math.nan, math.inf, True, "7"])
@@ -218,18 +218,18 @@ def test_a_part_of_the_usage_that_is_no_count_is_refused(count: Any) -> None:
         {"prompt_tokens_details": {"cached_tokens": count}},
     ):
         with pytest.raises(ValueError, match="_tokens is "):
-            usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 7, **more}})
+            read_usage({"usage": {"prompt_tokens": 5, "completion_tokens": 7, **more}})
 
 
 def test_usage() -> None:
-    assert usage_of({"usage": {"prompt_tokens": 5, "completion_tokens": 7.0, "total_tokens": 12}}) == (5, 7)
+    assert read_usage({"usage": {"prompt_tokens": 5, "completion_tokens": 7.0, "total_tokens": 12}}) == (5, 7)
 
 
 @pytest.mark.parametrize("logprob", [math.nan, math.inf, 3, "x", "-1", None, True, [], -(10**400), 10**400])
 def test_a_log_probability_that_is_none(logprob: Any) -> None:
     listed = [{"token": "yes", "top_logprobs": [{"token": "yes", "logprob": logprob}]}]
     if logprob == -(10**400):
-        assert choice(listed, ("yes", "no")) is None  # exp of it is 0
+        assert first_word_probability(listed, ("yes", "no")) is None  # exp of it is 0
         return
     with pytest.raises(ValueError, match="no log-probability"):
-        choice(listed, ("yes", "no"))
+        first_word_probability(listed, ("yes", "no"))

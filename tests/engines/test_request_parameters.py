@@ -11,12 +11,12 @@ import pytest
 from chat_server import Reply, failed, said, serving
 
 from prmbench.core.records import Notice, UserError
-from prmbench.engines.budget import Budget
-from prmbench.engines.chat import Ask, Weighing
+from prmbench.engines.chat import ChatRequest, WordComparison
+from prmbench.engines.cost_budget import Budget
 from prmbench.engines.generation import Sampling
 from prmbench.engines.openai import HttpChat
 
-HELLO = Ask(({"role": "user", "content": "Hello"},), 7)
+HELLO = ChatRequest(({"role": "user", "content": "Hello"},), 7)
 DRAWN = Sampling(temperature=0.6, top_p=0.9, top_k=20, max_new_tokens=8192)
 SENT = {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "seed": 7, "max_tokens": 8192}
 
@@ -181,7 +181,7 @@ def test_the_limit_is_renamed_or_lowered(message: str, more: Any, change: str, s
     ],
 )
 def test_a_parameter_that_nobody_refuses_stays(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prmbench.engines.openai.PAUSE", 0.001)
+    monkeypatch.setattr("prmbench.engines.openai.FIRST_PAUSE", 0.001)
     with serving(lambda body, n: said("ok") if n else reply) as server:
         chat = HttpChat(server.url, "m")
         chat.answer([HELLO, HELLO], DRAWN)
@@ -218,8 +218,8 @@ def test_fewer_log_probabilities() -> None:
         return said("yes", logprobs=listed)
 
     with serving(script) as server, pytest.warns(Notice, match="top_logprobs lowered from 20 to 5"):
-        (answer,) = HttpChat(server.url, "m").choose([HELLO], ("yes", "no"))
-    assert answer.share == 1
+        (answer,) = HttpChat(server.url, "m").choose_word([HELLO], ("yes", "no"))
+    assert answer.good_probability == 1
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_fewer_log_probabilities() -> None:
 def test_a_refusal_that_nothing_mends_ends(reply: Reply, line: str) -> None:
     with serving(lambda body, n: reply) as server:
         with pytest.raises(UserError) as caught:
-            HttpChat(server.url, "m").answer([HELLO], DRAWN, Weighing(("Yes", "No"), lambda text: None))
+            HttpChat(server.url, "m").answer([HELLO], DRAWN, WordComparison(("Yes", "No"), lambda text: None))
         assert line in str(caught.value)
         assert len(server.asked) <= 3
 

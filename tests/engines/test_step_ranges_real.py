@@ -11,7 +11,7 @@ from token_kinds import KINDS
 from transformers import PreTrainedTokenizerBase
 
 from prmbench.core.records import Trace
-from prmbench.engines.render import Encoded, encode_chat
+from prmbench.engines.encoding import Encoded, encode_chat
 
 SUBSETS = {"gsm8k": 400, "math": 1000, "olympiadbench": 1000}
 CHATS = {

@@ -240,8 +240,8 @@ def test_as_many_as_fit_are_kept_at_exactly_p_min(least: int, offset: float) -> 
     assert not found.mask[:, 1:].any()
 
 
-def test_most_candidates() -> None:
-    assert [token_logprobs.most_candidates(p) for p in (0.05, 0.1, 0.15, 0.2, 0.3, 1 / 3, 0.7, 1.0)] == [
+def test_max_candidates() -> None:
+    assert [token_logprobs.max_candidates(p) for p in (0.05, 0.1, 0.15, 0.2, 0.3, 1 / 3, 0.7, 1.0)] == [
         20,
         10,
         6,
@@ -251,7 +251,7 @@ def test_most_candidates() -> None:
         1,
         1,
     ]
-    assert token_logprobs.most_candidates(0.0) == 0
+    assert token_logprobs.max_candidates(0.0) == 0
 
 
 def test_no_candidates_are_asked_for() -> None:

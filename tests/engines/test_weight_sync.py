@@ -25,13 +25,13 @@ from torch import Tensor
 
 from prmbench.core.records import RetryError, UserError
 from prmbench.engines.decoding import Drawn
+from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.probe import TOLERANCE, Mismatch, check, mismatch, noise, self_test
-from prmbench.engines.render import Encoded
 from prmbench.engines.server import ServerEngine, open_server
-from prmbench.engines.sync import STABLE, Adapter, Copied, Link, Shared, Weights, Written, adapter_of, weights_of
 from prmbench.engines.vllm import Options, open_vllm, serve_command
+from prmbench.engines.weight_sync import STABLE, Adapter, Copied, Link, Shared, Weights, Written, adapter_of, weights_of
+from prmbench.engines.weight_sync_check import TOLERANCE, Mismatch, check, mismatch, noise, self_test
 
 
 @pytest.fixture(scope="session")
@@ -331,8 +331,8 @@ def server(
 
 
 def test_a_body_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prmbench.engines.server.MOST_BYTES", 2**20)
-    monkeypatch.setattr("prmbench.engines.server.tokens_of", lambda name, revision: (None, frozenset()))
+    monkeypatch.setattr("prmbench.engines.server.MAX_BODY_BYTES", 2**20)
+    monkeypatch.setattr("prmbench.engines.server.load_tokenizer", lambda name, revision: (None, frozenset()))
     with server(lambda path, body: (200, " " * 2**21)) as (url, _), pytest.raises(RetryError, match="more than 64 MiB"):
         open_server(url, "m")
     with (
@@ -349,7 +349,7 @@ def completion(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def engine(url: str, **more: Any) -> ServerEngine:
-    return ServerEngine(url, None, frozenset({2}), model="base", **{"tries": 3, "pause": 0.01, **more})
+    return ServerEngine(url, None, frozenset({2}), model="base", **{"tries": 3, "first_pause": 0.01, **more})
 
 
 def test_a_server_is_asked_for_exactly_what_is_wanted() -> None:
@@ -424,7 +424,7 @@ def test_answers_that_cannot_be_used(status: int, found: Any, error: type[Except
 def test_weights_are_sent_by_one_process_and_the_cache_is_reset(tmp_path: Path) -> None:
     with server(lambda path, _: (404 if "unload" in path else 200, {"success": True})) as (url, asked):
         engine(url).reload(tmp_path / "v000001")
-        engine(url, tells=False).reload(tmp_path / "v000001")
+        engine(url, sends_weights=False).reload(tmp_path / "v000001")
         where = {"weights_path": str(tmp_path / "v000001")}
         assert asked == [
             ("/collective_rpc", {"method": "reload_weights", "kwargs": where}),
@@ -439,7 +439,7 @@ def test_an_adapter_is_asked_for_by_its_versions_name(tmp_path: Path) -> None:
         return (200, completion(body)) if path == "/v1/completions" else (200, {"success": True})
 
     with server(answers) as (url, asked):
-        tells, asks = engine(url), engine(url, tells=False)
+        tells, asks = engine(url), engine(url, sends_weights=False)
         for name in ("v000001", "v000002"):
             tells.adapter(tmp_path / name)
             asks.adapter(tmp_path / name)
@@ -470,7 +470,7 @@ def test_a_server_is_opened_by_its_address(policy: Path) -> None:
     with server(lambda *_: (200, served)) as (url, asked):
         found = open_server(url + "/", str(policy))
         assert asked == [("/v1/models", {})]
-    assert (found.model, found.max_tokens, found.tells) == ("org/model", 512, True)
+    assert (found.model, found.max_tokens, found.sends_weights) == ("org/model", 512, True)
     assert found.stops == loaded(policy).stops
     with server(lambda *_: (200, {"data": []})) as (url, _), pytest.raises(UserError, match="is not a vLLM server"):
         open_server(url, str(policy))

@@ -12,7 +12,7 @@ from rl_fixtures import lines, options, run
 from torch.utils.flop_counter import FlopCounterMode
 
 from prmbench.engines.hf import Placement
-from prmbench.engines.sync import Adapter, Weights, adapter_of, weights_of
+from prmbench.engines.weight_sync import Adapter, Weights, adapter_of, weights_of
 from prmbench.rl import distrl, models
 from prmbench.training.model import Forward, Setup, open_runner
 

@@ -23,7 +23,7 @@ from prmbench.core.records import Notice, UserError
 from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts as rollout_files
 from prmbench.data.rollouts import Rollout
-from prmbench.engines.completion import encode_completion
+from prmbench.engines.completion_encoding import encode_completion
 from prmbench.sampling import completions as policies
 from prmbench.sampling import rollout as rollouts
 from prmbench.sampling.rollout import rollout

@@ -13,8 +13,8 @@ from prmbench.config import RolloutConfig
 from prmbench.core.records import Trace, UserError
 from prmbench.data import rollouts
 from prmbench.data.rollouts import Rollout
-from prmbench.engines import hf, render
-from prmbench.engines.completion import encode_completion
+from prmbench.engines import encoding, hf
+from prmbench.engines.completion_encoding import encode_completion
 from prmbench.engines.generation import Sampling
 from prmbench.sampling import completions, monte_carlo
 from prmbench.studies.miniature import arithmetic, format_shifts, tiny_model
@@ -164,7 +164,7 @@ def test_every_text_of_this_world_is_in_the_vocabulary(engine: hf.HFEngine) -> N
 
 
 def test_a_plain_step_is_six_tokens_and_its_heading_belongs_to_it(engine: hf.HFEngine) -> None:
-    encoded = render.encode_chat(engine.tokenizer, Trace("t", PROMPT, RIGHT))
+    encoded = encoding.encode_chat(engine.tokenizer, Trace("t", PROMPT, RIGHT))
     assert [end - begin for begin, end in encoded.spans] == [6, 6, 6, 3]
     begin, end = encoded.spans[1]
     assert engine.tokenizer.decode(encoded.ids[begin:end]) == "\n\nStep 2: 1 * 3 = 3"
@@ -185,7 +185,7 @@ def test_a_sampled_completion_is_scored_and_trained_on_as_sampled(engine: hf.HFE
     assert [r.id for r in sampled] == [f"{p.id}/0" for p in prompts]
     for prompt, text in zip(prompts, says, strict=True):
         row = Rollout("x", prompt.text, text, steps=rollouts.cut(text, "numbered"))
-        scored = render.encode_chat(engine.tokenizer, rollouts.trace(row))
+        scored = encoding.encode_chat(engine.tokenizer, rollouts.trace(row))
         trained = encode_completion(engine.tokenizer, prompt.text, text)
         spoken = tuple(engine.tokenizer(text, add_special_tokens=False)["input_ids"])
         assert scored.ids[scored.start : scored.ends[-1]] == spoken

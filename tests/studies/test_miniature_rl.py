@@ -15,7 +15,7 @@ from prmbench.core import result_files
 from prmbench.core.records import UserError
 from prmbench.data import prompts, rollouts
 from prmbench.data.rollouts import Rollout
-from prmbench.engines.completion import encode_completion
+from prmbench.engines.completion_encoding import encode_completion
 from prmbench.studies.miniature import arithmetic, experiments, late_markers, pool, rl, tiny_model, tuning, tuning_rl
 from prmbench.studies.miniature.rl import Runs, Scale
 from prmbench.studies.miniature.world import LOOK_PROMPTS, Sizes, World

@@ -16,8 +16,8 @@ from small_samplers import PROMPTS, draw, loaded
 
 from prmbench.core import processes
 from prmbench.engines.decoding import Drawn
-from prmbench.engines.probe import TOLERANCE, noise, self_test
-from prmbench.engines.sync import Copied, weights_of
+from prmbench.engines.weight_sync import Copied, weights_of
+from prmbench.engines.weight_sync_check import TOLERANCE, noise, self_test
 from prmbench.training.model import Forward
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from prmbench.engines.hf import Placement, load
-from prmbench.engines.server import fetch
+from prmbench.engines.server import fetch_json
 from prmbench.engines.vllm import Options, VllmEngine, open_vllm, serve_command
 
 MARKS = [
@@ -81,7 +81,7 @@ def served(folder: Path, log: Path, options: Options | None = None) -> Iterator[
 
 def _answers(url: str) -> bool:
     try:
-        return bool(fetch(f"{url}/v1/models", timeout=5))
+        return bool(fetch_json(f"{url}/v1/models", timeout=5))
     except OSError:
         return False
 

@@ -23,7 +23,7 @@ from prmbench.core.provenance import weights_hash
 from prmbench.core.records import NonFiniteError, StepScores, UserError
 from prmbench.data import rollouts, views
 from prmbench.data.rollouts import Rollout
-from prmbench.engines.completion import encode_completion, steps_text
+from prmbench.engines.completion_encoding import encode_completion, steps_text
 from prmbench.engines.hf import Placement
 from prmbench.training import setup
 from prmbench.training.losses import LOSSES

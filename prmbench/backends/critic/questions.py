@@ -1,6 +1,6 @@
-"""The three kinds of generative critics: what is asked about traces in what order, and what the answers amount to.
+"""The three kinds of generative critics: their questions about a trace, and the scores made from the answers.
 
-Prompts: prompt_texts.py. Reading one answer: answer_parser.py. Models, facts and prices: backends/critic/__init__.py.
+prompt_texts.py writes the prompts, answer_parser.py reads one answer, `CriticBackend` holds the model and the prices.
 """
 
 from __future__ import annotations
@@ -12,43 +12,42 @@ from dataclasses import dataclass, field
 from prmbench.backends.critic import answer_parser, prompt_texts
 from prmbench.backends.critic.prompt_texts import Prompt
 from prmbench.core.records import ScoreKind, Trace
-from prmbench.engines.chat import Answer, Ask, Chat, Messages, Weighing
+from prmbench.engines.chat import Answer, Chat, ChatRequest, Messages, WordComparison
 from prmbench.engines.generation import Sampling
 
-HALF = 0.5
+EVEN_ODDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Critic:
-    """How a kind of critic is asked and read."""
+    """A kind of critic: its prompt, its sampling and the function that asks it."""
 
     kind: ScoreKind
     prompt: str
-    """The one for any chat model, in assets/prompts; checkpoints that were trained with another name it on their card.
-    """
+    """Prompt in assets/prompts for any chat model; a checkpoint trained with another one names it in its card."""
     greedy: Sampling
-    """With one vote."""
+    """Sampling with one vote."""
     voting: Sampling
-    """With several."""
-    ask: Callable[[Asking, Sequence[Trace]], list[Heard]]
+    """Sampling with several votes."""
+    ask: Callable[[CriticSettings, Sequence[Trace]], list[CriticResult]]
     decides: bool = False
-    """Whether a critique that leaves the verdict open is followed by a question that forces one."""
+    """Whether a critique without a clear verdict is followed by a question that forces one."""
 
 
 @dataclass(slots=True)
-class Heard:
-    """What was said about one trace."""
+class CriticResult:
+    """The answers about one trace, and the verdicts or step scores made from them."""
 
     answers: list[Answer] = field(default_factory=list)
-    """Every answer, those without a text too: all of them are paid for."""
+    """Every answer, also those without a text, since each is paid for."""
     verdicts: tuple[int | None, ...] = ()
     values: tuple[float, ...] = ()
     unscored: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """All that the questions about a trace depend on, beside the trace."""
+class CriticSettings:
+    """Everything besides the trace that the questions depend on."""
 
     chat: Chat
     prompt: Prompt
@@ -56,120 +55,137 @@ class Asking:
     votes: int
     seed: int
 
-    def ask(self, trace: Trace, vote: int, messages: Messages) -> Ask:
-        """The conversation with a seed of its own; non-negative and of 31 bits, which every server takes."""
-        name = f"{self.seed}/{trace.id}/{vote}/{len(messages)}"
-        return Ask(messages, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1)
+    def request(self, trace: Trace, vote: int, messages: Messages) -> ChatRequest:
+        """Return a request with a seed of its own, non-negative and of 31 bits, which every server accepts."""
+        seed_name = f"{self.seed}/{trace.id}/{vote}/{len(messages)}"
+        return ChatRequest(messages, int.from_bytes(hashlib.sha256(seed_name.encode()).digest()[:4]) >> 1)
 
 
-def ask_processbench(asking: Asking, traces: Sequence[Trace]) -> list[Heard]:
-    """ProcessBench: the index of the first wrong paragraph; the majority of `votes` is taken when judging."""
+def ask_processbench(settings: CriticSettings, traces: Sequence[Trace]) -> list[CriticResult]:
+    """Ask for the index of the first wrong paragraph (ProcessBench); judging takes the majority of the votes."""
     return [
-        _heard(own, [answer_parser.index(answer.text, len(trace.steps)) for answer in own])
-        for trace, own in _answers(asking, traces)
+        _to_result(answers, [answer_parser.index(answer.text, len(trace.steps)) for answer in answers])
+        for trace, answers in _ask_votes(settings, traces)
     ]
 
 
-def ask_stepwise(asking: Asking, traces: Sequence[Trace]) -> list[Heard]:
-    """ThinkPRM: correct or incorrect on every step, the first incorrect one is the verdict.
+def ask_stepwise(settings: CriticSettings, traces: Sequence[Trace]) -> list[CriticResult]:
+    """Ask for correct or incorrect on every step (ThinkPRM); the verdict is the first incorrect step.
 
-    A critique that was cut before its last step, or holds no verdict at all, and has named no incorrect step, is
-    followed by a forced decision: yes = every step is right, no = nobody knows where the error is, so None.
+    A critique that names no incorrect step and was cut before its last step, or holds no verdict at all, is followed by
+    a forced decision: yes means that every step is right; no leaves the place of the error unknown, so the verdict is
+    None.
     """
-    answered = _answers(asking, traces)
+    answers_by_trace = _ask_votes(settings, traces)
     undecided = [
         (trace, vote, answer)
-        for trace, own in answered
-        for vote, answer in enumerate(own)
+        for trace, answers in answers_by_trace
+        for vote, answer in enumerate(answers)
         if needs_decision(answer, len(trace.steps))
     ]
-    asks = [
-        asking.ask(trace, vote, prompt_texts.decide(question(asking.prompt, trace), answer.text))
+    requests = [
+        settings.request(trace, vote, prompt_texts.decision_messages(single_turn(settings.prompt, trace), answer.text))
         for trace, vote, answer in undecided
     ]
-    decided = asking.chat.choose(asks, prompt_texts.DECISION) if asks else []
-    forced = {(t.id, vote): d for (t, vote, _), d in zip(undecided, decided, strict=True)}
-    found = []
-    for trace, own in answered:
-        votes = [forced.get((trace.id, vote)) for vote in range(len(own))]
-        verdicts = tuple(stepwise_verdict(a, d, len(trace.steps)) for a, d in zip(own, votes, strict=True))
-        heard = _heard(own, verdicts)
-        heard.answers = [*own, *(d for d in votes if d is not None)]
-        found.append(heard)
-    return found
+    decisions = settings.chat.choose_word(requests, prompt_texts.DECISION_WORDS) if requests else []
+    decision_of = {(t.id, vote): decision for (t, vote, _), decision in zip(undecided, decisions, strict=True)}
+    results = []
+    for trace, answers in answers_by_trace:
+        vote_decisions = [decision_of.get((trace.id, vote)) for vote in range(len(answers))]
+        verdicts = tuple(
+            stepwise_verdict(answer, decision, len(trace.steps))
+            for answer, decision in zip(answers, vote_decisions, strict=True)
+        )
+        result = _to_result(answers, verdicts)
+        result.answers = [*answers, *(decision for decision in vote_decisions if decision is not None)]
+        results.append(result)
+    return results
 
 
 def needs_decision(answer: Answer, steps: int) -> bool:
-    """Whether a critique leaves open what its model thinks of the solution."""
-    if answer.refused or answer.lost:
+    """Return whether a critique leaves open whether the solution is correct."""
+    if answer.refused or answer.unreadable:
         return False
-    found = answer_parser.decisions(answer.text)
-    return not found or (answer.finish == "length" and False not in found and len(found) < steps)
+    step_verdicts = answer_parser.decisions(answer.text)
+    return not step_verdicts or (
+        answer.finish == "length" and False not in step_verdicts and len(step_verdicts) < steps
+    )
 
 
 def stepwise_verdict(answer: Answer, decision: Answer | None, steps: int) -> int | None:
-    """The first error that a critique names, or what the decision after it says."""
-    if decision is not None:
-        return -1 if decision.share is not None and decision.share > HALF else None
-    found = answer_parser.decisions(answer.text)
-    if answer.finish == "length" and False in found:
-        found = found[: found.index(False) + 1]  # what follows was cut anyway
-    return answer_parser.first_error(found, steps)
+    """Return the first error that a critique names, or else the forced decision's verdict.
 
-
-def ask_yes_no(asking: Asking, traces: Sequence[Trace]) -> list[Heard]:
-    r"""GenPRM: a turn and a judgement for every step; its score is P(Yes) / (P(Yes) + P(No)) at the judgement's word.
-
-    A model's own critiques stay in the conversation, each vote's in its own (GenPRM's code gives all votes those of the
-    first). NO code is run: where a checkpoint writes Python to check a step, it goes on with the output that it
-    imagines, and scores are those of the critic without its tool. Scores of several votes are averaged over those that
-    can be read; a step without any leaves the trace unscored, and the rest is not asked.
+    Returns:
+        Index of the first wrong step, -1 when all are right, None when the answers do not tell.
     """
-    weighing = Weighing(prompt_texts.JUDGEMENT, answer_parser.judgement)
-    heard = [Heard() for _ in traces]
-    said: list[dict[int, list[str]]] = [{vote: [] for vote in range(asking.votes)} for _ in traces]
+    if decision is not None:
+        return -1 if decision.good_probability is not None and decision.good_probability > EVEN_ODDS else None
+    step_verdicts = answer_parser.decisions(answer.text)
+    if answer.finish == "length" and False in step_verdicts:
+        step_verdicts = step_verdicts[: step_verdicts.index(False) + 1]  # later verdicts may be incomplete
+    return answer_parser.first_error(step_verdicts, steps)
+
+
+def ask_yes_no(settings: CriticSettings, traces: Sequence[Trace]) -> list[CriticResult]:
+    r"""Ask for a judgement of every step in its own turn (GenPRM); the score is P(Yes) / (P(Yes) + P(No)) at its word.
+
+    The critiques stay in the conversation, each vote with its own (GenPRM's code gives all votes those of the first).
+    NO code is run: a checkpoint that writes Python to check a step continues with the output that it imagines, so its
+    scores are those of the critic without its tool. A step's score is the mean over the readable votes; a step without
+    any leaves the trace unscored, and its later steps are not asked.
+    """
+    comparison = WordComparison(prompt_texts.JUDGEMENT_WORDS, answer_parser.judgement)
+    results = [CriticResult() for _ in traces]
+    critiques: list[dict[int, list[str]]] = [{vote: [] for vote in range(settings.votes)} for _ in traces]
     for step in range(max((len(t.steps) for t in traces), default=0)):
-        live = [i for i, t in enumerate(traces) if step < len(t.steps) and not heard[i].unscored]
-        asks = [
-            asking.ask(traces[i], vote, prompt_texts.yes_no(asking.prompt, traces[i], texts))
-            for i in live
-            for vote, texts in said[i].items()
+        open_traces = [i for i, t in enumerate(traces) if step < len(t.steps) and not results[i].unscored]
+        requests = [
+            settings.request(traces[i], vote, prompt_texts.yes_no(settings.prompt, traces[i], texts))
+            for i in open_traces
+            for vote, texts in critiques[i].items()
         ]
-        answers = iter(asking.chat.answer(asks, asking.sampling, weighing))
-        for i in live:
-            own = {vote: next(answers) for vote in said[i]}
-            # A vote that is lost cannot go on: its conversation would have a turn in which nothing is said.
-            said[i] = {vote: [*said[i][vote], a.text] for vote, a in own.items() if not (a.refused or a.lost)}
-            _hear(heard[i], list(own.values()), step)
-    return heard
+        answers = iter(settings.chat.answer(requests, settings.sampling, comparison))
+        for i in open_traces:
+            answer_of_vote = {vote: next(answers) for vote in critiques[i]}
+            # A vote without a readable answer ends here: its conversation would contain an empty turn.
+            critiques[i] = {
+                vote: [*critiques[i][vote], a.text]
+                for vote, a in answer_of_vote.items()
+                if not (a.refused or a.unreadable)
+            }
+            _add_step(results[i], list(answer_of_vote.values()), step)
+    return results
 
 
-def _hear(heard: Heard, answers: Sequence[Answer], step: int) -> None:
-    """Adds a step's answers: its score is the mean share of the votes; without any, the trace is unscored."""
-    heard.answers += answers
-    shares = [a.share for a in answers if a.share is not None]
-    if shares:
-        heard.values = (*heard.values, sum(shares) / len(shares))
+def _add_step(result: CriticResult, answers: Sequence[Answer], step: int) -> None:
+    """Add a step's answers; its score is the votes' mean probability, and without any the trace is unscored."""
+    result.answers += answers
+    probabilities = [a.good_probability for a in answers if a.good_probability is not None]
+    if probabilities:
+        result.values = (*result.values, sum(probabilities) / len(probabilities))
         return
-    heard.values = ()
-    heard.unscored = next((a.refused for a in answers if a.refused), f"no Yes or No on step {step + 1}")
+    result.values = ()
+    result.unscored = next((a.refused for a in answers if a.refused), f"no Yes or No on step {step + 1}")
 
 
-def question(prompt: Prompt, trace: Trace) -> Messages:
-    """The one turn of a critic that judges the whole solution at once."""
+def single_turn(prompt: Prompt, trace: Trace) -> Messages:
+    """Return the single turn of a critic that judges the whole solution at once."""
     return (prompt_texts.stepwise if prompt.critic == "stepwise" else prompt_texts.processbench)(prompt, trace)
 
 
-def _answers(asking: Asking, traces: Sequence[Trace]) -> list[tuple[Trace, list[Answer]]]:
-    """Every trace with the answers of its votes."""
-    asks = [asking.ask(t, vote, question(asking.prompt, t)) for t in traces for vote in range(asking.votes)]
-    answers = asking.chat.answer(asks, asking.sampling)
-    return [(t, answers[i * asking.votes : (i + 1) * asking.votes]) for i, t in enumerate(traces)]
+def _ask_votes(settings: CriticSettings, traces: Sequence[Trace]) -> list[tuple[Trace, list[Answer]]]:
+    """Return every trace with the answers of its votes."""
+    requests = [
+        settings.request(t, vote, single_turn(settings.prompt, t)) for t in traces for vote in range(settings.votes)
+    ]
+    answers = settings.chat.answer(requests, settings.sampling)
+    return [(t, answers[i * settings.votes : (i + 1) * settings.votes]) for i, t in enumerate(traces)]
 
 
-def _heard(answers: Sequence[Answer], verdicts: Sequence[int | None]) -> Heard:
+def _to_result(answers: Sequence[Answer], verdicts: Sequence[int | None]) -> CriticResult:
+    """Return the answers with their verdicts; unscored when a conversation was refused."""
     refused = next((a.refused for a in answers if a.refused), "")
-    return Heard(list(answers), () if refused else tuple(verdicts), unscored=refused)
+    return CriticResult(list(answers), () if refused else tuple(verdicts), unscored=refused)
 
 
 CRITICS = {
@@ -196,5 +212,7 @@ CRITICS = {
         ask_yes_no,
     ),
 }
-"""By --critic. ProcessBench's script has other settings for models called Qwen2.5-Math (T 0.7, top-p 0.8, top-k 20) and
-QwQ (32768 tokens); here nothing goes by names: give them as options. Temperature 0.7: ThinkPRM's default."""
+"""The critics by their name for --critic.
+
+ProcessBench's script has other settings for models called Qwen2.5-Math (T 0.7, top-p 0.8, top-k 20) and QwQ (32768
+tokens). Here a model's name changes nothing: pass them as options. Temperature 0.7 is ThinkPRM's default."""

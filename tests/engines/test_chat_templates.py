@@ -15,8 +15,8 @@ import pytest
 import transformers
 
 from prmbench.core.records import UserError
-from prmbench.engines import templates
-from prmbench.engines.render import render
+from prmbench.engines import chat_templates
+from prmbench.engines.encoding import render
 
 MESSAGES = [
     {"role": "user", "content": "What is 1 + 1? <|x|> é \U0001f600 \u2028 {{ 7 }}"},
@@ -46,7 +46,7 @@ HARMFUL = {
     "without end": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "only for some": "{% if 'boxed' in messages[1].content %}{{ 'x' * 10**9 }}{% endif %}",
     "a large range": "{% for i in range(10**9) %}x{% endfor %}",
-    "a long source": "x" * (templates.LONGEST_SOURCE + 1),
+    "a long source": "x" * (chat_templates.MAX_SOURCE_LENGTH + 1),
 }
 WRONG = {
     "syntax": "{% oops %}",
@@ -68,7 +68,7 @@ def tokenizer(policy: Path) -> transformers.PreTrainedTokenizerBase:
 @pytest.fixture(scope="module", autouse=True)
 def impatient() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(templates, "SECONDS", 1.0)
+        patch.setattr(chat_templates, "RENDER_TIMEOUT", 1.0)
         yield
 
 
@@ -101,8 +101,8 @@ def test_a_template_that_fails_says_why(tokenizer: transformers.PreTrainedTokeni
 def test_the_length_is_bounded_by_the_messages(
     tokenizer: transformers.PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(templates, "SPARE", 10)
-    monkeypatch.setattr(templates, "FACTOR", 2)
+    monkeypatch.setattr(chat_templates, "BASE_TEXT_LENGTH", 10)
+    monkeypatch.setattr(chat_templates, "TEXT_LENGTH_FACTOR", 2)
     messages = [{"role": "user", "content": "x" * 100}]
     assert len(render(tokenizer, messages, "{{ messages[0].content * 2 }}")) == 200
     with pytest.raises(UserError, match="more text than a template may"):
@@ -111,12 +111,12 @@ def test_the_length_is_bounded_by_the_messages(
 
 def test_a_process_that_dies_is_started_again(tokenizer: transformers.PreTrainedTokenizerBase) -> None:
     assert works(tokenizer)
-    process = templates._worker._process
+    process = chat_templates._worker._process
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert works(tokenizer)
-    assert templates._worker._process is not process
+    assert chat_templates._worker._process is not process
 
 
 def test_threads_get_each_their_own_text(tokenizer: transformers.PreTrainedTokenizerBase) -> None:
@@ -139,9 +139,9 @@ def test_the_process_has_no_keys_and_takes_no_module_of_the_folder(tmp_path: Pat
     (tmp_path / "jinja2.py").write_text("open('ran', 'w')\nraise SystemExit")
     code = """
 import os, sys
-from prmbench.engines import templates
-assert templates.render("{{ messages[0].content }}", [{"role": "user", "content": "x"}], {}) == "x"
-raw = open(f"/proc/{templates._worker._process.pid}/environ", "rb").read()
+from prmbench.engines import chat_templates
+assert chat_templates.render("{{ messages[0].content }}", [{"role": "user", "content": "x"}], {}) == "x"
+raw = open(f"/proc/{chat_templates._worker._process.pid}/environ", "rb").read()
 print(b"SECRET" in raw or b"TOKEN" in raw)
 """
     environment = {**os.environ, "OPENAI_API_KEY": "SECRET", "HF_TOKEN": "TOKEN"}
@@ -155,18 +155,18 @@ print(b"SECRET" in raw or b"TOKEN" in raw)
 def test_a_rendering_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
     code = """
 import sys
-from prmbench.engines import templates
-templates.SECONDS = 1.0
-templates.render("x", [], {})
-print(templates._worker._process.pid, flush=True)
-templates.SECONDS = 0.5
-templates._exchange = lambda *_: __import__("os").kill(__import__("os").getpid(), 9)
-process = templates._worker._process
+from prmbench.engines import chat_templates
+chat_templates.RENDER_TIMEOUT = 1.0
+chat_templates.render("x", [], {})
+print(chat_templates._worker._process.pid, flush=True)
+chat_templates.RENDER_TIMEOUT = 0.5
+chat_templates._exchange = lambda *_: __import__("os").kill(__import__("os").getpid(), 9)
+process = chat_templates._worker._process
 source = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-process.stdin.write(templates.json.dumps(
+process.stdin.write(chat_templates.json.dumps(
     {"source": source, "messages": [], "values": {}, "longest": 9, "seconds": 1.0}).encode() + b"\\n")
 process.stdin.flush()
-templates._exchange()
+chat_templates._exchange()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr

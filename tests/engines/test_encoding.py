@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from prmbench.core.records import Trace, UserError
-from prmbench.engines.render import PLAIN, Encoded, encode_chat, encode_separated, encode_tagged, render, step_ranges
+from prmbench.engines.encoding import PLAIN, Encoded, encode_chat, encode_separated, encode_tagged, render, step_ranges
 
 TAG = "<extra_0>"
 TWO = Trace("t", "Q", ("It is 1.", "So 2"))
@@ -98,8 +98,8 @@ def test_every_tag_closes_its_step(kind: str, steps: list[str]) -> None:
     tag = tokenizer.convert_tokens_to_ids(TAG)
     assert encoded.unscored == ""
     positions = [i for i, token in enumerate(encoded.ids) if token == tag]
-    assert list(encoded.reads) == positions[1:]  # the first one is the prompt's
-    assert encoded.ends == tuple(i + 1 for i in encoded.reads)
+    assert list(encoded.score_positions) == positions[1:]  # the first one is the prompt's
+    assert encoded.ends == tuple(i + 1 for i in encoded.score_positions)
     assert positions[0] < encoded.start < encoded.ends[0]
 
 
@@ -163,8 +163,8 @@ def test_release_reaches_into_the_next_header() -> None:
     assert encoded.ids == encode_chat(byte_bpe(), TWO).ids
     assert (encoded.start, encoded.ends) == (7, (20, 28))
     assert tokens(byte_bpe(), encoded)[20:28] == [*STEP_2[2:], "<|end|>"]
-    assert encoded.counts == encoded.tokens == (12, 8)  # e_1 - first = 18 - 6, then 26 - 18
-    assert encoded.masked == ()
+    assert encoded.counts == encoded.release_counts == (12, 8)  # e_1 - first = 18 - 6, then 26 - 18
+    assert encoded.masked_positions == ()
 
 
 @pytest.mark.parametrize("pad", ["<|end|>", None])
@@ -172,8 +172,8 @@ def test_release_hides_padding_ids_from_attention(pad: str | None) -> None:
     tokenizer = copy.deepcopy(byte_bpe())
     tokenizer.pad_token = pad
     encoded = encode_chat(tokenizer, TWO, boundary="release")
-    assert encoded.masked == (3, 27)
-    assert encode_chat(tokenizer, TWO).masked == ()
+    assert encoded.masked_positions == (3, 27)
+    assert encode_chat(tokenizer, TWO).masked_positions == ()
 
 
 def test_release_needs_a_chat_template() -> None:
@@ -187,7 +187,7 @@ def test_tagged_by_hand() -> None:
         "<|system|>", "Ċ", "I", "<|end|>", "Ċ", *OPENING,
         "I", "t", "Ġis", "Ġ", "1", ".", TAG, "S", "o", "Ġ", "2", TAG, "<|end|>", "Ċ",
     ]  # fmt: skip
-    assert (encoded.start, encoded.reads, encoded.ends) == (12, (18, 23), (19, 24))
+    assert (encoded.start, encoded.score_positions, encoded.ends) == (12, (18, 23), (19, 24))
 
 
 def test_a_step_that_holds_the_tag_is_not_scored() -> None:
@@ -221,7 +221,7 @@ def test_an_unknown_character_is_not_a_tag() -> None:
 def test_separated_by_hand() -> None:
     # ByT5: one token a byte, the byte's value plus 3; no bos.
     encoded = encode_separated(ByT5Tokenizer(), Trace("t", "ab", ("c", "de")), "\n")
-    assert encoded == Encoded("t", (100, 101, 102, 13, 103, 104, 13), 2, (4, 7), reads=(3, 6))
+    assert encoded == Encoded("t", (100, 101, 102, 13, 103, 104, 13), 2, (4, 7), score_positions=(3, 6))
 
 
 def test_separated_pieces_do_not_merge() -> None:
@@ -229,12 +229,12 @@ def test_separated_pieces_do_not_merge() -> None:
     assert tokens(byte_bpe(), encoded) == [
         "<s>", "Q", "I", "t", "Ġis", "Ġ", "1", ".", "ĊĊ", "S", "o", "Ġ", "2", "ĊĊ"
     ]  # fmt: skip
-    assert (encoded.start, encoded.reads) == (2, (8, 13))
+    assert (encoded.start, encoded.score_positions) == (2, (8, 13))
 
 
 def test_the_read_is_the_last_token_of_a_long_separator() -> None:
     encoded = encode_separated(ByT5Tokenizer(), Trace("t", "ab", ("c", "de")), "\n#")
-    assert (encoded.reads, encoded.ends) == ((4, 8), (5, 9))
+    assert (encoded.score_positions, encoded.ends) == ((4, 8), (5, 9))
 
 
 def test_a_separator_must_leave_a_token() -> None:
