@@ -1,6 +1,6 @@
 """The grouped traces file: one row a completion, with its outcome. Best-of-N input, training data and policy results.
 
-Reads its own rows and the schemas others publish; writes jsonl and parquet. Leaves nothing out: views.py does.
+Reads its own rows and the schemas others publish; writes jsonl and parquet. Leaves nothing out: training_data.py does.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.core.records import UserError
-from prmbench.data import rollouts, views
+from prmbench.data import rollouts, training_data
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion import CompletionIds, Exchange, encode_completions, encode_steps, steps_text
 from prmbench.training.losses import LossRow
@@ -72,7 +72,9 @@ class Encoder:
     """Closes a step where steps are read at a separator; None = chat text."""
 
 
-def build(found: Sequence[Rollout], row: LossRow, encoder: Encoder, pairs: views.How | None, seed: int) -> Dataset:
+def build(
+    found: Sequence[Rollout], row: LossRow, encoder: Encoder, pairs: training_data.How | None, seed: int
+) -> Dataset:
     """The rollouts in the loss's view, encoded; with `pairs`, pointwise losses get both halves of each as one unit."""
     if row.view == "steps":
         return _steps(found, row, encoder)
@@ -80,7 +82,7 @@ def build(found: Sequence[Rollout], row: LossRow, encoder: Encoder, pairs: views
 
 
 def _points(found: Sequence[Rollout], row: LossRow, encoder: Encoder) -> Dataset:
-    kept, left = views.demonstrations(found) if row.scores is None else views.points(found)
+    kept, left = training_data.demonstrations(found) if row.scores is None else training_data.points(found)
     encoded = _completions(kept, encoder)
     usable = [(r, e) for r, e in zip(kept, encoded, strict=True) if not e.unscored]
     examples = tuple(_example(r, e, row) for r, e in usable)
@@ -88,9 +90,9 @@ def _points(found: Sequence[Rollout], row: LossRow, encoder: Encoder) -> Dataset
     return Dataset(examples, tuple((i,) for i in range(len(examples))), {**left, **reasons})
 
 
-def _pairs(found: Sequence[Rollout], row: LossRow, encoder: Encoder, how: views.How, seed: int) -> Dataset:
-    kept, left = views.pairs(found, how, seed)
-    members = views.halves(kept)
+def _pairs(found: Sequence[Rollout], row: LossRow, encoder: Encoder, how: training_data.How, seed: int) -> Dataset:
+    kept, left = training_data.pairs(found, how, seed)
+    members = training_data.halves(kept)
     encoded = {r.id: e for r, e in zip(members, _completions(members, encoder), strict=True)}
     reasons: Counter[str] = Counter()
     units = []
@@ -111,7 +113,7 @@ def _pairs(found: Sequence[Rollout], row: LossRow, encoder: Encoder, how: views.
 
 
 def _steps(found: Sequence[Rollout], row: LossRow, encoder: Encoder) -> Dataset:
-    kept, left = views.step_rows(found)
+    kept, left = training_data.step_rows(found)
     reasons: Counter[str] = Counter()
     examples = []
     for step_row in kept:

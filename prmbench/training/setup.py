@@ -20,7 +20,7 @@ from prmbench.backends import common, ref_cache
 from prmbench.config import TrainConfig, TrainRMConfig, presets
 from prmbench.core import provenance
 from prmbench.core.records import UserError, text_hash
-from prmbench.data import rollouts, views
+from prmbench.data import rollouts, training_data
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.engines.render import PLAIN
 from prmbench.objectives import Reduction
@@ -227,7 +227,7 @@ def prepare(config: TrainConfig) -> Job:
         shape.tokenizer, template, min((n for n in limits if n is not None), default=None), row.card.get("separator")
     )
     make = partial(build, row=row, encoder=encoder, pairs=getattr(config, "pairs", None), seed=config.seed)
-    mine, held = views.split(found, config.validation, config.seed)
+    mine, held = training_data.split(found, config.validation, config.seed)
     data, rest = make(mine), make(held)
     check_usable(data, row)
     if held and not rest.units:
