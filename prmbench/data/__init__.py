@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prmbench.core import validation
 from prmbench.core.records import Task, Trace, UserError
-from prmbench.data import candidates, files, prmbench_preview, processbench, renderings, selection
+from prmbench.data import files, prmbench_preview, processbench, renderings, rollout_traces, selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,12 @@ def load(
     if odd:
         raise UserError(f"{source}: subset {odd[0]!r}: use letters, digits and . + - _ only, also in file names")
     chosen = tuple(name for name in present if not subsets or name in subsets)
-    spread = _spread_labelled if row.task in _READERS else candidates.spread
+    spread = _spread_labelled if row.task in _READERS else rollout_traces.spread
     kept = [t for name in chosen for t in spread([t for t in traces if t.subset == name], limit)]
     if not kept:
         raise UserError(f"{source}: holds no trace")
     files.unique_ids([t.id for t in kept], source)
-    candidates.check(row.task, kept, source)
+    rollout_traces.check(row.task, kept, source)
     if row.task == "format_shift":
         kept = renderings.rendered(kept, rendering)
         chosen = tuple(dict.fromkeys(t.subset for t in kept))
@@ -104,7 +104,7 @@ def _read(row: Benchmark, data: Path | None, subsets: Sequence[str], split: str)
     """(traces, source, revision)."""
     if data is not None:
         reader = _READERS.get(row.task)
-        return reader.from_files(data) if reader else candidates.from_files(data, split), data.name, None
+        return reader.from_files(data) if reader else rollout_traces.from_files(data, split), data.name, None
     if not row.hub_id:
         raise UserError(f"--data is missing: benchmark {row.name} reads rollouts, as `prmbench rollout` writes them")
     _known(subsets, row.subsets, row.hub_id)

@@ -15,7 +15,7 @@ from prmbench.backends.plugin_source import source_hash
 from prmbench.config import EvalConfig, ModelConfig
 from prmbench.core import provenance, result_files, validation
 from prmbench.core.records import RunManifest, UserError
-from prmbench.data import candidates
+from prmbench.data import rollout_traces
 from prmbench.evaluation import scoring
 
 LONGEST_SLUG = 128
@@ -67,7 +67,7 @@ def check_calibration(config: EvalConfig, subsets: Sequence[str]) -> None:
 def content(loaded: data.Loaded) -> str:
     """SHA-256 over what the numbers are about: of tasks other than step F1 also groups, answers and step labels."""
     known = provenance.content_hash(loaded.traces)
-    return known if loaded.task == "steps" else candidates.content_hash(known, loaded.traces)
+    return known if loaded.task == "steps" else rollout_traces.content_hash(known, loaded.traces)
 
 
 def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, known: Mapping[str, Any]) -> RunManifest:
