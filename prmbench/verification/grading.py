@@ -2,7 +2,7 @@ r"""Is an answer the gold answer? Equality of answers by their form.
 
 What is decoration (units, currency, percent and degree signs, final punctuation, fonts) and what is not (order in a
 tuple, the ends of an interval, the letters of a word, the base of a number) is decided here; docs/protocols.md has the
-table. One spelling for equal answers: spelling.py.
+table. One spelling for equal answers: canonical.py.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from prmbench.verification.symbols import latex_of_unicode
+from prmbench.verification.unicode_latex import latex_of_unicode
 
 FUNCTIONS = frozenset(
     """

@@ -46,8 +46,8 @@ class Overdue(BaseException):
 
 def check_math(region: str, gold: str, _entry: Mapping[str, Any]) -> tuple[str, str, Callable[[str], str]]:
     """The verdict on an answer region, its answer, and what spells that so that equal ones vote together."""
+    from prmbench.verification.canonical import spelled
     from prmbench.verification.grading import grade
-    from prmbench.verification.spelling import spelled
 
     return *grade(region, gold), spelled
 
@@ -80,7 +80,7 @@ def serve(kinds: list[str], limit: float, memory: int) -> None:
     for kind in kinds:
         __import__(CHECKS[kind][0])
     if "math" in kinds:
-        __import__("prmbench.verification.spelling")
+        __import__("prmbench.verification.canonical")
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):  # no file is written

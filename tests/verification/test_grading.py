@@ -11,11 +11,11 @@ pytest.importorskip("math_verify", reason="needs math-verify (extra verify)")
 
 from prmbench.verification import extraction, latex
 from prmbench.verification.answer_region import answer_region
+from prmbench.verification.canonical import spelled
 from prmbench.verification.expressions import UnreadableError, same_expression
 from prmbench.verification.grading import grade, same_answer
 from prmbench.verification.numbers import read_number
 from prmbench.verification.quantities import read_quantity
-from prmbench.verification.spelling import spelled
 from prmbench.verification.verifiers import Claim, Verifier
 
 RIGHT = [
