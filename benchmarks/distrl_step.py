@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rl_scene import SHAPES, Scene, Size, fixed, open_scene, return_freed_memory, run_of, write
+from rl_setup import SHAPES, Scene, Size, fixed, open_scene, return_freed_memory, run_of, write
 from score_throughput import peak_of, seconds
 from train_throughput import cpu_seconds
 

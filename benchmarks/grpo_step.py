@@ -24,7 +24,7 @@ import datasets
 import torch
 import transformers
 import trl
-from rl_scene import SHAPES, Scene, Size, fixed, open_scene, return_freed_memory, run_of, write
+from rl_setup import SHAPES, Scene, Size, fixed, open_scene, return_freed_memory, run_of, write
 from score_throughput import peak_of
 from torch import Tensor
 from trl.trainer import grpo_trainer
