@@ -1,6 +1,6 @@
-"""Benchmarks are rows; `load` turns one into traces. A new benchmark is a row here and a loader beside it.
+"""The benchmarks, one row each, and `load`, which reads one as traces.
 
-A policy's benchmark has prompts, not traces: prompts.py.
+A new benchmark is a row here and a reader module in this package. Prompts, which have no traces yet: prompts.py.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from prmbench.data import files, prmbench_preview, processbench, renderings, rol
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A benchmark by name; `version` moves when its meaning here does."""
+    """One benchmark; its `version` is raised whenever the traces that we read from it change."""
 
     name: str
     version: int
     task: Task = "steps"
     hub_id: str = ""
-    """Empty: there is nothing to download, --data is needed."""
+    """Data set on the Hugging Face hub; empty when there is none, so that --data is required."""
     revision: str | None = None
-    """Hub revision to load; None = the newest, resolved and recorded at run time."""
+    """Hub revision to load; None = the newest, whose commit is recorded at run time."""
     subsets: tuple[str, ...] = ()
-    """In table order; those that are not named follow by name."""
+    """Subsets in the order of the tables; any others follow alphabetically."""
 
 
 BENCHMARKS = {
@@ -49,17 +49,17 @@ BENCHMARKS = {
 
 
 _READERS = {"steps": processbench, "format_shift": processbench, "validity": prmbench_preview}
-"""Of labelled solutions, by task; the others read rollouts."""
+"""Task -> reader of labelled solutions; the other tasks read rollout files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Traces with where they came from, and what they are for."""
+    """The traces of a benchmark, with their source and the task that they are for."""
 
     traces: tuple[Trace, ...]
     subsets: tuple[str, ...]
     source: str
-    """`hub id` or the last part of the local path."""
+    """Hub id, or the last part of the local path."""
     revision: str | None = None
     benchmark: str = "processbench"
     version: int = 1
@@ -74,53 +74,63 @@ def load(
     split: str = "paragraph",
     rendering: Sequence[str] = (),
 ) -> Loaded:
-    """Traces of a benchmark, in its subset order; `limit` keeps so many of each, or so many prompts with all of theirs.
+    """Return the traces of a benchmark, subset after subset.
 
-    They are evenly spaced, and of both sorts (with an error and without, right and wrong) where a subset has both.
-    `split` cuts completions that come as free text; `rendering`s are those of format_shift. Raises UserError.
+    Args:
+        name: Key of BENCHMARKS.
+        data: Local file or folder; None downloads the data set from the hub.
+        subsets: Subsets to keep; empty keeps all.
+        limit: Number of traces per subset or, for rollouts, of prompts per subset with all their completions. They are
+            evenly spaced, and include both classes (with and without an error, right and wrong) where a subset has
+            both.
+        split: Name of the splitter that cuts free-text completions into steps.
+        rendering: Renderings to produce, for the benchmark format_shift only; empty produces all.
+
+    Raises:
+        UserError: The data cannot be read, or does not fit the task or the options.
     """
     row = BENCHMARKS[name]
     files.check_limit(limit)
     traces, source, revision = _read(row, data, subsets, split)
-    present = _order({t.subset for t in traces}, row.subsets)
-    _known(subsets, present, source)
-    odd = [subset for subset in present if not validation.NAME.fullmatch(subset)]
-    if odd:
-        raise UserError(f"{source}: subset {odd[0]!r}: use letters, digits and . + - _ only, also in file names")
+    present = _ordered_subsets({t.subset for t in traces}, row.subsets)
+    _check_subsets(subsets, present, source)
+    invalid = [subset for subset in present if not validation.NAME.fullmatch(subset)]
+    if invalid:
+        raise UserError(f"{source}: subset {invalid[0]!r}: use letters, digits and . + - _ only, also in file names")
     chosen = tuple(name for name in present if not subsets or name in subsets)
-    spread = _spread_labelled if row.task in _READERS else rollout_traces.spread
-    kept = [t for name in chosen for t in spread([t for t in traces if t.subset == name], limit)]
-    if not kept:
+    select = _select_labelled if row.task in _READERS else rollout_traces.select_prompts
+    selected = [t for name in chosen for t in select([t for t in traces if t.subset == name], limit)]
+    if not selected:
         raise UserError(f"{source}: holds no trace")
-    files.unique_ids([t.id for t in kept], source)
-    rollout_traces.check(row.task, kept, source)
+    files.unique_ids([t.id for t in selected], source)
+    rollout_traces.check_for_task(row.task, selected, source)
     if row.task == "format_shift":
-        kept = renderings.rendered(kept, rendering)
-        chosen = tuple(dict.fromkeys(t.subset for t in kept))
-    return Loaded(tuple(kept), chosen, source, revision, row.name, row.version, row.task)
+        selected = renderings.rendered(selected, rendering)
+        chosen = tuple(dict.fromkeys(t.subset for t in selected))
+    return Loaded(tuple(selected), chosen, source, revision, row.name, row.version, row.task)
 
 
 def _read(row: Benchmark, data: Path | None, subsets: Sequence[str], split: str) -> tuple[list[Trace], str, str | None]:
-    """(traces, source, revision)."""
+    """Return (traces, source, revision)."""
     if data is not None:
         reader = _READERS.get(row.task)
         return reader.from_files(data) if reader else rollout_traces.from_files(data, split), data.name, None
     if not row.hub_id:
         raise UserError(f"--data is missing: benchmark {row.name} reads rollouts, as `prmbench rollout` writes them")
-    _known(subsets, row.subsets, row.hub_id)
+    _check_subsets(subsets, row.subsets, row.hub_id)
     traces, revision = _READERS[row.task].from_hub(subsets or row.subsets, row.revision)
     return traces, row.hub_id, revision
 
 
-def _spread_labelled(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
-    return selection.spread(traces, limit, lambda trace: selection.sorts_of(trace.first_error, None))
+def _select_labelled(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
+    return selection.spread(traces, limit, lambda trace: selection.classes_of(trace.first_error, None))
 
 
-def _known(wanted: Sequence[str], present: Sequence[str], source: str) -> None:
-    for name in wanted:
+def _check_subsets(requested: Sequence[str], present: Sequence[str], source: str) -> None:
+    for name in requested:
         if name not in present:
             raise UserError(f"--subset {name}: {source} has {', '.join(present)}")
 
 
-def _order(names: set[str], usual: Sequence[str]) -> tuple[str, ...]:
-    return tuple(n for n in usual if n in names) + tuple(sorted(names - set(usual)))
+def _ordered_subsets(names: set[str], table_order: Sequence[str]) -> tuple[str, ...]:
+    return tuple(n for n in table_order if n in names) + tuple(sorted(names - set(table_order)))

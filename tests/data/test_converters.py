@@ -131,7 +131,7 @@ def test_what_gives_no_solution_is_counted(tmp_path: Path) -> None:
     broken, unrated = labelled(stage(rated("a", 1)), reason="bad_problem"), labelled(stage(rated("a", None)))
     found, left, count = read(rows(tmp_path, broken, unrated, labelled(), WHOLE))
     assert (len(found), count) == (1, 4)
-    assert left == {converters.BROKEN: 1, converters.NO_STEP: 2}
+    assert left == {converters.BROKEN_PROBLEM: 1, converters.NO_RATED_STEP: 2}
 
 
 # --- Math-Shepherd ------------------------------------------------------------------------------------------
