@@ -191,7 +191,7 @@ def check_verifiers(prompts: Sequence[Prompt], config: Options) -> None:
             its task is not run here.
     """
     for kind in sorted({verifier_kind(prompt, config) for prompt in prompts}):
-        verifiers.need(kind)
+        verifiers.check_installed(kind)
     unreadable = [p.id for p in prompts if verifier_kind(p, config) == "math" and not golds(p.gold)]
     if unreadable:
         warnings.warn(
