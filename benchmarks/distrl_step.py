@@ -1,8 +1,8 @@
-"""A DistRL step against our own GRPO steps, on the same models and completions in one run: time and peak memory.
+"""Time and peak memory of a DistRL step against our own GRPO steps, on the same models and completions in one run.
 
-Two peers: `grpo_ipvrm` has the same reward model and no candidate branch, so the ratio is what that branch costs (the
-paper's Table 13); `grpo` has the verifier only, so the ratio is what reward model and branch cost. A step is parts 2 to
-5 of train-distrl's loop: drawing and verifying are left out. Prints one JSON line last.
+There are two peers: `grpo_ipvrm` has the same reward model and no candidate branch, so the ratio is the cost of that
+branch (the paper's Table 13); `grpo` has the verifier only, so the ratio is the cost of reward model and branch. A step
+is parts 2 to 5 of train-distrl's loop, without sampling and verification. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rl_scene import SHAPES, Scene, Size, fixed, open_scene, return_freed_memory, run_of, write
+from rl_setup import SHAPES, BenchmarkSetup, Size, fixed_config, make_run, open_setup, return_freed_memory, write_inputs
 from score_throughput import peak_of, seconds
 from train_throughput import cpu_seconds
 
@@ -27,20 +27,20 @@ from prmbench.rl import distrl
 
 ARMS = ("distrl_ipvrm", "grpo_ipvrm", "grpo")
 TOLERANCE = 1e-6
-"""Absolute, of what the arms share."""
-SMALL = {"miniature": Size("miniature", 16, 4, 64, 1), "smollm2": Size("smollm2", 2, 4, 96, 1)}
-"""A step of the miniature study; a step that a CPU does in seconds."""
+"""Largest absolute difference of quantities that the arms share."""
+DEFAULT_SIZES = {"miniature": Size("miniature", 16, 4, 64, 1), "smollm2": Size("smollm2", 2, 4, 96, 1)}
+"""Sizes of a step of the miniature study, and of one that takes a CPU seconds."""
 
 
-def step(run: distrl.Run, scene: Scene) -> Mapping[str, Any]:
-    """Old log-probabilities, reward model, advantages, policy."""
-    return distrl.learn(run, scene.draw, False)
+def step(run: distrl.Run, setup: BenchmarkSetup) -> Mapping[str, Any]:
+    """Run one step: old log-probabilities, reward model, advantages, policy."""
+    return distrl.learn(run, setup.draw, False)
 
 
 def check_same(lines: Mapping[str, Mapping[str, Any]], alpha: float) -> dict[str, float]:
-    """Differences of what the arms share: DistRL's loss is that of the arm without candidates + alpha times theirs.
+    """Return the differences of quantities that the arms share; exit when one is too large.
 
-    Exits when they are too large, or when the candidate branch does nothing.
+    DistRL's loss is that of the arm without candidates plus alpha times the candidate loss, which must not be 0.
     """
     with_branch, without, plain = (lines[arm] for arm in ARMS)
     gap = {
@@ -54,24 +54,24 @@ def check_same(lines: Mapping[str, Mapping[str, Any]], alpha: float) -> dict[str
     return gap
 
 
-def memory_of(run: distrl.Run, scene: Scene) -> dict[str, float]:
-    """Peak GiB of a step, weights and optimizers included, and how much of it the step itself added."""
+def memory_of(run: distrl.Run, setup: BenchmarkSetup) -> dict[str, float]:
+    """Return the peak GiB of a step, including weights and optimizers, and how much of it the step itself added."""
     return_freed_memory()
-    step(run, scene)  # after it optimizers have their state
+    step(run, setup)  # creates the state of the optimizers
     before = peak_of(lambda: None)
-    peak = peak_of(lambda: step(run, scene))
+    peak = peak_of(lambda: step(run, setup))
     return {"peak": peak, "step": peak - before}
 
 
-def memory_elsewhere(arm: str) -> dict[str, float]:
-    """The same in a process of its own."""
+def memory_in_new_process(arm: str) -> dict[str, float]:
+    """Return `memory_of`, measured in a new process."""
     command = [sys.executable, __file__, *sys.argv[1:], "--only", arm]
     out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
     return dict(json.loads(out.splitlines()[-1]))
 
 
 def parse() -> argparse.Namespace:
-    """Options; sizes left out are the shape's."""
+    """Return the options; sizes that are not given are those of the shape."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=tuple(SHAPES), default="miniature")
     parser.add_argument("--prompts", type=int)
@@ -82,66 +82,69 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, help="padded tokens of a micro-batch [default: train-distrl's]")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--cpu-seconds", action="store_true", help="not the wall clock: where others use the cores too")
+    parser.add_argument("--cpu-seconds", action="store_true", help="measure CPU seconds, for shared machines")
     parser.add_argument("--only", choices=ARMS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All of it."""
-    usual = SMALL[options.shape]
-    given = {name: getattr(options, name) or getattr(usual, name) for name in ("prompts", "group", "length", "updates")}
-    size = Size(options.shape, **given)
-    write(folder, size)
+    """Check that the arms agree, and return the measurements."""
+    default_size = DEFAULT_SIZES[options.shape]
+    sizes = {
+        name: getattr(options, name) or getattr(default_size, name)
+        for name in ("prompts", "group", "length", "updates")
+    }
+    size = Size(options.shape, **sizes)
+    write_inputs(folder, size)
     names = ("lora_rank", "batch_tokens", "device")
-    chosen = {name: getattr(options, name) for name in names}
-    scene = open_scene(folder, size, options.only or "distrl_ipvrm", chosen)
+    config_options = {name: getattr(options, name) for name in names}
+    setup = open_setup(folder, size, options.only or "distrl_ipvrm", config_options)
     arms = (options.only,) if options.only else ARMS
-    runs = {arm: run_of(scene, fixed(scene, arm), folder / arm) for arm in arms}
+    runs = {arm: make_run(setup, fixed_config(setup, arm), folder / arm) for arm in arms}
     if options.only:
-        return memory_of(runs[options.only], scene)
-    first = {arm: step(run, scene) for arm, run in runs.items()}
-    gap = check_same(first, scene.job.config.alpha or 0.0)
+        return memory_of(runs[options.only], setup)
+    first = {arm: step(run, setup) for arm, run in runs.items()}
+    gap = check_same(first, setup.job.config.alpha or 0.0)
     clock = cpu_seconds if options.cpu_seconds else seconds
     times: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for _ in range(options.rounds):
         for arm, run in runs.items():
-            times[arm].append(clock(partial(step, run, scene)))
+            times[arm].append(clock(partial(step, run, setup)))
     del runs
     medians = {arm: statistics.median(t) for arm, t in times.items()}
-    memory = {arm: memory_elsewhere(arm) for arm in ARMS}
-    distrl_arm, same, plain = ARMS
+    memory = {arm: memory_in_new_process(arm) for arm in ARMS}
+    distrl_arm, without_branch, plain = ARMS
     return {
         "benchmark": "distrl_step",
-        "ratio": round(medians[distrl_arm] / medians[same], 3),
+        "ratio": round(medians[distrl_arm] / medians[without_branch], 3),
         "ratio_to_grpo": round(medians[distrl_arm] / medians[plain], 3),
-        "memory_ratio": round(memory[distrl_arm]["peak"] / memory[same]["peak"], 3),
-        "memory_ratio_step": round(memory[distrl_arm]["step"] / memory[same]["step"], 3),
+        "memory_ratio": round(memory[distrl_arm]["peak"] / memory[without_branch]["peak"], 3),
+        "memory_ratio_step": round(memory[distrl_arm]["step"] / memory[without_branch]["step"], 3),
         "memory_ratio_to_grpo": round(memory[distrl_arm]["peak"] / memory[plain]["peak"], 3),
         "ours": round(medians[distrl_arm], 4),
-        "peer": round(medians[same], 4),
+        "peer": round(medians[without_branch], 4),
         "grpo": round(medians[plain], 4),
         "unit": "seconds a step",
         "clock": "CPU seconds" if options.cpu_seconds else "wall",
         "rounds": options.rounds,
         "spread": {arm: [round(min(t), 4), round(max(t), 4)] for arm, t in times.items()},
-        "peak_gib": {arm: {k: round(v, 3) for k, v in found.items()} for arm, found in memory.items()},
+        "peak_gib": {arm: {name: round(gib, 3) for name, gib in peaks.items()} for arm, peaks in memory.items()},
         "difference": gap,
         "candidates": round(first[distrl_arm]["candidates"], 2),
         "candidate_mass": round(first[distrl_arm]["candidate_mass"], 2),
         "shape": options.shape,
-        **given,
+        **sizes,
         "lora_rank": options.lora_rank,
-        "batch_tokens": scene.job.budget,
-        "completion_tokens": sum(row.size for row in scene.draw.rows),
-        "tokens": sum(len(row.ids) for row in scene.draw.rows),
-        "device": scene.models.policy.device,
+        "batch_tokens": setup.job.budget,
+        "completion_tokens": sum(row.size for row in setup.draw.rows),
+        "tokens": sum(len(row.ids) for row in setup.draw.rows),
+        "device": setup.models.policy.device,
         "threads": torch.get_num_threads(),
     }
 
 
 def main() -> None:
-    """Parses, checks, measures, prints."""
+    """Measure, and print the result."""
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure(options, Path(folder))))

@@ -1,11 +1,11 @@
-"""Damaged input to every reader: nothing but one line and an exit code may come of it.
+"""Gives damaged input to every reader, which may answer with one line and an exit code only.
 
     python benchmarks/fuzz.py [--mutations 10000] [--seed 0] [--only TARGET]
 
-Each mutation damages one valid input (a byte, a field of its JSON, its structure) and gives it to the command or the
-function that reads it. A run that ends in an exception that is no `UserError`, or in an exit code that the contract
-does not know, is a traceback; its target, seed and number are printed so that it can be run again. The last line says
-how many there were; the exit code is 1 if there were any.
+Each mutation damages one valid input (a byte, a field of its JSON, its structure) and gives it to the command or
+function that reads it. A run that ends in an exception other than `UserError`, or in an exit code that is not in
+EXIT_CODES, counts as a traceback; its target, seed and number are printed so that it can be repeated. The last line has
+the number of tracebacks; the exit code is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from prmbench.verification.extraction import answers, golds
 from prmbench.verification.latex import plain_latex
 
 EXIT_CODES = (0, 1, 2, 3, 75)
-"""Those of the contract."""
+"""The documented exit codes of prmbench."""
 ODD_VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**63, -(2**63), 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", " ",
     "\n", "\x00", "\ud800", "\ufeff", "\u2028", "a" * 5000, "../../x", "/etc/passwd", "-1", "1e999", "<script>", "|`*_",
@@ -50,7 +50,7 @@ ANSWER_PIECES = (
 
 @dataclass(frozen=True)
 class Target:
-    """A reader: a valid input of it, and what reads a damaged one."""
+    """A reader, with a valid input."""
 
     valid: bytes
     suffix: str
@@ -74,14 +74,14 @@ def _damaged_bytes(data: bytes, rng: random.Random) -> bytes:
 
 
 def _damaged_json(data: bytes, rng: random.Random) -> bytes:
-    """One value of one of its JSON lines replaced, removed or moved; other data a byte damage."""
+    """Replace, remove or move one value in a line of JSON; damage bytes of other data."""
     lines = data.split(b"\n")
     number = rng.randrange(len(lines))
     try:
         value = json.loads(lines[number])
     except (ValueError, RecursionError):
         return _damaged_bytes(data, rng)
-    places = list(_places(value))
+    places = list(_json_places(value))
     if not places:
         return _damaged_bytes(data, rng)
     parent, key = rng.choice(places)
@@ -98,23 +98,23 @@ def _damaged_json(data: bytes, rng: random.Random) -> bytes:
     return b"\n".join(lines)
 
 
-def _places(value: Any) -> Iterable[tuple[Any, Any]]:
-    """Every (container, key) in a JSON value."""
+def _json_places(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Yield every (container, key) in a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in list(items):
         yield value, key
-        yield from _places(inner)
+        yield from _json_places(inner)
 
 
 class TracebackError(Exception):
-    """A command ended otherwise than it may."""
+    """A command ended with an exception or an undocumented exit code."""
 
 
 def command(*arguments: str) -> None:
     """Run a prmbench command in this process.
 
     Raises:
-        TracebackError: It ended in an exception or in an exit code that is not of the contract.
+        TracebackError: It ended with an exception or an undocumented exit code.
     """
     result = CliRunner().invoke(app, list(arguments))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -124,14 +124,14 @@ def command(*arguments: str) -> None:
 
 
 def targets(folder: Path) -> Mapping[str, Target]:
-    """Every reader with a valid input; runs of a baseline in `folder` are made for those that read results."""
+    """Return every reader with a valid input; for readers of results, a run of a baseline is written to `folder`."""
     traces = files("prmbench.assets").joinpath("demo_traces.jsonl").read_bytes().splitlines()
-    some = b"\n".join(traces[:6])
+    trace_lines = b"\n".join(traces[:6])
     solutions = b"\n".join(
         json.dumps({"problem": row["problem"], "solution": "\n\n".join(row["steps"])}).encode()
         for row in map(json.loads, traces[:3])
     )
-    rollouts = _lines(
+    rollouts = _jsonl(
         {
             "id": f"p{p}/{k}", "group": f"p{p}", "prompt": f"What is {p} + {p}?", "outcome": int(k == 0),
             "completion": f"It is\n\nAnswer: {p + p + k}", "steps": ["It is", f"Answer: {p + p + k}"],
@@ -140,7 +140,7 @@ def targets(folder: Path) -> Mapping[str, Target]:
         for p in range(3)
         for k in range(2)
     )  # fmt: skip
-    chosen = {"completions": [{"text": "a", "rating": 1}], "chosen_completion": 0}
+    step = {"completions": [{"text": "a", "rating": 1}], "chosen_completion": 0}
     labelled = {
         "shepherd": {
             "input": "Add. Step 1: a ки\nStep 2: b ки",
@@ -150,40 +150,43 @@ def targets(folder: Path) -> Mapping[str, Target]:
         "trl": {"prompt": "Add.", "completions": ["a", "b"], "labels": [True, False]},
         "prm800k": {
             "question": {"problem": "Add.", "ground_truth_answer": "3"},
-            "label": {"steps": [chosen], "finish_reason": "solution"},
+            "label": {"steps": [step], "finish_reason": "solution"},
         },
     }
-    asked = _lines(
+    prompt_rows = _jsonl(
         {"id": f"q{k}", "prompt": "Add.", "answer": answer} for k, answer in enumerate(("3", "#### 4", "\\frac12", 0.5))
     )
-    run = _run(folder, some)
+    run = _run(folder, trace_lines)
     other, quiet = str(folder / "traces.jsonl"), ("--out", str(folder / "out"), "--quiet")
 
     def evaluation(*arguments: str) -> Callable[[Path], None]:
         return lambda path: command("eval", *arguments, "--data", str(path), *quiet)
 
-    def beside(*arguments: str) -> Callable[[Path], None]:
+    def with_out_file(*arguments: str) -> Callable[[Path], None]:
         return lambda path: command(arguments[0], *arguments[1:], str(path), "--out", f"{path}.out.jsonl")
 
     config = f'model = "random"\ndata = "{other}"\nlimit = 2\nseed = 1\n'
     return {
-        "eval": Target(some, ".jsonl", evaluation("--model", "random")),
+        "eval": Target(trace_lines, ".jsonl", evaluation("--model", "random")),
         "eval json": Target(b"[" + b",".join(traces[:4]) + b"]", ".json", evaluation("--model", "step-length")),
-        "score": Target(solutions, ".jsonl", beside("score", "--model", "step-length", "--data")),
+        "score": Target(solutions, ".jsonl", with_out_file("score", "--model", "step-length", "--data")),
         "best_of_n": Target(rollouts, ".jsonl", evaluation("--benchmark", "best_of_n", "--model", "random")),
         "policy": Target(rollouts, ".jsonl", evaluation("--benchmark", "policy")),
         "toml": Target(config.encode(), ".toml", lambda path: command("eval", "--config", str(path), *quiet)),
         "prm.json": Target(b'{"backend": "implicit", "beta": 0.05, "separator": "x"}', ".json", _model),
-        "prompts": Target(asked, ".jsonl", _load_prompts),
-        **{f"convert {name}": Target(_lines([row] * 3), ".jsonl", beside("convert")) for name, row in labelled.items()},
-        "contamination": Target(some, ".jsonl", beside("contamination", "--against", other, "--data")),
+        "prompts": Target(prompt_rows, ".jsonl", _load_prompts),
+        **{
+            f"convert {name}": Target(_jsonl([row] * 3), ".jsonl", with_out_file("convert"))
+            for name, row in labelled.items()
+        },
+        "contamination": Target(trace_lines, ".jsonl", with_out_file("contamination", "--against", other, "--data")),
         "result": Target(run.read_bytes(), ".json", lambda path: _result(path, run, result=True)),
         "scores": Target(_scores(run), ".jsonl", lambda path: _result(path, run, result=False)),
         "answer": Target(b"", ".txt", _grade),
     }
 
 
-def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+def _jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return "\n".join(map(json.dumps, rows)).encode()
 
 
@@ -202,7 +205,7 @@ def _scores(run: Path) -> bytes:
 
 
 def _result(path: Path, run: Path, result: bool) -> None:
-    """A damaged result, or damaged scores beside the true result, through all commands that read results."""
+    """Run all commands that read results on a damaged result, or on damaged scores with the valid result."""
     import gzip
     import shutil
 
@@ -218,7 +221,7 @@ def _result(path: Path, run: Path, result: bool) -> None:
 
 
 def _model(path: Path) -> None:
-    """A model folder that holds a damaged prm.json and nothing else."""
+    """Evaluate a model folder that contains only a damaged prm.json."""
     folder = path.with_suffix("")
     folder.mkdir()
     (folder / "prm.json").write_bytes(path.read_bytes())
@@ -226,7 +229,7 @@ def _model(path: Path) -> None:
 
 
 def _load_prompts(path: Path) -> None:
-    """The prompts of a file, and its gold answers."""
+    """Read the prompts of a file and their gold answers."""
     try:
         for prompt in prompts.load(path):
             golds(prompt.gold)
@@ -235,7 +238,7 @@ def _load_prompts(path: Path) -> None:
 
 
 def _grade(path: Path) -> None:
-    """A completion of odd pieces, as all readers of answers see it; no expression is evaluated."""
+    """Read a completion of random pieces with all readers of answers; no expression is evaluated."""
     rng = random.Random(path.name)
     text = "".join(rng.choices(ANSWER_PIECES, k=rng.randrange(1, 40)))
     region = answer_region(text)
@@ -248,7 +251,7 @@ def _grade(path: Path) -> None:
 
 
 def fuzz(mutations: int, seed: int, only: str = "", report: Callable[[str], None] = print) -> int:
-    """Run so many mutations, spread evenly over the targets, and return how many ended in a traceback."""
+    """Run mutations, spread evenly over the targets, and return how many ended in a traceback."""
     failures: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -272,7 +275,7 @@ def fuzz(mutations: int, seed: int, only: str = "", report: Callable[[str], None
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutations", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,8 +1,9 @@
 """Our GRPO step (verifier only) against TRL's GRPOTrainer: same model, vocabulary, prompts, completions, advantages.
 
-Neither side draws: TRL's `rollout_func` and reward hand out what was drawn before. TRL's step is all that its trainer
-does from one step's end to the next; ours is parts 2 to 5 of train-distrl's loop. Loss, gradient norm and weights must
-agree first; then steps alternate, TRL's own loop calling ours. Prints one JSON line last.
+Neither side samples: TRL's `rollout_func` and reward function return completions that were sampled before. TRL's step
+is everything that its trainer does between the ends of two steps; ours is parts 2 to 5 of train-distrl's loop. Loss,
+gradient norm and weights must agree before anything is timed; then steps alternate, with TRL's loop calling ours. The
+last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import datasets
 import torch
 import transformers
 import trl
-from rl_scene import SHAPES, Scene, Size, fixed, open_scene, return_freed_memory, run_of, write
+from rl_setup import SHAPES, BenchmarkSetup, Size, fixed_config, make_run, open_setup, return_freed_memory, write_inputs
 from score_throughput import peak_of
 from torch import Tensor
 from trl.trainer import grpo_trainer
@@ -32,49 +33,49 @@ from trl.trainer import grpo_trainer
 from prmbench.rl import distrl
 
 TOLERANCE = {"loss": 1e-6, "gradient_norm": 1e-4, "weights": 1e-2}
-"""Absolute of the loss; relative of the gradient's norm and of the way that the weights went in the first step, where
-AdamW divides rounding of the smallest gradients by itself."""
+"""Largest absolute difference of the loss, and largest relative difference of the gradient norm and of the change of
+the weights in the first step, where AdamW magnifies rounding errors of the smallest gradients."""
 RATE = 1e-5
 
 
 @dataclass
 class Times:
-    """Seconds of each step."""
+    """Seconds of each step, for both sides."""
 
     ours: list[float] = field(default_factory=list)
     peer: list[float] = field(default_factory=list)
 
 
 class Alternate(transformers.TrainerCallback):
-    """After each of TRL's steps, one of ours; what lies between two calls is TRL's."""
+    """Runs one of our steps after each of TRL's; the time between two of ours is TRL's."""
 
     def __init__(self, ours: Callable[[], object], clock: Callable[[], float], times: Times, updates: int) -> None:
         self.ours, self.clock, self.times, self.updates = ours, clock, times, updates
-        self.begun = 0.0
+        self.started = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Before the first one the trainer has already fetched a batch: that step is warm-up."""
+        """Start the clock; before the first step the trainer has already fetched a batch, so that step is warm-up."""
         if state.global_step == 0:
-            self.begun = self.clock()
+            self.started = self.clock()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """`updates` of TRL's steps are one of ours."""
+        """Time one of our steps after every `updates` of TRL's, which together are one of its."""
         if state.global_step % self.updates:
             return
         end = self.clock()
         self.ours()
-        self.times.peer.append(end - self.begun)
-        self.begun = self.clock()
-        self.times.ours.append(self.begun - end)
+        self.times.peer.append(end - self.started)
+        self.started = self.clock()
+        self.times.ours.append(self.started - end)
 
 
 def cpu_clock() -> float:
-    """CPU time of all threads."""
+    """Return the CPU seconds of all threads."""
     return time.process_time()
 
 
 def wall_clock() -> float:
-    """With the device's queue done."""
+    """Return the wall clock after the device has finished its queue."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -83,39 +84,39 @@ def wall_clock() -> float:
 # --- TRL --------------------------------------------------------------------------------------------------------------
 
 
-def trainer(scene: Scene, size: Size, folder: Path, steps: int, callbacks: Sequence[Any] = ()) -> Any:
-    """GRPOTrainer on the scene's completions, as our default: means per sequence, no KL, AdamW, float32."""
-    rows = scene.draw.rows
-    texts = {p.text: i for i, p in enumerate(scene.job.prompts)}
+def trainer(setup: BenchmarkSetup, size: Size, folder: Path, steps: int, callbacks: Sequence[Any] = ()) -> Any:
+    """Return a GRPOTrainer on the set-up's completions, with our defaults: sequence means, no KL, AdamW, float32."""
+    rows = setup.draw.rows
+    prompt_indices = {p.text: i for i, p in enumerate(setup.job.prompts)}
     # Our advantages are over the group's population standard deviation; TRL's, unscaled, are reward - mean.
     outcome = torch.tensor([float(row.outcome) for row in rows]).view(-1, size.group)
     rewards = (outcome / outcome.std(1, correction=0, keepdim=True)).flatten().tolist()
-    known = {(row.group, row.ids[row.start :]): value for row, value in zip(rows, rewards, strict=True)}
+    reward_of = {(row.group, row.ids[row.start :]): value for row, value in zip(rows, rewards, strict=True)}
 
     def rollouts(prompts: list[str], _: Any) -> dict[str, Any]:
-        firsts = [texts[prompt] * size.group for prompt in prompts]
-        found = [rows[first + i % size.group] for i, first in enumerate(firsts)]
+        firsts = [prompt_indices[prompt] * size.group for prompt in prompts]
+        selected = [rows[first + i % size.group] for i, first in enumerate(firsts)]
         return {
-            "prompt_ids": [list(row.ids[: row.start]) for row in found],
-            "completion_ids": [list(row.ids[row.start :]) for row in found],
+            "prompt_ids": [list(row.ids[: row.start]) for row in selected],
+            "completion_ids": [list(row.ids[row.start :]) for row in selected],
             "logprobs": None,
         }
 
     def reward(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
-        return [known[texts[p], tuple(ids)] for p, ids in zip(prompts, completion_ids, strict=True)]
+        return [reward_of[prompt_indices[p], tuple(ids)] for p, ids in zip(prompts, completion_ids, strict=True)]
 
-    config = scene.job.config
-    grpo_trainer.shuffle_sequence_dict = lambda batch: batch  # minibatches of the same prompts on both sides
+    config = setup.job.config
+    grpo_trainer.shuffle_sequence_dict = lambda batch: batch  # so that both sides have the same minibatches
     return trl.GRPOTrainer(
         model=str(folder / "model"),
         reward_funcs=reward,
         rollout_func=rollouts,
-        train_dataset=datasets.Dataset.from_list([{"prompt": text} for text in texts]),
+        train_dataset=datasets.Dataset.from_list([{"prompt": text} for text in prompt_indices]),
         processing_class=transformers.AutoTokenizer.from_pretrained(folder / "model"),
         callbacks=list(callbacks),
         args=trl.GRPOConfig(
             output_dir=str(folder / "trl"),
-            use_cpu=scene.models.policy.device == "cpu",
+            use_cpu=setup.models.policy.device == "cpu",
             max_steps=steps * size.updates,
             per_device_train_batch_size=len(rows) // size.updates,
             gradient_accumulation_steps=1,
@@ -146,49 +147,49 @@ def trainer(scene: Scene, size: Size, folder: Path, steps: int, callbacks: Seque
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-def ours(scene: Scene, folder: Path) -> Callable[[], Mapping[str, Any]]:
-    """A step on the scene's policy, which it moves."""
-    run = run_of(scene, replace(fixed(scene, "grpo"), learning_rate=RATE), folder / "ours")
-    return lambda: distrl.learn(run, scene.draw, False)
+def ours(setup: BenchmarkSetup, folder: Path) -> Callable[[], Mapping[str, Any]]:
+    """Return a function that runs one of our steps, which updates the set-up's policy."""
+    run = make_run(setup, replace(fixed_config(setup, "grpo"), learning_rate=RATE), folder / "ours")
+    return lambda: distrl.learn(run, setup.draw, False)
 
 
 def weights(model: torch.nn.Module) -> Tensor:
-    """All of them, flat."""
+    """Return all weights as one vector."""
     return torch.cat([p.detach().flatten() for _, p in sorted(model.named_parameters())]).double()
 
 
 def check_same(size: Size, folder: Path, options: Mapping[str, Any]) -> dict[str, float]:
-    """One step of each from the same weights. Exits when they differ."""
-    scene = open_scene(folder, size, "grpo", options)
-    start = weights(scene.models.policy.model).clone()
-    line = ours(scene, folder)()
-    peer = trainer(scene, size, folder, 1)
+    """Run one step of each side from the same weights, and return the differences; exit when one is too large."""
+    setup = open_setup(folder, size, "grpo", options)
+    start = weights(setup.models.policy.model).clone()
+    metrics = ours(setup, folder)()
+    peer = trainer(setup, size, folder, 1)
     peer.train()
     logs = [log for log in peer.state.log_history if "grad_norm" in log]
     theirs = {name: statistics.mean(float(log[name]) for log in logs) for name in ("loss", "grad_norm")}
-    mine, other = weights(scene.models.policy.model) - start, weights(peer.model) - start
+    mine, other = weights(setup.models.policy.model) - start, weights(peer.model) - start
     gap = {
-        "loss": abs(line["loss"] - theirs["loss"]),
-        "gradient_norm": abs(line["grad_norm"] / theirs["grad_norm"] - 1),
+        "loss": abs(metrics["loss"] - theirs["loss"]),
+        "gradient_norm": abs(metrics["grad_norm"] / theirs["grad_norm"] - 1),
         "weights": float((mine - other).norm() / other.norm()),
     }
     if not all(gap[name] <= TOLERANCE[name] for name in gap) or not other.norm():
-        sys.exit(f"the two sides differ: {gap}, {line}, {theirs}; nothing was timed")
+        sys.exit(f"the two sides differ: {gap}, {metrics}, {theirs}; nothing was timed")
     return gap
 
 
 # --- measurement ------------------------------------------------------------------------------------------------------
 
 
-def memory_elsewhere(side: str) -> float:
-    """Peak GiB of two steps in a process of its own."""
+def memory_in_new_process(side: str) -> float:
+    """Return the peak GiB of two steps, measured in a new process."""
     command = [sys.executable, __file__, *sys.argv[1:], "--only", side]
     out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
     return float(out.splitlines()[-1])
 
 
 def parse() -> argparse.Namespace:
-    """Options."""
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=tuple(SHAPES), default="miniature")
     parser.add_argument("--prompts", type=int, default=16)
@@ -196,35 +197,35 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=64, help="tokens of the longest completion")
     parser.add_argument("--updates", type=int, default=1, help="policy updates a step")
     parser.add_argument("--batch-tokens", type=int, help="padded tokens of our micro-batch [default: train-distrl's]")
-    parser.add_argument("--steps", type=int, default=20, help="that count")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--cpu-seconds", action="store_true", help="not the wall clock: where others use the cores too")
+    parser.add_argument("--cpu-seconds", action="store_true", help="measure CPU seconds, for shared machines")
     parser.add_argument("--only", choices=("ours", "peer"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All of it."""
+    """Check that both sides agree, and return the measurements."""
     size = Size(options.shape, options.prompts, options.group, options.length, options.updates)
-    write(folder, size)
-    chosen = {"lora_rank": 0, "batch_tokens": options.batch_tokens, "device": options.device}
-    gap = {} if options.only else check_same(size, folder, chosen)
-    scene = open_scene(folder, size, "grpo", chosen)
+    write_inputs(folder, size)
+    config_options = {"lora_rank": 0, "batch_tokens": options.batch_tokens, "device": options.device}
+    gap = {} if options.only else check_same(size, folder, config_options)
+    setup = open_setup(folder, size, "grpo", config_options)
     if options.only:
         return_freed_memory()
     if options.only == "ours":
-        step = ours(scene, folder)
+        step = ours(setup, folder)
         return {"peak": peak_of(lambda: [step(), step()])}
     if options.only == "peer":
-        peer = trainer(scene, size, folder, 2)
+        peer = trainer(setup, size, folder, 2)
         return {"peak": peak_of(peer.train)}
     times = Times()
     clock = cpu_clock if options.cpu_seconds else wall_clock
-    alternate = Alternate(ours(scene, folder), clock, times, size.updates)
-    trainer(scene, size, folder, options.warmup + options.steps, [alternate]).train()
+    alternate = Alternate(ours(setup, folder), clock, times, size.updates)
+    trainer(setup, size, folder, options.warmup + options.steps, [alternate]).train()
     mine, theirs = times.ours[options.warmup :], times.peer[options.warmup :]
-    memory = {side: memory_elsewhere(side) for side in ("ours", "peer")}
+    memory = {side: memory_in_new_process(side) for side in ("ours", "peer")}
     medians = statistics.median(mine), statistics.median(theirs)
     return {
         "benchmark": "grpo_step",
@@ -243,22 +244,22 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "group": size.group,
         "length": size.length,
         "updates": size.updates,
-        "batch_tokens": scene.job.budget,
-        "completion_tokens": sum(row.size for row in scene.draw.rows),
-        "tokens": sum(len(row.ids) for row in scene.draw.rows),
-        "device": scene.models.policy.device,
+        "batch_tokens": setup.job.budget,
+        "completion_tokens": sum(row.size for row in setup.draw.rows),
+        "tokens": sum(len(row.ids) for row in setup.draw.rows),
+        "device": setup.models.policy.device,
         "threads": torch.get_num_threads(),
         "trl": trl.__version__,
     }
 
 
 def main() -> None:
-    """Parses, checks, measures, prints."""
+    """Measure, and print the result."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is one of those
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(options, Path(folder))
-    print(found["peak"] if options.only else json.dumps(found))
+        result = measure(options, Path(folder))
+    print(result["peak"] if options.only else json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Log-ratio scoring against the usual way, on the same models and traces in one run.
+"""Speed of log-ratio scoring against the usual way, on the same models and traces in one run.
 
-The usual way, written here as the published scripts do it: batches of 2 in data order, padded, a full log-softmax
-over all positions for policy and reference, and every step boundary from tokenising a prefix again.
-Both sides must give the same log-ratios first; then the median of alternating rounds. Prints one JSON line last.
+The usual way, as in the published scripts: padded batches of 2 in data order, a full log-softmax over all positions for
+policy and reference, and each step boundary found by tokenising a prefix again. Both sides must give the same
+log-ratios before anything is timed; the result is the median of alternating rounds. The last line printed is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,18 @@ import numpy as np
 import torch
 import transformers
 
-from prmbench import data, demo_smollm2
+import prmbench
+from prmbench import data
 from prmbench.backends import Facts, ModelBackend, implicit
+from prmbench.backends.ref_cache import step_logprobs
 from prmbench.core.records import StepScores, Trace
 from prmbench.engines.encoding import Encoded, encode_chat, render
 from prmbench.engines.hf import HFEngine, Placement, keep_freed_memory, load
 from prmbench.evaluation import scoring
+from prmbench.studies import demo_smollm2
 
 TOLERANCE = {"float32": 2e-3, "bfloat16": 0.5}
-"""Nats a token. In float32 both sides agree to rounding; in bfloat16 the peer rounds its logits, ours does not."""
+"""Largest difference in nats per token. In bfloat16 the peer rounds its logits, ours does not."""
 QWEN3_0_6B = {
     "vocab_size": 151936,
     "hidden_size": 1024,
@@ -44,8 +49,11 @@ QWEN3_0_6B = {
 }
 
 
-def pair(shape: str, place: Placement) -> tuple[HFEngine, HFEngine]:
-    """Reference and a slightly perturbed copy: SmolLM2-135M, or random weights in Qwen3-0.6B's shape."""
+DEMO_TRACES = Path(prmbench.__file__).parent / "assets" / "demo_traces.jsonl"
+
+
+def model_pair(shape: str, place: Placement) -> tuple[HFEngine, HFEngine]:
+    """Return a perturbed policy and its reference: SmolLM2-135M, or random weights in Qwen3-0.6B's shape."""
     reference = load(str(demo_smollm2.smollm2()), "lm", place)
     if shape == "qwen3-0.6b":
         torch.manual_seed(0)
@@ -62,29 +70,29 @@ def pair(shape: str, place: Placement) -> tuple[HFEngine, HFEngine]:
 
 
 def ours(policy: HFEngine, reference: HFEngine, traces: Sequence[Trace]) -> dict[str, tuple[float, ...]]:
-    """The backend under the command's own batch plan; step sums by trace."""
+    """Return the step scores of each trace, from the backend with the command's batch plan."""
     tokenizer = policy.tokenizer
     device = policy.model.device.type
     encoded = {t.id: encode_chat(tokenizer, t) for t in traces}
     backend = ModelBackend(
         Facts("logratio", "chat+steps", device=device),
         lambda t: encoded[t.id],
-        lambda batch: implicit.read(policy, reference, batch),
+        lambda batch: implicit.read(policy, partial(step_logprobs, reference), batch),
     )
     plan = scoring.make_plan("benchmark", backend, traces, None)
-    found: list[StepScores] = []
+    scores: list[StepScores] = []
     for batch in plan.batches:
-        found += backend.score([traces[i] for i in batch])
-    return {s.id: s.values for s in found}
+        scores += backend.score([traces[i] for i in batch])
+    return {s.id: s.values for s in scores}
 
 
 @torch.inference_mode()
 def peer(policy: HFEngine, reference: HFEngine, traces: Sequence[Trace]) -> dict[str, np.ndarray]:
-    """Cumulative log-ratio of every token, and step boundaries by prefix tokenisation (timed, not compared)."""
+    """Return each trace's cumulative log-ratio per token; also tokenises all prefixes, for their time only."""
     tokenizer, device = policy.tokenizer, policy.model.device
-    found = {}
-    for at in range(0, len(traces), 2):
-        batch = traces[at : at + 2]
+    cumulative = {}
+    for start in range(0, len(traces), 2):
+        batch = traces[start : start + 2]
         rows = [tokenizer(chat(tokenizer, t, len(t.steps)), add_special_tokens=False)["input_ids"] for t in batch]
         for t in batch:
             for k in range(len(t.steps) + 1):
@@ -98,12 +106,12 @@ def peer(policy: HFEngine, reference: HFEngine, traces: Sequence[Trace]) -> dict
             logps.append(torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0])
         ratio = (logps[0] - logps[1]).float().cpu().numpy()
         for t, row, values in zip(batch, rows, ratio, strict=True):
-            found[t.id] = np.concatenate([[0.0], values[: len(row) - 1]]).cumsum()
-    return found
+            cumulative[t.id] = np.concatenate([[0.0], values[: len(row) - 1]]).cumsum()
+    return cumulative
 
 
 def chat(tokenizer: Any, trace: Trace, k: int) -> str:
-    """The rendered conversation with the first k steps."""
+    """Return the rendered conversation with the first k steps."""
     text = "\n\n".join(f"Step {n}: {step}" for n, step in enumerate(trace.steps[:k], 1))
     messages = [{"role": "user", "content": trace.prompt}, {"role": "assistant", "content": text}]
     return render(tokenizer, messages, None)
@@ -113,13 +121,13 @@ def chat(tokenizer: Any, trace: Trace, k: int) -> str:
 
 
 def check_same(policy: HFEngine, reference: HFEngine, traces: Sequence[Trace], dtype: str) -> float:
-    """Largest difference between the two sides' step sums, in nats a token. Exits when it is too large."""
+    """Return the largest difference between both sides' step sums in nats per token; exit when it is too large."""
     mine, theirs = ours(policy, reference, traces), peer(policy, reference, traces)
     worst = 0.0
     for t in traces:
-        e = encode_chat(policy.tokenizer, t)
-        sums = [theirs[t.id][end - 1] - theirs[t.id][begin - 1] for begin, end in e.spans]
-        gap = np.abs(np.array(sums) - np.array(mine[t.id])) / np.array(e.counts)
+        encoding = encode_chat(policy.tokenizer, t)
+        sums = [theirs[t.id][end - 1] - theirs[t.id][begin - 1] for begin, end in encoding.spans]
+        gap = np.abs(np.array(sums) - np.array(mine[t.id])) / np.array(encoding.counts)
         worst = max(worst, float(gap.max()))
     if not worst <= TOLERANCE[dtype]:
         sys.exit(f"the two sides differ by {worst:.4g} nats a token; nothing was timed")
@@ -127,53 +135,53 @@ def check_same(policy: HFEngine, reference: HFEngine, traces: Sequence[Trace], d
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Wall clock of one call, the device's queue included."""
+    """Return the wall-clock seconds of one call, including the device's queue."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     run()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a plain square matrix product, the best of several."""
+    """Return the FLOP/s of a square matrix product, the best of 20."""
     a = torch.randn(2048, 2048, device=device, dtype=dtype)
     return max(2 * 2048**3 / seconds(lambda: a @ a) for _ in range(20))
 
 
 def useful_flops(policy: HFEngine, encoded: Sequence[Encoded]) -> float:
-    """Two models: 2 x parameters of the body a token, and the head at step positions; attention left out."""
+    """Return the FLOP of two models: the body for each token, the head at step positions, without attention."""
     embedding = policy.model.get_input_embeddings().weight.numel()
     body = sum(p.numel() for p in policy.model.base_model.parameters()) - embedding
-    tokens = sum(len(e.ids) for e in encoded)
-    read = sum(e.ends[-1] - e.start for e in encoded)
+    tokens = sum(len(encoding.ids) for encoding in encoded)
+    read = sum(encoding.ends[-1] - encoding.start for encoding in encoded)
     return 2 * 2.0 * (body * tokens + embedding * read)
 
 
 def peak_of(run: Callable[[], object]) -> float:
-    """Peak GiB while `run` runs, weights included: resident on a CPU (Linux), allocated on a GPU."""
+    """Return the peak GiB of a call, including weights: resident on a CPU (Linux), allocated on a GPU."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() / 2**30
-    ctypes.CDLL(None).malloc_trim(0)  # what loading left behind
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # and its peak
+    ctypes.CDLL(None).malloc_trim(0)  # returns what loading has freed
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     run()
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) / 2**20
 
 
 def peak_memory(side: str, arguments: Sequence[str]) -> float:
-    """Peak GiB of one side, run once in a process of its own."""
+    """Return the peak GiB of one side, measured in a new process."""
     command = [sys.executable, __file__, *arguments, "--only", side]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return float(out.splitlines()[-1])
 
 
 def main() -> None:
-    """Parses, checks, measures, prints."""
+    """Check that both sides agree, measure, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=("smollm2", "qwen3-0.6b"), default="smollm2")
     parser.add_argument("--data", type=Path, help="ProcessBench folder or file [default: the shipped traces]")
@@ -183,11 +191,11 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", choices=("ours", "peer"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    source = options.data or Path(demo_smollm2.__file__).parent / "assets" / "demo_traces.jsonl"
+    source = options.data or DEMO_TRACES
     traces = data.load("processbench", source, (options.subset,) if options.subset else (), options.traces).traces
     place = Placement(options.device).resolve()
     keep_freed_memory()
-    policy, reference = pair(options.shape, place)
+    policy, reference = model_pair(options.shape, place)
     sides = {"ours": lambda: ours(policy, reference, traces), "peer": lambda: peer(policy, reference, traces)}
     if options.only:
         print(peak_of(sides[options.only]))
@@ -198,7 +206,7 @@ def main() -> None:
         for name, run in sides.items():
             times[name].append(seconds(run))
     encoded = [encode_chat(policy.tokenizer, t) for t in traces]
-    tokens = 2 * sum(len(e.ids) for e in encoded)
+    tokens = 2 * sum(len(encoding.ids) for encoding in encoded)
     median = {name: statistics.median(t) for name, t in times.items()}
     rate = matmul_rate(policy.model.device, policy.model.dtype)
     result = {

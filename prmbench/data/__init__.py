@@ -1,6 +1,7 @@
-"""From a benchmark to traces: `load` reads, chooses and checks them. Which benchmarks there are: benchmarks.py.
+"""Turns a benchmark into traces: `load` reads, chooses and checks them.
 
-A policy's benchmark has prompts, not traces: prompts.py.
+A new benchmark is a row in benchmarks.py and a reader module in this package. Prompts, which have no traces yet, are
+read by prompts.py.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ __all__ = ["Benchmark", "Loaded", "find_benchmark", "load"]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Traces with where they came from, and what they are for."""
+    """The traces of a benchmark, with their source and the task that they are for."""
 
     traces: tuple[Trace, ...]
     subsets: tuple[str, ...]
     source: str
-    """`hub id` or the last part of the local path."""
+    """Hub id, or the last part of the local path."""
     revision: str | None = None
     benchmark: str = "processbench"
     version: int = 1
@@ -57,11 +58,11 @@ def load(
     row = find_benchmark(name)
     files.check_limit(limit)
     traces, source, revision = _read(row, data, subsets, split)
-    present = _order({t.subset for t in traces}, row.subsets)
+    present = _ordered_subsets({t.subset for t in traces}, row.subsets)
     _check_subsets(subsets, present, source)
-    odd = [subset for subset in present if not validation.NAME.fullmatch(subset)]
-    if odd:
-        raise UserError(f"{source}: subset {odd[0]!r}: use letters, digits and . + - _ only, also in file names")
+    invalid = [subset for subset in present if not validation.NAME.fullmatch(subset)]
+    if invalid:
+        raise UserError(f"{source}: subset {invalid[0]!r}: use letters, digits and . + - _ only, also in file names")
     chosen = tuple(subset for subset in present if not subsets or subset in subsets)
     limited = [t for subset in chosen for t in row.reader.limit([t for t in traces if t.subset == subset], limit)]
     if not limited:
@@ -75,7 +76,7 @@ def load(
 
 
 def _read(row: Benchmark, data: Path | None, subsets: Sequence[str], split: str) -> tuple[list[Trace], str, str | None]:
-    """(traces, source, revision)."""
+    """Return (traces, source, revision)."""
     if data is not None:
         return row.reader.from_files(data, split), data.name, None
     if row.reader.from_hub is None:
@@ -92,5 +93,5 @@ def _check_subsets(wanted: Sequence[str], present: Sequence[str], source: str) -
             raise UserError(f"--subset {name}: {source} has {', '.join(present)}")
 
 
-def _order(names: set[str], usual: Sequence[str]) -> tuple[str, ...]:
-    return tuple(n for n in usual if n in names) + tuple(sorted(names - set(usual)))
+def _ordered_subsets(names: set[str], table_order: Sequence[str]) -> tuple[str, ...]:
+    return tuple(n for n in table_order if n in names) + tuple(sorted(names - set(table_order)))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prmbench.core.plugins import import_named
 from prmbench.core.records import Trace, UserError
-from prmbench.data import candidates, prmbench_preview, processbench, renderings, selection
+from prmbench.data import prmbench_preview, processbench, renderings, rollout_traces, selection
 from prmbench.tasks import Task, add_task, find_task, installed_benchmarks, load_entry
 
 FromHub = Callable[[Sequence[str], str | None], tuple[list[Trace], str | None]]
@@ -23,7 +23,7 @@ Limit = Callable[[Sequence[Trace], int | None], list[Trace]]
 
 def limit_solutions(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
     """Keeps `limit` traces at even distances, of both sorts where there are both: with an error and without."""
-    return selection.spread(traces, limit, lambda trace: selection.sorts_of(trace.first_error, None))
+    return selection.spread(traces, limit, lambda trace: selection.classes_of(trace.first_error, None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Reader:
     limit: Limit = limit_solutions
 
 
-ROLLOUTS = Reader(candidates.from_files, limit=candidates.spread)
+ROLLOUTS = Reader(rollout_traces.from_files, limit=rollout_traces.select_prompts)
 """Completions, as `prmbench rollout` writes them."""
 PROCESSBENCH = Reader(lambda path, _: processbench.from_files(path), processbench.from_hub)
 PRMBENCH_PREVIEW = Reader(lambda path, _: prmbench_preview.from_files(path), prmbench_preview.from_hub)

@@ -1,4 +1,4 @@
-"""Reads rows from json, jsonl and parquet, and says which row is wrong. Knows no benchmark."""
+"""Reads and checks rows of json, jsonl and parquet files; errors name the row. Independent of any benchmark."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from prmbench.core.option_values import check_text
 from prmbench.core.records import Notice, UserError
 from prmbench.core.redaction import first_line
 
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-"""Half a surrogate pair: JSON can spell it, UTF-8 and tokenizers cannot."""
-_PERHAPS_NOT_FINITE = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
-"""In a JSON text, a number that may be none or too large."""
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a surrogate pair, which JSON can express, but neither UTF-8 nor a tokenizer."""
+_NONFINITE_HINT = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
+"""What a JSON text contains wherever one of its numbers is NaN, infinite or too large for a float."""
 T = TypeVar("T")
 SUFFIXES = (".json", ".jsonl", ".parquet")
-NAMED_ROWS = 5
-"""So many of the rows that cannot be read are named."""
+MAX_QUOTED_ROWS = 5
+"""How many of the unreadable rows a warning quotes."""
 
 
 def data_files(path: Path) -> list[Path]:
-    """The file itself, or the data files directly in the folder, by name."""
+    """Return the file itself, or the data files directly in the folder, sorted by name."""
     if not reading.exists(path):
         raise UserError(
             f"{path}: no such file or folder; --data takes a json, jsonl or parquet file or a folder of them"
@@ -35,49 +35,54 @@ def data_files(path: Path) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"{path}: neither a file nor a folder; save the rows to a file")
     try:
-        found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not _is_summary(p))
+        data_paths = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not _is_summary(p))
     except OSError as error:
         raise UserError(f"{path}: cannot be searched ({reading.reason(error)})") from error
-    for file in found:
+    for file in data_paths:
         check_text(file.name, "the name of a file in --data")
-    if not found:
+    if not data_paths:
         raise UserError(f"{path}: holds no {', '.join(SUFFIXES)} file")
-    return found
+    return data_paths
 
 
 def _is_summary(path: Path) -> bool:
-    """`x.jsonl.json`: what `rollout` writes beside x.jsonl."""
+    """Whether a file is `x.jsonl.json`, the summary that `rollout` writes next to x.jsonl."""
     return path.suffix == ".json" and Path(path.stem).suffix in SUFFIXES
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of one file. Raises UserError when it is not what its suffix says, or one row is not an object."""
+    """Return all rows of one file.
+
+    Raises:
+        UserError: The file does not have the format of its suffix, or a row is not an object.
+    """
     rows: list[dict[str, Any]] = []
-    for row in _rows_and_faults(path):
+    for row in _rows_or_errors(path):
         if isinstance(row, UserError):
             raise row
         rows.append(row)
     return rows
 
 
-def _rows_and_faults(path: Path) -> Sequence[dict[str, Any] | UserError]:
-    """The rows of one file, with an error in the place of each that is no object or holds a number that is none."""
+def _rows_or_errors(path: Path) -> Sequence[dict[str, Any] | UserError]:
+    """Return the rows of one file, with an error in place of a row that is no object or has a non-finite number."""
     if path.suffix == ".parquet":
-        return _parquet(path)
+        return _read_parquet(path)
     text = reading.read_text(path)
     if path.suffix == ".jsonl":
-        lines = enumerate((line.lstrip(reading.BYTE_ORDER_MARK) for line in text.split("\n")), 1)  # of joined files
-        return [_line(line, f"{path} line {n}") for n, line in lines if line.strip()]
+        # Concatenated files may have a byte order mark at the start of any line.
+        lines = enumerate((line.lstrip(reading.BYTE_ORDER_MARK) for line in text.split("\n")), 1)
+        return [_parse_line(line, f"{path} line {n}") for n, line in lines if line.strip()]
     if path.suffix != ".json":
         raise UserError(f"{path}: unknown file type {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
     rows = reading.parse_json(text, str(path), finite=False)
     if not isinstance(rows, list):
         raise UserError(f"{path}: expected a list of objects, one a row")
-    look_at_numbers = _perhaps_not_finite(text)
+    check_numbers = _may_have_nonfinite(text)
     return [
-        _finite_or_fault(row, f"{path} row {n}", look_at_numbers)
+        _row_or_error(row, f"{path} row {n}", check_numbers)
         if isinstance(row, dict)
-        else UserError(f"{path} row {n} is {shown(row)}; expected a list of objects, one a row")
+        else UserError(f"{path} row {n} is {quoted_value(row)}; expected a list of objects, one a row")
         for n, row in enumerate(rows)
     ]
 
@@ -85,21 +90,21 @@ def _rows_and_faults(path: Path) -> Sequence[dict[str, Any] | UserError]:
 def read_each(
     path: Path, read: Callable[[dict[str, Any], str], T], on_unreadable: Callable[[str], None] | None = None
 ) -> Iterator[tuple[Path, int, dict[str, Any], T]]:
-    """Read every row of a file, or of the data files in a folder, by a function of the row and of its place.
+    """Apply a function to every row of a file, or of the data files in a folder.
 
     Args:
         path: A data file, or a folder of them.
-        read: Makes something of a row, or raises UserError.
+        read: Converts a row, given the row and its location for error messages, or raises UserError.
         on_unreadable: Called with the reason for every row that cannot be read, which is then left out.
 
     Yields:
-        File, number of the row within it from 0, the row, and what was made of it.
+        The file, the row's 0-based index in it, the row, and the value that `read` returned.
 
     Raises:
         UserError: A file cannot be read as a whole; without `on_unreadable`, also for the first row that cannot.
     """
     for file in data_files(path):
-        for number, row in enumerate(_rows_and_faults(file)):
+        for number, row in enumerate(_rows_or_errors(file)):
             try:
                 if isinstance(row, UserError):
                     raise row
@@ -112,7 +117,7 @@ def read_each(
             yield file, number, row, value
 
 
-def _parquet(path: Path) -> list[dict[str, Any]]:
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -120,103 +125,120 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, LookupError, ImportError) as error:
-        # the last two are those of a time zone that nobody knows
+        # LookupError and ImportError are raised for an unknown time zone.
         raise UserError(f"{path}: not a parquet file of rows ({first_line(error)})") from error
     return rows
 
 
-def _perhaps_not_finite(text: str) -> bool:
-    """Whether a number in a JSON text may be NaN or infinite; the values then decide, which takes longer."""
-    return _PERHAPS_NOT_FINITE.search(text) is not None
+def _may_have_nonfinite(text: str) -> bool:
+    """Whether a number in a JSON text may be non-finite; only then are the parsed values checked, which is slower."""
+    return _NONFINITE_HINT.search(text) is not None
 
 
-def _values(value: Any) -> Iterator[Any]:
-    """The value, or all values in a list or an object, however deep."""
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
+def _scalar_values(value: Any) -> Iterator[Any]:
+    """Yield the scalar values in a JSON value, at any depth."""
+    pending = [value]
+    while pending:
+        value = pending.pop()
         if isinstance(value, list | dict):
-            waiting += value.values() if isinstance(value, dict) else value
+            pending += value.values() if isinstance(value, dict) else value
         else:
             yield value
 
 
-def _line(line: str, where: str) -> dict[str, Any] | UserError:
+def _parse_line(line: str, location: str) -> dict[str, Any] | UserError:
     try:
-        row = reading.parse_json(line, where, finite=False)
+        row = reading.parse_json(line, location, finite=False)
     except UserError as error:
         return error
     if not isinstance(row, dict):
-        return UserError(f"{where}: expected a JSON object")
-    return _finite_or_fault(row, where, _perhaps_not_finite(line))
+        return UserError(f"{location}: expected a JSON object")
+    return _row_or_error(row, location, _may_have_nonfinite(line))
 
 
-def _finite_or_fault(row: dict[str, Any], where: str, look_at_numbers: bool) -> dict[str, Any] | UserError:
-    """The row, or an error that names the first field with a number that is NaN or infinite."""
-    for name, value in row.items() if look_at_numbers else ():
-        if any(isinstance(v, float) and not math.isfinite(v) for v in _values(value)):
-            return UserError(f"{where}: field {name!r} is {shown(value)}; expected finite numbers")
+def _row_or_error(row: dict[str, Any], location: str, check_numbers: bool) -> dict[str, Any] | UserError:
+    """Return the row, or an error that names the first field with a non-finite number."""
+    for name, value in row.items() if check_numbers else ():
+        if any(isinstance(v, float) and not math.isfinite(v) for v in _scalar_values(value)):
+            return UserError(f"{location}: field {name!r} is {quoted_value(value)}; expected finite numbers")
     return row
 
 
-def text_field(row: Mapping[str, Any], name: str, where: str) -> str:
-    """A string that is not blank."""
+def text_field(row: Mapping[str, Any], name: str, location: str) -> str:
+    """Return a field that must be a non-blank string.
+
+    Args:
+        row: The row.
+        name: The field.
+        location: Location of the row, with which the error message begins.
+
+    Raises:
+        UserError: The field is missing, blank or not valid Unicode.
+    """
     value = row.get(name)
     if not _is_text(value):
         raise UserError(
-            f"{where}: field {name!r} is {shown(value)}; expected a text that is not blank, in valid Unicode"
+            f"{location}: field {name!r} is {quoted_value(value)}; expected a text that is not blank, in valid Unicode"
         )
     return str(value)
 
 
-def steps_field(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """A list of at least one step, none of them blank."""
+def steps_field(row: Mapping[str, Any], location: str) -> tuple[str, ...]:
+    """Return the field `steps`, which must be a list of at least one non-blank string.
+
+    Raises:
+        UserError: It is not.
+    """
     value = row.get("steps")
     if not isinstance(value, list) or not value:
-        raise UserError(f"{where}: field 'steps' is {shown(value)}; expected a list of at least one step")
+        raise UserError(f"{location}: field 'steps' is {quoted_value(value)}; expected a list of at least one step")
     for index, step in enumerate(value):
         if not _is_text(step):
             raise UserError(
-                f"{where}: step {index} is {shown(step)}; expected a text that is not blank, in valid Unicode"
+                f"{location}: step {index} is {quoted_value(step)}; expected a text that is not blank, in valid Unicode"
             )
     return tuple(value)
 
 
-def warn_of_unreadable_rows(path: Path, faults: Sequence[str], rows: int, advice: str = "") -> None:
-    """Warn, once, that some of the rows are left out; names the first few of them."""
-    if faults:
-        named = "; ".join([*faults[:NAMED_ROWS], *(["..."] if len(faults) > NAMED_ROWS else [])])
-        message = f"{path}: {len(faults)} of {rows} rows cannot be read and are left out{advice}: {named}"
+def warn_of_unreadable_rows(path: Path, reasons: Sequence[str], rows: int, advice: str = "") -> None:
+    """Emit one warning that some rows are left out, quoting the first MAX_QUOTED_ROWS of the reasons."""
+    if reasons:
+        quoted = "; ".join([*reasons[:MAX_QUOTED_ROWS], *(["..."] if len(reasons) > MAX_QUOTED_ROWS else [])])
+        message = f"{path}: {len(reasons)} of {rows} rows cannot be read and are left out{advice}: {quoted}"
         warnings.warn(message, Notice, stacklevel=3)
 
 
-def checked_name(value: Any, name: str, where: str) -> str:
-    """An id or a subset as text. Raises UserError on one that no file can hold."""
+def checked_name(value: Any, name: str, location: str) -> str:
+    """Return an id or a subset as text.
+
+    Raises:
+        UserError: It contains NUL or is not valid Unicode.
+    """
     text = str(value)
-    if "\0" in text or _HALF_CHARACTER.search(text):
-        raise UserError(f"{where}: field {name!r} is {shown(value)}; expected valid Unicode, without NUL")
+    if "\0" in text or _LONE_SURROGATE.search(text):
+        raise UserError(f"{location}: field {name!r} is {quoted_value(value)}; expected valid Unicode, without NUL")
     return text
 
 
 def check_limit(limit: int | None) -> None:
-    """Raises UserError on a --limit that leaves nothing."""
+    """Raise UserError when `--limit` is below 1."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit is {limit}; expected at least 1")
 
 
-def unique_ids(ids: Sequence[str], where: str) -> None:
-    """Raises UserError when an id occurs twice: results are joined by it."""
+def unique_ids(ids: Sequence[str], location: str) -> None:
+    """Raise UserError when an id occurs twice, since results are joined by id."""
     seen: set[str] = set()
     for name in ids:
         if name in seen:
-            raise UserError(f"{where}: id {name!r} occurs twice; every trace needs an id of its own")
+            raise UserError(f"{location}: id {name!r} occurs twice; every trace needs an id of its own")
         seen.add(name)
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and not _HALF_CHARACTER.search(value)
+    return isinstance(value, str) and bool(value.strip()) and not _LONE_SURROGATE.search(value)
 
 
-def shown(value: Any) -> str:
-    """A field's value in a message, cut."""
+def quoted_value(value: Any) -> str:
+    """Return a field's value as error messages quote it, shortened."""
     return "missing" if value is None else reading.shown(value)

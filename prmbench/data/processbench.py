@@ -1,7 +1,7 @@
-"""ProcessBench (Zheng et al., ACL 2025): traces labelled with the first wrong step, from the hub or from files.
+"""Reader of ProcessBench (Zheng et al., ACL 2025): traces labelled with their first wrong step.
 
-Any file of that schema will do: id, problem, steps, label, final_answer_correct (optional), subset (optional); or of
-rollouts.py's, which calls these prompt, first_error and outcome.
+Reads the hub's data set, or any file with its fields: id, problem, steps, label, final_answer_correct (optional) and
+subset (optional). Rollout files (rollouts.py) use the names prompt, first_error and outcome for three of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
 
 
 def from_files(path: Path) -> list[Trace]:
-    """Reads a folder (one file a subset) or one file. A row's `subset` wins over its file's name."""
+    """Return the traces of one file, or of a folder with one file per subset; a row's `subset` overrides its name."""
     traces = []
     for file in files.data_files(path):
         rows = files.read_rows(file)
@@ -27,38 +27,42 @@ def from_files(path: Path) -> list[Trace]:
 
 
 def from_hub(subsets: Sequence[str], revision: str | None) -> tuple[list[Trace], str | None]:
-    """Loads the splits from the hub; also the resolved revision."""
-    splits, found = hub.splits(HUB_ID, subsets, revision)
+    """Return the traces of these subsets from the hub, and the resolved revision."""
+    splits, commit = hub.splits(HUB_ID, subsets, revision)
     pairs = zip(subsets, splits, strict=True)
     rows = ((row, name, n) for name, split in pairs for n, row in enumerate(split))
-    return [to_trace(row, name, f"{HUB_ID} {name} row {n}") for row, name, n in rows], found
+    return [to_trace(row, name, f"{HUB_ID} {name} row {n}") for row, name, n in rows], commit
 
 
-def to_trace(row: Mapping[str, Any], subset: str, where: str) -> Trace:
-    """One row as a Trace. Raises UserError naming the row and the field that is wrong."""
-    steps = files.steps_field(row, where)
-    problem = files.text_field(row, _either(row, "problem", "prompt"), where)
-    name = _either(row, "label", "first_error")
+def to_trace(row: Mapping[str, Any], subset: str, location: str) -> Trace:
+    """Return a row as a Trace.
+
+    Raises:
+        UserError: A field is missing or invalid; the message names the row and the field.
+    """
+    steps = files.steps_field(row, location)
+    problem = files.text_field(row, _field_name(row, "problem", "prompt"), location)
+    name = _field_name(row, "label", "first_error")
     label = row.get(name)
     if type(label) is not int or not -1 <= label < len(steps):
         raise UserError(
-            f"{where}: field {name!r} is {label!r:.60}; expected -1 or the index of one of {len(steps)} steps"
+            f"{location}: field {name!r} is {label!r:.60}; expected -1 or the index of one of {len(steps)} steps"
         )
-    name = _either(row, "final_answer_correct", "outcome")
+    name = _field_name(row, "final_answer_correct", "outcome")
     correct = row.get(name)
     if correct not in (None, True, False):
-        raise UserError(f"{where}: field {name!r} is {correct!r}; expected true or false")
+        raise UserError(f"{location}: field {name!r} is {correct!r}; expected true or false")
     return Trace(
-        id=files.text_field(row, "id", where),
+        id=files.text_field(row, "id", location),
         prompt=problem,
         steps=steps,
         first_error=label,
         outcome=None if correct is None else int(correct),
         group=text_hash(problem),
-        subset=files.text_field(row, "subset", where) if row.get("subset") else subset,
+        subset=files.text_field(row, "subset", location) if row.get("subset") else subset,
     )
 
 
-def _either(row: Mapping[str, Any], usual: str, ours: str) -> str:
-    """The name that the row gives a field by; the usual one where it has neither."""
-    return ours if row.get(usual) is None and row.get(ours) is not None else usual
+def _field_name(row: Mapping[str, Any], published: str, ours: str) -> str:
+    """Return which of a field's two names the row has; the published one where it has neither."""
+    return ours if row.get(published) is None and row.get(ours) is not None else published

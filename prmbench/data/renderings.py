@@ -1,6 +1,6 @@
-"""Benchmark format_shift: the same solution in other formats, and which original step each new one comes from.
+"""Benchmark format_shift: renders a solution in other formats, and maps each new step to the original one.
 
-Pure text functions. None looks at the label to decide what a model sees, or tells right from wrong.
+Pure text functions. What a model sees never depends on the label.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from prmbench.tasks.format_shift import MERGED, PLAIN, PREFIX, base_and_renderin
 
 ANSWERLESS, SPLIT = "answerless", "split"
 RULE = "-" * 20
-"""What `separators` writes below every step; no family's tag or separator is in it."""
+"""What `separators` writes below every step; it contains no model family's tag or separator."""
 HIDDEN = "?"
-"""What stands for an answer that is taken out."""
+"""Replaces an answer that is removed."""
 _HEADER = re.compile(r"\W*step\s*\d", re.IGNORECASE)
 _MATH = re.compile(
     r"(?<!\\)\$\$.*?(?:\$\$|\Z)|(?<!\\)\$.*?(?:(?<!\\)\$|\Z)|\\\[.*?(?:\\\]|\Z)|\\\(.*?(?:\\\)|\Z)"
     r"|\\begin\{([^}]*)\}.*?(?:\\end\{\1\}|\Z)",
     re.DOTALL,
 )
-"""What is never cut; one that is left open reaches to the end, and so may a currency's dollar."""
+"""Formulas and environments, which are never cut. An unclosed one, and perhaps a dollar sign of a price, extends to the
+end of the text."""
 _CUT = re.compile(r"[.!?][\"')\]*]*(?=\s)|\r\n?|\n")
 _NUMBER = re.compile(r"(?:^|\n)\W*(?:step\s*)?\d+[.:)]?\W*\Z", re.IGNORECASE)
-"""The number of a list or a header, which is no sentence."""
+"""The number of a list item or a header, which is not a sentence."""
 _WORD = re.compile(r"\w")
 _ANSWER = re.compile(
     r"(\banswer\b\**\s*(?:is\b\s*:?|:)[\s*]*)"
     r"(\\\[.*?\\\]|\$\$.*?\$\$|[^\s*:](?:(?!\n).)*?)(?=\**[.!?]?\**(?:\n|\Z)|\**[.!?]\**\s)",
     re.IGNORECASE | re.DOTALL,
 )
-"""Up to the end of the sentence or of the line."""
+"""An announced answer, up to the end of its sentence or line."""
 _BOXED = re.compile(r"\\boxed\s*\{")
 
 
@@ -46,67 +47,67 @@ class Rendered:
 
     trace: Trace
     parents: tuple[int, ...]
-    """Per new step, the index of the original one that it comes from; of a merged step the first."""
+    """Index of the original step of each new step; for a merged step, of the first of its two."""
 
 
 def plain(trace: Trace) -> Rendered:
-    """As it is."""
+    """Return the trace unchanged."""
     return Rendered(trace, tuple(range(len(trace.steps))))
 
 
 def headers(trace: Trace) -> Rendered:
-    """`Step 3: ` before each step that does not begin so already."""
-    return _each(trace, "headers", lambda k, step: step if _HEADER.match(step) else f"Step {k}: {step}")
+    """Put `Step 3: ` before each step that has no such heading yet."""
+    return _rewrite_steps(trace, "headers", lambda k, step: step if _HEADER.match(step) else f"Step {k}: {step}")
 
 
 def markdown(trace: Trace) -> Rendered:
-    """A line `### Step 3` above each step that does not begin with a step's number already."""
-    return _each(trace, "markdown", lambda k, step: step if _HEADER.match(step) else f"### Step {k}\n{step}")
+    """Put a line `### Step 3` above each step that has no such heading yet."""
+    return _rewrite_steps(trace, "markdown", lambda k, step: step if _HEADER.match(step) else f"### Step {k}\n{step}")
 
 
 def separators(trace: Trace) -> Rendered:
-    """A line of dashes below each step."""
-    return _each(trace, "separators", lambda k, step: f"{step}\n{RULE}")
+    """Put a line of dashes below each step."""
+    return _rewrite_steps(trace, "separators", lambda k, step: f"{step}\n{RULE}")
 
 
 def merged(trace: Trace) -> Rendered:
-    """Two steps become one, a line break between them: step k moves to k // 2, and so does the first error."""
+    """Join each two steps by a line break: step k becomes k // 2, and so does the label."""
     parents = tuple(range(0, len(trace.steps), 2))
     steps = tuple("\n".join(trace.steps[k : k + 2]) for k in parents)
     label = trace.first_error
-    return _cut(trace, MERGED, steps, parents, label if label is None or label < 0 else label // 2)
+    return _replace_steps(trace, MERGED, steps, parents, label if label is None or label < 0 else label // 2)
 
 
 def split(trace: Trace) -> Rendered:
-    """Each step is cut in two at the sentence or line end nearest to its middle; one that has none stays whole.
+    """Cut each step in two at the sentence or line end nearest to its middle; a step without one stays as it is.
 
-    Never inside a formula, an environment or a box. The label is the first half of the wrong step, which need not be
-    the wrong half: scores are brought back to the original steps before they are judged (`combined`).
+    It is never cut inside a formula, an environment or a box. The label becomes the first half of the wrong step, which
+    need not be the wrong half, so scores are mapped back to the original steps before they are judged (`combined`).
     """
     halves = [_halves(step) for step in trace.steps]
     parents = tuple(k for k, parts in enumerate(halves) for _ in parts)
     label = trace.first_error
     steps = tuple(part for parts in halves for part in parts)
-    return _cut(trace, SPLIT, steps, parents, label if label is None or label < 0 else parents.index(label))
+    return _replace_steps(trace, SPLIT, steps, parents, label if label is None or label < 0 else parents.index(label))
 
 
 def answerless(trace: Trace) -> Rendered:
-    r"""The last step says `?` for the contents of `\boxed{...}` and for what stands after "answer is" or "answer:".
+    r"""Replace by `?`, in the last step, the contents of `\boxed{...}` and what follows "answer is" or "answer:".
 
     The same number elsewhere in the text stays.
     """
     last = _without_answer(trace.steps[-1])
-    return _each(trace, ANSWERLESS, lambda k, step: last if k == len(trace.steps) else step)
+    return _rewrite_steps(trace, ANSWERLESS, lambda k, step: last if k == len(trace.steps) else step)
 
 
 def prefix(trace: Trace) -> Rendered:
-    """The first half of the steps, ceil(K / 2). The label is -1 when the first error is behind; no outcome."""
+    """Keep the first ceil(K / 2) steps, without an outcome; the label is -1 when the first error comes later."""
     count = (len(trace.steps) + 1) // 2
     label = trace.first_error
-    found = _cut(
+    prefix_only = _replace_steps(
         trace, PREFIX, trace.steps[:count], tuple(range(count)), -1 if label is not None and label >= count else label
     )
-    return replace(found, trace=replace(found.trace, outcome=None, answer="", finish=""))
+    return replace(prefix_only, trace=replace(prefix_only.trace, outcome=None, answer="", finish=""))
 
 
 RENDERINGS: Mapping[str, Callable[[Trace], Rendered]] = {
@@ -119,18 +120,24 @@ RENDERINGS: Mapping[str, Callable[[Trace], Rendered]] = {
     ANSWERLESS: answerless,
     PREFIX: prefix,
 }
-"""By name, in table order."""
+"""Name -> rendering, in the order of the tables."""
 
 
-# --- what is judged, and what a model is shown ------------------------------------------------------------
+# --- traces that are judged, and traces that a model reads ------------------------------------------------------------
 
 
 def rendered(traces: Sequence[Trace], names: Sequence[str] = ()) -> list[Trace]:
-    """The traces of the benchmark: plain ones, then each rendering (default: all) with ids and subsets of its own.
+    """Return the traces of the benchmark as they are judged: plain, then in each rendering, with new ids and subsets.
 
-    They are as they are judged: those of `split` keep their original steps, and backends/rendered.py shows a model the
-    halves. `answerless` leaves out traces whose first error is the last step, whatever that step says: without its
-    answer it may be right. Raises UserError on names that cannot be used.
+    Traces of `split` keep their original steps; backends/rendered.py gives the halves to the model. `answerless` leaves
+    out the traces whose first error is the last step, since that step may be right without its answer.
+
+    Args:
+        traces: Traces of the underlying benchmark.
+        names: Keys of RENDERINGS; empty uses all.
+
+    Raises:
+        UserError: A rendering is unknown, or a subset's name already ends like that of a rendering.
     """
     for name in names:
         if name not in RENDERINGS:
@@ -138,34 +145,40 @@ def rendered(traces: Sequence[Trace], names: Sequence[str] = ()) -> list[Trace]:
     for trace in traces:
         if base_and_rendering(trace.subset)[1] != PLAIN:
             raise UserError(f"subset {trace.subset!r}: ends like a rendering's name; call it something else")
-    found = []
+    all_traces = []
     for name, render in RENDERINGS.items():
         if name == PLAIN or not names or name in names:
-            found += [_judged(trace, name, render) for trace in traces if _keeps_its_label(trace, name)]
-    files.unique_ids([t.id for t in found], "the rendered traces")
-    return found
+            all_traces += [_judged_trace(trace, name, render) for trace in traces if _keeps_label(trace, name)]
+    files.unique_ids([t.id for t in all_traces], "the rendered traces")
+    return all_traces
 
 
-def _judged(trace: Trace, name: str, render: Callable[[Trace], Rendered]) -> Trace:
-    return _named(trace, SPLIT) if name == SPLIT else render(trace).trace
+def _judged_trace(trace: Trace, name: str, render: Callable[[Trace], Rendered]) -> Trace:
+    return _with_rendered_name(trace, SPLIT) if name == SPLIT else render(trace).trace
 
 
-def _keeps_its_label(trace: Trace, name: str) -> bool:
+def _keeps_label(trace: Trace, name: str) -> bool:
     return name != ANSWERLESS or trace.first_error != len(trace.steps) - 1
 
 
 def shown(trace: Trace) -> Rendered:
-    """What a model reads of a trace that `rendered` made: itself, but for `split` the halves. Ids stay."""
+    """Return what a model reads for a trace of `rendered`: the trace itself or, for `split`, its halves with its id."""
     if base_and_rendering(trace.subset)[1] != SPLIT:
         return plain(trace)
-    found = split(trace)
-    return replace(found, trace=replace(found.trace, id=trace.id, subset=trace.subset))
+    halves = split(trace)
+    return replace(halves, trace=replace(halves.trace, id=trace.id, subset=trace.subset))
 
 
 def combined(original_steps: int, parents: Sequence[int], scores: StepScores, kind: ScoreKind) -> StepScores:
-    """Scores of split steps as scores of the original ones; `parents` rise from 0 to original_steps - 1.
+    """Return the scores of split steps as scores of the original steps.
 
-    Sums over tokens add up, of values and probabilities the lowest counts, a verdict names the parent.
+    Log-ratios are summed; of values and probabilities the lowest counts; a verdict becomes that of the original step.
+
+    Args:
+        original_steps: Number of original steps.
+        parents: Index of the original step of each new one, rising from 0 to original_steps - 1.
+        scores: Scores of the new steps.
+        kind: Kind of the scores, which decides how they are combined.
     """
     if scores.unscored or len(parents) == original_steps:
         return scores
@@ -182,7 +195,7 @@ def combined(original_steps: int, parents: Sequence[int], scores: StepScores, ki
                 request_changes=scores.request_changes,
             )
     starts = [parents.index(k) for k in range(original_steps)]
-    gather = np.add if kind == "logratio" else np.minimum  # both pass on a NaN
+    gather = np.add if kind == "logratio" else np.minimum  # both propagate NaN
     return replace(
         scores,
         values=tuple(map(float, gather.reduceat(scores.values, starts))),
@@ -192,43 +205,45 @@ def combined(original_steps: int, parents: Sequence[int], scores: StepScores, ki
 
 
 def _parent(verdict: int, parents: Sequence[int]) -> int | None:
-    """None for a step that is not there: such a verdict is wrong, and must not become right by its number."""
+    """Return the original step of a verdict, or None for a step that does not exist: it must not become right."""
     return parents[verdict] if 0 <= verdict < len(parents) else None
 
 
 # --- text -------------------------------------------------------------------------------------------------
 
 
-def _each(trace: Trace, name: str, write: Callable[[int, str], str]) -> Rendered:
-    """One new step for each, given its number from 1."""
+def _rewrite_steps(trace: Trace, name: str, write: Callable[[int, str], str]) -> Rendered:
+    """Rewrite each step, given its 1-based number and its text."""
     steps = tuple(write(k, step) for k, step in enumerate(trace.steps, 1))
-    return Rendered(replace(_named(trace, name), steps=steps), tuple(range(len(steps))))
+    return Rendered(replace(_with_rendered_name(trace, name), steps=steps), tuple(range(len(steps))))
 
 
-def _cut(trace: Trace, name: str, steps: tuple[str, ...], parents: tuple[int, ...], label: int | None) -> Rendered:
-    """Other steps, whose own labels nobody knows."""
-    return Rendered(replace(_named(trace, name), steps=steps, first_error=label, step_labels=()), parents)
+def _replace_steps(
+    trace: Trace, name: str, steps: tuple[str, ...], parents: tuple[int, ...], label: int | None
+) -> Rendered:
+    """Replace the steps, and drop the step labels, which do not apply to the new steps."""
+    return Rendered(replace(_with_rendered_name(trace, name), steps=steps, first_error=label, step_labels=()), parents)
 
 
-def _named(trace: Trace, name: str) -> Trace:
+def _with_rendered_name(trace: Trace, name: str) -> Trace:
     return replace(trace, id=rendered_id(trace.id, name), subset=rendered_name(trace.subset, name))
 
 
 def _halves(step: str) -> tuple[str, ...]:
-    """The two parts, or the step itself."""
-    kept = [(found.start(), found.end()) for found in _MATH.finditer(step)] + _boxes(step)
+    """Return the two halves of a step, or the step itself where it cannot be cut."""
+    protected = [(match.start(), match.end()) for match in _MATH.finditer(step)] + _boxes(step)
     cuts = [
-        at
-        for at in (found.end() for found in _CUT.finditer(step))
-        if not any(begin < at < end for begin, end in kept) and _both_say_something(step[:at], step[at:])
+        cut
+        for cut in (match.end() for match in _CUT.finditer(step))
+        if not any(begin < cut < end for begin, end in protected) and _both_have_words(step[:cut], step[cut:])
     ]
     if not cuts:
         return (step,)
-    at = min(cuts, key=lambda at: abs(2 * at - len(step)))
-    return step[:at].rstrip(), step[at:].lstrip()
+    middle = min(cuts, key=lambda cut: abs(2 * cut - len(step)))
+    return step[:middle].rstrip(), step[middle:].lstrip()
 
 
-def _both_say_something(left: str, right: str) -> bool:
+def _both_have_words(left: str, right: str) -> bool:
     return bool(_WORD.search(left) and _WORD.search(right)) and not _NUMBER.search(left)
 
 
@@ -237,17 +252,17 @@ def _without_answer(step: str) -> str:
     for begin, end in reversed(_boxes(step)):
         opening = step.index("{", begin) + 1
         text = f"{text[:opening]}{HIDDEN}{text[end - 1 :]}"
-    return _ANSWER.sub(lambda found: found[0] if "\\boxed" in found[2] else f"{found[1]}{HIDDEN}", text)
+    return _ANSWER.sub(lambda match: match[0] if "\\boxed" in match[2] else f"{match[1]}{HIDDEN}", text)
 
 
 def _boxes(text: str) -> list[tuple[int, int]]:
-    r"""Where each outermost `\boxed{...}` begins and ends; one that is never closed is none."""
-    found: list[tuple[int, int]] = []
+    r"""Return the start and end of each outermost `\boxed{...}` that is closed."""
+    spans: list[tuple[int, int]] = []
     for opening in _BOXED.finditer(text):
-        depth, at = 1, opening.end()
-        while depth and at < len(text):
-            depth += {"{": 1, "}": -1}.get(text[at], 0) if text[at - 1] != "\\" else 0
-            at += 1
-        if not depth and not (found and opening.start() < found[-1][1]):
-            found.append((opening.start(), at))
-    return found
+        depth, position = 1, opening.end()
+        while depth and position < len(text):
+            depth += {"{": 1, "}": -1}.get(text[position], 0) if text[position - 1] != "\\" else 0
+            position += 1
+        if not depth and not (spans and opening.start() < spans[-1][1]):
+            spans.append((opening.start(), position))
+    return spans

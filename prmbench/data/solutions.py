@@ -1,7 +1,7 @@
-"""Where free text is cut into steps, and a user's own unlabelled solutions: problem + steps, or problem + text.
+"""Splits free text into steps, and reads a user's unlabelled solutions: problem + steps, or problem + text.
 
-What it does not do: guess. The splitter is chosen by name, a text that yields no step is an error, and a splitter that
-cuts none of a file's texts says so.
+The splitter is never guessed, but chosen by name. A text without a step is an error, and a splitter that cuts none of a
+file's texts causes a warning.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from prmbench.core.reading import normalise_line_ends
 from prmbench.core.records import Notice, Trace, UserError, text_hash
 from prmbench.data import files
 
-# A number alone is text: `30.` on a line of its own is an answer, so `3.` and `3)` need text behind them on their line.
-# `Step 3` is a heading with or without text behind it.
+# `30.` on a line of its own is an answer, so `3.` and `3)` are headings only with text after them on their line.
+# `Step 3` is a heading with or without text after it.
 _HEADED_LINE = re.compile(
     r"^(?=[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:step[ \t]+\d+\b|\d+[.)](?::?\*\*:?)?[ \t]+\S))", re.MULTILINE | re.IGNORECASE
 )
@@ -25,21 +25,21 @@ _HEADING = re.compile(
     r"[ \t]*(?:#+[ \t]*)?(\*\*)?(?:step[ \t]+\d+[:.)]?(?(1):?\*\*:?)(?=\s|\Z)|\d+[.)](?(1):?\*\*:?)(?=[ \t]+\S))[ \t]*",
     re.IGNORECASE,
 )
-"""`Step 3:`, `### Step 3`, `**Step 3:**`, `3.`; not `**Step 3: Add**`, whose second pair of stars would stay behind."""
+"""`Step 3:`, `### Step 3`, `**Step 3:**`, `3.`; not `**Step 3: Add**`, whose second pair of stars would remain."""
 
 
 def by_paragraph(text: str) -> list[str]:
-    """Blank lines end a step."""
+    """Split at blank lines."""
     return re.split(r"\n[^\S\n]*\n", text)
 
 
 def by_line(text: str) -> list[str]:
-    """Every line is a step; lines end at LF only, not at U+2028, NEL, form feed and the like."""
+    """Split at line feeds only, not at U+2028, NEL, form feed and the like."""
     return text.split("\n")
 
 
 def by_number(text: str) -> list[str]:
-    """A step begins at a line headed `Step 3`, `### Step 3`, `3. ...` or `3) ...`; text before the first is a step."""
+    """Split before lines that begin with `Step 3`, `### Step 3`, `3. ...` or `3) ...`."""
     return _HEADED_LINE.split(text)
 
 
@@ -47,12 +47,12 @@ SPLITTERS: dict[str, Callable[[str], list[str]]] = {"paragraph": by_paragraph, "
 
 
 def split_text(text: str, split: str, drop_headings: bool = False) -> tuple[str, ...]:
-    """Cut a text into steps, blank ones left out; CR LF and CR count as LF.
+    """Split a text into its non-blank steps; CR LF and CR count as LF.
 
     Args:
-        text: What a person or a model wrote.
+        text: The solution, as a person or a model wrote it.
         split: Name of a splitter.
-        drop_headings: Whether `numbered` steps lose their headings; one that is nothing but a heading is then left out.
+        drop_headings: Whether to remove the headings of `numbered` steps, and so the steps that are only a heading.
     """
     pieces = SPLITTERS[split](normalise_line_ends(text))
     if drop_headings and split == "numbered":
@@ -61,7 +61,7 @@ def split_text(text: str, split: str, drop_headings: bool = False) -> tuple[str,
 
 
 def warn_if_never_cut(texts: Sequence[str], split: str, source: str) -> None:
-    """Warn, once, where the splitter leaves every one of the texts a single step; names what the others would cut."""
+    """Emit one warning when the splitter cuts none of the texts; it says how many the other splitters would cut."""
     if not texts or any(len(split_text(text, split)) > 1 for text in texts):
         return
     cut_by = {name: sum(len(split_text(text, name)) > 1 for text in texts) for name in SPLITTERS if name != split}
@@ -74,7 +74,13 @@ def warn_if_never_cut(texts: Sequence[str], split: str, source: str) -> None:
 
 
 def from_files(path: Path, split: str) -> list[Trace]:
-    """Rows with `problem` (or `prompt`) and `steps` (a list) or `solution` (a text); `id` is made when absent."""
+    """Return the unlabelled traces of a file or folder.
+
+    Rows have `problem` (or `prompt`) and `steps` (a list) or `solution` (a text); an `id` is generated when absent.
+
+    Raises:
+        UserError: A row is invalid; the message names the file, the row and the field.
+    """
     traces: list[Trace] = []
     texts: list[str] = []
     for file in files.data_files(path):
@@ -85,18 +91,22 @@ def from_files(path: Path, split: str) -> list[Trace]:
     return traces
 
 
-def to_trace(row: Mapping[str, Any], stem: str, number: int, split: str, where: str) -> Trace:
-    """One row as an unlabelled Trace. Raises UserError naming the row and the field that is wrong."""
-    problem = files.text_field(row, "prompt" if "prompt" in row else "problem", where)
+def to_trace(row: Mapping[str, Any], stem: str, number: int, split: str, location: str) -> Trace:
+    """Return a row as an unlabelled Trace.
+
+    Raises:
+        UserError: A field is missing or invalid; the message names the row and the field.
+    """
+    problem = files.text_field(row, "prompt" if "prompt" in row else "problem", location)
     if row.get("steps") is not None:
-        steps = files.steps_field(row, where)
+        steps = files.steps_field(row, location)
     else:
-        steps = split_text(files.text_field(row, "solution", f"{where}: no field 'steps', so"), split)
+        steps = split_text(files.text_field(row, "solution", f"{location}: no field 'steps', so"), split)
         if not steps:
-            raise UserError(f"{where}: the splitter {split!r} finds no step in 'solution'")
+            raise UserError(f"{location}: the splitter {split!r} finds no step in 'solution'")
     name = row.get("id")
     return Trace(
-        id=f"{stem}-{number}" if name is None else files.checked_name(name, "id", where),
+        id=f"{stem}-{number}" if name is None else files.checked_name(name, "id", location),
         prompt=problem,
         steps=steps,
         group=text_hash(problem),

@@ -15,7 +15,7 @@ from prmbench.backends.plugin_source import source_hash
 from prmbench.config import EvalConfig, ModelConfig
 from prmbench.core import provenance, result_files
 from prmbench.core.records import RunManifest, UserError
-from prmbench.data import candidates
+from prmbench.data import rollout_traces
 from prmbench.evaluation import scoring
 from prmbench.tasks import check_draft
 
@@ -74,7 +74,7 @@ def check_calibration(config: EvalConfig, subsets: Sequence[str]) -> None:
 def content_hash(loaded: data.Loaded) -> str:
     """Return the SHA-256 over the traces; of tasks other than step F1 also over groups, answers and step labels."""
     traces_hash = provenance.content_hash(loaded.traces)
-    return traces_hash if loaded.task == "steps" else candidates.content_hash(traces_hash, loaded.traces)
+    return traces_hash if loaded.task == "steps" else rollout_traces.content_hash(traces_hash, loaded.traces)
 
 
 def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, run_fields: Mapping[str, Any]) -> RunManifest:

@@ -1,1 +1,1 @@
-"""Completions of prompts, verified: rollouts for training, a policy's own answers, Monte-Carlo values of prefixes."""
+"""Samples and verifies completions: rollouts for training, a policy's answers, Monte-Carlo values of prefixes."""

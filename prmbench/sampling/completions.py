@@ -1,6 +1,6 @@
-"""A policy at work: prompts -> completions -> verdicts, batch by batch. Whole batches are journalled.
+"""Samples completions of prompts and verifies them, batch by batch; a journal records each complete batch.
 
-A batch, its seeds and its texts follow from prompts and options alone: a killed run, resumed, gives the same rows.
+Batches and seeds depend on the prompts and options alone, so a run that is killed and resumed gives the same rows.
 """
 
 from __future__ import annotations
@@ -35,47 +35,53 @@ from prmbench.verification.gym_tasks import refusal
 
 Options = RolloutConfig | EvalConfig
 VERSION = 2
-"""Of the code between a prompt and a row; a change that moves rows bumps it."""
+"""Version of the code between a prompt and a row; raise it with every change that changes rows."""
 REFUSED = "refused"
-"""Verdict of a completion that was never drawn, since the prompt fills the context; outcome None."""
+"""Verdict of a completion that was not sampled because the prompt fills the context; its outcome is None."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Rendered prompts, and the batches in which their completions are drawn; completion i is of prompt i // n."""
+class SamplingPlan:
+    """Tokenised prompts, and the batches in which their completions are sampled; completion i is of prompt i // n."""
 
     prompts: tuple[Prompt, ...]
-    ids: tuple[tuple[int, ...], ...]
-    rooms: tuple[int, ...]
-    """Longest completion of each prompt; 0 = the prompt leaves no room, so its completions are refused."""
-    stops: frozenset[int]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    token_limits: tuple[int, ...]
+    """Longest completion of each prompt in tokens; 0 = the prompt fills the context, so its completions are refused."""
+    stop_ids: frozenset[int]
     n: int
+    """Completions per prompt."""
     batches: tuple[tuple[int, ...], ...]
+    """Indices of the completions of each batch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
-    """Every completion of a finished journal, in the order of the prompts, and how they were made."""
+class SampledRollouts:
+    """All completions of a finished journal, in the order of the prompts, with their provenance."""
 
     rollouts: tuple[Rollout, ...]
     facts: Mapping[str, Any]
-    """Commit, seconds and the like, by RunManifest's names."""
+    """Commit, seconds and other fields of RunManifest, by name."""
     journal: result_files.Journal
-    """To be removed once the rollouts are safe elsewhere."""
+    """The journal, to be removed once the rollouts have been written."""
 
 
 def sample(
     engine: Sampler, prompts: Sequence[Prompt], config: Options, verifier: verifiers.Verifier
 ) -> Iterator[Rollout]:
-    """Completions of prompts, verified, in order; in this process and without a journal. Raises UserError."""
-    work = prepare(engine, prompts, config)
-    found: dict[int, Rollout] = {}
-    at = 0
-    for batch in work.batches:
-        found |= dict(zip(batch, draw(engine, work, batch, config, verifier), strict=True))
-        while at in found:
-            yield found.pop(at)
-            at += 1
+    """Yield the verified completions of prompts, in order, sampled in this process without a journal.
+
+    Raises:
+        UserError: The options sample nothing.
+    """
+    plan = prepare(engine, prompts, config)
+    waiting: dict[int, Rollout] = {}
+    next_index = 0
+    for batch in plan.batches:
+        waiting |= dict(zip(batch, draw(engine, plan, batch, config, verifier), strict=True))
+        while next_index in waiting:
+            yield waiting.pop(next_index)
+            next_index += 1
 
 
 def sample_all(
@@ -85,85 +91,107 @@ def sample_all(
     folder: Path,
     progress: Progress | None = None,
     anew: bool = False,
-) -> Sampled | None:
-    """The same, journalled in `folder`, each process drawing its share; None in all processes but the first.
+) -> SampledRollouts | None:
+    """Sample and verify the completions of prompts, with a journal; under torchrun each process takes some batches.
 
-    `anew` forgets what an earlier sitting has drawn. Raises UserError when `folder` holds a run begun with other
-    options.
+    Args:
+        engine: The policy.
+        prompts: The prompts.
+        config: How to sample and verify.
+        folder: Folder of the journal; batches that it already has are not sampled again.
+        progress: Called after each batch.
+        anew: Whether to delete the journal of an earlier run first.
+
+    Returns:
+        All completions in the first process, None in the others.
+
+    Raises:
+        UserError: `folder` has the journal of a run with other options.
     """
-    work = prepare(engine, prompts, config)
-    journal = batch_jobs.open_journal(folder, identity(engine, work, config), len(work.batches), anew)
+    plan = prepare(engine, prompts, config)
+    journal = batch_jobs.open_journal(folder, identity(engine, plan, config), len(plan.batches), anew)
     workers = max(1, min(8, (os.cpu_count() or 1) // processes.world_size()))
     with verifiers.Verifier(workers) as verifier:
 
-        def share(number: int) -> tuple[dict[str, Any], int]:
-            rows = draw(engine, work, work.batches[number], config, verifier)
+        def run_batch(number: int) -> tuple[dict[str, Any], int]:
+            rows = draw(engine, plan, plan.batches[number], config, verifier)
             return {"rollouts": [rollout_files.to_row(r) for r in rows]}, sum(r.tokens or 0 for r in rows)
 
-        batch_jobs.work(journal, len(work.batches), share, progress)
-    return _collect(work, journal) if processes.rank() == 0 else None
+        batch_jobs.work(journal, len(plan.batches), run_batch, progress)
+    return _collect(plan, journal) if processes.rank() == 0 else None
 
 
 def open_policy(config: Options) -> LM:
-    """The model that writes. Raises UserError when there is none, or none that can."""
+    """Return the language model that writes the completions.
+
+    Raises:
+        UserError: No model is given, or it cannot write.
+    """
     if not config.model or config.model in BASELINES:
-        what = f"{config.model}: a baseline writes nothing;" if config.model else "is missing:"
-        raise UserError(f"--model {what} give the hub id, folder or .gguf file of a causal language model")
+        fault = f"{config.model}: a baseline writes nothing;" if config.model else "is missing:"
+        raise UserError(f"--model {fault} give the hub id, folder or .gguf file of a causal language model")
     if config.trust_remote_code:
         raise UserError("--trust-remote-code: no policy's card asks for code of the model's own; drop it")
     return open_lm(config.model, config.revision, config, VllmOptions(share=ALONE), config.dry_run)
 
 
-def prepare(engine: Sampler, prompts: Sequence[Prompt], config: Options) -> Work:
-    """Renders the prompts and forms batches. Raises UserError on options that draw nothing."""
-    how, n = how_drawn(config), config.group_size
-    if how.temperature == 0 and n > 1:
+def prepare(engine: Sampler, prompts: Sequence[Prompt], config: Options) -> SamplingPlan:
+    """Render and tokenise the prompts, and form batches of completions.
+
+    Raises:
+        UserError: The options sample nothing, or several equal greedy completions.
+    """
+    sampling, n = how_drawn(config), config.group_size
+    if sampling.temperature == 0 and n > 1:
         raise UserError(f"--group-size is {n}: greedy completions are all alike; use 1, or a --temperature above 0")
     template = template_source(config)
     texts = [generation.render_prompt(engine.tokenizer, prompt.text, template) for prompt in prompts]
     ids = generation.token_ids(engine.tokenizer, texts)
-    limits = [how.max_new_tokens if r is None else min(r, how.max_new_tokens) for r in generation.rooms(engine, ids)]
-    rooms = tuple(max(0, limit) for limit in limits)
-    costs = [len(i) + room if room else 0 for i, room in zip(ids, rooms, strict=True) for _ in range(n)]
-    return Work(
+    limits = [
+        sampling.max_new_tokens if room is None else min(room, sampling.max_new_tokens)
+        for room in generation.rooms(engine, ids)
+    ]
+    token_limits = tuple(max(0, limit) for limit in limits)
+    costs = [len(i) + limit if limit else 0 for i, limit in zip(ids, token_limits, strict=True) for _ in range(n)]
+    return SamplingPlan(
         prompts=tuple(prompts),
-        ids=tuple(map(tuple, ids)),
-        rooms=rooms,
-        stops=engine.stops | generation.end_of_turn(engine.tokenizer, template),
+        prompt_ids=tuple(map(tuple, ids)),
+        token_limits=token_limits,
+        stop_ids=engine.stops | generation.end_of_turn(engine.tokenizer, template),
         n=n,
         batches=tuple(token_batches(costs, _budget(engine, config))),
     )
 
 
 def _budget(engine: Sampler, config: Options) -> int:
-    """Tokens of a batch. VLLM makes its own, so there it says how much is drawn before the journal is written."""
+    """Return the tokens of a batch; vLLM forms its own batches, so there it sets how often the journal is written."""
     if config.engine != "vllm" or config.batch_tokens is not None:
         return generation.budget(engine, config.batch_tokens)
     return CPU_MOST_TOKENS if placement(config).device == "cpu" else 4 * GPU_MOST_TOKENS
 
 
 def how_drawn(config: Options) -> Sampling:
-    """The options that say how tokens are drawn."""
+    """Return the sampling parameters of a configuration."""
     return Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
 
 
-def kind_of(prompt: Prompt, config: Options) -> Any:
-    """Who checks this prompt's answers: `--verifier`, else what the prompt names, else math-verify."""
+def verifier_kind(prompt: Prompt, config: Options) -> Any:
+    """Return the verifier of a prompt's answers: `--verifier`, else the prompt's own, else math-verify."""
     return prompt.verifier or "math" if config.verifier == "auto" else config.verifier
 
 
 def check_verifiers(prompts: Sequence[Prompt], config: Options) -> None:
-    """Sees to it that every prompt's answers can be checked, before anything is drawn.
+    """Check, before anything is sampled, that the answers to every prompt can be verified.
 
-    Prompts whose gold answer cannot be read are counted in one Notice: their completions stay unverified.
+    One Notice counts the prompts whose gold answer cannot be read; their completions stay unverified.
 
     Raises:
-        UserError: A package is missing, a row of a file asks for reasoning-gym without `--verifier gym`, or the scorer
-            of its task is not run here.
+        UserError: A package is missing, a row of a file needs reasoning-gym without `--verifier gym`, or the scorer of
+            its task is not run here.
     """
-    for kind in sorted({kind_of(prompt, config) for prompt in prompts}):
-        verifiers.need(kind)
-    unreadable = [p.id for p in prompts if kind_of(p, config) == "math" and not golds(p.gold)]
+    for kind in sorted({verifier_kind(prompt, config) for prompt in prompts}):
+        verifiers.check_installed(kind)
+    unreadable = [p.id for p in prompts if verifier_kind(p, config) == "math" and not golds(p.gold)]
     if unreadable:
         warnings.warn(
             f"{len(unreadable)} of {len(prompts)} prompts have a gold answer that cannot be read (first: "
@@ -173,7 +201,7 @@ def check_verifiers(prompts: Sequence[Prompt], config: Options) -> None:
             stacklevel=2,
         )
     for prompt in prompts:
-        if kind_of(prompt, config) != "gym":
+        if verifier_kind(prompt, config) != "gym":
             continue
         if not prompt.generated and config.verifier != "gym":
             raise UserError(f"prompt {prompt.id}: asks for the verifier gym; give --verifier gym if you trust its file")
@@ -182,103 +210,108 @@ def check_verifiers(prompts: Sequence[Prompt], config: Options) -> None:
 
 
 def request_seed(seed: int, prompt: str, k: int) -> int:
-    """Of completion `k` of the prompt with that id: 63 bits that no other run, prompt or completion shares."""
+    """Return the 63-bit seed of completion `k` of the prompt with this id, different for every seed, prompt and k."""
     return int.from_bytes(hashlib.sha256(f"{seed}\0{prompt}\0{k}".encode()).digest()[:8]) >> 1
 
 
 def draw(
     engine: Sampler,
-    work: Work,
+    plan: SamplingPlan,
     batch: Sequence[int],
     config: Options,
     verifier: verifiers.Verifier,
 ) -> list[Rollout]:
-    """One batch: completions drawn, cut into steps and verified."""
-    return [rollout for rollout, _ in draw_tokens(engine, work, batch, config, verifier)]
+    """Sample one batch of completions, split them into steps and verify them."""
+    return [rollout for rollout, _ in draw_tokens(engine, plan, batch, config, verifier)]
 
 
 def draw_tokens(
     engine: Sampler,
-    work: Work,
+    plan: SamplingPlan,
     batch: Sequence[int],
     config: Options,
     verifier: verifiers.Verifier,
 ) -> list[tuple[Rollout, Drawn | None]]:
-    """The same with the tokens as they were drawn; None for what was refused."""
-    of = [work.prompts[i // work.n] for i in batch]
-    if not work.rooms[batch[0] // work.n]:
-        refused = [Rollout(**_whose(p, i % work.n), verdict=REFUSED, tokens=0) for i, p in zip(batch, of, strict=True)]
-        return [(rollout, None) for rollout in refused]
-    drawn = engine.sample(
-        [work.ids[i // work.n] for i in batch],
-        [work.rooms[i // work.n] for i in batch],
-        [request_seed(config.seed, p.id, i % work.n) for i, p in zip(batch, of, strict=True)],
+    """Sample one batch as `draw` does, and return each rollout with its sampled tokens, or None if it was refused."""
+    prompts = [plan.prompts[i // plan.n] for i in batch]
+    if not plan.token_limits[batch[0] // plan.n]:  # refused prompts have cost 0, and so batches of their own
+        refused = zip(batch, prompts, strict=True)
+        return [(Rollout(**_prompt_fields(p, i % plan.n), verdict=REFUSED, tokens=0), None) for i, p in refused]
+    sampled = engine.sample(
+        [plan.prompt_ids[i // plan.n] for i in batch],
+        [plan.token_limits[i // plan.n] for i in batch],
+        [request_seed(config.seed, p.id, i % plan.n) for i, p in zip(batch, prompts, strict=True)],
         how_drawn(config),
-        work.stops,
+        plan.stop_ids,
     )
-    said = [generation.completion(engine.tokenizer, d, work.stops) for d in drawn]
-    verdicts = verifier.check([_claim(p, c.text, config) for p, c in zip(of, said, strict=True)])
-    rows = zip(batch, of, said, verdicts, strict=True)
-    made = [_row(p, i % work.n, c, verdict, config.split) for i, p, c, verdict in rows]
-    return list(zip(made, drawn, strict=True))
+    completions = [generation.completion(engine.tokenizer, tokens, plan.stop_ids) for tokens in sampled]
+    verdicts = verifier.check([_claim(p, c.text, config) for p, c in zip(prompts, completions, strict=True)])
+    rows = zip(batch, prompts, completions, verdicts, strict=True)
+    rollouts = [_rollout(p, i % plan.n, c, verdict, config.split) for i, p, c, verdict in rows]
+    return list(zip(rollouts, sampled, strict=True))
 
 
 def _claim(prompt: Prompt, text: str, config: Options) -> verifiers.Claim:
-    kind = kind_of(prompt, config)
+    kind = verifier_kind(prompt, config)
     entry = {"question": prompt.text, "answer": prompt.gold, "metadata": prompt.metadata} if kind == "gym" else {}
     return verifiers.Claim(text, prompt.gold, kind, entry)
 
 
-def _row(prompt: Prompt, k: int, said: generation.Completion, verdict: verifiers.Verdict, split: str) -> Rollout:
+def _rollout(
+    prompt: Prompt, k: int, completion: generation.Completion, verdict: verifiers.Verdict, split: str
+) -> Rollout:
     return Rollout(
-        **_whose(prompt, k),
-        completion=said.text,
-        steps=rollout_files.cut(said.text, split),
+        **_prompt_fields(prompt, k),
+        completion=completion.text,
+        steps=rollout_files.cut(completion.text, split),
         outcome=verdict.outcome,
         verdict=verdict.verdict,
         answer=verdict.answer,
-        finish=said.finish,
-        tokens=said.tokens,
+        finish=completion.finish,
+        tokens=completion.tokens,
     )
 
 
-def _whose(prompt: Prompt, k: int) -> dict[str, Any]:
-    facts = {"prompt": prompt.text, "gold": prompt.gold, "group": prompt.id, "subset": prompt.subset}
-    return {"id": f"{prompt.id}/{k}", **facts}
+def _prompt_fields(prompt: Prompt, k: int) -> dict[str, Any]:
+    """Return the fields that completion `k` has from its prompt."""
+    fields = {"prompt": prompt.text, "gold": prompt.gold, "group": prompt.id, "subset": prompt.subset}
+    return {"id": f"{prompt.id}/{k}", **fields}
 
 
 # --- the journal ------------------------------------------------------------------------------------------
 
 
-def identity(engine: Sampler, work: Work, config: Options) -> dict[str, Any]:
-    """All that moves a row, and nothing else."""
-    where = placement(config)
-    asked = [(p.id, ids, p.gold, kind_of(p, config)) for p, ids in zip(work.prompts, work.ids, strict=True)]
+def identity(engine: Sampler, plan: SamplingPlan, config: Options) -> dict[str, Any]:
+    """Return everything that affects a row, and nothing else; only a run with the same identity resumes a journal."""
+    place = placement(config)
+    inputs = [
+        (p.id, ids, p.gold, verifier_kind(p, config)) for p, ids in zip(plan.prompts, plan.prompt_ids, strict=True)
+    ]
     return {
         "version": VERSION,
         "model": options.public_name(config.model),
         "revision": getattr(engine, "revision", None) or config.revision,
         "weights": local_weights(config.model),
-        "dtype": where.dtype,
-        "device": where.device.partition(":")[0],
+        "dtype": place.dtype,
+        "device": place.device.partition(":")[0],
         "engine": config.engine,
         "sampling": asdict(how_drawn(config)),
         "seed": config.seed,
         "split": config.split,
-        "prompts": result_files.sha256(repr(asked).encode()),
-        "batches": result_files.short_hash({"batches": work.batches, "rooms": work.rooms}),
-        "stops": sorted(work.stops),
+        "prompts": result_files.sha256(repr(inputs).encode()),
+        "batches": result_files.short_hash({"batches": plan.batches, "rooms": plan.token_limits}),
+        "stops": sorted(plan.stop_ids),
     }
 
 
-def _collect(work: Work, journal: result_files.Journal) -> Sampled:
-    entries = batch_jobs.finished(journal, len(work.batches))
+def _collect(plan: SamplingPlan, journal: result_files.Journal) -> SampledRollouts:
+    entries = batch_jobs.finished(journal, len(plan.batches))
     try:
         rows = {
             i: rollout_files.from_row(row)
-            for batch, entry in zip(work.batches, entries, strict=True)
+            for batch, entry in zip(plan.batches, entries, strict=True)
             for i, row in zip(batch, entry["rollouts"], strict=True)
         }
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{journal.folder}: not a journal of completions ({error}); delete it to draw anew") from error
-    return Sampled(tuple(rows[i] for i in sorted(rows)), batch_jobs.manifest_fields(entries), journal)
+    return SampledRollouts(tuple(rows[i] for i in sorted(rows)), batch_jobs.manifest_fields(entries), journal)

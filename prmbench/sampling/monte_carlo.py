@@ -1,6 +1,6 @@
-"""Monte-Carlo success of prefixes: how often a policy that goes on from step k reaches a right answer.
+"""Monte-Carlo values of prefixes: how often a policy that continues after step k reaches a right answer.
 
-Draws and counts. What is right is the caller's word; what the numbers are held against is the judge's.
+The caller decides which answers are right.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prmbench.engines.generation import Sampler, Sampling
 from prmbench.sampling.completions import request_seed
 
 Judge = Callable[[Trace, str], bool]
-"""(the trace, a whole completion that shares its first steps) -> whether the answer is right."""
+"""Given a trace and a completion that begins with its first steps, returns whether the completion's answer is right."""
 
 
 def prefix_success(
@@ -27,36 +27,54 @@ def prefix_success(
     seed: int = 0,
     template: str | None = None,
 ) -> Iterator[Trace]:
-    """Every trace with `step_labels[k]` = the share of `samples` continuations after step k that end right.
+    """Yield every trace with Monte-Carlo values as its step labels.
 
-    The standard error of a label p is sqrt(p (1 - p) / samples). A continuation has a seed of its own, from (seed,
-    trace id, k), so labels do not depend on the company. The prefix is tokenised as a text by itself: tokenizers that
-    merge a step's end with the blank line after it go on from slightly other tokens than the whole trace has.
-    Raises UserError when a prefix leaves no room to go on.
+    `step_labels[k]` is the share of continuations after step k that end right; the standard error of a label p is
+    sqrt(p (1 - p) / samples). Each continuation has its own seed, from (seed, trace id, k), so labels do not depend on
+    the other traces. A prefix is tokenised by itself: where a tokenizer merges a step's end with the blank line after
+    it, the policy continues from slightly different tokens than those of the whole trace.
+
+    Args:
+        engine: The policy.
+        traces: The traces.
+        right: Judges a completion.
+        samples: Number of continuations of each prefix.
+        how: Sampling parameters.
+        seed: Seed of the run.
+        template: Chat template; None = the tokenizer's own.
+
+    Raises:
+        UserError: A prefix fills the context.
     """
-    heads = [generation.render_prompt(engine.tokenizer, trace.prompt, template) for trace in traces]
+    rendered_prompts = [generation.render_prompt(engine.tokenizer, trace.prompt, template) for trace in traces]
     prefixes = [[text for text in _prefixes(trace) for _ in range(samples)] for trace in traces]
-    texts = [head + text for head, said in zip(heads, prefixes, strict=True) for text in said]
+    texts = [
+        prompt + prefix
+        for prompt, trace_prefixes in zip(rendered_prompts, prefixes, strict=True)
+        for prefix in trace_prefixes
+    ]
     seeds = [
         request_seed(seed, f"{trace.id}/{i // samples}", i % samples)
-        for trace, said in zip(traces, prefixes, strict=True)
-        for i in range(len(said))
+        for trace, trace_prefixes in zip(traces, prefixes, strict=True)
+        for i in range(len(trace_prefixes))
     ]
-    drawn = generation.generate(engine, texts, how, seeds, stops=generation.end_of_turn(engine.tokenizer, template))
-    for trace, said in zip(traces, prefixes, strict=True):
-        ends = [text + _text(trace, next(drawn)) for text in said]
-        found = [right(trace, end) for end in ends]
-        labels = (sum(found[i : i + samples]) / samples for i in range(0, len(found), samples))
+    continuations = generation.generate(
+        engine, texts, how, seeds, stops=generation.end_of_turn(engine.tokenizer, template)
+    )
+    for trace, trace_prefixes in zip(traces, prefixes, strict=True):
+        completions = [prefix + _text(trace, next(continuations)) for prefix in trace_prefixes]
+        outcomes = [right(trace, completion) for completion in completions]
+        labels = (sum(outcomes[i : i + samples]) / samples for i in range(0, len(outcomes), samples))
         yield replace(trace, step_labels=tuple(labels))
 
 
 def _prefixes(trace: Trace) -> list[str]:
-    """The completion through each of its steps."""
+    """Return the prefix of the completion up to each of its steps."""
     steps = numbered(trace.steps)
     return ["\n\n".join(steps[: k + 1]) for k in range(len(steps))]
 
 
-def _text(trace: Trace, drawn: generation.Completion) -> str:
-    if drawn.refused:
-        raise UserError(f"trace {trace.id}: a prefix leaves no room to go on ({drawn.refused})")
-    return drawn.text
+def _text(trace: Trace, continuation: generation.Completion) -> str:
+    if continuation.refused:
+        raise UserError(f"trace {trace.id}: a prefix leaves no room to go on ({continuation.refused})")
+    return continuation.text

@@ -1,6 +1,6 @@
-"""`prmbench rollout`: prompts -> verified completions -> one grouped traces file, with its counts and provenance.
+"""`prmbench rollout`: samples and verifies completions, and writes a rollout file with its counts and provenance.
 
-The completions themselves are policy.py's; here is what surrounds them: checks, the file, its summary.
+completions.py samples; this module checks the options and writes the file and its summary.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prmbench.data.rollouts import Rollout
 from prmbench.sampling.completions import (
     REFUSED,
     Progress,
-    Work,
+    SamplingPlan,
     check_verifiers,
     identity,
     open_policy,
@@ -34,119 +34,134 @@ from prmbench.sampling.completions import (
 from prmbench.verification import verifiers
 
 LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "reasoning_gym")
-"""Their rules change between releases, and verdicts with them."""
+"""Packages that affect verdicts, whose versions are recorded since their rules change between releases."""
 
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a run would do."""
+    """Size of a run, computed without running it."""
 
     prompts: int
     refused: int
-    """Prompts that fill the model's context."""
+    """Number of prompts that fill the model's context."""
     completions: int
     prompt_tokens: int
     most_new_tokens: int
-    """If no completion ended before its limit."""
+    """Number of new tokens if no completion ended before its limit."""
     batches: int
     weights_gib: float
 
 
 def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | None:
-    """Draws and verifies completions; writes `--out`, and `<out>.json` with counts and provenance.
+    """Sample and verify completions, and write `config.out` and `<out>.json` with counts and provenance.
 
-    Goes on with a run that was interrupted, and does nothing when the same run is finished. Under torchrun every
-    process takes its share of the batches and process 0 writes; the others return None. Raises UserError.
+    Resumes an interrupted run, and does nothing when the same run is finished. Under torchrun each process takes some
+    of the batches, and process 0 writes.
+
+    Args:
+        config: The run.
+        progress: Called after each batch.
+
+    Returns:
+        The rollout file in process 0, None in the others.
+
+    Raises:
+        UserError: An option or an input is invalid, or `config.out` is from another run.
     """
     config = options.coerced(config)
     _check(config)
-    found = prompt_files.load(_given(config), config.subset, config.limit)
-    check_verifiers(found, config)
+    prompts = prompt_files.load(_prompt_source(config), config.subset, config.limit)
+    check_verifiers(prompts, config)
     engine = open_policy(config)
-    facts = identity(engine, prepare(engine, found, config), config)
+    expected_identity = identity(engine, prepare(engine, prompts, config), config)
     if config.out.exists() or beside(config.out).exists():
-        _same(config.out, facts)
+        _check_same_run(config.out, expected_identity)
     if config.out.exists():
         if processes.rank() != 0:
             return None
         message = f"{config.out}: holds this very run, and nothing is drawn; delete it to draw anew"
         warnings.warn(message, Notice, stacklevel=2)
         return config.out
-    sampled = sample_all(engine, found, config, config.out.with_name(config.out.name + ".journal"), progress)
+    sampled = sample_all(engine, prompts, config, config.out.with_name(config.out.name + ".journal"), progress)
     if sampled is None:
         return None
-    kept = [r for r in sampled.rollouts if r.verdict != REFUSED]
-    if not kept:
+    completed = [r for r in sampled.rollouts if r.verdict != REFUSED]
+    if not completed:
         raise UserError(
-            f"{_given(config)}: no prompt leaves room for a completion; the model takes {engine.max_tokens}"
+            f"{_prompt_source(config)}: no prompt leaves room for a completion; the model takes {engine.max_tokens}"
         )
-    told = {
-        "identity": facts,
-        "content": rollout_files.content_hash(kept),
+    sidecar = {
+        "identity": expected_identity,
+        "content": rollout_files.content_hash(completed),
         "counts": summarise(sampled.rollouts),
         **_provenance(engine, config),
         **sampled.facts,
     }
-    rollout_files.warn_if_never_cut(kept, config.split, config.out.name)
-    rollout_files.warn_if_unverified(kept, config.out.name)
-    writing.write_atomic(beside(config.out), result_files.canonical_json(told))  # first: a file on disk always has it
-    rollout_files.write(config.out, kept)
+    rollout_files.warn_if_never_cut(completed, config.split, config.out.name)
+    rollout_files.warn_if_unverified(completed, config.out.name)
+    # The sidecar is written first, so that a rollout file on disk always has one.
+    writing.write_atomic(beside(config.out), result_files.canonical_json(sidecar))
+    rollout_files.write(config.out, completed)
     sampled.journal.remove()
     return config.out
 
 
 def dry_run(config: RolloutConfig) -> DryRun:
-    """The plan of a run, without loading weights. `config.dry_run` must be set."""
+    """Return the size of a run, without loading weights; `config.dry_run` must be set.
+
+    Raises:
+        UserError: An option or an input is invalid.
+    """
     config = options.coerced(config)
     _check(config)
-    found = prompt_files.load(_given(config), config.subset, config.limit)
-    check_verifiers(found, config)
+    prompts = prompt_files.load(_prompt_source(config), config.subset, config.limit)
+    check_verifiers(prompts, config)
     engine = open_policy(config)
-    return outline(engine, prepare(engine, found, config))
+    return outline(engine, prepare(engine, prompts, config))
 
 
-def outline(engine: LM, work: Work) -> DryRun:
-    """What drawing this work would take."""
+def outline(engine: LM, plan: SamplingPlan) -> DryRun:
+    """Return the size of a sampling plan."""
     return DryRun(
-        prompts=len(work.prompts),
-        refused=sum(room < 1 for room in work.rooms),
-        completions=work.n * sum(room > 0 for room in work.rooms),
-        prompt_tokens=sum(map(len, work.ids)),
-        most_new_tokens=work.n * sum(work.rooms),
-        batches=len(work.batches),
+        prompts=len(plan.prompts),
+        refused=sum(limit < 1 for limit in plan.token_limits),
+        completions=plan.n * sum(limit > 0 for limit in plan.token_limits),
+        prompt_tokens=sum(map(len, plan.prompt_ids)),
+        most_new_tokens=plan.n * sum(plan.token_limits),
+        batches=len(plan.batches),
         weights_gib=round(engine.weight_bytes / 2**30, 2),
     )
 
 
 def beside(out: Path) -> Path:
-    """Where the counts and the provenance of a rollouts file are."""
+    """Return the path of a rollout file's sidecar, which holds its counts and provenance."""
     return out.with_name(out.name + ".json")
 
 
 def counts(out: Path) -> dict[str, Any]:
-    """Counts of a finished rollouts file, as `summarise` made them; empty for a file from elsewhere."""
-    found: dict[str, Any] = summary(out).get("counts", {})
-    return found
+    """Return the counts in a rollout file's sidecar, as `summarise` made them; empty where there is no sidecar."""
+    sidecar_counts: dict[str, Any] = summary(out).get("counts", {})
+    return sidecar_counts
 
 
-# --- what a file is told by -------------------------------------------------------------------------------
+# --- counts and provenance -------------------------------------------------------------------------------
 
 
 def summarise(rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    """Counts of a file: verdicts, cut completions, accuracy over the verified, and prompts by mixture of outcomes."""
-    drawn = [r for r in rollouts if r.verdict != REFUSED]
-    verified = [r.outcome for r in drawn if r.outcome is not None]
+    """Return counts of rollouts: verdicts, truncated completions, accuracy of the verified, and prompts by outcomes."""
+    sampled = [r for r in rollouts if r.verdict != REFUSED]
+    verified = [r.outcome for r in sampled if r.outcome is not None]
     groups = [{r.outcome for r in rows} - {None} for _, rows in groupby(rollouts, key=lambda r: r.group)]
     return {
         "prompts": len(groups),
-        "completions": len(drawn),
-        "refused": len(rollouts) - len(drawn),
-        "tokens": sum(r.tokens or 0 for r in drawn),
-        "verdicts": dict(sorted(Counter(r.verdict for r in drawn).items())),
-        "unverified": len(drawn) - len(verified),
-        "truncated": sum(r.finish == "length" for r in drawn),
-        "empty": sum(not r.completion.strip() for r in drawn),
-        "unannounced": sum(bool(r.answer) and not verifiers.answer_or_line(r.completion) for r in drawn),
+        "completions": len(sampled),
+        "refused": len(rollouts) - len(sampled),
+        "tokens": sum(r.tokens or 0 for r in sampled),
+        "verdicts": dict(sorted(Counter(r.verdict for r in sampled).items())),
+        "unverified": len(sampled) - len(verified),
+        "truncated": sum(r.finish == "length" for r in sampled),
+        "empty": sum(not r.completion.strip() for r in sampled),
+        "unannounced": sum(bool(r.answer) and not verifiers.answer_or_line(r.completion) for r in sampled),
         "accuracy": round(sum(verified) / len(verified), 6) if verified else None,
         "mixed_prompts": sum(outcomes == {0, 1} for outcomes in groups),
         "all_right_prompts": sum(outcomes == {1} for outcomes in groups),
@@ -167,35 +182,36 @@ def _provenance(engine: LM, config: RolloutConfig) -> dict[str, Any]:
 # --- bad input ----------------------------------------------------------------------------------------------
 
 
-def _given(config: RolloutConfig) -> Path:
+def _prompt_source(config: RolloutConfig) -> Path:
     if config.data is None:
         raise UserError("--data is missing: give a json, jsonl or parquet file of prompts, or gym:NAME")
     return config.data
 
 
 def _check(config: RolloutConfig) -> None:
-    """Mistakes that cost nothing to find."""
+    """Raise UserError on invalid options, before anything slow begins."""
     rollout_files.check_suffix(config.out)
-    _given(config)
-    output_checks.check([config.out, beside(config.out)], config, force=True)  # what is there already, `_same` looks at
+    _prompt_source(config)
+    # `force`, because `_check_same_run` looks at existing files.
+    output_checks.check([config.out, beside(config.out)], config, force=True)
     writing.check_writable(config.out.parent)
 
 
-def _same(out: Path, facts: Mapping[str, Any]) -> None:
-    """Raises UserError unless `out`, or at least the summary beside it, is what this very run wrote."""
-    begun = summary(out).get("identity")
+def _check_same_run(out: Path, expected_identity: Mapping[str, Any]) -> None:
+    """Raise UserError unless `out`, or at least its sidecar, was written by the same run."""
+    recorded = summary(out).get("identity")
     path = out if out.exists() else beside(out)
-    if not isinstance(begun, dict):
+    if not isinstance(recorded, dict):
         raise UserError(f"--out {path}: exists, and this command did not write it; name another file")
-    changed = sorted(name for name in facts if begun.get(name) != facts[name])
+    changed = sorted(name for name in expected_identity if recorded.get(name) != expected_identity[name])
     if changed:
         raise UserError(f"--out {path}: exists, from a run that differs in {', '.join(changed[:4])}; name another file")
 
 
 def summary(out: Path) -> dict[str, Any]:
-    """What was written beside a rollouts file; empty for a file from elsewhere."""
+    """Return the sidecar of a rollout file; empty where there is none that can be read."""
     try:
-        told = reading.read_json(beside(out))
+        sidecar = reading.read_json(beside(out))
     except UserError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return sidecar if isinstance(sidecar, dict) else {}

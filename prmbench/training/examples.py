@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prmbench.core.records import UserError
-from prmbench.data import rollouts, views
+from prmbench.data import rollouts, training_data
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion_encoding import CompletionIds, Exchange, encode_completions, encode_steps, steps_text
 from prmbench.training.losses import LossRow
@@ -72,7 +72,9 @@ class Encoder:
     """Text that ends each step where steps are read at a separator; None = chat text."""
 
 
-def build(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, pairs: views.How | None, seed: int) -> Dataset:
+def build(
+    rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, pairs: training_data.How | None, seed: int
+) -> Dataset:
     """Encodes rollouts as a loss needs them; with `pairs`, pointwise losses get both halves of a pair as one unit."""
     if loss.view == "steps":
         return _steps(rows, encoder)
@@ -80,7 +82,7 @@ def build(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, pairs: views
 
 
 def _points(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder) -> Dataset:
-    points, left_out = views.demonstrations(rows) if loss.scores is None else views.points(rows)
+    points, left_out = training_data.demonstrations(rows) if loss.scores is None else training_data.points(rows)
     encoded = _encode(points, encoder)
     usable = [(row, ids) for row, ids in zip(points, encoded, strict=True) if not ids.unscored]
     examples = tuple(_example(row, ids, loss) for row, ids in usable)
@@ -88,9 +90,9 @@ def _points(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder) -> Dataset
     return Dataset(examples, tuple((i,) for i in range(len(examples))), {**left_out, **reasons})
 
 
-def _pairs(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, how: views.How, seed: int) -> Dataset:
-    pairs, left_out = views.pairs(rows, how, seed)
-    members = views.halves(pairs)
+def _pairs(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, how: training_data.How, seed: int) -> Dataset:
+    pairs, left_out = training_data.pairs(rows, how, seed)
+    members = training_data.halves(pairs)
     encoded = {row.id: ids for row, ids in zip(members, _encode(members, encoder), strict=True)}
     reasons: Counter[str] = Counter()
     units = []
@@ -111,7 +113,7 @@ def _pairs(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, how: views.
 
 
 def _steps(rows: Sequence[Rollout], encoder: Encoder) -> Dataset:
-    step_rows, left_out = views.step_rows(rows)
+    step_rows, left_out = training_data.step_rows(rows)
     reasons: Counter[str] = Counter()
     examples = []
     for step_row in step_rows:

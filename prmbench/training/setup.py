@@ -18,7 +18,7 @@ from prmbench.backends import common, ref_cache
 from prmbench.config import TrainConfig, TrainRMConfig, presets
 from prmbench.config.presets import Settings
 from prmbench.core.records import UserError
-from prmbench.data import rollouts, views
+from prmbench.data import rollouts, training_data
 from prmbench.engines.hf import HFEngine
 from prmbench.training import batching, reference, run_setup
 from prmbench.training import model as models
@@ -115,7 +115,7 @@ def prepare(config: TrainConfig) -> Job:
     max_tokens = run_setup.smallest(config.max_tokens, shape.max_tokens, reference_limit)
     encoder = Encoder(shape.tokenizer, template, max_tokens, row.card.get("separator"))
     encode = partial(build, loss=row, encoder=encoder, pairs=settings.pairs, seed=config.seed)
-    training_rows, held_out_rows = views.split(rows, config.validation, config.seed)
+    training_rows, held_out_rows = training_data.split(rows, config.validation, config.seed)
     data, held_out = encode(training_rows), encode(held_out_rows)
     check_usable(data, row)
     if held_out_rows and not held_out.units:

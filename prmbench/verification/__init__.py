@@ -1,7 +1,7 @@
-r"""What a completion's final answer is, and whether it is the gold one.
+r"""Extracts the final answer of a completion and compares it with the reference answer.
 
-From text to verdict: answer_region.py (the region and its boxes) -> extraction.py (what is announced) -> symbols.py and
-latex.py (one plain spelling) -> forms.py, definitions.py, quantities.py, numbers.py (its shape) -> grading.py and
-scalars.py (equality), spelling.py (one spelling for votes). Only expressions.py and
-solution_sets.py reach sympy. All of it runs in the worker processes of verifiers.py.
+The stages, in order: answer_region.py (region and boxes), extraction.py (the announced answer), unicode_latex.py and
+latex.py (plain LaTeX), forms.py, definitions.py, quantities.py and numbers.py (structure), grading.py and scalars.py
+(equality), canonical.py (one string for all equal answers, for majority votes). Only expressions.py and
+solution_sets.py import sympy. All stages run in the worker processes that verifiers.py starts.
 """

@@ -1,7 +1,7 @@
-r"""Where the final answer of a completion is: outside its thought, in its last box or behind its last announcement.
+r"""Finds the part of a completion that holds its final answer, outside of its reasoning, and the boxes in a text.
 
-Plain string functions, linear in the length of the text. Everybody who reads an answer reads it here: the verifiers of
-verifiers.py and the critics' parser.
+Plain string functions, linear in the length of the text. Both the verifiers (verifiers.py) and the critics' parser read
+answers with them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ _BARE_BOX = re.compile(r"[^\s${}\\,.;]+(?:[.,][^\s${}\\,.;]+)*")
 
 
 def answer_region(text: str) -> str | None:
-    """Return the part of a completion in which its final answer stands.
+    """Return the part of a completion that holds its final answer.
 
-    It is what the last `<answer>...</answer>` behind the thought holds; without such tags, what follows the thought;
-    without a thought, the whole text. A thought ends at `</think>` (also written `</thinking>`, `</thought>`,
+    It is the content of the last `<answer>...</answer>` after the thought; without such tags, the text after the
+    thought; without a thought, the whole text. A thought ends at `</think>` (also written `</thinking>`, `</thought>`,
     `</reasoning>`, `[/THINK]`, and as Seed-OSS, Kimi, OpenThinker and gpt-oss write it), whether its beginning is in
     the text or was in the prompt. When nothing but blanks follows the thought, an answer in tags inside it counts.
 
     Returns:
-        The region, or None when the text ends inside a thought or inside an answer's tags: what was cut has no answer.
+        The region, or None when the text ends inside a thought or inside an answer's tags, since it was truncated.
     """
     span = answer_span(text)
     return None if span is None else text[slice(*span)]
 
 
 def answer_span(text: str) -> tuple[int, int] | None:
-    """Return where in the text its `answer_region` begins and ends, or None when it has none."""
+    """Return the start and end of the `answer_region` of a text, or None when it has none."""
     thought_end = 0
     in_thought = False
     answer_start: int | None = None
@@ -64,11 +64,11 @@ class Box:
     start: int
     end: int
     content: str | None
-    """None when the box is never closed."""
+    """None when the box is not closed."""
 
 
 def boxes(text: str) -> list[Box]:
-    r"""Return the outermost boxes of a text, in order; a box that is never closed is the last one.
+    r"""Return the outermost boxes of a text, in order; a box that is not closed is the last one.
 
     Boxes inside a box are unwrapped: the content of `\boxed{x = \boxed{2}}` is `x = 2`.
     """
@@ -99,14 +99,14 @@ def last_box(text: str) -> str | None:
     """Return the content of the last outermost box.
 
     Returns:
-        None when there is no box, or when the last one is never closed.
+        None when there is no box, or when the last one is not closed.
     """
-    found = boxes(text)
-    return found[-1].content if found else None
+    outermost = boxes(text)
+    return outermost[-1].content if outermost else None
 
 
 def _unwrapped(text: str, start: int, end: int, commands: list[re.Match[str]], closing: dict[int, int]) -> str:
-    """The text from start to end without these box commands and the braces that belong to them."""
+    """Return the text from start to end without these box commands and their braces."""
     dropped = {closing[c.end()]: closing[c.end()] + 1 for c in commands if c.end() in closing}
     dropped |= {c.start(): c.end() + (text[c.end() : c.end() + 1] == "{") for c in commands}
     pieces = []
@@ -117,7 +117,7 @@ def _unwrapped(text: str, start: int, end: int, commands: list[re.Match[str]], c
 
 
 def _closing_braces(text: str) -> dict[int, int]:
-    """Position of an opening brace -> position of the one that closes it; escaped braces are text."""
+    """Return a map from the position of each opening brace to that of its closing one; escaped braces are text."""
     closing: dict[int, int] = {}
     open_braces: list[int] = []
     for brace in re.finditer(r"\\.|[{}]", text, re.DOTALL):

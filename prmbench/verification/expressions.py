@@ -1,8 +1,8 @@
-r"""Equality of mathematical expressions: parsed by latex2sympy, compared exactly or at sample points.
+r"""Equality of mathematical expressions, which are parsed by latex2sympy and compared exactly or at sample points.
 
 Constants are compared to 50 digits relative to their size, so that `\frac{1}{2^{98}}` is not `\frac{1}{2^{97}}`.
-Expressions with variables are compared at fixed rational points, of positive, negative and mixed signs; where the value
-at a point that is not positive is not real, as that of a root may be, only the positive points count.
+Expressions with variables are compared at fixed rational points with positive, negative and mixed signs. A point with a
+negative coordinate counts only where both values are real, since a root may not be.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from sympy.functions.elementary.trigonometric import TrigonometricFunction  # ty
 from prmbench.verification.latex import FUNCTIONS
 from prmbench.verification.numbers import ENOUGH_DIGITS, Number
 
-MOST_CHARACTERS = 2_000
-"""A longer expression is not parsed."""
+MAX_CHARACTERS = 2_000
+"""Longer expressions are not parsed."""
 DIGITS = 50
 _PRECISION = DIGITS + 20
 _POSITIVE = ("7/5", "19/8", "61/7", "379/9", "5/11", "43/12", "17/3", "29/13", "31/9", "3/10")
-"""Values of the variables, in order; the second point begins with the second of them, and so on."""
+"""Values of the variables, in order; the k-th point begins with the k-th value."""
 _POINTS = 4
-_WHOLE_POINTS = 24
-"""How many whole numbers take the place of the fractions where one of _STEPS occurs."""
-_STEPS = (sympy.floor, sympy.ceiling, sympy.Mod, sympy.factorial, sympy.binomial)
-"""Functions that are meant for whole numbers."""
+_INTEGER_POINTS = 24
+"""Number of integer points that are used instead of fractions where one of _INTEGER_FUNCTIONS occurs."""
+_INTEGER_FUNCTIONS = (sympy.floor, sympy.ceiling, sympy.Mod, sympy.factorial, sympy.binomial)
+"""Functions that are meant for integers."""
 _VARIABLE = r"(\\?[A-Za-z]+(?:_\s*(?:\{[^{}]*\}|\w))?)"
 _COMMAND_BELOW = re.compile(
     r"_\s*(?:\{\s*\\text\s*\{\s*([A-Za-z]+)\s*\}\s*\}|\{\s*\\([A-Za-z]+)\s*\}|\\(?!text)([A-Za-z]+))"
@@ -40,16 +40,16 @@ _DERIVATIVE = re.compile(
     rf"\\frac\s*\{{\s*(?:d|\\partial)\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?\s*{_VARIABLE}\s*\}}"
     rf"\s*\{{\s*(?:d|\\partial)\s*{_VARIABLE}\s*(?:\^\s*\{{?\s*(\d)\s*\}}?)?\s*\}}"
 )
-"""`\\frac{d^2 x}{d t^2}`; the parser takes the derivative of a name for zero, so it becomes a name itself."""
+"""`\\frac{d^2 x}{d t^2}`; the parser reads the derivative of a name as zero, so it is replaced by a name."""
 _SIGNS = ((1,), (-1,), (1, -1), (1, 1, -1))
 """Signs of the variables, in turn: `|xy|` is `xy` where all are positive, and where all are negative."""
 _RENAMED = {"I": "\\varrho ", "T": "\\vartheta ", "\\gamma": "\\varphi ", "\\Gamma": "\\varepsilon "}
-"""Variables that the parser takes for something else: the unit matrix, a transposition, Euler's constant. Their new
-names are spellings that plain LaTeX does not have."""
+"""Variables that the parser misreads as the unit matrix, a transposition or Euler's constant. The new names do not
+occur in plain LaTeX."""
 
 
 class UnreadableError(Exception):
-    """The parser failed on an expression. That is not to be taken for a wrong answer."""
+    """The parser failed on an expression, which does not make the answer wrong."""
 
 
 @lru_cache(maxsize=256)
@@ -59,7 +59,7 @@ def expression(text: str) -> sympy.Basic:
     Raises:
         UnreadableError: The parser failed, or the text is longer than MOST_CHARACTERS.
     """
-    parsed = _parsed(text)
+    parsed = _parse_latex(text)
     if not isinstance(parsed, sympy.Basic):
         raise UnreadableError("not one expression")
     if "!!" in text:
@@ -69,7 +69,7 @@ def expression(text: str) -> sympy.Basic:
         )
     exact = {number: sympy.Rational(str(number)) for number in parsed.atoms(sympy.Float)}
     names = {call: sympy.Symbol(str(call)) for call in parsed.atoms(AppliedUndef)}
-    rates = {  # else `dy/dx` of a mere name is 0
+    rates = {  # else `dy/dx` of a name without arguments is 0
         rate: sympy.Symbol(str(rate))
         for rate in parsed.atoms(Derivative)
         if rate.expr not in rate.variables and isinstance(rate.expr, sympy.Symbol | AppliedUndef)
@@ -84,17 +84,17 @@ def expression(text: str) -> sympy.Basic:
     return parsed.xreplace(units)
 
 
-def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase:
+def _parse_latex(text: str) -> sympy.Basic | sympy.MatrixBase:
     from latex2sympy2_extended import latex2sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         raise UnreadableError(f"{len(text)} characters")
-    if "..." in text:  # the parser would leave it out
+    if "..." in text:  # the parser would ignore it
         raise UnreadableError("something is left out")
-    if re.search(r"(?<![\w{}\\])\d+_", text):  # nor the base of a number
+    if re.search(r"(?<![\w{}\\])\d+_", text):  # the parser would ignore the base of a number
         raise UnreadableError("a number in a base")
-    text = _for_parser(text)
+    text = _rewrite_for_parser(text)
     if re.search(r"\d\s+\d", text):  # the parser would add the two
         raise UnreadableError("two numbers side by side")
     try:
@@ -109,14 +109,14 @@ def _parsed(text: str) -> sympy.Basic | sympy.MatrixBase:
         raise UnreadableError(str(error).split("\n")[0]) from error
 
 
-def _for_parser(text: str) -> str:
-    """The text with what the parser takes for something else written otherwise.
+def _rewrite_for_parser(text: str) -> str:
+    """Rewrite the parts of a text that the parser misreads.
 
-    These are primes, bare names of functions, `E_1` (the constant e), `2(3)` (a mixed number), `1.5e3`, a sum over i,
-    derivatives of unknown functions (zero), transposes (dropped) and subscripts that are commands.
+    These are primes, bare names of functions, `E_1` (read as the constant e), `2(3)` (as a mixed number), `1.5e3`, sums
+    over i, derivatives of unknown functions (as zero), transposes (ignored) and subscripts that are commands.
     """
     text = _COMMAND_BELOW.sub(lambda m: f"_{{{m[1] or m[2] or m[3]}}}", text)
-    text = re.sub(r"_\s*\{\s*([A-Za-z]{2,})\s*\}", r"_{q\1}", text)  # so that `max` is no function there
+    text = re.sub(r"_\s*\{\s*([A-Za-z]{2,})\s*\}", r"_{q\1}", text)  # so that `max` is not a function there
     text = _SLASHED_DERIVATIVE.sub(r"\\frac{d \1}{d \2}", text)
     text = _DERIVATIVE.sub(
         lambda m: "\\Psi_{" + re.sub(r"[^A-Za-z\d]", "", "".join(filter(None, m.groups()))) + "}", text
@@ -126,7 +126,9 @@ def _for_parser(text: str) -> str:
         lambda m: f"{m[1]}_{{{'T' if m[2] else 'star'}}}",
         text,
     )
-    text = re.sub(r"\(([^()]*)\)\s*/\s*\(([^()]*)\)", r"\\frac{\1}{\2}", text)  # else it divides by all that follows
+    text = re.sub(
+        r"\(([^()]*)\)\s*/\s*\(([^()]*)\)", r"\\frac{\1}{\2}", text
+    )  # else it divides by everything that follows
     text = re.sub(r"(?<![\w.^}\)])(\d+)/(\d+)(?=\s)", r"\\frac{\1}{\2}", text)
     text = re.sub(r"_\s*(\w)", r"_{\1}", text)
     text = re.sub(r"(?<![A-Za-z\\])([Ee])_\{([^{}]*)\}", r"\\Psi_{\1\2}", text)
@@ -138,16 +140,16 @@ def _for_parser(text: str) -> str:
     text = re.sub(r"(?<![A-Za-z\\])(sqrt|pi|" + "|".join(sorted(FUNCTIONS)) + r")(?![A-Za-z])", r"\\\1 ", text)
     text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"\\bmod(?![A-Za-z])", r"\\mod ", text)
-    text = re.sub(r"\\(gcd|lcm)\s*\(([^(){}]*[A-Za-z][^(){}]*)\)", _of_variables, text)
-    if re.search(r"\\(?:gcd|lcm)(?!\s*\([\d\s,]*\))", text):  # the parser says 1 where it does not see the numbers
+    text = re.sub(r"\\(gcd|lcm)\s*\(([^(){}]*[A-Za-z][^(){}]*)\)", _divisor_name, text)
+    if re.search(r"\\(?:gcd|lcm)(?!\s*\([\d\s,]*\))", text):  # the parser returns 1 where it does not find numbers
         raise UnreadableError("a divisor or multiple of variables")
     if "matrix}" not in text:
         text = re.sub(r"\\Gamma(?=\s*\()|\\[A-Za-z]+|[IT]", lambda m: _RENAMED.get(m[0], m[0]), text)
     return re.sub(r"\^\s*\(([^()]*)\)", r"^{\1}", text)
 
 
-def _of_variables(match: re.Match[str]) -> str:
-    """A greatest common divisor or least common multiple of variables, as a variable."""
+def _divisor_name(match: re.Match[str]) -> str:
+    """Return a name for a greatest common divisor or least common multiple of variables."""
     return f"\\varpi_{{{','.join(sorted([match[1].capitalize(), *match[2].replace(' ', '').split(',')]))}}}"
 
 
@@ -161,12 +163,12 @@ def same_expression(left: str, right: str) -> bool:
 
 
 def matrix_rows(text: str) -> list[list[sympy.Expr]]:
-    """Return the entries of a matrix that is written as an expression, such as a sum of two.
+    """Return the entries of a matrix that is written as an expression, such as a sum of two matrices.
 
     Raises:
-        UnreadableError: It cannot be parsed, or is no matrix.
+        UnreadableError: It cannot be parsed, or is not a matrix.
     """
-    matrix = _parsed(text).doit()
+    matrix = _parse_latex(text).doit()
     if not isinstance(matrix, sympy.MatrixBase):
         raise UnreadableError("no matrix")
     return [list(map(sympy.sympify, row)) for row in matrix.tolist()]
@@ -185,7 +187,7 @@ def same_value(left: sympy.Basic, right: sympy.Basic) -> bool:
 def _equal_at_points(left: sympy.Expr, right: sympy.Expr, variables: list[sympy.Symbol]) -> bool:
     compared = 0
     growth = 10 if any(map(_has_pieces, (left, right))) else 1
-    for values in _points(variables, growth, whole=left.has(*_STEPS) or right.has(*_STEPS)):
+    for values in _points(variables, growth, whole=left.has(*_INTEGER_FUNCTIONS) or right.has(*_INTEGER_FUNCTIONS)):
         a, b = _value(left, values), _value(right, values)
         if a is None or b is None:
             continue
@@ -198,11 +200,11 @@ def _equal_at_points(left: sympy.Expr, right: sympy.Expr, variables: list[sympy.
 
 
 def _points(variables: list[sympy.Symbol], growth: int, *, whole: bool) -> Iterator[dict[sympy.Symbol, sympy.Rational]]:
-    """Where expressions are compared: at positive and negative fractions, or at whole numbers alone."""
+    """Yield the points at which expressions are compared: fractions of both signs or, with `whole`, integers."""
     if not variables:
         yield {}
     elif whole:
-        for first in range(1, _WHOLE_POINTS + 1):
+        for first in range(1, _INTEGER_POINTS + 1):
             yield {v: sympy.Integer((first * (7 * k + 1)) % 29) for k, v in enumerate(variables)}
     else:
         for signs in _SIGNS[: min(len(variables), 2) * 2]:
@@ -215,13 +217,13 @@ def _points(variables: list[sympy.Symbol], growth: int, *, whole: bool) -> Itera
 
 
 def _has_pieces(expr: sympy.Expr) -> bool:
-    """Whether an expression may look like another one near 0: `|x - 5|` is `5 - x` there."""
+    """Whether an expression may equal another one near 0 only, as `|x - 5|` equals `5 - x` there."""
     pieces = sympy.Abs, sympy.Max, sympy.Min
     return bool(expr.has(*pieces)) or any(power.exp == sympy.S.Half for power in expr.atoms(sympy.Pow))
 
 
 def _value(expr: sympy.Expr, values: dict[sympy.Symbol, Any]) -> sympy.Expr | None:
-    """The number at a point, or None where there is none."""
+    """Return the value at a point, or None where it is not a finite number."""
     try:
         number = expr.subs(values).doit()
         if not number.is_Rational:
@@ -243,7 +245,7 @@ def _close(a: sympy.Expr, b: sympy.Expr) -> bool:
 
 
 def equals_number(text: str, number: Number) -> bool:
-    """Return whether a constant expression equals a number, at the precision with which the number is written.
+    """Return whether a constant expression equals a number, within the precision to which the number is written.
 
     Raises:
         UnreadableError: The expression cannot be parsed.
@@ -256,12 +258,12 @@ def equals_number(text: str, number: Number) -> bool:
     value = _value(exact, {})
     if value is None:
         return False
-    given = sympy.Rational(number.value)
-    if _close(value, given):
+    expected = sympy.Rational(number.value)
+    if _close(value, expected):
         return True
     if number.last_digit is None or number.digits < ENOUGH_DIGITS:
         return False
-    return bool(abs(value - given) <= sympy.Rational(number.last_digit))
+    return bool(abs(value - expected) <= sympy.Rational(number.last_digit))
 
 
 def same_equation(left: tuple[str, str], right: tuple[str, str], positive: bool = False) -> bool:
@@ -287,7 +289,7 @@ def same_equation(left: tuple[str, str], right: tuple[str, str], positive: bool 
 
 
 def _difference(left: str, right: str, keep_denominator: bool) -> sympy.Expr:
-    """Left side minus right side; without its denominator, by which an equation may be multiplied, or with it."""
+    """Return left minus right side; without its denominator (by which an equation may be multiplied) or with it."""
     sides = expression(left), expression(right)
     if not all(isinstance(side, sympy.Expr) for side in sides):
         raise UnreadableError("a side is no expression")
@@ -300,8 +302,8 @@ def latex(expr: sympy.Expr) -> str:
     return str(sympy.latex(expr))
 
 
-def spelled(expr: sympy.Basic) -> str:
-    """Return one spelling for equal expressions: constants simplified, rational functions expanded and cancelled."""
+def canonical_expression(expr: sympy.Basic) -> str:
+    """Return the canonical form of an expression: constants simplified, rational functions cancelled and expanded."""
     if not isinstance(expr, sympy.Expr):
         return str(expr)
     expr = expr.doit()
@@ -315,8 +317,8 @@ def spelled(expr: sympy.Basic) -> str:
     return str(expr if expr.is_Rational else sympy.simplify(sympy.sqrtdenest(expr)))
 
 
-def spelled_equation(left: str, right: str) -> str:
-    """Return one spelling for the multiples of an equation.
+def canonical_equation(left: str, right: str) -> str:
+    """Return the canonical form of an equation, the same for all its multiples.
 
     Raises:
         UnreadableError: A side cannot be parsed.

@@ -1,7 +1,7 @@
-r"""What a text gives as its final answer: its last box, what it announces, its only line, or its last expression.
+r"""Extracts the final answer of a text: its last box, the announced answer, its only line, or its last expression.
 
-An answer may be read in more than one way (`The answer is 42 in 2024.`); each reading is a beginning of what was
-announced, so that an answer is right when one of its readings is.
+An announced answer may have several readings (`The answer is 42 in 2024.`), each a prefix of the announcement. The
+answer is right when one of its readings is.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import re
 from prmbench.verification.answer_region import Box, boxes
 from prmbench.verification.latex import plain_latex
 
-MOST_CHARACTERS = 50_000
+MAX_CHARACTERS = 50_000
 """Longer texts without a box are not searched: some of math-verify's patterns take time quadratic in the length."""
-NEARBY = 4_000
-"""So many characters are searched behind an announcement, and at the end of a text for its last formulas."""
-SHORT = 200
-MOST_WORDS = 3
-"""A line of more characters or more words is prose, and not an answer by itself."""
+SEARCH_WINDOW = 4_000
+"""Number of characters that are searched after an announcement and, for the last formulas, at the end of a text."""
+MAX_LINE_CHARACTERS = 200
+MAX_WORDS = 3
+"""A line with words and more characters, or with more words, is prose, and not an answer by itself."""
 
 _JOIN = re.compile(r"[A-Za-z()\s]{0,40}?\s*(?:,?\s*(?:and|or)\b|,|;)\s*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?")
 """Between boxes that a sentence joins: `papers and`, `, y =`; but not `, then`."""
@@ -51,58 +51,62 @@ _LEADING = (_LEADING_NUMBER, _LEADING_LETTER, _LEADING_WORD)
 _NO_GOLD = frozenset(["nan", "null", "n/a"])
 _SPECIAL = re.compile(r"<\|.*", re.DOTALL)
 _LAST_TOKENS = re.compile(r"(?:\s*(?:<\|[^<>|]*\|>|<｜[^<>｜]*｜>|</s>|<eos>|<end_of_turn>))+\s*$")
-"""What follows the end of a completion that was written out with its special tokens."""
+"""Special tokens at the end of a completion."""
 _NUMBER = re.compile(r"(?<![A-Za-z\d_.,])[-+]?\d[\d,]*(?:\.\d+)?(?![A-Za-z\d_]|[.,]\d)")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _SENTENCE_START = re.compile(
     r"(?i)\s*(?:so|thus|therefore|hence|then|finally|we|it|this|that)\b|[A-Za-z ]{2,}\s*:\s*[-$\d\\]"
 )
-_HOPE = re.compile(r"(?i)final answer is\s*:?\s*(.*?)\.?\s*I hope it is correct", re.DOTALL)
+_MINERVA_CLOSING = re.compile(r"(?i)final answer is\s*:?\s*(.*?)\.?\s*I hope it is correct", re.DOTALL)
 _COPULA = re.compile(r"(?i)\b(?:is|are|was|equals?|be)\b\s*:?|[=:]")
 
 
 def answers(region: str) -> list[str]:
-    """Return the readings of a completion's final answer, plain LaTeX, the best one first; empty where it has none.
+    """Return the readings of a completion's final answer in plain LaTeX, the best one first; empty where it has none.
 
     Args:
-        region: What answers.answer_region returns.
+        region: The answer region of the completion, from `answer_region`.
     """
     region = _LAST_TOKENS.sub("", region)
-    found = boxes(region)
-    if found and (said := _HOPE.search(region, found[-1].end)):  # the closing line of Minerva's prompt
-        return _plain(_leading(said[1]))
-    if found:
-        return _plain([_joined_boxes(region, found)])
-    readings = announced(region)
+    region_boxes = boxes(region)
+    if region_boxes and (closing_line := _MINERVA_CLOSING.search(region, region_boxes[-1].end)):  # of Minerva's prompt
+        return _plain_readings(_leading_readings(closing_line[1]))
+    if region_boxes:
+        return _plain_readings([_joined_boxes(region, region_boxes)])
+    readings = announced_answers(region)
     if readings is None:
         return []
     line = region.strip()
     if not readings and "\n" not in line and not _is_prose(line):
-        readings = [line, *_leading(line)]
+        readings = [line, *_leading_readings(line)]
     elif not readings and (word := _LEADING_WORD.match(line)):
         readings = [word[1]]
-    return _plain(readings) or _plain(_last_formulas(region)) or _plain(_last_expression(region))
+    return (
+        _plain_readings(readings)
+        or _plain_readings(_last_formulas(region))
+        or _plain_readings(_last_expression(region))
+    )
 
 
 def _is_prose(line: str) -> bool:
-    """Whether a line is a sentence, in which an answer stands, and not an answer."""
-    if len(line) > NEARBY:
+    """Whether a line is a sentence that contains an answer, and not itself an answer."""
+    if len(line) > SEARCH_WINDOW:
         return True
     outside = _MATH.sub(" ", line)
     words = [word for word in _WORD.findall(outside) if word not in ("and", "or")]
     return (
-        (len(line) > SHORT and bool(words))
-        or len(words) > MOST_WORDS
-        or len(re.findall(r"[^\W\d_a-zA-Z]", outside)) > MOST_WORDS  # of a script without blanks
+        (len(line) > MAX_LINE_CHARACTERS and bool(words))
+        or len(words) > MAX_WORDS
+        or len(re.findall(r"[^\W\d_a-zA-Z]", outside)) > MAX_WORDS  # in a script without spaces
         or (len(words) > 1 and (outside != line or line.rstrip().endswith((".", "!", "?"))))
         or _SENTENCE_START.match(line) is not None
     )
 
 
 def golds(gold: str) -> list[str]:
-    r"""Return the readings of a gold answer, which may be a whole solution; empty where it has none that can be read.
+    r"""Return the readings of a gold answer, which may be a whole solution; empty where none can be read.
 
-    A reading with an open brace, such as `\frac{1}{`, cannot.
+    A reading with an open brace, such as `\frac{1}{`, cannot be read.
     """
     return [reading for reading in _gold_readings(gold) if _is_balanced(reading)]
 
@@ -114,44 +118,44 @@ def _is_balanced(text: str) -> bool:
 def _gold_readings(gold: str) -> list[str]:
     if gold.strip().lower() in _NO_GOLD:
         return []
-    found = boxes(gold)
-    if found:
-        return _plain([_joined_boxes(gold, found, gold=True)])
+    gold_boxes = boxes(gold)
+    if gold_boxes:
+        return _plain_readings([_joined_boxes(gold, gold_boxes, gold=True)])
     if "####" in gold:
-        return _plain([gold.rpartition("####")[2]])
+        return _plain_readings([gold.rpartition("####")[2]])
     if _is_prose(gold):
-        return _plain(announced(gold) or [])
-    return _plain([gold])
+        return _plain_readings(announced_answers(gold) or [])
+    return _plain_readings([gold])
 
 
-def _plain(texts: list[str]) -> list[str]:
+def _plain_readings(texts: list[str]) -> list[str]:
     return list(dict.fromkeys(plain for plain in map(plain_latex, texts) if plain))
 
 
-def _joined_boxes(text: str, found: list[Box], gold: bool = False) -> str:
-    """The last box, with those before it that the sentence joins to it; empty when the last one is never closed.
+def _joined_boxes(text: str, text_boxes: list[Box], gold: bool = False) -> str:
+    """Return the last box, with the boxes before it that the sentence joins to it; empty when the last one is open.
 
-    A gold answer was not cut: its last box may be open, and boxes without a word between them belong together.
+    A gold answer is not truncated: its last box may be open, and boxes without a word between them belong together.
     """
     contents: list[str] = []
-    for k in range(len(found) - 1, -1, -1):
-        between = _MARKUP.sub(" ", text[found[k].end : found[k + 1].start]).strip() if contents else ""
+    for k in range(len(text_boxes) - 1, -1, -1):
+        between = _MARKUP.sub(" ", text[text_boxes[k].end : text_boxes[k + 1].start]).strip() if contents else ""
         if contents and not (_JOIN.fullmatch(between + " ") or (gold and not re.search(r"[\w.]", between))):
             break
-        content = found[k].content
+        content = text_boxes[k].content
         if content is None:
             if not gold:
                 break
-            content = text[found[k].start :].partition("{")[2]
+            content = text[text_boxes[k].start :].partition("{")[2]
         contents.insert(0, content)
     return ", ".join(contents)
 
 
-def announced(text: str) -> list[str] | None:
-    """Return the readings of what follows the last "answer" of a text, or `####`; empty where nothing is announced.
+def announced_answers(text: str) -> list[str] | None:
+    """Return the readings of the text after the last "answer" or `####`; empty where no answer is announced.
 
     Returns:
-        None when all that is announced is what the answer is not.
+        None when the text only announces what the answer is not.
     """
     negated = False
     for key in reversed(list(_KEY.finditer(text))):
@@ -164,18 +168,18 @@ def announced(text: str) -> list[str] | None:
         if _NEGATED.match(text, link.end()) or _CANNOT.search(link[0]):
             negated = True
             continue
-        tail = text[link.end() :].lstrip(" \t*_:：=\n}")[:NEARBY]
+        tail = text[link.end() :].lstrip(" \t*_:：=\n}")[:SEARCH_WINDOW]
         if not tail.strip():
             continue
         corrected = [c.end() for c in _CORRECTION.finditer(tail.partition("\n")[0])]
         for start in [*reversed(corrected), 0]:
-            if readings := _leading(tail[start:]):
+            if readings := _leading_readings(tail[start:]):
                 return readings
     return None if negated else []
 
 
-def _leading(tail: str) -> list[str]:
-    """Readings of what a text begins with: its first mathematics, its first sentence, its first number or letter."""
+def _leading_readings(tail: str) -> list[str]:
+    """Return the readings of the start of a text: its first formulas, sentence, number, letter or word."""
     tail = tail.lstrip()
     math, position = list[str](), 0
     while segment := _MATH.match(tail, position):
@@ -195,16 +199,16 @@ def _leading(tail: str) -> list[str]:
         return readings
     copulas = list(_COPULA.finditer(sentence))
     if copulas:
-        readings += _leading(sentence[copulas[-1].end() :])
+        readings += _leading_readings(sentence[copulas[-1].end() :])
     numbers = _NUMBER.findall(sentence)
     return readings + numbers if len(numbers) == 1 else readings
 
 
 def _last_formulas(text: str) -> list[str]:
-    """The last formulas of a text that its sentence joins, as in `$x = 1$, $x = 2$ and $x = 3$`."""
+    """Return the last formulas of a text that its sentence joins, as in `$x = 1$, $x = 2$ and $x = 3$`."""
     joined: list[str] = []
     end: int | None = None
-    text = text[-NEARBY:]
+    text = text[-SEARCH_WINDOW:]
     for segment in reversed(list(_MATH.finditer(text))):
         if end is not None and not _MATH_JOINT.fullmatch(text, segment.end(), end):
             break
@@ -214,10 +218,10 @@ def _last_formulas(text: str) -> list[str]:
 
 
 def _last_expression(text: str) -> list[str]:
-    """The last formula or number of a text that announces no answer, as math-verify finds it."""
+    """Return the last formula or number that math-verify finds in a text without an announced answer."""
     from math_verify import parse
 
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         return []
-    found = parse(text, parsing_timeout=None, raise_on_error=True)
-    return [found[-1]] if found and isinstance(found[-1], str) else []
+    parsed = parse(text, parsing_timeout=None, raise_on_error=True)
+    return [parsed[-1]] if parsed and isinstance(parsed[-1], str) else []

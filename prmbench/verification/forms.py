@@ -1,6 +1,6 @@
-r"""The shape of an answer: a list, a tuple or interval, a set, a matrix, a relation, or a scalar.
+r"""Parses an answer into its structure: a list, a tuple or interval, a set, a matrix, a relation, or a scalar.
 
-`parse` reads plain LaTeX (latex.py). It decides nothing about equality, which is grading.py's business.
+`parse` reads plain LaTeX (latex.py); grading.py compares the parsed forms.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
-MOST_ITEMS = 200
-"""A longer list is one piece of text."""
-MOST_SIGNS = 3
-"""So many plus-minus signs are written out."""
+MAX_ITEMS = 200
+"""A longer list is treated as one scalar."""
+MAX_SIGNS = 3
+"""Up to this many plus-minus signs are expanded."""
 _LIST = re.compile(
     r",|;|\\&|(?<![A-Za-z\\])(?:and|or)(?![a-z])|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\\(?:land|lor|vee|wedge)(?![A-Za-z])"
 )
@@ -22,8 +22,8 @@ _ONE_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _SEMICOLON = re.compile(";")
 _UNION = re.compile(r"\\cup(?![A-Za-z])")
 _RELATION = re.compile(r"\\(?:le|ge|ne|in|approx|equiv)(?![A-Za-z])|[<>=]")
-_FRENCH = re.compile(r"\][^\[\]]*[\[\]]|\[[^\[\]]*\[")
-"""An interval whose open ends are written with brackets that look away from it."""
+_OUTWARD_INTERVAL = re.compile(r"\][^\[\]]*[\[\]]|\[[^\[\]]*\[")
+"""An interval with outward brackets at its open ends, as in `]0, 1[`."""
 _LETTER = re.compile("[A-Za-z]")
 _TRANSPOSED = re.compile(r"[(\[]([^(),]*,[^()]*)[)\]]\s*\^\s*\{?\s*(?:T|\\top(?![a-z]))\s*\}?")
 _ROW = re.compile(r"\\\\(?:\[[^\[\]]*\])?")
@@ -50,22 +50,22 @@ class Items:
 
     items: tuple[Form, ...]
     opening: str = ""
-    r"""Empty for a bare list, else `(`, `[`, `\{`; of an interval written the French way, too."""
+    r"""Empty for a bare list, else `(`, `[`, `\{`; an interval with outward brackets has the usual ones here."""
     closing: str = ""
 
     @property
     def ordered(self) -> bool:
-        """Whether brackets say that the order counts."""
+        """Whether the brackets imply that the order matters."""
         return self.opening not in ("", "\\{")
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Sets or conditions, and how they are joined."""
+    """Sets or conditions, joined by `or` or `and`."""
 
     parts: tuple[Form, ...]
     joint: str
-    """`or`, `and`, or `,` where the text does not say which."""
+    """`or`, `and`, or `,` where the text has only a comma."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Relation:
 
     @property
     def is_equation(self) -> bool:
-        """Whether all signs are `=`, or say that it is nearly so."""
+        """Whether all signs are `=`, approximate equality or congruence."""
         return set(self.signs) <= {"=", "\\approx", "\\equiv"}
 
 
@@ -95,7 +95,7 @@ Form = Scalar | Items | Joined | Matrix | Relation
 def parse(text: str) -> Form:
     """Return the form of an answer in plain LaTeX."""
     text = _without_parentheses(text.strip())
-    if _FRENCH.fullmatch(text) and "," in text:
+    if _OUTWARD_INTERVAL.fullmatch(text) and "," in text:
         return Items(
             tuple(map(parse, split(text[1:-1], _LIST)[0])),
             "(" if text[0] == "]" else "[",
@@ -109,12 +109,12 @@ def parse(text: str) -> Form:
     words = _ONE_TEXT.fullmatch(text)
     pieces, joints = split(words[1] if words else text, _LIST)
     if joints and pieces[0] and joints[-1] in ",;" and not pieces[-1]:
-        pieces, joints = pieces[:-1], joints[:-1]  # a last comma
+        pieces, joints = pieces[:-1], joints[:-1]  # a trailing comma
     pieces = [piece for piece in pieces if piece]  # `1, 2, and 3` has an empty one
     if any(joint.startswith("\\") and joint[1] in "lvw" for joint in joints) and all(map(_LETTER.fullmatch, pieces)):
         return Scalar(text)  # a proposition
-    if len(pieces) > 1 and len(pieces) <= MOST_ITEMS:
-        return _listed(tuple(map(parse, pieces)), joints)
+    if len(pieces) > 1 and len(pieces) <= MAX_ITEMS:
+        return _list_of(tuple(map(parse, pieces)), joints)
     return (
         _relation(text) or _union(text) or _plus_minus(text) or _environment(text) or _bracketed(text) or Scalar(text)
     )
@@ -134,7 +134,7 @@ def split(text: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]]:
 
 @lru_cache(maxsize=64)
 def _depths(text: str) -> tuple[int, ...]:
-    """How many brackets are open at each character; an opening one counts itself, a closing one does not."""
+    """Return how many brackets are open at each character; an opening bracket counts itself, a closing one does not."""
     depths: list[int] = []
     depth = 0
     for bracket in _BRACKET.finditer(text):
@@ -145,14 +145,14 @@ def _depths(text: str) -> tuple[int, ...]:
 
 
 def _encloses(text: str, opening: str, closing: str) -> bool:
-    """Whether these two brackets, at the text's ends, belong together."""
+    """Whether the brackets at the ends of the text form a pair."""
     if not (text.startswith(opening) and text.endswith(closing)) or len(text) < len(opening) + len(closing):
         return False
     return 0 not in _depths(text)[: len(text) - len(closing)]
 
 
 def _without_parentheses(text: str) -> str:
-    """`(x + 1)` is `x + 1`; what holds a list keeps its parentheses."""
+    """Return `(x + 1)` as `x + 1`; parentheses around a list stay."""
     while _encloses(text, "(", ")") or _encloses(text, "{", "}"):
         inner = text[1:-1].strip()
         if text[0] == "(" and (not inner or split(inner, re.compile("[,;]"))[1]):
@@ -161,8 +161,8 @@ def _without_parentheses(text: str) -> str:
     return text
 
 
-def _listed(parts: tuple[Form, ...], joints: list[str]) -> Form:
-    """A list of values, or of conditions on one variable."""
+def _list_of(parts: tuple[Form, ...], joints: list[str]) -> Form:
+    """Return Items or, where all parts are conditions or equations and at least one is a condition, Joined."""
     if not any(_is_condition(part) for part in parts) or not all(
         _is_condition(part) or isinstance(part, Relation) for part in parts
     ):
@@ -177,7 +177,7 @@ def _is_condition(form: Form) -> bool:
 
 
 def flattened(items: Iterable[Form]) -> tuple[Form, ...]:
-    r"""Return the members of a list, with those of bare lists in it: `1 \pm x, 2` has three."""
+    r"""Return the members of a list, with bare lists inside it expanded: `1 \pm x, 2` has three."""
     members: list[Form] = []
     for item in items:
         members.extend(item.items if isinstance(item, Items) and not item.opening else (item,))
@@ -188,7 +188,7 @@ def _relation(text: str) -> Form | None:
     sides, signs = split(text, _RELATION)
     if not signs or "" in sides[1:] or (not sides[0] and signs[0] in ("=", "\\in")):
         return None
-    while len(signs) > 1 and signs[-1] == "\\approx":  # `x = 1/3 \approx 0.33` says 1/3
+    while len(signs) > 1 and signs[-1] == "\\approx":  # the value of `x = 1/3 \approx 0.33` is 1/3
         sides, signs = sides[:-1], signs[:-1]
     return Relation(tuple(sides), tuple(signs))
 
@@ -199,11 +199,11 @@ def _union(text: str) -> Form | None:
 
 
 def _plus_minus(text: str) -> Form | None:
-    r"""`1 \pm x` as the list `1 + x, 1 - x`."""
+    r"""Return `1 \pm x` as the list `1 + x, 1 - x`."""
     pieces, signs = _SIGN.split(text), _SIGN.findall(text)
-    if not signs or len(signs) > MOST_SIGNS:
+    if not signs or len(signs) > MAX_SIGNS:
         return None
-    if "\\mp" in signs:  # upper signs go with upper signs
+    if "\\mp" in signs:  # the upper signs belong together
         choices = [
             ["+" if sign == "\\pm" else "-" for sign in signs],
             ["-" if sign == "\\pm" else "+" for sign in signs],
@@ -222,16 +222,16 @@ def _environment(text: str) -> Form | None:
     cells = [split(row, _CELL)[0] for row in rows]
     if match[1] == "cases":
         return parse(", ".join(rows)) if all(len(row) == 1 for row in cells) else None
-    if match[1] == "array":  # which is also how lines are set below each other
+    if match[1] == "array":  # which also arranges lines below each other
         lines = [parse(" ".join(row)) for row in cells]
         if len(cells) == 1 == len(cells[0]) or all(isinstance(line, Relation) for line in lines):
-            return _listed(tuple(lines), [","]) if len(lines) > 1 else lines[0]
+            return _list_of(tuple(lines), [","]) if len(lines) > 1 else lines[0]
     return Matrix(tuple(tuple(map(parse, row)) for row in cells))
 
 
 def _bracketed(text: str) -> Form | None:
-    for opening, usual in _CLOSING.items():
-        for closing in (usual, *((")", "]") if opening in "([" else ())):
+    for opening, matching in _CLOSING.items():
+        for closing in (matching, *((")", "]") if opening in "([" else ())):
             if _encloses(text, opening, closing):
                 return _inside(text[len(opening) : -len(closing)].strip(), opening, closing)
     return None
@@ -243,7 +243,7 @@ def _inside(inner: str, opening: str, closing: str) -> Form | None:
         if condition[1]:
             return parse(", ".join(condition[0][1:]))
     items = [piece for piece in split(inner, _LIST)[0] if piece]
-    if not items or len(items) > MOST_ITEMS:
+    if not items or len(items) > MAX_ITEMS:
         return None
     if len(items) == 1 and (isinstance(only := parse(items[0]), Matrix) or (isinstance(only, Items) and only.opening)):
         return only

@@ -1,8 +1,8 @@
-r"""Is an answer the gold answer? Equality of answers by their form.
+r"""Decides whether an answer equals the gold answer, according to the structure of both.
 
-What is decoration (units, currency, percent and degree signs, final punctuation, fonts) and what is not (order in a
-tuple, the ends of an interval, the letters of a word, the base of a number) is decided here; docs/protocols.md has the
-table. One spelling for equal answers: spelling.py.
+Ignored are units, currency, percent and degree signs, final punctuation and fonts; significant are the order in a
+tuple, the ends of an interval, the letters of a word and the base of a number. docs/protocols.md has the table.
+canonical.py computes one canonical form for equal answers.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from prmbench.verification.definitions import (
     FUNCTION_NAME,
     are_indexed,
     assignments,
+    common_name,
     defined_name,
     defined_value,
     in_groups,
-    one_name,
-    values_of_answer,
+    stated_values,
     values_of_one_name,
     with_argument_of,
 )
 from prmbench.verification.expressions import UnreadableError
 from prmbench.verification.forms import Form, Items, Joined, Matrix, Relation, Scalar, parse
 from prmbench.verification.latex import plain_latex
-from prmbench.verification.scalars import same_scalar, squeezed, unwrapped
+from prmbench.verification.scalars import same_scalar, without_spaces, without_text_commands
 
 _LETTER_ALONE = re.compile(r"(?:(?:option|choice)\s+)?\(?\s*([A-Ja-j])\s*\)?[.):]?", re.IGNORECASE)
 _LETTER_AND_TEXT = re.compile(
@@ -34,24 +34,24 @@ _LETTER_AND_TEXT = re.compile(
 )
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _MODULUS = re.compile(r"\s*\(?\s*(?:\\(?:pmod|pod)\s*\{?\s*(\w+)\s*\}?|(?<=\()\s*\\mod\s*(\w+)\s*)\s*\)?$")
-MOST_CHARACTERS = 3_000
-"""A longer answer or gold answer is not compared."""
+MAX_CHARACTERS = 3_000
+"""Longer answers and gold answers are not compared."""
 
 
 def grade(region: str, gold: str) -> tuple[str, str]:
-    """Return the verdict on a completion, a key of verify.OUTCOMES, and its answer in plain LaTeX.
+    """Return the verdict on a completion, a key of verifiers.OUTCOMES, and its answer in plain LaTeX.
 
     Args:
-        region: The part of the completion that answers.answer_region returns.
+        region: The answer region of the completion, from `answer_region`.
         gold: The reference answer, or a solution that ends with it.
     """
     golds, answers = extraction.golds(gold), extraction.answers(region)
     if not answers:
         return ("no answer" if golds else "no gold"), ""
-    if not golds:  # a sentence; the same sentence is right, and what else would be is not known
-        same = squeezed(plain_latex(gold)) in map(squeezed, answers)
+    if not golds:  # a sentence: an equal answer is right, any other cannot be judged
+        same = without_spaces(plain_latex(gold)) in map(without_spaces, answers)
         return ("right" if same else "no gold"), answers[0]
-    pairs = [(g, a) for g in golds for a in answers if max(len(g), len(a)) <= MOST_CHARACTERS]
+    pairs = [(g, a) for g in golds for a in answers if max(len(g), len(a)) <= MAX_CHARACTERS]
     failed = False
     for gold_text, answer in pairs:
         try:
@@ -65,19 +65,19 @@ def grade(region: str, gold: str) -> tuple[str, str]:
 
 
 def same_answer(gold: str, answer: str) -> bool:
-    """Return whether an answer is the gold answer; both are plain LaTeX (latex.py).
+    """Return whether an answer equals the gold answer; both are plain LaTeX (latex.py).
 
     Raises:
         UnreadableError: They could not be compared, because a parser failed on one of them.
     """
     if not gold or not answer:
         return False
-    if squeezed(gold) == squeezed(answer):
+    if without_spaces(gold) == without_spaces(answer):
         return True
-    shorter = without_modulus(gold), without_modulus(answer)
-    if sum(bool(modulus) for _, modulus in shorter) == 1:  # only one of them says the modulus
-        (gold, _), (answer, _) = shorter
-    choice = _same_choice(unwrapped(gold), unwrapped(answer))
+    bare = without_modulus(gold), without_modulus(answer)
+    if sum(bool(modulus) for _, modulus in bare) == 1:  # only one of them states the modulus
+        (gold, _), (answer, _) = bare
+    choice = _same_choice(without_text_commands(gold), without_text_commands(answer))
     if choice is not None:
         return choice
     form, answer_form = parse(gold), parse(answer)
@@ -99,7 +99,7 @@ def choice_letter(text: str) -> str:
 
 
 def _same_choice(gold: str, answer: str) -> bool | None:
-    """Whether both are the same choice; None where one of them is no choice."""
+    """Whether both are the same choice; None where one of them is not a choice."""
     gold_letter, letter = choice_letter(gold), choice_letter(answer)
     gold_text, text = (m[3] if (m := _LETTER_AND_TEXT.fullmatch(t)) else "" for t in (gold, answer))
     if gold_letter and letter and (gold_text or text or gold[:1].isupper() or gold[:1] == "("):
@@ -121,7 +121,7 @@ def _same(gold: Form, answer: Form) -> bool:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         return _same_equation(gold, answer)
     if isinstance(answer, Relation):
-        return any(_same(gold, value) for value in values_of_answer(answer))
+        return any(_same(gold, value) for value in stated_values(answer))
     if isinstance(gold, Relation):
         value = defined_value(gold)
         return value is not None and _same(value, answer)
@@ -140,7 +140,7 @@ def _same(gold: Form, answer: Form) -> bool:
 
 
 def _same_matrix_value(gold: Form, answer: Form) -> bool:
-    """A matrix and an expression whose value is one."""
+    """Whether a matrix equals an expression whose value is a matrix."""
     texts = [form.text if isinstance(form, Scalar) and "matrix}" in form.text else "" for form in (gold, answer)]
     matrix = gold if isinstance(gold, Matrix) else answer
     if not any(texts) or not isinstance(matrix, Matrix):
@@ -154,7 +154,11 @@ def _entries(matrix: Matrix) -> list[Form]:
 
 
 def _all(same: Callable[[Form, Form], bool], pairs: Iterable[tuple[Form, Form]]) -> bool:
-    """Whether all pairs are equal; one that cannot be read matters only where no other pair differs."""
+    """Whether all pairs are equal.
+
+    Raises:
+        UnreadableError: A pair cannot be compared, and no other pair differs.
+    """
     failure = None
     for gold, answer in pairs:
         try:
@@ -168,7 +172,7 @@ def _all(same: Callable[[Form, Form], bool], pairs: Iterable[tuple[Form, Form]])
 
 
 def _same_in_any_order(golds: Sequence[Form], answers: Sequence[Form]) -> bool:
-    """Whether each gold has an answer of its own."""
+    """Whether the answers can be matched one to one with the gold answers."""
     if len(golds) != len(answers):
         return False
     rest, failure = list(answers), None
@@ -214,7 +218,7 @@ def _may_be_the_same(name: str, other: str) -> bool:
 
 
 def _is_condition(form: Form) -> bool:
-    r"""Whether a form says which numbers are meant: an inequality, `\in`, a union."""
+    r"""Whether a form describes a set of numbers: an inequality, `\in`, a union."""
     return isinstance(form, Joined) or (isinstance(form, Relation) and not form.is_equation)
 
 
@@ -233,7 +237,7 @@ def _same_condition(gold: Form, answer: Form) -> bool:
 
 
 def _same_inequality(gold: Relation, answer: Relation) -> bool:
-    """Two inequalities in several variables: one is a positive multiple of the other."""
+    """Whether one inequality in several variables is a positive multiple of the other."""
     if len(gold.signs) != 1 or len(answer.signs) != 1:
         return gold.signs == answer.signs and _all(
             _same, zip(map(parse, gold.sides), map(parse, answer.sides), strict=True)
@@ -260,7 +264,7 @@ def _same_items(gold: Form, answer: Form) -> bool:
     golds, answers = assignments(gold), assignments(answer)
     if golds and answers:
         return golds.keys() == answers.keys() and _all(_same, ((golds[name], answers[name]) for name in golds))
-    names = one_name(gold), one_name(answer)
+    names = common_name(gold), common_name(answer)
     if golds or answers:
         return not any(names) and _same_without_names(gold, golds, answer, answers)
     if all(names) and not _may_be_the_same(*names):
@@ -269,7 +273,7 @@ def _same_items(gold: Form, answer: Form) -> bool:
 
 
 def _same_without_names(gold: Items, golds: Mapping[str, Form], answer: Items, answers: Mapping[str, Form]) -> bool:
-    """`x = 1, y = 2` for (1, 2), and `x_1 = 1, x_2 = 2` for 2, 1; one of the lists has no names."""
+    """Compare a list with names and one without: `x = 1, y = 2` is (1, 2), and `x_1 = 1, x_2 = 2` is 2, 1."""
     pair = list(golds.values()) or gold.items, list(answers.values()) or answer.items
     if are_indexed(golds or answers) and not (gold.ordered or answer.ordered):
         return _same_in_any_order(*pair)
@@ -283,7 +287,7 @@ def _same_lists(gold: Items, answer: Items) -> bool:
     if gold.ordered or answer.ordered:
         brackets = gold.opening + answer.opening, gold.closing + answer.closing
         return brackets == ("(", ")") and _same_in_order(gold.items, answer.items)
-    if not gold.opening and len(_distinct(gold)) < len(gold.items):  # it repeats a value, and means it
+    if not gold.opening and len(_distinct(gold)) < len(gold.items):  # the gold answer repeats a value on purpose
         return _same_in_any_order(gold.items, answer.items)
     return _same_in_any_order(_distinct(gold), _distinct(answer))
 
@@ -293,7 +297,7 @@ def _same_in_order(golds: Sequence[Form], answers: Sequence[Form]) -> bool:
 
 
 def _same_as_one_item(gold: Form, answer: Form) -> bool:
-    r"""`\{1\}` and `[1]` for 1; a set of numbers for its name."""
+    r"""Compare a list with another form: `\{1\}` and `[1]` are 1, a set of numbers is its name."""
     sets = solution_sets.solution_set(gold), solution_sets.solution_set(answer)
     if sets[0] is not None and sets[1] is not None:
         return sets[0].equals(sets[1])
@@ -302,13 +306,13 @@ def _same_as_one_item(gold: Form, answer: Form) -> bool:
 
 
 def _only_item(form: Items, repeated: bool) -> Form:
-    """The item of a list that holds no other, or that an answer repeats, as from box to box."""
+    """Return the only item of a list; with `repeated`, also one that an answer repeats, as in several boxes."""
     items = _distinct(form) if repeated and not form.opening else form.items
     return items[0] if len(items) == 1 else form
 
 
 def _same_vector(gold: Form, answer: Form) -> bool:
-    """A column for a tuple."""
+    """Compare a column vector with a tuple."""
     entries = [
         _entries(f) if isinstance(f, Matrix) and all(len(row) == 1 for row in f.rows)
         else f.items if isinstance(f, Items) and f.opening == "(" else ()

@@ -1,7 +1,7 @@
-"""Which tasks of reasoning-gym may be scored here: those whose scorer was read and runs nothing that it is given.
+"""The reasoning-gym tasks that may be scored: those whose scorer was reviewed and executes none of its input.
 
-Some scorers hand the model's answer, or a field of the data, to Python's `eval` or to sympy's parser, which evaluates
-it. A file of prompts or a model's answer could so run code.
+Some scorers pass the model's answer, or a field of the data, to Python's `eval` or to sympy's parser, which evaluates
+it, so that a file of prompts or a model's answer could run code.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 from prmbench.core.records import UserError
 
 VERSION = "0.1.25"
-"""Of reasoning-gym, in which they were read; no other is asked."""
+"""Version of reasoning-gym whose scorers were reviewed; no other is used."""
 _COMPARE_TEXT = """
     acre aiw arc_1d base_conversion basic_arithmetic bf binary_alternation caesar_cipher count_bits count_primes
     course_schedule gcd isomorphic_strings largest_island lcm leg_counting letter_counting list_functions mahjong_puzzle
     maze modulo_grid number_filtering number_sequence ransom_note rotate_matrix rotten_oranges simple_equations
     simple_geometry string_manipulation string_splitting string_synthesis syllogism word_sequence_reversal
 """
-"""The library's common scorer: the answer is the text of the entry's."""
+"""Tasks with the library's default scorer, which compares the answer with the entry's as text."""
 _OWN_SCORER = """
     ab advanced_geometry calendar_arithmetic chain_sum circuit_logic color_cube_rotation decimal_arithmetic
     decimal_chain_sum dice emoji_mystery family_relationships fraction_simplification game_of_life
@@ -47,10 +47,10 @@ REFUSED = {
 
 
 def refusal(metadata: Mapping[str, Any]) -> str:
-    """Return why an entry is not scored here; empty when it is.
+    """Return why an entry is not scored here, or an empty text when it is.
 
     Args:
-        metadata: The entry's; `source_dataset` names its task.
+        metadata: Metadata of the entry; `source_dataset` is the name of its task.
     """
     name = metadata.get("source_dataset")
     if not isinstance(name, str):
@@ -62,7 +62,7 @@ def refusal(metadata: Mapping[str, Any]) -> str:
 
 
 def check_version() -> None:
-    """Raise UserError unless the reasoning-gym that is installed is the one whose scorers were read."""
+    """Raise UserError unless the installed reasoning-gym is the version whose scorers were reviewed."""
     installed = importlib.metadata.version("reasoning-gym")
     if installed != VERSION:
         raise UserError(

@@ -1,8 +1,8 @@
-r"""Answers as people and models write them, brought to one plain LaTeX: `**\dfrac12$**` is `\frac{1}{2}`.
+r"""Converts answers as people and models write them to plain LaTeX: `**\dfrac12$**` becomes `\frac{1}{2}`.
 
-`plain_latex` removes what is only dress: fonts, spacing, delimiters, final punctuation, currency, degree signs, digit
-groups. What may carry meaning (words, units, percent signs, brackets, commas) stays for forms.py to read. Every pattern
-is linear in the length of the text.
+`plain_latex` removes formatting: fonts, spacing, delimiters, final punctuation, currency, degree signs, digit groups.
+Anything that may carry meaning (words, units, percent signs, brackets, commas) stays for forms.py to read. Every
+pattern is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from prmbench.verification.symbols import latex_of_unicode
+from prmbench.verification.unicode_latex import latex_of_unicode
 
 FUNCTIONS = frozenset(
     """
@@ -18,7 +18,7 @@ FUNCTIONS = frozenset(
     arg deg dim ker sup inf lim sqrt abs floor ceil
     """.split()
 )
-"""Names that are mathematics when they stand between digits and letters, not words."""
+"""Names of functions, which are not words even between digits and letters."""
 
 _TAKES_ARGUMENTS = re.compile(
     r"(\\(?:sqrt|bar|hat|vec|d?dot|tilde|overline)(?![A-Za-z])\s*(?:\[[^\[\]]*\])?)|\\(?:[dtcsx]|nice)?(frac)(?![A-Za-z])|\\[dt]?(binom)(?![A-Za-z])"
@@ -60,7 +60,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
             r"(?<!\\)\\[,;:> ]|\\(?:q?quad|enspace|(?:thin|med|thick|nobreak)space|hfill)(?![A-Za-z])|(?<!\\)~|&nbsp;",
             " ",
         ),
-        # One spelling for each sign.
+        # One form for each sign.
         (r"(?<=[\w)}\]])\s*\*\*\s*(-?(?:\d+|[A-Za-z]))", r"^{\1}"),
         (r"(?<=[\w)}\]])\s*\*\*\s*(?=\()", "^"),
         (r"\^\s*(?:\{\s*(?:\\prime\s*)+\}|(?:\\prime\s*)+)", lambda m: "'" * m[0].count("prime")),
@@ -124,7 +124,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
     )
 )
 DIGIT_GROUPS = re.compile(r"(?<![\d.,(\[])(?<!\\\{)([1-9]\d{0,2}(?:,\d{3})+)(?!\d|,(?! )|\.\d*,)")
-"""1,000 and 12,345,678; right behind a bracket the comma separates two numbers."""
+"""1,000 and 12,345,678; directly after a bracket the comma separates two numbers."""
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,(\[])0,(?=\d{3,}(?![\d,]))")
 _SPACED_GROUPS = re.compile(r"(?<![\d.,/])(?<!\d )(\d{1,3}(?: \d{3})+)(?![\d/]| \d)")
 _BARE_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
@@ -132,25 +132,25 @@ _LAST_POINT = re.compile(r"(\d)\.(?![\d.(]|\s*\\(?:overline|bar|dot)(?![A-Za-z])
 _ANNOUNCEMENT = re.compile(
     r"(?i)^(?:the\s+)?(?:final\s+)?(?:answer|ans|result|solution|total)s?\s*(?:is|are|[:=])\s*[:=]?\s*"
 )
-_FIRST_MARKS = re.compile(r"^[\s,;:?*_`]+|^\\approx\s*|^=\s*|^(?:about|approximately|roughly|exactly)\s+(?=[-\d\\])")
-_UNITS_TOO = ("deg", "min")
-"""Functions that are units inside a text command."""
-_INTEGER = re.compile(
+_LEADING_MARKS = re.compile(r"^[\s,;:?*_`]+|^\\approx\s*|^=\s*|^(?:about|approximately|roughly|exactly)\s+(?=[-\d\\])")
+_ALSO_UNITS = ("deg", "min")
+"""Function names that are units inside a text command."""
+_INTEGER_CONDITION = re.compile(
     r"[\s,;(]*+(?:\\text\s*\{[\s,]*(?:for|where|with)[^{}]*\}|for|where|with)?\s*(?:(?:all|any)\s+)?([kmn])\s*\\in\s*"
     r"\\mathbb\{Z\}\s*\)?$"
 )
-"""Behind a family of values, `2k\\pi, k \\in \\mathbb{Z}`: that its letter is an integer goes without saying."""
+"""Condition of a family of values, as in `2k\\pi, k \\in \\mathbb{Z}`; it is removed, since it is implied."""
 _ONE_COMMAND = re.compile(r"\\[A-Za-z]+\s*")
 _NUMBER_FIRST = re.compile(r"([-+]?\d[\d.,]*)(\s+[A-Za-z]{2}[^:\d]*)")
 _JOINT_AT_END = re.compile(r"(.*[A-Za-z])\s+(and|or)()|()(and|or)\s+(\w.*)")
 _QUOTED = re.compile(r"^'([^']+)'$")
-_FINAL_MARKS = re.compile(r"[\s,;:?_`\\]+$|(?<!\^)\*+$|(?<!\.)\.{1,2}$")
+_TRAILING_MARKS = re.compile(r"[\s,;:?_`\\]+$|(?<!\^)\*+$|(?<!\.)\.{1,2}$")
 
 
 def plain_latex(text: str) -> str:
-    r"""Return an answer without its dress, e.g. `\frac{1}{2}` for `½`, `$\dfrac12$.` and `\( \tfrac{1}2 \)`."""
+    r"""Return an answer as plain LaTeX, e.g. `\frac{1}{2}` for `½`, `$\dfrac12$.` and `\( \tfrac{1}2 \)`."""
     text = re.sub(r"(?<![\w)}\]])\*\*(.+?)\*\*", r"\1", latex_of_unicode(text))
-    if r"\begin" not in text:  # where a double backslash ends a row
+    if r"\begin" not in text:  # there a double backslash ends a row
         text = re.sub(r"\\\\(?=[A-Za-z]{2})", r"\\", text)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
@@ -166,18 +166,18 @@ def plain_latex(text: str) -> str:
     text = _SPACED_GROUPS.sub(lambda m: m[1].replace(" ", ""), text)
     text = _BARE_POINT.sub("0.", text)
     text = _trimmed(text)
-    integer = _INTEGER.search(text)
+    integer = _INTEGER_CONDITION.search(text)
     if integer and re.search(rf"(?<![A-Za-z\\]){integer[1]}(?![A-Za-z])", text[: integer.start()]):
         text = text[: integer.start()]
     return _LAST_POINT.sub(r"\1", text)
 
 
 def _plain_text_commands(text: str) -> str:
-    r"""`\text{17}` is 17, `\mathrm{e}` is e, `\operatorname{arcsin}` is a function; words stay in `\text{...}`."""
+    r"""Unwrap `\text{17}`, `\mathrm{e}` and `\operatorname{arcsin}`; words stay in `\text{...}`."""
 
     def plain(match: re.Match[str]) -> str:
         content = _ANNOUNCEMENT.sub("", match[1].strip())
-        if content in FUNCTIONS and not (content in _UNITS_TOO and match[0].startswith("\\text")):
+        if content in FUNCTIONS and not (content in _ALSO_UNITS and match[0].startswith("\\text")):
             return f"\\{content} "
         if _ONE_COMMAND.fullmatch(content):
             return f" {content} "
@@ -187,7 +187,8 @@ def _plain_text_commands(text: str) -> str:
             return "".join(f" \\text\0{{{part}}} " for part in joint.groups() if part)
         words = re.search(r"(?<![A-Za-z\\])[A-Za-z]{2}|[^\x00-\x7f]", content)
         if words and not re.search(r"[=<>^_+|\\]|[A-Za-z]\(", content):
-            return f"\\text\0{{{content if content != match[1].strip() else match[1]}}}"  # the mark: read no more
+            # NUL, removed below, keeps the command from being unwrapped again.
+            return f"\\text\0{{{content if content != match[1].strip() else match[1]}}}"
         return f" {content} " if content else " "
 
     for _ in range(4):  # commands inside commands
@@ -200,7 +201,7 @@ def _plain_text_commands(text: str) -> str:
 
 
 def _braced_arguments(text: str) -> str:
-    r"""`\frac12` as `\frac{1}{2}`, `\sqrt2` as `\sqrt{2}`; from the right, so that inner commands are done first."""
+    r"""Write `\frac12` as `\frac{1}{2}` and `\sqrt2` as `\sqrt{2}`; from the right, so inner commands come first."""
     for command in reversed(list(_TAKES_ARGUMENTS.finditer(text))):
         name = (command[1] or f"\\{command[2] or command[3]}").rstrip()
         position = command.end()
@@ -212,7 +213,7 @@ def _braced_arguments(text: str) -> str:
 
 
 def _argument(text: str, position: int) -> tuple[str, int]:
-    """The argument that TeX would read at a position, in braces, and where it ends."""
+    """Return the argument that TeX would read at a position, in braces, and the position of its end."""
     while text[position : position + 1] == " ":
         position += 1
     token = _TOKEN.match(text, position)
@@ -225,7 +226,7 @@ def _argument(text: str, position: int) -> tuple[str, int]:
 
 
 def closing_bracket(text: str, position: int) -> int:
-    """Return the index behind the brace that closes the one at `position`; the text's length when none does."""
+    """Return the index after the brace that closes the one at `position`, or the text's length when none does."""
     depth = 0
     for brace in _BRACE.finditer(text, position):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
@@ -235,12 +236,12 @@ def closing_bracket(text: str, position: int) -> int:
 
 
 def _trimmed(text: str) -> str:
-    """The text without marks at its ends, without "answer:" before it and without braces around the whole."""
+    """Return the text without punctuation at its ends, "answer:" before it and braces around all of it."""
     while True:
         before = text
-        text = _FIRST_MARKS.sub("", text)
+        text = _LEADING_MARKS.sub("", text)
         if not text.endswith("..."):
-            text = _FINAL_MARKS.sub("", text)
+            text = _TRAILING_MARKS.sub("", text)
         text = _QUOTED.sub(r"\1", _ANNOUNCEMENT.sub("", text))
         if text.startswith("{") and closing_bracket(text, 0) == len(text) and text.endswith("}"):
             text = text[1:-1]

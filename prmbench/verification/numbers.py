@@ -1,6 +1,6 @@
-r"""Numbers as they are written: exact fractions, and decimals with the unit of their last digit.
+r"""Reads numbers as exact fractions; for a decimal, also the unit of its last digit.
 
-Nothing is ever rounded to a float: `1.38\times10^{-23}` and `6.63\times10^{-34}` differ, and so do two numbers of
+No number is rounded to a float: `1.38\times10^{-23}` and `6.63\times10^{-34}` differ, and so do two numbers of
 twenty digits.
 """
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 ENOUGH_DIGITS = 6
-"""A decimal of so many significant digits may stand for an exact value that it is the rounding of."""
-LEAST_REPEATED = 2
-"""Three dots behind more digits than these, all of them repetitions, say that these go on: `0.333...` is a third."""
-MOST_DIGITS = 60
-"""In a longer text no repetition is looked for."""
-MOST_EXPONENT = 4_000
-"""Larger powers of ten are left to the expression parser, which does not write them out."""
+"""A decimal with at least this many significant digits may be the rounding of an exact value."""
+MIN_REPEATED = 2
+"""Three dots after more repeated digits than this mean that the repetition continues: `0.333...` is a third."""
+MAX_CHARACTERS = 60
+"""In longer texts no repetition is searched for."""
+MAX_EXPONENT = 4_000
+"""Larger powers of ten are left to the expression parser, which does not expand them."""
 _DECIMAL = r"\d+(?:\.\d+)?"
-_WRITTEN = re.compile(
+_DECIMAL_NUMBER = re.compile(
     rf"([+-]?)\s*({_DECIMAL})(?:[eE]([+-]?\d+)|\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*\{{?\s*([+-]?\s*\d+)\s*\}}?)?"
 )
 _POWER = re.compile(r"([+-]?)\s*10\s*\^\s*(?:\{\s*([+-]?\s*\d+)\s*\}|(\d))")
@@ -30,12 +30,12 @@ _MIXED = re.compile(r"([+-]?)\s*(\d+)\s*(?:(?:\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\
 _REPEATING = re.compile(
     r"([+-]?)\s*(\d+)\.(\d*)\s*(?:\\(?:overline|bar|dot)\s*\{(\d+)\}|\\dot\s*\{(\d)\}(\d*)\\dot\s*\{(\d)\}|(?<=\.)\((\d+)\))"
 )
-_GOES_ON = re.compile(r"([+-]?\s*\d+\.\d*?)(\d+?)(\2+)\.\.\.")
+_CONTINUED_REPETITION = re.compile(r"([+-]?\s*\d+\.\d*?)(\d+?)(\2+)\.\.\.")
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as it was written."""
+    """A number and the precision to which it was written."""
 
     value: Fraction
     last_digit: Fraction | None = None
@@ -43,11 +43,11 @@ class Number:
 
     @property
     def digits(self) -> int:
-        """How many significant digits were written, for a number with a decimal point."""
+        """Number of significant digits of a number with a decimal point; 0 for exact numbers."""
         return 0 if not self.last_digit else len(str(abs(self.value) // self.last_digit))
 
     def times(self, factor: int) -> Number:
-        """Return a multiple of the number, with as many significant digits."""
+        """Return a multiple of the number, with equally many significant digits."""
         return Number(self.value * factor, None if self.last_digit is None else self.last_digit * factor)
 
     def equals(self, other: Number) -> bool:
@@ -73,7 +73,11 @@ class Number:
 def read_number(text: str) -> Number | None:
     r"""Return the number that the whole text is, e.g. `2e-4`, `7\times 10^{5}`, `\frac{1}{2}`, `3 1/4`, or None."""
     text = text.strip()
-    if len(text) <= MOST_DIGITS and (match := _GOES_ON.fullmatch(text)) and len(match[2] + match[3]) > LEAST_REPEATED:
+    if (
+        len(text) <= MAX_CHARACTERS
+        and (match := _CONTINUED_REPETITION.fullmatch(text))
+        and len(match[2] + match[3]) > MIN_REPEATED
+    ):
         text = f"{match[1]}\\overline{{{match[2]}}}"
     if match := _REPEATING.fullmatch(text):
         once, period = match[3], match[4] or match[8] or "".join(match.group(5, 6, 7))
@@ -81,7 +85,7 @@ def read_number(text: str) -> Number | None:
             int(match[2] + once + period) - int(match[2] + once), 10 ** len(once) * (10 ** len(period) - 1)
         )
         return Number(-value if match[1] == "-" else value)
-    if match := _WRITTEN.fullmatch(text):
+    if match := _DECIMAL_NUMBER.fullmatch(text):
         sign, digits, *exponents = match.groups()
         power = _exponent(next((e for e in exponents if e), "0"))
         if power is None:
@@ -107,4 +111,4 @@ def read_number(text: str) -> Number | None:
 
 def _exponent(text: str) -> int | None:
     digits = text.replace(" ", "")
-    return int(digits) if len(digits) <= len(str(MOST_EXPONENT)) and abs(int(digits)) <= MOST_EXPONENT else None
+    return int(digits) if len(digits) <= len(str(MAX_EXPONENT)) and abs(int(digits)) <= MAX_EXPONENT else None

@@ -1,7 +1,7 @@
-r"""Numbers and expressions with something beside them: units, currency, percent signs, nouns.
+r"""Separates a number or expression from the units, currency, percent signs and nouns next to it.
 
-Units, currency and percent signs are decoration: `10 cm` is 10, and so is `10\%`. Nouns count only against nouns:
-`13 nickels` is 13, and not 13 dimes.
+Units, currency and percent signs are ignored: `10 cm` is 10, and so is `10\%`. Nouns are compared only with nouns:
+`13 nickels` is 13, but not `13 dimes`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ UNITS = frozenset(
     mag
     """.split()
 )
-"""Words that name a unit of measurement. Single letters count behind a space or inside a text command only."""
+"""Names of units. Single letters count only after a space or inside a text command."""
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-"""Words behind a number that multiply it."""
+"""Words after a number that multiply it."""
 _OPERATIONS = frozenset(
     "squared cubed factorial choose plus minus times over halves thirds fourths fifths sixths sevenths eighths ninths"
     " tenths hundredths thousandths".split()
 )
-"""Words that make another value of the number before them."""
+"""Words that change the value of the number before them."""
 _VERBS = frozenset("is are was not no isn".split())
-"""Words of a sentence about the number before them."""
+"""Words that mark a sentence about the number before them."""
 _NUMERALS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
     " eighteen nineteen twenty"
@@ -43,44 +43,44 @@ _CURRENCY = re.compile(r"(?i)^(?:\\text\s*\{\s*)?(?:usd|us|eur|gbp|inr|rs\.?|rmb
 _TEXT_UNIT = r"\\text\s*\{[^{}]*\}\s*(?:\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _BARE_UNIT = r"(?:[kM]?\\Omega|\\mu\s*[A-Za-z]+|[A-Za-z\\][A-Za-z.']*)(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _TAIL = re.compile(rf"(\s*[/*-]|\s*\\cdot|,?\s)?\s*({_TEXT_UNIT}|{_BARE_UNIT})$")
-MOST_WORDS = 8
-"""A number with more words behind it is a sentence."""
+MAX_WORDS = 8
+"""A number with more words after it is a sentence."""
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """What a scalar answer says."""
+    """The parts of a scalar answer."""
 
     core: str
     """The number or expression, as plain LaTeX."""
     number: Number | None
     """The core as a number; None where it is another expression."""
     noun: str = ""
-    """Words behind the core that are no unit, in lower case."""
+    """Words after the core that are not units, in lower case."""
     percent: bool = False
 
 
 def read_quantity(text: str) -> Quantity:
-    r"""Return a scalar's core and what stands beside it: `12\text{ cm}^2` has the core `12`, `72 marbles` a noun."""
+    r"""Return the parts of a scalar: `12\text{ cm}^2` has the core `12`, `72 marbles` has a noun."""
     numeral = _TEXT.sub(r"\1", text).strip().lower()
     if numeral in _NUMERALS:
         text = str(_NUMERALS.index(numeral))
     core, percent = _without_percent(_CURRENCY.sub("", text.strip()))
-    whole, words = core, list[str]()
-    for _ in range(MOST_WORDS):
+    full_core, words = core, list[str]()
+    for _ in range(MAX_WORDS):
         match = _TAIL.search(core)
-        if match is None or match.start() == 0 or not _may_stand_beside(match[2], match[1] or ""):
+        if match is None or match.start() == 0 or not _may_be_unit_or_noun(match[2], match[1] or ""):
             break
         words.insert(0, match[2])
         core = core[: match.start()].rstrip()
     core, inner_percent = _without_percent(core)
     number = read_number(core)
-    if words and number is None and (_ends_open(core) or not all(map(_is_unit, words))):
-        return Quantity(whole, read_number(whole), "", percent)
+    if words and number is None and (_is_incomplete(core) or not all(map(_is_unit, words))):
+        return Quantity(full_core, read_number(full_core), "", percent)
     names = re.findall(r"[^\W\d_]+", " ".join(_TEXT.sub(r"\1", word) for word in words))
     if names and (names[0].lower() in _OPERATIONS or not _VERBS.isdisjoint(map(str.lower, names))):
-        return Quantity(whole, None, "", percent)
+        return Quantity(full_core, None, "", percent)
     if number is not None and names and (scale := _SCALES.get(names[0].lower().removesuffix("s"))):
         number, names = number.times(scale), names[1:]
         core = f"{core} \\cdot {scale}"
@@ -92,8 +92,8 @@ def _without_percent(core: str) -> tuple[str, bool]:
     return core.removesuffix("\\%").rstrip(), core.endswith("\\%")
 
 
-def _may_stand_beside(word: str, gap: str) -> bool:
-    """Whether a trailing word may be a unit or a noun, and not a factor: `12 m`, not `12m` or `12 x`."""
+def _may_be_unit_or_noun(word: str, gap: str) -> bool:
+    """Whether a trailing word may be a unit or a noun and is not a factor: `12 m`, but not `12m` or `12 x`."""
     if "\\Omega" in word or word.startswith("\\mu"):
         return bool(gap) and ("\\Omega" in word or word.removeprefix("\\mu").strip() in UNITS)
     if word.startswith("\\"):
@@ -110,7 +110,7 @@ def _is_unit(word: str) -> bool:
     return word.startswith(("\\text", "\\mu")) or "\\Omega" in word or re.split(r"[^A-Za-z']", word)[0] in UNITS
 
 
-def _ends_open(core: str) -> bool:
-    """Whether the core ends with an operator that wants something behind it, or inside a group."""
+def _is_incomplete(core: str) -> bool:
+    """Whether the core ends with an operator that needs an operand, or inside a group."""
     operator = re.search(r"[-+*/^_=<>({\[,:]$|\\(?:times|cdot|div|pm|mp|frac|sqrt|le|ge|in|cup|cap)$", core)
     return not core or operator is not None or core.count("{") != core.count("}")

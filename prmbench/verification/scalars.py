@@ -19,16 +19,16 @@ _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven
 _NUMBERS_SIDE_BY_SIDE = re.compile(r"(?<![\w.])\d[\d.]* +\d+(?! *(?:/|\d*/))")
 _CONGRUENCE = re.compile(r"(?:(.+?)\\equiv)?([^()]+?)\(?\\(?:pmod|bmod|mod)\{?(\w+)\}?\)?")
 LONG_WORD = 3
-"""Only longer words have a plural: SSS is not SS."""
+"""Only longer words can be plurals: SSS is not the plural of SS."""
 
 
-def squeezed(text: str) -> str:
-    """Return the text without braces around single characters, and without blanks but those between two digits."""
+def without_spaces(text: str) -> str:
+    """Return the text without braces around single characters and without spaces, except between two digits."""
     return re.sub(r"(?<!\\)\{(\w)\}", r"\1", re.sub(r"(?<!\d)\s+|\s+(?!\d|\s)", "", text))
 
 
-def unwrapped(text: str) -> str:
-    r"""Return the text with `\text{...}` replaced by what it holds."""
+def without_text_commands(text: str) -> str:
+    r"""Return the text with `\text{...}` replaced by its content."""
     return _TEXT.sub(r"\1", text).strip()
 
 
@@ -38,7 +38,7 @@ def same_scalar(gold: str, answer: str) -> bool:
     Raises:
         UnreadableError: A parser failed on one of them.
     """
-    if squeezed(gold) == squeezed(answer):
+    if without_spaces(gold) == without_spaces(answer):
         return True
     as_text = _same_as_text(gold, answer)
     if as_text is not None:
@@ -64,17 +64,17 @@ def same_scalar(gold: str, answer: str) -> bool:
 
 
 def _same_congruence(gold: re.Match[str], answer: re.Match[str]) -> bool:
-    r"""Whether `n \equiv 1 \pmod 4` and another one say the same."""
+    r"""Whether two congruences such as `n \equiv 1 \pmod 4` are equivalent."""
     if gold[3] != answer[3] or (gold[1] and answer[1] and gold[1] != answer[1]):
         return False
     residue, other, modulus = (read_number(text) for text in (gold[2], answer[2], gold[3]))
     if residue and other and modulus:
         return (residue.value - other.value) % modulus.value == 0
-    return squeezed(gold[2]) == squeezed(answer[2])
+    return without_spaces(gold[2]) == without_spaces(answer[2])
 
 
 def _equals_number(text: str, number: Number) -> bool:
-    """Whether an expression is a number. One with a variable that cannot be parsed is not."""
+    """Whether an expression equals a number; one with a variable that cannot be parsed does not."""
     try:
         return expressions.equals_number(text, number)
     except UnreadableError:
@@ -84,9 +84,9 @@ def _equals_number(text: str, number: Number) -> bool:
         return False
 
 
-def spelled_as_text(text: str) -> str:
-    """Return one spelling of a clock time, a number in a base, a ratio of three or a congruence; empty for others."""
-    text = _colons(text)
+def canonical_text(text: str) -> str:
+    """Return the canonical form of a clock time, a number in a base, a ratio or a congruence; empty for other texts."""
+    text = _with_colons(text)
     if clock := _CLOCK.fullmatch(text):
         half = (clock[3] or clock[4] or "").lower()
         return f"{int(clock[1])}:{clock[2] or '00'}{half and f' {half}m'}"
@@ -101,14 +101,14 @@ def spelled_as_text(text: str) -> str:
     return text if quotient is None else str(quotient.value)
 
 
-def _colons(text: str) -> str:
-    """A text with `3 to 2` as `3:2`, without blanks and text commands."""
-    return re.sub(r"(?<=\d)to(?=\d)", ":", squeezed(unwrapped(text)))
+def _with_colons(text: str) -> str:
+    """Return a text with `3 to 2` as `3:2`, without spaces and text commands."""
+    return re.sub(r"(?<=\d)to(?=\d)", ":", without_spaces(without_text_commands(text)))
 
 
 def _same_as_text(gold: str, answer: str) -> bool | None:
-    """Whether clock times, ratios, congruences, numbers in a base or beside each other are the same; None elsewhere."""
-    texts = [_colons(text) for text in (gold, answer)]
+    """Compare clock times, ratios, congruences, numbers in a base and adjacent numbers; None for other texts."""
+    texts = [_with_colons(text) for text in (gold, answer)]
     clocks = [_CLOCK.fullmatch(text) for text in texts]
     if clocks[0] and clocks[1]:
         halves = {half.lower() for clock in clocks if clock for half in clock.group(3, 4) if half}
@@ -141,7 +141,7 @@ def _base(name: str) -> str:
 
 
 def _same_number(gold: Number, gold_percent: bool, answer: Number, answer_percent: bool) -> bool:
-    """Equal numbers; 50 and the decimal 0.5 are both what 50% may be written as, the fraction 1/2 is not."""
+    """Whether two numbers are equal; 50% equals 50 and the decimal 0.5, but not the fraction 1/2."""
     if gold.equals(answer):
         return True
     if gold_percent == answer_percent:
@@ -155,7 +155,7 @@ def _singular(noun: str) -> str:
 
 
 def is_words(text: str) -> bool:
-    r"""Whether a text is made of words and not of variables: `\text{east}`, `ABC`, `June 20`; not `2xy`."""
+    r"""Whether a text consists of words and not of variables: `\text{east}`, `ABC`, `June 20`; not `2xy`."""
     if any(re.search(r"[^\W\d_]{2}", content) for content in _TEXT.findall(text)):
         return True
     bare = re.sub(r"_\s*(?:\{[^{}]*\}|\\[A-Za-z]+|\S)|\\[A-Za-z]+", " ", text)
@@ -171,6 +171,6 @@ def is_words(text: str) -> bool:
 
 def plain_words(text: str) -> str:
     """Return words in lower case, without articles, punctuation and commands."""
-    text = re.sub(r"[^\w\s+./:-]|_", " ", unwrapped(text).casefold().replace("\\", " "))
+    text = re.sub(r"[^\w\s+./:-]|_", " ", without_text_commands(text).casefold().replace("\\", " "))
     text = re.sub(r"(?<=[^\W\d])-(?=[^\W\d])", " ", text)
     return " ".join(word for word in (w.strip(".:") for w in text.split()) if word not in ("", "a", "an", "the"))

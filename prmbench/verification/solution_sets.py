@@ -1,4 +1,4 @@
-r"""Sets of real numbers, however they are written: `[2,5)`, `2 \le x < 5`, `x \in [2,5)`, `\mathbb{R}`, unions."""
+r"""Reads sets of real numbers in any notation: `[2,5)`, `2 \le x < 5`, `x \in [2,5)`, `\mathbb{R}`, unions."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _FAILURES = (ArithmeticError, AttributeError, LookupError, NotImplementedError, 
 
 @dataclass(frozen=True, slots=True)
 class SolutionSet:
-    """Real numbers, and the variable that they are values of; empty where none is named."""
+    """A set of real numbers, and the variable that takes these values; empty where none is named."""
 
     variable: str
     numbers: sympy.Set
 
     def equals(self, other: SolutionSet) -> bool:
-        """Whether both hold the same numbers, and name no two different variables."""
+        """Whether both contain the same numbers and do not name different variables."""
         if self.variable and other.variable and self.variable != other.variable:
             return False
         return bool(self.numbers == other.numbers)
 
 
 def solution_set(form: Form) -> SolutionSet | None:
-    """Return the set of real numbers that a form stands for, or None where it stands for none or cannot be read."""
+    """Return the set of real numbers that a form describes, or None where it describes none or cannot be read."""
     try:
         return _solution_set(form)
     except _FAILURES:
@@ -59,7 +59,7 @@ def _solution_set(form: Form) -> SolutionSet | None:
 
 
 def _named_set(text: str) -> sympy.Set | None:
-    whole, minus, holes = text.partition("\\setminus")
+    base, minus, removed = text.partition("\\setminus")
     if not minus:
         return (
             sympy.S.Reals
@@ -68,7 +68,7 @@ def _named_set(text: str) -> sympy.Set | None:
             if _NO_SOLUTION.fullmatch(text.strip())
             else None
         )
-    parts = solution_set(parse(whole)), solution_set(parse(holes))
+    parts = solution_set(parse(base)), solution_set(parse(removed))
     return None if parts[0] is None or parts[1] is None else parts[0].numbers - parts[1].numbers
 
 
@@ -88,11 +88,11 @@ def _items(form: Items) -> SolutionSet | None:
 
 def _joined(form: Joined) -> SolutionSet | None:
     parts = [_part(part) for part in form.parts]
-    known = [part for part in parts if part is not None]
-    variables = {part.variable for part in known if part.variable}
-    if len(known) != len(parts) or len(variables) > 1:
+    readable = [part for part in parts if part is not None]
+    variables = {part.variable for part in readable if part.variable}
+    if len(readable) != len(parts) or len(variables) > 1:
         return None
-    sets = [part.numbers for part in known]
+    sets = [part.numbers for part in readable]
     numbers = sympy.Union(*sets) if form.joint == "or" else sympy.Intersection(*sets)
     if form.joint == "," and numbers is sympy.S.EmptySet:  # `x < -2, x > 2` means either
         numbers = sympy.Union(*sets)
@@ -100,7 +100,7 @@ def _joined(form: Joined) -> SolutionSet | None:
 
 
 def _part(form: Form) -> SolutionSet | None:
-    """What a condition allows; one of several may be an equation, as in `x < 0 or x = 1`."""
+    """Return the numbers that a condition allows; it may be an equation, as in `x < 0 or x = 1`."""
     if isinstance(form, Relation) and form.signs == ("=",) and _VARIABLE.fullmatch(form.sides[0].replace(" ", "")):
         return SolutionSet(form.sides[0].replace(" ", ""), sympy.FiniteSet(_real(form.sides[1])))
     return _solution_set(form)
@@ -127,7 +127,7 @@ def _relation(form: Relation) -> SolutionSet | None:
 
 
 def _half_line(sign: str, bound: sympy.Expr, flipped: bool) -> sympy.Set:
-    """The numbers x with `x sign bound`, or with `bound sign x` when flipped."""
+    """Return the numbers x with `x sign bound` or, when flipped, with `bound sign x`."""
     if sign == "\\ne":
         return sympy.S.Reals - sympy.FiniteSet(bound)
     open_end = sign in "<>"
@@ -137,7 +137,7 @@ def _half_line(sign: str, bound: sympy.Expr, flipped: bool) -> sympy.Set:
 
 
 def _solved(form: Relation) -> SolutionSet | None:
-    """Inequalities in one variable that have to be solved, such as `1 < |x| < 3`."""
+    """Solve inequalities in one variable, such as `1 < |x| < 3`."""
     relations = {"<": sympy.Lt, ">": sympy.Gt, "\\le": sympy.Le, "\\ge": sympy.Ge}
     real = sympy.Symbol("x", real=True)
     numbers: sympy.Set = sympy.S.Reals
@@ -153,7 +153,11 @@ def _solved(form: Relation) -> SolutionSet | None:
 
 
 def _real(text: str) -> sympy.Expr:
-    """A bound or member. Raises UnreadableError unless it is a real number or infinite."""
+    """Return a bound or member.
+
+    Raises:
+        UnreadableError: It is neither a real number nor infinite.
+    """
     value = expression(text.strip().removeprefix("+")).doit()
     if not isinstance(value, sympy.Expr) or value.free_symbols or not value.is_extended_real:
         raise UnreadableError("no real number")

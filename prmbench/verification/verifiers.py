@@ -1,6 +1,6 @@
-"""Is a completion's final answer right? A pool of worker processes that can be killed, and exact match.
+"""Verifies the final answers of completions, in a pool of worker processes that can be killed, or by exact match.
 
-A timeout or crash of the verifier is an outcome of its own, never "wrong". The checking itself: worker.py.
+A timeout or crash of the verifier is its own verdict, never "wrong". worker.py checks the answers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from prmbench.verification.answer_region import answer_region, answer_span, boxe
 
 Kind = Literal["math", "exact", "gym"]
 PACKAGES = {"math": "math_verify", "gym": "reasoning_gym"}
-"""What a worker of each kind imports; exact match needs no worker."""
+"""Package that a worker of each kind imports; exact match needs no worker."""
 OUTCOMES: Mapping[str, int | None] = {
     "right": 1,
     "wrong": 0,
@@ -40,79 +40,80 @@ OUTCOMES: Mapping[str, int | None] = {
     "timeout": None,
     "crash": None,
 }
-"""Verdict -> outcome. None: the verifier could not say, which is nobody's mistake but its own."""
+"""Verdict -> outcome. None: the verifier failed; excluded from accuracy."""
 MAX_CHARACTERS = 50_000
 """A longer answer region without a box is not searched: some of math-verify's patterns take quadratic time."""
 GRACE_SECONDS = 1.0
-"""A worker that cannot interrupt itself at the limit (a big power in C) is killed so much later."""
+"""A worker that cannot interrupt itself at the limit (in C code, as for a big power) is killed this much later."""
 START_SECONDS = 120.0
-"""sympy loads in a second, but on a busy machine in many."""
+"""Time for a worker to start; importing sympy takes a second, but many on a busy machine."""
 LINE_BYTES = 4096
-"""A reply is shorter, so that a pipe carries it in one piece."""
+"""Upper limit of a reply, so that a pipe transmits it in one piece."""
 ENVIRONMENT = {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1"}
-"""All that a worker has in its environment: no key, no path, no proxy."""
-_BOOT = """\
+"""The whole environment of a worker: no key, no path, no proxy."""
+_WORKER_CODE = """\
 import sys
 root = sys.argv.pop(1)
 sys.path.insert(next((k for k, p in enumerate(sys.path) if p.endswith("-packages")), len(sys.path)), root)
 from prmbench.verification.worker import main
 main()
 """
-"""What an isolated interpreter runs, which finds no module in the current folder or in PYTHONPATH."""
+"""Code of the isolated interpreter, which imports nothing from the current folder or from PYTHONPATH."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A completion, and what its final answer is held against."""
+    """A completion, and the reference answer that its final answer is compared with."""
 
     text: str
     gold: str
     verifier: Kind = "math"
     entry: Mapping[str, Any] = field(default_factory=dict)
-    """reasoning-gym only: the task's entry (question, answer, metadata with source_dataset)."""
+    """For reasoning-gym only: the task's entry (question, answer, metadata with source_dataset)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the verifier said: one of OUTCOMES, and the final answer, normalised so that equal ones vote together."""
+    """A key of OUTCOMES, and the final answer, normalised so that equal answers vote together."""
 
     verdict: str
     answer: str = ""
 
     @property
     def outcome(self) -> int | None:
-        """1 right, 0 wrong or without an answer, None when the verifier could not say."""
+        """1 right, 0 wrong or without an answer, None when the verifier failed."""
         return OUTCOMES[self.verdict]
 
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """A process, the job it is at (empty while it starts), and when it will be killed; None = idle."""
+    """A worker process with its current job (empty while it starts)."""
 
     process: subprocess.Popen[bytes]
     job: bytes = b""
     token: str = ""
-    """Of the job: a reply that does not repeat it is nobody's verdict."""
+    """Random token of the job; a reply that does not repeat it is ignored."""
     deadline: float | None = None
+    """Monotonic time at which the worker is killed; None = idle."""
 
     @property
     def pipe(self) -> int:
-        """File number that its replies come from."""
+        """File descriptor of its replies."""
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
 
 
 class Verifier:
-    """Checks claims in killable worker processes, started when first needed. Use it as a context manager."""
+    """Checks claims in killable worker processes, which start when first needed. Use it as a context manager."""
 
     def __init__(self, workers: int = 2, limit: float = 5.0, memory_gib: float = 2.0) -> None:
-        """`limit` seconds and `memory_gib` of address space are what one claim may take."""
+        """Set the number of workers and the limits of one claim, in seconds and in GiB of address space."""
         self.limit = limit
         self._size = workers
         self._memory = int(memory_gib * 2**30)
         self._kinds: frozenset[str] = frozenset()
         self._workers: list[_Worker] = []
-        self._known: dict[bytes, Verdict] = {}
+        self._verdicts: dict[bytes, Verdict] = {}
 
     def __enter__(self) -> Verifier:
         return self
@@ -121,56 +122,58 @@ class Verifier:
         self.close()
 
     def close(self) -> None:
-        """Ends the worker processes; what was found out is kept, and a later check starts new ones."""
+        """End the worker processes; verdicts stay cached, and a later check starts new processes."""
         while self._workers:
-            _end(self._workers.pop())
+            _kill(self._workers.pop())
 
     def check(self, claims: Sequence[Claim]) -> list[Verdict]:
-        """One verdict a claim, in order. Equal claims are checked once.
+        """Return one verdict per claim, in order; equal claims are checked once.
 
-        Raises UserError when the package that a verifier needs is not installed.
+        Raises:
+            UserError: The package that a verifier needs is not installed, or a worker does not start.
         """
         jobs = [_job(claim) for claim in claims]
         keys = [hashlib.sha256(job).digest() for job in jobs]
-        new = {key: (claim, job) for key, claim, job in zip(keys, claims, jobs, strict=True) if key not in self._known}
-        hard = {}
+        new = {
+            key: (claim, job) for key, claim, job in zip(keys, claims, jobs, strict=True) if key not in self._verdicts
+        }
+        hard_jobs = {}
         for key, (claim, job) in new.items():
-            verdict = _at_once(claim)
+            verdict = _quick_verdict(claim)
             if verdict is None:
-                hard[key] = job
+                hard_jobs[key] = job
             else:
-                self._known[key] = verdict
-        if hard:
-            self._ready({new[key][0].verifier for key in hard})
+                self._verdicts[key] = verdict
+        if hard_jobs:
+            self._load_kinds({new[key][0].verifier for key in hard_jobs})
             try:
-                self._run(hard)
+                self._run(hard_jobs)
             finally:
-                if any(
-                    worker.job for worker in self._workers
-                ):  # interrupted: a late reply must not be taken for another
+                # After an interruption, a late reply must not be taken for that of another job.
+                if any(worker.job for worker in self._workers):
                     self.close()
-        return [self._known[key] for key in keys]
+        return [self._verdicts[key] for key in keys]
 
-    def _ready(self, kinds: Iterable[str]) -> None:
-        """Sees to it that the workers have loaded what these kinds need."""
+    def _load_kinds(self, kinds: Iterable[str]) -> None:
+        """Restart the workers if they have not imported the packages of all these kinds."""
         missing = frozenset(kinds) - self._kinds
         for kind in sorted(missing):
-            need(kind)
+            check_installed(kind)
         if missing:
             self.close()
             self._kinds |= missing
 
     def _run(self, jobs: Mapping[bytes, bytes]) -> None:
-        """Gives jobs to idle workers until every one has its verdict; replaces workers that died or hang."""
-        waiting, of_job = deque(jobs.values()), {job: key for key, job in jobs.items()}
+        """Give jobs to idle workers until every job has a verdict; replace workers that died or hang."""
+        waiting, key_of_job = deque(jobs.values()), {job: key for key, job in jobs.items()}
         while waiting or any(worker.job for worker in self._workers):
-            self._man(min(self._size, len(jobs)))
+            self._ensure_workers(min(self._size, len(jobs)))
             for worker in self._workers:
                 if worker.deadline is None and waiting:
                     self._assign(worker, waiting.popleft())
             for worker, reply in self._replies():
                 if worker.job:
-                    self._known[of_job[worker.job]] = _verdict(reply)
+                    self._verdicts[key_of_job[worker.job]] = _verdict(reply)
                 elif "ready" not in reply:
                     kinds = " ".join(sorted(self._kinds))
                     raise UserError(
@@ -178,34 +181,34 @@ class Verifier:
                     )
                 worker.job, worker.deadline = b"", None
 
-    def _man(self, size: int) -> None:
-        """Sees to it that there are so many workers, none of them killed while it was idle."""
+    def _ensure_workers(self, size: int) -> None:
+        """Start workers until there are `size`, after dropping those that were killed while idle."""
         for worker in [w for w in self._workers if w.deadline is None and w.process.poll() is not None]:
             self._drop(worker)
         while len(self._workers) < size:
             self._workers.append(self._start())
 
     def _drop(self, worker: _Worker) -> None:
-        _end(worker)
+        _kill(worker)
         self._workers.remove(worker)
 
     def _replies(self) -> list[tuple[_Worker, dict[str, Any]]]:
-        """Waits for the next reply, death or deadline; workers that are dead or overdue are dropped."""
+        """Wait for the next reply, death or deadline; drop workers that are dead or overdue."""
         busy = {worker.pipe: (worker, worker.deadline) for worker in self._workers if worker.deadline is not None}
         nearest = min(deadline for _, deadline in busy.values())
-        spoke = wait(list(busy), max(0.0, nearest - time.monotonic()))
-        found: list[tuple[_Worker, dict[str, Any]]] = []
+        readable = wait(list(busy), max(0.0, nearest - time.monotonic()))
+        replies: list[tuple[_Worker, dict[str, Any]]] = []
         for pipe, (worker, deadline) in busy.items():
-            if pipe in spoke:
-                reply = _parsed(os.read(pipe, LINE_BYTES), worker.token)
+            if pipe in readable:
+                reply = _parse_reply(os.read(pipe, LINE_BYTES), worker.token)
             elif deadline <= time.monotonic():
                 reply = {"verdict": "timeout"}
             else:
                 continue
             if "token" not in reply:
                 self._drop(worker)
-            found.append((worker, reply))
-        return found
+            replies.append((worker, reply))
+        return replies
 
     def _assign(self, worker: _Worker, job: bytes) -> None:
         worker.job, worker.deadline = job, time.monotonic() + self.limit + GRACE_SECONDS
@@ -215,11 +218,11 @@ class Verifier:
             worker.process.stdin.write(pickle.dumps(worker.token) + job)
             worker.process.stdin.flush()
         except BrokenPipeError:
-            return  # it is dead: its pipe says so when next read
+            return  # the worker is dead, which the next read of its pipe reveals
 
     def _start(self) -> _Worker:
         root = str(Path(__file__).resolve().parents[2])
-        command = [sys.executable, "-I", "-B", "-c", _BOOT, root, *sorted(self._kinds)]
+        command = [sys.executable, "-I", "-B", "-c", _WORKER_CODE, root, *sorted(self._kinds)]
         command += ["--limit", str(self.limit), "--memory", str(self._memory)]
         process = subprocess.Popen(
             command,
@@ -228,13 +231,13 @@ class Verifier:
             stderr=subprocess.DEVNULL,
             env=ENVIRONMENT,
             cwd="/",
-            start_new_session=True,  # Ctrl-C is for the parent, which ends its workers; and one group to kill
+            start_new_session=True,  # Ctrl-C reaches only the parent, which kills the group
         )
         return _Worker(process, deadline=time.monotonic() + START_SECONDS)
 
 
-def need(kind: str) -> None:
-    """Raises UserError when the package that this kind of verifier needs is not installed."""
+def check_installed(kind: str) -> None:
+    """Raise UserError when the package that this kind of verifier needs is not installed."""
     if kind not in get_args(Kind):
         raise UserError(f"verifier {kind!r}: choose from {', '.join(get_args(Kind))}")
     package = PACKAGES.get(kind)
@@ -244,8 +247,8 @@ def need(kind: str) -> None:
         gym_tasks.check_version()
 
 
-def _parsed(raw: bytes, token: str) -> dict[str, Any]:
-    """A worker's reply, or a crash where it is not one line that repeats the token."""
+def _parse_reply(raw: bytes, token: str) -> dict[str, Any]:
+    """Return a worker's reply, or a crash where it is not one line with the token."""
     try:
         reply = json.loads(raw) if raw.endswith(b"\n") else None
     except (ValueError, RecursionError):
@@ -256,7 +259,7 @@ def _parsed(raw: bytes, token: str) -> dict[str, Any]:
 
 
 def _verdict(reply: Mapping[str, Any]) -> Verdict:
-    """The verdict in a reply, whatever the reply holds."""
+    """Return the verdict in a reply; a reply of any other form is a crash."""
     verdict, answer = reply.get("verdict"), reply.get("answer", "")
     if not isinstance(verdict, str) or verdict not in OUTCOMES or not isinstance(answer, str):
         return Verdict("crash")
@@ -264,14 +267,14 @@ def _verdict(reply: Mapping[str, Any]) -> Verdict:
 
 
 def _job(claim: Claim) -> bytes:
-    """What a worker reads; also what makes two claims equal."""
+    """Return the bytes that a worker reads, which also identify equal claims."""
     text = answer_or_line(claim.text) if claim.verifier == "gym" else answer_region(claim.text) or ""
     return pickle.dumps((claim.verifier, text, claim.gold, dict(claim.entry)))
 
 
-def _at_once(claim: Claim) -> Verdict | None:
-    """The verdict where no worker is needed, else None."""
-    if not claim.gold.strip() and claim.verifier != "gym":  # whose scorers know the answer themselves
+def _quick_verdict(claim: Claim) -> Verdict | None:
+    """Return the verdict of a claim that needs no worker, else None."""
+    if not claim.gold.strip() and claim.verifier != "gym":  # reasoning-gym's scorers know the answer
         return Verdict("no gold")
     region = answer_region(claim.text)
     if region is None or not region.strip():
@@ -286,13 +289,13 @@ def _at_once(claim: Claim) -> Verdict | None:
     if claim.verifier == "gym":
         metadata = claim.entry.get("metadata")
         return Verdict("crash") if not isinstance(metadata, Mapping) or gym_tasks.refusal(metadata) else None
-    answer = normal(answer)
-    return Verdict("right" if answer == normal(claim.gold) else "wrong", answer)
+    answer = normalise_answer(answer)
+    return Verdict("right" if answer == normalise_answer(claim.gold) else "wrong", answer)
 
 
-def _end(worker: _Worker) -> None:
-    """Kills a worker with all processes that it may have started, and closes its pipes."""
-    with contextlib.suppress(ProcessLookupError):  # the group is gone with its last member
+def _kill(worker: _Worker) -> None:
+    """Kill a worker and all processes that it started, and close its pipes."""
+    with contextlib.suppress(ProcessLookupError):  # the group ends with its last member
         os.killpg(worker.process.pid, signal.SIGKILL)
     worker.process.kill()
     worker.process.wait()
@@ -301,7 +304,7 @@ def _end(worker: _Worker) -> None:
             try:
                 pipe.close()
             except BrokenPipeError:
-                continue  # half a job was still in the buffer
+                continue  # part of a job was still in the buffer
 
 
 # --- final answers, for exact match and reasoning-gym ---------------------------------------------------
@@ -328,22 +331,22 @@ def final_answer(text: str) -> str:
 
 
 def answer_or_line(text: str) -> str:
-    """The final answer; of a text of one line that announces none, the line."""
+    """Return the final answer as text; where none is announced and the region is a single line, that line."""
     region = answer_region(text)
     if region is None or boxes(region):
         return final_answer(text)
-    whole = region.strip()
-    return final_answer(text) or (whole if "\n" not in whole else "")
+    region = region.strip()
+    return final_answer(text) or (region if "\n" not in region else "")
 
 
-def normal(answer: str) -> str:
-    """An answer as exact match compares it: no $, stars, closing stop or case; 1,000.50 = 1000.5."""
+def normalise_answer(answer: str) -> str:
+    """Return an answer as exact match compares it: without $, stars, final full stop and case; 1,000.50 = 1000.5."""
     plain = " ".join(answer.replace("$", " ").replace("*", " ").split()).rstrip(".").strip().casefold()
-    found = _NUMBER.fullmatch(plain)
-    if not found or not any(c.isdigit() for c in plain):
+    number = _NUMBER.fullmatch(plain)
+    if not number or not any(c.isdigit() for c in plain):
         return plain
-    sign, whole, rest = found.groups()
-    digits = (whole or "").replace(",", "") or "0"
-    decimals = (rest or "").rstrip("0")
+    sign, integer_part, fraction_part = number.groups()
+    digits = (integer_part or "").replace(",", "") or "0"
+    decimals = (fraction_part or "").rstrip("0")
     minus = "-" if sign == "-" and (digits != "0" or decimals) else ""
     return f"{minus}{digits}.{decimals}" if decimals else f"{minus}{digits}"

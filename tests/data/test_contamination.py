@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from prmbench.config import ContaminationConfig
 from prmbench.core.records import Notice, UserError
 from prmbench.data import contamination, problems
-from prmbench.data.contamination import Match, exact, matches, overlaps, text, twins
+from prmbench.data.contamination import (
+    Match,
+    exact_matches,
+    find_matches,
+    matches_within,
+    overlapping_matches,
+    prepare_text,
+)
 from prmbench.data.problems import Counts, Pair, report, without_shared
 
 
@@ -22,8 +29,8 @@ def spelled(count: int, start: int = 0) -> list[str]:
     return [chr(97 + k // 26) + chr(97 + k % 26) for k in range(start, start + count)]
 
 
-def joined(*parts: list[str]) -> contamination.Text:
-    return text(" ".join(word for part in parts for word in part))
+def joined(*parts: list[str]) -> contamination.ComparisonText:
+    return prepare_text(" ".join(word for part in parts for word in part))
 
 
 # --- what counts as the same ------------------------------------------------------------------------------
@@ -44,7 +51,9 @@ def joined(*parts: list[str]) -> contamination.Text:
     ],
 )
 def test_equal_texts(one: str, other: str) -> None:
-    assert exact([text(one)], [text("Else"), text(other)]) == [Match(0, 1, "exact", 1.0)]
+    assert exact_matches([prepare_text(one)], [prepare_text("Else"), prepare_text(other)]) == [
+        Match(0, 1, "exact", 1.0)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,11 +67,11 @@ def test_equal_texts(one: str, other: str) -> None:
     ],
 )
 def test_texts_that_differ(one: str, other: str) -> None:
-    assert exact([text(one)], [text(other)]) == []
+    assert exact_matches([prepare_text(one)], [prepare_text(other)]) == []
 
 
 def test_words_are_letters_or_digits() -> None:
-    assert text("Find $2x^{10}$, \\dfrac{a}{b}_1!").words == ("find", "2", "x", "10", "frac", "a", "b", "1")
+    assert prepare_text("Find $2x^{10}$, \\dfrac{a}{b}_1!").words == ("find", "2", "x", "10", "frac", "a", "b", "1")
 
 
 # --- n-grams ------------------------------------------------------------------------------------------------
@@ -71,61 +80,63 @@ def test_words_are_letters_or_digits() -> None:
 def test_twelve_shared_words_of_thirteen_are_a_miss_and_thirteen_a_match() -> None:
     thirteen = spelled(13)
     missed = [joined(thirteen[:12], ["zz"]), joined(["zz"], thirteen[1:]), joined(thirteen[:6], ["zz"], thirteen[7:])]
-    assert overlaps([joined(thirteen)], missed) == []
-    assert overlaps([joined(thirteen)], [joined(["zz"], thirteen, ["zy"])]) == [Match(0, 0, "overlap", 1.0)]
+    assert overlapping_matches([joined(thirteen)], missed) == []
+    assert overlapping_matches([joined(thirteen)], [joined(["zz"], thirteen, ["zy"])]) == [Match(0, 0, "overlap", 1.0)]
 
 
 def test_half_of_the_ngrams_is_enough_and_less_is_not() -> None:
     long = spelled(112)  # 100 n-grams
     half, less = joined(long[:62]), joined(long[:61])
-    assert overlaps([joined(long)], [less, half]) == [Match(0, 1, "overlap", 0.5)]
-    assert overlaps([joined(long)], [less], least=0.49) == [Match(0, 0, "overlap", 0.49)]
+    assert overlapping_matches([joined(long)], [less, half]) == [Match(0, 1, "overlap", 0.5)]
+    assert overlapping_matches([joined(long)], [less], min_share=0.49) == [Match(0, 0, "overlap", 0.49)]
     apart = joined(long[:37], ["zz"], long[75:])  # 25 and 25
-    assert overlaps([joined(long)], [apart]) == [Match(0, 0, "overlap", 0.5)]
+    assert overlapping_matches([joined(long)], [apart]) == [Match(0, 0, "overlap", 0.5)]
 
 
 def test_the_share_is_of_one_training_problem() -> None:
     long = spelled(112)
-    assert overlaps([joined(long)], [joined(long[:56]), joined(long[56:])]) == []
+    assert overlapping_matches([joined(long)], [joined(long[:56]), joined(long[56:])]) == []
 
 
 def test_the_share_is_the_problems_own() -> None:
     short, long = joined(spelled(20)), joined(spelled(80))
-    assert overlaps([short], [long]) == [Match(0, 0, "overlap", 1.0)]
-    assert overlaps([long], [short]) == []
+    assert overlapping_matches([short], [long]) == [Match(0, 0, "overlap", 1.0)]
+    assert overlapping_matches([long], [short]) == []
 
 
 def test_an_ngram_that_is_said_twice_counts_once() -> None:
     again = joined(spelled(13), spelled(13))  # 14 n-grams, 13 of them different
-    assert overlaps([again], [joined(spelled(13))]) == []
-    assert overlaps([again], [joined(spelled(13))], least=1 / 13) == [Match(0, 0, "overlap", 1 / 13)]
-    assert overlaps([joined(spelled(40))], [joined(spelled(14), spelled(14))]) == []
+    assert overlapping_matches([again], [joined(spelled(13))]) == []
+    assert overlapping_matches([again], [joined(spelled(13))], min_share=1 / 13) == [Match(0, 0, "overlap", 1 / 13)]
+    assert overlapping_matches([joined(spelled(40))], [joined(spelled(14), spelled(14))]) == []
 
 
 def test_a_short_problem_is_one_ngram() -> None:
     nine = spelled(9)
-    assert overlaps([joined(nine)], [joined(["zz"], nine), joined(nine[:8])]) == [Match(0, 0, "overlap", 1.0)]
+    assert overlapping_matches([joined(nine)], [joined(["zz"], nine), joined(nine[:8])]) == [
+        Match(0, 0, "overlap", 1.0)
+    ]
     eight, seven = joined(spelled(8)), joined(spelled(7))
-    assert overlaps([eight], [joined(nine)]) == [Match(0, 0, "overlap", 1.0)]
-    assert overlaps([seven], [joined(nine)]) == []
-    assert exact([seven], [seven]) == [Match(0, 0, "exact", 1.0)]
-    assert overlaps([joined(spelled(4))], [joined(nine)], ngram=3) == [Match(0, 0, "overlap", 1.0)]
+    assert overlapping_matches([eight], [joined(nine)]) == [Match(0, 0, "overlap", 1.0)]
+    assert overlapping_matches([seven], [joined(nine)]) == []
+    assert exact_matches([seven], [seven]) == [Match(0, 0, "exact", 1.0)]
+    assert overlapping_matches([joined(spelled(4))], [joined(nine)], ngram=3) == [Match(0, 0, "overlap", 1.0)]
 
 
 def test_ngrams_do_not_reach_from_one_text_into_the_next() -> None:
     words = spelled(20)
-    assert overlaps([joined(words)], [joined(words[:10]), joined(words[10:])]) == []
+    assert overlapping_matches([joined(words)], [joined(words[:10]), joined(words[10:])]) == []
 
 
 def test_more_texts_than_are_looked_up_at_once() -> None:
     others = [joined(spelled(20, 30))] * 1100
     others[501] = others[1003] = joined(spelled(20))
-    assert [m.other for m in overlaps([joined(spelled(20))], others)] == [501, 1003]
+    assert [m.other for m in overlapping_matches([joined(spelled(20))], others)] == [501, 1003]
 
 
 def test_equal_texts_are_not_overlaps_too() -> None:
     long = spelled(30)
-    assert matches([joined(long)], [joined(long), joined(long, ["zz"])]) == [
+    assert find_matches([joined(long)], [joined(long), joined(long, ["zz"])]) == [
         Match(0, 0, "exact", 1.0),
         Match(0, 1, "overlap", 1.0),
     ]
@@ -133,7 +144,7 @@ def test_equal_texts_are_not_overlaps_too() -> None:
 
 def test_twins_come_once() -> None:
     long = spelled(40)
-    assert twins([joined(spelled(20, 100)), joined(long), joined(long[:26])]) == [Match(1, 2, "overlap", 1.0)]
+    assert matches_within([joined(spelled(20, 100)), joined(long), joined(long[:26])]) == [Match(1, 2, "overlap", 1.0)]
 
 
 TEXTS = st.lists(st.lists(st.sampled_from("abc"), max_size=14), max_size=6)
@@ -152,7 +163,7 @@ def test_it_is_the_slow_way(some: list[list[str]], others: list[list[str]], n: i
             mine = grams(one, size) if len(one) >= n else set()
             share = len(mine & grams(other, size)) / len(mine) if mine else 0.0
             expected += [Match(i, j, "overlap", share)] if share >= least else []
-    assert overlaps([joined(w) for w in some], [joined(w) for w in others], n, least) == expected
+    assert overlapping_matches([joined(w) for w in some], [joined(w) for w in others], n, least) == expected
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -186,7 +197,7 @@ TURNS = [{"role": "system", "content": "S"}, {"role": "user", "content": ASKED},
 )
 def test_the_problem_of_every_form_of_row(tmp_path: Path, row: object) -> None:
     (found,) = problems.read(rows(tmp_path, row, name="mine.jsonl"))
-    assert (found.id, found.subset, found.text) == ("x", "mine", text(ASKED))
+    assert (found.id, found.subset, found.text) == ("x", "mine", prepare_text(ASKED))
 
 
 @pytest.mark.parametrize(
@@ -307,5 +318,5 @@ def test_training_rows_without_a_problem_are_left_out_and_counted(tmp_path: Path
 
 
 def test_shared_paragraphs_are_found_whatever_the_line_ends() -> None:
-    texts = [f"Problem {n}?\r\n\r\nPut the answer in a box." for n in range(problems.SHARED_BY)]
-    assert problems.without_shared(texts) == [f"Problem {n}?" for n in range(problems.SHARED_BY)]
+    texts = [f"Problem {n}?\r\n\r\nPut the answer in a box." for n in range(problems.MIN_SHARING)]
+    assert problems.without_shared(texts) == [f"Problem {n}?" for n in range(problems.MIN_SHARING)]

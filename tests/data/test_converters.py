@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from prmbench.cli import app
 from prmbench.config import ConvertConfig
 from prmbench.core.records import Notice, UserError, text_hash
-from prmbench.data import converters, load, math_shepherd, rollouts, views
+from prmbench.data import converters, load, math_shepherd, rollouts, training_data
 from prmbench.data.converters import convert, read
 
 
@@ -76,7 +76,7 @@ def test_after_the_error_nothing_is_labelled(tmp_path: Path) -> None:
     (found,), _, _ = read(rows(tmp_path, WRONG))
     assert found.steps == ("We add.", "It is 8.", "So 8.", "Done.")
     assert (found.step_labels, found.first_error, found.outcome) == ((), 1, None)
-    ((row,), _) = views.step_rows([found])
+    ((row,), _) = training_data.step_rows([found])
     assert row.labels[:2] == (1.0, 0.0)
     assert [math.isnan(y) for y in row.labels] == [False, False, True, True]
 
@@ -131,7 +131,7 @@ def test_what_gives_no_solution_is_counted(tmp_path: Path) -> None:
     broken, unrated = labelled(stage(rated("a", 1)), reason="bad_problem"), labelled(stage(rated("a", None)))
     found, left, count = read(rows(tmp_path, broken, unrated, labelled(), WHOLE))
     assert (len(found), count) == (1, 4)
-    assert left == {converters.BROKEN: 1, converters.NO_STEP: 2}
+    assert left == {converters.BROKEN_PROBLEM: 1, converters.NO_RATED_STEP: 2}
 
 
 # --- Math-Shepherd ------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def test_every_step_has_its_label(tmp_path: Path) -> None:
     found, _, count = read(rows(tmp_path, WHOLE, WRONG, SHEPHERD, TRL), alternatives=True)
     assert (len(found), count) == (6, 4)
     assert all(len(r.step_labels) == len(r.steps) or (not r.step_labels and r.first_error is not None) for r in found)
-    trained, left = views.step_rows(found)
+    trained, left = training_data.step_rows(found)
     assert not left
     assert all(len(row.labels) == len(row.rollout.steps) for row in trained)
 

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from prmbench import data
 from prmbench.data import prmbench_preview, rollouts
 from prmbench.data.rollouts import Rollout
-from prmbench.data.selection import ALL_RIGHT, ERROR, RIGHT, WRONG, Sorts, sorts_of, spread
+from prmbench.data.selection import ERROR, NO_ERROR, RIGHT, WRONG, Classes, classes_of, spread
 
 LABELS = st.lists(st.sampled_from([None, -1, 0, 2]), max_size=40)
-GROUPS = st.lists(st.frozensets(st.sampled_from([RIGHT, WRONG, ERROR, ALL_RIGHT])), max_size=25)
+GROUPS = st.lists(st.frozensets(st.sampled_from([RIGHT, WRONG, ERROR, NO_ERROR])), max_size=25)
 
 
 def even(count: int, limit: int) -> list[int]:
     return list(range(count)) if limit >= count else [i * count // limit for i in range(limit)]
 
 
-def every(sorts: list[Sorts]) -> Sorts:
+def every(sorts: list[Classes]) -> Classes:
     return frozenset().union(*sorts)
 
 
@@ -30,34 +30,34 @@ def every(sorts: list[Sorts]) -> Sorts:
     ("first_error", "outcome", "sorts"),
     [
         (None, None, set()),
-        (-1, None, {ALL_RIGHT}),
+        (-1, None, {NO_ERROR}),
         (0, None, {ERROR}),
         (3, 1, {ERROR, RIGHT}),
-        (-1, 0, {ALL_RIGHT, WRONG}),
+        (-1, 0, {NO_ERROR, WRONG}),
     ],
 )
 def test_sorts(first_error: int | None, outcome: int | None, sorts: set[str]) -> None:
-    assert sorts_of(first_error, outcome) == sorts
+    assert classes_of(first_error, outcome) == sorts
 
 
 @given(LABELS, st.integers(1, 12))
 def test_a_limit_has_both_labels_and_changes_little(labels: list[int | None], limit: int) -> None:
     items = list(enumerate(labels))
-    chosen = spread(items, limit, lambda item: sorts_of(item[1], None))
+    chosen = spread(items, limit, lambda item: classes_of(item[1], None))
     wanted = [items[i] for i in even(len(items), limit)]
-    present, before = every([sorts_of(y, None) for y in labels]), every([sorts_of(y, None) for _, y in wanted])
+    present, before = every([classes_of(y, None) for y in labels]), every([classes_of(y, None) for _, y in wanted])
     assert len(chosen) == min(limit, len(items))
     assert [i for i, _ in chosen] == sorted({i for i, _ in chosen})
     if limit >= len(present):
-        assert every([sorts_of(y, None) for _, y in chosen]) == present
+        assert every([classes_of(y, None) for _, y in chosen]) == present
     assert len({*wanted} - {*chosen}) <= len(present - before)
-    assert chosen == spread(items, limit, lambda item: sorts_of(item[1], None))
+    assert chosen == spread(items, limit, lambda item: classes_of(item[1], None))
     if before == present:
         assert chosen == wanted == spread(items, limit)
 
 
 @given(GROUPS, st.integers(1, 8))
-def test_groups_of_several_sorts(groups: list[Sorts], limit: int) -> None:
+def test_groups_of_several_sorts(groups: list[Classes], limit: int) -> None:
     """Nothing that even distances have is lost, and four places are enough for four sorts."""
     items = list(enumerate(groups))
     chosen = spread(items, limit, lambda item: item[1])
@@ -81,7 +81,7 @@ def test_groups_of_several_sorts(groups: list[Sorts], limit: int) -> None:
     ],
 )
 def test_the_nearest_one_comes_in(labels: str, limit: int, chosen: list[int]) -> None:
-    sorts = {"E": frozenset({ERROR}), "R": frozenset({ALL_RIGHT}), ".": frozenset()}
+    sorts = {"E": frozenset({ERROR}), "R": frozenset({NO_ERROR}), ".": frozenset()}
     assert [i for i, _ in spread(list(enumerate(labels)), limit, lambda item: sorts[item[1]])] == chosen
 
 

@@ -147,8 +147,8 @@ def test_training_reads_back_what_was_sampled(config: RolloutConfig) -> None:
     work = policies.prepare(engine, prompt_files.load(config.data), config)  # type: ignore[arg-type]
     prompt = work.prompts[0]
     trained = encode_completion(engine.tokenizer, prompt.text, "Answer: e")
-    assert trained.ids[: trained.start] == work.ids[0]
-    assert trained.ids[-1] in work.stops
+    assert trained.ids[: trained.start] == work.prompt_ids[0]
+    assert trained.ids[-1] in work.stop_ids
 
 
 # --- interrupted, repeated, shared ------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_a_journal_of_other_options_is_refused(config: RolloutConfig) -> None:
 def test_prompts_without_room_are_counted_not_cut(config: RolloutConfig, tmp_path: Path) -> None:
     model = save_model(tmp_path / "short", 0)
     shape = json.loads((model / "config.json").read_text())
-    ids = policies.prepare(policies.open_policy(config), prompt_files.load(config.data), config).ids  # type: ignore[arg-type]
+    ids = policies.prepare(policies.open_policy(config), prompt_files.load(config.data), config).prompt_ids  # type: ignore[arg-type]
     longest = max(map(len, ids))
     (model / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": longest}))
     small = replace(config, model=str(model))

@@ -21,7 +21,7 @@ from prmbench.backends import load_backend
 from prmbench.config import EvalConfig, ModelConfig, TrainConfig
 from prmbench.core.provenance import weights_hash
 from prmbench.core.records import NonFiniteError, StepScores, UserError
-from prmbench.data import rollouts, views
+from prmbench.data import rollouts, training_data
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion_encoding import encode_completion, steps_text
 from prmbench.engines.hf import Placement
@@ -351,7 +351,7 @@ def test_validation_prompts_are_held_out_and_measured_after_each_pass(policy: Pa
 
 def test_only_the_training_part_must_be_usable(policy: Path, tmp_path: Path) -> None:
     """The prompt held out has right completions only: a pointwise loss is measured on it, a pairwise one cannot be."""
-    held = {r.prompt for r in views.split(traces(), 0.25, 0)[1]}
+    held = {r.prompt for r in training_data.split(traces(), 0.25, 0)[1]}
     rows = [replace(r, outcome=1) if r.prompt in held else r for r in traces()]
     file = data(tmp_path, rows)
     run(options(policy, file, tmp_path / "points", validation=0.25, steps=1))

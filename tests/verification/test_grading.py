@@ -11,11 +11,11 @@ pytest.importorskip("math_verify", reason="needs math-verify (extra verify)")
 
 from prmbench.verification import extraction, latex
 from prmbench.verification.answer_region import answer_region
+from prmbench.verification.canonical import canonical_answer
 from prmbench.verification.expressions import UnreadableError, same_expression
 from prmbench.verification.grading import grade, same_answer
 from prmbench.verification.numbers import read_number
 from prmbench.verification.quantities import read_quantity
-from prmbench.verification.spelling import spelled
 from prmbench.verification.verifiers import Claim, Verifier
 
 RIGHT = [
@@ -566,7 +566,7 @@ def test_a_parser_that_fails_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_equal_answers_have_one_spelling(answers: list[str]) -> None:
-    assert len({spelled(latex.plain_latex(answer)) for answer in answers}) == 1
+    assert len({canonical_answer(latex.plain_latex(answer)) for answer in answers}) == 1
 
 
 @pytest.mark.parametrize(
@@ -588,7 +588,7 @@ def test_equal_answers_have_one_spelling(answers: list[str]) -> None:
     ],
 )
 def test_unlike_answers_are_spelled_apart(one: str, other: str) -> None:
-    assert spelled(latex.plain_latex(one)) != spelled(latex.plain_latex(other))
+    assert canonical_answer(latex.plain_latex(one)) != canonical_answer(latex.plain_latex(other))
 
 
 # --- the parts ------------------------------------------------------------------------------------------------

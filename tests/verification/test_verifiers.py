@@ -182,7 +182,7 @@ def test_order_and_cache_with_many_claims() -> None:
         found = verifier.check(claims)
     assert [v.verdict for v in found] == ["right" if n % 7 == n % 3 else "wrong" for n in range(100)]
     assert [v.answer for v in found] == [str(n % 7) for n in range(100)]
-    assert len(verifier._known) == 21
+    assert len(verifier._verdicts) == 21
 
 
 # --- exact match ------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_extraction_is_quick_on_any_text(text: str) -> None:
 )
 def test_exact_match_ignores_spelling(one: str, other: str) -> None:
     found = Verifier().check([Claim(f"Answer: {one}", other, "exact")])
-    assert found == [Verdict("right", verifiers.normal(other))]
+    assert found == [Verdict("right", verifiers.normalise_answer(other))]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_scorers_of_another_version_are_not_run(monkeypatch: pytest.MonkeyPatch)
     pytest.importorskip("reasoning_gym", reason="needs reasoning-gym (extra verify)")
     monkeypatch.setattr(gym_tasks, "VERSION", "0.0.1")
     with pytest.raises(UserError, match=r"were read: pip install reasoning-gym==0\.0\.1"):
-        verifiers.need("gym")
+        verifiers.check_installed("gym")
 
 
 @pytest.mark.slow
@@ -386,18 +386,18 @@ def test_a_worker_sees_nothing_of_its_surroundings(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_reply_that_is_no_verdict_is_a_crash(reply: bytes) -> None:
-    assert verifiers._verdict(verifiers._parsed(reply, "token")) == Verdict("crash")
+    assert verifiers._verdict(verifiers._parse_reply(reply, "token")) == Verdict("crash")
 
 
 def test_a_genuine_reply_is_read() -> None:
     reply = b'{"token": "token", "verdict": "right", "answer": "3"}\n'
-    assert verifiers._verdict(verifiers._parsed(reply, "token")) == Verdict("right", "3")
+    assert verifiers._verdict(verifiers._parse_reply(reply, "token")) == Verdict("right", "3")
 
 
 def test_processes_that_a_worker_started_are_killed_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     start = f"import subprocess; open({str(note)!r}, 'w').write(str(subprocess.Popen(['sleep', '600']).pid))\n"
-    monkeypatch.setattr(verifiers, "_BOOT", start + verifiers._BOOT)
+    monkeypatch.setattr(verifiers, "_WORKER_CODE", start + verifiers._WORKER_CODE)
     with Verifier(workers=1) as verifier:
         verifier.check([Claim("\\boxed{1}", "1")])
         child = int(note.read_text())
@@ -416,13 +416,13 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"math-verify; run: pip install prmbench\[verify\]"):
         Verifier().check([Claim("\\boxed{1}", "1")])
     with pytest.raises(UserError, match=r"reasoning-gym; run: pip install prmbench\[verify\]"):
-        verifiers.need("gym")
-    verifiers.need("exact")
+        verifiers.check_installed("gym")
+    verifiers.check_installed("exact")
 
 
 def test_an_unknown_verifier_is_named() -> None:
     with pytest.raises(UserError, match="'sympy': choose from math, exact, gym"):
-        verifiers.need("sympy")
+        verifiers.check_installed("sympy")
 
 
 # --- real data --------------------------------------------------------------------------------------------

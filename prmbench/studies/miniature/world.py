@@ -14,7 +14,7 @@ from typing import Any
 from prmbench import data
 from prmbench.config import RolloutConfig, TrainConfig
 from prmbench.core.records import Trace, UserError
-from prmbench.data import prompts, rollouts, views
+from prmbench.data import prompts, rollouts, training_data
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import HFEngine
@@ -173,8 +173,8 @@ def _sample_training(world: World, sizes: Sizes, tell: Tell) -> None:
     if world.training.exists():
         return
     sampled = _sampled(world, "train", sizes.prompts, sizes.group, tell)
-    found, _ = views.pairs(sampled, "one")
-    rollouts.write(world.training, views.halves(found))
+    found, _ = training_data.pairs(sampled, "one")
+    rollouts.write(world.training, training_data.halves(found))
 
 
 def _sample_judged(world: World, sizes: Sizes, tell: Tell) -> None:

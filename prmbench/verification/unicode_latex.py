@@ -1,4 +1,4 @@
-"""Mathematics in Unicode as LaTeX: signs, Greek letters, raised and lowered digits, fractions, roots."""
+"""Converts Unicode mathematics to LaTeX: signs, Greek letters, superscripts, subscripts, fractions, roots."""
 
 from __future__ import annotations
 
@@ -95,19 +95,19 @@ _INVISIBLE = re.compile(
     "[\u00ad\u200b-\u200f\u2060-\u2064\ufe00-\ufe0f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\x00-\x08\x0e-\x1f\x7f]"
 )
 _SPACE = re.compile(r"\s")
-_STYLED = re.compile("[\U0001d400-\U0001d7ff]")
-_RAISED_FRACTION = re.compile(r"([⁰¹²³⁴⁵⁶⁷⁸⁹]+)\s*[⁄∕/]\s*([₀₁₂₃₄₅₆₇₈₉]+)")
-_VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e\u2189]")
+_STYLED_LETTER = re.compile("[\U0001d400-\U0001d7ff]")
+_SUPERSCRIPT_FRACTION = re.compile(r"([⁰¹²³⁴⁵⁶⁷⁸⁹]+)\s*[⁄∕/]\s*([₀₁₂₃₄₅₆₇₈₉]+)")
+_FRACTION_CHARACTER = re.compile("[\u00bc-\u00be\u2150-\u215e\u2189]")
 _ROOT = re.compile(r"([√∛∜])[ ]?(\d+(?:\.\d+)?|[A-Za-z]|\\[A-Za-z]+|\([^()]*\)|\{[^{}]*\})")
 _ROOT_NAMES = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 
 
 def latex_of_unicode(text: str) -> str:
-    """Return a text with Unicode mathematics as LaTeX, and full-width and other look-alikes as ASCII."""
+    """Return a text with Unicode mathematics as LaTeX, and full-width characters and other look-alikes as ASCII."""
     text = _SPACE.sub(" ", _INVISIBLE.sub("", text))
-    text = _STYLED.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
-    text = _VULGAR.sub(_vulgar_fraction, text)
-    text = _RAISED_FRACTION.sub(
+    text = _STYLED_LETTER.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
+    text = _FRACTION_CHARACTER.sub(_fraction_latex, text)
+    text = _SUPERSCRIPT_FRACTION.sub(
         lambda m: f"\\frac{{{m[1].translate(_SUPERSCRIPTS)}}}{{{m[2].translate(_SUBSCRIPTS)}}}", text
     )
     text = _SUPERSCRIPT_RUN.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
@@ -117,6 +117,6 @@ def latex_of_unicode(text: str) -> str:
     return text
 
 
-def _vulgar_fraction(match: re.Match[str]) -> str:
-    over, under = unicodedata.normalize("NFKC", match[0]).split("\u2044")
-    return f"\\frac{{{over}}}{{{under or 1}}}"
+def _fraction_latex(match: re.Match[str]) -> str:
+    numerator, denominator = unicodedata.normalize("NFKC", match[0]).split("\u2044")
+    return f"\\frac{{{numerator}}}{{{denominator or 1}}}"

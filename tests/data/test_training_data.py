@@ -10,7 +10,7 @@ import pytest
 
 from prmbench.core.records import UserError, text_hash
 from prmbench.data.rollouts import Rollout, read
-from prmbench.data.views import Pair, demonstrations, halves, pairs, points, split, step_rows
+from prmbench.data.training_data import Pair, demonstrations, halves, pairs, points, split, step_rows
 
 
 def made(prompt: str, outcomes: list[int | None], text: str = "text") -> list[Rollout]:

@@ -1,6 +1,6 @@
-"""Completions to pick among, and solutions whose prefixes have values: traces out of rollout files.
+"""Benchmarks stored as rollout files (best-of-N, policy, calibration): reading, limits and checks.
 
-The files are rollouts.py's; here they become a benchmark: subsets, limits, and what makes one useless.
+The file format is defined in rollouts.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prmbench.data.rollouts import Rollout
 
 
 def from_files(path: Path, split: str) -> list[Trace]:
-    """Reads a folder (one file a subset) or one file. A row's `subset` wins over its file's name."""
+    """Return the traces of one file, or of a folder with one file per subset; a row's `subset` overrides its name."""
     rows: list[Rollout] = []
     for file in files.data_files(path):
         rows += [replace(r, subset=r.subset or file.stem) for r in rollouts.read(file)]
@@ -24,15 +24,15 @@ def from_files(path: Path, split: str) -> list[Trace]:
     return [rollouts.trace(r, split) for r in rows]
 
 
-def spread(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
-    """The traces of `limit` prompts at even distances, with both outcomes where there are both: groups stay whole."""
-    chosen = selection.spread_groups([(t.group, selection.sorts_of(t.first_error, t.outcome)) for t in traces], limit)
+def select_prompts(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
+    """Return all traces of `limit` evenly spaced prompts, with both outcomes among them where the traces have both."""
+    chosen = selection.spread_groups([(t.group, selection.classes_of(t.first_error, t.outcome)) for t in traces], limit)
     return [t for t in traces if t.group in chosen]
 
 
-def content_hash(known: str, traces: Iterable[Trace]) -> str:
-    """SHA-256 over the hash of what every task is about and what these tasks read besides, in id order."""
-    digest = hashlib.sha256(known.encode())
+def content_hash(base_hash: str, traces: Iterable[Trace]) -> str:
+    """Return the SHA-256 of `base_hash` and of the fields that only these tasks read, in the order of the ids."""
+    digest = hashlib.sha256(base_hash.encode())
     for t in sorted(traces, key=lambda t: t.id):
         digest.update(repr((t.id, t.group, t.answer, t.step_labels)).encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""One spelling for equal answers, so that they vote together."""
+"""Canonical form of an answer, the same for equal answers, so that they vote together."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from prmbench.verification.expressions import UnreadableError, expression
 from prmbench.verification.forms import Form, Items, Matrix, Relation, Scalar, parse
 from prmbench.verification.grading import choice_letter, without_modulus
 from prmbench.verification.quantities import read_quantity
-from prmbench.verification.scalars import is_words, plain_words, spelled_as_text, squeezed, unwrapped
+from prmbench.verification.scalars import canonical_text, is_words, plain_words, without_spaces, without_text_commands
 from prmbench.verification.solution_sets import solution_set
 
-LONG = 10**1000
-"""Longer numbers stay as they were written."""
+MAX_MAGNITUDE = 10**1000
+"""Larger numerators and denominators are left as they were written."""
 
 
-def spelled(answer: str) -> str:
-    r"""Return the spelling of an answer in plain LaTeX: `1/2` for `\frac{1}{2}` and `0.5`, `3` for `x = 3`."""
+def canonical_answer(answer: str) -> str:
+    r"""Return the canonical form of an answer in plain LaTeX: `1/2` for `\frac{1}{2}` and `0.5`, `3` for `x = 3`."""
     answer, _ = without_modulus(answer)
-    return choice_letter(unwrapped(answer)) or _form(parse(answer))
+    return choice_letter(without_text_commands(answer)) or _form(parse(answer))
 
 
 def _form(form: Form) -> str:
@@ -35,7 +35,7 @@ def _form(form: Form) -> str:
         return f"[{', '.join('[' + ', '.join(map(_form, row)) + ']' for row in form.rows)}]"
     if isinstance(form, Relation):
         return _relation(form)
-    return _scalar(form.text) if isinstance(form, Scalar) else squeezed(str(form))
+    return _scalar(form.text) if isinstance(form, Scalar) else without_spaces(str(form))
 
 
 def _items(form: Items) -> str:
@@ -48,11 +48,11 @@ def _items(form: Items) -> str:
     items = [_form(item) for item in form.items]
     if form.ordered:
         return f"{form.opening}{', '.join(items)}{form.closing}"
-    items = sorted(set(items) if form.opening else items, key=_order)
+    items = sorted(set(items) if form.opening else items, key=_sort_key)
     return items[0] if len(items) == 1 else f"{{{', '.join(items)}}}"
 
 
-def _order(item: str) -> tuple[float, str]:
+def _sort_key(item: str) -> tuple[float, str]:
     number = read_quantity(item).number
     return (float(number.value) if number else float("inf"), item)
 
@@ -73,25 +73,29 @@ def _relation(form: Relation) -> str:
     if value is not None:
         return _form(value)
     if form.signs == ("\\in",) or (form.is_equation and not re.search("[A-Za-z]", "".join(form.sides[:-1]))):
-        return _form(parse(form.sides[-1]))  # `3 + 4 = 7` says 7
+        return _form(parse(form.sides[-1]))  # the answer of `3 + 4 = 7` is 7
     if form.signs == ("=",):
         try:
-            return expressions.spelled_equation(*form.sides)
+            return expressions.canonical_equation(*form.sides)
         except UnreadableError:
             pass
-    return squeezed("".join(side + sign for side, sign in zip(form.sides, [*form.signs, ""], strict=True)))
+    return without_spaces("".join(side + sign for side, sign in zip(form.sides, [*form.signs, ""], strict=True)))
 
 
 def _scalar(text: str) -> str:
-    if written := spelled_as_text(text):
-        return written
+    if text_form := canonical_text(text):
+        return text_form
     quantity = read_quantity(text)
     if quantity.number is not None:
         value = quantity.number.value
-        return str(value) if value.denominator < LONG and abs(value.numerator) < LONG else squeezed(quantity.core)
+        return (
+            str(value)
+            if value.denominator < MAX_MAGNITUDE and abs(value.numerator) < MAX_MAGNITUDE
+            else without_spaces(quantity.core)
+        )
     if is_words(quantity.core):
         return plain_words(text)
     try:
-        return expressions.spelled(expression(quantity.core))
+        return expressions.canonical_expression(expression(quantity.core))
     except UnreadableError:
-        return squeezed(text)
+        return without_spaces(text)

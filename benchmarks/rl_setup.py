@@ -1,7 +1,7 @@
-"""What the benchmarks of reinforcement learning share: a model on disk, drawn completions, arms ready for a step.
+"""Shared set-up of the reinforcement-learning benchmarks: a model on disk, sampled completions, arms ready for a step.
 
-Outcomes are made up, weights do not move (rate 0), the reward model stands a little beside the policy: so every round
-does the same. Completions are drawn once, outside of what is timed. Nothing is measured here.
+Outcomes are made up, the learning rate is 0, and the reward model is a perturbed copy of the policy, so that every
+round does the same work. Completions are sampled once, outside of the timed part.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from prmbench.training import optimiser
 from prmbench.verification.verifiers import Verifier
 
 SHAPES: dict[str, dict[str, Any]] = {
-    # The miniature world's policy; SmolLM2-135M's vocabulary and width with 3 of its 30 layers.
+    # The policy of the miniature world, and SmolLM2-135M's vocabulary and width with 3 of its 30 layers.
     "miniature": {
         "hidden_size": 64,
         "intermediate_size": 192,
@@ -53,39 +53,39 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 SHARPNESS = {"miniature": 0.6, "smollm2": 0.4}
-"""Standard deviation of the embedding, which is the head too: about two tokens a place have a probability of 0.1 (the
-paper's Table 11: 1.33). Layers have wide weights (`initializer_range`), or the input would be its own next token."""
+"""Standard deviation of the embedding, which is also the head: about two tokens per position have a probability of at
+least 0.1 (the paper's Table 11: 1.33). `initializer_range` is large, or the model would repeat its input token."""
 PROMPT_TOKENS = (16, 48)
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much a step has."""
+    """Size of a step."""
 
     shape: str
     prompts: int
     group: int
     length: int
-    """Of the longest completion; the shortest may have a quarter."""
+    """Tokens of the longest completion; the shortest may have a quarter of them."""
     updates: int
-    """Policy updates of a step."""
+    """Policy updates per step."""
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One policy, one reward model, one set of completions, for all arms."""
+class BenchmarkSetup:
+    """One policy, one reward model and one set of completions, for all arms."""
 
-    asked: DistRLConfig
-    """Before an arm's values are filled in."""
+    config: DistRLConfig
+    """Configuration before the arm's defaults are applied."""
     job: Job
     models: Models
     draw: StepRollouts
 
 
-def write(folder: Path, size: Size) -> None:
-    """The model, and prompts of random words."""
-    words = tiny_model.tokenizer()
-    shape = {"vocab_size": len(words), **SHAPES[size.shape]}
+def write_inputs(folder: Path, size: Size) -> None:
+    """Write the model, and prompts of random words, to a folder."""
+    tokenizer = tiny_model.tokenizer()
+    shape = {"vocab_size": len(tokenizer), **SHAPES[size.shape]}
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
@@ -94,16 +94,24 @@ def write(folder: Path, size: Size) -> None:
     )
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=SHARPNESS[size.shape])
     model.save_pretrained(folder / "model")
-    words.save_pretrained(folder / "model")
-    draw = random.Random(0)
-    lengths = [draw.randint(*PROMPT_TOKENS) for _ in range(size.prompts)]
-    texts = [" ".join(str(draw.randrange(10)) for _ in range(length)) for length in lengths]
+    tokenizer.save_pretrained(folder / "model")
+    rng = random.Random(0)
+    lengths = [rng.randint(*PROMPT_TOKENS) for _ in range(size.prompts)]
+    texts = [" ".join(str(rng.randrange(10)) for _ in range(length)) for length in lengths]
     rows = [{"id": str(i), "prompt": text, "answer": "0"} for i, text in enumerate(texts)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def open_scene(folder: Path, size: Size, arm: Arm, options: Mapping[str, Any], beside: float = 0.002) -> Scene:
-    """Reads what `write` wrote; draws the completions. `beside`: noise on the reward model, a share of its weights'."""
+def open_setup(folder: Path, size: Size, arm: Arm, options: Mapping[str, Any], noise: float = 0.002) -> BenchmarkSetup:
+    """Open the models that `write` wrote and sample the completions.
+
+    Args:
+        folder: Folder of the model and the prompts.
+        size: Size of a step.
+        arm: The arm, which decides whether there is a reward model.
+        options: Further fields of DistRLConfig.
+        noise: Standard deviation of the reward model's noise, relative to that of each weight.
+    """
     config = DistRLConfig(
         model=str(folder / "model"),
         data=folder / "prompts.jsonl",
@@ -118,12 +126,12 @@ def open_scene(folder: Path, size: Size, arm: Arm, options: Mapping[str, Any], b
     job = prepare(resolved(config))
     models = open_models(job)
     if models.rm is not None:
-        perturb(models.rm.model, beside)
-    return Scene(config, job, models, draw_once(job, models, size))
+        perturb(models.rm.model, noise)
+    return BenchmarkSetup(config, job, models, draw_once(job, models, size))
 
 
 def perturb(model: torch.nn.Module, share: float) -> None:
-    """As if some updates were done: with equal models every TD would be 0."""
+    """Add noise to the weights, as if the model had been updated; with equal models every TD error would be 0."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
@@ -132,35 +140,37 @@ def perturb(model: torch.nn.Module, share: float) -> None:
 
 
 def return_freed_memory() -> None:
-    """Undoes hf.keep_freed_memory, so that what is resident is what lives, not what glibc keeps for later (Linux)."""
+    """Undo hf.keep_freed_memory, so that resident memory does not include what glibc keeps for reuse (Linux)."""
     libc = ctypes.CDLL(None)
     libc.mallopt(hf.M_MMAP_THRESHOLD, 1 << 16)
     libc.mallopt(hf.M_TRIM_THRESHOLD, 0)
 
 
 def draw_once(job: Job, models: Models, size: Size) -> StepRollouts:
-    """Ragged completions of the policy itself; a prompt's first is wrong, its second right, the others by chance."""
-    draw = random.Random(1)
+    """Sample completions of different lengths; a prompt's first is wrong, its second right, the others are random."""
+    rng = random.Random(1)
     prompts = [job.prompt_ids[p.id] for p in job.prompts for _ in range(size.group)]
-    limits = [draw.randint(max(size.length // 4, 1), size.length) for _ in prompts]
-    drawn = InTraining(models.policy).sample(prompts, limits, list(range(len(prompts))), Sampling(temperature=1.0), ())
+    limits = [rng.randint(max(size.length // 4, 1), size.length) for _ in prompts]
+    completions = InTraining(models.policy).sample(
+        prompts, limits, list(range(len(prompts))), Sampling(temperature=1.0), ()
+    )
     rows = []
-    for i, (prompt, found) in enumerate(zip(prompts, drawn, strict=True)):
+    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         group, k = divmod(i, size.group)
-        outcome = k if k in (0, 1) else draw.randrange(2)
-        told = Rollout(str(i), "", outcome=outcome, steps=("",) * 4, tokens=len(found.ids))
-        rows.append(Row(told, (*prompt, *found.ids), len(prompt), group))
+        outcome = k if k in (0, 1) else rng.randrange(2)
+        rollout = Rollout(str(i), "", outcome=outcome, steps=("",) * 4, tokens=len(completion.ids))
+        rows.append(Row(rollout, (*prompt, *completion.ids), len(prompt), group))
     return StepRollouts(tuple(rows), {}, 0)
 
 
-def fixed(scene: Scene, arm: Arm) -> DistRLConfig:
-    """An arm's options in the scene; at rate 0, so that every round does the same."""
-    return replace(resolved(replace(scene.asked, arm=arm)), learning_rate=0.0, rm_learning_rate=0.0)
+def fixed_config(setup: BenchmarkSetup, arm: Arm) -> DistRLConfig:
+    """Return an arm's configuration with learning rates of 0, so that every round does the same work."""
+    return replace(resolved(replace(setup.config, arm=arm)), learning_rate=0.0, rm_learning_rate=0.0)
 
 
-def run_of(scene: Scene, config: DistRLConfig, out: Path) -> distrl.Run:
-    """An arm at work on the scene's models, its optimizers new."""
-    job, models = replace(scene.job, config=config), scene.models
+def make_run(setup: BenchmarkSetup, config: DistRLConfig, out: Path) -> distrl.Run:
+    """Return a run of an arm on the models of the set-up, with new optimizers."""
+    job, models = replace(setup.job, config=config), setup.models
     if config.reward == "verifier":
         models = replace(models, rm=None)
     optimizers = {"policy": optimiser.make(models.policy.trained, config)}

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from prmbench.core.records import Notice, Trace, UserError, text_hash
-from prmbench.data import candidates
+from prmbench.data import rollout_traces
 from prmbench.data.rollouts import Rollout, content_hash, cut, read, to_row, trace, write
 
 FULL = Rollout(
@@ -257,7 +257,7 @@ def test_a_splitter_that_cuts_no_completion_says_so(
 ) -> None:
     warnings.simplefilter("always")
     path = rows(tmp_path, *({"prompt": "P", "completion": text, "outcome": k % 2} for k, text in enumerate(texts)))
-    candidates.from_files(path, split)
+    rollout_traces.from_files(path, split)
     lines = [str(w.message) for w in recwarn if w.category is Notice]
     assert len(lines) == bool(told)
     assert all(told in line for line in lines)
