@@ -23,12 +23,14 @@ import numpy as np
 import torch
 import transformers
 
-from prmbench import data, demo_smollm2
+import prmbench
+from prmbench import data
 from prmbench.backends import Facts, ModelBackend, implicit
 from prmbench.core.records import StepScores, Trace
 from prmbench.engines.hf import HFEngine, Placement, keep_freed_memory, load
 from prmbench.engines.render import Encoded, encode_chat, render
 from prmbench.evaluation import scoring
+from prmbench.studies import demo_smollm2
 
 TOLERANCE = {"float32": 2e-3, "bfloat16": 0.5}
 """Nats a token. In float32 both sides agree to rounding; in bfloat16 the peer rounds its logits, ours does not."""
@@ -183,7 +185,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only", choices=("ours", "peer"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    source = options.data or Path(demo_smollm2.__file__).parent / "assets" / "demo_traces.jsonl"
+    source = options.data or Path(prmbench.__file__).parent / "assets" / "demo_traces.jsonl"
     traces = data.load("processbench", source, (options.subset,) if options.subset else (), options.traces).traces
     place = Placement(options.device).resolve()
     keep_freed_memory()

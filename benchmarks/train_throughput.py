@@ -24,6 +24,7 @@ from score_throughput import matmul_rate, peak_of, seconds
 from torch import Tensor
 from torch.nn.functional import softplus
 
+import prmbench
 from prmbench.config import TrainRMConfig
 from prmbench.data import rollouts
 from prmbench.engines.hf import HFEngine, Placement, load
@@ -241,7 +242,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("ours", "peer"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     named = options.data.name if options.data else "shipped"
-    options.data = options.data or Path(demo_smollm2.__file__).parent / "assets" / "demo_traces.jsonl"
+    options.data = options.data or Path(prmbench.__file__).parent / "assets" / "demo_traces.jsonl"
     if options.only:
         print(peak(options.only, options))
         return
