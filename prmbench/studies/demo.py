@@ -27,7 +27,7 @@ from prmbench.studies.miniature import process_pool, rl_study
 from prmbench.studies.miniature.recipes import DEMO_METHODS
 from prmbench.studies.miniature.reward_model_study import run_seed
 from prmbench.studies.miniature.rl_study import DEMO_ARMS, ArmRuns, Scale
-from prmbench.studies.miniature.world import JobProgress, World, seed_world
+from prmbench.studies.miniature.world import ActivityProgress, World, seed_world
 from prmbench.studies.reporting.reward_model_runs import SHIFTS, BySeed, Study, own
 from prmbench.studies.reporting.reward_model_runs import study as gather
 from prmbench.studies.reporting.sections import SECTIONS
@@ -76,7 +76,7 @@ def demo(config: DemoConfig, progress: Tell | None = None, scale: Scale = SCALE)
     return DemoResult(tables, report_folder / "report.html", results, time.monotonic() - start)
 
 
-def _run_seed(world: World, results: Path, scale: Scale, progress: JobProgress) -> None:
+def _run_seed(world: World, results: Path, scale: Scale, progress: ActivityProgress) -> None:
     """Trains and judges the reward models of one world, then trains the policies with and without one."""
     run_seed(world, DEMO_METHODS, results, scale.world_sizes, progress)
     rl_study.run_arms(ArmRuns(world, 0, DEMO_ARMS, scale), results, progress)

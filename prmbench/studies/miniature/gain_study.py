@@ -16,7 +16,7 @@ from prmbench.core.progress import Tell
 from prmbench.studies.miniature import process_pool
 from prmbench.studies.miniature.recipes import STUDY_METHODS
 from prmbench.studies.miniature.rl_study import ArmRuns, Scale, StudyArm, run_arms, train_reward_models
-from prmbench.studies.miniature.world import JobProgress, World, seed_world
+from prmbench.studies.miniature.world import ActivityProgress, World, seed_world
 
 BENCHMARK = "miniature_gain"
 REWARD_MODELS = {name: recipe for name, recipe in STUDY_METHODS.items() if recipe.loss != "q_rm"}
@@ -59,7 +59,7 @@ def run_study(
     process_pool.run_jobs(jobs, progress)
 
 
-def run_seed(world: World, rl_seeds: Sequence[int], out: Path, scale: Scale, progress: JobProgress) -> None:
+def run_seed(world: World, rl_seeds: Sequence[int], out: Path, scale: Scale, progress: ActivityProgress) -> None:
     """Makes one world and its reward models, and runs every arm on it."""
     train_reward_models(world, REWARD_MODELS, scale.world_sizes, progress)
     for rl_seed in rl_seeds:

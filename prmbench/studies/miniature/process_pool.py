@@ -16,12 +16,12 @@ from typing import Any
 
 from prmbench.core.progress import Tell
 from prmbench.core.records import UserError
-from prmbench.studies.miniature.world import JobProgress
+from prmbench.studies.miniature.world import ActivityProgress
 
 PROCESSES = 2
 REPORT_SECONDS = 0.2
 """Least time between two progress messages of a process."""
-Job = Callable[[JobProgress], None]
+Job = Callable[[ActivityProgress], None]
 """Called in another process, so it must be picklable: a module's function, or a partial of one."""
 FINISHED = "done"
 """Activity of a job's last message; its second field is then the error message, or 1."""

@@ -21,7 +21,7 @@ from prmbench.studies.miniature import data_ablations, process_pool
 from prmbench.studies.miniature.recipes import TRAINING, Recipe
 from prmbench.studies.miniature.world import (
     JUDGED_TASKS,
-    JobProgress,
+    ActivityProgress,
     Sizes,
     World,
     build_world,
@@ -74,7 +74,7 @@ def run_study(
 
 
 def _run_seed_job(
-    world: World, methods: Mapping[str, Recipe], out: Path, sizes: Sizes, tuning: bool, progress: JobProgress
+    world: World, methods: Mapping[str, Recipe], out: Path, sizes: Sizes, tuning: bool, progress: ActivityProgress
 ) -> None:
     """`run_seed` with `progress` last, as jobs take it."""
     run_seed(world, methods, out, sizes, progress, tuning)
@@ -85,7 +85,7 @@ def run_seed(
     methods: Mapping[str, Recipe],
     out: Path,
     sizes: Sizes,
-    progress: JobProgress,
+    progress: ActivityProgress,
     tuning: bool = False,
     tasks: Collection[Task] = JUDGED_TASKS,
 ) -> None:
@@ -134,7 +134,7 @@ def recipe_record(config: TrainRMConfig) -> dict[str, Any]:
     return record if data == TRAINING else {**record, "data": data}
 
 
-def train_reward_model(world: World, name: str, recipe: Recipe, progress: JobProgress) -> None:
+def train_reward_model(world: World, name: str, recipe: Recipe, progress: ActivityProgress) -> None:
     """Trains a method on a world that is built; does nothing when it is trained."""
     data_ablations.write_data(world, recipe.data)
     train.train(training_config(world, name, recipe), lambda done, total, _: progress(name, done, total))

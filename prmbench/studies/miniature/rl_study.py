@@ -23,7 +23,7 @@ from prmbench.studies.miniature.reward_model_study import run_seed, train_reward
 from prmbench.studies.miniature.world import (
     ACCURACY_PROMPTS,
     MAX_COMPLETION_TOKENS,
-    JobProgress,
+    ActivityProgress,
     Sizes,
     World,
     build_world,
@@ -169,7 +169,7 @@ def _world_name(world: World) -> str:
     return f"{_panel(world)} seed {world.seed}"
 
 
-def prepare_world(world: World, out: Path, sizes: Sizes, progress: JobProgress) -> None:
+def prepare_world(world: World, out: Path, sizes: Sizes, progress: ActivityProgress) -> None:
     """Makes a world and the reward models of its arms, and trains and judges the data ablations."""
     ablations = data_ablations.MARKERS if world.marked else data_ablations.SHUFFLED
     tasks: tuple[Task, ...] = ("steps",)
@@ -178,7 +178,7 @@ def prepare_world(world: World, out: Path, sizes: Sizes, progress: JobProgress) 
         train_reward_models(world, DEMO_METHODS, sizes, progress)
 
 
-def train_reward_models(world: World, methods: Mapping[str, Recipe], sizes: Sizes, progress: JobProgress) -> None:
+def train_reward_models(world: World, methods: Mapping[str, Recipe], sizes: Sizes, progress: ActivityProgress) -> None:
     """Makes a world and trains reward models on it, without judging them."""
     build_world(world, sizes, progress, ())
     for name, recipe in methods.items():
@@ -188,7 +188,7 @@ def train_reward_models(world: World, methods: Mapping[str, Recipe], sizes: Size
 # --- one run --------------------------------------------------------------------------------------------
 
 
-def run_arms(runs: ArmRuns, out: Path, progress: JobProgress) -> None:
+def run_arms(runs: ArmRuns, out: Path, progress: ActivityProgress) -> None:
     """Runs every arm once and writes the results to `out`; skips arms that are finished.
 
     The world and the reward models that the arms start from must exist.
@@ -202,7 +202,7 @@ def run_arms(runs: ArmRuns, out: Path, progress: JobProgress) -> None:
             _copy_result(config.out, out)
 
 
-def _report_step(progress: JobProgress, name: str, done: int, total: int, _metrics: Mapping[str, Any]) -> None:
+def _report_step(progress: ActivityProgress, name: str, done: int, total: int, _metrics: Mapping[str, Any]) -> None:
     progress(name, done, total)
 
 

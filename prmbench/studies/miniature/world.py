@@ -26,7 +26,7 @@ from prmbench.studies.miniature.arithmetic import Split
 from prmbench.training import train
 from prmbench.verification import verifiers
 
-JobProgress = Callable[[str, int, int], None]
+ActivityProgress = Callable[[str, int, int], None]
 """Progress of one job: (activity, units done, units in total)."""
 MAX_COMPLETION_TOKENS = 80
 """A correct completion in the plain format takes at most 46 tokens."""
@@ -107,7 +107,7 @@ def seed_world(root: Path, seed: int, marked: bool = False) -> World:
     return World(root / f"{'marker-' if marked else ''}seed-{seed}", seed, marked)
 
 
-def build_world(world: World, sizes: Sizes, progress: JobProgress, tasks: Collection[Task] = JUDGED_TASKS) -> None:
+def build_world(world: World, sizes: Sizes, progress: ActivityProgress, tasks: Collection[Task] = JUDGED_TASKS) -> None:
     """Makes the missing files of a world: the policy, training data, and the traces of `tasks`.
 
     Raises:
@@ -132,7 +132,7 @@ def load_traces(world: World, tasks: Collection[Task] = JUDGED_TASKS) -> dict[Ta
 # --- the policy -----------------------------------------------------------------------------------------
 
 
-def _train_policy(world: World, sizes: Sizes, progress: JobProgress) -> None:
+def _train_policy(world: World, sizes: Sizes, progress: ActivityProgress) -> None:
     """Trains the policy by SFT until its accuracy on validation problems reaches the target."""
     initial_model, examples_path = world.folder / "start", world.folder / "examples.jsonl"
     if not (initial_model / "model.safetensors").exists():
@@ -180,7 +180,7 @@ def accuracy(engine: HFEngine, prompts: Sequence[Prompt], seed: int) -> float:
 # --- its rollouts ---------------------------------------------------------------------------------------
 
 
-def _sample_training_data(world: World, sizes: Sizes, progress: JobProgress) -> None:
+def _sample_training_data(world: World, sizes: Sizes, progress: ActivityProgress) -> None:
     """Writes one right and one wrong completion of each prompt that has both."""
     if world.training.exists():
         return
@@ -189,7 +189,7 @@ def _sample_training_data(world: World, sizes: Sizes, progress: JobProgress) -> 
     rollouts.write(world.training, views.halves(pairs))
 
 
-def _sample_judged_traces(world: World, sizes: Sizes, progress: JobProgress) -> None:
+def _sample_judged_traces(world: World, sizes: Sizes, progress: ActivityProgress) -> None:
     """Writes the traces of the step task and the groups of best-of-N, all without markers.
 
     Twice as many prompts are sampled as traces are needed, so that there are enough right and wrong ones.
@@ -207,7 +207,7 @@ def _sample_judged_traces(world: World, sizes: Sizes, progress: JobProgress) -> 
     rollouts.write(world.candidates, [replace(r, subset="test") for group in groups for r in group])
 
 
-def _estimate_prefix_values(world: World, sizes: Sizes, progress: JobProgress) -> None:
+def _estimate_prefix_values(world: World, sizes: Sizes, progress: ActivityProgress) -> None:
     """Writes on-policy traces with the Monte-Carlo value of every prefix."""
     if world.prefixes.exists():
         return
@@ -224,11 +224,15 @@ def _estimate_prefix_values(world: World, sizes: Sizes, progress: JobProgress) -
     arithmetic.write_traces(world.prefixes, valued)
 
 
-def _sample_unmarked(world: World, split: Split, count: int, group_size: int, progress: JobProgress) -> list[Rollout]:
+def _sample_unmarked(
+    world: World, split: Split, count: int, group_size: int, progress: ActivityProgress
+) -> list[Rollout]:
     return [late_markers.remove_marker(r) for r in _sample_rollouts(world, split, count, group_size, progress)]
 
 
-def _sample_rollouts(world: World, split: Split, count: int, group_size: int, progress: JobProgress) -> list[Rollout]:
+def _sample_rollouts(
+    world: World, split: Split, count: int, group_size: int, progress: ActivityProgress
+) -> list[Rollout]:
     """Runs `prmbench rollout` on the first `count` prompts of a split."""
     prompts_path, out = world.folder / f"{split}-prompts.jsonl", _rollouts_path(world, split)
     if not prompts_path.exists():
