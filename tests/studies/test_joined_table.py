@@ -90,7 +90,7 @@ def test_a_worlds_own_rank_correlation_is_averaged() -> None:
     assert _value(points, "spearman", "world") == pytest.approx(0.25)
     found = correlate(points, "spearman")
     assert found is not None
-    assert (found.n, found.clusters, found.positive, found.told) == (6, 2, 1, 2)
+    assert (found.n, found.clusters, found.positive, found.with_value) == (6, 2, 1, 2)
 
 
 def _drawn(rows: int = 4, seeds: int = 8) -> list[Point]:

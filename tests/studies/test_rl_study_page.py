@@ -25,7 +25,7 @@ from prmbench.report.stats import holm
 from prmbench.report.training_figures import over_runs
 from prmbench.report.training_runs import TrainingRun
 from prmbench.studies.reporting.nested_seeds import Runs, difference, estimate, whole
-from prmbench.studies.reporting.policy_claims import Answer, Question, _answer, after, against_base, answers
+from prmbench.studies.reporting.policy_claims import Answer, Question, _answer, _final_accuracies, against_base, answers
 from prmbench.studies.reporting.policy_figures import families
 from prmbench.studies.reporting.policy_runs import RLStudy, early, late, rl_study
 from prmbench.studies.reporting.policy_tables import alarms, grids, options_grid
@@ -234,7 +234,7 @@ def test_an_arm_without_training_counts_all_of_its_validations(tmp_path: Path) -
     base = found.accuracy("plain", "grpo", -1)
     means = {
         seeds: np.mean(list(values.values()))
-        for seeds, values in after(found, "plain", "rm_as_policy_ipvrm", base).items()
+        for seeds, values in _final_accuracies(found, "plain", "rm_as_policy_ipvrm", base).items()
     }
     assert means == {(0, rl): pytest.approx(2 / 3) for rl in range(3)}
     assert against_base(found, "plain")["rm_as_policy_ipvrm"][0].value == pytest.approx(2 / 3 - 0.5)

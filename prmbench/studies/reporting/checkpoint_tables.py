@@ -1,6 +1,6 @@
-"""Rows of checkpoints -> the sheet `joined`: correlations first, then the table, a figure, CSV and JSON.
+"""The sheet `joined`: correlations across checkpoints, a row per checkpoint, a figure, CSV and JSON.
 
-What a row holds is decided in checkpoints.py, what a correlation is in checkpoint_correlation.py.
+checkpoints.py makes the rows, checkpoint_correlation.py the correlations.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ WORDS = (
 )
 PREDICTORS = (F1[0], F1[1], F1[2], F1[3], CALIBRATION[0], CALIBRATION[2])
 UPPER_BOUNDS = (F1[4], F1[5])
-"""Threshold tuned on the judged traces: apart, since nobody who picks a checkpoint has it."""
+"""F1 with a threshold tuned on the judged traces. In rows apart: nobody who picks a checkpoint has such a threshold."""
 UNTRAINED = ("q_rm", "q_rm_paper")
-"""At chance in every setting that was tried in the miniature."""
+"""Methods at chance in every setting that was tried in the miniature."""
 WITHIN: dict[Within, str] = {"pooled": "pooled", "world": "within worlds", "method": "within methods"}
 COEFFICIENTS: dict[Coefficient, str] = {"spearman": "Spearman", "pearson": "Pearson"}
 EXPLAINED = (
@@ -56,13 +56,13 @@ REASONS = {
     RL_GAINS[0]: "no DistRL run here starts from that checkpoint (known to be so by the hash of its policy or weights)",
     COST[4]: "the runs are from before memory was recorded",
 }
-"""Why a number may be missing, other than that nobody asked for it."""
+"""Column -> why it may have no value, other than that it was not evaluated."""
 Found = Mapping[Within, Correlation | None]
 Row = tuple[str, ...]
 
 
 def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
-    """The sheet, or none when no checkpoint has runs of two kinds."""
+    """Returns the sheet, or none when no checkpoint has runs of two tasks."""
     rows = checkpoints(runs)
     if not rows:
         return ()
@@ -84,7 +84,7 @@ def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
 
 
 def grids(rows: Sequence[Checkpoint]) -> tuple[Grid, ...]:
-    """Correlations, then rows; those without a number are left out."""
+    """Returns the tables of correlations, then those of checkpoints, without empty ones."""
     trained = [row for row in rows if row.model not in UNTRAINED]
     found = [_correlations(rows, how, "") for how in COEFFICIENTS]
     if len(trained) < len(rows):
@@ -103,13 +103,13 @@ def grids(rows: Sequence[Checkpoint]) -> tuple[Grid, ...]:
 
 
 def outcomes(rows: Sequence[Checkpoint]) -> tuple[str, ...]:
-    """What F1 might predict: the gains that some row has."""
+    """Returns the gains that some row has, which F1 may predict."""
     have = _columns([row for row in rows if row.seed is not None])
     return (*(c for c in have if c.startswith(GAINS)), *(c for c in RL_GAINS if c in have))
 
 
 def correlation(rows: Sequence[Checkpoint], x: str, y: str, how: Coefficient) -> Found:
-    """Over the miniature's rows that have both numbers."""
+    """Returns the correlations of two columns over the miniature's rows that have both."""
     points = [
         Point(row.numbers[x], row.numbers[y], row.seed, row.world, row.model)
         for row in rows
@@ -144,7 +144,7 @@ def _line(predictor: str, outcome: str, found: Found) -> Row:
     return (
         *(predictor, outcome, str(pooled.n), str(pooled.clusters)),
         *(_coefficient(found[within]) for within in WITHIN),
-        *(answers, f"{pooled.positive} of {pooled.told}"),
+        *(answers, f"{pooled.positive} of {pooled.with_value}"),
     )
 
 
@@ -160,7 +160,7 @@ def _signed(value: float | None) -> str:
 
 
 def _answer(found: Correlation | None, predictor: str) -> str:
-    """Whether a better predictor goes with a better outcome."""
+    """Returns the verdict on whether a better predictor goes with a better outcome."""
     if found is None or found.lo is None or found.hi is None:
         return DASH
     worse_above = predictor.startswith("ECE")
@@ -172,7 +172,7 @@ def _answer(found: Correlation | None, predictor: str) -> str:
 
 
 def _rows(title: str, rows: Sequence[Checkpoint]) -> Grid:
-    """A line each, the seeds of a method together."""
+    """Returns a table with a row per checkpoint, grouped by method."""
     shown = _columns(rows)
     inside = any(row.seed is not None for row in rows)
     groups: dict[str, list[Row]] = {}
@@ -207,7 +207,7 @@ def _caption(inside: bool) -> str:
 
 
 def _columns(rows: Sequence[Checkpoint]) -> list[str]:
-    """Those that some row has: F1 first, then gains, calibration, RL, cost."""
+    """Returns the columns that some row has: F1 first, then gains, calibration, RL, cost."""
     have = {column for row in rows for column in row.numbers}
     return sorted(have, key=_column_rank)
 
@@ -234,7 +234,7 @@ def _style(column: str) -> Callable[[float], str]:
 
 
 def _why(rows: Sequence[Checkpoint], shown: Sequence[str]) -> tuple[str, ...]:
-    """What a dash stands for, and why a column is not there."""
+    """Returns notes on what a dash stands for, and on why columns are absent."""
     lacking = {c for c in (*shown, *REASONS) if any(c not in row.numbers for row in rows)}
     notes = [
         f"{DASH} in {c}: {why}." if c in shown else f"No {c}: {why}." for c, why in REASONS.items() if c in lacking
@@ -247,7 +247,7 @@ def _why(rows: Sequence[Checkpoint], shown: Sequence[str]) -> tuple[str, ...]:
 
 
 def csv(rows: Sequence[Checkpoint]) -> str:
-    """A line per checkpoint with all its numbers as fractions, six decimals."""
+    """Returns a CSV row per checkpoint with all its numbers as fractions, six decimals."""
     shown = _columns(rows)
     lines = [
         {
@@ -261,7 +261,7 @@ def csv(rows: Sequence[Checkpoint]) -> str:
 
 
 def numbers(rows: Sequence[Checkpoint]) -> dict[str, object]:
-    """Checkpoints and correlations for programs; fractions, six decimals."""
+    """Returns checkpoints and correlations for JSON; fractions, six decimals."""
     known = [
         {
             **{"model": row.model, "panel": row.panel, "seed": row.seed, "weights": row.weights},

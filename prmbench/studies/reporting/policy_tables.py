@@ -1,6 +1,6 @@
-"""A study of RL arms -> its tables and files: before and after, arms against GRPO, answers, monitors, options.
+"""Tables of an RL study: claims, accuracy before and after, arms against GRPO, monitors, options; also CSV and JSON.
 
-Every cell is an estimate of nested_seeds.py; what the reward models were worth before RL is in probe_models.py.
+Every cell is an estimate of nested_seeds.py. The table of the reward models before RL is in probe_models.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OPTIONS = (
     *("alpha", "gae_weight", "p_min", "credit", "group_size", "prompts"),
     *("learning_rate", "rm_learning_rate", "steps"),
 )
-"""What arms are told apart by."""
+"""Options that distinguish arms."""
 SHOWN: dict[str, tuple[str, Callable[[Sequence[float]], float], str]] = {
     "right rollouts": ("accuracy", fmean, PERCENT),
     "RM accuracy, early": ("rm_accuracy", early, PERCENT),
@@ -43,12 +43,12 @@ SHOWN: dict[str, tuple[str, Callable[[Sequence[float]], float], str]] = {
     "seconds": ("seconds", median, PLAIN),
     "GiB": ("memory_gib", max, PLAIN),
 }
-"""Column -> monitor, what is made of its steps, and how it is written."""
+"""Column -> (monitor, function of its values over steps, number format)."""
 SINGLE = f"{NOTED} one SFT seed: the interval is over its RL seeds and problems, and says nothing of other SFT seeds."
 
 
 def grids(study: RLStudy, answered: Sequence[Answer]) -> tuple[Grid, ...]:
-    """All tables, the answers first; empty ones are left to the caller."""
+    """Returns all tables, the claims first; some may be empty."""
     return answers_grid(answered), before_after(study), arms_grid(study), comparisons(answered), monitors(study)
 
 
@@ -56,7 +56,7 @@ def grids(study: RLStudy, answered: Sequence[Answer]) -> tuple[Grid, ...]:
 
 
 def answers_grid(answered: Sequence[Answer]) -> Grid:
-    """Counts of yes, no and unclear."""
+    """Returns the table of claims with their numbers of verdicts yes, no and unclear."""
     groups: list[tuple[tuple[str, ...], ...]] = []
     for panel in dict.fromkeys(a.panel for a in answered):
         rows = []
@@ -88,7 +88,7 @@ def _unasked(told: set[str]) -> list[tuple[str, str]]:
 
 
 def comparisons(answered: Sequence[Answer]) -> Grid:
-    """Every comparison with its numbers."""
+    """Returns the table of every comparison."""
     keys = dict.fromkeys((a.source, a.panel) for a in answered)
     groups = tuple(tuple(_comparison(a) for a in answered if (a.source, a.panel) == key) for key in keys)
     return Grid(
@@ -123,7 +123,7 @@ def _comparison(a: Answer) -> tuple[str, ...]:
 
 
 def before_after(study: RLStudy) -> Grid:
-    """Each arm's policy before and after training: the shape of the paper's Table 5."""
+    """Returns the table of each arm's accuracy before and after training, as in the paper's Table 5."""
     groups = tuple(tuple(_policy(study, panel, arm) for arm in study.arms(panel)) for panel in study.panels)
     return Grid(
         label="rl-policies",
@@ -154,13 +154,13 @@ def _policy(study: RLStudy, panel: str, arm: str) -> tuple[str, ...]:
 
 
 def _alone(study: RLStudy) -> tuple[str, ...]:
-    """Arms that are no training at all."""
+    """Returns a note that names the arms without training."""
     names = sorted({t.arm for t in study.trained if len(t.steps) == 1})
     return (f"Validated once, without training: {', '.join(names)}.",) if names else ()
 
 
 def arms_grid(study: RLStudy) -> Grid:
-    """Each arm's last accuracy minus GRPO's."""
+    """Returns the table of each arm's last accuracy minus GRPO's."""
     groups = []
     for panel in study.panels:
         rows = [
@@ -193,7 +193,7 @@ def arms_grid(study: RLStudy) -> Grid:
 
 
 def estimate_text(found: Estimate | None, style: str) -> str:
-    """`91.2 [88.0, 94.1]`, a dagger when of one SFT seed only."""
+    """Returns `91.2 [88.0, 94.1]`, with a dagger when of one SFT seed only."""
     if found is None:
         return DASH
     span = "" if found.lo is None else f" [{_number(found.lo, style)}, {_number(found.hi, style)}]"
@@ -213,7 +213,7 @@ def _single(groups: Sequence[Sequence[Sequence[str]]]) -> tuple[str, ...]:
 
 
 def monitors(study: RLStudy) -> Grid:
-    """Means over runs of what was watched; columns that no run recorded are left out."""
+    """Returns the table of monitored values, means over runs; monitors that no run recorded are left out."""
     found = {
         (panel, arm): {name: estimate(study.monitored(panel, arm, *how[:2])) for name, how in SHOWN.items()}
         for panel in study.panels
@@ -243,13 +243,13 @@ def monitors(study: RLStudy) -> Grid:
 
 
 def alarms(runs: Sequence[Trained]) -> str:
-    """`entropy 3, length 1`: how many runs raised an alarm at least once."""
+    """Returns the numbers of runs that raised each alarm at least once: `entropy 3, length 1`."""
     raised = Counter(name for t in runs for name in sorted({a for line in t.lines for a in line.get("alarms") or ()}))
     return ", ".join(f"{name} {raised[name]}" for name in sorted(raised)) or DASH
 
 
 def options_grid(study: RLStudy) -> Grid:
-    """What each arm was told; options that no run recorded are left out."""
+    """Returns the table of each arm's options; options that no run recorded are left out."""
     names = list(dict.fromkeys((t.panel, t.arm) for t in study.trained))
     told = {key: {option: _option(study.of(*key), option) for option in OPTIONS} for key in names}
     shown = [option for option in OPTIONS if any(cells[option] != DASH for cells in told.values())]
@@ -282,7 +282,7 @@ def _text(value: object) -> str:
 
 
 def csv(study: RLStudy, probes: Study) -> str:
-    """Every row of every training run, then what is asked of the probes' reward models; six decimals."""
+    """Returns every row of every RL run and of the probes as CSV; six decimals."""
     lines: list[tuple[object, ...]] = [
         (m.model, t.panel, t.arm, *t.seeds, m.run_id, row.subset, row.protocol, row.metric, row.value)
         for t in study.trained
@@ -300,7 +300,7 @@ def csv(study: RLStudy, probes: Study) -> str:
 
 
 def numbers(study: RLStudy, answered: Sequence[Answer]) -> dict[str, object]:
-    """Arms and answers as fractions with six decimals, for programs."""
+    """Returns arms and answers as fractions with six decimals, for JSON."""
     arms = {}
     for panel in study.panels:
         over = against_base(study, panel)

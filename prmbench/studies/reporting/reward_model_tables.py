@@ -1,4 +1,4 @@
-"""A study -> its tables and files: answers, F1 under two rules, best-of-N, calibration, recipes; CSV and JSON.
+"""Tables of the reward model study: claims, F1 under two rules, best-of-N, calibration, recipes; also CSV and JSON.
 
 Every cell is a mean over seeds with its 95% t-interval.
 """
@@ -25,7 +25,7 @@ from prmbench.studies.reporting.reward_model_runs import (
 )
 
 READINGS = {"process level": PROCESS, "prefix mean": PREFIX_MEAN, "prefix": PREFIX}
-"""The first is the paper's main table, and the one that claims rest on."""
+"""The first is that of the paper's main table; claims are tested on it."""
 RULE_WORDS = {
     "calibrated": "threshold tuned on val and applied to the other subsets",
     "oracle": "threshold tuned on the very traces that are scored: an upper bound",
@@ -34,7 +34,7 @@ HELD = "mean of shifts", "change under shifts"
 
 
 def grids(study: Study, claims: Sequence[Claim]) -> tuple[Grid, ...]:
-    """All tables of a study, the answers first; those without a number are left out."""
+    """Returns all tables of a study that have values, the claims first."""
     found = [
         _answers(study, claims),
         *(_f1(study, rule) for rule in RULE_WORDS),
@@ -113,7 +113,7 @@ def _comparison(claim: Claim) -> tuple[str, ...]:
 
 
 def p_text(p: float | None) -> str:
-    """Three decimals; below that, a bound."""
+    """Returns a p-value with three decimals, or `<0.001`."""
     return DASH if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"  # noqa: PLR2004
 
 
@@ -121,7 +121,7 @@ def p_text(p: float | None) -> str:
 
 
 def cell(found: Mean | None, style: str, seeds: int = 0, best: float | None = None) -> str:
-    """`**91.2** [88.0, 94.1]`; bold when as good as the best to the digits shown, a dagger when of too few seeds."""
+    """Returns `**91.2** [88.0, 94.1]`: bold when equal to the best as printed, with a dagger when of fewer seeds."""
     if found is None:
         return DASH
     value = number(found.value, style)
@@ -131,12 +131,12 @@ def cell(found: Mean | None, style: str, seeds: int = 0, best: float | None = No
 
 
 def over_seeds(values: BySeed) -> Mean | None:
-    """None when no seed has the number."""
+    """Returns the mean over seeds with its interval; None without values."""
     return mean(list(values.values())) if values else None
 
 
 def f1_columns(study: Study, method: str, wanted: Sequence[str], rule: str) -> dict[str, Mean | None]:
-    """Subset -> F1; then the mean of the shifted formats, and the change from the sampled format to it."""
+    """Returns F1 by subset, and with it the mean over the shifted formats and the change from the sampled format."""
     found = {name: over_seeds(study.f1(method, wanted, (name,), rule)) for name in study.subsets("steps")}
     shifts, change = study.f1(method, wanted, SHIFTS, rule), study.change(method, wanted, rule)
     return found | dict(zip(HELD, map(over_seeds, (shifts, change)), strict=True))
@@ -145,7 +145,7 @@ def f1_columns(study: Study, method: str, wanted: Sequence[str], rule: str) -> d
 def _table(
     study: Study, lines: Sequence[tuple[tuple[str, ...], dict[str, Mean | None]]], styles: dict[str, str]
 ) -> tuple[tuple[str, ...], ...]:
-    """Lines of cells, the best of each column in bold."""
+    """Returns rows of cells with the best of each column in bold."""
     best: dict[str, float | None] = {}
     for name in styles:
         values = [found.value for _, cells in lines if (found := cells.get(name)) is not None]
@@ -194,7 +194,7 @@ def _heading(study: Study, subset: str) -> str:
 
 
 def _floor(study: Study, subsets: Sequence[str], styles: dict[str, str]) -> tuple[tuple[str, ...], ...]:
-    """Random scores under the best threshold: a fact of the traces, so any method's runs tell it."""
+    """Returns the row of random scores under the best threshold, which depend on the traces alone, not on a method."""
     cells: dict[str, Mean | None] = {}
     for subset in subsets:
         known: BySeed = {}
@@ -298,14 +298,14 @@ def _recipes(study: Study) -> Grid:
 
 
 def csv(study: Study) -> str:
-    """Every number of the study, one line per method, seed, subset, protocol and metric; six decimals."""
+    """Returns every number of the study as CSV: one row per method, seed, subset, protocol and metric; six decimals."""
     table = study.table.drop(columns=["rule", "readout"])
     table["value"] = [f"{v:.6f}" if v == v else "" for v in table["value"].astype(float)]  # noqa: PLR0124 - nan
     return str(table.to_csv(index=False, lineterminator="\n"))
 
 
 def numbers(study: Study, claims: Sequence[Claim]) -> dict[str, object]:
-    """Means over seeds and the claims, as fractions, for programs."""
+    """Returns means over seeds and the claims, as fractions, for JSON."""
     means: dict[str, dict[str, list[object]]] = {}
     for (task, method, readout, rule, metric, subset), values in sorted(study.values.items()):
         found = mean(list(values.values()))

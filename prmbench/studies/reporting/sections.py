@@ -1,6 +1,6 @@
-"""The studies' part of a report: which runs are theirs, and the sheets made of them.
+"""The studies' part of a report: which runs belong to the studies, and the sheets made from them.
 
-The command line passes SECTIONS to the report; the library knows nothing of it.
+The command line passes SECTIONS to the report, so that the library does not depend on the studies.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from prmbench.studies.reporting.reward_model_claims import claims
 from prmbench.studies.reporting.reward_model_runs import STUDY, seed_of, study
 
 RL_GAIN_STUDY = "miniature_gain"
-"""The benchmark whose runs train a policy from every reward model of the miniature."""
+"""The benchmark whose runs train a policy with every reward model of the miniature."""
 GRADE_SCHOOL = ("grade_school", "bd7f6e7e0c67f020c29ca09bc98dd98d040fecd297fc1dcce25aef03b6f8c674")
-"""Name and hash of the problems of leaderboards/studies/grade_school.py; other problems may have that name, too."""
+"""Name and hash of the problems of leaderboards/studies/grade_school.py; other benchmarks may have the same name."""
 ANSWERS = ("Yes", "No", "Unclear")
 STUDY_WORDS = (
     "Reward models trained with equal budgets in a small world with an exact oracle, over several seeds. "
@@ -43,7 +43,7 @@ RL_STUDY_WORDS = f"{RL_WORDS} In a small world with an exact oracle; what holds 
 
 
 def is_study_run(manifest: RunManifest) -> bool:
-    """Whether a run belongs to a study of this project, which the paper's claims are asked of."""
+    """Whether a run belongs to a study of this project, on which the paper's claims are tested."""
     if manifest.benchmark in (STUDY, RL_STUDY):
         return True
     is_known = manifest.benchmark == RL_GAIN_STUDY or (manifest.benchmark, manifest.benchmark_hash) == GRADE_SCHOOL
@@ -51,20 +51,20 @@ def is_study_run(manifest: RunManifest) -> bool:
 
 
 def study_sheets(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
-    """A sheet of reward models, and one of policies for every study of them."""
+    """Returns the sheet of reward models, and a sheet of policies for every study of them."""
     by_name: dict[str, list[Run]] = {}
     for run in runs:
         if is_study_run(run.result.manifest):
             by_name.setdefault(_sheet_name(run.result.manifest), []).append(run)
     reward_models = by_name.pop(STUDY, [])
-    found = [_reward_models(reward_models, png)] if reward_models else []
+    sheets = [_reward_models(reward_models, png)] if reward_models else []
     for name, policies in by_name.items():
-        found.append(_policies(name, policies, reward_models if name == RL_STUDY else (), png))
-    return tuple(found)
+        sheets.append(_policies(name, policies, reward_models if name == RL_STUDY else (), png))
+    return tuple(sheets)
 
 
 def place(manifest: RunManifest) -> str:
-    """The cell of a study's tables that a run fills, in words; two runs of one cell contradict each other."""
+    """Returns a description of the cell that a run fills in a study's tables; two runs of one cell are a conflict."""
     if not is_study_run(manifest):
         return ""
     if manifest.benchmark == STUDY:
@@ -109,7 +109,7 @@ def _reward_models(runs: Sequence[Run], png: bool) -> Sheet:
 
 
 def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png: bool) -> Sheet:
-    """Runs of RL training; `reward_models`: runs of those that they and the probes are compared with."""
+    """Returns the sheet of an RL study and its probes; `reward_models`: runs that these are compared with."""
     ordered = tuple(sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id)))
     trained = [run for run in ordered if run.result.manifest.task == "distrl"]
     found = rl_study(trained)
@@ -135,7 +135,7 @@ def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png:
 
 
 def headline(grids: Sequence[Grid]) -> tuple[str, tuple[Fact, ...]] | None:
-    """How many comparisons of all claims say yes, no and unclear; None for a study without a claim's answer."""
+    """Returns the numbers of comparisons with verdict yes, no and unclear; None for a study without verdicts."""
     if not grids or not set(ANSWERS) <= set(grids[0].header):
         return None
     rows = [row for group in grids[0].groups for row in group]
