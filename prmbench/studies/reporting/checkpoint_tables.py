@@ -32,8 +32,8 @@ from prmbench.studies.reporting.column_words import COLUMN_WORDS
 
 NAME = JOINED
 WORDS = (
-    "All that the runs here say of a checkpoint in one row: step F1, best-of-N gain, calibration, RL gain, cost; and "
-    "whether the first predicts the others."
+    "One row per checkpoint with the numbers of all its runs: step F1, best-of-N gain, calibration, RL gain, cost; and "
+    "whether step F1 predicts the others."
 )
 PREDICTORS = (F1[0], F1[1], F1[2], F1[3], CALIBRATION[0], CALIBRATION[2])
 UPPER_BOUNDS = (F1[4], F1[5])
@@ -43,17 +43,17 @@ UNTRAINED = ("q_rm", "q_rm_paper")
 WITHIN: dict[Within, str] = {"pooled": "pooled", "world": "within worlds", "method": "within methods"}
 COEFFICIENTS: dict[Coefficient, str] = {"spearman": "Spearman", "pearson": "Pearson"}
 EXPLAINED = (
-    "Pooled: all checkpoints alike. Within worlds: relative to the other methods of the same world, so that what is "
+    "Pooled: all checkpoints. Within worlds: relative to the other methods of the same world, so that what is "
     "left is between methods. Within methods: relative to the same method in other worlds, so that what is left is "
     "between worlds; a pooled correlation can come from either alone. 95% percentile interval of a bootstrap of "
     f"{REPLICATES:,} replicates that resamples whole seeds, since checkpoints of a seed share policy and problems. "
-    "Answer: yes where the interval lies above zero, no where below (for ECE, lower is better), else unclear, for the "
-    "three in turn. Seeds above 0: seeds whose own checkpoints correlate positively, of those with enough of them."
+    "Answer: yes where the interval lies above zero, no where below (for ECE, lower is better), else unclear; for the "
+    "three in turn. Seeds above 0: seeds whose own checkpoints correlate positively, of those with enough checkpoints."
 )
 TOO_FEW = "too few seeds"
 FEW = f"with fewer than {FEWEST} there is no interval and no answer; even all of one sign could be chance."
 REASONS = {
-    RL_GAINS[0]: "no DistRL run here starts from that checkpoint (known to be so by the hash of its policy or weights)",
+    RL_GAINS[0]: "no DistRL run here starts from that checkpoint, by the hash of its policy or weights",
     COST[4]: "the runs are from before memory was recorded",
 }
 """Column -> why it may have no value, other than that it was not evaluated."""
@@ -88,7 +88,7 @@ def grids(rows: Sequence[Checkpoint]) -> tuple[Grid, ...]:
     trained = [row for row in rows if row.model not in UNTRAINED]
     found = [_correlations(rows, how, "") for how in COEFFICIENTS]
     if len(trained) < len(rows):
-        found.append(_correlations(trained, "spearman", f"without {', '.join(UNTRAINED)}, which did not train"))
+        found.append(_correlations(trained, "spearman", f"without {', '.join(UNTRAINED)}, which did not learn"))
     groups = {
         "Checkpoints of the miniature": [r for r in rows if r.seed is not None and r.tuned],
         "Checkpoints of the miniature, the paper's constants": [r for r in rows if r.seed is not None and r.paper],

@@ -14,6 +14,8 @@ COLUMN_WORDS = {
     "mean of shifts": "Mean F1 over the formats that were not trained on.",
     "change under shifts": "Mean F1 over the other formats minus F1 in the format trained on.",
     "comparisons": "Number of comparisons that the row counts.",
+    "bounds": "The difference lies between these if the claim holds.",
+    "estimate": "The difference with its 95% interval.",
     "answer": "Whether the interval agrees with the claim, contradicts it, or allows both.",
     "seeds above 0": "In how many worlds the difference is above zero.",
     "runs above 0": "In how many pairs of runs the difference is above zero.",

@@ -44,7 +44,10 @@ SHOWN: dict[str, tuple[str, Callable[[Sequence[float]], float], str]] = {
     "GiB": ("memory_gib", max, PLAIN),
 }
 """Column -> (monitor, function of its values over steps, number format)."""
-SINGLE = f"{NOTED} one SFT seed: the interval is over its RL seeds and problems, and says nothing of other SFT seeds."
+SINGLE = (
+    f"{NOTED} one SFT seed: the interval is over its RL seeds and problems, "
+    "and does not cover variation between SFT seeds."
+)
 
 
 def grids(study: RLStudy, answered: Sequence[Answer]) -> tuple[Grid, ...]:
@@ -69,22 +72,22 @@ def answers_grid(answered: Sequence[Answer]) -> Grid:
                 left = f"{kept} of {len(tested)}" if tested else DASH
                 rows.append((source, words, panel or DASH, *counts, str(len(family)), left))
         groups.append(tuple(rows))
-    told = {a.source for a in answered}
+    tested = {a.source for a in answered}
     return Grid(
         label="rl-answers",
         title="Do the paper's claims hold here?",
         caption="Yes: the 95% interval lies between the bounds that the comparison names; no: outside them; unclear: "
-        "neither. After Holm: of the answers that are tests against 0, those that stay below 0.05 when p is adjusted "
-        "for all such comparisons of the line.",
+        "neither. After Holm: of the verdicts that are tests against 0, those whose p stays below 0.05 when "
+        "adjusted for all such comparisons of the row.",
         header=("Source", "Claim", "Panel", "Yes", "No", "Unclear", "Comparisons", "After Holm"),
         groups=tuple(group for group in groups if group),
-        notes=tuple(f"{source}, {words}: not asked, there are no runs for it." for source, words in _unasked(told)),
+        notes=tuple(f"{source}, {words}: not tested, there are no runs for it." for source, words in _untested(tested)),
         text_columns=3,
     )
 
 
-def _unasked(told: set[str]) -> list[tuple[str, str]]:
-    return [(source, words) for source, words in WORDS.items() if source not in told]
+def _untested(tested: set[str]) -> list[tuple[str, str]]:
+    return [(source, words) for source, words in WORDS.items() if source not in tested]
 
 
 def comparisons(answered: Sequence[Answer]) -> Grid:
@@ -94,12 +97,12 @@ def comparisons(answered: Sequence[Answer]) -> Grid:
     return Grid(
         label="rl-comparisons",
         title="Every comparison",
-        caption="Paired by SFT seed, RL seed and, for accuracies, problem; in percentage points, or as they are where "
-        "the number is no share. Intervals as in the tables of arms. p is two-sided against 0 and given where the "
-        "bound is 0.",
+        caption="Paired by SFT seed, RL seed and, for accuracies, problem; in percentage points, or in the quantity's "
+        "own unit where it is not a share. Intervals as in the tables of arms. p is two-sided against 0 and given "
+        "where the bound is 0.",
         header=(
-            *("Source", "Panel", "Comparison", "Where", "Answer", "Asked"),
-            *("Found", "Runs above 0", "p", "Holm", "Detectable"),
+            *("Source", "Panel", "Comparison", "Where", "Answer", "Bounds"),
+            *("Estimate", "Runs above 0", "p", "Holm", "Detectable"),
         ),
         groups=groups,
         notes=((f"{len(answered)} comparisons in all.",) if answered else ()) + _single(groups),
@@ -184,7 +187,7 @@ def arms_grid(study: RLStudy) -> Grid:
         title=f"Arms against {BASE}",
         caption=f"{study.metric} after training minus that of {BASE}, paired by SFT seed, RL seed and problem; "
         f"percentage points. {EXPLAINED} Holm: p adjusted for all arms of the panel. Detectable: the smallest true "
-        "difference that this spread lets a test find with power 0.80.",
+        "difference that a test finds with power 0.80, given this spread.",
         header=("Panel", "Arm", "SFT seeds", "Runs", f"Minus {BASE}", "Runs above 0", "p", "Holm", "Detectable"),
         groups=kept,
         notes=_single(kept),
@@ -231,11 +234,11 @@ def monitors(study: RLStudy) -> Grid:
         groups.append(tuple(rows))
     return Grid(
         label="rl-monitors",
-        title="What was watched in training",
+        title="Monitors of training",
         caption="Means over SFT seeds of means over RL seeds; over all steps of a run, or its first (early) or last "
         "(late) quarter. Right rollouts, RM accuracy and mass in percent; entropy and KL in nats per token. RM gap: "
-        "the reward model's mean probability of being right minus the share that is. Seconds: median of a step, which "
-        "another machine changes. Alarms: runs that raised each.",
+        "the reward model's mean probability of being right minus the share that is. Seconds: median time of a step, "
+        "which depends on the machine. Alarms: number of runs that raised each.",
         header=("Panel", "Arm", *shown, "alarms"),
         groups=tuple(group for group in groups if group),
         text_columns=2,

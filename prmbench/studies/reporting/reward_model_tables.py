@@ -60,13 +60,13 @@ def _answers(study: Study, claims: Sequence[Claim]) -> Grid:
                 kept = sum(c.verdict != "unclear" and c.holm is not None and c.holm < ALPHA for c in family)
                 rows.append((source, words, constants, *counts, str(len(family)), str(kept)))
         groups += [tuple(rows)] * bool(rows)
-    notes = [f"{source}, {WORDS[source]}: not asked, {why}." for source, why in missing(study).items()]
+    notes = [f"{source}, {WORDS[source]}: not tested, {why}." for source, why in missing(study).items()]
     return Grid(
         label="study-answers",
         title="Do the paper's claims hold here?",
-        caption=f"{len(study.seeds)} seeds; each is a world of its own, and methods are compared within it. Yes: the "
+        caption=f"{len(study.seeds)} seeds, each a separate world; methods are compared within worlds. Yes: the "
         "95% t-interval of the paired difference lies above zero; no: below; unclear: neither. "
-        "Holm: answers whose p stays below 0.05 when adjusted for all comparisons of the line.",
+        "After Holm: verdicts whose p stays below 0.05 when adjusted for all comparisons of the row.",
         header=("Table", "Claim", "Constants", "Yes", "No", "Unclear", "Comparisons", "After Holm"),
         groups=tuple(groups),
         notes=tuple(notes),
@@ -81,7 +81,7 @@ def _comparisons(study: Study, claims: Sequence[Claim]) -> Grid:
         title="Every comparison",
         caption="Difference of the means over common seeds in percentage points with its 95% t-interval; above zero "
         "agrees with the paper. p: two-sided paired t-test; Holm: adjusted for the table's comparisons with the same "
-        "constants. Detectable: the smallest true difference that this spread lets a test find with power 0.80. "
+        "constants. Detectable: the smallest true difference that a test finds with power 0.80, given this spread. "
         "F1 is process level, threshold calibrated; best of N by each method's own prefix value at the end.",
         header=(
             "Table",
@@ -180,7 +180,7 @@ def _f1(study: Study, rule: str) -> Grid:
         label=f"study-f1-{rule}",
         title=f"First-error F1, {rule}",
         caption=f"Mean over {len(study.seeds)} seeds with its 95% t-interval, percent; {RULE_WORDS[rule]}. "
-        f"Shifts: {', '.join(SHIFTS)}: the on-policy traces in other words. Change: mean of shifts minus onpolicy.",
+        f"Shifts: {', '.join(SHIFTS)}: the on-policy traces in other formats. Change: mean of shifts minus onpolicy.",
         header=("Method", "Reading", "Readout", *(_heading(study, name) for name in styles)),
         groups=tuple(groups),
         notes=_fewer(study, groups),
@@ -287,7 +287,7 @@ def _recipes(study: Study) -> Grid:
     return Grid(
         label="study-recipes",
         title="Recipes",
-        caption="How each method was trained; the same data and steps for all of a seed.",
+        caption="How each method was trained; all methods of a seed have the same data and number of steps.",
         header=("Method", *shown),
         groups=(rows,) if shown else (),
         text_columns=1,

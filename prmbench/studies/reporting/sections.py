@@ -33,13 +33,13 @@ GRADE_SCHOOL = ("grade_school", "bd7f6e7e0c67f020c29ca09bc98dd98d040fecd297fc1dc
 ANSWERS = ("Yes", "No", "Unclear")
 STUDY_WORDS = (
     "Reward models trained with equal budgets in a small world with an exact oracle, over several seeds. "
-    "What holds here is said of this world only."
+    "Results hold for this world only."
 )
 RL_WORDS = (
     "Policies trained by reinforcement learning: every arm from the same start, on the same prompts, with the same "
-    "number of steps; only what an arm is named by differs."
+    "number of steps; arms differ only in what their names say."
 )
-RL_STUDY_WORDS = f"{RL_WORDS} In a small world with an exact oracle; what holds here is said of this world only."
+RL_STUDY_WORDS = f"{RL_WORDS} In a small world with an exact oracle; results hold for this world only."
 
 
 def is_study_run(manifest: RunManifest) -> bool:
