@@ -86,17 +86,17 @@ def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
 def grids(rows: Sequence[Checkpoint]) -> tuple[Grid, ...]:
     """Returns the tables of correlations, then those of checkpoints, without empty ones."""
     trained = [row for row in rows if row.model not in UNTRAINED]
-    found = [_correlations(rows, how, "") for how in COEFFICIENTS]
+    tables = [_correlations(rows, how, "") for how in COEFFICIENTS]
     if len(trained) < len(rows):
-        found.append(_correlations(trained, "spearman", f"without {', '.join(UNTRAINED)}, which did not learn"))
+        tables.append(_correlations(trained, "spearman", f"without {', '.join(UNTRAINED)}, which did not learn"))
     groups = {
         "Checkpoints of the miniature": [r for r in rows if r.seed is not None and r.tuned],
         "Checkpoints of the miniature, the paper's constants": [r for r in rows if r.seed is not None and r.paper],
         "Checkpoints of the miniature, other training data": [r for r in rows if r.seed is not None and r.probe],
         "Other checkpoints": [r for r in rows if r.seed is None],
     }
-    found += [_rows(title, some) for title, some in groups.items()]
-    return tuple(grid for grid in found if any(grid.groups))
+    tables += [_rows(title, group) for title, group in groups.items()]
+    return tuple(table for table in tables if any(table.groups))
 
 
 # --- correlations -----------------------------------------------------------------------------------------------
@@ -104,8 +104,8 @@ def grids(rows: Sequence[Checkpoint]) -> tuple[Grid, ...]:
 
 def outcomes(rows: Sequence[Checkpoint]) -> tuple[str, ...]:
     """Returns the gains that some row has, which F1 may predict."""
-    have = _columns([row for row in rows if row.seed is not None])
-    return (*(c for c in have if c.startswith(GAINS)), *(c for c in RL_GAINS if c in have))
+    columns = _columns([row for row in rows if row.seed is not None])
+    return (*(c for c in columns if c.startswith(GAINS)), *(c for c in RL_GAINS if c in columns))
 
 
 def correlation(rows: Sequence[Checkpoint], x: str, y: str, how: Coefficient) -> Found:
@@ -208,8 +208,8 @@ def _caption(inside: bool) -> str:
 
 def _columns(rows: Sequence[Checkpoint]) -> list[str]:
     """Returns the columns that some row has: F1 first, then gains, calibration, RL, cost."""
-    have = {column for row in rows for column in row.numbers}
-    return sorted(have, key=_column_rank)
+    columns = {column for row in rows for column in row.numbers}
+    return sorted(columns, key=_column_rank)
 
 
 def _column_rank(column: str) -> tuple[int, int, str]:
@@ -235,12 +235,12 @@ def _style(column: str) -> Callable[[float], str]:
 
 def _why(rows: Sequence[Checkpoint], shown: Sequence[str]) -> tuple[str, ...]:
     """Returns notes on what a dash stands for, and on why columns are absent."""
-    lacking = {c for c in (*shown, *REASONS) if any(c not in row.numbers for row in rows)}
+    incomplete = {c for c in (*shown, *REASONS) if any(c not in row.numbers for row in rows)}
     notes = [
-        f"{DASH} in {c}: {why}." if c in shown else f"No {c}: {why}." for c, why in REASONS.items() if c in lacking
+        f"{DASH} in {c}: {why}." if c in shown else f"No {c}: {why}." for c, why in REASONS.items() if c in incomplete
     ]
     explained = {*REASONS, RL_GAINS[1]}
-    return (*notes, *([f"{DASH} elsewhere: not evaluated."] if lacking - explained else []))
+    return (*notes, *([f"{DASH} elsewhere: not evaluated."] if incomplete - explained else []))
 
 
 # --- files ------------------------------------------------------------------------------------------------------
@@ -262,20 +262,20 @@ def csv(rows: Sequence[Checkpoint]) -> str:
 
 def numbers(rows: Sequence[Checkpoint]) -> dict[str, object]:
     """Returns checkpoints and correlations for JSON; fractions, six decimals."""
-    known = [
+    records = [
         {
             **{"model": row.model, "panel": row.panel, "seed": row.seed, "weights": row.weights},
             "values": {c: round(v, 6) for c, v in row.numbers.items()},
         }
         for row in rows
     ]
-    return {"checkpoints": known, "correlations": list(_told(rows))}
+    return {"checkpoints": records, "correlations": list(_correlation_records(rows))}
 
 
-def _told(rows: Sequence[Checkpoint]) -> Iterator[dict[str, object]]:
+def _correlation_records(rows: Sequence[Checkpoint]) -> Iterator[dict[str, object]]:
     for y, x, how in product(outcomes(rows), (*PREDICTORS, *UPPER_BOUNDS), COEFFICIENTS):
         for within, found in correlation(rows, x, y, how).items():
             if found is not None:
-                ends = [None if v is None else round(v, 6) for v in (found.value, found.lo, found.hi)]
-                told = {"predictor": x, "outcome": y, "coefficient": how, "within": within}
-                yield {**told, "value": ends, "n": found.n, "seeds": found.clusters, "above_zero": found.positive}
+                rounded = [None if v is None else round(v, 6) for v in (found.value, found.lo, found.hi)]
+                key = {"predictor": x, "outcome": y, "coefficient": how, "within": within}
+                yield {**key, "value": rounded, "n": found.n, "seeds": found.clusters, "above_zero": found.positive}

@@ -55,20 +55,22 @@ def families(study: RLStudy, panel: str) -> dict[str, list[str]]:
     """Returns the trained arms of a panel by family; families without an arm of their own are left out."""
     trained = [arm for arm in study.arms(panel) if any(len(t.steps) > 1 for t in study.of(panel, arm))]
     members = {name: [arm for arm in arms if arm in trained] for name, arms in FAMILIES.items()}
-    shown = {name: arms for name, arms in members.items() if set(arms) - COMMON}
-    shown_arms = {arm for arms in shown.values() for arm in arms}
-    rest = [arm for arm in trained if arm not in shown_arms][:MAX_ARMS]
+    by_family = {name: arms for name, arms in members.items() if set(arms) - COMMON}
+    family_arms = {arm for arms in by_family.values() for arm in arms}
+    rest = [arm for arm in trained if arm not in family_arms][:MAX_ARMS]
+    if not by_family:
+        return {"arms": rest} if rest else {}
     if not rest:
-        return shown
-    return {**shown, "further arms": [*(arm for arm in trained if arm == BASE), *rest]} if shown else {"arms": rest}
+        return by_family
+    return {**by_family, "further arms": [*(arm for arm in trained if arm == BASE), *rest]}
 
 
 def _accuracy(name: str, study: RLStudy) -> Plan | None:
-    shown = [(panel, family, arms) for panel in study.panels for family, arms in families(study, panel).items()]
-    if not shown:
+    plotted = [(panel, family, arms) for panel in study.panels for family, arms in families(study, panel).items()]
+    if not plotted:
         return None
-    figure, axes = small_multiples([_heading(panel, family) for panel, family, _ in shown], 2.9)
-    for axis, (panel, _, arms) in zip(axes, shown, strict=True):
+    figure, axes = small_multiples([_heading(panel, family) for panel, family, _ in plotted], 2.9)
+    for axis, (panel, _, arms) in zip(axes, plotted, strict=True):
         _lines(axis, study, panel, arms, (TrainingRun.validations, 100))
         small_legend(axis)
     for axis in axes[::WIDE]:
@@ -85,12 +87,12 @@ def _monitors(study_name: str, study: RLStudy, panel: str) -> Plan | None:
     arms_by_monitor = {
         name: [arm for arm in arms if any(t.monitor(name) for t in study.of(panel, arm))] for name in WATCHED
     }
-    shown = [name for name, with_values in arms_by_monitor.items() if with_values]
-    if not shown:
+    plotted = [name for name, with_values in arms_by_monitor.items() if with_values]
+    if not plotted:
         return None
-    figure, axes = small_multiples([WATCHED[name][0] for name in shown], 2.5)
+    figure, axes = small_multiples([WATCHED[name][0] for name in plotted], 2.5)
     colors = {arm: color for arm, color in zip([a for a in arms if a != BASE], COLORS, strict=False)}
-    for axis, name in zip(axes, shown, strict=True):
+    for axis, name in zip(axes, plotted, strict=True):
         _lines(axis, study, panel, arms_by_monitor[name], (monitor(name), WATCHED[name][1]), colors)
     legend_below(figure, axes, columns=5)
     title_suffix = f", panel {panel}" if panel else ""
@@ -107,15 +109,15 @@ def _monitors(study_name: str, study: RLStudy, panel: str) -> Plan | None:
 
 def _rm_accuracy(name: str, study: RLStudy) -> Plan | None:
     candidates = [arm for arm in FAMILIES[UPDATE] if arm != BASE]
-    shown = [
+    plotted = [
         (panel, arms)
         for panel in study.panels
         if len(arms := [a for a in candidates if any(t.monitor("rm_accuracy") for t in study.of(panel, a))]) > 1
     ]
-    if not shown:
+    if not plotted:
         return None
-    figure, axes = small_multiples([panel for panel, _ in shown], 3.2, width=4.2)
-    for axis, (panel, arms) in zip(axes, shown, strict=True):
+    figure, axes = small_multiples([panel for panel, _ in plotted], 3.2, width=4.2)
+    for axis, (panel, arms) in zip(axes, plotted, strict=True):
         _lines(axis, study, panel, arms, (monitor("rm_accuracy"), 100))
         axis.set_ylabel("accuracy, percent", fontsize=8)
         small_legend(axis)
@@ -128,20 +130,22 @@ def _rm_accuracy(name: str, study: RLStudy) -> Plan | None:
 
 def _arms(name: str, study: RLStudy) -> Plan | None:
     estimates = [(p, arm, e) for p in study.panels for arm, (e, _) in against_base(study, p).items()]
-    shown = [(panel, arm, e) for panel, arm, e in estimates if e.lo is not None]
-    if not shown:
+    plotted = [(panel, arm, e) for panel, arm, e in estimates if e.lo is not None]
+    if not plotted:
         return None
-    figure = Figure(figsize=(7.2, 0.9 + 0.22 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(7.2, 0.9 + 0.22 * len(plotted)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
     axis = figure.subplots()
     axis.axvline(0, color="#8a8a8a", lw=0.9)
-    for y, (_, _, e) in enumerate(shown):
+    for y, (_, _, e) in enumerate(plotted):
         if e.lo is not None and e.hi is not None:
             color = COLORS[0] if e.lo > 0 else COLORS[1] if e.hi < 0 else "#8a8a8a"
             axis.plot([100 * e.lo, 100 * e.hi], [y, y], color=color, lw=1.6, solid_capstyle="round")
             axis.plot([100 * e.value], [y], "o", ms=5, color=color)
-    axis.set_yticks(range(len(shown)), [f"{arm}{f', {panel}' if panel else ''}" for panel, arm, _ in shown], fontsize=7)
-    axis.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"{study.metric} after training, minus {BASE}: percentage points")
+    axis.set_yticks(
+        range(len(plotted)), [f"{arm}{f', {panel}' if panel else ''}" for panel, arm, _ in plotted], fontsize=7
+    )
+    axis.set(ylim=(len(plotted) - 0.5, -0.5), xlabel=f"{study.metric} after training, minus {BASE}: percentage points")
     caption = (
         "Paired by SFT seed, RL seed and problem; the intervals of the table. Blue: above zero; orange: below; grey: "
         "neither."

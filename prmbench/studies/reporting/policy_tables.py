@@ -72,7 +72,7 @@ def answers_grid(answered: Sequence[Answer]) -> Grid:
                 left = f"{kept} of {len(tested)}" if tested else DASH
                 rows.append((source, words, panel or DASH, *counts, str(len(family)), left))
         groups.append(tuple(rows))
-    tested = {a.source for a in answered}
+    tested_sources = {a.source for a in answered}
     return Grid(
         label="rl-answers",
         title="Do the paper's claims hold here?",
@@ -81,13 +81,15 @@ def answers_grid(answered: Sequence[Answer]) -> Grid:
         "adjusted for all such comparisons of the row.",
         header=("Source", "Claim", "Panel", "Yes", "No", "Unclear", "Comparisons", "After Holm"),
         groups=tuple(group for group in groups if group),
-        notes=tuple(f"{source}, {words}: not tested, there are no runs for it." for source, words in _untested(tested)),
+        notes=tuple(
+            f"{source}, {words}: not tested, there are no runs for it." for source, words in _untested(tested_sources)
+        ),
         text_columns=3,
     )
 
 
-def _untested(tested: set[str]) -> list[tuple[str, str]]:
-    return [(source, words) for source, words in WORDS.items() if source not in tested]
+def _untested(tested_sources: set[str]) -> list[tuple[str, str]]:
+    return [(source, words) for source, words in WORDS.items() if source not in tested_sources]
 
 
 def comparisons(answered: Sequence[Answer]) -> Grid:
@@ -253,12 +255,12 @@ def alarms(runs: Sequence[Trained]) -> str:
 
 def options_grid(study: RLStudy) -> Grid:
     """Returns the table of each arm's options; options that no run recorded are left out."""
-    names = list(dict.fromkeys((t.panel, t.arm) for t in study.trained))
-    told = {key: {option: _option(study.of(*key), option) for option in OPTIONS} for key in names}
-    shown = [option for option in OPTIONS if any(cells[option] != DASH for cells in told.values())]
+    arms = list(dict.fromkeys((t.panel, t.arm) for t in study.trained))
+    values = {key: {option: _option_text(study.of(*key), option) for option in OPTIONS} for key in arms}
+    shown = [option for option in OPTIONS if any(cells[option] != DASH for cells in values.values())]
     rows: dict[tuple[str, ...], list[str]] = {}
-    for panel, arm in names:
-        rows.setdefault((arm, *(told[panel, arm][option] for option in shown)), []).append(panel or DASH)
+    for panel, arm in arms:
+        rows.setdefault((arm, *(values[panel, arm][option] for option in shown)), []).append(panel or DASH)
     lines = tuple((" ".join(panels), *row) for row, panels in rows.items())
     return Grid(
         label="rl-options",
@@ -270,9 +272,9 @@ def options_grid(study: RLStudy) -> Grid:
     )
 
 
-def _option(runs: Sequence[Trained], name: str) -> str:
-    found = {_text(t.run.result.manifest.config.get(name)) for t in runs}
-    return found.pop() if len(found) == 1 else "varies"
+def _option_text(runs: Sequence[Trained], name: str) -> str:
+    texts = {_text(t.run.result.manifest.config.get(name)) for t in runs}
+    return texts.pop() if len(texts) == 1 else "varies"
 
 
 def _text(value: object) -> str:
@@ -306,17 +308,17 @@ def numbers(study: RLStudy, answered: Sequence[Answer]) -> dict[str, object]:
     """Returns arms and answers as fractions with six decimals, for JSON."""
     arms = {}
     for panel in study.panels:
-        over = against_base(study, panel)
+        against_grpo = against_base(study, panel)
         for arm in study.arms(panel):
-            parts = {
+            estimates = {
                 "before": estimate(study.accuracy(panel, arm, 0)),
                 "after": estimate(study.accuracy(panel, arm, -1)),
                 "gain": estimate(study.gain(panel, arm)),
-                f"minus_{BASE}": over[arm][0] if arm in over else None,
+                f"minus_{BASE}": against_grpo[arm][0] if arm in against_grpo else None,
             }
-            arms[f"{panel} {arm}".strip()] = {k: _rounded(asdict(e)) for k, e in parts.items() if e is not None}
-    told = [{**_rounded(asdict(a)), "found": _rounded(asdict(a.found))} for a in answered]
-    return {"metric": study.metric, "arms": arms, "answers": told}
+            arms[f"{panel} {arm}".strip()] = {k: _rounded(asdict(e)) for k, e in estimates.items() if e is not None}
+    answer_records = [{**_rounded(asdict(a)), "found": _rounded(asdict(a.found))} for a in answered]
+    return {"metric": study.metric, "arms": arms, "answers": answer_records}
 
 
 def _rounded(values: dict[str, object]) -> dict[str, object]:

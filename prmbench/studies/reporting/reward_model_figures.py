@@ -69,15 +69,15 @@ def _study_best_of_n(study: Study) -> Plan | None:
 
 def _forest(claims: Sequence[Claim]) -> Plan | None:
     tested = [c for c in claims if c.lo is not None and c.constants == "tuned"]
-    shown = [c for c in tested if c.where in FOREST][: 2 * MOST_LINES]
-    if not shown:
+    plotted = [c for c in tested if c.where in FOREST][: 2 * MOST_LINES]
+    if not plotted:
         return None
-    figure, (axis,) = panels_in_a_row([""], 7.4, 0.9 + 0.2 * len(shown))
+    figure, (axis,) = panels_in_a_row([""], 7.4, 0.9 + 0.2 * len(plotted))
     axis.axvline(0, color="#8a8a8a", lw=0.9)
-    for y, claim in enumerate(shown):
+    for y, claim in enumerate(plotted):
         _bar(axis, Mean(claim.difference, claim.lo, claim.hi, claim.n), y, VERDICT_COLORS[claim.verdict])
-    axis.set_yticks(range(len(shown)), [f"{c.source}  {c.comparison}, {c.where}" for c in shown], fontsize=7)
-    axis.set(ylim=(len(shown) - 0.5, -0.5), xlabel="difference, percentage points; right of 0 agrees with the paper")
+    axis.set_yticks(range(len(plotted)), [f"{c.source}  {c.comparison}, {c.where}" for c in plotted], fontsize=7)
+    axis.set(ylim=(len(plotted) - 0.5, -0.5), xlabel="difference, percentage points; right of 0 agrees with the paper")
     caption = "Tuned constants. Blue: the interval lies above zero; orange: below; grey: neither."
-    caption += f" {len(shown)} of {len(tested)} comparisons; the table has all." if len(shown) < len(tested) else ""
+    caption += f" {len(plotted)} of {len(tested)} comparisons; the table has all." if len(plotted) < len(tested) else ""
     return "miniature-claims", "The paper's claims, compared", caption, figure

@@ -35,7 +35,7 @@ HELD = "mean of shifts", "change under shifts"
 
 def grids(study: Study, claims: Sequence[Claim]) -> tuple[Grid, ...]:
     """Returns all tables of a study that have values, the claims first."""
-    found = [
+    candidates = [
         _answers(study, claims),
         *(_f1(study, rule) for rule in RULE_WORDS),
         _best_of_n(study),
@@ -43,7 +43,7 @@ def grids(study: Study, claims: Sequence[Claim]) -> tuple[Grid, ...]:
         _comparisons(study, claims),
         _recipes(study),
     ]
-    return tuple(grid for grid in found if any(grid.groups))
+    return tuple(grid for grid in candidates if any(grid.groups))
 
 
 # --- answers ------------------------------------------------------------------------------------------------
@@ -137,9 +137,9 @@ def over_seeds(values: BySeed) -> Mean | None:
 
 def f1_columns(study: Study, method: str, wanted: Sequence[str], rule: str) -> dict[str, Mean | None]:
     """Returns F1 by subset, and with it the mean over the shifted formats and the change from the sampled format."""
-    found = {name: over_seeds(study.f1(method, wanted, (name,), rule)) for name in study.subsets("steps")}
+    by_subset = {name: over_seeds(study.f1(method, wanted, (name,), rule)) for name in study.subsets("steps")}
     shifts, change = study.f1(method, wanted, SHIFTS, rule), study.change(method, wanted, rule)
-    return found | dict(zip(HELD, map(over_seeds, (shifts, change)), strict=True))
+    return by_subset | dict(zip(HELD, map(over_seeds, (shifts, change)), strict=True))
 
 
 def _table(
@@ -197,10 +197,10 @@ def _floor(study: Study, subsets: Sequence[str], styles: dict[str, str]) -> tupl
     """Returns the row of random scores under the best threshold, which depend on the traces alone, not on a method."""
     cells: dict[str, Mean | None] = {}
     for subset in subsets:
-        known: BySeed = {}
+        by_seed: BySeed = {}
         for method in study.methods:
-            known |= study.by_seed("steps", method, ("floor/random", "floor", "f1"), (subset,))
-        cells[subset] = over_seeds(known)
+            by_seed |= study.by_seed("steps", method, ("floor/random", "floor", "f1"), (subset,))
+        cells[subset] = over_seeds(by_seed)
     if not any(cells.values()):
         return ()
     return _table(study, [(("random scores, best threshold", "", "`floor/random`"), cells)], styles)
@@ -246,11 +246,11 @@ def _bon_floors(study: Study, styles: dict[str, str]) -> tuple[tuple[str, ...], 
             n = column.partition("@")[2]
             metric = "accuracy" if name == "random" else f"{name}@{n}"
             if column.startswith("best_of@"):
-                known: BySeed = {}
+                by_seed: BySeed = {}
                 for method in study.methods:
                     how = f"floor/{name}", "floor", metric
-                    known |= study.by_seed("best_of_n", method, how, study.subsets("best_of_n"))
-                cells[column] = over_seeds(known)
+                    by_seed |= study.by_seed("best_of_n", method, how, study.subsets("best_of_n"))
+                cells[column] = over_seeds(by_seed)
         if any(cells.values()):
             lines += _table(study, [((words, "", f"`floor/{name}`"), cells)], styles)
     return tuple(lines)
@@ -308,9 +308,9 @@ def numbers(study: Study, claims: Sequence[Claim]) -> dict[str, object]:
     """Returns means over seeds and the claims, as fractions, for JSON."""
     means: dict[str, dict[str, list[object]]] = {}
     for (task, method, readout, rule, metric, subset), values in sorted(study.values.items()):
-        found = mean(list(values.values()))
-        ends = [None if v is None else round(v, 6) for v in (found.value, found.lo, found.hi)]
+        average = mean(list(values.values()))
+        rounded = [None if v is None else round(v, 6) for v in (average.value, average.lo, average.hi)]
         name = readout if rule == "floor" else f"{readout}/{rule}"
-        means.setdefault(f"{task} {method}", {})[f"{subset} {name} {metric}"] = [*ends, found.n]
-    told = [{k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(c).items()} for c in claims]
-    return {"seeds": list(study.seeds), "recipes": study.recipes, "means": means, "claims": told}
+        means.setdefault(f"{task} {method}", {})[f"{subset} {name} {metric}"] = [*rounded, average.n]
+    claim_records = [{k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(c).items()} for c in claims]
+    return {"seeds": list(study.seeds), "recipes": study.recipes, "means": means, "claims": claim_records}

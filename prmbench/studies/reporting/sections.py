@@ -90,19 +90,19 @@ def _sheet_name(manifest: RunManifest) -> str:
 
 
 def _reward_models(runs: Sequence[Run], png: bool) -> Sheet:
-    found = study(runs)
-    told = claims(found)
-    grids = reward_model_tables.grids(found, told)
+    reward_models = study(runs)
+    tested = claims(reward_models)
+    grids = reward_model_tables.grids(reward_models, tested)
     return Sheet(
         name=STUDY,
         words=STUDY_WORDS,
         grids=grids,
-        figures=draw(lambda: reward_model_figures.plans(found, told), png),
-        runs=found.runs,
+        figures=draw(lambda: reward_model_figures.plans(reward_models, tested), png),
+        runs=reward_models.runs,
         rules=", ".join(reward_model_tables.RULE_WORDS),
-        sizes=found.sizes(),
-        csv=reward_model_tables.csv(found),
-        json=canonical_json({"benchmark": STUDY, **reward_model_tables.numbers(found, told)}),
+        sizes=reward_models.sizes(),
+        csv=reward_model_tables.csv(reward_models),
+        json=canonical_json({"benchmark": STUDY, **reward_model_tables.numbers(reward_models, tested)}),
         column_words=COLUMN_WORDS,
         headline=headline(grids),
     )
@@ -112,23 +112,26 @@ def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png:
     """Returns the sheet of an RL study and its probes; `reward_models`: runs that these are compared with."""
     ordered = tuple(sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id)))
     trained = [run for run in ordered if run.result.manifest.task == "distrl"]
-    found = rl_study(trained)
+    policies = rl_study(trained)
     probes = [run for run in ordered if run.result.manifest.task != "distrl"]
     models = study([*reward_models, *probes])
-    told = policy_claims.answers(found, probe_models.questions(models))
-    head = policy_tables.grids(found, told)
-    tail = probe_models.probe_grid(models), policy_tables.options_grid(found)
-    grids = tuple(grid for grid in (*head, *tail) if any(grid.groups))
+    answered = policy_claims.answers(policies, probe_models.questions(models))
+    candidates = (
+        *policy_tables.grids(policies, answered),
+        probe_models.probe_grid(models),
+        policy_tables.options_grid(policies),
+    )
+    grids = tuple(grid for grid in candidates if any(grid.groups))
     return Sheet(
         name=name,
         words=RL_STUDY_WORDS if name == RL_STUDY else RL_WORDS,
         grids=grids,
-        figures=draw(lambda: policy_figures.plans(name, found), png),
+        figures=draw(lambda: policy_figures.plans(name, policies), png),
         runs=ordered,
         rules="none",
         sizes=sizes_of_subsets(trained),
-        csv=policy_tables.csv(found, study(probes)),
-        json=canonical_json({"benchmark": name, **policy_tables.numbers(found, told)}),
+        csv=policy_tables.csv(policies, study(probes)),
+        json=canonical_json({"benchmark": name, **policy_tables.numbers(policies, answered)}),
         column_words=COLUMN_WORDS,
         headline=headline(grids),
     )
