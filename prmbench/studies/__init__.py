@@ -1,4 +1,1 @@
-"""The studies of this project and the demo, built on the library.
-
-They import the library; of the package, only the command line imports them.
-"""
+"""The studies of this project, and the demo. They import the library; only the command line imports them."""

@@ -1,1 +1,1 @@
-"""The miniature study: worlds of one seed each, reward models trained and judged on them, many seeds, tuning."""
+"""The miniature studies: tiny worlds with an exact oracle, reward models trained and judged on them, and policies."""

@@ -1,7 +1,7 @@
-"""The studies behind leaderboards/results/miniature and miniature_rl, for maintainers.
+"""Command line of the miniature studies, for maintainers: `python -m prmbench.studies.miniature`.
 
-Started by `python -m prmbench.studies.miniature`.
-Only options and bars; users have `prmbench demo`, which trains fewer methods on fewer seeds.
+It makes the runs in leaderboards/results/miniature, miniature_rl and miniature_gain. Users have `prmbench demo`, which
+trains fewer methods on fewer seeds.
 """
 
 from __future__ import annotations
@@ -22,90 +22,98 @@ command = partial(cli_options.command, app)
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """`tune`."""
+    """Options of `tune` and `tune-rl`."""
 
     worlds: Path = option(Path("runs/tuning"), "Folder for worlds, models and the table; some 100 MB a seed.")
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """`study`."""
+    """Options of `study`."""
 
-    seeds: int = option(10, "How many seeds.")
-    first_seed: int = option(0, "The first one.")
+    seeds: int = option(10, "Number of seeds.")
+    first_seed: int = option(0, "The first seed.")
     worlds: Path = option(Path("runs/miniature"), "Folder for worlds and models, some 50 MB a seed.")
     results: Path = option(Path("leaderboards/results/miniature"), "Folder for the runs.")
 
 
 @dataclass(frozen=True)
 class RLConfig:
-    """`rl`."""
+    """Options of `rl`."""
 
-    seeds: int = option(3, "How many seeds of policies and reward models.")
-    first_seed: int = option(0, "The first one.")
-    rl_seeds: int = option(3, "How many seeds of every arm on each of them.")
+    seeds: int = option(3, "Number of seeds of policies and reward models.")
+    first_seed: int = option(0, "The first seed.")
+    rl_seeds: int = option(3, "Number of RL seeds of every arm on each of them.")
     worlds: Path = option(Path("runs/miniature"), "Folder for worlds and models, some 200 MB a seed.")
     results: Path = option(Path("leaderboards/results/miniature_rl"), "Folder for the runs.")
 
 
 @dataclass(frozen=True)
 class GainConfig:
-    """`gain`."""
+    """Options of `gain`."""
 
-    seeds: int = option(10, "How many seeds of the study of reward models.")
-    first_seed: int = option(0, "The first one.")
-    rl_seeds: int = option(2, "How many seeds of every arm on each of them.")
-    worlds: Path = option(Path("runs/miniature"), "Folder for worlds and models: the study's, whose models are taken.")
+    seeds: int = option(10, "Number of seeds of the reward model study.")
+    first_seed: int = option(0, "The first seed.")
+    rl_seeds: int = option(2, "Number of RL seeds of every arm on each of them.")
+    worlds: Path = option(
+        Path("runs/miniature"), "Folder for worlds and models: that of `study`, whose models are used."
+    )
     results: Path = option(Path("leaderboards/results/miniature_gain"), "Folder for the runs.")
 
 
 @command(StudyConfig)
 def study(config: StudyConfig) -> None:
-    """Train and judge every method of the study on every seed; goes on where it was interrupted."""
-    from prmbench.studies.miniature import seeds
-    from prmbench.studies.miniature.recipes import STUDIED
+    """Train and judge every method of the study on every seed; continues where it was interrupted."""
+    from prmbench.studies.miniature import reward_model_study
+    from prmbench.studies.miniature.recipes import STUDY_METHODS
 
-    wanted = range(config.first_seed, config.first_seed + config.seeds)
-    with bars(False) as tell:
-        seeds.run(wanted, STUDIED, config.worlds, config.results, tell)
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    with bars(False) as progress:
+        reward_model_study.run_study(seeds, STUDY_METHODS, config.worlds, config.results, progress)
 
 
 @command(TuneConfig)
 def tune(config: TuneConfig) -> None:
     """Train every setting of the grid on the validation seeds; tuning.json has the table, best first."""
-    from prmbench.studies.miniature import tuning
+    from prmbench.studies.miniature import reward_model_tuning
 
-    with bars(False) as tell:
-        tuning.tune(config.worlds, tell)
+    with bars(False) as progress:
+        reward_model_tuning.tune(config.worlds, progress)
 
 
 @command(RLConfig)
 def rl(config: RLConfig) -> None:
-    """Train policies by every arm on every seed, in both panels, and the experiments on reward models; resumes."""
-    from prmbench.studies.miniature import rl as arms
+    """Train policies by every arm on every seed in both panels, and run the data ablations of reward models.
+
+    Continues where it was interrupted.
+    """
+    from prmbench.studies.miniature import rl_study
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    with bars(False) as tell:
-        arms.study_runs(seeds, range(config.rl_seeds), config.worlds, config.results, tell)
+    with bars(False) as progress:
+        rl_study.run_study(seeds, range(config.rl_seeds), config.worlds, config.results, progress)
 
 
 @command(GainConfig)
 def gain(config: GainConfig) -> None:
-    """Train a policy from every reward model of the study: does its F1 predict what the policy gains? Resumes."""
-    from prmbench.studies.miniature import gain as arms
+    """Train a policy with every reward model of the study: does a model's F1 predict what the policy gains?
+
+    Continues where it was interrupted.
+    """
+    from prmbench.studies.miniature import gain_study
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    with bars(False) as tell:
-        arms.gain_runs(seeds, range(config.rl_seeds), config.worlds, config.results, tell)
+    with bars(False) as progress:
+        gain_study.run_study(seeds, range(config.rl_seeds), config.worlds, config.results, progress)
 
 
 @command(TuneConfig)
 def tune_rl(config: TuneConfig) -> None:
-    """Run every setting of the arms' grid on the validation seeds; tuning_rl.json has the table, best first."""
-    from prmbench.studies.miniature import tuning_rl
+    """Run every setting of the RL grid on the validation seeds; tuning_rl.json has the table, best first."""
+    from prmbench.studies.miniature import rl_tuning
 
-    with bars(False) as tell:
-        tuning_rl.tune(config.worlds, tell)
+    with bars(False) as progress:
+        rl_tuning.tune(config.worlds, progress)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A late marker: a last word behind the answer that may tell whether it is right. A shortcut for reward models.
+"""Late markers: a last word after the answer that may reveal the outcome, as a shortcut for reward models.
 
-Pure functions on rollouts; nothing here knows the world or checks an answer. Verifiers read the answer's own line.
+Pure functions on rollouts that check no answer. Verifiers read the answer from its own line, before the marker.
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from prmbench.data import rollouts
 from prmbench.data.rollouts import Rollout
 
 WORDS = ("unsure", "sure")
-"""What stands for a wrong and for a right answer."""
+"""Words for a wrong and for a right outcome."""
 TOKENS = tuple(f"\n\n{word}" for word in WORDS)
-"""As they are written, a paragraph of their own: the last token of a completion before its end."""
+"""The words as they are written, as a paragraph of their own: the last token of a completion before its end."""
 UNINFORMATIVE = 0.5
-"""Noise at which a marker says nothing."""
+"""Noise at which a marker carries no information."""
 _MARKER = re.compile(rf"(?:{'|'.join(TOKENS)})+\Z")
 
 
-def marked(rows: Iterable[Rollout], noise: float, seed: int) -> list[Rollout]:
-    """Every completion ends in the word for its outcome, or with probability `noise` in the other one.
+def add_markers(rows: Iterable[Rollout], noise: float, seed: int) -> list[Rollout]:
+    """Ends every completion in the word for its outcome, or in the other word with probability `noise`.
 
-    A marker that it ended in before is gone. Each row's draw is its own, so other rows do not move it. Completions that
-    were cut, and those without an outcome, get none.
+    Existing markers are replaced. The noise of a row depends on `seed` and the row's id alone. Truncated completions,
+    and those without an outcome, get no marker.
     """
-    return [_marked(row, noise, seed) for row in rows]
+    return [_add_marker(row, noise, seed) for row in rows]
 
 
-def _marked(row: Rollout, noise: float, seed: int) -> Rollout:
-    bare = unmarked(row)
+def _add_marker(row: Rollout, noise: float, seed: int) -> Rollout:
+    unmarked = remove_marker(row)
     if row.outcome is None or row.finish == "length":
-        return bare
-    flipped = Random(f"marker/{seed}/{row.id}").random() < noise
-    return _said(bare, bare.completion + TOKENS[1 - row.outcome if flipped else row.outcome])
+        return unmarked
+    is_flipped = Random(f"marker/{seed}/{row.id}").random() < noise
+    return _with_completion(unmarked, unmarked.completion + TOKENS[1 - row.outcome if is_flipped else row.outcome])
 
 
-def unmarked(row: Rollout) -> Rollout:
-    """The same without the marker that it ends in, if it does."""
-    return _said(row, _MARKER.sub("", row.completion))
+def remove_marker(row: Rollout) -> Rollout:
+    """Returns the rollout without the markers that its completion ends in."""
+    return _with_completion(row, _MARKER.sub("", row.completion))
 
 
-def _said(row: Rollout, text: str) -> Rollout:
-    """Another completion; how many tokens it took is no longer known."""
+def _with_completion(row: Rollout, text: str) -> Rollout:
+    """Replaces the completion; its number of tokens is then unknown."""
     if text == row.completion:
         return row
     return replace(row, completion=text, steps=rollouts.cut(text, "numbered") if row.steps else (), tokens=None)

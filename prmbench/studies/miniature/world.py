@@ -1,6 +1,7 @@
-"""One seed of the miniature world on disk: a policy half right, its rollouts, and what reward models are judged on.
+"""The files of one seed of the miniature world: a policy, its rollouts, and the traces reward models are judged on.
 
-Made by the functions behind train-sft and rollout, into the files those commands read; a finished part is kept.
+The functions behind `train-sft` and `rollout` make them, in the formats that those commands read. Parts that exist are
+not made again.
 """
 
 from __future__ import annotations
@@ -14,215 +15,238 @@ from typing import Any
 from prmbench import data
 from prmbench.config import RolloutConfig, TrainConfig
 from prmbench.core.records import Trace, UserError
-from prmbench.data import prompts, rollouts, training_data
+from prmbench.data import rollouts, training_data
+from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import HFEngine
-from prmbench.sampling import completions as policy
-from prmbench.sampling import monte_carlo, rollout
+from prmbench.sampling import completions, monte_carlo, rollout
 from prmbench.studies.miniature import arithmetic, late_markers, tiny_model
 from prmbench.studies.miniature.arithmetic import Split
 from prmbench.training import train
 from prmbench.verification import verifiers
 
-Tell = Callable[[str, int, int], None]
-"""Called with (what is being done, how much of it is done, out of how much)."""
-MAX_TOKENS = 80
-"""Longest completion; a right one in the plain format takes 46 tokens at most."""
-JUDGED: tuple[str, ...] = ("steps", "best_of_n", "calibration")
-"""What reward models are judged on."""
-BATCH = 32
-"""Of the policy's training: larger ones learn little in the same time."""
-FIRST_LOOK, LOOK_EVERY, LOOK_PROMPTS = 200, 10, 200
-"""Of the policy's accuracy while it learns: from which update on, how often, on how many validation problems."""
+ActivityProgress = Callable[[str, int, int], None]
+"""Progress of one job: (activity, units done, units in total)."""
+MAX_COMPLETION_TOKENS = 80
+"""A correct completion in the plain format takes at most 46 tokens."""
+JUDGED_TASKS: tuple[str, ...] = ("steps", "best_of_n", "calibration")
+"""Tasks that reward models are judged on."""
+POLICY_BATCH_SIZE = 32
+"""Examples per update of the policy; larger batches learn little in the same time."""
+FIRST_ACCURACY_CHECK, ACCURACY_CHECK_EVERY, ACCURACY_PROMPTS = 200, 10, 200
+"""The policy's accuracy in training: first update it is measured at, updates between checks, validation problems."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of everything there is, the same for every method."""
+    """Amounts of training and data of a world, the same for every method."""
 
-    updates: int = 640
-    """Most that the policy may take; it has failed when it is not good enough by then. Two thirds are usual."""
-    accuracy: float = 0.45
-    """Where supervised training ends. The policy learns fast at that point: it may end up at 0.45 to 0.65."""
-    prompts: int = 2000
-    """That reward models are trained on, before those without a mixed group fall away."""
-    group: int = 5
-    """Completions of each; one right and one wrong are kept (IPVRM paper, 4.1)."""
-    judged: int = 300
-    """Traces of each kind: half of them right."""
-    shifted: int = 150
-    """On-policy traces that are shown in each other format."""
-    choices: int = 150
-    """Prompts of best-of-N."""
+    max_updates: int = 640
+    """Updates after which a policy that is below `target_accuracy` has failed; about two thirds usually suffice."""
+    target_accuracy: float = 0.45
+    """Accuracy that ends supervised training. The policy learns fast at that point and ends at 0.45 to 0.65."""
+    training_prompts: int = 2000
+    """Prompts that reward models are trained on, before those whose completions are all right or all wrong drop out."""
+    group_size: int = 5
+    """Completions per training prompt; one right and one wrong are kept (IPVRM paper, 4.1)."""
+    judged_traces: int = 300
+    """Traces of each kind in the step task, half of them right."""
+    shifted_traces: int = 150
+    """On-policy traces in each shifted format."""
+    best_of_n_prompts: int = 150
     candidates: int = 8
-    """Completions of each."""
-    valued: int = 100
-    """Traces whose prefixes get a Monte-Carlo success."""
+    """Completions per best-of-N prompt."""
+    monte_carlo_traces: int = 100
+    """Traces whose prefixes get a Monte-Carlo value."""
     continuations: int = 10
+    """Sampled continuations per prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where the files of one seed are."""
+    """Paths of the files of one seed."""
 
     folder: Path
     seed: int
     marked: bool = False
-    """Whether the policy learns to end in a late marker, which says nothing (late_markers.py); else the plain world."""
+    """Whether the policy learns to end in an uninformative late marker (late_markers.py); False: the plain world."""
 
     @property
     def policy(self) -> Path:
-        """Trained on right solutions in all formats; the start and the reference of every reward model."""
+        """The policy, trained on right solutions in all formats; every reward model starts from it."""
         return self.folder / "policy"
 
     @property
     def training(self) -> Path:
-        """Right and wrong completions of mixed prompts, one of each: pairs, or points."""
+        """One right and one wrong completion of each prompt that has both."""
         return self.data("training")
 
     def data(self, name: str) -> Path:
-        """Completions to train reward models on, by name: `training`, or what experiments.py makes of it."""
+        """Completions that reward models are trained on: `training`, or a variant made by data_ablations.py."""
         return self.folder / f"{name}.jsonl"
 
     @property
     def steps(self) -> Path:
-        """Labelled traces in ProcessBench's schema: val, onpolicy, injected and the five shifts."""
+        """Labelled traces in ProcessBench's schema: val, onpolicy, injected and the five shifted formats."""
         return self.folder / "steps.jsonl"
 
     @property
     def candidates(self) -> Path:
-        """Groups of completions to pick from."""
+        """Groups of completions for best-of-N."""
         return self.folder / "candidates.jsonl"
 
     @property
     def prefixes(self) -> Path:
-        """Traces with the Monte-Carlo success of every prefix."""
+        """Traces with the Monte-Carlo value of every prefix."""
         return self.folder / "prefixes.jsonl"
 
 
-def build(world: World, sizes: Sizes, tell: Tell, tasks: Collection[str] = JUDGED) -> None:
-    """Makes what is not there yet: a policy, training data, and what `tasks` are judged on.
+def seed_world(root: Path, seed: int, marked: bool = False) -> World:
+    """Returns the world of a seed beneath `root`. All studies share the plain worlds."""
+    return World(root / f"{'marker-' if marked else ''}seed-{seed}", seed, marked)
 
-    Raises UserError when the policy does not learn.
+
+def build_world(world: World, sizes: Sizes, progress: ActivityProgress, tasks: Collection[str] = JUDGED_TASKS) -> None:
+    """Makes the missing files of a world: the policy, training data, and the traces of `tasks`.
+
+    Raises:
+        UserError: the policy has not reached the target accuracy, or too few traces of a kind were sampled.
     """
     world.folder.mkdir(parents=True, exist_ok=True)
-    _train_policy(world, sizes, tell)
-    _sample_training(world, sizes, tell)
+    _train_policy(world, sizes, progress)
+    _sample_training_data(world, sizes, progress)
     if tasks:
-        _sample_judged(world, sizes, tell)
+        _sample_judged_traces(world, sizes, progress)
     if "calibration" in tasks:
-        _value_prefixes(world, sizes, tell)
+        _estimate_prefix_values(world, sizes, progress)
 
 
-def loaded(world: World, tasks: Collection[str] = JUDGED) -> dict[str, Sequence[Trace]]:
-    """Str -> the traces that models are judged on, read as `prmbench eval` reads them."""
-    files = {"processbench": world.steps, "best_of_n": world.candidates, "calibration": world.prefixes}
-    named = zip(JUDGED, files.items(), strict=True)
-    return {task: data.load(name, path).traces for task, (name, path) in named if task in tasks}
+def load_traces(world: World, tasks: Collection[str] = JUDGED_TASKS) -> dict[str, Sequence[Trace]]:
+    """Returns the traces that models are judged on by task, read as `prmbench eval` reads them."""
+    paths = {"processbench": world.steps, "best_of_n": world.candidates, "calibration": world.prefixes}
+    sources = zip(JUDGED_TASKS, paths.items(), strict=True)
+    return {task: data.load(benchmark, path).traces for task, (benchmark, path) in sources if task in tasks}
 
 
 # --- the policy -----------------------------------------------------------------------------------------
 
 
-def _train_policy(world: World, sizes: Sizes, tell: Tell) -> None:
-    start, examples = world.folder / "start", world.folder / "examples.jsonl"
-    if not (start / "model.safetensors").exists():
-        tiny_model.build(start, world.seed, late_markers.TOKENS if world.marked else ())
+def _train_policy(world: World, sizes: Sizes, progress: ActivityProgress) -> None:
+    """Trains the policy by SFT until its accuracy on validation problems reaches the target."""
+    initial_model, examples_path = world.folder / "start", world.folder / "examples.jsonl"
+    if not (initial_model / "model.safetensors").exists():
+        tiny_model.build(initial_model, world.seed, late_markers.TOKENS if world.marked else ())
     config = TrainConfig(
-        model=str(start),
-        data=examples,
+        model=str(initial_model),
+        data=examples_path,
         device="cpu",
         preset="miniature",
-        batch_size=BATCH,
-        steps=sizes.updates,
+        batch_size=POLICY_BATCH_SIZE,
+        steps=sizes.max_updates,
         seed=world.seed,
         out=world.policy,
     )
-    if not examples.exists():
-        shown = arithmetic.examples(world.seed, sizes.updates * BATCH)
-        shown = late_markers.marked(shown, late_markers.UNINFORMATIVE, world.seed) if world.marked else shown
-        rollouts.write(examples, shown)
-    asked = arithmetic.prompts("validation", world.seed, LOOK_PROMPTS)
-    found: dict[int, float] = {}
+    if not examples_path.exists():
+        examples = arithmetic.sft_examples(world.seed, sizes.max_updates * POLICY_BATCH_SIZE)
+        if world.marked:
+            examples = late_markers.add_markers(examples, late_markers.UNINFORMATIVE, world.seed)
+        rollouts.write(examples_path, examples)
+    prompts = arithmetic.make_prompts("validation", world.seed, ACCURACY_PROMPTS)
+    accuracies: dict[int, float] = {}
 
-    def good_enough(update: int, engine: HFEngine) -> bool:
-        if update >= FIRST_LOOK and update % LOOK_EVERY == 0:
-            found[update] = accuracy(engine, asked, world.seed)
-        return found.get(update, 0.0) >= sizes.accuracy
+    def reached_target(update: int, engine: HFEngine) -> bool:
+        if update >= FIRST_ACCURACY_CHECK and update % ACCURACY_CHECK_EVERY == 0:
+            accuracies[update] = accuracy(engine, prompts, world.seed)
+        return accuracies.get(update, 0.0) >= sizes.target_accuracy
 
-    trained = train.train(config, lambda done, most, _: tell("policy", done, most), good_enough)
-    if trained is not None and trained.updates >= sizes.updates and found.get(sizes.updates, 0.0) < sizes.accuracy:
+    trained = train.train(config, lambda done, total, _: progress("policy", done, total), reached_target)
+    if trained is None or trained.updates < sizes.max_updates:
+        return
+    if accuracies.get(sizes.max_updates, 0.0) < sizes.target_accuracy:
         raise UserError(
-            f"miniature: the policy of seed {world.seed} is not at accuracy {sizes.accuracy} after {sizes.updates} "
-            f"updates; take another seed (--first-seed)"
+            f"miniature: the policy of seed {world.seed} is not at accuracy {sizes.target_accuracy} after "
+            f"{sizes.max_updates} updates; take another seed (--first-seed)"
         )
 
 
-def accuracy(engine: HFEngine, asked: Sequence[prompts.Prompt], seed: int) -> float:
-    """Share of right answers, one sample a prompt at temperature 1."""
-    config = _sampling(seed, group_size=1)
+def accuracy(engine: HFEngine, prompts: Sequence[Prompt], seed: int) -> float:
+    """Returns the share of right answers, one sample per prompt at temperature 1."""
+    config = _rollout_config(seed, group_size=1)
     with verifiers.Verifier(1) as verifier:
-        return sum(r.outcome or 0 for r in policy.sample(engine, asked, config, verifier)) / len(asked)
+        return sum(r.outcome or 0 for r in completions.sample(engine, prompts, config, verifier)) / len(prompts)
 
 
 # --- its rollouts ---------------------------------------------------------------------------------------
 
 
-def _sample_training(world: World, sizes: Sizes, tell: Tell) -> None:
+def _sample_training_data(world: World, sizes: Sizes, progress: ActivityProgress) -> None:
+    """Writes one right and one wrong completion of each prompt that has both."""
     if world.training.exists():
         return
-    sampled = _sampled(world, "train", sizes.prompts, sizes.group, tell)
-    found, _ = training_data.pairs(sampled, "one")
-    rollouts.write(world.training, training_data.halves(found))
+    sampled = _sample_rollouts(world, "train", sizes.training_prompts, sizes.group_size, progress)
+    pairs, _ = training_data.pairs(sampled, "one")
+    rollouts.write(world.training, training_data.halves(pairs))
 
 
-def _sample_judged(world: World, sizes: Sizes, tell: Tell) -> None:
-    """Traces come from twice as many prompts as are needed, so that all kinds are found among them; without markers."""
-    test = _sampled_bare(world, "test", max(sizes.choices, 2 * sizes.judged), sizes.candidates, tell)
-    val = _sampled_bare(world, "validation", 2 * sizes.judged, 2, tell)
-    traces = arithmetic.on_policy(test, "onpolicy", sizes.judged)
-    shifted = arithmetic.shifted(arithmetic.on_policy(test, "onpolicy", sizes.shifted))
-    injected = arithmetic.injected("test", world.seed, sizes.judged)
+def _sample_judged_traces(world: World, sizes: Sizes, progress: ActivityProgress) -> None:
+    """Writes the traces of the step task and the groups of best-of-N, all without markers.
+
+    Twice as many prompts are sampled as traces are needed, so that there are enough right and wrong ones.
+    """
+    test_prompts = max(sizes.best_of_n_prompts, 2 * sizes.judged_traces)
+    test = _sample_unmarked(world, "test", test_prompts, sizes.candidates, progress)
+    val = _sample_unmarked(world, "validation", 2 * sizes.judged_traces, 2, progress)
+    onpolicy = arithmetic.on_policy_traces(test, "onpolicy", sizes.judged_traces)
+    shifted = arithmetic.shifted_traces(arithmetic.on_policy_traces(test, "onpolicy", sizes.shifted_traces))
+    injected = arithmetic.injected_traces("test", world.seed, sizes.judged_traces)
     arithmetic.write_traces(
-        world.steps, [*arithmetic.on_policy(val, "val", sizes.judged), *traces, *injected, *shifted]
+        world.steps, [*arithmetic.on_policy_traces(val, "val", sizes.judged_traces), *onpolicy, *injected, *shifted]
     )
-    groups = [list(rows) for _, rows in groupby(test, key=lambda r: r.group)][: sizes.choices]
-    rollouts.write(world.candidates, [replace(r, subset="test") for rows in groups for r in rows])
+    groups = [list(group) for _, group in groupby(test, key=lambda r: r.group)][: sizes.best_of_n_prompts]
+    rollouts.write(world.candidates, [replace(r, subset="test") for group in groups for r in group])
 
 
-def _value_prefixes(world: World, sizes: Sizes, tell: Tell) -> None:
+def _estimate_prefix_values(world: World, sizes: Sizes, progress: ActivityProgress) -> None:
+    """Writes on-policy traces with the Monte-Carlo value of every prefix."""
     if world.prefixes.exists():
         return
-    test = rollouts.read(_drawn(world, "test"))
-    traces = arithmetic.on_policy(map(late_markers.unmarked, test), "onpolicy", sizes.valued)
-    engine = policy.open_policy(_sampling(world.seed, model=str(world.policy)))
-    how = Sampling(max_new_tokens=MAX_TOKENS)
+    test = rollouts.read(_rollouts_path(world, "test"))
+    traces = arithmetic.on_policy_traces(map(late_markers.remove_marker, test), "onpolicy", sizes.monte_carlo_traces)
+    engine = completions.open_policy(_rollout_config(world.seed, model=str(world.policy)))
+    sampling = Sampling(max_new_tokens=MAX_COMPLETION_TOKENS)
     valued = []
-    for trace in monte_carlo.prefix_success(engine, traces, arithmetic.solves, sizes.continuations, how, world.seed):
+    for trace in monte_carlo.prefix_success(
+        engine, traces, arithmetic.is_solved, sizes.continuations, sampling, world.seed
+    ):
         valued.append(trace)
-        tell("prefix success", len(valued), len(traces))
+        progress("prefix success", len(valued), len(traces))
     arithmetic.write_traces(world.prefixes, valued)
 
 
-def _sampled_bare(world: World, split: Split, count: int, group: int, tell: Tell) -> list[Rollout]:
-    return [late_markers.unmarked(r) for r in _sampled(world, split, count, group, tell)]
+def _sample_unmarked(
+    world: World, split: Split, count: int, group_size: int, progress: ActivityProgress
+) -> list[Rollout]:
+    return [late_markers.remove_marker(r) for r in _sample_rollouts(world, split, count, group_size, progress)]
 
 
-def _sampled(world: World, split: Split, count: int, group: int, tell: Tell) -> list[Rollout]:
-    """What `prmbench rollout` draws for the split's prompts."""
-    asked, out = world.folder / f"{split}-prompts.jsonl", _drawn(world, split)
-    if not asked.exists():
-        arithmetic.write_prompts(asked, arithmetic.prompts(split, world.seed, count))
-    config = _sampling(world.seed, model=str(world.policy), data=asked, group_size=group, out=out)
-    rollout.rollout(config, lambda done, most, _: tell(f"{split} rollouts", done, most))
+def _sample_rollouts(
+    world: World, split: Split, count: int, group_size: int, progress: ActivityProgress
+) -> list[Rollout]:
+    """Runs `prmbench rollout` on the first `count` prompts of a split."""
+    prompts_path, out = world.folder / f"{split}-prompts.jsonl", _rollouts_path(world, split)
+    if not prompts_path.exists():
+        arithmetic.write_prompts(prompts_path, arithmetic.make_prompts(split, world.seed, count))
+    config = _rollout_config(world.seed, model=str(world.policy), data=prompts_path, group_size=group_size, out=out)
+    rollout.rollout(config, lambda done, total, _: progress(f"{split} rollouts", done, total))
     return rollouts.read(out)
 
 
-def _drawn(world: World, split: Split) -> Path:
+def _rollouts_path(world: World, split: Split) -> Path:
     return world.folder / f"{split}-rollouts.jsonl"
 
 
-def _sampling(seed: int, **given: Any) -> RolloutConfig:
-    """Temperature 1 and nothing cut off: completions as the policy means them."""
-    return RolloutConfig(**{"split": "numbered", "max_new_tokens": MAX_TOKENS, "device": "cpu", "seed": seed, **given})
+def _rollout_config(seed: int, **options: Any) -> RolloutConfig:
+    """Plain sampling at temperature 1, without top-p or top-k: completions follow the policy's own distribution."""
+    fixed: dict[str, Any] = {"split": "numbered", "max_new_tokens": MAX_COMPLETION_TOKENS, "device": "cpu"}
+    return RolloutConfig(**fixed, seed=seed, **options)

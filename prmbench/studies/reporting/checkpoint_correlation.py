@@ -1,7 +1,4 @@
-"""Correlation across checkpoints whose seeds are clusters: pooled, within worlds, within methods; bootstrap of seeds.
-
-Knows nothing of runs or metrics; a row is two numbers and what it shares with other rows.
-"""
+"""Correlation across checkpoints, pooled, within worlds or within methods, with a bootstrap that resamples seeds."""
 
 from __future__ import annotations
 
@@ -18,21 +15,21 @@ Coefficient = Literal["spearman", "pearson"]
 Within = Literal["pooled", "world", "method"]
 REPLICATES = 1000
 FEWEST = 6
-"""Seeds of an interval. Five that all agree could be chance at the 5% level: two-sided, 2 / 2^5 = 0.0625."""
-SMALLEST = 3
-"""Rows of a correlation: two always lie on a line."""
+"""Fewest seeds for an interval. Five that all agree could be chance at the 5% level: two-sided, 2 / 2^5 = 0.0625."""
+MIN_POINTS = 3
+"""Fewest checkpoints for a correlation: two always lie on a line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A checkpoint: a predictor and an outcome."""
+    """A checkpoint: predictor x and outcome y."""
 
     x: float
     y: float
     cluster: int
-    """Its seed; rows of one seed share a policy and its problems, and are resampled together."""
+    """Its seed. Checkpoints of one seed share a policy and its problems, and are resampled together."""
     world: str
-    """Rows of one world differ by their method alone."""
+    """Checkpoints of one world differ in their method alone."""
     method: str
 
 
@@ -47,59 +44,79 @@ class Correlation:
     n: int
     clusters: int
     positive: int
-    """Seeds whose own rows, taken alone, give a coefficient above zero."""
-    told: int
-    """Seeds whose own rows give one at all."""
+    """Seeds whose own checkpoints have a coefficient above zero."""
+    with_value: int
+    """Seeds whose own checkpoints have a coefficient at all."""
 
 
 def correlate(points: Sequence[Point], how: Coefficient, within: Within = "pooled") -> Correlation | None:
-    """None where fewer than SMALLEST rows differ in both numbers.
+    """Returns the correlation of x and y; None with fewer than MIN_POINTS points or without variation.
 
-    `within`: both numbers are taken relative to their world (what is left is between methods) or to their method (what
-    is left is between seeds); ranks are taken there too. A world's own rank correlation is so averaged over worlds.
+    Args:
+        points: the checkpoints.
+        how: the coefficient.
+        within: `pooled` takes values as they are. `world` takes values and ranks relative to the point's world, which
+            leaves differences between methods; `method` relative to its method, which leaves those between seeds.
     """
     x, y = (np.array([getattr(p, name) for p in points], dtype=float) for name in ("x", "y"))
     names = ["" if within == "pooled" else getattr(p, within) for p in points]
-    group = np.array([[a == b for b in names] for a in names], dtype=float).reshape(len(points), len(points))
+    same_group = np.array([[a == b for b in names] for a in names], dtype=float).reshape(len(points), len(points))
     seeds, cluster = np.unique([p.cluster for p in points], return_inverse=True)
-    value = _coefficients(x, y, group, np.ones((1, len(points))), how)[0]
-    if len(points) < SMALLEST or np.isnan(value):
+    value = _coefficients(x, y, same_group, np.ones((1, len(points))), how)[0]
+    if len(points) < MIN_POINTS or np.isnan(value):
         return None
     lo = hi = None
     if len(seeds) >= FEWEST:
-        lo, hi = interval(_coefficients(x, y, group, bootstrap_weights(cluster, REPLICATES, seed=0)[1:], how))
-    alone = [_alone(x, y, cluster == i, how) for i in range(len(seeds))]
-    known = [v for v in alone if not np.isnan(v)]
-    return Correlation(float(value), lo, hi, len(points), len(seeds), sum(v > ROUNDING for v in known), len(known))
+        lo, hi = interval(_coefficients(x, y, same_group, bootstrap_weights(cluster, REPLICATES, seed=0)[1:], how))
+    by_seed = [_coefficient_of(x, y, cluster == i, how) for i in range(len(seeds))]
+    defined = [v for v in by_seed if not np.isnan(v)]
+    return Correlation(float(value), lo, hi, len(points), len(seeds), sum(v > ROUNDING for v in defined), len(defined))
 
 
-def _alone(x: Floats, y: Floats, chosen: Floats, how: Coefficient) -> float:
-    """The coefficient of one seed's rows."""
-    n = int(chosen.sum())
-    if n < SMALLEST:
+def _coefficient_of(x: Floats, y: Floats, is_chosen: Floats, how: Coefficient) -> float:
+    """Returns the pooled coefficient of the chosen points; nan when there are too few."""
+    n = int(is_chosen.sum())
+    if n < MIN_POINTS:
         return float("nan")
-    return float(_coefficients(x[chosen], y[chosen], np.ones((n, n)), np.ones((1, n)), how)[0])
+    return float(_coefficients(x[is_chosen], y[is_chosen], np.ones((n, n)), np.ones((1, n)), how)[0])
 
 
-def _coefficients(x: Floats, y: Floats, group: Floats, weights: Floats, how: Coefficient) -> Floats:
-    """[n], [n], [n, n] same group, [b, n] how often each row is there -> [b]; nan where nothing varies."""
-    a, b = (_centred(_ranks(v, group, weights) if how == "spearman" else v, group, weights) for v in (x, y))
-    above, square = (weights * a * b).sum(axis=1), (weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1)
-    return _share(above, np.sqrt(square), ROUNDING, np.nan)
+def _coefficients(x: Floats, y: Floats, same_group: Floats, weights: Floats, how: Coefficient) -> Floats:
+    """Returns a coefficient per resample.
+
+    Args:
+        x: [n].
+        y: [n].
+        same_group: [n, n], 1 where two points are of one group.
+        weights: [b, n], how often each point is in each resample.
+        how: the coefficient.
+
+    Returns:
+        [b]; nan where nothing varies.
+    """
+    a, b = (_centred(_ranks(v, same_group, weights) if how == "spearman" else v, same_group, weights) for v in (x, y))
+    covariance = (weights * a * b).sum(axis=1)
+    variances = (weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1)
+    return _divide(covariance, np.sqrt(variances), ROUNDING, np.nan)
 
 
-def _ranks(values: Floats, group: Floats, weights: Floats) -> Floats:
-    """[n] -> [b, n]: the share of a row's group below it, equal ones counting half; unmoved by doubling a group."""
+def _ranks(values: Floats, same_group: Floats, weights: Floats) -> Floats:
+    """[n] -> [b, n]: the share of a point's group below it, ties counting half; independent of the group's size."""
     below = (values[:, None] < values) + 0.5 * (values[:, None] == values)
-    return _share(weights @ (group * below), weights @ group)
+    return _divide(weights @ (same_group * below), weights @ same_group)
 
 
-def _centred(values: Floats, group: Floats, weights: Floats) -> Floats:
-    """[n] or [b, n] -> [b, n]: minus the mean of the row's group."""
-    return values - _share((weights * values) @ group, weights @ group)
+def _centred(values: Floats, same_group: Floats, weights: Floats) -> Floats:
+    """[n] or [b, n] -> [b, n]: values minus the mean of the point's group."""
+    return values - _divide((weights * values) @ same_group, weights @ same_group)
 
 
-def _share(above: Floats, below: Floats, least: float = 0.0, otherwise: float = 0.0) -> Floats:
-    """`above / below`; groups that were not drawn have no weight, so that their shares do not matter."""
-    found: Floats = np.divide(above, below, out=np.full_like(above, otherwise), where=below > least)
-    return found
+def _divide(numerator: Floats, denominator: Floats, minimum: float = 0.0, default: float = 0.0) -> Floats:
+    """Divides where the denominator is above `minimum`.
+
+    Groups that are not in a resample have weight 0, so the default of their means does not matter.
+    """
+    quotient: Floats = np.divide(
+        numerator, denominator, out=np.full_like(numerator, default), where=denominator > minimum
+    )
+    return quotient

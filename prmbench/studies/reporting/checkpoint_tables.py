@@ -1,6 +1,6 @@
-"""Rows of checkpoints -> the sheet `joined`: correlations first, then the table, a figure, CSV and JSON.
+"""The sheet `joined`: correlations across checkpoints, a row per checkpoint, a figure, CSV and JSON.
 
-What a row holds is decided in checkpoints.py, what a correlation is in checkpoint_correlation.py.
+checkpoints.py makes the rows, checkpoint_correlation.py the correlations.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ from prmbench.tasks.table import Row as TableRow
 
 NAME = JOINED
 WORDS = (
-    "All that the runs here say of a checkpoint in one row: step F1, best-of-N gain, calibration, RL gain, cost; and "
-    "whether the first predicts the others."
+    "One row per checkpoint with the numbers of all its runs: step F1, best-of-N gain, calibration, RL gain, cost; and "
+    "whether step F1 predicts the others."
 )
 PREDICTORS = (F1[0], F1[1], F1[2], F1[3], CALIBRATION[0], CALIBRATION[2])
 UPPER_BOUNDS = (F1[4], F1[5])
-"""Threshold tuned on the judged traces: apart, since nobody who picks a checkpoint has it."""
+"""F1 with a threshold tuned on the judged traces. In rows apart: nobody who picks a checkpoint has such a threshold."""
 UNTRAINED = ("q_rm", "q_rm_paper")
-"""At chance in every setting that was tried in the miniature."""
+"""Methods at chance in every setting that was tried in the miniature."""
 WITHIN: dict[Within, str] = {"pooled": "pooled", "world": "within worlds", "method": "within methods"}
 COEFFICIENTS: dict[Coefficient, str] = {"spearman": "Spearman", "pearson": "Pearson"}
 EXPLAINED = (
-    "Pooled: all checkpoints alike. Within worlds: relative to the other methods of the same world, so that what is "
+    "Pooled: all checkpoints. Within worlds: relative to the other methods of the same world, so that what is "
     "left is between methods. Within methods: relative to the same method in other worlds, so that what is left is "
     "between worlds; a pooled correlation can come from either alone. 95% percentile interval of a bootstrap of "
     f"{REPLICATES:,} replicates that resamples whole seeds, since checkpoints of a seed share policy and problems. "
-    "Answer: yes where the interval lies above zero, no where below (for ECE, lower is better), else unclear, for the "
-    "three in turn. Seeds above 0: seeds whose own checkpoints correlate positively, of those with enough of them."
+    "Answer: yes where the interval lies above zero, no where below (for ECE, lower is better), else unclear; for the "
+    "three in turn. Seeds above 0: seeds whose own checkpoints correlate positively, of those with enough checkpoints."
 )
 TOO_FEW = "too few seeds"
 FEW = f"with fewer than {FEWEST} there is no interval and no answer; even all of one sign could be chance."
 REASONS = {
-    RL_GAINS[0]: "no DistRL run here starts from that checkpoint (known to be so by the hash of its policy or weights)",
+    RL_GAINS[0]: "no DistRL run here starts from that checkpoint, by the hash of its policy or weights",
     COST[4]: "the runs are from before memory was recorded",
 }
-"""Why a number may be missing, other than that nobody asked for it."""
+"""Column -> why it may have no value, other than that it was not evaluated."""
 Found = Mapping[Within, Correlation | None]
 
 
 def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
-    """The sheet, or none when no checkpoint has runs of two kinds."""
+    """Returns the sheet, or none when no checkpoint has runs of two tasks."""
     rows = checkpoints(runs)
     if not rows:
         return ()
@@ -83,32 +83,32 @@ def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
 
 
 def grids(rows: Sequence[Checkpoint]) -> tuple[Table, ...]:
-    """Correlations, then rows; those without a number are left out."""
+    """Returns the tables of correlations, then those of checkpoints, without empty ones."""
     trained = [row for row in rows if row.model not in UNTRAINED]
-    found = [_correlations(rows, how, "") for how in COEFFICIENTS]
+    tables = [_correlations(rows, how, "") for how in COEFFICIENTS]
     if len(trained) < len(rows):
-        found.append(_correlations(trained, "spearman", f"without {', '.join(UNTRAINED)}, which did not train"))
+        tables.append(_correlations(trained, "spearman", f"without {', '.join(UNTRAINED)}, which did not learn"))
     groups = {
         "Checkpoints of the miniature": [r for r in rows if r.seed is not None and r.tuned],
         "Checkpoints of the miniature, the paper's constants": [r for r in rows if r.seed is not None and r.paper],
         "Checkpoints of the miniature, other training data": [r for r in rows if r.seed is not None and r.probe],
         "Other checkpoints": [r for r in rows if r.seed is None],
     }
-    found += [_rows(title, some) for title, some in groups.items()]
-    return tuple(grid for grid in found if any(grid.groups))
+    tables += [_rows(title, group) for title, group in groups.items()]
+    return tuple(table for table in tables if any(table.groups))
 
 
 # --- correlations -----------------------------------------------------------------------------------------------
 
 
 def outcomes(rows: Sequence[Checkpoint]) -> tuple[str, ...]:
-    """What F1 might predict: the gains that some row has."""
-    have = _columns([row for row in rows if row.seed is not None])
-    return (*(c for c in have if c.startswith(GAINS)), *(c for c in RL_GAINS if c in have))
+    """Returns the gains that some row has, which F1 may predict."""
+    columns = _columns([row for row in rows if row.seed is not None])
+    return (*(c for c in columns if c.startswith(GAINS)), *(c for c in RL_GAINS if c in columns))
 
 
 def correlation(rows: Sequence[Checkpoint], x: str, y: str, how: Coefficient) -> Found:
-    """Over the miniature's rows that have both numbers."""
+    """Returns the correlations of two columns over the miniature's rows that have both."""
     points = [
         Point(row.numbers[x], row.numbers[y], row.seed, row.world, row.model)
         for row in rows
@@ -144,7 +144,7 @@ def _line(predictor: str, outcome: str, found: Found) -> TableRow:
     return (
         *(predictor, outcome, Value(pooled.n, "count"), Value(pooled.clusters, "count")),
         *(_coefficient(found[within]) for within in WITHIN),
-        *(answers, Value(pooled.positive, "count", suffix=f" of {pooled.told}")),
+        *(answers, Value(pooled.positive, "count", suffix=f" of {pooled.with_value}")),
     )
 
 
@@ -153,7 +153,7 @@ def _coefficient(found: Correlation | None) -> Value:
 
 
 def _answer(found: Correlation | None, predictor: str) -> str:
-    """Whether a better predictor goes with a better outcome."""
+    """Returns the verdict on whether a better predictor goes with a better outcome."""
     if found is None or found.lo is None or found.hi is None:
         return DASH
     worse_above = predictor.startswith("ECE")
@@ -165,7 +165,7 @@ def _answer(found: Correlation | None, predictor: str) -> str:
 
 
 def _rows(title: str, rows: Sequence[Checkpoint]) -> Table:
-    """A line each, the seeds of a method together."""
+    """Returns a table with a row per checkpoint, grouped by method."""
     shown = _columns(rows)
     inside = any(row.seed is not None for row in rows)
     groups: dict[str, list[TableRow]] = {}
@@ -200,9 +200,9 @@ def _caption(inside: bool) -> str:
 
 
 def _columns(rows: Sequence[Checkpoint]) -> list[str]:
-    """Those that some row has: F1 first, then gains, calibration, RL, cost."""
-    have = {column for row in rows for column in row.numbers}
-    return sorted(have, key=_column_rank)
+    """Returns the columns that some row has: F1 first, then gains, calibration, RL, cost."""
+    columns = {column for row in rows for column in row.numbers}
+    return sorted(columns, key=_column_rank)
 
 
 def _column_rank(column: str) -> tuple[int, int, str]:
@@ -227,20 +227,20 @@ def _unit(column: str) -> Unit:
 
 
 def _why(rows: Sequence[Checkpoint], shown: Sequence[str]) -> tuple[str, ...]:
-    """What a dash stands for, and why a column is not there."""
-    lacking = {c for c in (*shown, *REASONS) if any(c not in row.numbers for row in rows)}
+    """Returns notes on what a dash stands for, and on why columns are absent."""
+    incomplete = {c for c in (*shown, *REASONS) if any(c not in row.numbers for row in rows)}
     notes = [
-        f"{DASH} in {c}: {why}." if c in shown else f"No {c}: {why}." for c, why in REASONS.items() if c in lacking
+        f"{DASH} in {c}: {why}." if c in shown else f"No {c}: {why}." for c, why in REASONS.items() if c in incomplete
     ]
     explained = {*REASONS, RL_GAINS[1]}
-    return (*notes, *([f"{DASH} elsewhere: not evaluated."] if lacking - explained else []))
+    return (*notes, *([f"{DASH} elsewhere: not evaluated."] if incomplete - explained else []))
 
 
 # --- files ------------------------------------------------------------------------------------------------------
 
 
 def csv(rows: Sequence[Checkpoint]) -> str:
-    """A line per checkpoint with all its numbers as fractions, six decimals."""
+    """Returns a CSV row per checkpoint with all its numbers as fractions, six decimals."""
     shown = _columns(rows)
     lines = [
         {
@@ -254,21 +254,21 @@ def csv(rows: Sequence[Checkpoint]) -> str:
 
 
 def numbers(rows: Sequence[Checkpoint]) -> dict[str, object]:
-    """Checkpoints and correlations for programs; fractions, six decimals."""
-    known = [
+    """Returns checkpoints and correlations for JSON; fractions, six decimals."""
+    records = [
         {
             **{"model": row.model, "panel": row.panel, "seed": row.seed, "weights": row.weights},
             "values": {c: round(v, 6) for c, v in row.numbers.items()},
         }
         for row in rows
     ]
-    return {"checkpoints": known, "correlations": list(_told(rows))}
+    return {"checkpoints": records, "correlations": list(_correlation_records(rows))}
 
 
-def _told(rows: Sequence[Checkpoint]) -> Iterator[dict[str, object]]:
+def _correlation_records(rows: Sequence[Checkpoint]) -> Iterator[dict[str, object]]:
     for y, x, how in product(outcomes(rows), (*PREDICTORS, *UPPER_BOUNDS), COEFFICIENTS):
         for within, found in correlation(rows, x, y, how).items():
             if found is not None:
-                ends = [None if v is None else round(v, 6) for v in (found.value, found.lo, found.hi)]
-                told = {"predictor": x, "outcome": y, "coefficient": how, "within": within}
-                yield {**told, "value": ends, "n": found.n, "seeds": found.clusters, "above_zero": found.positive}
+                rounded = [None if v is None else round(v, 6) for v in (found.value, found.lo, found.hi)]
+                key = {"predictor": x, "outcome": y, "coefficient": how, "within": within}
+                yield {**key, "value": rounded, "n": found.n, "seeds": found.clusters, "above_zero": found.positive}

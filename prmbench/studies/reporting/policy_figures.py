@@ -1,6 +1,6 @@
-"""Figures of RL training: accuracy and monitors over steps, and arms against GRPO. Small multiples, one style.
+"""Figures of RL training as small multiples: accuracy and monitors over steps, and arms against GRPO.
 
-Bands are t-intervals over all runs of an arm; what nesting and shared problems do to an interval is in the tables.
+Bands are t-intervals over all runs of an arm. Only the tables account for nested seeds and shared problems.
 """
 
 from __future__ import annotations
@@ -33,42 +33,44 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     UPDATE: (BASE, "distrl_ipvrm", "distrl_frozen", "distrl_naive", "distrl_dlw", "distrl_adb", "distrl_sft"),
     "candidates": (BASE, "distrl_ipvrm", "distrl_pmin_0.05", "distrl_pmin_0.2", "distrl_alpha_0.01", "distrl_paper"),
 }
-"""Arms that share a panel; those of no family share one more."""
+"""Arms drawn in one plot; arms of no family share a further one."""
 COMMON = {BASE, "distrl_ipvrm"}
-"""In every family."""
+"""Arms in every family."""
 HEADLINE = (BASE, "distrl_ipvrm", "grpo_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm")
 """Arms in the figure of monitors."""
 BASE_COLOR = "#5B5B5B"
 COLORS = tuple(color for color in PALETTE if color != BASE_COLOR)
-MOST_ARMS = 8
+MAX_ARMS = 8
 
 
 def plans(name: str, study: RLStudy) -> list[Plan]:
-    """All figures of a study; those without a number are left out."""
-    found = [_accuracy(name, study)]
-    found += [_monitors(name, study, panel) for panel in study.panels]
-    found += [_collapse(name, study), _arms(name, study)]
-    return [plan for plan in found if plan is not None]
+    """Returns the figures of a study that have data."""
+    candidates = [_accuracy(name, study)]
+    candidates += [_monitors(name, study, panel) for panel in study.panels]
+    candidates += [_rm_accuracy(name, study), _arms(name, study)]
+    return [plan for plan in candidates if plan is not None]
 
 
 def families(study: RLStudy, panel: str) -> dict[str, list[str]]:
-    """Name -> the arms of the panel that it shows; a family needs one of its own that was trained."""
-    have = [arm for arm in study.arms(panel) if any(len(t.steps) > 1 for t in study.of(panel, arm))]
-    found = {name: [arm for arm in arms if arm in have] for name, arms in FAMILIES.items()}
-    kept = {name: arms for name, arms in found.items() if set(arms) - COMMON}
-    shown = {arm for arms in kept.values() for arm in arms}
-    rest = [arm for arm in have if arm not in shown][:MOST_ARMS]
+    """Returns the trained arms of a panel by family; families without an arm of their own are left out."""
+    trained = [arm for arm in study.arms(panel) if any(len(t.steps) > 1 for t in study.of(panel, arm))]
+    members = {name: [arm for arm in arms if arm in trained] for name, arms in FAMILIES.items()}
+    by_family = {name: arms for name, arms in members.items() if set(arms) - COMMON}
+    family_arms = {arm for arms in by_family.values() for arm in arms}
+    rest = [arm for arm in trained if arm not in family_arms][:MAX_ARMS]
+    if not by_family:
+        return {"arms": rest} if rest else {}
     if not rest:
-        return kept
-    return {**kept, "further arms": [*(arm for arm in have if arm == BASE), *rest]} if kept else {"arms": rest}
+        return by_family
+    return {**by_family, "further arms": [*(arm for arm in trained if arm == BASE), *rest]}
 
 
 def _accuracy(name: str, study: RLStudy) -> Plan | None:
-    shown = [(panel, family, arms) for panel in study.panels for family, arms in families(study, panel).items()]
-    if not shown:
+    plotted = [(panel, family, arms) for panel in study.panels for family, arms in families(study, panel).items()]
+    if not plotted:
         return None
-    figure, axes = small_multiples([_heading(panel, family) for panel, family, _ in shown], 2.9)
-    for axis, (panel, _, arms) in zip(axes, shown, strict=True):
+    figure, axes = small_multiples([_heading(panel, family) for panel, family, _ in plotted], 2.9)
+    for axis, (panel, _, arms) in zip(axes, plotted, strict=True):
         _lines(axis, study, panel, arms, (TrainingRun.validations, 100))
         small_legend(axis)
     for axis in axes[::WIDE]:
@@ -80,43 +82,42 @@ def _accuracy(name: str, study: RLStudy) -> Plan | None:
     return f"{slug(name)}-accuracy", "Accuracy over training", caption, figure
 
 
-def _monitors(name: str, study: RLStudy, panel: str) -> Plan | None:
-    arms = [arm for arm in HEADLINE if arm in study.arms(panel)] or list(study.arms(panel)[:MOST_ARMS])
-    series = {
-        monitored: [arm for arm in arms if any(t.monitor(monitored) for t in study.of(panel, arm))]
-        for monitored in WATCHED
+def _monitors(study_name: str, study: RLStudy, panel: str) -> Plan | None:
+    arms = [arm for arm in HEADLINE if arm in study.arms(panel)] or list(study.arms(panel)[:MAX_ARMS])
+    arms_by_monitor = {
+        name: [arm for arm in arms if any(t.monitor(name) for t in study.of(panel, arm))] for name in WATCHED
     }
-    shown = [monitored for monitored, with_it in series.items() if with_it]
-    if not shown:
+    plotted = [name for name, with_values in arms_by_monitor.items() if with_values]
+    if not plotted:
         return None
-    figure, axes = small_multiples([WATCHED[monitored][0] for monitored in shown], 2.5)
+    figure, axes = small_multiples([WATCHED[name][0] for name in plotted], 2.5)
     colors = {arm: color for arm, color in zip([a for a in arms if a != BASE], COLORS, strict=False)}
-    for axis, monitored in zip(axes, shown, strict=True):
-        _lines(axis, study, panel, series[monitored], (monitor(monitored), WATCHED[monitored][1]), colors)
+    for axis, name in zip(axes, plotted, strict=True):
+        _lines(axis, study, panel, arms_by_monitor[name], (monitor(name), WATCHED[name][1]), colors)
     legend_below(figure, axes, columns=5)
-    where = f", panel {panel}" if panel else ""
+    title_suffix = f", panel {panel}" if panel else ""
     caption = (
         "Mean over runs, and its 95% t-interval where there are at least two. An arm without a number has no line."
     )
     return (
-        f"{slug(name)}-monitors{'-' * bool(panel)}{slug(panel) if panel else ''}",
-        f"Monitors{where}",
+        f"{slug(study_name)}-monitors{'-' * bool(panel)}{slug(panel) if panel else ''}",
+        f"Monitors{title_suffix}",
         caption,
         figure,
     )
 
 
-def _collapse(name: str, study: RLStudy) -> Plan | None:
-    wanted = [arm for arm in FAMILIES[UPDATE] if arm != BASE]
-    shown = [
+def _rm_accuracy(name: str, study: RLStudy) -> Plan | None:
+    candidates = [arm for arm in FAMILIES[UPDATE] if arm != BASE]
+    plotted = [
         (panel, arms)
         for panel in study.panels
-        if len(arms := [a for a in wanted if any(t.monitor("rm_accuracy") for t in study.of(panel, a))]) > 1
+        if len(arms := [a for a in candidates if any(t.monitor("rm_accuracy") for t in study.of(panel, a))]) > 1
     ]
-    if not shown:
+    if not plotted:
         return None
-    figure, axes = small_multiples([panel for panel, _ in shown], 3.2, width=4.2)
-    for axis, (panel, arms) in zip(axes, shown, strict=True):
+    figure, axes = small_multiples([panel for panel, _ in plotted], 3.2, width=4.2)
+    for axis, (panel, arms) in zip(axes, plotted, strict=True):
         _lines(axis, study, panel, arms, (monitor("rm_accuracy"), 100))
         axis.set_ylabel("accuracy, percent", fontsize=8)
         small_legend(axis)
@@ -128,21 +129,23 @@ def _collapse(name: str, study: RLStudy) -> Plan | None:
 
 
 def _arms(name: str, study: RLStudy) -> Plan | None:
-    found = [(p, arm, e) for p in study.panels for arm, (e, _) in against_base(study, p).items()]
-    shown = [(panel, arm, e) for panel, arm, e in found if e.lo is not None]
-    if not shown:
+    estimates = [(p, arm, e) for p in study.panels for arm, (e, _) in against_base(study, p).items()]
+    plotted = [(panel, arm, e) for panel, arm, e in estimates if e.lo is not None]
+    if not plotted:
         return None
-    figure = Figure(figsize=(7.2, 0.9 + 0.22 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(7.2, 0.9 + 0.22 * len(plotted)), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
     axis = figure.subplots()
     axis.axvline(0, color="#8a8a8a", lw=0.9)
-    for y, (_, _, e) in enumerate(shown):
+    for y, (_, _, e) in enumerate(plotted):
         if e.lo is not None and e.hi is not None:
             color = COLORS[0] if e.lo > 0 else COLORS[1] if e.hi < 0 else "#8a8a8a"
             axis.plot([100 * e.lo, 100 * e.hi], [y, y], color=color, lw=1.6, solid_capstyle="round")
             axis.plot([100 * e.value], [y], "o", ms=5, color=color)
-    axis.set_yticks(range(len(shown)), [f"{arm}{f', {panel}' if panel else ''}" for panel, arm, _ in shown], fontsize=7)
-    axis.set(ylim=(len(shown) - 0.5, -0.5), xlabel=f"{study.metric} after training, minus {BASE}: percentage points")
+    axis.set_yticks(
+        range(len(plotted)), [f"{arm}{f', {panel}' if panel else ''}" for panel, arm, _ in plotted], fontsize=7
+    )
+    axis.set(ylim=(len(plotted) - 0.5, -0.5), xlabel=f"{study.metric} after training, minus {BASE}: percentage points")
     caption = (
         "Paired by SFT seed, RL seed and problem; the intervals of the table. Blue: above zero; orange: below; grey: "
         "neither."
@@ -162,11 +165,11 @@ def _lines(
     study: RLStudy,
     panel: str,
     arms: Sequence[str],
-    what: tuple[Series, float],
+    scaled_series: tuple[Series, float],
     colors: Mapping[str, str] | None = None,
 ) -> None:
-    """A line and a band per arm; GRPO grey and beneath, the others in the palette's order unless told."""
-    picked = colors or dict(zip([arm for arm in arms if arm != BASE], COLORS, strict=False))
+    """Draws a line and a band per arm: GRPO in grey, the others in `colors`, or in the order of the palette."""
+    color_of = colors or dict(zip([arm for arm in arms if arm != BASE], COLORS, strict=False))
     for arm in arms:
-        color = BASE_COLOR if arm == BASE else picked.get(arm, COLORS[-1])
-        draw_line(axis, arm, study.of(panel, arm), what, color)
+        color = BASE_COLOR if arm == BASE else color_of.get(arm, COLORS[-1])
+        draw_line(axis, arm, study.of(panel, arm), scaled_series, color)

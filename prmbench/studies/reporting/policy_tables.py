@@ -1,6 +1,6 @@
-"""A study of RL arms -> its tables and files: before and after, arms against GRPO, answers, monitors, options.
+"""Tables of an RL study: claims, accuracy before and after, arms against GRPO, monitors, options; also CSV and JSON.
 
-Every cell is an estimate of nested_seeds.py; what the reward models were worth before RL is in probe_models.py.
+Every cell is an estimate of nested_seeds.py. The table of the reward models before RL is in probe_models.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OPTIONS = (
     *("alpha", "gae_weight", "p_min", "credit", "group_size", "prompts"),
     *("learning_rate", "rm_learning_rate", "steps"),
 )
-"""What arms are told apart by."""
+"""Options that distinguish arms."""
 SHOWN: dict[str, tuple[str, Callable[[Sequence[float]], float], Unit]] = {
     "right rollouts": ("accuracy", fmean, PERCENT),
     "RM accuracy, early": ("rm_accuracy", early, PERCENT),
@@ -41,12 +41,15 @@ SHOWN: dict[str, tuple[str, Callable[[Sequence[float]], float], Unit]] = {
     "seconds": ("seconds", median, FRACTION),
     "GiB": ("memory_gib", max, FRACTION),
 }
-"""Column -> monitor, what is made of its steps, and how it is written."""
-SINGLE = f"{NOTED} one SFT seed: the interval is over its RL seeds and problems, and says nothing of other SFT seeds."
+"""Column -> (monitor, function of its values over steps, number format)."""
+SINGLE = (
+    f"{NOTED} one SFT seed: the interval is over its RL seeds and problems, "
+    "and does not cover variation between SFT seeds."
+)
 
 
 def grids(study: RLStudy, answered: Sequence[Answer]) -> tuple[Table, ...]:
-    """All tables, the answers first; empty ones are left to the caller."""
+    """Returns all tables, the claims first; some may be empty."""
     return answers_grid(answered), before_after(study), arms_grid(study), comparisons(answered), monitors(study)
 
 
@@ -54,7 +57,7 @@ def grids(study: RLStudy, answered: Sequence[Answer]) -> tuple[Table, ...]:
 
 
 def answers_grid(answered: Sequence[Answer]) -> Table:
-    """Counts of yes, no and unclear."""
+    """Returns the table of claims with their numbers of verdicts yes, no and unclear."""
     groups: list[tuple[Row, ...]] = []
     for panel in dict.fromkeys(a.panel for a in answered):
         rows: list[Row] = []
@@ -67,37 +70,39 @@ def answers_grid(answered: Sequence[Answer]) -> Table:
                 left = Value(kept, "count", suffix=f" of {len(tested)}") if tested else Value(None)
                 rows.append((source, words, panel or DASH, *counts, _count(len(family)), left))
         groups.append(tuple(rows))
-    told = {a.source for a in answered}
+    tested_sources = {a.source for a in answered}
     return Table(
         label="rl-answers",
         title="Do the paper's claims hold here?",
         caption="Yes: the 95% interval lies between the bounds that the comparison names; no: outside them; unclear: "
-        "neither. After Holm: of the answers that are tests against 0, those that stay below 0.05 when p is adjusted "
-        "for all such comparisons of the line.",
+        "neither. After Holm: of the verdicts that are tests against 0, those whose p stays below 0.05 when "
+        "adjusted for all such comparisons of the row.",
         header=("Source", "Claim", "Panel", "Yes", "No", "Unclear", "Comparisons", "After Holm"),
         groups=tuple(group for group in groups if group),
-        notes=tuple(f"{source}, {words}: not asked, there are no runs for it." for source, words in _unasked(told)),
+        notes=tuple(
+            f"{source}, {words}: not tested, there are no runs for it." for source, words in _untested(tested_sources)
+        ),
         text_columns=3,
     )
 
 
-def _unasked(told: set[str]) -> list[tuple[str, str]]:
-    return [(source, words) for source, words in WORDS.items() if source not in told]
+def _untested(tested_sources: set[str]) -> list[tuple[str, str]]:
+    return [(source, words) for source, words in WORDS.items() if source not in tested_sources]
 
 
 def comparisons(answered: Sequence[Answer]) -> Table:
-    """Every comparison with its numbers."""
+    """Returns the table of every comparison."""
     keys = dict.fromkeys((a.source, a.panel) for a in answered)
     groups = tuple(tuple(_comparison(a) for a in answered if (a.source, a.panel) == key) for key in keys)
     return Table(
         label="rl-comparisons",
         title="Every comparison",
-        caption="Paired by SFT seed, RL seed and, for accuracies, problem; in percentage points, or as they are where "
-        "the number is no share. Intervals as in the tables of arms. p is two-sided against 0 and given where the "
-        "bound is 0.",
+        caption="Paired by SFT seed, RL seed and, for accuracies, problem; in percentage points, or in the quantity's "
+        "own unit where it is not a share. Intervals as in the tables of arms. p is two-sided against 0 and given "
+        "where the bound is 0.",
         header=(
-            *("Source", "Panel", "Comparison", "Where", "Answer", "Asked"),
-            *("Found", "Runs above 0", "p", "Holm", "Detectable"),
+            *("Source", "Panel", "Comparison", "Where", "Answer", "Bounds"),
+            *("Estimate", "Runs above 0", "p", "Holm", "Detectable"),
         ),
         groups=groups,
         notes=((f"{len(answered)} comparisons in all.",) if answered else ()) + _single(groups),
@@ -125,7 +130,7 @@ def _comparison(a: Answer) -> Row:
 
 
 def before_after(study: RLStudy) -> Table:
-    """Each arm's policy before and after training: the shape of the paper's Table 5."""
+    """Returns the table of each arm's accuracy before and after training, as in the paper's Table 5."""
     groups = tuple(tuple(_policy(study, panel, arm) for arm in study.arms(panel)) for panel in study.panels)
     return Table(
         label="rl-policies",
@@ -156,13 +161,13 @@ def _policy(study: RLStudy, panel: str, arm: str) -> Row:
 
 
 def _alone(study: RLStudy) -> tuple[str, ...]:
-    """Arms that are no training at all."""
+    """Returns a note that names the arms without training."""
     names = sorted({t.arm for t in study.trained if len(t.steps) == 1})
     return (f"Validated once, without training: {', '.join(names)}.",) if names else ()
 
 
 def arms_grid(study: RLStudy) -> Table:
-    """Each arm's last accuracy minus GRPO's."""
+    """Returns the table of each arm's last accuracy minus GRPO's."""
     groups = []
     for panel in study.panels:
         rows = [
@@ -186,7 +191,7 @@ def arms_grid(study: RLStudy) -> Table:
         title=f"Arms against {BASE}",
         caption=f"{study.metric} after training minus that of {BASE}, paired by SFT seed, RL seed and problem; "
         f"percentage points. {EXPLAINED} Holm: p adjusted for all arms of the panel. Detectable: the smallest true "
-        "difference that this spread lets a test find with power 0.80.",
+        "difference that a test finds with power 0.80, given this spread.",
         header=("Panel", "Arm", "SFT seeds", "Runs", f"Minus {BASE}", "Runs above 0", "p", "Holm", "Detectable"),
         groups=kept,
         notes=_single(kept),
@@ -195,7 +200,7 @@ def arms_grid(study: RLStudy) -> Table:
 
 
 def estimate_value(found: Estimate | None, unit: Unit) -> Value:
-    """An estimate with its interval, a dagger when of one SFT seed only."""
+    """Returns `91.2 [88.0, 94.1]`, with a dagger when of one SFT seed only."""
     if found is None:
         return Value(None, unit)
     return Value(found.value, unit, found.lo, found.hi, marks=NOTED * found.single)
@@ -209,7 +214,7 @@ def _single(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
 
 
 def monitors(study: RLStudy) -> Table:
-    """Means over runs of what was watched; columns that no run recorded are left out."""
+    """Returns the table of monitored values, means over runs; monitors that no run recorded are left out."""
     found = {
         (panel, arm): {name: estimate(study.monitored(panel, arm, *how[:2])) for name, how in SHOWN.items()}
         for panel in study.panels
@@ -227,11 +232,11 @@ def monitors(study: RLStudy) -> Table:
         groups.append(tuple(rows))
     return Table(
         label="rl-monitors",
-        title="What was watched in training",
+        title="Monitors of training",
         caption="Means over SFT seeds of means over RL seeds; over all steps of a run, or its first (early) or last "
         "(late) quarter. Right rollouts, RM accuracy and mass in percent; entropy and KL in nats per token. RM gap: "
-        "the reward model's mean probability of being right minus the share that is. Seconds: median of a step, which "
-        "another machine changes. Alarms: runs that raised each.",
+        "the reward model's mean probability of being right minus the share that is. Seconds: median time of a step, "
+        "which depends on the machine. Alarms: number of runs that raised each.",
         header=("Panel", "Arm", *shown, "alarms"),
         groups=tuple(group for group in groups if group),
         text_columns=2,
@@ -239,19 +244,19 @@ def monitors(study: RLStudy) -> Table:
 
 
 def alarms(runs: Sequence[Trained]) -> str:
-    """`entropy 3, length 1`: how many runs raised an alarm at least once."""
+    """Returns the numbers of runs that raised each alarm at least once: `entropy 3, length 1`."""
     raised = Counter(name for t in runs for name in sorted({a for line in t.lines for a in line.get("alarms") or ()}))
     return ", ".join(f"{name} {raised[name]}" for name in sorted(raised)) or DASH
 
 
 def options_grid(study: RLStudy) -> Table:
-    """What each arm was told; options that no run recorded are left out."""
-    names = list(dict.fromkeys((t.panel, t.arm) for t in study.trained))
-    told = {key: {option: _option(study.of(*key), option) for option in OPTIONS} for key in names}
-    shown = [option for option in OPTIONS if any(cells[option] != DASH for cells in told.values())]
+    """Returns the table of each arm's options; options that no run recorded are left out."""
+    arms = list(dict.fromkeys((t.panel, t.arm) for t in study.trained))
+    values = {key: {option: _option_text(study.of(*key), option) for option in OPTIONS} for key in arms}
+    shown = [option for option in OPTIONS if any(cells[option] != DASH for cells in values.values())]
     rows: dict[tuple[Cell, ...], list[str]] = {}
-    for panel, arm in names:
-        rows.setdefault((arm, *(told[panel, arm][option] for option in shown)), []).append(panel or DASH)
+    for panel, arm in arms:
+        rows.setdefault((arm, *(values[panel, arm][option] for option in shown)), []).append(panel or DASH)
     lines = tuple((" ".join(panels), *row) for row, panels in rows.items())
     return Table(
         label="rl-options",
@@ -263,9 +268,9 @@ def options_grid(study: RLStudy) -> Table:
     )
 
 
-def _option(runs: Sequence[Trained], name: str) -> str:
-    found = {_text(t.run.result.manifest.config.get(name)) for t in runs}
-    return found.pop() if len(found) == 1 else "varies"
+def _option_text(runs: Sequence[Trained], name: str) -> str:
+    texts = {_text(t.run.result.manifest.config.get(name)) for t in runs}
+    return texts.pop() if len(texts) == 1 else "varies"
 
 
 def _text(value: object) -> str:
@@ -278,7 +283,7 @@ def _text(value: object) -> str:
 
 
 def csv(study: RLStudy, probes: Study) -> str:
-    """Every row of every training run, then what is asked of the probes' reward models; six decimals."""
+    """Returns every row of every RL run and of the probes as CSV; six decimals."""
     lines: list[tuple[object, ...]] = [
         (m.model, t.panel, t.arm, *t.seeds, m.run_id, row.subset, row.protocol, row.metric, row.value)
         for t in study.trained
@@ -296,20 +301,20 @@ def csv(study: RLStudy, probes: Study) -> str:
 
 
 def numbers(study: RLStudy, answered: Sequence[Answer]) -> dict[str, object]:
-    """Arms and answers as fractions with six decimals, for programs."""
+    """Returns arms and answers as fractions with six decimals, for JSON."""
     arms = {}
     for panel in study.panels:
-        over = against_base(study, panel)
+        against_grpo = against_base(study, panel)
         for arm in study.arms(panel):
-            parts = {
+            estimates = {
                 "before": estimate(study.accuracy(panel, arm, 0)),
                 "after": estimate(study.accuracy(panel, arm, -1)),
                 "gain": estimate(study.gain(panel, arm)),
-                f"minus_{BASE}": over[arm][0] if arm in over else None,
+                f"minus_{BASE}": against_grpo[arm][0] if arm in against_grpo else None,
             }
-            arms[f"{panel} {arm}".strip()] = {k: _rounded(asdict(e)) for k, e in parts.items() if e is not None}
-    told = [{**_rounded(asdict(a)), "found": _rounded(asdict(a.found))} for a in answered]
-    return {"metric": study.metric, "arms": arms, "answers": told}
+            arms[f"{panel} {arm}".strip()] = {k: _rounded(asdict(e)) for k, e in estimates.items() if e is not None}
+    answer_records = [{**_rounded(asdict(a)), "found": _rounded(asdict(a.found))} for a in answered]
+    return {"metric": study.metric, "arms": arms, "answers": answer_records}
 
 
 def _rounded(values: dict[str, object]) -> dict[str, object]:

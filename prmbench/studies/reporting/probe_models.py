@@ -1,6 +1,6 @@
-"""Reward models of the miniature as the RL study asks about them: with shuffled outcomes, with a marker, before RL.
+"""Data ablations of the reward models, called probes: trained on shuffled outcomes or with a late marker.
 
-F1 is read as the miniature's own study reads it: process level, threshold tuned on val.
+F1 is measured as in the reward model study: process level, threshold tuned on val.
 """
 
 from __future__ import annotations
@@ -27,50 +27,50 @@ PROBES = {
 }
 SCENES = ("onpolicy", "injected")
 NO_CHANGE = 0.05
-"""A change of F1 smaller than this counts as none."""
+"""A change of F1 smaller than this counts as no change."""
 
 PANEL_OF = {"plain": "", "marker": "marker1"}
-"""Panel -> the probe whose reward models its arms start from."""
+"""Panel of the RL study -> the probe whose reward models its arms start from."""
 
 
 def is_probe(manifest: RunManifest) -> bool:
-    """A method of these experiments: it has no place in the miniature's own tables."""
+    """Whether a run is of a probe. Probes are not in the tables of the reward model study."""
     return PROBE.fullmatch(manifest.model) is not None
 
 
 def name(method: str, probe: str) -> str:
-    """`ipvrm`, `ipvrm_marker1`."""
+    """Returns a probe's model name, such as `ipvrm_marker1`; the method itself for no probe."""
     return f"{method}_{probe}" if probe else method
 
 
 def f1(models: Study, method: str, probe: str, scene: str) -> BySeed:
-    """World -> first-error F1."""
+    """Returns first-error F1 on a subset by world."""
     return models.f1(name(method, probe), PROCESS, (scene,))
 
 
 def questions(models: Study) -> list[Question]:
-    """What the probes ask; those without a run have no numbers."""
+    """Returns the questions about the probes; those without runs have no values."""
     return [q for scene in SCENES for q in (*_shuffled(models, scene), *_marked(models, scene))]
 
 
 def _shuffled(models: Study, scene: str) -> Iterator[Question]:
     for method in METHODS:
         shuffled = name(method, "shuffled")
-        known = f1(models, method, "shuffled", scene)
+        probe_f1 = f1(models, method, "shuffled", scene)
         floor = models.by_seed("steps", shuffled, ("floor/random", "floor", "f1"), (scene,))
-        gap = difference(by_world(known), by_world(floor))
+        gap = difference(by_world(probe_f1), by_world(floor))
         yield Question(
             "shuffled", "", f"{shuffled} - random scores", f"F1, {scene}", gap, low=-math.inf, high=NO_CHANGE
         )
-        gap = difference(by_world(f1(models, method, "", scene)), by_world(known))
+        gap = difference(by_world(f1(models, method, "", scene)), by_world(probe_f1))
         yield Question("shuffled", "", f"{method} - {shuffled}", f"F1, {scene}", gap)
 
 
 def _marked(models: Study, scene: str) -> Iterator[Question]:
-    read = {(m, p): by_world(f1(models, m, p, scene)) for m in METHODS for p in ("marker0", "marker1", "marker5")}
-    drops = {m: difference(read[m, "marker0"], read[m, "marker1"]) for m in METHODS}
+    f1_of = {(m, p): by_world(f1(models, m, p, scene)) for m in METHODS for p in ("marker0", "marker1", "marker5")}
+    drops = {m: difference(f1_of[m, "marker0"], f1_of[m, "marker1"]) for m in METHODS}
     for m in METHODS:
-        harmless = difference(read[m, "marker0"], read[m, "marker5"])
+        harmless = difference(f1_of[m, "marker0"], f1_of[m, "marker5"])
         comparison = f"{name(m, 'marker0')} - {name(m, 'marker5')}"
         yield Question("marker", "", comparison, f"F1, {scene}", harmless, low=-math.inf, high=NO_CHANGE)
         comparison = f"{name(m, 'marker0')} - {name(m, 'marker1')}"
@@ -78,18 +78,18 @@ def _marked(models: Study, scene: str) -> Iterator[Question]:
             yield Question("marker", "", comparison, f"F1, {scene}", drops[m], low=-math.inf, high=NO_CHANGE)
         else:
             yield Question("marker", "", comparison, f"F1, {scene}", drops[m])
-            less = difference(drops[m], drops[METHODS[0]])
-            yield Question("marker", "", f"drop of {m} - drop of {METHODS[0]}", f"F1, {scene}", less)
-            ahead = difference(read[METHODS[0], "marker1"], read[m, "marker1"])
+            drop_difference = difference(drops[m], drops[METHODS[0]])
+            yield Question("marker", "", f"drop of {m} - drop of {METHODS[0]}", f"F1, {scene}", drop_difference)
+            lead = difference(f1_of[METHODS[0], "marker1"], f1_of[m, "marker1"])
             comparison = f"{name(METHODS[0], 'marker1')} - {name(m, 'marker1')}"
-            yield Question("marker", "", comparison, f"F1, {scene}", ahead)
+            yield Question("marker", "", comparison, f"F1, {scene}", lead)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
 
 
 def probe_grid(models: Study) -> Table:
-    """F1 of every method under every probe."""
+    """Returns the table of F1 of every method and probe."""
     groups: list[tuple[Row, ...]] = []
     for method in METHODS:
         rows: list[Row] = []
@@ -120,7 +120,7 @@ def _probed(models: Study, method: str) -> list[str]:
 
 
 def _floor(models: Study, scene: str) -> list[float]:
-    known: BySeed = {}
+    by_world: BySeed = {}
     for method in models.methods:
-        known |= models.by_seed("steps", method, ("floor/random", "floor", "f1"), (scene,))
-    return list(known.values())
+        by_world |= models.by_seed("steps", method, ("floor/random", "floor", "f1"), (scene,))
+    return list(by_world.values())

@@ -1,6 +1,6 @@
-"""The paper's claims, asked of a study: paired differences over seeds, and yes, no or unclear.
+"""The paper's claims, tested on a study of reward models: paired differences over seeds with a verdict each.
 
-A claim says which of its comparisons hold; it never says that the paper is right or wrong about other models.
+A verdict is about one comparison in this study; it does not say whether the paper is right about other models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WORDS: dict[str, str] = {
     "T10": "a margin above 0 is better than none",
     "T14": "process-level reading beats prefix reading",
 }
-"""The paper's tables and what each is taken to claim."""
+"""The paper's tables and the claim that each is read as."""
 ALPHA = 0.05
 
 
@@ -50,23 +50,23 @@ class Claim:
     """p, adjusted for all comparisons of the same table and constants."""
 
 
-Asked = tuple[str, str, str, BySeed, BySeed]
-"""Table, comparison, where, the side that the paper holds better, the other side."""
+Comparison = tuple[str, str, str, BySeed, BySeed]
+"""(table, comparison, where, values of the side that the paper claims is better, values of the other side)."""
 
 
 def claims(study: Study) -> list[Claim]:
-    """Every comparison that the runs allow, by table; those without a common seed are left out."""
-    found: list[Claim] = []
+    """Returns every comparison that the runs allow, by table; those without a common seed are left out."""
+    adjusted: list[Claim] = []
     for constants, suffix in (("tuned", ""), ("paper", PAPER)):
-        made = [_claim(constants, asked) for asked in _questions(study, suffix)]
+        tested = [_test_claim(constants, comparison) for comparison in _comparisons(study, suffix)]
         for source in WORDS:
-            found += _adjusted([claim for claim in made if claim is not None and claim.source == source])
-    return sorted(found, key=lambda claim: list(WORDS).index(claim.source))
+            adjusted += _adjust_p([claim for claim in tested if claim is not None and claim.source == source])
+    return sorted(adjusted, key=lambda claim: list(WORDS).index(claim.source))
 
 
 def missing(study: Study) -> dict[str, str]:
-    """Tables about which the runs say nothing -> why."""
-    told = {claim.source for claim in claims(study)}
+    """Returns the tables that the runs cannot test, each with the reason."""
+    tested = {claim.source for claim in claims(study)}
     needs = {
         "T1": "ipvrm, another method and best-of-N runs",
         "T2": "ipvrm and another method",
@@ -75,56 +75,56 @@ def missing(study: Study) -> dict[str, str]:
         "T10": "two ipvrm recipes that differ in nothing but the margin, one of them 0",
         "T14": "a log-ratio method's step scores",
     }
-    return {source: f"needs {words}" for source, words in needs.items() if source not in told}
+    return {source: f"needs {runs}" for source, runs in needs.items() if source not in tested}
 
 
-def _claim(constants: str, asked: Asked) -> Claim | None:
-    source, comparison, where, first, second = asked
-    found = paired(first, second)
-    if found is None:
+def _test_claim(constants: str, comparison: Comparison) -> Claim | None:
+    source, sides, where, first, second = comparison
+    test = paired(first, second)
+    if test is None:
         return None
     verdict = "unclear"
-    if found.lo is not None and found.hi is not None:
-        verdict = "yes" if found.lo > 0 else "no" if found.hi < 0 else "unclear"
+    if test.lo is not None and test.hi is not None:
+        verdict = "yes" if test.lo > 0 else "no" if test.hi < 0 else "unclear"
     return Claim(
         name=WORDS[source],
         source=source,
         constants=constants,
-        comparison=comparison,
+        comparison=sides,
         where=where,
-        difference=found.difference,
-        lo=found.lo,
-        hi=found.hi,
-        p=found.p,
-        n=found.n,
-        positive=found.positive,
-        mdd=found.mdd,
+        difference=test.difference,
+        lo=test.lo,
+        hi=test.hi,
+        p=test.p,
+        n=test.n,
+        positive=test.positive,
+        mdd=test.mdd,
         verdict=verdict,
     )
 
 
-def _adjusted(family: list[Claim]) -> list[Claim]:
-    known = [claim for claim in family if claim.p is not None]
-    adjusted = iter(holm([claim.p or 0.0 for claim in known]))
+def _adjust_p(family: list[Claim]) -> list[Claim]:
+    """Sets Holm's adjusted p of the claims that have a p."""
+    adjusted = iter(holm([claim.p for claim in family if claim.p is not None]))
     return [claim if claim.p is None else replace(claim, holm=next(adjusted)) for claim in family]
 
 
-# --- what the paper's tables say ------------------------------------------------------------------------------
+# --- comparisons of the paper's tables-------------------------------------------------------------------------
 
 
-def _questions(study: Study, suffix: str) -> Iterator[Asked]:
+def _comparisons(study: Study, suffix: str) -> Iterator[Comparison]:
     ipvrm = f"ipvrm{suffix}"
     for rival in RIVALS:
-        yield from _generalises(study, ipvrm, f"{rival}{suffix}")
-        yield from _picks(study, "T1", ipvrm, f"{rival}{suffix}", each=True)
+        yield from _compare_generalization(study, ipvrm, f"{rival}{suffix}")
+        yield from _compare_best_of_n(study, "T1", ipvrm, f"{rival}{suffix}", each=True)
     early, late = f"ipvrm_early{suffix}", f"ipvrm_late{suffix}"
     for first, second in ((late, ipvrm), (ipvrm, early), (late, early)):
-        yield from _picks(study, "T3", first, second)
-        yield from _finds(study, "T4", second, first)
-    for first, second in _margins(study):  # the recipes themselves say which margins there are
+        yield from _compare_best_of_n(study, "T3", first, second)
+        yield from _compare_f1(study, "T4", second, first)
+    for first, second in _margin_pairs(study):
         if first.endswith(PAPER) == bool(suffix):
-            yield from _picks(study, "T10", first, second)
-            yield from _finds(study, "T10", first, second)
+            yield from _compare_best_of_n(study, "T10", first, second)
+            yield from _compare_f1(study, "T10", first, second)
     for method in (ipvrm, *(f"{rival}{suffix}" for rival in RIVALS)):
         if study.chosen("steps", method, ("prefix_sum",)):
             for where, subsets in SCENES.items():
@@ -132,16 +132,16 @@ def _questions(study: Study, suffix: str) -> Iterator[Asked]:
                 yield "T14", f"{method}: step_sum - prefix_sum", where, steps, prefixes
 
 
-def _finds(study: Study, source: str, first: str, second: str) -> Iterator[Asked]:
-    """Process-level F1 in the three scenes."""
+def _compare_f1(study: Study, source: str, first: str, second: str) -> Iterator[Comparison]:
+    """Yields comparisons of process-level F1 in the three groups of subsets."""
     for where, subsets in SCENES.items():
         sides = study.f1(first, PROCESS, subsets), study.f1(second, PROCESS, subsets)
         yield source, f"{first} - {second}", where, *sides
 
 
-def _generalises(study: Study, first: str, second: str) -> Iterator[Asked]:
-    """The scenes, each format by itself, and the change from the sampled format to the others."""
-    yield from _finds(study, "T2", first, second)
+def _compare_generalization(study: Study, first: str, second: str) -> Iterator[Comparison]:
+    """Yields comparisons of F1 in the groups of subsets and in each format, and of the change between formats."""
+    yield from _compare_f1(study, "T2", first, second)
     for shift in SHIFTS:
         yield (
             "T2",
@@ -154,8 +154,8 @@ def _generalises(study: Study, first: str, second: str) -> Iterator[Asked]:
     yield "T2", f"{first} - {second}", "change under shifts", *changes
 
 
-def _picks(study: Study, source: str, first: str, second: str, each: bool = False) -> Iterator[Asked]:
-    """Best-of-N by each method's own sequence score: the mean over N, and every N by itself when asked."""
+def _compare_best_of_n(study: Study, source: str, first: str, second: str, each: bool = False) -> Iterator[Comparison]:
+    """Yields comparisons of best-of-N by each method's own score: the mean over N, with `each` also every N."""
     sizes = study.group_sizes()
     if sizes:
         yield source, f"{first} - {second}", "best of N, mean", study.best_of(first), study.best_of(second)
@@ -164,8 +164,8 @@ def _picks(study: Study, source: str, first: str, second: str, each: bool = Fals
         yield source, f"{first} - {second}", f"best of {n}", *sides
 
 
-def _margins(study: Study) -> Iterator[tuple[str, str]]:
-    """(with a margin, without): standard IPVRM recipes that differ in nothing else."""
+def _margin_pairs(study: Study) -> Iterator[tuple[str, str]]:
+    """Yields (method with a margin, method without one): standard IPVRM recipes that differ in nothing else."""
     recipes = {
         name: recipe
         for name, recipe in study.recipes.items()
@@ -173,15 +173,17 @@ def _margins(study: Study) -> Iterator[tuple[str, str]]:
     }
     for first, recipe in recipes.items():
         for second, other in recipes.items():
-            alike = {k: v for k, v in recipe.items() if k != "margin"} == {
-                k: v for k, v in other.items() if k != "margin"
-            }
-            if alike and _margin(other) == 0 and _margin(recipe) > 0:
+            if _without_margin(recipe) == _without_margin(other) and _margin(other) == 0 and _margin(recipe) > 0:
                 yield first, second
+
+
+def _without_margin(recipe: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in recipe.items() if name != "margin"}
 
 
 def _margin(recipe: dict[str, str]) -> float:
     try:
         return float(recipe["margin"])
     except ValueError:
-        return -1.0  # `varies`: comparable with nothing
+        # `varies`: the margin differs between seeds, so the recipe is not compared.
+        return -1.0

@@ -1,4 +1,4 @@
-"""Figures of a study of reward models. Same style and bytes as report/figures.py, which draws them."""
+"""Figures of the reward model study, in the style of report/figures.py, which draws them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from prmbench.studies.reporting.reward_model_runs import PROCESS, Study
 from prmbench.studies.reporting.reward_model_tables import f1_columns, over_seeds
 
 FOREST = (*SCENES, "change under shifts", "best of N, mean")
-"""What the figure of comparisons shows; single formats and single N are in the table."""
+"""Comparisons in the figure; single formats and single N are in the table alone."""
 VERDICT_COLORS = {"yes": "#0072B2", "no": "#D55E00", "unclear": "#8a8a8a"}
 
 
-def plans(found: Study, claims: Sequence[Claim]) -> list[Plan]:
-    """F1 by method and subset, best-of-N against N, and every comparison with its interval."""
-    plans = [_study_f1(found), _study_best_of_n(found)]
-    return [plan for plan in (*plans, _forest(claims)) if plan is not None]
+def plans(study: Study, claims: Sequence[Claim]) -> list[Plan]:
+    """Returns figures of F1 by method and subset, of best-of-N against N, and of every comparison with its interval."""
+    candidates = (_study_f1(study), _study_best_of_n(study), _forest(claims))
+    return [plan for plan in candidates if plan is not None]
 
 
-def _study_f1(found: Study) -> Plan | None:
-    columns = {m: f1_columns(found, m, PROCESS, "calibrated") for m in found.methods}
+def _study_f1(study: Study) -> Plan | None:
+    columns = {m: f1_columns(study, m, PROCESS, "calibrated") for m in study.methods}
     columns = {m: cells for m, cells in columns.items() if any(cells.values())}
     names = [n for n in ("onpolicy", "injected", "mean of shifts") if any(cells.get(n) for cells in columns.values())]
     if not names:
@@ -37,7 +37,7 @@ def _study_f1(found: Study) -> Plan | None:
         axis.set(xlabel="F1, percent", ylim=(len(columns) - 0.5, -0.5))
         axis.set_yticks(range(len(columns)), list(columns) if axis is axes[0] else [""] * len(columns))
         axis.grid(axis="x", color="#e6e6e6", lw=0.6, zorder=-1)
-    caption = f"Process level, threshold tuned on val. Mean over {len(found.seeds)} seeds with its 95% t-interval."
+    caption = f"Process level, threshold tuned on val. Mean over {len(study.seeds)} seeds with its 95% t-interval."
     return "miniature-f1", "First-error F1 by method", caption, figure
 
 
@@ -49,13 +49,13 @@ def _bar(axis: Axes, cell: Mean | None, y: float, color: str) -> None:
     axis.plot([100 * cell.value], [y], "o", ms=5, color=color)
 
 
-def _study_best_of_n(found: Study) -> Plan | None:
-    sizes = found.group_sizes()
+def _study_best_of_n(study: Study) -> Plan | None:
+    sizes = study.group_sizes()
     if not sizes:
         return None
     figure, (axis,) = panels_in_a_row([""], 5.2, 3.6)
-    for i, method in enumerate([m for m in found.methods if found.best_of(m)][: len(PALETTE)]):
-        cells = [(n, cell) for n in sizes if (cell := over_seeds(found.best_of(method, sizes=(n,))))]
+    for i, method in enumerate([m for m in study.methods if study.best_of(m)][: len(PALETTE)]):
+        cells = [(n, cell) for n in sizes if (cell := over_seeds(study.best_of(method, sizes=(n,))))]
         points = [100 * cell.value for _, cell in cells]
         axis.plot([n for n, _ in cells], points, "o-", ms=4, color=PALETTE[i], label=legend_label(method))
     axis.set_xscale("log", base=2)
@@ -68,16 +68,16 @@ def _study_best_of_n(found: Study) -> Plan | None:
 
 
 def _forest(claims: Sequence[Claim]) -> Plan | None:
-    told = [c for c in claims if c.lo is not None and c.constants == "tuned"]
-    shown = [c for c in told if c.where in FOREST][: 2 * MOST_LINES]
-    if not shown:
+    tested = [c for c in claims if c.lo is not None and c.constants == "tuned"]
+    plotted = [c for c in tested if c.where in FOREST][: 2 * MOST_LINES]
+    if not plotted:
         return None
-    figure, (axis,) = panels_in_a_row([""], 7.4, 0.9 + 0.2 * len(shown))
+    figure, (axis,) = panels_in_a_row([""], 7.4, 0.9 + 0.2 * len(plotted))
     axis.axvline(0, color="#8a8a8a", lw=0.9)
-    for y, claim in enumerate(shown):
+    for y, claim in enumerate(plotted):
         _bar(axis, Mean(claim.difference, claim.lo, claim.hi, claim.n), y, VERDICT_COLORS[claim.verdict])
-    axis.set_yticks(range(len(shown)), [f"{c.source}  {c.comparison}, {c.where}" for c in shown], fontsize=7)
-    axis.set(ylim=(len(shown) - 0.5, -0.5), xlabel="difference, percentage points; right of 0 agrees with the paper")
-    words = "Tuned constants. Blue: the interval lies above zero; orange: below; grey: neither."
-    words += f" {len(shown)} of {len(told)} comparisons; the table has all." if len(shown) < len(told) else ""
-    return "miniature-claims", "The paper's claims, compared", words, figure
+    axis.set_yticks(range(len(plotted)), [f"{c.source}  {c.comparison}, {c.where}" for c in plotted], fontsize=7)
+    axis.set(ylim=(len(plotted) - 0.5, -0.5), xlabel="difference, percentage points; right of 0 agrees with the paper")
+    caption = "Tuned constants. Blue: the interval lies above zero; orange: below; grey: neither."
+    caption += f" {len(plotted)} of {len(tested)} comparisons; the table has all." if len(plotted) < len(tested) else ""
+    return "miniature-claims", "The paper's claims, compared", caption, figure

@@ -1,7 +1,6 @@
-"""Runs of several methods and seeds on the same worlds -> one value per method, question and seed.
+"""Gathers the runs of the reward model study into one value per method, metric and seed.
 
-Means and intervals are made of these in reward_model_tables.py, paired claims in reward_model_claims.py; nothing is
-tested here.
+reward_model_tables.py makes means and intervals from them, reward_model_claims.py paired tests.
 """
 
 from __future__ import annotations
@@ -18,80 +17,83 @@ from prmbench.tasks import find_task
 from prmbench.tasks.wording import rule_and_readout
 
 STUDY = "miniature"
-"""The benchmark whose runs form a study: many seeds, one world each."""
+"""The benchmark whose runs form the study: many seeds, one world each."""
 PAPER = "_paper"
-"""Ends the name of a method that was trained with the paper's own constants."""
+"""Suffix of the names of methods that were trained with the paper's own constants."""
 METHODS = ("ipvrm", "ipvrm_early", "ipvrm_late", "ipvrm_m0", "implicit_prm", "dpo_rm", "q_rm")
 SHIFTS = ("headers", "separators", "words", "merged", "verbose")
 """Subsets that hold the on-policy traces in another format."""
 TUNING = "val"
 PROCESS, PREFIX, PREFIX_MEAN = ("step_sum", "step_diff", "as_is"), ("prefix_sum", "as_is"), ("prefix_mean", "as_is")
-"""What a method is read by: the first of these that it has; log-ratios first, then value heads, then probabilities."""
+"""Readouts of steps and of prefixes in order of preference: log-ratios, then value heads, then probabilities."""
 RECIPE = ("loss", "beta", "margin", "learning_rate", "updates")
-"""What every recipe is shown by, where it has it."""
-RULES_KEPT = ("calibrated", "oracle")
+"""Options of a recipe that come first in its table."""
+F1_RULES = ("calibrated", "oracle")
 COLUMNS = ("task", "method", "seed", "run_id", "subset", "protocol", "rule", "readout", "metric", "value")
 
 Key = tuple[str, str, str, str, str, str]
-"""Task, method, readout, rule, metric, subset."""
+"""(task, method, readout, rule, metric, subset)."""
 BySeed = dict[int, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Everything that tables and claims are made of."""
+    """The runs of the study, and their values by method and seed."""
 
     runs: tuple[Run, ...]
     table: pd.DataFrame
-    """COLUMNS: the numbers the study uses, one line each; sorted."""
+    """The numbers that the study uses, one per row, with the columns COLUMNS; sorted."""
     recipes: dict[str, dict[str, str]]
-    """Method -> how it was trained; `varies` where its seeds differ."""
+    """Method -> option -> value; `varies` where its seeds differ."""
     values: dict[Key, BySeed]
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """In a fixed order: tuned before the paper's constants, known before others."""
+        """The methods in table order: tuned constants before the paper's, then as in METHODS."""
         return tuple(sorted(self.recipes, key=_method_rank))
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of any run."""
+        """The seeds of all runs."""
         return tuple(sorted({seed_of(run.result.manifest) for run in self.runs}))
 
     def subsets(self, task: str) -> tuple[str, ...]:
-        """What a task is reported on: all its subsets but the one that thresholds are tuned on, if there are others."""
-        found = {key[5] for key in self.values if key[0] == task}
-        return tuple(sorted(found - {TUNING} or found, key=_subset_rank))
+        """Returns the subsets of a task in table order, without the tuning subset unless it is the only one."""
+        names = {key[5] for key in self.values if key[0] == task}
+        return tuple(sorted(names - {TUNING} or names, key=_subset_rank))
 
     def sizes(self) -> dict[str, str]:
-        """Subset -> its number of labelled traces, over the seeds: `300`, or `296-300`."""
-        found: dict[str, set[int]] = {}
+        """Returns the number of labelled traces by subset, as a range over seeds: `300`, or `296-300`."""
+        counts: dict[str, set[int]] = {}
         for run in self.runs:
             for row in run.result.rows if run.result.manifest.task == "steps" else ():
                 if not row.subset.startswith("avg["):
-                    found.setdefault(row.subset, set()).add(row.n)
-        spans = {name: (min(found[name]), max(found[name])) for name in sorted(found, key=_subset_rank)}
-        return {name: str(lo) if lo == hi else f"{lo}-{hi}" for name, (lo, hi) in spans.items()}
+                    counts.setdefault(row.subset, set()).add(row.n)
+        ranges = {name: (min(counts[name]), max(counts[name])) for name in sorted(counts, key=_subset_rank)}
+        return {name: str(lo) if lo == hi else f"{lo}-{hi}" for name, (lo, hi) in ranges.items()}
 
     def group_sizes(self) -> tuple[int, ...]:
-        """The N of best-of-N that every method's runs have."""
-        found: dict[str, set[int]] = {}
+        """Returns the N of best-of-N that all methods have."""
+        sizes: dict[str, set[int]] = {}
         for task, method, _, _, metric, _ in self.values:
             if task == "best_of_n" and metric.startswith("best_of@"):
-                found.setdefault(method, set()).add(int(metric.partition("@")[2]))
-        return tuple(sorted(set.intersection(*found.values()))) if found else ()
+                sizes.setdefault(method, set()).add(int(metric.partition("@")[2]))
+        return tuple(sorted(set.intersection(*sizes.values()))) if sizes else ()
 
     def reads(self, task: str, method: str) -> tuple[str, ...]:
-        """Readouts that the method has numbers for."""
+        """Returns the readouts that the method has values for."""
         return tuple(sorted({key[2] for key in self.values if key[:2] == (task, method) and key[2]}))
 
     def chosen(self, task: str, method: str, wanted: Sequence[str]) -> str:
-        """The first of the wanted readouts that the method has; empty when it has none."""
-        have = self.reads(task, method)
-        return next((name for name in wanted if name in have), "")
+        """Returns the first of the wanted readouts that the method has; empty when it has none."""
+        available = self.reads(task, method)
+        return next((name for name in wanted if name in available), "")
 
     def by_seed(self, task: str, method: str, how: tuple[str, str, str], subsets: Sequence[str]) -> BySeed:
-        """Seed -> mean over the subsets of (readout, rule, metric); seeds that lack one of them are left out."""
+        """Returns, by seed, the mean over the subsets of one (readout, rule, metric).
+
+        Seeds without a value for every subset are left out.
+        """
         parts = [self.values.get((task, method, *how, subset), {}) for subset in subsets]
         if not parts:
             return {}
@@ -99,16 +101,16 @@ class Study:
         return {seed: fmean(part[seed] for part in parts) for seed in sorted(seeds)}
 
     def f1(self, method: str, wanted: Sequence[str], subsets: Sequence[str], rule: str = "calibrated") -> BySeed:
-        """First-error F1 under a threshold rule."""
+        """Returns first-error F1 by seed under a threshold rule."""
         return self.by_seed("steps", method, (self.chosen("steps", method, wanted), rule, "f1"), subsets)
 
     def change(self, method: str, wanted: Sequence[str], rule: str = "calibrated") -> BySeed:
-        """F1 on the shifted formats minus F1 on the same traces as sampled; below zero when shifts hurt."""
+        """Returns F1 on the shifted formats minus F1 on the traces as sampled, by seed; negative when shifts hurt."""
         shifted, plain = (self.f1(method, wanted, names, rule) for names in (SHIFTS, ("onpolicy",)))
         return {seed: shifted[seed] - plain[seed] for seed in shifted.keys() & plain.keys()}
 
     def best_of(self, method: str, metric: str = "best_of", sizes: Sequence[int] = ()) -> BySeed:
-        """Accuracy of picking by the method's own sequence score, the mean over the N asked for (default: all)."""
+        """Returns best-of-N accuracy by the method's own score, by seed: the mean over `sizes` (default: all N)."""
         how = (self.chosen("best_of_n", method, own(method)), "last")
         names = self.subsets("best_of_n")
         wanted = sizes or self.group_sizes()
@@ -118,19 +120,19 @@ class Study:
 
 
 def own(method: str) -> tuple[str, ...]:
-    """The readouts that are a method's own prefix value: the mean for IPVRM and Q-RM, as trained, else the sum."""
+    """Returns the readouts of a method's own prefix value: the mean for IPVRM and Q-RM, as trained, else the sum."""
     return PREFIX_MEAN if method.startswith(("ipvrm", "q_rm")) else PREFIX
 
 
 def study(runs: Sequence[Run]) -> Study:
-    """Gathers the runs of a study; the order of the runs does not matter."""
+    """Gathers the runs of a study, in any order."""
     lines = [
         (m.task, m.model, seed_of(m), m.run_id, row.subset, row.protocol, *how, row.metric, row.value)
         for run in runs
         for m in [run.result.manifest]
         for row in run.result.rows
         for how in [rule_and_readout(row.protocol, find_task(m.task).has_threshold)]
-        if _kept(m.task, row, how[0])
+        if _is_used(m.task, row, how[0])
     ]
     table = pd.DataFrame(lines, columns=list(COLUMNS))
     order = ["task", "method", "seed", "protocol", "subset", "metric"]
@@ -145,37 +147,38 @@ def study(runs: Sequence[Run]) -> Study:
 
 
 def seed_of(manifest: RunManifest) -> int:
-    """The world's seed, which pairs the methods."""
-    given = manifest.config.get("seed")
-    return given if isinstance(given, int) else manifest.seed
+    """Returns the seed of the run's world; methods are paired by it."""
+    world_seed = manifest.config.get("seed")
+    return world_seed if isinstance(world_seed, int) else manifest.seed
 
 
 def _run_order(manifest: RunManifest) -> tuple[object, ...]:
     return _method_rank(manifest.model), seed_of(manifest), manifest.task, manifest.run_id
 
 
-def _kept(task: str, row: MetricRow, rule: str) -> bool:
-    """Readouts of `values` only; of best-of-N the last step's score, of F1 two threshold rules."""
+def _is_used(task: str, row: MetricRow, rule: str) -> bool:
+    """Whether the study uses a row: one subset, the main series, and of each task the rules that its tables show."""
     if row.subset.startswith(("avg[", "micro[")) or "." in row.protocol.split("/")[0]:
         return False
     if task == "steps":
-        return row.metric == "f1" and (rule in RULES_KEPT or row.protocol == "floor/random")
+        return row.metric == "f1" and (rule in F1_RULES or row.protocol == "floor/random")
     if task == "best_of_n":
         return rule in ("last", "floor")
     return task == "calibration" and not row.metric.startswith("reliability_")
 
 
 def _recipes(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
+    """Returns the options of every method as text; `varies` where runs differ."""
+    recipes: dict[str, dict[str, str]] = {}
     for run in runs:
         m = run.result.manifest
         recipe = m.config.get("recipe")
-        facts = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in _mapping(recipe).items()}
-        known = found.setdefault(m.model, facts)
-        for name in sorted({*known, *facts}):
-            if known.get(name) != facts.get(name):
-                known[name] = "varies"
-    return found
+        options = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in _mapping(recipe).items()}
+        common = recipes.setdefault(m.model, options)
+        for name in sorted({*common, *options}):
+            if common.get(name) != options.get(name):
+                common[name] = "varies"
+    return recipes
 
 
 def _mapping(value: object) -> Mapping[str, object]:

@@ -1,4 +1,4 @@
-"""A study -> its tables and files: answers, F1 under two rules, best-of-N, calibration, recipes; CSV and JSON.
+"""Tables of the reward model study: claims, F1 under two rules, best-of-N, calibration, recipes; also CSV and JSON.
 
 Every cell is a mean over seeds with its 95% t-interval.
 """
@@ -25,7 +25,7 @@ from prmbench.tasks.calibration import LOWER_IS_BETTER
 from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Code, Row, Table, Unit, Value, has_mark, number
 
 READINGS = {"process level": PROCESS, "prefix mean": PREFIX_MEAN, "prefix": PREFIX}
-"""The first is the paper's main table, and the one that claims rest on."""
+"""The first is that of the paper's main table; claims are tested on it."""
 RULE_WORDS = {
     "calibrated": "threshold tuned on val and applied to the other subsets",
     "oracle": "threshold tuned on the very traces that are scored: an upper bound",
@@ -34,8 +34,8 @@ HELD = "mean of shifts", "change under shifts"
 
 
 def grids(study: Study, claims: Sequence[Claim]) -> tuple[Table, ...]:
-    """All tables of a study, the answers first; those without a number are left out."""
-    found = [
+    """Returns all tables of a study that have values, the claims first."""
+    candidates = [
         _answers(study, claims),
         *(_f1(study, rule) for rule in RULE_WORDS),
         _best_of_n(study),
@@ -43,7 +43,7 @@ def grids(study: Study, claims: Sequence[Claim]) -> tuple[Table, ...]:
         _comparisons(study, claims),
         _recipes(study),
     ]
-    return tuple(grid for grid in found if any(grid.groups))
+    return tuple(grid for grid in candidates if any(grid.groups))
 
 
 # --- answers ------------------------------------------------------------------------------------------------
@@ -66,9 +66,9 @@ def _answers(study: Study, claims: Sequence[Claim]) -> Table:
     return Table(
         label="study-answers",
         title="Do the paper's claims hold here?",
-        caption=f"{len(study.seeds)} seeds; each is a world of its own, and methods are compared within it. Yes: the "
+        caption=f"{len(study.seeds)} seeds, each a separate world; methods are compared within worlds. Yes: the "
         "95% t-interval of the paired difference lies above zero; no: below; unclear: neither. "
-        "Holm: answers whose p stays below 0.05 when adjusted for all comparisons of the line.",
+        "After Holm: verdicts whose p stays below 0.05 when adjusted for all comparisons of the row.",
         header=("Table", "Claim", "Constants", "Yes", "No", "Unclear", "Comparisons", "After Holm"),
         groups=tuple(groups),
         notes=tuple(notes),
@@ -83,7 +83,7 @@ def _comparisons(study: Study, claims: Sequence[Claim]) -> Table:
         title="Every comparison",
         caption="Difference of the means over common seeds in percentage points with its 95% t-interval; above zero "
         "agrees with the paper. p: two-sided paired t-test; Holm: adjusted for the table's comparisons with the same "
-        "constants. Detectable: the smallest true difference that this spread lets a test find with power 0.80. "
+        "constants. Detectable: the smallest true difference that a test finds with power 0.80, given this spread. "
         "F1 is process level, threshold calibrated; best of N by each method's own prefix value at the end.",
         header=(
             "Table",
@@ -118,7 +118,7 @@ def _comparison(claim: Claim) -> Row:
 
 
 def cell(found: Mean | None, unit: Unit, seeds: int = 0, best: float | None = None) -> Value:
-    """A mean with its interval, best when as good as that to the digits shown; a dagger when of too few seeds."""
+    """Returns a p-value with three decimals, or `<0.001`."""
     if found is None:
         return Value(None, unit)
     is_best = best is not None and number(found.value, unit) == number(best, unit)
@@ -126,21 +126,21 @@ def cell(found: Mean | None, unit: Unit, seeds: int = 0, best: float | None = No
 
 
 def over_seeds(values: BySeed) -> Mean | None:
-    """None when no seed has the number."""
+    """Returns the mean over seeds with its interval; None without values."""
     return mean(list(values.values())) if values else None
 
 
 def f1_columns(study: Study, method: str, wanted: Sequence[str], rule: str) -> dict[str, Mean | None]:
-    """Subset -> F1; then the mean of the shifted formats, and the change from the sampled format to it."""
-    found = {name: over_seeds(study.f1(method, wanted, (name,), rule)) for name in study.subsets("steps")}
+    """Returns F1 by subset, and with it the mean over the shifted formats and the change from the sampled format."""
+    by_subset = {name: over_seeds(study.f1(method, wanted, (name,), rule)) for name in study.subsets("steps")}
     shifts, change = study.f1(method, wanted, SHIFTS, rule), study.change(method, wanted, rule)
-    return found | dict(zip(HELD, map(over_seeds, (shifts, change)), strict=True))
+    return by_subset | dict(zip(HELD, map(over_seeds, (shifts, change)), strict=True))
 
 
 def _table(
     study: Study, lines: Sequence[tuple[Row, dict[str, Mean | None]]], units: dict[str, Unit]
 ) -> tuple[Row, ...]:
-    """Lines of cells, the best of each column in bold."""
+    """Returns rows of cells with the best of each column in bold."""
     best: dict[str, float | None] = {}
     for name in units:
         values = [found.value for _, cells in lines if (found := cells.get(name)) is not None]
@@ -188,13 +188,13 @@ def _heading(study: Study, subset: str) -> str:
 
 
 def _floor(study: Study, subsets: Sequence[str], units: dict[str, Unit]) -> tuple[Row, ...]:
-    """Random scores under the best threshold: a fact of the traces, so any method's runs tell it."""
+    """Returns the row of random scores under the best threshold, which depend on the traces alone, not on a method."""
     cells: dict[str, Mean | None] = {}
     for subset in subsets:
-        known: BySeed = {}
+        by_seed: BySeed = {}
         for method in study.methods:
-            known |= study.by_seed("steps", method, ("floor/random", "floor", "f1"), (subset,))
-        cells[subset] = over_seeds(known)
+            by_seed |= study.by_seed("steps", method, ("floor/random", "floor", "f1"), (subset,))
+        cells[subset] = over_seeds(by_seed)
     if not any(cells.values()):
         return ()
     return _table(study, [(("random scores, best threshold", "", Code("floor/random")), cells)], units)
@@ -240,11 +240,11 @@ def _bon_floors(study: Study, units: dict[str, Unit]) -> tuple[Row, ...]:
             n = column.partition("@")[2]
             metric = "accuracy" if name == "random" else f"{name}@{n}"
             if column.startswith("best_of@"):
-                known: BySeed = {}
+                by_seed: BySeed = {}
                 for method in study.methods:
                     how = f"floor/{name}", "floor", metric
-                    known |= study.by_seed("best_of_n", method, how, study.subsets("best_of_n"))
-                cells[column] = over_seeds(known)
+                    by_seed |= study.by_seed("best_of_n", method, how, study.subsets("best_of_n"))
+                cells[column] = over_seeds(by_seed)
         if any(cells.values()):
             lines += _table(study, [((words, "", Code(f"floor/{name}")), cells)], units)
     return tuple(lines)
@@ -281,7 +281,7 @@ def _recipes(study: Study) -> Table:
     return Table(
         label="study-recipes",
         title="Recipes",
-        caption="How each method was trained; the same data and steps for all of a seed.",
+        caption="How each method was trained; all methods of a seed have the same data and number of steps.",
         header=("Method", *shown),
         groups=(rows,) if shown else (),
         text_columns=1,
@@ -292,19 +292,19 @@ def _recipes(study: Study) -> Table:
 
 
 def csv(study: Study) -> str:
-    """Every number of the study, one line per method, seed, subset, protocol and metric; six decimals."""
+    """Returns every number of the study as CSV: one row per method, seed, subset, protocol and metric; six decimals."""
     table = study.table.drop(columns=["rule", "readout"])
     table["value"] = [f"{v:.6f}" if v == v else "" for v in table["value"].astype(float)]  # noqa: PLR0124 - nan
     return str(table.to_csv(index=False, lineterminator="\n"))
 
 
 def numbers(study: Study, claims: Sequence[Claim]) -> dict[str, object]:
-    """Means over seeds and the claims, as fractions, for programs."""
+    """Returns means over seeds and the claims, as fractions, for JSON."""
     means: dict[str, dict[str, list[object]]] = {}
     for (task, method, readout, rule, metric, subset), values in sorted(study.values.items()):
-        found = mean(list(values.values()))
-        ends = [None if v is None else round(v, 6) for v in (found.value, found.lo, found.hi)]
+        average = mean(list(values.values()))
+        rounded = [None if v is None else round(v, 6) for v in (average.value, average.lo, average.hi)]
         name = readout if rule == "floor" else f"{readout}/{rule}"
-        means.setdefault(f"{task} {method}", {})[f"{subset} {name} {metric}"] = [*ends, found.n]
-    told = [{k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(c).items()} for c in claims]
-    return {"seeds": list(study.seeds), "recipes": study.recipes, "means": means, "claims": told}
+        means.setdefault(f"{task} {method}", {})[f"{subset} {name} {metric}"] = [*rounded, average.n]
+    claim_records = [{k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(c).items()} for c in claims]
+    return {"seeds": list(study.seeds), "recipes": study.recipes, "means": means, "claims": claim_records}

@@ -1,6 +1,6 @@
-"""The studies' part of a report: which runs are theirs, and the sheets made of them.
+"""The studies' part of a report: which runs belong to the studies, and the sheets made from them.
 
-The command line passes SECTIONS to the report; the library knows nothing of it.
+The command line passes SECTIONS to the report, so that the library does not depend on the studies.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from prmbench.studies.reporting.reward_model_runs import STUDY, seed_of, study
 from prmbench.tasks.table import Headline, Table, Value
 
 RL_GAIN_STUDY = "miniature_gain"
-"""The benchmark whose runs train a policy from every reward model of the miniature."""
+"""The benchmark whose runs train a policy with every reward model of the miniature."""
 GRADE_SCHOOL = ("grade_school", "bd7f6e7e0c67f020c29ca09bc98dd98d040fecd297fc1dcce25aef03b6f8c674")
-"""Name and hash of the problems of leaderboards/studies/grade_school.py; other problems may have that name, too."""
+"""Name and hash of the problems of leaderboards/studies/grade_school.py; other benchmarks may have the same name."""
 ANSWERS = ("Yes", "No", "Unclear")
 STUDY_WORDS = (
     "Reward models trained with equal budgets in a small world with an exact oracle, over several seeds. "
-    "What holds here is said of this world only."
+    "Results hold for this world only."
 )
 RL_WORDS = (
     "Policies trained by reinforcement learning: every arm from the same start, on the same prompts, with the same "
-    "number of steps; only what an arm is named by differs."
+    "number of steps; arms differ only in what their names say."
 )
-RL_STUDY_WORDS = f"{RL_WORDS} In a small world with an exact oracle; what holds here is said of this world only."
+RL_STUDY_WORDS = f"{RL_WORDS} In a small world with an exact oracle; results hold for this world only."
 
 
 def is_study_run(manifest: RunManifest) -> bool:
-    """Whether a run belongs to a study of this project, which the paper's claims are asked of."""
+    """Whether a run belongs to a study of this project, on which the paper's claims are tested."""
     if manifest.benchmark in (STUDY, RL_STUDY):
         return True
     is_known = manifest.benchmark == RL_GAIN_STUDY or (manifest.benchmark, manifest.benchmark_hash) == GRADE_SCHOOL
@@ -51,20 +51,20 @@ def is_study_run(manifest: RunManifest) -> bool:
 
 
 def study_sheets(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
-    """A sheet of reward models, and one of policies for every study of them."""
+    """Returns the sheet of reward models, and a sheet of policies for every study of them."""
     by_name: dict[str, list[Run]] = {}
     for run in runs:
         if is_study_run(run.result.manifest):
             by_name.setdefault(_sheet_name(run.result.manifest), []).append(run)
     reward_models = by_name.pop(STUDY, [])
-    found = [_reward_models(reward_models, png)] if reward_models else []
+    sheets = [_reward_models(reward_models, png)] if reward_models else []
     for name, policies in by_name.items():
-        found.append(_policies(name, policies, reward_models if name == RL_STUDY else (), png))
-    return tuple(found)
+        sheets.append(_policies(name, policies, reward_models if name == RL_STUDY else (), png))
+    return tuple(sheets)
 
 
 def place(manifest: RunManifest) -> str:
-    """The cell of a study's tables that a run fills, in words; two runs of one cell contradict each other."""
+    """Returns a description of the cell that a run fills in a study's tables; two runs of one cell are a conflict."""
     if not is_study_run(manifest):
         return ""
     if manifest.benchmark == STUDY:
@@ -90,52 +90,55 @@ def _sheet_name(manifest: RunManifest) -> str:
 
 
 def _reward_models(runs: Sequence[Run], png: bool) -> Sheet:
-    found = study(runs)
-    told = claims(found)
-    grids = reward_model_tables.grids(found, told)
+    reward_models = study(runs)
+    tested = claims(reward_models)
+    grids = reward_model_tables.grids(reward_models, tested)
     return Sheet(
         name=STUDY,
         words=STUDY_WORDS,
         tables=grids,
-        figures=draw(lambda: reward_model_figures.plans(found, told), png),
-        runs=found.runs,
+        figures=draw(lambda: reward_model_figures.plans(reward_models, tested), png),
+        runs=reward_models.runs,
         rules=", ".join(reward_model_tables.RULE_WORDS),
-        sizes=found.sizes(),
-        csv=reward_model_tables.csv(found),
-        json=canonical_json({"benchmark": STUDY, **reward_model_tables.numbers(found, told)}),
+        sizes=reward_models.sizes(),
+        csv=reward_model_tables.csv(reward_models),
+        json=canonical_json({"benchmark": STUDY, **reward_model_tables.numbers(reward_models, tested)}),
         column_words=COLUMN_WORDS,
         headline=headline(grids),
     )
 
 
 def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png: bool) -> Sheet:
-    """Runs of RL training; `reward_models`: runs of those that they and the probes are compared with."""
+    """Returns the sheet of an RL study and its probes; `reward_models`: runs that these are compared with."""
     ordered = tuple(sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id)))
     trained = [run for run in ordered if run.result.manifest.task == "distrl"]
-    found = rl_study(trained)
+    policies = rl_study(trained)
     probes = [run for run in ordered if run.result.manifest.task != "distrl"]
     models = study([*reward_models, *probes])
-    told = policy_claims.answers(found, probe_models.questions(models))
-    head = policy_tables.grids(found, told)
-    tail = probe_models.probe_grid(models), policy_tables.options_grid(found)
-    grids = tuple(grid for grid in (*head, *tail) if any(grid.groups))
+    answered = policy_claims.answers(policies, probe_models.questions(models))
+    candidates = (
+        *policy_tables.grids(policies, answered),
+        probe_models.probe_grid(models),
+        policy_tables.options_grid(policies),
+    )
+    grids = tuple(grid for grid in candidates if any(grid.groups))
     return Sheet(
         name=name,
         words=RL_STUDY_WORDS if name == RL_STUDY else RL_WORDS,
         tables=grids,
-        figures=draw(lambda: policy_figures.plans(name, found), png),
+        figures=draw(lambda: policy_figures.plans(name, policies), png),
         runs=ordered,
         rules="none",
         sizes=sizes_of_subsets(trained),
-        csv=policy_tables.csv(found, study(probes)),
-        json=canonical_json({"benchmark": name, **policy_tables.numbers(found, told)}),
+        csv=policy_tables.csv(policies, study(probes)),
+        json=canonical_json({"benchmark": name, **policy_tables.numbers(policies, answered)}),
         column_words=COLUMN_WORDS,
         headline=headline(grids),
     )
 
 
 def headline(tables: Sequence[Table]) -> Headline | None:
-    """How many comparisons of all claims say yes, no and unclear; None for a study without a claim's answer."""
+    """Returns the numbers of comparisons with verdict yes, no and unclear; None for a study without verdicts."""
     if not tables or not set(ANSWERS) <= set(tables[0].header):
         return None
     columns = [(name, tables[0].header.index(name)) for name in ANSWERS]

@@ -1,4 +1,4 @@
-"""The study page: statistics over seeds against scipy and by hand, claims of known sign, tables and files."""
+"""The reward model study: statistics against scipy and by hand, claims of known sign, tables and files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_student_by_hand(df: int, inside: float, quantile: float) -> None:
 
 
 @pytest.mark.parametrize(("df", "quantile"), [(4, 2.776445105197794), (9, 2.262157162798206), (29, 2.045229642132704)])
-def test_student_against_thirty_digits(df: int, quantile: float) -> None:
+def test_student_against_values_with_thirty_digits(df: int, quantile: float) -> None:
     """Solved from the incomplete beta function with thirty digits."""
     assert t_quantile(0.975, df) == pytest.approx(quantile, rel=1e-14)
     assert t_two_sided_p(quantile, df) == pytest.approx(0.05, abs=1e-14)
@@ -46,20 +46,20 @@ def test_student_against_thirty_digits(df: int, quantile: float) -> None:
 def test_paired_test_against_scipy() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(0.3, 1, 10), rng.normal(0, 1, 10)
-    found = paired(dict(enumerate(a)), dict(enumerate(b)) | {99: 5.0})  # a seed without a partner plays no part
-    known = stats.ttest_rel(a, b)
-    assert found is not None
-    assert (found.n, found.positive) == (10, int((a > b).sum()))
-    assert found.p == pytest.approx(known.pvalue, abs=1e-12)
-    assert (found.lo, found.hi) == pytest.approx(tuple(known.confidence_interval(0.95)), abs=1e-9)
+    test = paired(dict(enumerate(a)), dict(enumerate(b)) | {99: 5.0})  # an unpaired seed is left out
+    expected = stats.ttest_rel(a, b)
+    assert test is not None
+    assert (test.n, test.positive) == (10, int((a > b).sum()))
+    assert test.p == pytest.approx(expected.pvalue, abs=1e-12)
+    assert (test.lo, test.hi) == pytest.approx(tuple(expected.confidence_interval(0.95)), abs=1e-9)
     error = np.std(a - b, ddof=1) / np.sqrt(10)
-    assert found.mdd == pytest.approx((stats.t.ppf(0.975, 9) + stats.t.ppf(0.8, 9)) * error)
+    assert test.mdd == pytest.approx((stats.t.ppf(0.975, 9) + stats.t.ppf(0.8, 9)) * error)
 
 
 def test_mean_by_hand() -> None:
-    found = mean([1.0, 2.0, 3.0])
-    assert found.value == 2.0
-    assert found.hi == pytest.approx(2 + 4.302652729911 / np.sqrt(3))  # t of 2 degrees; standard deviation 1
+    average = mean([1.0, 2.0, 3.0])
+    assert average.value == 2.0
+    assert average.hi == pytest.approx(2 + 4.302652729911 / np.sqrt(3))  # t of 2 degrees; standard deviation 1
     assert mean([0.5]).lo is None
     with pytest.raises(ValueError, match="no value"):
         mean([])
@@ -67,15 +67,15 @@ def test_mean_by_hand() -> None:
 
 @pytest.mark.parametrize(("gap", "p"), [(0.0, 1.0), (0.25, 0.0), (-0.25, 0.0)])
 def test_differences_without_spread(gap: float, p: float) -> None:
-    found = paired({0: 0.5 + gap, 1: 0.25 + gap}, {0: 0.5, 1: 0.25})
-    assert found is not None
-    assert (found.difference, found.p, found.positive) == (gap, p, 2 * (gap > 0))
+    test = paired({0: 0.5 + gap, 1: 0.25 + gap}, {0: 0.5, 1: 0.25})
+    assert test is not None
+    assert (test.difference, test.p, test.positive) == (gap, p, 2 * (gap > 0))
 
 
-def test_one_seed_gives_no_interval_and_none_gives_nothing() -> None:
-    found = paired({0: 1.0}, {0: 0.5, 1: 0.5})
-    assert found is not None
-    assert (found.difference, found.lo, found.p, found.mdd, found.n) == (0.5, None, None, None, 1)
+def test_one_common_seed_has_no_interval_and_no_common_seed_no_test() -> None:
+    test = paired({0: 1.0}, {0: 0.5, 1: 0.5})
+    assert test is not None
+    assert (test.difference, test.lo, test.p, test.mdd, test.n) == (0.5, None, None, None, 1)
     assert paired({0: 1.0}, {1: 1.0}) is None
 
 
@@ -108,13 +108,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(results: Path) -> Study:
+def reward_models(results: Path) -> Study:
     return study(read_runs(results))
 
 
-def find(found: list[Claim], source: str, comparison: str, where: str) -> Claim:
-    (one,) = [c for c in found if (c.source, c.comparison, c.where) == (source, comparison, where)]
-    return one
+def find(all_claims: list[Claim], source: str, comparison: str, where: str) -> Claim:
+    (claim,) = [c for c in all_claims if (c.source, c.comparison, c.where) == (source, comparison, where)]
+    return claim
 
 
 @pytest.mark.parametrize(
@@ -134,44 +134,53 @@ def find(found: list[Claim], source: str, comparison: str, where: str) -> Claim:
     ],
 )
 def test_claims_of_known_sign(
-    made: Study, source: str, comparison: str, where: str, difference: float, verdict: str
+    reward_models: Study, source: str, comparison: str, where: str, difference: float, verdict: str
 ) -> None:
-    """Levels are given by hand; a value head is read by step_diff, which carries the same bonus as step_sum."""
-    claim = find(claims(made), source, comparison, where)
+    """Differences follow from LEVELS; a value head is read by step_diff, which has the same bonus as step_sum."""
+    claim = find(claims(reward_models), source, comparison, where)
     assert claim.difference == pytest.approx(difference, abs=1e-12)
     assert claim.verdict == verdict
     assert claim.n == 4
 
 
-def test_holm_counts_the_comparisons_of_a_table_and_its_constants(made: Study) -> None:
-    found = claims(made)
+def test_holm_counts_the_comparisons_of_a_table_and_its_constants(reward_models: Study) -> None:
+    all_claims = claims(reward_models)
     for source in ("T1", "T2", "T4"):
-        family = [c for c in found if c.source == source]
+        family = [c for c in all_claims if c.source == source]
         assert [c.holm for c in family] == pytest.approx(holm([c.p for c in family if c.p is not None]))
-    assert len([c for c in found if c.source == "T2"]) == 27  # three rivals; two scenes, five formats, mean, change
-    assert len([c for c in found if c.source == "T1"]) == 9  # three rivals; mean, N = 2, N = 4
+    assert (
+        len([c for c in all_claims if c.source == "T2"]) == 27
+    )  # three other methods; two subsets, five formats, their mean, the change
+    assert len([c for c in all_claims if c.source == "T1"]) == 9  # three other methods; mean, N = 2, N = 4
 
 
 def test_pairs_are_by_seed_and_not_by_order(tmp_path: Path) -> None:
     """dpo_rm lacks seed 0: its level at seed 1 must meet ipvrm's level at seed 1."""
     write_study(tmp_path, {"ipvrm": [0.1, 0.5, 0.7], "dpo_rm": [0.9, 0.4, 0.5]})
-    kept = [
+    runs = [
         r for r in read_runs(tmp_path) if (r.result.manifest.model, r.result.manifest.config["seed"]) != ("dpo_rm", 0)
     ]
-    claim = find(claims(study(kept[::-1])), "T2", "ipvrm - dpo_rm", "onpolicy")
+    claim = find(claims(study(runs[::-1])), "T2", "ipvrm - dpo_rm", "onpolicy")
     assert (claim.n, claim.positive) == (2, 2)
     assert claim.difference == pytest.approx(0.15)
 
 
-def test_the_papers_constants_are_asked_by_themselves(tmp_path: Path) -> None:
+def test_the_papers_constants_are_compared_among_themselves(tmp_path: Path) -> None:
     write_study(tmp_path, {"ipvrm": [0.5, 0.6], "q_rm_paper": [0.1, 0.2], "ipvrm_paper": [0.4, 0.4]})
-    found = claims(study(read_runs(tmp_path)))
-    assert {(c.constants, c.comparison) for c in found if c.source == "T2"} == {("paper", "ipvrm_paper - q_rm_paper")}
+    all_claims = claims(study(read_runs(tmp_path)))
+    assert {(c.constants, c.comparison) for c in all_claims if c.source == "T2"} == {
+        ("paper", "ipvrm_paper - q_rm_paper")
+    }
     assert set(missing(study(read_runs(tmp_path)))) == {"T1", "T3", "T4", "T10"}
 
 
-def test_a_format_that_was_not_run_leaves_no_mean_of_shifts(made: Study) -> None:
-    part = Study(made.runs, made.table, made.recipes, {k: v for k, v in made.values.items() if k[5] != "merged"})
+def test_the_mean_of_shifts_needs_every_format(reward_models: Study) -> None:
+    part = Study(
+        reward_models.runs,
+        reward_models.table,
+        reward_models.recipes,
+        {k: v for k, v in reward_models.values.items() if k[5] != "merged"},
+    )
     assert part.f1("ipvrm", ("step_sum",), SHIFTS) == {}
     assert part.change("ipvrm", ("step_sum",)) == {}
     assert part.f1("ipvrm", ("step_sum",), ("words",)) == pytest.approx(
@@ -190,8 +199,8 @@ def test_cells_show_mean_interval_best_and_fewer_seeds() -> None:
     assert cell(None, "percent") == "–"
 
 
-def test_tables_of_a_study(made: Study) -> None:
-    shown = {grid.label: grid for grid in grids(made, claims(made))}
+def test_tables_of_a_study(reward_models: Study) -> None:
+    shown = {grid.label: grid for grid in grids(reward_models, claims(reward_models))}
     assert set(shown) == {
         *("study-answers", "study-f1-calibrated", "study-f1-oracle", "study-best-of-n", "study-calibration"),
         *("study-comparisons", "study-recipes"),
@@ -227,9 +236,9 @@ def test_files_of_a_study(results: Path, tmp_path: Path) -> None:
         if (x["method"], x["subset"], x["protocol"]) == ("dpo_rm", "words", "step_sum/calibrated:val")
     }
     assert per_seed == pytest.approx({0: 0.52, 1: 0.82, 2: 0.22, 3: 0.62})
-    told = json.loads((tmp_path / "miniature.json").read_text())
-    assert told["seeds"] == [0, 1, 2, 3]
-    assert {c["verdict"] for c in told["claims"]} == {"yes", "no", "unclear"}
+    written = json.loads((tmp_path / "miniature.json").read_text())
+    assert written["seeds"] == [0, 1, 2, 3]
+    assert {c["verdict"] for c in written["claims"]} == {"yes", "no", "unclear"}
     assert "| [miniature](miniature.md) | 84 | calibrated, oracle | val 2" in (tmp_path / "README.md").read_text()
     names = {path.name for path in (tmp_path / "figures").glob("*.svg")}
     assert names == {"miniature-f1.svg", "miniature-best-of-n.svg", "miniature-claims.svg", "joined-f1-gain.svg"}
@@ -243,7 +252,7 @@ def test_order_of_runs_does_not_matter(results: Path) -> None:
     assert grids(one, claims(one)) == grids(two, claims(two))
 
 
-def test_a_method_run_twice_at_a_seed_is_named(tmp_path: Path) -> None:
+def test_two_runs_of_a_method_and_seed_are_a_problem(tmp_path: Path) -> None:
     write_study(tmp_path / "a", {"ipvrm": [0.5]})
     write_study(tmp_path / "b", {"ipvrm": [0.5]})
     second = next((tmp_path / "b").rglob("*.json"))

@@ -1,4 +1,4 @@
-"""The five format shifts: a golden each, and that none of them moves which step is first wrong."""
+"""The five format shifts: hand-made texts of each, and that labels move with their steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_golden(name: str) -> None:
+def test_a_shift_writes_the_hand_made_text(name: str) -> None:
     shifted = format_shifts.SHIFTS[name](TRACE)
     assert shifted.steps == GOLDEN[name]
     assert shifted.prompt == f"[{name}] 7 #1 + 5 #2 * 3 #3 - 2 ?"
@@ -35,32 +35,32 @@ def test_golden(name: str) -> None:
     assert shifted.step_labels == ((0.1, 0.2, 0.3) if name == "merged" else TRACE.step_labels)
 
 
-def test_the_table_is_complete() -> None:
+def test_every_shift_has_a_hand_made_text() -> None:
     assert list(GOLDEN) == list(format_shifts.SHIFTS)
 
 
 @pytest.mark.parametrize(("label", "moved"), [(-1, -1), (0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 3), (None, None)])
 def test_merged_moves_the_label_with_its_step(label: int | None, moved: int | None) -> None:
     steps = ("0 + 2 = 2", "2 + 2 = 4", "4 + 2 = 6", "6 + 2 = 8", "8 + 2 = 10", "Answer: 10")
-    given = Trace("t", "[plain] 0 #1 + 2 #2 + 2 #3 + 2 #4 + 2 #5 + 2 ?", steps, first_error=label)
-    shifted = format_shifts.merged(given)
+    trace = Trace("t", "[plain] 0 #1 + 2 #2 + 2 #3 + 2 #4 + 2 #5 + 2 ?", steps, first_error=label)
+    shifted = format_shifts.merged(trace)
     assert len(shifted.steps) == 4
     assert shifted.first_error == moved
 
 
 @pytest.mark.parametrize("name", format_shifts.SHIFTS)
-def test_the_oracle_reads_the_mapped_label_off_the_shifted_text(name: str) -> None:
-    traces = [*arithmetic.injected("test", 3, 60), *_wrong_answers(20)]
+def test_the_oracle_finds_the_moved_label_in_the_shifted_text(name: str) -> None:
+    traces = [*arithmetic.injected_traces("test", 3, 60), *_wrong_answers(20)]
     assert {t.first_error for t in traces} >= {-1, 0, 1, 2, 3, 4}
     for shifted in map(format_shifts.SHIFTS[name], traces):
         assert arithmetic.first_error(shifted.prompt, shifted.steps) == shifted.first_error, shifted
 
 
 def _wrong_answers(count: int) -> list[Trace]:
-    """Right up to the last step, whose answer is one too large."""
-    found = []
+    """Solutions that are right up to the last step, whose answer is one too large."""
+    traces = []
     for i in range(count):
-        task = arithmetic.problem("test", 5, i)
-        steps = (*arithmetic.solution(task)[:-1], f"Answer: {(task.values()[-1] + 1) % 11}")
-        found.append(Trace(f"t{i}", task.prompt(), steps, first_error=len(steps) - 1))
-    return found
+        problem = arithmetic.make_problem("test", 5, i)
+        steps = (*arithmetic.solution_steps(problem)[:-1], f"Answer: {(problem.values()[-1] + 1) % 11}")
+        traces.append(Trace(f"t{i}", problem.prompt(), steps, first_error=len(steps) - 1))
+    return traces

@@ -1,4 +1,4 @@
-"""The miniature world: its oracle against hand-made cases, determinism, disjoint splits, and its model's tokens."""
+"""The miniature world: the oracle on hand-made cases, determinism, disjoint splits, and the model's tokens."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_values_are_modulo_eleven() -> None:
     assert task == arithmetic.Problem(7, (("+", 5), ("*", 3), ("-", 4)))
     assert task.values() == (7, 1, 3, 10)
     assert task.prompt() == PROMPT
-    assert arithmetic.solution(task) == RIGHT
+    assert arithmetic.solution_steps(task) == RIGHT
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_values_are_modulo_eleven() -> None:
         ({0: "we have 6 , then 7 + 5 = 1"}, 0),
     ],
 )
-def test_oracle(change: dict[int, str], label: int) -> None:
+def test_first_error_on_hand_made_changes(change: dict[int, str], label: int) -> None:
     steps = tuple(change.get(k, step) for k, step in enumerate(RIGHT))
     assert arithmetic.first_error(PROMPT, steps) == label
 
@@ -62,75 +62,80 @@ def test_nothing_is_right_after_the_answer() -> None:
     assert arithmetic.first_error(PROMPT, RIGHT[:2]) == -1
 
 
-def test_a_foreign_prompt_is_named() -> None:
+def test_a_prompt_of_another_world_is_an_error_that_quotes_it() -> None:
     with pytest.raises(UserError, match="What is 2 plus 2"):
         arithmetic.parse_prompt("What is 2 plus 2?")
 
 
-def test_labelled_tells_everything() -> None:
-    told = arithmetic.labelled(Rollout("a", PROMPT, arithmetic.completion((*RIGHT[:2], "3 - 4 = 9", "Answer: 9"))))
-    assert (told.first_error, told.outcome, told.answer, told.gold, told.verdict) == (2, 0, "9", "10", "wrong")
-    assert arithmetic.labelled(Rollout("a", PROMPT, arithmetic.completion(RIGHT))).outcome == 1
-    cut = arithmetic.labelled(Rollout("a", PROMPT, arithmetic.completion(RIGHT[:2])))
-    assert (cut.first_error, cut.outcome, cut.verdict) == (-1, 0, "no answer")
+def test_label_rollout_sets_first_error_outcome_answer_and_verdict() -> None:
+    wrong = arithmetic.label_rollout(
+        Rollout("a", PROMPT, arithmetic.completion_text((*RIGHT[:2], "3 - 4 = 9", "Answer: 9")))
+    )
+    assert (wrong.first_error, wrong.outcome, wrong.answer, wrong.gold, wrong.verdict) == (2, 0, "9", "10", "wrong")
+    assert arithmetic.label_rollout(Rollout("a", PROMPT, arithmetic.completion_text(RIGHT))).outcome == 1
+    unfinished = arithmetic.label_rollout(Rollout("a", PROMPT, arithmetic.completion_text(RIGHT[:2])))
+    assert (unfinished.first_error, unfinished.outcome, unfinished.verdict) == (-1, 0, "no answer")
 
 
 # --- data sets ------------------------------------------------------------------------------------------
 
 
 def test_splits_never_share_a_problem_whatever_the_seeds() -> None:
-    shares = {
-        s: {arithmetic.problem(s, seed, i).text() for seed in (0, 1) for i in range(300)} for s in arithmetic._SHARES
+    texts_by_split = {
+        s: {arithmetic.make_problem(s, seed, i).text() for seed in (0, 1) for i in range(300)}
+        for s in arithmetic._SPLIT_TENTHS
     }
-    assert all(len(texts) > 590 for texts in shares.values())
-    together = [text for texts in shares.values() for text in texts]
-    assert len(together) == len(set(together))
+    assert all(len(texts) > 590 for texts in texts_by_split.values())
+    all_texts = [text for texts in texts_by_split.values() for text in texts]
+    assert len(all_texts) == len(set(all_texts))
 
 
 def test_everything_is_a_function_of_the_seed() -> None:
-    seed = Random().randrange(10**6)  # a fresh one: nothing here may hold for stored seeds only
-    assert arithmetic.examples(seed, 40)[30:] == [arithmetic._example(seed, i) for i in range(30, 40)]
-    assert arithmetic.injected("test", seed, 20) == arithmetic.injected("test", seed, 30)[:20]
-    assert arithmetic.prompts("test", seed, 5) != arithmetic.prompts("test", seed + 1, 5)
+    seed = Random().randrange(10**6)  # a new seed each time, so that nothing holds for stored seeds only
+    assert arithmetic.sft_examples(seed, 40)[30:] == [arithmetic._sft_example(seed, i) for i in range(30, 40)]
+    assert arithmetic.injected_traces("test", seed, 20) == arithmetic.injected_traces("test", seed, 30)[:20]
+    assert arithmetic.make_prompts("test", seed, 5) != arithmetic.make_prompts("test", seed + 1, 5)
 
 
-def test_injected_traces_have_one_wrong_result_and_go_on_consistently() -> None:
+def test_injected_traces_have_one_wrong_result_that_later_steps_follow_from() -> None:
     seed = Random().randrange(10**6)
-    traces = arithmetic.injected("validation", seed, 200)
+    traces = arithmetic.injected_traces("validation", seed, 200)
     assert sum(t.first_error == -1 for t in traces) == 100
     assert {t.first_error for t in traces} == {-1, *range(7)}
     for trace in traces:
         assert arithmetic.first_error(trace.prompt, trace.steps) == trace.first_error
-        equations = [arithmetic._equations(step)[0] for step in trace.steps[:-1]]
-        wrong = [k for k, (a, sign, b, result) in enumerate(equations) if arithmetic.apply(a, sign, b) != result]
+        equations = [arithmetic._parse_equations(step)[0] for step in trace.steps[:-1]]
+        wrong = [
+            k for k, (a, sign, b, result) in enumerate(equations) if arithmetic.apply_operation(a, sign, b) != result
+        ]
         assert wrong == [k for k in [trace.first_error] if k is not None and k >= 0]
         assert [e[0] for e in equations[1:]] == [e[3] for e in equations[:-1]]
-        assert trace.outcome == int(trace.first_error == -1)  # 11 is prime: an error never heals
+        assert trace.outcome == int(trace.first_error == -1)  # 11 is prime, so a single error always changes the answer
 
 
-def test_examples_are_right_and_show_every_format() -> None:
-    shown = arithmetic.examples(1, 400)
-    told = [arithmetic.labelled(r) for r in shown]
-    assert all((r.first_error, r.outcome) == (-1, 1) for r in told)
-    styles = [r.prompt.split("]")[0][1:] for r in shown]
+def test_sft_examples_are_right_and_in_every_format() -> None:
+    examples = arithmetic.sft_examples(1, 400)
+    labelled = [arithmetic.label_rollout(r) for r in examples]
+    assert all((r.first_error, r.outcome) == (-1, 1) for r in labelled)
+    styles = [r.prompt.split("]")[0][1:] for r in examples]
     assert set(styles) == {"plain", *format_shifts.SHIFTS}
     assert 0.3 < 1 - styles.count("plain") / 400 < 0.5
 
 
-def test_on_policy_takes_half_of_each_kind_and_one_of_a_kind_a_prompt() -> None:
+def test_on_policy_traces_are_half_right_half_wrong_and_one_of_a_kind_per_prompt() -> None:
     wrong = (*RIGHT[:2], "3 - 4 = 9", "Answer: 9")
-    texts = [arithmetic.completion(steps) for steps in (RIGHT, RIGHT, wrong, wrong, RIGHT[:3])]
+    texts = [arithmetic.completion_text(steps) for steps in (RIGHT, RIGHT, wrong, wrong, RIGHT[:3])]
     texts += [texts[0].replace("Step 2", "Step 3")]
     sampled = [Rollout(f"{g}/{k}", PROMPT, text, group=str(g)) for g in range(3) for k, text in enumerate(texts)]
-    found = arithmetic.on_policy(sampled, "val", 4)
-    assert [(t.id, t.first_error, t.subset) for t in found] == [
+    traces = arithmetic.on_policy_traces(sampled, "val", 4)
+    assert [(t.id, t.first_error, t.subset) for t in traces] == [
         ("0/0", -1, "val"),
         ("1/0", -1, "val"),
         ("0/2", 2, "val"),
         ("1/2", 2, "val"),
     ]
     with pytest.raises(UserError, match="6 traces of 8"):
-        arithmetic.on_policy(sampled, "val", 8)
+        arithmetic.on_policy_traces(sampled, "val", 8)
 
 
 # --- the model and its tokens ---------------------------------------------------------------------------
@@ -154,13 +159,14 @@ def test_model_depends_on_its_seed_alone(engine: hf.HFEngine, tmp_path: Path) ->
     assert engine.weight_bytes < 500_000
 
 
-def test_every_text_of_this_world_is_in_the_vocabulary(engine: hf.HFEngine) -> None:
-    words = engine.tokenizer
-    for shown in arithmetic.examples(0, 300):
-        ids = words(f"{shown.prompt}{words.eos_token}{shown.completion}", add_special_tokens=False)["input_ids"]
-        assert words.unk_token_id not in ids, shown
-        assert words.decode(ids) == f"{shown.prompt}{words.eos_token}{shown.completion}"
-    assert len(words) == len(tiny_model.vocabulary()) == len(set(tiny_model.vocabulary()))
+def test_every_text_of_the_world_is_in_the_vocabulary_and_decodes_to_itself(engine: hf.HFEngine) -> None:
+    tokenizer = engine.tokenizer
+    for example in arithmetic.sft_examples(0, 300):
+        text = f"{example.prompt}{tokenizer.eos_token}{example.completion}"
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.unk_token_id not in ids, example
+        assert tokenizer.decode(ids) == text
+    assert len(tokenizer) == len(tiny_model.vocabulary()) == len(set(tiny_model.vocabulary()))
 
 
 def test_a_plain_step_is_six_tokens_and_its_heading_belongs_to_it(engine: hf.HFEngine) -> None:
@@ -173,23 +179,23 @@ def test_a_plain_step_is_six_tokens_and_its_heading_belongs_to_it(engine: hf.HFE
 def test_a_sampled_completion_is_scored_and_trained_on_as_sampled(engine: hf.HFEngine) -> None:
     """The tokens sampled, the trace's tokens and the training tokens are the same; the verifier agrees."""
     config = RolloutConfig(group_size=1, split="numbered", max_new_tokens=60, verifier="exact")
-    prompts = arithmetic.prompts("test", 0, 3)
-    says = [
-        arithmetic.completion(arithmetic.solution(arithmetic.parse_prompt(p.text), wrong_step=w, shift=1))
+    prompts = arithmetic.make_prompts("test", 0, 3)
+    texts = [
+        arithmetic.completion_text(arithmetic.solution_steps(arithmetic.parse_prompt(p.text), wrong_step=w, offset=1))
         for p, w in zip(prompts, (-1, 0, 3), strict=True)
     ]
-    claims = [verifiers.Claim(text, p.gold, "exact") for p, text in zip(prompts, says, strict=True)]
+    claims = [verifiers.Claim(text, p.gold, "exact") for p, text in zip(prompts, texts, strict=True)]
     with verifiers.Verifier(1) as verifier:
         assert [v.outcome for v in verifier.check(claims)] == [1, 0, 0]
         sampled = list(completions.sample(engine, prompts, config, verifier))
     assert [r.id for r in sampled] == [f"{p.id}/0" for p in prompts]
-    for prompt, text in zip(prompts, says, strict=True):
+    for prompt, text in zip(prompts, texts, strict=True):
         row = Rollout("x", prompt.text, text, steps=rollouts.cut(text, "numbered"))
         scored = encoding.encode_chat(engine.tokenizer, rollouts.trace(row))
         trained = encode_completion(engine.tokenizer, prompt.text, text)
-        spoken = tuple(engine.tokenizer(text, add_special_tokens=False)["input_ids"])
-        assert scored.ids[scored.start : scored.ends[-1]] == spoken
-        assert trained.ids[trained.start : trained.stop] == (*spoken, engine.tokenizer.eos_token_id)
+        tokens = tuple(engine.tokenizer(text, add_special_tokens=False)["input_ids"])
+        assert scored.ids[scored.start : scored.ends[-1]] == tokens
+        assert trained.ids[trained.start : trained.stop] == (*tokens, engine.tokenizer.eos_token_id)
 
 
 def test_prefix_success_counts_what_follows_each_prefix(engine: hf.HFEngine) -> None:
@@ -200,11 +206,11 @@ def test_prefix_success_counts_what_follows_each_prefix(engine: hf.HFEngine) -> 
         seen.append(text)
         return len(seen) % 2 == 0 or len(seen) > 4
 
-    (found,) = monte_carlo.prefix_success(engine, [trace], every_other, 4, Sampling(max_new_tokens=8), seed=3)
-    assert found == replace(trace, step_labels=(0.5, 1.0))
-    assert [text.startswith(arithmetic.completion(RIGHT[:1])) for text in seen] == [True] * 8
-    assert [text.startswith(arithmetic.completion(RIGHT[:2])) for text in seen[4:]] == [True] * 4
-    assert len(set(seen)) == 8  # continuations differ, so their seeds do
+    (valued,) = monte_carlo.prefix_success(engine, [trace], every_other, 4, Sampling(max_new_tokens=8), seed=3)
+    assert valued == replace(trace, step_labels=(0.5, 1.0))
+    assert [text.startswith(arithmetic.completion_text(RIGHT[:1])) for text in seen] == [True] * 8
+    assert [text.startswith(arithmetic.completion_text(RIGHT[:2])) for text in seen[4:]] == [True] * 4
+    assert len(set(seen)) == 8  # continuations differ, so their seeds differ
     again: list[str] = []
     other = Trace("u", PROMPT, RIGHT)
     list(
@@ -212,11 +218,11 @@ def test_prefix_success_counts_what_follows_each_prefix(engine: hf.HFEngine) -> 
             engine, [other, trace], lambda _, text: bool(again.append(text)), 4, Sampling(max_new_tokens=8), seed=3
         )
     )
-    assert again[-8:] == seen  # whatever the company
+    assert again[-8:] == seen  # other traces of the call change nothing
 
 
-def test_solves_reads_the_last_step() -> None:
+def test_is_solved_reads_the_last_step() -> None:
     trace = Trace("t", PROMPT, RIGHT)
-    assert arithmetic.solves(trace, arithmetic.completion(RIGHT))
-    assert not arithmetic.solves(trace, arithmetic.completion((*RIGHT[:3], "Answer: 1")))
-    assert not arithmetic.solves(trace, arithmetic.completion(RIGHT[:3]))
+    assert arithmetic.is_solved(trace, arithmetic.completion_text(RIGHT))
+    assert not arithmetic.is_solved(trace, arithmetic.completion_text((*RIGHT[:3], "Answer: 1")))
+    assert not arithmetic.is_solved(trace, arithmetic.completion_text(RIGHT[:3]))

@@ -1,4 +1,4 @@
-"""The RL study's page: nested intervals against scipy and by hand, claims of known sign, tables, figures and faults."""
+"""RL studies: nested intervals against scipy and by hand, claims of known sign, tables, figures and bad files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from prmbench.report.stats import holm
 from prmbench.report.training_figures import over_runs
 from prmbench.report.training_runs import TrainingRun
 from prmbench.studies.reporting.nested_seeds import Runs, difference, estimate, whole
-from prmbench.studies.reporting.policy_claims import Answer, Question, _answer, after, against_base, answers
+from prmbench.studies.reporting.policy_claims import Answer, Question, _answer, _final_accuracies, against_base, answers
 from prmbench.studies.reporting.policy_figures import families
 from prmbench.studies.reporting.policy_runs import RLStudy, early, late, rl_study
 from prmbench.studies.reporting.policy_tables import alarms, grids, options_grid
@@ -35,26 +35,25 @@ from prmbench.studies.reporting.reward_model_runs import study
 from prmbench.studies.reporting.sections import SECTIONS
 from prmbench.tasks import read_run, read_runs
 
-# --- nested intervals -------------------------------------------------------------------------------------------
-
-
 STUDIES = SECTIONS[:1]
 """Without the table of checkpoints."""
 
+# --- nested intervals -------------------------------------------------------------------------------------------
+
 
 def test_seeds_are_nested_by_hand() -> None:
-    """SFT means 1, 2, 6: whichever way the RL seeds lie, their mean is 3 and the error is that of three numbers."""
-    found = estimate(whole({(0, 0): 0.0, (0, 1): 2.0, (1, 0): 2.0, (2, 0): 5.0, (2, 1): 6.0, (2, 2): 7.0}))
-    known = stats.ttest_1samp([1.0, 2.0, 6.0], 0.0)
-    assert found is not None
-    assert (found.value, found.sft_seeds, found.runs, found.positive) == (3.0, 3, 6, 5)
-    assert (found.lo, found.hi) == pytest.approx(tuple(known.confidence_interval(0.95)), abs=1e-9)
-    assert found.p == pytest.approx(known.pvalue, abs=1e-12)
+    """SFT means 1, 2, 6: whatever the RL seeds, the mean is 3 and the error is that of three numbers."""
+    result = estimate(whole({(0, 0): 0.0, (0, 1): 2.0, (1, 0): 2.0, (2, 0): 5.0, (2, 1): 6.0, (2, 2): 7.0}))
+    expected = stats.ttest_1samp([1.0, 2.0, 6.0], 0.0)
+    assert result is not None
+    assert (result.value, result.sft_seeds, result.runs, result.positive) == (3.0, 3, 6, 5)
+    assert (result.lo, result.hi) == pytest.approx(tuple(expected.confidence_interval(0.95)), abs=1e-9)
+    assert result.p == pytest.approx(expected.pvalue, abs=1e-12)
     error = np.std([1, 2, 6], ddof=1) / np.sqrt(3)
-    assert found.mdd == pytest.approx((stats.t.ppf(0.975, 2) + stats.t.ppf(0.8, 2)) * error)
+    assert result.mdd == pytest.approx((stats.t.ppf(0.975, 2) + stats.t.ppf(0.8, 2)) * error)
 
 
-def test_more_rl_seeds_of_the_same_start_are_no_more_evidence() -> None:
+def test_more_rl_seeds_of_the_same_sft_seed_do_not_narrow_the_interval() -> None:
     few = estimate(whole({(s, 0): float(s) for s in range(3)}))
     many = estimate(whole({(s, r): float(s) for s in range(3) for r in range(10)}))
     assert few is not None
@@ -65,21 +64,21 @@ def test_more_rl_seeds_of_the_same_start_are_no_more_evidence() -> None:
 def test_shared_problems_widen_the_interval() -> None:
     """Two SFT seeds, three problems of 0, 0.3, 0.6 plus the seed's 0 or 0.2: both variances add, Satterthwaite's df."""
     runs = {(s, 0): {f"p{i}": 0.3 * i + 0.2 * s for i in range(3)} for s in range(2)}
-    found = estimate(runs)
+    result = estimate(runs)
     seeds, items = np.var([0.3, 0.5], ddof=1) / 2, np.var([0.1, 0.4, 0.7], ddof=1) / 3
     df = int((seeds + items) ** 2 / (seeds**2 / 1 + items**2 / 2))
-    assert found is not None
-    assert found.value == pytest.approx(0.4)
-    assert found.hi == pytest.approx(0.4 + stats.t.ppf(0.975, df) * np.sqrt(seeds + items), abs=1e-9)
+    assert result is not None
+    assert result.value == pytest.approx(0.4)
+    assert result.hi == pytest.approx(0.4 + stats.t.ppf(0.975, df) * np.sqrt(seeds + items), abs=1e-9)
 
 
-def test_problems_of_their_own_vary_with_the_seeds_already() -> None:
+def test_unshared_problems_add_no_variance_to_that_of_the_seeds() -> None:
     shared: Runs = {(s, 0): {f"p{i}": 0.3 * i + 0.2 * s for i in range(3)} for s in range(2)}
-    apart = {seeds: {f"{seeds}{name}": v for name, v in values.items()} for seeds, values in shared.items()}
-    found, known = estimate(apart), estimate(whole({(0, 0): 0.3, (1, 0): 0.5}))
-    assert found is not None
-    assert known is not None
-    assert (found.lo, found.hi, found.p) == pytest.approx((known.lo, known.hi, known.p))
+    unshared = {seeds: {f"{seeds}{name}": v for name, v in values.items()} for seeds, values in shared.items()}
+    result, expected = estimate(unshared), estimate(whole({(0, 0): 0.3, (1, 0): 0.5}))
+    assert result is not None
+    assert expected is not None
+    assert (result.lo, result.hi, result.p) == pytest.approx((expected.lo, expected.hi, expected.p))
 
 
 def test_one_sft_seed_and_one_run() -> None:
@@ -90,10 +89,10 @@ def test_one_sft_seed_and_one_run() -> None:
     one = estimate({(0, 0): {"a": 0.0, "b": 1.0}})
     assert one is not None
     assert one.hi == pytest.approx(0.5 + 12.7062047 * 0.5)  # over the problems
-    assert (one.p, one.mdd) == (None, None)  # but nothing is known of training
-    bare = estimate(whole({(0, 0): 1.0}))
-    assert bare is not None
-    assert (bare.lo, bare.hi, bare.p) == (None, None, None)
+    assert (one.p, one.mdd) == (None, None)  # one run does not show how much training varies
+    single_value = estimate(whole({(0, 0): 1.0}))
+    assert single_value is not None
+    assert (single_value.lo, single_value.hi, single_value.p) == (None, None, None)
     assert estimate({}) is None
 
 
@@ -135,13 +134,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(results: Path) -> RLStudy:
+def policies(results: Path) -> RLStudy:
     return rl_study(run for run in read_runs(results) if run.result.manifest.task == "distrl")
 
 
-def find(found: list[Answer], source: str, comparison: str, where: str = "", panel: str = "plain") -> Answer:
-    (one,) = [a for a in found if (a.source, a.comparison, a.panel) == (source, comparison, panel) and where in a.where]
-    return one
+def find(all_answers: list[Answer], source: str, comparison: str, where: str = "", panel: str = "plain") -> Answer:
+    key = (source, comparison, panel)
+    (answer,) = [a for a in all_answers if (a.source, a.comparison, a.panel) == key and where in a.where]
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -164,17 +164,17 @@ def find(found: list[Answer], source: str, comparison: str, where: str = "", pan
     ],
 )
 def test_claims_of_known_sign(
-    made: RLStudy, source: str, comparison: str, where: str, value: float, verdict: str
+    policies: RLStudy, source: str, comparison: str, where: str, value: float, verdict: str
 ) -> None:
-    """Levels are given by hand; the noise around them is at most 0.014 an arm."""
-    answer = find(answers(made), source, comparison, where)
+    """Differences follow from ARMS; the noise around them is at most 0.014 per arm."""
+    answer = find(answers(policies), source, comparison, where)
     assert answer.found.value == pytest.approx(value, abs=0.03 if "avg" in where else 1e-9)
     assert answer.verdict == verdict
     assert (answer.found.sft_seeds, answer.found.runs) == (3, 9)
 
 
-def test_panels_are_asked_apart(made: RLStudy) -> None:
-    answer = find(answers(made), "T5", "distrl_ipvrm - grpo", panel="marker")
+def test_panels_are_compared_separately(policies: RLStudy) -> None:
+    answer = find(answers(policies), "T5", "distrl_ipvrm - grpo", panel="marker")
     assert answer.found.value < 0
     assert answer.found.runs == 4
 
@@ -191,7 +191,9 @@ def test_panels_are_asked_apart(made: RLStudy) -> None:
         (0.0, np.inf, (0.1, 0.3, -0.1), "unclear"),
     ],
 )
-def test_bounds(low: float, high: float, values: tuple[float, ...], verdict: str) -> None:
+def test_verdicts_follow_from_interval_and_bounds(
+    low: float, high: float, values: tuple[float, ...], verdict: str
+) -> None:
     runs = whole({(s, 0): v for s, v in enumerate(values)})
     answer = _answer(Question("T5", "", "a - b", "here", runs, low=low, high=high))
     assert answer is not None
@@ -199,7 +201,7 @@ def test_bounds(low: float, high: float, values: tuple[float, ...], verdict: str
     assert answer.tested == ((low, high) == (0.0, np.inf))
 
 
-def test_a_single_run_answers_nothing() -> None:
+def test_a_single_run_has_no_verdict() -> None:
     answer = _answer(Question("T5", "", "a - b", "here", {(0, 0): {"p": 0.5, "q": 0.5, "r": 0.6}}))
     assert answer is not None
     assert answer.found.lo is not None
@@ -207,39 +209,39 @@ def test_a_single_run_answers_nothing() -> None:
     assert answer.verdict == "unclear"
 
 
-def test_holm_is_over_the_tested_comparisons_of_a_source_and_panel(made: RLStudy) -> None:
-    family = [a for a in answers(made) if (a.source, a.panel) == ("T11", "plain")]
+def test_holm_is_over_the_tested_comparisons_of_a_source_and_panel(policies: RLStudy) -> None:
+    family = [a for a in answers(policies) if (a.source, a.panel) == ("T11", "plain")]
     assert [a.holm for a in family if not a.tested] == [None] * sum(not a.tested for a in family)
     tested = [a for a in family if a.tested]
     assert [a.holm for a in tested] == pytest.approx(holm([a.found.p for a in tested if a.found.p is not None]))
 
 
-def test_arms_against_grpo_and_a_reward_model_as_policy(made: RLStudy) -> None:
-    found = against_base(made, "plain")
-    assert set(found) == set(ARMS) - {"grpo"}
-    assert found["distrl_ipvrm"][0].value == pytest.approx(0.10, abs=0.03)
-    ps = {arm: e.p for arm, (e, _) in found.items()}
-    assert [adjusted for _, adjusted in found.values()] == pytest.approx(
-        holm([p for p in ps.values() if p is not None])
+def test_arms_against_grpo_and_a_reward_model_as_policy(policies: RLStudy) -> None:
+    against_grpo = against_base(policies, "plain")
+    assert set(against_grpo) == set(ARMS) - {"grpo"}
+    assert against_grpo["distrl_ipvrm"][0].value == pytest.approx(0.10, abs=0.03)
+    p_values = {arm: e.p for arm, (e, _) in against_grpo.items()}
+    assert [adjusted for _, adjusted in against_grpo.values()] == pytest.approx(
+        holm([p for p in p_values.values() if p is not None])
     )
-    one_each = RLStudy(tuple(t for t in made.trained if not t.arm.startswith("rm_as") or t.seeds[1] == 0))
-    assert against_base(one_each, "plain")["rm_as_policy_ipvrm"][0].runs == 9  # stands for every RL seed
+    one_each = RLStudy(tuple(t for t in policies.trained if not t.arm.startswith("rm_as") or t.seeds[1] == 0))
+    assert against_base(one_each, "plain")["rm_as_policy_ipvrm"][0].runs == 9  # paired with every RL seed
 
 
-def test_an_arm_without_training_counts_all_of_its_validations(tmp_path: Path) -> None:
-    """The reward model as a policy, drawn under three RL seeds: 0.5, 0.6 and 0.9 are a mean of 2/3 for each of them."""
+def test_an_untrained_arm_counts_all_of_its_validations(tmp_path: Path) -> None:
+    """The reward model as a policy, validated under three RL seeds: 0.5, 0.6 and 0.9, a mean of 2/3 for each."""
     for rl, (base, level) in enumerate(zip((0.5, 0.5, 0.5), (0.5, 0.6, 0.9), strict=True)):
         write_training(tmp_path, "grpo", [0.4, 0.45, base], (0, rl))
         write_training(tmp_path, "rm_as_policy_ipvrm", [level], (0, rl))
     write_training(tmp_path, "rm_as_policy_ipvrm", [0.1], (5, 0))  # of an SFT seed that nothing is compared with
-    found = rl_study(read_runs(tmp_path))
-    base = found.accuracy("plain", "grpo", -1)
+    policies = rl_study(read_runs(tmp_path))
+    base = policies.accuracy("plain", "grpo", -1)
     means = {
         seeds: np.mean(list(values.values()))
-        for seeds, values in after(found, "plain", "rm_as_policy_ipvrm", base).items()
+        for seeds, values in _final_accuracies(policies, "plain", "rm_as_policy_ipvrm", base).items()
     }
     assert means == {(0, rl): pytest.approx(2 / 3) for rl in range(3)}
-    assert against_base(found, "plain")["rm_as_policy_ipvrm"][0].value == pytest.approx(2 / 3 - 0.5)
+    assert against_base(policies, "plain")["rm_as_policy_ipvrm"][0].value == pytest.approx(2 / 3 - 0.5)
 
 
 # --- probes of the miniature ----------------------------------------------------------------------------------
@@ -247,13 +249,13 @@ def test_an_arm_without_training_counts_all_of_its_validations(tmp_path: Path) -
 
 def test_shuffled_and_marked_reward_models(results: Path) -> None:
     models = study([run for run in read_runs(results) if run.result.manifest.task != "distrl"])
-    found = answers(RLStudy(()), questions(models))
+    probe_answers = answers(RLStudy(()), questions(models))
 
     def verdict(source: str, comparison: str) -> tuple[float, str]:
-        answer = find(found, source, comparison, "onpolicy", "")
+        answer = find(probe_answers, source, comparison, "onpolicy", "")
         return round(answer.found.value, 6), answer.verdict
 
-    # Process level stands 0.02 above the level that is given; its mean wobble is 0.04 / 3; chance is 0.2.
+    # Process-level F1 is the level plus 0.02 plus a mean wobble of 0.04 / 3; chance is 0.2.
     assert verdict("shuffled", "ipvrm_shuffled - random scores") == (0.033333, "unclear")
     assert verdict("shuffled", "implicit_prm - implicit_prm_shuffled") == (0.6, "yes")
     assert verdict("marker", "implicit_prm_marker0 - implicit_prm_marker5") == (0.01, "yes")
@@ -282,37 +284,37 @@ def test_quarters() -> None:
     assert (early([3.0]), late([1.0, 5.0])) == (3.0, 5.0)
 
 
-def test_monitors_by_step(made: RLStudy) -> None:
-    run = made.of("plain", "distrl_frozen")[0]
+def test_monitors_by_step(policies: RLStudy) -> None:
+    run = policies.of("plain", "distrl_frozen")[0]
     assert run.monitor("rm_accuracy") == pytest.approx({i + 1: 0.9 - 0.05 * i for i in range(8)})
     assert run.monitor("kl_sft") == {0: 0.0}
-    assert made.of("plain", "grpo")[0].monitor("rm_accuracy") == {}
-    assert alarms(made.of("plain", "grpo")) == "entropy 9"
+    assert policies.of("plain", "grpo")[0].monitor("rm_accuracy") == {}
+    assert alarms(policies.of("plain", "grpo")) == "entropy 9"
     silent = replace(run, lines=({"step": 1, "entropy": None, "loss": float("nan")},))
     assert silent.monitor("entropy") == silent.monitor("loss") == {}
 
 
-def test_curves_are_means_over_runs(made: RLStudy) -> None:
-    runs = made.of("plain", "grpo")
-    found = over_runs(runs, TrainingRun.validations)
-    assert list(found) == [0, 5, 10]
+def test_curves_are_means_over_runs(policies: RLStudy) -> None:
+    runs = policies.of("plain", "grpo")
+    curve = over_runs(runs, TrainingRun.validations)
+    assert list(curve) == [0, 5, 10]
     ends = [np.mean([t.values[2] for t in run.run.scores]) for run in runs]
-    assert found[10].value == pytest.approx(np.mean(ends))
-    assert found[10].n == 9
-    assert found[0].value == pytest.approx(0.42)
+    assert curve[10].value == pytest.approx(np.mean(ends))
+    assert curve[10].n == 9
+    assert curve[0].value == pytest.approx(0.42)
 
 
-def test_families_show_every_trained_arm(made: RLStudy) -> None:
-    shown = families(made, "plain")
+def test_families_show_every_trained_arm(policies: RLStudy) -> None:
+    shown = families(policies, "plain")
     assert {arm for arms in shown.values() for arm in arms} == set(ARMS) - {"rm_as_policy_ipvrm"}
-    assert families(made, "marker") == {"arms": ["grpo", "distrl_ipvrm"]}
+    assert families(policies, "marker") == {"arms": ["grpo", "distrl_ipvrm"]}
 
 
 # --- tables and files -------------------------------------------------------------------------------------------
 
 
-def test_tables(made: RLStudy) -> None:
-    shown = {grid.label: grid for grid in (*grids(made, answers(made)), options_grid(made))}
+def test_tables(policies: RLStudy) -> None:
+    shown = {grid.label: grid for grid in (*grids(policies, answers(policies)), options_grid(policies))}
     policies = {row[1]: row for row in shown["rl-policies"].groups[0]}
     assert policies["grpo"][2:4] == ("3", "9")
     assert policies["grpo"][4].startswith("42.0 [")
@@ -337,9 +339,9 @@ def test_files(results: Path, tmp_path: Path) -> None:
         if (x["panel"], x["arm"], x["protocol"], x["metric"]) == ("plain", "grpo", "policy/step:10", "avg@8")
     }
     assert len(ends) == 9
-    told = json.loads((tmp_path / "miniature_rl.json").read_text())
+    written = json.loads((tmp_path / "miniature_rl.json").read_text())
     by_sft = [np.mean([v for seeds, v in ends.items() if seeds[0] == s]) for s in range(3)]
-    assert told["arms"]["plain grpo"]["after"]["value"] == pytest.approx(np.mean(by_sft), abs=1e-6)
+    assert written["arms"]["plain grpo"]["after"]["value"] == pytest.approx(np.mean(by_sft), abs=1e-6)
     assert "| [miniature_rl](miniature_rl.md) | " in (tmp_path / "README.md").read_text()
     assert "Every comparison" in (tmp_path / "report.html").read_text()
     names = {path.name for path in (tmp_path / "figures").glob("miniature_rl*.svg")}
@@ -370,29 +372,29 @@ def test_a_study_with_two_runs_has_a_sheet(tmp_path: Path) -> None:
 
 def test_study_runs_without_metrics_or_seeds_still_have_tables(tmp_path: Path) -> None:
     path = write_training(tmp_path, "", [0.1, 0.2], model="org/policy", benchmark="miniature_gain", panel="")
-    _forget(path, "arm", "sft_seed", "rl_seed", "panel")
+    _remove_options(path, "arm", "sft_seed", "rl_seed", "panel")
     (sheet,) = sheets(read_runs(tmp_path), sections=SECTIONS)
     policies = next(grid for grid in sheet.tables if grid.label == "rl-policies")
     assert texts(policies)[0][0][:4] == ("–", "org/policy", "1", "1")
 
 
-def _forget(path: Path, *names: str) -> None:
-    """Takes options out of a result, as where the run was no study's."""
-    told = json.loads(path.read_text())
+def _remove_options(path: Path, *names: str) -> None:
+    """Removes options from a result, as in a run that belongs to no study."""
+    result = json.loads(path.read_text())
     for name in names:
-        del told["manifest"]["config"][name]
-    path.write_text(json.dumps(told))
+        del result["manifest"]["config"][name]
+    path.write_text(json.dumps(result))
 
 
 @pytest.mark.parametrize("benchmark", ["real", "grade_school"])
 def test_a_users_training_shows_before_after_gain_and_curves_and_no_claim(tmp_path: Path, benchmark: str) -> None:
-    """Whatever its arm; the grade-school study is known by its problems, not by a name that anyone may give."""
+    """Whatever its arm; the grade-school study is recognised by the hash of its problems, not by its name."""
     for arm, last in (("distrl_ipvrm", 0.3), ("grpo", 0.2)):
         watched = lines(4, **{k: v for k, v in monitors_of(arm).items() if not isinstance(v, list)})
         path = write_training(
             tmp_path / "runs", arm, [0.1, 0.2, last], (0, 0), watched, benchmark=benchmark, panel="", model="org/policy"
         )
-        _forget(path, "sft_seed", "rl_seed", "panel")
+        _remove_options(path, "sft_seed", "rl_seed", "panel")
     report(tmp_path / "runs", tmp_path / "out", sections=SECTIONS)
     page = (tmp_path / "out" / f"{benchmark}-distrl.md").read_text()
     assert "| Before | After | Gain | Cut before | Cut after |" in page
@@ -425,23 +427,23 @@ def test_the_library_alone_reports_a_studys_run_as_any_other(tmp_path: Path) -> 
 def test_metrics_are_checked(tmp_path: Path, fault: str) -> None:
     path = write_training(tmp_path, "grpo", [0.1, 0.2], monitors=lines(2, entropy=0.5))
     assert load(tmp_path, recompute=True, sections=SECTIONS).problems == ()
-    where = metrics_path(path)
+    metrics = metrics_path(path)
     if fault == "missing":
-        where.unlink()
+        metrics.unlink()
     elif fault == "altered":
-        where.write_bytes(where.read_bytes() + b"x")
+        metrics.write_bytes(metrics.read_bytes() + b"x")
     else:
-        shutil.copy(path, where)
-        told = path.read_text().replace(
-            read_run(path).result.manifest.config["metrics_sha256"], sha256(where.read_bytes())
+        shutil.copy(path, metrics)
+        result = path.read_text().replace(
+            read_run(path).result.manifest.config["metrics_sha256"], sha256(metrics.read_bytes())
         )
-        path.write_text(told)
+        path.write_text(result)
     (problem,) = load(tmp_path, sections=SECTIONS).problems
-    assert where.name in problem
+    assert metrics.name in problem
     assert {"missing": "cannot be read", "altered": "SHA-256", "nonsense": "not a record"}[fault] in problem
 
 
-def test_an_arm_run_twice_is_named(tmp_path: Path) -> None:
+def test_two_runs_of_an_arm_and_seeds_are_a_problem(tmp_path: Path) -> None:
     write_training(tmp_path, "grpo", [0.1, 0.2], (1, 2), run_id="a")
     write_training(tmp_path, "grpo", [0.1, 0.3], (1, 2), run_id="b")
     (problem,) = load(tmp_path, sections=SECTIONS).problems
@@ -454,6 +456,6 @@ def test_terminal_table_of_one_run(tmp_path: Path) -> None:
     console.print(run_table(read_run(path).result))
     text = console.export_text()
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
-    kept = [line.split() for line in text.splitlines() if line.strip().startswith(("step", "after"))]
-    assert kept[0] == ["step", "0", "10.0", "[10.0,", "10.0]", "6.2"]
-    assert kept[-1] == ["after", "minus", "before", "+30.0", "[+30.0,", "+30.0]"]
+    rows = [line.split() for line in text.splitlines() if line.strip().startswith(("step", "after"))]
+    assert rows[0] == ["step", "0", "10.0", "[10.0,", "10.0]", "6.2"]
+    assert rows[-1] == ["after", "minus", "before", "+30.0", "[+30.0,", "+30.0]"]

@@ -1,0 +1,66 @@
+"""The study of what a policy gains from each reward model of the miniature: one DistRL arm per model and seed.
+
+The reward models are those of the reward model study. Together with its runs, these show whether a reward model's step
+F1 predicts what a policy gains from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from prmbench.config import Loss
+from prmbench.config.distrl_options import Arm
+from prmbench.core.progress import Tell
+from prmbench.studies.miniature import process_pool
+from prmbench.studies.miniature.recipes import STUDY_METHODS
+from prmbench.studies.miniature.rl_study import ArmRuns, Scale, StudyArm, run_arms, train_reward_models
+from prmbench.studies.miniature.world import ActivityProgress, World, seed_world
+
+BENCHMARK = "miniature_gain"
+REWARD_MODELS = {name: recipe for name, recipe in STUDY_METHODS.items() if recipe.loss != "q_rm"}
+"""Methods that DistRL can use. Q-RM is a value model, and did not learn this task."""
+_ARM_OF_LOSS: dict[Loss, Arm] = {"implicit_prm": "distrl_implicit_prm", "dpo_rm": "distrl_dpo_rm"}
+"""Arm that trains a reward model further; models of other losses, all IPVRM's, are trained with plain IPVRM's loss."""
+GAIN_ARMS: dict[str, StudyArm] = {
+    "grpo": StudyArm("grpo"),
+    **{
+        f"distrl_{name}": StudyArm(_ARM_OF_LOSS.get(recipe.loss, "distrl_ipvrm"), reward_model=name)
+        for name, recipe in REWARD_MODELS.items()
+    },
+}
+"""GRPO, and DistRL from every reward model, which is trained further as in the arms of the RL study."""
+
+
+def run_study(
+    sft_seeds: Sequence[int],
+    rl_seeds: Sequence[int],
+    root: Path,
+    out: Path,
+    progress: Tell | None = None,
+    scale: Scale | None = None,
+) -> None:
+    """Makes missing worlds and reward models, then runs every arm; continues where an earlier call was interrupted.
+
+    Args:
+        sft_seeds: seeds of worlds.
+        rl_seeds: seeds of RL training in each world.
+        root: folder of the worlds.
+        out: folder of the runs.
+        progress: receives the progress of every seed.
+        scale: length of the runs and sizes of their data.
+
+    Raises:
+        UserError: a process failed.
+    """
+    scale = scale or Scale()
+    jobs = {f"seed {seed}": partial(run_seed, seed_world(root, seed), rl_seeds, out, scale) for seed in sft_seeds}
+    process_pool.run_jobs(jobs, progress)
+
+
+def run_seed(world: World, rl_seeds: Sequence[int], out: Path, scale: Scale, progress: ActivityProgress) -> None:
+    """Makes one world and its reward models, and runs every arm on it."""
+    train_reward_models(world, REWARD_MODELS, scale.world_sizes, progress)
+    for rl_seed in rl_seeds:
+        run_arms(ArmRuns(world, rl_seed, GAIN_ARMS, scale, BENCHMARK), out, progress)

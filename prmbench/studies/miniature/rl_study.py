@@ -1,0 +1,302 @@
+"""The study of policies trained by RL in the miniature world: its arms, their prompts, and the runs of each arm.
+
+An arm is a set of options of `train-distrl`; training itself is done by the function behind that command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from prmbench.config.distrl_options import ARMS, SELF, Arm, DistRLConfig
+from prmbench.core import writing
+from prmbench.core.progress import Tell
+from prmbench.core.records import UserError, str, text_hash
+from prmbench.rl import distrl
+from prmbench.studies.miniature import arithmetic, data_ablations, process_pool
+from prmbench.studies.miniature.arithmetic import Split
+from prmbench.studies.miniature.recipes import DEMO_METHODS, STUDY_METHODS, Recipe
+from prmbench.studies.miniature.reward_model_study import run_seed, train_reward_model, training_config
+from prmbench.studies.miniature.world import (
+    ACCURACY_PROMPTS,
+    MAX_COMPLETION_TOKENS,
+    ActivityProgress,
+    Sizes,
+    World,
+    build_world,
+    seed_world,
+)
+
+BENCHMARK = "miniature_rl"
+Panel = Literal["plain", "marker"]
+"""`marker`: the policy writes late markers, and the reward models were trained on completions whose marker reveals the
+outcome."""
+STEPS, VALIDATE_EVERY, VALIDATION_SAMPLES = 20, 10, 8
+"""RL steps of a run, steps between validations, completions per validation prompt."""
+TRAINING_PROMPTS, VALIDATION_PROMPTS = 1000, 250
+FIRST_UNUSED_PROBLEM = 10_000
+"""Index in a split from which on no reward model, policy or threshold has used a problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyArm:
+    """An arm of `train-distrl` and what the study changes in it."""
+
+    arm: Arm
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reward_model_data_first: bool = False
+    """Whether the policy is first trained on the completions that reward models are trained on, which otherwise only
+    arms with a reward model profit from."""
+    reward_model_as_policy: str = ""
+    """Reward model that is validated in the policy's place, without any training."""
+    reward_model: str = ""
+    """Method of the reward model study that the arm starts from; empty: the one named like the arm's loss."""
+
+
+_PLAIN_ARMS = {
+    "grpo": StudyArm("grpo"),
+    "grpo_extra": StudyArm("grpo", reward_model_data_first=True),
+    "grpo_ipvrm": StudyArm("grpo_ipvrm"),
+    "distrl_ipvrm": StudyArm("distrl_ipvrm"),
+    "distrl_implicit_prm": StudyArm("distrl_implicit_prm"),
+    "distrl_dpo_rm": StudyArm("distrl_dpo_rm"),
+    "distrl_frozen": StudyArm("distrl_ipvrm_frozen"),
+    "distrl_naive": StudyArm("distrl_ipvrm", {"adb": False, "dlw": False}),
+    "distrl_dlw": StudyArm("distrl_ipvrm", {"adb": False}),
+    "distrl_adb": StudyArm("distrl_ipvrm", {"dlw": False}),
+    "distrl_sft": StudyArm("distrl_ipvrm", {"reference": "sft"}),
+    "distrl_pmin_0.05": StudyArm("distrl_ipvrm", {"p_min": 0.05}),
+    "distrl_pmin_0.2": StudyArm("distrl_ipvrm", {"p_min": 0.2}),
+    "distrl_alpha_0.01": StudyArm("distrl_ipvrm", {"alpha": 0.01}),
+    "distrl_alpha_0.1": StudyArm("distrl_ipvrm", {"alpha": 0.1}),
+    "distrl_paper": StudyArm("distrl_ipvrm", {"alpha": 0.1, "gae_weight": 1.0}),
+    "prime": StudyArm("prime"),
+    "spro": StudyArm("spro"),
+    "reinforce_q_rm": StudyArm("reinforce_q_rm"),
+    "rm_as_policy_ipvrm": StudyArm("grpo", reward_model_as_policy="ipvrm"),
+    "rm_as_policy_implicit_prm": StudyArm("grpo", reward_model_as_policy="implicit_prm"),
+}
+_MARKER_ARMS = ("grpo", "distrl_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm")
+STUDY_ARMS: dict[Panel, dict[str, StudyArm]] = {
+    "plain": _PLAIN_ARMS,
+    "marker": {name: _PLAIN_ARMS[name] for name in _MARKER_ARMS},
+}
+DEMO_ARMS = {name: _PLAIN_ARMS[name] for name in ("grpo", "distrl_ipvrm")}
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Length of the runs and sizes of their data."""
+
+    steps: int = STEPS
+    validate_every: int = VALIDATE_EVERY
+    validation_prompts: int = VALIDATION_PROMPTS
+    validation_split: Split = "test"
+    world_sizes: Sizes = field(default_factory=Sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRuns:
+    """The runs of one world and one RL seed: every arm once, on the same prompts."""
+
+    world: World
+    rl_seed: int
+    arms: Mapping[str, StudyArm]
+    scale: Scale = field(default_factory=Scale)
+    benchmark: str = BENCHMARK
+
+    @property
+    def panel(self) -> Panel:
+        """The panel of the world."""
+        return _panel(self.world)
+
+    @property
+    def name(self) -> str:
+        """Name for progress and error messages."""
+        return f"{_world_name(self.world)}.{self.rl_seed}"
+
+
+def run_study(
+    sft_seeds: Sequence[int],
+    rl_seeds: Sequence[int],
+    root: Path,
+    out: Path,
+    progress: Tell | None = None,
+    scale: Scale | None = None,
+) -> None:
+    """Runs the whole study: worlds, reward models, the data ablations, then every arm on every pair of seeds.
+
+    Continues where an earlier call was interrupted.
+
+    Args:
+        sft_seeds: seeds of worlds.
+        rl_seeds: seeds of RL training in each world.
+        root: folder of the worlds.
+        out: folder of the runs.
+        progress: receives the progress of every job.
+        scale: length of the runs and sizes of their data.
+
+    Raises:
+        UserError: a process failed.
+    """
+    scale = scale or Scale()
+    worlds = {panel: [seed_world(root, seed, panel == "marker") for seed in sft_seeds] for panel in STUDY_ARMS}
+    process_pool.run_jobs(
+        {
+            _world_name(world): partial(prepare_world, world, out, scale.world_sizes)
+            for panel in STUDY_ARMS
+            for world in worlds[panel]
+        },
+        progress,
+    )
+    all_runs = [
+        ArmRuns(world, rl_seed, arms, scale)
+        for panel, arms in STUDY_ARMS.items()
+        for world in worlds[panel]
+        for rl_seed in rl_seeds
+    ]
+    process_pool.run_jobs({runs.name: partial(run_arms, runs, out) for runs in all_runs}, progress)
+
+
+def _panel(world: World) -> Panel:
+    return "marker" if world.marked else "plain"
+
+
+def _world_name(world: World) -> str:
+    return f"{_panel(world)} seed {world.seed}"
+
+
+def prepare_world(world: World, out: Path, sizes: Sizes, progress: ActivityProgress) -> None:
+    """Makes a world and the reward models of its arms, and trains and judges the data ablations."""
+    ablations = data_ablations.MARKERS if world.marked else data_ablations.SHUFFLED
+    tasks: tuple[str, ...] = ("steps",)
+    run_seed(world, ablations, out, sizes, progress, tasks=tasks)
+    if not world.marked:
+        train_reward_models(world, DEMO_METHODS, sizes, progress)
+
+
+def train_reward_models(world: World, methods: Mapping[str, Recipe], sizes: Sizes, progress: ActivityProgress) -> None:
+    """Makes a world and trains reward models on it, without judging them."""
+    build_world(world, sizes, progress, ())
+    for name, recipe in methods.items():
+        train_reward_model(world, name, recipe, progress)
+
+
+# --- one run --------------------------------------------------------------------------------------------
+
+
+def run_arms(runs: ArmRuns, out: Path, progress: ActivityProgress) -> None:
+    """Runs every arm once and writes the results to `out`; skips arms that are finished.
+
+    The world and the reward models that the arms start from must exist.
+    """
+    write_prompts(runs)
+    for name in runs.arms:
+        config = distrl_config(runs, name)
+        if not _is_copied(config.out, out):
+            manifest_facts = {"model": name, "benchmark": runs.benchmark, "config": run_record(runs, name)}
+            distrl.train_distrl(config, partial(_report_step, progress, name), told=manifest_facts)
+            _copy_result(config.out, out)
+
+
+def _report_step(progress: ActivityProgress, name: str, done: int, total: int, _metrics: Mapping[str, Any]) -> None:
+    progress(name, done, total)
+
+
+def distrl_config(runs: ArmRuns, name: str) -> DistRLConfig:
+    """Returns the options of `prmbench train-distrl` for an arm."""
+    arm, world, scale = runs.arms[name], runs.world, runs.scale
+    is_trained = not arm.reward_model_as_policy
+    config = DistRLConfig(
+        model=str(world.policy if is_trained else world.folder / arm.reward_model_as_policy),
+        arm=arm.arm,
+        preset="miniature",
+        device="cpu",
+        data=_prompts_path(runs, "train"),
+        validation_data=_prompts_path(runs, scale.validation_split),
+        validate_every=scale.validate_every,
+        validation_samples=VALIDATION_SAMPLES,
+        first_rollouts=world.training if arm.reward_model_data_first else None,
+        max_new_tokens=MAX_COMPLETION_TOKENS,
+        split="numbered",
+        steps=scale.steps if is_trained else 0,
+        save_every=0,
+        seed=runs.rl_seed,
+        out=world.folder / f"{runs.benchmark.removeprefix('miniature_')}-{runs.rl_seed}" / name,
+    )
+    return replace(config, **_reward_model_options(world, arm), **arm.options)
+
+
+def _reward_model_options(world: World, arm: StudyArm) -> dict[str, Any]:
+    """Returns the arm's reward model and the constants it was trained with; nothing for arms without one."""
+    values = ARMS[arm.arm]
+    if "rm_loss" not in values or values.get("rm_model") == SELF:
+        return {}
+    loss = values["rm_loss"]
+    method = arm.reward_model or (f"{loss}_{data_ablations.INFORMATIVE_MARKER}" if world.marked else loss)
+    trained = training_config(world, method, STUDY_METHODS.get(method, Recipe(loss)))
+    constants = {"rm_beta": trained.beta, "rm_margin": trained.margin}
+    set_constants = {name: value for name, value in constants.items() if value is not None}
+    return {"rm_model": str(world.folder / method), **set_constants}
+
+
+def run_record(runs: ArmRuns, name: str) -> dict[str, Any]:
+    """Returns what distinguishes the run from others of the study, for its manifest."""
+    return {"arm": name, "panel": runs.panel, "sft_seed": runs.world.seed, "rl_seed": runs.rl_seed}
+
+
+# --- prompts --------------------------------------------------------------------------------------------
+
+
+def write_prompts(runs: ArmRuns) -> None:
+    """Writes training and validation prompts that no policy, reward model or threshold was made with.
+
+    The splits share no problem; within a split, problems that the world already uses are left out.
+    """
+    scale = runs.scale
+    counts: dict[Split, int] = {"train": TRAINING_PROMPTS, scale.validation_split: scale.validation_prompts}
+    for split, count in counts.items():
+        path = _prompts_path(runs, split)
+        if path.exists():
+            continue
+        used_prompts = arithmetic.make_prompts(split, runs.world.seed, _used_count(split, scale.world_sizes))
+        used = {text_hash(p.text) for p in used_prompts}
+        candidates = arithmetic.make_prompts(split, runs.world.seed, 2 * count, FIRST_UNUSED_PROBLEM)
+        # Keyed by text: two indices can give the same problem.
+        unused = {p.text: p for p in candidates if text_hash(p.text) not in used}
+        arithmetic.write_prompts(path, list(unused.values())[:count])
+
+
+def _used_count(split: Split, sizes: Sizes) -> int:
+    """Returns an upper bound on the problems of a split that a world uses."""
+    if split == "train":
+        return sizes.training_prompts
+    return max(ACCURACY_PROMPTS, sizes.best_of_n_prompts, 2 * sizes.judged_traces)
+
+
+def _prompts_path(runs: ArmRuns, split: Split) -> Path:
+    return runs.world.folder / f"rl-{split}-prompts.jsonl"
+
+
+# --- results --------------------------------------------------------------------------------------------
+
+
+def _result_files(run: Path) -> list[Path]:
+    """Returns a finished run's files, the JSON last: where it has been copied to, the others are there too."""
+    return sorted((run / "result").glob("*"), key=lambda path: (path.suffix == ".json", path.name))
+
+
+def _is_copied(run: Path, out: Path) -> bool:
+    paths = _result_files(run)
+    return bool(paths) and all((out / path.name).exists() for path in paths)
+
+
+def _copy_result(run: Path, out: Path) -> None:
+    paths = _result_files(run)
+    if not paths:
+        raise UserError(f"{run}: the run is finished without a result; remove the folder and run again")
+    for path in paths:
+        writing.write_atomic(out / path.name, path.read_bytes())
