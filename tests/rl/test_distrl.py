@@ -15,7 +15,8 @@ from torch import Tensor
 from prmbench import objectives
 from prmbench.config.distrl_options import DistRLConfig, resolve
 from prmbench.engines.hf import Placement
-from prmbench.rl import credit, distrl, models, updates
+from prmbench.rl import advantages as credit
+from prmbench.rl import distrl, models, updates
 from prmbench.rl.advantages import Credit, Scored
 from prmbench.rl.models import Models, Old
 from prmbench.rl.sampler import Source, weight_of
