@@ -14,7 +14,7 @@ from prmbench.config import EvalConfig, ScoreConfig
 from prmbench.core import processes, result_files, writing
 from prmbench.core.records import EvalProtocol, Task, Trace, UserError
 from prmbench.core.validation import OF_FIRST_ERRORS
-from prmbench.evaluation import policy_runs, run_identity, scoring, unlabelled
+from prmbench.evaluation import policy_evaluation, run_identity, scoring, unlabelled
 from prmbench.evaluation.run_files import finish, is_stored, judge_again, keep_texts
 from prmbench.evaluation.unlabelled import score
 
@@ -29,7 +29,7 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> re
     """
     config = options.coerced(config)
     if config.benchmark == "policy":
-        return policy_runs.evaluate(config, progress)
+        return policy_evaluation.evaluate(config, progress)
     find_card(config)  # mistakes that cost nothing to find come first
     writing.check_writable(config.out)
     loaded = _loaded(config)
@@ -133,13 +133,13 @@ class DryRun:
     most_cost: float = 0.0
 
 
-def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy_runs.DryRun:
+def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy_evaluation.DryRun:
     """The plan of a run, without loading weights. `config.dry_run` must be set."""
     if isinstance(config, ScoreConfig):
         backend, found, plan = unlabelled.planned(config)
         traces = tuple(found)
     elif config.benchmark == "policy":
-        return policy_runs.dry_run(config)
+        return policy_evaluation.dry_run(config)
     else:
         loaded = _loaded(config)
         backend, traces = _shown_to(load_backend(config), loaded.task), loaded.traces

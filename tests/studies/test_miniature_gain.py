@@ -15,7 +15,7 @@ from prmbench.studies.miniature import gain, rl, seeds
 from prmbench.studies.miniature.recipes import STUDIED
 from prmbench.studies.miniature.rl import Runs, Scale
 from prmbench.studies.miniature.world import Sizes, World
-from prmbench.studies.reporting.checkpoints import checkpoints
+from prmbench.studies.reporting.checkpoint_rows import checkpoints
 
 GIVEN = Runs(World(Path("w"), 4), 1, gain.GAIN_ARMS, benchmark=gain.BENCHMARK)
 CONSTANTS = {

@@ -1,6 +1,6 @@
 """Rows of checkpoints -> the sheet `joined`: correlations first, then the table, a figure, CSV and JSON.
 
-What a row holds is decided in checkpoints.py, what a correlation is in checkpoint_correlation.py.
+What a row holds is decided in checkpoint_rows.py, what a correlation is in checkpoint_correlation.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from prmbench.studies.reporting.checkpoint_correlation import (
     correlate,
 )
 from prmbench.studies.reporting.checkpoint_figures import plans
-from prmbench.studies.reporting.checkpoints import CALIBRATION, COST, F1, GAINS, RL_GAINS, Checkpoint, checkpoints
+from prmbench.studies.reporting.checkpoint_rows import CALIBRATION, COST, F1, GAINS, RL_GAINS, Checkpoint, checkpoints
 from prmbench.studies.reporting.column_words import COLUMN_WORDS
 
 NAME = JOINED
