@@ -5,8 +5,9 @@ Needs the extra `verify`. Scoring is verifiers.py's business; it finds the task'
 
 from __future__ import annotations
 
+from typing import Any
+
 from prmbench.core.records import UserError
-from prmbench.data.prompts import Prompt
 from prmbench.verification.gym_tasks import refusal
 
 TAGS = "\n\nPut the final answer, and nothing else, between <answer> and </answer>."
@@ -14,10 +15,11 @@ TAGS = "\n\nPut the final answer, and nothing else, between <answer> and </answe
 USUAL = {"size": 100, "seed": 0}
 
 
-def prompts(spec: str) -> list[Prompt]:
+def prompts(spec: str) -> list[tuple[str, str, str, str, dict[str, Any]]]:
     """`gym:chain_sum,gcd,size=100,seed=0`: so many entries of each task; further options go to the task's own config.
 
-    `metadata` is the entry's, with `source_dataset`, the task's name. Raises UserError on an unknown task or option.
+    Returns (id, text, reference answer, task, metadata) of each prompt; `metadata` is the entry's, and its
+    `source_dataset` is the task's name. Raises UserError on an unknown task or option.
     """
     names, options = _parsed(spec)
     try:
@@ -37,7 +39,7 @@ def prompts(spec: str) -> list[Prompt]:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"--data {spec}: reasoning-gym refuses it ({reason}); change the options") from error
         found += [
-            Prompt(f"{name}-{k}", entry["question"] + TAGS, entry["answer"] or "", name, "gym", entry["metadata"], True)
+            (f"{name}-{k}", entry["question"] + TAGS, entry["answer"] or "", name, entry["metadata"])
             for k, entry in enumerate(entries)
         ]
     return found
