@@ -1,6 +1,6 @@
 """Runs of task validity (PRMBench) -> tables, figure and terminal lines. Ranks and lays out; computes no metric.
 
-Groups and the whole are the rows that judge/validity.py names by their categories; a partial one keeps its note.
+Groups and the whole are the rows that tasks/validity.py names by their categories; a partial one keeps its note.
 """
 
 from __future__ import annotations
