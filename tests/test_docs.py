@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
+import io
 import itertools
 import re
 import shlex
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,18 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 PATH = re.compile(r"(?:prmbench|tests|benchmarks|leaderboards|docs)/[\w./-]+")
+SOURCE_FILE = re.compile(r"[\w/]+\.(?:py|js|sh)")
+MENTIONED_FILE = re.compile(r"(?<![\w/.-])[\w/]+\.(?:py|md|sh|js)\b")
+DOTTED_NAME = re.compile(r"prmbench(?:\.\w+)+")
+ELSEWHERE = {"mine.py"}
+"""Files that a reader of docs/ makes."""
+OTHER_PROJECTS = {
+    "modeling.py",
+    "process_bench/process_eval.py",
+    "tokenizers.py",
+    "train_rm_with_accelerate.py",
+}
+"""Files that a docstring or a comment cites from another project."""
 
 
 def commands(text: str) -> list[str]:
@@ -53,19 +70,26 @@ def prmbench_arguments(line: str) -> list[str] | None:
     return [word for before, word in itertools.pairwise(words) if word != "..." or before.startswith("--")]
 
 
+def refusal_of(arguments: list[str]) -> str | None:
+    """What the command line answers to arguments that it cannot parse; None where it takes them."""
+    group: Any = typer.main.get_command(app)
+    if arguments[0] not in group.commands:
+        return f"no command {arguments[0]}"
+    try:
+        group.commands[arguments[0]].make_context(arguments[0], arguments[1:])
+    except (USAGE_ERROR, UserError) as error:
+        if type(error).__name__ != "MissingParameter":  # a sentence may name a command without its arguments
+            return str(error)
+    return None
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_have_the_options_that_a_page_gives_them(page: Path) -> None:
-    group: Any = typer.main.get_command(app)
     for line in commands(page.read_text(encoding="utf-8")):
         arguments = prmbench_arguments(line)
-        if not arguments or arguments[0].startswith("-"):
-            continue
-        assert arguments[0] in group.commands, line
-        try:
-            group.commands[arguments[0]].make_context(arguments[0], arguments[1:])
-        except (USAGE_ERROR, UserError) as error:
-            if type(error).__name__ != "MissingParameter":  # a sentence may name a command without its arguments
-                pytest.fail(f"{page.name}: {line}: {error}")
+        if arguments and not arguments[0].startswith("-"):
+            refusal = refusal_of(arguments)
+            assert refusal is None, f"{page.name}: {line}: {refusal}"
 
 
 def test_the_readme_shows_commands() -> None:
@@ -92,9 +116,77 @@ def test_make_targets_exist(page: Path) -> None:
     assert named <= targets
 
 
-def test_workflows_watch_paths_that_exist() -> None:
-    """A filter that matches nothing never starts its job."""
-    for workflow in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
-        for listed in re.findall(r"paths: \[([^\]]*)\]", workflow.read_text(encoding="utf-8")):
-            for pattern in listed.split(", "):
-                assert any(ROOT.glob(pattern.removesuffix("/**"))), f"{workflow.name}: {pattern}"
+@functools.cache
+def project_files() -> frozenset[str]:
+    """The ends of all paths in the project: for `prmbench/rl/models.py` also `rl/models.py` and `models.py`."""
+    folders = ("benchmarks", "docs", "leaderboards", "prmbench", "tests")
+    paths = [*ROOT.glob("*.*"), *(path for folder in folders for path in (ROOT / folder).rglob("*.*"))]
+    parts = [path.relative_to(ROOT).parts for path in paths]
+    return frozenset("/".join(part[start:]) for part in parts for start in range(len(part)))
+
+
+def resolve(dotted: str) -> object:
+    """The module, function, class or attribute of a dotted name; raises AttributeError where there is none."""
+    parts = dotted.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[end:]:
+            found = getattr(found, name)
+        return found
+    raise ImportError(dotted)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_names_of_the_code_that_a_page_cites_exist(page: Path) -> None:
+    spans = SPAN.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+    missing = [s for s in spans if SOURCE_FILE.fullmatch(s) and s not in project_files() | ELSEWHERE]
+    assert missing == []
+    for span in spans:
+        if DOTTED_NAME.fullmatch(span):
+            resolve(span)
+
+
+def test_a_cited_name_that_is_gone_is_noticed() -> None:
+    with pytest.raises(AttributeError):
+        resolve("prmbench.config.Lost")
+    with pytest.raises(AttributeError):
+        resolve("prmbench.lost.Name")
+
+
+def test_contributing_places_every_package() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.split("## Where things are")[1].split("## ")[0]
+    packages = {path.parent.name for path in (ROOT / "prmbench").glob("*/__init__.py")}
+    named = set(
+        re.findall(r"`([a-z]+)`", "".join(line.split("|")[1] for line in table.splitlines() if line[:1] == "|"))
+    )
+    assert named - {"prmbench"} == packages
+
+
+def cited_files(code: str) -> set[str]:
+    """The names of files in a module's comments and in its docstrings, those beneath constants included."""
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    texts = [token.string for token in tokens if token.type == tokenize.COMMENT]
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            texts.append(node.value.value)
+    return set(MENTIONED_FILE.findall("\n".join(texts)))
+
+
+def test_files_that_comments_and_docstrings_cite_exist() -> None:
+    there = project_files() | OTHER_PROJECTS
+    missing = set()
+    for path in (path for folder in ("prmbench", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")):
+        code = path.read_text(encoding="utf-8")
+        if not set(MENTIONED_FILE.findall(code)) <= there:  # many strings are no citations
+            missing |= {f"{path.relative_to(ROOT)}: {name}" for name in cited_files(code) - there}
+    assert missing == set()
+
+
+def test_modules_that_pages_run_exist() -> None:
+    for page in PAGES:
+        for module in re.findall(r"python -m (prmbench(?:\.\w+)*)", page.read_text(encoding="utf-8")):
+            assert importlib.util.find_spec(module) is not None, f"{page.name}: {module}"

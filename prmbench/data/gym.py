@@ -5,8 +5,9 @@ Needs the extra `verify`. The answers are scored in verification/, which finds t
 
 from __future__ import annotations
 
+from typing import Any
+
 from prmbench.core.records import UserError
-from prmbench.data.prompts import Prompt
 from prmbench.verification.gym_tasks import refusal
 
 TAGS = "\n\nPut the final answer, and nothing else, between <answer> and </answer>."
@@ -14,7 +15,7 @@ TAGS = "\n\nPut the final answer, and nothing else, between <answer> and </answe
 DEFAULT_OPTIONS = {"size": 100, "seed": 0}
 
 
-def prompts(spec: str) -> list[Prompt]:
+def prompts(spec: str) -> list[tuple[str, str, str, str, dict[str, Any]]]:
     """Return generated prompts of one or more reasoning-gym tasks.
 
     Args:
@@ -22,7 +23,8 @@ def prompts(spec: str) -> list[Prompt]:
             further options go to the task's own configuration.
 
     Returns:
-        Prompts whose `metadata` is that of the reasoning-gym entry; its `source_dataset` is the task's name.
+        (id, text, reference answer, task, metadata) of each prompt; `metadata` is that of the reasoning-gym entry,
+        and its `source_dataset` is the task's name.
 
     Raises:
         UserError: reasoning-gym is missing, or does not know a task or an option.
@@ -45,7 +47,7 @@ def prompts(spec: str) -> list[Prompt]:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"--data {spec}: reasoning-gym refuses it ({reason}); change the options") from error
         generated += [
-            Prompt(f"{name}-{k}", entry["question"] + TAGS, entry["answer"] or "", name, "gym", entry["metadata"], True)
+            (f"{name}-{k}", entry["question"] + TAGS, entry["answer"] or "", name, entry["metadata"])
             for k, entry in enumerate(entries)
         ]
     return generated

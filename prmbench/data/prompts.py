@@ -13,7 +13,7 @@ from typing import Any
 
 from prmbench.core import validation
 from prmbench.core.records import UserError
-from prmbench.data import files, selection
+from prmbench.data import files, gym, selection
 
 BOXED = "\n\nPresent the answer in LaTex format: \\boxed{Your answer}"
 """Instruction at the end of the published prompts (IPVRM release, policy evaluation); appended to a row's `problem`."""
@@ -77,9 +77,10 @@ def load(path: Path, subsets: Sequence[str] = (), limit: int | None = None) -> l
 
 def _read(path: Path) -> list[Prompt]:
     if str(path).startswith("gym:"):
-        from prmbench.data import gym  # gym builds on this module
-
-        return gym.prompts(str(path))
+        return [
+            Prompt(id, text, gold, task, "gym", metadata, generated=True)
+            for id, text, gold, task, metadata in gym.prompts(str(path))
+        ]
     prompts = []
     for file in files.data_files(path):
         rows = files.read_rows(file)

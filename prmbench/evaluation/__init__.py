@@ -14,7 +14,7 @@ from prmbench.config import EvalConfig, ScoreConfig
 from prmbench.core import processes, result_files, writing
 from prmbench.core.option_values import check_names
 from prmbench.core.records import EvalProtocol, RunManifest, Trace, Usage, UserError
-from prmbench.evaluation import policy_runs, run_identity, scoring, unlabelled
+from prmbench.evaluation import policy_evaluation, run_identity, scoring, unlabelled
 from prmbench.evaluation.run_files import is_stored, judge_again, judge_and_write, write_critiques
 from prmbench.evaluation.unlabelled import score
 
@@ -38,7 +38,7 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> re
     """
     config = options.coerced(config)
     if config.benchmark == "policy":
-        return policy_runs.evaluate(config, progress)
+        return policy_evaluation.evaluate(config, progress)
     find_card(config)  # before the data is loaded, since this is quick
     writing.check_writable(config.out)
     loaded = _load_traces(config)
@@ -158,14 +158,14 @@ class DryRun:
     most_cost: float = 0.0
 
 
-def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy_runs.DryRun:
+def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy_evaluation.DryRun:
     """Return the plan of a run without loading weights. `config.dry_run` must be set. Raises UserError."""
     config = options.coerced(config)
     if isinstance(config, ScoreConfig):
         backend, solutions, plan = unlabelled.make_plan(config)
         traces = tuple(solutions)
     elif config.benchmark == "policy":
-        return policy_runs.dry_run(config)
+        return policy_evaluation.dry_run(config)
     else:
         loaded = _load_traces(config)
         backend, traces = _backend_for_task(load_backend(config), loaded.task), loaded.traces

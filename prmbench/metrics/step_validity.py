@@ -1,6 +1,6 @@
 """PRMBench's score of single steps: counts of right judgements, the formulas on them, thresholds, chance; in numpy.
 
-Positive means valid. Which steps are counted together, and under which protocol, is judge/validity.py's business.
+Positive means valid. Which steps are counted together, and under which protocol, is tasks/validity.py's business.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ from prmbench.core.result_files import Run
 from prmbench.metrics.first_error import bootstrap_weights
 from prmbench.report import report
 from prmbench.studies.reporting.checkpoint_correlation import FEWEST, REPLICATES, Coefficient, Point, Within, correlate
+from prmbench.studies.reporting.checkpoint_rows import Checkpoint, checkpoints
 from prmbench.studies.reporting.checkpoint_tables import csv as joined_csv
 from prmbench.studies.reporting.checkpoint_tables import grids, joined, outcomes
-from prmbench.studies.reporting.checkpoints import Checkpoint, checkpoints
 from prmbench.studies.reporting.sections import SECTIONS
 from prmbench.tasks import read_runs
 

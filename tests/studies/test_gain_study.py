@@ -15,7 +15,7 @@ from prmbench.studies.miniature import gain_study, rl_study
 from prmbench.studies.miniature.recipes import STUDY_METHODS
 from prmbench.studies.miniature.rl_study import ArmRuns, Scale
 from prmbench.studies.miniature.world import Sizes, World, seed_world
-from prmbench.studies.reporting.checkpoints import checkpoints
+from prmbench.studies.reporting.checkpoint_rows import checkpoints
 
 RUNS = ArmRuns(World(Path("w"), 4), 1, gain_study.GAIN_ARMS, benchmark=gain_study.BENCHMARK)
 CONSTANTS = {

@@ -16,7 +16,7 @@ from prmbench.backends import load_backend
 from prmbench.config import EvalConfig, TrainRMConfig, presets
 from prmbench.core import result_files, writing
 from prmbench.core.progress import Tell
-from prmbench.core.records import Threshold, Trace, str
+from prmbench.core.records import Threshold, Trace
 from prmbench.studies.miniature import data_ablations, process_pool
 from prmbench.studies.miniature.recipes import TRAINING, Recipe
 from prmbench.studies.miniature.world import (

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from prmbench.config.distrl_options import ARMS, SELF, Arm, DistRLConfig
 from prmbench.core import writing
 from prmbench.core.progress import Tell
-from prmbench.core.records import UserError, str, text_hash
+from prmbench.core.records import UserError, text_hash
 from prmbench.rl import distrl
 from prmbench.studies.miniature import arithmetic, data_ablations, process_pool
 from prmbench.studies.miniature.arithmetic import Split

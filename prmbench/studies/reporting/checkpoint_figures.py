@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from prmbench.report.figures import PALETTE, Plan, legend_label
 from prmbench.report.stats import mean
-from prmbench.studies.reporting.checkpoints import F1, GAINS, RL_GAINS, Checkpoint
+from prmbench.studies.reporting.checkpoint_rows import F1, GAINS, RL_GAINS, Checkpoint
 from prmbench.studies.reporting.probe_models import PROBE
 from prmbench.studies.reporting.reward_model_runs import METHODS, PAPER
 

@@ -1,6 +1,6 @@
 """The sheet `joined`: correlations across checkpoints, a row per checkpoint, a figure, CSV and JSON.
 
-checkpoints.py makes the rows, checkpoint_correlation.py the correlations.
+checkpoint_rows.py makes the rows, checkpoint_correlation.py the correlations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prmbench.studies.reporting.checkpoint_correlation import (
     correlate,
 )
 from prmbench.studies.reporting.checkpoint_figures import plans
-from prmbench.studies.reporting.checkpoints import CALIBRATION, COST, F1, GAINS, RL_GAINS, Checkpoint, checkpoints
+from prmbench.studies.reporting.checkpoint_rows import CALIBRATION, COST, F1, GAINS, RL_GAINS, Checkpoint, checkpoints
 from prmbench.studies.reporting.column_words import COLUMN_WORDS
 from prmbench.tasks.table import DASH, FRACTION, PERCENT, POINTS, Cell, Table, Unit, Value
 from prmbench.tasks.table import Row as TableRow
