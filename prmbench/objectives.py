@@ -1,7 +1,8 @@
-"""The paper's quantities as pure functions of tensors, one equation each: no config, no model, no device.
+"""The equations of the paper as pure functions of tensors.
 
-Equations are those of arXiv 2604.13197 unless another paper is named. A loss is one term a sequence (or pair): add up
-all terms, divide by the number of sequences or tokens of the whole batch, and micro-batches and processes add up too.
+Equations are those of arXiv 2604.13197 unless another paper is named. Shapes: b sequences or pairs, t tokens, k
+candidates. A loss function returns one term a sequence (or pair): divide the sum of the terms by the number of
+sequences or tokens of the whole batch, and the losses of micro-batches and processes add up to that of the batch.
 """
 # ruff: noqa: F722 (jaxtyping's shapes are no forward references; one dimension has a space before it for that reason)
 
@@ -17,23 +18,23 @@ if TYPE_CHECKING:  # shapes are checked in tests/test_objectives.py, and cost no
     from jaxtyping import Bool, Float, Int
 
 Reduction = Literal["sequence", "token"]
-"""The mean over t per sequence, then over sequences (Eq. 9); or over all tokens (the authors' offline trainer)."""
+"""Mean over t in each sequence, then over sequences (Eq. 9); or over all tokens (the authors' offline trainer)."""
 MU_MARGIN = 1e-6
-"""How far a prompt's mean outcome is kept from 0 and 1 before its logit is taken."""
+"""A prompt's mean outcome is clamped this far from 0 and 1 before its logit is taken."""
 
 
 # --- sums and means under a mask ----------------------------------------------------------------------------------
 
 
 def masked_sum(values: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, " b"]:
-    """The sum over the tokens that count; what stands elsewhere, NaN included, has no part in it."""
+    """Returns the sum over the tokens of the mask; values elsewhere, NaN included, are ignored."""
     return values.masked_fill(~mask, 0.0).sum(-1)
 
 
 def masked_mean(
     values: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"], weight: Float[Tensor, "b t"] | None = None
 ) -> Float[Tensor, " b"]:
-    """The (weighted) mean over the tokens that count; 0 where their weights add up to 0."""
+    """Returns the (weighted) mean over the tokens of the mask; 0 where the weights sum to 0."""
     weights = (mask if weight is None else weight.masked_fill(~mask, 0.0)).to(values.dtype)
     total = weights.sum(-1)
     return masked_sum(values * weights, mask) / torch.where(total > 0, total, 1.0)
@@ -45,7 +46,7 @@ def sequence_terms(
     reduction: Reduction = "sequence",
     weight: Float[Tensor, "b t"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Each sequence's part of a loss: its mean, or that mean times its length (without `weight`, its sum)."""
+    """Returns each sequence's term of a loss: its mean, or with `token` that mean times its length."""
     mean = masked_mean(values, mask, weight)
     return mean if reduction == "sequence" else mean * mask.sum(-1)
 
@@ -54,27 +55,27 @@ def sequence_terms(
 
 
 def log_ratios(logprobs: Float[Tensor, "*b t"], ref_logprobs: Float[Tensor, "*b t"]) -> Float[Tensor, "*b t"]:
-    """Eq. (3) without beta: l_t = log pi_phi(y_t|s_t) - log pi_ref(y_t|s_t), in nats."""
+    """Eq. (3) without beta: returns l_t = log pi_phi(y_t|s_t) - log pi_ref(y_t|s_t), in nats."""
     return logprobs - ref_logprobs
 
 
 def sequence_rewards(log_ratio: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"], beta: float) -> Float[Tensor, " b"]:
-    """Eq. (1): r(x, y) = beta * sum of l_t over the completion."""
+    """Eq. (1): returns r(x, y) = beta * the sum of l_t over the completion."""
     return beta * masked_sum(log_ratio, mask)
 
 
 def token_rewards(log_ratio: Float[Tensor, "*b t"], beta: float) -> Float[Tensor, "*b t"]:
-    """Eq. (3): r_t = beta * l_t."""
+    """Eq. (3): returns r_t = beta * l_t."""
     return beta * log_ratio
 
 
 def prefix_values(rewards: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:
-    """Eq. (5): V after t tokens = the sum of the token rewards up to and with t. Flat where the mask is off."""
+    """Eq. (5): returns V after t tokens, the sum of the rewards of tokens 1 to t; constant where the mask is off."""
     return rewards.masked_fill(~mask, 0.0).cumsum(-1)
 
 
 def length_normalized(values: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:
-    """Section 3.1: vbar_t = V / t, where t counts the tokens of the mask from 1."""
+    """Section 3.1: returns vbar_t = V / t, where t counts the tokens of the mask from 1."""
     return values / mask.cumsum(-1).clamp(min=1)
 
 
@@ -84,22 +85,22 @@ def length_normalized(values: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -
 def sft_loss(
     logprobs: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"], reduction: Reduction = "token"
 ) -> Float[Tensor, " b"]:
-    """Negative log-likelihood of the completion's tokens; by custom a mean over all tokens."""
+    """Returns the negative log-likelihood of the completion's tokens, usually as a mean over all tokens."""
     return sequence_terms(-logprobs, mask, reduction)
 
 
 def bradley_terry_loss(
     chosen: Float[Tensor, " b"], rejected: Float[Tensor, " b"], margin: float = 0.0
 ) -> Float[Tensor, " b"]:
-    """Eq. (2) on sequence rewards at margin 0 (DPO-RM): -log sigmoid(chosen - rejected - margin), one term a pair.
+    """Eq. (2): returns -log sigmoid(chosen - rejected - margin), one term a pair.
 
-    Q-RM is the same on beta times the mean of a scalar head's token values, with a margin.
+    DPO-RM takes sequence rewards and margin 0; Q-RM takes beta times the mean of a scalar head's token values.
     """
     return softplus(margin - (chosen - rejected))
 
 
 def implicit_prm_loss(rewards: Float[Tensor, " b"], outcome: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """Eq. (4): BCE of sigmoid(r(x, y)), r the sequence reward of Eq. (1), against the outcome."""
+    """Eq. (4): returns the BCE of sigmoid(r(x, y)) and the outcome, r being the sequence reward of Eq. (1)."""
     return binary_cross_entropy_with_logits(rewards, outcome, reduction="none")
 
 
@@ -112,10 +113,18 @@ def ipvrm_loss(
     prefix_weight: Float[Tensor, "b t"] | None = None,
     reduction: Reduction = "sequence",
 ) -> Float[Tensor, " b"]:
-    """Eq. (9): BCE of every length-normalised prefix value against the outcome, each class short of its margin.
+    """Eq. (9): returns the BCE of each length-normalised prefix value and the outcome, with a margin for each class.
 
-    With `offset` = V(x) and the terms times w it is the online form, Eq. (15); `prefix_weight` gives Eq. (16). v_bar(t)
-    holds token t, as in the release; Eq. (9) read literally leaves it out.
+    v_bar(t) includes token t, as in the release; Eq. (9) read literally does not.
+
+    Args:
+        v_bar: Length-normalised prefix values.
+        mask: The completion's tokens.
+        outcome: 1 = right, 0 = wrong.
+        margin: A right prefix has to exceed it, a wrong one has to be below minus it.
+        offset: V(x) of the online form, Eq. (15), whose terms the caller multiplies by w.
+        prefix_weight: Weights of the prefixes, Eq. (16).
+        reduction: Mean over sequences or over tokens.
     """
     y = outcome[:, None]
     v = v_bar + (offset[:, None] if isinstance(offset, Tensor) else offset)
@@ -129,17 +138,18 @@ def step_bce_loss(
     mask: Bool[Tensor, "b t"],
     reduction: Reduction = "token",
 ) -> Float[Tensor, " b"]:
-    """BCE of sigmoid(logit) at labelled steps, labels in [0, 1]: hard ones, or Monte-Carlo success rates.
+    """Returns the BCE of sigmoid(logit) and the labels of steps, which are in [0, 1].
 
-    The mask is on where a step ends and has a label. Two-class heads bring their `log_odds`, which makes this the
-    cross-entropy of their softmax. By custom (TRL) a mean over all labelled steps, hence `token`.
+    Labels may be Monte-Carlo success rates. The mask is on where a step ends and has a label. For two-class heads the
+    logits are their `log_odds`, and this is the cross-entropy of their softmax. The mean is over all labelled steps, as
+    in TRL, hence `token`.
     """
     nll = binary_cross_entropy_with_logits(logits, labels.masked_fill(~mask, 0.0), reduction="none")
     return sequence_terms(nll, mask, reduction)
 
 
 def log_odds(classes: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b"]:
-    """The logit of class 1 (the step is right) against class 0: softmax of two is sigmoid of their difference."""
+    """Returns the logit of class 1 (the step is right) against class 0: the sigmoid of it is the softmax's p."""
     return classes[..., 1] - classes[..., 0]
 
 
@@ -147,39 +157,42 @@ def log_odds(classes: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b"]:
 
 
 def late_weights(mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:
-    """Eq. (17): t / T, before its normalisation by the sum; 0 outside the mask."""
+    """Eq. (17): returns t / T before normalisation by the sum; 0 off the mask."""
     t = mask.cumsum(-1)
     return (t / t[:, -1:].clamp(min=1)).masked_fill(~mask, 0.0)
 
 
 def early_weights(mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:
-    """Eq. (18): 1 - t / T, likewise. One token weighs nothing then: its sequence has loss 0, and is counted."""
+    """Eq. (18): returns 1 - t / T before normalisation; one token alone has weight 0, loss 0, and is counted."""
     return mask.float() - late_weights(mask)
 
 
 def group_sum(values: Float[Tensor, " b *t"], group: Int[Tensor, " b"]) -> Float[Tensor, " b *t"]:
-    """The sum over the rollouts of a sequence's own prompt, for every sequence."""
-    names, place = group.unique(return_inverse=True)
-    return values.new_zeros(len(names), *values.shape[1:]).index_add(0, place, values)[place]
+    """Returns for each sequence the sum over the rollouts of its prompt; `group` is the prompt's index."""
+    groups, index = group.unique(return_inverse=True)
+    return values.new_zeros(len(groups), *values.shape[1:]).index_add(0, index, values)[index]
 
 
 def group_mean(values: Float[Tensor, " b"], group: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """mu(x): the mean over the rollouts of a sequence's own prompt, for every sequence."""
+    """Returns mu(x) for each sequence: the mean over the rollouts of its prompt."""
     return group_sum(values, group) / group_sum(torch.ones_like(values), group)
 
 
 def difficulty_offset(mu: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """Eq. (15): V(x) = logit(mu), mu kept 1e-6 from 0 and 1, in float32 as the release (float64 is 0.013 off at 1)."""
+    """Eq. (15): returns V(x) = logit(mu), mu clamped to [1e-6, 1 - 1e-6].
+
+    It is float32 as in the release: float64 differs by 0.013 at mu = 1.
+    """
     return mu.float().clamp(MU_MARGIN, 1 - MU_MARGIN).logit()
 
 
 def rarity_weight(outcome: Float[Tensor, " b"], mu: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """Eq. (15): w = 1 - mu for a right completion, mu for a wrong one."""
+    """Eq. (15): returns w = 1 - mu for a right completion, mu for a wrong one."""
     return outcome * (1 - mu) + (1 - outcome) * mu
 
 
 def normalized_weight(weight: Float[Tensor, " b"], group: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """Release of Eq. (15): a prompt's weights scaled to a mean of 1; all ones where they are all 0."""
+    """Eq. (15) as in the release: returns a prompt's weights scaled to a mean of 1; ones where all are 0."""
     mean = group_mean(weight, group)
     return torch.where(mean > 0, weight / torch.where(mean > 0, mean, 1.0), 1.0)
 
@@ -188,20 +201,20 @@ def normalized_weight(weight: Float[Tensor, " b"], group: Int[Tensor, " b"]) -> 
 
 
 def moment_sums(values: Float[Tensor, "*b"], mask: Bool[Tensor, "*b"]) -> Float[Tensor, " 3"]:
-    """Count, sum and sum of squares in float64: those of micro-batches and processes add up to those of the batch."""
-    kept = values.masked_fill(~mask, 0.0).double()
-    return torch.stack((mask.sum().double(), kept.sum(), kept.square().sum()))
+    """Returns count, sum and sum of squares in float64; those of micro-batches add up to those of the batch."""
+    masked = values.masked_fill(~mask, 0.0).double()
+    return torch.stack((mask.sum().double(), masked.sum(), masked.square().sum()))
 
 
 def mean_and_std(sums: Float[Tensor, " 3"], unbiased: bool = False) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """What `moment_sums` add up to, in float64: sigma_V of Eq. (24) is the (population) std of the prefix values.
+    """Returns mean and std in float64 from `moment_sums`: sigma_V of Eq. (24) is the population std of the values.
 
-    The mean of nothing is 0, and so is a std of too few.
+    The mean of no values is 0, and so is the std of too few.
     """
     count, total, squares = sums
     mean = total / count.clamp(min=1)
-    freedom = (count - int(unbiased)).clamp(min=1)
-    return mean, ((squares - total * mean).clamp(min=0) / freedom).sqrt()
+    degrees = (count - int(unbiased)).clamp(min=1)
+    return mean, ((squares - total * mean).clamp(min=0) / degrees).sqrt()
 
 
 def whitened(
@@ -211,7 +224,7 @@ def whitened(
     std: Float[Tensor, ""],
     eps: float = 1e-8,
 ) -> Float[Tensor, "b t"]:
-    """Release, after Eq. (28): minus the batch's mean, over the root of its unbiased variance + eps; 0 off the mask."""
+    """Release, after Eq. (28): returns (values - mean) / sqrt(std^2 + eps), std being unbiased; 0 off the mask."""
     return ((values - mean) / (std.square() + eps).sqrt()).masked_fill(~mask, 0.0)
 
 
@@ -219,25 +232,25 @@ def whitened(
 
 
 def td_advantages(logprobs: Float[Tensor, "*b"], old_logprobs: Float[Tensor, "*b"], beta: float) -> Float[Tensor, "*b"]:
-    """Eqs. (6), (10), (23): beta * (log pi_phi - log pi_old) = V after a token - V before it, sampled or not."""
+    """Eqs. (6), (10), (23): returns beta * (log pi_phi - log pi_old) = V after a token - V before it."""
     return beta * (logprobs - old_logprobs)
 
 
 def terminal(mask: Bool[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
-    """Where a completion's last token stands; nowhere in a row without tokens."""
+    """Returns the mask of each completion's last token; off everywhere in a row without tokens."""
     count = mask.cumsum(-1)
     return mask & (count == count[:, -1:])
 
 
 def without_terminal(td: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t"]:
-    """Release: no TD at a completion's last token (Eq. 10 holds for t < T); it has no candidates there either."""
+    """Returns the TDs with that of each last token set to 0, as in the release: Eq. (10) holds for t < T."""
     return td.masked_fill(terminal(mask), 0.0)
 
 
 def scaled_td(td: Float[Tensor, "*b"], sigma: Float[Tensor, ""], eps: float = 1e-8) -> Float[Tensor, "*b"]:
-    """Eqs. (24), (25): td / (sigma_V + eps). The mean of the values cancels in a TD.
+    """Eqs. (24), (25): returns td / (sigma_V + eps), in which the mean of the values cancels.
 
-    sigma = 0 gives 0: a reward model equal to the old policy has V = 0 and TD = 0 everywhere.
+    It is 0 for sigma = 0: a reward model equal to the old policy has V = 0 and TD = 0 everywhere.
     """
     return torch.where(sigma > 0, td / (sigma + eps), 0.0)
 
@@ -245,13 +258,14 @@ def scaled_td(td: Float[Tensor, "*b"], sigma: Float[Tensor, ""], eps: float = 1e
 def group_standardized(
     td: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"], group: Int[Tensor, " b"], eps: float = 1e-8
 ) -> Float[Tensor, "b t"]:
-    """Eqs. (26), (27): minus the mean, over the population std, of all tokens of all rollouts of a sequence's prompt.
+    """Eqs. (26), (27): returns TDs standardised over all tokens of all rollouts of the sequence's prompt.
 
-    A group whose tokens are all alike has 0 (sums are float64, or rounding would be what is scaled up); 0 off the mask.
+    The std is that of the population. A group of equal TDs gets 0: sums are float64, or rounding errors would be scaled
+    up. Off the mask it is 0.
     """
-    counts, kept = mask.sum(-1).double(), td.masked_fill(~mask, 0.0).double()
+    counts, masked = mask.sum(-1).double(), td.masked_fill(~mask, 0.0).double()
     tokens = group_sum(counts, group).clamp(min=1)
-    centred = (kept - (group_sum(kept.sum(-1), group) / tokens)[:, None]).masked_fill(~mask, 0.0)
+    centred = (masked - (group_sum(masked.sum(-1), group) / tokens)[:, None]).masked_fill(~mask, 0.0)
     std = (group_sum(centred.square().sum(-1), group) / tokens).sqrt()
     return (centred / (std[:, None] + eps)).to(td.dtype)
 
@@ -259,46 +273,47 @@ def group_standardized(
 def gae(
     td: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"], gamma: float = 1.0, lam: float = 1.0
 ) -> Float[Tensor, "b t"]:
-    """Eqs. (8), (28): A_t = td_t + gamma * lam * A_t+1 over the tokens of the mask; 0 off it."""
-    running, found = td.new_zeros(len(td)), []
-    for now, counts in zip(reversed(td.unbind(-1)), reversed(mask.unbind(-1)), strict=True):
-        running = torch.where(counts, now + gamma * lam * running, running)
-        found.append(running)
-    return torch.stack(found[::-1], dim=-1).masked_fill(~mask, 0.0) if found else td
+    """Eqs. (8), (28): returns A_t = td_t + gamma * lam * A_t+1 over the tokens of the mask; 0 off the mask."""
+    running, advantages = td.new_zeros(len(td)), []
+    for td_t, mask_t in zip(reversed(td.unbind(-1)), reversed(mask.unbind(-1)), strict=True):
+        running = torch.where(mask_t, td_t + gamma * lam * running, running)
+        advantages.append(running)
+    return torch.stack(advantages[::-1], dim=-1).masked_fill(~mask, 0.0) if advantages else td
 
 
 def outcome_advantages(
     outcome: Float[Tensor, " b"], group: Int[Tensor, " b"], eps: float = 1e-8
 ) -> Float[Tensor, " b"]:
-    """Eq. (13), first term: (outcome - mu) / s, both of the prompt's rollouts, s the population std. All alike: 0."""
-    every = outcome.new_ones(len(outcome), 1, dtype=torch.bool)
-    return group_standardized(outcome[:, None], every, group, eps)[:, 0]
+    """Eq. (13), first term: returns outcomes standardised over the prompt's rollouts; 0 where all are equal."""
+    mask = outcome.new_ones(len(outcome), 1, dtype=torch.bool)
+    return group_standardized(outcome[:, None], mask, group, eps)[:, 0]
 
 
 def rloo_returns(
     rewards: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"], group: Int[Tensor, " b"]
 ) -> Float[Tensor, "b t"]:
-    """PRIME (arXiv 2502.01456): rewards less a leave-one-out baseline of the prompt's n rollouts, summed from the end.
+    """PRIME (arXiv 2502.01456): returns of rewards less a leave-one-out baseline over the prompt's n rollouts.
 
-    As in verl v0.7.0 that is n / (n - 1) * (reward - mean of the rollouts' own mean rewards). The mask is where rewards
-    stand: every token for process rewards, `terminal` for the outcome's. Tokens before a reward hold it, whatever the
-    mask says. A prompt with one rollout has 0.
+    As in verl v0.7.0 the reward less its baseline is n / (n - 1) * (reward - mean of the rollouts' mean rewards); the
+    return of a token is its sum from that token to the end. The mask is on where there is a reward: at every token for
+    process rewards, at `terminal` for the outcome. Tokens before a reward get its return, in the mask or not.
+    A prompt with one rollout has 0.
     """
     size = group_sum(rewards.new_ones(len(rewards)), group)
-    kept = rewards.masked_fill(~mask, 0.0)
-    means = kept.sum(-1) / mask.sum(-1).clamp(min=1)
+    masked = rewards.masked_fill(~mask, 0.0)
+    means = masked.sum(-1) / mask.sum(-1).clamp(min=1)
     scale = torch.where(size > 1, size / (size - 1).clamp(min=1), 0.0)
-    left = scale[:, None] * (kept - (group_sum(means, group) / size)[:, None])
-    return left.masked_fill(~mask, 0.0).flip(-1).cumsum(-1).flip(-1)
+    centred = scale[:, None] * (masked - (group_sum(means, group) / size)[:, None])
+    return centred.masked_fill(~mask, 0.0).flip(-1).cumsum(-1).flip(-1)
 
 
 def masked_step_advantages(
     rewards: Float[Tensor, "b t"], mask: Bool[Tensor, "b t"], group: Int[Tensor, " b"]
 ) -> Float[Tensor, "b t"]:
-    """SPRO (arXiv 2507.01551): reward so far, less its mean at t over the prompt's rollouts that still run at t."""
-    so_far = rewards.masked_fill(~mask, 0.0).cumsum(-1).masked_fill(~mask, 0.0)
-    running = group_sum(mask.to(rewards.dtype), group).clamp(min=1)
-    return (so_far - group_sum(so_far, group) / running).masked_fill(~mask, 0.0)
+    """SPRO (arXiv 2507.01551): returns cumulative rewards less their mean over the prompt's rollouts at t."""
+    cumulative = rewards.masked_fill(~mask, 0.0).cumsum(-1).masked_fill(~mask, 0.0)
+    counts = group_sum(mask.to(rewards.dtype), group).clamp(min=1)
+    return (cumulative - group_sum(cumulative, group) / counts).masked_fill(~mask, 0.0)
 
 
 # --- policy losses ----------------------------------------------------------------------------------------------------
@@ -315,10 +330,10 @@ def token_surrogate(  # noqa: PLR0913, PLR0917 - as many as the presets differ i
     reduction: Reduction = "sequence",
     weight: Float[Tensor, "b t"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Eqs. (7), (12), as a loss: - min(rho * A, clip(rho, 1 - low, 1 + high) * A) of the sampled tokens.
+    """Eqs. (7), (12): returns -min(rho * A, clip(rho, 1 - low, 1 + high) * A) of the sampled tokens.
 
-    `dual_clip` bounds the loss at -c * A where A < 0 (release: c = 3). `weight` = `importance_weights` multiplies the
-    terms, not the count they are divided by.
+    `dual_clip` c bounds the loss at -c * A where A < 0 (release: c = 3). `weight`, such as `importance_weights`,
+    multiplies the terms and not the count that they are divided by.
     """
     terms = _clipped_loss(_ratio(logprobs, old_logprobs, mask), advantages, clip_low, clip_high, dual_clip)
     return sequence_terms(terms if weight is None else terms * weight, mask, reduction)
@@ -328,41 +343,50 @@ def candidate_surrogate(  # noqa: PLR0913, PLR0917 - as many as the presets diff
     logprobs: Float[Tensor, "b t k"],
     old_logprobs: Float[Tensor, "b t k"],
     td: Float[Tensor, "b t k"],
-    kept: Bool[Tensor, "b t k"],
+    candidate_mask: Bool[Tensor, "b t k"],
     clip_low: float,
     clip_high: float,
     dual_clip: float | None = None,
     normalize: Literal["length", "mass"] = "length",
     mask: Bool[Tensor, "b t"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Eq. (11), as a loss: the clipped terms of the candidates `kept`, each times its pi_old, and summed.
+    """Eq. (11): returns the sum over candidates of pi_old times their clipped terms.
 
-    "length" divides by T, the tokens of the mask (None = all t), those without a candidate included; "mass" (release)
-    divides by nothing here, and by the sum of `candidate_mass` over the whole batch at the caller's.
+    Args:
+        logprobs: Log-probabilities of the candidates under the policy.
+        old_logprobs: The same under the policy that sampled the completions.
+        td: Scaled TDs of the candidates, Eq. (25).
+        candidate_mask: Which of the k columns are candidates.
+        clip_low: Clip of the ratio below 1.
+        clip_high: Clip of the ratio above 1.
+        dual_clip: Bound of the loss where the TD is negative; None = no bound.
+        normalize: "length" divides by the tokens of the mask, those without a candidate included; with "mass" (release)
+            the caller divides by the sum of `candidate_mass` over the whole batch.
+        mask: The completion's tokens; None = all t.
     """
-    mask = torch.ones_like(kept[..., 0]) if mask is None else mask
-    kept = kept & mask[..., None]
-    terms = _clipped_loss(_ratio(logprobs, old_logprobs, kept), td, clip_low, clip_high, dual_clip)
-    expected = (old_logprobs.exp() * terms).masked_fill(~kept, 0.0).sum(-1)
+    mask = torch.ones_like(candidate_mask[..., 0]) if mask is None else mask
+    candidate_mask = candidate_mask & mask[..., None]
+    terms = _clipped_loss(_ratio(logprobs, old_logprobs, candidate_mask), td, clip_low, clip_high, dual_clip)
+    expected = (old_logprobs.exp() * terms).masked_fill(~candidate_mask, 0.0).sum(-1)
     return sequence_terms(expected, mask, "sequence" if normalize == "length" else "token")
 
 
-def candidate_mass(old_logprobs: Float[Tensor, "b t k"], kept: Bool[Tensor, "b t k"]) -> Float[Tensor, " b"]:
-    """The sum of pi_old over all kept candidates of a sequence."""
-    return old_logprobs.exp().masked_fill(~kept, 0.0).sum((-1, -2))
+def candidate_mass(old_logprobs: Float[Tensor, "b t k"], candidate_mask: Bool[Tensor, "b t k"]) -> Float[Tensor, " b"]:
+    """Returns the sum of pi_old over all candidates of a sequence."""
+    return old_logprobs.exp().masked_fill(~candidate_mask, 0.0).sum((-1, -2))
 
 
 def distrl_loss(
     token_terms: Float[Tensor, " b"], candidate_terms: Float[Tensor, " b"], alpha: float
 ) -> Float[Tensor, " b"]:
-    """Eq. (14): token branch + alpha * candidate branch. At alpha = 0 there is no candidate branch, not one times 0."""
+    """Eq. (14): returns token branch + alpha * candidate branch; at alpha = 0 the latter is ignored, NaN included."""
     return token_terms if alpha == 0 else token_terms + alpha * candidate_terms
 
 
 def importance_weights(
     old_logprobs: Float[Tensor, "*b"], behaviour_logprobs: Float[Tensor, "*b"], cap: float = 2.0
 ) -> Float[Tensor, "*b"]:
-    """Truncated importance sampling: min(pi_old / pi_behaviour, cap), where another engine than ours drew the token."""
+    """Returns min(pi_old / pi_behaviour, cap), for tokens that another engine than ours has sampled."""
     return (old_logprobs - behaviour_logprobs).exp().clamp(max=cap)
 
 
@@ -375,7 +399,7 @@ def clipped(
     clip_high: float,
     dual_clip: float | None = None,
 ) -> Bool[Tensor, "*b"]:
-    """Where the clipped term is the larger loss or, given `dual_clip`, that bound holds: tokens without a gradient."""
+    """Returns which tokens get no gradient since their term is clipped, or bounded by `dual_clip`."""
     ratio = _ratio(logprobs, old_logprobs, mask)  # 1 off the mask, which nothing clips
     plain = -advantages * ratio
     larger = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high) > plain
@@ -387,7 +411,7 @@ def clipped(
 def _ratio(
     logprobs: Float[Tensor, "*b"], old_logprobs: Float[Tensor, "*b"], mask: Bool[Tensor, "*b"]
 ) -> Float[Tensor, "*b"]:
-    """rho, and 1 off the mask: whatever stands there, NaN included, gets a gradient of 0."""
+    """Returns rho, and 1 off the mask: values there, NaN included, get a gradient of 0."""
     return (logprobs - old_logprobs).masked_fill(~mask, 0.0).exp()
 
 
@@ -406,7 +430,7 @@ def _clipped_loss(
 def endo_rewards(
     logprobs: Float[Tensor, " t"], normalisers: Float[Tensor, " t+1"], decay: float = 1.0
 ) -> Float[Tensor, " t"]:
-    """EndoRM (arXiv 2506.23235) at alpha = 1: r_t = Q(s_t, y_t) - decay * V(s_t+1).
+    """EndoRM (arXiv 2506.23235) at alpha = 1: returns r_t = Q(s_t, y_t) - decay * V(s_t+1).
 
     The model's own logits are read as soft Q-values, so Q(s_t, y_t) = log pi(y_t|s_t) + V(s_t) and V = logsumexp.
     `normalisers` are V(s_1) .. V(s_T+1); V is 0 after the end, so where y_T is the end-of-turn token the caller sets
