@@ -109,25 +109,25 @@ def test_one_id_is_the_target() -> None:
 def test_chunks_do_not_matter() -> None:
     hidden, weight, bias, targets = parts(torch.float64)
     leaves = (hidden, weight, bias)
-    found = [
+    candidates = [
         gradients(loss(*token_logprobs.target_logprobs(hidden, weight, targets, bias, chunk=c)), *leaves)
         for c in (1, 5, 99)
     ]
-    for other in found[1:]:
-        for one, two in zip(found[0], other, strict=True):
+    for other in candidates[1:]:
+        for one, two in zip(candidates[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("wanted", ["hidden", "weight", "bias"])
 def test_only_the_gradient_that_is_wanted(wanted: str) -> None:
     hidden, weight, bias, targets = parts()
-    named = {"hidden": hidden, "weight": weight, "bias": bias}
-    expected = gradients(loss(*slow(hidden, weight, targets, bias, None)), named[wanted])[0]
-    for name, leaf in named.items():
+    leaves = {"hidden": hidden, "weight": weight, "bias": bias}
+    expected = gradients(loss(*slow(hidden, weight, targets, bias, None)), leaves[wanted])[0]
+    for name, leaf in leaves.items():
         leaf.requires_grad_(name == wanted)
     loss(*token_logprobs.target_logprobs(hidden, weight, targets, bias)).backward()
-    torch.testing.assert_close(named[wanted].grad, expected, rtol=1e-5, atol=1e-6)
-    assert all(leaf.grad is None for name, leaf in named.items() if name != wanted)
+    torch.testing.assert_close(leaves[wanted].grad, expected, rtol=1e-5, atol=1e-6)
+    assert all(leaf.grad is None for name, leaf in leaves.items() if name != wanted)
 
 
 def test_one_output_alone() -> None:
@@ -205,25 +205,27 @@ def peaked(dtype: torch.dtype = torch.float32, n: int = 200) -> tuple[Tensor, Te
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_candidates_are_all_tokens_with_p_min_and_no_others(p_min: float, softcap: float | None) -> None:
     hidden, weight, bias, targets = peaked()
-    found = token_logprobs.candidates(hidden, weight, targets, p_min, bias, softcap, chunk=64)
+    candidates = token_logprobs.candidates(hidden, weight, targets, p_min, bias, softcap, chunk=64)
     logits = hidden.double() @ weight.double().T + bias
     full = (softcap * torch.tanh(logits / softcap) if softcap else logits).log_softmax(-1)
-    assert found.ids.shape == found.kept.shape == (200, int(1 / p_min))
+    assert candidates.ids.shape == candidates.kept.shape == (200, int(1 / p_min))
     sizes = set()
     for row in range(200):
         order = sorted(range(V), key=lambda token: -float(full[row, token]))
         likely = [token for token in order if float(full[row, token].exp()) >= p_min]
-        kept = found.kept[row]
-        assert found.ids[row][kept].tolist() == likely
+        kept = candidates.kept[row]
+        assert candidates.ids[row][kept].tolist() == likely
         assert kept.tolist() == sorted(kept.tolist(), reverse=True)
         torch.testing.assert_close(
-            found.candidate_logprobs[row][kept].double(), full[row, likely], rtol=1e-5, atol=1e-6
+            candidates.candidate_logprobs[row][kept].double(), full[row, likely], rtol=1e-5, atol=1e-6
         )
-        assert not found.candidate_logprobs[row][~kept].any()
+        assert not candidates.candidate_logprobs[row][~kept].any()
         sizes.add(len(likely))
     assert len(sizes) > (p_min < 0.5), "rows of one kind would hide a wrong set"
-    torch.testing.assert_close(found.logprobs.double(), full.gather(1, targets[:, None])[:, 0], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.entropy.double(), -(full.exp() * full).sum(-1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        candidates.logprobs.double(), full.gather(1, targets[:, None])[:, 0], rtol=1e-5, atol=1e-6
+    )
+    torch.testing.assert_close(candidates.entropy.double(), -(full.exp() * full).sum(-1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("offset", [0.0, 3.3, 17.0])
@@ -231,9 +233,9 @@ def test_candidates_are_all_tokens_with_p_min_and_no_others(p_min: float, softca
 def test_as_many_as_fit_are_kept_at_exactly_p_min(least: int, offset: float) -> None:
     weight = torch.full((V, 1), -90.0)
     weight[5 : 5 + least] = offset
-    found = token_logprobs.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least)
-    assert found.kept.tolist() == [[True] * least]
-    assert sorted(found.ids[0].tolist()) == list(range(5, 5 + least))
+    candidates = token_logprobs.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least)
+    assert candidates.kept.tolist() == [[True] * least]
+    assert sorted(candidates.ids[0].tolist()) == list(range(5, 5 + least))
     weight[4] = offset  # one more, and all of them have less
     assert not token_logprobs.candidates(torch.ones(1, 1), weight, torch.tensor([5]), 1 / least).kept.any()
 
@@ -254,21 +256,21 @@ def test_max_candidates() -> None:
 
 def test_no_candidates_are_asked_for() -> None:
     hidden, weight, bias, targets = peaked()
-    found = token_logprobs.candidates(hidden, weight, targets, None, bias)
-    assert found.ids.shape == found.kept.shape == found.candidate_logprobs.shape == (200, 0)
-    assert torch.equal(found.logprobs, token_logprobs.candidates(hidden, weight, targets, 0.1, bias).logprobs)
+    candidates = token_logprobs.candidates(hidden, weight, targets, None, bias)
+    assert candidates.ids.shape == candidates.kept.shape == candidates.candidate_logprobs.shape == (200, 0)
+    assert torch.equal(candidates.logprobs, token_logprobs.candidates(hidden, weight, targets, 0.1, bias).logprobs)
 
 
 def test_a_vocabulary_smaller_than_the_set() -> None:
-    found = token_logprobs.candidates(torch.zeros(2, H), torch.zeros(4, H), torch.tensor([1, 3]), 0.1)
-    assert found.kept.tolist() == [[True] * 4] * 2
-    assert found.ids.dtype == torch.int64
+    candidates = token_logprobs.candidates(torch.zeros(2, H), torch.zeros(4, H), torch.tensor([1, 3]), 0.1)
+    assert candidates.kept.tolist() == [[True] * 4] * 2
+    assert candidates.ids.dtype == torch.int64
 
 
 def test_candidates_of_no_rows() -> None:
     hidden, weight, bias, targets = peaked()
-    found = token_logprobs.candidates(hidden[:0], weight, targets[:0], 0.1, bias)
-    assert [tuple(x.shape) for x in found] == [(0,), (0,), (0, 10), (0, 10), (0, 10)]
+    candidates = token_logprobs.candidates(hidden[:0], weight, targets[:0], 0.1, bias)
+    assert [tuple(x.shape) for x in candidates] == [(0,), (0,), (0, 10), (0, 10), (0, 10)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
