@@ -393,9 +393,9 @@ class Scripted:
 
 def backend(name: str, chat: Scripted, votes: int = 1, prices: tuple[float, float] = (0.0, 0.0)) -> CriticBackend:
     critic = CRITICS[name]
-    made = load_critic(CARD, ModelConfig(model="m", engine="openai", base_url="http://localhost/v1", critic=name))  # type: ignore[arg-type]
+    loaded = load_critic(CARD, ModelConfig(model="m", engine="openai", base_url="http://localhost/v1", critic=name))  # type: ignore[arg-type]
     settings = CriticSettings(chat, prompt_texts.load(critic.prompt), Sampling(max_new_tokens=10), votes, 5)
-    return CriticBackend(made.facts, critic, settings, prices)
+    return CriticBackend(loaded.facts, critic, settings, prices)
 
 
 TRACES = [
@@ -408,8 +408,8 @@ TRACES = [
 def test_processbench_scores() -> None:
     answers = iter([r"\boxed{1}", "hm", r"\boxed{2}", r"\boxed{-1}", r"\boxed{7}", r"\boxed{0}"])
     chat = Scripted(lambda request: Answer(next(answers), "stop", 10, 2))
-    found = list(backend("processbench", chat, 3, (1.0, 2.0)).score(TRACES))
-    assert found == [
+    scores = list(backend("processbench", chat, 3, (1.0, 2.0)).score(TRACES))
+    assert scores == [
         StepScores("a", verdicts=(1, None, 2), said=(r"\boxed{1}", "hm", r"\boxed{2}"), usage=Usage(30, 6, 42e-6)),
         StepScores("none", unscored="no steps"),
         StepScores(
@@ -432,10 +432,10 @@ def test_what_does_not_fit_is_unscored() -> None:
 
 def test_stepwise_scores() -> None:
     cut = Answer(T, "length", 10, 2)
-    told = {"P": iter([Answer(T + F, "stop", 10, 2), cut]), "Q": iter([cut, cut])}
+    answers_of = {"P": iter([Answer(T + F, "stop", 10, 2), cut]), "Q": iter([cut, cut])}
 
     def script(request: ChatRequest) -> Answer:
-        return next(told["P" if "Step 1: one" in request.messages[0]["content"] else "Q"])
+        return next(answers_of["P" if "Step 1: one" in request.messages[0]["content"] else "Q"])
 
     chat = Scripted(script, good_probability=0.9)
     a, _, b = backend("stepwise", chat, 2).score(TRACES)
@@ -488,8 +488,8 @@ def test_an_unread_step_ends_a_trace() -> None:
 
 
 def test_the_estimate_of_a_critic_that_decides_holds_the_decision() -> None:
-    made = backend("stepwise", Scripted(lambda request: Answer()), 3)
-    used = made.at_most(TRACES[0])
+    critic = backend("stepwise", Scripted(lambda request: Answer()), 3)
+    used = critic.at_most(TRACES[0])
     (asked,) = prompt_texts.stepwise(prompt_texts.load("critic_stepwise"), TRACES[0])
     question = len(asked["content"])
     assert used.completion_tokens == 3 * (10 + 1)
@@ -498,17 +498,17 @@ def test_the_estimate_of_a_critic_that_decides_holds_the_decision() -> None:
 
 def test_estimates() -> None:
     for name, prompts, answers in (("processbench", 1, 10), ("yes_no", 3, 30)):
-        made = backend(name, Scripted(lambda request: Answer()), 2, (1.0, 10.0))
-        used = made.at_most(TRACES[0])
+        critic = backend(name, Scripted(lambda request: Answer()), 2, (1.0, 10.0))
+        used = critic.at_most(TRACES[0])
         assert used.completion_tokens == 2 * answers
         assert used.cost == pytest.approx((used.prompt_tokens + 10 * used.completion_tokens) / 1e6)
-        assert made.at_most(TRACES[1]) == Usage()
-        assert made.cost(TRACES[1]) == 0
+        assert critic.at_most(TRACES[1]) == Usage()
+        assert critic.cost(TRACES[1]) == 0
         system = len(prompt_texts.load("critic_yes_no").text.replace("{{", "{").replace("}}", "}"))
         if prompts == 3:  # system, then "P\none", "two", "three", and what was said before each
             said = sum((system + 5, system + 5 + 3 + 10, system + 5 + 3 + 5 + 20))
             assert used.prompt_tokens == 2 * said
-            assert made.cost(TRACES[0]) == 2 * (system + 13 + 30)
+            assert critic.cost(TRACES[0]) == 2 * (system + 13 + 30)
 
 
 # --- an engine in this process ----------------------------------------------------------------------------------------
@@ -521,17 +521,19 @@ def engine(policy: Path) -> HFEngine:
 
 def test_same_completions_as_sampling(engine: HFEngine) -> None:
     prompts = ["What is 2 + 3?", "Find the value."]
-    drawn = Sampling(temperature=1.0, max_new_tokens=12)
+    sampling = Sampling(temperature=1.0, max_new_tokens=12)
     requests = [ChatRequest(({"role": "user", "content": p},), seed) for seed, p in enumerate(prompts)]
     stops = end_of_turn(engine.tokenizer)
     texts = [render_prompt(engine.tokenizer, p) for p in prompts]
-    expected = list(generate(engine, texts, drawn, [0, 1], stops=stops))
-    found = LocalChat(engine).answer(requests, drawn)
-    assert [(a.text, a.finish, a.completion_tokens) for a in found] == [(c.text, c.finish, c.tokens) for c in expected]
+    expected = list(generate(engine, texts, sampling, [0, 1], stops=stops))
+    answers = LocalChat(engine).answer(requests, sampling)
+    assert [(a.text, a.finish, a.completion_tokens) for a in answers] == [
+        (c.text, c.finish, c.tokens) for c in expected
+    ]
     sizes = [len(engine.tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
-    assert [a.prompt_tokens for a in found] == sizes
-    (opened,) = LocalChat(engine, opening="\nLet's").answer(requests[:1], drawn)
-    (behind,) = generate(engine, [texts[0] + "\nLet's"], drawn, [0], stops=stops)
+    assert [a.prompt_tokens for a in answers] == sizes
+    (opened,) = LocalChat(engine, opening="\nLet's").answer(requests[:1], sampling)
+    (behind,) = generate(engine, [texts[0] + "\nLet's"], sampling, [0], stops=stops)
     assert (opened.text, opened.prompt_tokens > sizes[0]) == (behind.text, True)
 
 
@@ -724,10 +726,10 @@ def test_a_checkpoint_with_a_prompt_of_its_own(policy: Path, monkeypatch: pytest
     card = ModelCard(str(policy), "critic", prompt="thinkprm", signal="steps")
     with pytest.raises(UserError, match="was trained with a prompt of its own; drop --critic, or use stepwise"):
         load_critic(card, ModelConfig(model=str(policy), critic="processbench"))
-    made = load_critic(card, ModelConfig(model=str(policy)))
-    assert made.facts.input_format == "critic/stepwise prompt=thinkprm inner-headers=removed"
-    assert isinstance(made.settings.chat, LocalChat)
-    assert made.settings.chat.text(({"role": "user", "content": "x"},)).endswith(
+    critic = load_critic(card, ModelConfig(model=str(policy)))
+    assert critic.facts.input_format == "critic/stepwise prompt=thinkprm inner-headers=removed"
+    assert isinstance(critic.settings.chat, LocalChat)
+    assert critic.settings.chat.text(({"role": "user", "content": "x"},)).endswith(
         "<|assistant|>\n\nLet's verify step by step:"
     )
     there = ModelConfig(model="m", critic="stepwise", engine="openai", base_url="http://localhost/v1")
@@ -737,9 +739,9 @@ def test_a_checkpoint_with_a_prompt_of_its_own(policy: Path, monkeypatch: pytest
 
 def test_settings(policy: Path) -> None:
     def sampling(**options: Any) -> Sampling:
-        made = load_backend(ModelConfig(model=str(policy), backend="critic", dry_run=True, **options))
-        assert isinstance(made, CriticBackend)
-        return made.settings.sampling
+        critic = load_backend(ModelConfig(model=str(policy), backend="critic", dry_run=True, **options))
+        assert isinstance(critic, CriticBackend)
+        return critic.settings.sampling
 
     assert sampling() == Sampling(0.0, 1.0, 0, 8192)
     assert sampling(votes=8) == Sampling(1.0, 0.9, 0, 8192)

@@ -40,15 +40,15 @@ THINKING = (
 )
 
 
-def names(found: CompletionIds) -> tuple[list[str], list[str]]:
+def names(result: CompletionIds) -> tuple[list[str], list[str]]:
     """Tokens before the response, and the response's."""
-    words = byte_bpe().convert_ids_to_tokens(list(found.ids))
-    assert found.stop == len(words)
-    return words[: found.start], words[found.start :]
+    words = byte_bpe().convert_ids_to_tokens(list(result.ids))
+    assert result.stop == len(words)
+    return words[: result.start], words[result.start :]
 
 
-def decoded(found: CompletionIds) -> str:
-    return byte_bpe().decode(found.ids[found.start : found.stop])
+def decoded(result: CompletionIds) -> str:
+    return byte_bpe().decode(result.ids[result.start : result.stop])
 
 
 def test_by_hand() -> None:
@@ -92,9 +92,9 @@ def test_plain_text() -> None:
 
 @pytest.mark.parametrize("completion", ["end", "|", "<|end|>", "nd|>\n", "Q", "assistant", ">"])
 def test_a_completion_that_the_markup_contains(completion: str) -> None:
-    found = encode_completion(byte_bpe(), "Q", completion, finished=False)
-    assert found.ids[: found.start] == encode_completion(byte_bpe(), "Q", "x").ids[: len(OPENING)]
-    assert decoded(found) == completion
+    result = encode_completion(byte_bpe(), "Q", completion, finished=False)
+    assert result.ids[: result.start] == encode_completion(byte_bpe(), "Q", "x").ids[: len(OPENING)]
+    assert decoded(result) == completion
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,26 +103,26 @@ def test_a_completion_that_the_markup_contains(completion: str) -> None:
 def test_the_response_is_what_the_completion_owns(kind: str, prompt: str, completion: str, finished: bool) -> None:
     tokenizer = KINDS[kind]()
     mark = tokenizer.eos_token
-    found = encode_completion(tokenizer, prompt, completion, TEMPLATE.replace("<|end|>", mark), finished)
+    result = encode_completion(tokenizer, prompt, completion, TEMPLATE.replace("<|end|>", mark), finished)
     opening = f"<|user|>\n{prompt}{mark}\n<|assistant|>\n"
     again = tokenizer(opening + completion + f"{mark}\n", add_special_tokens=False, return_offsets_mapping=True)
-    if found.unscored:
-        assert found == CompletionIds(unscored="the completion has no token of its own")
+    if result.unscored:
+        assert result == CompletionIds(unscored="the completion has no token of its own")
         return
-    assert list(found.ids) == again["input_ids"][: len(found.ids)]
-    assert 1 <= found.start < found.stop == len(found.ids)
+    assert list(result.ids) == again["input_ids"][: len(result.ids)]
+    assert 1 <= result.start < result.stop == len(result.ids)
     end = len(opening + completion)
     for position, (begin, stop) in enumerate(again["offset_mapping"]):
         if begin == stop:
             continue
         if stop <= len(opening):
-            assert position < found.start
+            assert position < result.start
         elif begin < end:
-            assert found.start <= position < found.stop
+            assert result.start <= position < result.stop
         elif begin == end:  # the end of turn
-            assert (position < found.stop) == finished
+            assert (position < result.stop) == finished
         else:
-            assert position >= found.stop
+            assert position >= result.stop
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,10 +133,10 @@ def test_bare_steps_train_on_what_evaluation_reads(kind: str, steps: list[str]) 
     template = TEMPLATE.replace("<|end|>", tokenizer.eos_token)
     trace = Trace("t", "Find x.", tuple(steps))
     encoded = encode_chat(tokenizer, trace, template)
-    found = encode_completion(tokenizer, trace.prompt, steps_text(trace.steps), template, finished=False)
-    assert (found.ids, found.start) == (encoded.ids[: encoded.ends[-1]], encoded.start)
+    result = encode_completion(tokenizer, trace.prompt, steps_text(trace.steps), template, finished=False)
+    assert (result.ids, result.start) == (encoded.ids[: encoded.ends[-1]], encoded.start)
     chat = encode_steps(tokenizer, trace, "chat", template)
-    assert (chat.ids, chat.start, chat.stop) == (found.ids, found.start, found.stop)
+    assert (chat.ids, chat.start, chat.stop) == (result.ids, result.start, result.stop)
     assert chat.reads == tuple(end - 1 for end in encoded.ends)
 
 
@@ -147,24 +147,24 @@ def test_separated_steps_are_those_of_evaluation(kind: str, steps: list[str]) ->
     tokenizer = KINDS[kind]()
     trace = Trace("t", "Find x.", tuple(steps))
     encoded = encode_separated(tokenizer, trace, ";")
-    found = encode_steps(tokenizer, trace, "separated", separator=";")
-    assert found.unscored == encoded.unscored
+    result = encode_steps(tokenizer, trace, "separated", separator=";")
+    assert result.unscored == encoded.unscored
     if not encoded.unscored:
-        assert (found.ids, found.start, found.reads) == (encoded.ids, encoded.start, encoded.score_positions)
+        assert (result.ids, result.start, result.reads) == (encoded.ids, encoded.start, encoded.score_positions)
 
 
 def test_steps_by_hand() -> None:
     trace = Trace("t", "Q", ("a", "b"))
-    found = encode_steps(byte_bpe(), trace, "separated")
-    assert byte_bpe().convert_ids_to_tokens(list(found.ids)) == ["<s>", "Q", "a", "ĊĊ", "b", "ĊĊ"]
-    assert (found.start, found.stop, found.reads) == (2, 6, (3, 5))
+    result = encode_steps(byte_bpe(), trace, "separated")
+    assert byte_bpe().convert_ids_to_tokens(list(result.ids)) == ["<s>", "Q", "a", "ĊĊ", "b", "ĊĊ"]
+    assert (result.start, result.stop, result.reads) == (2, 6, (3, 5))
     assert encode_steps(byte_bpe(), Trace("t", "Q", ("a", " ")), "chat") == CompletionIds(unscored="step 2 is blank")
 
 
 def test_an_empty_think_block_belongs_to_the_prompt() -> None:
-    found = encode_completion(byte_bpe(), "Q", "It is 1.", THINKING)
-    assert decoded(found) == "It is 1.<|end|>"
-    assert byte_bpe().decode(found.ids[: found.start]).endswith("<|assistant|>\n<think>\n\n</think>\n\n")
+    result = encode_completion(byte_bpe(), "Q", "It is 1.", THINKING)
+    assert decoded(result) == "It is 1.<|end|>"
+    assert byte_bpe().decode(result.ids[: result.start]).endswith("<|assistant|>\n<think>\n\n</think>\n\n")
 
 
 def test_a_thought_that_the_template_writes_as_it_was_is_trained_on() -> None:
@@ -182,16 +182,16 @@ def test_a_thought_that_the_template_writes_as_it_was_is_trained_on() -> None:
     ],
 )
 def test_a_template_that_rewrites_the_completion(completion: str, template: str) -> None:
-    found = encode_completion(byte_bpe(), "Q", completion, template)
-    assert found == CompletionIds(unscored="the chat template rewrites the completion")
+    result = encode_completion(byte_bpe(), "Q", completion, template)
+    assert result == CompletionIds(unscored="the chat template rewrites the completion")
 
 
 @pytest.mark.parametrize("trim", ["| trim", ".lstrip()", ".rstrip()"])
 def test_a_template_may_trim_the_completion(trim: str) -> None:
     template = TEMPLATE.replace("m['content']", f"m['content']{trim}")
-    found = encode_completion(byte_bpe(), "Q", "  It is 1. ", template)
+    result = encode_completion(byte_bpe(), "Q", "  It is 1. ", template)
     kept = {"| trim": "It is 1.", ".lstrip()": "It is 1. ", ".rstrip()": "  It is 1."}[trim]
-    assert decoded(found) == kept + "<|end|>"
+    assert decoded(result) == kept + "<|end|>"
 
 
 @pytest.mark.parametrize("completion", ["", " \n"])
@@ -232,16 +232,16 @@ def test_tokenizers_that_cannot_be_used() -> None:
 def test_published_rollouts_and_how_long_they_are(shared_data: Path) -> None:
     data = read(shared_data / "reward_model" / "pointwise_val.parquet")
     tokenizer = smollm2()
-    found = encode_completions(tokenizer, [Exchange(r.prompt, r.completion) for r in data])
-    assert {e.unscored for e in found} == {""}
-    for rollout, encoded in zip(data[:40], found[:40], strict=True):
+    result = encode_completions(tokenizer, [Exchange(r.prompt, r.completion) for r in data])
+    assert {e.unscored for e in result} == {""}
+    for rollout, encoded in zip(data[:40], result[:40], strict=True):
         response = tokenizer.decode(encoded.ids[encoded.start : encoded.stop])
         assert response == rollout.completion + "<|im_end|>"
         assert tokenizer.decode(encoded.ids[: encoded.start]).endswith(
             f"{rollout.prompt}<|im_end|>\n<|im_start|>assistant\n"
         )
     # Chat markup included: without it, prompt + completion, 572 rows of at most 768 tokens make 295,450.
-    short = [len(e.ids) for e in found if len(e.ids) <= 768]
+    short = [len(e.ids) for e in result if len(e.ids) <= 768]
     assert (len(short), sum(short)) == (533, 282_527)
     bare = tokenizer([r.prompt for r in data], add_special_tokens=False)["input_ids"]
     said = tokenizer([r.completion for r in data], add_special_tokens=False)["input_ids"]

@@ -26,9 +26,9 @@ MILLION = 1_000_000
 
 
 def budget(cap: float | None = 1.0, earlier: float = 0.0, **more: Any) -> Budget:
-    made = Budget((MILLION, MILLION))  # a token costs 1
-    made.open(cap, earlier, **more)
-    return made
+    budget_ = Budget((MILLION, MILLION))  # a token costs 1
+    budget_.open(cap, earlier, **more)
+    return budget_
 
 
 # --- reservations ---------------------------------------------------------------------------------------------------
@@ -80,8 +80,8 @@ def test_a_failure_while_a_request_is_under_way_costs_all_of_it() -> None:
 
 def test_a_trace_is_begun_only_where_it_can_be_finished() -> None:
     money = budget(10)
-    with money.trace(6), money.request(0, 6) as asked:
-        asked.settle(0, 5)
+    with money.trace(6), money.request(0, 6) as requested:
+        requested.settle(0, 5)
     with pytest.raises(UserError, match="5 is spent, and what comes next may cost 6"), money.trace(6):
         pass
     with money.trace(5):
@@ -112,12 +112,12 @@ def test_many_threads_never_exceed_the_cap() -> None:
         while True:
             size = chance.randint(1, 9)
             try:
-                with money.request(0, size) as asked:
+                with money.request(0, size) as requested:
                     with lock:
                         live += size
                         most = max(most, live + spent)
                     took = chance.randint(0, size)
-                    asked.settle(0, took)
+                    requested.settle(0, took)
                     with lock:
                         live, spent = live - size, spent + took
             except UserError:
@@ -144,10 +144,10 @@ def ledger(folder: Path, process: int = 0, answered: tuple[int, int] = (0, 0)) -
 def test_the_ledger_holds_what_every_sitting_spent(tmp_path: Path) -> None:
     first, earlier = ledger(tmp_path)
     assert earlier == 0
-    with first.request(5, 5) as asked:
+    with first.request(5, 5) as requested:
         # As after a kill here: the request is on disk before it is sent, at its possible cost.
         assert ledger(tmp_path)[1] == 10
-        asked.settle(1, 2)
+        requested.settle(1, 2)
     with first.request(3, 4):
         pass
     second, earlier = ledger(tmp_path, process=1)
@@ -156,8 +156,8 @@ def test_the_ledger_holds_what_every_sitting_spent(tmp_path: Path) -> None:
         pass
     third, earlier = ledger(tmp_path)
     assert earlier == 3 + 7 + 1
-    with third.request(1, 1) as asked:
-        asked.release()
+    with third.request(1, 1) as requested:
+        requested.release()
     assert ledger(tmp_path)[1] == 3 + 7 + 1
 
 

@@ -104,8 +104,8 @@ def test_a_nucleus_wider_than_the_first_guess() -> None:
 
 def test_greedy_equals_a_loop_without_cache(engine: HFEngine, texts: list[str]) -> None:
     """Prompts of different lengths in one batch: left padding, positions and mask must be right."""
-    said = list(generate(engine, texts, Sampling(0.0, max_new_tokens=12), [0] * len(texts)))
-    for text, completion in zip(texts, said, strict=True):
+    completions = list(generate(engine, texts, Sampling(0.0, max_new_tokens=12), [0] * len(texts)))
+    for text, completion in zip(texts, completions, strict=True):
         ids = generation.token_ids(engine.tokenizer, [text])[0]
         for token in completion.ids:
             with torch.inference_mode():
@@ -115,55 +115,55 @@ def test_greedy_equals_a_loop_without_cache(engine: HFEngine, texts: list[str]) 
 
 
 def test_logprobs_are_those_of_a_scoring_pass(engine: HFEngine, texts: list[str]) -> None:
-    said = next(iter(generate(engine, texts[1:2], Sampling(1.0, top_k=20, max_new_tokens=15), [11])))
+    completions = next(iter(generate(engine, texts[1:2], Sampling(1.0, top_k=20, max_new_tokens=15), [11])))
     prompt = generation.token_ids(engine.tokenizer, texts[1:2])[0]
-    ids = (*prompt, *said.ids)
+    ids = (*prompt, *completions.ids)
     (scored,) = engine.logprobs([Encoded("x", ids, len(prompt), (len(ids),))])
-    assert scored.logprobs.tolist() == pytest.approx(said.logprobs, abs=1e-5)
+    assert scored.logprobs.tolist() == pytest.approx(completions.logprobs, abs=1e-5)
 
 
 @pytest.mark.parametrize("how", [Sampling(1.0, max_new_tokens=25), Sampling(0.6, 0.95, 50, 25)])
 def test_a_completion_does_not_depend_on_its_company(engine: HFEngine, texts: list[str], how: Sampling) -> None:
     prompts = [text for text in texts for _ in range(4)]
     seeds = list(range(len(prompts)))
-    whole = [c.ids for c in generate(engine, prompts, how, seeds)]
-    assert [c.ids for c in generate(engine, prompts, how, seeds, batch_tokens=1)] == whole
-    assert [c.ids for c in generate(engine, prompts, how, seeds, batch_tokens=300)] == whole
+    uncut = [c.ids for c in generate(engine, prompts, how, seeds)]
+    assert [c.ids for c in generate(engine, prompts, how, seeds, batch_tokens=1)] == uncut
+    assert [c.ids for c in generate(engine, prompts, how, seeds, batch_tokens=300)] == uncut
     backwards = generate(engine, prompts[::-1], how, seeds[::-1])
-    assert [c.ids for c in backwards] == whole[::-1]
-    assert len({ids for ids in whole[:4]}) == 4  # one prompt, four seeds
-    assert [c.ids for c in generate(engine, prompts, how, [s + 1 for s in seeds])][:-1] != whole[:-1]
+    assert [c.ids for c in backwards] == uncut[::-1]
+    assert len({ids for ids in uncut[:4]}) == 4  # one prompt, four seeds
+    assert [c.ids for c in generate(engine, prompts, how, [s + 1 for s in seeds])][:-1] != uncut[:-1]
 
 
 def test_a_stop_ends_a_row_and_is_counted(engine: HFEngine, texts: list[str]) -> None:
     """The third token of one completion, made a stop: that one has three tokens, others go on past it."""
     how, seeds = Sampling(1.0, max_new_tokens=20), list(range(len(texts)))
-    whole = list(generate(engine, texts, how, seeds))
-    stop = whole[2].ids[2]
+    uncut = list(generate(engine, texts, how, seeds))
+    stop = uncut[2].ids[2]
     cut = list(generate(engine, texts, how, seeds, stops=[stop]))
-    assert (cut[2].finish, cut[2].tokens, cut[2].ids) == ("stop", 3, whole[2].ids[:3])
-    assert cut[2].text == engine.tokenizer.decode(whole[2].ids[:2], skip_special_tokens=True)
-    for before, after in zip(whole, cut, strict=True):
+    assert (cut[2].finish, cut[2].tokens, cut[2].ids) == ("stop", 3, uncut[2].ids[:3])
+    assert cut[2].text == engine.tokenizer.decode(uncut[2].ids[:2], skip_special_tokens=True)
+    for before, after in zip(uncut, cut, strict=True):
         at = before.ids.index(stop) + 1 if stop in before.ids else len(before.ids)
         assert after.ids == before.ids[:at]
         assert after.tokens == len(after.ids) == len(after.logprobs)
         assert after.finish == ("stop" if after.ids[-1] in engine.stops | {stop} else "length")
-    assert {c.tokens for c in whole if c.finish == "length"} == {20}
+    assert {c.tokens for c in uncut if c.finish == "length"} == {20}
 
 
 def test_the_context_bounds_prompt_and_completion(engine: HFEngine, texts: list[str]) -> None:
     small = HFEngine(engine.model, engine.tokenizer)
     lengths = [len(ids) for ids in generation.token_ids(engine.tokenizer, texts)]
     small.max_tokens = lengths[1]  # its prompt just fills the context; prompt 0 leaves some room
-    said = list(generate(small, texts[:2], Sampling(0.0, max_new_tokens=50), [0, 0]))
-    assert (said[1].refused, said[1].tokens, said[1].finish) == (
+    completions = list(generate(small, texts[:2], Sampling(0.0, max_new_tokens=50), [0, 0]))
+    assert (completions[1].refused, completions[1].tokens, completions[1].finish) == (
         f"{lengths[1]} tokens of prompt fill the context",
         0,
         "",
     )
-    assert said[0].refused == ""
-    assert said[0].tokens == lengths[1] - lengths[0]
-    assert said[0].finish == "length"
+    assert completions[0].refused == ""
+    assert completions[0].tokens == lengths[1] - lengths[0]
+    assert completions[0].finish == "length"
 
 
 def test_weights_that_are_nan_are_an_error(engine: HFEngine, policy: Path, texts: list[str]) -> None:
@@ -181,8 +181,8 @@ def test_learned_positions_do_not_run_out() -> None:
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(shape).eval()
     prompts = [[1] * 11] + [[2, 3]] * 20
-    drawn = decoding.decode(model, prompts, [1] + [10] * 20, list(range(21)), Sampling(), ())
-    assert [len(d.ids) for d in drawn] == [1] + [10] * 20
+    sampled = decoding.decode(model, prompts, [1] + [10] * 20, list(range(21)), Sampling(), ())
+    assert [len(d.ids) for d in sampled] == [1] + [10] * 20
 
 
 # --- prompts ----------------------------------------------------------------------------------------------

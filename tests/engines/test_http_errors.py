@@ -49,25 +49,25 @@ def raw(body: Any) -> bytes:
     ],
 )
 def test_the_reason_of_a_body_of_any_shape(body: Any) -> None:
-    found = error_reason(raw(body))
-    assert found.removeprefix("400 ") == WHY
+    result = error_reason(raw(body))
+    assert result.removeprefix("400 ") == WHY
     assert blamed_parameters(raw(body), NAMES) == ["temperature"]
 
 
 def test_a_reason_is_one_short_printable_line() -> None:
-    found = error_reason(raw({"error": {"message": "a\x1b[31m\nb\ttemperature \ud800\u202e" + "long " * 999}}))
-    assert found.isprintable()
-    assert found.startswith("a [31m b temperature long")
-    assert len(found) == REASON_LENGTH
+    result = error_reason(raw({"error": {"message": "a\x1b[31m\nb\ttemperature \ud800\u202e" + "long " * 999}}))
+    assert result.isprintable()
+    assert result.startswith("a [31m b temperature long")
+    assert len(result) == REASON_LENGTH
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"  ", b"{}", b"[]", b"null", b'{"error": {}}', b"\xff\xfe\x00" * 3, b"[" * 99_999]
 )
 def test_a_body_that_gives_no_reason(body: bytes) -> None:
-    found = error_reason(body, "status 400")
-    assert found
-    assert len(found) <= REASON_LENGTH
+    result = error_reason(body, "status 400")
+    assert result
+    assert len(result) <= REASON_LENGTH
     assert blamed_parameters(body, NAMES) == []
 
 
@@ -114,8 +114,8 @@ ANY = st.recursive(
 @given(body=st.binary(max_size=60) | ANY.map(raw))
 @settings(max_examples=300, deadline=None)
 def test_no_body_is_a_traceback(body: bytes) -> None:
-    found = error_reason(body)
-    assert found.isprintable()
-    assert 0 < len(found) <= REASON_LENGTH
+    result = error_reason(body)
+    assert result.isprintable()
+    assert 0 < len(result) <= REASON_LENGTH
     error_text(body)
     blamed_parameters(body, NAMES)

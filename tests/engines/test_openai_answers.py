@@ -73,9 +73,9 @@ def test_an_answer_is_what_its_parts_join_to(message: Any) -> None:
     ],
 )
 def test_a_thought_is_kept_apart_from_the_answer(message: Any) -> None:
-    found = answer(message).text
-    assert "".join(found.split()) == "".join(WHOLE.split())
-    assert answer_parser.index(found, 3) == -1
+    result = answer(message).text
+    assert "".join(result.split()) == "".join(WHOLE.split())
+    assert answer_parser.index(result, 3) == -1
 
 
 @pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens"])
@@ -101,13 +101,13 @@ def test_an_answer_that_ended_by_itself(finish: Any) -> None:
     ],
 )
 def test_nothing_is_read_in_a_thought_that_no_answer_follows(message: Any, finish: str) -> None:
-    found = answer(message, finish)
-    assert (found.unreadable, found.finish) == ("", finish)
-    assert THOUGHT in found.text  # it is paid for, and stored
-    assert answer_region(found.text) is None
-    assert answer_parser.index(found.text, 3) is None
-    assert answer_parser.decisions(found.text.replace(r"\boxed{0}", r"\boxed{incorrect}")) == []
-    assert answer_parser.judgement(found.text.replace(r"\boxed{0}", r"\boxed{Yes}")) is None
+    result = answer(message, finish)
+    assert (result.unreadable, result.finish) == ("", finish)
+    assert THOUGHT in result.text  # it is paid for, and stored
+    assert answer_region(result.text) is None
+    assert answer_parser.index(result.text, 3) is None
+    assert answer_parser.decisions(result.text.replace(r"\boxed{0}", r"\boxed{incorrect}")) == []
+    assert answer_parser.judgement(result.text.replace(r"\boxed{0}", r"\boxed{Yes}")) is None
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 def test_no_shape_of_a_message_is_a_traceback(message: Any, choices: Any) -> None:
     for body in ({"choices": [{"message": message}]}, {"choices": choices}, {"choices": [choices]}):
-        found = read_answer(body, (0, 0))
-        assert found.text.strip() or found.unreadable
-        found.text.encode()
+        result = read_answer(body, (0, 0))
+        assert result.text.strip() or result.unreadable
+        result.text.encode()
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_half_surrogate_pairs_are_replaced(text: str, expected: str) -> None:
         {"content": [part("text", text), part("text", ".")]},
         {"content": ".", "reasoning": text},
     ):
-        found = answer(json.loads(json.dumps(message))).text
-        found.encode()
-        assert expected in found
+        result = answer(json.loads(json.dumps(message))).text
+        result.encode()
+        assert expected in result
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,9 @@ def test_a_refused_parameter_is_left_out_once_and_said(name: str, shape: int) ->
 
     with serving(script) as server:
         chat = HttpChat(server.url, "m")
-        with pytest.warns(Notice, match=f"^--base-url {server.url} refuses a parameter: {name} left out$") as told:
+        with pytest.warns(Notice, match=f"^--base-url {server.url} refuses a parameter: {name} left out$") as notices:
             answers = chat.answer([HELLO, HELLO, HELLO], DRAWN)
-    assert len(told) == 1
+    assert len(notices) == 1
     assert [a.text for a in answers] == ["ok"] * 3
     assert [a.changes for a in answers] == [(f"{name} left out",)] * 3
     assert [name in body for body in server.asked] == [True, False, False, False]
@@ -163,9 +163,9 @@ def test_the_limit_is_renamed_or_lowered(message: str, more: Any, change: str, s
     def script(body: dict[str, Any], n: int) -> Reply:
         return failed(400, message, **more) if body.get("max_tokens") == 8192 else said("ok")
 
-    with serving(script) as server, pytest.warns(Notice, match=change) as told:
+    with serving(script) as server, pytest.warns(Notice, match=change) as notices:
         first, second = HttpChat(server.url, "m").answer([HELLO, HELLO], DRAWN)
-    assert len(told) == 1
+    assert len(notices) == 1
     assert first.changes == second.changes == (change,)
     assert len(server.asked) == 3
     assert parameters(server.asked[-1]) == {k: v for k, v in SENT.items() if k != "max_tokens"} | {sent[0]: sent[1]}
@@ -273,7 +273,7 @@ def test_threads_that_are_refused_at_once_say_it_once() -> None:
 
     with serving(script) as server, ThreadPoolExecutor(4) as pool:
         chat = HttpChat(server.url, "m")
-        with pytest.warns(Notice) as told:
+        with pytest.warns(Notice) as notices:
             list(pool.map(lambda _: chat.answer([HELLO], DRAWN), range(4)))
-    assert len(told) == 1
+    assert len(notices) == 1
     assert len(server.asked) == 8

@@ -109,25 +109,25 @@ def test_one_id_is_the_target() -> None:
 def test_chunks_do_not_matter() -> None:
     hidden, weight, bias, targets = parts(torch.float64)
     leaves = (hidden, weight, bias)
-    found = [
+    candidates = [
         gradients(loss(*token_logprobs.target_logprobs(hidden, weight, targets, bias, chunk=c)), *leaves)
         for c in (1, 5, 99)
     ]
-    for other in found[1:]:
-        for one, two in zip(found[0], other, strict=True):
+    for other in candidates[1:]:
+        for one, two in zip(candidates[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("wanted", ["hidden", "weight", "bias"])
 def test_only_the_gradient_that_is_wanted(wanted: str) -> None:
     hidden, weight, bias, targets = parts()
-    named = {"hidden": hidden, "weight": weight, "bias": bias}
-    expected = gradients(loss(*slow(hidden, weight, targets, bias, None)), named[wanted])[0]
-    for name, leaf in named.items():
+    leaves = {"hidden": hidden, "weight": weight, "bias": bias}
+    expected = gradients(loss(*slow(hidden, weight, targets, bias, None)), leaves[wanted])[0]
+    for name, leaf in leaves.items():
         leaf.requires_grad_(name == wanted)
     loss(*token_logprobs.target_logprobs(hidden, weight, targets, bias)).backward()
-    torch.testing.assert_close(named[wanted].grad, expected, rtol=1e-5, atol=1e-6)
-    assert all(leaf.grad is None for name, leaf in named.items() if name != wanted)
+    torch.testing.assert_close(leaves[wanted].grad, expected, rtol=1e-5, atol=1e-6)
+    assert all(leaf.grad is None for name, leaf in leaves.items() if name != wanted)
 
 
 def test_one_output_alone() -> None:

@@ -104,10 +104,10 @@ def test_weights_are_written_in_the_samplers_precision(policy: Path, tmp_path: P
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     from safetensors.torch import load_file
 
-    found = load_file(tmp_path / "model.safetensors")
-    assert {w.dtype for w in found.values()} == {torch.bfloat16}
-    own = trained.model.state_dict()
-    assert all(torch.equal(w, own[name].to(torch.bfloat16)) for name, w in found.items())
+    written = load_file(tmp_path / "model.safetensors")
+    assert {w.dtype for w in written.values()} == {torch.bfloat16}
+    state = trained.model.state_dict()
+    assert all(torch.equal(w, state[name].to(torch.bfloat16)) for name, w in written.items())
 
 
 def test_a_written_adapter_is_the_trained_one(policy: Path, tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_the_self_test_passes_where_weights_arrive(kind: str, policy: Path, tmp_
             Recorder(trained), tmp_path, Weights(trained.model, trained.tokenizer, torch.float32)
         ),
     }
-    found = probed(trained, links[kind]())
-    assert max(found.disturbed.rms, found.true.rms) < 1e-5
-    assert found.moved > 0.05
+    result = probed(trained, links[kind]())
+    assert max(result.disturbed.rms, result.true.rms) < 1e-5
+    assert result.moved > 0.05
     after = trained.model.state_dict()
     assert all(torch.equal(w, after[name]) for name, w in before.items())  # the very bits
 
@@ -256,12 +256,12 @@ def sampled(drawn: Sequence[Drawn]) -> NDArray[Any]:
 
 def test_mismatch_by_hand() -> None:
     """Ratios 2, 1 and 1/2: the trainer's probability over the sampler's."""
-    found = mismatch(np.log([0.4, 0.3, 0.1]), np.log([0.2, 0.3, 0.2]))
-    assert found.rms == pytest.approx(np.log(2) * (2 / 3) ** 0.5)
-    assert found.mean_ratio == pytest.approx(3.5 / 3)
-    assert found.max_ratio == pytest.approx(2.0)
-    assert found.ess == pytest.approx(3.5**2 / (3 * 5.25))
-    assert found.tokens == 3
+    measured = mismatch(np.log([0.4, 0.3, 0.1]), np.log([0.2, 0.3, 0.2]))
+    assert measured.rms == pytest.approx(np.log(2) * (2 / 3) ** 0.5)
+    assert measured.mean_ratio == pytest.approx(3.5 / 3)
+    assert measured.max_ratio == pytest.approx(2.0)
+    assert measured.ess == pytest.approx(3.5**2 / (3 * 5.25))
+    assert measured.tokens == 3
     assert mismatch(np.array([]), np.array([])) == Mismatch(0.0, 1.0, 1.0, 1.0, 0)
 
 
@@ -282,11 +282,11 @@ def test_two_process_shards_reach_the_copy_in_every_process(policy: Path, refere
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in range(2):
-        told = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert max(told["disturbed"]["rms"], told["true"]["rms"]) < 1e-5
-        assert told["disturbed"]["tokens"] == 2 * 3 * 8  # the probe looks at what both drew
-        assert told["moved"] > 0.05
-        assert [tuple(ids) for ids in told["drawn"]] == [d.ids for d in draw(loaded(policy))]
+        result = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert max(result["disturbed"]["rms"], result["true"]["rms"]) < 1e-5
+        assert result["disturbed"]["tokens"] == 2 * 3 * 8  # the probe looks at what both drew
+        assert result["moved"] > 0.05
+        assert [tuple(ids) for ids in result["drawn"]] == [d.ids for d in draw(loaded(policy))]
 
 
 # ---- the server's engine, against a server of a few lines
@@ -297,12 +297,12 @@ def server(
     answers: Callable[[str, dict[str, Any]], tuple[int, Any]], headers: dict[str, str] | None = None, pause: float = 0.0
 ) -> Iterator[tuple[str, list[Any]]]:
     """Its address, and what it was asked: (path, body). `pause`: seconds between the bytes of an endless answer."""
-    asked: list[Any] = []
+    requests: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
-            asked.append((self.path, body))
+            requests.append((self.path, body))
             status, found = answers(self.path, body)
             raw = json.dumps(found).encode()
             if pause:
@@ -324,7 +324,7 @@ def server(
         thread = threading.Thread(target=listening.serve_forever, args=(0.02,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listening.server_port}", asked
+            yield f"http://127.0.0.1:{listening.server_port}", requests
         finally:
             listening.shutdown()
             thread.join()
@@ -353,10 +353,10 @@ def engine(url: str, **more: Any) -> ServerEngine:
 
 
 def test_a_server_is_asked_for_exactly_what_is_wanted() -> None:
-    with server(lambda _, body: (200, completion(body))) as (url, asked):
+    with server(lambda _, body: (200, completion(body))) as (url, requests):
         drawn = engine(url).sample(PROMPTS, [8, 9, 10], [1, 2**64 - 1, 3], Sampling(0.7, top_p=0.9, top_k=4), {7, 2})
     assert drawn == [Drawn((5, 1), (-0.5, -1.5)), Drawn((40, 2**63 - 1), (-0.5, -1.5)), Drawn((9, 3), (-0.5, -1.5))]
-    path, body = next((path, body) for path, body in asked if body["seed"] == 3)
+    path, body = next((path, body) for path, body in requests if body["seed"] == 3)
     assert path == "/v1/completions"
     assert body == {
         "model": "base",
@@ -382,18 +382,18 @@ def test_a_failing_server_is_asked_again_with_the_same_seeds() -> None:
         status = next(failures, 200)
         return status, completion(body) if status == 200 else {"error": {"message": "busy"}}
 
-    with server(answers) as (url, asked):
+    with server(answers) as (url, requests):
         drawn = engine(url, tries=5).sample(PROMPTS, [8] * 3, [11, 12, 13], Sampling(), ())
     assert [d.ids for d in drawn] == [(5, 11), (40, 12), (9, 13)]
-    assert len(asked) == 7
-    assert {(body["prompt"][0], body["seed"]) for _, body in asked} == {(5, 11), (40, 12), (9, 13)}
+    assert len(requests) == 7
+    assert {(body["prompt"][0], body["seed"]) for _, body in requests} == {(5, 11), (40, 12), (9, 13)}
 
 
 def test_a_server_that_is_gone_or_always_fails_is_given_up() -> None:
-    with server(lambda *_: (500, {"error": {"message": "engine died"}})) as (url, asked):
+    with server(lambda *_: (500, {"error": {"message": "engine died"}})) as (url, requests):
         with pytest.raises(RetryError, match=r"after 3 attempts \(engine died\)"):
             engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
-        assert len(asked) == 3
+        assert len(requests) == 3
     with pytest.raises(RetryError, match="no answer from /v1/completions"):
         engine(url).sample(PROMPTS, [8] * 3, [1, 2, 3], Sampling(), ())
     with pytest.raises(RetryError, match="no answer from /collective_rpc"):
@@ -415,18 +415,18 @@ def test_a_server_that_is_gone_or_always_fails_is_given_up() -> None:
     ],
 )
 def test_answers_that_cannot_be_used(status: int, found: Any, error: type[Exception], says: str) -> None:
-    with server(lambda *_: (status, found)) as (url, asked):
+    with server(lambda *_: (status, found)) as (url, requests):
         with pytest.raises(error, match=says):
             engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
-        assert len(asked) == 1  # asking again would not help
+        assert len(requests) == 1  # asking again would not help
 
 
 def test_weights_are_sent_by_one_process_and_the_cache_is_reset(tmp_path: Path) -> None:
-    with server(lambda path, _: (404 if "unload" in path else 200, {"success": True})) as (url, asked):
+    with server(lambda path, _: (404 if "unload" in path else 200, {"success": True})) as (url, requests):
         engine(url).reload(tmp_path / "v000001")
         engine(url, sends_weights=False).reload(tmp_path / "v000001")
         where = {"weights_path": str(tmp_path / "v000001")}
-        assert asked == [
+        assert requests == [
             ("/collective_rpc", {"method": "reload_weights", "kwargs": where}),
             ("/reset_prefix_cache", {}),
         ]
@@ -438,24 +438,24 @@ def test_an_adapter_is_asked_for_by_its_versions_name(tmp_path: Path) -> None:
     def answers(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return (200, completion(body)) if path == "/v1/completions" else (200, {"success": True})
 
-    with server(answers) as (url, asked):
+    with server(answers) as (url, requests):
         tells, asks = engine(url), engine(url, sends_weights=False)
         for name in ("v000001", "v000002"):
             tells.adapter(tmp_path / name)
             asks.adapter(tmp_path / name)
         for one in (tells, asks):
             one.sample(PROMPTS[:1], [8], [1], Sampling(), ())
-    sent = [(path, body.get("lora_name")) for path, body in asked if "lora" in path]
+    sent = [(path, body.get("lora_name")) for path, body in requests if "lora" in path]
     assert sent[-3:] == [
         ("/v1/unload_lora_adapter", "v000002"),
         ("/v1/load_lora_adapter", "v000002"),
         ("/v1/unload_lora_adapter", "v000001"),
     ]
-    assert [body["lora_path"] for path, body in asked if "/load" in path] == [
+    assert [body["lora_path"] for path, body in requests if "/load" in path] == [
         str(tmp_path / name) for name in ("v000001", "v000002")
     ]
-    assert [path for path, _ in asked].count("/reset_prefix_cache") == 2
-    assert [body["model"] for path, body in asked if path == "/v1/completions"] == ["v000002", "v000002"]
+    assert [path for path, _ in requests].count("/reset_prefix_cache") == 2
+    assert [body["model"] for path, body in requests if path == "/v1/completions"] == ["v000002", "v000002"]
 
 
 def test_a_busy_cache_or_a_server_without_weight_endpoints_stops(tmp_path: Path) -> None:
@@ -467,11 +467,11 @@ def test_a_busy_cache_or_a_server_without_weight_endpoints_stops(tmp_path: Path)
 
 def test_a_server_is_opened_by_its_address(policy: Path) -> None:
     served = {"data": [{"id": "org/model", "max_model_len": 512}, {"id": "v000007"}]}
-    with server(lambda *_: (200, served)) as (url, asked):
-        found = open_server(url + "/", str(policy))
-        assert asked == [("/v1/models", {})]
-    assert (found.model, found.max_tokens, found.sends_weights) == ("org/model", 512, True)
-    assert found.stops == loaded(policy).stops
+    with server(lambda *_: (200, served)) as (url, requests):
+        engine_ = open_server(url + "/", str(policy))
+        assert requests == [("/v1/models", {})]
+    assert (engine_.model, engine_.max_tokens, engine_.sends_weights) == ("org/model", 512, True)
+    assert engine_.stops == loaded(policy).stops
     with server(lambda *_: (200, {"data": []})) as (url, _), pytest.raises(UserError, match="is not a vLLM server"):
         open_server(url, str(policy))
     with pytest.raises(RetryError, match="does not answer"):
@@ -483,7 +483,7 @@ def test_a_redirect_to_another_server_is_not_followed(status: int, policy: Path)
     """Prompts, and where the weights lie, are for the server that was named."""
     with server(lambda *_: (200, {"data": [{"id": "m"}]})) as (thief, stolen):
         headers = {"Location": f"{thief}/v1/completions?key=pw9"}
-        with server(lambda *_: (status, {}), headers) as (url, asked):
+        with server(lambda *_: (status, {}), headers) as (url, requests):
             for ask in (
                 lambda: engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ()),
                 lambda: engine(url).reload(Path("weights")),
@@ -492,7 +492,7 @@ def test_a_redirect_to_another_server_is_not_followed(status: int, policy: Path)
                 with pytest.raises(UserError, match=f"--server {url}: redirects to {thief}, which is not") as caught:
                     ask()
                 assert "pw9" not in str(caught.value)
-        assert len(asked) == 3
+        assert len(requests) == 3
         assert stolen == []
 
 
