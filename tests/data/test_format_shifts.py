@@ -42,8 +42,8 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize(("label", "moved"), [(-1, -1), (0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 3), (None, None)])
 def test_merged_moves_the_label_with_its_step(label: int | None, moved: int | None) -> None:
     steps = ("0 + 2 = 2", "2 + 2 = 4", "4 + 2 = 6", "6 + 2 = 8", "8 + 2 = 10", "Answer: 10")
-    given = Trace("t", "[plain] 0 #1 + 2 #2 + 2 #3 + 2 #4 + 2 #5 + 2 ?", steps, first_error=label)
-    shifted = format_shifts.merged(given)
+    trace = Trace("t", "[plain] 0 #1 + 2 #2 + 2 #3 + 2 #4 + 2 #5 + 2 ?", steps, first_error=label)
+    shifted = format_shifts.merged(trace)
     assert len(shifted.steps) == 4
     assert shifted.first_error == moved
 
