@@ -196,8 +196,8 @@ TURNS = [{"role": "system", "content": "S"}, {"role": "user", "content": ASKED},
     ],
 )
 def test_the_problem_of_every_form_of_row(tmp_path: Path, row: object) -> None:
-    (found,) = problems.read(rows(tmp_path, row, name="mine.jsonl"))
-    assert (found.id, found.subset, found.text) == ("x", "mine", prepare_text(ASKED))
+    (problem,) = problems.read(rows(tmp_path, row, name="mine.jsonl"))
+    assert (problem.id, problem.subset, problem.text) == ("x", "mine", prepare_text(ASKED))
 
 
 @pytest.mark.parametrize(
@@ -242,20 +242,20 @@ def test_a_report(tmp_path: Path) -> None:
         {"id": "t2", "prompt": "Say it once more: " + reworded},
         name="train.jsonl",
     )
-    made = report(ContaminationConfig(training, (str(bench),), out=tmp_path / "r.json"))
-    assert (made.data, made.rows, made.problems) == ("train.jsonl", 3, 2)
-    assert made.counts == (
+    result = report(ContaminationConfig(training, (str(bench),), out=tmp_path / "r.json"))
+    assert (result.data, result.rows, result.problems) == ("train.jsonl", 3, 2)
+    assert result.counts == (
         Counts("bench.jsonl", "s", rows=4, problems=3, repeated=1, exact=1, overlap=1, too_short=1),
         Counts("bench.jsonl", "t", rows=1, problems=1, repeated=1, exact=0, overlap=1, too_short=0),
     )
-    assert made.pairs == (
+    assert result.pairs == (
         Pair("bench.jsonl", "s", "b", "d", "t", "repeat overlap", 1.0),
         Pair("bench.jsonl", "s", "a0", "t0", "train", "exact", 1.0),
         Pair("bench.jsonl", "s", "b", "t2", "train", "overlap", 12 / 18),
         Pair("bench.jsonl", "t", "d", "t2", "train", "overlap", 1.0),
     )
     assert json.loads((tmp_path / "r.json").read_text())["pairs"][1]["other"] == "t0"
-    table = problems.lines(made)
+    table = problems.lines(result)
     assert table[2].split() == ["s", "4", "3", "1", "1", "1", "1", "66.7%"]
     assert max(map(len, table)) <= 80
 
@@ -285,8 +285,8 @@ def test_options_that_make_no_sense(
 def test_what_is_known_of_the_shared_data(shared_data: Path) -> None:
     levels = shared_data / "policy_eval" / "math500_with_levels.jsonl"
     bench, preview = shared_data / "processbench", shared_data / "prmbench_preview"
-    made = report(ContaminationConfig(levels, (str(bench), str(preview))))
-    by = {(c.benchmark, c.subset): c for c in made.counts}
+    result = report(ContaminationConfig(levels, (str(bench), str(preview))))
+    by = {(c.benchmark, c.subset): c for c in result.counts}
     assert [by["processbench", name].problems for name in ("gsm8k", "math", "olympiadbench")] == [375, 955, 561]
     math = by["processbench", "math"]
     assert (math.exact, math.overlap) == (108, 5)
@@ -305,9 +305,9 @@ def test_training_rows_without_a_problem_are_left_out_and_counted(tmp_path: Path
     bench.write_text("\n".join(good[:2]))
     config = ContaminationConfig(data=train, against=(str(bench),))
     with pytest.warns(Notice, match=r"2 of 6 rows cannot be read and are left out: .*line 4: not valid JSON.*row 4: "):
-        made = problems.report(config)
-    assert (made.rows, made.problems, made.left_out, made.counts[0].exact) == (4, 4, 2, 2)
-    assert "4 rows, 4 distinct problems, 2 rows left out" in "\n".join(problems.lines(made))
+        result = problems.report(config)
+    assert (result.rows, result.problems, result.left_out, result.counts[0].exact) == (4, 4, 2, 2)
+    assert "4 rows, 4 distinct problems, 2 rows left out" in "\n".join(problems.lines(result))
     with pytest.raises(UserError, match=r"train\.jsonl line 4: not valid JSON"):
         problems.report(replace(config, data=bench, against=(str(train),)))
     train.write_text('{"problem": 3}\n')

@@ -60,23 +60,23 @@ TRL = {"prompt": "Is 9 prime?", "completions": ["9 = 3 x 3.", "Yes.", "So prime.
 
 
 def test_a_right_solution_of_prm800k(tmp_path: Path) -> None:
-    ((found,), left, count) = read(rows(tmp_path, WHOLE))
-    assert (left, count) == ({}, 1)
-    assert found.steps == ("We add.", "It is 7.")  # the completion chosen, not the first
-    assert (found.step_labels, found.first_error, found.outcome) == ((1.0, 1.0), -1, 1)
-    assert (found.id, found.group, found.gold) == ("r-0", text_hash("What is 3 + 4?"), "7")
+    ((solution,), left_out, count) = read(rows(tmp_path, WHOLE))
+    assert (left_out, count) == ({}, 1)
+    assert solution.steps == ("We add.", "It is 7.")  # the completion chosen, not the first
+    assert (solution.step_labels, solution.first_error, solution.outcome) == ((1.0, 1.0), -1, 1)
+    assert (solution.id, solution.group, solution.gold) == ("r-0", text_hash("What is 3 + 4?"), "7")
 
 
 def test_what_neutral_counts_as(tmp_path: Path) -> None:
-    (found,), _, _ = read(rows(tmp_path, WHOLE), neutral="wrong")
-    assert (found.step_labels, found.first_error) == ((0.0, 1.0), 0)
+    (solution,), _, _ = read(rows(tmp_path, WHOLE), neutral="wrong")
+    assert (solution.step_labels, solution.first_error) == ((0.0, 1.0), 0)
 
 
 def test_after_the_error_nothing_is_labelled(tmp_path: Path) -> None:
-    (found,), _, _ = read(rows(tmp_path, WRONG))
-    assert found.steps == ("We add.", "It is 8.", "So 8.", "Done.")
-    assert (found.step_labels, found.first_error, found.outcome) == ((), 1, None)
-    ((row,), _) = training_data.step_rows([found])
+    (solution,), _, _ = read(rows(tmp_path, WRONG))
+    assert solution.steps == ("We add.", "It is 8.", "So 8.", "Done.")
+    assert (solution.step_labels, solution.first_error, solution.outcome) == ((), 1, None)
+    ((row,), _) = training_data.step_rows([solution])
     assert row.labels[:2] == (1.0, 0.0)
     assert [math.isnan(y) for y in row.labels] == [False, False, True, True]
 
@@ -84,8 +84,8 @@ def test_after_the_error_nothing_is_labelled(tmp_path: Path) -> None:
 def test_a_generation_that_is_another_text_is_not_gone_on_with(tmp_path: Path) -> None:
     other = json.loads(json.dumps(WRONG))
     other["question"]["pre_generated_steps"][0] = "We multiply."
-    (found,), _, _ = read(rows(tmp_path, other))
-    assert (found.steps, found.step_labels, found.first_error) == (("We add.", "It is 8."), (1.0, 0.0), 1)
+    (solution,), _, _ = read(rows(tmp_path, other))
+    assert (solution.steps, solution.step_labels, solution.first_error) == (("We add.", "It is 8."), (1.0, 0.0), 1)
 
 
 def test_labels_that_say_more_than_the_first_error_are_kept(tmp_path: Path) -> None:
@@ -95,21 +95,21 @@ def test_labels_that_say_more_than_the_first_error_are_kept(tmp_path: Path) -> N
         stage(rated("It is 8.", -1), chosen=None),
         generated=["We add.", "3 + 4.", "It is 8.", "So 8."],
     )
-    (found,), _, _ = read(rows(tmp_path, row), neutral="wrong")
-    assert (found.step_labels, found.first_error) == ((0.0, 1.0, 0.0), 0)
+    (solution,), _, _ = read(rows(tmp_path, row), neutral="wrong")
+    assert (solution.step_labels, solution.first_error) == ((0.0, 1.0, 0.0), 0)
 
 
 @pytest.mark.parametrize("human", ["It is 7.", {"text": "It is 7.", "rating": None}])
 def test_the_labellers_own_step_is_right(tmp_path: Path, human: object) -> None:
     row = labelled(stage(rated("8.", -1), chosen=None, human=human), stage(rated("So 7.", 1)), reason="solution")
-    (found,), _, _ = read(rows(tmp_path, row))
-    assert (found.steps, found.step_labels, found.outcome) == (("It is 7.", "So 7."), (1.0, 1.0), 1)
+    (solution,), _, _ = read(rows(tmp_path, row))
+    assert (solution.steps, solution.step_labels, solution.outcome) == (("It is 7.", "So 7."), (1.0, 1.0), 1)
 
 
 def test_a_solution_that_was_given_up_is_its_rated_steps(tmp_path: Path) -> None:
     row = labelled(stage(rated("We add.", 1)), stage(rated("Hm.", None), rated("8.", -1)), reason="give_up")
-    (found,), _, _ = read(rows(tmp_path, row))
-    assert (found.steps, found.first_error, found.outcome) == (("We add.",), -1, None)
+    (solution,), _, _ = read(rows(tmp_path, row))
+    assert (solution.steps, solution.first_error, solution.outcome) == (("We add.",), -1, None)
 
 
 def test_alternatives_follow_the_steps_before_them(tmp_path: Path) -> None:
@@ -118,30 +118,30 @@ def test_alternatives_follow_the_steps_before_them(tmp_path: Path) -> None:
         stage(rated("It is 8.", -1), rated("It is 7.", 1), rated("Who knows?", 0, flagged=True), chosen=1),
         reason="solution",
     )
-    found, _, _ = read(rows(tmp_path, row), alternatives=True)
-    assert [(r.id, r.steps, r.step_labels, r.outcome) for r in found] == [
+    solutions, _, _ = read(rows(tmp_path, row), alternatives=True)
+    assert [(r.id, r.steps, r.step_labels, r.outcome) for r in solutions] == [
         ("r-0", ("We add.", "It is 7."), (1.0, 1.0), 1),
         ("r-0-1", ("We guess.",), (0.0,), None),
         ("r-0-2", ("We add.", "It is 8."), (1.0, 0.0), None),
     ]
-    assert len({r.group for r in found}) == 1
+    assert len({r.group for r in solutions}) == 1
 
 
 def test_what_gives_no_solution_is_counted(tmp_path: Path) -> None:
     broken, unrated = labelled(stage(rated("a", 1)), reason="bad_problem"), labelled(stage(rated("a", None)))
-    found, left, count = read(rows(tmp_path, broken, unrated, labelled(), WHOLE))
-    assert (len(found), count) == (1, 4)
-    assert left == {converters.BROKEN_PROBLEM: 1, converters.NO_RATED_STEP: 2}
+    solutions, left_out, count = read(rows(tmp_path, broken, unrated, labelled(), WHOLE))
+    assert (len(solutions), count) == (1, 4)
+    assert left_out == {converters.BROKEN_PROBLEM: 1, converters.NO_RATED_STEP: 2}
 
 
 # --- Math-Shepherd ------------------------------------------------------------------------------------------
 
 
 def test_math_shepherd(tmp_path: Path) -> None:
-    (found,), _, _ = read(rows(tmp_path, SHEPHERD))
-    assert found.prompt == "A pen costs 2 + 1 dollars. And 2?"
-    assert found.steps == ("One costs 2 + 1 = 3.", "Two cost 3 + 3 = 7.")
-    assert (found.step_labels, found.first_error, found.subset) == ((1.0, 0.0), 1, "gsm8k")
+    (solution,), _, _ = read(rows(tmp_path, SHEPHERD))
+    assert solution.prompt == "A pen costs 2 + 1 dollars. And 2?"
+    assert solution.steps == ("One costs 2 + 1 = 3.", "Two cost 3 + 3 = 7.")
+    assert (solution.step_labels, solution.first_error, solution.subset) == ((1.0, 0.0), 1, "gsm8k")
 
 
 def test_math_shepherd_as_its_card_writes_it_now(tmp_path: Path) -> None:
@@ -149,16 +149,16 @@ def test_math_shepherd_as_its_card_writes_it_now(tmp_path: Path) -> None:
         "input": "Half of 9? \n\nStep 1: 9 - 5 = 4. ки ? \n\nStep 2: So 4. ки ?",
         "label": "Half of 9? \n\nStep 1: 9 - 5 = 4. ки - \n\nStep 2: So 4. ки +",
     }
-    (found,), _, _ = read(rows(tmp_path, row))
-    assert (found.prompt, found.steps) == ("Half of 9?", ("9 - 5 = 4.", "So 4."))
-    assert (found.step_labels, found.first_error) == ((0.0, 1.0), 0)
+    (solution,), _, _ = read(rows(tmp_path, row))
+    assert (solution.prompt, solution.steps) == ("Half of 9?", ("9 - 5 = 4.", "So 4."))
+    assert (solution.step_labels, solution.first_error) == ((0.0, 1.0), 0)
 
 
 def test_a_problem_that_speaks_of_step_1_itself(tmp_path: Path) -> None:
     text = "Read this: Step 1: mix. How often? Step 1: Once, see Step 2: it says so. ки"
-    (found,), _, _ = read(rows(tmp_path, {"input": text, "label": text.replace("ки", "+")}))
-    assert found.prompt == "Read this: Step 1: mix. How often?"
-    assert found.steps == ("Once, see Step 2: it says so.",)
+    (solution,), _, _ = read(rows(tmp_path, {"input": text, "label": text.replace("ки", "+")}))
+    assert solution.prompt == "Read this: Step 1: mix. How often?"
+    assert solution.steps == ("Once, see Step 2: it says so.",)
 
 
 # --- TRL, and which is which --------------------------------------------------------------------------------
@@ -173,11 +173,13 @@ def test_trl_rows(tmp_path: Path) -> None:
 
 
 def test_every_step_has_its_label(tmp_path: Path) -> None:
-    found, _, count = read(rows(tmp_path, WHOLE, WRONG, SHEPHERD, TRL), alternatives=True)
-    assert (len(found), count) == (6, 4)
-    assert all(len(r.step_labels) == len(r.steps) or (not r.step_labels and r.first_error is not None) for r in found)
-    trained, left = training_data.step_rows(found)
-    assert not left
+    solutions, _, count = read(rows(tmp_path, WHOLE, WRONG, SHEPHERD, TRL), alternatives=True)
+    assert (len(solutions), count) == (6, 4)
+    assert all(
+        len(r.step_labels) == len(r.steps) or (not r.step_labels and r.first_error is not None) for r in solutions
+    )
+    trained, left_out = training_data.step_rows(solutions)
+    assert not left_out
     assert all(len(row.labels) == len(row.rollout.steps) for row in trained)
 
 
@@ -333,8 +335,8 @@ def tagged(text: str, *signs: str) -> dict[str, str]:
 def test_what_math_shepherds_rows_may_be_like(
     tmp_path: Path, row: dict[str, str], problem: str, steps: tuple[str, ...], labels: tuple[float, ...]
 ) -> None:
-    ((found,), left, _) = read(rows(tmp_path, row))
-    assert (found.prompt, found.steps, found.step_labels, left) == (problem, steps, labels, {})
+    ((solution,), left_out, _) = read(rows(tmp_path, row))
+    assert (solution.prompt, solution.steps, solution.step_labels, left_out) == (problem, steps, labels, {})
     assert math_shepherd.problem(row, "row") == problem
     if row["input"].count("tep 1") == 1:  # else only the labels tell where the steps begin
         assert math_shepherd.problem({"input": row["input"]}, "row") == problem
@@ -365,8 +367,8 @@ def test_completions_that_were_not_chosen_cost_no_row(
     left: dict[str, int],
 ) -> None:
     path = rows(tmp_path, labelled(stage(rated("We add.", 1)), stage_))
-    (found, *_), without, _ = read(path)
-    assert (found.steps, without) == (("We add.", *steps), {})
+    (solution, *_), without, _ = read(path)
+    assert (solution.steps, without) == (("We add.", *steps), {})
     (_, *others), reasons, _ = read(path, alternatives=True)
     assert [r.steps for r in others] == [("We add.", *other) for other in alternatives]
     assert reasons == left
@@ -378,8 +380,8 @@ def test_completions_that_were_not_chosen_cost_no_row(
 def test_reference_answers(tmp_path: Path, gold: object, kept: str) -> None:
     row = json.loads(json.dumps(WHOLE))
     row["question"]["ground_truth_answer"] = gold
-    (found,), _, _ = read(rows(tmp_path, row))
-    assert found.gold == kept
+    (solution,), _, _ = read(rows(tmp_path, row))
+    assert solution.gold == kept
 
 
 UNREADABLE: list[tuple[object, str]] = [
@@ -436,14 +438,14 @@ def test_a_row_that_cannot_be_read_is_left_out_counted_and_named(tmp_path: Path,
     text = row if isinstance(row, str) else json.dumps(row)
     path = tmp_path / "r.jsonl"
     path.write_text("\n".join((json.dumps(TRL), text, json.dumps(WHOLE))) + "\n")
-    with pytest.warns(Notice) as told:
+    with pytest.warns(Notice) as caught:
         done = convert(ConvertConfig(out=tmp_path / "t.jsonl"), path)
     assert (done.rows, done.solutions, done.left_out) == (3, 2, {converters.UNREADABLE: 1})
     assert [r.id for r in rollouts.read(done.out)] == ["r-0", "r-2"]  # numbered by their place in the file
     (fault,) = done.unreadable
     assert fault.startswith((f"{path} row 1", f"{path} line 2"))
     assert reason in fault
-    (line,) = [str(w.message) for w in told]
+    (line,) = [str(w.message) for w in caught]
     assert line == f"{path}: 1 of 3 rows cannot be read and are left out; --strict refuses them: {fault}"
     assert "\n" not in line
 
@@ -506,9 +508,9 @@ def test_through_the_command_line(tmp_path: Path) -> None:
     assert f"note: {path}: 1 of 3 rows cannot be read" in done.stderr
     assert done.stderr.count("\n") == 1
     out.unlink()
-    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
-    assert (told["rows"], told["solutions"], told["left_out"]) == (3, 2, {converters.UNREADABLE: 1})
-    assert told["unreadable"][0].startswith(f"{path} row 1: ")
+    output = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert (output["rows"], output["solutions"], output["left_out"]) == (3, 2, {converters.UNREADABLE: 1})
+    assert output["unreadable"][0].startswith(f"{path} row 1: ")
     out.unlink()
     done = CliRunner().invoke(app, ["convert", str(rows(tmp_path, TRL)), "--out", str(out)])
     assert (done.exit_code, done.stderr, "unreadable: none" in done.stdout) == (0, "", True)
@@ -535,13 +537,13 @@ def test_no_value_in_a_row_is_a_surprise(tmp_path: Path, draw: st.DataObject) ->
     place[key] = draw.draw(JSON)
     path = rows(tmp_path, TRL, row)
     faults: list[str] = []
-    found, _, readable = read(path, alternatives=True, on_unreadable=faults.append)
+    solutions, _, readable = read(path, alternatives=True, on_unreadable=faults.append)
     assert readable + len(faults) == 2
     places = (f"{path} row 1: ", f"{path} line 2: ")  # a number that is not finite is refused with its line
     assert all(fault.startswith(places) and "\n" not in fault for fault in faults)
-    rollouts.write(tmp_path / "t.jsonl", found)
-    assert rollouts.read(tmp_path / "t.jsonl") == found
-    assert all(not r.step_labels or len(r.step_labels) == len(r.steps) for r in found)
+    rollouts.write(tmp_path / "t.jsonl", solutions)
+    assert rollouts.read(tmp_path / "t.jsonl") == solutions
+    assert all(not r.step_labels or len(r.step_labels) == len(r.steps) for r in solutions)
 
 
 PIECE = st.text(st.sampled_from(f"ab{TAG} +-?1.\n"), min_size=1, max_size=12).filter(
@@ -559,7 +561,7 @@ def test_math_shepherds_steps_come_back(problem: str, steps: list[tuple[str, str
 
     signs = [f"{TAG} {sign}" if newer else sign for _, sign in steps]
     row = {"input": text([f"{TAG} ?" if newer else TAG] * len(steps)), "label": text(signs)}
-    found = math_shepherd.solution(row, "row")
-    assert found.prompt == problem.strip()
-    assert found.steps == tuple(step.strip() for step, _ in steps)
-    assert found.step_labels == tuple(float(sign == "+") for _, sign in steps)
+    solution = math_shepherd.solution(row, "row")
+    assert solution.prompt == problem.strip()
+    assert solution.steps == tuple(step.strip() for step, _ in steps)
+    assert solution.step_labels == tuple(float(sign == "+") for _, sign in steps)

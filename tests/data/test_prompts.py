@@ -107,10 +107,10 @@ def test_names_that_fit_tables(tmp_path: Path) -> None:
     ],
 )
 def test_one_published_name_for_two_sets_is_told_apart_by_size(tmp_path: Path, name: str, count: int, key: str) -> None:
-    found = load(rows(tmp_path, published(name, count)))
-    assert {p.subset for p in found} == {key}
-    assert [p.id for p in found] == [f"{key}-{k}" for k in range(count)]  # the index of the rows is not unique
-    assert found[-1].gold == f"{count - 1}.0"
+    loaded = load(rows(tmp_path, published(name, count)))
+    assert {p.subset for p in loaded} == {key}
+    assert [p.id for p in loaded] == [f"{key}-{k}" for k in range(count)]  # the index of the rows is not unique
+    assert loaded[-1].gold == f"{count - 1}.0"
 
 
 def test_a_set_under_the_name_of_a_smaller_one_is_refused(tmp_path: Path) -> None:
@@ -137,12 +137,12 @@ def test_no_prompt_at_all(tmp_path: Path) -> None:
 
 
 def test_the_published_sets(shared_data: Path) -> None:
-    found = load(shared_data / "policy_eval" / "math_benchmarks.parquet")
-    assert Counter(p.subset for p in found) == {
+    loaded = load(shared_data / "policy_eval" / "math_benchmarks.parquet")
+    assert Counter(p.subset for p in loaded) == {
         **{"olympiadbench-en": 675, "math500": 500, "minerva": 272},
         **{"aime22-24": 90, "amc83": 83},
     }
-    assert all(p.text.endswith(BOXED) and p.gold for p in found)
+    assert all(p.text.endswith(BOXED) and p.gold for p in loaded)
     assert len(load(shared_data / "policy_eval" / "math_benchmarks.parquet", limit=20)) == 100
 
 
@@ -156,12 +156,12 @@ def test_math500_is_the_same_set_in_both_files(shared_data: Path) -> None:
 
 def test_reasoning_gym_by_name() -> None:
     gym = pytest.importorskip("reasoning_gym", reason="needs reasoning-gym (extra verify)")
-    found = load(Path("gym:chain_sum,gcd,size=4,seed=7"))
-    assert [p.id for p in found] == [f"{task}-{k}" for task in ("chain_sum", "gcd") for k in range(4)]
-    assert load(Path("gym:gcd,size=4,seed=7")) == found[4:]
-    assert load(Path("gym:gcd,size=4,seed=8")) != found[4:]
+    loaded = load(Path("gym:chain_sum,gcd,size=4,seed=7"))
+    assert [p.id for p in loaded] == [f"{task}-{k}" for task in ("chain_sum", "gcd") for k in range(4)]
+    assert load(Path("gym:gcd,size=4,seed=7")) == loaded[4:]
+    assert load(Path("gym:gcd,size=4,seed=8")) != loaded[4:]
     assert [p.id for p in load(Path("gym:gcd,size=4,seed=7"), limit=2)] == ["gcd-0", "gcd-2"]
-    for p in found:
+    for p in loaded:
         assert (p.verifier, p.metadata["source_dataset"]) == ("gym", p.subset)
         score = gym.get_score_answer_fn(p.subset)
         assert score(p.gold, {"question": p.text, "answer": p.gold, "metadata": p.metadata}) == 1.0

@@ -339,10 +339,10 @@ def test_lines_and_headed_pieces_join_to_the_text(text: str) -> None:
 )
 def test_a_splitter_that_never_cuts_says_so(tmp_path: Path, split: str, texts: list[str], others: str) -> None:
     path = write(tmp_path / "my.jsonl", [{"problem": "P", "solution": text} for text in texts])
-    with pytest.warns(Notice) as told:
+    with pytest.warns(Notice) as caught:
         traces = solutions.from_files(path, split)
     assert [len(t.steps) for t in traces] == [1] * len(texts)
-    (line,) = [str(w.message) for w in told]
+    (line,) = [str(w.message) for w in caught]
     assert (
         line
         == f"my.jsonl: --split {split} finds no place to cut, so every text is one step (of {len(texts)}, {others})"

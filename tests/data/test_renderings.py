@@ -93,13 +93,13 @@ def label(trace: Trace) -> int:
 
 @pytest.mark.parametrize("name", RENDERINGS)
 def test_golden(name: str) -> None:
-    found = RENDERINGS[name](TRACE)
-    assert (found.trace.steps, found.parents, found.trace.first_error) == GOLDEN[name]
+    result = RENDERINGS[name](TRACE)
+    assert (result.trace.steps, result.parents, result.trace.first_error) == GOLDEN[name]
     plain = name == "plain"
-    assert found.trace.id == ("t" if plain else f"t@{name}")
-    assert found.trace.subset == ("math" if plain else f"math+{name}")
-    assert (found.trace.prompt, found.trace.group) == (TRACE.prompt, TRACE.group)
-    assert found.trace.outcome == (None if name == "prefix" else 0)
+    assert result.trace.id == ("t" if plain else f"t@{name}")
+    assert result.trace.subset == ("math" if plain else f"math+{name}")
+    assert (result.trace.prompt, result.trace.group) == (TRACE.prompt, TRACE.group)
+    assert result.trace.outcome == (None if name == "prefix" else 0)
 
 
 def test_names_are_the_judges_and_lead_back() -> None:
@@ -124,8 +124,8 @@ LAST_STEPS = {
 
 @pytest.mark.parametrize("step", LAST_STEPS)
 def test_answers_that_are_taken_out(step: str) -> None:
-    found = renderings.answerless(replace(TRACE, steps=("The answer is 1.", step), first_error=-1))
-    assert found.trace.steps == ("The answer is 1.", LAST_STEPS[step])
+    result = renderings.answerless(replace(TRACE, steps=("The answer is 1.", step), first_error=-1))
+    assert result.trace.steps == ("The answer is 1.", LAST_STEPS[step])
 
 
 UNCUT = (
@@ -178,28 +178,28 @@ def bare(steps: Sequence[str]) -> str:
 @settings(deadline=None)
 @given(traces())
 def test_what_every_format_keeps(trace: Trace) -> None:
-    made = {name: render(trace) for name, render in RENDERINGS.items()}
-    for name, found in made.items():
-        steps, parents = found.trace.steps, found.parents
+    by_name = {name: render(trace) for name, render in RENDERINGS.items()}
+    for name, result in by_name.items():
+        steps, parents = result.trace.steps, result.parents
         assert len(steps) == len(parents)
         assert all(step.strip() for step in steps)
         assert all(a <= b for a, b in pairwise(parents))
-        assert -1 <= label(found.trace) < len(steps)
+        assert -1 <= label(result.trace) < len(steps)
         if name not in ("merged", "prefix"):  # every original step is there
             assert set(parents) == set(range(len(trace.steps)))
-        if label(found.trace) >= 0:
-            assert parents[label(found.trace)] == label(trace) - label(trace) % (2 if name == "merged" else 1)
+        if label(result.trace) >= 0:
+            assert parents[label(result.trace)] == label(trace) - label(trace) % (2 if name == "merged" else 1)
         else:
             assert label(trace) == -1 or (name == "prefix" and label(trace) >= len(steps))
     for name in ("merged", "split", "plain"):
-        assert bare(made[name].trace.steps) == bare(trace.steps)
-    assert len(made["merged"].parents) == math.ceil(len(trace.steps) / 2)
-    assert made["prefix"].trace.steps == trace.steps[: math.ceil(len(trace.steps) / 2)]
+        assert bare(by_name[name].trace.steps) == bare(trace.steps)
+    assert len(by_name["merged"].parents) == math.ceil(len(trace.steps) / 2)
+    assert by_name["prefix"].trace.steps == trace.steps[: math.ceil(len(trace.steps) / 2)]
     for k, step in enumerate(trace.steps):
-        assert made["separators"].trace.steps[k] == f"{step}\n{RULE}"
-        assert made["headers"].trace.steps[k] in (step, f"Step {k + 1}: {step}")
-        assert made["markdown"].trace.steps[k] in (step, f"### Step {k + 1}\n{step}")
-    assert made["answerless"].trace.steps[:-1] == trace.steps[:-1]
+        assert by_name["separators"].trace.steps[k] == f"{step}\n{RULE}"
+        assert by_name["headers"].trace.steps[k] in (step, f"Step {k + 1}: {step}")
+        assert by_name["markdown"].trace.steps[k] in (step, f"### Step {k + 1}\n{step}")
+    assert by_name["answerless"].trace.steps[:-1] == trace.steps[:-1]
 
 
 @settings(deadline=None)
@@ -221,11 +221,11 @@ def test_no_format_writes_what_a_family_reads_as_its_own() -> None:
 
 def test_traces_as_they_are_judged() -> None:
     late = replace(TRACE, id="late", first_error=4)
-    found = renderings.rendered([TRACE, late])
-    assert [t.id for t in found[:4]] == ["t", "late", "t@headers", "late@headers"]
-    by_id = {t.id: t for t in found}
+    result = renderings.rendered([TRACE, late])
+    assert [t.id for t in result[:4]] == ["t", "late", "t@headers", "late@headers"]
+    by_id = {t.id: t for t in result}
     assert "late@answerless" not in by_id  # its wrong last step may be right without its answer
-    assert len(found) == 2 * len(RENDERINGS) - 1
+    assert len(result) == 2 * len(RENDERINGS) - 1
     assert (by_id["t@split"].steps, by_id["t@split"].first_error) == (TRACE.steps, 3)
     assert by_id["t@merged"].first_error == 1
     some = renderings.rendered([TRACE], ("prefix", "headers"))
@@ -244,22 +244,24 @@ def test_names_that_cannot_be_used() -> None:
 
 def test_real_traces(shared_data: Path) -> None:
     plain = data.load("processbench", shared_data / "processbench").traces
-    found = renderings.rendered(plain)
-    sizes = {name: sum(base_and_rendering(t.subset)[1] == name for t in found) for name in NAMES}
+    result = renderings.rendered(plain)
+    sizes = {name: sum(base_and_rendering(t.subset)[1] == name for t in result) for name in NAMES}
     assert sizes == {**dict.fromkeys(NAMES, 2400), "answerless": 2323}
-    kept = {name: [RENDERINGS[name](t) for t in plain] for name in NAMES}
+    expected = {name: [RENDERINGS[name](t) for t in plain] for name in NAMES}
 
     def changed(name: str, subset: str) -> int:
-        pairs = zip(plain, kept[name], strict=True)
+        pairs = zip(plain, expected[name], strict=True)
         return sum(t.steps[-1] != r.trace.steps[-1] for t, r in pairs if t.subset == subset)
 
     assert [changed("answerless", s) for s in ("gsm8k", "math", "olympiadbench")] == ANSWERS
     headed = sum(
-        a == b for t, r in zip(plain, kept["headers"], strict=True) for a, b in zip(t.steps, r.trace.steps, strict=True)
+        a == b
+        for t, r in zip(plain, expected["headers"], strict=True)
+        for a, b in zip(t.steps, r.trace.steps, strict=True)
     )
     assert headed == 10 + 120 + 161  # steps that begin with "Step n" or "### Step n" as they are
-    assert sum(len(r.parents) for r in kept["split"]) == HALVES
-    assert not any("\n\n" in step for r in kept["split"] for step in r.trace.steps)
+    assert sum(len(r.parents) for r in expected["split"]) == HALVES
+    assert not any("\n\n" in step for r in expected["split"] for step in r.trace.steps)
 
 
 ANSWERS, HALVES = [340, 909, 917], 30366
@@ -285,8 +287,8 @@ def test_scores_of_halves_become_those_of_steps() -> None:
         lowest = combined(3, PARENTS, scores, kind)
         assert (lowest.values, lowest.tokens, lowest.also) == ((1.0, -4.0, -16.0), (3, 3, 9), {"more": (4.0, 3.0, 1.0)})
     verdicts = StepScores("x", verdicts=(-1, None, 0, 1, 2, 3, 4, 5, -2), said=("a",))
-    told = combined(3, PARENTS, verdicts, "verdict")
-    assert (told.verdicts, told.said) == ((-1, None, 0, 0, 1, 2, 2, None, None), ("a",))
+    merged_scores = combined(3, PARENTS, verdicts, "verdict")
+    assert (merged_scores.verdicts, merged_scores.said) == ((-1, None, 0, 0, 1, 2, 2, None, None), ("a",))
 
 
 @pytest.mark.parametrize("kind", ["logratio", "prob"])

@@ -48,9 +48,9 @@ def talk(prompt: str, answer: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
-    given = [FULL, SILENT, CRASHED]
-    write(tmp_path / name, given)
-    assert read(tmp_path / name) == given
+    written = [FULL, SILENT, CRASHED]
+    write(tmp_path / name, written)
+    assert read(tmp_path / name) == written
 
 
 def test_equal_rollouts_give_equal_bytes(tmp_path: Path) -> None:
@@ -91,47 +91,47 @@ def test_pointwise_rows(tmp_path: Path) -> None:
 
 
 def test_a_published_pair_stays_a_pair(tmp_path: Path) -> None:
-    found = read(
+    loaded = read(
         rows(
             tmp_path,
             {"chosen": talk("P", "right"), "rejected": talk("P", "wrong")},
             {"chosen": talk("P", "also right"), "rejected": talk("P", "also wrong")},
         )
     )
-    assert [(r.completion, r.outcome) for r in found] == [
+    assert [(r.completion, r.outcome) for r in loaded] == [
         ("right", 1),
         ("wrong", 0),
         ("also right", 1),
         ("also wrong", 0),
     ]
-    assert found[0].group == found[1].group != found[2].group == found[3].group
-    assert [r.id for r in found[:2]] == [f"{found[0].group}/0", f"{found[0].group}/1"]
+    assert loaded[0].group == loaded[1].group != loaded[2].group == loaded[3].group
+    assert [r.id for r in loaded[:2]] == [f"{loaded[0].group}/0", f"{loaded[0].group}/1"]
 
 
 def test_stepwise_rows_of_trl(tmp_path: Path) -> None:
     data = rows(tmp_path, {"prompt": "P", "completions": ["one", "two"], "labels": [True, False]})
-    (found,) = read(data)
-    assert (found.steps, found.step_labels, found.first_error) == (("one", "two"), (1.0, 0.0), None)
+    (rollout,) = read(data)
+    assert (rollout.steps, rollout.step_labels, rollout.first_error) == (("one", "two"), (1.0, 0.0), None)
 
 
 def test_processbench_rows(tmp_path: Path) -> None:
     row = {"id": "g-1", "problem": "P", "steps": ["a", "b"], "label": 1, "final_answer_correct": False}
-    (found,) = read(rows(tmp_path, row))
-    assert found == Rollout("g-1", "P", steps=("a", "b"), first_error=1, outcome=0, group=text_hash("P"))
+    (rollout,) = read(rows(tmp_path, row))
+    assert rollout == Rollout("g-1", "P", steps=("a", "b"), first_error=1, outcome=0, group=text_hash("P"))
 
 
 def test_a_label_without_steps_is_an_outcome(tmp_path: Path) -> None:
-    (found,) = read(rows(tmp_path, {"prompt": "P", "completion": "a", "label": True}))
-    assert (found.outcome, found.first_error) == (1, None)
-    (found,) = read(rows(tmp_path, {"prompt": "P", "completion": "a", "label": 1, "outcome": 0}))
-    assert found.outcome == 0
+    (rollout,) = read(rows(tmp_path, {"prompt": "P", "completion": "a", "label": True}))
+    assert (rollout.outcome, rollout.first_error) == (1, None)
+    (rollout,) = read(rows(tmp_path, {"prompt": "P", "completion": "a", "label": 1, "outcome": 0}))
+    assert rollout.outcome == 0
 
 
 def test_a_folder_is_read_file_by_file_by_name(tmp_path: Path) -> None:
     rows(tmp_path, {"prompt": "P", "completion": "second"}, name="b.jsonl")
     rows(tmp_path, {"prompt": "P", "completion": "first"}, name="a.jsonl")
-    found = read(tmp_path)
-    assert [(r.completion, r.id[-2:]) for r in found] == [("first", "/0"), ("second", "/1")]
+    loaded = read(tmp_path)
+    assert [(r.completion, r.id[-2:]) for r in loaded] == [("first", "/0"), ("second", "/1")]
 
 
 GOOD = {"prompt": "P", "completion": "a"}
@@ -283,17 +283,17 @@ def test_published_rollouts(shared_data: Path) -> None:
 
 
 def test_published_rollouts_survive_a_round_trip(shared_data: Path, tmp_path: Path) -> None:
-    given = read(shared_data / "reward_model" / "pointwise_val.parquet")
-    write(tmp_path / "own.parquet", given)
-    write(tmp_path / "own.jsonl", given)
-    assert read(tmp_path / "own.parquet") == read(tmp_path / "own.jsonl") == given
+    written = read(shared_data / "reward_model" / "pointwise_val.parquet")
+    write(tmp_path / "own.parquet", written)
+    write(tmp_path / "own.jsonl", written)
+    assert read(tmp_path / "own.parquet") == read(tmp_path / "own.jsonl") == written
 
 
 def test_published_traces(shared_data: Path) -> None:
-    found = read(shared_data / "processbench" / "gsm8k.json")
-    assert len(found) == 400
-    assert sum(r.first_error == -1 for r in found) == 193
-    assert all(trace(r).steps == r.steps for r in found)
+    loaded = read(shared_data / "processbench" / "gsm8k.json")
+    assert len(loaded) == 400
+    assert sum(r.first_error == -1 for r in loaded) == 193
+    assert all(trace(r).steps == r.steps for r in loaded)
 
 
 def test_a_parquet_file_holds_typed_columns(tmp_path: Path) -> None:

@@ -94,17 +94,17 @@ def test_each_subset_of_a_benchmark_has_both(tmp_path: Path) -> None:
         ]
         (tmp_path / f"{subset}.json").write_text(json.dumps(rows))
     for limit in range(2, 12):
-        found = data.load("processbench", tmp_path, limit=limit).traces
+        selected = data.load("processbench", tmp_path, limit=limit).traces
         for subset in ("gsm8k", "math"):
-            assert {t.first_error == -1 for t in found if t.subset == subset} == {True, False}
-        assert len(found) == 2 * limit
+            assert {t.first_error == -1 for t in selected if t.subset == subset} == {True, False}
+        assert len(selected) == 2 * limit
 
 
 @pytest.mark.filterwarnings("ignore:prmbench_preview")
 def test_the_rare_right_solutions_of_prmbench(shared_data: Path) -> None:
     """Two of the 90 with a missing condition have no error step; today's even distances of 5 pass both by."""
-    found = data.load("prmbench_preview", shared_data / "prmbench_preview", ["missing_condition"], 5).traces
-    assert sorted(t.first_error == -1 for t in found) == [False] * 4 + [True]
+    selected = data.load("prmbench_preview", shared_data / "prmbench_preview", ["missing_condition"], 5).traces
+    assert sorted(t.first_error == -1 for t in selected) == [False] * 4 + [True]
     assert prmbench_preview.SUBSETS.index("missing_condition")
 
 
@@ -127,9 +127,9 @@ def outcomes(*groups: str) -> list[Rollout]:
     ],
 )
 def test_prompts_with_both_outcomes(tmp_path: Path, groups: tuple[str, ...], limit: int, chosen: set[str]) -> None:
-    found = outcomes(*groups)
-    assert {r.group for r in rollouts.limited(found, limit)} == chosen
-    rollouts.write(tmp_path / "r.jsonl", found)
+    selected = outcomes(*groups)
+    assert {r.group for r in rollouts.limited(selected, limit)} == chosen
+    rollouts.write(tmp_path / "r.jsonl", selected)
     loaded = data.load("best_of_n", tmp_path / "r.jsonl", limit=limit)
     assert {t.group for t in loaded.traces} == chosen
-    assert [t.id for t in loaded.traces] == [r.id for r in found if r.group in chosen]  # whole groups, in order
+    assert [t.id for t in loaded.traces] == [r.id for r in selected if r.group in chosen]  # whole groups, in order

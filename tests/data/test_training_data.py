@@ -21,42 +21,42 @@ MIXED = made("a", [0, 1, 1, 0, None])
 DATA = [*MIXED, *made("b", [1, 1]), *made("c", [0]), *made("d", [1, 0]), *made("e", [1], text=" \n")]
 
 
-def ids(found: list[Pair]) -> list[tuple[str, str]]:
-    return [(pair.right.id, pair.wrong.id) for pair in found]
+def ids(matched: list[Pair]) -> list[tuple[str, str]]:
+    return [(pair.right.id, pair.wrong.id) for pair in matched]
 
 
 def test_points_have_text_and_an_outcome() -> None:
-    kept, left = points(DATA)
-    assert [r.id for r in kept] == ["a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "c/0", "d/0", "d/1"]
-    assert left == {"empty completions": 1, "rollouts not verified": 1}
+    selected, left_out = points(DATA)
+    assert [r.id for r in selected] == ["a/0", "a/1", "a/2", "a/3", "b/0", "b/1", "c/0", "d/0", "d/1"]
+    assert left_out == {"empty completions": 1, "rollouts not verified": 1}
 
 
 def test_bare_steps_count_as_text() -> None:
-    kept, left = points([Rollout("x", "Q", steps=("s",), outcome=1)])
-    assert (len(kept), left) == (1, {})
+    selected, left_out = points([Rollout("x", "Q", steps=("s",), outcome=1)])
+    assert (len(selected), left_out) == (1, {})
 
 
 def test_demonstrations_leave_out_what_is_known_to_be_wrong() -> None:
-    kept, left = demonstrations(DATA)
-    assert [r.id for r in kept] == ["a/1", "a/2", "a/4", "b/0", "b/1", "d/0"]
-    assert left == {"empty completions": 1, "rollouts with a wrong answer": 4}
+    selected, left_out = demonstrations(DATA)
+    assert [r.id for r in selected] == ["a/1", "a/2", "a/4", "b/0", "b/1", "d/0"]
+    assert left_out == {"empty completions": 1, "rollouts with a wrong answer": 4}
 
 
 def test_one_pair_a_prompt_is_the_first_right_with_the_first_wrong() -> None:
-    found, left = pairs(DATA)
-    assert ids(found) == [("a/1", "a/0"), ("d/0", "d/1")]
-    assert left == {
+    matched, left_out = pairs(DATA)
+    assert ids(matched) == [("a/1", "a/0"), ("d/0", "d/1")]
+    assert left_out == {
         "empty completions": 1,
         "rollouts not verified": 1,
         "prompts with right answers only": 1,
         "prompts with wrong answers only": 1,
     }
-    assert found[0].id == "a/1 > a/0"
+    assert matched[0].id == "a/1 > a/0"
 
 
 def test_all_pairs() -> None:
-    found, _ = pairs(DATA, "all")
-    assert ids(found) == [("a/1", "a/0"), ("a/1", "a/3"), ("a/2", "a/0"), ("a/2", "a/3"), ("d/0", "d/1")]
+    matched, _ = pairs(DATA, "all")
+    assert ids(matched) == [("a/1", "a/0"), ("a/1", "a/3"), ("a/2", "a/0"), ("a/2", "a/3"), ("d/0", "d/1")]
 
 
 def test_random_pairs_depend_on_seed_and_group_alone() -> None:
@@ -77,18 +77,18 @@ def test_without_a_group_the_prompt_is_the_group() -> None:
 
 
 def test_halves_are_balanced_and_unique() -> None:
-    found, _ = pairs(DATA)
-    assert [(r.id, r.outcome) for r in halves(found)] == [("a/1", 1), ("a/0", 0), ("d/0", 1), ("d/1", 0)]
+    matched, _ = pairs(DATA)
+    assert [(r.id, r.outcome) for r in halves(matched)] == [("a/1", 1), ("a/0", 0), ("d/0", 1), ("d/1", 0)]
     assert len(halves(pairs(DATA, "all")[0])) == 6
 
 
 def test_hard_step_labels_end_at_the_first_error() -> None:
     steps = ("s", "t", "u", "v")
-    given = [Rollout(f"r{e}", "Q", steps=steps, first_error=e) for e in (-1, 0, 2, 3)] + [
+    labelled = [Rollout(f"r{e}", "Q", steps=steps, first_error=e) for e in (-1, 0, 2, 3)] + [
         Rollout("n", "Q", steps=steps)
     ]
-    rows, left = step_rows(given)
-    assert left == {"rollouts without step labels": 1}
+    rows, left_out = step_rows(labelled)
+    assert left_out == {"rollouts without step labels": 1}
     assert [row.rollout.id for row in rows] == ["r-1", "r0", "r2", "r3"]
     n = math.nan
     wanted = [(1, 1, 1, 1), (0, n, n, n), (1, 1, 0, n), (1, 1, 1, 0)]
@@ -134,9 +134,9 @@ def test_no_part_is_left_empty() -> None:
 def test_published_pairs(shared_data: Path) -> None:
     both = read(shared_data / "reward_model" / "pairwise_val.parquet")
     for how in ("one", "all", "random"):
-        found, left = pairs(both, how, 0)
-        assert (len(found), left) == (543, {})
-        assert all(p.right.prompt == p.wrong.prompt and (p.right.outcome, p.wrong.outcome) == (1, 0) for p in found)
+        matched, left_out = pairs(both, how, 0)
+        assert (len(matched), left_out) == (543, {})
+        assert all(p.right.prompt == p.wrong.prompt and (p.right.outcome, p.wrong.outcome) == (1, 0) for p in matched)
     assert halves(pairs(both)[0]) == both
 
 

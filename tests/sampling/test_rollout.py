@@ -56,12 +56,12 @@ def run(config: RolloutConfig) -> list[Rollout]:
 
 def test_every_prompt_has_its_completions_in_order(config: RolloutConfig) -> None:
     rows = run(config)
-    given = prompt_files.load(config.data)  # type: ignore[arg-type]
-    assert [r.id for r in rows] == [f"{p.id}/{k}" for p in given for k in range(N)]
+    prompts = prompt_files.load(config.data)  # type: ignore[arg-type]
+    assert [r.id for r in rows] == [f"{p.id}/{k}" for p in prompts for k in range(N)]
     assert [(r.group, r.prompt, r.gold, r.subset) for r in rows] == [
-        (p.id, p.text, p.gold, p.subset) for p in given for _ in range(N)
+        (p.id, p.text, p.gold, p.subset) for p in prompts for _ in range(N)
     ]
-    assert len({r.completion for r in rows}) > 2 * len(given)  # seeds differ between and within prompts
+    assert len({r.completion for r in rows}) > 2 * len(prompts)  # seeds differ between and within prompts
     for r in rows:
         assert 1 <= (r.tokens or 0) <= 12
         assert r.finish == "stop" or r.tokens == 12
@@ -72,13 +72,13 @@ def test_every_prompt_has_its_completions_in_order(config: RolloutConfig) -> Non
 
 def test_the_summary_counts_the_file(config: RolloutConfig) -> None:
     rows = run(config)
-    found = rollouts.counts(config.out)
-    assert found["prompts"] == 14
-    assert found["completions"] == 14 * N
-    assert found["verdicts"] == dict(Counter(r.verdict for r in rows))
-    assert found["truncated"] == sum(r.finish == "length" for r in rows) > 0
-    assert found["tokens"] == sum(r.tokens or 0 for r in rows)
-    assert found["accuracy"] == pytest.approx(sum(r.outcome or 0 for r in rows) / len(rows), abs=1e-6)
+    counts = rollouts.counts(config.out)
+    assert counts["prompts"] == 14
+    assert counts["completions"] == 14 * N
+    assert counts["verdicts"] == dict(Counter(r.verdict for r in rows))
+    assert counts["truncated"] == sum(r.finish == "length" for r in rows) > 0
+    assert counts["tokens"] == sum(r.tokens or 0 for r in rows)
+    assert counts["accuracy"] == pytest.approx(sum(r.outcome or 0 for r in rows) / len(rows), abs=1e-6)
     assert json.loads(rollouts.beside(config.out).read_text())["config"]["model"] == "policy"
     assert str(config.out.parent) not in rollouts.beside(config.out).read_text()
 
@@ -137,8 +137,8 @@ def test_sample_needs_no_journal(config: RolloutConfig) -> None:
     rows = run(config)
     engine = policies.open_policy(config)
     with Verifier() as verifier:
-        found = list(policies.sample(engine, prompt_files.load(config.data), config, verifier))  # type: ignore[arg-type]
-    assert found == rows
+        resampled = list(policies.sample(engine, prompt_files.load(config.data), config, verifier))  # type: ignore[arg-type]
+    assert resampled == rows
 
 
 def test_training_reads_back_what_was_sampled(config: RolloutConfig) -> None:
@@ -331,8 +331,8 @@ def test_golds_that_cannot_be_read_are_counted_in_one_line(config: RolloutConfig
     verdicts = rollouts.counts(path)["verdicts"]
     assert verdicts["no gold"] == config.group_size
     data.write_text(json.dumps({"prompt": "P", "answer": golds[0]}), encoding="utf-8")
-    told = rf"c.jsonl: none of {config.group_size} completions could be verified \({config.group_size} no gold\)"
-    with pytest.warns(Notice, match=told):
+    message = rf"c.jsonl: none of {config.group_size} completions could be verified \({config.group_size} no gold\)"
+    with pytest.warns(Notice, match=message):
         rollout(replace(config, data=data, verifier="math", out=tmp_path / "c.jsonl"))
 
 

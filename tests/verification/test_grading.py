@@ -504,10 +504,10 @@ def test_shared_cases(shared_data: Path) -> None:
         pytest.skip("needs ../shared/cases")
     cases = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     with Verifier(workers=2) as verifier:
-        found = verifier.check([Claim(case["text"], case["gold"]) for case in cases])
+        verdicts = verifier.check([Claim(case["text"], case["gold"]) for case in cases])
     assert len(cases) == 197
     assert [
-        (c["gold"], c["text"], v.verdict) for c, v in zip(cases, found, strict=True) if v.verdict not in c["accept"]
+        (c["gold"], c["text"], v.verdict) for c, v in zip(cases, verdicts, strict=True) if v.verdict not in c["accept"]
     ] == []
 
 

@@ -24,9 +24,9 @@ MOST = 2 * (LIMIT + verifiers.GRACE_SECONDS) + 5.0
 
 @pytest.fixture(scope="module")
 def verifier() -> Verifier:
-    with Verifier(workers=1, limit=LIMIT) as made:
-        assert made.check([Claim("\\boxed{1}", "1")]) == [Verdict("right", "1")]  # what follows measures no start
-        yield made
+    with Verifier(workers=1, limit=LIMIT) as pool:
+        assert pool.check([Claim("\\boxed{1}", "1")]) == [Verdict("right", "1")]  # what follows measures no start
+        yield pool
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_a_worker_that_cannot_interrupt_itself_is_killed() -> None:
         stopped = verifier._workers[0].process
         os.kill(stopped.pid, signal.SIGSTOP)
         begun = time.monotonic()
-        found = verifier.check([Claim("\\boxed{2}", "2"), Claim("\\boxed{3}", "3")])
-        assert [v.verdict for v in found] == ["timeout", "right"]
+        verdicts = verifier.check([Claim("\\boxed{2}", "2"), Claim("\\boxed{3}", "3")])
+        assert [v.verdict for v in verdicts] == ["timeout", "right"]
         assert LIMIT < time.monotonic() - begun < MOST
         assert stopped.poll() == -signal.SIGKILL
 
@@ -122,8 +122,8 @@ def test_a_worker_killed_at_work_is_a_crash_and_replaced() -> None:
         verifier.check([Claim("\\boxed{1}", "1")])
         pid = verifier._workers[0].process.pid
         threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
-        found = verifier.check([Claim(HOSTILE["9^9^9^9"], "2"), Claim("\\boxed{3}", "3")])
-        assert [v.verdict for v in found] == ["crash", "right"]
+        verdicts = verifier.check([Claim(HOSTILE["9^9^9^9"], "2"), Claim("\\boxed{3}", "3")])
+        assert [v.verdict for v in verdicts] == ["crash", "right"]
         assert [w.process.pid for w in verifier._workers] != [pid]
 
 
@@ -179,9 +179,9 @@ def test_close_ends_the_processes() -> None:
 def test_order_and_cache_with_many_claims() -> None:
     claims = [Claim(f"\\boxed{{{n % 7}}}", str(n % 3)) for n in range(100)]
     with Verifier(workers=2) as verifier:
-        found = verifier.check(claims)
-    assert [v.verdict for v in found] == ["right" if n % 7 == n % 3 else "wrong" for n in range(100)]
-    assert [v.answer for v in found] == [str(n % 7) for n in range(100)]
+        verdicts = verifier.check(claims)
+    assert [v.verdict for v in verdicts] == ["right" if n % 7 == n % 3 else "wrong" for n in range(100)]
+    assert [v.answer for v in verdicts] == [str(n % 7) for n in range(100)]
     assert len(verifier._verdicts) == 21
 
 
@@ -239,8 +239,8 @@ def test_extraction_is_quick_on_any_text(text: str) -> None:
     ],
 )
 def test_exact_match_ignores_spelling(one: str, other: str) -> None:
-    found = Verifier().check([Claim(f"Answer: {one}", other, "exact")])
-    assert found == [Verdict("right", verifiers.normalise_answer(other))]
+    verdicts = Verifier().check([Claim(f"Answer: {one}", other, "exact")])
+    assert verdicts == [Verdict("right", verifiers.normalise_answer(other))]
 
 
 @pytest.mark.parametrize(
@@ -253,8 +253,8 @@ def test_exact_match_tells_apart(one: str, other: str) -> None:
 
 @pytest.mark.parametrize("said", ["The answer is: 12", "So the answer is = 12", "The answer is: **12**.", "Answer: 12"])
 def test_exact_match_reads_announcements(said: str) -> None:
-    found = Verifier().check([Claim(f"Some work.\n{said}", "12", "exact")])[0]
-    assert (found.verdict, found.answer) == ("right", "12")
+    verdict = Verifier().check([Claim(f"Some work.\n{said}", "12", "exact")])[0]
+    assert (verdict.verdict, verdict.answer) == ("right", "12")
 
 
 def test_exact_match_without_answer_or_gold() -> None:
@@ -274,9 +274,9 @@ def test_gym_scorers() -> None:
         claims += [Claim("Answer: 999999", e["answer"], "gym", e) for e in entries]
         claims += [Claim("well\nno", "1", "gym", entries[0]), Claim("Answer: 1", "1", "gym", {"metadata": {}})]
         claims += [Claim("\\boxed{4}", "4")]  # a kind that the workers do not know yet
-        found = verifier.check(claims)
-    assert [v.verdict for v in found] == ["right", "right", "wrong", "wrong", "no answer", "crash", "right"]
-    assert found[0].answer == entries[0]["answer"]
+        verdicts = verifier.check(claims)
+    assert [v.verdict for v in verdicts] == ["right", "right", "wrong", "wrong", "no answer", "crash", "right"]
+    assert verdicts[0].answer == entries[0]["answer"]
 
 
 def test_every_gym_task_is_either_read_or_refused_with_a_reason() -> None:
@@ -434,6 +434,6 @@ def test_every_published_answer_is_right_for_itself(shared_data: Path) -> None:
     table = pandas.read_parquet(shared_data / "policy_eval" / "math_benchmarks.parquet")
     golds = [row["ground_truth"] for row in table["reward_model"]]
     with Verifier(workers=2, limit=10.0) as verifier:
-        found = verifier.check([Claim(f"Therefore \\boxed{{{gold}}}.", gold) for gold in golds])
+        verdicts = verifier.check([Claim(f"Therefore \\boxed{{{gold}}}.", gold) for gold in golds])
     assert len(golds) == 1620
-    assert {v.verdict for v in found} == {"right"}
+    assert {v.verdict for v in verdicts} == {"right"}
