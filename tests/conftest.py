@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,24 @@ def shared_data() -> Path:
     if not found.is_dir():
         pytest.skip("real data: no ../shared/data beside the checkout")
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_pngs() -> Iterator[None]:
+    """Reports draw each figure twice, as SVG and as PNG; no test looks at the pixels, so these are not drawn."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+
+    def savefig(figure: Figure, target: Any, **options: Any) -> None:
+        if options.get("format") == "png":
+            target.write(b"\x89PNG\r\n\x1a\n")
+        else:
+            save(figure, target, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Figure, "savefig", savefig)
+        yield
 
 
 def save_model(folder: Path, seed: int, auto: str = "AutoModelForCausalLM", **config: object) -> Path:
