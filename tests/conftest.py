@@ -43,6 +43,12 @@ def blank_pngs() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of reports that depend on no figure: drawing is most of what a report costs."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, target, **__: target.write(b"<svg/>"))
+
+
 def save_model(folder: Path, seed: int, auto: str = "AutoModelForCausalLM", **config: object) -> Path:
     """A random Llama of 2 layers, width 32, with a byte-level BPE tokenizer and chat template, in `folder`."""
     import torch

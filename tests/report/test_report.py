@@ -668,6 +668,7 @@ def test_formats_are_asked_for_and_a_page_folds_all_but_its_first_table(results:
         report(results, tmp_path, formats=("xls",))
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_an_unchanged_report_is_recognised_and_a_changed_one_is_not(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

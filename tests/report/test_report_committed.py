@@ -77,6 +77,7 @@ def test_the_folder_stays_small() -> None:
     assert sum(path.stat().st_size for path in paths if path.exists()) <= 15_000_000
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
 def test_committed_latex_compiles(tmp_path: Path) -> None:
     report(LEADERBOARDS / "results", tmp_path, formats=("tex",), sections=SECTIONS)
