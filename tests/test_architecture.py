@@ -24,7 +24,6 @@ SHARED_FILE_NAMES = {
     "calibration.py": "metrics/ computes what tasks/ turns into rows",
     "distrl.py": "rl/ trains what tasks/ turns into rows",
     "setup.py": "each of the two trainers prepares its run there",
-    "validity.py": "tasks/ makes the rows that report/ draws",
 }
 """File names that the package has more than once, each with the reason: one idea, one level down."""
 MACHINE_PATH = re.compile(rb"(?<![\w.~-])/(?:work|tmp|root|home|Users)/\w")

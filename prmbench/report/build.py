@@ -16,7 +16,7 @@ from prmbench.core import output_checks, reading
 from prmbench.core.records import UserError
 from prmbench.core.result_files import files_of
 from prmbench.core.writing import write_atomic
-from prmbench.report import board_tables, latex, stamp
+from prmbench.report import board_tables, latex_tables, stamp
 from prmbench.report.board import Board, boards
 from prmbench.report.figures import Drawn, figures
 from prmbench.report.frame import slug
@@ -168,7 +168,7 @@ def _in_format(kind: str, board: Board, books: Sequence[Published]) -> str:
     if kind == "json":
         return board_tables.board_json(board, books)
     shown = [board_tables.rule_table(board, t) for t in board.tables]
-    return latex.latex_document([*shown, *board_tables.published_tables(books)])
+    return latex_tables.latex_document([*shown, *board_tables.published_tables(books)])
 
 
 def _sheet_files(sheet: Sheet, formats: Sequence[str]) -> dict[str, str | bytes]:
@@ -183,7 +183,9 @@ def _sheet_files(sheet: Sheet, formats: Sequence[str]) -> dict[str, str | bytes]
             parts += [f"{_image(figure)}\n{figure.caption}\n" for figure in sheet.figures]
     files: dict[str, str | bytes] = {f"{name}.md": "\n".join(parts)}
     for kind in formats:
-        files[f"{name}.{kind}"] = {"csv": sheet.csv, "json": sheet.json}.get(kind) or latex.latex_document(sheet.tables)
+        files[f"{name}.{kind}"] = {"csv": sheet.csv, "json": sheet.json}.get(kind) or latex_tables.latex_document(
+            sheet.tables
+        )
     return files | {f"figures/{figure.name}.svg": figure.svg for figure in sheet.figures}
 
 

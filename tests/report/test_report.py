@@ -35,7 +35,7 @@ from table_texts import texts
 
 from prmbench.core.records import EvalProtocol, MetricRow, RunResult, ScoredTrace, Trace, UserError
 from prmbench.core.result_files import Run, scores_path
-from prmbench.report import compare_table, latex, report, run_table
+from prmbench.report import compare_table, latex_tables, report, run_table
 from prmbench.report.board import Board, boards
 from prmbench.report.board_tables import accuracy_table, front_table, published_tables, rule_table
 from prmbench.report.build import build
@@ -527,7 +527,7 @@ def test_latex_compiles(tmp_path: Path, alone: bool) -> None:
     rows = [*row("gsm8k", KEY, 0.5, OUT_OF_FOLD), *row("math", KEY, None, "no trace"), *average(0.5)]
     (board,) = boards([hand_made(f"run{i}", FOUR, rows, model=name) for i, name in enumerate(names)])
     grids = [rule_table(board, t) for t in board.tables] + list(published_tables(published("processbench")))
-    (tmp_path / "board.tex").write_text(latex.latex_document(grids))
+    (tmp_path / "board.tex").write_text(latex_tables.latex_document(grids))
     main = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{board}Then more.\end{document}"
     (tmp_path / "main.tex").write_text(main)
     target = "board.tex" if alone else "main.tex"
@@ -538,7 +538,7 @@ def test_latex_compiles(tmp_path: Path, alone: bool) -> None:
 
 
 def test_latex_escapes() -> None:
-    assert latex.escaped(r"a_b\c[é]") == r"a\_b\textbackslash{}c{[}\texttt{U+00E9}{]}"
+    assert latex_tables.escaped(r"a_b\c[é]") == r"a\_b\textbackslash{}c{[}\texttt{U+00E9}{]}"
 
 
 # --- published numbers -----------------------------------------------------------------------------------------

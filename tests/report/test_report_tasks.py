@@ -38,7 +38,7 @@ from prmbench.report import (
 )
 from prmbench.report.board import boards
 from prmbench.report.format_shift_figures import plans as shift_plans
-from prmbench.report.latex import latex_document
+from prmbench.report.latex_tables import latex_document
 from prmbench.report.markdown import cell_text, markdown
 from prmbench.report.page import page
 from prmbench.report.sheets import sheets

@@ -8,7 +8,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from prmbench.engines.completion import encode_completion
 
 from prmbench import tasks
 from prmbench.config import distrl_options
@@ -16,6 +15,7 @@ from prmbench.core import result_files
 from prmbench.core.records import UserError
 from prmbench.data import prompts, rollouts
 from prmbench.data.rollouts import Rollout
+from prmbench.engines.completion_encoding import encode_completion
 from prmbench.studies.miniature import (
     arithmetic,
     data_ablations,
