@@ -30,7 +30,7 @@ from prmbench.cli import app
 from prmbench.core.records import UserError
 from prmbench.data import prompts
 from prmbench.verification.answer_region import answer_region
-from prmbench.verification.extraction import answers, golds
+from prmbench.verification.extraction import extract_answers, extract_gold_answers
 from prmbench.verification.latex import plain_latex
 
 EXIT_CODES = (0, 1, 2, 3, 75)
@@ -232,7 +232,7 @@ def _load_prompts(path: Path) -> None:
     """Read the prompts of a file and their gold answers."""
     try:
         for prompt in prompts.load(path):
-            golds(prompt.gold)
+            extract_gold_answers(prompt.gold)
     except UserError:
         return
 
@@ -243,11 +243,11 @@ def _grade(path: Path) -> None:
     text = "".join(rng.choices(ANSWER_PIECES, k=rng.randrange(1, 40)))
     region = answer_region(text)
     if region is not None:
-        answers(region)
-    golds(text)
+        extract_answers(region)
+    extract_gold_answers(text)
     plain_latex(text)
-    answer_parser.index(text, 3)
-    answer_parser.decisions(text)
+    answer_parser.parse_index(text, 3)
+    answer_parser.parse_decisions(text)
 
 
 def fuzz(mutations: int, seed: int, only: str = "", report: Callable[[str], None] = print) -> int:

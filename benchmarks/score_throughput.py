@@ -54,7 +54,7 @@ DEMO_TRACES = Path(prmbench.__file__).parent / "assets" / "demo_traces.jsonl"
 
 def model_pair(shape: str, place: Placement) -> tuple[HFEngine, HFEngine]:
     """Return a perturbed policy and its reference: SmolLM2-135M, or random weights in Qwen3-0.6B's shape."""
-    reference = load(str(demo_smollm2.smollm2()), "lm", place)
+    reference = load(str(demo_smollm2.smollm2_path()), "lm", place)
     if shape == "qwen3-0.6b":
         torch.manual_seed(0)
         model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**QWEN3_0_6B))

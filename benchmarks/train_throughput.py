@@ -191,7 +191,7 @@ def update(setup: UpdateSetup, optimizer: torch.optim.Optimizer, loss: Callable[
 def make_setup(options: argparse.Namespace, alone: bool) -> UpdateSetup:
     """Load models and data; with `alone`, without a second model, as in training."""
     place = Placement(options.device, "float32").resolve()
-    reference = load(str(demo_smollm2.smollm2()), "lm", place)
+    reference = load(str(demo_smollm2.smollm2_path()), "lm", place)
     encoder = examples.Encoder(reference.tokenizer, None, options.max_tokens, None)
     verified = [r for r in rollouts.read(options.data) if r.outcome is not None]
     candidates = verified[:: max(len(verified) // (4 * options.rows), 1)]  # more than needed: some are too long
@@ -200,7 +200,7 @@ def make_setup(options: argparse.Namespace, alone: bool) -> UpdateSetup:
     data = examples.Dataset(selected, tuple((i,) for i in range(len(selected))), data.left_out)
     policy = reference
     if not alone:
-        policy = load(str(demo_smollm2.smollm2()), "lm", place)
+        policy = load(str(demo_smollm2.smollm2_path()), "lm", place)
         perturb(policy)
     budget = options.batch_tokens or (CPU_TOKENS if place.device == "cpu" else GPU_TOKENS)
     policy.model.train()  # there is no dropout; gradient checkpointing needs this mode

@@ -18,14 +18,21 @@ from torch import Tensor
 from vllm_runs import CONTEXT, CPU, MARKS, opened, save_smollm2, served, stop
 
 from prmbench.core.records import RetryError, UserError
-from prmbench.engines.decoding import Drawn
+from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import Sampler, Sampling, generate
 from prmbench.engines.hf import HFEngine, load
 from prmbench.engines.server import open_server
-from prmbench.engines.vllm import Options, Reloadable, VllmEngine
-from prmbench.engines.weight_sync import Adapter, State, Weights, Written, adapter_of, weights_of
-from prmbench.engines.weight_sync_check import TOLERANCE, SelfTest, mismatch, noise, self_test
+from prmbench.engines.vllm import Reloadable, VllmEngine, VllmOptions
+from prmbench.engines.weight_sync import (
+    AdapterWriter,
+    GatherWeights,
+    WeightFilesLink,
+    WeightsWriter,
+    adapter_gatherer,
+    weights_gatherer,
+)
+from prmbench.engines.weight_sync_check import TOLERANCE, SelfTest, measure_mismatch, perturbed_weights, self_test
 
 pytestmark = MARKS
 
@@ -55,13 +62,13 @@ def prompts(engine: Any) -> list[list[int]]:
     return [list(engine.tokenizer(text)["input_ids"]) for text in TEXTS]
 
 
-def draw(engine: Sampler, temperature: float = 1.0, tokens: int = 16, first: int = 0) -> list[Drawn]:
+def draw(engine: Sampler, temperature: float = 1.0, tokens: int = 16, first: int = 0) -> list[SampledTokens]:
     asked = prompts(engine)
     seeds = range(first, first + len(asked))
     return engine.sample(asked, [tokens] * len(asked), seeds, Sampling(temperature), engine.stops)
 
 
-def logprobs(engine: HFEngine, drawn: Sequence[Drawn], temperature: float = 1.0) -> NDArray[Any]:
+def logprobs(engine: HFEngine, drawn: Sequence[SampledTokens], temperature: float = 1.0) -> NDArray[Any]:
     """The trainer's, from whole logits."""
     found = []
     for prompt, d in zip(prompts(engine), drawn, strict=True):
@@ -72,13 +79,13 @@ def logprobs(engine: HFEngine, drawn: Sequence[Drawn], temperature: float = 1.0)
     return np.concatenate(found)
 
 
-def sampled(drawn: Sequence[Drawn]) -> NDArray[Any]:
+def sampled(drawn: Sequence[SampledTokens]) -> NDArray[Any]:
     return np.array([logprob for d in drawn for logprob in d.logprobs])
 
 
-def probed(trainer: HFEngine, link: Written, state: State) -> SelfTest:
+def probed(trainer: HFEngine, link: WeightFilesLink, state: GatherWeights) -> SelfTest:
     """The self-test at float32's tolerance."""
-    disturbed = partial(noise, trainer.model)
+    disturbed = partial(perturbed_weights, trainer.model)
     found = self_test(
         link, state, disturbed, partial(draw, link.sampler), partial(logprobs, trainer), TOLERANCE["float32"]
     )
@@ -86,12 +93,12 @@ def probed(trainer: HFEngine, link: Written, state: State) -> SelfTest:
     return found
 
 
-def checked(trainer: HFEngine, sampler: Reloadable, out: Path, adapters: Any = None) -> Written:
+def checked(trainer: HFEngine, sampler: Reloadable, out: Path, adapters: Any = None) -> WeightFilesLink:
     """A link for weights, or for adapters, on which every weight arrives."""
     model = trainer.model
-    write = Adapter(adapters) if adapters else Weights(model, trainer.tokenizer, torch.float32)
-    link = Written(sampler, out, write)
-    found = probed(trainer, link, adapter_of(model) if adapters else weights_of(model))
+    write = AdapterWriter(adapters) if adapters else WeightsWriter(model, trainer.tokenizer, torch.float32)
+    link = WeightFilesLink(sampler, out, write)
+    found = probed(trainer, link, adapter_gatherer(model) if adapters else weights_gatherer(model))
     assert max(found.disturbed.rms, found.true.rms) < 5e-4
     assert found.moved > 0.3  # in bfloat16 too, rounding would not hide stale weights
     return link
@@ -107,7 +114,7 @@ def test_vllm_draws_with_the_log_probabilities_of_transformers(engine: VllmEngin
     """At two temperatures: also that they are reported behind the temperature. Equal seeds, equal completions."""
     for temperature in (1.0, 0.6, 0.0):
         drawn = draw(engine, temperature)
-        found = mismatch(logprobs(trainer, drawn, temperature or 1.0), sampled(drawn))
+        found = measure_mismatch(logprobs(trainer, drawn, temperature or 1.0), sampled(drawn))
         print(temperature, found)  # noqa: T201
         assert found.rms < 5e-4
         assert found.tokens > 100
@@ -135,33 +142,33 @@ def test_a_head_that_stays_behind_is_caught(engine: VllmEngine, trainer: HFEngin
         trainer.model.save_pretrained(folder, state_dict={n: w for n, w in state.items() if n != "lm_head.weight"})
 
     with pytest.raises(UserError, match="does not take the weights") as caught:
-        probed(trainer, Written(engine, tmp_path, tied), weights_of(trainer.model))
+        probed(trainer, WeightFilesLink(engine, tmp_path, tied), weights_gatherer(trainer.model))
     print(caught.value)  # noqa: T201
 
 
 def test_reloaded_weights_arrive_whole(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
-    engine = opened(folder, Options("weights"))
+    engine = opened(folder, VllmOptions("weights"))
     link = checked(trainer, engine, tmp_path)
-    with noise(trainer.model, seed=1):
-        link.push(1, weights_of(trainer.model))
+    with perturbed_weights(trainer.model, seed=1):
+        link.push(1, weights_gatherer(trainer.model))
         drawn = draw(engine)
-        assert mismatch(logprobs(trainer, drawn), sampled(drawn)).rms < 5e-4
+        assert measure_mismatch(logprobs(trainer, drawn), sampled(drawn)).rms < 5e-4
     assert sorted(p.name for p in tmp_path.iterdir()) == ["v000001"]
 
 
 def test_a_hot_loaded_adapter_is_the_trained_one(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
     adapters = lora(trainer)
-    checked(trainer, opened(folder, Options("adapter", lora_rank=4)), tmp_path, adapters)
+    checked(trainer, opened(folder, VllmOptions("adapter", lora_rank=4)), tmp_path, adapters)
 
 
 def test_a_server_takes_reloaded_weights(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
     """The self-test over HTTP; what is drawn is what the engine in process draws; a server that dies is given up."""
-    with served(folder, tmp_path / "log", Options("weights")) as (url, process):
+    with served(folder, tmp_path / "log", VllmOptions("weights")) as (url, process):
         engine = open_server(url, str(folder))
         assert engine.max_tokens == CONTEXT
         checked(trainer, engine, tmp_path / "weights")
         drawn = draw(engine, 0.6)
-        assert mismatch(logprobs(trainer, drawn, 0.6), sampled(drawn)).rms < 5e-4
+        assert measure_mismatch(logprobs(trainer, drawn, 0.6), sampled(drawn)).rms < 5e-4
         assert [d.ids for d in draw(engine, 0.6)] == [d.ids for d in drawn]
         full = draw(engine, 0.0)
         assert [d.ids for d in full] == [d.ids for d in draw(trainer, 0.0)]
@@ -177,15 +184,15 @@ def test_a_server_takes_reloaded_weights(folder: Path, trainer: HFEngine, tmp_pa
 def test_a_server_takes_adapters(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
     """Two processes ask it: the one that sends, and one that only knows the version's name."""
     adapters = lora(trainer)
-    with served(folder, tmp_path / "log", Options("adapter", lora_rank=4)) as (url, _):
+    with served(folder, tmp_path / "log", VllmOptions("adapter", lora_rank=4)) as (url, _):
         engine, other = open_server(url, str(folder)), open_server(url, str(folder), tells=False)
         base = draw(engine, 0.0)
         link = checked(trainer, engine, tmp_path / "weights", adapters)
-        with noise(trainer.model, seed=7):
+        with perturbed_weights(trainer.model, seed=7):
             for version in (1, 1):  # the second: the same step again, after a restart of the trainer
-                link.push(version, adapter_of(trainer.model))
+                link.push(version, adapter_gatherer(trainer.model))
                 other.adapter(link.folder / "v000001")
                 for asked in (engine, other):
                     drawn = draw(asked)
-                    assert mismatch(logprobs(trainer, drawn), sampled(drawn)).rms < 5e-4
+                    assert measure_mismatch(logprobs(trainer, drawn), sampled(drawn)).rms < 5e-4
         assert [d.ids for d in draw(engine, 0.0)] != [d.ids for d in base]

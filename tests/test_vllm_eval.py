@@ -22,7 +22,7 @@ from prmbench.data import rollouts
 from prmbench.engines import vllm
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.hf import load
-from prmbench.engines.vllm import Options
+from prmbench.engines.vllm import VllmOptions
 
 pytestmark = MARKS
 
@@ -58,7 +58,7 @@ def only_run(out: Path) -> result_files.Run:
 def test_log_probabilities_are_those_of_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that begin late, text behind the last step, traces longer than a piece; measured: at most 6e-5 nats."""
     monkeypatch.setattr(vllm, "READ_TOKENS", 64)
-    theirs, ours = opened(folder, Options(reads=True)), load(str(folder), "lm", CPU)
+    theirs, ours = opened(folder, VllmOptions(reads=True)), load(str(folder), "lm", CPU)
     ids = tuple(ours.tokenizer((Path(__file__).parents[1] / "LICENSE").read_text())["input_ids"])
     batch = [
         Encoded("short", ids[:9], 1, (4, 9)),
@@ -158,7 +158,7 @@ def test_a_critic_behind_the_server_says_what_it_says_here(
     about = ("--data", benchmark_folder, "--limit", 2, "--critic-tokens", 16, "--device", "cpu")
     command = ("eval", "--backend", "critic", "--model", folder, *about)
     critics = ("processbench", "stepwise")
-    with served(folder, tmp_path / "log", Options(max_tokens=2048)) as (url, _):
+    with served(folder, tmp_path / "log", VllmOptions(max_tokens=2048)) as (url, _):
         for critic in critics:
             there = ("--engine", "openai", "--base-url", f"{url}/v1", "--critic", critic)
             done(*command, *there, "--out", tmp_path / critic / "openai")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from prmbench.backends import cards
 from prmbench.backends.cards import ModelCard
-from prmbench.config import ModelConfig, coerced, missing_folder
+from prmbench.config import ModelConfig, check_model_path, validate
 from prmbench.core.plugins import import_named
 from prmbench.core.records import READOUTS, ScoreKind, StepScores, Trace, UserError
 
@@ -109,7 +109,7 @@ def load_backend(config: ModelConfig) -> Backend:
     Raises:
         UserError: No card, prm.json or option says how the model is read, or options do not fit its backend.
     """
-    config = coerced(config)
+    config = validate(config)
     card = find_card(config)
     if ":" in card.backend:
         if config.backend != card.backend:  # a downloaded prm.json must not choose code to run
@@ -157,7 +157,7 @@ def find_card(config: ModelConfig) -> ModelCard:
     if config.backend == "auto" and config.model in BASELINES:
         return ModelCard(config.model, "baseline")
     if config.engine != "openai":  # a server's model names need not be paths
-        missing_folder(config.model)
+        check_model_path(config.model)
     card = cards.MODELS.get(config.model) or cards.from_folder(Path(config.model))
     if config.backend != "auto":
         card = cards.override(card or ModelCard(config.model, config.backend), backend=config.backend)

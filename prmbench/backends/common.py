@@ -19,7 +19,7 @@ from prmbench.core import provenance, reading
 from prmbench.core.records import Trace, UserError, text_hash
 from prmbench.engines.encoding import PLAIN, Encoded, encode_chat
 from prmbench.engines.hf import Head, HFEngine, Placement, load, resolve_commit
-from prmbench.engines.vllm import Options, VllmEngine, open_vllm
+from prmbench.engines.vllm import VllmEngine, VllmOptions, open_vllm
 
 LM = HFEngine | VllmEngine
 """An engine that `open_lm` returns."""
@@ -42,14 +42,14 @@ def open_model(card: ModelCard, config: ModelConfig, kind: Head) -> HFEngine:
         )
     _check_gpus(config)
     trust_code = card.remote_code and config.trust_remote_code
-    return load(card.model, kind, placement(config), card.revision, trust_code, empty=config.dry_run)
+    return load(card.model, kind, resolve_placement(config), card.revision, trust_code, empty=config.dry_run)
 
 
 def open_lm(
     name: str,
     revision: str | None,
     config: EngineConfig,
-    options: Options | None = None,
+    options: VllmOptions | None = None,
     empty: bool = False,
     remote_code: bool = False,
 ) -> LM:
@@ -70,11 +70,14 @@ def open_lm(
     if config.engine == "openai":
         raise UserError("--engine openai: asks critics; use hf or vllm to score or sample with a model of your own")
     if empty or config.engine == "hf":
-        return load(name, "lm", placement(config), revision, remote_code, empty)
+        return load(name, "lm", resolve_placement(config), revision, remote_code, empty)
     if remote_code:
         raise UserError(f"--engine vllm: {name} runs code of its own; use --engine hf")
     return open_vllm(
-        name, revision, placement(config), replace(options or Options(), tensor_parallel=config.tensor_parallel)
+        name,
+        revision,
+        resolve_placement(config),
+        replace(options or VllmOptions(), tensor_parallel=config.tensor_parallel),
     )
 
 
@@ -85,7 +88,7 @@ def _check_gpus(config: EngineConfig) -> None:
         )
 
 
-def placement(config: LoadConfig) -> Placement:
+def resolve_placement(config: LoadConfig) -> Placement:
     """Return the device and precision that the config asks for, with `auto` resolved."""
     return Placement(config.device, config.dtype).resolve()
 
@@ -123,7 +126,7 @@ def model_facts(
     card: ModelCard, config: ModelConfig, engine: LM, reference_bytes: int = 0, **backend_facts: Any
 ) -> Facts:
     """Return the facts of a loaded model; `backend_facts` are those that only its backend knows."""
-    place = placement(config)
+    place = resolve_placement(config)
     gpu = torch.cuda.get_device_name() if place.device != "cpu" and torch.cuda.is_available() else ""
     source = template_source(config) or engine.tokenizer.chat_template or ""
     return Facts(

@@ -12,12 +12,12 @@ import torch
 
 from prmbench.backends import ModelBackend, common
 from prmbench.backends.cards import ModelCard
-from prmbench.backends.ref_cache import StepSums, cached, identity, step_logprobs
+from prmbench.backends.ref_cache import StepSums, cached, reference_identity, step_logprobs
 from prmbench.config import ModelConfig, public_name
 from prmbench.core.records import StepScores, UserError
 from prmbench.engines import Reader
 from prmbench.engines.encoding import Encoded
-from prmbench.engines.vllm import ALONE, Options
+from prmbench.engines.vllm import EXCLUSIVE_SHARE, VllmOptions
 from prmbench.objectives import log_ratios
 
 
@@ -35,14 +35,17 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
         raise UserError(
             f"--boundary {config.boundary}: hides tokens from attention, and vLLM cannot; use exact, or --engine hf"
         )
-    name, place = card.ref_model, common.placement(config)
+    name, place = card.ref_model, common.resolve_placement(config)
     # The card's revision belongs to the card's reference, not to one given as an option.
     revision = config.ref_revision or (None if config.ref_model else card.ref_revision)
 
     def open_reference(empty: bool) -> common.LM:
-        return common.open_lm(name, revision, config, Options(reads=True, share=ALONE), empty)
+        return common.open_lm(name, revision, config, VllmOptions(reads=True, share=EXCLUSIVE_SHARE), empty)
 
-    trust_code, policy_options = card.remote_code and config.trust_remote_code, Options(reads=True, share=ALONE / 2)
+    trust_code, policy_options = (
+        card.remote_code and config.trust_remote_code,
+        VllmOptions(reads=True, share=EXCLUSIVE_SHARE / 2),
+    )
     policy = common.open_lm(card.model, card.revision, config, policy_options, config.dry_run, trust_code)
     reference = open_reference(config.dry_run or config.ref_cache is not None)
     if policy.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
@@ -62,7 +65,9 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     ref_sums: StepSums = partial(step_logprobs, reference)
     if config.ref_cache is not None and not config.dry_run:
         weights = facts.ref_weights or f"{name}@{reference.revision}"
-        ref_sums = cached(config.ref_cache, identity(weights, place, config.engine), lambda: open_reference(False))
+        ref_sums = cached(
+            config.ref_cache, reference_identity(weights, place, config.engine), lambda: open_reference(False)
+        )
     encode = common.chat_encoder(policy, config, reference)
     return ModelBackend(facts, encode, lambda batch: read(policy, ref_sums, batch))
 

@@ -44,7 +44,7 @@ class ModelRow:
     note: str
 
 
-def rows(cards: Iterable[ModelCard] = MODELS.values()) -> list[ModelRow]:
+def describe_models(cards: Iterable[ModelCard] = MODELS.values()) -> list[ModelRow]:
     """Return the rows of `prmbench models`, in the order of cards.py."""
     return [_row(card) for card in cards]
 
@@ -91,7 +91,7 @@ def _convention(card: ModelCard) -> tuple[str, str, str]:
     return _CHAT, f"log-ratio to {card.ref_model}, summed over its tokens", _TUNED_LABEL
 
 
-def paragraph(row: ModelRow) -> str:
+def format_row(row: ModelRow) -> str:
     """Format a row for the terminal, 80 columns wide."""
     lines_by_name = {
         "reads": row.input,

@@ -31,7 +31,7 @@ def step_logprobs(engine: Reader, batch: Sequence[Encoded]) -> Iterator[tuple[fl
         yield step_sums(out.logprobs, encoded)
 
 
-def identity(weights: str, placement: Placement, engine: str = "hf") -> str:
+def reference_identity(weights: str, placement: Placement, engine: str = "hf") -> str:
     """Return a text of everything that changes the reference's numbers; the GPU's index does not, and is left out.
 
     Args:
@@ -48,7 +48,7 @@ def cached(folder: Path, reference: str, open_engine: Callable[[], Reader]) -> S
 
     Args:
         folder: Folder of the cache.
-        reference: The reference's `identity`; each has its own files.
+        reference: The reference's `reference_identity`; each has its own files.
         open_engine: Opens the reference model.
 
     Raises:
@@ -92,7 +92,7 @@ def _read_entries(folder: Path, name: str, reference: str) -> dict[str, tuple[fl
         if not reading.belongs_to_user(path):
             warnings.warn(f"{path}: not used (it belongs to another user)", Notice, stacklevel=3)
             continue
-        for line in reading.appended_lines(path):
+        for line in reading.read_appended_lines(path):
             try:
                 key, values, digest = json.loads(line)
                 if digest != _digest(reference, key, values) or not all(map(math.isfinite, values)):
@@ -116,5 +116,5 @@ def _append_entries(path: Path, reference: str, sums: Mapping[str, tuple[float, 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        writing.cannot_write(path, error)
+        writing.raise_cannot_write(path, error)
     writing.append_lines(path, lines)

@@ -14,7 +14,7 @@ from prmbench.engines.cost_budget import Budget
 
 
 class RenderedBackend:
-    """Scores the traces of `renderings.rendered` by another backend."""
+    """Scores the traces of `renderings.render_traces` by another backend."""
 
     def __init__(self, backend: Backend) -> None:
         """`backend` scores the text in the other format."""
@@ -24,16 +24,16 @@ class RenderedBackend:
 
     def cost(self, trace: Trace) -> int:
         """Return the tokens of the text in the other format."""
-        return self.backend.cost(renderings.shown(trace).trace)
+        return self.backend.cost(renderings.model_view(trace).trace)
 
     def at_most(self, trace: Trace) -> Usage:
         """Return the most tokens that a critic's answers about the text may use; none for other backends."""
         ask = getattr(self.backend, "at_most", None)
-        return ask(renderings.shown(trace).trace) if ask else Usage()
+        return ask(renderings.model_view(trace).trace) if ask else Usage()
 
     def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
         """Yield the scores of each trace, in order, one for each judged step."""
-        rendered = [renderings.shown(trace) for trace in traces]
+        rendered = [renderings.model_view(trace) for trace in traces]
         scores_of_rendered = self.backend.score([r.trace for r in rendered])
         for trace, rendering, scores in zip(traces, rendered, scores_of_rendered, strict=True):
-            yield renderings.combined(len(trace.steps), rendering.parents, scores, self.facts.kind)
+            yield renderings.combine_split_scores(len(trace.steps), rendering.parents, scores, self.facts.kind)

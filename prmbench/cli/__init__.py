@@ -18,7 +18,7 @@ import prmbench
 from prmbench import config as options
 from prmbench.config import cli_options
 from prmbench.config.distrl_options import DistRLConfig
-from prmbench.core.progress import bars, progress_bar, steps_bar
+from prmbench.core.progress import job_bars, progress_bar, steps_bar
 from prmbench.core.redaction import one_line
 
 if TYPE_CHECKING:
@@ -103,14 +103,14 @@ def rollout(config: options.RolloutConfig, json_: Json = False, quiet: Quiet = F
         _print_mapping(sampling.dry_run(config), json_)
         return
     with progress_bar(quiet, "sampling") as progress:
-        path = sampling.rollout(config, progress)
+        path = sampling.run_rollout(config, progress)
     if path is None:
         return
     if json_:
-        typer.echo(json.dumps({"path": str(path), **sampling.counts(path)}))
+        typer.echo(json.dumps({"path": str(path), **sampling.read_counts(path)}))
         return
     if not quiet:
-        typer.echo("\n".join(f"{name}: {value}" for name, value in sampling.counts(path).items()))
+        typer.echo("\n".join(f"{name}: {value}" for name, value in sampling.read_counts(path).items()))
     typer.echo(f"rollouts: {path}")
 
 
@@ -257,8 +257,8 @@ def contamination(config: options.ContaminationConfig, json_: Json = False) -> N
     """Find a benchmark's problems in training data by equal texts and shared n-grams, and its duplicates."""
     from prmbench.data import problems
 
-    contamination_report = problems.report(config)
-    text = json.dumps(asdict(contamination_report)) if json_ else "\n".join(problems.lines(contamination_report))
+    contamination_report = problems.report_contamination(config)
+    text = json.dumps(asdict(contamination_report)) if json_ else "\n".join(problems.report_lines(contamination_report))
     typer.echo(text)
 
 
@@ -270,7 +270,7 @@ def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
         return
     from prmbench.studies import demo as story
 
-    with bars(quiet) as progress:
+    with job_bars(quiet) as progress:
         result = story.demo(config, progress)
     if not quiet:
         _console().print(result.table)
@@ -285,7 +285,7 @@ def _demo_smollm2(config: options.DemoConfig, quiet: bool) -> None:
     rows = [r for r in model.result.rows if r.value is not None and "in_sample" not in r.protocol]
     _print_run(model, rows, as_json=False, quiet=quiet)
     if not quiet:
-        typer.echo(f"model-free baselines, F1: {story.summary(baselines)}")
+        typer.echo(f"model-free baselines, F1: {story.f1_summary(baselines)}")
     typer.echo(f"report: {page}")
 
 
@@ -294,8 +294,8 @@ def models(json_: Json = False) -> None:
     """List the known checkpoints: the input that each is given, and where its scores are read."""
     from prmbench.backends import listing
 
-    for row in listing.rows():
-        typer.echo(json.dumps(asdict(row)) if json_ else listing.paragraph(row))
+    for row in listing.describe_models():
+        typer.echo(json.dumps(asdict(row)) if json_ else listing.format_row(row))
 
 
 # --- output ----------------------------------------------------------------------------------------------------

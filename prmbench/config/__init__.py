@@ -15,7 +15,7 @@ from prmbench.core.records import Boundary, UserError
 from prmbench.core.redaction import host_of, scrub
 
 # The functions that build the dataclasses below, for those who import this package.
-coerced, from_mapping, read_toml = option_values.coerced, option_values.from_mapping, option_values.read_toml
+validate, from_mapping, read_toml = option_values.validate, option_values.from_mapping, option_values.read_toml
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class ScoreConfig(ModelConfig):
     force: bool = option(False, "Replace --out where it exists, and score again what an interrupted run had scored.")
 
 
-def missing_folder(name: str) -> None:
+def check_model_path(name: str) -> None:
     """Raise UserError where a model's name can only be a path, and nothing is there."""
     if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not reading.exists(Path(name)):
         raise UserError(f"--model {name}: no such file or folder")

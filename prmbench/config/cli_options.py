@@ -121,7 +121,7 @@ def _resolve(config: type[Any], ctx: typer.Context, file: Path | None, values: d
         if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
     from_file = options.from_mapping(config, options.read_toml(file), str(file)) if file else config()
-    return options.coerced(replace(from_file, **flags))
+    return options.validate(replace(from_file, **flags))
 
 
 class one_line_errors:
@@ -146,7 +146,7 @@ class one_line_errors:
             raise typer.Exit(STOPPED)
         if isinstance(error, OSError) and error.errno != errno.EPIPE:  # click takes care of a closed pipe
             path = f"{error.filename}: " if error.filename is not None else ""
-            say("error", f"{path}{reading.reason(error)}")
+            say("error", f"{path}{reading.error_reason(error)}")
             raise typer.Exit(BAD_INPUT)
         if isinstance(error, RecursionError | UnicodeEncodeError):
             cause = reading.TOO_DEEP if isinstance(error, RecursionError) else "a text that is not valid Unicode"

@@ -51,9 +51,9 @@ def read(path: Path, max_bytes: int) -> bytes:
     return content
 
 
-def under(folder: Path) -> list[Path]:
+def find_archives(folder: Path) -> list[Path]:
     """Return the archives in the folder and the folders in it, sorted."""
-    return [path for path in reading.paths_under(folder, SUFFIX) if path.is_symlink() or not path.is_dir()]
+    return [path for path in reading.find_paths(folder, SUFFIX) if path.is_symlink() or not path.is_dir()]
 
 
 def members(archive: Path) -> Mapping[str, bytes]:

@@ -56,7 +56,7 @@ def open_journal(
     return journal
 
 
-def work(
+def run_batches(
     journal: result_files.Journal, batches: int, do: Work, progress: Progress | None = None, workers: int = 1
 ) -> None:
     """Do this process's share of the batches that the journal does not hold yet, and wait for the others.
@@ -128,7 +128,7 @@ def _results(numbers: Sequence[int], do: Work, workers: int) -> Iterator[tuple[i
         raise first_error
 
 
-def finished(journal: result_files.Journal, batches: int) -> list[Mapping[str, Any]]:
+def completed_entries(journal: result_files.Journal, batches: int) -> list[Mapping[str, Any]]:
     """Return all entries of a completed journal, in the order of their batches.
 
     Raises:

@@ -82,7 +82,7 @@ def from_mapping(config: type[C], values: Mapping[str, Any], source: str) -> C:
         checked[name] = _coerce(value, hints[name], label)
         allowed = ranges.get(name)
         if allowed is not None and checked[name] is not None and checked[name] not in allowed:
-            raise UserError(f"{label} is {reading.shown(value)}; expected {allowed}")
+            raise UserError(f"{label} is {reading.short_repr(value)}; expected {allowed}")
     return config(**checked)
 
 
@@ -122,7 +122,7 @@ def check_choice(value: Any, choices: Iterable[Any], message: str) -> None:
     raise UserError(f"{message}; {hint}choose from {', '.join(names)}")
 
 
-def coerced(config: C) -> C:
+def validate(config: C) -> C:
     """Return the config with every value checked and of its declared type: callers in Python may give paths as strings.
 
     Raises:
@@ -143,7 +143,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {reading.TOO_DEEP}") from error
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise UserError(f"{path}: {reading.first_repeated(name for name, _ in pairs)} is there twice; keep one")
+        raise UserError(f"{path}: {reading.first_duplicate(name for name, _ in pairs)} is there twice; keep one")
     return values
 
 
@@ -163,7 +163,7 @@ def _coerce(value: Any, hint: Any, label: str) -> Any:
     if origin in (Union, types.UnionType):
         return None if value is None else _coerce(value, next(a for a in args if a is not type(None)), label)
     if origin is Literal:
-        check_choice(value, args, f"{label} is {reading.shown(value)}")
+        check_choice(value, args, f"{label} is {reading.short_repr(value)}")
         return value
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else [value]
@@ -175,7 +175,7 @@ def _coerce(value: Any, hint: Any, label: str) -> Any:
     if hint is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)
     if type(value) is not hint and not isinstance(value, Path):
-        raise UserError(f"{label} is {reading.shown(value)}; expected {hint.__name__}")
+        raise UserError(f"{label} is {reading.short_repr(value)}; expected {hint.__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{label} is {value}; expected a finite number")
     if isinstance(value, float) and abs(value) > LARGEST_FLOAT:

@@ -1,6 +1,6 @@
 """Which files a command may write: none that it reads, no link, no device, and an existing one only with --force.
 
-Every command calls `check` before it starts; writing.py refuses links and devices once more when it writes.
+Every command calls `check_outputs` before it starts; writing.py refuses links and devices once more when it writes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ _command_line_paths: ContextVar[tuple[Path, ...]] = ContextVar("files named on t
 
 @contextmanager
 def also_reading(paths: Iterable[Path]) -> Iterator[None]:
-    """Make `check` count these paths among those that are read, while this is open: arguments and the --config file."""
+    """Make `check_outputs` count these paths among those that are read, while this is open.
+
+    They are the command's arguments and its --config file.
+    """
     token = _command_line_paths.set(tuple(paths))
     try:
         yield
@@ -53,7 +56,9 @@ def also_reading(paths: Iterable[Path]) -> Iterator[None]:
         _command_line_paths.reset(token)
 
 
-def check(written: Iterable[Path], config: Any = None, reads: Iterable[Path] = (), *, force: bool = False) -> None:
+def check_outputs(
+    written: Iterable[Path], config: Any = None, reads: Iterable[Path] = (), *, force: bool = False
+) -> None:
     """Refuse output files that the command reads, that are no plain files, or that exist without `force`.
 
     Args:
@@ -95,7 +100,7 @@ def check_training(out: Path, config: Any) -> None:
         if any(_is_inside(path, out / name) for name in FOLDERS):
             raise UserError(f"--out {out}: this command reads {path}, which it would overwrite; choose another")
     saved = {path for name in MODEL_FILES for path in out.glob(name)} if out.is_dir() else set()
-    check([*(out / name for name in TRAINED), *sorted(saved)], config, force=True)
+    check_outputs([*(out / name for name in TRAINED), *sorted(saved)], config, force=True)
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

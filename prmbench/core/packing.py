@@ -31,7 +31,7 @@ def pack(folder: Path) -> list[Path]:
     Raises:
         UserError: A run cannot be read, or there is none.
     """
-    unpacked = [path for path in reading.paths_under(folder, ".json") if result_files.has_scores(path)]
+    unpacked = [path for path in reading.find_paths(folder, ".json") if result_files.has_scores(path)]
     if not unpacked:
         raise UserError(f"{folder}: has no loose runs; name the folder that `prmbench eval --out` wrote to")
     groups: dict[Path, list[Run]] = {}
@@ -69,7 +69,7 @@ def _contents(runs: Sequence[Run]) -> dict[str, bytes]:
         if manifest.config.get("metrics_sha256"):
             name = stem + result_files.METRICS_SUFFIX
             metrics[name] = result_files.read_file(
-                run.path.with_name(name), result_files.MOST_UNPACKED_BYTES, "restore it"
+                run.path.with_name(name), result_files.MAX_UNPACKED_BYTES, "restore it"
             )
     return {**results, **lines, **values, **metrics}
 
@@ -87,7 +87,7 @@ def unpack(folder: Path) -> list[Path]:
         The `<run-id>.json` files that were written.
     """
     written = []
-    for archive in archives.under(folder):
+    for archive in archives.find_archives(folder):
         for path in result_files.result_paths(archive):
             run, loose = result_files.read_stored(path), archive.parent / path.name
             packed = gzip.compress(b"".join(line + b"\n" for line in result_files.score_lines(path)), mtime=0)

@@ -55,7 +55,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def sums(values: Sequence[float]) -> list[float]:
+def all_reduce_sum(values: Sequence[float]) -> list[float]:
     """Return each value summed over all processes, in float64; NaN and infinity reach every process."""
     if world_size() == 1:
         return list(values)
@@ -64,12 +64,12 @@ def sums(values: Sequence[float]) -> list[float]:
     return list(map(float, total))
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """Return the largest value of all processes."""
-    return max(gathered(value))
+    return max(all_gather(value))
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Return the values of all processes, by rank."""
     if world_size() == 1:
         return [value]
@@ -78,7 +78,7 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def from_first(value: T) -> T:
+def broadcast(value: T) -> T:
     """Return the value of process 0."""
     if world_size() == 1:
         return value
@@ -87,7 +87,7 @@ def from_first(value: T) -> T:
     return values[0]
 
 
-def spread(module: nn.Module, strategy: str, device: str, dtype: torch.dtype) -> nn.Module:
+def wrap_distributed(module: nn.Module, strategy: str, device: str, dtype: torch.dtype) -> nn.Module:
     """Return the module wrapped so that backward passes average gradients over all processes.
 
     Args:
@@ -105,7 +105,7 @@ def spread(module: nn.Module, strategy: str, device: str, dtype: torch.dtype) ->
     return nn.parallel.DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True)
 
 
-def accumulating(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
+def gradient_accumulation(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
     """Return the context of one micro-batch: DDP reduces gradients with the last one only, FSDP with every one."""
     if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
         return module.no_sync()

@@ -9,7 +9,7 @@ from typing import Any
 
 Progress = Callable[[int, int, float], None]
 """Called with (completed, total, tokens per second)."""
-Tell = Callable[[str, str, int, int], None]
+JobProgress = Callable[[str, str, int, int], None]
 """Called with (name of the job, such as a seed; what it is doing; completed; total)."""
 
 
@@ -25,7 +25,7 @@ def progress_bar(quiet: bool, activity: str) -> Iterator[Progress | None]:
 
 
 @contextmanager
-def bars(quiet: bool) -> Iterator[Tell | None]:
+def job_bars(quiet: bool) -> Iterator[JobProgress | None]:
     """Show a progress bar for every job that reports; yield None when `quiet`, or when stderr is not a terminal."""
     if _is_hidden(quiet):
         yield None

@@ -26,7 +26,7 @@ CARD_FILE, CARD_RECORDS = "prm.json", {"commit", "dirty", "prmbench", "ref_model
 """The model card, and its fields that change no result: which code wrote it, and the reference, hashed on its own."""
 
 
-def packages(*additional: str) -> dict[str, str]:
+def package_versions(*additional: str) -> dict[str, str]:
     """Return the versions of Python, of the packages that can change a result, and of `additional` ones of a task."""
     versions = {"python": platform.python_version()}
     for name in (*PACKAGES, *additional):

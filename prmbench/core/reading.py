@@ -27,7 +27,7 @@ def check_file(path: Path) -> None:
     try:
         _check_kind(path, path.stat().st_mode)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)})") from error
+        raise UserError(f"{path}: cannot be read ({error_reason(error)})") from error
     except ValueError as error:  # NUL in the name
         raise UserError(f"{str(path)!r}: cannot be read ({error})") from error
 
@@ -60,7 +60,7 @@ def read_bytes(path: Path, *, max_bytes: int | None = None, follow_links: bool =
                 return file.read()
             content = file.read(max_bytes + 1) if info.st_size <= max_bytes else b""
     except OSError as error:
-        cause = "it is a link; put the file itself there" if error.errno == errno.ELOOP else reason(error)
+        cause = "it is a link; put the file itself there" if error.errno == errno.ELOOP else error_reason(error)
         raise UserError(f"{path}: cannot be read ({cause})") from error
     if max(info.st_size, len(content)) > max_bytes:
         raise UserError(f"{path}: has more than {max_bytes:,} bytes")
@@ -73,10 +73,10 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: The file cannot be read or is not UTF-8; one that looks like UTF-16 is called so.
     """
-    return decoded(read_bytes(path), path)
+    return decode_text(read_bytes(path), path)
 
 
-def decoded(raw: bytes, path: Path) -> str:
+def decode_text(raw: bytes, path: Path) -> str:
     """Return the content of a text file as `read_text` does. Raises UserError where it is not UTF-8."""
     try:
         text = raw.decode().lstrip(BYTE_ORDER_MARK)
@@ -93,7 +93,7 @@ def normalise_line_ends(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def json_lines(text: str) -> list[str]:
+def split_json_lines(text: str) -> list[str]:
     """Return the lines of a JSON-lines text that are not blank.
 
     Lines end at LF only: U+2028, NEL and form feed may stand inside a JSON string, where `str.splitlines` would cut.
@@ -101,7 +101,7 @@ def json_lines(text: str) -> list[str]:
     return [line for line in text.split("\n") if line.strip()]
 
 
-def appended_lines(path: Path) -> list[str]:
+def read_appended_lines(path: Path) -> list[str]:
     """Return the lines that are not blank of a JSON-lines file that this program appends to.
 
     Bytes that a crash left (zeros, half a character) are replaced, so that one line fails to parse and not the file.
@@ -109,7 +109,7 @@ def appended_lines(path: Path) -> list[str]:
     Raises:
         UserError: The file cannot be read.
     """
-    return json_lines(read_bytes(path).decode(errors="replace"))
+    return split_json_lines(read_bytes(path).decode(errors="replace"))
 
 
 def parse_json(text: str, source: str, *, finite: bool = True) -> Any:
@@ -155,7 +155,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {TOO_DEEP}") from error
 
 
-def paths_under(folder: Path, suffix: str) -> list[Path]:
+def find_paths(folder: Path, suffix: str) -> list[Path]:
     """Return all files and folders under `folder` with the suffix, sorted; links to folders are not followed.
 
     Raises:
@@ -163,7 +163,7 @@ def paths_under(folder: Path, suffix: str) -> list[Path]:
     """
 
     def refuse(error: OSError) -> NoReturn:
-        raise UserError(f"{error.filename}: cannot be searched ({reason(error)})") from error
+        raise UserError(f"{error.filename}: cannot be searched ({error_reason(error)})") from error
 
     walk = os.walk(folder, onerror=refuse)
     return sorted(
@@ -171,7 +171,7 @@ def paths_under(folder: Path, suffix: str) -> list[Path]:
     )
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Return the `repr` of a value of unknown origin for an error message, cut to 60 characters."""
     try:
         return repr(value)[:60]
@@ -181,7 +181,7 @@ def shown(value: Any) -> str:
         return "a value nested too deeply"
 
 
-def reason(error: OSError) -> str:
+def error_reason(error: OSError) -> str:
     """Return the operating system's words for an error, without its number and the path."""
     return error.strerror or str(error) or type(error).__name__
 
@@ -198,7 +198,7 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise UserError(f"{path}: cannot be looked up ({reason(error)})") from error
+        raise UserError(f"{path}: cannot be looked up ({error_reason(error)})") from error
     except ValueError as error:
         raise UserError(f"{str(path)!r}: cannot be looked up ({error})") from error
     return True
@@ -211,7 +211,7 @@ def lstat(path: Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise UserError(f"{path}: cannot be looked up ({reason(error)})") from error
+        raise UserError(f"{path}: cannot be looked up ({error_reason(error)})") from error
     except ValueError as error:
         raise UserError(f"{str(path)!r}: cannot be looked up ({error})") from error
 
@@ -224,7 +224,7 @@ def belongs_to_user(path: Path) -> bool:
         return False
 
 
-def first_repeated(names: Iterable[str]) -> str:
+def first_duplicate(names: Iterable[str]) -> str:
     """Return the first name that occurs a second time; empty when none does."""
     seen: set[str] = set()
     for name in names:
@@ -263,5 +263,5 @@ def _finite(text: str) -> float:
 def _object_of_pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise ValueError(f"the key {first_repeated(name for name, _ in pairs)[:60]!r} occurs twice in one object")
+        raise ValueError(f"the key {first_duplicate(name for name, _ in pairs)[:60]!r} occurs twice in one object")
     return values

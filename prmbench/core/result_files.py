@@ -31,7 +31,7 @@ TEXTS_SUFFIXES = (".critiques.jsonl", ".rollouts.jsonl")
 """Files with the texts that critics and policies generated, in the folder of their runs."""
 MAX_RESULT_BYTES = 2**26
 MAX_BLANK_LINES = 1_000
-MOST_UNPACKED_BYTES, MAX_LINE_BYTES = 2**29, 2**20
+MAX_UNPACKED_BYTES, MAX_LINE_BYTES = 2**29, 2**20
 """Of a scores or metrics file; the largest committed ones have 1.2 MB, and lines of 3 kB."""
 
 
@@ -54,7 +54,7 @@ def metrics_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".json") + METRICS_SUFFIX)
 
 
-def files_of(path: Path) -> tuple[Path, ...]:
+def run_paths(path: Path) -> tuple[Path, ...]:
     """Return the paths of all files that a run may have, by its <run-id>.json; the archive of a packed run."""
     if archive := archives.archive_of(path):
         return (archive,)
@@ -68,7 +68,7 @@ def pack_scores(scores: Iterable[ScoredTrace]) -> bytes:
     return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
 
 
-def unpack_scores(raw: bytes, path: Path | str, max_lines: int = validation.MOST_TRACES) -> tuple[ScoredTrace, ...]:
+def unpack_scores(raw: bytes, path: Path | str, max_lines: int = validation.MAX_TRACES) -> tuple[ScoredTrace, ...]:
     """Return the scores in a packed file: the inverse of `pack_scores`.
 
     Args:
@@ -101,16 +101,16 @@ def unpacked_lines(raw: bytes, message: str) -> Iterator[bytes]:
 
     Raises:
         UserError: The file is no gzip, is cut, or unpacks to more than `MAX_LINE_BYTES` in a line or
-            `MOST_UNPACKED_BYTES` in all, or has more than `MAX_BLANK_LINES`.
+            `MAX_UNPACKED_BYTES` in all, or has more than `MAX_BLANK_LINES`.
     """
     total = blank = 0
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
             while line := stream.readline(MAX_LINE_BYTES + 1):
                 total += len(line)
-                if len(line) > MAX_LINE_BYTES or total > MOST_UNPACKED_BYTES:
+                if len(line) > MAX_LINE_BYTES or total > MAX_UNPACKED_BYTES:
                     too_long = len(line) > MAX_LINE_BYTES
-                    subject, limit = ("a line of it", MAX_LINE_BYTES) if too_long else ("it", MOST_UNPACKED_BYTES)
+                    subject, limit = ("a line of it", MAX_LINE_BYTES) if too_long else ("it", MAX_UNPACKED_BYTES)
                     raise UserError(f"{message} (unpacked, {subject} has more than {limit:,} bytes)")
                 if not line.isspace():
                     yield line.rstrip(b"\n")
@@ -160,7 +160,7 @@ def read_stored(path: Path) -> Run:
         UserError: One of the files is missing, a link, too large, of another kind or altered, or has an invalid field.
     """
     raw = read_file(path, MAX_RESULT_BYTES, "name the <run-id>.json of a finished run")
-    result = validation.read_result(reading.decoded(raw, path), str(path))
+    result = validation.read_result(reading.decode_text(raw, path), str(path))
     validation.check_result(result, str(path))
     source = scores_path(path)
     lines, digest = _lines_and_digest(path)
@@ -182,7 +182,7 @@ def _lines_and_digest(path: Path) -> tuple[Iterable[bytes], str]:
         lines = _packed_lines(path)
         return lines, sha256(b"".join(lines))
     source = scores_path(path)
-    packed = read_file(source, MOST_UNPACKED_BYTES, "a result needs its scores beside it")
+    packed = read_file(source, MAX_UNPACKED_BYTES, "a result needs its scores beside it")
     return unpacked_lines(packed, f"{path}: {source.name}: not a scores file"), sha256(packed)
 
 
@@ -195,7 +195,7 @@ def _packed_lines(path: Path) -> list[bytes]:
     stem = path.name.removesuffix(".json")
     remedy = "a result needs its scores beside it"
     lines, values = (
-        read_file(path.with_name(stem + suffix), MOST_UNPACKED_BYTES, remedy).split(b"\n")
+        read_file(path.with_name(stem + suffix), MAX_UNPACKED_BYTES, remedy).split(b"\n")
         for suffix in (LINES_SUFFIX, VALUES_SUFFIX)
     )
     if len(lines) != len(values):
@@ -277,7 +277,7 @@ class Journal:
         """Return the entries on disk by batch number: of all processes, earlier and interrupted runs included."""
         entries = {}
         for path in sorted(self.folder.glob("*.jsonl")):
-            for line in reading.appended_lines(path):
+            for line in reading.read_appended_lines(path):
                 entry = _parse_entry(line)
                 if entry is not None and type(entry.get("batch")) is int:  # else cut by a kill, and scored again
                     entries[entry["batch"]] = entry
@@ -287,7 +287,7 @@ class Journal:
     def claimed(self, process: int) -> Iterator[None]:
         """Lock this journal for one process number. Raises UserError while another process has the lock."""
         busy = f"{self.folder}: another process is scoring this run; wait for it to end"
-        with writing.locked(self.folder / f"{process}.lock", busy):
+        with writing.file_lock(self.folder / f"{process}.lock", busy):
             yield
 
     def append(self, process: int, entry: Mapping[str, Any]) -> None:

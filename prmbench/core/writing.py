@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NoReturn
 
-from prmbench.core.reading import lstat, reason
+from prmbench.core.reading import error_reason, lstat
 from prmbench.core.records import UserError
 from prmbench.core.redaction import one_line
 
@@ -46,10 +46,10 @@ _cleaned: set[Path] = set()
 """Folders in which this process has removed the temporary files of killed ones."""
 
 
-def cannot_write(path: Path, error: OSError) -> NoReturn:
+def raise_cannot_write(path: Path, error: OSError) -> NoReturn:
     """Raise the UserError for a full disk, a missing permission, or an impossible name."""
     hint = HINTS.get(error.errno or 0, "choose another --out or free some space")
-    raise UserError(f"cannot write {path}: {reason(error)}; {hint}") from error
+    raise UserError(f"cannot write {path}: {error_reason(error)}; {hint}") from error
 
 
 def check_target(path: Path) -> None:
@@ -80,7 +80,7 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_left_over(path.parent)
+        remove_stale_files(path.parent)
         temporary = _temporary(path.parent)
         with _created(temporary) as file:
             file.write(raw)
@@ -90,7 +90,7 @@ def write_atomic(path: Path, data: str | bytes) -> None:
             temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         temporary.replace(path)
     except OSError as error:
-        cannot_write(path, error)
+        raise_cannot_write(path, error)
     finally:
         if temporary is not None:
             with suppress(OSError):  # it is gone after a rename, and after a failure that is the error to report
@@ -105,22 +105,22 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"--out {folder}: is {kind}; name a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_left_over(folder)
+        remove_stale_files(folder)
         temporary = _temporary(folder)
         _created(temporary).close()
         temporary.unlink(missing_ok=True)
     except OSError as error:
-        cannot_write(folder, error)
+        raise_cannot_write(folder, error)
 
 
 @contextmanager
-def folder_aside(folder: Path) -> Iterator[Path]:
+def temporary_folder(folder: Path) -> Iterator[Path]:
     """Create an empty folder inside `folder` and remove it at the end.
 
     It is for files that are moved to their place once all of them are complete. Raises OSError as file operations do.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    remove_left_over(folder)
+    remove_stale_files(folder)
     temporary = _temporary(folder)
     temporary.mkdir()
     try:
@@ -139,15 +139,15 @@ def move_into(source: Path, folder: Path) -> None:
     names = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
     for name in names:
         check_target(folder / name)
-        sync(source / name)
+        fsync(source / name)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).replace(folder / name)
-    sync(folder)
+    fsync(folder)
 
 
 @contextmanager
-def library_writes(path: Path) -> Iterator[None]:
+def translate_write_errors(path: Path) -> Iterator[None]:
     """Turn the errors of a library that writes to `path` into a UserError.
 
     Libraries in Rust and C++ report a full disk by errors of their own, some as a bare Exception.
@@ -155,7 +155,7 @@ def library_writes(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cannot_write(path, error)
+        raise_cannot_write(path, error)
     except Exception as error:
         text = one_line(error)
         if isinstance(error, UserError) or not _SYSTEM_ERROR.search(text):
@@ -190,11 +190,11 @@ def append_lines(path: Path, lines: Iterable[str], *, durable: bool = False) -> 
                 file.flush()
                 os.fsync(file.fileno())
     except OSError as error:
-        cannot_write(path, error)
+        raise_cannot_write(path, error)
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def file_lock(path: Path, busy: str) -> Iterator[None]:
     """Hold an exclusive lock on a file.
 
     Args:
@@ -207,7 +207,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     try:
         lock = _regular(path, os.O_RDWR | os.O_CREAT, "rb+")
     except OSError as error:
-        cannot_write(path, error)
+        raise_cannot_write(path, error)
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -216,7 +216,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         yield
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Return when the file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -237,7 +237,7 @@ def _regular(path: Path, flags: int, mode: str) -> IO[bytes]:
 # --- temporary files ----------------------------------------------------------------------------------------
 
 
-def remove_left_over(folder: Path) -> None:
+def remove_stale_files(folder: Path) -> None:
     """Remove this user's temporary files and folders of killed processes, once per folder."""
     if folder in _cleaned:
         return

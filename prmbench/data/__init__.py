@@ -15,11 +15,11 @@ from prmbench.core.records import Trace, UserError
 from prmbench.data import files
 from prmbench.data.benchmarks import Benchmark, find_benchmark
 
-__all__ = ["Benchmark", "Loaded", "find_benchmark", "load"]
+__all__ = ["Benchmark", "LoadedBenchmark", "find_benchmark", "load"]
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedBenchmark:
     """The traces of a benchmark, with their source and the task that they are for."""
 
     traces: tuple[Trace, ...]
@@ -40,7 +40,7 @@ def load(
     limit: int | None = None,
     split: str = "paragraph",
     rendering: Sequence[str] = (),
-) -> Loaded:
+) -> LoadedBenchmark:
     """Returns the traces of a benchmark, in its subset order.
 
     Args:
@@ -67,12 +67,12 @@ def load(
     limited = [t for subset in chosen for t in row.reader.limit([t for t in traces if t.subset == subset], limit)]
     if not limited:
         raise UserError(f"{source}: holds no trace")
-    files.unique_ids([t.id for t in limited], source)
+    files.check_unique_ids([t.id for t in limited], source)
     row.task.check_data(limited, source)
     if row.render is not None:
         limited = row.render(limited, rendering)
         chosen = tuple(dict.fromkeys(t.subset for t in limited))
-    return Loaded(tuple(limited), chosen, source, revision, row.name, row.version, row.task.name)
+    return LoadedBenchmark(tuple(limited), chosen, source, revision, row.name, row.version, row.task.name)
 
 
 def _read(row: Benchmark, data: Path | None, subsets: Sequence[str], split: str) -> tuple[list[Trace], str, str | None]:

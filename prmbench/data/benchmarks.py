@@ -87,7 +87,7 @@ BENCHMARKS = {
             PROCESSBENCH,
             hub_id=processbench.HUB_ID,
             subsets=processbench.SUBSETS,
-            render=renderings.rendered,
+            render=renderings.render_traces,
         ),
         Benchmark("best_of_n", 1, find_task("best_of_n"), ROLLOUTS),
         Benchmark("policy", 1, find_task("policy"), ROLLOUTS),

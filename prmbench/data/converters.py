@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prmbench.config import ConvertConfig, coerced
+from prmbench.config import ConvertConfig, validate
 from prmbench.core import output_checks, reading
 from prmbench.core.records import UserError, text_hash
 from prmbench.data import files, math_shepherd, rollouts, selection
@@ -52,9 +52,9 @@ def convert(config: ConvertConfig, data: Path) -> Converted:
     Raises:
         UserError: No row has a solution or, with `strict`, one row is unreadable. Nothing is written then.
     """
-    config = coerced(config)
+    config = validate(config)
     rollouts.check_suffix(config.out)
-    output_checks.check([config.out], config, [data], force=config.force)
+    output_checks.check_outputs([config.out], config, [data], force=config.force)
     unreadable: list[str] = []
     on_unreadable = None if config.strict else unreadable.append
     labelled, left_out, readable = read(data, config.format, config.neutral, config.alternatives, on_unreadable)
@@ -119,7 +119,7 @@ def read(
         left_out.update(reasons)
         labelled += [_with_id(r, f"{file.stem}-{number}", k) for k, r in enumerate(solutions)]
         readable += 1
-    files.unique_ids([r.id for r in labelled], str(path))
+    files.check_unique_ids([r.id for r in labelled], str(path))
     return labelled, dict(left_out), readable
 
 
@@ -228,7 +228,7 @@ def prm800k(row: Mapping[str, Any], location: str, neutral: float = 1.0, alterna
 def _stage(stage: Any, location: str, neutral: float) -> tuple[_Step | None, list[_Step | UserError], bool]:
     """Return the chosen step, the other steps (or why one is unreadable), and whether the solution continues."""
     if not isinstance(stage, dict) or not isinstance(stage.get("completions") or [], list):
-        raise UserError(f"{location} is {reading.shown(stage)}; expected an object with a list of completions")
+        raise UserError(f"{location} is {reading.short_repr(stage)}; expected an object with a list of completions")
     completions = stage.get("completions") or []
     rated = [_rated_step_or_error(c, f"{location}, completion {k}", neutral) for k, c in enumerate(completions)]
     chosen = stage.get("chosen_completion")
@@ -263,7 +263,7 @@ def _rated_step_or_error(completion: Any, location: str, neutral: float) -> _Ste
 
 def _rated_step(completion: Any, location: str, neutral: float) -> _Step:
     if not isinstance(completion, dict):
-        raise UserError(f"{location} is {reading.shown(completion)}; expected an object with text and rating")
+        raise UserError(f"{location} is {reading.short_repr(completion)}; expected an object with text and rating")
     text = files.text_field(completion, "text", location).strip()
     rating = completion.get("rating")
     if rating is None or completion.get("flagged"):  # flagged: the labeller could not decide

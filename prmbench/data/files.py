@@ -37,7 +37,7 @@ def data_files(path: Path) -> list[Path]:
     try:
         data_paths = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and not _is_summary(p))
     except OSError as error:
-        raise UserError(f"{path}: cannot be searched ({reading.reason(error)})") from error
+        raise UserError(f"{path}: cannot be searched ({reading.error_reason(error)})") from error
     for file in data_paths:
         check_text(file.name, "the name of a file in --data")
     if not data_paths:
@@ -226,7 +226,7 @@ def check_limit(limit: int | None) -> None:
         raise UserError(f"--limit is {limit}; expected at least 1")
 
 
-def unique_ids(ids: Sequence[str], location: str) -> None:
+def check_unique_ids(ids: Sequence[str], location: str) -> None:
     """Raise UserError when an id occurs twice, since results are joined by id."""
     seen: set[str] = set()
     for name in ids:
@@ -241,4 +241,4 @@ def _is_text(value: Any) -> bool:
 
 def quoted_value(value: Any) -> str:
     """Return a field's value as error messages quote it, shortened."""
-    return "missing" if value is None else reading.shown(value)
+    return "missing" if value is None else reading.short_repr(value)

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from prmbench.config import ContaminationConfig, coerced
+from prmbench.config import ContaminationConfig, validate
 from prmbench.core import output_checks, result_files, writing
 from prmbench.core.reading import normalise_line_ends
 from prmbench.core.records import UserError
@@ -85,13 +85,13 @@ class Report:
     """Rows of the training data whose problem cannot be read."""
 
 
-def report(config: ContaminationConfig) -> Report:
+def report_contamination(config: ContaminationConfig) -> Report:
     """Compare every benchmark with the training data and with itself, and write the report to `config.out` if given.
 
     Raises:
         UserError: An option is invalid, or a file has no problem that can be read.
     """
-    config = coerced(config)
+    config = validate(config)
     _check(config)
     assert config.data is not None  # checked just now; for mypy
     unreadable: list[str] = []
@@ -130,10 +130,10 @@ def _check(config: ContaminationConfig) -> None:
     if not config.against:
         raise UserError("--against is missing: give a benchmark file or folder")
     if config.out is not None:
-        output_checks.check([config.out], config, force=config.force)
+        output_checks.check_outputs([config.out], config, force=config.force)
 
 
-def lines(result: Report) -> list[str]:
+def report_lines(result: Report) -> list[str]:
     """Return the counts as a text table, 80 columns wide, and the notes below it."""
     headers = ("rows", "problems", "repeated", "too short", "exact", "overlap", "found")
     table = [f"{'subset':<19.19}" + "".join(f"{head:>{len(head) + 2}}" for head in headers)]

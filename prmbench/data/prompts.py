@@ -66,7 +66,7 @@ def load(path: Path, subsets: Sequence[str] = (), limit: int | None = None) -> l
     prompts = _read(path)
     if not prompts:
         raise UserError(f"{path}: holds no prompt")
-    files.unique_ids([p.id for p in prompts], str(path))
+    files.check_unique_ids([p.id for p in prompts], str(path))
     present = list(dict.fromkeys(p.subset for p in prompts))
     for name in subsets:
         if name not in present:

@@ -82,7 +82,8 @@ def split(trace: Trace) -> Rendered:
     """Cut each step in two at the sentence or line end nearest to its middle; a step without one stays as it is.
 
     It is never cut inside a formula, an environment or a box. The label becomes the first half of the wrong step, which
-    need not be the wrong half, so scores are mapped back to the original steps before they are judged (`combined`).
+    need not be the wrong half, so scores are mapped back to the original steps before they are judged: see
+    `combine_split_scores`.
     """
     halves = [_halves(step) for step in trace.steps]
     parents = tuple(k for k, parts in enumerate(halves) for _ in parts)
@@ -126,7 +127,7 @@ RENDERINGS: Mapping[str, Callable[[Trace], Rendered]] = {
 # --- traces that are judged, and traces that a model reads ------------------------------------------------------------
 
 
-def rendered(traces: Sequence[Trace], names: Sequence[str] = ()) -> list[Trace]:
+def render_traces(traces: Sequence[Trace], names: Sequence[str] = ()) -> list[Trace]:
     """Return the traces of the benchmark as they are judged: plain, then in each rendering, with new ids and subsets.
 
     Traces of `split` keep their original steps; backends/rendered.py gives the halves to the model. `answerless` leaves
@@ -149,7 +150,7 @@ def rendered(traces: Sequence[Trace], names: Sequence[str] = ()) -> list[Trace]:
     for name, render in RENDERINGS.items():
         if name == PLAIN or not names or name in names:
             all_traces += [_judged_trace(trace, name, render) for trace in traces if _keeps_label(trace, name)]
-    files.unique_ids([t.id for t in all_traces], "the rendered traces")
+    files.check_unique_ids([t.id for t in all_traces], "the rendered traces")
     return all_traces
 
 
@@ -161,15 +162,17 @@ def _keeps_label(trace: Trace, name: str) -> bool:
     return name != ANSWERLESS or trace.first_error != len(trace.steps) - 1
 
 
-def shown(trace: Trace) -> Rendered:
-    """Return what a model reads for a trace of `rendered`: the trace itself or, for `split`, its halves with its id."""
+def model_view(trace: Trace) -> Rendered:
+    """Return what a model reads for a trace of `render_traces`: the trace or, for `split`, its halves with its id."""
     if base_and_rendering(trace.subset)[1] != SPLIT:
         return plain(trace)
     halves = split(trace)
     return replace(halves, trace=replace(halves.trace, id=trace.id, subset=trace.subset))
 
 
-def combined(original_steps: int, parents: Sequence[int], scores: StepScores, kind: ScoreKind) -> StepScores:
+def combine_split_scores(
+    original_steps: int, parents: Sequence[int], scores: StepScores, kind: ScoreKind
+) -> StepScores:
     """Return the scores of split steps as scores of the original steps.
 
     Log-ratios are summed; of values and probabilities the lowest counts; a verdict becomes that of the original step.

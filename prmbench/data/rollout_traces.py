@@ -20,8 +20,8 @@ def from_files(path: Path, split: str) -> list[Trace]:
     rows: list[Rollout] = []
     for file in files.data_files(path):
         rows += [replace(r, subset=r.subset or file.stem) for r in rollouts.read(file)]
-    rollouts.warn_if_never_cut([r for r in rows if not r.steps], split, path.name)
-    return [rollouts.trace(r, split) for r in rows]
+    rollouts.warn_if_never_split([r for r in rows if not r.steps], split, path.name)
+    return [rollouts.to_trace(r, split) for r in rows]
 
 
 def select_prompts(traces: Sequence[Trace], limit: int | None) -> list[Trace]:

@@ -58,7 +58,7 @@ class Rollout:
 # --- traces and selection -----------------------------------------------------------------------------
 
 
-def trace(rollout: Rollout, split: str = "paragraph") -> Trace:
+def to_trace(rollout: Rollout, split: str = "paragraph") -> Trace:
     """Return a rollout as a trace, with its own steps or, without those, its completion cut by the splitter `split`.
 
     A completion without text gives a trace without steps, which backends report as unscored.
@@ -66,7 +66,7 @@ def trace(rollout: Rollout, split: str = "paragraph") -> Trace:
     return Trace(
         id=rollout.id,
         prompt=rollout.prompt,
-        steps=rollout.steps or cut(rollout.completion, split),
+        steps=rollout.steps or split_completion(rollout.completion, split),
         first_error=rollout.first_error,
         step_labels=rollout.step_labels,
         outcome=rollout.outcome,
@@ -77,7 +77,7 @@ def trace(rollout: Rollout, split: str = "paragraph") -> Trace:
     )
 
 
-def cut(completion: str, split: str) -> tuple[str, ...]:
+def split_completion(completion: str, split: str) -> tuple[str, ...]:
     """Return the non-blank steps of a completion.
 
     The splitter `numbered` also drops the headings, since encoders write `Step k:` themselves.
@@ -85,9 +85,9 @@ def cut(completion: str, split: str) -> tuple[str, ...]:
     return solutions.split_text(completion, split, drop_headings=True)
 
 
-def warn_if_never_cut(rollouts: Iterable[Rollout], split: str, source: str) -> None:
+def warn_if_never_split(rollouts: Iterable[Rollout], split: str, source: str) -> None:
     """Warn when the splitter leaves every completion of several lines a single step."""
-    texts = [r.completion for r in rollouts if len(cut(r.completion, "line")) > 1]
+    texts = [r.completion for r in rollouts if len(split_completion(r.completion, "line")) > 1]
     solutions.warn_if_never_cut(texts, split, source)
 
 
@@ -106,7 +106,7 @@ def first_error_of(labels: Sequence[float]) -> int | None:
     return labels.index(0.0) if 0.0 in labels else -1
 
 
-def limited(rollouts: Sequence[Rollout], limit: int | None) -> list[Rollout]:
+def limit_prompts(rollouts: Sequence[Rollout], limit: int | None) -> list[Rollout]:
     """Return the rollouts of `limit` evenly spaced prompts per subset, with both classes where the subset has both.
 
     Raises:

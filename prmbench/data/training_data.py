@@ -19,7 +19,7 @@ from prmbench.data.rollouts import Rollout
 
 LeftOut = Mapping[str, int]
 """Reason -> how many rollouts or prompts were left out for it."""
-How = Literal["one", "all", "random"]
+PairSelection = Literal["one", "all", "random"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,15 @@ def demonstrations(rollouts: Iterable[Rollout]) -> tuple[list[Rollout], LeftOut]
     return _filter(nonempty, left_out, "rollouts with a wrong answer", lambda r: r.outcome != 0)
 
 
-def points(rollouts: Iterable[Rollout]) -> tuple[list[Rollout], LeftOut]:
+def verified_completions(rollouts: Iterable[Rollout]) -> tuple[list[Rollout], LeftOut]:
     """Return the completions with an outcome."""
     nonempty, left_out = _nonempty(rollouts)
     return _filter(nonempty, left_out, "rollouts not verified", lambda r: r.outcome is not None)
 
 
-def pairs(rollouts: Iterable[Rollout], how: How = "one", seed: int = 0) -> tuple[list[Pair], LeftOut]:
+def preference_pairs(
+    rollouts: Iterable[Rollout], how: PairSelection = "one", seed: int = 0
+) -> tuple[list[Pair], LeftOut]:
     """Return right-wrong pairs of the groups that have both, in the order in which groups first occur.
 
     Args:
@@ -65,7 +67,7 @@ def pairs(rollouts: Iterable[Rollout], how: How = "one", seed: int = 0) -> tuple
             prompt); `all` pairs every right with every wrong one; `random` draws one of each.
         seed: Seed of `random`. The draw depends on the seed and the group alone, not on other groups.
     """
-    verified, left_out = points(rollouts)
+    verified, left_out = verified_completions(rollouts)
     groups: dict[str, list[Rollout]] = {}
     for rollout in verified:
         groups.setdefault(rollout.group or text_hash(rollout.prompt), []).append(rollout)
@@ -80,12 +82,12 @@ def pairs(rollouts: Iterable[Rollout], how: How = "one", seed: int = 0) -> tuple
     return matched, counts
 
 
-def halves(matched: Iterable[Pair]) -> list[Rollout]:
+def completions_of_pairs(matched: Iterable[Pair]) -> list[Rollout]:
     """Return the completions of pairs, each once; for pairs of `one`, the pointwise data of the paper's protocol."""
     return list({half.id: half for pair in matched for half in (pair.right, pair.wrong)}.values())
 
 
-def step_rows(rollouts: Iterable[Rollout]) -> tuple[list[StepRow], LeftOut]:
+def labelled_steps(rollouts: Iterable[Rollout]) -> tuple[list[StepRow], LeftOut]:
     """Return the rollouts with step labels: their own or, without those, 1 before the first error and 0 at it.
 
     Steps after the first error are unlabelled, since the first error does not say whether they are right.
@@ -101,7 +103,7 @@ def step_rows(rollouts: Iterable[Rollout]) -> tuple[list[StepRow], LeftOut]:
     return rows, left_out
 
 
-def split(rollouts: Sequence[Rollout], fraction: float, seed: int) -> tuple[list[Rollout], list[Rollout]]:
+def split_by_prompt(rollouts: Sequence[Rollout], fraction: float, seed: int) -> tuple[list[Rollout], list[Rollout]]:
     """Split rollouts into training and held-out ones, by prompt.
 
     Args:
@@ -137,7 +139,7 @@ def _filter(
     return selected, {**left_out, reason: removed} if removed else left_out
 
 
-def _match(right: Sequence[Rollout], wrong: Sequence[Rollout], how: How, key: str) -> list[Pair]:
+def _match(right: Sequence[Rollout], wrong: Sequence[Rollout], how: PairSelection, key: str) -> list[Pair]:
     if how == "all":
         return [Pair(*both) for both in product(right, wrong)]
     if how == "one":

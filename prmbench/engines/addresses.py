@@ -10,7 +10,7 @@ from prmbench.core.records import UserError
 from prmbench.core.redaction import API_KEY, has_secrets, host_of, origin, written_origin
 
 
-def address(url: str, option: str = "--base-url", example: str = "http://127.0.0.1:8000/v1") -> str:
+def server_host(url: str, option: str = "--base-url", example: str = "http://127.0.0.1:8000/v1") -> str:
     """Return the host of a server's address.
 
     Raises:

@@ -15,7 +15,7 @@ from prmbench.engines.encoding import (
     conversation,
     encode_chat,
     encode_separated,
-    numbered,
+    number_steps,
     render,
     step_ranges,
 )
@@ -30,7 +30,7 @@ _STAND_IN = "0completion0"
 """Rendered in a completion's place, to find what a template writes after it."""
 
 
-class Exchange(NamedTuple):
+class PromptCompletion(NamedTuple):
     """A prompt with its completion."""
 
     prompt: str
@@ -40,7 +40,7 @@ class Exchange(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionIds:
+class EncodedCompletion:
     """Token ids up to the last token that training uses."""
 
     ids: tuple[int, ...] = ()
@@ -60,17 +60,17 @@ def encode_completion(
     template: str | None = None,
     finished: bool = True,
     max_tokens: int | None = None,
-) -> CompletionIds:
+) -> EncodedCompletion:
     """Encode one prompt and completion; see `encode_completions`."""
-    return encode_completions(tokenizer, [Exchange(prompt, completion, finished)], template, max_tokens)[0]
+    return encode_completions(tokenizer, [PromptCompletion(prompt, completion, finished)], template, max_tokens)[0]
 
 
 def encode_completions(
     tokenizer: PreTrainedTokenizerBase,
-    exchanges: Sequence[Exchange],
+    exchanges: Sequence[PromptCompletion],
     template: str | None = None,
     max_tokens: int | None = None,
-) -> list[CompletionIds]:
+) -> list[EncodedCompletion]:
     """Encode prompts as user turns and completions as assistant turns, rendered and tokenised as for evaluation.
 
     The response consists of the tokens that `step_ranges` assigns to the completion's text and, when it is finished,
@@ -113,9 +113,9 @@ def encode_completions(
     return [_limit_length(row, max_tokens) for row in encoded]
 
 
-def steps_text(steps: Sequence[str]) -> str:
+def render_steps(steps: Sequence[str]) -> str:
     """Return the text that `encode_chat` renders as the assistant's turn for these steps."""
-    return "\n\n".join(numbered(steps))
+    return "\n\n".join(number_steps(steps))
 
 
 def encode_steps(
@@ -125,7 +125,7 @@ def encode_steps(
     template: str | None = None,
     separator: str = SEPARATOR,
     max_tokens: int | None = None,
-) -> CompletionIds:
+) -> EncodedCompletion:
     """Encode steps for training on step labels exactly as the backend of the trained model will encode them.
 
     Args:
@@ -147,9 +147,9 @@ def encode_steps(
         encoded = encode_separated(tokenizer, trace, separator)
         score_positions = encoded.score_positions
     if encoded.unscored:
-        return CompletionIds(unscored=encoded.unscored)
+        return EncodedCompletion(unscored=encoded.unscored)
     stop = score_positions[-1] + 1
-    return _limit_length(CompletionIds(encoded.ids[:stop], encoded.start, stop, score_positions), max_tokens)
+    return _limit_length(EncodedCompletion(encoded.ids[:stop], encoded.start, stop, score_positions), max_tokens)
 
 
 class _Markup(NamedTuple):
@@ -194,19 +194,19 @@ def _locate_completion(text: str, completion: str, after: str | None) -> _Placem
 
 def _encode_placed(
     placement: _Placement, ids: Sequence[int], offsets: Sequence[tuple[int, int]], closing: tuple[int, ...]
-) -> CompletionIds:
+) -> EncodedCompletion:
     if placement.unscored:
-        return CompletionIds(unscored=placement.unscored)
+        return EncodedCompletion(unscored=placement.unscored)
     start, (stop,) = step_ranges(offsets, [placement.begin], len(placement.text))
     if start == stop:
-        return CompletionIds(unscored="the completion has no token of its own")
+        return EncodedCompletion(unscored="the completion has no token of its own")
     if start == 0:
-        return CompletionIds(unscored="no token comes before the completion")
+        return EncodedCompletion(unscored="no token comes before the completion")
     closed = (*ids[:stop], *closing)
-    return CompletionIds(closed, start, len(closed))
+    return EncodedCompletion(closed, start, len(closed))
 
 
-def _limit_length(encoded: CompletionIds, max_tokens: int | None) -> CompletionIds:
+def _limit_length(encoded: EncodedCompletion, max_tokens: int | None) -> EncodedCompletion:
     if max_tokens is not None and len(encoded.ids) > max_tokens:
-        return CompletionIds(unscored=f"longer than {max_tokens} tokens")
+        return EncodedCompletion(unscored=f"longer than {max_tokens} tokens")
     return encoded

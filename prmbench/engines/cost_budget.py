@@ -187,7 +187,7 @@ class Budget:
 def _read_ledger(path: Path) -> dict[int, tuple[int, int]]:
     """Return the tokens of each request by its number; a torn line is skipped, since its request was never sent."""
     requests: dict[int, tuple[int, int]] = {}
-    for line in reading.appended_lines(path):
+    for line in reading.read_appended_lines(path):
         try:
             entry: Any = json.loads(line)
         except (ValueError, RecursionError):

@@ -25,7 +25,7 @@ _GOLDEN_GAMMA, _MIX_1, _MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2
 """The constants of splitmix64 (Steele, Lea and Flood 2014), as signed 64-bit numbers."""
 
 
-class Drawn(NamedTuple):
+class SampledTokens(NamedTuple):
     """The tokens of one sampled completion, with their log-probabilities."""
 
     ids: tuple[int, ...]
@@ -43,7 +43,7 @@ def decode(
     seeds: Sequence[int],
     sampling: Sampling,
     stops: Collection[int],
-) -> list[Drawn]:
+) -> list[SampledTokens]:
     """Sample one completion for each prompt; equal prompts share one prefill.
 
     Args:
@@ -117,11 +117,11 @@ def _prefill(
     return out.logits[:, -1], out.past_key_values, mask, lengths
 
 
-def _collect(ids: list[list[int]], logprobs: Tensor, lengths: list[int]) -> list[Drawn]:
+def _collect(ids: list[list[int]], logprobs: Tensor, lengths: list[int]) -> list[SampledTokens]:
     if not bool(logprobs.isfinite().all()):
         raise UserError("the model's logits are NaN or infinite; check its weights, or use --dtype float32")
     return [
-        Drawn(tuple(row[:n]), tuple(row_logprobs[:n]))
+        SampledTokens(tuple(row[:n]), tuple(row_logprobs[:n]))
         for row, row_logprobs, n in zip(ids, logprobs.tolist(), lengths, strict=True)
     ]
 

@@ -82,7 +82,7 @@ def encode_chat(
 
 
 def _encode_exact(tokenizer: PreTrainedTokenizerBase, trace: Trace, template: str | None) -> Encoded:
-    parts = numbered(trace.steps)
+    parts = number_steps(trace.steps)
     response = "\n\n".join(parts)
     text = render(tokenizer, conversation(trace.prompt, response), template)
     begin, stop = _locate(text, response)
@@ -106,7 +106,7 @@ def _encode_release(tokenizer: PreTrainedTokenizerBase, trace: Trace, template: 
     """
     if template == PLAIN:
         raise UserError("boundary release: the authors' positions need a chat template; drop --template plain")
-    parts = numbered(trace.steps)
+    parts = number_steps(trace.steps)
 
     def text(k: int) -> str:
         return render(tokenizer, conversation(trace.prompt, "\n\n".join(parts[:k])), template)
@@ -257,7 +257,7 @@ def conversation(prompt: str, response: str, system: str | None = None) -> list[
     return [*opening, {"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
 
 
-def numbered(steps: Sequence[str]) -> list[str]:
+def number_steps(steps: Sequence[str]) -> list[str]:
     """Return the steps with headers "Step 1: ", "Step 2: " and so on."""
     return [f"Step {k}: {step}" for k, step in enumerate(steps, 1)]
 

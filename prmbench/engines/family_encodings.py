@@ -13,7 +13,7 @@ from prmbench.core.records import Trace, UserError
 from prmbench.engines.encoding import (
     Encoded,
     bare_ids,
-    numbered,
+    number_steps,
     render,
     step_ranges,
     tokenise,
@@ -43,7 +43,7 @@ def encode_tagged_text(
     reason = unusable_reason(trace)
     if reason:
         return Encoded(trace.id, unscored=reason)
-    lines = [f"{part} {tag}\n" for part in numbered([step.strip() for step in trace.steps])]
+    lines = [f"{part} {tag}\n" for part in number_steps([step.strip() for step in trace.steps])]
     opening = f"{trace.prompt} "
     text = opening + "".join(lines)
     ids, offsets = tokenise(tokenizer, text, special=True)

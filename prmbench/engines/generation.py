@@ -17,11 +17,11 @@ from prmbench.engines.encoding import PLAIN, render
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from prmbench.engines.decoding import Drawn
+    from prmbench.engines.decoding import SampledTokens
 
 CPU_CACHE_BYTES, GPU_CACHE_BYTES = 2**30, 8 * 2**30
 """Default limits of the memory for a batch's keys and values."""
-CPU_MOST_TOKENS, GPU_MOST_TOKENS = 2**16, 2**20
+CPU_MAX_BATCH_TOKENS, GPU_MAX_BATCH_TOKENS = 2**16, 2**20
 """Default limits of the tokens of a batch, however small the model."""
 _STAND_IN = "0completion0"
 _GENERATE = "{% set add_generation_prompt = true %}{% set enable_thinking = false %}\n"
@@ -54,7 +54,7 @@ class Completion:
     """`stop`, `length` (cut), or empty when nothing was generated: see `refused`."""
     ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
-    """Log-probabilities of the sampled tokens, as in decoding.Drawn."""
+    """Log-probabilities of the sampled tokens, as in decoding.SampledTokens."""
     refused: str = ""
     """Why nothing was generated: the prompt fills the context. A prompt is never cut."""
 
@@ -81,7 +81,7 @@ class Sampler(Protocol):
         seeds: Sequence[int],
         sampling: Sampling,
         stops: Collection[int],
-    ) -> list[Drawn]:
+    ) -> list[SampledTokens]:
         """Sample one completion for each prompt, of at most `limits[i]` tokens, in one batch."""
 
 
@@ -108,7 +108,10 @@ def generate(
         stops: Token ids that end a completion besides the engine's own, such as `end_of_turn` for chat.
     """
     ids = token_ids(engine.tokenizer, prompts)
-    room = [sampling.max_new_tokens if r is None else min(r, sampling.max_new_tokens) for r in rooms(engine, ids)]
+    room = [
+        sampling.max_new_tokens if r is None else min(r, sampling.max_new_tokens)
+        for r in remaining_context(engine, ids)
+    ]
     costs = [len(i) + r if r > 0 else 0 for i, r in zip(ids, room, strict=True)]
     batches = token_batches(costs, budget(engine, batch_tokens))
     stop_ids = engine.stops | frozenset(stops)
@@ -123,13 +126,15 @@ def generate(
             sampled = engine.sample(
                 [ids[i] for i in batch], [room[i] for i in batch], [seeds[i] for i in batch], sampling, stop_ids
             )
-            completions |= {i: completion(engine.tokenizer, d, stop_ids) for i, d in zip(batch, sampled, strict=True)}
+            completions |= {
+                i: decode_completion(engine.tokenizer, d, stop_ids) for i, d in zip(batch, sampled, strict=True)
+            }
         while next_index in completions:
             yield completions.pop(next_index)
             next_index += 1
 
 
-def completion(tokenizer: PreTrainedTokenizerBase, sampled: Drawn, stops: Collection[int]) -> Completion:
+def decode_completion(tokenizer: PreTrainedTokenizerBase, sampled: SampledTokens, stops: Collection[int]) -> Completion:
     """Decode a sampled completion. Tokenising its text again may give other ids: see completion_encoding.py."""
     stopped = sampled.ids[-1] in stops
     text = tokenizer.decode(
@@ -138,7 +143,7 @@ def completion(tokenizer: PreTrainedTokenizerBase, sampled: Drawn, stops: Collec
     return Completion(str(text), len(sampled.ids), "stop" if stopped else "length", *sampled)
 
 
-def rooms(engine: Sampler, ids: Sequence[Sequence[int]]) -> list[int | None]:
+def remaining_context(engine: Sampler, ids: Sequence[Sequence[int]]) -> list[int | None]:
     """Return the tokens that each prompt leaves for its completion; None = no limit known, <= 0 = prompt too long."""
     return [None if engine.max_tokens is None else engine.max_tokens - len(prompt) for prompt in ids]
 

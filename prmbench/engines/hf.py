@@ -23,13 +23,19 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prmbench.config import missing_folder
+from prmbench.config import check_model_path
 from prmbench.core import provenance, reading
 from prmbench.core.records import Notice, UserError
 from prmbench.engines import NextTokens, TokenLogprobs, token_logprobs
-from prmbench.engines.decoding import Drawn, decode
+from prmbench.engines.decoding import SampledTokens, decode
 from prmbench.engines.encoding import Encoded
-from prmbench.engines.generation import CPU_CACHE_BYTES, CPU_MOST_TOKENS, GPU_CACHE_BYTES, GPU_MOST_TOKENS, Sampling
+from prmbench.engines.generation import (
+    CPU_CACHE_BYTES,
+    CPU_MAX_BATCH_TOKENS,
+    GPU_CACHE_BYTES,
+    GPU_MAX_BATCH_TOKENS,
+    Sampling,
+)
 from prmbench.engines.loading import errors_in_one_line, refuse_kernels
 
 Head = Literal["lm", "classes", "none"]
@@ -123,7 +129,9 @@ class HFEngine:
         width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
         bytes_per_token = 2 * shape.num_hidden_layers * heads * width * self.model.dtype.itemsize
         cpu = self.model.device.type in ("cpu", "meta")
-        cache_bytes, max_tokens = (CPU_CACHE_BYTES, CPU_MOST_TOKENS) if cpu else (GPU_CACHE_BYTES, GPU_MOST_TOKENS)
+        cache_bytes, max_tokens = (
+            (CPU_CACHE_BYTES, CPU_MAX_BATCH_TOKENS) if cpu else (GPU_CACHE_BYTES, GPU_MAX_BATCH_TOKENS)
+        )
         return min(cache_bytes // bytes_per_token, max_tokens)
 
     def sample(
@@ -133,7 +141,7 @@ class HFEngine:
         seeds: Sequence[int],
         sampling: Sampling,
         stops: Collection[int],
-    ) -> list[Drawn]:
+    ) -> list[SampledTokens]:
         """Sample one completion for each prompt, of at most `limits[i]` tokens, in one batch."""
         return decode(self.model, prompts, limits, seeds, sampling, stops)
 
@@ -314,7 +322,7 @@ def _find_adapter(name: str) -> tuple[str, str | None] | None:
     if importlib.util.find_spec("peft") is None:
         raise UserError(f"model {name}: an adapter of {base}, which needs peft; pip install 'prmbench[train]'")
     try:
-        missing_folder(base)
+        check_model_path(base)
     except UserError as error:
         raise UserError(f"model {name}: an adapter of {base}, and there is no such file or folder") from error
     if provenance.adapter_base(Path(base)) is not None:
@@ -350,7 +358,7 @@ def pretrained_source(name: str) -> tuple[str, dict[str, Any]]:
     """
     path = Path(name)
     if path.suffix != ".gguf":
-        missing_folder(name)
+        check_model_path(name)
         return name, {}
     if not path.is_file():
         raise UserError(f"model {name}: no such file")

@@ -22,7 +22,7 @@ import openai
 
 from prmbench.core.records import RetryError, UserError
 from prmbench.core.redaction import API_KEY
-from prmbench.engines.addresses import address, api_key, check_redirect, is_local
+from prmbench.engines.addresses import api_key, check_redirect, is_local, server_host
 from prmbench.engines.chat import Answer, ChatRequest, Messages, WordComparison
 from prmbench.engines.cost_budget import Budget, Reservation
 from prmbench.engines.event_loop import EventLoop
@@ -90,7 +90,7 @@ class HttpChat:
             tries: Attempts at a request.
             budget: The cost limit; None = a new one without a limit.
         """
-        host = address(url)
+        host = server_host(url)
         self.url, self.model, self._tries = url.rstrip("/"), model, tries
         self.budget = budget or Budget()
         self.parameters = RequestParameters(f"--base-url {self.url}")

@@ -21,8 +21,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from prmbench.core.records import RetryError, UserError
-from prmbench.engines.addresses import address, check_redirect
-from prmbench.engines.decoding import Drawn
+from prmbench.engines.addresses import check_redirect, server_host
+from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.generation import Sampling
 from prmbench.engines.http_errors import clip, error_reason, parse_body
 from prmbench.engines.http_replies import MAX_BODY_BYTES, TOO_LARGE_MESSAGE
@@ -64,7 +64,7 @@ class ServerEngine:
         seeds: Sequence[int],
         sampling: Sampling,
         stops: Collection[int],
-    ) -> list[Drawn]:
+    ) -> list[SampledTokens]:
         """Return one completion for each prompt, of at most `limits[i]` tokens, requested concurrently."""
         bodies = [
             {
@@ -105,11 +105,11 @@ class ServerEngine:
         if self._post("/reset_prefix_cache", {}).get("success") is not True:
             raise RetryError(f"server {self.url}: somebody else samples from it; its prefix cache cannot be reset")
 
-    def _complete(self, body: Mapping[str, Any]) -> Drawn:
+    def _complete(self, body: Mapping[str, Any]) -> SampledTokens:
         answer = self._post("/v1/completions", body)
         try:
             choice = answer["choices"][0]
-            sampled = Drawn(tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"]))
+            sampled = SampledTokens(tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"]))
             if not all(type(i) is int and i >= 0 for i in sampled.ids) or not all(map(_is_number, sampled.logprobs)):
                 raise TypeError("token ids or log-probabilities that are none")
             is_complete = (
@@ -163,7 +163,7 @@ def open_server(url: str, name: str, revision: str | None = None, tells: bool = 
         RetryError: The server does not answer.
         UserError: The server is not a vLLM server.
     """
-    address(url, "--server", "http://node1:8000")
+    server_host(url, "--server", "http://node1:8000")
     tokenizer, stops = load_tokenizer(name, revision)
     base_url = url.rstrip("/")
     try:

@@ -22,7 +22,7 @@ from prmbench.core import processes, provenance
 from prmbench.core.records import UserError
 from prmbench.core.redaction import first_line
 from prmbench.engines import TokenLogprobs
-from prmbench.engines.decoding import Drawn
+from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import CPU_CACHE_BYTES, Sampler, Sampling
 from prmbench.engines.hf import Placement, pretrained_source, resolve_commit
@@ -30,7 +30,7 @@ from prmbench.engines.loading import errors_in_one_line
 
 Push = Literal["nothing", "weights", "adapter"]
 """What will be sent to an engine later, which it must know at its start."""
-DEFAULT_SHARE, ALONE = 0.5, 0.9
+DEFAULT_SHARE, EXCLUSIVE_SHARE = 0.5, 0.9
 """Fraction of a GPU's free memory that an engine in this process takes beside a model in training, and on its own."""
 READ_TOKENS = 2048
 """Tokens of a forward pass that returns log-probabilities: vLLM's memory profile omits their logits, which it holds
@@ -54,7 +54,7 @@ class Reloadable(Sampler, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class VllmOptions:
     """How a vLLM engine is started, in this process or as a server."""
 
     push: Push = "nothing"
@@ -100,7 +100,7 @@ class Options:
         return {name: value for name, value in arguments.items() if value is not None}
 
 
-def serve_command(model: str, dtype: str, options: Options, port: int = 8000, host: str = "127.0.0.1") -> list[str]:
+def serve_command(model: str, dtype: str, options: VllmOptions, port: int = 8000, host: str = "127.0.0.1") -> list[str]:
     """Return the command that starts a server for server.py, to be run where vLLM is installed.
 
     Its endpoints for weights have no authentication: keep `host` on the loopback or a private network. The command
@@ -175,7 +175,7 @@ class VllmEngine:
         seeds: Sequence[int],
         sampling: Sampling,
         stops: Collection[int],
-    ) -> list[Drawn]:
+    ) -> list[SampledTokens]:
         """Return one completion for each prompt, of at most `limits[i]` tokens.
 
         Raises:
@@ -248,12 +248,12 @@ class VllmEngine:
             raise UserError("vLLM: its prefix cache is in use and cannot be reset; send weights between batches only")
 
 
-def _to_drawn(output: Any) -> Drawn:
+def _to_drawn(output: Any) -> SampledTokens:
     ids = tuple(output.token_ids)
     logprobs = tuple(alternatives[token].logprob for alternatives, token in zip(output.logprobs, ids, strict=True))
     if not ids or not all(map(math.isfinite, logprobs)):
         raise UserError("vLLM: an answer without tokens, or with log-probabilities that are NaN; check the weights")
-    return Drawn(ids, logprobs)
+    return SampledTokens(ids, logprobs)
 
 
 def _step_logprobs(encoded: Encoded, prompt_logprobs: Sequence[Any]) -> np.ndarray:
@@ -262,7 +262,7 @@ def _step_logprobs(encoded: Encoded, prompt_logprobs: Sequence[Any]) -> np.ndarr
     return np.array([prompt_logprobs[i][encoded.ids[i]].logprob for i in positions], dtype=np.float32)
 
 
-def open_vllm(name: str, revision: str | None, placement: Placement, options: Options | None = None) -> VllmEngine:
+def open_vllm(name: str, revision: str | None, placement: Placement, options: VllmOptions | None = None) -> VllmEngine:
     """Start an engine in this process, on the device that vLLM was built for.
 
     Args:
@@ -284,7 +284,7 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Op
         raise UserError(
             f"engine vllm: cannot be imported ({error}); pip install 'prmbench[vllm]', or use the engine hf"
         ) from error
-    placement, options = placement.resolve(), options or Options()
+    placement, options = placement.resolve(), options or VllmOptions()
     check_device(placement, options, current_platform.device_type)
     if pretrained_source(name)[1]:
         raise UserError(f"model {name}: vLLM reads hub ids and folders; use the engine hf for a .gguf file")
@@ -306,7 +306,7 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Op
     return engine
 
 
-def check_device(placement: Placement, options: Options, built_for: str) -> None:
+def check_device(placement: Placement, options: VllmOptions, built_for: str) -> None:
     """Raise UserError on a device that vLLM cannot use; `built_for`: cpu, cuda, or empty when it finds no device."""
     kind, _, index = placement.device.partition(":")
     gpus = torch.cuda.device_count()
@@ -328,7 +328,7 @@ def check_device(placement: Placement, options: Options, built_for: str) -> None
         raise UserError(f"--tensor-parallel {options.tensor_parallel}: torch sees {gpus} GPUs; use at most that many")
 
 
-def _with_memory_limits(options: Options, device: str) -> Options:
+def _with_memory_limits(options: VllmOptions, device: str) -> VllmOptions:
     """Return options with default memory limits that leave room for the trainer; on a CPU without compilation."""
     if device == "cpu":
         cache = CPU_CACHE_BYTES / 2**30 if options.cache_gib is None else options.cache_gib

@@ -24,39 +24,39 @@ from prmbench.engines.vllm import Reloadable
 
 STABLE = "STABLE"
 """Name of an empty file that is written last, when all weights of a version are on disk."""
-State = Callable[[], Mapping[str, Tensor] | None]
+GatherWeights = Callable[[], Mapping[str, Tensor] | None]
 """Gathers weights; all processes call it together. Process 0 gets unsharded tensors on the CPU, by the parameter names
 of the transformers model (for an adapter, the names in peft's files); the others get None."""
 
 
-class Link(Protocol):
+class SamplerLink(Protocol):
     """An engine that samples, and the way in which new weights reach it."""
 
     @property
     def sampler(self) -> Sampler:
         """The engine that samples from the weights pushed last."""
 
-    def push(self, version: int, state: State) -> None:
+    def push(self, version: int, state: GatherWeights) -> None:
         """Send the sampler new weights. All processes call it; when it returns, every sampler has them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharedModelLink:
     """The sampler runs the model in training itself."""
 
     sampler: Sampler
 
-    def push(self, version: int, state: State) -> None:
+    def push(self, version: int, state: GatherWeights) -> None:
         """Do nothing: the sampler already has the weights."""
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class ModelCopyLink:
     """Every process holds a full copy of a model that is trained in shards."""
 
     sampler: HFEngine
 
-    def push(self, version: int, state: State) -> None:
+    def push(self, version: int, state: GatherWeights) -> None:
         """Broadcast every tensor from process 0 into the copies.
 
         Args:
@@ -67,7 +67,7 @@ class Copied:
             UserError: A weight of the copy is not among them.
         """
         weights = state()
-        shapes = processes.from_first({n: tuple(t.shape) for n, t in weights.items()} if weights is not None else {})
+        shapes = processes.broadcast({n: tuple(t.shape) for n, t in weights.items()} if weights is not None else {})
         copied = self.sampler.model.state_dict()
         missing = sorted(copied.keys() - shapes.keys() - _tied_weights(self.sampler.model).keys())
         if missing:
@@ -80,16 +80,16 @@ class Copied:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WeightFilesLink:
     """Process 0 writes the weights to files, and every vLLM engine, in process or a server, loads them."""
 
     sampler: Reloadable
     folder: Path
     """Folder that all processes and servers see at the same path; only the newest version stays in it."""
     write: Callable[[Path, Mapping[str, Tensor]], None]
-    """`Weights` or `Adapter`."""
+    """`WeightsWriter` or `AdapterWriter`."""
 
-    def push(self, version: int, state: State) -> None:
+    def push(self, version: int, state: GatherWeights) -> None:
         """Write the weights, have every engine load them, then remove older versions.
 
         Args:
@@ -102,7 +102,7 @@ class Written:
         """
         weights, path = state(), self.folder / f"v{version:06d}"
         _run_in_all_processes(lambda: self._write_version(path, weights) if weights is not None else None)
-        load = self.sampler.adapter if isinstance(self.write, Adapter) else self.sampler.reload
+        load = self.sampler.adapter if isinstance(self.write, AdapterWriter) else self.sampler.reload
         _run_in_all_processes(lambda: load(path))
         if processes.rank() == 0:
             for old in self.folder.glob("v*"):
@@ -110,17 +110,17 @@ class Written:
                     shutil.rmtree(old, ignore_errors=True)
 
     def _write_version(self, path: Path, state: Mapping[str, Tensor]) -> None:
-        with writing.library_writes(path):
+        with writing.translate_write_errors(path):
             shutil.rmtree(path, ignore_errors=True)  # left by an earlier start of this run
             path.mkdir(parents=True)
             self.write(path, state)
             for file in [*path.iterdir(), path]:
-                writing.sync(file)
+                writing.fsync(file)
         writing.write_atomic(path / STABLE, b"")
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class WeightsWriter:
     """Writes all weights as a model folder with untied embeddings: without an output head, vLLM keeps its old one."""
 
     model: Any
@@ -143,7 +143,7 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
+class AdapterWriter:
     """Writes a LoRA adapter in peft's format."""
 
     config: Any
@@ -158,12 +158,12 @@ class Adapter:
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def weights_of(model: nn.Module) -> State:
+def weights_gatherer(model: nn.Module) -> GatherWeights:
     """Return a function that gathers all weights of a transformers model, sharded or not; adapters are not merged."""
     return lambda: _gather_weights(model, trained_only=False)
 
 
-def adapter_of(model: nn.Module) -> State:
+def adapter_gatherer(model: nn.Module) -> GatherWeights:
     """Return a function that gathers the adapter weights of a transformers model under the names in peft's files."""
 
     def get_state() -> Mapping[str, Tensor] | None:
@@ -199,7 +199,7 @@ def _run_in_all_processes(action: Callable[[], None]) -> None:
         action()
     except (UserError, RetryError) as error:
         local_error = error
-    failures = int(processes.sums([float(local_error is not None)])[0])
+    failures = int(processes.all_reduce_sum([float(local_error is not None)])[0])
     if local_error is not None:
         raise local_error
     if failures:

@@ -17,8 +17,8 @@ from torch import nn
 
 from prmbench.core import processes
 from prmbench.core.records import RetryError, UserError
-from prmbench.engines.decoding import Drawn
-from prmbench.engines.weight_sync import Link, State
+from prmbench.engines.decoding import SampledTokens
+from prmbench.engines.weight_sync import GatherWeights, SamplerLink
 
 TOLERANCE = {"float32": 1e-2, "bfloat16": 0.15}
 """Largest root mean square difference by dtype, in nats. SmolLM2-135M in vLLM on a CPU differs from transformers by
@@ -59,24 +59,26 @@ class SelfTest:
     """Nats (rms) by which the noise moves the trainer's own log-probabilities: the mismatch of stale weights."""
 
 
-def mismatch(trainer: NDArray[np.floating[Any]], sampler: NDArray[np.floating[Any]]) -> Mismatch:
+def measure_mismatch(trainer: NDArray[np.floating[Any]], sampler: NDArray[np.floating[Any]]) -> Mismatch:
     """Measure the mismatch of [n] log-probabilities of the same tokens by trainer and sampler.
 
     All processes call it, each with its own tokens. Without any token the mismatch is zero.
     """
     differences = trainer.astype(np.float64) - sampler
     ratio = np.exp(differences)
-    count, squares, total, total_squares = processes.sums(
+    count, squares, total, total_squares = processes.all_reduce_sum(
         [float(len(differences)), float((differences**2).sum()), float(ratio.sum()), float((ratio**2).sum())]
     )
     local_max = float(ratio.max(initial=0.0))
-    largest = max(processes.sums([local_max * (r == processes.rank()) for r in range(processes.world_size())]))
+    largest = max(
+        processes.all_reduce_sum([local_max * (r == processes.rank()) for r in range(processes.world_size())])
+    )
     if not count:
         return Mismatch(0.0, 1.0, 1.0, 1.0, 0)
     return Mismatch((squares / count) ** 0.5, total / count, largest, total**2 / (count * total_squares), int(count))
 
 
-def check(measured: Mismatch, tolerance: float) -> None:
+def check_mismatch(measured: Mismatch, tolerance: float) -> None:
     """Raise RetryError when the mismatch is too large for equal weights; `tolerance` is in nats (rms)."""
     if not measured.rms <= tolerance:  # NaN too
         raise RetryError(
@@ -86,11 +88,11 @@ def check(measured: Mismatch, tolerance: float) -> None:
 
 
 def self_test(
-    link: Link,
-    state: State,
+    link: SamplerLink,
+    state: GatherWeights,
     disturbed: Callable[[], AbstractContextManager[None]],
-    draw: Callable[[], Sequence[Drawn]],
-    logprobs: Callable[[Sequence[Drawn]], NDArray[np.floating[Any]]],
+    draw: Callable[[], Sequence[SampledTokens]],
+    logprobs: Callable[[Sequence[SampledTokens]], NDArray[np.floating[Any]]],
     tolerance: float,
 ) -> SelfTest:
     """Push perturbed weights, then the true ones, and compare log-probabilities of sampled tokens after each push.
@@ -100,7 +102,7 @@ def self_test(
     Args:
         link: The sampler and the way to it.
         state: Gathers the trainer's weights.
-        disturbed: Context manager that perturbs the trainer's weights (see `noise`).
+        disturbed: Context manager that perturbs the trainer's weights (see `perturbed_weights`).
         draw: Samples completions through the link as training will.
         logprobs: Returns the trainer's log-probabilities [n] of all sampled tokens, in order.
         tolerance: Largest mismatch, in nats (rms).
@@ -112,11 +114,11 @@ def self_test(
         link.push(PERTURBED_VERSION, state)
         sampled = draw()
         perturbed_logprobs = logprobs(sampled)
-        after_perturbed = mismatch(perturbed_logprobs, _sampled_logprobs(sampled))
-    moved = mismatch(perturbed_logprobs, logprobs(sampled)).rms
+        after_perturbed = measure_mismatch(perturbed_logprobs, _sampled_logprobs(sampled))
+    moved = measure_mismatch(perturbed_logprobs, logprobs(sampled)).rms
     link.push(TRUE_VERSION, state)
     sampled = draw()
-    after_true = mismatch(logprobs(sampled), _sampled_logprobs(sampled))
+    after_true = measure_mismatch(logprobs(sampled), _sampled_logprobs(sampled))
     if not (after_perturbed.rms <= tolerance and after_true.rms <= tolerance):  # NaN too
         raise UserError(
             "the sampler does not take the weights it is sent: its log-probabilities differ from the trainer's by "
@@ -133,7 +135,7 @@ def self_test(
 
 
 @contextmanager
-def noise(module: nn.Module, seed: int = 0) -> Iterator[None]:
+def perturbed_weights(module: nn.Module, seed: int = 0) -> Iterator[None]:
     """Add noise to every trained parameter inside the context; afterwards each has exactly its former bits.
 
     Args:
@@ -168,5 +170,5 @@ def _local_tensor(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.detach() if to_local is None else to_local()
 
 
-def _sampled_logprobs(sampled: Sequence[Drawn]) -> NDArray[np.float64]:
+def _sampled_logprobs(sampled: Sequence[SampledTokens]) -> NDArray[np.float64]:
     return np.array([logprob for d in sampled for logprob in d.logprobs], dtype=np.float64)

@@ -36,7 +36,7 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> re
     Raises:
         UserError: An option, the data or the model cannot be used.
     """
-    config = options.coerced(config)
+    config = options.validate(config)
     if config.benchmark == "policy":
         return policy_evaluation.evaluate(config, progress)
     find_card(config)  # before the data is loaded, since this is quick
@@ -72,9 +72,9 @@ def evaluate_traces(
     Raises:
         UserError: An option, a trace or the model cannot be used, or the manifest has no such field.
     """
-    config = options.coerced(config)
+    config = options.validate(config)
     subsets = tuple(dict.fromkeys(t.subset for t in traces))
-    loaded = data.Loaded(tuple(traces), subsets, benchmark, None, benchmark, 1, task)
+    loaded = data.LoadedBenchmark(tuple(traces), subsets, benchmark, None, benchmark, 1, task)
     if tasks.find_task(task).has_threshold:
         run_identity.check_calibration(config, subsets)
     overrides = dict(manifest_fields or {})
@@ -83,7 +83,7 @@ def evaluate_traces(
     return _evaluate(config, loaded, _backend_for_task(backend or load_backend(config), task), progress, overrides)
 
 
-def _load_traces(config: EvalConfig) -> data.Loaded:
+def _load_traces(config: EvalConfig) -> data.LoadedBenchmark:
     row = data.find_benchmark(config.benchmark)
     if config.rendering and row.render is None:
         raise UserError(f"--rendering: benchmark {config.benchmark} has none; drop it, or use format_shift")
@@ -101,14 +101,14 @@ def _backend_for_task(backend: Backend, task: str) -> Backend:
     return RenderedBackend(backend) if task == "format_shift" else backend
 
 
-def _make_plan(config: EvalConfig, backend: Backend, loaded: data.Loaded, model: str) -> scoring.Plan:
+def _make_plan(config: EvalConfig, backend: Backend, loaded: data.LoadedBenchmark, model: str) -> scoring.Plan:
     identity = run_identity.scoring_identity(config, backend, run_identity.content_hash(loaded))
     return scoring.make_plan(run_identity.run_id(model, identity, loaded), backend, loaded.traces, config.batch_tokens)
 
 
 def _evaluate(
     config: EvalConfig,
-    loaded: data.Loaded,
+    loaded: data.LoadedBenchmark,
     backend: Backend,
     progress: scoring.Progress | None,
     overrides: Mapping[str, Any],
@@ -160,7 +160,7 @@ class DryRun:
 
 def dry_run(config: EvalConfig | ScoreConfig) -> DryRun | policy_evaluation.DryRun:
     """Return the plan of a run without loading weights. `config.dry_run` must be set. Raises UserError."""
-    config = options.coerced(config)
+    config = options.validate(config)
     if isinstance(config, ScoreConfig):
         backend, solutions, plan = unlabelled.make_plan(config)
         traces = tuple(solutions)

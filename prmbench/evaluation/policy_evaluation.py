@@ -20,7 +20,7 @@ from prmbench.evaluation.completion_traces import prompts_hash, scored_trace
 from prmbench.evaluation.run_files import is_stored, judge_again, judge_and_write
 from prmbench.evaluation.run_identity import check_calibration, run_id, run_manifest
 from prmbench.sampling import completions as sampler
-from prmbench.sampling.rollout import LIBRARIES, DryRun, outline
+from prmbench.sampling.rollout import VERIFIER_PACKAGES, DryRun, summarise_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class _Plan:
     run_id: str
     engine: LM
     prompts: tuple[Prompt, ...]
-    loaded: data.Loaded
+    loaded: data.LoadedBenchmark
     """Subsets and source. It holds no traces: there are none before completions are sampled."""
 
 
@@ -50,7 +50,7 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> re
         return judge_again(path, config) if processes.rank() == 0 else None
     tasks.resolve_protocols(_manifest(config, plan), config.protocol)  # before the sampling, not after it
     folder = config.out / f"{plan.run_id}.journal"
-    sampled = sampler.sample_all(plan.engine, plan.prompts, config, folder, progress, config.force)
+    sampled = sampler.sample_with_journal(plan.engine, plan.prompts, config, folder, progress, config.force)
     if sampled is None:
         return None
     completions = sampled.rollouts
@@ -59,7 +59,7 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> re
         raise UserError(f"{plan.loaded.source}: no prompt leaves room for a completion; the model takes {room}")
     tokens = sum(r.tokens or 0 for r in completions)
     manifest = _manifest(config, plan, tokens=tokens, n=len(completions), **sampled.facts)
-    rollouts.warn_if_never_cut(completions, config.split, f"{plan.run_id}.rollouts.jsonl")
+    rollouts.warn_if_never_split(completions, config.split, f"{plan.run_id}.rollouts.jsonl")
     rollouts.warn_if_unverified(completions, plan.loaded.source)
     rollouts.write(config.out / f"{plan.run_id}.rollouts.jsonl", completions)
     run = judge_and_write(manifest, [scored_trace(r) for r in completions], config.protocol, path)
@@ -71,7 +71,7 @@ def dry_run(config: EvalConfig) -> DryRun:
     """Return the plan of a run without loading weights. Raises UserError."""
     plan = _make_plan(config)
     work = sampler.prepare(plan.engine, plan.prompts, config)
-    return outline(plan.engine, work)
+    return summarise_plan(plan.engine, work)
 
 
 def _make_plan(config: EvalConfig) -> _Plan:
@@ -81,9 +81,9 @@ def _make_plan(config: EvalConfig) -> _Plan:
     sampler.check_verifiers(prompts, config)
     row = data.find_benchmark("policy")
     subsets = tuple(dict.fromkeys(p.subset for p in prompts))
-    loaded = data.Loaded((), subsets, config.data.name, None, row.name, row.version, row.task.name)
+    loaded = data.LoadedBenchmark((), subsets, config.data.name, None, row.name, row.version, row.task.name)
     engine = sampler.open_policy(config)
-    identity = sampler.identity(engine, sampler.prepare(engine, prompts, config), config)
+    identity = sampler.run_identity(engine, sampler.prepare(engine, prompts, config), config)
     return _Plan(run_id(config.model, identity, loaded), engine, prompts, loaded)
 
 
@@ -98,7 +98,7 @@ def _manifest(config: EvalConfig, plan: _Plan, **run_fields: Any) -> RunManifest
         {
             "run_id": plan.run_id,
             "benchmark_hash": prompts_hash((p.id, p.subset, p.text, p.gold) for p in plan.prompts),
-            "packages": provenance.packages(*LIBRARIES),
+            "packages": provenance.package_versions(*VERIFIER_PACKAGES),
             **run_fields,
         },
     )

@@ -20,7 +20,7 @@ def is_stored(path: Path, config: EvalConfig) -> bool:
     Raises:
         UserError: One of the run's files may not be written: it is a link, or a file that this command reads.
     """
-    output_checks.check(result_files.files_of(path), config, force=True)
+    output_checks.check_outputs(result_files.run_paths(path), config, force=True)
     return path.exists() and not config.force
 
 

@@ -23,7 +23,7 @@ LONGEST_SLUG = 128
 """Longest part of a file name that is the model's name; the hash after it keeps runs apart."""
 
 
-def run_id(model: str, identity: Mapping[str, Any], loaded: data.Loaded) -> str:
+def run_id(model: str, identity: Mapping[str, Any], loaded: data.LoadedBenchmark) -> str:
     """Return `<model>-<hash>`, which is also the name of the run's files."""
     hashed = {**identity, "benchmark": loaded.benchmark, "version": loaded.version}
     if loaded.task != "steps":
@@ -71,13 +71,15 @@ def check_calibration(config: EvalConfig, subsets: Sequence[str]) -> None:
         raise UserError(f"--calibrate-on {config.calibrate_on}: the data has subsets {', '.join(subsets)}")
 
 
-def content_hash(loaded: data.Loaded) -> str:
+def content_hash(loaded: data.LoadedBenchmark) -> str:
     """Return the SHA-256 over the traces; of tasks other than step F1 also over groups, answers and step labels."""
     traces_hash = provenance.content_hash(loaded.traces)
     return traces_hash if loaded.task == "steps" else rollout_traces.content_hash(traces_hash, loaded.traces)
 
 
-def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, run_fields: Mapping[str, Any]) -> RunManifest:
+def run_manifest(
+    config: EvalConfig, facts: Facts, loaded: data.LoadedBenchmark, run_fields: Mapping[str, Any]
+) -> RunManifest:
     """Return the manifest of a run.
 
     Args:
@@ -107,7 +109,7 @@ def run_manifest(config: EvalConfig, facts: Facts, loaded: data.Loaded, run_fiel
             "calibrate_on": config.calibrate_on,
             "data_source": loaded.source,
             "data_revision": loaded.revision,
-            "packages": provenance.packages(),
+            "packages": provenance.package_versions(),
             **backend_fields,
             **run_fields,
         }

@@ -19,7 +19,7 @@ import torch
 from prmbench.backends import Backend
 from prmbench.core import batch_jobs, processes, result_files
 from prmbench.core.batch_jobs import Progress
-from prmbench.core.records import SCORING_VERSION, ScoredTrace, StepScores, Trace, Usage, UserError, scored
+from prmbench.core.records import SCORING_VERSION, ScoredTrace, StepScores, Trace, Usage, UserError, join_scores
 from prmbench.core.token_batches import longest_first, token_batches
 from prmbench.engines.cost_budget import Budget
 
@@ -118,7 +118,7 @@ def score_all(
             scores = score_batch(batch)
             if backend_budget is None:
                 budget.spend(sum(s.usage.cost for s in scores if s.usage is not None))
-        entry: dict[str, Any] = {"scores": [scored(t, s).to_json() for t, s in zip(batch, scores, strict=True)]}
+        entry: dict[str, Any] = {"scores": [join_scores(t, s).to_json() for t, s in zip(batch, scores, strict=True)]}
         usages = [s.usage for s in scores if s.usage is not None]
         if usages:
             total = {name: sum(getattr(u, name) for u in usages) for name in USAGE}
@@ -128,7 +128,7 @@ def score_all(
             entry["request_changes"] = changes
         return entry, sum(plan.costs[i] for i in plan.batches[number])
 
-    batch_jobs.work(journal, len(plan.batches), score, progress, backend.facts.workers)
+    batch_jobs.run_batches(journal, len(plan.batches), score, progress, backend.facts.workers)
     return journal
 
 
@@ -221,7 +221,7 @@ def collect(
         UserError: The journal is of other traces or incomplete, or all scores are NaN or infinite: then something is
             wrong with the model.
     """
-    entries = batch_jobs.finished(journal, len(plan.batches))
+    entries = batch_jobs.completed_entries(journal, len(plan.batches))
     try:
         rows = tuple(ScoredTrace.from_json(row) for entry in entries for row in entry["scores"])
     except (KeyError, TypeError, AttributeError) as error:

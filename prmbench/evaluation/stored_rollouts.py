@@ -37,7 +37,7 @@ def evaluate(config: EvalConfig) -> result_files.Run | None:
     completions = _select(rows, config)
     row = data.find_benchmark("policy")
     subsets = tuple(dict.fromkeys(r.subset for r in completions))
-    loaded = data.Loaded((), subsets, source.name, None, row.name, row.version, row.task.name)
+    loaded = data.LoadedBenchmark((), subsets, source.name, None, row.name, row.version, row.task.name)
     check_calibration(config, loaded.subsets)
     model = summary["config"]["model"]
     name = run_id(model, {**summary["identity"], "content": rollouts.content_hash(completions)}, loaded)
@@ -52,7 +52,7 @@ def evaluate(config: EvalConfig) -> result_files.Run | None:
         "model": model,
         "benchmark_hash": prompts_hash((r.group, r.subset, r.prompt, r.gold) for r in completions),
         "config": {**options.to_json(config), **{name: summary["config"][name] for name in sampling_options}},
-        "packages": {**provenance.packages(), **summary["packages"]},
+        "packages": {**provenance.package_versions(), **summary["packages"]},
         "tokens": sum(r.tokens or 0 for r in completions),
         "n": len(completions),
         **{name: summary[name] for name in ("commit", "seconds")},
@@ -87,11 +87,11 @@ def _rollouts_file(config: EvalConfig) -> Path:
 
 def _read_summary(source: Path) -> dict[str, Any]:
     """Return what `prmbench rollout` recorded of a rollouts file. Raises UserError where that is missing."""
-    summary = rollout.summary(source)
+    summary = rollout.read_sidecar(source)
     needed = {"config", "identity", "content", "template", "hardware", "packages", "commit", "commits", "dirty"}
     if not needed <= set(summary):
         raise UserError(
-            f"{source}: no {rollout.beside(source).name} beside it says who wrote these completions; "
+            f"{source}: no {rollout.sidecar_path(source).name} beside it says who wrote these completions; "
             "draw them with `prmbench rollout`, or give --model and prompts"
         )
     return summary
@@ -103,4 +103,6 @@ def _select(completions: Sequence[Rollout], config: EvalConfig) -> list[Rollout]
     for name in config.subset:
         if name not in present:
             raise UserError(f"--subset {name}: the file has {', '.join(present)}")
-    return rollouts.limited([r for r in completions if not config.subset or r.subset in config.subset], config.limit)
+    return rollouts.limit_prompts(
+        [r for r in completions if not config.subset or r.subset in config.subset], config.limit
+    )

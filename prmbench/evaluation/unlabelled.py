@@ -30,14 +30,14 @@ def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path
     Raises:
         UserError: An option, the data or the model cannot be used.
     """
-    config = options.coerced(config)
+    config = options.validate(config)
     if config.model in ("gold", "outcome-oracle"):
         raise UserError(f"--model {config.model}: reads labels, and `score` has none; use it with `eval`")
-    output_checks.check([config.out], config, force=config.force)
+    output_checks.check_outputs([config.out], config, force=config.force)
     writing.check_writable(config.out.parent)
     backend, traces, plan = make_plan(config)
     critiques_path = config.out.with_suffix(".critiques.jsonl")
-    output_checks.check([critiques_path], config, force=config.force or not _may_write_critiques(backend))
+    output_checks.check_outputs([critiques_path], config, force=config.force or not _may_write_critiques(backend))
     journal = scoring.score_all(plan, config.out.parent, backend, traces, progress, config.max_cost, config.force)
     if processes.rank() != 0:
         return None
@@ -56,7 +56,7 @@ def make_plan(config: ScoreConfig) -> tuple[Backend, list[Trace], scoring.Plan]:
     traces = solutions.from_files(config.data, config.split)[: config.limit]
     if not traces:
         raise UserError(f"{config.data}: holds no solution")
-    files.unique_ids([t.id for t in traces], config.data.name)
+    files.check_unique_ids([t.id for t in traces], config.data.name)
     backend = load_backend(config)
     identity = scoring_identity(config, backend, provenance.content_hash(traces))
     name = f"{slug(config.model)}-{result_files.short_hash(identity)}"

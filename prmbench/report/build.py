@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prmbench.core import output_checks, reading
 from prmbench.core.records import UserError
-from prmbench.core.result_files import files_of
+from prmbench.core.result_files import run_paths
 from prmbench.core.writing import write_atomic
 from prmbench.report import board_tables, latex_tables, stamp
 from prmbench.report.board import Board, boards
@@ -110,8 +110,8 @@ def _report(
     output["report.html"] = page(shown, others, loaded.refused, data, sections).encode()
     changed += _changed(out, output)
     runs = [*loaded.listed, *(run for run, _ in loaded.refused)]
-    sources = [*reads, *(file for run in runs for file in files_of(run.path))]
-    output_checks.check([out / name for name in changed], reads=sources, force=True)
+    sources = [*reads, *(file for run in runs for file in run_paths(run.path))]
+    output_checks.check_outputs([out / name for name in changed], reads=sources, force=True)
     for name in changed:
         write_atomic(out / name, (built | output)[name])
     written = tuple(str(out / name) for name in sorted(changed))

@@ -109,13 +109,13 @@ def _order(run: Run) -> tuple[str, str, str]:
 
 def _result_files(results: Path) -> list[Path]:
     """Loose JSON files with scores beside them, and results that have lost theirs."""
-    return [p for p in reading.paths_under(results, ".json") if has_scores(p) or _is_result(p)]
+    return [p for p in reading.find_paths(results, ".json") if has_scores(p) or _is_result(p)]
 
 
 def _packed(results: Path) -> tuple[list[Path], list[str]]:
     """Results in archives, and a line on each archive that cannot be read and on scores that have no result in it."""
     paths, broken = [], []
-    for archive in archives.under(results):
+    for archive in archives.find_archives(results):
         try:
             names = archives.members(archive)
         except UserError as error:
@@ -145,7 +145,7 @@ def _is_result(path: Path) -> bool:
 
 def _bereft(results: Path) -> Iterator[Path]:
     """Scores whose result is gone."""
-    for path in reading.paths_under(results, SCORES_SUFFIX):
+    for path in reading.find_paths(results, SCORES_SUFFIX):
         result = path.with_name(f"{path.name.removesuffix(SCORES_SUFFIX)}.json")
         if not result.exists() and not result.is_symlink():
             yield path

@@ -62,8 +62,8 @@ def card(config: CardConfig, runs: Sequence[Path]) -> str:
     if not runs:
         raise UserError("card: give the <run-id>.json of at least one run")
     if config.out is not None:
-        output_checks.check(
-            [config.out], config, [file for run in runs for file in result_files.files_of(run)], force=config.force
+        output_checks.check_outputs(
+            [config.out], config, [file for run in runs for file in result_files.run_paths(run)], force=config.force
         )
     read: list[RunResult] = []
     for path in runs:

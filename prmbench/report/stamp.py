@@ -31,7 +31,7 @@ def inputs(results: Path, out: Path, formats: Sequence[str], sections: Sequence[
     package = Path(__file__).parents[1]
     paths = [path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     for suffix in READ:
-        paths += [path for path in reading.paths_under(results, suffix) if path.is_symlink() or not path.is_dir()]
+        paths += [path for path in reading.find_paths(results, suffix) if path.is_symlink() or not path.is_dir()]
     about = (
         str(results),
         str(out),
@@ -113,7 +113,7 @@ def _key() -> bytes:
                 file.write(secrets.token_bytes(32))
         info = path.lstat()
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({reading.reason(error)})") from error
+        raise UserError(f"{path}: cannot be written ({reading.error_reason(error)})") from error
     key = reading.read_bytes(path, max_bytes=32, follow_links=False)
     if info.st_mode & 0o077 or info.st_uid != os.geteuid() or len(key) != 32:  # noqa: PLR2004 - as it was made
         raise UserError(f"{path}: is not a key that only you can read; delete it")

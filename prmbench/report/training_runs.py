@@ -12,7 +12,7 @@ from typing import Any
 
 from prmbench.core import validation
 from prmbench.core.records import RunManifest, UserError
-from prmbench.core.result_files import MOST_UNPACKED_BYTES, Run, metrics_path, read_file, sha256, unpacked_lines
+from prmbench.core.result_files import MAX_UNPACKED_BYTES, Run, metrics_path, read_file, sha256, unpacked_lines
 
 MOST_METRIC_LINES = 1_000_000
 
@@ -60,7 +60,7 @@ def read_metrics(path: Path, manifest: RunManifest) -> tuple[dict[str, Any], ...
     if not wanted:
         return ()
     source = metrics_path(path)
-    raw = read_file(source, MOST_UNPACKED_BYTES, "restore it or train again")
+    raw = read_file(source, MAX_UNPACKED_BYTES, "restore it or train again")
     if sha256(raw) != wanted:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or train again")
     return _steps(raw, source)

@@ -98,12 +98,12 @@ PROCESS: dict[str, Process] = {"gae": _gae, "rloo": _rloo, "masked_step": _maske
 def _moments(values: Tensor, mask: Tensor, unbiased: bool = False) -> tuple[Tensor, Tensor]:
     """Returns (mean, std) over all processes."""
     local = objectives.moment_sums(values, mask)
-    sums = torch.tensor(processes.sums(local.tolist()), dtype=torch.float64, device=values.device)
+    sums = torch.tensor(processes.all_reduce_sum(local.tolist()), dtype=torch.float64, device=values.device)
     return objectives.mean_and_std(sums, unbiased)
 
 
 def _ratio(process: Tensor, outcome: Tensor, mask: Tensor) -> float:
     """Returns the RMS of the process part over the RMS of the outcome part."""
     squares = [float(x.double().square().masked_fill(~mask, 0.0).sum()) for x in (process, outcome)]
-    process_sum, outcome_sum = processes.sums(squares)
+    process_sum, outcome_sum = processes.all_reduce_sum(squares)
     return (process_sum / outcome_sum) ** 0.5 if outcome_sum else 0.0

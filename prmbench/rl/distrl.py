@@ -287,7 +287,7 @@ def _check_weights(run: Run) -> None:
 def _minibatches(rows: Rows, prompts: int) -> list[list[int]]:
     """Splits the rows into minibatches of `prompts` prompts (0 = all), the same prompts for any number of processes."""
     groups = [row.group for row in rows.rows]
-    count = processes.largest(max(groups, default=-1)) + 1
+    count = processes.all_reduce_max(max(groups, default=-1)) + 1
     size = prompts or count
     return [[i for i, g in enumerate(groups) if start <= g < start + size] for start in range(0, count, size)]
 

@@ -51,7 +51,9 @@ def policy_metrics(rows: Rows, candidates: CandidateSet, entropy: Tensor) -> dic
     logprobs, mask = candidates.old_logprobs[:, 1:], candidates.mask[:, 1:]
     mass = objectives.candidate_mass(logprobs, mask)
     local = [float(entropy.double().sum()), float(mask.sum()), float(mass)]
-    tokens, sequences, entropies, count, total = processes.sums([float(len(entropy)), float(len(rows.rows)), *local])
+    tokens, sequences, entropies, count, total = processes.all_reduce_sum(
+        [float(len(entropy)), float(len(rows.rows)), *local]
+    )
     metrics = {"kept": sequences, "entropy": _over(entropies, tokens)}
     if mask.shape[1]:
         metrics |= {"candidates": _over(count, tokens), "candidate_mass": _over(total, tokens)}
@@ -68,7 +70,7 @@ def reward_model_metrics(rows: Rows, td: Tensor) -> dict[str, float | None]:
     sums = objectives.masked_sum(token_td, mask).double()
     per_step = sums / torch.tensor([max(len(r.rollout.steps), 1) for r in rows.rows], device=sums.device)
     x, y = objectives.masked_mean(token_td, mask).double(), rows.outcome.double()
-    n, sx, sy, sxx, syy, sxy, score = processes.sums(
+    n, sx, sy, sxx, syy, sxy, score = processes.all_reduce_sum(
         [float(len(x)), *(float(v.sum()) for v in (x, y, x * x, y * y, x * y, per_step))]
     )
     return {"rm_score": _over(score, n), "td_outcome_correlation": _correlation(n, sx, sy, sxx, syy, sxy)}
@@ -78,7 +80,7 @@ def verdict_metrics(rows: Rows, td: Tensor, loss: str | None) -> dict[str, float
     """Returns the accuracy and calibration gap of a reward model that is not updated."""
     has_tokens = rows.mask.any(-1)
     sums = verdicts(rows.padded(td[:, 0])[has_tokens], rows.mask[has_tokens], rows.outcome[has_tokens], loss)
-    right, decided, gap = processes.sums(sums.tolist())
+    right, decided, gap = processes.all_reduce_sum(sums.tolist())
     return {"rm_accuracy": _over(right, decided), "rm_gap": _over(gap, decided)}
 
 
@@ -118,7 +120,7 @@ def kl_metric(candidates: CandidateSet, other: Tensor) -> float | None:
     `other`: [n] log-probabilities of the sampled tokens under the other policy.
     """
     d = (other - candidates.old_logprobs[:, 0]).double()
-    total, count = processes.sums([float((d.exp() - 1 - d).sum()), float(len(d))])
+    total, count = processes.all_reduce_sum([float((d.exp() - 1 - d).sum()), float(len(d))])
     return _over(total, count)
 
 
@@ -127,7 +129,7 @@ def machine_metrics(tokens: float, seconds: float) -> dict[str, float]:
     return {
         "seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-        "memory_gib": round(max(processes.gathered(processes.peak_memory_gib())), 3),
+        "memory_gib": round(max(processes.all_gather(processes.peak_memory_gib())), 3),
     }
 
 

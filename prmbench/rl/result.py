@@ -224,4 +224,4 @@ def _manifest(job: Job, facts: Mapping[str, Any], told: Mapping[str, Any]) -> Ru
 
 
 def _packages() -> dict[str, str]:
-    return provenance.packages(*LIBRARIES)
+    return provenance.package_versions(*LIBRARIES)

@@ -106,12 +106,12 @@ def store_rollouts(job: Job, done: int, step: StepRollouts) -> None:
 def stored_rollouts(job: Job, done: int) -> StepRollouts | None:
     """Returns the stored rollouts of the step after `done` steps; None unless every process has its share."""
     share = _read(job, done)
-    return share if all(processes.gathered(share is not None)) else None
+    return share if all(processes.all_gather(share is not None)) else None
 
 
 def _read(job: Job, done: int) -> StepRollouts | None:
     try:
-        head, *rows = [json.loads(line) for line in reading.json_lines(reading.read_text(_path(job)))]
+        head, *rows = [json.loads(line) for line in reading.split_json_lines(reading.read_text(_path(job)))]
         if (head["run"], head["done"]) != (result_files.short_hash(job.identity), done):
             return None
         return StepRollouts(tuple(map(_row, rows)), head["tally"], head["cursor"])

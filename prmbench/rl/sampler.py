@@ -19,10 +19,20 @@ from prmbench import objectives
 from prmbench.core import processes, writing
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import weight_sync_check
-from prmbench.engines.decoding import Drawn
+from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import load
-from prmbench.engines.weight_sync import Adapter, Copied, Link, Shared, State, Weights, Written, adapter_of, weights_of
+from prmbench.engines.weight_sync import (
+    AdapterWriter,
+    GatherWeights,
+    ModelCopyLink,
+    SamplerLink,
+    SharedModelLink,
+    WeightFilesLink,
+    WeightsWriter,
+    adapter_gatherer,
+    weights_gatherer,
+)
 from prmbench.engines.weight_sync_check import Mismatch
 from prmbench.rl.models import logprobs
 from prmbench.rl.setup import Job
@@ -52,7 +62,7 @@ class InTraining:
         seeds: Sequence[int],
         sampling: Sampling,
         stops: Collection[int],
-    ) -> list[Drawn]:
+    ) -> list[SampledTokens]:
         """Samples one completion for each prompt, as `HFEngine.sample` does."""
         self.runner.model.eval()
         try:
@@ -66,8 +76,8 @@ class InTraining:
 class Source:
     """The sampler, and the weights that are pushed to it."""
 
-    link: Link
-    state: State
+    link: SamplerLink
+    state: GatherWeights
     foreign: bool
     """Whether the sampler's log-probabilities are not exactly the old policy's: another engine, or rounded weights."""
 
@@ -91,7 +101,7 @@ def open_source(job: Job, policy: Runner) -> Source:
     weight_sync_check.self_test(
         source.link,
         source.state,
-        lambda: weight_sync_check.noise(policy.module, job.config.seed),
+        lambda: weight_sync_check.perturbed_weights(policy.module, job.config.seed),
         lambda: _probe_draw(job, source),
         lambda drawn: _probe_logprobs(job, policy, drawn),
         tolerance,
@@ -101,15 +111,15 @@ def open_source(job: Job, policy: Runner) -> Source:
 
 def _open_hf(job: Job, policy: Runner) -> Source:
     if not job.setup.sharded:
-        return Source(Shared(InTraining(policy)), dict, foreign=False)
+        return Source(SharedModelLink(InTraining(policy)), dict, foreign=False)
     copy = load(job.config.model, "lm", job.setup.placement, job.revision, job.config.trust_remote_code)
     rounded = policy.adapters is not None and job.setup.placement.dtype != "float32"  # W + B A in half precision
-    return Source(Copied(copy), _merged_weights(policy), foreign=rounded)
+    return Source(ModelCopyLink(copy), _merged_weights(policy), foreign=rounded)
 
 
-def _merged_weights(policy: Runner) -> State:
+def _merged_weights(policy: Runner) -> GatherWeights:
     """Returns a function that gathers all weights, adapters merged in."""
-    gather = weights_of(policy.model)
+    gather = weights_gatherer(policy.model)
 
     def state() -> Mapping[str, Tensor] | None:
         weights = gather()
@@ -120,11 +130,11 @@ def _merged_weights(policy: Runner) -> State:
 
 def _open_vllm(job: Job, policy: Runner) -> Source:
     from prmbench.engines.server import open_server
-    from prmbench.engines.vllm import Options, open_vllm
+    from prmbench.engines.vllm import VllmOptions, open_vllm
 
     config, dtype = job.config, getattr(torch, job.setup.placement.dtype)
     rank = config.lora_rank
-    options = Options(push="adapter" if rank else "weights", lora_rank=rank, max_tokens=job.max_tokens)
+    options = VllmOptions(push="adapter" if rank else "weights", lora_rank=rank, max_tokens=job.max_tokens)
     if config.engine == "server":
         url = config.server[processes.rank() % len(config.server)]
         is_leader = processes.rank() < len(config.server)
@@ -134,9 +144,15 @@ def _open_vllm(job: Job, policy: Runner) -> Source:
     folder = config.out / "weights"
     if rank:
         return Source(
-            Written(sampler, folder, Adapter(policy.adapters.peft_config["default"])), adapter_of(policy.model), True
+            WeightFilesLink(sampler, folder, AdapterWriter(policy.adapters.peft_config["default"])),
+            adapter_gatherer(policy.model),
+            True,
         )
-    return Source(Written(sampler, folder, Weights(policy.model, job.tokenizer, dtype)), _merged_weights(policy), True)
+    return Source(
+        WeightFilesLink(sampler, folder, WeightsWriter(policy.model, job.tokenizer, dtype)),
+        _merged_weights(policy),
+        True,
+    )
 
 
 def _as_folder(job: Job, policy: Runner) -> str:
@@ -146,9 +162,9 @@ def _as_folder(job: Job, policy: Runner) -> str:
     folder = job.config.out / "weights" / "start"
     weights = _merged_weights(policy)()
     if weights is not None:
-        with writing.library_writes(folder):
+        with writing.translate_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            Weights(policy.model, job.tokenizer, getattr(torch, job.setup.placement.dtype))(folder, weights)
+            WeightsWriter(policy.model, job.tokenizer, getattr(torch, job.setup.placement.dtype))(folder, weights)
     processes.barrier()
     return str(folder)
 
@@ -162,12 +178,12 @@ def step_mismatch(rows: Rows, old_logprobs: Tensor, source: Source, dtype: str) 
     Raises RetryError where another engine cannot have had the policy's weights. All processes call it.
     """
     logprobs = rows.sampler_logprobs()
-    if not all(processes.gathered(logprobs is not None)):
+    if not all(processes.all_gather(logprobs is not None)):
         return None
     assert logprobs is not None
-    mismatch = weight_sync_check.mismatch(old_logprobs.cpu().numpy(), logprobs.cpu().numpy())
+    mismatch = weight_sync_check.measure_mismatch(old_logprobs.cpu().numpy(), logprobs.cpu().numpy())
     if source.foreign:
-        weight_sync_check.check(mismatch, weight_sync_check.TOLERANCE[dtype])
+        weight_sync_check.check_mismatch(mismatch, weight_sync_check.TOLERANCE[dtype])
     return mismatch
 
 
@@ -177,14 +193,14 @@ def importance_weights(rows: Rows, old_logprobs: Tensor, source: Source) -> Tens
     return None if logprobs is None else objectives.importance_weights(old_logprobs, logprobs, CAP)
 
 
-def _probe_draw(job: Job, source: Source) -> list[Drawn]:
+def _probe_draw(job: Job, source: Source) -> list[SampledTokens]:
     ids = [job.prompt_ids[p.id] for p in job.prompts[:4]]
     sampling = Sampling(max_new_tokens=PROBE_TOKENS)
     limits = [PROBE_TOKENS if job.max_tokens is None else min(PROBE_TOKENS, job.max_tokens - len(i)) for i in ids]
     return source.link.sampler.sample(ids, limits, list(range(len(ids))), sampling, source.link.sampler.stops)
 
 
-def _probe_logprobs(job: Job, policy: Runner, drawn: Sequence[Drawn]) -> NDArray[np.floating[Any]]:
+def _probe_logprobs(job: Job, policy: Runner, drawn: Sequence[SampledTokens]) -> NDArray[np.floating[Any]]:
     prompts = [job.prompt_ids[p.id] for p in job.prompts[:4]]
     placeholder = Rollout("", "", outcome=0)
     pairs = zip(prompts, drawn, strict=True)

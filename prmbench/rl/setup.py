@@ -21,11 +21,11 @@ from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.engines import generation
-from prmbench.engines.addresses import address
+from prmbench.engines.addresses import server_host
 from prmbench.engines.hf import HFEngine
 from prmbench.sampling.completions import check_verifiers
 from prmbench.training import run_setup
-from prmbench.training.model import Setup
+from prmbench.training.model import ModelSetup
 from prmbench.training.run_setup import RunSetup
 
 NOT_IDENTITY = frozenset(
@@ -60,7 +60,7 @@ class Job(RunSetup[ResolvedDistRL]):
     """Parameters of the policy and of the reward model, 0 without one."""
 
     @property
-    def rm_setup(self) -> Setup:
+    def rm_setup(self) -> ModelSetup:
         """How the reward model is made ready."""
         return self.model_setup_for_reading if self.config.rm_update == "frozen" else self.setup
 
@@ -77,7 +77,7 @@ class Job(RunSetup[ResolvedDistRL]):
 
 def resolved(config: DistRLConfig) -> ResolvedDistRL:
     """Checks the options and fills those left out from arm and preset. Raises UserError."""
-    config = distrl_options.resolve(options.coerced(_as_trained(options.coerced(config))))
+    config = distrl_options.resolve(options.validate(_as_trained(options.validate(config))))
     reward_models = [config.rm_model] if config.rm_model not in ("", SELF) else []
     run_setup.check_start(config, "a json, jsonl or parquet file of prompts, or gym:NAME", reward_models)
     if config.group_size == 1:
@@ -85,7 +85,7 @@ def resolved(config: DistRLConfig) -> ResolvedDistRL:
     if (config.engine == "server") != bool(config.server):
         raise UserError("--engine server and --server URL go together; give both, or neither")
     for url in config.server:
-        address(url, "--server", "http://node1:8000")
+        server_host(url, "--server", "http://node1:8000")
     if len(config.server) > processes.world_size():
         raise UserError(
             f"--server: {len(config.server)} servers for {processes.world_size()} processes, and a process asks one; "
@@ -161,7 +161,7 @@ def _check_apart(prompts: Sequence[Prompt], validation: Sequence[Prompt]) -> Non
         raise UserError(f"--validation-data: prompt {name} is in --data, too ({len(overlap)} are); take them out")
 
 
-def _reward_shape(config: ResolvedDistRL, setup: Setup, shape: HFEngine) -> HFEngine | None:
+def _reward_shape(config: ResolvedDistRL, setup: ModelSetup, shape: HFEngine) -> HFEngine | None:
     """The tokenizer and shape of a reward model with a name of its own."""
     if config.reward == "verifier" and config.rm_model and config.rm_model != SELF:
         raise UserError(f"--rm-model {config.rm_model}: --reward verifier uses no reward model; drop one of them")

@@ -17,8 +17,8 @@ from prmbench.core.records import UserError
 from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
-from prmbench.engines.completion_encoding import Exchange, encode_completions
-from prmbench.engines.decoding import Drawn
+from prmbench.engines.completion_encoding import PromptCompletion, encode_completions
+from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.generation import Sampler
 from prmbench.rl.token_rows import Row
 from prmbench.sampling import completions
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 REASONS = ("unverified", "cut", "all_right", "all_wrong")
 """Why a prompt's completions are not trained on; the first reason that holds counts."""
-Group = Sequence[tuple[Rollout, Drawn | None]]
+Group = Sequence[tuple[Rollout, SampledTokens | None]]
 """The completions of a prompt, with their tokens; None where the prompt was refused."""
 TALLY = (
     "prompts",
@@ -74,7 +74,7 @@ def draw(job: Job, sampler: Sampler, verifier: Verifier, cursor: int) -> StepRol
             tally.update(_tally(group, config.truncated))
         usable = {position: group for position, group in groups.items() if not skip_reason(group, config.truncated)}
         local_groups |= usable
-        everywhere = [position for process in processes.gathered(list(usable)) for position in process]
+        everywhere = [position for process in processes.all_gather(list(usable)) for position in process]
         usable_positions = sorted([*usable_positions, *everywhere])
         cursor, rounds = positions.stop, rounds + 1
     places = {position: place for place, position in enumerate(usable_positions[: config.prompts])}
@@ -84,7 +84,7 @@ def draw(job: Job, sampler: Sampler, verifier: Verifier, cursor: int) -> StepRol
         if position in places
         for rollout, drawn in group
     ]
-    totals = dict(zip(TALLY, processes.sums([float(tally[name]) for name in TALLY]), strict=True))
+    totals = dict(zip(TALLY, processes.all_reduce_sum([float(tally[name]) for name in TALLY]), strict=True))
     return StepRollouts(tuple(rows), {**totals, "rounds": rounds, "groups": len(places)}, cursor)
 
 
@@ -92,9 +92,9 @@ def _sample_groups(job: Job, sampler: Sampler, verifier: Verifier, positions: Se
     """Samples and verifies the completions of the prompts at some positions; returns them by position."""
     prompts = prompts_at(job.prompts, positions, job.config.seed)
     work = completions.prepare(sampler, prompts, job.drawing)
-    rollouts_by_index: dict[int, tuple[Rollout, Drawn | None]] = {}
+    rollouts_by_index: dict[int, tuple[Rollout, SampledTokens | None]] = {}
     for batch in work.batches:
-        sampled = completions.draw_tokens(sampler, work, batch, job.drawing, verifier)
+        sampled = completions.sample_batch_with_tokens(sampler, work, batch, job.drawing, verifier)
         rollouts_by_index |= dict(zip(batch, sampled, strict=True))
     n = work.n
     return {position: [rollouts_by_index[k * n + i] for i in range(n)] for k, position in enumerate(positions)}
@@ -147,7 +147,7 @@ def _tally(group: Group, truncated: str | None) -> Counter[str]:
     )
 
 
-def _row(rollout: Rollout, drawn: Drawn | None, place: int, job: Job) -> Row:
+def _row(rollout: Rollout, drawn: SampledTokens | None, place: int, job: Job) -> Row:
     assert drawn is not None  # a refused prompt has no outcome, so its group is not trained on
     prompt = job.prompt_ids[rollout.group.partition("/")[2]]
     return Row(rollout, (*prompt, *drawn.ids), len(prompt), place, drawn.logprobs, _masked(rollout, job))
@@ -161,7 +161,7 @@ def first_rollouts(job: Job) -> StepRollouts:
     """Returns this process's share of the groups of `--first-rollouts` with mixed outcomes, tokenised."""
     path, truncated = job.config.first_rollouts, job.config.truncated
     assert path is not None
-    by_prompt: dict[str, list[tuple[Rollout, Drawn | None]]] = {}
+    by_prompt: dict[str, list[tuple[Rollout, SampledTokens | None]]] = {}
     for rollout in rollouts.read(path):
         by_prompt.setdefault(rollout.group, []).append((rollout, None))
     groups: list[Group] = list(by_prompt.values())
@@ -178,7 +178,7 @@ def first_rollouts(job: Job) -> StepRollouts:
 
 
 def _encoded(group: Sequence[Rollout], place: int, job: Job) -> Iterator[Row]:
-    exchanges = [Exchange(r.prompt, r.completion, r.finish != "length") for r in group]
+    exchanges = [PromptCompletion(r.prompt, r.completion, r.finish != "length") for r in group]
     encodings = encode_completions(job.tokenizer, exchanges, job.template, job.max_tokens)
     for rollout, encoded in zip(group, encodings, strict=True):
         if not encoded.unscored:

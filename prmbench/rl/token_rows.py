@@ -119,7 +119,7 @@ def micro_batches(rows: Rows, units: Sequence[Sequence[int]], budget: int) -> li
     batches = token_batches(widths, budget, longest_first(widths, units), [len(unit) for unit in units])
     offsets = np.concatenate([[0], np.cumsum(rows.sizes)]).astype(np.int64)
     micros = [_collate(rows, [i for unit in batch for i in units[unit]], offsets) for batch in batches]
-    return micros + [_stand_in(rows.device)] * (processes.largest(len(micros)) - len(micros))
+    return micros + [_stand_in(rows.device)] * (processes.all_reduce_max(len(micros)) - len(micros))
 
 
 def _collate(rows: Rows, chosen: Sequence[int], offsets: NDArray[np.int64]) -> Micro:

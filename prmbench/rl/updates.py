@@ -46,13 +46,13 @@ def rm_gradients(
     chosen = [i for i in chosen if not rows.rows[i].masked]
     pairs = config.rm_loss == "dpo_rm"
     micros = micro_batches(rows, _groups(rows, chosen) if pairs else [[i] for i in chosen], budget)
-    count = processes.sums([float(len(_pairs(rows, chosen)) if pairs else len(chosen))])[0] or 1.0
+    count = processes.all_reduce_sum([float(len(_pairs(rows, chosen)) if pairs else len(chosen))])[0] or 1.0
     mu = objectives.group_mean(rows.outcome, rows.group) if rows.rows else rows.outcome
     device = runner.device
     total = torch.zeros((), dtype=torch.float64, device=device)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for number, micro in enumerate(micros):
-        with processes.accumulating(runner.module, last=number == len(micros) - 1):
+        with processes.gradient_accumulation(runner.module, last=number == len(micros) - 1):
             logprobs = runner.run(micro.ids, micro.reads, micro.targets)
             ratio = micro.spread(objectives.log_ratios(logprobs, part_of(reference, micro)))
             terms = _rm_terms(ratio, rows, micro, mu, config) if micro.real else ratio.sum(-1) * 0.0
@@ -62,7 +62,7 @@ def rm_gradients(
         if micro.real:
             rewards = objectives.token_rewards(ratio.detach(), config.rm_beta)
             sums += verdicts(rewards, micro.mask, rows.outcome[micro.rows], config.rm_loss)
-    return dict(zip(RM_SUMS, processes.sums([float(total), *map(float, sums)]), strict=True))
+    return dict(zip(RM_SUMS, processes.all_reduce_sum([float(total), *map(float, sums)]), strict=True))
 
 
 def _groups(rows: Rows, chosen: Sequence[int]) -> list[list[int]]:
@@ -173,7 +173,7 @@ def policy_gradients(
     token_count, candidate_count = _denominators(rows, chosen, targets, config)
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=runner.device)
     for number, micro in enumerate(micros):
-        with processes.accumulating(runner.module, last=number == len(micros) - 1):
+        with processes.gradient_accumulation(runner.module, last=number == len(micros) - 1):
             part = targets.spread(micro)
             token_ids = part_of(targets.candidates.token_ids, micro)
             new = micro.spread(runner.run(micro.ids, micro.reads, token_ids))
@@ -183,7 +183,7 @@ def policy_gradients(
             (loss * processes.world_size()).backward()
         if micro.real:
             sums += _sums(loss, candidate_loss, new.detach(), part, config)
-    return dict(zip(SUMS, processes.sums(list(map(float, sums))), strict=True))
+    return dict(zip(SUMS, processes.all_reduce_sum(list(map(float, sums))), strict=True))
 
 
 def _denominators(
@@ -195,7 +195,7 @@ def _denominators(
     _, old_logprobs, mask = targets.candidates
     counted = (rows.mask & member[:, None])[rows.mask] & mask[:, 0]
     mass = objectives.candidate_mass(old_logprobs[counted][:, 1:], mask[counted][:, 1:])
-    sequences, tokens, total = processes.sums([float(len(chosen)), float(counted.sum()), float(mass.sum())])
+    sequences, tokens, total = processes.all_reduce_sum([float(len(chosen)), float(counted.sum()), float(mass.sum())])
     token_count = sequences if config.reduction == "sequence" else tokens
     candidate_count = sequences if config.candidate_normalize == "length" else total
     return token_count or 1.0, candidate_count or 1.0

@@ -15,7 +15,7 @@ from typing import Any
 
 from prmbench import config as options
 from prmbench.backends import BASELINES
-from prmbench.backends.common import LM, local_weights, open_lm, placement, template_source
+from prmbench.backends.common import LM, local_weights, open_lm, resolve_placement, template_source
 from prmbench.config import EvalConfig, RolloutConfig
 from prmbench.core import batch_jobs, processes, result_files
 from prmbench.core.batch_jobs import Progress
@@ -25,12 +25,11 @@ from prmbench.data import rollouts as rollout_files
 from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import generation
-from prmbench.engines.decoding import Drawn
-from prmbench.engines.generation import CPU_MOST_TOKENS, GPU_MOST_TOKENS, Sampler, Sampling
-from prmbench.engines.vllm import ALONE
-from prmbench.engines.vllm import Options as VllmOptions
+from prmbench.engines.decoding import SampledTokens
+from prmbench.engines.generation import CPU_MAX_BATCH_TOKENS, GPU_MAX_BATCH_TOKENS, Sampler, Sampling
+from prmbench.engines.vllm import EXCLUSIVE_SHARE, VllmOptions
 from prmbench.verification import verifiers
-from prmbench.verification.extraction import golds
+from prmbench.verification.extraction import extract_gold_answers
 from prmbench.verification.gym_tasks import refusal
 
 Options = RolloutConfig | EvalConfig
@@ -66,7 +65,7 @@ class SampledRollouts:
     """The journal, to be removed once the rollouts have been written."""
 
 
-def sample(
+def sample_completions(
     engine: Sampler, prompts: Sequence[Prompt], config: Options, verifier: verifiers.Verifier
 ) -> Iterator[Rollout]:
     """Yield the verified completions of prompts, in order, sampled in this process without a journal.
@@ -78,13 +77,13 @@ def sample(
     waiting: dict[int, Rollout] = {}
     next_index = 0
     for batch in plan.batches:
-        waiting |= dict(zip(batch, draw(engine, plan, batch, config, verifier), strict=True))
+        waiting |= dict(zip(batch, sample_batch(engine, plan, batch, config, verifier), strict=True))
         while next_index in waiting:
             yield waiting.pop(next_index)
             next_index += 1
 
 
-def sample_all(
+def sample_with_journal(
     engine: Sampler,
     prompts: Sequence[Prompt],
     config: Options,
@@ -109,15 +108,15 @@ def sample_all(
         UserError: `folder` has the journal of a run with other options.
     """
     plan = prepare(engine, prompts, config)
-    journal = batch_jobs.open_journal(folder, identity(engine, plan, config), len(plan.batches), anew)
+    journal = batch_jobs.open_journal(folder, run_identity(engine, plan, config), len(plan.batches), anew)
     workers = max(1, min(8, (os.cpu_count() or 1) // processes.world_size()))
     with verifiers.Verifier(workers) as verifier:
 
         def run_batch(number: int) -> tuple[dict[str, Any], int]:
-            rows = draw(engine, plan, plan.batches[number], config, verifier)
+            rows = sample_batch(engine, plan, plan.batches[number], config, verifier)
             return {"rollouts": [rollout_files.to_row(r) for r in rows]}, sum(r.tokens or 0 for r in rows)
 
-        batch_jobs.work(journal, len(plan.batches), run_batch, progress)
+        batch_jobs.run_batches(journal, len(plan.batches), run_batch, progress)
     return _collect(plan, journal) if processes.rank() == 0 else None
 
 
@@ -132,7 +131,7 @@ def open_policy(config: Options) -> LM:
         raise UserError(f"--model {fault} give the hub id, folder or .gguf file of a causal language model")
     if config.trust_remote_code:
         raise UserError("--trust-remote-code: no policy's card asks for code of the model's own; drop it")
-    return open_lm(config.model, config.revision, config, VllmOptions(share=ALONE), config.dry_run)
+    return open_lm(config.model, config.revision, config, VllmOptions(share=EXCLUSIVE_SHARE), config.dry_run)
 
 
 def prepare(engine: Sampler, prompts: Sequence[Prompt], config: Options) -> SamplingPlan:
@@ -141,7 +140,7 @@ def prepare(engine: Sampler, prompts: Sequence[Prompt], config: Options) -> Samp
     Raises:
         UserError: The options sample nothing, or several equal greedy completions.
     """
-    sampling, n = how_drawn(config), config.group_size
+    sampling, n = sampling_parameters(config), config.group_size
     if sampling.temperature == 0 and n > 1:
         raise UserError(f"--group-size is {n}: greedy completions are all alike; use 1, or a --temperature above 0")
     template = template_source(config)
@@ -149,7 +148,7 @@ def prepare(engine: Sampler, prompts: Sequence[Prompt], config: Options) -> Samp
     ids = generation.token_ids(engine.tokenizer, texts)
     limits = [
         sampling.max_new_tokens if room is None else min(room, sampling.max_new_tokens)
-        for room in generation.rooms(engine, ids)
+        for room in generation.remaining_context(engine, ids)
     ]
     token_limits = tuple(max(0, limit) for limit in limits)
     costs = [len(i) + limit if limit else 0 for i, limit in zip(ids, token_limits, strict=True) for _ in range(n)]
@@ -167,10 +166,10 @@ def _budget(engine: Sampler, config: Options) -> int:
     """Return the tokens of a batch; vLLM forms its own batches, so there it sets how often the journal is written."""
     if config.engine != "vllm" or config.batch_tokens is not None:
         return generation.budget(engine, config.batch_tokens)
-    return CPU_MOST_TOKENS if placement(config).device == "cpu" else 4 * GPU_MOST_TOKENS
+    return CPU_MAX_BATCH_TOKENS if resolve_placement(config).device == "cpu" else 4 * GPU_MAX_BATCH_TOKENS
 
 
-def how_drawn(config: Options) -> Sampling:
+def sampling_parameters(config: Options) -> Sampling:
     """Return the sampling parameters of a configuration."""
     return Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
 
@@ -191,7 +190,7 @@ def check_verifiers(prompts: Sequence[Prompt], config: Options) -> None:
     """
     for kind in sorted({verifier_kind(prompt, config) for prompt in prompts}):
         verifiers.check_installed(kind)
-    unreadable = [p.id for p in prompts if verifier_kind(p, config) == "math" and not golds(p.gold)]
+    unreadable = [p.id for p in prompts if verifier_kind(p, config) == "math" and not extract_gold_answers(p.gold)]
     if unreadable:
         warnings.warn(
             f"{len(unreadable)} of {len(prompts)} prompts have a gold answer that cannot be read (first: "
@@ -214,7 +213,7 @@ def request_seed(seed: int, prompt: str, k: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\0{prompt}\0{k}".encode()).digest()[:8]) >> 1
 
 
-def draw(
+def sample_batch(
     engine: Sampler,
     plan: SamplingPlan,
     batch: Sequence[int],
@@ -222,17 +221,17 @@ def draw(
     verifier: verifiers.Verifier,
 ) -> list[Rollout]:
     """Sample one batch of completions, split them into steps and verify them."""
-    return [rollout for rollout, _ in draw_tokens(engine, plan, batch, config, verifier)]
+    return [rollout for rollout, _ in sample_batch_with_tokens(engine, plan, batch, config, verifier)]
 
 
-def draw_tokens(
+def sample_batch_with_tokens(
     engine: Sampler,
     plan: SamplingPlan,
     batch: Sequence[int],
     config: Options,
     verifier: verifiers.Verifier,
-) -> list[tuple[Rollout, Drawn | None]]:
-    """Sample one batch as `draw` does, and return each rollout with its sampled tokens, or None if it was refused."""
+) -> list[tuple[Rollout, SampledTokens | None]]:
+    """Sample one batch as `sample_batch` does; each rollout comes with its sampled tokens, or None if it was refused."""
     prompts = [plan.prompts[i // plan.n] for i in batch]
     if not plan.token_limits[batch[0] // plan.n]:  # refused prompts have cost 0, and so batches of their own
         refused = zip(batch, prompts, strict=True)
@@ -241,10 +240,10 @@ def draw_tokens(
         [plan.prompt_ids[i // plan.n] for i in batch],
         [plan.token_limits[i // plan.n] for i in batch],
         [request_seed(config.seed, p.id, i % plan.n) for i, p in zip(batch, prompts, strict=True)],
-        how_drawn(config),
+        sampling_parameters(config),
         plan.stop_ids,
     )
-    completions = [generation.completion(engine.tokenizer, tokens, plan.stop_ids) for tokens in sampled]
+    completions = [generation.decode_completion(engine.tokenizer, tokens, plan.stop_ids) for tokens in sampled]
     verdicts = verifier.check([_claim(p, c.text, config) for p, c in zip(prompts, completions, strict=True)])
     rows = zip(batch, prompts, completions, verdicts, strict=True)
     rollouts = [_rollout(p, i % plan.n, c, verdict, config.split) for i, p, c, verdict in rows]
@@ -263,7 +262,7 @@ def _rollout(
     return Rollout(
         **_prompt_fields(prompt, k),
         completion=completion.text,
-        steps=rollout_files.cut(completion.text, split),
+        steps=rollout_files.split_completion(completion.text, split),
         outcome=verdict.outcome,
         verdict=verdict.verdict,
         answer=verdict.answer,
@@ -281,9 +280,9 @@ def _prompt_fields(prompt: Prompt, k: int) -> dict[str, Any]:
 # --- the journal ------------------------------------------------------------------------------------------
 
 
-def identity(engine: Sampler, plan: SamplingPlan, config: Options) -> dict[str, Any]:
+def run_identity(engine: Sampler, plan: SamplingPlan, config: Options) -> dict[str, Any]:
     """Return everything that affects a row, and nothing else; only a run with the same identity resumes a journal."""
-    place = placement(config)
+    place = resolve_placement(config)
     inputs = [
         (p.id, ids, p.gold, verifier_kind(p, config)) for p, ids in zip(plan.prompts, plan.prompt_ids, strict=True)
     ]
@@ -295,7 +294,7 @@ def identity(engine: Sampler, plan: SamplingPlan, config: Options) -> dict[str, 
         "dtype": place.dtype,
         "device": place.device.partition(":")[0],
         "engine": config.engine,
-        "sampling": asdict(how_drawn(config)),
+        "sampling": asdict(sampling_parameters(config)),
         "seed": config.seed,
         "split": config.split,
         "prompts": result_files.sha256(repr(inputs).encode()),
@@ -305,7 +304,7 @@ def identity(engine: Sampler, plan: SamplingPlan, config: Options) -> dict[str, 
 
 
 def _collect(plan: SamplingPlan, journal: result_files.Journal) -> SampledRollouts:
-    entries = batch_jobs.finished(journal, len(plan.batches))
+    entries = batch_jobs.completed_entries(journal, len(plan.batches))
     try:
         rows = {
             i: rollout_files.from_row(row)

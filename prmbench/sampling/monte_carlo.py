@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from prmbench.core.records import Trace, UserError
 from prmbench.engines import generation
-from prmbench.engines.encoding import numbered
+from prmbench.engines.encoding import number_steps
 from prmbench.engines.generation import Sampler, Sampling
 from prmbench.sampling.completions import request_seed
 
@@ -70,7 +70,7 @@ def prefix_success(
 
 def _prefixes(trace: Trace) -> list[str]:
     """Return the prefix of the completion up to each of its steps."""
-    steps = numbered(trace.steps)
+    steps = number_steps(trace.steps)
     return ["\n\n".join(steps[: k + 1]) for k in range(len(steps))]
 
 

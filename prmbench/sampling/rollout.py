@@ -26,14 +26,14 @@ from prmbench.sampling.completions import (
     Progress,
     SamplingPlan,
     check_verifiers,
-    identity,
     open_policy,
     prepare,
-    sample_all,
+    run_identity,
+    sample_with_journal,
 )
 from prmbench.verification import verifiers
 
-LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "reasoning_gym")
+VERIFIER_PACKAGES = ("math-verify", "latex2sympy2_extended", "sympy", "reasoning_gym")
 """Packages that affect verdicts, whose versions are recorded since their rules change between releases."""
 
 
@@ -52,7 +52,7 @@ class DryRun:
     weights_gib: float
 
 
-def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | None:
+def run_rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | None:
     """Sample and verify completions, and write `config.out` and `<out>.json` with counts and provenance.
 
     Resumes an interrupted run, and does nothing when the same run is finished. Under torchrun each process takes some
@@ -68,13 +68,13 @@ def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | N
     Raises:
         UserError: An option or an input is invalid, or `config.out` is from another run.
     """
-    config = options.coerced(config)
+    config = options.validate(config)
     _check(config)
     prompts = prompt_files.load(_prompt_source(config), config.subset, config.limit)
     check_verifiers(prompts, config)
     engine = open_policy(config)
-    expected_identity = identity(engine, prepare(engine, prompts, config), config)
-    if config.out.exists() or beside(config.out).exists():
+    expected_identity = run_identity(engine, prepare(engine, prompts, config), config)
+    if config.out.exists() or sidecar_path(config.out).exists():
         _check_same_run(config.out, expected_identity)
     if config.out.exists():
         if processes.rank() != 0:
@@ -82,7 +82,7 @@ def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | N
         message = f"{config.out}: holds this very run, and nothing is drawn; delete it to draw anew"
         warnings.warn(message, Notice, stacklevel=2)
         return config.out
-    sampled = sample_all(engine, prompts, config, config.out.with_name(config.out.name + ".journal"), progress)
+    sampled = sample_with_journal(engine, prompts, config, config.out.with_name(config.out.name + ".journal"), progress)
     if sampled is None:
         return None
     completed = [r for r in sampled.rollouts if r.verdict != REFUSED]
@@ -97,10 +97,10 @@ def rollout(config: RolloutConfig, progress: Progress | None = None) -> Path | N
         **_provenance(engine, config),
         **sampled.facts,
     }
-    rollout_files.warn_if_never_cut(completed, config.split, config.out.name)
+    rollout_files.warn_if_never_split(completed, config.split, config.out.name)
     rollout_files.warn_if_unverified(completed, config.out.name)
     # The sidecar is written first, so that a rollout file on disk always has one.
-    writing.write_atomic(beside(config.out), result_files.canonical_json(sidecar))
+    writing.write_atomic(sidecar_path(config.out), result_files.canonical_json(sidecar))
     rollout_files.write(config.out, completed)
     sampled.journal.remove()
     return config.out
@@ -112,15 +112,15 @@ def dry_run(config: RolloutConfig) -> DryRun:
     Raises:
         UserError: An option or an input is invalid.
     """
-    config = options.coerced(config)
+    config = options.validate(config)
     _check(config)
     prompts = prompt_files.load(_prompt_source(config), config.subset, config.limit)
     check_verifiers(prompts, config)
     engine = open_policy(config)
-    return outline(engine, prepare(engine, prompts, config))
+    return summarise_plan(engine, prepare(engine, prompts, config))
 
 
-def outline(engine: LM, plan: SamplingPlan) -> DryRun:
+def summarise_plan(engine: LM, plan: SamplingPlan) -> DryRun:
     """Return the size of a sampling plan."""
     return DryRun(
         prompts=len(plan.prompts),
@@ -133,14 +133,14 @@ def outline(engine: LM, plan: SamplingPlan) -> DryRun:
     )
 
 
-def beside(out: Path) -> Path:
+def sidecar_path(out: Path) -> Path:
     """Return the path of a rollout file's sidecar, which holds its counts and provenance."""
     return out.with_name(out.name + ".json")
 
 
-def counts(out: Path) -> dict[str, Any]:
+def read_counts(out: Path) -> dict[str, Any]:
     """Return the counts in a rollout file's sidecar, as `summarise` made them; empty where there is no sidecar."""
-    sidecar_counts: dict[str, Any] = summary(out).get("counts", {})
+    sidecar_counts: dict[str, Any] = read_sidecar(out).get("counts", {})
     return sidecar_counts
 
 
@@ -174,7 +174,7 @@ def _provenance(engine: LM, config: RolloutConfig) -> dict[str, Any]:
     return {
         "config": options.to_json(config),
         "template": text_hash(source if isinstance(source, str) else repr(source)),
-        "packages": provenance.packages(*LIBRARIES),
+        "packages": provenance.package_versions(*VERIFIER_PACKAGES),
         "hardware": provenance.hardware(),
     }
 
@@ -193,14 +193,14 @@ def _check(config: RolloutConfig) -> None:
     rollout_files.check_suffix(config.out)
     _prompt_source(config)
     # `force`, because `_check_same_run` looks at existing files.
-    output_checks.check([config.out, beside(config.out)], config, force=True)
+    output_checks.check_outputs([config.out, sidecar_path(config.out)], config, force=True)
     writing.check_writable(config.out.parent)
 
 
 def _check_same_run(out: Path, expected_identity: Mapping[str, Any]) -> None:
     """Raise UserError unless `out`, or at least its sidecar, was written by the same run."""
-    recorded = summary(out).get("identity")
-    path = out if out.exists() else beside(out)
+    recorded = read_sidecar(out).get("identity")
+    path = out if out.exists() else sidecar_path(out)
     if not isinstance(recorded, dict):
         raise UserError(f"--out {path}: exists, and this command did not write it; name another file")
     changed = sorted(name for name in expected_identity if recorded.get(name) != expected_identity[name])
@@ -208,10 +208,10 @@ def _check_same_run(out: Path, expected_identity: Mapping[str, Any]) -> None:
         raise UserError(f"--out {path}: exists, from a run that differs in {', '.join(changed[:4])}; name another file")
 
 
-def summary(out: Path) -> dict[str, Any]:
+def read_sidecar(out: Path) -> dict[str, Any]:
     """Return the sidecar of a rollout file; empty where there is none that can be read."""
     try:
-        sidecar = reading.read_json(beside(out))
+        sidecar = reading.read_json(sidecar_path(out))
     except UserError:
         return {}
     return sidecar if isinstance(sidecar, dict) else {}

@@ -18,9 +18,9 @@ from rich.console import Group
 from rich.table import Table
 
 from prmbench import report, tasks
-from prmbench.config import DemoConfig, coerced
+from prmbench.config import DemoConfig, validate
 from prmbench.core import writing
-from prmbench.core.progress import Tell
+from prmbench.core.progress import JobProgress
 from prmbench.core.records import Notice, UserError
 from prmbench.core.result_files import Run
 from prmbench.studies.miniature import process_pool, rl_study
@@ -28,8 +28,8 @@ from prmbench.studies.miniature.recipes import DEMO_METHODS
 from prmbench.studies.miniature.reward_model_study import run_seed
 from prmbench.studies.miniature.rl_study import DEMO_ARMS, ArmRuns, Scale
 from prmbench.studies.miniature.world import ActivityProgress, World, seed_world
-from prmbench.studies.reporting.reward_model_runs import SHIFTS, BySeed, Study, own
-from prmbench.studies.reporting.reward_model_runs import study as gather
+from prmbench.studies.reporting.reward_model_runs import SHIFTS, BySeed, Study, own_readouts
+from prmbench.studies.reporting.reward_model_runs import gather_study as gather
 from prmbench.studies.reporting.sections import SECTIONS
 
 PROCESS_READOUTS = ("step_sum", "as_is")
@@ -49,7 +49,7 @@ class DemoResult:
     seconds: float
 
 
-def demo(config: DemoConfig, progress: Tell | None = None, scale: Scale = SCALE) -> DemoResult:
+def demo(config: DemoConfig, progress: JobProgress | None = None, scale: Scale = SCALE) -> DemoResult:
     """Builds the worlds, trains and judges every method and arm on each, and writes the report.
 
     Continues where an earlier call was interrupted.
@@ -57,7 +57,7 @@ def demo(config: DemoConfig, progress: Tell | None = None, scale: Scale = SCALE)
     Raises:
         UserError: options of the other demo were given, or a seed failed.
     """
-    config = coerced(config)
+    config = validate(config)
     if config.data is not None or config.limit is not None:
         raise UserError("--data and --limit belong to --world smollm2; add it, or drop them")
     writing.check_writable(config.out)
@@ -121,7 +121,7 @@ def policy_table(runs: Sequence[Run]) -> Table:
 def _method_values(study: Study, method: str, largest: int) -> list[BySeed]:
     """Returns a method's values by seed, column by column."""
     subset_groups: Sequence[Sequence[str]] = (("onpolicy",), ("injected",), SHIFTS)
-    readout = study.chosen("calibration", method, own(method))
+    readout = study.chosen("calibration", method, own_readouts(method))
     ece = study.by_seed("calibration", method, (readout, "sigmoid", "ece"), study.subsets("calibration"))
     f1 = [study.f1(method, PROCESS_READOUTS, subsets) for subsets in subset_groups]
     return [*f1, study.best_of(method, sizes=(largest,)), ece]

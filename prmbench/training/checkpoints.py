@@ -63,14 +63,14 @@ def save(folder: Path, step: int, state: dict[str, Any], facts: Mapping[str, Any
         clean(folder)
     processes.barrier()
     try:
-        with _without_single_process_warning(), writing.library_writes(final):
+        with _without_single_process_warning(), writing.translate_write_errors(final):
             dcp.save(state, checkpoint_id=temporary, no_dist=processes.world_size() == 1)
         processes.barrier()  # all shards are written
         if processes.rank() == 0:
             _seal(temporary, step, facts)
             shutil.rmtree(final, ignore_errors=True)  # an invalid one of an earlier run
             temporary.rename(final)
-            writing.sync(folder)
+            writing.fsync(folder)
             _prune(folder, final)
     except (OSError, UserError) as error:
         _give_up(final, temporary, error)
@@ -85,7 +85,7 @@ def _give_up(final: Path, temporary: Path, error: BaseException) -> NoReturn:
         shutil.rmtree(temporary, ignore_errors=True)
     if isinstance(error, UserError):
         raise error
-    writing.cannot_write(final, error if isinstance(error, OSError) else OSError(str(error)))
+    writing.raise_cannot_write(final, error if isinstance(error, OSError) else OSError(str(error)))
 
 
 def _prune(folder: Path, saved: Path) -> None:
@@ -245,11 +245,11 @@ def _without_single_process_warning() -> Iterator[None]:
 def _seal(folder: Path, step: int, facts: Mapping[str, Any]) -> None:
     files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
     for name in files:
-        writing.sync(folder / name)
+        writing.fsync(folder / name)
     writing.write_atomic(
         folder / MANIFEST, result_files.canonical_json({"step": step, "facts": dict(facts), "files": files})
     )
-    writing.sync(folder)
+    writing.fsync(folder)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from prmbench.core.records import UserError
 from prmbench.data import rollouts, training_data
 from prmbench.data.rollouts import Rollout
-from prmbench.engines.completion_encoding import CompletionIds, Exchange, encode_completions, encode_steps, steps_text
+from prmbench.engines.completion_encoding import (
+    EncodedCompletion,
+    PromptCompletion,
+    encode_completions,
+    encode_steps,
+    render_steps,
+)
 from prmbench.training.losses import LossRow
 
 Ints = NDArray[np.int64]
@@ -73,7 +79,7 @@ class Encoder:
 
 
 def build(
-    rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, pairs: training_data.How | None, seed: int
+    rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, pairs: training_data.PairSelection | None, seed: int
 ) -> Dataset:
     """Encodes rollouts as a loss needs them; with `pairs`, pointwise losses get both halves of a pair as one unit."""
     if loss.view == "steps":
@@ -82,7 +88,9 @@ def build(
 
 
 def _points(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder) -> Dataset:
-    points, left_out = training_data.demonstrations(rows) if loss.scores is None else training_data.points(rows)
+    points, left_out = (
+        training_data.demonstrations(rows) if loss.scores is None else training_data.verified_completions(rows)
+    )
     encoded = _encode(points, encoder)
     usable = [(row, ids) for row, ids in zip(points, encoded, strict=True) if not ids.unscored]
     examples = tuple(_example(row, ids, loss) for row, ids in usable)
@@ -90,9 +98,11 @@ def _points(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder) -> Dataset
     return Dataset(examples, tuple((i,) for i in range(len(examples))), {**left_out, **reasons})
 
 
-def _pairs(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, how: training_data.How, seed: int) -> Dataset:
-    pairs, left_out = training_data.pairs(rows, how, seed)
-    members = training_data.halves(pairs)
+def _pairs(
+    rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, how: training_data.PairSelection, seed: int
+) -> Dataset:
+    pairs, left_out = training_data.preference_pairs(rows, how, seed)
+    members = training_data.completions_of_pairs(pairs)
     encoded = {row.id: ids for row, ids in zip(members, _encode(members, encoder), strict=True)}
     reasons: Counter[str] = Counter()
     units = []
@@ -113,13 +123,13 @@ def _pairs(rows: Sequence[Rollout], loss: LossRow, encoder: Encoder, how: traini
 
 
 def _steps(rows: Sequence[Rollout], encoder: Encoder) -> Dataset:
-    step_rows, left_out = training_data.step_rows(rows)
+    step_rows, left_out = training_data.labelled_steps(rows)
     reasons: Counter[str] = Counter()
     examples = []
     for step_row in step_rows:
         encoded = encode_steps(
             encoder.tokenizer,
-            rollouts.trace(step_row.rollout),
+            rollouts.to_trace(step_row.rollout),
             "chat" if encoder.separator is None else "separated",
             encoder.template,
             encoder.separator or "",
@@ -133,14 +143,16 @@ def _steps(rows: Sequence[Rollout], encoder: Encoder) -> Dataset:
     return Dataset(tuple(examples), tuple((i,) for i in range(len(examples))), {**left_out, **reasons})
 
 
-def _encode(rows: Sequence[Rollout], encoder: Encoder) -> list[CompletionIds]:
+def _encode(rows: Sequence[Rollout], encoder: Encoder) -> list[EncodedCompletion]:
     """Encodes completions; where a row has only steps, as the text that evaluation renders them as."""
-    texts = [row.completion if row.completion.strip() else steps_text(row.steps) for row in rows]
-    exchanges = [Exchange(row.prompt, text, row.finish != "length") for row, text in zip(rows, texts, strict=True)]
+    texts = [row.completion if row.completion.strip() else render_steps(row.steps) for row in rows]
+    exchanges = [
+        PromptCompletion(row.prompt, text, row.finish != "length") for row, text in zip(rows, texts, strict=True)
+    ]
     return encode_completions(encoder.tokenizer, exchanges, encoder.template, encoder.max_tokens)
 
 
-def _example(rollout: Rollout, encoded: CompletionIds, loss: LossRow) -> Example:
+def _example(rollout: Rollout, encoded: EncodedCompletion, loss: LossRow) -> Example:
     offset = 1 if loss.head == "lm" else 0  # a token's log-probability is read at the position before it
     reads = np.arange(encoded.start, encoded.stop, dtype=np.int64) - offset
     outcome = np.nan if rollout.outcome is None else rollout.outcome

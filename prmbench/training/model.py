@@ -101,7 +101,7 @@ class Runner:
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class ModelSetup:
     """How models are loaded and prepared; the same for the trained one and its reference."""
 
     placement: Placement
@@ -132,7 +132,7 @@ def check_whole(name: str) -> None:
         raise UserError(f"--model {name}: is an adapter of {adapted[0]}; training takes whole weights, merge it first")
 
 
-def open_runner(name: str, revision: str | None, kind: Head, setup: Setup) -> Runner:
+def open_runner(name: str, revision: str | None, kind: Head, setup: ModelSetup) -> Runner:
     """Loads a model with the head that a loss trains. Raises UserError."""
     torch.manual_seed(setup.seed)  # new heads and adapters; the same in every process
     device = setup.placement.device
@@ -146,12 +146,12 @@ def open_runner(name: str, revision: str | None, kind: Head, setup: Setup) -> Ru
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()  # without dropout this means: checkpointing may work
     dtype = getattr(torch, setup.placement.dtype)
-    module = processes.spread(Forward(model, kind), setup.strategy, device, dtype)
+    module = processes.wrap_distributed(Forward(model, kind), setup.strategy, device, dtype)
     autocast = None if setup.sharded or dtype == torch.float32 else dtype
     return Runner(engine, adapters, module, device, autocast)
 
 
-def _open(name: str, revision: str | None, kind: Head, memory: Placement, setup: Setup) -> HFEngine:
+def _open(name: str, revision: str | None, kind: Head, memory: Placement, setup: ModelSetup) -> HFEngine:
     engine = load(name, "lm" if kind == "lm" else "none", memory, revision, setup.remote_code)
     _unquantise(engine.model, name)
     if kind == "lm":

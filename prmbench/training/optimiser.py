@@ -59,4 +59,4 @@ def step(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def are_finite(parameters: Sequence[nn.Parameter]) -> bool:
     """Returns whether all parameters are finite, over the shards of all processes. All processes call it."""
     shards = [p.to_local() if isinstance(p, DTensor) else p for p in parameters]
-    return not processes.sums([float(sum(not bool(torch.isfinite(shard).all()) for shard in shards))])[0]
+    return not processes.all_reduce_sum([float(sum(not bool(torch.isfinite(shard).all()) for shard in shards))])[0]

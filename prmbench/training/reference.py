@@ -50,11 +50,11 @@ def logprobs(
     sizes = {example.key: len(example.reads) for example in examples}
     logprobs = _read(out, name, identity, sizes) if processes.rank() == 0 else {}
     # One process decides what is missing: a sibling run may write its file between two processes' reads.
-    missing_keys = processes.from_first({key for key in keys if key not in logprobs})
+    missing_keys = processes.broadcast({key for key in keys if key not in logprobs})
     if missing_keys:
         missing = {key: example for key, example in zip(keys, examples, strict=True) if key in missing_keys}
         computed = _compute(tuple(missing.values()), budget, runner())
-        (bad,) = processes.sums([float(sum(not np.isfinite(row).all() for row in computed.values()))])
+        (bad,) = processes.all_reduce_sum([float(sum(not np.isfinite(row).all() for row in computed.values()))])
         if bad:
             raise NonFiniteError(
                 f"the reference gives log-probabilities that are not finite, for {bad:.0f} of {len(missing)} "

@@ -56,7 +56,7 @@ def claimed(out: Path) -> Iterator[None]:
         yield
         return
     writing.check_writable(out)
-    with writing.locked(out / ".lock", f"--out {out}: another process trains here; wait for it, or choose another"):
+    with writing.file_lock(out / ".lock", f"--out {out}: another process trains here; wait for it, or choose another"):
         yield
 
 
@@ -92,7 +92,7 @@ def newest_checkpoint(
     Raises UserError when it is another run's, or when its facts have not the fields of `record`.
     """
     folder = out / CHECKPOINTS
-    checkpoint = processes.from_first(checkpoints.newest(folder) if processes.rank() == 0 else None)
+    checkpoint = processes.broadcast(checkpoints.newest(folder) if processes.rank() == 0 else None)
     if checkpoint is None:
         return None
     remedy = f"{ANOTHER}, or delete {folder}"
@@ -113,10 +113,10 @@ def logged(out: Path) -> int:
     if not path.exists():
         return 0
     try:
-        writing.sync(path)
+        writing.fsync(path)
         return path.stat().st_size
     except OSError as error:
-        writing.cannot_write(path, error)
+        writing.raise_cannot_write(path, error)
 
 
 def cut_log(out: Path, size: int) -> None:
@@ -128,7 +128,7 @@ def cut_log(out: Path, size: int) -> None:
         with writing.open_to_append(path) as file:
             file.truncate(min(size, file.seek(0, os.SEEK_END)))  # it may have been shortened by hand
     except OSError as error:
-        writing.cannot_write(path, error)
+        writing.raise_cannot_write(path, error)
 
 
 def read_log(out: Path, record_of: Callable[[dict[str, Any]], type[Any]]) -> list[dict[str, Any]]:
@@ -140,7 +140,7 @@ def read_log(out: Path, record_of: Callable[[dict[str, Any]], type[Any]]) -> lis
     if not path.exists():
         return []
     try:
-        entries = [json.loads(line) for line in reading.json_lines(reading.read_text(path))]
+        entries = [json.loads(line) for line in reading.split_json_lines(reading.read_text(path))]
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not the record of a run ({error}); choose another --out") from error
     for number, entry in enumerate(entries, 1):
@@ -162,7 +162,7 @@ def save_model(out: Path, runner: Runner, template: str | None) -> None:
         model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
     if processes.rank() == 0:
-        with writing.library_writes(out), writing.folder_aside(out) as temporary:
+        with writing.translate_write_errors(out), writing.temporary_folder(out) as temporary:
             if runner.adapters is not None:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # a .gguf file has no config.json beside it

@@ -20,7 +20,7 @@ from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.training import batching, checkpoints, run_folder
 from prmbench.training import model as models
 from prmbench.training.checkpoints import Checkpoint
-from prmbench.training.model import Setup
+from prmbench.training.model import ModelSetup
 
 C = TypeVar("C", bound=TrainConfig | ResolvedDistRL)
 F = TypeVar("F", bound=run_folder.Facts)
@@ -56,7 +56,7 @@ class RunSetup(Generic[C]):
 
     config: C
     """The resolved options: those left out have the preset's values."""
-    setup: Setup
+    setup: ModelSetup
     """How the models are made ready."""
     tokenizer: Any
     template: str | None
@@ -73,7 +73,7 @@ class RunSetup(Generic[C]):
     """All that moves the weights: a run is continued only when it is the same."""
 
     @property
-    def model_setup_for_reading(self) -> Setup:
+    def model_setup_for_reading(self) -> ModelSetup:
         """How a model is made ready that is read and not trained."""
         return replace(self.setup, lora_rank=0, gradient_checkpointing=False)
 
@@ -133,9 +133,9 @@ def placement(config: TrainConfig | ResolvedDistRL) -> Placement:
     return resolved
 
 
-def model_setup(config: TrainConfig | ResolvedDistRL) -> Setup:
+def model_setup(config: TrainConfig | ResolvedDistRL) -> ModelSetup:
     """Returns how the models of a run are made ready."""
-    return Setup(
+    return ModelSetup(
         placement(config),
         config.strategy,
         config.lora_rank,
@@ -150,12 +150,12 @@ def micro_batch_tokens(config: TrainConfig | ResolvedDistRL, placement: Placemen
     return config.batch_tokens or (batching.CPU_TOKENS if placement.device == "cpu" else batching.GPU_TOKENS)
 
 
-def load_shape(name: str, revision: str | None, setup: Setup) -> HFEngine:
+def load_shape(name: str, revision: str | None, setup: ModelSetup) -> HFEngine:
     """Loads a tokenizer and a model without its weights."""
     return load(name, "none", setup.placement, revision, setup.remote_code, empty=True)
 
 
-def load_other_shape(flag: str, name: str, setup: Setup, model: str, shape: HFEngine) -> HFEngine:
+def load_other_shape(flag: str, name: str, setup: ModelSetup, model: str, shape: HFEngine) -> HFEngine:
     """Loads tokenizer and shape of a second model. Raises UserError where its tokens are not those of `model`."""
     other = load_shape(name, None, setup)
     if other.tokenizer.get_vocab() != shape.tokenizer.get_vocab():
@@ -169,7 +169,7 @@ def smallest(*limits: int | None) -> int | None:
 
 
 def base_identity(
-    config: TrainConfig | ResolvedDistRL, setup: Setup, template: Any, revision: str | None, more: Iterable[str]
+    config: TrainConfig | ResolvedDistRL, setup: ModelSetup, template: Any, revision: str | None, more: Iterable[str]
 ) -> dict[str, Any]:
     """Returns the part of a run's identity that both trainers have.
 
@@ -215,7 +215,7 @@ def opened(run: RunSetup[Any], may_continue: bool = True) -> Iterator[dict[str, 
                     f"--out {out}: holds a run, and --resume is never; choose another folder, or --resume auto"
                 )
             record = run_folder.begin(out, run.identity, run.facts)
-        yield processes.from_first(record)
+        yield processes.broadcast(record)
 
 
 def save_checkpoint(run: RunSetup[Any], step: int, state: dict[str, Any], facts: Mapping[str, Any]) -> None:

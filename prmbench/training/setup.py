@@ -25,7 +25,7 @@ from prmbench.training import model as models
 from prmbench.training.batching import Order
 from prmbench.training.examples import Dataset, Encoder, build, check_usable
 from prmbench.training.losses import LOSSES, LossRow
-from prmbench.training.model import Runner, Setup
+from prmbench.training.model import ModelSetup, Runner
 from prmbench.training.run_setup import RunSetup
 
 Logprobs = Sequence[NDArray[np.float32]]
@@ -91,7 +91,7 @@ class Job(RunSetup[TrainConfig]):
 
 def resolved(config: TrainConfig) -> TrainConfig:
     """Checks the options and fills those left out from the preset. Raises UserError."""
-    config = presets.resolve(options.coerced(config))
+    config = presets.resolve(options.validate(config))
     run_setup.check_start(config, "a file of rollouts, jsonl or parquet")
     loss = presets.loss_of(config)
     if isinstance(config, TrainRMConfig):
@@ -110,12 +110,12 @@ def prepare(config: TrainConfig) -> Job:
     shape = run_setup.load_shape(config.model, config.revision, setup)
     reference_shape = _reference_shape(config, settings, setup, shape)
     template = common.template_source(config)
-    rows = rollouts.limited(rollouts.read(run_setup.data_path(config)), config.limit)
+    rows = rollouts.limit_prompts(rollouts.read(run_setup.data_path(config)), config.limit)
     reference_limit = reference_shape.max_tokens if reference_shape else None
     max_tokens = run_setup.smallest(config.max_tokens, shape.max_tokens, reference_limit)
     encoder = Encoder(shape.tokenizer, template, max_tokens, row.card.get("separator"))
     encode = partial(build, loss=row, encoder=encoder, pairs=settings.pairs, seed=config.seed)
-    training_rows, held_out_rows = training_data.split(rows, config.validation, config.seed)
+    training_rows, held_out_rows = training_data.split_by_prompt(rows, config.validation, config.seed)
     data, held_out = encode(training_rows), encode(held_out_rows)
     check_usable(data, row)
     if held_out_rows and not held_out.units:
@@ -181,10 +181,10 @@ def _references(job: Job, open_trained: Callable[[], Runner]) -> References:
 def reference_identity(job: Job) -> str:
     """Returns what identifies the reference's numbers: its weights, precision and sharding; equal in all processes."""
     sharded = f" {job.setup.strategy}" if job.setup.sharded else ""
-    return ref_cache.identity(job.identity["ref_weights"], job.setup.placement) + sharded
+    return ref_cache.reference_identity(job.identity["ref_weights"], job.setup.placement) + sharded
 
 
-def _reference_shape(config: TrainConfig, settings: Settings, setup: Setup, shape: HFEngine) -> HFEngine | None:
+def _reference_shape(config: TrainConfig, settings: Settings, setup: ModelSetup, shape: HFEngine) -> HFEngine | None:
     """The tokenizer and shape of a reference with a name of its own."""
     if not LOSSES[settings.loss].reference or not settings.ref_model:
         return None

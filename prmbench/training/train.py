@@ -123,7 +123,7 @@ def _loop(job: Job, runner: Runner, references: References, progress: Progress |
             sums = _backward(job, job.training, runner, references.training, batch)
             norm = optimiser.clip(parameters, config.max_grad_norm)
             # 3. Sums over all processes, so that all decide alike.
-            sums = processes.sums(sums)
+            sums = processes.all_reduce_sum(sums)
             _check_finite(job, update, batch, sums[0], norm)
             # 4. The update.
             rate = optimiser.learning_rate(job.settings, update, order.updates)
@@ -174,7 +174,7 @@ def _backward(
     right, decided = torch.zeros_like(total), 0
     for number, micro_units in enumerate(share):
         micro = collate(part.data, micro_units, row.view == "steps", reference, runner.device)
-        with processes.accumulating(runner.module, last=number == len(share) - 1):
+        with processes.gradient_accumulation(runner.module, last=number == len(share) - 1):
             values = runner.values(micro)
             terms = row.terms(values, micro.counted, micro.labels, settings.beta, settings.margin, settings.reduction)
             loss = terms.sum() / denominator * float(micro.real)
@@ -216,7 +216,7 @@ def _validate(job: Job, runner: Runner, references: References, update: int) -> 
     """Logs loss and accuracy on the held-out prompts."""
     assert job.held_out is not None
     units = list(range(len(job.held_out.data.units)))
-    sums = processes.sums(_backward(job, job.held_out, runner, references.held_out, units, learn=False))
+    sums = processes.all_reduce_sum(_backward(job, job.held_out, runner, references.held_out, units, learn=False))
     processes.reshard(runner.module)
     if _first():
         run_folder.log(job.config.out, {"update": update, **_loss_and_accuracy(sums, "validation_")})
@@ -303,7 +303,7 @@ def _export(job: Job, runner: Runner, record: Mapping[str, Any], updates: int) -
         "accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
         "seconds": last[-1]["seconds"] if last else None,
         "processes": processes.world_size(),
-        "packages": provenance.packages(),
+        "packages": provenance.package_versions(),
     }
     run_folder.finish(config.out, record, result)
     if not config.save_every:

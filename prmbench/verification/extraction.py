@@ -61,7 +61,7 @@ _MINERVA_CLOSING = re.compile(r"(?i)final answer is\s*:?\s*(.*?)\.?\s*I hope it 
 _COPULA = re.compile(r"(?i)\b(?:is|are|was|equals?|be)\b\s*:?|[=:]")
 
 
-def answers(region: str) -> list[str]:
+def extract_answers(region: str) -> list[str]:
     """Return the readings of a completion's final answer in plain LaTeX, the best one first; empty where it has none.
 
     Args:
@@ -103,7 +103,7 @@ def _is_prose(line: str) -> bool:
     )
 
 
-def golds(gold: str) -> list[str]:
+def extract_gold_answers(gold: str) -> list[str]:
     r"""Return the readings of a gold answer, which may be a whole solution; empty where none can be read.
 
     A reading with an open brace, such as `\frac{1}{`, cannot be read.

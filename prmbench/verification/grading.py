@@ -45,7 +45,7 @@ def grade(region: str, gold: str) -> tuple[str, str]:
         region: The answer region of the completion, from `answer_region`.
         gold: The reference answer, or a solution that ends with it.
     """
-    golds, answers = extraction.golds(gold), extraction.answers(region)
+    golds, answers = extraction.extract_gold_answers(gold), extraction.extract_answers(region)
     if not answers:
         return ("no answer" if golds else "no gold"), ""
     if not golds:  # a sentence: an equal answer is right, any other cannot be judged

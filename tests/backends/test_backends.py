@@ -158,11 +158,11 @@ def test_another_reference_has_another_cache(policy: Path, reference: Path, tmp_
 
 
 def test_the_cache_of_a_reference_does_not_know_which_gpu() -> None:
-    found = {ref_cache.identity("w", Placement(f"cuda:{n}", "bfloat16")) for n in range(4)}
+    found = {ref_cache.reference_identity("w", Placement(f"cuda:{n}", "bfloat16")) for n in range(4)}
     assert len(found) == 1
     for other in (Placement("cuda:0", "float32"), Placement("cpu", "bfloat16")):
-        assert ref_cache.identity("w", other) not in found
-    assert ref_cache.identity("v", Placement("cuda:0", "bfloat16")) not in found
+        assert ref_cache.reference_identity("w", other) not in found
+    assert ref_cache.reference_identity("v", Placement("cuda:0", "bfloat16")) not in found
 
 
 def test_implicit_needs_a_reference(policy: Path) -> None:

@@ -27,7 +27,7 @@ from prmbench.cli import app
 from prmbench.config import ModelConfig
 from prmbench.core.records import StepScores, Trace, Usage, UserError
 from prmbench.engines.chat import Answer, ChatRequest, LocalChat, Messages, WordComparison, render_chat, swap_word
-from prmbench.engines.decoding import Drawn
+from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.encoding import PLAIN
 from prmbench.engines.generation import Completion, Sampling, end_of_turn, generate, render_prompt
 from prmbench.engines.hf import HFEngine, Placement
@@ -224,7 +224,7 @@ def test_a_prompt_that_is_none() -> None:
     ],
 )
 def test_index(text: str, expected: int | None) -> None:
-    assert answer_parser.index(text, 3) == expected
+    assert answer_parser.parse_index(text, 3) == expected
 
 
 @given(
@@ -233,7 +233,7 @@ def test_index(text: str, expected: int | None) -> None:
 )
 def test_what_the_official_parser_reads_is_read_alike(content: str, before: str) -> None:
     official = int(re.findall(r"\\boxed\{([^}]*)\}", rf"{before}\boxed{{{content}}}")[-1].strip())
-    assert answer_parser.index(rf"{before}\boxed{{{content}}}", 1000) == (official if official >= -1 else None)
+    assert answer_parser.parse_index(rf"{before}\boxed{{{content}}}", 1000) == (official if official >= -1 else None)
 
 
 def test_long_and_deep_contents_are_read_in_no_time() -> None:
@@ -242,8 +242,8 @@ def test_long_and_deep_contents_are_read_in_no_time() -> None:
         r"\boxed{" + r"\text{" * 20_000 + "1" + "}" * 20_001,
         r"\boxed{" * 20_000 + "}" * 20_000,
     ):
-        assert answer_parser.index(text, 3) is None
-        assert answer_parser.decisions(text) == []
+        assert answer_parser.parse_index(text, 3) is None
+        assert answer_parser.parse_decisions(text) == []
         assert answer_parser.judgement(text) is None
 
 
@@ -282,7 +282,7 @@ T, F = r"\boxed{correct}", r"\boxed{incorrect}"
     ],
 )
 def test_decisions(text: str, expected: list[bool]) -> None:
-    assert answer_parser.decisions(text) == expected
+    assert answer_parser.parse_decisions(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -544,7 +544,7 @@ def test_an_answer_ends_with_its_turn(engine: HFEngine) -> None:
     class Endless(Fixed):
         stops = frozenset()
 
-        def sample(self, prompts: Sequence[Any], *how: Any) -> list[Drawn]:
+        def sample(self, prompts: Sequence[Any], *how: Any) -> list[SampledTokens]:
             asked.append(how[-1])
             return super().sample(prompts)
 
@@ -576,9 +576,9 @@ class Fixed(HFEngine):
         super().__init__(engine.model, engine.tokenizer)
         self.text = text
 
-    def sample(self, prompts: Sequence[Any], *_: Any) -> list[Drawn]:
+    def sample(self, prompts: Sequence[Any], *_: Any) -> list[SampledTokens]:
         ids = (*self.tokenizer(self.text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
-        return [Drawn(ids, (0.0,) * len(ids)) for _ in prompts]
+        return [SampledTokens(ids, (0.0,) * len(ids)) for _ in prompts]
 
 
 THOUGHTFUL = (
@@ -596,7 +596,7 @@ def test_a_thought_that_the_template_opened_is_a_thought(engine: HFEngine, text:
         [ChatRequest(({"role": "user", "content": "x"},))], Sampling()
     )
     assert answer.text == f"<think>\n{text}"
-    assert answer_parser.index(answer.text, 3) == verdict
+    assert answer_parser.parse_index(answer.text, 3) == verdict
 
 
 @pytest.mark.parametrize("word", ["Yes", "No"])

@@ -37,7 +37,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from prmbench import data
 from prmbench.backends import Backend, cards, common, listing, load_backend, token_cls, value_head
 from prmbench.config import ModelConfig
-from prmbench.core.records import EvalProtocol, StepScores, Trace, UserError, scored
+from prmbench.core.records import EvalProtocol, StepScores, Trace, UserError, join_scores
 from prmbench.engines.encoding import encode_separated, encode_tagged
 from prmbench.engines.family_encodings import encode_pieces, encode_tagged_text, encode_turns, text_token, turn_token
 from prmbench.engines.hf import HFEngine
@@ -183,7 +183,7 @@ def test_real_traces_have_a_score_for_every_step(
     family: str, request: pytest.FixtureRequest, real: tuple[Trace, ...]
 ) -> None:
     for trace, scores in zip(real, opened(request.getfixturevalue(family)).score(real), strict=True):
-        row = scored(trace, scores)
+        row = join_scores(trace, scores)
         assert row.unscored == ""
         assert len(row.values) == len(row.tokens) == len(trace.steps)
 
@@ -516,7 +516,7 @@ def test_a_tie_is_right_and_less_is_wrong() -> None:
     assert common.sigmoid(np.array([0.0]))[0] == 0.5
     trace, protocol = replace(SUM, first_error=-1), EvalProtocol("as_is", "native", 0.5)
     for value, right in ((0.5, True), (np.nextafter(0.5, 0), False)):
-        row = scored(trace, StepScores(trace.id, (0.9, value), (1, 1)))
+        row = join_scores(trace, StepScores(trace.id, (0.9, value), (1, 1)))
         assert sample([row], protocol).matches(np.array([0.5])).item() is right
 
 
@@ -571,7 +571,7 @@ def test_cards_that_tag_lm_cannot_use(rlhflow: Path, tmp_path: Path, fields: dic
 
 
 def test_every_family_of_the_cards_is_tested_here_and_listed() -> None:
-    rows = listing.rows()
+    rows = listing.describe_models()
     assert [row.model for row in rows] == list(cards.MODELS)
     tested = {"Math-Shepherd", "RLHFlow", "Skywork-o1-PRM", "PURE", "TRL", "Qwen2.5-Math-PRM", "EurusPRM"}
     asked = {"ThinkPRM", "GenPRM"}  # tests/backends/test_critic.py

@@ -20,7 +20,7 @@ from prmbench.core import reading
 from prmbench.core.records import UserError
 from prmbench.data import converters, prompts, rollouts
 from prmbench.verification.answer_region import answer_region, boxes
-from prmbench.verification.extraction import answers, golds
+from prmbench.verification.extraction import extract_answers, extract_gold_answers
 from prmbench.verification.latex import plain_latex
 from prmbench.verification.verifiers import Claim, Verifier
 
@@ -116,8 +116,8 @@ def test_any_text_has_an_answer_or_none(text: str) -> None:
     if region is not None:
         assert region in text
         assert all(box.start < box.end <= len(region) for box in boxes(region))
-        answers(region)
-    golds(text)
+        extract_answers(region)
+    extract_gold_answers(text)
     plain_latex(text)
 
 

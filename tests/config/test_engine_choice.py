@@ -14,13 +14,13 @@ from conftest import save_model
 from typer.testing import CliRunner
 
 from prmbench.backends.common import open_lm
-from prmbench.backends.ref_cache import identity
+from prmbench.backends.ref_cache import reference_identity
 from prmbench.cli import app
 from prmbench.config import EvalConfig, RolloutConfig
 from prmbench.core.records import UserError
 from prmbench.data.prompts import Prompt
 from prmbench.engines.hf import Placement
-from prmbench.engines.vllm import READ_TOKENS, Options, check_device
+from prmbench.engines.vllm import READ_TOKENS, VllmOptions, check_device
 from prmbench.sampling.completions import open_policy, prepare
 
 without_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
@@ -132,7 +132,7 @@ def test_devices_that_vllm_does_not_take(
 ) -> None:
     """Under torchrun each process has the GPU of its number; alone vLLM takes the first."""
     monkeypatch.setenv("WORLD_SIZE", world)
-    where, options = Placement(device, "float32"), Options(tensor_parallel=gpus)
+    where, options = Placement(device, "float32"), VllmOptions(tensor_parallel=gpus)
     if said is None:
         check_device(where, options, built_for)
         return
@@ -143,10 +143,10 @@ def test_devices_that_vllm_does_not_take(
 
 def test_options_reach_vllm() -> None:
     """The names are those of `vllm.LLM`."""
-    found = Options(tensor_parallel=4, reads=True).arguments("bfloat16")
+    found = VllmOptions(tensor_parallel=4, reads=True).arguments("bfloat16")
     assert found["tensor_parallel_size"] == 4
     assert found["max_num_batched_tokens"] == READ_TOKENS
-    assert not {"tensor_parallel_size", "max_num_batched_tokens"} & set(Options().arguments("bfloat16"))
+    assert not {"tensor_parallel_size", "max_num_batched_tokens"} & set(VllmOptions().arguments("bfloat16"))
 
 
 def test_a_dry_run_plans_for_vllm_and_starts_none(policy: Path) -> None:
@@ -163,8 +163,8 @@ def test_a_dry_run_plans_for_vllm_and_starts_none(policy: Path) -> None:
 
 def test_the_reference_cache_keeps_engines_apart() -> None:
     where = Placement("cpu", "float32")
-    assert identity("w", where) == identity("w", where, "hf") == "w cpu float32"
-    assert identity("w", where, "vllm") != identity("w", where)
+    assert reference_identity("w", where) == reference_identity("w", where, "hf") == "w cpu float32"
+    assert reference_identity("w", where, "vllm") != reference_identity("w", where)
 
 
 def test_code_of_a_models_own_stays_with_transformers(policy: Path) -> None:

@@ -57,10 +57,10 @@ class Toy:
 )
 def test_bounds(name: str, allowed: list[Any], refused: list[float], words: str) -> None:
     for value in allowed:
-        assert getattr(options.coerced(Toy(**{name: value})), name) == value
+        assert getattr(options.validate(Toy(**{name: value})), name) == value
     for value in refused:
         with pytest.raises(UserError) as caught:
-            options.coerced(Toy(**{name: value}))
+            options.validate(Toy(**{name: value}))
         assert str(caught.value).startswith(f"--{name.replace('_', '-')} is {value}; expected {words}")
 
 
@@ -76,7 +76,7 @@ def test_flags_toml_and_python_are_refused_alike(tmp_path: Path) -> None:
     assert call("eval", "--votes", 0).stderr == "error: --votes is 0; expected at least 1\n"
     assert call("eval", "--config", file).stderr == f"error: {file}: votes is 0; expected at least 1\n"
     with pytest.raises(UserError, match=r"^--votes is 0; expected at least 1$"):
-        options.coerced(EvalConfig(votes=0))
+        options.validate(EvalConfig(votes=0))
 
 
 def test_a_flag_beside_a_file_is_named_as_a_flag(tmp_path: Path) -> None:
@@ -90,9 +90,9 @@ def test_a_flag_beside_a_file_is_named_as_a_flag(tmp_path: Path) -> None:
     [
         (lambda: load_backend(ModelConfig(model="random", seed=-1)), "--seed is -1"),
         (lambda: converters.convert(ConvertConfig(limit=0), Path("absent")), "--limit is 0"),
-        (lambda: problems.report(ContaminationConfig(ngram=0)), "--ngram is 0"),
+        (lambda: problems.report_contamination(ContaminationConfig(ngram=0)), "--ngram is 0"),
         (lambda: demo.demo(DemoConfig(seeds=0)), "--seeds is 0"),
-        (lambda: rollout.rollout(RolloutConfig(top_p=0.0)), "--top-p is 0"),
+        (lambda: rollout.run_rollout(RolloutConfig(top_p=0.0)), "--top-p is 0"),
     ],
 )
 def test_functions_for_callers_in_python_check_their_options(run: Callable[[], object], message: str) -> None:
@@ -118,9 +118,9 @@ def test_ranges_of_sampling_and_cost(values: dict[str, Any], message: str) -> No
 
 
 def test_a_subclass_narrows_a_range() -> None:
-    assert options.coerced(ScoreConfig(seed=2**32)).seed == 2**32
+    assert options.validate(ScoreConfig(seed=2**32)).seed == 2**32
     with pytest.raises(UserError, match="--seed is 4294967296; expected 0 to 4294967295"):
-        options.coerced(TrainConfig(seed=2**32))
+        options.validate(TrainConfig(seed=2**32))
 
 
 def test_help_shows_a_range_that_nobody_would_guess() -> None:
@@ -131,9 +131,9 @@ def test_help_shows_a_range_that_nobody_would_guess() -> None:
 
 def test_a_misspelled_choice_is_told_the_nearest() -> None:
     with pytest.raises(UserError, match=r"^--kind is 'betta'; the nearest is 'beta', choose from alpha, beta$"):
-        options.coerced(Toy(kind="betta"))  # type: ignore[arg-type]
+        options.validate(Toy(kind="betta"))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^--kind is 'x'; choose from alpha, beta$"):
-        options.coerced(Toy(kind="x"))  # type: ignore[arg-type]
+        options.validate(Toy(kind="x"))  # type: ignore[arg-type]
     line = call("train-distrl", "--arm", "distrl_ipvrn").stderr
     assert line.startswith("error: --arm is 'distrl_ipvrn'; the nearest is 'distrl_ipvrm', choose from grpo,")
     assert "<hf|vllm|server>" in fine("train-distrl", "--help")

@@ -93,7 +93,7 @@ def test_the_command_packs_and_says_what_it_cannot(
     assert packing.main([str(tmp_path / "r")]) == 2
     assert "has no loose runs" in capsys.readouterr().err
     assert packing.main(["--unpack", str(tmp_path / "r")]) == 0
-    assert not archives.under(tmp_path / "r")
+    assert not archives.find_archives(tmp_path / "r")
 
 
 def test_packed_runs_can_be_compared(packed: Path) -> None:

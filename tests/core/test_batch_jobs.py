@@ -32,10 +32,10 @@ def test_every_batch_is_done_once(tmp_path: Path, workers: int) -> None:
         batches_done.append(number)
         return {"scores": [number * number]}, 1
 
-    batch_jobs.work(book, 9, do, workers=workers)
-    batch_jobs.work(book, 11, do, workers=workers)
+    batch_jobs.run_batches(book, 9, do, workers=workers)
+    batch_jobs.run_batches(book, 11, do, workers=workers)
     assert sorted(batches_done) == list(range(11))  # the second sitting asks for what is new only
-    assert [entry["scores"] for entry in batch_jobs.finished(book, 11)] == [[n * n] for n in range(11)]
+    assert [entry["scores"] for entry in batch_jobs.completed_entries(book, 11)] == [[n * n] for n in range(11)]
 
 
 def test_batches_are_under_way_at_once(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_batches_are_under_way_at_once(tmp_path: Path) -> None:
         meeting.wait()
         return {}, 0
 
-    batch_jobs.work(journal(tmp_path), 3, do, workers=3)
+    batch_jobs.run_batches(journal(tmp_path), 3, do, workers=3)
 
 
 def test_a_failure_loses_nothing_and_begins_nothing_more(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_failure_loses_nothing_and_begins_nothing_more(tmp_path: Path) -> None
         return {"scores": [number]}, 1
 
     with pytest.raises(UserError, match="the server said no"):
-        batch_jobs.work(book, 50, do, workers=2)
+        batch_jobs.run_batches(book, 50, do, workers=2)
     assert 0 in book.done()
     assert set(book.done()) == set(batches_done) - {1}
     assert len(batches_done) < 50

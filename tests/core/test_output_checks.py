@@ -226,7 +226,7 @@ def test_the_model_that_a_model_points_to_is_read_too(tmp_path: Path, file: str,
     (tmp_path / "tuned" / file).write_text(json.dumps({field: "../base"}))
     config = ScoreConfig(model=str(tmp_path / "tuned"))
     with pytest.raises(UserError, match="is a file that is read"):
-        output_checks.check([tmp_path / "base" / "config.json"], config, force=True)
+        output_checks.check_outputs([tmp_path / "base" / "config.json"], config, force=True)
 
 
 # --- scores that are there already ----------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_values_that_are_refused(values: dict[str, object], says: str) -> None:
 
 def test_options_of_callers_are_named_as_on_the_command_line() -> None:
     with pytest.raises(UserError, match=r"^--batch-tokens is '5'; expected int"):
-        options.coerced(options.EvalConfig(batch_tokens="5"))  # type: ignore[arg-type]
+        options.validate(options.EvalConfig(batch_tokens="5"))  # type: ignore[arg-type]
 
 
 def test_the_limit_of_digits_is_pythons(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_the_limit_of_digits_is_pythons(tmp_path: Path) -> None:
 def test_what_a_crash_left_of_a_line_stays_a_line(tmp_path: Path, content: bytes, lines: list[str]) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
-    assert reading.appended_lines(path) == lines
+    assert reading.read_appended_lines(path) == lines
 
 
 def test_a_file_may_be_as_large_as_it_may_be_and_no_larger(tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused_before_it_is_held(
     honest: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = copied(honest["prob"], tmp_path)
-    monkeypatch.setattr(result_files, "MOST_UNPACKED_BYTES", 1500)
+    monkeypatch.setattr(result_files, "MAX_UNPACKED_BYTES", 1500)
     assert "(unpacked, it has more than 1,500 bytes)" in left_out_alone(path)
 
 
@@ -347,7 +347,7 @@ def test_too_many_completions_of_one_problem(
     honest: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is said of N of them takes longer than anybody waits."""
-    monkeypatch.setattr(trace_checks, "MOST_COMPLETIONS", 1)
+    monkeypatch.setattr(trace_checks, "MAX_COMPLETIONS", 1)
     path = copied(honest["best_of_n"], tmp_path)
     assert "2 completions of one problem, more than 1" in left_out_alone(path)
 

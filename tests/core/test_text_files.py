@@ -15,7 +15,7 @@ from prmbench import data, evaluation, tasks
 from prmbench.backends import cards, common
 from prmbench.config import EvalConfig, ScoreConfig, read_toml
 from prmbench.core import result_files
-from prmbench.core.reading import json_lines, normalise_line_ends, read_text
+from prmbench.core.reading import normalise_line_ends, read_text, split_json_lines
 from prmbench.core.records import UserError
 from prmbench.data import converters, processbench, prompts, rollouts, solutions
 from prmbench.report import load
@@ -50,7 +50,7 @@ READERS: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "a summary of rollouts": (
         "r.jsonl.json",
         '{"counts":\n {"prompts": 1}}\n',
-        lambda path: rollout.summary(path.with_name("r.jsonl")),
+        lambda path: rollout.read_sidecar(path.with_name("r.jsonl")),
     ),
 }
 WRITINGS = {
@@ -150,4 +150,4 @@ def test_line_ends(text: str, normal: str) -> None:
 
 
 def test_json_lines() -> None:
-    assert json_lines('{"a": "\u2028\x85\x0c"}\n\n \n[1]') == ['{"a": "\u2028\x85\x0c"}', "[1]"]
+    assert split_json_lines('{"a": "\u2028\x85\x0c"}\n\n \n[1]') == ['{"a": "\u2028\x85\x0c"}', "[1]"]

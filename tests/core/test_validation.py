@@ -12,7 +12,7 @@ import pytest
 from prmbench import evaluation, tasks
 from prmbench.config import EvalConfig
 from prmbench.core import result_files
-from prmbench.core.records import ScoredTrace, StepScores, Trace, UserError, scored
+from prmbench.core.records import ScoredTrace, StepScores, Trace, UserError, join_scores
 
 
 @pytest.fixture
@@ -153,5 +153,5 @@ def test_malformed_manifests_of_other_tasks(chosen: result_files.Run, facts: dic
 @pytest.mark.parametrize(("tokens", "reason"), [((3, 1), ""), ((3, 0), "a step without a token"), ((), "")])
 def test_what_could_not_be_read_again_is_not_stored(tokens: tuple[int, ...], reason: str) -> None:
     """A mean over no tokens is no number; a model that gives no counts has no means."""
-    made = scored(Trace("t", "p", ("a", "b"), 0), StepScores("t", (1.0, 2.0), tokens))
+    made = join_scores(Trace("t", "p", ("a", "b"), 0), StepScores("t", (1.0, 2.0), tokens))
     assert (made.unscored, made.values) == (reason, () if reason else (1.0, 2.0))

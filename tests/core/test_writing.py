@@ -42,9 +42,9 @@ def test_new_files_have_the_permissions_that_open_gives(tmp_path: Path, umask: i
     writing.write_atomic(tmp_path / "ours", "x")
     with writing.open_to_append(tmp_path / "log") as file:
         file.write(b"x")
-    with writing.locked(tmp_path / "lock", "busy"):
+    with writing.file_lock(tmp_path / "lock", "busy"):
         pass
-    with writing.folder_aside(tmp_path / "model") as aside:
+    with writing.temporary_folder(tmp_path / "model") as aside:
         (aside / "weights").write_text("x")
         writing.move_into(aside, tmp_path / "model")
     ours = [tmp_path / name for name in ("ours", "log", "lock", "model/weights")]
@@ -80,9 +80,9 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
         writing.write_atomic(link, "x")
     with pytest.raises(OSError, match="symbolic links"):
         writing.open_to_append(link)
-    with pytest.raises(UserError, match="is a link"), writing.locked(link, "busy"):
+    with pytest.raises(UserError, match="is a link"), writing.file_lock(link, "busy"):
         pass
-    with writing.folder_aside(tmp_path) as aside:
+    with writing.temporary_folder(tmp_path) as aside:
         (aside / "link").write_text("x")
         (aside / "other").write_text("x")
         with pytest.raises(UserError, match="is a link"):
@@ -94,7 +94,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
 def test_a_lock_empties_no_file(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     path.write_text("precious")
-    with writing.locked(path, "busy"), pytest.raises(UserError, match="busy"), writing.locked(path, "busy"):
+    with writing.file_lock(path, "busy"), pytest.raises(UserError, match="busy"), writing.file_lock(path, "busy"):
         pass
     assert path.read_text() == "precious"
 
@@ -163,12 +163,12 @@ def test_what_the_system_refuses_leaves_nothing(
     ],
 )
 def test_a_full_disk_in_a_library_is_one_line(error: Exception) -> None:
-    with pytest.raises(UserError, match="cannot write out"), writing.library_writes(Path("out")):
+    with pytest.raises(UserError, match="cannot write out"), writing.translate_write_errors(Path("out")):
         raise error
 
 
 def test_other_errors_of_a_library_stay_what_they_are() -> None:
-    with pytest.raises(ValueError, match="a bug"), writing.library_writes(Path("out")):
+    with pytest.raises(ValueError, match="a bug"), writing.translate_write_errors(Path("out")):
         raise ValueError("a bug")
 
 

@@ -21,7 +21,7 @@ from prmbench.data.contamination import (
     overlapping_matches,
     prepare_text,
 )
-from prmbench.data.problems import Counts, Pair, report, without_shared
+from prmbench.data.problems import Counts, Pair, report_contamination, without_shared
 
 
 def spelled(count: int, start: int = 0) -> list[str]:
@@ -242,7 +242,7 @@ def test_a_report(tmp_path: Path) -> None:
         {"id": "t2", "prompt": "Say it once more: " + reworded},
         name="train.jsonl",
     )
-    result = report(ContaminationConfig(training, (str(bench),), out=tmp_path / "r.json"))
+    result = report_contamination(ContaminationConfig(training, (str(bench),), out=tmp_path / "r.json"))
     assert (result.data, result.rows, result.problems) == ("train.jsonl", 3, 2)
     assert result.counts == (
         Counts("bench.jsonl", "s", rows=4, problems=3, repeated=1, exact=1, overlap=1, too_short=1),
@@ -255,7 +255,7 @@ def test_a_report(tmp_path: Path) -> None:
         Pair("bench.jsonl", "t", "d", "t2", "train", "overlap", 1.0),
     )
     assert json.loads((tmp_path / "r.json").read_text())["pairs"][1]["other"] == "t0"
-    table = problems.lines(result)
+    table = problems.report_lines(result)
     assert table[2].split() == ["s", "4", "3", "1", "1", "1", "1", "66.7%"]
     assert max(map(len, table)) <= 80
 
@@ -279,20 +279,22 @@ def test_options_that_make_no_sense(
     monkeypatch.chdir(tmp_path)
     path = rows(tmp_path, {"problem": "P"}, name="a.jsonl")
     with pytest.raises(UserError, match=message):
-        report(ContaminationConfig(**{"data": path, "against": (str(path),), **changed}))  # type: ignore[arg-type]
+        report_contamination(ContaminationConfig(**{"data": path, "against": (str(path),), **changed}))  # type: ignore[arg-type]
 
 
 def test_what_is_known_of_the_shared_data(shared_data: Path) -> None:
     levels = shared_data / "policy_eval" / "math500_with_levels.jsonl"
     bench, preview = shared_data / "processbench", shared_data / "prmbench_preview"
-    result = report(ContaminationConfig(levels, (str(bench), str(preview))))
+    result = report_contamination(ContaminationConfig(levels, (str(bench), str(preview))))
     by = {(c.benchmark, c.subset): c for c in result.counts}
     assert [by["processbench", name].problems for name in ("gsm8k", "math", "olympiadbench")] == [375, 955, 561]
     math = by["processbench", "math"]
     assert (math.exact, math.overlap) == (108, 5)
     assert by["processbench", "gsm8k"].exact == by["processbench", "olympiadbench"].exact == 0
     assert by["prmbench_preview", "circular"].exact == 81  # its problems are PRM800K's
-    same = report(ContaminationConfig(shared_data / "policy_eval" / "math_benchmarks.parquet", (str(levels),)))
+    same = report_contamination(
+        ContaminationConfig(shared_data / "policy_eval" / "math_benchmarks.parquet", (str(levels),))
+    )
     assert (same.counts[0].problems, same.counts[0].exact) == (500, 500)  # instructions taken off
 
 
@@ -305,16 +307,16 @@ def test_training_rows_without_a_problem_are_left_out_and_counted(tmp_path: Path
     bench.write_text("\n".join(good[:2]))
     config = ContaminationConfig(data=train, against=(str(bench),))
     with pytest.warns(Notice, match=r"2 of 6 rows cannot be read and are left out: .*line 4: not valid JSON.*row 4: "):
-        result = problems.report(config)
+        result = problems.report_contamination(config)
     assert (result.rows, result.problems, result.left_out, result.counts[0].exact) == (4, 4, 2, 2)
-    assert "4 rows, 4 distinct problems, 2 rows left out" in "\n".join(problems.lines(result))
+    assert "4 rows, 4 distinct problems, 2 rows left out" in "\n".join(problems.report_lines(result))
     with pytest.raises(UserError, match=r"train\.jsonl line 4: not valid JSON"):
-        problems.report(replace(config, data=bench, against=(str(train),)))
+        problems.report_contamination(replace(config, data=bench, against=(str(train),)))
     train.write_text('{"problem": 3}\n')
     with pytest.raises(
         UserError, match=r"holds no problem; the first row without one is .*row 0: field 'problem' is 3"
     ):
-        problems.report(config)
+        problems.report_contamination(config)
 
 
 def test_shared_paragraphs_are_found_whatever_the_line_ends() -> None:

@@ -76,7 +76,7 @@ def test_after_the_error_nothing_is_labelled(tmp_path: Path) -> None:
     (solution,), _, _ = read(rows(tmp_path, WRONG))
     assert solution.steps == ("We add.", "It is 8.", "So 8.", "Done.")
     assert (solution.step_labels, solution.first_error, solution.outcome) == ((), 1, None)
-    ((row,), _) = training_data.step_rows([solution])
+    ((row,), _) = training_data.labelled_steps([solution])
     assert row.labels[:2] == (1.0, 0.0)
     assert [math.isnan(y) for y in row.labels] == [False, False, True, True]
 
@@ -178,7 +178,7 @@ def test_every_step_has_its_label(tmp_path: Path) -> None:
     assert all(
         len(r.step_labels) == len(r.steps) or (not r.step_labels and r.first_error is not None) for r in solutions
     )
-    trained, left_out = training_data.step_rows(solutions)
+    trained, left_out = training_data.labelled_steps(solutions)
     assert not left_out
     assert all(len(row.labels) == len(row.rollout.steps) for row in trained)
 

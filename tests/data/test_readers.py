@@ -415,7 +415,7 @@ def test_the_real_folder_as_a_whole(shared_data: Path) -> None:
     loaded = data.load("processbench", shared_data / "processbench")
     assert loaded.subsets == ("gsm8k", "math", "olympiadbench")
     assert len(loaded.traces) == 2400
-    files.unique_ids([t.id for t in loaded.traces], "all")
+    files.check_unique_ids([t.id for t in loaded.traces], "all")
 
 
 def test_a_limit_is_spread_evenly(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from prmbench.backends import Facts
 from prmbench.backends.rendered import RenderedBackend
 from prmbench.core.records import ScoreKind, StepScores, Trace, UserError
 from prmbench.data import renderings
-from prmbench.data.renderings import RENDERINGS, RULE, Rendered, combined
+from prmbench.data.renderings import RENDERINGS, RULE, Rendered, combine_split_scores
 from prmbench.tasks.format_shift import NAMES, base_and_rendering, rendered_id, rendered_name
 
 TRACE = Trace(
@@ -221,30 +221,30 @@ def test_no_format_writes_what_a_family_reads_as_its_own() -> None:
 
 def test_traces_as_they_are_judged() -> None:
     late = replace(TRACE, id="late", first_error=4)
-    result = renderings.rendered([TRACE, late])
+    result = renderings.render_traces([TRACE, late])
     assert [t.id for t in result[:4]] == ["t", "late", "t@headers", "late@headers"]
     by_id = {t.id: t for t in result}
     assert "late@answerless" not in by_id  # its wrong last step may be right without its answer
     assert len(result) == 2 * len(RENDERINGS) - 1
     assert (by_id["t@split"].steps, by_id["t@split"].first_error) == (TRACE.steps, 3)
     assert by_id["t@merged"].first_error == 1
-    some = renderings.rendered([TRACE], ("prefix", "headers"))
+    some = renderings.render_traces([TRACE], ("prefix", "headers"))
     assert [t.id for t in some] == ["t", "t@headers", "t@prefix"]
-    assert [t.id for t in renderings.rendered([TRACE], ("plain",))] == ["t"]
+    assert [t.id for t in renderings.render_traces([TRACE], ("plain",))] == ["t"]
 
 
 def test_names_that_cannot_be_used() -> None:
     with pytest.raises(UserError, match=r"--rendering bold: choose from plain, headers"):
-        renderings.rendered([TRACE], ("bold",))
+        renderings.render_traces([TRACE], ("bold",))
     with pytest.raises(UserError, match=r"subset 'a\+headers': ends like a rendering's name"):
-        renderings.rendered([replace(TRACE, subset="a+headers")])
+        renderings.render_traces([replace(TRACE, subset="a+headers")])
     with pytest.raises(UserError, match="id 't@headers' occurs twice"):
-        renderings.rendered([TRACE, replace(TRACE, id="t@headers")])
+        renderings.render_traces([TRACE, replace(TRACE, id="t@headers")])
 
 
 def test_real_traces(shared_data: Path) -> None:
     plain = data.load("processbench", shared_data / "processbench").traces
-    result = renderings.rendered(plain)
+    result = renderings.render_traces(plain)
     sizes = {name: sum(base_and_rendering(t.subset)[1] == name for t in result) for name in NAMES}
     assert sizes == {**dict.fromkeys(NAMES, 2400), "answerless": 2323}
     expected = {name: [RENDERINGS[name](t) for t in plain] for name in NAMES}
@@ -281,24 +281,24 @@ def test_any_line_end_is_a_place_to_cut(ending: str) -> None:
 
 def test_scores_of_halves_become_those_of_steps() -> None:
     scores = StepScores("x", (1.0, 2.0, -4.0, 8.0, -16.0), (1, 2, 3, 4, 5), also={"more": (5.0, 4.0, 3.0, 2.0, 1.0)})
-    summed = combined(3, PARENTS, scores, "logratio")
+    summed = combine_split_scores(3, PARENTS, scores, "logratio")
     assert (summed.values, summed.tokens, summed.also) == ((3.0, -4.0, -8.0), (3, 3, 9), {"more": (9.0, 3.0, 3.0)})
     for kind in ("value", "prob"):
-        lowest = combined(3, PARENTS, scores, kind)
+        lowest = combine_split_scores(3, PARENTS, scores, kind)
         assert (lowest.values, lowest.tokens, lowest.also) == ((1.0, -4.0, -16.0), (3, 3, 9), {"more": (4.0, 3.0, 1.0)})
     verdicts = StepScores("x", verdicts=(-1, None, 0, 1, 2, 3, 4, 5, -2), said=("a",))
-    merged_scores = combined(3, PARENTS, verdicts, "verdict")
+    merged_scores = combine_split_scores(3, PARENTS, verdicts, "verdict")
     assert (merged_scores.verdicts, merged_scores.said) == ((-1, None, 0, 0, 1, 2, 2, None, None), ("a",))
 
 
 @pytest.mark.parametrize("kind", ["logratio", "prob"])
 def test_scores_that_cannot_be_brought_back_stay_visible(kind: ScoreKind) -> None:
-    assert combined(3, PARENTS, StepScores("x", unscored="why"), kind).unscored == "why"
-    assert combined(3, PARENTS, StepScores("x", (1.0,) * 3), kind).unscored == "3 values for 5 steps"
+    assert combine_split_scores(3, PARENTS, StepScores("x", unscored="why"), kind).unscored == "why"
+    assert combine_split_scores(3, PARENTS, StepScores("x", (1.0,) * 3), kind).unscored == "3 values for 5 steps"
     for series in ((math.nan, 1.0, 1.0, 1.0, 1.0), (1.0, math.nan, 1.0, 1.0, 1.0)):
-        assert math.isnan(combined(3, PARENTS, StepScores("x", series), kind).values[0])
+        assert math.isnan(combine_split_scores(3, PARENTS, StepScores("x", series), kind).values[0])
     whole = StepScores("x", (1.0, 2.0, 3.0))
-    assert combined(3, (0, 1, 2), whole, kind) is whole
+    assert combine_split_scores(3, (0, 1, 2), whole, kind) is whole
 
 
 class _Lengths:
@@ -321,7 +321,7 @@ class _Lengths:
 def test_a_model_reads_halves_and_is_judged_on_steps() -> None:
     model = _Lengths()
     backend = RenderedBackend(model)
-    judged = [t for t in renderings.rendered([TRACE]) if base_and_rendering(t.subset)[1] in ("headers", "split")]
+    judged = [t for t in renderings.render_traces([TRACE]) if base_and_rendering(t.subset)[1] in ("headers", "split")]
     headers, split = backend.score(judged)
     halves = Rendered(replace(TRACE, steps=GOLDEN["split"][0]), GOLDEN["split"][1]).trace.steps
     assert [t.steps for t in model.seen] == [GOLDEN["headers"][0], halves]

@@ -14,7 +14,7 @@ import pytest
 
 from prmbench.core.records import Notice, Trace, UserError, text_hash
 from prmbench.data import rollout_traces
-from prmbench.data.rollouts import Rollout, content_hash, cut, read, to_row, trace, write
+from prmbench.data.rollouts import Rollout, content_hash, read, split_completion, to_row, to_trace, write
 
 FULL = Rollout(
     id="p/0",
@@ -201,10 +201,10 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_trace_carries_every_fact() -> None:
     wanted = Trace("p/0", FULL.prompt, FULL.steps, 0, (0.25, 0.0), 0, "p", "sums", "1", "length")
-    assert trace(FULL) == wanted
-    assert trace(replace(FULL, steps=())) == wanted  # the completion has the same two paragraphs
-    assert trace(replace(FULL, steps=()), "line") == wanted
-    assert trace(SILENT).steps == ()
+    assert to_trace(FULL) == wanted
+    assert to_trace(replace(FULL, steps=())) == wanted  # the completion has the same two paragraphs
+    assert to_trace(replace(FULL, steps=()), "line") == wanted
+    assert to_trace(SILENT).steps == ()
 
 
 @pytest.mark.parametrize(
@@ -232,11 +232,11 @@ def test_a_trace_carries_every_fact() -> None:
     ],
 )
 def test_headings_are_dropped_since_encoders_write_them(completion: str, steps: tuple[str, ...]) -> None:
-    assert cut(completion, "numbered") == steps
+    assert split_completion(completion, "numbered") == steps
 
 
 def test_other_splitters_leave_headings_alone() -> None:
-    assert cut("Step 1: a\n\nStep 2: b", "paragraph") == ("Step 1: a", "Step 2: b")
+    assert split_completion("Step 1: a\n\nStep 2: b", "paragraph") == ("Step 1: a", "Step 2: b")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_published_traces(shared_data: Path) -> None:
     loaded = read(shared_data / "processbench" / "gsm8k.json")
     assert len(loaded) == 400
     assert sum(r.first_error == -1 for r in loaded) == 193
-    assert all(trace(r).steps == r.steps for r in loaded)
+    assert all(to_trace(r).steps == r.steps for r in loaded)
 
 
 def test_a_parquet_file_holds_typed_columns(tmp_path: Path) -> None:

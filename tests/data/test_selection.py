@@ -128,7 +128,7 @@ def outcomes(*groups: str) -> list[Rollout]:
 )
 def test_prompts_with_both_outcomes(tmp_path: Path, groups: tuple[str, ...], limit: int, chosen: set[str]) -> None:
     selected = outcomes(*groups)
-    assert {r.group for r in rollouts.limited(selected, limit)} == chosen
+    assert {r.group for r in rollouts.limit_prompts(selected, limit)} == chosen
     rollouts.write(tmp_path / "r.jsonl", selected)
     loaded = data.load("best_of_n", tmp_path / "r.jsonl", limit=limit)
     assert {t.group for t in loaded.traces} == chosen

@@ -15,12 +15,12 @@ from transformers import ByT5Tokenizer
 from prmbench.core.records import Trace, UserError
 from prmbench.data.rollouts import read
 from prmbench.engines.completion_encoding import (
-    CompletionIds,
-    Exchange,
+    EncodedCompletion,
+    PromptCompletion,
     encode_completion,
     encode_completions,
     encode_steps,
-    steps_text,
+    render_steps,
 )
 from prmbench.engines.encoding import PLAIN, encode_chat, encode_separated
 
@@ -40,14 +40,14 @@ THINKING = (
 )
 
 
-def names(result: CompletionIds) -> tuple[list[str], list[str]]:
+def names(result: EncodedCompletion) -> tuple[list[str], list[str]]:
     """Tokens before the response, and the response's."""
     words = byte_bpe().convert_ids_to_tokens(list(result.ids))
     assert result.stop == len(words)
     return words[: result.start], words[result.start :]
 
 
-def decoded(result: CompletionIds) -> str:
+def decoded(result: EncodedCompletion) -> str:
     return byte_bpe().decode(result.ids[result.start : result.stop])
 
 
@@ -107,7 +107,7 @@ def test_the_response_is_what_the_completion_owns(kind: str, prompt: str, comple
     opening = f"<|user|>\n{prompt}{mark}\n<|assistant|>\n"
     again = tokenizer(opening + completion + f"{mark}\n", add_special_tokens=False, return_offsets_mapping=True)
     if result.unscored:
-        assert result == CompletionIds(unscored="the completion has no token of its own")
+        assert result == EncodedCompletion(unscored="the completion has no token of its own")
         return
     assert list(result.ids) == again["input_ids"][: len(result.ids)]
     assert 1 <= result.start < result.stop == len(result.ids)
@@ -133,7 +133,7 @@ def test_bare_steps_train_on_what_evaluation_reads(kind: str, steps: list[str]) 
     template = TEMPLATE.replace("<|end|>", tokenizer.eos_token)
     trace = Trace("t", "Find x.", tuple(steps))
     encoded = encode_chat(tokenizer, trace, template)
-    result = encode_completion(tokenizer, trace.prompt, steps_text(trace.steps), template, finished=False)
+    result = encode_completion(tokenizer, trace.prompt, render_steps(trace.steps), template, finished=False)
     assert (result.ids, result.start) == (encoded.ids[: encoded.ends[-1]], encoded.start)
     chat = encode_steps(tokenizer, trace, "chat", template)
     assert (chat.ids, chat.start, chat.stop) == (result.ids, result.start, result.stop)
@@ -158,7 +158,9 @@ def test_steps_by_hand() -> None:
     result = encode_steps(byte_bpe(), trace, "separated")
     assert byte_bpe().convert_ids_to_tokens(list(result.ids)) == ["<s>", "Q", "a", "ĊĊ", "b", "ĊĊ"]
     assert (result.start, result.stop, result.reads) == (2, 6, (3, 5))
-    assert encode_steps(byte_bpe(), Trace("t", "Q", ("a", " ")), "chat") == CompletionIds(unscored="step 2 is blank")
+    assert encode_steps(byte_bpe(), Trace("t", "Q", ("a", " ")), "chat") == EncodedCompletion(
+        unscored="step 2 is blank"
+    )
 
 
 def test_an_empty_think_block_belongs_to_the_prompt() -> None:
@@ -183,7 +185,7 @@ def test_a_thought_that_the_template_writes_as_it_was_is_trained_on() -> None:
 )
 def test_a_template_that_rewrites_the_completion(completion: str, template: str) -> None:
     result = encode_completion(byte_bpe(), "Q", completion, template)
-    assert result == CompletionIds(unscored="the chat template rewrites the completion")
+    assert result == EncodedCompletion(unscored="the chat template rewrites the completion")
 
 
 @pytest.mark.parametrize("trim", ["| trim", ".lstrip()", ".rstrip()"])
@@ -196,7 +198,7 @@ def test_a_template_may_trim_the_completion(trim: str) -> None:
 
 @pytest.mark.parametrize("completion", ["", " \n"])
 def test_nothing_said(completion: str) -> None:
-    assert encode_completion(byte_bpe(), "Q", completion) == CompletionIds(unscored="empty completion")
+    assert encode_completion(byte_bpe(), "Q", completion) == EncodedCompletion(unscored="empty completion")
 
 
 def test_no_token_before_the_completion() -> None:
@@ -208,13 +210,17 @@ def test_nothing_is_cut_off() -> None:
     whole = encode_completion(byte_bpe(), "Q", "It is 1.")
     assert encode_completion(byte_bpe(), "Q", "It is 1.", max_tokens=len(whole.ids)) == whole
     short = encode_completion(byte_bpe(), "Q", "It is 1.", max_tokens=len(whole.ids) - 1)
-    assert short == CompletionIds(unscored="longer than 13 tokens")
+    assert short == EncodedCompletion(unscored="longer than 13 tokens")
     trace = Trace("t", "Q", ("a", "b"))
     assert encode_steps(byte_bpe(), trace, "separated", max_tokens=5).unscored == "longer than 5 tokens"
 
 
 def test_a_batch_is_its_rows() -> None:
-    rows = [Exchange("Q", "It is 1."), Exchange("R", "", True), Exchange("Find x.", "So 2", False)]
+    rows = [
+        PromptCompletion("Q", "It is 1."),
+        PromptCompletion("R", "", True),
+        PromptCompletion("Find x.", "So 2", False),
+    ]
     alone = [encode_completion(byte_bpe(), e.prompt, e.completion, finished=e.finished) for e in rows]
     assert encode_completions(byte_bpe(), rows) == alone
     assert encode_completions(byte_bpe(), []) == []
@@ -232,7 +238,7 @@ def test_tokenizers_that_cannot_be_used() -> None:
 def test_published_rollouts_and_how_long_they_are(shared_data: Path) -> None:
     data = read(shared_data / "reward_model" / "pointwise_val.parquet")
     tokenizer = smollm2()
-    result = encode_completions(tokenizer, [Exchange(r.prompt, r.completion) for r in data])
+    result = encode_completions(tokenizer, [PromptCompletion(r.prompt, r.completion) for r in data])
     assert {e.unscored for e in result} == {""}
     for rollout, encoded in zip(data[:40], result[:40], strict=True):
         response = tokenizer.decode(encoded.ids[encoded.start : encoded.stop])

@@ -240,7 +240,7 @@ def test_stops_are_those_of_config_and_tokenizer(policy: Path, tmp_path: Path) -
 
 def test_default_budget_follows_the_size_of_the_cache(tmp_path: Path) -> None:
     tiny = load(str(save_model(tmp_path, 0)), "lm", Placement("cpu", "float32"))
-    assert tiny.batch_tokens == generation.CPU_MOST_TOKENS
+    assert tiny.batch_tokens == generation.CPU_MAX_BATCH_TOKENS
     tiny.model.config.num_hidden_layers = 2000  # 2 * 2000 * 2 heads * 8 * 4 bytes a token
     assert tiny.batch_tokens == 2**30 // 256_000
     assert generation.budget(tiny, 7) == 7

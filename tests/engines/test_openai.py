@@ -33,11 +33,11 @@ from prmbench.engines.generation import Sampling
 from prmbench.engines.openai import (
     HttpChat,
     RateLimiter,
-    address,
     api_key,
     first_word_probability,
     is_local,
     located_word_probability,
+    server_host,
 )
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=64)
@@ -434,13 +434,13 @@ def test_malformed_probabilities(logprobs: Any) -> None:
 )
 def test_addresses_with_secrets(url: str) -> None:
     with pytest.raises(UserError, match=r"^--base-url: ") as caught:
-        address(url)
+        server_host(url)
     assert "secret7" not in str(caught.value)
 
 
 def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert [is_local(address(f"http://{h}:1/v1")) for h in ("localhost", "127.0.0.9", "10.1.2.3", "[::1]")] == [
+    assert [is_local(server_host(f"http://{h}:1/v1")) for h in ("localhost", "127.0.0.9", "10.1.2.3", "[::1]")] == [
         True
     ] * 4
     assert not is_local("api.openai.com")

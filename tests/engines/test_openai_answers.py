@@ -75,7 +75,7 @@ def test_an_answer_is_what_its_parts_join_to(message: Any) -> None:
 def test_a_thought_is_kept_apart_from_the_answer(message: Any) -> None:
     result = answer(message).text
     assert "".join(result.split()) == "".join(WHOLE.split())
-    assert answer_parser.index(result, 3) == -1
+    assert answer_parser.parse_index(result, 3) == -1
 
 
 @pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens"])
@@ -105,8 +105,8 @@ def test_nothing_is_read_in_a_thought_that_no_answer_follows(message: Any, finis
     assert (result.unreadable, result.finish) == ("", finish)
     assert THOUGHT in result.text  # it is paid for, and stored
     assert answer_region(result.text) is None
-    assert answer_parser.index(result.text, 3) is None
-    assert answer_parser.decisions(result.text.replace(r"\boxed{0}", r"\boxed{incorrect}")) == []
+    assert answer_parser.parse_index(result.text, 3) is None
+    assert answer_parser.parse_decisions(result.text.replace(r"\boxed{0}", r"\boxed{incorrect}")) == []
     assert answer_parser.judgement(result.text.replace(r"\boxed{0}", r"\boxed{Yes}")) is None
 
 

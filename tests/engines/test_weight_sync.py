@@ -24,14 +24,31 @@ from small_samplers import CPU, PROMPTS, draw, loaded
 from torch import Tensor
 
 from prmbench.core.records import RetryError, UserError
-from prmbench.engines.decoding import Drawn
+from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.server import ServerEngine, open_server
-from prmbench.engines.vllm import Options, open_vllm, serve_command
-from prmbench.engines.weight_sync import STABLE, Adapter, Copied, Link, Shared, Weights, Written, adapter_of, weights_of
-from prmbench.engines.weight_sync_check import TOLERANCE, Mismatch, check, mismatch, noise, self_test
+from prmbench.engines.vllm import VllmOptions, open_vllm, serve_command
+from prmbench.engines.weight_sync import (
+    STABLE,
+    AdapterWriter,
+    ModelCopyLink,
+    SamplerLink,
+    SharedModelLink,
+    WeightFilesLink,
+    WeightsWriter,
+    adapter_gatherer,
+    weights_gatherer,
+)
+from prmbench.engines.weight_sync_check import (
+    TOLERANCE,
+    Mismatch,
+    check_mismatch,
+    measure_mismatch,
+    perturbed_weights,
+    self_test,
+)
 
 
 @pytest.fixture(scope="session")
@@ -39,16 +56,16 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("tied"), 2, tie_word_embeddings=True)
 
 
-def logprobs(engine: HFEngine, drawn: Sequence[Drawn]) -> NDArray[Any]:
+def logprobs(engine: HFEngine, drawn: Sequence[SampledTokens]) -> NDArray[Any]:
     batch = [Encoded("", (*p, *d.ids), len(p), (len(p) + len(d.ids),)) for p, d in zip(PROMPTS, drawn, strict=True)]
     return np.concatenate([found.logprobs for found in engine.logprobs(batch)])
 
 
-def probed(trainer: HFEngine, link: Link) -> Any:
+def probed(trainer: HFEngine, link: SamplerLink) -> Any:
     return self_test(
         link,
-        weights_of(trainer.model),
-        partial(noise, trainer.model),
+        weights_gatherer(trainer.model),
+        partial(perturbed_weights, trainer.model),
         partial(draw, link.sampler),
         partial(logprobs, trainer),
         TOLERANCE["float32"],
@@ -68,7 +85,7 @@ def with_lora(engine: HFEngine) -> Any:
 def test_a_copy_samples_as_the_trained_model(policy: Path, reference: Path) -> None:
     trained, copied = loaded(policy), loaded(reference)
     before = draw(copied)
-    Copied(copied).push(1, weights_of(trained.model))
+    ModelCopyLink(copied).push(1, weights_gatherer(trained.model))
     assert draw(copied) == draw(trained) != before
     with torch.no_grad():
         trained.model.lm_head.weight.mul_(2.0)  # the copy has tensors of its own
@@ -77,18 +94,18 @@ def test_a_copy_samples_as_the_trained_model(policy: Path, reference: Path) -> N
 
 def test_a_copy_is_tied_to_itself_only(tied: Path, tmp_path: Path) -> None:
     trained, copied = loaded(tied), loaded(save_model(tmp_path, 5, tie_word_embeddings=True))
-    Copied(copied).push(1, weights_of(trained.model))
+    ModelCopyLink(copied).push(1, weights_gatherer(trained.model))
     assert draw(copied) == draw(trained)
 
 
 def test_a_copy_of_another_shape_is_refused(policy: Path) -> None:
     with pytest.raises(UserError, match=r"no weight lm_head\.weight"):
-        Copied(loaded(policy)).push(1, lambda: {"model.embed_tokens.weight": torch.zeros(2)})
+        ModelCopyLink(loaded(policy)).push(1, lambda: {"model.embed_tokens.weight": torch.zeros(2)})
 
 
 def test_written_weights_are_an_untied_model_of_their_own(tied: Path, tmp_path: Path) -> None:
     trained = loaded(tied)
-    Weights(trained.model, trained.tokenizer, torch.float32)(tmp_path, weights_of(trained.model)() or {})
+    WeightsWriter(trained.model, trained.tokenizer, torch.float32)(tmp_path, weights_gatherer(trained.model)() or {})
     written = loaded(tmp_path)
     assert written.model.config.tie_word_embeddings is False
     assert trained.model.config.tie_word_embeddings is True  # the trainer's own stays as it was
@@ -100,7 +117,7 @@ def test_written_weights_are_an_untied_model_of_their_own(tied: Path, tmp_path: 
 
 def test_weights_are_written_in_the_samplers_precision(policy: Path, tmp_path: Path) -> None:
     trained = loaded(policy)
-    Weights(trained.model, trained.tokenizer, torch.bfloat16)(tmp_path, weights_of(trained.model)() or {})
+    WeightsWriter(trained.model, trained.tokenizer, torch.bfloat16)(tmp_path, weights_gatherer(trained.model)() or {})
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     from safetensors.torch import load_file
 
@@ -115,9 +132,9 @@ def test_a_written_adapter_is_the_trained_one(policy: Path, tmp_path: Path) -> N
 
     trained = loaded(policy)
     adapted = with_lora(trained)
-    with noise(trained.model):
-        state = adapter_of(trained.model)() or {}
-        Adapter(adapted.peft_config["default"])(tmp_path, state)
+    with perturbed_weights(trained.model):
+        state = adapter_gatherer(trained.model)() or {}
+        AdapterWriter(adapted.peft_config["default"])(tmp_path, state)
         again = HFEngine(peft.PeftModel.from_pretrained(loaded(policy).model, tmp_path), trained.tokenizer)
         assert len(state) == 8  # A and B of two projections in two layers
         assert draw(again) == draw(trained)
@@ -143,9 +160,9 @@ class Recorder:
 
 def test_an_engine_reads_a_whole_version_and_old_ones_go(policy: Path, tmp_path: Path) -> None:
     trained = loaded(policy)
-    link = Written(Recorder(trained), tmp_path, Weights(trained.model, trained.tokenizer, torch.float32))
+    link = WeightFilesLink(Recorder(trained), tmp_path, WeightsWriter(trained.model, trained.tokenizer, torch.float32))
     for version in (1, 2, 12, 2):  # the last: the same step again, after a restart
-        link.push(version, weights_of(trained.model))
+        link.push(version, weights_gatherer(trained.model))
     assert [name for name, _ in link.sampler.seen] == ["v000001", "v000002", "v000012", "v000002"]
     for _, files in link.sampler.seen:
         assert {STABLE, "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
@@ -157,7 +174,7 @@ def test_stable_is_written_after_everything_else(policy: Path, tmp_path: Path) -
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    link = Written(Recorder(loaded(policy)), tmp_path, breaks)
+    link = WeightFilesLink(Recorder(loaded(policy)), tmp_path, breaks)
     with pytest.raises(UserError, match=r"cannot write .*No space left"):
         link.push(1, dict)
     assert [p.name for p in (tmp_path / "v000001").iterdir()] == ["model.safetensors"]
@@ -171,11 +188,11 @@ def test_stable_is_written_after_everything_else(policy: Path, tmp_path: Path) -
 def test_the_self_test_passes_where_weights_arrive(kind: str, policy: Path, tmp_path: Path) -> None:
     trained = loaded(policy)
     before = {name: w.clone() for name, w in trained.model.state_dict().items()}
-    links: dict[str, Callable[[], Link]] = {
-        "shared": lambda: Shared(trained),
-        "copied": lambda: Copied(loaded(policy)),
-        "written": lambda: Written(
-            Recorder(trained), tmp_path, Weights(trained.model, trained.tokenizer, torch.float32)
+    links: dict[str, Callable[[], SamplerLink]] = {
+        "shared": lambda: SharedModelLink(trained),
+        "copied": lambda: ModelCopyLink(loaded(policy)),
+        "written": lambda: WeightFilesLink(
+            Recorder(trained), tmp_path, WeightsWriter(trained.model, trained.tokenizer, torch.float32)
         ),
     }
     result = probed(trained, links[kind]())
@@ -187,8 +204,8 @@ def test_the_self_test_passes_where_weights_arrive(kind: str, policy: Path, tmp_
 
 def test_a_sampler_that_ignores_a_push_is_caught(policy: Path) -> None:
     """Before the first update, when its weights are right by chance, only the exaggerated push shows it."""
-    trained, deaf = loaded(policy), Shared(loaded(policy))
-    assert mismatch(logprobs(trained, draw(deaf.sampler)), sampled(draw(deaf.sampler))).rms < 1e-5
+    trained, deaf = loaded(policy), SharedModelLink(loaded(policy))
+    assert measure_mismatch(logprobs(trained, draw(deaf.sampler)), sampled(draw(deaf.sampler))).rms < 1e-5
     with pytest.raises(UserError, match="does not take the weights"):
         probed(trained, deaf)
 
@@ -196,7 +213,7 @@ def test_a_sampler_that_ignores_a_push_is_caught(policy: Path) -> None:
 def test_a_sampler_that_keeps_its_head_is_caught(policy: Path) -> None:
     """As vLLM does when embeddings are tied: every weight arrives but one."""
 
-    class KeepsHead(Copied):
+    class KeepsHead(ModelCopyLink):
         def push(self, version: int, state: Any) -> None:
             found = dict(state())
             found["lm_head.weight"] = self.sampler.model.lm_head.weight.detach().clone()
@@ -209,7 +226,7 @@ def test_a_sampler_that_keeps_its_head_is_caught(policy: Path) -> None:
 def test_a_sampler_that_forgets_the_true_weights_is_caught(policy: Path) -> None:
     """The push works once and never again."""
 
-    class Once(Copied):
+    class Once(ModelCopyLink):
         def push(self, version: int, state: Any) -> None:
             if not hasattr(self.sampler, "pushed"):
                 super().push(version, state)
@@ -223,8 +240,8 @@ def test_a_self_test_that_could_see_nothing_says_so(policy: Path) -> None:
     trained = loaded(policy)
     with pytest.raises(UserError, match="cannot be checked"):
         self_test(
-            Shared(trained),
-            weights_of(trained.model),
+            SharedModelLink(trained),
+            weights_gatherer(trained.model),
             nullcontext,
             partial(draw, trained),
             partial(logprobs, trained),
@@ -237,9 +254,9 @@ def test_noise_reaches_what_is_trained_and_nothing_else(policy: Path) -> None:
     trained = loaded(policy)
     with_lora(trained)
     before = {name: w.detach().clone() for name, w in trained.model.named_parameters()}
-    with noise(trained.model, seed=3):
+    with perturbed_weights(trained.model, seed=3):
         first = {name: w.detach().clone() for name, w in trained.model.named_parameters()}
-    with noise(trained.model, seed=3):
+    with perturbed_weights(trained.model, seed=3):
         assert all(torch.equal(w, first[name]) for name, w in trained.model.named_parameters())
     changed = {name for name, w in first.items() if not torch.equal(w, before[name])}
     assert changed == {name for name in before if ".lora_" in name}
@@ -250,28 +267,28 @@ def test_noise_reaches_what_is_trained_and_nothing_else(policy: Path) -> None:
     assert all(torch.equal(w, before[name]) for name, w in trained.model.named_parameters())
 
 
-def sampled(drawn: Sequence[Drawn]) -> NDArray[Any]:
+def sampled(drawn: Sequence[SampledTokens]) -> NDArray[Any]:
     return np.array([logprob for d in drawn for logprob in d.logprobs])
 
 
 def test_mismatch_by_hand() -> None:
     """Ratios 2, 1 and 1/2: the trainer's probability over the sampler's."""
-    measured = mismatch(np.log([0.4, 0.3, 0.1]), np.log([0.2, 0.3, 0.2]))
+    measured = measure_mismatch(np.log([0.4, 0.3, 0.1]), np.log([0.2, 0.3, 0.2]))
     assert measured.rms == pytest.approx(np.log(2) * (2 / 3) ** 0.5)
     assert measured.mean_ratio == pytest.approx(3.5 / 3)
     assert measured.max_ratio == pytest.approx(2.0)
     assert measured.ess == pytest.approx(3.5**2 / (3 * 5.25))
     assert measured.tokens == 3
-    assert mismatch(np.array([]), np.array([])) == Mismatch(0.0, 1.0, 1.0, 1.0, 0)
+    assert measure_mismatch(np.array([]), np.array([])) == Mismatch(0.0, 1.0, 1.0, 1.0, 0)
 
 
 def test_stale_weights_stop_a_step(policy: Path, reference: Path) -> None:
     trained, other = loaded(policy), loaded(reference)
-    check(mismatch(logprobs(trained, draw(trained)), sampled(draw(trained))), TOLERANCE["float32"])
+    check_mismatch(measure_mismatch(logprobs(trained, draw(trained)), sampled(draw(trained))), TOLERANCE["float32"])
     with pytest.raises(RetryError, match="other weights"):
-        check(mismatch(logprobs(trained, draw(other)), sampled(draw(other))), TOLERANCE["bfloat16"])
+        check_mismatch(measure_mismatch(logprobs(trained, draw(other)), sampled(draw(other))), TOLERANCE["bfloat16"])
     with pytest.raises(RetryError, match="nan"):
-        check(mismatch(np.array([np.nan]), np.array([0.0])), 1.0)
+        check_mismatch(measure_mismatch(np.array([np.nan]), np.array([0.0])), 1.0)
 
 
 @pytest.mark.slow
@@ -355,7 +372,11 @@ def engine(url: str, **more: Any) -> ServerEngine:
 def test_a_server_is_asked_for_exactly_what_is_wanted() -> None:
     with server(lambda _, body: (200, completion(body))) as (url, requests):
         drawn = engine(url).sample(PROMPTS, [8, 9, 10], [1, 2**64 - 1, 3], Sampling(0.7, top_p=0.9, top_k=4), {7, 2})
-    assert drawn == [Drawn((5, 1), (-0.5, -1.5)), Drawn((40, 2**63 - 1), (-0.5, -1.5)), Drawn((9, 3), (-0.5, -1.5))]
+    assert drawn == [
+        SampledTokens((5, 1), (-0.5, -1.5)),
+        SampledTokens((40, 2**63 - 1), (-0.5, -1.5)),
+        SampledTokens((9, 3), (-0.5, -1.5)),
+    ]
     path, body = next((path, body) for path, body in requests if body["seed"] == 3)
     assert path == "/v1/completions"
     assert body == {
@@ -548,7 +569,7 @@ def test_a_server_that_is_none(served: Any, policy: Path) -> None:
 
 
 def test_the_command_that_starts_a_server() -> None:
-    command = serve_command("org/model", "bfloat16", Options("weights", max_tokens=4096), port=8001)
+    command = serve_command("org/model", "bfloat16", VllmOptions("weights", max_tokens=4096), port=8001)
     assert command[:3] == ["env", "VLLM_SERVER_DEV_MODE=1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"]
     assert command[3:6] == ["python", "-m", "vllm.entrypoints.openai.api_server"]
     given = dict(zip(command[6::2], command[7::2], strict=True))
@@ -562,7 +583,7 @@ def test_the_command_that_starts_a_server() -> None:
         "--generation-config": "vllm",
         "--hf-overrides": '{"tie_word_embeddings": false}',
     }
-    adapter = serve_command("m", "float32", Options("adapter", lora_rank=24, eager=True))
+    adapter = serve_command("m", "float32", VllmOptions("adapter", lora_rank=24, eager=True))
     assert "--hf-overrides" not in adapter
     assert adapter[adapter.index("--max-lora-rank") + 1] == "32"
     assert "--enable-lora" in adapter
@@ -571,7 +592,7 @@ def test_the_command_that_starts_a_server() -> None:
 
 def test_options_and_a_missing_vllm_are_one_line(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--lora-rank 513"):
-        Options("adapter", lora_rank=513).arguments("float32")
+        VllmOptions("adapter", lora_rank=513).arguments("float32")
     monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"prmbench\[vllm\]"):
         open_vllm(str(policy), None, CPU)

@@ -18,7 +18,7 @@ from prmbench.core.records import MetricRow, StepScores, Trace, UserError
 from prmbench.core.result_files import Run
 from prmbench.report.load import load as load_results
 from prmbench.sampling import completions as policy
-from prmbench.sampling.rollout import beside, rollout
+from prmbench.sampling.rollout import run_rollout, sidecar_path
 
 
 def rollout_rows(subset: str = "sums", prompts: int = 6, n: int = 4) -> list[dict[str, Any]]:
@@ -321,7 +321,7 @@ def test_a_policy_run_goes_on_where_it_was(
 ) -> None:
     small = replace(policy_config, batch_tokens=64)
     whole = run(small, out=tmp_path / "whole")
-    draw, calls = policy.draw, []
+    draw, calls = policy.sample_batch, []
 
     class PowerCutError(Exception):
         pass
@@ -332,16 +332,16 @@ def test_a_policy_run_goes_on_where_it_was(
         calls.append(args)
         return draw(*args)
 
-    monkeypatch.setattr(policy, "draw", cut_off)
+    monkeypatch.setattr(policy, "sample_batch", cut_off)
     with pytest.raises(PowerCutError):
         evaluation.evaluate(small)
-    monkeypatch.setattr(policy, "draw", draw)
+    monkeypatch.setattr(policy, "sample_batch", draw)
     assert list(policy_config.out.glob("*.journal"))
     resumed = run(small)
     assert result_files.scores_path(resumed.path).read_bytes() == result_files.scores_path(whole.path).read_bytes()
     assert resumed.path.name == whole.path.name
     before = resumed.path.read_bytes()
-    monkeypatch.setattr(policy, "draw", None)  # a finished run draws nothing
+    monkeypatch.setattr(policy, "sample_batch", None)  # a finished run draws nothing
     assert run(small).result == resumed.result
     assert resumed.path.read_bytes() == before
 
@@ -350,7 +350,7 @@ def test_a_rollouts_file_is_judged_as_it_is(policy_config: EvalConfig, prompts: 
     drawn = {
         name: getattr(policy_config, name) for name in ("model", "group_size", "max_new_tokens", "temperature", "top_p")
     }
-    file = rollout(RolloutConfig(data=prompts, out=tmp_path / "drawn.jsonl", **drawn))
+    file = run_rollout(RolloutConfig(data=prompts, out=tmp_path / "drawn.jsonl", **drawn))
     assert file is not None
     sampled, read = run(policy_config), run(EvalConfig(benchmark="policy", data=file, out=tmp_path / "read"))
     sound(read)
@@ -367,7 +367,7 @@ def test_a_rollouts_file_is_judged_as_it_is(policy_config: EvalConfig, prompts: 
     file.write_text("".join([*altered, *lines[1:]]))
     with pytest.raises(UserError, match="is not what `prmbench rollout` wrote any more"):
         evaluation.evaluate(EvalConfig(benchmark="policy", data=file, out=tmp_path / "altered"))
-    beside(file).unlink()
+    sidecar_path(file).unlink()
     with pytest.raises(UserError, match="says who wrote these completions"):
         evaluation.evaluate(EvalConfig(benchmark="policy", data=file, out=tmp_path / "lost"))
 

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from prmbench import tasks
 from prmbench.cli import app
 from prmbench.config import CardConfig, EvalConfig
-from prmbench.core.records import RunResult, StepScores, UserError, scored
-from prmbench.data.renderings import rendered
+from prmbench.core.records import RunResult, StepScores, UserError, join_scores
+from prmbench.data.renderings import render_traces
 from prmbench.evaluation import evaluate
 from prmbench.report.model_card import card, command
 
@@ -38,11 +38,11 @@ def write_run(root: Path, task: str) -> Path:
         return steps_run(root, native=0.5)
     if task == "distrl":
         return rl_runs.write_training(root, "org/model", [0.4, 0.5, 0.6], run_id="training")
-    items = report_runs.completions() if task != "format_shift" else rendered(report_runs.traces(6), ())
+    items = report_runs.completions() if task != "format_shift" else render_traces(report_runs.traces(6), ())
     if task in ("validity", "format_shift"):
         facts = {"benchmark": "prmbench_preview"} if task == "validity" else {"calibrate_on": "gsm8k"}
         items = [replace(t, step_labels=tuple(float(y > 0.4) for y in t.step_labels)) for t in items]
-        scores = [scored(t, StepScores(t.id, tuple(0.3 + 0.2 * k for k in range(len(t.steps))))) for t in items]
+        scores = [join_scores(t, StepScores(t.id, tuple(0.3 + 0.2 * k for k in range(len(t.steps))))) for t in items]
         told: dict[str, Any] = {"kind": "prob", "fixed": 0.5, "backend": "token_cls", "beta": None, "replicates": 20}
         return report_runs.write_task(root, task, scores, **told | facts)
     scores = report_runs.task_scores(items)

@@ -22,7 +22,10 @@ from prmbench.tasks import compare, pairs, read_run
 
 LEADERBOARDS = ROOT / "leaderboards"
 LOOSE = [path for path in sorted((LEADERBOARDS / "results").rglob("*.json")) if has_scores(path)]
-RESULTS = [*LOOSE, *(path for archive in archives.under(LEADERBOARDS / "results") for path in result_paths(archive))]
+RESULTS = [
+    *LOOSE,
+    *(path for archive in archives.find_archives(LEADERBOARDS / "results") for path in result_paths(archive)),
+]
 
 
 def result(path: Path) -> RunResult:

@@ -27,7 +27,7 @@ from rl_runs import write_training
 from terminal_tables import WIDTH, cut, printed
 
 from prmbench.core.records import ScoredTrace
-from prmbench.data.renderings import rendered
+from prmbench.data.renderings import render_traces
 from prmbench.report import report, run_table
 from prmbench.tasks import known_tasks, read_runs
 
@@ -45,7 +45,7 @@ def validity_scores() -> list[ScoredTrace]:
 def write_every(root: Path) -> None:
     plain = task_scores(completions())
     drawn = [replace(s, values=(), tokens=(7,), steps=1, step_labels=()) for s in plain]
-    shifted = [t for t in rendered(traces(12, ("gsm8k", "math")))]
+    shifted = [t for t in render_traces(traces(12, ("gsm8k", "math")))]
     kept = {"best_of_n": plain, "calibration": plain, "policy": drawn}
     for i, (task, scores) in enumerate(kept.items()):
         write_task(root, task, scores, run_id=f"{i}" * 12, model=LONG, **SMALL)

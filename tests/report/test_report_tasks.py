@@ -28,7 +28,7 @@ from table_texts import texts
 
 from prmbench.core.records import MetricRow, RunResult, ScoredTrace
 from prmbench.core.result_files import Run
-from prmbench.data.renderings import rendered
+from prmbench.data.renderings import render_traces
 from prmbench.report import (
     compare_table,
     figures,
@@ -46,7 +46,7 @@ from prmbench.report.task_figures import FLOOR_LOOKS, reliability_bin
 from prmbench.report.task_figures import best_of_n as best_of_n_plans
 from prmbench.report.validity_figures import plans as validity_plans
 from prmbench.studies.reporting.reward_model_claims import claims
-from prmbench.studies.reporting.reward_model_runs import study
+from prmbench.studies.reporting.reward_model_runs import gather_study
 from prmbench.studies.reporting.reward_model_tables import grids
 from prmbench.studies.reporting.sections import SECTIONS
 from prmbench.tasks import best_of_n, calibration, judge, policy, read_runs, validity
@@ -227,7 +227,7 @@ def test_names_that_begin_with_an_underscore_are_in_every_legend() -> None:
     (board,) = boards([Run(RunResult(about, judge(about, items)), tuple(items), Path("x"))])
     drawn: dict[str, Figure] = {name: figure for name, _, _, figure in figures._plans(board)}
     assert legend(drawn["mini-accuracies"]) == [" _hidden  as_is/calibrated:gsm8k"]
-    shifted = [t for t in rendered(traces(6, ("gsm8k",)), ("headers",))]
+    shifted = [t for t in render_traces(traces(6, ("gsm8k",)), ("headers",))]
     scored = scores_of(shifted)
     about = manifest(scored, b"", model="_hidden", task="format_shift", benchmark="format_shift", fixed=0.5)
     run = Run(RunResult(about, judge(about, scored)), tuple(scored), Path("x"))
@@ -300,7 +300,7 @@ def test_latex_of_the_new_tables_compiles(results: Path, tmp_path: Path) -> None
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is missing; on Debian: apt-get install texlive-latex-base texlive-latex-recommended")
     write_study(tmp_path / "study", {"ipvrm": [0.5, 0.6], "q_rm": [0.2, 0.4]}, ("steps", "best_of_n", "calibration"))
-    found = study(read_runs(tmp_path / "study"))
+    found = gather_study(read_runs(tmp_path / "study"))
     every = [
         *grids(found, claims(found)),
         *(grid for sheet in sheets(read_runs(results), sections=SECTIONS) for grid in sheet.tables),

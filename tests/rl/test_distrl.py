@@ -21,7 +21,7 @@ from prmbench.rl.advantages import Advantages
 from prmbench.rl.models import Models
 from prmbench.rl.sampler import Source, importance_weights
 from prmbench.rl.token_rows import Rows, micro_batches
-from prmbench.training.model import Runner, Setup, open_runner
+from prmbench.training.model import ModelSetup, Runner, open_runner
 
 STEADY = {**SGD, "rm_beta": 1.0, "rm_margin": 0.5}
 """A smaller beta magnifies roundings less."""
@@ -33,7 +33,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def runner(folder: Path) -> Runner:
-    return open_runner(str(folder), None, "lm", Setup(Placement("cpu", "float32")))
+    return open_runner(str(folder), None, "lm", ModelSetup(Placement("cpu", "float32")))
 
 
 def same(a: Path, b: Path) -> bool:

@@ -12,9 +12,9 @@ from rl_fixtures import lines, options, run
 from torch.utils.flop_counter import FlopCounterMode
 
 from prmbench.engines.hf import Placement
-from prmbench.engines.weight_sync import Adapter, Weights, adapter_of, weights_of
+from prmbench.engines.weight_sync import AdapterWriter, WeightsWriter, adapter_gatherer, weights_gatherer
 from prmbench.rl import distrl, models
-from prmbench.training.model import Forward, Setup, open_runner
+from prmbench.training.model import Forward, ModelSetup, open_runner
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Counter[str]]:
@@ -102,16 +102,18 @@ def test_operations_are_those_of_eight_forward_passes(
 
 
 def test_a_sync_sends_two_bytes_a_weight_or_the_adapter_alone(start: Path, tmp_path: Path) -> None:
-    whole = open_runner(str(start), None, "lm", Setup(Placement("cpu", "bfloat16")))
+    whole = open_runner(str(start), None, "lm", ModelSetup(Placement("cpu", "bfloat16")))
     (tmp_path / "weights").mkdir()
     (tmp_path / "adapter").mkdir()
-    Weights(whole.model, whole.engine.tokenizer, torch.bfloat16)(tmp_path / "weights", weights_of(whole.model)() or {})
+    WeightsWriter(whole.model, whole.engine.tokenizer, torch.bfloat16)(
+        tmp_path / "weights", weights_gatherer(whole.model)() or {}
+    )
     count = sum(p.numel() for p in whole.model.parameters())
     header = 8 * 1024  # names and shapes
     assert (tmp_path / "weights" / "model.safetensors").stat().st_size <= 2 * count + header
-    adapted = open_runner(str(start), None, "lm", Setup(Placement("cpu", "float32"), lora_rank=2))
-    state = adapter_of(adapted.model)() or {}
-    Adapter(adapted.adapters.peft_config["default"])(tmp_path / "adapter", state)
+    adapted = open_runner(str(start), None, "lm", ModelSetup(Placement("cpu", "float32"), lora_rank=2))
+    state = adapter_gatherer(adapted.model)() or {}
+    AdapterWriter(adapted.adapters.peft_config["default"])(tmp_path / "adapter", state)
     trained = sum(p.numel() for p in adapted.trained)
     size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
     assert 4 * trained <= size <= 4 * trained + header

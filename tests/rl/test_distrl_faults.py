@@ -18,25 +18,25 @@ from prmbench.cli import app
 from prmbench.config.distrl_options import resolve
 from prmbench.core.records import NonFiniteError, Notice, RetryError, UserError
 from prmbench.data.rollouts import Rollout, write
-from prmbench.engines.decoding import Drawn
+from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.hf import Placement
 from prmbench.rl import advantages, distrl, models, step_rollouts, updates
 from prmbench.rl.models import Models
 from prmbench.rl.token_rows import Row, micro_batches
 from prmbench.sampling import completions
-from prmbench.training.model import Setup, open_runner
+from prmbench.training.model import ModelSetup, open_runner
 
 Change = Callable[[int, Rollout], Rollout]
 
 
 def judged(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     """Changes what is known of each completion k of a prompt, once it is drawn and verified."""
-    inner = completions.draw_tokens
+    inner = completions.sample_batch_with_tokens
 
-    def changed(*args: Any) -> list[tuple[Rollout, Drawn | None]]:
+    def changed(*args: Any) -> list[tuple[Rollout, SampledTokens | None]]:
         return [(change(int(r.id.rpartition("/")[2]), r), d) for r, d in inner(*args)]
 
-    monkeypatch.setattr(completions, "draw_tokens", changed)
+    monkeypatch.setattr(completions, "sample_batch_with_tokens", changed)
 
 
 def prompt_of(rollout: Rollout) -> int:
@@ -239,7 +239,7 @@ def losses(start: Path, *given: Row) -> tuple[float, float]:
     """(reward model's, policy's) over these rows."""
     told = rows(*given)
     config = resolve(distrl.DistRLConfig(preset="paper", rm_margin=0.1))
-    model = open_runner(str(start), None, "lm", Setup(Placement("cpu", "float32")))
+    model = open_runner(str(start), None, "lm", ModelSetup(Placement("cpu", "float32")))
     micros = micro_batches(told, [[i] for i in range(len(given))], 64)
     candidates, _ = models.old_candidates(Models(model, None, False, None), told, micros, 0.1)
     old_logprobs = candidates.old_logprobs
@@ -434,7 +434,7 @@ def test_a_row_longer_than_the_budget_has_a_micro_batch_of_its_own() -> None:
 def test_a_stand_in_counts_nothing(start: Path) -> None:
     """What a process does that has no rows while the others have some."""
     config = resolve(distrl.DistRLConfig(preset="paper"))
-    model = open_runner(str(start), None, "lm", Setup(Placement("cpu", "float32")))
+    model = open_runner(str(start), None, "lm", ModelSetup(Placement("cpu", "float32")))
     nothing = rows()
     from prmbench.rl.token_rows import _stand_in
 

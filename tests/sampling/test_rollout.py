@@ -26,7 +26,7 @@ from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion_encoding import encode_completion
 from prmbench.sampling import completions as policies
 from prmbench.sampling import rollout as rollouts
-from prmbench.sampling.rollout import rollout
+from prmbench.sampling.rollout import run_rollout
 from prmbench.verification.verifiers import Verifier
 
 N = 3
@@ -46,7 +46,7 @@ def config(policy: Path, tmp_path: Path) -> RolloutConfig:
 
 
 def run(config: RolloutConfig) -> list[Rollout]:
-    path = rollout(config)
+    path = run_rollout(config)
     assert path == config.out
     return rollout_files.read(path)
 
@@ -65,22 +65,22 @@ def test_every_prompt_has_its_completions_in_order(config: RolloutConfig) -> Non
     for r in rows:
         assert 1 <= (r.tokens or 0) <= 12
         assert r.finish == "stop" or r.tokens == 12
-        assert r.steps == rollout_files.cut(r.completion, "line")
+        assert r.steps == rollout_files.split_completion(r.completion, "line")
         assert r.outcome == (1 if r.verdict == "right" else 0)
     assert sorted(p.name for p in config.out.parent.iterdir()) == ["r.jsonl", "r.jsonl.json"]
 
 
 def test_the_summary_counts_the_file(config: RolloutConfig) -> None:
     rows = run(config)
-    counts = rollouts.counts(config.out)
+    counts = rollouts.read_counts(config.out)
     assert counts["prompts"] == 14
     assert counts["completions"] == 14 * N
     assert counts["verdicts"] == dict(Counter(r.verdict for r in rows))
     assert counts["truncated"] == sum(r.finish == "length" for r in rows) > 0
     assert counts["tokens"] == sum(r.tokens or 0 for r in rows)
     assert counts["accuracy"] == pytest.approx(sum(r.outcome or 0 for r in rows) / len(rows), abs=1e-6)
-    assert json.loads(rollouts.beside(config.out).read_text())["config"]["model"] == "policy"
-    assert str(config.out.parent) not in rollouts.beside(config.out).read_text()
+    assert json.loads(rollouts.sidecar_path(config.out).read_text())["config"]["model"] == "policy"
+    assert str(config.out.parent) not in rollouts.sidecar_path(config.out).read_text()
 
 
 def test_summarise_by_hand() -> None:
@@ -137,7 +137,7 @@ def test_sample_needs_no_journal(config: RolloutConfig) -> None:
     rows = run(config)
     engine = policies.open_policy(config)
     with Verifier() as verifier:
-        resampled = list(policies.sample(engine, prompt_files.load(config.data), config, verifier))  # type: ignore[arg-type]
+        resampled = list(policies.sample_completions(engine, prompt_files.load(config.data), config, verifier))  # type: ignore[arg-type]
     assert resampled == rows
 
 
@@ -170,13 +170,13 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_bytes(config: RolloutCon
     run(config)
     again = replace(config, out=config.out.with_name("again.jsonl"))
     with pytest.raises(PowerCutError):
-        rollout(again, cut_after(2))
+        run_rollout(again, cut_after(2))
     assert not again.out.exists()
     (journal,) = again.out.parent.glob("again.jsonl.journal/*.jsonl")
     with journal.open("a") as file:
         file.write('{"batch": 2, "rollouts": [{"id')  # torn by a kill
     seen: list[int] = []
-    rollout(again, lambda done, total, _: seen.append(total - done))
+    run_rollout(again, lambda done, total, _: seen.append(total - done))
     assert seen[0] == told_batches(config) - 3  # the two on disk were not drawn again
     assert again.out.read_bytes() == config.out.read_bytes()
     assert not list(again.out.parent.glob("*.journal"))
@@ -211,7 +211,7 @@ def test_kill_9_loses_nothing(config: RolloutConfig) -> None:
         process.communicate()
     finally:
         process.kill()
-    rollout(again)
+    run_rollout(again)
     assert again.out.read_bytes() == config.out.read_bytes()
 
 
@@ -239,25 +239,25 @@ def test_two_processes_write_the_same_bytes(config: RolloutConfig) -> None:
 def test_a_finished_run_is_not_drawn_again(config: RolloutConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     run(config)
     before = config.out.stat().st_mtime_ns
-    monkeypatch.setattr(policies, "draw", None)
-    assert rollout(config) == config.out
+    monkeypatch.setattr(policies, "sample_batch", None)
+    assert run_rollout(config) == config.out
     assert config.out.stat().st_mtime_ns == before
 
 
 def test_another_run_does_not_overwrite(config: RolloutConfig) -> None:
     run(config)
     with pytest.raises(UserError, match=r"exists, from a run that differs in sampling; name another file"):
-        rollout(replace(config, temperature=0.5))
-    rollouts.beside(config.out).unlink()
+        run_rollout(replace(config, temperature=0.5))
+    rollouts.sidecar_path(config.out).unlink()
     with pytest.raises(UserError, match="exists, and this command did not write it"):
-        rollout(config)
+        run_rollout(config)
 
 
 def test_a_journal_of_other_options_is_refused(config: RolloutConfig) -> None:
     with pytest.raises(PowerCutError):
-        rollout(config, cut_after(1))
+        run_rollout(config, cut_after(1))
     with pytest.raises(UserError, match="begun with another seed"):
-        rollout(replace(config, seed=3))
+        run_rollout(replace(config, seed=3))
 
 
 # --- what cannot be drawn ---------------------------------------------------------------------------------
@@ -273,12 +273,12 @@ def test_prompts_without_room_are_counted_not_cut(config: RolloutConfig, tmp_pat
     rows = run(small)
     full = sum(len(i) == longest for i in ids)
     assert len(rows) == (14 - full) * N
-    assert rollouts.counts(config.out)["refused"] == full * N > 0
+    assert rollouts.read_counts(config.out)["refused"] == full * N > 0
     room = {p.id: longest - len(i) for p, i in zip(prompt_files.load(config.data), ids, strict=True)}  # type: ignore[arg-type]
     assert all((r.tokens or 0) <= room[r.group] for r in rows)
     (model / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": min(map(len, ids))}))
     with pytest.raises(UserError, match="no prompt leaves room for a completion"):
-        rollout(replace(small, out=config.out.with_name("none.jsonl")))
+        run_rollout(replace(small, out=config.out.with_name("none.jsonl")))
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_prompts_without_room_are_counted_not_cut(config: RolloutConfig, tmp_pat
 )
 def test_bad_input(config: RolloutConfig, changed: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        rollout(replace(config, **changed))  # type: ignore[arg-type]
+        run_rollout(replace(config, **changed))  # type: ignore[arg-type]
 
 
 def test_a_row_does_not_choose_that_a_scorer_runs(config: RolloutConfig, tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_a_row_does_not_choose_that_a_scorer_runs(config: RolloutConfig, tmp_pat
     with pytest.raises(
         UserError, match="prompt a: asks for the verifier gym; give --verifier gym if you trust its file"
     ):
-        rollout(replace(config, data=data))
+        run_rollout(replace(config, data=data))
     for metadata, reason in (
         ({"source_dataset": "n_queens"}, "evaluates the answer or the data as Python"),
         ({}, "no `source_dataset`"),
@@ -318,7 +318,7 @@ def test_a_row_does_not_choose_that_a_scorer_runs(config: RolloutConfig, tmp_pat
     ):
         data.write_text(json.dumps({**row, "metadata": metadata}), encoding="utf-8")
         with pytest.raises(UserError, match=reason):
-            rollout(replace(config, data=data, verifier="gym"))
+            run_rollout(replace(config, data=data, verifier="gym"))
 
 
 def test_golds_that_cannot_be_read_are_counted_in_one_line(config: RolloutConfig, tmp_path: Path) -> None:
@@ -326,23 +326,23 @@ def test_golds_that_cannot_be_read_are_counted_in_one_line(config: RolloutConfig
     golds = ["She keeps 2 of the 5 apples that were in the box on Monday.", "#### 6", "\\frac{1}{2}"]
     data.write_text("\n".join(json.dumps({"prompt": "P", "answer": gold}) for gold in golds), encoding="utf-8")
     with pytest.warns(Notice, match="1 of 3 prompts have a gold answer that cannot be read .first: solutions-0"):
-        path = rollout(replace(config, data=data, verifier="math"))
+        path = run_rollout(replace(config, data=data, verifier="math"))
     assert path is not None
-    verdicts = rollouts.counts(path)["verdicts"]
+    verdicts = rollouts.read_counts(path)["verdicts"]
     assert verdicts["no gold"] == config.group_size
     data.write_text(json.dumps({"prompt": "P", "answer": golds[0]}), encoding="utf-8")
     message = rf"c.jsonl: none of {config.group_size} completions could be verified \({config.group_size} no gold\)"
     with pytest.warns(Notice, match=message):
-        rollout(replace(config, data=data, verifier="math", out=tmp_path / "c.jsonl"))
+        run_rollout(replace(config, data=data, verifier="math", out=tmp_path / "c.jsonl"))
 
 
 def test_the_output_is_neither_input_nor_folder(config: RolloutConfig) -> None:
     assert config.data is not None
     with pytest.raises(UserError, match="is a file that is read"):
-        rollout(replace(config, out=config.data))
+        run_rollout(replace(config, out=config.data))
     (config.data.parent / "d.jsonl").mkdir()
     with pytest.raises(UserError, match="is a folder"):
-        rollout(replace(config, out=config.data.parent / "d.jsonl"))
+        run_rollout(replace(config, out=config.data.parent / "d.jsonl"))
 
 
 def test_dry_run_loads_no_weights(config: RolloutConfig, tmp_path: Path) -> None:

@@ -187,11 +187,11 @@ def test_a_sampled_completion_is_scored_and_trained_on_as_sampled(engine: hf.HFE
     claims = [verifiers.Claim(text, p.gold, "exact") for p, text in zip(prompts, texts, strict=True)]
     with verifiers.Verifier(1) as verifier:
         assert [v.outcome for v in verifier.check(claims)] == [1, 0, 0]
-        sampled = list(completions.sample(engine, prompts, config, verifier))
+        sampled = list(completions.sample_completions(engine, prompts, config, verifier))
     assert [r.id for r in sampled] == [f"{p.id}/0" for p in prompts]
     for prompt, text in zip(prompts, texts, strict=True):
-        row = Rollout("x", prompt.text, text, steps=rollouts.cut(text, "numbered"))
-        scored = encoding.encode_chat(engine.tokenizer, rollouts.trace(row))
+        row = Rollout("x", prompt.text, text, steps=rollouts.split_completion(text, "numbered"))
+        scored = encoding.encode_chat(engine.tokenizer, rollouts.to_trace(row))
         trained = encode_completion(engine.tokenizer, prompt.text, text)
         tokens = tuple(engine.tokenizer(text, add_special_tokens=False)["input_ids"])
         assert scored.ids[scored.start : scored.ends[-1]] == tokens

@@ -32,7 +32,14 @@ from prmbench.core.records import MetricRow
 from prmbench.core.result_files import Run
 from prmbench.metrics.first_error import bootstrap_weights
 from prmbench.report import report
-from prmbench.studies.reporting.checkpoint_correlation import FEWEST, REPLICATES, Coefficient, Point, Within, correlate
+from prmbench.studies.reporting.checkpoint_correlation import (
+    MIN_SEEDS,
+    REPLICATES,
+    Coefficient,
+    Point,
+    Within,
+    correlate,
+)
 from prmbench.studies.reporting.checkpoint_rows import Checkpoint, checkpoints
 from prmbench.studies.reporting.checkpoint_tables import csv as joined_csv
 from prmbench.studies.reporting.checkpoint_tables import grids, joined, outcomes
@@ -155,13 +162,13 @@ def test_more_rows_of_the_same_seeds_do_not_narrow_the_interval() -> None:
 
 
 def test_too_few_seeds_have_no_interval_however_many_rows_there_are() -> None:
-    points = _random_points(rows=30, seeds=FEWEST)
+    points = _random_points(rows=30, seeds=MIN_SEEDS)
     enough = correlate(points, "spearman")
     short = correlate([p for p in points if p.cluster], "spearman")
     assert enough is not None
     assert short is not None
     assert enough.lo is not None
-    assert (short.lo, short.hi, short.clusters) == (None, None, FEWEST - 1)
+    assert (short.lo, short.hi, short.clusters) == (None, None, MIN_SEEDS - 1)
 
 
 @pytest.mark.parametrize("x", [(), (1.0,), (1.0, 2.0), (3.0, 3.0, 3.0, 3.0), (0.1, 0.1, 0.1)])

@@ -13,7 +13,7 @@ from prmbench import tasks
 from prmbench.config import DemoConfig
 from prmbench.core.records import UserError
 from prmbench.studies import demo
-from prmbench.studies.reporting.reward_model_runs import study as gather
+from prmbench.studies.reporting.reward_model_runs import gather_study as gather
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -25,13 +25,20 @@ from prmbench.report.sheets import sheets
 from prmbench.report.stats import holm
 from prmbench.report.training_figures import over_runs
 from prmbench.report.training_runs import TrainingRun
-from prmbench.studies.reporting.nested_seeds import Runs, difference, estimate, whole
-from prmbench.studies.reporting.policy_claims import Answer, Question, _answer, _final_accuracies, against_base, answers
+from prmbench.studies.reporting.nested_seeds import RunValues, difference, estimate, whole_run_values
+from prmbench.studies.reporting.policy_claims import (
+    Answer,
+    Question,
+    _answer,
+    _final_accuracies,
+    answer_questions,
+    compare_with_grpo,
+)
 from prmbench.studies.reporting.policy_figures import families
-from prmbench.studies.reporting.policy_runs import RLStudy, early, late, rl_study
+from prmbench.studies.reporting.policy_runs import RLStudy, first_quarter_mean, gather_rl_study, last_quarter_mean
 from prmbench.studies.reporting.policy_tables import alarms, grids, options_grid
 from prmbench.studies.reporting.probe_models import probe_grid, questions
-from prmbench.studies.reporting.reward_model_runs import study
+from prmbench.studies.reporting.reward_model_runs import gather_study
 from prmbench.studies.reporting.sections import SECTIONS
 from prmbench.tasks import read_run, read_runs
 
@@ -43,7 +50,7 @@ STUDIES = SECTIONS[:1]
 
 def test_seeds_are_nested_by_hand() -> None:
     """SFT means 1, 2, 6: whatever the RL seeds, the mean is 3 and the error is that of three numbers."""
-    result = estimate(whole({(0, 0): 0.0, (0, 1): 2.0, (1, 0): 2.0, (2, 0): 5.0, (2, 1): 6.0, (2, 2): 7.0}))
+    result = estimate(whole_run_values({(0, 0): 0.0, (0, 1): 2.0, (1, 0): 2.0, (2, 0): 5.0, (2, 1): 6.0, (2, 2): 7.0}))
     expected = stats.ttest_1samp([1.0, 2.0, 6.0], 0.0)
     assert result is not None
     assert (result.value, result.sft_seeds, result.runs, result.positive) == (3.0, 3, 6, 5)
@@ -54,8 +61,8 @@ def test_seeds_are_nested_by_hand() -> None:
 
 
 def test_more_rl_seeds_of_the_same_sft_seed_do_not_narrow_the_interval() -> None:
-    few = estimate(whole({(s, 0): float(s) for s in range(3)}))
-    many = estimate(whole({(s, r): float(s) for s in range(3) for r in range(10)}))
+    few = estimate(whole_run_values({(s, 0): float(s) for s in range(3)}))
+    many = estimate(whole_run_values({(s, r): float(s) for s in range(3) for r in range(10)}))
     assert few is not None
     assert many is not None
     assert (few.lo, few.hi) == (many.lo, many.hi)
@@ -73,16 +80,16 @@ def test_shared_problems_widen_the_interval() -> None:
 
 
 def test_unshared_problems_add_no_variance_to_that_of_the_seeds() -> None:
-    shared: Runs = {(s, 0): {f"p{i}": 0.3 * i + 0.2 * s for i in range(3)} for s in range(2)}
+    shared: RunValues = {(s, 0): {f"p{i}": 0.3 * i + 0.2 * s for i in range(3)} for s in range(2)}
     unshared = {seeds: {f"{seeds}{name}": v for name, v in values.items()} for seeds, values in shared.items()}
-    result, expected = estimate(unshared), estimate(whole({(0, 0): 0.3, (1, 0): 0.5}))
+    result, expected = estimate(unshared), estimate(whole_run_values({(0, 0): 0.3, (1, 0): 0.5}))
     assert result is not None
     assert expected is not None
     assert (result.lo, result.hi, result.p) == pytest.approx((expected.lo, expected.hi, expected.p))
 
 
 def test_one_sft_seed_and_one_run() -> None:
-    two = estimate(whole({(0, 0): 1.0, (0, 1): 2.0}))
+    two = estimate(whole_run_values({(0, 0): 1.0, (0, 1): 2.0}))
     assert two is not None
     assert two.single
     assert two.hi == pytest.approx(1.5 + 12.7062047 * 0.5)  # t of one degree over the RL seeds
@@ -90,17 +97,19 @@ def test_one_sft_seed_and_one_run() -> None:
     assert one is not None
     assert one.hi == pytest.approx(0.5 + 12.7062047 * 0.5)  # over the problems
     assert (one.p, one.mdd) == (None, None)  # one run does not show how much training varies
-    single_value = estimate(whole({(0, 0): 1.0}))
+    single_value = estimate(whole_run_values({(0, 0): 1.0}))
     assert single_value is not None
     assert (single_value.lo, single_value.hi, single_value.p) == (None, None, None)
     assert estimate({}) is None
 
 
 def test_differences_pair_seeds_and_problems() -> None:
-    first: Runs = {(0, 0): {"a": 1.0, "b": 0.5}, (0, 1): {"a": 1.0}, (1, 0): {"z": 1.0}}
-    second: Runs = {(0, 0): {"a": 0.25, "c": 9.0}, (1, 0): {"a": 1.0}}
+    first: RunValues = {(0, 0): {"a": 1.0, "b": 0.5}, (0, 1): {"a": 1.0}, (1, 0): {"z": 1.0}}
+    second: RunValues = {(0, 0): {"a": 0.25, "c": 9.0}, (1, 0): {"a": 1.0}}
     assert difference(first, second) == {(0, 0): {"a": 0.75}}
-    assert difference(whole({(0, 0): 3.0}), whole({(0, 0): 1.0, (5, 5): 1.0})) == {(0, 0): {"": 2.0}}
+    assert difference(whole_run_values({(0, 0): 3.0}), whole_run_values({(0, 0): 1.0, (5, 5): 1.0})) == {
+        (0, 0): {"": 2.0}
+    }
 
 
 # --- claims -----------------------------------------------------------------------------------------------------
@@ -135,7 +144,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def policies(results: Path) -> RLStudy:
-    return rl_study(run for run in read_runs(results) if run.result.manifest.task == "distrl")
+    return gather_rl_study(run for run in read_runs(results) if run.result.manifest.task == "distrl")
 
 
 def find(all_answers: list[Answer], source: str, comparison: str, where: str = "", panel: str = "plain") -> Answer:
@@ -167,14 +176,14 @@ def test_claims_of_known_sign(
     policies: RLStudy, source: str, comparison: str, where: str, value: float, verdict: str
 ) -> None:
     """Differences follow from ARMS; the noise around them is at most 0.014 per arm."""
-    answer = find(answers(policies), source, comparison, where)
+    answer = find(answer_questions(policies), source, comparison, where)
     assert answer.found.value == pytest.approx(value, abs=0.03 if "avg" in where else 1e-9)
     assert answer.verdict == verdict
     assert (answer.found.sft_seeds, answer.found.runs) == (3, 9)
 
 
 def test_panels_are_compared_separately(policies: RLStudy) -> None:
-    answer = find(answers(policies), "T5", "distrl_ipvrm - grpo", panel="marker")
+    answer = find(answer_questions(policies), "T5", "distrl_ipvrm - grpo", panel="marker")
     assert answer.found.value < 0
     assert answer.found.runs == 4
 
@@ -194,7 +203,7 @@ def test_panels_are_compared_separately(policies: RLStudy) -> None:
 def test_verdicts_follow_from_interval_and_bounds(
     low: float, high: float, values: tuple[float, ...], verdict: str
 ) -> None:
-    runs = whole({(s, 0): v for s, v in enumerate(values)})
+    runs = whole_run_values({(s, 0): v for s, v in enumerate(values)})
     answer = _answer(Question("T5", "", "a - b", "here", runs, low=low, high=high))
     assert answer is not None
     assert answer.verdict == verdict
@@ -210,14 +219,14 @@ def test_a_single_run_has_no_verdict() -> None:
 
 
 def test_holm_is_over_the_tested_comparisons_of_a_source_and_panel(policies: RLStudy) -> None:
-    family = [a for a in answers(policies) if (a.source, a.panel) == ("T11", "plain")]
+    family = [a for a in answer_questions(policies) if (a.source, a.panel) == ("T11", "plain")]
     assert [a.holm for a in family if not a.tested] == [None] * sum(not a.tested for a in family)
     tested = [a for a in family if a.tested]
     assert [a.holm for a in tested] == pytest.approx(holm([a.found.p for a in tested if a.found.p is not None]))
 
 
 def test_arms_against_grpo_and_a_reward_model_as_policy(policies: RLStudy) -> None:
-    against_grpo = against_base(policies, "plain")
+    against_grpo = compare_with_grpo(policies, "plain")
     assert set(against_grpo) == set(ARMS) - {"grpo"}
     assert against_grpo["distrl_ipvrm"][0].value == pytest.approx(0.10, abs=0.03)
     p_values = {arm: e.p for arm, (e, _) in against_grpo.items()}
@@ -225,7 +234,7 @@ def test_arms_against_grpo_and_a_reward_model_as_policy(policies: RLStudy) -> No
         holm([p for p in p_values.values() if p is not None])
     )
     one_each = RLStudy(tuple(t for t in policies.trained if not t.arm.startswith("rm_as") or t.seeds[1] == 0))
-    assert against_base(one_each, "plain")["rm_as_policy_ipvrm"][0].runs == 9  # paired with every RL seed
+    assert compare_with_grpo(one_each, "plain")["rm_as_policy_ipvrm"][0].runs == 9  # paired with every RL seed
 
 
 def test_an_untrained_arm_counts_all_of_its_validations(tmp_path: Path) -> None:
@@ -234,22 +243,22 @@ def test_an_untrained_arm_counts_all_of_its_validations(tmp_path: Path) -> None:
         write_training(tmp_path, "grpo", [0.4, 0.45, base], (0, rl))
         write_training(tmp_path, "rm_as_policy_ipvrm", [level], (0, rl))
     write_training(tmp_path, "rm_as_policy_ipvrm", [0.1], (5, 0))  # of an SFT seed that nothing is compared with
-    policies = rl_study(read_runs(tmp_path))
+    policies = gather_rl_study(read_runs(tmp_path))
     base = policies.accuracy("plain", "grpo", -1)
     means = {
         seeds: np.mean(list(values.values()))
         for seeds, values in _final_accuracies(policies, "plain", "rm_as_policy_ipvrm", base).items()
     }
     assert means == {(0, rl): pytest.approx(2 / 3) for rl in range(3)}
-    assert against_base(policies, "plain")["rm_as_policy_ipvrm"][0].value == pytest.approx(2 / 3 - 0.5)
+    assert compare_with_grpo(policies, "plain")["rm_as_policy_ipvrm"][0].value == pytest.approx(2 / 3 - 0.5)
 
 
 # --- probes of the miniature ----------------------------------------------------------------------------------
 
 
 def test_shuffled_and_marked_reward_models(results: Path) -> None:
-    models = study([run for run in read_runs(results) if run.result.manifest.task != "distrl"])
-    probe_answers = answers(RLStudy(()), questions(models))
+    models = gather_study([run for run in read_runs(results) if run.result.manifest.task != "distrl"])
+    probe_answers = answer_questions(RLStudy(()), questions(models))
 
     def verdict(source: str, comparison: str) -> tuple[float, str]:
         answer = find(probe_answers, source, comparison, "onpolicy", "")
@@ -280,8 +289,8 @@ def test_probes_do_not_enter_the_miniatures_own_tables(results: Path) -> None:
 
 def test_quarters() -> None:
     values = [float(v) for v in range(8)]
-    assert (early(values), late(values)) == (0.5, 6.5)
-    assert (early([3.0]), late([1.0, 5.0])) == (3.0, 5.0)
+    assert (first_quarter_mean(values), last_quarter_mean(values)) == (0.5, 6.5)
+    assert (first_quarter_mean([3.0]), last_quarter_mean([1.0, 5.0])) == (3.0, 5.0)
 
 
 def test_monitors_by_step(policies: RLStudy) -> None:
@@ -314,7 +323,7 @@ def test_families_show_every_trained_arm(policies: RLStudy) -> None:
 
 
 def test_tables(policies: RLStudy) -> None:
-    shown = {grid.label: grid for grid in (*grids(policies, answers(policies)), options_grid(policies))}
+    shown = {grid.label: grid for grid in (*grids(policies, answer_questions(policies)), options_grid(policies))}
     policies = {row[1]: row for row in shown["rl-policies"].groups[0]}
     assert policies["grpo"][2:4] == ("3", "9")
     assert policies["grpo"][4].startswith("42.0 [")

@@ -17,8 +17,8 @@ from prmbench.report import report
 from prmbench.report.load import load
 from prmbench.report.stats import holm, mean, paired, t_quantile, t_two_sided_p
 from prmbench.studies.reporting.reward_model_claims import Claim, claims, missing
-from prmbench.studies.reporting.reward_model_runs import SHIFTS, Study, study
-from prmbench.studies.reporting.reward_model_tables import cell, grids
+from prmbench.studies.reporting.reward_model_runs import SHIFTS, Study, gather_study
+from prmbench.studies.reporting.reward_model_tables import grids, mean_text
 from prmbench.studies.reporting.sections import SECTIONS
 from prmbench.tasks import read_runs
 
@@ -109,7 +109,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reward_models(results: Path) -> Study:
-    return study(read_runs(results))
+    return gather_study(read_runs(results))
 
 
 def find(all_claims: list[Claim], source: str, comparison: str, where: str) -> Claim:
@@ -160,18 +160,18 @@ def test_pairs_are_by_seed_and_not_by_order(tmp_path: Path) -> None:
     runs = [
         r for r in read_runs(tmp_path) if (r.result.manifest.model, r.result.manifest.config["seed"]) != ("dpo_rm", 0)
     ]
-    claim = find(claims(study(runs[::-1])), "T2", "ipvrm - dpo_rm", "onpolicy")
+    claim = find(claims(gather_study(runs[::-1])), "T2", "ipvrm - dpo_rm", "onpolicy")
     assert (claim.n, claim.positive) == (2, 2)
     assert claim.difference == pytest.approx(0.15)
 
 
 def test_the_papers_constants_are_compared_among_themselves(tmp_path: Path) -> None:
     write_study(tmp_path, {"ipvrm": [0.5, 0.6], "q_rm_paper": [0.1, 0.2], "ipvrm_paper": [0.4, 0.4]})
-    all_claims = claims(study(read_runs(tmp_path)))
+    all_claims = claims(gather_study(read_runs(tmp_path)))
     assert {(c.constants, c.comparison) for c in all_claims if c.source == "T2"} == {
         ("paper", "ipvrm_paper - q_rm_paper")
     }
-    assert set(missing(study(read_runs(tmp_path)))) == {"T1", "T3", "T4", "T10"}
+    assert set(missing(gather_study(read_runs(tmp_path)))) == {"T1", "T3", "T4", "T10"}
 
 
 def test_the_mean_of_shifts_needs_every_format(reward_models: Study) -> None:
@@ -193,10 +193,10 @@ def test_the_mean_of_shifts_needs_every_format(reward_models: Study) -> None:
 
 def test_cells_show_mean_interval_best_and_fewer_seeds() -> None:
     found = mean([0.5, 0.6, 0.7])
-    assert cell(found, "percent", 3, best=0.6) == "**60.0** [35.2, 84.8]"
-    assert cell(found, "percent", 4, best=0.9) == "60.0 [35.2, 84.8]†"
-    assert cell(mean([-0.0001]), "signed") == "+0.0"
-    assert cell(None, "percent") == "–"
+    assert mean_text(found, "percent", 3, best=0.6) == "**60.0** [35.2, 84.8]"
+    assert mean_text(found, "percent", 4, best=0.9) == "60.0 [35.2, 84.8]†"
+    assert mean_text(mean([-0.0001]), "signed") == "+0.0"
+    assert mean_text(None, "percent") == "–"
 
 
 def test_tables_of_a_study(reward_models: Study) -> None:
@@ -246,7 +246,7 @@ def test_files_of_a_study(results: Path, tmp_path: Path) -> None:
 
 def test_order_of_runs_does_not_matter(results: Path) -> None:
     runs = read_runs(results)
-    one, two = study(runs), study(runs[::-1])
+    one, two = gather_study(runs), gather_study(runs[::-1])
     assert one.table.equals(two.table)
     assert claims(one) == claims(two)
     assert grids(one, claims(one)) == grids(two, claims(two))

@@ -37,7 +37,7 @@ TEXT = "Step 1: 7 + 5 = 1\n\nStep 2: 1 * 3 = 3\n\nStep 3: 3 - 4 = 10\n\nStep 4: 
 
 
 def _row(name: str = "a", outcome: int | None = 1, text: str = TEXT, finish: str = "stop") -> Rollout:
-    steps = rollouts.cut(text, "numbered")
+    steps = rollouts.split_completion(text, "numbered")
     return Rollout(name, PROMPT, text, steps=steps, outcome=outcome, finish=finish, tokens=22)
 
 

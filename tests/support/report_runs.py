@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 
-from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, StepScores, Trace, scored
+from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, StepScores, Trace, join_scores
 from prmbench.core.result_files import pack_scores, sha256, unpack_scores, write_run
 from prmbench.report import Report
 from prmbench.tasks import judge
@@ -54,7 +54,7 @@ def scores_of(items: Sequence[Trace], kind: str = "prob", seed: int = 0, skill: 
             scores = StepScores(trace.id, values, tokens)
         else:
             scores = StepScores(trace.id, tuple(float(p) for p in 1 / (1 + np.exp(-draws))))
-        found.append(scored(trace, StepScores(trace.id, unscored="too long") if trace is items[-1] else scores))
+        found.append(join_scores(trace, StepScores(trace.id, unscored="too long") if trace is items[-1] else scores))
     return found
 
 
@@ -136,7 +136,7 @@ def task_scores(items: Sequence[Trace], seed: int = 0, skill: float = 1.0) -> li
     found = []
     for trace in items:
         draws = rng.normal(skill * (trace.outcome or 0), 1, len(trace.steps))
-        found.append(scored(trace, StepScores(trace.id, tuple(map(float, draws)), (3,) * len(trace.steps))))
+        found.append(join_scores(trace, StepScores(trace.id, tuple(map(float, draws)), (3,) * len(trace.steps))))
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench.engines.decoding import Drawn
+from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.generation import Sampling
 from prmbench.engines.hf import HFEngine, Placement, load
 
@@ -18,5 +18,5 @@ def loaded(folder: Path) -> HFEngine:
     return load(str(folder), "lm", CPU)
 
 
-def draw(engine: Any, seeds: Sequence[int] = (1, 2, 3)) -> list[Drawn]:
+def draw(engine: Any, seeds: Sequence[int] = (1, 2, 3)) -> list[SampledTokens]:
     return engine.sample(PROMPTS, [8] * len(PROMPTS), seeds, Sampling(), ())

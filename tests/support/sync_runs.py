@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from small_samplers import PROMPTS, draw, loaded
 
 from prmbench.core import processes
-from prmbench.engines.decoding import Drawn
-from prmbench.engines.weight_sync import Copied, weights_of
-from prmbench.engines.weight_sync_check import TOLERANCE, noise, self_test
+from prmbench.engines.decoding import SampledTokens
+from prmbench.engines.weight_sync import ModelCopyLink, weights_gatherer
+from prmbench.engines.weight_sync_check import TOLERANCE, perturbed_weights, self_test
 from prmbench.training.model import Forward
 
 
@@ -25,10 +25,10 @@ def main(source: Path, other: Path, out: Path) -> None:
     processes.start()
     rank = processes.rank()
     trained, copied = loaded(source), loaded(other)
-    module = processes.spread(Forward(trained.model, "lm"), "fsdp", "cpu", torch.float32)
+    module = processes.wrap_distributed(Forward(trained.model, "lm"), "fsdp", "cpu", torch.float32)
 
     @torch.no_grad()
-    def logprobs(drawn: Sequence[Drawn]) -> NDArray[np.floating]:
+    def logprobs(drawn: Sequence[SampledTokens]) -> NDArray[np.floating]:
         found = []
         for prompt, d in zip(PROMPTS, drawn, strict=True):
             ids = torch.tensor([[*prompt, *d.ids]])
@@ -39,7 +39,12 @@ def main(source: Path, other: Path, out: Path) -> None:
 
     mine = partial(draw, copied, [10 * rank + n for n in range(len(PROMPTS))])
     found = self_test(
-        Copied(copied), weights_of(trained.model), partial(noise, module), mine, logprobs, TOLERANCE["float32"]
+        ModelCopyLink(copied),
+        weights_gatherer(trained.model),
+        partial(perturbed_weights, module),
+        mine,
+        logprobs,
+        TOLERANCE["float32"],
     )
     told = {**asdict(found), "drawn": [d.ids for d in draw(copied)]}
     (out / f"{rank}.json").write_text(json.dumps(told))

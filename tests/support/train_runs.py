@@ -83,9 +83,9 @@ def metrics(out: Path, name: str = "loss") -> list[float]:
 def gaps(out: Path, swap: bool = False) -> list[float]:
     """By how much the trained model, read without a flag, puts each right trace above its wrong twin."""
     from prmbench.backends import load_backend
-    from prmbench.data.rollouts import trace
+    from prmbench.data.rollouts import to_trace
 
     backend = load_backend(ModelConfig(model=str(out), device="cpu"))
-    found = [trace(replace(row, outcome=None)) for row in traces(swap)]
+    found = [to_trace(replace(row, outcome=None)) for row in traces(swap)]
     scores = [sum(s.values) if backend.facts.kind == "logratio" else s.values[-1] for s in backend.score(found)]
     return [right - wrong for right, wrong in zip(scores[0::2], scores[1::2], strict=True)]

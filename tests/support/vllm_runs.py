@@ -18,7 +18,7 @@ import pytest
 
 from prmbench.engines.hf import Placement, load
 from prmbench.engines.server import fetch_json
-from prmbench.engines.vllm import Options, VllmEngine, open_vllm, serve_command
+from prmbench.engines.vllm import VllmEngine, VllmOptions, open_vllm, serve_command
 
 MARKS = [
     pytest.mark.vllm,
@@ -32,28 +32,30 @@ BOOT = 300
 
 def save_smollm2(folder: Path) -> Path:
     """SmolLM2-135M as safetensors in float32, tied as it is."""
-    from prmbench.studies.demo_smollm2 import smollm2
+    from prmbench.studies.demo_smollm2 import smollm2_path
 
-    engine = load(str(smollm2()), "lm", CPU)
+    engine = load(str(smollm2_path()), "lm", CPU)
     engine.model.hf_quantizer.remove_quantization_config(engine.model)
     engine.model.save_pretrained(folder)
     engine.tokenizer.save_pretrained(folder)
     return folder
 
 
-def small(options: Options) -> Options:
+def small(options: VllmOptions) -> VllmOptions:
     """The same for a short context and little memory."""
     context = options.max_tokens or CONTEXT
     return replace(options, max_tokens=context, cache_gib=0.25, eager=True)
 
 
-def opened(folder: Path, options: Options | None = None) -> VllmEngine:
+def opened(folder: Path, options: VllmOptions | None = None) -> VllmEngine:
     """An engine in this process. The end of any of them is the end of all."""
-    return open_vllm(str(folder), None, CPU, small(options or Options()))
+    return open_vllm(str(folder), None, CPU, small(options or VllmOptions()))
 
 
 @contextmanager
-def served(folder: Path, log: Path, options: Options | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def served(
+    folder: Path, log: Path, options: VllmOptions | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A server started by the command of the docs: its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -61,7 +63,7 @@ def served(folder: Path, log: Path, options: Options | None = None) -> Iterator[
     first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            serve_command(str(folder), "float32", small(options or Options()), port),
+            serve_command(str(folder), "float32", small(options or VllmOptions()), port),
             env={**os.environ, "PATH": first},
             stdout=file,
             stderr=subprocess.STDOUT,

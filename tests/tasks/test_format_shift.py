@@ -33,9 +33,9 @@ from prmbench.core.records import (
     StepScores,
     Trace,
     UserError,
-    scored,
+    join_scores,
 )
-from prmbench.data.renderings import rendered
+from prmbench.data.renderings import render_traces
 from prmbench.evaluation import evaluate_traces
 from prmbench.metrics import first_error
 from prmbench.report.load import load as load_results
@@ -97,11 +97,11 @@ def by_hand() -> list[ScoredTrace]:
     tenths = {
         f"{name}@{r}" if r else name: s for r, found in ({"": PLAIN} | SHIFTED).items() for name, s in found.items()
     }
-    judged = [t for t in rendered(traces) if t.id in tenths]
+    judged = [t for t in render_traces(traces) if t.id in tenths]
     scores = {
         name: StepScores(name, tuple(v / 10 for v in s), unscored="" if s else "too long") for name, s in tenths.items()
     }
-    return [scored(t, scores[t.id]) for t in judged]
+    return [join_scores(t, scores[t.id]) for t in judged]
 
 
 def test_f1_and_drop_by_hand() -> None:
@@ -143,9 +143,9 @@ VERDICTS = {"plain": (2, -1, None, 3, 5), "merged": (1, -1, None, 2, 2), "prefix
 def test_plain_verdicts_in_a_renderings_own_steps() -> None:
     trace = Trace("t", "p", ("s",) * 3, 2, subset="a")
     for name in ("merged", "prefix"):
-        shown = next(t for t in rendered([trace]) if t.id == f"t@{name}")
-        plain = scored(trace, StepScores("t", verdicts=VERDICTS["plain"]))
-        told = format_shift._told(plain, scored(shown, StepScores(shown.id, verdicts=(0,))), name, None)
+        shown = next(t for t in render_traces([trace]) if t.id == f"t@{name}")
+        plain = join_scores(trace, StepScores("t", verdicts=VERDICTS["plain"]))
+        told = format_shift._told(plain, join_scores(shown, StepScores(shown.id, verdicts=(0,))), name, None)
         assert told.verdicts == VERDICTS[name]
         assert (told.label, told.steps) == (shown.first_error, len(shown.steps))
 
@@ -196,8 +196,8 @@ def traces(n: int = 30, subsets: Sequence[str] = ("gsm8k", "math")) -> list[Trac
 
 
 def scores_of(kind: ScoreKind, skill: float = 0.8, plain: Sequence[Trace] = ()) -> list[ScoredTrace]:
-    made = rendered(plain or traces())
-    return [scored(t, s) for t, s in zip(made, RenderedBackend(Drawn(kind, skill)).score(made), strict=True)]
+    made = render_traces(plain or traces())
+    return [join_scores(t, s) for t, s in zip(made, RenderedBackend(Drawn(kind, skill)).score(made), strict=True)]
 
 
 def slow_f1(pairs: Sequence[tuple[int | None, int]], weights: Sequence[float]) -> float:
@@ -325,9 +325,9 @@ def test_what_reads_forwards_loses_nothing_to_a_missing_rest(kind: ScoreKind) ->
 def test_a_causal_model_that_closes_steps_with_a_tag_loses_nothing_either(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "classes", 5, "AutoModelForTokenClassification", num_labels=2)
     (folder / "prm.json").write_text(json.dumps({"backend": "token_cls", "tag": "<extra_0>"}))
-    made = rendered(traces(12), ("prefix", "headers"))
+    made = render_traces(traces(12), ("prefix", "headers"))
     backend = RenderedBackend(load_backend(ModelConfig(str(folder))))
-    scores = [scored(t, next(backend.score([t]))) for t in made]
+    scores = [join_scores(t, next(backend.score([t]))) for t in made]
     rows = rows_of(manifest(scores, fixed=0.5), scores)
     plain, cut = ({s.id: s.values for s in scores if s.subset == name} for name in ("math", "math+prefix"))
     for name, values in plain.items():
@@ -497,7 +497,7 @@ def test_a_backend_at_hand_reads_the_renderings_too(tmp_path: Path) -> None:
 
     config = EvalConfig("mine", out=tmp_path, calibrate_on="math")
     plain = traces(subsets=("math",))
-    made = evaluate_traces(config, rendered(plain, ("split",)), "mini", "format_shift", Noted("prob"))
+    made = evaluate_traces(config, render_traces(plain, ("split",)), "mini", "format_shift", Noted("prob"))
     assert made is not None
     assert {step for step in read if "is" not in step} == {"We add."}  # the first halves
     assert all(len(s.values) == s.steps and not s.unscored for s in made.scores)

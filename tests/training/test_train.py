@@ -23,7 +23,7 @@ from prmbench.core.provenance import weights_hash
 from prmbench.core.records import NonFiniteError, StepScores, UserError
 from prmbench.data import rollouts, training_data
 from prmbench.data.rollouts import Rollout
-from prmbench.engines.completion_encoding import encode_completion, steps_text
+from prmbench.engines.completion_encoding import encode_completion, render_steps
 from prmbench.engines.hf import Placement
 from prmbench.training import setup
 from prmbench.training.losses import LOSSES
@@ -54,7 +54,7 @@ def test_sft_learns_the_text_it_is_shown_and_leaves_wrong_rows_out(policy: Path,
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     right = next(r for r in traces() if r.outcome == 1)
-    encoded = encode_completion(tokenizer, right.prompt, steps_text(right.steps))
+    encoded = encode_completion(tokenizer, right.prompt, render_steps(right.steps))
     told = model.generate(torch.tensor([encoded.ids[: encoded.start]]), max_new_tokens=80, do_sample=False)
     assert tuple(told[0, : len(encoded.ids)].tolist()) == encoded.ids  # end of turn included
     assert not (tmp_path / "out" / "prm.json").exists()  # a policy is no reward model
@@ -65,7 +65,7 @@ def test_sft_learns_the_text_it_is_shown_and_leaves_wrong_rows_out(policy: Path,
 
 def naive_logprobs(model: torch.nn.Module, tokenizer: object, row: Rollout) -> torch.Tensor:
     """Log-probabilities of the completion and its end of turn, one sequence at a time, from all logits."""
-    encoded = encode_completion(tokenizer, row.prompt, row.completion or steps_text(row.steps))  # type: ignore[arg-type]
+    encoded = encode_completion(tokenizer, row.prompt, row.completion or render_steps(row.steps))  # type: ignore[arg-type]
     ids = torch.tensor([encoded.ids])
     logp = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
     return logp.gather(1, ids[0, 1:, None])[encoded.start - 1 :, 0]
@@ -116,7 +116,7 @@ def test_sft_loss_is_transformers_own(policy: Path, tmp_path: Path) -> None:
     run(sft_options(policy, data(tmp_path, [row]), tmp_path / "out", **SGD))
     model = transformers.AutoModelForCausalLM.from_pretrained(policy)
     tokenizer = transformers.AutoTokenizer.from_pretrained(policy)
-    encoded = encode_completion(tokenizer, row.prompt, steps_text(row.steps), finished=False)
+    encoded = encode_completion(tokenizer, row.prompt, render_steps(row.steps), finished=False)
     ids = torch.tensor([encoded.ids])
     labels = ids.clone()
     labels[0, : encoded.start] = -100
@@ -221,13 +221,13 @@ def test_eval_reads_the_trained_model_without_flags(
 
 
 def test_a_template_given_to_training_is_the_trained_models_own(policy: Path, tmp_path: Path) -> None:
-    from prmbench.data.rollouts import trace
+    from prmbench.data.rollouts import to_trace
 
     out = tmp_path / "out"
     run(options(policy, data(tmp_path), out, steps=2, template="plain"))
-    (score,) = load_backend(ModelConfig(model=str(out), device="cpu")).score([trace(traces()[0])])
+    (score,) = load_backend(ModelConfig(model=str(out), device="cpu")).score([to_trace(traces()[0])])
     told = ModelConfig(model=str(out), template="plain", device="cpu")
-    (plain,) = load_backend(told).score([trace(traces()[0])])
+    (plain,) = load_backend(told).score([to_trace(traces()[0])])
     assert score == plain
 
 
@@ -322,7 +322,7 @@ def test_a_reference_of_the_hub_is_read_at_the_revision_of_training(
 
     def scores(**more: str) -> list[StepScores]:
         given = ModelConfig(model=str(tmp_path / "rm"), device="cpu", **more)  # type: ignore[arg-type]
-        return list(load_backend(given).score([rollouts.trace(row) for row in traces()]))
+        return list(load_backend(given).score([rollouts.to_trace(row) for row in traces()]))
 
     pinned, main = scores(ref_model=str(policy)), scores(ref_model=str(reference))
     assert pinned != main
@@ -351,7 +351,7 @@ def test_validation_prompts_are_held_out_and_measured_after_each_pass(policy: Pa
 
 def test_only_the_training_part_must_be_usable(policy: Path, tmp_path: Path) -> None:
     """The prompt held out has right completions only: a pointwise loss is measured on it, a pairwise one cannot be."""
-    held = {r.prompt for r in training_data.split(traces(), 0.25, 0)[1]}
+    held = {r.prompt for r in training_data.split_by_prompt(traces(), 0.25, 0)[1]}
     rows = [replace(r, outcome=1) if r.prompt in held else r for r in traces()]
     file = data(tmp_path, rows)
     run(options(policy, file, tmp_path / "points", validation=0.25, steps=1))

@@ -680,7 +680,7 @@ def test_expressions_are_equal_where_both_have_a_value() -> None:
     ],
 )
 def test_readings_of_an_answer(text: str, readings: list[str]) -> None:
-    assert extraction.answers(text)[: len(readings) or None] == readings
+    assert extraction.extract_answers(text)[: len(readings) or None] == readings
 
 
 @pytest.mark.parametrize(

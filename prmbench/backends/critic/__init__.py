@@ -176,14 +176,19 @@ def _server_chat(card: ModelCard, config: ModelConfig, prompt: Prompt, budget: B
 
 def _local_chat(card: ModelCard, config: ModelConfig, prompt: Prompt) -> tuple[Chat, Facts]:
     from prmbench.backends.common import model_facts, open_lm, template_source
-    from prmbench.engines.vllm import ALONE, Options
+    from prmbench.engines.vllm import EXCLUSIVE_SHARE, VllmOptions
 
     if config.base_url is not None:
         raise UserError(f"--base-url: engine {config.engine} runs the model here; drop it, or use --engine openai")
     trust_code = card.remote_code and config.trust_remote_code
     reads_logprobs = config.critic != "processbench"  # the other critics compare probabilities of words
     engine = open_lm(
-        card.model, card.revision, config, Options(reads=reads_logprobs, share=ALONE), config.dry_run, trust_code
+        card.model,
+        card.revision,
+        config,
+        VllmOptions(reads=reads_logprobs, share=EXCLUSIVE_SHARE),
+        config.dry_run,
+        trust_code,
     )
     chat = LocalChat(engine, template_source(config), prompt.opening)
     facts = model_facts(card, config, engine, kind="verdict", input_format="")

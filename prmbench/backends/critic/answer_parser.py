@@ -47,7 +47,7 @@ def strip_markup(content: str) -> str:
     return _LATEX_NOISE.sub("", content).replace("~", " ").strip().rstrip(".!").strip()
 
 
-def index(text: str, steps: int) -> int | None:
+def parse_index(text: str, steps: int) -> int | None:
     r"""Return the index in the last \boxed{...} of an answer.
 
     ProcessBench's own parser passes the content of the last \boxed{...} to `int` after the vote. What `int` accepts is
@@ -80,7 +80,7 @@ def _parse_index(content: str) -> int | None:
         return None if match is None else int(match[1] + match[2])
 
 
-def decisions(text: str) -> list[bool]:
+def parse_decisions(text: str) -> list[bool]:
     r"""Return every \boxed{correct} (True) and \boxed{incorrect} (False) in order; other boxes are skipped.
 
     For a reasoning model these are the boxes after its thought, or, where there are none, those inside a finished

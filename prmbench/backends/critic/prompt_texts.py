@@ -15,7 +15,7 @@ from typing import Literal
 
 from prmbench.core.records import Trace, UserError
 from prmbench.engines.chat import Messages
-from prmbench.engines.encoding import numbered
+from prmbench.engines.encoding import number_steps
 
 DECISION_QUESTION = "Is the solution correct? Answer with one word, yes or no."
 """Asked when a critique of the steps was cut or holds no verdict. ThinkPRM forces its decision with the first four
@@ -69,7 +69,7 @@ def stepwise(prompt: Prompt, trace: Trace) -> Messages:
         steps = [re.sub(prompt.removed, "", step).strip() for step in trace.steps]
     else:
         steps = [_HEADER.sub("", step, count=1) if _HEADER.match(step) else step for step in trace.steps]
-    return _user_turn(fill(prompt.text, problem=trace.prompt, solution="\n".join(numbered(steps))))
+    return _user_turn(fill(prompt.text, problem=trace.prompt, solution="\n".join(number_steps(steps))))
 
 
 def yes_no(prompt: Prompt, trace: Trace, critiques: Sequence[str] = ()) -> Messages:

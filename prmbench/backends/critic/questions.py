@@ -64,7 +64,7 @@ class CriticSettings:
 def ask_processbench(settings: CriticSettings, traces: Sequence[Trace]) -> list[CriticResult]:
     """Ask for the index of the first wrong paragraph (ProcessBench); judging takes the majority of the votes."""
     return [
-        _to_result(answers, [answer_parser.index(answer.text, len(trace.steps)) for answer in answers])
+        _to_result(answers, [answer_parser.parse_index(answer.text, len(trace.steps)) for answer in answers])
         for trace, answers in _ask_votes(settings, traces)
     ]
 
@@ -106,7 +106,7 @@ def needs_decision(answer: Answer, steps: int) -> bool:
     """Return whether a critique leaves open whether the solution is correct."""
     if answer.refused or answer.unreadable:
         return False
-    step_verdicts = answer_parser.decisions(answer.text)
+    step_verdicts = answer_parser.parse_decisions(answer.text)
     return not step_verdicts or (
         answer.finish == "length" and False not in step_verdicts and len(step_verdicts) < steps
     )
@@ -120,7 +120,7 @@ def stepwise_verdict(answer: Answer, decision: Answer | None, steps: int) -> int
     """
     if decision is not None:
         return -1 if decision.good_probability is not None and decision.good_probability > EVEN_ODDS else None
-    step_verdicts = answer_parser.decisions(answer.text)
+    step_verdicts = answer_parser.parse_decisions(answer.text)
     if answer.finish == "length" and False in step_verdicts:
         step_verdicts = step_verdicts[: step_verdicts.index(False) + 1]  # later verdicts may be incomplete
     return answer_parser.first_error(step_verdicts, steps)

@@ -18,7 +18,7 @@ from prmbench.core.records.kinds import (
 )
 from prmbench.core.records.protocol import EvalProtocol
 from prmbench.core.records.runs import MetricRow, RunManifest, RunResult
-from prmbench.core.records.traces import ScoredTrace, StepScores, Trace, Usage, scored, text_hash
+from prmbench.core.records.traces import ScoredTrace, StepScores, Trace, Usage, join_scores, text_hash
 
 __all__ = [
     "READOUTS",
@@ -40,6 +40,6 @@ __all__ = [
     "Trace",
     "Usage",
     "UserError",
-    "scored",
+    "join_scores",
     "text_hash",
 ]

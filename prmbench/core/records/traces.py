@@ -113,7 +113,7 @@ def _round_digits(value: float) -> float:
     return float(f"{value:.9g}")
 
 
-def scored(trace: Trace, scores: StepScores) -> ScoredTrace:
+def join_scores(trace: Trace, scores: StepScores) -> ScoredTrace:
     """Return the line of a scores file for a trace; scores that cannot be used make it unscored, with the reason."""
     scored_trace = ScoredTrace(
         id=trace.id,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from prmbench.core.records import RunManifest, RunResult, ScoredTrace, UserError
 from prmbench.core.validation.fields import (
     LARGEST_SCORE,
-    MOST_TRACES,
+    MAX_TRACES,
     NAME,
     Fault,
     all_within,
@@ -26,7 +26,7 @@ from prmbench.core.validation.score_lines import coverage_faults, series_of, tra
 
 __all__ = [
     "LARGEST_SCORE",
-    "MOST_TRACES",
+    "MAX_TRACES",
     "NAME",
     "Fault",
     "all_within",

@@ -12,13 +12,13 @@ NAME = re.compile(r"[\w.+-]+")
 """Allowed names of subsets and series, which occur in protocol keys, averages and tables."""
 
 # Limits. Each is far beyond what a real run needs, and keeps a forged one from exhausting memory or time.
-MOST_TRACES = 10_000_000
-MOST_REPLICATES = 10_000
-MOST_WEIGHTS = 2_000_000_000
+MAX_TRACES = 10_000_000
+MAX_REPLICATES = 10_000
+MAX_WEIGHTS = 2_000_000_000
 """Replicates times traces: the weights that a bootstrap holds in memory."""
-MOST_ITEMS = 1_000
+MAX_ITEMS = 1_000
 """Largest number of items in a list of the manifest."""
-MOST_SETTINGS = 10_000
+MAX_SETTINGS = 10_000
 """Largest number of values in `config`, nested ones included."""
 NAME_LENGTH, TEXT_LENGTH, NOTE_LENGTH = 200, 1_000, 20_000
 """Largest numbers of characters. An average's name holds the names of all its subsets, a note may name all of these,
@@ -50,8 +50,8 @@ def setting_faults(config: Mapping[str, Any], path: str) -> Iterator[Fault]:
     while queue:
         location, value = queue.pop()
         count += 1
-        if count > MOST_SETTINGS:
-            yield path, f"has more than {MOST_SETTINGS} values"
+        if count > MAX_SETTINGS:
+            yield path, f"has more than {MAX_SETTINGS} values"
             return
         if isinstance(value, Mapping):
             queue += [(location, part) for pair in value.items() for part in pair]

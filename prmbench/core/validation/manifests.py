@@ -10,10 +10,10 @@ from prmbench.core.validation.fields import (
     LARGEST_COUNT,
     LARGEST_NUMBER,
     LARGEST_SCORE,
-    MOST_ITEMS,
-    MOST_REPLICATES,
-    MOST_TRACES,
-    MOST_WEIGHTS,
+    MAX_ITEMS,
+    MAX_REPLICATES,
+    MAX_TRACES,
+    MAX_WEIGHTS,
     NAME,
     NAME_LENGTH,
     NOTE_LENGTH,
@@ -76,8 +76,8 @@ def _names(manifest: RunManifest) -> Iterator[Fault]:
         yield "subsets", "is empty"
     for field in LISTS:
         items = getattr(manifest, field)
-        if len(items) > MOST_ITEMS:
-            yield field, f"has {len(items)} items, more than {MOST_ITEMS}"
+        if len(items) > MAX_ITEMS:
+            yield field, f"has {len(items)} items, more than {MAX_ITEMS}"
         if len(set(items)) < len(items) and field in ("subsets", "series", "rules", "extra_protocols"):
             yield field, "names one of its items twice"
         for item in items:
@@ -86,9 +86,9 @@ def _names(manifest: RunManifest) -> Iterator[Fault]:
 
 def _counts(manifest: RunManifest) -> Iterator[Fault]:
     ranges: dict[str, tuple[float, float]] = {
-        "n": (1, MOST_TRACES),
+        "n": (1, MAX_TRACES),
         "seed": (-LARGEST_COUNT, LARGEST_COUNT),
-        "replicates": (0, MOST_REPLICATES),
+        "replicates": (0, MAX_REPLICATES),
         **dict.fromkeys(
             ("benchmark_version", "schema_version", "scoring_version", "tokens", "completion_tokens"),
             (0, LARGEST_COUNT),
@@ -102,7 +102,7 @@ def _counts(manifest: RunManifest) -> Iterator[Fault]:
             yield field, f"is {short.repr(value)}, not from {low:,} to {high:,}"
     if manifest.beta is not None and not 0 < manifest.beta <= LARGEST_SCORE:
         yield "beta", f"is {short.repr(manifest.beta)}, not above 0"
-    if manifest.replicates <= MOST_REPLICATES and manifest.n * manifest.replicates > MOST_WEIGHTS:
+    if manifest.replicates <= MAX_REPLICATES and manifest.n * manifest.replicates > MAX_WEIGHTS:
         yield (
             "replicates",
             f"is {manifest.replicates} for {short.repr(manifest.n)} traces, more than a bootstrap can hold",

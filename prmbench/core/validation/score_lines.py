@@ -9,7 +9,7 @@ from prmbench.core.records import RunManifest, ScoredTrace
 from prmbench.core.validation.fields import LARGEST_COUNT, LARGEST_SCORE, NOTE_LENGTH, Fault, all_within, short
 
 FINISHES = ("", "stop", "length")
-MOST_STEPS = 1_000_000
+MAX_STEPS = 1_000_000
 
 
 def trace_faults(scores: Iterable[ScoredTrace], manifest: RunManifest) -> Iterator[Fault]:
@@ -43,8 +43,8 @@ def _trace(trace: ScoredTrace, manifest: RunManifest) -> Iterator[Fault]:
 
 def _labels(trace: ScoredTrace) -> Iterator[Fault]:
     """Yield invalid labels."""
-    if not 0 <= trace.steps <= MOST_STEPS:
-        yield "steps", f"is {short.repr(trace.steps)}, not from 0 to {MOST_STEPS}"
+    if not 0 <= trace.steps <= MAX_STEPS:
+        yield "steps", f"is {short.repr(trace.steps)}, not from 0 to {MAX_STEPS}"
     if trace.label is not None and not -1 <= trace.label < max(trace.steps, 0):
         yield "label", f"is {short.repr(trace.label)} for {short.repr(trace.steps)} steps"
     labels = trace.step_labels

@@ -14,7 +14,7 @@ import typer
 
 from prmbench.config import cli_options
 from prmbench.config.option_field import option
-from prmbench.core.progress import bars
+from prmbench.core.progress import job_bars
 
 app = typer.Typer(name="miniature", no_args_is_help=True, add_completion=False, help="The miniature studies.")
 command = partial(cli_options.command, app)
@@ -68,7 +68,7 @@ def study(config: StudyConfig) -> None:
     from prmbench.studies.miniature.recipes import STUDY_METHODS
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    with bars(False) as progress:
+    with job_bars(False) as progress:
         reward_model_study.run_study(seeds, STUDY_METHODS, config.worlds, config.results, progress)
 
 
@@ -77,7 +77,7 @@ def tune(config: TuneConfig) -> None:
     """Train every setting of the grid on the validation seeds; tuning.json has the table, best first."""
     from prmbench.studies.miniature import reward_model_tuning
 
-    with bars(False) as progress:
+    with job_bars(False) as progress:
         reward_model_tuning.tune(config.worlds, progress)
 
 
@@ -90,7 +90,7 @@ def rl(config: RLConfig) -> None:
     from prmbench.studies.miniature import rl_study
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    with bars(False) as progress:
+    with job_bars(False) as progress:
         rl_study.run_study(seeds, range(config.rl_seeds), config.worlds, config.results, progress)
 
 
@@ -103,7 +103,7 @@ def gain(config: GainConfig) -> None:
     from prmbench.studies.miniature import gain_study
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    with bars(False) as progress:
+    with job_bars(False) as progress:
         gain_study.run_study(seeds, range(config.rl_seeds), config.worlds, config.results, progress)
 
 
@@ -112,7 +112,7 @@ def tune_rl(config: TuneConfig) -> None:
     """Run every setting of the RL grid on the validation seeds; tuning_rl.json has the table, best first."""
     from prmbench.studies.miniature import rl_tuning
 
-    with bars(False) as progress:
+    with job_bars(False) as progress:
         rl_tuning.tune(config.worlds, progress)
 
 

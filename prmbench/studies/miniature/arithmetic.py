@@ -153,12 +153,14 @@ def final_answer(steps: Sequence[str]) -> str:
 
 def is_solved(trace: Trace, completion: str) -> bool:
     """Whether a completion ends in the right answer to the trace's prompt; Monte-Carlo values are made with it."""
-    return final_answer(rollouts.cut(completion, "numbered")) == str(parse_prompt(trace.prompt).values()[-1])
+    return final_answer(rollouts.split_completion(completion, "numbered")) == str(
+        parse_prompt(trace.prompt).values()[-1]
+    )
 
 
 def label_rollout(rollout: Rollout) -> Rollout:
     """Returns the rollout with the oracle's labels: steps, first error, answer, outcome and verdict."""
-    steps = rollout.steps or rollouts.cut(rollout.completion, "numbered")
+    steps = rollout.steps or rollouts.split_completion(rollout.completion, "numbered")
     gold, answer = str(parse_prompt(rollout.prompt).values()[-1]), final_answer(steps)
     return replace(
         rollout,
@@ -254,7 +256,7 @@ def on_policy_traces(sampled: Iterable[Rollout], subset: str, count: int) -> lis
     labelled = [r for r in map(label_rollout, sampled) if r.answer and r.completion == completion_text(r.steps)]
     right = islice(_first_of_each_group(r for r in labelled if r.first_error == -1), count - count // 2)
     wrong = islice(_first_of_each_group(r for r in labelled if r.first_error != -1), count // 2)
-    traces = [replace(rollouts.trace(r), subset=subset) for r in (*right, *wrong)]
+    traces = [replace(rollouts.to_trace(r), subset=subset) for r in (*right, *wrong)]
     if len(traces) < count:
         raise UserError(f"miniature: {len(traces)} traces of {count} for {subset}; sample more prompts or completions")
     return traces

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prmbench.config import Loss
 from prmbench.config.distrl_options import Arm
-from prmbench.core.progress import Tell
+from prmbench.core.progress import JobProgress
 from prmbench.studies.miniature import process_pool
 from prmbench.studies.miniature.recipes import STUDY_METHODS
 from prmbench.studies.miniature.rl_study import ArmRuns, Scale, StudyArm, run_arms, train_reward_models
@@ -38,7 +38,7 @@ def run_study(
     rl_seeds: Sequence[int],
     root: Path,
     out: Path,
-    progress: Tell | None = None,
+    progress: JobProgress | None = None,
     scale: Scale | None = None,
 ) -> None:
     """Makes missing worlds and reward models, then runs every arm; continues where an earlier call was interrupted.

@@ -48,4 +48,6 @@ def _with_completion(row: Rollout, text: str) -> Rollout:
     """Replaces the completion; its number of tokens is then unknown."""
     if text == row.completion:
         return row
-    return replace(row, completion=text, steps=rollouts.cut(text, "numbered") if row.steps else (), tokens=None)
+    return replace(
+        row, completion=text, steps=rollouts.split_completion(text, "numbered") if row.steps else (), tokens=None
+    )

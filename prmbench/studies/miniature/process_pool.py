@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from prmbench.core.progress import Tell
+from prmbench.core.progress import JobProgress
 from prmbench.core.records import UserError
 from prmbench.studies.miniature.world import ActivityProgress
 
@@ -27,7 +27,7 @@ FINISHED = "done"
 """Activity of a job's last message; its second field is then the error message, or 1."""
 
 
-def run_jobs(jobs: Mapping[str, Job], progress: Tell | None = None) -> None:
+def run_jobs(jobs: Mapping[str, Job], progress: JobProgress | None = None) -> None:
     """Runs the jobs in their order.
 
     Args:
@@ -59,7 +59,7 @@ def run_jobs(jobs: Mapping[str, Job], progress: Tell | None = None) -> None:
             process.join()
 
 
-def _forward_messages(messages: Any, progress: Tell | None) -> None:
+def _forward_messages(messages: Any, progress: JobProgress | None) -> None:
     """Waits a moment for messages and passes them on; raises UserError when a job ended in one."""
     try:
         name, activity, done, total = messages.get(timeout=REPORT_SECONDS)

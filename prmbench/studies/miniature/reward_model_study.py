@@ -15,7 +15,7 @@ from prmbench import evaluation
 from prmbench.backends import load_backend
 from prmbench.config import EvalConfig, TrainRMConfig, presets
 from prmbench.core import result_files, writing
-from prmbench.core.progress import Tell
+from prmbench.core.progress import JobProgress
 from prmbench.core.records import Threshold, Trace
 from prmbench.studies.miniature import data_ablations, process_pool
 from prmbench.studies.miniature.recipes import TRAINING, Recipe
@@ -49,7 +49,7 @@ def run_study(
     methods: Mapping[str, Recipe],
     root: Path,
     out: Path,
-    progress: Tell | None = None,
+    progress: JobProgress | None = None,
     sizes: Sizes | None = None,
     tuning: bool = False,
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from prmbench import tasks
 from prmbench.config import Loss
 from prmbench.core import result_files, writing
-from prmbench.core.progress import Tell
+from prmbench.core.progress import JobProgress
 from prmbench.studies.miniature.recipes import Recipe
 from prmbench.studies.miniature.reward_model_study import TUNING_SUBSET, run_study
 
@@ -42,7 +42,7 @@ def settings() -> dict[str, Recipe]:
     }
 
 
-def tune(root: Path, progress: Tell | None = None) -> dict[str, Any]:
+def tune(root: Path, progress: JobProgress | None = None) -> dict[str, Any]:
     """Trains every setting on every validation seed.
 
     Returns:

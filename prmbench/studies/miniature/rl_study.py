@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from prmbench.config.distrl_options import ARMS, SELF, Arm, DistRLConfig
 from prmbench.core import writing
-from prmbench.core.progress import Tell
+from prmbench.core.progress import JobProgress
 from prmbench.core.records import UserError, text_hash
 from prmbench.rl import distrl
 from prmbench.studies.miniature import arithmetic, data_ablations, process_pool
@@ -124,7 +124,7 @@ def run_study(
     rl_seeds: Sequence[int],
     root: Path,
     out: Path,
-    progress: Tell | None = None,
+    progress: JobProgress | None = None,
     scale: Scale | None = None,
 ) -> None:
     """Runs the whole study: worlds, reward models, the data ablations, then every arm on every pair of seeds.

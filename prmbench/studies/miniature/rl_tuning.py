@@ -15,7 +15,7 @@ from typing import Any
 from prmbench import tasks
 from prmbench.config.distrl_options import Arm
 from prmbench.core import result_files, writing
-from prmbench.core.progress import Tell
+from prmbench.core.progress import JobProgress
 from prmbench.studies.miniature import process_pool
 from prmbench.studies.miniature.recipes import DEMO_METHODS
 from prmbench.studies.miniature.reward_model_tuning import VALIDATION_SEEDS
@@ -51,7 +51,7 @@ def settings() -> dict[str, StudyArm]:
     return {f"{arm}-{i}": StudyArm(arm, options) for arm, rows in GRID.items() for i, options in enumerate(rows)}
 
 
-def tune(root: Path, progress: Tell | None = None, scale: Scale = SCALE) -> dict[str, Any]:
+def tune(root: Path, progress: JobProgress | None = None, scale: Scale = SCALE) -> dict[str, Any]:
     """Runs every setting on every validation seed.
 
     Returns:

@@ -174,7 +174,9 @@ def accuracy(engine: HFEngine, prompts: Sequence[Prompt], seed: int) -> float:
     """Returns the share of right answers, one sample per prompt at temperature 1."""
     config = _rollout_config(seed, group_size=1)
     with verifiers.Verifier(1) as verifier:
-        return sum(r.outcome or 0 for r in completions.sample(engine, prompts, config, verifier)) / len(prompts)
+        return sum(r.outcome or 0 for r in completions.sample_completions(engine, prompts, config, verifier)) / len(
+            prompts
+        )
 
 
 # --- its rollouts ---------------------------------------------------------------------------------------
@@ -185,8 +187,8 @@ def _sample_training_data(world: World, sizes: Sizes, progress: ActivityProgress
     if world.training.exists():
         return
     sampled = _sample_rollouts(world, "train", sizes.training_prompts, sizes.group_size, progress)
-    pairs, _ = training_data.pairs(sampled, "one")
-    rollouts.write(world.training, training_data.halves(pairs))
+    pairs, _ = training_data.preference_pairs(sampled, "one")
+    rollouts.write(world.training, training_data.completions_of_pairs(pairs))
 
 
 def _sample_judged_traces(world: World, sizes: Sizes, progress: ActivityProgress) -> None:
@@ -238,7 +240,7 @@ def _sample_rollouts(
     if not prompts_path.exists():
         arithmetic.write_prompts(prompts_path, arithmetic.make_prompts(split, world.seed, count))
     config = _rollout_config(world.seed, model=str(world.policy), data=prompts_path, group_size=group_size, out=out)
-    rollout.rollout(config, lambda done, total, _: progress(f"{split} rollouts", done, total))
+    rollout.run_rollout(config, lambda done, total, _: progress(f"{split} rollouts", done, total))
     return rollouts.read(out)
 
 

@@ -14,7 +14,7 @@ from prmbench.report.stats import ROUNDING
 Coefficient = Literal["spearman", "pearson"]
 Within = Literal["pooled", "world", "method"]
 REPLICATES = 1000
-FEWEST = 6
+MIN_SEEDS = 6
 """Fewest seeds for an interval. Five that all agree could be chance at the 5% level: two-sided, 2 / 2^5 = 0.0625."""
 MIN_POINTS = 3
 """Fewest checkpoints for a correlation: two always lie on a line."""
@@ -66,7 +66,7 @@ def correlate(points: Sequence[Point], how: Coefficient, within: Within = "poole
     if len(points) < MIN_POINTS or np.isnan(value):
         return None
     lo = hi = None
-    if len(seeds) >= FEWEST:
+    if len(seeds) >= MIN_SEEDS:
         lo, hi = interval(_coefficients(x, y, same_group, bootstrap_weights(cluster, REPLICATES, seed=0)[1:], how))
     by_seed = [_coefficient_of(x, y, cluster == i, how) for i in range(len(seeds))]
     defined = [v for v in by_seed if not np.isnan(v)]

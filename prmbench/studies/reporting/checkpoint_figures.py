@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 
 from prmbench.report.figures import PALETTE, Plan, legend_label
 from prmbench.report.stats import mean
-from prmbench.studies.reporting.checkpoint_rows import F1, GAINS, RL_GAINS, Checkpoint
+from prmbench.studies.reporting.checkpoint_rows import BEST_OF_N_GAIN, F1_COLUMNS, RL_GAIN_COLUMNS, Checkpoint
 from prmbench.studies.reporting.probe_models import PROBE
-from prmbench.studies.reporting.reward_model_runs import METHODS, PAPER
+from prmbench.studies.reporting.reward_model_runs import METHODS, PAPER_SUFFIX
 
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "*")
 """Markers of seeds, repeated when there are more seeds."""
-PREDICTOR = F1[0]
+PREDICTOR = F1_COLUMNS[0]
 LEGEND_HEIGHT = 1.4
 """Inches beneath the plots."""
 Pair = tuple[float, float]
@@ -27,7 +27,7 @@ def plans(rows: Sequence[Checkpoint], outcomes: Sequence[str]) -> list[Plan]:
     """Returns one figure with a column per outcome; none where no checkpoint has both numbers."""
     columns = [
         c
-        for c in (_first_starting_with(outcomes, GAINS), _first_starting_with(outcomes, RL_GAINS[1]))
+        for c in (_first_starting_with(outcomes, BEST_OF_N_GAIN), _first_starting_with(outcomes, RL_GAIN_COLUMNS[1]))
         if c and _pairs(rows, c)
     ]
     if not columns:
@@ -105,7 +105,7 @@ def _style(method: str) -> dict[str, Any]:
 def _base(method: str) -> str:
     """Returns the method without the suffix of the paper's constants or of other training data."""
     probe = PROBE.fullmatch(method)
-    return probe["method"] if probe else method.removesuffix(PAPER)
+    return probe["method"] if probe else method.removesuffix(PAPER_SUFFIX)
 
 
 def _rank(method: str) -> tuple[int, str]:

@@ -14,36 +14,36 @@ from prmbench.core.records import EvalProtocol, RunManifest
 from prmbench.core.result_files import Run
 from prmbench.report.frame import columns, frame
 from prmbench.report.verdicts import HEADLINE
-from prmbench.studies.reporting.nested_seeds import Runs, difference
-from prmbench.studies.reporting.policy_runs import BASE, RLStudy, rl_study
+from prmbench.studies.reporting.nested_seeds import RunValues, difference
+from prmbench.studies.reporting.policy_runs import BASE_ARM, RLStudy, gather_rl_study
 from prmbench.studies.reporting.probe_models import PANEL_OF, PROBE, name
 from prmbench.studies.reporting.reward_model_runs import (
-    PAPER,
-    PROCESS,
+    BENCHMARK,
+    PAPER_SUFFIX,
+    PROCESS_READOUTS,
     SHIFTS,
-    STUDY,
     BySeed,
     Study,
-    own,
+    gather_study,
+    own_readouts,
     seed_of,
-    study,
 )
 from prmbench.tasks.blocks import group_size
 from prmbench.tasks.format_shift import PLAIN, base_and_rendering
 from prmbench.tasks.wording import members, model_name
 
-F1 = ("F1 onpolicy", "F1 injected", "F1 shifts", "own F1 onpolicy", "oracle F1 onpolicy", "oracle F1 injected")
+F1_COLUMNS = ("F1 onpolicy", "F1 injected", "F1 shifts", "own F1 onpolicy", "oracle F1 onpolicy", "oracle F1 injected")
 """F1 columns of the miniature. `own`: read by the value that picks among N; else process level. `oracle`: tuned on the
 judged traces; else on val."""
-CALIBRATION = ("ECE", "ECE Platt", "AUC")
-GAINS, RL_GAINS = "best-of-N gain", ("RL gain", "over GRPO")
-COST = ("tokens", "seconds", "tokens a step", "s / 1,000 steps", "GiB", "cost")
+CALIBRATION_COLUMNS = ("ECE", "ECE Platt", "AUC")
+BEST_OF_N_GAIN, RL_GAIN_COLUMNS = "best-of-N gain", ("RL gain", "over GRPO")
+COST_COLUMNS = ("tokens", "seconds", "tokens a step", "s / 1,000 steps", "GiB", "cost")
 KINDS = ("steps", "validity", "format_shift", "best_of_n", "calibration", "distrl")
 """Tasks that measure a reward model. The joined table exists when some checkpoint has runs of two of them."""
 HEADLINES = {"validity": ("prmscore", "PRMScore"), "format_shift": ("f1_drop", "F1 lost in other formats")}
-HONEST = ("calibrated", "native", "fixed", "cross_validated")
+HONEST_RULES = ("calibrated", "native", "fixed", "cross_validated")
 """Threshold rules in order of preference; a run is represented by the first that it has."""
-BEST_OF, OWN_VALUE = "best_of_n", ("prefix_mean", "prefix_sum", "as_is", "vote")
+BEST_OF, OWN_VALUE_READOUTS = "best_of_n", ("prefix_mean", "prefix_sum", "as_is", "vote")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Checkpoint:
     @property
     def paper(self) -> bool:
         """Whether it was trained with the paper's own constants."""
-        return self.model.endswith(PAPER)
+        return self.model.endswith(PAPER_SUFFIX)
 
     @property
     def tuned(self) -> bool:
@@ -91,8 +91,8 @@ def checkpoints(runs: Sequence[Run]) -> tuple[Checkpoint, ...]:
     """
     trained = [run for run in runs if run.result.manifest.task == "distrl"]
     scored = [run for run in runs if run.result.manifest.task in KINDS and _is_reward_model(run.result.manifest)]
-    miniature = [run for run in scored if run.result.manifest.benchmark == STUDY]
-    others = [run for run in scored if run.result.manifest.benchmark != STUDY]
+    miniature = [run for run in scored if run.result.manifest.benchmark == BENCHMARK]
+    others = [run for run in scored if run.result.manifest.benchmark != BENCHMARK]
     rows = (*_miniature_checkpoints(miniature, trained), *_other_checkpoints(others, trained))
     return rows if any(len(row.kinds) > 1 for row in rows) else ()
 
@@ -106,12 +106,12 @@ def _is_reward_model(manifest: RunManifest) -> bool:
 
 def _miniature_checkpoints(runs: Sequence[Run], trained: Sequence[Run]) -> Iterator[Checkpoint]:
     by_key: dict[tuple[str, int, str], list[Run]] = {}
-    for run in study(runs).runs:
+    for run in gather_study(runs).runs:
         m = run.result.manifest
         by_key.setdefault((m.model, seed_of(m), m.weights or ""), []).append(run)
     gains = _gains_by_start(trained)
     for (method, seed, _), own_runs in by_key.items():
-        columns = _study_columns(study(own_runs), method)
+        columns = _study_columns(gather_study(own_runs), method)
         numbers = {column: values[seed] for column, values in columns.items() if seed in values}
         policies = {run.result.manifest.ref_weights for run in own_runs} - {None}
         for policy in policies:
@@ -126,23 +126,25 @@ def _panel(method: str) -> str:
 
 def _study_columns(models: Study, method: str) -> dict[str, BySeed]:
     """Returns a method's values by column and seed."""
-    plain, injected, own_value = ("onpolicy",), ("injected",), own(method)
+    plain, injected, own_value = ("onpolicy",), ("injected",), own_readouts(method)
     f1_settings = {
-        F1[0]: (PROCESS, plain, "calibrated"),
-        F1[1]: (PROCESS, injected, "calibrated"),
-        F1[2]: (PROCESS, SHIFTS, "calibrated"),
-        F1[3]: (own_value, plain, "calibrated"),
-        F1[4]: (PROCESS, plain, "oracle"),
-        F1[5]: (PROCESS, injected, "oracle"),
+        F1_COLUMNS[0]: (PROCESS_READOUTS, plain, "calibrated"),
+        F1_COLUMNS[1]: (PROCESS_READOUTS, injected, "calibrated"),
+        F1_COLUMNS[2]: (PROCESS_READOUTS, SHIFTS, "calibrated"),
+        F1_COLUMNS[3]: (own_value, plain, "calibrated"),
+        F1_COLUMNS[4]: (PROCESS_READOUTS, plain, "oracle"),
+        F1_COLUMNS[5]: (PROCESS_READOUTS, injected, "oracle"),
     }
     columns = {column: models.f1(method, *setting) for column, setting in f1_settings.items()}
     sizes = models.group_sizes()
     if sizes:
         columns[f"best of {sizes[-1]}"] = models.best_of(method, sizes=sizes[-1:])
-        columns[f"{GAINS} @{sizes[-1]}"] = models.best_of(method, "gain", sizes[-1:])
-        columns[f"{GAINS} mean"] = models.best_of(method, "gain")
+        columns[f"{BEST_OF_N_GAIN} @{sizes[-1]}"] = models.best_of(method, "gain", sizes[-1:])
+        columns[f"{BEST_OF_N_GAIN} mean"] = models.best_of(method, "gain")
     readout, subsets = models.chosen("calibration", method, own_value), models.subsets("calibration")
-    for column, rules, metric in zip(CALIBRATION, ("as read", "platt", "as read"), ("ece", "ece", "auc"), strict=True):
+    for column, rules, metric in zip(
+        CALIBRATION_COLUMNS, ("as read", "platt", "as read"), ("ece", "ece", "auc"), strict=True
+    ):
         rule_names = ("sigmoid", "identity") if rules == "as read" else (rules,)
         by_rule = [models.by_seed("calibration", method, (readout, rule, metric), subsets) for rule in rule_names]
         columns[column] = next((values for values in by_rule if values), {})
@@ -158,7 +160,7 @@ def _gains_by_start(trained: Sequence[Run]) -> dict[tuple[str, int, str], dict[s
     for rl, panel, arm in _arms(trained):
         runs = {t.seeds: t.run.result.manifest for t in rl.of(panel, arm)}
         method = _reward_model(runs.values(), panel, arm)
-        for column, gains in zip(RL_GAINS, _gains(rl, panel, arm) if method else (), strict=False):
+        for column, gains in zip(RL_GAIN_COLUMNS, _gains(rl, panel, arm) if method else (), strict=False):
             for (sft_seed, rl_seed), values in gains.items():
                 key = method, sft_seed, runs[sft_seed, rl_seed].weights or ""
                 of_column = gains_by_rl_seed.setdefault(key, {}).setdefault(column, {})
@@ -171,7 +173,7 @@ def _gains_by_start(trained: Sequence[Run]) -> dict[tuple[str, int, str], dict[s
 def _arms(trained: Sequence[Run]) -> Iterator[tuple[RLStudy, str, str]]:
     """Yields (RL runs of a benchmark, panel, arm)."""
     for benchmark in sorted({run.result.manifest.benchmark for run in trained}):
-        rl = rl_study(run for run in trained if run.result.manifest.benchmark == benchmark)
+        rl = gather_rl_study(run for run in trained if run.result.manifest.benchmark == benchmark)
         yield from ((rl, panel, arm) for panel in rl.panels for arm in rl.arms(panel))
 
 
@@ -182,9 +184,9 @@ def _reward_model(manifests: Iterable[RunManifest], panel: str, arm: str) -> str
     return method if panel in PANEL_OF and recorded == {method} else ""
 
 
-def _gains(rl: RLStudy, panel: str, arm: str) -> tuple[Runs, Runs]:
+def _gains(rl: RLStudy, panel: str, arm: str) -> tuple[RunValues, RunValues]:
     """Returns accuracy after minus before training, and after training minus GRPO's; paired by problem."""
-    over_grpo = difference(rl.accuracy(panel, arm, -1), rl.accuracy(panel, BASE, -1))
+    over_grpo = difference(rl.accuracy(panel, arm, -1), rl.accuracy(panel, BASE_ARM, -1))
     gain = {seeds: values for seeds, values in rl.gain(panel, arm).items() if values}
     return gain, over_grpo
 
@@ -265,12 +267,18 @@ def _best_of_n_numbers(run: Run) -> dict[str, float]:
         return {}
     largest = max(gains)
     means = [fmean(gains[n]) for n in sorted(gains)]
-    return {f"best of {largest}": fmean(best[largest]), f"{GAINS} @{largest}": means[-1], f"{GAINS} mean": fmean(means)}
+    return {
+        f"best of {largest}": fmean(best[largest]),
+        f"{BEST_OF_N_GAIN} @{largest}": means[-1],
+        f"{BEST_OF_N_GAIN} mean": fmean(means),
+    }
 
 
 def _calibration_numbers(run: Run) -> dict[str, float]:
     numbers: dict[str, float] = {}
-    for column, rules, metric in zip(CALIBRATION, ("as read", "platt", "as read"), ("ece", "ece", "auc"), strict=True):
+    for column, rules, metric in zip(
+        CALIBRATION_COLUMNS, ("as read", "platt", "as read"), ("ece", "ece", "auc"), strict=True
+    ):
         protocol = _own_readout(run, *(("sigmoid", "identity") if rules == "as read" else (rules,)))
         values = [
             r.value for r in run.result.rows if (r.protocol, r.metric) == (protocol, metric) and "[" not in r.subset
@@ -284,7 +292,7 @@ def _calibration_numbers(run: Run) -> dict[str, float]:
 def _own_readout(run: Run, *rules: str) -> str:
     """Returns the protocol of the run's first readout in OWN_VALUE under the first of the rules that it has."""
     available = {row.protocol for row in run.result.rows}
-    protocols = (f"{readout}/{rule}" for readout in OWN_VALUE for rule in rules)
+    protocols = (f"{readout}/{rule}" for readout in OWN_VALUE_READOUTS for rule in rules)
     return next((protocol for protocol in protocols if protocol in available), "")
 
 
@@ -312,15 +320,15 @@ def _is_plain(subset: str) -> bool:
 
 def _rule_rank(protocol: str) -> tuple[int, str]:
     rule = protocol.partition("/")[2].partition(":")[0]
-    return HONEST.index(rule) if rule in HONEST else len(HONEST), protocol
+    return HONEST_RULES.index(rule) if rule in HONEST_RULES else len(HONEST_RULES), protocol
 
 
 def _rl_gain(weights: str, trained: Sequence[Run]) -> dict[str, float]:
     """Returns the mean RL gain of the DistRL runs that recorded these weights as their reward model's."""
     own_runs = [run for run in trained if run.result.manifest.config.get("rm_weights") == weights]
-    rl = rl_study(own_runs)
+    rl = gather_rl_study(own_runs)
     gains = [fmean(v.values()) for p in rl.panels for arm in rl.arms(p) for v in rl.gain(p, arm).values()]
-    return {RL_GAINS[0]: fmean(gains)} if gains else {}
+    return {RL_GAIN_COLUMNS[0]: fmean(gains)} if gains else {}
 
 
 # --- any checkpoint ---------------------------------------------------------------------------------------------
@@ -328,7 +336,7 @@ def _rl_gain(weights: str, trained: Sequence[Run]) -> dict[str, float]:
 
 def _row(model: str, panel: str, seed: int | None, runs: Sequence[Run], numbers: Mapping[str, float]) -> Checkpoint:
     manifests = [run.result.manifest for run in runs]
-    kinds = {m.task for m in manifests} | ({"distrl"} if RL_GAINS[0] in numbers else set())
+    kinds = {m.task for m in manifests} | ({"distrl"} if RL_GAIN_COLUMNS[0] in numbers else set())
     weights = sorted({m.weights or m.revision or "unknown" for m in manifests})
     ordered_kinds = tuple(kind for kind in KINDS if kind in kinds)
     return Checkpoint(model, panel, seed, " ".join(weights), ordered_kinds, tuple(runs), {**numbers, **_cost(runs)})
@@ -344,5 +352,7 @@ def _cost(runs: Iterable[Run]) -> dict[str, float]:
     tokens, seconds = sum(m.tokens for m in manifests), sum(m.seconds for m in manifests)
     memory = [m.memory_gib for m in manifests if m.memory_gib is not None]
     costs = [m.cost for m in manifests if m.cost is not None]
-    numbers = dict(zip(COST, (float(tokens), seconds, tokens / steps, 1000 * seconds / steps), strict=False))
-    return numbers | ({COST[4]: max(memory)} if memory else {}) | ({COST[5]: sum(costs)} if costs else {})
+    numbers = dict(zip(COST_COLUMNS, (float(tokens), seconds, tokens / steps, 1000 * seconds / steps), strict=False))
+    return (
+        numbers | ({COST_COLUMNS[4]: max(memory)} if memory else {}) | ({COST_COLUMNS[5]: sum(costs)} if costs else {})
+    )

@@ -16,7 +16,7 @@ from prmbench.report.figures import draw
 from prmbench.report.frame import JOINED
 from prmbench.report.sheets import Sheet
 from prmbench.studies.reporting.checkpoint_correlation import (
-    FEWEST,
+    MIN_SEEDS,
     REPLICATES,
     Coefficient,
     Correlation,
@@ -25,7 +25,15 @@ from prmbench.studies.reporting.checkpoint_correlation import (
     correlate,
 )
 from prmbench.studies.reporting.checkpoint_figures import plans
-from prmbench.studies.reporting.checkpoint_rows import CALIBRATION, COST, F1, GAINS, RL_GAINS, Checkpoint, checkpoints
+from prmbench.studies.reporting.checkpoint_rows import (
+    BEST_OF_N_GAIN,
+    CALIBRATION_COLUMNS,
+    COST_COLUMNS,
+    F1_COLUMNS,
+    RL_GAIN_COLUMNS,
+    Checkpoint,
+    checkpoints,
+)
 from prmbench.studies.reporting.column_words import COLUMN_WORDS
 from prmbench.tasks.table import DASH, FRACTION, PERCENT, POINTS, Cell, Table, Unit, Value
 from prmbench.tasks.table import Row as TableRow
@@ -35,8 +43,15 @@ WORDS = (
     "One row per checkpoint with the numbers of all its runs: step F1, best-of-N gain, calibration, RL gain, cost; and "
     "whether step F1 predicts the others."
 )
-PREDICTORS = (F1[0], F1[1], F1[2], F1[3], CALIBRATION[0], CALIBRATION[2])
-UPPER_BOUNDS = (F1[4], F1[5])
+PREDICTORS = (
+    F1_COLUMNS[0],
+    F1_COLUMNS[1],
+    F1_COLUMNS[2],
+    F1_COLUMNS[3],
+    CALIBRATION_COLUMNS[0],
+    CALIBRATION_COLUMNS[2],
+)
+UPPER_BOUNDS = (F1_COLUMNS[4], F1_COLUMNS[5])
 """F1 with a threshold tuned on the judged traces. In rows apart: nobody who picks a checkpoint has such a threshold."""
 UNTRAINED = ("q_rm", "q_rm_paper")
 """Methods at chance in every setting that was tried in the miniature."""
@@ -51,13 +66,13 @@ EXPLAINED = (
     "three in turn. Seeds above 0: seeds whose own checkpoints correlate positively, of those with enough checkpoints."
 )
 TOO_FEW = "too few seeds"
-FEW = f"with fewer than {FEWEST} there is no interval and no answer; even all of one sign could be chance."
+FEW = f"with fewer than {MIN_SEEDS} there is no interval and no answer; even all of one sign could be chance."
 REASONS = {
-    RL_GAINS[0]: "no DistRL run here starts from that checkpoint, by the hash of its policy or weights",
-    COST[4]: "the runs are from before memory was recorded",
+    RL_GAIN_COLUMNS[0]: "no DistRL run here starts from that checkpoint, by the hash of its policy or weights",
+    COST_COLUMNS[4]: "the runs are from before memory was recorded",
 }
 """Column -> why it may have no value, other than that it was not evaluated."""
-Found = Mapping[Within, Correlation | None]
+Correlations = Mapping[Within, Correlation | None]
 
 
 def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
@@ -104,10 +119,10 @@ def grids(rows: Sequence[Checkpoint]) -> tuple[Table, ...]:
 def outcomes(rows: Sequence[Checkpoint]) -> tuple[str, ...]:
     """Returns the gains that some row has, which F1 may predict."""
     columns = _columns([row for row in rows if row.seed is not None])
-    return (*(c for c in columns if c.startswith(GAINS)), *(c for c in RL_GAINS if c in columns))
+    return (*(c for c in columns if c.startswith(BEST_OF_N_GAIN)), *(c for c in RL_GAIN_COLUMNS if c in columns))
 
 
-def correlation(rows: Sequence[Checkpoint], x: str, y: str, how: Coefficient) -> Found:
+def correlation(rows: Sequence[Checkpoint], x: str, y: str, how: Coefficient) -> Correlations:
     """Returns the correlations of two columns over the miniature's rows that have both."""
     points = [
         Point(row.numbers[x], row.numbers[y], row.seed, row.world, row.model)
@@ -135,12 +150,12 @@ def _correlations(rows: Sequence[Checkpoint], how: Coefficient, population: str)
     )
 
 
-def _line(predictor: str, outcome: str, found: Found) -> TableRow:
+def _line(predictor: str, outcome: str, found: Correlations) -> TableRow:
     pooled = found["pooled"]
     if pooled is None:
         return ()
     answers = ", ".join(_answer(found[within], predictor) for within in WITHIN)
-    answers = TOO_FEW if pooled.clusters < FEWEST else answers
+    answers = TOO_FEW if pooled.clusters < MIN_SEEDS else answers
     return (
         *(predictor, outcome, Value(pooled.n, "count"), Value(pooled.clusters, "count")),
         *(_coefficient(found[within]) for within in WITHIN),
@@ -206,10 +221,10 @@ def _columns(rows: Sequence[Checkpoint]) -> list[str]:
 
 
 def _column_rank(column: str) -> tuple[int, int, str]:
-    for place, names in enumerate((F1, CALIBRATION, RL_GAINS, COST)):
+    for place, names in enumerate((F1_COLUMNS, CALIBRATION_COLUMNS, RL_GAIN_COLUMNS, COST_COLUMNS)):
         if column in names:
             return (0, 4, 5, 6)[place], names.index(column), ""
-    place = 3 if column.startswith(GAINS) else 2 if column.startswith("best of") else 1
+    place = 3 if column.startswith(BEST_OF_N_GAIN) else 2 if column.startswith("best of") else 1
     return place, "oracle" in column or "in_sample" in column, column
 
 
@@ -218,11 +233,11 @@ def _cell(column: str, value: float | None) -> Cell:
 
 
 def _unit(column: str) -> Unit:
-    if column in CALIBRATION:
+    if column in CALIBRATION_COLUMNS:
         return FRACTION
-    if column in COST:
-        return "count" if column in COST[:1] else "hundredths"
-    signed = column in RL_GAINS or column.startswith(GAINS) or "lost" in column
+    if column in COST_COLUMNS:
+        return "count" if column in COST_COLUMNS[:1] else "hundredths"
+    signed = column in RL_GAIN_COLUMNS or column.startswith(BEST_OF_N_GAIN) or "lost" in column
     return POINTS if signed else PERCENT
 
 
@@ -232,7 +247,7 @@ def _why(rows: Sequence[Checkpoint], shown: Sequence[str]) -> tuple[str, ...]:
     notes = [
         f"{DASH} in {c}: {why}." if c in shown else f"No {c}: {why}." for c, why in REASONS.items() if c in incomplete
     ]
-    explained = {*REASONS, RL_GAINS[1]}
+    explained = {*REASONS, RL_GAIN_COLUMNS[1]}
     return (*notes, *([f"{DASH} elsewhere: not evaluated."] if incomplete - explained else []))
 
 

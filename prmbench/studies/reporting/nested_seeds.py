@@ -14,10 +14,10 @@ from prmbench.report.stats import LEVEL, POWER, ROUNDING, t_quantile, t_two_side
 
 Seeds = tuple[int, int]
 """(SFT seed, RL seed)."""
-Runs = Mapping[Seeds, Mapping[str, float]]
+RunValues = Mapping[Seeds, Mapping[str, float]]
 """Seeds of a run -> problem -> value; a value of the whole run has the key WHOLE instead of a problem."""
 WHOLE = ""
-EXPLAINED = (
+INTERVALS_NOTE = (
     "Intervals are Student's t over the means of the SFT seeds, because runs that start from one SFT model are not "
     "independent; where all runs share their problems, the variance of the mean over problems is added and the degrees "
     "of freedom are Satterthwaite's (an interval slightly too wide, never too narrow)."
@@ -46,12 +46,12 @@ class Estimate:
         return self.sft_seeds == 1
 
 
-def whole(values: Mapping[Seeds, float]) -> Runs:
-    """Returns values of whole runs in the form of `Runs`."""
+def whole_run_values(values: Mapping[Seeds, float]) -> RunValues:
+    """Returns values of whole runs in the form of `RunValues`."""
     return {seeds: {WHOLE: value} for seeds, value in values.items()}
 
 
-def difference(first: Runs, second: Runs) -> Runs:
+def difference(first: RunValues, second: RunValues) -> RunValues:
     """Returns first minus second, paired by both seeds and by problem; unpaired runs and problems are left out."""
     differences = {}
     for seeds in sorted(first.keys() & second.keys()):
@@ -62,7 +62,7 @@ def difference(first: Runs, second: Runs) -> Runs:
     return differences
 
 
-def estimate(runs: Runs) -> Estimate | None:
+def estimate(runs: RunValues) -> Estimate | None:
     """Returns the mean with interval, p-value and minimum detectable difference; None without a run.
 
     The variance of the mean is that over SFT seeds (over RL seeds when there is one SFT seed). Where all runs have the
@@ -105,7 +105,7 @@ def _mean_variance(values: Sequence[float]) -> tuple[float, int]:
     return (variance(values) / len(values), len(values) - 1) if len(values) > 1 else (0.0, 0)
 
 
-def _share_problems(runs: Runs) -> bool:
+def _share_problems(runs: RunValues) -> bool:
     """Whether all runs have mostly the same problems.
 
     If not, each SFT seed has problems of its own, and the variance over SFT seeds already includes that over problems.
@@ -115,7 +115,7 @@ def _share_problems(runs: Runs) -> bool:
     return WHOLE not in common and all(2 * len(common) > len(problems) for problems in problem_sets)
 
 
-def _problem_means(runs: Runs, sft_seeds: Sequence[int]) -> list[float]:
+def _problem_means(runs: RunValues, sft_seeds: Sequence[int]) -> list[float]:
     """Returns each common problem's value: the mean over SFT seeds of means over RL seeds."""
     with_values = {seeds: values for seeds, values in runs.items() if values}
     common = sorted(set.intersection(*(set(values) for values in with_values.values())))

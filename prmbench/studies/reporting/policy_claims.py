@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from prmbench.report.stats import holm
-from prmbench.studies.reporting.nested_seeds import WHOLE, Estimate, Runs, difference, estimate, whole
-from prmbench.studies.reporting.policy_runs import BASE, RLStudy, early, late
+from prmbench.studies.reporting.nested_seeds import WHOLE, Estimate, RunValues, difference, estimate, whole_run_values
+from prmbench.studies.reporting.policy_runs import BASE_ARM, RLStudy, first_quarter_mean, last_quarter_mean
 from prmbench.tasks.table import FRACTION, PERCENT, POINTS, Unit
 
 IPVRM, NAIVE, FROZEN = "distrl_ipvrm", "distrl_naive", "distrl_frozen"
@@ -23,7 +23,7 @@ MAX_TIME_OVERHEAD, MAX_MEMORY_OVERHEAD = 0.05, 0.03
 """Relative overheads up to which the costs count as equal."""
 NEARLY_ALL_MASS = 0.9
 """Share of the old policy's probability from which on candidates count as covering nearly all of it."""
-WORDS: dict[str, str] = {
+CLAIMS: dict[str, str] = {
     "T5": "DistRL with IPVRM trains a better policy than GRPO, with or without IPVRM, PRIME, SPRO and Q-RM",
     "T6": "the candidate branch helps with every reward model, and IPVRM helps more than other reward models",
     "T7": "DistRL reaches a higher reward-model score and more right rollouts in training than GRPO",
@@ -47,7 +47,7 @@ class Question:
     panel: str
     comparison: str
     where: str
-    runs: Runs
+    runs: RunValues
     low: float = 0.0
     high: float = math.inf
     unit: Unit = POINTS
@@ -73,21 +73,21 @@ class Answer:
     """p, adjusted for the tested comparisons of the same source and panel."""
 
 
-def answers(study: RLStudy, more: Sequence[Question] = ()) -> list[Answer]:
+def answer_questions(study: RLStudy, more: Sequence[Question] = ()) -> list[Answer]:
     """Answers the questions of the paper's tables and `more`, by source; those without a common run are left out."""
     questions = [q for panel in study.panels for q in _questions(study, panel)] + list(more)
     answered = [answer for q in questions if (answer := _answer(q)) is not None]
     adjusted: list[Answer] = []
-    for source in WORDS:
+    for source in CLAIMS:
         for panel in dict.fromkeys(a.panel for a in answered):
             adjusted += _adjust_p([a for a in answered if (a.source, a.panel) == (source, panel)])
     return adjusted
 
 
-def against_base(study: RLStudy, panel: str) -> dict[str, tuple[Estimate, float | None]]:
+def compare_with_grpo(study: RLStudy, panel: str) -> dict[str, tuple[Estimate, float | None]]:
     """Returns, by arm, the last accuracy minus GRPO's, and its p after Holm over all arms of the panel."""
-    base = study.accuracy(panel, BASE, -1)
-    others = [arm for arm in study.arms(panel) if arm != BASE]
+    base = study.accuracy(panel, BASE_ARM, -1)
+    others = [arm for arm in study.arms(panel) if arm != BASE_ARM]
     estimates: dict[str, Estimate] = {}
     for arm in others:
         if (against := estimate(difference(_final_accuracies(study, panel, arm, base), base))) is not None:
@@ -97,7 +97,7 @@ def against_base(study: RLStudy, panel: str) -> dict[str, tuple[Estimate, float 
     return {arm: (e, adjusted.get(arm)) for arm, e in estimates.items()}
 
 
-def _final_accuracies(study: RLStudy, panel: str, arm: str, base: Runs) -> Runs:
+def _final_accuracies(study: RLStudy, panel: str, arm: str, base: RunValues) -> RunValues:
     """Returns an arm's accuracies at the last validation, to be paired with the runs of `base`.
 
     An untrained arm, which was validated once, is paired with every run of its SFT seed; where it was validated under
@@ -165,7 +165,7 @@ def _questions(study: RLStudy, panel: str) -> Iterator[Question]:
             yield _accuracy_question(study, panel, "T6", f"{kind}_{METHODS[0]}", f"{kind}_{rival}")
     yield _monitor_question(study, panel, "T7", (IPVRM, "grpo_ipvrm"), "rm_score", "score per step, mean over training")
     yield _monitor_question(study, panel, "T7", (IPVRM, "grpo_ipvrm"), "accuracy", "right rollouts, mean over training")
-    yield _monitor_question(study, panel, "T7", (IPVRM, BASE), "accuracy", "right rollouts, mean over training")
+    yield _monitor_question(study, panel, "T7", (IPVRM, BASE_ARM), "accuracy", "right rollouts, mean over training")
     for rival in (NAIVE, FROZEN, "distrl_dlw", "distrl_adb"):
         yield _accuracy_question(study, panel, "T8", IPVRM, rival)
     yield _accuracy_question(study, panel, "T9", IPVRM, "distrl_sft")
@@ -214,14 +214,19 @@ def _cost_questions(study: RLStudy, panel: str) -> Iterator[Question]:
         ("memory_gib", max, "peak memory; relative", MAX_MEMORY_OVERHEAD),
     ):
         first, second = (study.monitored(panel, arm, name, summarize) for arm in (IPVRM, "grpo_ipvrm"))
-        runs = whole({s: first[s][WHOLE] / second[s][WHOLE] - 1 for s in first if second.get(s, {}).get(WHOLE)})
+        runs = whole_run_values(
+            {s: first[s][WHOLE] / second[s][WHOLE] - 1 for s in first if second.get(s, {}).get(WHOLE)}
+        )
         yield Question("T13", panel, f"{IPVRM} / grpo_ipvrm - 1", where, runs, low=-math.inf, high=maximum)
 
 
 def _collapse_questions(study: RLStudy, panel: str) -> Iterator[Question]:
     name = "rm_accuracy"
     arms = (FROZEN, NAIVE, IPVRM)
-    first, last = ({arm: study.monitored(panel, arm, name, quarter) for arm in arms} for quarter in (early, late))
+    first, last = (
+        {arm: study.monitored(panel, arm, name, quarter) for arm in arms}
+        for quarter in (first_quarter_mean, last_quarter_mean)
+    )
     for arm in (FROZEN, NAIVE):
         drop = difference(first[arm], last[arm])
         yield Question("Fig. 6", panel, f"{arm}: first quarter - last", "accuracy on fresh rollouts", drop)
@@ -232,6 +237,6 @@ def _collapse_questions(study: RLStudy, panel: str) -> Iterator[Question]:
         yield Question("Fig. 6", panel, f"{IPVRM} - {arm}", where, lead)
 
 
-def by_world(values: Mapping[int, float]) -> Runs:
-    """Returns values by seed, each a separate world, in the form of `Runs`."""
-    return whole({(seed, 0): value for seed, value in values.items()})
+def by_world(values: Mapping[int, float]) -> RunValues:
+    """Returns values by seed, each a separate world, in the form of `RunValues`."""
+    return whole_run_values({(seed, 0): value for seed, value in values.items()})

@@ -23,20 +23,27 @@ from prmbench.report.training_figures import (
     small_multiples,
 )
 from prmbench.report.training_runs import TrainingRun
-from prmbench.studies.reporting.policy_claims import against_base
-from prmbench.studies.reporting.policy_runs import BASE, RLStudy
+from prmbench.studies.reporting.policy_claims import compare_with_grpo
+from prmbench.studies.reporting.policy_runs import BASE_ARM, RLStudy
 
 UPDATE = "update and reference"
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "other methods": (BASE, "distrl_ipvrm", "grpo_ipvrm", "grpo_extra", "prime", "spro", "reinforce_q_rm"),
-    "reward models": (BASE, "distrl_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm"),
-    UPDATE: (BASE, "distrl_ipvrm", "distrl_frozen", "distrl_naive", "distrl_dlw", "distrl_adb", "distrl_sft"),
-    "candidates": (BASE, "distrl_ipvrm", "distrl_pmin_0.05", "distrl_pmin_0.2", "distrl_alpha_0.01", "distrl_paper"),
+    "other methods": (BASE_ARM, "distrl_ipvrm", "grpo_ipvrm", "grpo_extra", "prime", "spro", "reinforce_q_rm"),
+    "reward models": (BASE_ARM, "distrl_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm"),
+    UPDATE: (BASE_ARM, "distrl_ipvrm", "distrl_frozen", "distrl_naive", "distrl_dlw", "distrl_adb", "distrl_sft"),
+    "candidates": (
+        BASE_ARM,
+        "distrl_ipvrm",
+        "distrl_pmin_0.05",
+        "distrl_pmin_0.2",
+        "distrl_alpha_0.01",
+        "distrl_paper",
+    ),
 }
 """Arms drawn in one plot; arms of no family share a further one."""
-COMMON = {BASE, "distrl_ipvrm"}
+COMMON = {BASE_ARM, "distrl_ipvrm"}
 """Arms in every family."""
-HEADLINE = (BASE, "distrl_ipvrm", "grpo_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm")
+HEADLINE = (BASE_ARM, "distrl_ipvrm", "grpo_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm")
 """Arms in the figure of monitors."""
 BASE_COLOR = "#5B5B5B"
 COLORS = tuple(color for color in PALETTE if color != BASE_COLOR)
@@ -62,7 +69,7 @@ def families(study: RLStudy, panel: str) -> dict[str, list[str]]:
         return {"arms": rest} if rest else {}
     if not rest:
         return by_family
-    return {**by_family, "further arms": [*(arm for arm in trained if arm == BASE), *rest]}
+    return {**by_family, "further arms": [*(arm for arm in trained if arm == BASE_ARM), *rest]}
 
 
 def _accuracy(name: str, study: RLStudy) -> Plan | None:
@@ -91,7 +98,7 @@ def _monitors(study_name: str, study: RLStudy, panel: str) -> Plan | None:
     if not plotted:
         return None
     figure, axes = small_multiples([WATCHED[name][0] for name in plotted], 2.5)
-    colors = {arm: color for arm, color in zip([a for a in arms if a != BASE], COLORS, strict=False)}
+    colors = {arm: color for arm, color in zip([a for a in arms if a != BASE_ARM], COLORS, strict=False)}
     for axis, name in zip(axes, plotted, strict=True):
         _lines(axis, study, panel, arms_by_monitor[name], (monitor(name), WATCHED[name][1]), colors)
     legend_below(figure, axes, columns=5)
@@ -108,7 +115,7 @@ def _monitors(study_name: str, study: RLStudy, panel: str) -> Plan | None:
 
 
 def _rm_accuracy(name: str, study: RLStudy) -> Plan | None:
-    candidates = [arm for arm in FAMILIES[UPDATE] if arm != BASE]
+    candidates = [arm for arm in FAMILIES[UPDATE] if arm != BASE_ARM]
     plotted = [
         (panel, arms)
         for panel in study.panels
@@ -129,7 +136,7 @@ def _rm_accuracy(name: str, study: RLStudy) -> Plan | None:
 
 
 def _arms(name: str, study: RLStudy) -> Plan | None:
-    estimates = [(p, arm, e) for p in study.panels for arm, (e, _) in against_base(study, p).items()]
+    estimates = [(p, arm, e) for p in study.panels for arm, (e, _) in compare_with_grpo(study, p).items()]
     plotted = [(panel, arm, e) for panel, arm, e in estimates if e.lo is not None]
     if not plotted:
         return None
@@ -145,12 +152,14 @@ def _arms(name: str, study: RLStudy) -> Plan | None:
     axis.set_yticks(
         range(len(plotted)), [f"{arm}{f', {panel}' if panel else ''}" for panel, arm, _ in plotted], fontsize=7
     )
-    axis.set(ylim=(len(plotted) - 0.5, -0.5), xlabel=f"{study.metric} after training, minus {BASE}: percentage points")
+    axis.set(
+        ylim=(len(plotted) - 0.5, -0.5), xlabel=f"{study.metric} after training, minus {BASE_ARM}: percentage points"
+    )
     caption = (
         "Paired by SFT seed, RL seed and problem; the intervals of the table. Blue: above zero; orange: below; grey: "
         "neither."
     )
-    return f"{slug(name)}-arms", f"Arms against {BASE}", caption, figure
+    return f"{slug(name)}-arms", f"Arms against {BASE_ARM}", caption, figure
 
 
 # --- drawing --------------------------------------------------------------------------------------------------
@@ -169,7 +178,7 @@ def _lines(
     colors: Mapping[str, str] | None = None,
 ) -> None:
     """Draws a line and a band per arm: GRPO in grey, the others in `colors`, or in the order of the palette."""
-    color_of = colors or dict(zip([arm for arm in arms if arm != BASE], COLORS, strict=False))
+    color_of = colors or dict(zip([arm for arm in arms if arm != BASE_ARM], COLORS, strict=False))
     for arm in arms:
-        color = BASE_COLOR if arm == BASE else color_of.get(arm, COLORS[-1])
+        color = BASE_COLOR if arm == BASE_ARM else color_of.get(arm, COLORS[-1])
         draw_line(axis, arm, study.of(panel, arm), scaled_series, color)

@@ -9,12 +9,12 @@ from statistics import fmean
 from prmbench.core.records import RunManifest
 from prmbench.core.result_files import Run
 from prmbench.report.training_runs import TrainingRun, read_metrics
-from prmbench.studies.reporting.nested_seeds import Runs, Seeds, whole
+from prmbench.studies.reporting.nested_seeds import RunValues, Seeds, whole_run_values
 from prmbench.tasks.distrl import TRUNCATED, validated_at
 
-RL_STUDY = "miniature_rl"
+RL_BENCHMARK = "miniature_rl"
 """The benchmark whose runs form the study of RL arms."""
-BASE = "grpo"
+BASE_ARM = "grpo"
 """The arm that every other arm is compared with."""
 ARMS = (
     *("grpo", "grpo_extra", "grpo_ipvrm", "grpo_implicit_prm", "grpo_dpo_rm"),
@@ -29,7 +29,7 @@ QUARTER = 4
 """The first and the last 1 / QUARTER of a run's steps are called early and late."""
 
 
-class Trained(TrainingRun):
+class ArmRun(TrainingRun):
     """A run with its arm, its panel and the seeds by which it is paired with runs of other arms."""
 
     __slots__ = ()
@@ -54,7 +54,7 @@ class Trained(TrainingRun):
 class RLStudy:
     """The RL runs of one benchmark."""
 
-    trained: tuple[Trained, ...]
+    trained: tuple[ArmRun, ...]
 
     @property
     def panels(self) -> tuple[str, ...]:
@@ -70,39 +70,39 @@ class RLStudy:
         """Returns the arms of a panel in table order."""
         return tuple(sorted({t.arm for t in self.trained if t.panel == panel}, key=arm_rank))
 
-    def of(self, panel: str, arm: str) -> tuple[Trained, ...]:
+    def of(self, panel: str, arm: str) -> tuple[ArmRun, ...]:
         """Returns the runs of an arm."""
         return tuple(t for t in self.trained if (t.panel, t.arm) == (panel, arm))
 
-    def accuracy(self, panel: str, arm: str, at: int, series: str = "") -> Runs:
+    def accuracy(self, panel: str, arm: str, at: int, series: str = "") -> RunValues:
         """Returns accuracies at the first (`at` 0) or last (`at` -1) validation, by run and problem."""
         return {t.seeds: t.problems(lambda v: v[at], series) for t in self.of(panel, arm)}
 
-    def gain(self, panel: str, arm: str) -> Runs:
+    def gain(self, panel: str, arm: str) -> RunValues:
         """Returns last minus first accuracy of runs that were validated at least twice."""
         runs = [t for t in self.of(panel, arm) if len(t.steps) > 1]
         return {t.seeds: t.problems(lambda v: v[-1] - v[0]) for t in runs}
 
-    def monitored(self, panel: str, arm: str, name: str, of: Callable[[Sequence[float]], float]) -> Runs:
+    def monitored(self, panel: str, arm: str, name: str, of: Callable[[Sequence[float]], float]) -> RunValues:
         """Returns, by run, `of` applied to a monitor's values in order of steps; runs without any are left out."""
         series = {t.seeds: list(t.monitor(name).values()) for t in self.of(panel, arm)}
-        return whole({seeds: of(values) for seeds, values in series.items() if values})
+        return whole_run_values({seeds: of(values) for seeds, values in series.items() if values})
 
 
-def early(values: Sequence[float]) -> float:
+def first_quarter_mean(values: Sequence[float]) -> float:
     """Returns the mean over the first quarter of the steps, at least one."""
     return fmean(values[: max(1, len(values) // QUARTER)])
 
 
-def late(values: Sequence[float]) -> float:
+def last_quarter_mean(values: Sequence[float]) -> float:
     """Returns the mean over the last quarter of the steps, at least one."""
     return fmean(values[-max(1, len(values) // QUARTER) :])
 
 
-def rl_study(runs: Iterable[Run]) -> RLStudy:
+def gather_rl_study(runs: Iterable[Run]) -> RLStudy:
     """Gathers runs of RL training, in any order."""
     trained = [
-        Trained(run, validated_at(run.result.manifest), read_metrics(run.path, run.result.manifest)) for run in runs
+        ArmRun(run, validated_at(run.result.manifest), read_metrics(run.path, run.result.manifest)) for run in runs
     ]
     trained.sort(key=lambda t: (_panel_rank(t.panel), arm_rank(t.arm), t.seeds, t.run.result.manifest.run_id))
     return RLStudy(tuple(trained))
@@ -124,7 +124,7 @@ def seeds_of(manifest: RunManifest) -> Seeds:
     return sft if isinstance(sft, int) else 0, rl if isinstance(rl, int) else manifest.seed
 
 
-def truncated(study: RLStudy, panel: str, arm: str, at: int) -> Runs:
+def truncated_shares(study: RLStudy, panel: str, arm: str, at: int) -> RunValues:
     """Returns the share of completions that were cut at the length limit in a validation."""
     runs = study.accuracy(panel, arm, at, TRUNCATED)
     return {seeds: values for seeds, values in runs.items() if values}

@@ -12,29 +12,36 @@ from statistics import fmean, median
 
 import pandas as pd
 
-from prmbench.studies.reporting.nested_seeds import EXPLAINED, Estimate, estimate
-from prmbench.studies.reporting.policy_claims import WORDS, Answer, against_base
-from prmbench.studies.reporting.policy_runs import BASE, RLStudy, Trained, early, late, truncated
+from prmbench.studies.reporting.nested_seeds import INTERVALS_NOTE, Estimate, estimate
+from prmbench.studies.reporting.policy_claims import CLAIMS, Answer, compare_with_grpo
+from prmbench.studies.reporting.policy_runs import (
+    BASE_ARM,
+    ArmRun,
+    RLStudy,
+    first_quarter_mean,
+    last_quarter_mean,
+    truncated_shares,
+)
 from prmbench.studies.reporting.reward_model_runs import Study
 from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Cell, Row, Table, Unit, Value, has_mark
 
 ALPHA = 0.05
-OPTIONS = (
+OPTION_COLUMNS = (
     *("reward", "rm_loss", "rm_beta", "rm_margin", "rm_update", "reference", "adb", "dlw"),
     *("alpha", "gae_weight", "p_min", "credit", "group_size", "prompts"),
     *("learning_rate", "rm_learning_rate", "steps"),
 )
 """Options that distinguish arms."""
-SHOWN: dict[str, tuple[str, Callable[[Sequence[float]], float], Unit]] = {
+MONITOR_COLUMNS: dict[str, tuple[str, Callable[[Sequence[float]], float], Unit]] = {
     "right rollouts": ("accuracy", fmean, PERCENT),
-    "RM accuracy, early": ("rm_accuracy", early, PERCENT),
-    "RM accuracy, late": ("rm_accuracy", late, PERCENT),
+    "RM accuracy, early": ("rm_accuracy", first_quarter_mean, PERCENT),
+    "RM accuracy, late": ("rm_accuracy", last_quarter_mean, PERCENT),
     "RM score": ("rm_score", fmean, FRACTION),
-    "RM gap, late": ("rm_gap", late, FRACTION),
-    "entropy, late": ("entropy", late, FRACTION),
+    "RM gap, late": ("rm_gap", last_quarter_mean, FRACTION),
+    "entropy, late": ("entropy", last_quarter_mean, FRACTION),
     "KL to SFT, last": ("kl_sft", lambda v: v[-1], FRACTION),
-    "tokens, late": ("length", late, "number"),
-    "steps, late": ("step_count", late, FRACTION),
+    "tokens, late": ("length", last_quarter_mean, "number"),
+    "steps, late": ("step_count", last_quarter_mean, FRACTION),
     "GAE / outcome": ("gae_outcome_ratio", fmean, FRACTION),
     "candidates": ("candidates", fmean, FRACTION),
     "mass": ("candidate_mass", fmean, PERCENT),
@@ -61,7 +68,7 @@ def answers_grid(answered: Sequence[Answer]) -> Table:
     groups: list[tuple[Row, ...]] = []
     for panel in dict.fromkeys(a.panel for a in answered):
         rows: list[Row] = []
-        for source, words in WORDS.items():
+        for source, words in CLAIMS.items():
             family = [a for a in answered if (a.source, a.panel) == (source, panel)]
             if family:
                 counts = [_count(sum(a.verdict == word for a in family)) for word in ("yes", "no", "unclear")]
@@ -87,7 +94,7 @@ def answers_grid(answered: Sequence[Answer]) -> Table:
 
 
 def _untested(tested_sources: set[str]) -> list[tuple[str, str]]:
-    return [(source, words) for source, words in WORDS.items() if source not in tested_sources]
+    return [(source, words) for source, words in CLAIMS.items() if source not in tested_sources]
 
 
 def comparisons(answered: Sequence[Answer]) -> Table:
@@ -135,7 +142,7 @@ def before_after(study: RLStudy) -> Table:
     return Table(
         label="rl-policies",
         title="Policies before and after training",
-        caption=f"{study.metric} on the validation problems, percent; gain in percentage points. {EXPLAINED}",
+        caption=f"{study.metric} on the validation problems, percent; gain in percentage points. {INTERVALS_NOTE}",
         header=("Panel", "Arm", "SFT seeds", "Runs", "Before", "After", "Gain", "Cut before", "Cut after"),
         groups=groups,
         notes=(*_single(groups), *_alone(study)),
@@ -147,7 +154,7 @@ def _policy(study: RLStudy, panel: str, arm: str) -> Row:
     before = estimate(study.accuracy(panel, arm, 0))
     trained = any(len(t.steps) > 1 for t in study.of(panel, arm))
     last = estimate(study.accuracy(panel, arm, -1)) if trained else None
-    cut = [estimate(truncated(study, panel, arm, at)) for at in (0, -1)]
+    cut = [estimate(truncated_shares(study, panel, arm, at)) for at in (0, -1)]
     return (
         panel or DASH,
         arm,
@@ -182,17 +189,17 @@ def arms_grid(study: RLStudy) -> Table:
                 Value(adjusted, "p"),
                 Value(found.mdd),
             )
-            for arm, (found, adjusted) in against_base(study, panel).items()
+            for arm, (found, adjusted) in compare_with_grpo(study, panel).items()
         ]
         groups.append(tuple(rows))
     kept = tuple(group for group in groups if group)
     return Table(
         label="rl-arms",
-        title=f"Arms against {BASE}",
-        caption=f"{study.metric} after training minus that of {BASE}, paired by SFT seed, RL seed and problem; "
-        f"percentage points. {EXPLAINED} Holm: p adjusted for all arms of the panel. Detectable: the smallest true "
-        "difference that a test finds with power 0.80, given this spread.",
-        header=("Panel", "Arm", "SFT seeds", "Runs", f"Minus {BASE}", "Runs above 0", "p", "Holm", "Detectable"),
+        title=f"Arms against {BASE_ARM}",
+        caption=f"{study.metric} after training minus that of {BASE_ARM}, paired by SFT seed, RL seed and problem; "
+        f"percentage points. {INTERVALS_NOTE} Holm: p adjusted for all arms of the panel. Detectable: the smallest "
+        "true difference that a test finds with power 0.80, given this spread.",
+        header=("Panel", "Arm", "SFT seeds", "Runs", f"Minus {BASE_ARM}", "Runs above 0", "p", "Holm", "Detectable"),
         groups=kept,
         notes=_single(kept),
         text_columns=2,
@@ -216,18 +223,18 @@ def _single(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
 def monitors(study: RLStudy) -> Table:
     """Returns the table of monitored values, means over runs; monitors that no run recorded are left out."""
     found = {
-        (panel, arm): {name: estimate(study.monitored(panel, arm, *how[:2])) for name, how in SHOWN.items()}
+        (panel, arm): {name: estimate(study.monitored(panel, arm, *how[:2])) for name, how in MONITOR_COLUMNS.items()}
         for panel in study.panels
         for arm in study.arms(panel)
     }
-    shown = [name for name in SHOWN if any(cells[name] for cells in found.values())]
+    shown = [name for name in MONITOR_COLUMNS if any(cells[name] for cells in found.values())]
     groups: list[tuple[Row, ...]] = []
     for panel in study.panels:
         rows: list[Row] = []
         for arm in study.arms(panel):
             cells = found[panel, arm]
             if any(cells.values()):
-                values = [Value(e.value if (e := cells[n]) else None, SHOWN[n][2]) for n in shown]
+                values = [Value(e.value if (e := cells[n]) else None, MONITOR_COLUMNS[n][2]) for n in shown]
                 rows.append((panel or DASH, arm, *values, alarms(study.of(panel, arm))))
         groups.append(tuple(rows))
     return Table(
@@ -243,7 +250,7 @@ def monitors(study: RLStudy) -> Table:
     )
 
 
-def alarms(runs: Sequence[Trained]) -> str:
+def alarms(runs: Sequence[ArmRun]) -> str:
     """Returns the numbers of runs that raised each alarm at least once: `entropy 3, length 1`."""
     raised = Counter(name for t in runs for name in sorted({a for line in t.lines for a in line.get("alarms") or ()}))
     return ", ".join(f"{name} {raised[name]}" for name in sorted(raised)) or DASH
@@ -252,8 +259,8 @@ def alarms(runs: Sequence[Trained]) -> str:
 def options_grid(study: RLStudy) -> Table:
     """Returns the table of each arm's options; options that no run recorded are left out."""
     arms = list(dict.fromkeys((t.panel, t.arm) for t in study.trained))
-    values = {key: {option: _option_text(study.of(*key), option) for option in OPTIONS} for key in arms}
-    shown = [option for option in OPTIONS if any(cells[option] != DASH for cells in values.values())]
+    values = {key: {option: _option_text(study.of(*key), option) for option in OPTION_COLUMNS} for key in arms}
+    shown = [option for option in OPTION_COLUMNS if any(cells[option] != DASH for cells in values.values())]
     rows: dict[tuple[Cell, ...], list[str]] = {}
     for panel, arm in arms:
         rows.setdefault((arm, *(values[panel, arm][option] for option in shown)), []).append(panel or DASH)
@@ -268,7 +275,7 @@ def options_grid(study: RLStudy) -> Table:
     )
 
 
-def _option_text(runs: Sequence[Trained], name: str) -> str:
+def _option_text(runs: Sequence[ArmRun], name: str) -> str:
     texts = {_text(t.run.result.manifest.config.get(name)) for t in runs}
     return texts.pop() if len(texts) == 1 else "varies"
 
@@ -304,13 +311,13 @@ def numbers(study: RLStudy, answered: Sequence[Answer]) -> dict[str, object]:
     """Returns arms and answers as fractions with six decimals, for JSON."""
     arms = {}
     for panel in study.panels:
-        against_grpo = against_base(study, panel)
+        against_grpo = compare_with_grpo(study, panel)
         for arm in study.arms(panel):
             estimates = {
                 "before": estimate(study.accuracy(panel, arm, 0)),
                 "after": estimate(study.accuracy(panel, arm, -1)),
                 "gain": estimate(study.gain(panel, arm)),
-                f"minus_{BASE}": against_grpo[arm][0] if arm in against_grpo else None,
+                f"minus_{BASE_ARM}": against_grpo[arm][0] if arm in against_grpo else None,
             }
             arms[f"{panel} {arm}".strip()] = {k: _rounded(asdict(e)) for k, e in estimates.items() if e is not None}
     answer_records = [{**_rounded(asdict(a)), "found": _rounded(asdict(a.found))} for a in answered]

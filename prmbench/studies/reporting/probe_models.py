@@ -13,8 +13,8 @@ from prmbench.core.records import RunManifest
 from prmbench.report.stats import mean
 from prmbench.studies.reporting.nested_seeds import difference
 from prmbench.studies.reporting.policy_claims import METHODS, Question, by_world
-from prmbench.studies.reporting.reward_model_runs import PROCESS, BySeed, Study
-from prmbench.studies.reporting.reward_model_tables import cell, over_seeds
+from prmbench.studies.reporting.reward_model_runs import PROCESS_READOUTS, BySeed, Study
+from prmbench.studies.reporting.reward_model_tables import mean_text, over_seeds
 from prmbench.tasks.table import PERCENT, Row, Table, Value
 
 PROBE = re.compile(r"(?P<method>\w+?)_(?P<probe>shuffled|marker0|marker1|marker5)")
@@ -25,7 +25,7 @@ PROBES = {
     "marker1": "marker tells the outcome (noise 0.1)",
     "marker5": "marker tells nothing (noise 0.5)",
 }
-SCENES = ("onpolicy", "injected")
+SUBSETS = ("onpolicy", "injected")
 NO_CHANGE = 0.05
 """A change of F1 smaller than this counts as no change."""
 
@@ -45,12 +45,12 @@ def name(method: str, probe: str) -> str:
 
 def f1(models: Study, method: str, probe: str, scene: str) -> BySeed:
     """Returns first-error F1 on a subset by world."""
-    return models.f1(name(method, probe), PROCESS, (scene,))
+    return models.f1(name(method, probe), PROCESS_READOUTS, (scene,))
 
 
 def questions(models: Study) -> list[Question]:
     """Returns the questions about the probes; those without runs have no values."""
-    return [q for scene in SCENES for q in (*_shuffled(models, scene), *_marked(models, scene))]
+    return [q for scene in SUBSETS for q in (*_shuffled(models, scene), *_marked(models, scene))]
 
 
 def _shuffled(models: Study, scene: str) -> Iterator[Question]:
@@ -94,14 +94,21 @@ def probe_grid(models: Study) -> Table:
     for method in METHODS:
         rows: list[Row] = []
         for probe, words in PROBES.items():
-            cells = [over_seeds(f1(models, method, probe, scene)) for scene in SCENES]
+            cells = [over_seeds(f1(models, method, probe, scene)) for scene in SUBSETS]
             if any(cells) and (probe or len(_probed(models, method)) > 0):
                 worlds = max(found.n for found in cells if found is not None)
-                rows.append((name(method, probe), words, Value(worlds, "count"), *(cell(c, PERCENT) for c in cells)))
+                rows.append(
+                    (name(method, probe), words, Value(worlds, "count"), *(mean_text(c, PERCENT) for c in cells))
+                )
         groups.append(tuple(rows))
-    floor = [_floor(models, scene) for scene in SCENES]
+    floor = [_floor(models, scene) for scene in SUBSETS]
     if any(groups) and any(floor):
-        row: Row = ("random scores, best threshold", "", "", *(cell(mean(v) if v else None, PERCENT) for v in floor))
+        row: Row = (
+            "random scores, best threshold",
+            "",
+            "",
+            *(mean_text(mean(v) if v else None, PERCENT) for v in floor),
+        )
         groups.append((row,))
     return Table(
         label="rl-probes",
@@ -109,7 +116,7 @@ def probe_grid(models: Study) -> Table:
         caption="First-error F1, process level, threshold tuned on val, percent; mean over worlds with its 95% "
         "t-interval. The traces that are judged never carry the marker; the completions that the reward models were "
         "trained on do. Comparisons pair the worlds.",
-        header=("Method", "Trained on", "Worlds", *SCENES),
+        header=("Method", "Trained on", "Worlds", *SUBSETS),
         groups=tuple(group for group in groups if group),
         text_columns=2,
     )

@@ -9,11 +9,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from prmbench.report.stats import holm, paired
-from prmbench.studies.reporting.reward_model_runs import PAPER, PREFIX, PROCESS, SHIFTS, BySeed, Study
+from prmbench.studies.reporting.reward_model_runs import (
+    PAPER_SUFFIX,
+    PREFIX_READOUTS,
+    PROCESS_READOUTS,
+    SHIFTS,
+    BySeed,
+    Study,
+)
 
 RIVALS = ("implicit_prm", "dpo_rm", "q_rm")
-SCENES: dict[str, tuple[str, ...]] = {"onpolicy": ("onpolicy",), "injected": ("injected",), "mean of shifts": SHIFTS}
-WORDS: dict[str, str] = {
+SUBSET_GROUPS: dict[str, tuple[str, ...]] = {
+    "onpolicy": ("onpolicy",),
+    "injected": ("injected",),
+    "mean of shifts": SHIFTS,
+}
+CLAIMS: dict[str, str] = {
     "T1": "IPVRM picks better among N completions",
     "T2": "IPVRM finds the first error better, and loses less in other formats",
     "T3": "late weights pick better than standard ones, and these better than early ones",
@@ -57,11 +68,11 @@ Comparison = tuple[str, str, str, BySeed, BySeed]
 def claims(study: Study) -> list[Claim]:
     """Returns every comparison that the runs allow, by table; those without a common seed are left out."""
     adjusted: list[Claim] = []
-    for constants, suffix in (("tuned", ""), ("paper", PAPER)):
+    for constants, suffix in (("tuned", ""), ("paper", PAPER_SUFFIX)):
         tested = [_test_claim(constants, comparison) for comparison in _comparisons(study, suffix)]
-        for source in WORDS:
+        for source in CLAIMS:
             adjusted += _adjust_p([claim for claim in tested if claim is not None and claim.source == source])
-    return sorted(adjusted, key=lambda claim: list(WORDS).index(claim.source))
+    return sorted(adjusted, key=lambda claim: list(CLAIMS).index(claim.source))
 
 
 def missing(study: Study) -> dict[str, str]:
@@ -87,7 +98,7 @@ def _test_claim(constants: str, comparison: Comparison) -> Claim | None:
     if test.lo is not None and test.hi is not None:
         verdict = "yes" if test.lo > 0 else "no" if test.hi < 0 else "unclear"
     return Claim(
-        name=WORDS[source],
+        name=CLAIMS[source],
         source=source,
         constants=constants,
         comparison=sides,
@@ -122,20 +133,20 @@ def _comparisons(study: Study, suffix: str) -> Iterator[Comparison]:
         yield from _compare_best_of_n(study, "T3", first, second)
         yield from _compare_f1(study, "T4", second, first)
     for first, second in _margin_pairs(study):
-        if first.endswith(PAPER) == bool(suffix):
+        if first.endswith(PAPER_SUFFIX) == bool(suffix):
             yield from _compare_best_of_n(study, "T10", first, second)
             yield from _compare_f1(study, "T10", first, second)
     for method in (ipvrm, *(f"{rival}{suffix}" for rival in RIVALS)):
         if study.chosen("steps", method, ("prefix_sum",)):
-            for where, subsets in SCENES.items():
-                steps, prefixes = (study.f1(method, wanted, subsets) for wanted in (PROCESS, PREFIX))
+            for where, subsets in SUBSET_GROUPS.items():
+                steps, prefixes = (study.f1(method, wanted, subsets) for wanted in (PROCESS_READOUTS, PREFIX_READOUTS))
                 yield "T14", f"{method}: step_sum - prefix_sum", where, steps, prefixes
 
 
 def _compare_f1(study: Study, source: str, first: str, second: str) -> Iterator[Comparison]:
     """Yields comparisons of process-level F1 in the three groups of subsets."""
-    for where, subsets in SCENES.items():
-        sides = study.f1(first, PROCESS, subsets), study.f1(second, PROCESS, subsets)
+    for where, subsets in SUBSET_GROUPS.items():
+        sides = study.f1(first, PROCESS_READOUTS, subsets), study.f1(second, PROCESS_READOUTS, subsets)
         yield source, f"{first} - {second}", where, *sides
 
 
@@ -147,10 +158,10 @@ def _compare_generalization(study: Study, first: str, second: str) -> Iterator[C
             "T2",
             f"{first} - {second}",
             shift,
-            study.f1(first, PROCESS, (shift,)),
-            study.f1(second, PROCESS, (shift,)),
+            study.f1(first, PROCESS_READOUTS, (shift,)),
+            study.f1(second, PROCESS_READOUTS, (shift,)),
         )
-    changes = study.change(first, PROCESS), study.change(second, PROCESS)
+    changes = study.change(first, PROCESS_READOUTS), study.change(second, PROCESS_READOUTS)
     yield "T2", f"{first} - {second}", "change under shifts", *changes
 
 

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from prmbench.report.figures import MOST_LINES, PALETTE, Plan, legend_label
 from prmbench.report.stats import Mean
 from prmbench.report.task_figures import legend_below, panels_in_a_row
-from prmbench.studies.reporting.reward_model_claims import SCENES, Claim
-from prmbench.studies.reporting.reward_model_runs import PROCESS, Study
+from prmbench.studies.reporting.reward_model_claims import SUBSET_GROUPS, Claim
+from prmbench.studies.reporting.reward_model_runs import PROCESS_READOUTS, Study
 from prmbench.studies.reporting.reward_model_tables import f1_columns, over_seeds
 
-FOREST = (*SCENES, "change under shifts", "best of N, mean")
+FOREST = (*SUBSET_GROUPS, "change under shifts", "best of N, mean")
 """Comparisons in the figure; single formats and single N are in the table alone."""
 VERDICT_COLORS = {"yes": "#0072B2", "no": "#D55E00", "unclear": "#8a8a8a"}
 
@@ -25,7 +25,7 @@ def plans(study: Study, claims: Sequence[Claim]) -> list[Plan]:
 
 
 def _study_f1(study: Study) -> Plan | None:
-    columns = {m: f1_columns(study, m, PROCESS, "calibrated") for m in study.methods}
+    columns = {m: f1_columns(study, m, PROCESS_READOUTS, "calibrated") for m in study.methods}
     columns = {m: cells for m, cells in columns.items() if any(cells.values())}
     names = [n for n in ("onpolicy", "injected", "mean of shifts") if any(cells.get(n) for cells in columns.values())]
     if not names:

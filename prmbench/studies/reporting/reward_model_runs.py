@@ -16,17 +16,21 @@ from prmbench.core.result_files import Run
 from prmbench.tasks import find_task
 from prmbench.tasks.wording import rule_and_readout
 
-STUDY = "miniature"
+BENCHMARK = "miniature"
 """The benchmark whose runs form the study: many seeds, one world each."""
-PAPER = "_paper"
+PAPER_SUFFIX = "_paper"
 """Suffix of the names of methods that were trained with the paper's own constants."""
 METHODS = ("ipvrm", "ipvrm_early", "ipvrm_late", "ipvrm_m0", "implicit_prm", "dpo_rm", "q_rm")
 SHIFTS = ("headers", "separators", "words", "merged", "verbose")
 """Subsets that hold the on-policy traces in another format."""
 TUNING = "val"
-PROCESS, PREFIX, PREFIX_MEAN = ("step_sum", "step_diff", "as_is"), ("prefix_sum", "as_is"), ("prefix_mean", "as_is")
+PROCESS_READOUTS, PREFIX_READOUTS, PREFIX_MEAN_READOUTS = (
+    ("step_sum", "step_diff", "as_is"),
+    ("prefix_sum", "as_is"),
+    ("prefix_mean", "as_is"),
+)
 """Readouts of steps and of prefixes in order of preference: log-ratios, then value heads, then probabilities."""
-RECIPE = ("loss", "beta", "margin", "learning_rate", "updates")
+RECIPE_FIELDS = ("loss", "beta", "margin", "learning_rate", "updates")
 """Options of a recipe that come first in its table."""
 F1_RULES = ("calibrated", "oracle")
 COLUMNS = ("task", "method", "seed", "run_id", "subset", "protocol", "rule", "readout", "metric", "value")
@@ -111,7 +115,7 @@ class Study:
 
     def best_of(self, method: str, metric: str = "best_of", sizes: Sequence[int] = ()) -> BySeed:
         """Returns best-of-N accuracy by the method's own score, by seed: the mean over `sizes` (default: all N)."""
-        how = (self.chosen("best_of_n", method, own(method)), "last")
+        how = (self.chosen("best_of_n", method, own_readouts(method)), "last")
         names = self.subsets("best_of_n")
         wanted = sizes or self.group_sizes()
         parts = [self.by_seed("best_of_n", method, (*how, f"{metric}@{n}"), names) for n in wanted]
@@ -119,12 +123,12 @@ class Study:
         return {seed: fmean(part[seed] for part in parts) for seed in sorted(seeds)}
 
 
-def own(method: str) -> tuple[str, ...]:
+def own_readouts(method: str) -> tuple[str, ...]:
     """Returns the readouts of a method's own prefix value: the mean for IPVRM and Q-RM, as trained, else the sum."""
-    return PREFIX_MEAN if method.startswith(("ipvrm", "q_rm")) else PREFIX
+    return PREFIX_MEAN_READOUTS if method.startswith(("ipvrm", "q_rm")) else PREFIX_READOUTS
 
 
-def study(runs: Sequence[Run]) -> Study:
+def gather_study(runs: Sequence[Run]) -> Study:
     """Gathers the runs of a study, in any order."""
     lines = [
         (m.task, m.model, seed_of(m), m.run_id, row.subset, row.protocol, *how, row.metric, row.value)
@@ -186,8 +190,8 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 def _method_rank(name: str) -> tuple[bool, int, str]:
-    base = name.removesuffix(PAPER)
-    return name.endswith(PAPER), METHODS.index(base) if base in METHODS else len(METHODS), name
+    base = name.removesuffix(PAPER_SUFFIX)
+    return name.endswith(PAPER_SUFFIX), METHODS.index(base) if base in METHODS else len(METHODS), name
 
 
 def _subset_rank(name: str) -> tuple[int, str]:

@@ -9,28 +9,28 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from prmbench.report.stats import Mean, mean
-from prmbench.studies.reporting.reward_model_claims import ALPHA, WORDS, Claim, missing
+from prmbench.studies.reporting.reward_model_claims import ALPHA, CLAIMS, Claim, missing
 from prmbench.studies.reporting.reward_model_runs import (
-    PREFIX,
-    PREFIX_MEAN,
-    PROCESS,
-    RECIPE,
+    PREFIX_MEAN_READOUTS,
+    PREFIX_READOUTS,
+    PROCESS_READOUTS,
+    RECIPE_FIELDS,
     SHIFTS,
     BySeed,
     Study,
-    own,
+    own_readouts,
 )
 from prmbench.tasks.calibration import COLUMNS as CALIBRATION
 from prmbench.tasks.calibration import LOWER_IS_BETTER
 from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Code, Row, Table, Unit, Value, has_mark, number
 
-READINGS = {"process level": PROCESS, "prefix mean": PREFIX_MEAN, "prefix": PREFIX}
+READINGS = {"process level": PROCESS_READOUTS, "prefix mean": PREFIX_MEAN_READOUTS, "prefix": PREFIX_READOUTS}
 """The first is that of the paper's main table; claims are tested on it."""
 RULE_WORDS = {
     "calibrated": "threshold tuned on val and applied to the other subsets",
     "oracle": "threshold tuned on the very traces that are scored: an upper bound",
 }
-HELD = "mean of shifts", "change under shifts"
+SHIFT_COLUMNS = "mean of shifts", "change under shifts"
 
 
 def grids(study: Study, claims: Sequence[Claim]) -> tuple[Table, ...]:
@@ -53,7 +53,7 @@ def _answers(study: Study, claims: Sequence[Claim]) -> Table:
     groups: list[tuple[Row, ...]] = []
     for constants in ("tuned", "paper"):
         rows = []
-        for source, words in WORDS.items():
+        for source, words in CLAIMS.items():
             family = [c for c in claims if (c.source, c.constants) == (source, constants)]
             if family:
                 counts = [
@@ -62,7 +62,7 @@ def _answers(study: Study, claims: Sequence[Claim]) -> Table:
                 kept = sum(c.verdict != "unclear" and c.holm is not None and c.holm < ALPHA for c in family)
                 rows.append((source, words, constants, *counts, Value(len(family), "count"), Value(kept, "count")))
         groups += [tuple(rows)] * bool(rows)
-    notes = [f"{source}, {WORDS[source]}: not asked, {why}." for source, why in missing(study).items()]
+    notes = [f"{source}, {CLAIMS[source]}: not asked, {why}." for source, why in missing(study).items()]
     return Table(
         label="study-answers",
         title="Do the paper's claims hold here?",
@@ -106,7 +106,7 @@ def _comparisons(study: Study, claims: Sequence[Claim]) -> Table:
 def _comparison(claim: Claim) -> Row:
     return (
         *(claim.source, claim.constants, claim.comparison, claim.where, claim.verdict),
-        cell(Mean(claim.difference, claim.lo, claim.hi, claim.n), POINTS),
+        mean_text(Mean(claim.difference, claim.lo, claim.hi, claim.n), POINTS),
         Value(claim.positive, "count", suffix=f" of {claim.n}"),
         Value(claim.p, "p"),
         Value(claim.holm, "p"),
@@ -117,7 +117,7 @@ def _comparison(claim: Claim) -> Row:
 # --- means ----------------------------------------------------------------------------------------------------
 
 
-def cell(found: Mean | None, unit: Unit, seeds: int = 0, best: float | None = None) -> Value:
+def mean_text(found: Mean | None, unit: Unit, seeds: int = 0, best: float | None = None) -> Value:
     """Returns a p-value with three decimals, or `<0.001`."""
     if found is None:
         return Value(None, unit)
@@ -134,7 +134,7 @@ def f1_columns(study: Study, method: str, wanted: Sequence[str], rule: str) -> d
     """Returns F1 by subset, and with it the mean over the shifted formats and the change from the sampled format."""
     by_subset = {name: over_seeds(study.f1(method, wanted, (name,), rule)) for name in study.subsets("steps")}
     shifts, change = study.f1(method, wanted, SHIFTS, rule), study.change(method, wanted, rule)
-    return by_subset | dict(zip(HELD, map(over_seeds, (shifts, change)), strict=True))
+    return by_subset | dict(zip(SHIFT_COLUMNS, map(over_seeds, (shifts, change)), strict=True))
 
 
 def _table(
@@ -148,7 +148,7 @@ def _table(
         best[name] = pick(values) if len(values) > 1 else None
     seeds = len(study.seeds)
     return tuple(
-        (*names, *(cell(cells.get(name), unit, seeds, best[name]) for name, unit in units.items()))
+        (*names, *(mean_text(cells.get(name), unit, seeds, best[name]) for name, unit in units.items()))
         for names, cells in lines
     )
 
@@ -159,7 +159,7 @@ def _fewer(study: Study, groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
 
 def _f1(study: Study, rule: str) -> Table:
     subsets = study.subsets("steps")
-    units = dict.fromkeys(subsets, PERCENT) | {HELD[0]: PERCENT, HELD[1]: POINTS}
+    units = dict.fromkeys(subsets, PERCENT) | {SHIFT_COLUMNS[0]: PERCENT, SHIFT_COLUMNS[1]: POINTS}
     groups = []
     for name, wanted in READINGS.items():
         lines = []
@@ -206,7 +206,11 @@ def _best_of_n(study: Study) -> Table:
         f"{m}@{n}": POINTS if m == "gain" else PERCENT for m in ("best_of", "weighted_vote", "gain") for n in sizes
     }
     groups = []
-    for words, read in (("own value", own), ("prefix sum", lambda _: PREFIX), ("prefix mean", lambda _: PREFIX_MEAN)):
+    for words, read in (
+        ("own value", own_readouts),
+        ("prefix sum", lambda _: PREFIX_READOUTS),
+        ("prefix mean", lambda _: PREFIX_MEAN_READOUTS),
+    ):
         lines = []
         for method in study.methods:
             readout = study.chosen("best_of_n", method, read(method))
@@ -255,7 +259,7 @@ def _calibration(study: Study) -> Table:
     for rules, words in ((("sigmoid", "identity"), "as read"), (("platt",), "Platt-scaled")):
         lines = []
         for method in study.methods:
-            readout = study.chosen("calibration", method, own(method))
+            readout = study.chosen("calibration", method, own_readouts(method))
             for rule in rules:
                 cells = {name: _task_mean(study, "calibration", method, (readout, rule, name)) for name in CALIBRATION}
                 if readout and any(cells.values()):
@@ -276,7 +280,7 @@ def _calibration(study: Study) -> Table:
 
 def _recipes(study: Study) -> Table:
     names = {name for recipe in study.recipes.values() for name in recipe}
-    shown = [name for name in RECIPE if name in names] + sorted(names - set(RECIPE))
+    shown = [name for name in RECIPE_FIELDS if name in names] + sorted(names - set(RECIPE_FIELDS))
     rows = tuple((m, *(study.recipes[m].get(name, DASH) for name in shown)) for m in study.methods)
     return Table(
         label="study-recipes",

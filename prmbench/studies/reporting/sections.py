@@ -21,9 +21,9 @@ from prmbench.studies.reporting import (
 )
 from prmbench.studies.reporting.checkpoint_tables import joined
 from prmbench.studies.reporting.column_words import COLUMN_WORDS
-from prmbench.studies.reporting.policy_runs import RL_STUDY, arm_of, panel_of, rl_study, seeds_of
+from prmbench.studies.reporting.policy_runs import RL_BENCHMARK, arm_of, gather_rl_study, panel_of, seeds_of
 from prmbench.studies.reporting.reward_model_claims import claims
-from prmbench.studies.reporting.reward_model_runs import STUDY, seed_of, study
+from prmbench.studies.reporting.reward_model_runs import BENCHMARK, gather_study, seed_of
 from prmbench.tasks.table import Headline, Table, Value
 
 RL_GAIN_STUDY = "miniature_gain"
@@ -44,7 +44,7 @@ RL_STUDY_WORDS = f"{RL_WORDS} In a small world with an exact oracle; results hol
 
 def is_study_run(manifest: RunManifest) -> bool:
     """Whether a run belongs to a study of this project, on which the paper's claims are tested."""
-    if manifest.benchmark in (STUDY, RL_STUDY):
+    if manifest.benchmark in (BENCHMARK, RL_BENCHMARK):
         return True
     is_known = manifest.benchmark == RL_GAIN_STUDY or (manifest.benchmark, manifest.benchmark_hash) == GRADE_SCHOOL
     return is_known and manifest.task == "distrl"
@@ -56,10 +56,10 @@ def study_sheets(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
     for run in runs:
         if is_study_run(run.result.manifest):
             by_name.setdefault(_sheet_name(run.result.manifest), []).append(run)
-    reward_models = by_name.pop(STUDY, [])
+    reward_models = by_name.pop(BENCHMARK, [])
     sheets = [_reward_models(reward_models, png)] if reward_models else []
     for name, policies in by_name.items():
-        sheets.append(_policies(name, policies, reward_models if name == RL_STUDY else (), png))
+        sheets.append(_policies(name, policies, reward_models if name == RL_BENCHMARK else (), png))
     return tuple(sheets)
 
 
@@ -67,8 +67,8 @@ def place(manifest: RunManifest) -> str:
     """Returns a description of the cell that a run fills in a study's tables; two runs of one cell are a conflict."""
     if not is_study_run(manifest):
         return ""
-    if manifest.benchmark == STUDY:
-        return f"{STUDY}: method {manifest.model}, seed {seed_of(manifest)}, task {manifest.task}"
+    if manifest.benchmark == BENCHMARK:
+        return f"{BENCHMARK}: method {manifest.model}, seed {seed_of(manifest)}, task {manifest.task}"
     if manifest.task != "distrl":
         return ""
     sft, rl = seeds_of(manifest)
@@ -84,17 +84,17 @@ SECTIONS = (
 
 
 def _sheet_name(manifest: RunManifest) -> str:
-    if manifest.benchmark == RL_STUDY or (manifest.benchmark == STUDY and probe_models.is_probe(manifest)):
-        return RL_STUDY
-    return STUDY if manifest.benchmark == STUDY else sheet_name(manifest)
+    if manifest.benchmark == RL_BENCHMARK or (manifest.benchmark == BENCHMARK and probe_models.is_probe(manifest)):
+        return RL_BENCHMARK
+    return BENCHMARK if manifest.benchmark == BENCHMARK else sheet_name(manifest)
 
 
 def _reward_models(runs: Sequence[Run], png: bool) -> Sheet:
-    reward_models = study(runs)
+    reward_models = gather_study(runs)
     tested = claims(reward_models)
     grids = reward_model_tables.grids(reward_models, tested)
     return Sheet(
-        name=STUDY,
+        name=BENCHMARK,
         words=STUDY_WORDS,
         tables=grids,
         figures=draw(lambda: reward_model_figures.plans(reward_models, tested), png),
@@ -102,7 +102,7 @@ def _reward_models(runs: Sequence[Run], png: bool) -> Sheet:
         rules=", ".join(reward_model_tables.RULE_WORDS),
         sizes=reward_models.sizes(),
         csv=reward_model_tables.csv(reward_models),
-        json=canonical_json({"benchmark": STUDY, **reward_model_tables.numbers(reward_models, tested)}),
+        json=canonical_json({"benchmark": BENCHMARK, **reward_model_tables.numbers(reward_models, tested)}),
         column_words=COLUMN_WORDS,
         headline=headline(grids),
     )
@@ -112,10 +112,10 @@ def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png:
     """Returns the sheet of an RL study and its probes; `reward_models`: runs that these are compared with."""
     ordered = tuple(sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id)))
     trained = [run for run in ordered if run.result.manifest.task == "distrl"]
-    policies = rl_study(trained)
+    policies = gather_rl_study(trained)
     probes = [run for run in ordered if run.result.manifest.task != "distrl"]
-    models = study([*reward_models, *probes])
-    answered = policy_claims.answers(policies, probe_models.questions(models))
+    models = gather_study([*reward_models, *probes])
+    answered = policy_claims.answer_questions(policies, probe_models.questions(models))
     candidates = (
         *policy_tables.grids(policies, answered),
         probe_models.probe_grid(models),
@@ -124,13 +124,13 @@ def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png:
     grids = tuple(grid for grid in candidates if any(grid.groups))
     return Sheet(
         name=name,
-        words=RL_STUDY_WORDS if name == RL_STUDY else RL_WORDS,
+        words=RL_STUDY_WORDS if name == RL_BENCHMARK else RL_WORDS,
         tables=grids,
         figures=draw(lambda: policy_figures.plans(name, policies), png),
         runs=ordered,
         rules="none",
         sizes=sizes_of_subsets(trained),
-        csv=policy_tables.csv(policies, study(probes)),
+        csv=policy_tables.csv(policies, gather_study(probes)),
         json=canonical_json({"benchmark": name, **policy_tables.numbers(policies, answered)}),
         column_words=COLUMN_WORDS,
         headline=headline(grids),
