@@ -185,7 +185,7 @@ def test_a_server_takes_adapters(folder: Path, trainer: HFEngine, tmp_path: Path
     """Two processes ask it: the one that sends, and one that only knows the version's name."""
     adapters = lora(trainer)
     with served(folder, tmp_path / "log", VllmOptions("adapter", lora_rank=4)) as (url, _):
-        engine, other = open_server(url, str(folder)), open_server(url, str(folder), tells=False)
+        engine, other = open_server(url, str(folder)), open_server(url, str(folder), sends_weights=False)
         base = draw(engine, 0.0)
         link = checked(trainer, engine, tmp_path / "weights", adapters)
         with perturbed_weights(trainer.model, seed=7):

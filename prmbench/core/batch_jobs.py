@@ -47,7 +47,7 @@ def open_journal(
     journal = result_files.Journal(folder, identity, restart=restart and is_first)
     if is_first:
         processes.barrier()
-        completed = len(journal.done())
+        completed = len(journal.completed_batches())
         if completed:
             message = (
                 f"{folder}: {completed} of {batches} batches were done before and are used; delete it to begin anew"
@@ -69,9 +69,9 @@ def run_batches(
         workers: Batches in progress at the same time, each in a thread.
     """
     rank = processes.rank()
-    with journal.claimed(rank):
+    with journal.lock(rank):
         processes.barrier()  # no process starts before all have read the journal
-        completed = set(journal.done())
+        completed = set(journal.completed_batches())
         commit, dirty = provenance.code_state()
         start = previous = time.monotonic()
         tokens = 0
@@ -134,7 +134,7 @@ def completed_entries(journal: result_files.Journal, batches: int) -> list[Mappi
     Raises:
         UserError: An entry is missing, or was not written by this program.
     """
-    entries = journal.done()
+    entries = journal.completed_batches()
     missing = sorted(set(range(batches)) - set(entries))
     if missing:
         raise UserError(f"{journal.folder}: batches {missing[:5]} are not there yet; run the same command again")

@@ -273,7 +273,7 @@ class Journal:
         else:
             writing.write_atomic(identity_path, canonical_json(dict(identity)))
 
-    def done(self) -> dict[int, dict[str, Any]]:
+    def completed_batches(self) -> dict[int, dict[str, Any]]:
         """Return the entries on disk by batch number: of all processes, earlier and interrupted runs included."""
         entries = {}
         for path in sorted(self.folder.glob("*.jsonl")):
@@ -284,7 +284,7 @@ class Journal:
         return entries
 
     @contextmanager
-    def claimed(self, process: int) -> Iterator[None]:
+    def lock(self, process: int) -> Iterator[None]:
         """Lock this journal for one process number. Raises UserError while another process has the lock."""
         busy = f"{self.folder}: another process is scoring this run; wait for it to end"
         with writing.file_lock(self.folder / f"{process}.lock", busy):
@@ -302,7 +302,7 @@ class Journal:
         """Delete all entries, unless a process is appending to them."""
         if not self.folder.is_dir():
             return
-        with self.claimed(0):
+        with self.lock(0):
             for path in (*self.folder.glob("*.jsonl"), self.folder / "run.json"):
                 path.unlink(missing_ok=True)
 

@@ -150,14 +150,14 @@ class ServerEngine:
         raise UserError(f"server {self.url}: refused {path} ({status}: {reason})")
 
 
-def open_server(url: str, name: str, revision: str | None = None, tells: bool = True) -> ServerEngine:
+def open_server(url: str, name: str, revision: str | None = None, sends_weights: bool = True) -> ServerEngine:
     """Connect to a running server.
 
     Args:
         url: `http://host:port`.
         name: The model that it serves, whose tokenizer and stop tokens are used.
         revision: The model's hub revision; None = the newest.
-        tells: Whether this process is the one that sends weights to the server.
+        sends_weights: Whether this process is the one that sends weights to the server.
 
     Raises:
         RetryError: The server does not answer.
@@ -173,7 +173,7 @@ def open_server(url: str, name: str, revision: str | None = None, tells: bool = 
             max_tokens is None or (type(max_tokens) is int and max_tokens > 0)
         ):
             raise TypeError("a model's name or its context is none")
-        return ServerEngine(base_url, tokenizer, stops, max_tokens, model_info["id"], tells)
+        return ServerEngine(base_url, tokenizer, stops, max_tokens, model_info["id"], sends_weights)
     except _CONNECTION_ERRORS as error:
         raise RetryError(f"server {base_url}: does not answer ({_error_text(error)}); is it running?") from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:

@@ -100,7 +100,7 @@ def score_all(
         "plan": result_files.short_hash({"batches": plan.batches}),
     }
     journal = batch_jobs.open_journal(folder / f"{plan.run_id}.journal", identity, len(plan.batches), restart)
-    earlier_usages = [_usage(entry) for entry in journal.done().values()]
+    earlier_usages = [_usage(entry) for entry in journal.completed_batches().values()]
     backend_budget: Budget | None = getattr(backend, "budget", None)
     budget = backend_budget or Budget()
     earlier_cost = sum(u.cost for u in earlier_usages)
@@ -252,4 +252,8 @@ def _usage_fields(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def critiques(journal: result_files.Journal) -> dict[str, Sequence[str]]:
     """Return the texts of critics by trace id; empty for other backends."""
-    return {name: texts for entry in journal.done().values() for name, texts in sorted(entry.get("said", {}).items())}
+    return {
+        name: texts
+        for entry in journal.completed_batches().values()
+        for name, texts in sorted(entry.get("said", {}).items())
+    }

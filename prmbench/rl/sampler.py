@@ -138,7 +138,7 @@ def _open_vllm(job: Job, policy: Runner) -> Source:
     if config.engine == "server":
         url = config.server[processes.rank() % len(config.server)]
         is_leader = processes.rank() < len(config.server)
-        sampler: Any = open_server(url, config.model, job.revision, tells=is_leader)
+        sampler: Any = open_server(url, config.model, job.revision, sends_weights=is_leader)
     else:
         sampler = open_vllm(_as_folder(job, policy), job.revision, job.setup.placement, options)
     folder = config.out / "weights"

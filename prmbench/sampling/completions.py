@@ -231,7 +231,7 @@ def sample_batch_with_tokens(
     config: Options,
     verifier: verifiers.Verifier,
 ) -> list[tuple[Rollout, SampledTokens | None]]:
-    """Sample one batch as `sample_batch` does; each rollout comes with its sampled tokens, or None if it was refused."""
+    """Sample one batch as `sample_batch` does; each rollout comes with its tokens, or None if it was refused."""
     prompts = [plan.prompts[i // plan.n] for i in batch]
     if not plan.token_limits[batch[0] // plan.n]:  # refused prompts have cost 0, and so batches of their own
         refused = zip(batch, prompts, strict=True)

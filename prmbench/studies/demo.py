@@ -121,7 +121,7 @@ def policy_table(runs: Sequence[Run]) -> Table:
 def _method_values(study: Study, method: str, largest: int) -> list[BySeed]:
     """Returns a method's values by seed, column by column."""
     subset_groups: Sequence[Sequence[str]] = (("onpolicy",), ("injected",), SHIFTS)
-    readout = study.chosen("calibration", method, own_readouts(method))
+    readout = study.first_readout("calibration", method, own_readouts(method))
     ece = study.by_seed("calibration", method, (readout, "sigmoid", "ece"), study.subsets("calibration"))
     f1 = [study.f1(method, PROCESS_READOUTS, subsets) for subsets in subset_groups]
     return [*f1, study.best_of(method, sizes=(largest,)), ece]

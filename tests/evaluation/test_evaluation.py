@@ -179,7 +179,7 @@ def test_a_torn_line_does_not_spoil_the_next_one(tmp_path: Path) -> None:
     path = tmp_path / "x.journal" / "0.jsonl"
     path.write_text(path.read_text() + '{"batch": 1, "sco')
     journal.append(0, {"batch": 2, "scores": []})
-    assert sorted(result_files.Journal(tmp_path / "x.journal", {"run_id": "x"}).done()) == [0, 2]
+    assert sorted(result_files.Journal(tmp_path / "x.journal", {"run_id": "x"}).completed_batches()) == [0, 2]
 
 
 def test_resume_with_another_number_of_processes(
@@ -471,12 +471,12 @@ def test_a_protocol_that_does_not_fit_is_refused_before_the_scoring(
 
 def test_two_processes_of_one_number_never_score_one_run(tmp_path: Path) -> None:
     journal = result_files.Journal(tmp_path / "r.journal", {"run_id": "r"})
-    with journal.claimed(0):
-        with pytest.raises(UserError, match="another process is scoring"), journal.claimed(0):
+    with journal.lock(0):
+        with pytest.raises(UserError, match="another process is scoring"), journal.lock(0):
             pass
-        with journal.claimed(1):  # another rank of the same run
+        with journal.lock(1):  # another rank of the same run
             pass
-    with journal.claimed(0):  # and when the first has ended
+    with journal.lock(0):  # and when the first has ended
         pass
 
 

@@ -91,7 +91,7 @@ def test_unshared_problems_add_no_variance_to_that_of_the_seeds() -> None:
 def test_one_sft_seed_and_one_run() -> None:
     two = estimate(whole_run_values({(0, 0): 1.0, (0, 1): 2.0}))
     assert two is not None
-    assert two.single
+    assert two.has_single_sft_seed
     assert two.hi == pytest.approx(1.5 + 12.7062047 * 0.5)  # t of one degree over the RL seeds
     one = estimate({(0, 0): {"a": 0.0, "b": 1.0}})
     assert one is not None

@@ -141,7 +141,7 @@ def _study_columns(models: Study, method: str) -> dict[str, BySeed]:
         columns[f"best of {sizes[-1]}"] = models.best_of(method, sizes=sizes[-1:])
         columns[f"{BEST_OF_N_GAIN} @{sizes[-1]}"] = models.best_of(method, "gain", sizes[-1:])
         columns[f"{BEST_OF_N_GAIN} mean"] = models.best_of(method, "gain")
-    readout, subsets = models.chosen("calibration", method, own_value), models.subsets("calibration")
+    readout, subsets = models.first_readout("calibration", method, own_value), models.subsets("calibration")
     for column, rules, metric in zip(
         CALIBRATION_COLUMNS, ("as read", "platt", "as read"), ("ece", "ece", "auc"), strict=True
     ):

@@ -41,7 +41,7 @@ class Estimate:
     """Runs whose mean is above zero."""
 
     @property
-    def single(self) -> bool:
+    def has_single_sft_seed(self) -> bool:
         """Whether there is a single SFT seed, so that the interval does not cover variation between SFT seeds."""
         return self.sft_seeds == 1
 

@@ -186,7 +186,7 @@ def _accuracy_question(study: RLStudy, panel: str, source: str, first: str, seco
 def _monitor_question(
     study: RLStudy, panel: str, source: str, arms: tuple[str, str], name: str, where: str, bound: float = 0.0
 ) -> Question:
-    first, second = (study.monitored(panel, arm, name, fmean) for arm in arms)
+    first, second = (study.monitor_summaries(panel, arm, name, fmean) for arm in arms)
     unit = FRACTION if name in ("rm_score", "candidates") else POINTS
     return Question(source, panel, " - ".join(arms), where, difference(first, second), low=bound, unit=unit)
 
@@ -198,7 +198,7 @@ def _candidate_questions(study: RLStudy, panel: str) -> Iterator[Question]:
             study, panel, "T11", (sweep[smaller], sweep[larger]), "candidates", "candidates per token"
         )
     for p_min, arm in sweep.items():
-        mass = study.monitored(panel, arm, "candidate_mass", fmean)
+        mass = study.monitor_summaries(panel, arm, "candidate_mass", fmean)
         where = f"probability covered at P_min {p_min}"
         yield Question("T11", panel, arm, where, mass, low=NEARLY_ALL_MASS, unit=PERCENT)
     for arm in (sweep["0.05"], sweep["0.2"]):
@@ -213,7 +213,7 @@ def _cost_questions(study: RLStudy, panel: str) -> Iterator[Question]:
         ("seconds", median, "time of a step, median; relative", MAX_TIME_OVERHEAD),
         ("memory_gib", max, "peak memory; relative", MAX_MEMORY_OVERHEAD),
     ):
-        first, second = (study.monitored(panel, arm, name, summarize) for arm in (IPVRM, "grpo_ipvrm"))
+        first, second = (study.monitor_summaries(panel, arm, name, summarize) for arm in (IPVRM, "grpo_ipvrm"))
         runs = whole_run_values(
             {s: first[s][WHOLE] / second[s][WHOLE] - 1 for s in first if second.get(s, {}).get(WHOLE)}
         )
@@ -224,7 +224,7 @@ def _collapse_questions(study: RLStudy, panel: str) -> Iterator[Question]:
     name = "rm_accuracy"
     arms = (FROZEN, NAIVE, IPVRM)
     first, last = (
-        {arm: study.monitored(panel, arm, name, quarter) for arm in arms}
+        {arm: study.monitor_summaries(panel, arm, name, quarter) for arm in arms}
         for quarter in (first_quarter_mean, last_quarter_mean)
     )
     for arm in (FROZEN, NAIVE):

@@ -83,7 +83,7 @@ class RLStudy:
         runs = [t for t in self.of(panel, arm) if len(t.steps) > 1]
         return {t.seeds: t.problems(lambda v: v[-1] - v[0]) for t in runs}
 
-    def monitored(self, panel: str, arm: str, name: str, of: Callable[[Sequence[float]], float]) -> RunValues:
+    def monitor_summaries(self, panel: str, arm: str, name: str, of: Callable[[Sequence[float]], float]) -> RunValues:
         """Returns, by run, `of` applied to a monitor's values in order of steps; runs without any are left out."""
         series = {t.seeds: list(t.monitor(name).values()) for t in self.of(panel, arm)}
         return whole_run_values({seeds: of(values) for seeds, values in series.items() if values})

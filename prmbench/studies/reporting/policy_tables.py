@@ -210,7 +210,7 @@ def estimate_value(found: Estimate | None, unit: Unit) -> Value:
     """Returns `91.2 [88.0, 94.1]`, with a dagger when of one SFT seed only."""
     if found is None:
         return Value(None, unit)
-    return Value(found.value, unit, found.lo, found.hi, marks=NOTED * found.single)
+    return Value(found.value, unit, found.lo, found.hi, marks=NOTED * found.has_single_sft_seed)
 
 
 def _single(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
@@ -223,7 +223,9 @@ def _single(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
 def monitors(study: RLStudy) -> Table:
     """Returns the table of monitored values, means over runs; monitors that no run recorded are left out."""
     found = {
-        (panel, arm): {name: estimate(study.monitored(panel, arm, *how[:2])) for name, how in MONITOR_COLUMNS.items()}
+        (panel, arm): {
+            name: estimate(study.monitor_summaries(panel, arm, *how[:2])) for name, how in MONITOR_COLUMNS.items()
+        }
         for panel in study.panels
         for arm in study.arms(panel)
     }

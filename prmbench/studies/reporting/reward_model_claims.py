@@ -137,7 +137,7 @@ def _comparisons(study: Study, suffix: str) -> Iterator[Comparison]:
             yield from _compare_best_of_n(study, "T10", first, second)
             yield from _compare_f1(study, "T10", first, second)
     for method in (ipvrm, *(f"{rival}{suffix}" for rival in RIVALS)):
-        if study.chosen("steps", method, ("prefix_sum",)):
+        if study.first_readout("steps", method, ("prefix_sum",)):
             for where, subsets in SUBSET_GROUPS.items():
                 steps, prefixes = (study.f1(method, wanted, subsets) for wanted in (PROCESS_READOUTS, PREFIX_READOUTS))
                 yield "T14", f"{method}: step_sum - prefix_sum", where, steps, prefixes

@@ -88,7 +88,7 @@ class Study:
         """Returns the readouts that the method has values for."""
         return tuple(sorted({key[2] for key in self.values if key[:2] == (task, method) and key[2]}))
 
-    def chosen(self, task: str, method: str, wanted: Sequence[str]) -> str:
+    def first_readout(self, task: str, method: str, wanted: Sequence[str]) -> str:
         """Returns the first of the wanted readouts that the method has; empty when it has none."""
         available = self.reads(task, method)
         return next((name for name in wanted if name in available), "")
@@ -106,7 +106,7 @@ class Study:
 
     def f1(self, method: str, wanted: Sequence[str], subsets: Sequence[str], rule: str = "calibrated") -> BySeed:
         """Returns first-error F1 by seed under a threshold rule."""
-        return self.by_seed("steps", method, (self.chosen("steps", method, wanted), rule, "f1"), subsets)
+        return self.by_seed("steps", method, (self.first_readout("steps", method, wanted), rule, "f1"), subsets)
 
     def change(self, method: str, wanted: Sequence[str], rule: str = "calibrated") -> BySeed:
         """Returns F1 on the shifted formats minus F1 on the traces as sampled, by seed; negative when shifts hurt."""
@@ -115,7 +115,7 @@ class Study:
 
     def best_of(self, method: str, metric: str = "best_of", sizes: Sequence[int] = ()) -> BySeed:
         """Returns best-of-N accuracy by the method's own score, by seed: the mean over `sizes` (default: all N)."""
-        how = (self.chosen("best_of_n", method, own_readouts(method)), "last")
+        how = (self.first_readout("best_of_n", method, own_readouts(method)), "last")
         names = self.subsets("best_of_n")
         wanted = sizes or self.group_sizes()
         parts = [self.by_seed("best_of_n", method, (*how, f"{metric}@{n}"), names) for n in wanted]

@@ -164,7 +164,7 @@ def _f1(study: Study, rule: str) -> Table:
     for name, wanted in READINGS.items():
         lines = []
         for method in study.methods:
-            readout = study.chosen("steps", method, wanted)
+            readout = study.first_readout("steps", method, wanted)
             if readout:
                 lines.append(((method, name, Code(readout)), f1_columns(study, method, wanted, rule)))
         groups.append(_table(study, lines, units))
@@ -213,7 +213,7 @@ def _best_of_n(study: Study) -> Table:
     ):
         lines = []
         for method in study.methods:
-            readout = study.chosen("best_of_n", method, read(method))
+            readout = study.first_readout("best_of_n", method, read(method))
             if readout:
                 cells = {name: _task_mean(study, "best_of_n", method, (readout, "last", name)) for name in units}
                 lines.append(((method, words, Code(f"{readout}/last")), cells))
@@ -259,7 +259,7 @@ def _calibration(study: Study) -> Table:
     for rules, words in ((("sigmoid", "identity"), "as read"), (("platt",), "Platt-scaled")):
         lines = []
         for method in study.methods:
-            readout = study.chosen("calibration", method, own_readouts(method))
+            readout = study.first_readout("calibration", method, own_readouts(method))
             for rule in rules:
                 cells = {name: _task_mean(study, "calibration", method, (readout, rule, name)) for name in CALIBRATION}
                 if readout and any(cells.values()):
