@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from prmbench.cli import app
 from prmbench.core import result_files
 from prmbench.core.result_files import metrics_path, scores_path, sha256
-from prmbench.core.validation import score_lines as trace_checks
+from prmbench.tasks import problem_groups
 from prmbench.report.load import load
 
 Json = Any
@@ -347,7 +347,7 @@ def test_too_many_completions_of_one_problem(
     honest: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is said of N of them takes longer than anybody waits."""
-    monkeypatch.setattr(trace_checks, "MAX_COMPLETIONS", 1)
+    monkeypatch.setattr(problem_groups, "MOST_COMPLETIONS", 1)
     path = copied(honest["best_of_n"], tmp_path)
     assert "2 completions of one problem, more than 1" in left_out_alone(path)
 
