@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from prmbench.cli import app
 from prmbench.core import result_files
 from prmbench.core.result_files import metrics_path, scores_path, sha256
-from prmbench.tasks import problem_groups
 from prmbench.report.load import load
+from prmbench.tasks import problem_groups
 
 Json = Any
 NAN, INFINITY = float("nan"), float("inf")
