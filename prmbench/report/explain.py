@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from prmbench.tasks.blocks import parts
+from prmbench.tasks.blocks import underlying_subsets
 from prmbench.tasks.wording import FLOORS
 
 READOUTS = {
@@ -132,7 +132,7 @@ def column(heading: str, more: Mapping[str, str] = MappingProxyType({})) -> str:
     if plain in COLUMNS or plain in more:
         return more.get(plain) or COLUMNS[plain]
     if "[" in plain:
-        return f"Mean over {', '.join(parts(heading))}, each with the same weight."
+        return f"Mean over {', '.join(underlying_subsets(heading))}, each with the same weight."
     for pattern, words in _COLUMNS:
         found = re.fullmatch(pattern, plain)
         if found:

@@ -14,7 +14,7 @@ from prmbench.core.result_files import Run
 from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import slug
 from prmbench.tasks.best_of_n import sizes_of
-from prmbench.tasks.blocks import Block, blocks, candidate, prefixes, rows_of
+from prmbench.tasks.blocks import Block, blocks, completion_identity, prefix_identity, rows_of
 from prmbench.tasks.wording import model_name, rule_and_readout
 
 MOST_PANELS = 4
@@ -40,7 +40,7 @@ def panels_in_a_row(names: Sequence[str], width: float, height: float) -> tuple[
 def best_of_n(name: str, runs: Sequence[Run]) -> list[Plan]:
     """Accuracy against N, a panel per set of completions."""
     sizes = sizes_of(runs)
-    found = [b for b in blocks(runs, candidate) if "[" not in b.subset][:MOST_PANELS]
+    found = [b for b in blocks(runs, completion_identity) if "[" not in b.subset][:MOST_PANELS]
     if not found or not sizes:
         return []
     figure, axes = panels_in_a_row([block.name for block in found], 3.6, 3.3)
@@ -111,7 +111,7 @@ def legend_below(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None
 
 def calibration(name: str, runs: Sequence[Run]) -> list[Plan]:
     """Reliability: a row per run, a panel per set of prefixes and kind of value."""
-    found = [b for b in blocks(runs, prefixes) if "[" not in b.subset]
+    found = [b for b in blocks(runs, prefix_identity) if "[" not in b.subset]
     rows = [(run, _panels(run, found)) for run in runs]
     rows = [(run, panels[:MOST_PANELS]) for run, panels in rows if panels][:MOST_RUNS]
     if not rows:

@@ -25,7 +25,7 @@ from prmbench.core.records import (
 from prmbench.core.result_files import Run
 from prmbench.metrics import best_of_n, first_error
 from prmbench.metrics.first_error import Floats, Ints
-from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, candidate, group_size, rows_of
+from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, completion_identity, group_size, rows_of
 from prmbench.tasks.metric_rows import Cell, Judged, absent, weighted_mean
 from prmbench.tasks.problem_groups import Group, Problems, Subsets, error_note, group_size_faults, problems, votes
 from prmbench.tasks.table import (
@@ -206,7 +206,7 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     keys = {row.protocol for run in runs for row in run.result.rows}
     rules = {rule_and_readout(key, has_threshold=False)[0] for key in keys} - {"floor"}
     order = sorted(rules, key=_aggregation_rank)
-    found = blocks(runs, candidate)
+    found = blocks(runs, completion_identity)
     return tuple(_aggregation_table(rule, found, sizes_of(runs)) for rule in order)
 
 
@@ -273,7 +273,7 @@ def headline(runs: Sequence[Run]) -> Headline | None:
     On the average over all completions where there is one; baselines only where there is nothing else. Beside it stand
     the floors of the same completions and the same N.
     """
-    ordered = sorted(blocks(runs, candidate), key=lambda block: not block.subset.startswith("avg["))
+    ordered = sorted(blocks(runs, completion_identity), key=lambda block: not block.subset.startswith("avg["))
     for is_baseline in (False, True):
         for block in ordered:
             picks = [

@@ -26,8 +26,8 @@ from prmbench.metrics import calibration as stats
 from prmbench.metrics import first_error
 from prmbench.metrics.calibration import Bools, Resampled
 from prmbench.metrics.first_error import Floats, Ints
-from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, prefixes, rows_of
-from prmbench.tasks.metric_rows import Cell, Judged, Part, absent, of_subset, resampled
+from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, prefix_identity, rows_of
+from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, resampled, traces_of_subset
 from prmbench.tasks.table import (
     FRACTION,
     Code,
@@ -72,7 +72,7 @@ SUMMARY = ("ece", "brier", "td_outcome_correlation", "auc")
 class _Prefixes:
     """The labelled prefixes of one subset, trace after trace; arrays are [n]."""
 
-    part: Part
+    part: SubsetInfo
     traces: tuple[ScoredTrace, ...]
     """Those that are scored and labelled."""
     of: Resampled
@@ -121,7 +121,7 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
 
 
 def _prefixes(manifest: RunManifest, scores: Sequence[ScoredTrace], name: str) -> _Prefixes:
-    everyone = of_subset(scores, name)
+    everyone = traces_of_subset(scores, name)
     sampled = any(t.step_labels for t in everyone)  # then outcomes, another kind of target, do not mix in
     traces = tuple(
         t for t in everyone if not t.unscored and t.steps and (t.step_labels if sampled else t.outcome is not None)
@@ -137,7 +137,7 @@ def _prefixes(manifest: RunManifest, scores: Sequence[ScoredTrace], name: str) -
     lost = [f"unscored traces left out: {unscored}"] if unscored else []
     lost += [f"traces without {'Monte-Carlo labels' if sampled else 'an outcome'} left out: {bare}"] if bare else []
     return _Prefixes(
-        Part(name, len(everyone), unscored, "no labelled prefix"),
+        SubsetInfo(name, len(everyone), unscored, "no labelled prefix"),
         traces,
         Resampled(np.repeat([index[t.id] for t in traces], lengths).astype(np.int64), draws),
         _joined(targets),
@@ -242,7 +242,7 @@ def _bin_cells(bins: stats.Reliability) -> list[Cell]:
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     """A table for probabilities as read, one after Platt scaling; the constant prediction beneath."""
-    found = blocks(runs, prefixes)
+    found = blocks(runs, prefix_identity)
     grids = []
     for rule, (title, words) in RULES.items():
         groups = tuple(group for block in found if (group := _group(rule, block)))

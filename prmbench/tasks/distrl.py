@@ -13,8 +13,8 @@ from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace
 from prmbench.core.result_files import Run
 from prmbench.core.validation import Fault, all_within, is_count, series_of, short
 from prmbench.metrics.first_error import Floats
-from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, problem, rows_of
-from prmbench.tasks.metric_rows import Cell, Judged, Part, absent, of_subset, resampled, weighted_mean
+from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, problem_identity, rows_of
+from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, resampled, traces_of_subset, weighted_mean
 from prmbench.tasks.table import PERCENT, POINTS, Row, Table, cell_of, notes_of
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import model_name
@@ -46,11 +46,11 @@ def protocols(manifest: RunManifest) -> tuple[str, ...]:
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     """All cells; every validation is resampled with the same problems, so the gain is paired."""
-    parts: list[Part] = []
+    parts: list[SubsetInfo] = []
     cells: dict[str, dict[str, list[Cell]]] = {key: {} for key in protocols(manifest)}
     for name in manifest.subsets:
-        traces = of_subset(scores, name)
-        parts.append(Part(name, len(traces), sum(bool(t.unscored) for t in traces), "no problem was validated"))
+        traces = traces_of_subset(scores, name)
+        parts.append(SubsetInfo(name, len(traces), sum(bool(t.unscored) for t in traces), "no problem was validated"))
         for key, found in _cells(manifest, name, traces).items():
             cells[key][name] = found
     return Judged(tuple(parts), cells)
@@ -89,7 +89,7 @@ def _by_problem(
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     """One table; runs on the same validation problems stand together."""
-    found = blocks(runs, problem)
+    found = blocks(runs, problem_identity)
     gains = [row for run in runs for row in run.result.rows if row.protocol == GAIN]
     return (
         Table(

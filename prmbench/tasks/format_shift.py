@@ -16,7 +16,16 @@ from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Ints, Sample
 from prmbench.tasks import steps
 from prmbench.tasks.blocks import Block, blocks, rows_of
-from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Judged, Part, absent, average_name, of_subset, resampled
+from prmbench.tasks.metric_rows import (
+    OUT_OF_FOLD,
+    Cell,
+    Judged,
+    SubsetInfo,
+    absent,
+    average_name,
+    resampled,
+    traces_of_subset,
+)
 from prmbench.tasks.steps import FOLDS, Subset
 from prmbench.tasks.table import FRACTION, NOTED, PERCENT, POINTS, Code, Row, Table, Unit, Value, cell_of, notes_of
 from prmbench.tasks.table import Cell as TableCell
@@ -121,7 +130,7 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
             part.subset.name: _cells(part, protocol, rules[part.base], plain[part.base]) for part in parts
         }
     told = tuple(
-        Part(s.name, len(s.traces), s.unscored, steps.missing(s)) for s in (rendered.subset for rendered in parts)
+        SubsetInfo(s.name, len(s.traces), s.unscored, steps.missing(s)) for s in (rendered.subset for rendered in parts)
     )
     return Judged(told, cells, _averages(parts))
 
@@ -143,13 +152,13 @@ def _parts(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[_Render
     for name in sorted(manifest.subsets, key=lambda name: base_and_rendering(name)[1] != PLAIN):
         base, rendering = base_and_rendering(name)
         if rendering == PLAIN:
-            subset = _plain(manifest, of_subset(scores, name), name)
+            subset = _plain(manifest, traces_of_subset(scores, name), name)
             found.append(_Rendered(subset, name, PLAIN, subset.traces))
             continue
         plain = next((part.subset for part in found if part.subset.name == base), None)
         if plain is None:
             raise UserError(f"subset {name}: the run has no subset {base}, which it is compared with; score both")
-        found.append(_beside(plain, of_subset(scores, name), rendering))
+        found.append(_beside(plain, traces_of_subset(scores, name), rendering))
     order = {name: i for i, name in enumerate(manifest.subsets)}
     return sorted(found, key=lambda part: order[part.subset.name])
 

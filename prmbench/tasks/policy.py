@@ -14,8 +14,8 @@ from prmbench.core.result_files import Run
 from prmbench.core.validation import LARGEST_SCORE, Fault, is_number, short
 from prmbench.metrics import best_of_n
 from prmbench.metrics.first_error import Floats
-from prmbench.tasks.blocks import Block, blocks, group_size, problem, rows_of
-from prmbench.tasks.metric_rows import Cell, Judged, Part, absent, weighted_mean
+from prmbench.tasks.blocks import Block, blocks, group_size, problem_identity, rows_of
+from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, weighted_mean
 from prmbench.tasks.problem_groups import Problems, Subsets, group_size_faults, problems, votes
 from prmbench.tasks.table import Row, Table, best_value, cell_of, is_best, notes_of
 from prmbench.tasks.task import Task
@@ -48,11 +48,11 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
 
 def _pooled(
     sides: Sequence[Problems], numbers: Sequence[Mapping[str, Floats]], protocol: str
-) -> tuple[Part, str, tuple[Cell, ...]]:
+) -> tuple[SubsetInfo, str, tuple[Cell, ...]]:
     """`micro[a,b]`: every problem counts alike, whichever subset it is of."""
     together = {metric: np.concatenate([found[metric] for found in numbers]) for metric in numbers[0]}
     name = f"micro[{','.join(s.part.name for s in sides)}]"
-    whole = Part(name, sum(s.part.n for s in sides), sum(s.part.unscored for s in sides), sides[0].part.missing)
+    whole = SubsetInfo(name, sum(s.part.n for s in sides), sum(s.part.unscored for s in sides), sides[0].part.missing)
     return whole, protocol, tuple(_cells(sides, together))
 
 
@@ -117,7 +117,7 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
 
 def _sampling(protocol: str, runs: Sequence[Run]) -> Table:
     chosen = [run for run in runs if any(row.protocol == protocol for row in run.result.rows)]
-    found = blocks(chosen, problem)
+    found = blocks(chosen, problem_identity)
     metrics = {row.metric for run in chosen for row in run.result.rows if row.protocol == protocol}
     groups = []
     for metric in sorted(metrics, key=_metric_rank):

@@ -14,7 +14,7 @@ from prmbench.core.records import RunManifest, ScoredTrace
 from prmbench.metrics import best_of_n
 from prmbench.metrics.best_of_n import Bools, Ints
 from prmbench.metrics.first_error import Floats
-from prmbench.tasks.metric_rows import Part, of_subset, resampled
+from prmbench.tasks.metric_rows import SubsetInfo, resampled, traces_of_subset
 
 MOST_COMPLETIONS = 4_096
 """Of one problem."""
@@ -38,7 +38,7 @@ class Group:
 class Problems:
     """The problems of one subset, by name, with how often each is drawn, [b, c]."""
 
-    part: Part
+    part: SubsetInfo
     groups: tuple[Group, ...]
     weights: Floats
 
@@ -77,12 +77,12 @@ def problems(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[Prob
     """The problems of every subset of a run."""
     found = []
     for name in manifest.subsets:
-        traces = of_subset(scores, name)
+        traces = traces_of_subset(scores, name)
         index, weights = resampled(manifest, name, [t.cluster for t in traces])
         members: list[list[ScoredTrace]] = [[] for _ in range(weights.shape[1])]
         for number, trace in zip(index, traces, strict=True):
             members[number].append(trace)
-        part = Part(name, len(traces), sum(bool(t.unscored) for t in traces), "no verified completion")
+        part = SubsetInfo(name, len(traces), sum(bool(t.unscored) for t in traces), "no verified completion")
         found.append(Problems(part, tuple(map(_group, members)), weights))
     return tuple(found)
 

@@ -15,7 +15,16 @@ from prmbench.core.records import READOUTS, EvalProtocol, MetricRow, RunManifest
 from prmbench.core.validation import Fault
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Sample
-from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Judged, Part, absent, of_subset, resampled, subset_rows
+from prmbench.tasks.metric_rows import (
+    OUT_OF_FOLD,
+    Cell,
+    Judged,
+    SubsetInfo,
+    absent,
+    resampled,
+    subset_rows,
+    traces_of_subset,
+)
 from prmbench.tasks.table import DASH, NOTED, PERCENT, Code, Row, Table, Unit, Value
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
@@ -105,7 +114,7 @@ def resolve(manifest: RunManifest, protocol: EvalProtocol) -> EvalProtocol:
 def _subsets(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[Subset]:
     found = []
     for name in manifest.subsets:
-        traces = of_subset(scores, name)
+        traces = traces_of_subset(scores, name)
         clusters = [t.cluster for t in traces]
         problem, draws = resampled(manifest, name, clusters)
         found.append(Subset(name, traces, np.ascontiguousarray(draws[:, problem]), first_error.folds(clusters, FOLDS)))
@@ -205,8 +214,8 @@ def _absent(reason: str) -> list[Cell]:
     return [replace(cell, averaged=cell.metric != "threshold") for cell in cells]
 
 
-def _parts(subsets: Sequence[Subset]) -> tuple[Part, ...]:
-    return tuple(Part(s.name, len(s.traces), s.unscored, missing(s)) for s in subsets)
+def _parts(subsets: Sequence[Subset]) -> tuple[SubsetInfo, ...]:
+    return tuple(SubsetInfo(s.name, len(s.traces), s.unscored, missing(s)) for s in subsets)
 
 
 def missing(subset: Subset) -> str:

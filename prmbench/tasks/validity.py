@@ -18,7 +18,7 @@ from prmbench.metrics.first_error import Floats, Ints
 from prmbench.metrics.step_validity import INVALID, VALID, Steps
 from prmbench.tasks import steps as step_f1
 from prmbench.tasks.blocks import Block, blocks, rows_of
-from prmbench.tasks.metric_rows import Cell, Judged, Part, absent, average_name, of_subset, resampled
+from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, average_name, resampled, traces_of_subset
 from prmbench.tasks.published import PublishedRow, published, published_value
 from prmbench.tasks.table import (
     FRACTION,
@@ -91,7 +91,7 @@ BEHIND = {
 class _Whole:
     """Several categories together."""
 
-    part: Part
+    part: SubsetInfo
     members: tuple[int, ...]
     """Their places."""
     pooled: bool
@@ -105,7 +105,7 @@ class _Side:
     """The labelled steps of a run without their scores, and how they are resampled."""
 
     traces: tuple[ScoredTrace, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[SubsetInfo, ...]
     """Of the categories, in the order of `Steps.category`."""
     wholes: tuple[_Whole, ...]
     steps: Steps
@@ -165,12 +165,12 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
 
 def _side(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> _Side:
     names = sorted(manifest.subsets, key=_rank)
-    by_name = {name: of_subset(scores, name) for name in names}
+    by_name = {name: traces_of_subset(scores, name) for name in names}
     traces = tuple(t for found in by_name.values() for t in found)
     for trace in traces:
         if len(trace.step_labels) != trace.steps or not set(trace.step_labels) <= {0.0, 1.0}:
             raise UserError(f"{trace.id}: task validity needs a label 0 or 1 for each of its {trace.steps} steps")
-    parts = tuple(Part(n, len(found), sum(bool(t.unscored) for t in found)) for n, found in by_name.items())
+    parts = tuple(SubsetInfo(n, len(found), sum(bool(t.unscored) for t in found)) for n, found in by_name.items())
     problem, weights = resampled(manifest, manifest.task, [t.cluster for t in traces])
     steps = _steps(traces, problem, names)
     total = weights @ step_validity.totals(steps).reshape(steps.problems, -1)
@@ -276,7 +276,7 @@ def _metric_cells(right: Floats, total: Floats, name: str, note: str = "") -> li
     return [Cell(m, v, lacking if np.isnan(v[0]) else note) for m, v in found.items()]
 
 
-def _wholes(parts: Sequence[Part]) -> tuple[_Whole, ...]:
+def _wholes(parts: Sequence[SubsetInfo]) -> tuple[_Whole, ...]:
     """Groups, then all categories pooled, of what is there; what is missing is not in the name, and is noted."""
     there = {part.name: k for k, part in enumerate(parts) if part.name != APART}
     every = tuple(name for names in GROUPS.values() for name in names)
@@ -290,7 +290,7 @@ def _wholes(parts: Sequence[Part]) -> tuple[_Whole, ...]:
             name = f"micro[{','.join(present)}]" if pooled else average_name(present)
             lacking = [name for name in members if name not in there]
             note = f"{group} without {', '.join(lacking)}" if lacking else ""
-            found.append(_Whole(Part(name, n, unscored), places, pooled, note))
+            found.append(_Whole(SubsetInfo(name, n, unscored), places, pooled, note))
     return tuple(found)
 
 
@@ -417,7 +417,7 @@ def _score_row(name: str, line: Line, columns: Sequence[str], best: dict[str, fl
 
 
 def _traces(block: Block) -> str:
-    return f"{block.n} traces" if block.alone else f"{block.n} traces (set {block.traces})"
+    return f"{block.n} traces" if block.is_only else f"{block.n} traces (set {block.traces})"
 
 
 def _behind(rule: str, block: Block, lines: Sequence[Line]) -> Table:

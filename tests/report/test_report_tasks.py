@@ -50,7 +50,7 @@ from prmbench.studies.reporting.reward_model_runs import study
 from prmbench.studies.reporting.reward_model_tables import grids
 from prmbench.studies.reporting.sections import SECTIONS
 from prmbench.tasks import best_of_n, calibration, judge, policy, read_runs, validity
-from prmbench.tasks.blocks import blocks, candidate, prefixes, problem
+from prmbench.tasks.blocks import blocks, completion_identity, prefix_identity, problem_identity
 from prmbench.tasks.table import POINTS, cell_of, notes_of
 
 
@@ -113,20 +113,20 @@ def test_runs_on_other_completions_stand_apart() -> None:
         made("best_of_n", bon(0.6), "b", other),
         made("best_of_n", bon(0.4), "c", scores),
     ]
-    found = blocks(runs, candidate)
+    found = blocks(runs, completion_identity)
     assert [[run.result.manifest.model for run in block.runs] for block in found] == [["a", "c"], ["b"]]
     assert found[0].name.startswith("easy (n=4, set ")
     assert found[0].traces != found[1].traces
-    (block,) = blocks(runs, problem)  # the same problems: two policies may be compared
+    (block,) = blocks(runs, problem_identity)  # the same problems: two policies may be compared
     assert block.name == "easy (n=4)"
-    assert len(blocks(runs, prefixes)) == 2
+    assert len(blocks(runs, prefix_identity)) == 2
 
 
 def test_blocks_order_subsets_then_averages_then_pooled() -> None:
     names = ("micro[easy,hard]", "avg[easy,hard]", "hard", "easy")
     rows = [row(name, "sampled/t0.6,p0.95,n2", "avg@2", 0.5) for name in names]
     scores = task_scores(completions(2, 2))
-    found = blocks([made("policy", rows, scores=scores)], problem)
+    found = blocks([made("policy", rows, scores=scores)], problem_identity)
     assert [block.name for block in found] == [
         *("easy (n=4)", "hard (n=4)", "average of easy, hard (n=4)", "pooled over easy, hard (n=4)")
     ]
