@@ -11,7 +11,7 @@ from prmbench.core.result_files import Run
 from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import slug
 from prmbench.report.verdicts import headline
-from prmbench.tasks.format_shift import QUESTION, SHIFTED, base_average, base_blocks, row_under, under
+from prmbench.tasks.format_shift import QUESTION, SHIFTED, base_average, base_blocks, find_row, rendered_subset
 from prmbench.tasks.wording import model_name
 
 
@@ -51,4 +51,4 @@ def plans(name: str, runs: Sequence[Run]) -> list[Plan]:
 def _points(run: Run, key: str) -> list[MetricRow | None]:
     """The drop under each rendering, over all base subsets."""
     whole = base_average(run.result)
-    return [row_under(run.result, key, under(whole, rendering), "f1_drop") for rendering in SHIFTED]
+    return [find_row(run.result, key, rendered_subset(whole, rendering), "f1_drop") for rendering in SHIFTED]

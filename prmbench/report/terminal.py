@@ -47,7 +47,9 @@ def compare_table(rows: Sequence[MetricRow]) -> RichTable:
     for protocol in dict.fromkeys(row.protocol for row in rows):
         metric = metrics.get(protocol, "f1")
         lines: list[Row] = [(Code(protocol), *[""] * 5)]
-        subsets = format_shift.places(dict.fromkeys(r.subset for r in rows if r.protocol == protocol), metric)
+        subsets = format_shift.comparison_subsets(
+            dict.fromkeys(r.subset for r in rows if r.protocol == protocol), metric
+        )
         for subset, name in subsets.items():
             found = [
                 by_key.get((protocol, subset, wanted))
@@ -81,7 +83,7 @@ def _comparison_notes(rows: Sequence[MetricRow]) -> list[str]:
         "[95% interval]; p: two-sided paired bootstrap over problems",
         "mdd: the smallest difference that this pairing finds with power 0.80",
     ]
-    places = format_shift.places(dict.fromkeys(r.subset for r in rows), "")
+    places = format_shift.comparison_subsets(dict.fromkeys(r.subset for r in rows), "")
     averages = [s for s, name in places.items() if name == "average" and not validity.short(s)]
     notes += [f"average over {name[4:-1].replace(',', ', ')}" for name in averages]
     if any(row.note.endswith(OUT_OF_FOLD) for row in rows):

@@ -11,7 +11,7 @@ from prmbench.core.result_files import Run
 from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import slug
 from prmbench.tasks.table import NOTED
-from prmbench.tasks.validity import FLOORS, GROUPS, OVERALL, Line, columns_of, line_of, pooled_blocks
+from prmbench.tasks.validity import FLOORS, GROUPS, OVERALL, ProtocolRow, columns_of, pooled_blocks, protocol_row
 from prmbench.tasks.wording import model_name, rule_and_readout
 
 FIGURE_RULES = ("cross_validated", "native", "fixed", "oracle")
@@ -31,7 +31,7 @@ def plans(name: str, runs: Sequence[Run]) -> list[Plan]:
     figure = Figure(figsize=(7.4, 1.3 + len(columns) * (0.2 + 0.07 * len(shown))), layout="constrained")
     axis = figure.subplots()
     for floor, color in FLOOR_MARKS.items():
-        _dots(axis, line_of(found[0].runs[0], floor), columns, 0.0, color, "|")
+        _dots(axis, protocol_row(found[0].runs[0], floor), columns, 0.0, color, "|")
     for i, line in enumerate(shown):
         shift = 0.6 * ((i + 0.5) / len(shown) - 0.5)
         _dots(axis, line, columns, shift, PALETTE[i], "o")
@@ -50,17 +50,17 @@ def plans(name: str, runs: Sequence[Run]) -> list[Plan]:
     return [(f"{slug(name)}-prmscore", "PRMScore by category", caption, figure)]
 
 
-def _headline(run: Run) -> Line | None:
+def _headline(run: Run) -> ProtocolRow | None:
     keys = {r.protocol for r in run.result.rows if r.metric == "prmscore" and not r.protocol.startswith("floor/")}
     named = {rule_and_readout(key): key for key in sorted(keys)}
     for rule in FIGURE_RULES:
         for readout in FIGURE_READOUTS:
-            if (key := named.get((rule, readout))) and (line := line_of(run, key)).value >= 0:
+            if (key := named.get((rule, readout))) and (line := protocol_row(run, key)).value >= 0:
                 return line
     return None
 
 
-def _dots(axis: Axes, line: Line, columns: Sequence[str], shift: float, color: str, marker: str) -> None:
+def _dots(axis: Axes, line: ProtocolRow, columns: Sequence[str], shift: float, color: str, marker: str) -> None:
     floor = line.protocol in FLOORS
     name = model_name(line.run.result.manifest)
     label = FLOORS[line.protocol] if floor else legend_label(f"{name}  {line.protocol}")

@@ -145,7 +145,7 @@ def test_plain_verdicts_in_a_renderings_own_steps() -> None:
     for name in ("merged", "prefix"):
         shown = next(t for t in rendered([trace]) if t.id == f"t@{name}")
         plain = scored(trace, StepScores("t", verdicts=VERDICTS["plain"]))
-        told = format_shift._told(plain, scored(shown, StepScores(shown.id, verdicts=(0,))), name, None)
+        told = format_shift._with_rendered_labels(plain, scored(shown, StepScores(shown.id, verdicts=(0,))), name, None)
         assert told.verdicts == VERDICTS[name]
         assert (told.label, told.steps) == (shown.first_error, len(shown.steps))
 
@@ -414,7 +414,7 @@ def test_the_terminal_shows_one_protocol_whole_and_many_side_by_side() -> None:
     row = next(
         r
         for r in result.rows
-        if (r.subset, r.protocol, r.metric) == (shift.under("avg[gsm8k,math]", "merged"), key, "f1_drop")
+        if (r.subset, r.protocol, r.metric) == (shift.rendered_subset("avg[gsm8k,math]", "merged"), key, "f1_drop")
     )
     assert row.value is not None
     assert row.lo is not None
