@@ -132,9 +132,9 @@ def test_overview_shows_the_best_honest_number(browser: Browser, large: Page) ->
     section = payload(site)["benchmarks"][0]
     browser.open(site)
     assert browser.js("return document.getElementById('view-overview').hidden") is False
-    table = next(t for t in section["tables"] if t["rule"] == "calibrated")
-    line = table["lines"][0]
-    best = max(x["cells"][table["columns"][-1]][0] for x in table["lines"] if x["group"] == "model")
+    table = next(t for t in section["rule_tables"] if t["rule"] == "calibrated")
+    line = table["rows"][0]
+    best = max(x["cells"][table["columns"][-1]][0] for x in table["rows"] if x["group"] == "model")
     assert line["cells"][table["columns"][-1]][0] == best
     assert browser.texts(".card .lead")[0].startswith(f"{100 * best:.1f} [")
     assert line["model"] in browser.texts(".card dd")

@@ -205,7 +205,7 @@ def test_a_model_named_like_a_floor_keeps_its_row_and_its_legend_entry() -> None
     assert len(group) == len(names) + len(FLOOR_LOOKS)
     assert [line[2][:7] for line in group].count("`floor/") == len(FLOOR_LOOKS)
     assert not any(line[1].startswith("`") for line in group)
-    assert dict(overview.of_sheet(sheets(runs)[0]).facts)["Model"] == "position"
+    assert dict(overview.sheet_card(sheets(runs)[0]).facts)["Model"] == "position"
 
 
 def test_two_runs_of_one_model_are_two_lines_of_a_figure() -> None:
@@ -290,7 +290,7 @@ def test_a_benchmark_of_another_name_has_its_own_sheet(results: Path) -> None:
 def test_page_holds_every_sheet_and_stays_small(results: Path) -> None:
     runs = read_runs(results)
     html = page((), sheets(runs[:-2]), [(run, "scored from a dirty tree") for run in runs[-2:]])
-    assert html.count('"grids":') == 3
+    assert html.count('"rule_tables":') == 3
     assert html.count('"unlisted":"scored from a dirty tree"') == 1
     assert len(html.encode()) < 1_000_000
 
