@@ -109,7 +109,7 @@ def expected_best_of(scores: Floats, outcomes: Floats, counts: Sequence[int]) ->
 @lru_cache(maxsize=1024)
 def _wins(m: int, n: int) -> Floats:
     """Share of the n-subsets of m that each rank wins, [m]."""
-    return np.array([math.comb(m - place, n - 1) / math.comb(m, n) for place in range(1, m + 1)])
+    return np.array([math.comb(m - rank, n - 1) / math.comb(m, n) for rank in range(1, m + 1)])
 
 
 def pass_at(outcomes: Floats, n: int) -> float:

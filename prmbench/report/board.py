@@ -21,7 +21,7 @@ LEGEND = {
     OUT_OF_FOLD_MARK: "the threshold was tuned on this subset, so its cell is judged out of fold (5 folds by problem); "
     "an average with the mark includes such a cell",
     OTHER_MARK: "scored on other traces than the rest of the column (a part of them, or another version); not ranked",
-    OVERLAP_MARK: "says it was trained on this benchmark or a part of it",
+    OVERLAP_MARK: "declares that it was trained on this benchmark or a part of it",
 }
 
 
@@ -116,8 +116,8 @@ def _board(benchmark: str, runs: Sequence[Run]) -> Board:
         chosen = [row for name, row in rows if name == rule]
         names = {c for row in chosen for c in row.cells}
         if chosen:
-            shown = tuple(c for c in columns(table) if c in names)
-            tables.append(RuleTable(rule, shown, (*_ranking(chosen, shown), *floors)))
+            columns_shown = tuple(c for c in columns(table) if c in names)
+            tables.append(RuleTable(rule, columns_shown, (*_ranking(chosen, columns_shown), *floors)))
     is_common = [not (incomparable[r] & set(members(s))) for r, s in zip(table["run_id"], table["subset"], strict=True)]
     comparable = table[pd.Series(is_common, index=table.index, dtype=bool)]
     sizes = {str(name): int(n) for name, n in comparable.groupby("subset")["n"].max().items()}
@@ -201,16 +201,16 @@ def _number(value: object) -> float | None:
     return None if pd.isna(value) else float(value)  # type: ignore[arg-type, call-overload]
 
 
-def _ranked_by(row: LeaderboardRow, shown: Sequence[str]) -> str | None:
-    order = [c for c in shown if c.startswith("avg[")] + list(shown)
+def _ranked_by(row: LeaderboardRow, columns_shown: Sequence[str]) -> str | None:
+    order = [c for c in columns_shown if c.startswith("avg[")] + list(columns_shown)
     return next((c for c in order if c in row.cells), None)
 
 
-def _ranking(rows: Sequence[LeaderboardRow], shown: Sequence[str]) -> list[LeaderboardRow]:
+def _ranking(rows: Sequence[LeaderboardRow], columns_shown: Sequence[str]) -> list[LeaderboardRow]:
     """Rows in order: models before baselines, comparable rows first, wider averages before narrower, then by F1."""
 
     def key(row: LeaderboardRow) -> tuple[object, ...]:
-        column = _ranked_by(row, shown)
+        column = _ranked_by(row, columns_shown)
         cell = row.cells[column] if column else None
         value = -1.0 if cell is None or cell.f1 is None else cell.f1
         partial = cell is not None and OTHER_MARK in cell.marks

@@ -28,21 +28,21 @@ def front_table(board: Board) -> Table | None:
     for rule in RECOMMENDED:
         for table in board.tables:
             rows = _first_by_model(table) if table.rule == rule else {}
-            if any(line.group == "model" for line in rows.values()):
+            if any(row.group == "model" for row in rows.values()):
                 return _front_table(board, replace(table, rows=(*rows.values(), *_floors(table))))
     return None
 
 
 def _front_table(board: Board, table: RuleTable) -> Table:
     table_of_rule = rule_table(board, table)
-    protocols = dict.fromkeys(line.protocol for line in table.rows if line.group == "model")
+    protocols = dict.fromkeys(row.protocol for row in table.rows if row.group == "model")
     return replace(
         table_of_rule,
         label=f"{board.benchmark}-front",
         title=f"First-error F1 under {' or '.join(f'`{name}`' for name in protocols)}",
-        caption="One row a model under the recommended protocol; which of those named it is depends on what the model "
-        f"gives: sums over a step's tokens, or one score a step. {RULES[table.rule][1]} Percent with 95% intervals; "
-        "the floors beneath need no model. Of several runs of a model the one that ranks first is shown.",
+        caption="One row per model under the recommended protocol, which depends on the model's kind of score: sums "
+        f"over a step's tokens, or one score per step. {RULES[table.rule][1]} Percent with 95% intervals; the floors in "
+        "the last rows need no model. Of several runs of a model the one that ranks first is shown.",
         header=table_of_rule.header[:-1],
         groups=tuple(tuple(row[:-1] for row in group) for group in table_of_rule.groups),
     )
@@ -50,17 +50,17 @@ def _front_table(board: Board, table: RuleTable) -> Table:
 
 def _first_by_model(table: RuleTable) -> dict[str, LeaderboardRow]:
     """The best ranked row of each model among those whose readout is the headline of a kind of score."""
-    lines: dict[str, LeaderboardRow] = {}
-    for line in table.rows:
-        if line.group != "floor":
-            protocol = EvalProtocol.parse(line.protocol)
+    rows: dict[str, LeaderboardRow] = {}
+    for row in table.rows:
+        if row.group != "floor":
+            protocol = EvalProtocol.parse(row.protocol)
             if protocol.readout in HEADLINE.values() and not protocol.series:
-                lines.setdefault(line.model, line)
-    return lines
+                rows.setdefault(row.model, row)
+    return rows
 
 
 def _floors(table: RuleTable) -> list[LeaderboardRow]:
-    return [line for line in table.rows if line.group == "floor"]
+    return [row for row in table.rows if row.group == "floor"]
 
 
 def rule_table(board: Board, table: RuleTable) -> Table:

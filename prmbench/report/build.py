@@ -104,8 +104,8 @@ def _report(
         changed = [f"{out / name}: would change" for name in sorted(_changed_files(out, built))]
         return Report((*changed, *_orphaned_figures(out, built)), loaded.problems, _left_out_note(loaded))
     changed = _changed_files(out, built)
-    figure_groups = (drawn for _, drawn in boards_with_figures), (sheet.figures for sheet in others)
-    output = {f"figures/{f.name}.png": f.png for drawn in chain(*figure_groups) for f in drawn}
+    figure_groups = (board_figures for _, board_figures in boards_with_figures), (sheet.figures for sheet in others)
+    output = {f"figures/{f.name}.png": f.png for board_figures in chain(*figure_groups) for f in board_figures}
     output["report.html"] = page(boards_with_figures, others, loaded.refused, data, sections).encode()
     changed += _changed_files(out, output)
     runs = [*loaded.listed, *(run for run, _ in loaded.refused)]
@@ -239,11 +239,11 @@ def _readme(loaded: Loaded, all_boards: Sequence[Board], others: Sequence[Sheet]
     path = out / "README.md"
     default_text = (files("prmbench") / "assets" / "leaderboards.md").read_text(encoding="utf-8")
     text = reading.read_text(path) if path.is_file() else default_text
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    before, begin, after_begin = text.partition(BEGIN)
+    _, end, after = after_begin.partition(END)
     if not (begin and end):
         raise UserError(f"{path}: the marks of its generated part are gone; put back the line {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n{_index(loaded, all_boards, others)}{END}{tail}"
+    return f"{before}{BEGIN}\n{_index(loaded, all_boards, others)}{END}{after}"
 
 
 def _index(loaded: Loaded, all_boards: Sequence[Board], others: Sequence[Sheet]) -> str:

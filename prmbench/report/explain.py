@@ -116,14 +116,14 @@ def _scored(key: str) -> str:
     rule, _, argument = right.partition(":")
     if readout not in READOUTS or (slash and rule not in RULES) or boundary not in BOUNDARIES:
         return ""
-    lines = [READOUTS[readout]]
+    sentences = [READOUTS[readout]]
     if series:
-        lines.append(SERIES.get(series, f"Series {series}: another reading of the same forward pass."))
+        sentences.append(SERIES.get(series, f"Series {series}: another reading of the same forward pass."))
     if slash:
-        lines.append(RULES[rule].format(argument))
+        sentences.append(RULES[rule].format(argument))
     if boundary or (slash and readout in SCORED_BY_BOUNDARY):
-        lines.append(BOUNDARIES[boundary])
-    return "\n".join(lines)
+        sentences.append(BOUNDARIES[boundary])
+    return "\n".join(sentences)
 
 
 def column(heading: str, more: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -133,18 +133,18 @@ def column(heading: str, more: Mapping[str, str] = MappingProxyType({})) -> str:
         return more.get(lowered) or COLUMNS[lowered]
     if "[" in lowered:
         return f"Mean over {', '.join(underlying_subsets(heading))}, each with the same weight."
-    for pattern, words in _COLUMNS:
+    for pattern, text in _COLUMNS:
         match = re.fullmatch(pattern, lowered)
         if match:
-            return words.format(*match.groups())
+            return text.format(*match.groups())
     return ""
 
 
 def protocols(keys: Iterable[str]) -> dict[str, str]:
     """Returns the explanations of the keys that have one."""
-    return {key: words for key in sorted(set(keys)) if (words := protocol(key))}
+    return {key: text for key in sorted(set(keys)) if (text := protocol(key))}
 
 
 def columns(headings: Iterable[str], more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """Returns the explanations of the headings that have one."""
-    return {heading: words for heading in sorted(set(headings)) if (words := column(heading, more))}
+    return {heading: text for heading in sorted(set(headings)) if (text := column(heading, more))}

@@ -123,14 +123,14 @@ def _title(column: str) -> str:
 
 
 def _f1(board: Board, table: RuleTable) -> Plan:
-    ranked = [line for line in table.rows if line.group != "floor"]
-    shown = ranked[:MOST_LINES]
-    names = [f"{line.model}  {line.protocol.split('/')[0]}" for line in shown]
+    ranked = [row for row in table.rows if row.group != "floor"]
+    shown_rows = ranked[:MOST_LINES]
+    names = [f"{row.model}  {row.protocol.split('/')[0]}" for row in shown_rows]
     label_width = 0.08 * max(map(len, names), default=0)  # inches for the labels at the left
-    figure, axes = _panels(table.columns, 2.0, 1.1 + 0.27 * len(shown), label_width)
-    floors = [line for line in table.rows if line.group == "floor"]
+    figure, axes = _panels(table.columns, 2.0, 1.1 + 0.27 * len(shown_rows), label_width)
+    floors = [row for row in table.rows if row.group == "floor"]
     for axis, column in zip(axes, table.columns, strict=True):
-        _draw_intervals(axis, shown, column)
+        _draw_intervals(axis, shown_rows, column)
         for floor in floors:
             cell = floor.cells.get(column)
             if cell is not None and cell.f1 is not None:
@@ -138,24 +138,24 @@ def _f1(board: Board, table: RuleTable) -> Plan:
         axis.set_xlim(0, 100)
         axis.set_xlabel("F1, percent")
         axis.grid(axis="x", color="#e6e6e6", lw=0.6, zorder=-1)
-    axes[0].set_yticks(range(len(shown)), names)
-    axes[0].set_ylim(len(shown) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(shown_rows)), names)
+    axes[0].set_ylim(len(shown_rows) - 0.5, -0.5)
     handles = [axes[0].plot([], [], color=FLOOR_COLORS[f.protocol], lw=1.1, ls=(0, (3, 2)))[0] for f in floors]
     if handles:
         figure.legend(handles, [FLOORS[f.protocol] for f in floors], loc="outside lower center", ncols=3, frameon=False)
     title, text = RULES[table.rule]
     caption = f"{text} Dots: F1; bars: 95% interval; dashed: what chance reaches; hollow: other traces."
-    if len(ranked) > len(shown):
-        caption += f" The first {len(shown)} of {len(ranked)} lines."
+    if len(ranked) > len(shown_rows):
+        caption += f" The first {len(shown_rows)} of {len(ranked)} lines."
     return (f"{slug(board.name)}-f1-{table.rule}", f"F1, {title[0].lower()}{title[1:]}", caption, figure)
 
 
-def _draw_intervals(axis: Axes, lines: Sequence[LeaderboardRow], column: str) -> None:
-    for y, line in enumerate(lines):
-        cell = line.cells.get(column)
+def _draw_intervals(axis: Axes, rows: Sequence[LeaderboardRow], column: str) -> None:
+    for y, row in enumerate(rows):
+        cell = row.cells.get(column)
         if cell is None or cell.f1 is None:
             continue
-        color = PALETTE[0] if line.group == "model" else PALETTE[-1]
+        color = PALETTE[0] if row.group == "model" else PALETTE[-1]
         if cell.lo is not None and cell.hi is not None:
             axis.plot([100 * cell.lo, 100 * cell.hi], [y, y], color=color, lw=1.6, solid_capstyle="round")
         face = "white" if "‡" in cell.marks else color
@@ -167,7 +167,7 @@ def _draw_intervals(axis: Axes, lines: Sequence[LeaderboardRow], column: str) ->
 
 def _chosen_runs(board: Board) -> list[tuple[Run, EvalProtocol]]:
     """At most MAX_RUNS runs in the order of the first table, each with its headline protocol."""
-    order = list(dict.fromkeys(line.run_id for table in board.tables for line in table.rows if line.run_id))
+    order = list(dict.fromkeys(row.run_id for table in board.tables for row in table.rows if row.run_id))
     ranked = [run for run in board.runs if run.result.manifest.run_id in order]  # a result may have no rows
     runs = sorted(ranked, key=lambda r: order.index(r.result.manifest.run_id))
     pairs = [(run, headline_protocol(run)) for run in runs]
@@ -195,7 +195,7 @@ def _curves(board: Board) -> Plan | None:
     labels = list(map(legend_label, names))
     figure.legend([h for h in handles.values() if h], labels, loc="outside lower center", frameon=False, ncols=2)
     caption = (
-        "Every trade-off that a threshold can buy, exact. Dot: the threshold of the protocol named. Grey: equal F1. "
+        "Every trade-off that a threshold gives, exact. Dot: the threshold of the protocol named. Grey: equal F1. "
         "A critic has one point and no curve."
     )
     if len(pairs) < len(board.runs):

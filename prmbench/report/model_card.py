@@ -214,7 +214,7 @@ def _body(config: CardConfig, results: Sequence[RunResult]) -> str:
     environment = Environment(  # Markdown: foreign texts go through _escaped, blocks of code through _fence
         loader=PackageLoader("prmbench", "assets"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    identity = [(what, value) for what, value in _identity([r.manifest for r in results]) if value]
+    identity = [(label, value) for label, value in _identity([r.manifest for r in results]) if value]
     sections = [_section(result) for result in results]
     template = environment.get_template("model_card.md")
     return template.render(marker=MARKER, name=_escaped(_name(config, results)), identity=identity, runs=sections)
@@ -243,7 +243,7 @@ def _section(result: RunResult) -> Section:
     return Section(
         title=_escaped(f"{_dataset(m)}: {tasks.find_task(m.task).title}"),
         table=table,
-        facts=tuple((what, _escaped(value)) for what, value in _facts(m) if value),
+        facts=tuple((label, _escaped(value)) for label, value in _facts(m) if value),
         command=line,
         fence=_fence(table + line),
         rows=tuple(_cells(row) for row in result.rows),
@@ -320,9 +320,8 @@ def command(m: RunManifest) -> str:
         options_json = options.to_json(options.from_mapping(config_type, recorded, m.run_id))
     except (UserError, ValueError, OSError):  # a value that is no option's, no address, or no name of a file
         return ""
-    if (
-        config_type is EvalConfig and options_json["benchmark"] != m.benchmark and ":" not in options_json["benchmark"]
-    ):  # traces at hand
+    benchmark = options_json["benchmark"] if config_type is EvalConfig else m.benchmark
+    if benchmark != m.benchmark and ":" not in benchmark:  # traces of the caller, which no option names
         return ""
     options_json |= {name: getattr(m, name) for name in ("revision", "ref_revision") if getattr(m, name) is not None}
     changed = {
@@ -330,13 +329,13 @@ def command(m: RunManifest) -> str:
         for name in defaults
         if name not in EXCLUDED_OPTIONS and _differs(options_json, defaults, name)
     }
-    head = ["prmbench", "train-distrl" if m.task == "distrl" else "eval"]
-    return shlex.join(head + [part for name, value in changed.items() for part in _flag(name, value)])
+    base_command = ["prmbench", "train-distrl" if m.task == "distrl" else "eval"]
+    return shlex.join(base_command + [part for name, value in changed.items() for part in _flag(name, value)])
 
 
-def _differs(known: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> bool:
+def _differs(recorded: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> bool:
     default = defaults[name]
-    return bool(known[name] != (list(default) if isinstance(default, tuple) else default))
+    return bool(recorded[name] != (list(default) if isinstance(default, tuple) else default))
 
 
 def _flag(name: str, value: Any) -> list[str]:
@@ -346,4 +345,4 @@ def _flag(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     values = value if isinstance(value, list) else [value]
-    return [part for one in values for part in (f"--{flag}", str(one))]
+    return [part for item in values for part in (f"--{flag}", str(item))]

@@ -37,29 +37,29 @@ def board_card(board: Board) -> Card:
     )
     if leader is None:
         return Card(find_task("steps").description, len(board.runs), "", ())
-    table, line, column = leader
+    table, row, column = leader
     floors = [
         (row.cells[column].f1 or 0.0, row.model) for row in table.rows if row.group == "floor" and column in row.cells
     ]
     facts: list[Fact] = [
         ("F1", f"average of {', '.join(members(column))}" if column.startswith("avg[") else column),
-        ("Model", line.model),
-        ("Protocol", Code(line.protocol)),
+        ("Model", row.model),
+        ("Protocol", Code(row.protocol)),
         ("Rule", RULES[table.rule][0]),
     ]
-    facts += [("Best floor", f"{number(value, PERCENT)} {words}") for value, words in sorted(floors)[-1:]]
+    facts += [("Best floor", f"{number(value, PERCENT)} {name}") for value, name in sorted(floors)[-1:]]
     return Card(
-        find_task("steps").description, len(board.runs), without_marks(f1_value(line.cells[column])), tuple(facts)
+        find_task("steps").description, len(board.runs), without_marks(f1_value(row.cells[column])), tuple(facts)
     )
 
 
 def _leading_row(table: RuleTable) -> tuple[RuleTable, LeaderboardRow, str] | None:
     """The first model with a number on all traces; rows are ranked."""
-    for line in table.rows:
-        column = table.ranked_by(line)
-        cell = line.cells.get(column or "")
-        if line.group == "model" and column and cell and cell.f1 is not None and OTHER_MARK not in cell.marks:
-            return table, line, column
+    for row in table.rows:
+        column = table.ranked_by(row)
+        cell = row.cells.get(column or "")
+        if row.group == "model" and column and cell and cell.f1 is not None and OTHER_MARK not in cell.marks:
+            return table, row, column
     return None
 
 

@@ -121,13 +121,13 @@ def calibration(name: str, runs: Sequence[Run]) -> list[Plan]:
     columns = max(len(panels) for _, panels in rows)
     figure = Figure(figsize=(2.9 * columns, 3.1 * len(rows)), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr, call-arg]
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for axes_row, (run, panels) in zip(grid, rows, strict=True):
+    axes_grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes_row, (run, panels) in zip(axes_grid, rows, strict=True):
         for axis, panel in zip(axes_row, panels, strict=False):
             _draw_reliability(axis, run, *panel)
         for axis in axes_row[len(panels) :]:
             axis.set_axis_off()
-    legend_below(figure, grid[0])
+    legend_below(figure, axes_grid[0])
     caption = (
         "Ten bins of equally many prefixes: mean prediction against the share that succeeded; the diagonal is perfect. "
         "The number beneath each title: prefixes in a bin."

@@ -104,14 +104,14 @@ def small_multiples(titles: Sequence[str], height: float, width: float = 3.3) ->
     rows = -(-len(titles) // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
-    grid = [axis for line in figure.subplots(rows, columns, squeeze=False) for axis in line]
-    for axis in grid[len(titles) :]:
+    axes = [axis for axes_row in figure.subplots(rows, columns, squeeze=False) for axis in axes_row]
+    for axis in axes[len(titles) :]:
         axis.set_axis_off()
-    for axis, title in zip(grid, titles, strict=False):
+    for axis, title in zip(axes, titles, strict=False):
         axis.set_title(title, fontsize=8)
         axis.tick_params(labelsize=7)
         axis.set_xlabel("step", fontsize=8)
-    return figure, grid[: len(titles)]
+    return figure, axes[: len(titles)]
 
 
 def draw_line(

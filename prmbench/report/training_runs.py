@@ -71,9 +71,9 @@ def read_metrics(path: Path, manifest: RunManifest) -> tuple[dict[str, Any], ...
 
 @cache  # read by the checks, then again by tables and figures
 def _parse_steps(raw: bytes, source: Path) -> tuple[dict[str, Any], ...]:
-    lines = []
-    for number, line in enumerate(unpacked_lines(raw, f"{source}: not a record of training steps"), 1):
+    records = []
+    for number, record in enumerate(unpacked_lines(raw, f"{source}: not a record of training steps"), 1):
         if number > MAX_METRIC_LINES:
             raise UserError(f"{source}: not a record of training steps (more than {MAX_METRIC_LINES:,} lines)")
-        lines.append(validation.read_step(line, f"{source}, line {number}"))
-    return tuple(sorted(lines, key=lambda line: int(line["step"])))
+        records.append(validation.read_step(record, f"{source}, line {number}"))
+    return tuple(sorted(records, key=lambda record: int(record["step"])))

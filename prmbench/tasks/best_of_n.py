@@ -268,7 +268,7 @@ def _group(rule: str, block: Block, metrics: Sequence[str], sizes: Sequence[int]
                     (model_name(run.result.manifest), readout, {m: rows.get((protocol, m)) for m in metrics})
                 )
     ranking_metric = f"best_of@{sizes[-1]}"
-    model_rows.sort(key=lambda line: (-rank_value(line[2][ranking_metric]), line[0], line[1]))
+    model_rows.sort(key=lambda model_row: (-rank_value(model_row[2][ranking_metric]), model_row[0], model_row[1]))
     best = {m: best_value([cells[m] for _, _, cells in model_rows]) for m in metrics}
     table_rows = [
         (
@@ -391,7 +391,7 @@ def check_data(traces: Sequence[Trace], source: str) -> None:
 TASK = Task(
     name="best_of_n",
     title="picking among completions",
-    description="How right the completion is that a model picks among N, beside what needs no model at all.",
+    description="How often the completion that a model picks among N is right, compared with model-free baselines.",
     unscored="unscored, ranked last",
     protocols=protocols,
     judge=judge,

@@ -287,7 +287,7 @@ def _group(rule: str, block: Block) -> tuple[Row, ...]:
     if not model_rows:
         return ()
     best = {name: best_value([cells[name] for *_, cells in model_rows], name in LOWER_IS_BETTER) for name in COLUMNS}
-    model_rows.sort(key=lambda line: (-rank_value(line[2]["auc"]), line[0], line[1]))
+    model_rows.sort(key=lambda model_row: (-rank_value(model_row[2]["auc"]), model_row[0], model_row[1]))
     table_rows: list[Row] = [
         (block.name, model, Code(key), *_table_cells(cells, best)) for model, key, cells in model_rows
     ]

@@ -170,7 +170,7 @@ def check_trace(manifest: RunManifest, trace: ScoredTrace) -> Iterator[Fault]:
 TASK = Task(
     name="distrl",
     title="training with process rewards",
-    description="How right a policy's own completions are before and after it is trained by reinforcement learning.",
+    description="How often a policy's own completions are right, before and after training by reinforcement learning.",
     unscored="not verified, left out",
     protocols=protocols,
     judge=judge,

@@ -61,9 +61,9 @@ MAX_DETAILED = 2
 """The terminal shows up to this many protocols with intervals, and only the drops of more."""
 OUT_OF_FOLD_NOTE = "tuned on this subset, so judged out of fold; or an average with such a number"
 QUESTION = (
-    "The drop is the F1 of the plain verdicts minus that of the rendering, on the same traces and the same question "
-    "(the prefix's steps, merged steps). Thresholds are tuned on plain traces alone, so a drop says whether they "
-    "travel."
+    "The drop is the F1 of the plain verdicts minus that of the rendering, on the same traces, steps and labels (for "
+    "prefixes and merged steps, too). Thresholds are tuned on plain traces alone, so a drop shows whether they "
+    "transfer."
 )
 ORACLE = "The drop is the F1 on plain traces minus that of the rendering, each with its own best threshold."
 
@@ -354,7 +354,7 @@ def _drop_table(rule: str, trace_blocks: Sequence[Block]) -> Table:
     title, text = RULE_WORDS[rule]
     return Table(
         label=f"format_shift-{rule}-drop",
-        title=f"{title}: what a format takes from F1",
+        title=f"{title}: drop in F1 by format",
         caption=f"{text} {ORACLE if rule == 'oracle' else QUESTION} Percentage points with 95% interval, paired and "
         f"resampled by problem; bold: p < {LEVEL}.",
         header=("Traces", "Model", "Readout", "F1, plain", *SHIFTED, ALL_FORMATS),
@@ -369,7 +369,8 @@ def _drop_rows(rule: str, block: Block) -> tuple[Row, ...]:
     """Rows of a block, best on plain traces first: the overview shows the first row."""
     table_rows = []
     for run, key, readout in sorted(
-        _protocols_of_rule(rule, block), key=lambda line: -_plain_f1(line[0], line[1], block.subset)
+        _protocols_of_rule(rule, block),
+        key=lambda protocol_row: -_plain_f1(protocol_row[0], protocol_row[1], block.subset),
     ):
         drops = [_find_drop(run.result, key, rendered_subset(block.subset, rendering)) for rendering in SHIFTED]
         drops.append(_find_drop(run.result, key, _all_formats_average(block.subset, run.result)))
@@ -425,7 +426,10 @@ def _protocols_of_rule(rule: str, block: Block) -> list[tuple[Run, str, str]]:
             key_rule, readout = rule_and_readout(key)
             if key_rule == rule:
                 protocols.append((run, key, readout))
-    return sorted(protocols, key=lambda line: (model_name(line[0].result.manifest), line[2], line[1]))
+    return sorted(
+        protocols,
+        key=lambda protocol_row: (model_name(protocol_row[0].result.manifest), protocol_row[2], protocol_row[1]),
+    )
 
 
 def _rows_of_rules(rules: Sequence[str], trace_blocks: Sequence[Block], names: Sequence[str]) -> list[MetricRow]:
@@ -542,14 +546,16 @@ def _side_by_side(result: RunResult, keys: Sequence[str]) -> Table:
             *(_compact_cell(row, POINTS, SIGNIFICANT * is_significant) for row, is_significant in drops),
         ]
         by_rule.setdefault(f"/{rule}{NOTED * has_note}", []).append((f"  {readout}", *cells))
-    table_rows = [line for head, found in by_rule.items() for line in ((head, *empty_cells), *found)]
+    table_rows = [
+        row for rule_heading, rule_rows in by_rule.items() for row in ((rule_heading, *empty_cells), *rule_rows)
+    ]
     floors: list[Row] = [("F1 by chance", *empty_cells)]
     for key in FLOOR_WORDS:
-        found = [
+        rule_rows = [
             find_row(result, key, subset, "f1") for subset in (average, *(rendered_subset(average, n) for n in present))
         ]
         name = key.removeprefix("floor/").partition("_")[0]
-        floors.append((f"  {name}", *(_compact_cell(row, PERCENT) for row in found), *[""] * len(over_all)))
+        floors.append((f"  {name}", *(_compact_cell(row, PERCENT) for row in rule_rows), *[""] * len(over_all)))
     return _terminal_table(headings, (tuple(table_rows), tuple(floors)), shown_rows)
 
 
@@ -577,7 +583,7 @@ def _compact_cell(row: MetricRow | None, unit: Unit, marks: str = "") -> TableCe
 TASK = Task(
     name="format_shift",
     title="finding the first wrong step in other formats",
-    description="The same solutions in other formats: how much first-error F1 a format takes from a model.",
+    description="The same solutions in other formats: how much each format lowers a model's first-error F1.",
     unscored="unscored, counted as wrong",
     protocols=protocols,
     judge=judge,

@@ -25,7 +25,7 @@ def tables_of(task: Task, runs: Sequence[Run]) -> tuple[Table, ...]:
         Table(
             label=f"{task.name}-metrics",
             title="Every model and protocol",
-            caption="Each number with its 95% interval over problems; what needs no model stands beneath.",
+            caption="Each number with its 95% interval over problems; model-free baselines are in the last rows.",
             header=("Traces", "Model", "Protocol", *(column.heading for column in task.columns)),
             groups=tuple(groups),
             notes=notes_of(row for run in runs for row in run.result.rows if row.metric in metrics),
@@ -76,7 +76,9 @@ def _group(task: Task, block: Block) -> tuple[Row, ...]:
     if task.columns:
         first = task.columns[0]
         sign = 1 if first.lowest_is_best else -1
-        run_rows.sort(key=lambda line: (sign * rank_value(line[2].get((line[1], first.metric))), line[0], line[1]))
+        run_rows.sort(
+            key=lambda run_row: (sign * rank_value(run_row[2].get((run_row[1], first.metric))), run_row[0], run_row[1])
+        )
     table_rows: list[Row] = [
         (block.name, name, Code(key), *_cells(task, key, rows, best)) for name, key, rows in run_rows
     ]

@@ -152,7 +152,7 @@ def _sampling(protocol: str, runs: Sequence[Run]) -> Table:
                     model,
                     *(cell_of(c, best=is_best(c, best)) for c, best in zip(cells, best_values, strict=True)),
                 )
-                for model, cells in sorted(model_cells, key=lambda line: line[0])
+                for model, cells in sorted(model_cells, key=lambda model_row: model_row[0])
             )
         )
     rows = [row for run in chosen for row in run.result.rows if row.protocol == protocol]
@@ -233,7 +233,7 @@ def check_trace(_: RunManifest, trace: ScoredTrace) -> Iterator[Fault]:
 TASK = Task(
     name="policy",
     title="answering",
-    description="How right a model's own completions are. Every way of sampling has its own table.",
+    description="How often a model's own completions are right. Every way of sampling has its own table.",
     unscored="not verified, neither right nor wrong",
     protocols=protocols,
     judge=judge,

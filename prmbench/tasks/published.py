@@ -72,7 +72,7 @@ def published_value(number: float) -> Value:
 
 def published(benchmark: str) -> tuple[Published, ...]:
     """Returns the published tables of a benchmark, in file-name order."""
-    publications = [_read(json.loads(raw)) for raw in sources().values()]
+    publications = [_parse(json.loads(raw)) for raw in sources().values()]
     return tuple(publication for publication in publications if publication.benchmark == benchmark)
 
 
@@ -83,7 +83,7 @@ def sources() -> dict[str, bytes]:
     return {entry.name: entry.read_bytes() for entry in entries}
 
 
-def _read(data: dict[str, Any]) -> Published:
+def _parse(data: dict[str, Any]) -> Published:
     rows = tuple(
         PublishedRow(
             model=row["model"],

@@ -263,11 +263,11 @@ def compare(
     seeded = replace(right.manifest, seed=left.manifest.seed)
     subsets = _subset_data(left.manifest, left_scores), _subset_data(seeded, right_scores)
     rows: list[MetricRow] = []
-    for one, two in pairs:
-        check_alike(one, two)
-        protocols = resolve(left.manifest, one), resolve(right.manifest, two)
+    for protocol_a, protocol_b in pairs:
+        check_alike(protocol_a, protocol_b)
+        protocols = resolve(left.manifest, protocol_a), resolve(right.manifest, protocol_b)
         cells = [_protocol_cells(s, p, _samples(s, p)) for s, p in zip(subsets, protocols, strict=True)]
-        name = one.key if one.key == two.key else f"{one.key} vs {two.key}"
+        name = protocol_a.key if protocol_a.key == protocol_b.key else f"{protocol_a.key} vs {protocol_b.key}"
         paired = {s.name: _differences(cells[0][s.name], cells[1][s.name]) for s in subsets[0]}
         rows += subset_rows(_parts(subsets[0]), name, paired)
     return tuple(rows)
@@ -302,12 +302,12 @@ def check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
 
 
 def _differences(a: Sequence[Cell], b: Sequence[Cell]) -> list[Cell]:
-    one, two = a[0], b[0]
-    note = one.note or two.note
+    f1_a, f1_b = a[0], b[0]
+    note = f1_a.note or f1_b.note
     return [
-        Cell("f1_a", one.values, note),
-        Cell("f1_b", two.values, note),
-        Cell("f1_difference", two.values - one.values, note),
+        Cell("f1_a", f1_a.values, note),
+        Cell("f1_b", f1_b.values, note),
+        Cell("f1_difference", f1_b.values - f1_a.values, note),
     ]
 
 

@@ -151,8 +151,8 @@ def notes_of(rows: Iterable[MetricRow]) -> tuple[str, ...]:
             text = re.sub(r"[\d.]+$", "", row.note)
             notes = missing if row.value is None else qualified
             notes[text] = max(notes.get(text, ""), row.note)
-    lines = [f"{DASH} {note}." for note in sorted(missing.values())]
-    return (*lines, *(f"{NOTED} {note}." for note in sorted(qualified.values())))
+    notes_on_missing = [f"{DASH} {note}." for note in sorted(missing.values())]
+    return (*notes_on_missing, *(f"{NOTED} {note}." for note in sorted(qualified.values())))
 
 
 def best_value(rows: Sequence[MetricRow | None], lowest: bool = False) -> float | None:

@@ -390,12 +390,12 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     return (*result_tables, *(_published() if benchmark == {BENCHMARK} else ()))
 
 
-def _score_table(rule: str, block: Block, lines: Sequence[ProtocolRow]) -> Table:
+def _score_table(rule: str, block: Block, protocol_rows: Sequence[ProtocolRow]) -> Table:
     title, text = RULE_TEXTS[rule]
     columns = columns_of(block)
-    best = {c: best_value([line.cell(c, "prmscore") for line in lines]) for c in columns}
+    best = {c: best_value([line.cell(c, "prmscore") for line in protocol_rows]) for c in columns}
     floors = [protocol_row(block.runs[0], name) for name in FLOORS]
-    rows = [row for line in (*lines, *floors) for c in columns if (row := line.cell(c, "prmscore"))]
+    rows = [row for line in (*protocol_rows, *floors) for c in columns if (row := line.cell(c, "prmscore"))]
     return Table(
         label=f"{BENCHMARK}-{rule}-{block.traces}",
         title=title,
@@ -403,7 +403,7 @@ def _score_table(rule: str, block: Block, lines: Sequence[ProtocolRow]) -> Table
         "steps of all categories; a group is the plain mean of the categories after it.",
         header=("Model", "Protocol", *columns),
         groups=(
-            tuple(_score_row(model_name(line.run.result.manifest), line, columns, best) for line in lines),
+            tuple(_score_row(model_name(line.run.result.manifest), line, columns, best) for line in protocol_rows),
             tuple(_score_row(FLOORS[line.protocol], line, columns, {}) for line in floors),
         ),
         notes=notes_of(rows),
@@ -424,28 +424,28 @@ def _traces(block: Block) -> str:
     return f"{block.n} traces" if block.is_only else f"{block.n} traces (set {block.traces})"
 
 
-def _details_table(rule: str, block: Block, lines: Sequence[ProtocolRow]) -> Table:
+def _details_table(rule: str, block: Block, protocol_rows: Sequence[ProtocolRow]) -> Table:
     table_rows = []
-    for line in lines:
-        cells = [cell_of(line.cell(OVERALL, metric), PERCENT, interval=False) for metric in DETAIL_METRICS]
-        twins = cell_of(line.cell(TWINS, "step_accuracy"), PERCENT, interval=False)
-        threshold = cell_of(line.cell(OVERALL, "threshold"), FRACTION, interval=False)
-        mdd = cell_of(line.cell(OVERALL, "mdd"), PERCENT, interval=False)
-        unscored = sum({r.subset: r.unscored for r in line.run.result.rows if "[" not in r.subset}.values())
-        name = model_name(line.run.result.manifest)
+    for row in protocol_rows:
+        cells = [cell_of(row.cell(OVERALL, metric), PERCENT, interval=False) for metric in DETAIL_METRICS]
+        twins = cell_of(row.cell(TWINS, "step_accuracy"), PERCENT, interval=False)
+        threshold = cell_of(row.cell(OVERALL, "threshold"), FRACTION, interval=False)
+        mdd = cell_of(row.cell(OVERALL, "mdd"), PERCENT, interval=False)
+        unscored = sum({r.subset: r.unscored for r in row.run.result.rows if "[" not in r.subset}.values())
+        name = model_name(row.run.result.manifest)
         last_cells = (
             twins,
             *map(without_marks, (threshold, mdd)),
             Value(unscored, "count"),
-            line.run.result.manifest.run_id,
+            row.run.result.manifest.run_id,
         )
-        table_rows.append((name, Code(line.protocol), *map(without_marks, cells), *last_cells))
+        table_rows.append((name, Code(row.protocol), *map(without_marks, cells), *last_cells))
     return Table(
         label=f"{BENCHMARK}-{rule}-{block.traces}-behind",
         title=f"{RULE_TEXTS[rule][0]}: behind the overall PRMScore",
-        caption="Percent, pooled. Steps, valid and invalid ones, first errors: how many of them are judged rightly. "
-        "Twins: of the original processes, which are in no total, the steps called valid. Min. difference: the "
-        "smallest gap to an equally noisy run that an unpaired test finds with power 0.80.",
+        caption="Percent, pooled: the share of all steps, valid steps, invalid steps and first errors that are judged "
+        "right. Twins: the share of steps called valid in the original solutions, which are in no total. Min. "
+        "difference: the smallest gap to an equally noisy run that an unpaired test finds with power 0.80.",
         header=(
             *("Model", "Protocol", *DETAIL_METRICS.values()),
             *("Twins", "Threshold", "Min. difference", "Unscored", "Run"),

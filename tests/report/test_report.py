@@ -120,7 +120,7 @@ Unscored | Run |
 † the threshold was tuned on this subset, so its cell is judged out of fold (5 folds by problem); an average with \
 the mark includes such a cell.
 
-§ says it was trained on this benchmark or a part of it.
+§ declares that it was trained on this benchmark or a part of it.
 """
 
 
@@ -199,7 +199,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_kind_of_file_is_there(built: Path) -> None:
     names = set(contents(built))
     assert {"README.md", "report.html", "figures/mini-positions.png"} <= names
-    assert {f"mini.{verdict_kind}" for verdict_kind in ("md", "csv", "tex", "json")} <= names
+    assert {f"mini.{kind}" for kind in ("md", "csv", "tex", "json")} <= names
     assert {f"figures/mini-{name}.svg" for name in ("f1-calibrated", "f1-oracle", "accuracies", "positions")} <= names
 
 
@@ -596,7 +596,7 @@ def test_terminal_table_fits_eighty_columns_and_shows_every_part() -> None:
     assert starts[1:] == sorted(starts[1:], key=lambda s: s.startswith("floor/"))  # floors beneath
     shown = next(line for line in lines if "step_sum/calibrated:gsm8k" in line)
     assert shown.count("†") == 2  # the subset's own cell, and the average that holds it
-    assert any("unscored, counted as wrong: 1 of 96" in line for line in lines)
+    assert any("unscored, counted as wrong: 1 of 48" in line for line in lines)
 
 
 def test_terminal_table_numbers_and_filter() -> None:

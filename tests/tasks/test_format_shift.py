@@ -443,7 +443,7 @@ def test_a_report_regenerates_and_agrees(tmp_path: Path) -> None:
     assert table["subset"].str.startswith("avg[").all()
     assert load_results(tmp_path / "results", recompute=True).differing == ()
     text = (out / "format_shift.md").read_text()
-    assert "## Oracle (upper bound): what a format takes from F1" in text
+    assert "## Oracle (upper bound): drop in F1 by format" in text
     assert "| Traces | Model | Readout | F1, plain | headers |" in text
     assert "Average of gsm8k, math (n=60" in text  # the figure: two of the three runs
     assert "2 of 3 runs." in text
@@ -457,7 +457,7 @@ def check_drops(told: str, text: str) -> None:
     values = {run["model"]: run["values"] for run in json.loads(told)["runs"]}
     bold = set()
     for rule in ("Oracle (upper bound)", "Cross-validated"):
-        table = text.partition(f"## {rule}: what a format takes from F1")[2].partition("## ")[0]
+        table = text.partition(f"## {rule}: drop in F1 by format")[2].partition("## ")[0]
         key = "oracle" if rule.startswith("O") else "cross_validated"
         for line in (line for line in table.splitlines() if "| math (n=30" in line and "| org/b |" in line):
             readout, _, *cells = line.split(" | ")[2:]
