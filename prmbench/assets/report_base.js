@@ -1,21 +1,21 @@
-// What every part of the page shares: the data, nodes, words that show where a reader points, the address.
-// Decides no number: predictions, thresholds and intervals come from prmbench. Texts of traces and names of models
-// enter the page through text nodes and attributes only.
+// Shared by all parts of the page: the data, DOM helpers, tooltips and the address.
+// No number is computed here: predictions, thresholds and intervals come from prmbench. Texts of traces and names of
+// models enter the page through text nodes and attributes only.
 const byId = (id) => document.getElementById(id);
 const DASH = "\u2013";
 const data = JSON.parse(byId("data").textContent);
 const bulk = await unpacked(); // traces and figures of each benchmark; null in a browser that cannot gunzip
-const state = { view: "overview", bench: 0, table: "", run: 0, protocol: "", subset: "", kind: "all", find: "", at: 0, rows: [] };
+const state = { view: "overview", benchmark: 0, table: "", run: 0, protocol: "", subset: "", kind: "all", find: "", position: 0, rows: [] };
 
 async function unpacked() {
   if (!("DecompressionStream" in window)) return null;
   const bytes = Uint8Array.from(atob(byId("bulk").textContent.trim()), (c) => c.charCodeAt(0));
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
 }
-const bench = () => data.benchmarks[state.bench];
+const benchmark = () => data.benchmarks[state.benchmark];
 const EMPTY = { figures: [], traces: [], runs: [], texts: {}, total: 0 };
-const seen = () => (bulk ? bulk[state.bench] : EMPTY);
-const benchName = (b) => b.name + (b.unlisted ? " (not listed)" : "");
+const details = () => (bulk ? bulk[state.benchmark] : EMPTY);
+const benchmarkName = (b) => b.name + (b.unlisted ? " (not listed)" : "");
 const OLD_BROWSER = "This browser cannot unpack what this view shows; any browser of 2023 or later can.";
 
 // --- nodes ---------------------------------------------------------------------------------------
@@ -43,47 +43,47 @@ const digits = (x) => (Math.round(10 * x) / 10 === x ? x.toFixed(1) : x.toFixed(
 const number = (x) => (Math.abs(x) >= 1000 || (x !== 0 && Math.abs(x) < 0.001) ? x.toExponential(2) : x.toPrecision(4)).replace("-", "\u2212");
 const heading = (column) => (column.startsWith("avg[") ? "avg of " + column.slice(4, -1).split(",").join(", ") : column);
 
-// --- words for what is pointed at or focused -----------------------------------------------------
-// An element says them by data-tip; assistive technology reads the same from aria-description.
-const tip = (words) => (words ? { "data-tip": words, "aria-description": words.replace(/\n/g, " ") } : {});
+// --- tooltips of what is pointed at or focused ----------------------------------------------------
+// An element's data-tip holds its tooltip; assistive technology reads the same from aria-description.
+const tooltip = (words) => (words ? { "data-tip": words, "aria-description": words.replace(/\n/g, " ") } : {});
 function key(name) {
   const words = data.protocols[name];
-  return words ? el("button", { type: "button", class: "key", ...tip(words) }, el("code", {}, name)) : el("code", {}, name);
+  return words ? el("button", { type: "button", class: "key", ...tooltip(words) }, el("code", {}, name)) : el("code", {}, name);
 }
-let pointed = null;
-function showTip(node) {
+let tooltipOwner = null;
+function showTooltip(node) {
   const box = byId("tip");
-  pointed = node;
+  tooltipOwner = node;
   box.hidden = !node;
   if (!node) return;
   box.textContent = node.dataset.tip;
-  const at = node.getBoundingClientRect(), size = box.getBoundingClientRect(), room = document.documentElement.clientWidth;
-  const below = at.bottom + size.height + 12 < window.innerHeight;
-  box.style.left = Math.max(8, Math.min(at.left, room - size.width - 8)) + "px";
-  box.style.top = (below ? at.bottom + 6 : Math.max(4, at.top - size.height - 6)) + "px";
+  const anchor = node.getBoundingClientRect(), size = box.getBoundingClientRect(), pageWidth = document.documentElement.clientWidth;
+  const below = anchor.bottom + size.height + 12 < window.innerHeight;
+  box.style.left = Math.max(8, Math.min(anchor.left, pageWidth - size.width - 8)) + "px";
+  box.style.top = (below ? anchor.bottom + 6 : Math.max(4, anchor.top - size.height - 6)) + "px";
 }
-const tipped = (event) => (event.target.closest ? event.target.closest("[data-tip]") : null);
+const elementWithTooltip = (event) => (event.target.closest ? event.target.closest("[data-tip]") : null);
 for (const name of ["pointerover", "focusin", "click"]) {
   document.addEventListener(name, (event) => {
-    const node = tipped(event);
-    if (node) showTip(node);
-    else if (!(event.target.closest && event.target.closest("#tip"))) showTip(null);
+    const node = elementWithTooltip(event);
+    if (node) showTooltip(node);
+    else if (!(event.target.closest && event.target.closest("#tip"))) showTooltip(null);
   });
 }
-document.addEventListener("focusout", () => showTip(null));
-document.addEventListener("scroll", () => { if (pointed) showTip(null); }, true);
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") showTip(null); });
+document.addEventListener("focusout", () => showTooltip(null));
+document.addEventListener("scroll", () => { if (tooltipOwner) showTooltip(null); }, true);
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") showTooltip(null); });
 
 // --- the address: #benchmark=...&view=...&table=... or #trace=... --------------------------------
-function setAddress() {
+function updateAddress() {
   const parts = new URLSearchParams();
-  if (data.benchmarks.length) parts.set("benchmark", benchName(bench()));
+  if (data.benchmarks.length) parts.set("benchmark", benchmarkName(benchmark()));
   parts.set("view", state.view);
   if (state.view === "board" && state.table) parts.set("table", state.table);
-  if (state.view === "traces" && seen().runs.length) {
-    parts.set("run", seen().runs[state.run].id);
+  if (state.view === "traces" && details().runs.length) {
+    parts.set("run", details().runs[state.run].id);
     parts.set("protocol", state.protocol);
-    if (state.rows.length) parts.set("trace", seen().traces[state.rows[state.at]].id);
+    if (state.rows.length) parts.set("trace", details().traces[state.rows[state.position]].id);
   }
   window.history.replaceState(null, "", "#" + parts);
 }

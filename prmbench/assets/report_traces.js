@@ -1,11 +1,11 @@
 // The trace viewer: a list that is searched and filtered, and one trace in full.
 
-const run = () => seen().runs[state.run];
+const run = () => details().runs[state.run];
 const protocol = () => run() && run().protocols.find((p) => p.key === state.protocol);
 const RIGHT = new Set(["exact", "passed"]);
 const kindOf = (i) => data.kinds[protocol().kind[i]] || "";
-const textOf = (i) => seen().texts[seen().traces[i].id];
-const place = (k) => (k === null ? "no answer" : k < 0 ? "no error" : "step " + (k + 1));
+const textOf = (i) => details().texts[details().traces[i].id];
+const stepName = (k) => (k === null ? "no answer" : k < 0 ? "no error" : "step " + (k + 1));
 let ranks = { below: [], above: [] };
 
 function chooseRun(index) {
@@ -38,13 +38,13 @@ function level(score, limit) {
 }
 function stepLevels(i) {
   const scores = (run().readouts[protocol().readout] || [])[i];
-  const limit = limitOf(i), guess = protocol().predicted[i];
-  return Array.from({ length: seen().traces[i].k }, (_, k) => {
-    if (!scores) return run().votes && k === guess ? "lv-n3" : "";
-    // Scores are rounded on this page; what prmbench predicted settles a tie with the threshold.
+  const limit = limitOf(i), predicted = protocol().predicted[i];
+  return Array.from({ length: details().traces[i].k }, (_, k) => {
+    if (!scores) return run().votes && k === predicted ? "lv-n3" : "";
+    // Scores are rounded on this page, so prmbench's prediction decides ties with the threshold.
     const name = level(scores[k], limit);
-    if (k === guess && name.startsWith("lv-p")) return "lv-n1";
-    return (guess < 0 || k < guess) && name.startsWith("lv-n") ? "lv-p1" : name;
+    if (k === predicted && name.startsWith("lv-p")) return "lv-n1";
+    return (predicted < 0 || k < predicted) && name.startsWith("lv-n") ? "lv-p1" : name;
   });
 }
 
@@ -52,17 +52,17 @@ function stepLevels(i) {
 // Every word must occur in the id, the subset, the verdict, the problem or a step.
 function matching() {
   const words = state.find.toLowerCase().split(/\s+/).filter(Boolean);
-  return seen().traces.map((_, i) => i).filter((i) => {
-    const t = seen().traces[i], text = textOf(i);
+  return details().traces.map((_, i) => i).filter((i) => {
+    const t = details().traces[i], text = textOf(i);
     if (protocol().kind[i] < 0 || (state.subset && t.subset !== state.subset)) return false;
     const all = words.length ? [t.id, t.subset, kindOf(i), ...(text ? [text.problem, ...text.steps] : [])].join("\n").toLowerCase() : "";
     return words.every((word) => all.includes(word));
   });
 }
-const keeps = (kind) => state.kind === "all" || state.kind === kind || (state.kind === "right" && RIGHT.has(kind)) || (state.kind === "wrong" && !RIGHT.has(kind));
+const matchesKind = (kind) => state.kind === "all" || state.kind === kind || (state.kind === "right" && RIGHT.has(kind)) || (state.kind === "wrong" && !RIGHT.has(kind));
 
 function drawList() {
-  const b = seen();
+  const b = details();
   byId("protocol-words").textContent = (data.protocols[state.protocol] || "").replace(/\n/g, " ");
   state.rows = [];
   if (!b.runs.length || !protocol()) {
@@ -73,12 +73,12 @@ function drawList() {
   rankScores();
   const candidates = matching();
   drawChips(candidates.map(kindOf));
-  state.rows = candidates.filter((i) => keeps(kindOf(i)));
+  state.rows = candidates.filter((i) => matchesKind(kindOf(i)));
   const part = b.traces.length < b.total ? " This page holds " + b.traces.length + " of the " + b.total + " scored traces, the same share of every subset." : "";
   const text = b.traces.some((_, i) => textOf(i)) ? "" : " Scores travel without text: run prmbench report with the traces (--data) to read the steps here.";
   byId("trace-words").textContent = state.rows.length + " of " + candidates.length + " traces." + part + text;
   byId("list").replaceChildren(...state.rows.map((i, at) => el("li", {}, traceRow(i, at))));
-  state.at = 0;
+  state.position = 0;
   select(0);
 }
 function drawChips(kinds) {
@@ -87,8 +87,8 @@ function drawChips(kinds) {
   const chips = [["all", kinds.length], ["right", right], ["wrong", kinds.length - right], null,
     ...data.kinds.map((k) => [k, count((x) => x === k)]).filter(([k, n]) => n || k === state.kind)];
   byId("chips").replaceChildren(...chips.map((c) => (c === null ? el("span", { class: "gap" }) : el("button", {
-    type: "button", "aria-pressed": String(state.kind === c[0]), "data-kind": c[0], ...tip(KIND_WORDS[c[0]]),
-    onclick: () => { state.kind = c[0]; drawList(); byId("chips").querySelector("[aria-pressed=true]").focus(); setAddress(); },
+    type: "button", "aria-pressed": String(state.kind === c[0]), "data-kind": c[0], ...tooltip(KIND_WORDS[c[0]]),
+    onclick: () => { state.kind = c[0]; drawList(); byId("chips").querySelector("[aria-pressed=true]").focus(); updateAddress(); },
   }, c[0], el("b", {}, String(c[1]))))));
 }
 const KIND_WORDS = {
@@ -98,39 +98,39 @@ const KIND_WORDS = {
   unscored: "There is no usable score.",
 };
 function traceRow(i, at) {
-  const t = seen().traces[i], kind = kindOf(i), right = RIGHT.has(kind);
+  const t = details().traces[i], kind = kindOf(i), right = RIGHT.has(kind);
   const strip = el("span", { class: "strip" }, ...stepLevels(i).map((name, k) => el("i", { class: (name + (k === t.label ? " true" : "")).trim() })));
-  return el("button", { type: "button", class: "trace", tabindex: "-1", "data-index": i, onclick: () => { select(at); setAddress(); } },
+  return el("button", { type: "button", class: "trace", tabindex: "-1", "data-index": i, onclick: () => { select(at); updateAddress(); } },
     el("span", { class: "mark " + (right ? "right" : "wrong"), "aria-hidden": "true" }, right ? "\u2713" : "\u2717"),
     el("span", { class: "name" }, t.id), el("span", { class: "what" }, kind), strip);
 }
 function select(at) {
   const buttons = byId("list").querySelectorAll(".trace");
   if (!buttons.length) { byId("detail").replaceChildren(el("p", { class: "empty" }, "No trace matches.")); return; }
-  const last = buttons[state.at];
+  const last = buttons[state.position];
   if (last) { last.removeAttribute("aria-current"); last.tabIndex = -1; }
-  state.at = Math.max(0, Math.min(at, buttons.length - 1));
-  const now = buttons[state.at];
+  state.position = Math.max(0, Math.min(at, buttons.length - 1));
+  const now = buttons[state.position];
   now.setAttribute("aria-current", "true");
   now.tabIndex = 0;
-  drawDetail(state.rows[state.at]);
+  drawDetail(state.rows[state.position]);
 }
-// By keyboard or button: the list follows, and keeps the focus where it had it.
-function move(by) {
+// Moves by keyboard or button; the list scrolls along and keeps the focus if it had it.
+function move(step) {
   const inList = byId("list").contains(document.activeElement);
-  select(state.at + by);
+  select(state.position + step);
   const now = byId("list").querySelector("[aria-current]");
   if (now) { now.scrollIntoView({ block: "nearest" }); if (inList) now.focus(); }
-  setAddress();
+  updateAddress();
 }
 
 // --- one trace -----------------------------------------------------------------------------------
 function drawDetail(i) {
-  const t = seen().traces[i], p = protocol(), limit = limitOf(i), guess = p.predicted[i], text = textOf(i);
+  const t = details().traces[i], p = protocol(), limit = limitOf(i), predicted = p.predicted[i], text = textOf(i);
   const scores = (run().readouts[p.readout] || [])[i];
   const answer = t.outcome === null ? "" : t.outcome ? "final answer right" : "final answer wrong";
-  const verdict = el("p", { class: "verdict" }, "True first error: ", el("b", {}, place(t.label)), ". Predicted: ",
-    el("b", {}, run().unscored[i] ? "unscored (" + run().unscored[i] + ")" : place(guess)), ". ", el("b", {}, kindOf(i)), ". ",
+  const verdict = el("p", { class: "verdict" }, "True first error: ", el("b", {}, stepName(t.label)), ". Predicted: ",
+    el("b", {}, run().unscored[i] ? "unscored (" + run().unscored[i] + ")" : stepName(predicted)), ". ", el("b", {}, kindOf(i)), ". ",
     [t.subset, answer].filter(Boolean).join(", ") + ".");
   const votes = run().votes ? run().votes[i] : null;
   const classes = stepLevels(i);
@@ -139,13 +139,13 @@ function drawDetail(i) {
     return el("li", { class: ("step " + classes[k] + (t.label >= 0 && k > t.label ? " after" : "")).trim() },
       el("span", { class: "index" }, String(k + 1)),
       el("div", {}, el("div", { class: "flags" }, k === t.label ? el("span", { class: "flag true" }, "\u2691 true first error") : null,
-        k === guess ? el("span", { class: "flag guess" }, "\u2690 predicted first error") : null,
+        k === predicted ? el("span", { class: "flag guess" }, "\u2690 predicted first error") : null,
         n ? el("span", { class: "flag votes" }, n + " of " + votes.length + " votes") : null),
       el("div", { class: "text" }, text ? text.steps[k] : "")),
       el("span", { class: "score" }, scores ? el("span", { class: "num" }, number(scores[k])) : ""));
   });
-  const go = (by, label, sign) => el("button", { type: "button", "data-go": String(by), "aria-label": label, title: label + " (" + (by < 0 ? "k" : "j") + ")", onclick: () => move(by), disabled: by < 0 ? state.at === 0 : state.at === state.rows.length - 1 }, sign);
-  byId("detail").replaceChildren(...[el("div", { class: "title" }, el("h2", {}, t.id), el("span", { class: "pager" }, el("span", {}, (state.at + 1) + " of " + state.rows.length), go(-1, "Previous trace", "\u2190"), go(1, "Next trace", "\u2192"))),
+  const pagerButton = (by, label, sign) => el("button", { type: "button", "data-go": String(by), "aria-label": label, title: label + " (" + (by < 0 ? "k" : "j") + ")", onclick: () => move(by), disabled: by < 0 ? state.position === 0 : state.position === state.rows.length - 1 }, sign);
+  byId("detail").replaceChildren(...[el("div", { class: "title" }, el("h2", {}, t.id), el("span", { class: "pager" }, el("span", {}, (state.position + 1) + " of " + state.rows.length), pagerButton(-1, "Previous trace", "\u2190"), pagerButton(1, "Next trace", "\u2192"))),
     verdict, votes && votes.length ? tally(votes) : null, ...chart(scores, limit, classes),
     ...(text ? [el("h3", {}, "Problem"), el("div", { class: "problem" }, text.problem)] : []),
     el("h3", {}, scores ? "Steps and " + p.readout + " scores" : "Steps"), el("ol", { class: "steps" }, ...steps)].filter((x) => x !== null));
@@ -154,11 +154,11 @@ function drawDetail(i) {
 function tally(votes) {
   const counts = new Map();
   for (const vote of votes) counts.set(vote, (counts.get(vote) || 0) + 1);
-  const rows = [...counts].sort((a, b) => b[1] - a[1] || inOrder(a[0], b[0]));
+  const rows = [...counts].sort((a, b) => b[1] - a[1] || compareValues(a[0], b[0]));
   return el("div", {}, el("h3", {}, "Critiques"), el("ul", { class: "tally", "aria-label": "Critiques" }, ...rows.map(([vote, n]) => {
     const bar = el("i", { class: vote === null ? "none" : vote < 0 ? "lv-p4" : "lv-n4" });
     bar.style.width = 100 * n / votes.length + "%";
-    return el("li", {}, el("span", {}, place(vote)), el("span", { class: "bar" }, bar), el("span", {}, n + " of " + votes.length));
+    return el("li", {}, el("span", {}, stepName(vote)), el("span", { class: "bar" }, bar), el("span", {}, n + " of " + votes.length));
   })));
 }
 function chart(scores, limit, classes) {
@@ -172,12 +172,12 @@ function chart(scores, limit, classes) {
       svg("text", { x: width - 90, y: y(limit) + 3 }, "threshold " + number(limit)));
   }
   node.append(svg("path", { class: "path", d: scores.map((v, k) => (k ? "L" : "M") + x(k) + " " + y(v)).join("") }));
-  const every = Math.ceil(scores.length / 20);
+  const labelInterval = Math.ceil(scores.length / 20);
   scores.forEach((v, k) => {
     const dot = svg("circle", { cx: x(k), cy: y(v), r: 4.5 });
     if (classes[k]) dot.style.fill = "var(--" + classes[k].slice(3) + ")";
     node.append(dot);
-    if (k % every === 0) node.append(svg("text", { x: x(k), y: height - 3, "text-anchor": "middle" }, String(k + 1)));
+    if (k % labelInterval === 0) node.append(svg("text", { x: x(k), y: height - 3, "text-anchor": "middle" }, String(k + 1)));
   });
   const legend = el("div", { class: "legend" }, el("span", {}, "below threshold"), ...["n4", "n3", "n2", "n1", "p1", "p2", "p3", "p4"].map((n) => el("i", { class: "lv-" + n })), el("span", {}, "above"));
   return limit === null ? [node] : [node, legend];

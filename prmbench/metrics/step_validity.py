@@ -1,6 +1,6 @@
-"""PRMBench's score of single steps: counts of right judgements, the formulas on them, thresholds, chance; in numpy.
+"""PRMBench's metrics on single steps: counts of correct judgements, metrics of these counts, thresholds, chance.
 
-Positive means valid. Which steps are counted together, and under which protocol, is tasks/validity.py's business.
+A positive is a valid step. tasks/validity.py decides which steps are pooled, and under which protocol.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-MOST_CUTS = 400
-"""Thresholds that a search visits: all there are, or so many at even ranks of the distinct scores."""
-VALID, INVALID, FIRST = range(3)
-"""Kinds of judgements: on valid steps, on invalid steps, and on first errors, which are among the invalid ones."""
+MAX_THRESHOLDS = 400
+"""Largest number of thresholds that a search visits, at even ranks of the distinct scores if there are more."""
+VALID, INVALID, FIRST_ERROR = range(3)
+"""Kinds of judgements: on valid steps, on invalid steps, and on first errors (which are invalid steps too)."""
 KINDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Every labelled step; arrays are [s]. A step without a score (nan) is judged wrongly at every threshold."""
+    """Every labelled step; arrays are [s]. A step without a score (nan) counts as wrong at every threshold."""
 
     score: Floats
     valid: Bools
     first: Bools
-    """The first invalid step of its trace."""
+    """Whether the step is the first invalid one of its trace."""
     problem: Ints
     category: Ints
     pooled: Bools
-    """Counts towards the whole, and so towards the choice of a threshold."""
+    """Whether the step counts towards the pooled numbers and the choice of a threshold."""
     problems: int
     categories: int
 
@@ -40,36 +40,38 @@ class Steps:
 # --- counting -----------------------------------------------------------------------------------------------
 
 
-def judged_right(steps: Steps, threshold: float) -> Floats:
-    """How many judgements are right at a threshold, [problems, categories, KINDS]: valid is what scores above it."""
-    right = ((steps.score > threshold) == steps.valid) & ~np.isnan(steps.score)
-    return _counted(steps, right.astype(float))
+def correct_at(steps: Steps, threshold: float) -> Floats:
+    """Counts correct judgements, [problems, categories, KINDS], if steps that score above the threshold are valid."""
+    is_correct = ((steps.score > threshold) == steps.valid) & ~np.isnan(steps.score)
+    return _counted(steps, is_correct.astype(float))
 
 
 def totals(steps: Steps) -> Floats:
-    """How many judgements there are, [problems, categories, KINDS]."""
+    """Counts judgements, [problems, categories, KINDS]."""
     return _counted(steps, np.ones(len(steps.score)))
 
 
 def _counted(steps: Steps, weight: Floats) -> Floats:
-    place = (steps.problem * steps.categories + steps.category) * KINDS
-    places = np.concatenate([place + np.where(steps.valid, VALID, INVALID), place[steps.first] + FIRST])
+    cell_index = (steps.problem * steps.categories + steps.category) * KINDS
+    cell_indices = np.concatenate(
+        [cell_index + np.where(steps.valid, VALID, INVALID), cell_index[steps.first] + FIRST_ERROR]
+    )
     shape = (steps.problems, steps.categories, KINDS)
     weights = np.concatenate([weight, weight[steps.first]])
-    return np.asarray(np.bincount(places, weights, int(np.prod(shape))), dtype=float).reshape(shape)
+    return np.asarray(np.bincount(cell_indices, weights, int(np.prod(shape))), dtype=float).reshape(shape)
 
 
 # --- formulas on counts ---------------------------------------------------------------------------------------
 
 
 def metrics(right: Floats, total: Floats, only_valid: bool = False) -> dict[str, Floats]:
-    """Every metric of [b, KINDS] counts of right judgements among all, each [b]; nan where there is none.
+    """Computes every metric, each [b], from counts of correct and of all judgements [b, KINDS]; nan where undefined.
 
     valid_f1 is PRMBench's F1, invalid_f1 its negative F1; their mean is the PRMScore, or with `only_valid` (category
     multi_solutions) the first alone. An F1 exists where the labels have a step of its kind.
     """
-    tp, tn, found = (right[..., kind] for kind in (VALID, INVALID, FIRST))
-    valid, invalid, errors = (total[..., kind] for kind in (VALID, INVALID, FIRST))
+    tp, tn, first_errors = (right[..., kind] for kind in (VALID, INVALID, FIRST_ERROR))
+    valid, invalid, errors = (total[..., kind] for kind in (VALID, INVALID, FIRST_ERROR))
     valid_f1, invalid_f1 = _f1(tp, tn, valid, invalid), _f1(tn, tp, invalid, valid)
     return {
         "prmscore": valid_f1 if only_valid else (valid_f1 + invalid_f1) / 2,
@@ -78,39 +80,39 @@ def metrics(right: Floats, total: Floats, only_valid: bool = False) -> dict[str,
         "step_accuracy": _ratio(tp + tn, valid + invalid),
         "valid_accuracy": _ratio(tp, valid),
         "invalid_accuracy": _ratio(tn, invalid),
-        "first_error_accuracy": _ratio(found, errors),
+        "first_error_accuracy": _ratio(first_errors, errors),
     }
 
 
-def _f1(right: Floats, other_right: Floats, of: Floats, others: Floats) -> Floats:
-    """2 TP / (2 TP + FN + FP) for one kind of `of` steps: FN = of - TP, FP = others - TN."""
-    return _ratio(2 * right, right + of + others - other_right, of)
+def _f1(correct: Floats, correct_negatives: Floats, positives: Floats, negatives: Floats) -> Floats:
+    """2 TP / (2 TP + FN + FP), where FN = positives - TP and FP = negatives - TN."""
+    return _ratio(2 * correct, correct + positives + negatives - correct_negatives, positives)
 
 
-def _ratio(part: Floats, whole: Floats, base: Floats | None = None) -> Floats:
-    """Their quotient; nan where `base`, by default the whole, is 0."""
-    exists = np.broadcast_to((whole if base is None else base) > 0, np.shape(whole))
-    return np.asarray(np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=exists))
+def _ratio(numerator: Floats, denominator: Floats, base: Floats | None = None) -> Floats:
+    """The quotient; nan where `base`, by default the denominator, is 0."""
+    exists = np.broadcast_to((denominator if base is None else base) > 0, np.shape(denominator))
+    return np.asarray(np.divide(numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=exists))
 
 
 # --- thresholds -----------------------------------------------------------------------------------------------
 
 
-def cuts(score: Floats) -> Floats:
-    """Thresholds from "all valid" to "none valid", rising, [q]: between neighbouring scores, and beyond both ends."""
+def candidate_thresholds(score: Floats) -> Floats:
+    """Returns rising thresholds [q], from "all valid" to "none valid": between neighbouring scores and at both ends."""
     values = np.unique(score[np.isfinite(score)])
     if not values.size:
         return np.zeros(1)
     middle = values[:-1] + np.diff(values) / 2
     middle = np.where(middle < values[1:], middle, values[:-1])  # neighbouring floats have nothing between them
     edges = np.concatenate([[np.nextafter(values[0], -np.inf)], middle, values[-1:]])
-    chosen = np.linspace(0, len(edges) - 1, min(len(edges), MOST_CUTS)).round().astype(np.int64)
+    chosen = np.linspace(0, len(edges) - 1, min(len(edges), MAX_THRESHOLDS)).round().astype(np.int64)
     return edges[chosen]
 
 
 @dataclass(frozen=True, slots=True)
-class Curves:
-    """Right judgements on the pooled steps of each problem at every cut, [problems, q], and all of them, [problems]."""
+class ThresholdCounts:
+    """Correct judgements on each problem's pooled steps at every threshold, [problems, q], and totals, [problems]."""
 
     valid: Floats
     invalid: Floats
@@ -118,33 +120,40 @@ class Curves:
     all_invalid: Floats
 
 
-def curves(steps: Steps, at: Floats) -> Curves:
-    """What `judged_right` says of the pooled steps at all cuts together, by one histogram a problem."""
-    found = []
+def threshold_counts(steps: Steps, thresholds: Floats) -> ThresholdCounts:
+    """Counts correct judgements on pooled steps at all thresholds at once, with one histogram per problem."""
+    counts = []
     for kind in (steps.valid, ~steps.valid):
-        there = kind & steps.pooled
-        scored = there & ~np.isnan(steps.score)
-        above = np.searchsorted(at, steps.score[scored])  # at so many cuts, the lowest ones, the step is called valid
-        places = steps.problem[scored] * (len(at) + 1) + above
-        bins = np.bincount(places, minlength=steps.problems * (len(at) + 1)).reshape(steps.problems, -1)
+        is_kind = kind & steps.pooled
+        scored = is_kind & ~np.isnan(steps.score)
+        thresholds_below = np.searchsorted(
+            thresholds, steps.score[scored]
+        )  # thresholds at which the step is called valid
+        bin_indices = steps.problem[scored] * (len(thresholds) + 1) + thresholds_below
+        bins = np.bincount(bin_indices, minlength=steps.problems * (len(thresholds) + 1)).reshape(steps.problems, -1)
         invalid_calls = bins.cumsum(axis=1)[:, :-1].astype(float)
-        everyone = np.bincount(steps.problem[there], minlength=steps.problems).astype(float)
-        found.append((bins.sum(axis=1, keepdims=True) - invalid_calls, invalid_calls, everyone))
-    (right_valid, _, all_valid), (_, right_invalid, all_invalid) = found
-    return Curves(right_valid, right_invalid, all_valid, all_invalid)
+        total = np.bincount(steps.problem[is_kind], minlength=steps.problems).astype(float)
+        counts.append((bins.sum(axis=1, keepdims=True) - invalid_calls, invalid_calls, total))
+    (right_valid, _, all_valid), (_, right_invalid, all_invalid) = counts
+    return ThresholdCounts(right_valid, right_invalid, all_valid, all_invalid)
 
 
-def best_cuts(curve: Curves, weights: Floats, fold: Ints) -> Ints:
-    """For each weighting [b, problems] and each fold, the cut of highest PRMScore on all other folds, [b, folds].
+def best_thresholds(curve: ThresholdCounts, weights: Floats, fold: Ints) -> Ints:
+    """Returns the index of the threshold with the highest PRMScore on all other folds, [b, folds].
 
-    A single fold has no others, and is judged by itself: the oracle. Of several best cuts the lowest.
+    A single fold is tuned on itself (oracle). Of several best thresholds the lowest is taken.
+
+    Args:
+        curve: Correct judgements at every threshold.
+        weights: [b, problems].
+        fold: Fold of each problem, [problems].
     """
     names = np.unique(fold)
     parts = [_weighted(curve, weights, fold == name) for name in names]
-    whole = [np.sum(several, axis=0) for several in zip(*parts, strict=True)]
+    all_folds = [np.sum(counts, axis=0) for counts in zip(*parts, strict=True)]
     chosen = []
     for part in parts:
-        tp, tn, valid, invalid = whole if len(parts) == 1 else [a - b for a, b in zip(whole, part, strict=True)]
+        tp, tn, valid, invalid = all_folds if len(parts) == 1 else [a - b for a, b in zip(all_folds, part, strict=True)]
         valid, invalid = valid[:, None], invalid[:, None]
         score = np.nan_to_num(_f1(tp, tn, valid, invalid) + _f1(tn, tp, invalid, valid))  # twice the PRMScore
         best = score >= score.max(axis=1, keepdims=True) * (1 - 1e-12)  # ties survive rounding
@@ -152,34 +161,42 @@ def best_cuts(curve: Curves, weights: Floats, fold: Ints) -> Ints:
     return np.stack(chosen, axis=1)
 
 
-def _weighted(curve: Curves, weights: Floats, mine: Bools) -> list[Floats]:
-    w = weights[:, mine]
-    return [w @ part[mine] for part in (curve.valid, curve.invalid, curve.all_valid, curve.all_invalid)]
+def _weighted(curve: ThresholdCounts, weights: Floats, in_fold: Bools) -> list[Floats]:
+    w = weights[:, in_fold]
+    return [w @ part[in_fold] for part in (curve.valid, curve.invalid, curve.all_valid, curve.all_invalid)]
 
 
-def tally(steps: Steps, at: Floats, chosen: Ints, weights: Floats, fold: Ints) -> Floats:
-    """Right judgements when each fold is judged at its own cut: [b, folds] places in `at` -> [b, categories, KINDS]."""
-    found = np.zeros((len(weights), steps.categories * KINDS))
-    for place in np.unique(chosen):
-        right = judged_right(steps, float(at[place])).reshape(steps.problems, -1)
+def count_correct(steps: Steps, thresholds: Floats, chosen: Ints, weights: Floats, fold: Ints) -> Floats:
+    """Counts correct judgements, [b, categories, KINDS], when each fold has its own threshold.
+
+    Args:
+        steps: The labelled and scored steps.
+        thresholds: Candidate thresholds, [q].
+        chosen: Index of each fold's threshold, [b, folds].
+        weights: [b, problems].
+        fold: Fold of each problem, [problems].
+    """
+    counts = np.zeros((len(weights), steps.categories * KINDS))
+    for index in np.unique(chosen):
+        correct = correct_at(steps, float(thresholds[index])).reshape(steps.problems, -1)
         for column, name in enumerate(np.unique(fold)):
-            rows, mine = np.flatnonzero(chosen[:, column] == place), fold == name
+            rows, in_fold = np.flatnonzero(chosen[:, column] == index), fold == name
             if rows.size:
-                found[rows] += weights[np.ix_(rows, mine)] @ right[mine]
-    return found.reshape(len(weights), steps.categories, KINDS)
+                counts[rows] += weights[np.ix_(rows, in_fold)] @ correct[in_fold]
+    return counts.reshape(len(weights), steps.categories, KINDS)
 
 
-# --- what chance reaches ----------------------------------------------------------------------------------------
+# --- chance ----------------------------------------------------------------------------------------
 
 
 def flagged_at_random(total: Floats, rate: Floats) -> Floats:
-    """Expected right judgements, [b, ..., KINDS], when every step is called invalid with probability `rate`, [b]."""
+    """Computes the expected correct judgements, [b, ..., KINDS], if steps are flagged with probability `rate`, [b]."""
     share = np.stack([1 - rate, rate, rate], axis=-1)
     return total * share.reshape(len(rate), *[1] * (total.ndim - 2), KINDS)
 
 
 def best_rate(total: Floats) -> Floats:
-    """The rate of highest expected PRMScore on [b, KINDS] judgements: the share of invalid steps, [b].
+    """Returns the flag rate of highest expected PRMScore, [b], which is the share of invalid steps.
 
     With v valid and i invalid steps and n = v + i, the formula's counts at rate q give v(1 - q) / (n + v - qn) for
     half of F1 and iq / (i + qn) for half of negative F1; the sum is concave, with slope 0 where q = i / n. There F1 is

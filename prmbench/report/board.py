@@ -1,6 +1,6 @@
-"""The frame -> one board per benchmark: a table per threshold rule, its lines ranked, chance floors beneath.
+"""Builds one board per benchmark: a table per threshold rule with ranked rows and chance floors.
 
-What a line and a cell hold; how they are printed is in board_tables.py and page.py.
+board_tables.py and page.py render the boards.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import pandas as pd
 
 from prmbench.core.records import RunManifest
 from prmbench.core.result_files import Run
-from prmbench.report.frame import columns, frame, is_sheet_name, odd_subsets, overlaps
+from prmbench.report.frame import columns, frame, incomparable_subsets, is_sheet_name, is_trained_on_benchmark
 from prmbench.tasks import OUT_OF_FOLD
 from prmbench.tasks.wording import FLOORS, RULES, members, model_name
 
-OUT, OTHER, OVERLAP = "†", "‡", "§"
+OUT_OF_FOLD_MARK, OTHER_MARK, OVERLAP_MARK = "†", "‡", "§"
 LEGEND = {
-    OUT: "the threshold was tuned on this subset, so its cell is judged out of fold (5 folds by problem); "
+    OUT_OF_FOLD_MARK: "the threshold was tuned on this subset, so its cell is judged out of fold (5 folds by problem); "
     "an average with the mark includes such a cell",
-    OTHER: "scored on other traces than the rest of the column (a part of them, or another version); not ranked",
-    OVERLAP: "says it was trained on this benchmark or a part of it",
+    OTHER_MARK: "scored on other traces than the rest of the column (a part of them, or another version); not ranked",
+    OVERLAP_MARK: "declares that it was trained on this benchmark or a part of it",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class F1Cell:
-    """F1 and its parts in one column; fractions."""
+    """F1, its interval and its two accuracies in one column, as fractions."""
 
     f1: float | None
     lo: float | None
@@ -40,7 +40,7 @@ class F1Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LeaderboardRow:
     """One run under one protocol, or a floor."""
 
     group: str
@@ -58,118 +58,129 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class RuleTable:
-    """Lines that may be compared with each other: one threshold rule."""
+    """The rows under one threshold rule, which may be compared with each other."""
 
     rule: str
     columns: tuple[str, ...]
-    lines: tuple[Line, ...]
+    rows: tuple[LeaderboardRow, ...]
 
-    def ranked_by(self, line: Line) -> str | None:
-        """The column that ranks a line: its average over most subsets, or its only subset."""
-        return _ranked_by(line, self.columns)
+    def ranked_by(self, row: LeaderboardRow) -> str | None:
+        """Returns the column that ranks a row: its average over most subsets, or its only subset."""
+        return _ranked_by(row, self.columns)
 
-    def mdd(self, line: Line) -> float | None:
-        """Minimum detectable difference in the column that ranks the line."""
-        column = self.ranked_by(line)
-        return None if column is None else line.cells[column].mdd
+    def mdd(self, row: LeaderboardRow) -> float | None:
+        """Returns the minimum detectable difference in the column that ranks the row."""
+        column = self.ranked_by(row)
+        return None if column is None else row.cells[column].mdd
 
     def best(self, column: str) -> float | None:
-        """Highest ranked F1 of a column, when at least two lines compete."""
-        found = [c.f1 for c in self._ranked(column) if c.f1 is not None]
-        return max(found) if len(found) > 1 else None
+        """Returns the highest ranked F1 of a column; None with fewer than two ranked rows."""
+        scores = [c.f1 for c in self._ranked(column) if c.f1 is not None]
+        return max(scores) if len(scores) > 1 else None
 
     def _ranked(self, column: str) -> list[F1Cell]:
-        lines = [line for line in self.lines if line.group == "model"]
-        return [line.cells[column] for line in lines if column in line.cells and OTHER not in line.cells[column].marks]
+        rows = [row for row in self.rows if row.group == "model"]
+        return [row.cells[column] for row in rows if column in row.cells and OTHER_MARK not in row.cells[column].marks]
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """Everything known about one benchmark."""
+    """All tables and runs of one benchmark."""
 
     benchmark: str
     sizes: dict[str, int]
-    """Column -> traces in it."""
+    """Number of traces by column."""
     tables: tuple[RuleTable, ...]
     runs: tuple[Run, ...]
 
     @property
     def name(self) -> str:
-        """The benchmark's, told apart from a sheet of that name."""
+        """The benchmark's name, marked if a sheet could have the same name."""
         return f"{self.benchmark} (steps)" if is_sheet_name(self.benchmark) else self.benchmark
 
 
 def boards(runs: Sequence[Run]) -> tuple[Board, ...]:
-    """One board per benchmark, by name."""
+    """Returns one board per benchmark, sorted by name."""
     names = sorted({run.result.manifest.benchmark for run in runs})
     return tuple(_board(name, [r for r in runs if r.result.manifest.benchmark == name]) for name in names)
 
 
 def _board(benchmark: str, runs: Sequence[Run]) -> Board:
     table = frame(runs)
-    odd = odd_subsets(runs)
+    incomparable = incomparable_subsets(runs)
     manifests = {run.result.manifest.run_id: run.result.manifest for run in runs}
-    lines = _lines(table, manifests, odd)
-    floors = _floors(table, odd)
+    rows = _ruled_rows(table, manifests, incomparable)
+    floors = _floors(table, incomparable)
     tables = []
     for rule in RULES:
-        chosen = [line for name, line in lines if name == rule]
-        names = {c for line in chosen for c in line.cells}
+        chosen = [row for name, row in rows if name == rule]
+        names = {c for row in chosen for c in row.cells}
         if chosen:
-            shown = tuple(c for c in columns(table) if c in names)
-            tables.append(RuleTable(rule, shown, (*_ranking(chosen, shown), *floors)))
-    is_common = [not (odd[r] & set(members(s))) for r, s in zip(table["run_id"], table["subset"], strict=True)]
-    whole = table[pd.Series(is_common, index=table.index, dtype=bool)]
-    sizes = {str(name): int(n) for name, n in whole.groupby("subset")["n"].max().items()}
+            columns_shown = tuple(c for c in columns(table) if c in names)
+            tables.append(RuleTable(rule, columns_shown, (*_ranking(chosen, columns_shown), *floors)))
+    is_common = [not (incomparable[r] & set(members(s))) for r, s in zip(table["run_id"], table["subset"], strict=True)]
+    comparable = table[pd.Series(is_common, index=table.index, dtype=bool)]
+    sizes = {str(name): int(n) for name, n in comparable.groupby("subset")["n"].max().items()}
     ordered = sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id))
     return Board(benchmark, {c: sizes[c] for c in columns(table) if c in sizes}, tuple(tables), tuple(ordered))
 
 
-def _lines(table: pd.DataFrame, manifests: dict[str, RunManifest], odd: dict[str, set[str]]) -> list[tuple[str, Line]]:
-    """(rule, line) of every run under every protocol."""
-    found = []
-    for (run_id, protocol, rule), part in table[table["rule"] != "floor"].groupby(["run_id", "protocol", "rule"]):
-        m = manifests[str(run_id)]
-        line = Line(
-            group="baseline" if m.backend == "baseline" else "model",
-            model=model_name(m),
+def _ruled_rows(
+    table: pd.DataFrame, manifests: dict[str, RunManifest], incomparable: dict[str, set[str]]
+) -> list[tuple[str, LeaderboardRow]]:
+    """Every (threshold rule, row), for each run under each protocol."""
+    ruled_rows = []
+    for (run_id, protocol, rule), protocol_frame in table[table["rule"] != "floor"].groupby(
+        ["run_id", "protocol", "rule"]
+    ):
+        manifest = manifests[str(run_id)]
+        row = LeaderboardRow(
+            group="baseline" if manifest.backend == "baseline" else "model",
+            model=model_name(manifest),
             protocol=str(protocol),
-            input_format=m.input_format,
-            signal=m.signal or "unknown",
-            run_id=m.run_id,
-            n=m.n,
-            unscored=int(part[part["subset"].isin(m.subsets)].groupby("subset")["unscored"].first().sum()),
-            cells=_cells(part, odd[m.run_id]),
-            marks=OVERLAP if overlaps(m) else "",
+            input_format=manifest.input_format,
+            signal=manifest.signal or "unknown",
+            run_id=manifest.run_id,
+            n=manifest.n,
+            unscored=int(
+                protocol_frame[protocol_frame["subset"].isin(manifest.subsets)]
+                .groupby("subset")["unscored"]
+                .first()
+                .sum()
+            ),
+            cells=_cells(protocol_frame, incomparable[manifest.run_id]),
+            marks=OVERLAP_MARK if is_trained_on_benchmark(manifest) else "",
         )
-        found.append((str(rule), line))
-    return found
+        ruled_rows.append((str(rule), row))
+    return ruled_rows
 
 
-def _floors(table: pd.DataFrame, odd: dict[str, set[str]]) -> tuple[Line, ...]:
-    """What chance reaches on the common traces of each column; runs on other traces have no say."""
-    found = []
-    for protocol, words in FLOORS.items():
-        part = table[table["protocol"] == protocol]
+def _floors(table: pd.DataFrame, incomparable: dict[str, set[str]]) -> tuple[LeaderboardRow, ...]:
+    """The floors on the common traces of each column; runs on other traces are left out."""
+    floors = []
+    for protocol, name in FLOORS.items():
+        protocol_frame = table[table["protocol"] == protocol]
         cells: dict[str, F1Cell] = {}
-        for run_id, rows in part.groupby("run_id"):
-            for column, cell in _cells(rows, odd[str(run_id)]).items():
-                if OTHER not in cell.marks:
+        for run_id, rows in protocol_frame.groupby("run_id"):
+            for column, cell in _cells(rows, incomparable[str(run_id)]).items():
+                if OTHER_MARK not in cell.marks:
                     cells.setdefault(column, cell)
         if cells:
-            found.append(Line("floor", words, protocol, "", "", "", 0, 0, cells))
-    return tuple(found)
+            floors.append(LeaderboardRow("floor", name, protocol, "", "", "", 0, 0, cells))
+    return tuple(floors)
 
 
-def _cells(part: pd.DataFrame, odd: set[str]) -> dict[str, F1Cell]:
+def _cells(protocol_frame: pd.DataFrame, incomparable: set[str]) -> dict[str, F1Cell]:
     cells = {}
-    for column, rows in part.groupby("subset"):
-        by = {str(r.metric): r for r in rows.itertuples()}
-        if "f1" not in by:
+    for column, rows in protocol_frame.groupby("subset"):
+        by_metric = {str(r.metric): r for r in rows.itertuples()}
+        if "f1" not in by_metric:
             continue
-        f1 = by["f1"]
-        value = {name: _number(by[name].value) if name in by else None for name in _PARTS}
-        marks = OUT * str(f1.note).endswith(OUT_OF_FOLD) + OTHER * bool(odd & set(members(str(column))))
+        f1 = by_metric["f1"]
+        value = {name: _number(by_metric[name].value) if name in by_metric else None for name in _PARTS}
+        marks = OUT_OF_FOLD_MARK * str(f1.note).endswith(OUT_OF_FOLD) + OTHER_MARK * bool(
+            incomparable & set(members(str(column)))
+        )
         cells[str(column)] = F1Cell(
             f1=_number(f1.value),
             lo=_number(f1.lo),
@@ -190,20 +201,20 @@ def _number(value: object) -> float | None:
     return None if pd.isna(value) else float(value)  # type: ignore[arg-type, call-overload]
 
 
-def _ranked_by(line: Line, shown: Sequence[str]) -> str | None:
-    order = [c for c in shown if c.startswith("avg[")] + list(shown)
-    return next((c for c in order if c in line.cells), None)
+def _ranked_by(row: LeaderboardRow, columns_shown: Sequence[str]) -> str | None:
+    order = [c for c in columns_shown if c.startswith("avg[")] + list(columns_shown)
+    return next((c for c in order if c in row.cells), None)
 
 
-def _ranking(lines: Sequence[Line], shown: Sequence[str]) -> list[Line]:
-    """Models before baselines; comparable lines before others, wider averages before narrower, then by F1."""
+def _ranking(rows: Sequence[LeaderboardRow], columns_shown: Sequence[str]) -> list[LeaderboardRow]:
+    """Rows in order: models before baselines, comparable rows first, wider averages before narrower, then by F1."""
 
-    def key(line: Line) -> tuple[object, ...]:
-        column = _ranked_by(line, shown)
-        cell = line.cells[column] if column else None
+    def key(row: LeaderboardRow) -> tuple[object, ...]:
+        column = _ranked_by(row, columns_shown)
+        cell = row.cells[column] if column else None
         value = -1.0 if cell is None or cell.f1 is None else cell.f1
-        partial = cell is not None and OTHER in cell.marks
+        partial = cell is not None and OTHER_MARK in cell.marks
         width = len(members(column)) if column else 0
-        return line.group != "model", partial, -width, -value, line.model, line.protocol, line.run_id
+        return row.group != "model", partial, -width, -value, row.model, row.protocol, row.run_id
 
-    return sorted(lines, key=key)
+    return sorted(rows, key=key)

@@ -1,4 +1,4 @@
-"""A board's tables: the one that its page opens with, one per threshold rule, accuracies, published numbers."""
+"""A board's tables: the first table of its page, one per threshold rule, accuracies, and published numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 from prmbench.core.records import EvalProtocol
 from prmbench.core.result_files import Run, canonical_json
-from prmbench.report.board import LEGEND, Board, F1Cell, Line, RuleTable
+from prmbench.report.board import LEGEND, Board, F1Cell, LeaderboardRow, RuleTable
 from prmbench.report.frame import frame
 from prmbench.report.verdicts import HEADLINE
 from prmbench.tasks.published import Published
@@ -16,11 +16,11 @@ from prmbench.tasks.table import DASH, PERCENT, Cell, Code, Row, Table, Value, n
 from prmbench.tasks.wording import RULES, members
 
 RECOMMENDED = ("calibrated", "cross_validated", "native", "fixed")
-"""Threshold rules that are honest, the one to quote first."""
+"""Threshold rules that could be used in practice, the recommended one first."""
 
 
 def front_table(board: Board) -> Table | None:
-    """The table that a page opens with: a row per model under one recommended protocol, named in the title.
+    """Returns the first table of a page: a row per model under one recommended protocol, named in the title.
 
     The protocol's threshold rule is the first of RECOMMENDED that a model has, its readout the headline one of the
     model's kind of score. None when no model has such a protocol.
@@ -28,54 +28,54 @@ def front_table(board: Board) -> Table | None:
     for rule in RECOMMENDED:
         for table in board.tables:
             rows = _first_by_model(table) if table.rule == rule else {}
-            if any(line.group == "model" for line in rows.values()):
-                return _front_table(board, replace(table, lines=(*rows.values(), *_floors(table))))
+            if any(row.group == "model" for row in rows.values()):
+                return _front_table(board, replace(table, rows=(*rows.values(), *_floors(table))))
     return None
 
 
 def _front_table(board: Board, table: RuleTable) -> Table:
-    whole = rule_table(board, table)
-    names = dict.fromkeys(line.protocol for line in table.lines if line.group == "model")
+    table_of_rule = rule_table(board, table)
+    protocols = dict.fromkeys(row.protocol for row in table.rows if row.group == "model")
     return replace(
-        whole,
+        table_of_rule,
         label=f"{board.benchmark}-front",
-        title=f"First-error F1 under {' or '.join(f'`{name}`' for name in names)}",
-        caption="One row a model under the recommended protocol; which of those named it is depends on what the model "
-        f"gives: sums over a step's tokens, or one score a step. {RULES[table.rule][1]} Percent with 95% intervals; "
-        "the floors beneath need no model. Of several runs of a model the one that ranks first is shown.",
-        header=whole.header[:-1],
-        groups=tuple(tuple(row[:-1] for row in group) for group in whole.groups),
+        title=f"First-error F1 under {' or '.join(f'`{name}`' for name in protocols)}",
+        caption="One row per model under the recommended protocol, which depends on the model's kind of score: sums "
+        f"over a step's tokens, or one score per step. {RULES[table.rule][1]} Percent with 95% intervals; the floors "
+        "in the last rows need no model. Of several runs of a model the one that ranks first is shown.",
+        header=table_of_rule.header[:-1],
+        groups=tuple(tuple(row[:-1] for row in group) for group in table_of_rule.groups),
     )
 
 
-def _first_by_model(table: RuleTable) -> dict[str, Line]:
-    """Model -> its best ranked line whose readout is the headline of a kind of score."""
-    lines: dict[str, Line] = {}
-    for line in table.lines:
-        if line.group != "floor":
-            protocol = EvalProtocol.parse(line.protocol)
+def _first_by_model(table: RuleTable) -> dict[str, LeaderboardRow]:
+    """The best ranked row of each model among those whose readout is the headline of a kind of score."""
+    rows: dict[str, LeaderboardRow] = {}
+    for row in table.rows:
+        if row.group != "floor":
+            protocol = EvalProtocol.parse(row.protocol)
             if protocol.readout in HEADLINE.values() and not protocol.series:
-                lines.setdefault(line.model, line)
-    return lines
+                rows.setdefault(row.model, row)
+    return rows
 
 
-def _floors(table: RuleTable) -> list[Line]:
-    return [line for line in table.lines if line.group == "floor"]
+def _floors(table: RuleTable) -> list[LeaderboardRow]:
+    return [row for row in table.rows if row.group == "floor"]
 
 
 def rule_table(board: Board, table: RuleTable) -> Table:
-    """The table of one threshold rule: F1 with intervals, floors beneath."""
-    title, words = RULES[table.rule]
+    """Returns the table of one threshold rule: F1 with intervals, floors beneath."""
+    title, text = RULES[table.rule]
     header = ("Model", "Protocol", "Input", "Trained from", *(_heading(c, board.sizes) for c in table.columns))
     best = {c: table.best(c) for c in table.columns}
     groups = []
     for group in ("model", "baseline", "floor"):
-        rows = tuple(_row(line, table, best) for line in table.lines if line.group == group)
+        rows = tuple(_row(line, table, best) for line in table.rows if line.group == group)
         groups.append(rows)
     return Table(
         label=f"{board.benchmark}-{table.rule}",
         title=title,
-        caption=f"{words} First-error F1 in percent with its 95% interval.",
+        caption=f"{text} First-error F1 in percent with its 95% interval.",
         header=(*header, "Min. difference", "Unscored", "Run"),
         groups=tuple(g for g in groups if g),
         notes=_notes(table),
@@ -83,7 +83,7 @@ def rule_table(board: Board, table: RuleTable) -> Table:
     )
 
 
-def _row(line: Line, table: RuleTable, best: dict[str, float | None]) -> Row:
+def _row(line: LeaderboardRow, table: RuleTable, best: dict[str, float | None]) -> Row:
     model_cells = (f1_value(line.cells.get(c), best[c] if line.group == "model" else None) for c in table.columns)
     if line.group == "floor":
         return (line.model, Code(line.protocol), "", "", *model_cells, "", "", "")
@@ -101,7 +101,7 @@ def _row(line: Line, table: RuleTable, best: dict[str, float | None]) -> Row:
 
 
 def f1_value(cell: F1Cell | None, best: float | None = None) -> Value:
-    """F1 with its interval, the best of its column when it looks like it to the digits shown."""
+    """Returns F1 with its interval, marked as best if it equals the best of its column in the digits shown."""
     if cell is None:
         return Value(None)
     is_best = cell.f1 is not None and best is not None and number(cell.f1, PERCENT) == number(best, PERCENT)
@@ -109,10 +109,12 @@ def f1_value(cell: F1Cell | None, best: float | None = None) -> Value:
 
 
 def _notes(table: RuleTable) -> tuple[str, ...]:
-    used = "".join(c.marks for line in table.lines for c in line.cells.values()) + "".join(x.marks for x in table.lines)
-    notes = [f"{mark} {words}." for mark, words in LEGEND.items() if mark in used]
-    empty = {(c.note, name) for line in table.lines for name, c in line.cells.items() if c.f1 is None and c.note}
-    notes += [f"{DASH} in {name}: {note}." for note, name in sorted(empty)]
+    used_marks = "".join(c.marks for line in table.rows for c in line.cells.values()) + "".join(
+        x.marks for x in table.rows
+    )
+    notes = [f"{mark} {text}." for mark, text in LEGEND.items() if mark in used_marks]
+    missing = {(c.note, name) for line in table.rows for name, c in line.cells.items() if c.f1 is None and c.note}
+    notes += [f"{DASH} in {name}: {note}." for note, name in sorted(missing)]
     return tuple(notes)
 
 
@@ -122,10 +124,10 @@ def _heading(column: str, sizes: dict[str, int]) -> str:
 
 
 def accuracy_table(board: Board, table: RuleTable) -> Table:
-    """The two accuracies behind each F1 of a rule's table."""
+    """Returns the two accuracies of each F1 in a rule's table."""
     rows = tuple(
         (line.model + line.marks, Code(line.protocol), *(_accuracies(line.cells.get(c)) for c in table.columns))
-        for line in table.lines
+        for line in table.rows
         if line.group != "floor"
     )
     return Table(
@@ -142,18 +144,18 @@ def _accuracies(cell: F1Cell | None) -> Cell:
 
 
 def published_tables(published: Sequence[Published]) -> tuple[Table, ...]:
-    """One table per threshold rule; a row names its source by number, the sources follow."""
+    """Returns one table per threshold rule; rows refer to their sources by number, which the notes list."""
     tables = []
     for rule, (title, _) in RULES.items():
         rows: list[Row] = []
         sources: list[str] = []
-        remarks: list[str] = []
-        for book in published:
-            chosen = [row for row in book.rows if row.rule == rule]
+        row_notes: list[str] = []
+        for publication in published:
+            chosen = [row for row in publication.rows if row.rule == rule]
             if chosen:
-                sources.append(f"{len(sources) + 1}: {book.source}. {book.note}")
-            rows += [row.as_row(book.subsets, len(sources)) for row in chosen]
-            remarks += [f"{row.name}: {row.note}." for row in chosen if row.note]
+                sources.append(f"{len(sources) + 1}: {publication.source}. {publication.note}")
+            rows += [row.as_row(publication.subsets, len(sources)) for row in chosen]
+            row_notes += [f"{row.name}: {row.note}." for row in chosen if row.note]
         if rows:
             subsets = next(b.subsets for b in published if any(r.rule == rule for r in b.rows))
             tables.append(
@@ -163,7 +165,7 @@ def published_tables(published: Sequence[Published]) -> tuple[Table, ...]:
                     caption="F1 (accuracy with an error / without), percent. No interval: none was published.",
                     header=("Model", "Readout", "Threshold", *subsets, "avg of the four", "Source"),
                     groups=(tuple(rows),),
-                    notes=(*sources, *remarks),
+                    notes=(*sources, *row_notes),
                     text_columns=3,
                 )
             )
@@ -174,12 +176,12 @@ def published_tables(published: Sequence[Published]) -> tuple[Table, ...]:
 
 
 def csv(board: Board) -> str:
-    """Every number of the board in long format: fractions with six decimals, thresholds with nine digits."""
+    """Returns every number of the board in long format: fractions with six decimals, thresholds with nine digits."""
     return frame_csv(board.runs)
 
 
 def frame_csv(runs: Sequence[Run]) -> str:
-    """As `csv`, for runs that make no board."""
+    """Returns the same long format as `csv` for runs without a board."""
     table = frame(runs)
     for name in ("value", "lo", "hi"):
         table[name] = [
@@ -190,19 +192,21 @@ def frame_csv(runs: Sequence[Run]) -> str:
 
 
 def board_json(board: Board, published: Sequence[Published]) -> str:
-    """The tables as numbers (fractions, six decimals), for programs."""
+    """Returns the tables as JSON numbers (fractions, six decimals)."""
     tables = {
         table.rule: {
             "columns": list(table.columns),
-            "lines": [{**asdict(line), "cells": _rounded(line)} for line in table.lines],
+            "lines": [{**asdict(line), "cells": _rounded(line)} for line in table.rows],
         }
         for table in board.tables
     }
-    books = [asdict(book) for book in published]
-    return canonical_json({"benchmark": board.benchmark, "sizes": board.sizes, "tables": tables, "published": books})
+    publications = [asdict(book) for book in published]
+    return canonical_json(
+        {"benchmark": board.benchmark, "sizes": board.sizes, "tables": tables, "published": publications}
+    )
 
 
-def _rounded(line: Line) -> dict[str, dict[str, object]]:
+def _rounded(line: LeaderboardRow) -> dict[str, dict[str, object]]:
     return {
         column: {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(cell).items()}
         for column, cell in line.cells.items()

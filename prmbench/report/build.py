@@ -1,7 +1,6 @@
-"""Puts a report together: which files there are, what is in them, and whether those on disk agree.
+"""Builds and writes a report: Markdown, figures, the HTML page, and other formats on demand.
 
-Markdown and SVG are compared by `check`, and so are CSV, LaTeX and JSON where they are asked for; the page and the PNGs
-are only written.
+`check` compares Markdown, SVG and the requested formats with the files on disk; the page and PNGs are only written.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from prmbench.core.result_files import run_paths
 from prmbench.core.writing import write_atomic
 from prmbench.report import board_tables, latex_tables, stamp
 from prmbench.report.board import Board, boards
-from prmbench.report.figures import Drawn, figures
+from prmbench.report.figures import RenderedFigure, figures
 from prmbench.report.frame import slug
 from prmbench.report.load import Loaded, load
 from prmbench.report.markdown import escaped, markdown
 from prmbench.report.page import page
 from prmbench.report.sheets import Section, Sheet, sheets, split
-from prmbench.report.viewer import Texts
+from prmbench.report.viewer import TraceTexts
 from prmbench.tasks.parallel import usable_processors
 from prmbench.tasks.published import Published, published, sources
 from prmbench.tasks.table import Table
@@ -33,17 +32,17 @@ BEGIN = "<!-- generated: do not edit between these marks; run `prmbench report` 
 END = "<!-- end of generated part -->"
 PUBLISHED_FOR = "processbench"
 FORMATS = ("csv", "tex", "json")
-"""Of tables, beside Markdown: made on demand."""
+"""Formats of tables, other than Markdown, that are written on demand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of a report."""
+    """The outcome of writing or checking a report."""
 
     changed: tuple[str, ...]
-    """Paths of the files that were written; of a check, a line on each tracked file that would be or is left over."""
+    """Paths of the files that were written; for a check, a message for each file that would change or is orphaned."""
     faults: tuple[str, ...] = ()
-    """Files that were left out because they cannot be trusted; of a check, everything that is wrong with a run."""
+    """Files that were left out because they cannot be trusted; for a check, every error of a run."""
     left_out: str = ""
     """How many runs no table lists, by reason; empty when all are listed."""
 
@@ -52,7 +51,7 @@ def report(  # noqa: PLR0913 - the options of the command
     results: Path,
     out: Path,
     *,
-    data: Texts | None = None,
+    data: TraceTexts | None = None,
     check: bool = False,
     recompute: bool = False,
     reads: Sequence[Path] = (),
@@ -60,78 +59,78 @@ def report(  # noqa: PLR0913 - the options of the command
     formats: Sequence[str] = (),
     quick: bool = False,
 ) -> Report:
-    """Writes every table, figure and the page under `out`. A file that cannot be trusted is named and left out.
+    """Writes all tables, figures and the page under `out`. Runs that cannot be trusted are named and left out.
 
     Args:
-        results: Folder with the runs, searched through.
+        results: Folder that is searched for runs.
         out: Folder for tables, figures and the page.
-        data: Where the page finds the text of a trace.
-        check: Whether to write nothing and only say what would change.
-        recompute: Whether rows come from the scores, not from the result files.
-        reads: Files that `data` comes from, which like the runs are not written over.
-        sections: What to show otherwise than by benchmark and task, such as the studies of this project.
-        formats: Some of FORMATS: what tables are written as, beside Markdown.
-        quick: Whether runs are judged in parallel processes, see `judge.many`, and a report that was made before from
-            the same files is recognised, see `stamp`: never with `recompute`.
+        data: Texts of traces by id, for the page.
+        check: Whether to write nothing and only report what would change.
+        recompute: Whether to recompute rows from the scores instead of using those in the result files.
+        reads: Files that `data` was read from; like the runs they are never overwritten.
+        sections: Parts of the report that are not organised by benchmark and task, such as studies.
+        formats: Those of FORMATS that tables are written in, besides Markdown.
+        quick: Whether to judge runs in parallel processes, and to do nothing if a report of the same files was made
+            before (see `stamp`); the latter never with `recompute`.
 
     Raises:
-        UserError: `results` does not exist, a file under `out` may not be written, or there is no such format.
+        UserError: `results` does not exist, a file under `out` may not be written, or a format is unknown.
     """
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"--formats {name}: choose from {', '.join(FORMATS)}")
-    made_of = stamp.inputs(results, out, formats, sections) if quick and not recompute and data is None else ""
-    if stamp.is_known(stamp.state(made_of, out, check=check)):
+    input_hash = stamp.inputs(results, out, formats, sections) if quick and not recompute and data is None else ""
+    if stamp.is_known(stamp.state(input_hash, out, check=check)):
         return Report(())
     loaded = load(results, recompute, sections, usable_processors() if quick else 1)
     done = _report(loaded, out, data, check, reads, sections, formats)
     if not (done.faults or done.left_out or (check and done.changed)):
-        for checked in {check, True}:  # what was written needs no check
-            stamp.remember(stamp.state(made_of, out, check=checked))
+        for checked in {check, True}:  # files just written would pass a check
+            stamp.remember(stamp.state(input_hash, out, check=checked))
     return done
 
 
 def _report(
     loaded: Loaded,
     out: Path,
-    data: Texts | None,
+    data: TraceTexts | None,
     check: bool,
     reads: Sequence[Path],
     sections: Sequence[Section],
     formats: Sequence[str],
 ) -> Report:
-    built, shown, others = build(loaded, out, png=not check, sections=sections, formats=formats)
+    built, boards_with_figures, others = build(loaded, out, png=not check, sections=sections, formats=formats)
     if check:
-        changed = [f"{out / name}: would change" for name in sorted(_changed(out, built))]
-        return Report((*changed, *_left_over(out, built)), loaded.problems, _left_out(loaded))
-    changed = _changed(out, built)
-    drawings = (drawn for _, drawn in shown), (sheet.figures for sheet in others)
-    output = {f"figures/{f.name}.png": f.png for drawn in chain(*drawings) for f in drawn}
-    output["report.html"] = page(shown, others, loaded.refused, data, sections).encode()
-    changed += _changed(out, output)
+        changed = [f"{out / name}: would change" for name in sorted(_changed_files(out, built))]
+        return Report((*changed, *_orphaned_figures(out, built)), loaded.problems, _left_out_note(loaded))
+    changed = _changed_files(out, built)
+    figure_groups = (board_figures for _, board_figures in boards_with_figures), (sheet.figures for sheet in others)
+    output = {f"figures/{f.name}.png": f.png for board_figures in chain(*figure_groups) for f in board_figures}
+    output["report.html"] = page(boards_with_figures, others, loaded.refused, data, sections).encode()
+    changed += _changed_files(out, output)
     runs = [*loaded.listed, *(run for run, _ in loaded.refused)]
     sources = [*reads, *(file for run in runs for file in run_paths(run.path))]
     output_checks.check_outputs([out / name for name in changed], reads=sources, force=True)
     for name in changed:
         write_atomic(out / name, (built | output)[name])
     written = tuple(str(out / name) for name in sorted(changed))
-    return Report(written, (*loaded.broken, *loaded.differing), _left_out(loaded))
+    return Report(written, (*loaded.broken, *loaded.differing), _left_out_note(loaded))
 
 
-def _left_out(loaded: Loaded) -> str:
+def _left_out_note(loaded: Loaded) -> str:
     """`2 of 5 runs are not listed: 1 scored from a dirty tree, 1 cannot be trusted`."""
     reasons = loaded.left_out
     total = sum(reasons.values()) + len(loaded.listed)
     if not total:
         return "there is no result to report"
-    told = ", ".join(f"{times} {reason}" for reason, times in reasons.items())
-    whole = (
+    listing = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    summary = (
         "none of the runs is listed" if not loaded.listed else f"{sum(reasons.values())} of {total} runs are not listed"
     )
-    return f"{whole}: {told}" if reasons else ""
+    return f"{summary}: {listing}" if reasons else ""
 
 
-Shown = list[tuple[Board, Sequence[Drawn]]]
+BoardsWithFigures = list[tuple[Board, Sequence[RenderedFigure]]]
 
 
 def build(
@@ -140,35 +139,39 @@ def build(
     png: bool = False,
     sections: Sequence[Section] = (),
     formats: Sequence[str] = (),
-) -> tuple[dict[str, bytes], Shown, tuple[Sheet, ...]]:
-    """Tracked files by name under `out`; each board with its figures, boards with runs first; and the sheets."""
-    found = {board.benchmark: board for board in boards(split(loaded.listed, sections)[0])}
-    every = [*found.values(), *([] if PUBLISHED_FOR in found else [Board(PUBLISHED_FOR, {}, (), ())])]
+) -> tuple[dict[str, bytes], BoardsWithFigures, tuple[Sheet, ...]]:
+    """Returns the tracked files by name under `out`, the boards with their figures, and the sheets."""
+    by_name = {board.benchmark: board for board in boards(split(loaded.listed, sections)[0])}
+    all_boards = [*by_name.values(), *([] if PUBLISHED_FOR in by_name else [Board(PUBLISHED_FOR, {}, (), ())])]
     others = sheets(loaded.listed, png, sections)
-    built: dict[str, str | bytes] = {"README.md": _readme(loaded, every, others, out)}
-    shown: Shown = []
-    for board in every:
+    built: dict[str, str | bytes] = {"README.md": _readme(loaded, all_boards, others, out)}
+    boards_with_figures: BoardsWithFigures = []
+    for board in all_boards:
         name = slug(board.name)
-        books = published(board.benchmark)
-        drawn = figures(board, png)
-        built[f"{name}.md"] = _board_page(board, drawn, books)
-        built |= {f"{name}.{kind}": _in_format(kind, board, books) for kind in formats}
-        built |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn}
-        shown.append((board, drawn))
+        publications = published(board.benchmark)
+        board_figures = figures(board, png)
+        built[f"{name}.md"] = _board_page(board, board_figures, publications)
+        built |= {f"{name}.{kind}": _board_as(kind, board, publications) for kind in formats}
+        built |= {f"figures/{figure.name}.svg": figure.svg for figure in board_figures}
+        boards_with_figures.append((board, board_figures))
     for sheet in others:
         built |= _sheet_files(sheet, formats)
     built |= {f"published/{name}": raw for name, raw in sources().items()}
-    return {name: text.encode() if isinstance(text, str) else text for name, text in built.items()}, shown, others
+    return (
+        {name: text.encode() if isinstance(text, str) else text for name, text in built.items()},
+        boards_with_figures,
+        others,
+    )
 
 
-def _in_format(kind: str, board: Board, books: Sequence[Published]) -> str:
+def _board_as(kind: str, board: Board, publications: Sequence[Published]) -> str:
     """A board's tables as one of FORMATS."""
     if kind == "csv":
         return board_tables.csv(board)
     if kind == "json":
-        return board_tables.board_json(board, books)
-    shown = [board_tables.rule_table(board, t) for t in board.tables]
-    return latex_tables.latex_document([*shown, *board_tables.published_tables(books)])
+        return board_tables.board_json(board, publications)
+    tables = [board_tables.rule_table(board, t) for t in board.tables]
+    return latex_tables.latex_document([*tables, *board_tables.published_tables(publications)])
 
 
 def _sheet_files(sheet: Sheet, formats: Sequence[str]) -> dict[str, str | bytes]:
@@ -179,7 +182,7 @@ def _sheet_files(sheet: Sheet, formats: Sequence[str]) -> dict[str, str | bytes]
     ]
     for i, table in enumerate(sheet.tables):
         parts.append(markdown(table))
-        if not i:  # the figures stand under the first table, which says most
+        if not i:  # the figures follow the first table
             parts += [f"{_image(figure)}\n{figure.caption}\n" for figure in sheet.figures]
     files: dict[str, str | bytes] = {f"{name}.md": "\n".join(parts)}
     for kind in formats:
@@ -189,18 +192,18 @@ def _sheet_files(sheet: Sheet, formats: Sequence[str]) -> dict[str, str | bytes]
     return files | {f"figures/{figure.name}.svg": figure.svg for figure in sheet.figures}
 
 
-def _changed(out: Path, built: Mapping[str, bytes]) -> list[str]:
+def _changed_files(out: Path, built: Mapping[str, bytes]) -> list[str]:
     return [name for name, new in built.items() if not (out / name).is_file() or (out / name).read_bytes() != new]
 
 
-def _left_over(out: Path, built: Mapping[str, bytes]) -> list[str]:
-    """Figures of runs that are gone."""
-    extra = [p for p in sorted((out / "figures").glob("*.svg")) if f"figures/{p.name}" not in built]
-    return [f"{path}: no run asks for it any more; delete it" for path in extra]
+def _orphaned_figures(out: Path, built: Mapping[str, bytes]) -> list[str]:
+    """A message for each figure on disk that no run needs any more."""
+    orphans = [p for p in sorted((out / "figures").glob("*.svg")) if f"figures/{p.name}" not in built]
+    return [f"{path}: no run asks for it any more; delete it" for path in orphans]
 
 
-def _board_page(board: Board, drawn: Sequence[Drawn], books: Sequence[Published]) -> str:
-    """The Markdown page of a benchmark: one table that answers first, then every threshold rule with its protocols."""
+def _board_page(board: Board, board_figures: Sequence[RenderedFigure], publications: Sequence[Published]) -> str:
+    """The Markdown page of a benchmark: the recommended table first, then every threshold rule with its protocols."""
     parts = [
         f"# {escaped(board.name)}\n",
         "Generated by `prmbench report`; how to read it is in [README.md](README.md).\n",
@@ -210,51 +213,51 @@ def _board_page(board: Board, drawn: Sequence[Drawn], books: Sequence[Published]
     front = board_tables.front_table(board)
     if front is not None:
         parts += [markdown(front), "All other protocols are below, folded, a part for each threshold rule.\n"]
-    for rule, image in zip(board.tables, drawn, strict=False):  # the figures begin with one per table
+    for rule, image in zip(board.tables, board_figures, strict=False):  # the figures begin with one per table
         table = board_tables.rule_table(board, rule)
         parts += [f"## {table.title}\n\n{table.caption}\n", _image(image)]
-        parts += _folded("Every protocol", replace(table, caption=""))
-        parts += _folded("Accuracies behind these F1", board_tables.accuracy_table(board, rule))
-    parts += [f"## {f.title}\n\n{_image(f)}\n{f.caption}\n" for f in drawn[len(board.tables) :]]
-    if books:
+        parts += _details_block("Every protocol", replace(table, caption=""))
+        parts += _details_block("Accuracies behind these F1", board_tables.accuracy_table(board, rule))
+    parts += [f"## {f.title}\n\n{_image(f)}\n{f.caption}\n" for f in board_figures[len(board.tables) :]]
+    if publications:
         parts.append("## Published numbers\n\nMeasured by others and copied from their tables; not recomputed here.\n")
-        parts += [markdown(table, level=3) for table in board_tables.published_tables(books)]
+        parts += [markdown(table, level=3) for table in board_tables.published_tables(publications)]
     return "\n".join(parts)
 
 
-def _folded(summary: str, table: Table) -> list[str]:
+def _details_block(summary: str, table: Table) -> list[str]:
     return [f"<details><summary>{summary}</summary>\n\n{markdown(table, heading=False).lstrip()}\n</details>\n"]
 
 
-def _image(figure: Drawn) -> str:
+def _image(figure: RenderedFigure) -> str:
     return f"![{figure.title}](figures/{figure.name}.svg)\n"
 
 
 # --- the index -------------------------------------------------------------------------------------------------
 
 
-def _readme(loaded: Loaded, every: Sequence[Board], others: Sequence[Sheet], out: Path) -> str:
+def _readme(loaded: Loaded, all_boards: Sequence[Board], others: Sequence[Sheet], out: Path) -> str:
     """The README under `out` (or the one shipped with the package) with a fresh generated part."""
     path = out / "README.md"
-    shipped = (files("prmbench") / "assets" / "leaderboards.md").read_text(encoding="utf-8")
-    text = reading.read_text(path) if path.is_file() else shipped
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    default_text = (files("prmbench") / "assets" / "leaderboards.md").read_text(encoding="utf-8")
+    text = reading.read_text(path) if path.is_file() else default_text
+    before, begin, after_begin = text.partition(BEGIN)
+    _, end, after = after_begin.partition(END)
     if not (begin and end):
         raise UserError(f"{path}: the marks of its generated part are gone; put back the line {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n{_index(loaded, every, others)}{END}{tail}"
+    return f"{before}{BEGIN}\n{_index(loaded, all_boards, others)}{END}{after}"
 
 
-def _index(loaded: Loaded, every: Sequence[Board], others: Sequence[Sheet]) -> str:
+def _index(loaded: Loaded, all_boards: Sequence[Board], others: Sequence[Sheet]) -> str:
     header = ("Benchmark", "Runs", "Threshold rules", "Traces by subset")
     lines = ["", f"| {' | '.join(header)} |", "| --- | ---: | --- | --- |"]
     entries = [(sheet.name, len(sheet.runs), sheet.rules, sheet.sizes) for sheet in others]
-    for board in every:
+    for board in all_boards:
         rules = ", ".join(t.rule for t in board.tables) or "published numbers only"
-        plain = {column: str(n) for column, n in board.sizes.items() if not column.startswith("avg[")}
-        entries.append((board.name, len(board.runs), rules, plain))
-    for name, runs, rules, found in sorted(entries):
-        sizes = ", ".join(f"{column} {n}" for column, n in found.items()) or "–"
+        subset_sizes = {column: str(n) for column, n in board.sizes.items() if not column.startswith("avg[")}
+        entries.append((board.name, len(board.runs), rules, subset_sizes))
+    for name, runs, rules, sizes_by_column in sorted(entries):
+        sizes = ", ".join(f"{column} {n}" for column, n in sizes_by_column.items()) or "–"
         lines.append(f"| [{escaped(name)}]({slug(name)}.md) | {runs} | {rules} | {sizes} |")
     refused = [
         "* " + escaped(f"{m.model} ({m.benchmark}, run {m.run_id}): {reason}")

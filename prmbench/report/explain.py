@@ -1,6 +1,6 @@
-"""A protocol's key or a column's heading -> what it means, a sentence for each part. Shown where a reader points.
+"""Explains protocol keys and column headings in short sentences, which the page shows as tooltips.
 
-docs/protocols.md says the same at length; a key or heading that is not known here has no words, and no one is misled.
+docs/protocols.md has the long form. Unknown keys and headings have no explanation.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from prmbench.tasks.blocks import parts
+from prmbench.tasks.blocks import underlying_subsets
 from prmbench.tasks.wording import FLOORS
 
 READOUTS = {
@@ -43,7 +43,7 @@ RULES = {
     "identity": "The model's own probability is taken as it is.",
     "platt": "The probability is Platt-scaled: fitted on one half of the problems, judged on the other.",
 }
-"""What comes after the slash: a threshold rule, how steps become a completion, or how values become probabilities."""
+"""The part after the slash: a threshold rule, an aggregation of steps, or a way to get probabilities."""
 BOUNDARIES = {
     "": "Read at exact token ends: no score depends on a later step.",
     "release": "Read where the published script reads, one or two tokens into the next step's heading.",
@@ -57,8 +57,8 @@ FLOOR_WORDS = {
     "floor/constant": "Predicts the mean, whatever the prefix.",
 }
 SCORED_BY_BOUNDARY = ("step_sum", "step_mean", "prefix_sum", "prefix_mean")
-_SAMPLED = re.compile(r"sampled/t([^,]+),p([^,]+),n(\d+)(?:,k(\d+))?")
-_TRAINED = re.compile(r"policy/(?:step:(\d+)|gain)")
+_SAMPLING_KEY = re.compile(r"sampled/t([^,]+),p([^,]+),n(\d+)(?:,k(\d+))?")
+_TRAINING_KEY = re.compile(r"policy/(?:step:(\d+)|gain)")
 
 COLUMNS = {
     "model": "The model, and its revision where one is known; under it the protocol of its scores.",
@@ -94,16 +94,16 @@ _COLUMNS = (
 
 
 def protocol(key: str) -> str:
-    """One sentence a line on readout, series, rule and boundary; empty for what is no protocol."""
+    """Returns one sentence per line on readout, series, rule and boundary; empty for an unknown key."""
     if key in FLOOR_WORDS:
         return FLOOR_WORDS[key]
-    sampled = _SAMPLED.fullmatch(key)
+    sampled = _SAMPLING_KEY.fullmatch(key)
     if sampled:
         top_k = f", top-k {sampled[4]}" if sampled[4] else ""
         return f"{sampled[3]} completions a problem, drawn at temperature {sampled[1]}, top-p {sampled[2]}{top_k}."
     if key == "greedy":
         return "One completion a problem, the likeliest token each time."
-    trained = _TRAINED.fullmatch(key)
+    trained = _TRAINING_KEY.fullmatch(key)
     if trained:
         return f"The policy after {trained[1]} updates." if trained[1] else "Last validation minus first, paired."
     return _scored(key)
@@ -116,35 +116,35 @@ def _scored(key: str) -> str:
     rule, _, argument = right.partition(":")
     if readout not in READOUTS or (slash and rule not in RULES) or boundary not in BOUNDARIES:
         return ""
-    lines = [READOUTS[readout]]
+    sentences = [READOUTS[readout]]
     if series:
-        lines.append(SERIES.get(series, f"Series {series}: another reading of the same forward pass."))
+        sentences.append(SERIES.get(series, f"Series {series}: another reading of the same forward pass."))
     if slash:
-        lines.append(RULES[rule].format(argument))
+        sentences.append(RULES[rule].format(argument))
     if boundary or (slash and readout in SCORED_BY_BOUNDARY):
-        lines.append(BOUNDARIES[boundary])
-    return "\n".join(lines)
+        sentences.append(BOUNDARIES[boundary])
+    return "\n".join(sentences)
 
 
 def column(heading: str, more: Mapping[str, str] = MappingProxyType({})) -> str:
-    """What a column holds, from COLUMNS or `more`; empty where the heading says all there is."""
-    plain = heading.lower()
-    if plain in COLUMNS or plain in more:
-        return more.get(plain) or COLUMNS[plain]
-    if "[" in plain:
-        return f"Mean over {', '.join(parts(heading))}, each with the same weight."
-    for pattern, words in _COLUMNS:
-        found = re.fullmatch(pattern, plain)
-        if found:
-            return words.format(*found.groups())
+    """Returns what a column holds, from COLUMNS or `more`; empty for headings that need no explanation."""
+    lowered = heading.lower()
+    if lowered in COLUMNS or lowered in more:
+        return more.get(lowered) or COLUMNS[lowered]
+    if "[" in lowered:
+        return f"Mean over {', '.join(underlying_subsets(heading))}, each with the same weight."
+    for pattern, text in _COLUMNS:
+        match = re.fullmatch(pattern, lowered)
+        if match:
+            return text.format(*match.groups())
     return ""
 
 
 def protocols(keys: Iterable[str]) -> dict[str, str]:
-    """Key -> words, for those that have any."""
-    return {key: words for key in sorted(set(keys)) if (words := protocol(key))}
+    """Returns the explanations of the keys that have one."""
+    return {key: text for key in sorted(set(keys)) if (text := protocol(key))}
 
 
 def columns(headings: Iterable[str], more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-    """Heading -> words, for those that have any."""
-    return {heading: words for heading in sorted(set(headings)) if (words := column(heading, more))}
+    """Returns the explanations of the headings that have one."""
+    return {heading: text for heading in sorted(set(headings)) if (text := column(heading, more))}

@@ -1,7 +1,6 @@
-"""Boards -> figures: F1 with intervals and floors, accuracy against accuracy, error by position. SVG and PNG bytes.
+"""Figures of a board: F1 with intervals and floors, accuracy against accuracy, and errors by position.
 
-Figure objects only, no pyplot. SVG text stays text, laid out by the font that comes with matplotlib, and ids are
-salted: equal boards give equal bytes, which take half the room of text drawn as paths and can be searched.
+SVG text stays text (searchable, and half the size of paths) and ids have a fixed salt, so that bytes are stable.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from matplotlib.figure import Figure
 from prmbench.core.records import EvalProtocol
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
-from prmbench.report.board import Board, Line, RuleTable
+from prmbench.report.board import Board, LeaderboardRow, RuleTable
 from prmbench.report.frame import slug
-from prmbench.report.verdicts import headline, kind, predict, thresholds
+from prmbench.report.verdicts import headline_protocol, predict, thresholds, verdict_kind
 from prmbench.tasks.wording import FLOORS, RULES, members, model_name, subset_rank
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#5B5B5B")
-"""Okabe and Ito's colours that read on white, and two more; safe for the common colour blindnesses."""
+"""Okabe and Ito's colours that are legible on white, and two more; safe for common colour blindness."""
 FLOOR_COLORS = {"floor/random": "#9a9a9a", "floor/position": "#6b6b6b", "floor/outcome_oracle": "#222222"}
 KIND_COLORS = {
     "exact": "#0072B2",
@@ -40,13 +39,13 @@ KIND_COLORS = {
     "missed": "#BDBDBD",
     "unscored": "#333333",
 }
-MOST_LINES, MOST_RUNS = 24, 8
+MOST_LINES, MAX_RUNS = 24, 8
 LAST_POSITION = 8
 """First errors at this step or later share a bar."""
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "prmbench",
-    "font.family": "sans-serif",  # a family of fonts, so that a viewer without the first takes another without serifs
+    "font.family": "sans-serif",  # a family, so that viewers without the first font use another sans-serif one
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "sans-serif"],
     "font.size": 9,
     "axes.spines.top": False,
@@ -59,8 +58,8 @@ STYLE: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """One figure as files."""
+class RenderedFigure:
+    """One figure, rendered to bytes."""
 
     name: str
     title: str
@@ -71,18 +70,18 @@ class Drawn:
 
 
 Plan = tuple[str, str, str, Figure]
-"""Name, title, caption and the figure itself."""
+"""Name, title, caption and matplotlib figure."""
 
 
-def figures(board: Board, png: bool = False) -> tuple[Drawn, ...]:
-    """All figures of a board: one per table, in the order of the tables, then the others; none without a run."""
+def figures(board: Board, png: bool = False) -> tuple[RenderedFigure, ...]:
+    """Returns all figures of a board: one per table, in the order of the tables, then the others."""
     return draw(lambda: _plans(board), png)
 
 
-def draw(plans: Callable[[], Sequence[Plan]], png: bool = False) -> tuple[Drawn, ...]:
-    """The planned figures as files; they are planned and drawn in one style."""
+def draw(plans: Callable[[], Sequence[Plan]], png: bool = False) -> tuple[RenderedFigure, ...]:
+    """Builds figures and renders them in the common style."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        return tuple(_drawn(plan, png) for plan in plans())
+        return tuple(_render(plan, png) for plan in plans())
 
 
 def _plans(board: Board) -> list[Plan]:
@@ -90,19 +89,19 @@ def _plans(board: Board) -> list[Plan]:
     return plans + [plan for plan in (_curves(board), _positions(board)) if plan is not None]
 
 
-def _drawn(plan: Plan, png: bool) -> Drawn:
+def _render(plan: Plan, png: bool) -> RenderedFigure:
     name, title, caption, figure = plan
     FigureCanvasAgg(figure)
     vector, pixels = io.BytesIO(), io.BytesIO()
     figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
-    figure.set_layout_engine("none")  # the layout is found; finding it again would cost as much as drawing
+    figure.set_layout_engine("none")  # computing the layout again would cost as much as drawing
     if png:
         figure.savefig(pixels, format="png", dpi=150, metadata={"Software": None})
-    return Drawn(name, title, caption, vector.getvalue(), pixels.getvalue())
+    return RenderedFigure(name, title, caption, vector.getvalue(), pixels.getvalue())
 
 
-def _panels(names: Sequence[str], width: float, height: float, room: float = 0.0) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(room + width * len(names), height), layout="constrained")
+def _panels(names: Sequence[str], width: float, height: float, label_width: float = 0.0) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(label_width + width * len(names), height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
     axes = list(figure.subplots(1, len(names), squeeze=False, sharey=True)[0])
     for axis, name in zip(axes, names, strict=True):
@@ -111,12 +110,12 @@ def _panels(names: Sequence[str], width: float, height: float, room: float = 0.0
 
 
 def legend_label(name: str) -> str:
-    """The name as a legend shows it: matplotlib would leave out what begins with an underscore."""
+    """Returns a legend label; matplotlib leaves out labels that begin with an underscore."""
     return f" {name}" if name.startswith("_") else name
 
 
 def _title(column: str) -> str:
-    """An average is named by its subsets, in lines short enough for a panel."""
+    """Title of a panel; an average lists its subsets, wrapped to the panel's width."""
     return textwrap.fill(f"average of {', '.join(members(column))}", 24) if column.startswith("avg[") else column
 
 
@@ -124,14 +123,14 @@ def _title(column: str) -> str:
 
 
 def _f1(board: Board, table: RuleTable) -> Plan:
-    ranked = [line for line in table.lines if line.group != "floor"]
-    shown = ranked[:MOST_LINES]
-    names = [f"{line.model}  {line.protocol.split('/')[0]}" for line in shown]
-    room = 0.08 * max(map(len, names), default=0)  # inches for the names at the left
-    figure, axes = _panels(table.columns, 2.0, 1.1 + 0.27 * len(shown), room)
-    floors = [line for line in table.lines if line.group == "floor"]
+    ranked = [row for row in table.rows if row.group != "floor"]
+    shown_rows = ranked[:MOST_LINES]
+    names = [f"{row.model}  {row.protocol.split('/')[0]}" for row in shown_rows]
+    label_width = 0.08 * max(map(len, names), default=0)  # inches for the labels at the left
+    figure, axes = _panels(table.columns, 2.0, 1.1 + 0.27 * len(shown_rows), label_width)
+    floors = [row for row in table.rows if row.group == "floor"]
     for axis, column in zip(axes, table.columns, strict=True):
-        _dots(axis, shown, column)
+        _draw_intervals(axis, shown_rows, column)
         for floor in floors:
             cell = floor.cells.get(column)
             if cell is not None and cell.f1 is not None:
@@ -139,24 +138,24 @@ def _f1(board: Board, table: RuleTable) -> Plan:
         axis.set_xlim(0, 100)
         axis.set_xlabel("F1, percent")
         axis.grid(axis="x", color="#e6e6e6", lw=0.6, zorder=-1)
-    axes[0].set_yticks(range(len(shown)), names)
-    axes[0].set_ylim(len(shown) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(shown_rows)), names)
+    axes[0].set_ylim(len(shown_rows) - 0.5, -0.5)
     handles = [axes[0].plot([], [], color=FLOOR_COLORS[f.protocol], lw=1.1, ls=(0, (3, 2)))[0] for f in floors]
     if handles:
         figure.legend(handles, [FLOORS[f.protocol] for f in floors], loc="outside lower center", ncols=3, frameon=False)
-    title, words = RULES[table.rule]
-    caption = f"{words} Dots: F1; bars: 95% interval; dashed: what chance reaches; hollow: other traces."
-    if len(ranked) > len(shown):
-        caption += f" The first {len(shown)} of {len(ranked)} lines."
+    title, text = RULES[table.rule]
+    caption = f"{text} Dots: F1; bars: 95% interval; dashed: what chance reaches; hollow: other traces."
+    if len(ranked) > len(shown_rows):
+        caption += f" The first {len(shown_rows)} of {len(ranked)} lines."
     return (f"{slug(board.name)}-f1-{table.rule}", f"F1, {title[0].lower()}{title[1:]}", caption, figure)
 
 
-def _dots(axis: Axes, lines: Sequence[Line], column: str) -> None:
-    for y, line in enumerate(lines):
-        cell = line.cells.get(column)
+def _draw_intervals(axis: Axes, rows: Sequence[LeaderboardRow], column: str) -> None:
+    for y, row in enumerate(rows):
+        cell = row.cells.get(column)
         if cell is None or cell.f1 is None:
             continue
-        color = PALETTE[0] if line.group == "model" else PALETTE[-1]
+        color = PALETTE[0] if row.group == "model" else PALETTE[-1]
         if cell.lo is not None and cell.hi is not None:
             axis.plot([100 * cell.lo, 100 * cell.hi], [y, y], color=color, lw=1.6, solid_capstyle="round")
         face = "white" if "‡" in cell.marks else color
@@ -166,13 +165,13 @@ def _dots(axis: Axes, lines: Sequence[Line], column: str) -> None:
 # --- (2) accuracy against accuracy ---------------------------------------------------------------------------
 
 
-def _chosen(board: Board) -> list[tuple[Run, EvalProtocol]]:
-    """Runs in the order of the first table, each under its headline protocol, at most MOST_RUNS."""
-    order = list(dict.fromkeys(line.run_id for table in board.tables for line in table.lines if line.run_id))
-    ranked = [run for run in board.runs if run.result.manifest.run_id in order]  # a result may have lost its rows
+def _chosen_runs(board: Board) -> list[tuple[Run, EvalProtocol]]:
+    """At most MAX_RUNS runs in the order of the first table, each with its headline protocol."""
+    order = list(dict.fromkeys(row.run_id for table in board.tables for row in table.rows if row.run_id))
+    ranked = [run for run in board.runs if run.result.manifest.run_id in order]  # a result may have no rows
     runs = sorted(ranked, key=lambda r: order.index(r.result.manifest.run_id))
-    pairs = [(run, headline(run)) for run in runs]
-    return [(run, protocol) for run, protocol in pairs if protocol is not None][:MOST_RUNS]
+    pairs = [(run, headline_protocol(run)) for run in runs]
+    return [(run, protocol) for run, protocol in pairs if protocol is not None][:MAX_RUNS]
 
 
 def _subsets(pairs: Sequence[tuple[Run, EvalProtocol]]) -> list[str]:
@@ -180,7 +179,7 @@ def _subsets(pairs: Sequence[tuple[Run, EvalProtocol]]) -> list[str]:
 
 
 def _curves(board: Board) -> Plan | None:
-    pairs = _chosen(board)
+    pairs = _chosen_runs(board)
     if not pairs:
         return None
     names = _subsets(pairs)
@@ -196,7 +195,7 @@ def _curves(board: Board) -> Plan | None:
     labels = list(map(legend_label, names))
     figure.legend([h for h in handles.values() if h], labels, loc="outside lower center", frameon=False, ncols=2)
     caption = (
-        "Every trade-off that a threshold can buy, exact. Dot: the threshold of the protocol named. Grey: equal F1. "
+        "Every trade-off that a threshold gives, exact. Dot: the threshold of the protocol named. Grey: equal F1. "
         "A critic has one point and no curve."
     )
     if len(pairs) < len(board.runs):
@@ -205,7 +204,7 @@ def _curves(board: Board) -> Plan | None:
 
 
 def _iso_f1(axis: Axes) -> None:
-    """Grey lines of equal F1."""
+    """Draws grey lines of equal F1."""
     for f1 in (20, 40, 60, 80):
         x = np.linspace(f1 / 2 + 0.01, 100, 200)
         axis.plot(x, f1 * x / (2 * x - f1), color="#dddddd", lw=0.7, zorder=0)
@@ -234,15 +233,17 @@ def _curve(axis: Axes, run: Run, protocol: EvalProtocol, subset: str, color: str
 
 
 def position_shares(run: Run, protocol: EvalProtocol, subset: str) -> dict[str, Counter[str]]:
-    """Position of the first error (`1`, ..., `9+`, `none`; 1-based) -> how many traces ended in each kind."""
-    limits = thresholds(run, protocol)
-    found: dict[str, Counter[str]] = {}
+    """Counts traces by position of the first error (`1`, ..., `9+`, `none`) and kind of verdict."""
+    threshold_by_id = thresholds(run, protocol)
+    shares: dict[str, Counter[str]] = {}
     for trace in run.scores:
         if trace.subset != subset or trace.label is None:
             continue
-        where = "none" if trace.label < 0 else _position(trace.label)
-        found.setdefault(where, Counter())[kind(predict(trace, protocol, limits[trace.id]), trace.label)] += 1
-    return found
+        position = "none" if trace.label < 0 else _position(trace.label)
+        shares.setdefault(position, Counter())[
+            verdict_kind(predict(trace, protocol, threshold_by_id[trace.id]), trace.label)
+        ] += 1
+    return shares
 
 
 def _position(label: int) -> str:
@@ -250,7 +251,7 @@ def _position(label: int) -> str:
 
 
 def _positions(board: Board) -> Plan | None:
-    pairs = _chosen(board)
+    pairs = _chosen_runs(board)
     if not pairs:
         return None
     names = _subsets(pairs)
@@ -260,13 +261,13 @@ def _positions(board: Board) -> Plan | None:
         block.suptitle(f"{model_name(run.result.manifest)}   {protocol.key}", x=0.01, ha="left", fontsize=9)
         axes = block.subplots(1, len(names), squeeze=False, sharey=True)[0]
         for axis, subset in zip(axes, names, strict=True):
-            _bars(axis, position_shares(run, protocol, subset), handles)
+            _draw_position_bars(axis, position_shares(run, protocol, subset), handles)
             axis.set_title(subset, fontsize=8, color="#6b6b6b", pad=10)
             axis.set_xlabel("true first error, step", fontsize=8)
         axes[0].set_ylabel("% of traces", fontsize=8)
     order = [k for k in ("exact", "early", "late", "missed", "unscored") if k in handles]
-    words = {"exact": "exact, or passed", "early": "too early, or false alarm", "late": "too late"}
-    labels = [words.get(k, k) for k in order]
+    label_of_kind = {"exact": "exact, or passed", "early": "too early, or false alarm", "late": "too late"}
+    labels = [label_of_kind.get(k, k) for k in order]
     figure.legend([handles[k] for k in order], labels, loc="outside lower center", ncols=5, frameon=False)
     caption = (
         "Where the true first error is, and what was predicted. Last bar: traces without an error. "
@@ -275,11 +276,11 @@ def _positions(board: Board) -> Plan | None:
     return (f"{slug(board.name)}-positions", "Error by position", caption, figure)
 
 
-def _bars(axis: Axes, found: dict[str, Counter[str]], handles: dict[str, Artist]) -> None:
+def _draw_position_bars(axis: Axes, shares: dict[str, Counter[str]], handles: dict[str, Artist]) -> None:
     ticks = [*(str(i + 1) for i in range(LAST_POSITION)), f"{LAST_POSITION + 1}+", "none"]
-    places = [*range(len(ticks) - 1), len(ticks) - 0.5]
-    for x, tick in zip(places, ticks, strict=True):
-        counts = found.get(tick, Counter())
+    tick_positions = [*range(len(ticks) - 1), len(ticks) - 0.5]
+    for x, tick in zip(tick_positions, ticks, strict=True):
+        counts = shares.get(tick, Counter())
         total, base = counts.total(), 0.0
         for name, color in KIND_COLORS.items():
             if counts[name]:
@@ -289,7 +290,7 @@ def _bars(axis: Axes, found: dict[str, Counter[str]], handles: dict[str, Artist]
                 base += share
         if total:
             axis.text(x, 101, str(total), ha="center", va="bottom", fontsize=6, color="#6b6b6b")
-    axis.set_xticks(places, ticks, fontsize=7)
-    axis.set(xlim=(-0.7, places[-1] + 0.7), ylim=(0, 100))
-    if not found:
+    axis.set_xticks(tick_positions, ticks, fontsize=7)
+    axis.set(xlim=(-0.7, tick_positions[-1] + 0.7), ylim=(0, 100))
+    if not shares:
         axis.text(0.5, 0.5, "not scored", transform=axis.transAxes, ha="center", color="#9a9a9a")

@@ -1,7 +1,4 @@
-"""Runs -> one long pandas frame: a line per number, with the facts of its run beside it.
-
-Every table and figure starts here; nothing is rounded or left out.
-"""
+"""Turns runs into one long pandas frame, with a row per number and the facts of its run; nothing is rounded."""
 
 from __future__ import annotations
 
@@ -22,17 +19,17 @@ COLUMNS = (
     *("metric", "value", "lo", "hi", "n", "unscored", "note"),
 )
 JOINED = "joined"
-"""The sheet with a row per checkpoint."""
+"""Name of the sheet with a row per checkpoint."""
 PLAIN_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}(?<![.-])")
 HASHED = re.compile(r"(^|-)[0-9a-f]{8}$")
 RESERVED = ("readme", "report")
-"""Files that lie beside the tables."""
+"""Names of other files in the same folder."""
 NAME_LENGTH = 80
 
 
 def frame(runs: Iterable[Run]) -> pd.DataFrame:
-    """One line per MetricRow, sorted, so that the order of the runs does not matter."""
-    lines = [
+    """Returns one row per MetricRow, sorted, so that the order of the runs does not matter."""
+    records = [
         (
             *(m.benchmark, m.model, m.revision or "", m.run_id, m.backend, m.kind, m.input_format, m.boundary),
             *(m.signal, " ".join(m.trained_on), m.commit or ""),
@@ -44,7 +41,7 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
         for has_threshold in [find_task(m.task).has_threshold]
         for row in run.result.rows
     ]
-    table = pd.DataFrame(lines, columns=list(COLUMNS))
+    table = pd.DataFrame(records, columns=list(COLUMNS))
     for name in ("value", "lo", "hi"):
         table[name] = table[name].astype(float)
     keys = ["benchmark", "model", "run_id", "protocol", "subset", "metric"]
@@ -52,7 +49,7 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
 
 
 def columns(table: pd.DataFrame) -> tuple[str, ...]:
-    """Subsets in the field's order, then averages, the one over most subsets first."""
+    """Returns subsets in table order, then averages, the one over most subsets first."""
     names = set(table["subset"])
     subsets = sorted((n for n in names if not n.startswith("avg[")), key=subset_rank)
     averages = sorted((n for n in names if n.startswith("avg[")), key=lambda n: (-n.count(","), n))
@@ -60,9 +57,9 @@ def columns(table: pd.DataFrame) -> tuple[str, ...]:
 
 
 def slug(name: str) -> str:
-    """A benchmark's name as a file name: no two names have the same one, also where the case of letters is ignored.
+    """Returns a file name for a benchmark, unique even where file names ignore case.
 
-    A name that is no plain file name, or that looks like one made here, ends with a part of its hash.
+    A part of the name's hash is appended unless the name is a plain file name that does not end like a hash.
     """
     if PLAIN_NAME.fullmatch(name) and not HASHED.search(name) and name not in RESERVED:
         return name
@@ -76,32 +73,32 @@ def is_sheet_name(benchmark: str) -> bool:
     return benchmark in (*names, JOINED) or benchmark.endswith(tuple(f"-{name}" for name in names))
 
 
-def overlaps(manifest: RunManifest) -> bool:
-    """True when the model says it was trained on the benchmark or on one of its subsets."""
-    known = {manifest.benchmark.lower(), *(s.lower() for s in manifest.subsets)}
-    return any(name.lower() in known for name in manifest.trained_on)
+def is_trained_on_benchmark(manifest: RunManifest) -> bool:
+    """Whether the model declares that it was trained on the benchmark or on one of its subsets."""
+    names = {manifest.benchmark.lower(), *(s.lower() for s in manifest.subsets)}
+    return any(name.lower() in names for name in manifest.trained_on)
 
 
-def odd_subsets(runs: Sequence[Run]) -> dict[str, set[str]]:
-    """Run id -> subsets in which that run scored other traces than the column's largest common set.
+def incomparable_subsets(runs: Sequence[Run]) -> dict[str, set[str]]:
+    """Returns, by run id, the subsets in which the run scored other traces than most runs of the column.
 
-    Such cells are marked and never ranked: a run with `--limit` is not the benchmark.
+    Such cells are marked and never ranked: for example, a run with `--limit` covers only a part of the benchmark.
     """
-    prints = {
+    fingerprints = {
         (run.result.manifest.run_id, subset): fingerprint([t for t in run.scores if t.subset == subset])
         for run in runs
         for subset in run.result.manifest.subsets
     }
-    odd: dict[str, set[str]] = {run.result.manifest.run_id: set() for run in runs}
-    for subset in {where for _, where in prints}:
-        found = [value for (_, where), value in prints.items() if where == subset]
-        reference = max(found, key=lambda f: (f[0], found.count(f), repr(f)))
-        for (run_id, where), value in prints.items():
-            if where == subset and value != reference:
-                odd[run_id].add(subset)
-    return odd
+    incomparable: dict[str, set[str]] = {run.result.manifest.run_id: set() for run in runs}
+    for subset in {other_subset for _, other_subset in fingerprints}:
+        values = [value for (_, other_subset), value in fingerprints.items() if other_subset == subset]
+        reference = max(values, key=lambda f: (f[0], values.count(f), repr(f)))
+        for (run_id, other_subset), value in fingerprints.items():
+            if other_subset == subset and value != reference:
+                incomparable[run_id].add(subset)
+    return incomparable
 
 
 def fingerprint(traces: Sequence[ScoredTrace]) -> tuple[int, tuple[tuple[str, int | None, int], ...]]:
-    """Which traces a subset holds, with labels: two runs are comparable where it is equal."""
+    """Identifies the traces of a subset and their labels; two runs are comparable where it is equal."""
     return len(traces), tuple(sorted((t.id, t.label, t.steps) for t in traces))

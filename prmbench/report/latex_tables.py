@@ -1,4 +1,4 @@
-"""Tables as LaTeX, for booktabs. Fixed digits, no clock: equal tables give equal bytes."""
+"""Renders tables as LaTeX with booktabs; equal tables give equal bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from prmbench.tasks.table import Cell, Code, Table, Value
 
-LATEX_HEAD = r"""% Compiles by itself, and can be \input into a document that loads booktabs.
+LATEX_PREAMBLE = r"""% Compiles by itself, and can be \input into a document that loads booktabs.
 \makeatletter
 \ifx\@nodocument\relax
   \let\prmbenchend\relax
@@ -22,7 +22,7 @@ LATEX_HEAD = r"""% Compiles by itself, and can be \input into a document that lo
 """
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
-    **{"[": "{[}", "]": "{]}"},  # a row that begins with a bracket would be read as an option of the row before
+    **{"[": "{[}", "]": "{]}"},  # a bracket at the start of a row would be an option of the previous row
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"},
     **{"†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"$^\S$", "–": "--", "Δ": r"$\Delta$"},
@@ -30,12 +30,12 @@ _LATEX = {
 
 
 def latex_document(tables: Sequence[Table]) -> str:
-    """All tables, in a file that both compiles alone and can be included in another."""
-    return LATEX_HEAD + "\n" + "\n".join(latex(table) for table in tables) + "\\prmbenchend\n"
+    """Returns all tables as a file that compiles on its own and can also be included in another."""
+    return LATEX_PREAMBLE + "\n" + "\n".join(latex(table) for table in tables) + "\\prmbenchend\n"
 
 
 def latex(table: Table) -> str:
-    """A booktabs table."""
+    """Returns a booktabs table."""
     lines = [f"{' & '.join(escaped(h) for h in table.header)} \\\\", "\\midrule"]
     for i, group in enumerate(table.groups):
         lines += ["\\midrule"] * bool(i) + [f"{' & '.join(_cell(cell) for cell in row)} \\\\" for row in group]
@@ -55,7 +55,7 @@ def latex(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escaped; a character that pdfLaTeX's Latin fonts lack is spelled as its code point."""
+    """Returns escaped text; characters that pdfLaTeX's Latin fonts lack become their code points."""
     return "".join(_LATEX.get(c) or (c if c.isascii() and c.isprintable() else _code_point(c)) for c in text)
 
 

@@ -1,7 +1,4 @@
-"""Finds the runs under a folder and says what is wrong with each: files, fields, provenance, rows that differ.
-
-Reads only; nothing is listed, ranked or written here.
-"""
+"""Finds and checks the runs under a folder: files, fields, provenance, and rows that differ from the scores."""
 
 from __future__ import annotations
 
@@ -18,32 +15,32 @@ from prmbench.report.sheets import Section
 from prmbench.report.training_runs import read_metrics
 from prmbench.tasks.parallel import read_and_judge
 
-SNIFFED = 2**16
-"""Bytes of a JSON file without scores that are looked at to tell whether it was meant to be a result."""
+SNIFF_BYTES = 2**16
+"""Bytes read from a JSON file without scores to decide whether it is a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a results folder holds."""
+    """The runs of a results folder, with the errors found."""
 
     listed: tuple[Run, ...]
     """Runs whose provenance allows a place in a table, sorted by benchmark, model and run id."""
     refused: tuple[tuple[Run, str], ...]
-    """The other readable runs, each with the reason; shown on the page only."""
+    """Other readable runs, each with the reason; shown only on the HTML page."""
     broken: tuple[str, ...]
-    """Files that cannot be trusted and are left out: unreadable, altered, incomplete, doubled. One line each."""
+    """A message for each file that is left out: unreadable, altered, incomplete or duplicated."""
     differing: tuple[str, ...]
-    """Committed rows that differ from what the scores give, which are shown instead (only with `recompute`)."""
+    """A message for each stored row that differs from the recomputed one, which is shown (only with `recompute`)."""
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Everything that a check fails on."""
+        """Every message that makes a check fail."""
         refused = (f"{run.path}: {reason}; score it again from a clean commit" for run, reason in self.refused)
         return (*self.broken, *refused, *self.differing)
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Reason -> runs that no table lists for it."""
+        """Number of runs that no table lists, by reason."""
         counts = Counter(reason for _, reason in self.refused)
         if self.broken:
             counts["cannot be trusted"] = len(self.broken)
@@ -51,14 +48,14 @@ class Loaded:
 
 
 def load(results: Path, recompute: bool = False, sections: Sequence[Section] = (), processes: int = 1) -> Loaded:
-    """Reads every run under `results` and leaves out those that cannot be trusted.
+    """Reads every run under `results`, leaving out those that cannot be trusted.
 
     Args:
-        results: A folder, searched through.
-        recompute: Whether rows are derived again from the scores, intervals and all, and shown instead of the stored
-            ones. If not, a run is left out when the number of one of its rows does not follow from its scores.
-        sections: Those of the report, which say where two runs claim one place of a table.
-        processes: How many processes may judge; see `read_and_judge`.
+        results: Folder that is searched for runs.
+        recompute: Whether to recompute all rows with their intervals from the scores and return these. If not, a run is
+            left out when a stored number does not follow from its scores.
+        sections: Sections of the report, which define when two runs claim the same place in a table.
+        processes: How many processes may be used; see `read_and_judge`.
 
     Raises:
         UserError: The folder does not exist.
@@ -66,9 +63,9 @@ def load(results: Path, recompute: bool = False, sections: Sequence[Section] = (
     if not results.is_dir():
         raise UserError(f"{results}: no such folder; name the folder that `prmbench eval --out` wrote to")
     runs: list[Run] = []
-    packed, broken = _packed(results)
+    packed_paths, broken = _packed_results(results)
     differing: list[str] = []
-    paths = [*_result_files(results), *packed]
+    paths = [*_result_files(results), *packed_paths]
     for path, judged in zip(paths, read_and_judge(paths, recompute, processes), strict=True):
         if isinstance(judged, str):
             broken.append(judged)
@@ -82,19 +79,20 @@ def load(results: Path, recompute: bool = False, sections: Sequence[Section] = (
             continue
         runs.append(run)
     broken += [
-        f"{path}: its result {path.name.removesuffix(SCORES_SUFFIX)}.json is missing" for path in _bereft(results)
+        f"{path}: its result {path.name.removesuffix(SCORES_SUFFIX)}.json is missing"
+        for path in _orphaned_scores(results)
     ]
-    runs.sort(key=_order)
-    doubled = dict(_twins(runs, sections))
-    broken += dict.fromkeys(doubled.values())
-    runs = [run for run in runs if run.path not in doubled]
+    runs.sort(key=_sort_key)
+    duplicate_paths = dict(_duplicates(runs, sections))
+    broken += dict.fromkeys(duplicate_paths.values())
+    runs = [run for run in runs if run.path not in duplicate_paths]
     listed = tuple(run for run in runs if not refusal(run.result.manifest))
     refused = tuple((run, reason) for run in runs if (reason := refusal(run.result.manifest)))
     return Loaded(listed, refused, tuple(map(one_line, broken)), tuple(map(one_line, differing)))
 
 
 def refusal(manifest: RunManifest) -> str:
-    """Why a run may not be listed; empty when it may."""
+    """Returns the reason why a run may not be listed; empty if it may."""
     if not manifest.commit:
         return "no commit recorded"
     if manifest.dirty is not False:
@@ -102,18 +100,18 @@ def refusal(manifest: RunManifest) -> str:
     return "" if manifest.packages else "no package versions recorded"
 
 
-def _order(run: Run) -> tuple[str, str, str]:
+def _sort_key(run: Run) -> tuple[str, str, str]:
     manifest = run.result.manifest
     return manifest.benchmark, manifest.model, manifest.run_id
 
 
 def _result_files(results: Path) -> list[Path]:
-    """Loose JSON files with scores beside them, and results that have lost theirs."""
+    """JSON files that have scores next to them, and results whose scores are missing."""
     return [p for p in reading.find_paths(results, ".json") if has_scores(p) or _is_result(p)]
 
 
-def _packed(results: Path) -> tuple[list[Path], list[str]]:
-    """Results in archives, and a line on each archive that cannot be read and on scores that have no result in it."""
+def _packed_results(results: Path) -> tuple[list[Path], list[str]]:
+    """Results in archives; and a message for each unreadable archive and for scores without a result."""
     paths, broken = [], []
     for archive in archives.find_archives(results):
         try:
@@ -132,37 +130,37 @@ def _packed(results: Path) -> tuple[list[Path], list[str]]:
 
 
 def _is_result(path: Path) -> bool:
-    """Whether a JSON file, readable or not, looks like one: a record of other things has no manifest and no rows."""
+    """Whether a JSON file, valid or not, looks like a result: other files have no manifest and no rows."""
     try:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            start = file.read(SNIFFED)
+            start = file.read(SNIFF_BYTES)
     except OSError:
         return False
     return b'"manifest"' in start or (b'"rows"' in start and b'"metric"' in start)
 
 
-def _bereft(results: Path) -> Iterator[Path]:
-    """Scores whose result is gone."""
+def _orphaned_scores(results: Path) -> Iterator[Path]:
+    """Score files whose result is missing."""
     for path in reading.find_paths(results, SCORES_SUFFIX):
         result = path.with_name(f"{path.name.removesuffix(SCORES_SUFFIX)}.json")
         if not result.exists() and not result.is_symlink():
             yield path
 
 
-def _twins(runs: Sequence[Run], sections: Sequence[Section]) -> Iterator[tuple[Path, str]]:
-    """Runs that claim one place, each with a line about them: nobody can say which of them should have it."""
-    for groups, words in (
+def _duplicates(runs: Sequence[Run], sections: Sequence[Section]) -> Iterator[tuple[Path, str]]:
+    """Runs that claim the same place in a table, each with a message; none of them is listed."""
+    for groups, template in (
         (_grouped(runs, _identity), "run {1} of {0} lies in {n} places"),
         *((_grouped(runs, section.place), "{0} has {n} runs") for section in sections),
     ):
-        for key, alike in groups.items():
-            if len(alike) > 1:
-                paths = sorted(run.path for run in alike)
+        for key, duplicates in groups.items():
+            if len(duplicates) > 1:
+                paths = sorted(run.path for run in duplicates)
                 names = key if isinstance(key, tuple) else (key,)
-                line = f"{paths[0]}: {words.format(*names, n=len(alike))}, another in {paths[1]}; keep one"
-                yield from ((run.path, line) for run in alike)
+                line = f"{paths[0]}: {template.format(*names, n=len(duplicates))}, another in {paths[1]}; keep one"
+                yield from ((run.path, line) for run in duplicates)
 
 
 Key = tuple[str, ...] | str

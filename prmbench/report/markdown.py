@@ -1,4 +1,4 @@
-"""A table as Markdown. Fixed digits, no clock: equal tables give equal bytes."""
+"""Renders tables as Markdown; equal tables give equal bytes."""
 
 from __future__ import annotations
 

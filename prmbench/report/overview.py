@@ -1,6 +1,6 @@
-"""What the page's first view says of each benchmark: what it measures, how many runs, and its best honest number.
+"""Cards of the page's overview: what each benchmark measures, how many runs it has, and its best honest number.
 
-Honest: under a threshold rule that is reachable in use; of a board on all traces, the strongest floor beside it.
+Honest means under a threshold rule that could be used in practice.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from prmbench.report.board import OTHER, Board, Line, RuleTable
+from prmbench.report.board import OTHER_MARK, Board, LeaderboardRow, RuleTable
 from prmbench.report.board_tables import RECOMMENDED, f1_value
 from prmbench.report.sheets import Sheet
 from prmbench.tasks import find_task
@@ -19,9 +19,9 @@ from prmbench.tasks.wording import RULES, members
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One benchmark in a few words."""
+    """The overview's card of one benchmark."""
 
-    words: str
+    description: str
     runs: int
     number: Cell
     """The best honest number with its interval, or empty."""
@@ -29,65 +29,70 @@ class Card:
     """What the number is: (heading, text) pairs."""
 
 
-def of_board(board: Board) -> Card:
-    """The best line of the first reachable rule; the highest floor of its column."""
-    told = next((found for rule in RECOMMENDED for t in board.tables if t.rule == rule and (found := _lead(t))), None)
-    if told is None:
+def board_card(board: Board) -> Card:
+    """Returns the card of a board: its best row under the first recommended rule, and the highest floor."""
+    leader = next(
+        (candidate for rule in RECOMMENDED for t in board.tables if t.rule == rule and (candidate := _leading_row(t))),
+        None,
+    )
+    if leader is None:
         return Card(find_task("steps").description, len(board.runs), "", ())
-    table, line, column = told
-    floors = [(x.cells[column].f1 or 0.0, x.model) for x in table.lines if x.group == "floor" and column in x.cells]
+    table, row, column = leader
+    floors = [
+        (row.cells[column].f1 or 0.0, row.model) for row in table.rows if row.group == "floor" and column in row.cells
+    ]
     facts: list[Fact] = [
         ("F1", f"average of {', '.join(members(column))}" if column.startswith("avg[") else column),
-        ("Model", line.model),
-        ("Protocol", Code(line.protocol)),
+        ("Model", row.model),
+        ("Protocol", Code(row.protocol)),
         ("Rule", RULES[table.rule][0]),
     ]
-    facts += [("Best floor", f"{number(value, PERCENT)} {words}") for value, words in sorted(floors)[-1:]]
+    facts += [("Best floor", f"{number(value, PERCENT)} {name}") for value, name in sorted(floors)[-1:]]
     return Card(
-        find_task("steps").description, len(board.runs), without_marks(f1_value(line.cells[column])), tuple(facts)
+        find_task("steps").description, len(board.runs), without_marks(f1_value(row.cells[column])), tuple(facts)
     )
 
 
-def _lead(table: RuleTable) -> tuple[RuleTable, Line, str] | None:
-    """The first model with a number on all traces; lines are ranked."""
-    for line in table.lines:
-        column = table.ranked_by(line)
-        cell = line.cells.get(column or "")
-        if line.group == "model" and column and cell and cell.f1 is not None and OTHER not in cell.marks:
-            return table, line, column
+def _leading_row(table: RuleTable) -> tuple[RuleTable, LeaderboardRow, str] | None:
+    """The first model with a number on all traces; rows are ranked."""
+    for row in table.rows:
+        column = table.ranked_by(row)
+        cell = row.cells.get(column or "")
+        if row.group == "model" and column and cell and cell.f1 is not None and OTHER_MARK not in cell.marks:
+            return table, row, column
     return None
 
 
-def of_sheet(sheet: Sheet) -> Card:
-    """The sheet's own headline, or the best in the leading column of its first table, oracles aside.
+def sheet_card(sheet: Sheet) -> Card:
+    """Returns the card of a sheet: its own headline, or the best number in the leading column of its first table.
 
-    On the average where there is one, else on the traces that stand first there; which ones is told beside it.
+    Oracle tables are left out. The average over subsets is preferred, else the table's first set of traces is used.
     """
-    words = " ".join(re.split(r"(?<=[.?]) ", sheet.words)[:2])
+    description = " ".join(re.split(r"(?<=[.?]) ", sheet.words)[:2])
     if sheet.headline is not None:
-        return Card(words, len(sheet.runs), sheet.headline.number, sheet.headline.facts)
+        return Card(description, len(sheet.runs), sheet.headline.number, sheet.headline.facts)
     tables = [table for table in sheet.tables if "oracle" not in table.label.split("-")]
     baselines = {run.result.manifest.model for run in sheet.runs if run.result.manifest.backend == "baseline"}
-    for apart in (baselines, set[str]()):
+    for excluded in (baselines, set[str]()):
         for table in tables:
-            if (best := _best(table, apart)) is not None:
-                return Card(words, len(sheet.runs), best.number, best.facts)
-    return Card(words, len(sheet.runs), "", ())
+            if (best := _best(table, excluded)) is not None:
+                return Card(description, len(sheet.runs), best.number, best.facts)
+    return Card(description, len(sheet.runs), "", ())
 
 
 def _best(table: Table, baselines: Collection[str]) -> Headline | None:
-    """The best of the leading column, or its first when nothing competes; baselines aside."""
+    """The best number of the leading column, or its first if none is marked as best; baselines are left out."""
     if not table.lead:
         return None
-    at = table.header.index(table.lead)
+    column = table.header.index(table.lead)
     averages = [group for group in table.groups if any(_is_average(row) for row in group)]
     rows = [row for group in (averages or table.groups)[:1] for row in group if not is_floor(row)]
     rows = [row for row in rows if not set(baselines) & {cell for cell in row if isinstance(cell, str)}]
-    numbers = [(row, row[at]) for row in rows]
-    shown = [(row, cell) for row, cell in numbers if isinstance(cell, Value) and cell.value is not None]
-    for row, cell in sorted(shown, key=lambda pair: not pair[1].best):
-        named = zip(table.header[: table.text_columns], row, strict=False)
-        facts: list[Fact] = [(heading, name) for heading, name in named if isinstance(name, str | Code) and name]
+    numbers = [(row, row[column]) for row in rows]
+    scored = [(row, cell) for row, cell in numbers if isinstance(cell, Value) and cell.value is not None]
+    for row, cell in sorted(scored, key=lambda pair: not pair[1].best):
+        names = zip(table.header[: table.text_columns], row, strict=False)
+        facts: list[Fact] = [(heading, name) for heading, name in names if isinstance(name, str | Code) and name]
         return Headline(without_marks(cell), (("Number", table.lead), *facts))
     return None
 

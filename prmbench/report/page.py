@@ -1,6 +1,6 @@
 """One self-contained HTML page: overview, tables, figures and a trace viewer. No external resource, no clock.
 
-Python decides every number and verdict; the scripts in assets/ only show, sort and filter.
+Python computes every number and verdict; the scripts in assets/ only show, sort and filter.
 """
 
 from __future__ import annotations
@@ -19,89 +19,101 @@ from markupsafe import Markup
 from prmbench.core.result_files import Run
 from prmbench.report import explain, overview
 from prmbench.report.board import LEGEND, Board, RuleTable, boards
-from prmbench.report.figures import Drawn
+from prmbench.report.figures import RenderedFigure
 from prmbench.report.sheets import Section, Sheet, sheets, split
 from prmbench.report.verdicts import KINDS
-from prmbench.report.viewer import Texts, view
+from prmbench.report.viewer import TraceTexts, trace_view
 from prmbench.tasks.published import Published, published
 from prmbench.tasks.table import Cell, Code, Table, Value, is_floor
 from prmbench.tasks.wording import RULES
 
-MOST_TRACES = 1000
-MOST_BYTES = 4_800_000
-"""The page stays under 5 MB: traces are left out until it does, and the page says so."""
+MAX_TRACES = 1000
+MAX_BYTES = 4_800_000
+"""The page stays below 5 MB: traces are left out until it does, which the page states."""
 SCRIPTS = ("report_base.js", "report_tables.js", "report_traces.js", "report.js")
-"""One module, in this order; report_theme.js runs before the page is drawn."""
-Bulk = dict[str, Any]
+"""Concatenated into one module in this order; report_theme.js runs before the page is drawn."""
+BoardDetails = dict[str, Any]
 
 
 def page(
-    listed: Sequence[tuple[Board, Sequence[Drawn]]],
+    listed: Sequence[tuple[Board, Sequence[RenderedFigure]]],
     others: Sequence[Sheet],
     refused: Sequence[tuple[Run, str]],
-    data: Texts | None = None,
+    data: TraceTexts | None = None,
     sections: Sequence[Section] = (),
 ) -> str:
-    """The page for all benchmarks; runs that may not be listed stand apart, with the reasons."""
+    """Returns the page for all benchmarks; refused runs are shown separately, with the reasons.
+
+    Args:
+        listed: Boards with their figures.
+        others: Sheets of tasks without a board.
+        refused: Runs that may not be listed, each with the reason.
+        data: Texts of traces by id.
+        sections: The caller's sections, which own some of the runs.
+    """
     unlisted = [run for run, _ in refused]
-    concerned = [section for section in sections if any(section.owns(run.result.manifest) for run in unlisted)]
-    shown = [(board, drawn, "") for board, drawn in listed]
-    shown += [(board, (), _reasons(board.runs, refused)) for board in boards(split(unlisted, concerned)[0])]
-    sheeted = [(sheet, "") for sheet in others]
-    sheeted += [(sheet, _reasons(sheet.runs, refused)) for sheet in sheets(unlisted, sections=concerned)]
-    parts = [(_section(board, reason), _images(drawn), board.runs) for board, drawn, reason in shown]
-    parts += [(_sheet(sheet, reason), _images(sheet.figures), ()) for sheet, reason in sheeted]
+    affected = [section for section in sections if any(section.owns(run.result.manifest) for run in unlisted)]
+    board_parts = [(board, board_figures, "") for board, board_figures in listed]
+    board_parts += [(board, (), _reasons(board.runs, refused)) for board in boards(split(unlisted, affected)[0])]
+    sheet_parts = [(sheet, "") for sheet in others]
+    sheet_parts += [(sheet, _reasons(sheet.runs, refused)) for sheet in sheets(unlisted, sections=affected)]
+    parts = [
+        (_section(board, reason), _images(board_figures), board.runs) for board, board_figures, reason in board_parts
+    ]
+    parts += [(_sheet(sheet, reason), _images(sheet.figures), ()) for sheet, reason in sheet_parts]
     parts.sort(key=lambda part: (bool(part[0]["unlisted"]), not part[0]["card"]["runs"]))
-    shown_sections = [section for section, _, _ in parts]
-    words = {name: text for sheet, _ in sheeted for name, text in sheet.column_words.items()}
-    most = MOST_TRACES
+    section_data = [section for section, _, _ in parts]
+    column_descriptions = {name: text for sheet, _ in sheet_parts for name, text in sheet.column_words.items()}
+    max_traces = MAX_TRACES
     while True:
-        bulk = [{"figures": images, **view(runs, most, data)} for _, images, runs in parts]
-        html = _render(_payload(shown_sections, bulk, words), bulk)
+        bulk = [{"figures": images, **trace_view(runs, max_traces, data)} for _, images, runs in parts]
+        html = _render(_payload(section_data, bulk, column_descriptions), bulk)
         size = len(html.encode())
-        if size <= MOST_BYTES or most <= 1:
+        if size <= MAX_BYTES or max_traces <= 1:
             return html
-        most = min(most - 1, int(most * 0.95 * MOST_BYTES / size))
+        max_traces = min(max_traces - 1, int(max_traces * 0.95 * MAX_BYTES / size))
 
 
-def _payload(sections: Sequence[dict[str, Any]], bulk: Sequence[Bulk], words: Mapping[str, str]) -> dict[str, Any]:
-    """What is needed at once: the tables, and the words for what stands in them."""
+def _payload(
+    sections: Sequence[dict[str, Any]], bulk: Sequence[BoardDetails], column_descriptions: Mapping[str, str]
+) -> dict[str, Any]:
+    """The data that the page needs at once: tables and explanations."""
     return {
         "benchmarks": sections,
         "rules": RULES,
         "legend": LEGEND,
         "kinds": KINDS,
-        "protocols": explain.protocols(_keys(sections, bulk)),
-        "columns": explain.columns([*explain.COLUMNS, *_headings(sections)], words),
+        "protocols": explain.protocols(_protocol_keys(sections, bulk)),
+        "columns": explain.columns([*explain.COLUMNS, *_headings(sections)], column_descriptions),
     }
 
 
-def _keys(sections: Sequence[dict[str, Any]], bulk: Sequence[Bulk]) -> Iterator[str]:
-    """Every protocol, readout and floor that the page names."""
+def _protocol_keys(sections: Sequence[dict[str, Any]], bulk: Sequence[BoardDetails]) -> Iterator[str]:
+    """Every protocol, readout and floor that the page mentions."""
     for section in sections:
-        yield from (line["protocol"] for table in section["tables"] for line in table["lines"])
-        yield from (row["readout"] for book in section["published"] for row in book["rows"])
-        rows = (row["cells"] for table in section["grids"] for group in table["groups"] for row in group)
+        yield from (row["protocol"] for table in section["rule_tables"] for row in table["rows"])
+        yield from (row["readout"] for publication in section["published"] for row in publication["rows"])
+        rows = (row["cells"] for table in section["tables"] for group in table["groups"] for row in group)
         yield from (cell["code"] for row in rows for cell in row if isinstance(cell, dict) and "code" in cell)
-    yield from (protocol["key"] for seen in bulk for run in seen["runs"] for protocol in run["protocols"])
+    yield from (protocol["key"] for details in bulk for run in details["runs"] for protocol in run["protocols"])
 
 
 def _headings(sections: Sequence[dict[str, Any]]) -> Iterator[str]:
     for section in sections:
-        yield from (name for table in section["tables"] for name in table["columns"])
-        yield from (name for grid in section["grids"] for name in grid["header"])
+        yield from (name for table in section["rule_tables"] for name in table["columns"])
+        yield from (name for table in section["tables"] for name in table["header"])
 
 
-def _render(payload: Mapping[str, Any], bulk: Sequence[Bulk]) -> str:
+def _render(payload: Mapping[str, Any], bulk: Sequence[BoardDetails]) -> str:
     assets = files("prmbench") / "assets"
     script = "\n".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    early = (assets / "report_theme.js").read_text(encoding="utf-8")
+    theme_script = (assets / "report_theme.js").read_text(encoding="utf-8")
     environment = Environment(loader=PackageLoader("prmbench", "assets"), autoescape=True, keep_trailing_newline=True)
     return environment.get_template("report.html").render(
         style=Markup((assets / "report.css").read_text(encoding="utf-8")),
-        early=Markup(early),
+        early=Markup(theme_script),
         script=Markup(script),
-        hashes=Markup(" ".join(f"'{_hash(text)}'" for text in (early, script))),
+        hashes=Markup(" ".join(f"'{_hash(text)}'" for text in (theme_script, script))),
         payload=Markup(embed(payload)),
         bulk=pack(bulk),
     )
@@ -112,13 +124,13 @@ def _hash(script: str) -> str:
 
 
 def pack(bulk: object) -> str:
-    """JSON, gzipped, as text: scores, solutions and drawings shrink to a fifth. No clock enters."""
+    """Returns JSON as base64 of gzip, a fifth of its size; no time stamp, so equal data give equal text."""
     text = json.dumps(bulk, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 
 def embed(payload: object) -> str:
-    """JSON that can stand inside a script element whatever the text in it says."""
+    """Returns JSON that is safe inside a script element, whatever text it contains."""
     text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -129,11 +141,11 @@ def _section(board: Board, reason: str) -> dict[str, Any]:
     return {
         "name": board.name,
         "unlisted": reason,
-        "card": _card(overview.of_board(board)),
+        "card": _card(overview.board_card(board)),
         "sizes": board.sizes,
-        "tables": [_table(table) for table in board.tables],
-        "grids": [],
-        "published": [] if reason else [_book(book) for book in published(board.benchmark)],
+        "rule_tables": [_rule_table(table) for table in board.tables],
+        "tables": [],
+        "published": [] if reason else [_publication(publication) for publication in published(board.benchmark)],
     }
 
 
@@ -143,26 +155,26 @@ def _reasons(runs: Sequence[Run], refused: Sequence[tuple[Run, str]]) -> str:
 
 
 def _sheet(sheet: Sheet, reason: str) -> dict[str, Any]:
-    """A benchmark without a board, whose traces are not shown."""
+    """Page data of a sheet: a benchmark without a board and without a trace viewer."""
     return {
         "name": sheet.name,
         "unlisted": reason,
-        "card": _card(overview.of_sheet(sheet)),
-        "words": sheet.words,
+        "card": _card(overview.sheet_card(sheet)),
+        "description": sheet.words,
         "sizes": sheet.sizes,
-        "tables": [],
-        "grids": [_typed_table(table) for table in sheet.tables],
+        "rule_tables": [],
+        "tables": [_typed_table(table) for table in sheet.tables],
         "published": [],
     }
 
 
 def _card(card: overview.Card) -> dict[str, Any]:
     facts = [(heading, _cell(cell)) for heading, cell in card.facts]
-    return {"words": card.words, "runs": card.runs, "number": _cell(card.number), "facts": facts}
+    return {"description": card.description, "runs": card.runs, "number": _cell(card.number), "facts": facts}
 
 
 def _typed_table(table: Table) -> dict[str, Any]:
-    """A table with its cells as the page's script reads them."""
+    """Page data of a table of typed cells."""
     return {
         "label": table.label,
         "title": table.title,
@@ -178,7 +190,7 @@ def _typed_table(table: Table) -> dict[str, Any]:
 
 
 def _cell(cell: Cell) -> Any:
-    """Text as it is; a name as `code`; a number by what it is sorted by (`value`), and as it is printed."""
+    """Page data of a cell: plain text, an identifier as `code`, or a number with its sort key (`value`) and text."""
     if isinstance(cell, Code):
         return {"code": cell.key}
     if isinstance(cell, tuple):
@@ -195,37 +207,37 @@ def _cell(cell: Cell) -> Any:
     return cell
 
 
-def _images(drawn: Sequence[Drawn]) -> list[dict[str, str]]:
-    return [{"title": f.title, "caption": f.caption, "svg": f.svg.decode()} for f in drawn]
+def _images(rendered: Sequence[RenderedFigure]) -> list[dict[str, str]]:
+    return [{"title": f.title, "caption": f.caption, "svg": f.svg.decode()} for f in rendered]
 
 
 # --- tables ----------------------------------------------------------------------------------------------
 
 
-def _table(table: RuleTable) -> dict[str, Any]:
-    lines = [
+def _rule_table(table: RuleTable) -> dict[str, Any]:
+    rows = [
         {
-            "group": line.group,
-            "model": line.model + line.marks,
-            "protocol": line.protocol,
-            "input": line.input_format,
-            "signal": line.signal,
-            "run": line.run_id,
-            "n": line.n,
-            "unscored": line.unscored,
-            "mdd": _round(table.mdd(line)),
+            "group": row.group,
+            "model": row.model + row.marks,
+            "protocol": row.protocol,
+            "input": row.input_format,
+            "signal": row.signal,
+            "run": row.run_id,
+            "n": row.n,
+            "unscored": row.unscored,
+            "mdd": _round(table.mdd(row)),
             "cells": {
                 name: [_round(v) for v in (c.f1, c.lo, c.hi, c.error, c.correct)] + [c.marks, c.note]
-                for name, c in line.cells.items()
+                for name, c in row.cells.items()
             },
         }
-        for line in table.lines
+        for row in table.rows
     ]
     best = {name: _round(table.best(name)) for name in table.columns}
-    return {"rule": table.rule, "columns": table.columns, "best": best, "lines": lines}
+    return {"rule": table.rule, "columns": table.columns, "best": best, "rows": rows}
 
 
-def _book(book: Published) -> dict[str, Any]:
+def _publication(publication: Published) -> dict[str, Any]:
     rows = [
         {
             "model": r.name,
@@ -236,9 +248,15 @@ def _book(book: Published) -> dict[str, Any]:
             "avg": r.average,
             "cells": r.cells,
         }
-        for r in book.rows
+        for r in publication.rows
     ]
-    return {"title": book.title, "source": book.source, "note": book.note, "subsets": book.subsets, "rows": rows}
+    return {
+        "title": publication.title,
+        "source": publication.source,
+        "note": publication.note,
+        "subsets": publication.subsets,
+        "rows": rows,
+    }
 
 
 def _round(value: float | None) -> float | None:

@@ -1,6 +1,6 @@
-"""One sheet per benchmark and task: its tables, figures and files.
+"""Sheets: the tables, figures and files of one benchmark and task.
 
-Runs of step F1 have boards instead (board.py). Whoever calls for a report may show some runs in another way: a Section.
+Runs of step F1 have boards instead (board.py). A caller of `report` can show some runs in sections of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 from prmbench.core.records import RunManifest
 from prmbench.core.result_files import Run, canonical_json
 from prmbench.report import board_tables, format_shift_figures, task_figures, training_figures, validity_figures
-from prmbench.report.figures import Drawn, Plan, draw
+from prmbench.report.figures import Plan, RenderedFigure, draw
 from prmbench.tasks import Task, find_task
 from prmbench.tasks.plain_tables import tables_of
 from prmbench.tasks.table import Headline, Table
@@ -25,47 +25,46 @@ FIGURES: dict[str, Callable[[str, Sequence[Run]], list[Plan]]] = {
     "validity": validity_figures.plans,
     "distrl": training_figures.plans,
 }
-"""Drawings by task; a task without one has tables alone."""
+"""Functions that draw the figures of a task; other tasks have only tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Everything a page, a file or the index says about one benchmark under one task, or about a study."""
+    """Everything that the page, the files and the index show about one benchmark under one task, or about a study."""
 
     name: str
     words: str
     tables: tuple[Table, ...]
-    figures: tuple[Drawn, ...]
+    figures: tuple[RenderedFigure, ...]
     runs: tuple[Run, ...]
     rules: str
-    """Of thresholds, for the index."""
+    """Threshold rules, for the index."""
     sizes: dict[str, str]
     csv: str
     json: str
     column_words: Mapping[str, str] = field(default_factory=dict)
-    """Heading in lower case -> what such a column holds, for headings that explain.py does not know."""
+    """What columns hold, by heading in lower case, for headings that are not in explain.py."""
     headline: Headline | None = None
-    """What the page's first view says of it; None: the best of its first table."""
+    """The number that the overview shows; None: the best of the first table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Sheets of the caller's own beside those that every report has.
+    """Sheets that a caller of `report` adds to the usual ones.
 
-    A report is given its sections as an argument (the command line passes those of `prmbench.studies`); nothing
-    registers one.
+    Sections are passed as an argument (the command line passes those of `prmbench.studies`).
     """
 
     owns: Callable[[RunManifest], bool]
-    """Whether a run stands in this section alone: no board and no sheet of its task lists it."""
+    """Whether only this section shows a run, and no board or sheet of its task."""
     sheets: Callable[[Sequence[Run], bool], tuple[Sheet, ...]]
-    """Makes the sheets from all listed runs, owned or not; the second argument says whether figures get a PNG."""
+    """Builds the sheets from all listed runs, owned or not; the second argument is whether to render PNGs."""
     place: Callable[[RunManifest], str] = lambda _: ""
-    """The place in the section's tables that only one run can take, in words; empty for a run that takes none."""
+    """Describes the place in the section's tables that only one run can take; empty for runs that take none."""
 
 
 def split(runs: Sequence[Run], sections: Sequence[Section] = ()) -> tuple[list[Run], dict[str, list[Run]]]:
-    """Runs that stand on a board, and the others by the name of their sheet; without those that a section owns."""
+    """Splits runs into those on a board and the others by sheet name; runs that a section owns are left out."""
     on_board: list[Run] = []
     others: dict[str, list[Run]] = {}
     for run in runs:
@@ -81,21 +80,21 @@ def split(runs: Sequence[Run], sections: Sequence[Section] = ()) -> tuple[list[R
 
 
 def sheet_name(manifest: RunManifest) -> str:
-    """`best_of_n`, `<benchmark>-best_of_n` where the benchmark has a name of its own; empty for a board's runs."""
+    """Returns the task's name, or `<benchmark>-<task>` if the benchmark's name differs; empty for runs on a board."""
     if find_task(manifest.task).has_board:
         return ""
     return manifest.task if manifest.benchmark == manifest.task else f"{manifest.benchmark}-{manifest.task}"
 
 
 def sheets(runs: Sequence[Run], png: bool = False, sections: Sequence[Section] = ()) -> tuple[Sheet, ...]:
-    """One sheet per benchmark and task, and those of the sections; by name. The order of the runs does not matter."""
+    """Returns one sheet per benchmark and task, and those of the sections, sorted by name."""
     _, by_name = split(runs, sections)
-    found = [_task(name, by_name[name], png) for name in by_name]
-    found += [sheet for section in sections for sheet in section.sheets(runs, png)]
-    return tuple(sorted(found, key=lambda sheet: sheet.name))
+    task_sheets = [_task_sheet(name, by_name[name], png) for name in by_name]
+    task_sheets += [sheet for section in sections for sheet in section.sheets(runs, png)]
+    return tuple(sorted(task_sheets, key=lambda sheet: sheet.name))
 
 
-def _task(name: str, runs: Sequence[Run], png: bool) -> Sheet:
+def _task_sheet(name: str, runs: Sequence[Run], png: bool) -> Sheet:
     ordered = tuple(sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id)))
     task = find_task(ordered[0].result.manifest.task)
     plans = FIGURES.get(task.name)
@@ -107,27 +106,27 @@ def _task(name: str, runs: Sequence[Run], png: bool) -> Sheet:
         runs=ordered,
         rules=_rules(task, ordered),
         sizes=sizes_of_subsets(ordered),
-        csv=board_tables.frame_csv([_averages(run) for run in ordered] if task.many_rows else ordered),
+        csv=board_tables.frame_csv([_averages_only(run) for run in ordered] if task.many_rows else ordered),
         json=canonical_json({"benchmark": name, "runs": [_numbers(run) for run in ordered]}),
         headline=task.headline(ordered) if task.headline else None,
     )
 
 
-def _averages(run: Run) -> Run:
-    """The run with its averages alone, where it has some; the tables and the json show each part."""
+def _averages_only(run: Run) -> Run:
+    """The run with only its average rows, if it has any."""
     rows = tuple(row for row in run.result.rows if row.subset.startswith("avg["))
     return replace(run, result=replace(run.result, rows=rows or run.result.rows))
 
 
 def _rules(task: Task, runs: Sequence[Run]) -> str:
-    """Threshold rules in table order, where the task has any."""
+    """Names of the threshold rules in table order, or `none`."""
     keys = {row.protocol for run in runs for row in run.result.rows}
-    found = {rule_and_readout(key, task.has_threshold)[0] for key in keys}
-    return ", ".join(rule for rule in RULES if rule in found) or "none"
+    rules = {rule_and_readout(key, task.has_threshold)[0] for key in keys}
+    return ", ".join(rule for rule in RULES if rule in rules) or "none"
 
 
 def sizes_of_subsets(runs: Sequence[Run]) -> dict[str, str]:
-    """Subset -> its traces, in the run that has most of them."""
+    """Returns the number of traces by subset, in the run that has most of them."""
     sizes: dict[str, int] = {}
     for row in (row for run in runs for row in run.result.rows if "[" not in row.subset):
         sizes[row.subset] = max(row.n, sizes.get(row.subset, 0))
@@ -135,7 +134,7 @@ def sizes_of_subsets(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _numbers(run: Run) -> dict[str, object]:
-    """The rows as `subset protocol metric` -> value and ends, fractions with six decimals."""
+    """The rows by `subset protocol metric`: value and interval, as fractions with six decimals."""
     values = {
         f"{row.subset} {row.protocol} {row.metric}": [
             None if v is None else round(v, 6) for v in (row.value, row.lo, row.hi)

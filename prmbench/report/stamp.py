@@ -1,8 +1,8 @@
-"""Recognises a report that has been made before from the same files, so that nothing is judged or drawn again.
+"""Recognises a report that was made before from the same files, so that nothing is judged or drawn again.
 
-A stamp is no number: it says that a report of exactly these results, by exactly this code, left exactly these files and
-found no fault. Its name is the hash of all of them and its content a signature by a key that only the user can read;
-what is older, altered or someone else's is passed over.
+A stamp states that a report of exactly these results, by exactly this code, left exactly these files and found no
+error. Its name is the hash of all of them, its content a signature with a key that only the user can read; stamps with
+another signature are ignored.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from prmbench.core import archives, reading, writing
 from prmbench.core.records import UserError
 from prmbench.report.sheets import Section
 
-READ = (".json", ".jsonl.gz", archives.SUFFIX)
-WRITTEN = (".md", ".svg", ".png", ".html", ".csv", ".tex", ".json")
-USED = ("numpy", "pandas", "matplotlib", "pydantic", "jinja2", "pyarrow", "scikit-learn", "scipy")
-"""Packages that a number, a drawing or a check depends on."""
+INPUT_SUFFIXES = (".json", ".jsonl.gz", archives.SUFFIX)
+OUTPUT_SUFFIXES = (".md", ".svg", ".png", ".html", ".csv", ".tex", ".json")
+PACKAGES = ("numpy", "pandas", "matplotlib", "pydantic", "jinja2", "pyarrow", "scikit-learn", "scipy")
+"""Packages that numbers, figures or checks depend on."""
 
 
 def inputs(results: Path, out: Path, formats: Sequence[str], sections: Sequence[Section] = ()) -> str:
-    """Return the hash of the results, of this package and those it uses, and of the options; empty if unreadable."""
+    """Returns the hash of the results, of this package, of those it uses, and of the options; empty if unreadable."""
     package = Path(__file__).parents[1]
     paths = [path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    for suffix in READ:
+    for suffix in INPUT_SUFFIXES:
         paths += [path for path in reading.find_paths(results, suffix) if path.is_symlink() or not path.is_dir()]
-    about = (
+    settings = (
         str(results),
         str(out),
         sorted(formats),
         [str(section.sheets.__module__) for section in sections],
         platform.python_version(),
-        *map(_version, USED),
+        *map(_version, PACKAGES),
     )
-    return _hash(repr(about), paths)
+    return _hash(repr(settings), paths)
 
 
-def state(made_of: str, out: Path, *, check: bool) -> str:
-    """Return the hash of `inputs` and of the files under `out` now; empty when one cannot be read.
+def state(input_hash: str, out: Path, *, check: bool) -> str:
+    """Returns the hash of `inputs` and of the present files under `out`; empty when one cannot be read.
 
     Args:
-        made_of: What `inputs` returned before the results were read.
+        input_hash: Value of `inputs` before the results were read.
         out: Folder for tables, figures and the page.
-        check: Whether the report only checks: then the page and the PNGs are not looked at.
+        check: Whether the report only checks, which ignores the page and the PNGs.
     """
-    kinds = [kind for kind in WRITTEN if not (check and kind in (".png", ".html"))]
+    suffixes = [suffix for suffix in OUTPUT_SUFFIXES if not (check and suffix in (".png", ".html"))]
     folders = (out, out / "figures", out / "published")
-    paths = [path for folder in folders for path in folder.glob("*") if path.suffix in kinds and path.is_file()]
-    return _hash(f"{made_of} {check}", paths) if made_of else ""
+    paths = [path for folder in folders for path in folder.glob("*") if path.suffix in suffixes and path.is_file()]
+    return _hash(f"{input_hash} {check}", paths) if input_hash else ""
 
 
-def _hash(about: str, paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256(about.encode(errors="surrogateescape"))
+def _hash(prefix: str, paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256(prefix.encode(errors="surrogateescape"))
     try:
         for path in sorted(paths):
             content = reading.read_bytes(path, follow_links=False)
@@ -69,7 +69,7 @@ def _hash(about: str, paths: Iterable[Path]) -> str:
 
 
 def is_known(name: str) -> bool:
-    """Return whether a report left this state without a fault."""
+    """Returns whether a report ended in this state without an error."""
     try:
         return bool(name) and hmac.compare_digest(
             reading.read_bytes(_folder() / name, max_bytes=64, follow_links=False), _signature(name)
@@ -79,7 +79,7 @@ def is_known(name: str) -> bool:
 
 
 def remember(name: str) -> None:
-    """Write down that a report left this state without a fault; where that cannot be, the next one is made anew."""
+    """Records that a report ended in this state without an error; does nothing if the cache cannot be written."""
     try:
         if name:
             writing.write_atomic(_folder() / name, _signature(name))
@@ -104,7 +104,7 @@ def _signature(name: str) -> bytes:
 
 
 def _key() -> bytes:
-    """The user's key, made when there is none. Raises UserError when others could have read it."""
+    """The user's key, created if there is none. Raises UserError when others could have read it."""
     path = _folder() / "key"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

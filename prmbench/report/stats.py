@@ -1,7 +1,6 @@
-"""Means and paired differences over seeds: t intervals, p-values, Holm's adjustment, what could have been found.
+"""Means and paired differences over seeds: t-intervals, p-values, Holm's adjustment, detectable differences.
 
-Seeds are few, so everything uses Student's t. It comes from scipy.special: scipy.stats would load for
-twice as long again.
+Seeds are few, so everything uses Student's t, from scipy.special because importing scipy.stats takes much longer.
 """
 
 from __future__ import annotations
@@ -42,21 +41,21 @@ class Paired:
     positive: int
     """Seeds in which the difference is above zero."""
     mdd: float | None
-    """The smallest true difference that a test at 5% finds with power 0.80, given this spread."""
+    """The smallest true difference that a test at 5% detects with power 0.80, given this spread."""
 
 
 def t_two_sided_p(t: float, df: int) -> float:
-    """Return P(|T| >= t) of Student's distribution with `df` degrees of freedom, for t >= 0."""
+    """Returns P(|T| >= t) of Student's distribution with `df` degrees of freedom, for t >= 0."""
     return float(2 * special.stdtr(df, -t))
 
 
 def t_quantile(p: float, df: int) -> float:
-    """Return the t below which a share p of Student's distribution with `df` degrees of freedom lies."""
+    """Returns the p-quantile of Student's distribution with `df` degrees of freedom."""
     return float(special.stdtrit(df, p))
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """Mean with its 95% t-interval. Raises ValueError on no value."""
+    """Computes the mean with its 95% t-interval. Raises ValueError without values."""
     if not values:
         raise ValueError("no value to take a mean of")
     value, n = fmean(values), len(values)
@@ -67,14 +66,14 @@ def mean(values: Sequence[float]) -> Mean:
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | None:
-    """Paired comparison by seed; None when no seed has both."""
-    gaps = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
-    if not gaps:
+    """Compares two methods by seed; None if no seed has both."""
+    differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+    if not differences:
         return None
-    m, positive = mean(gaps), sum(gap > ROUNDING for gap in gaps)
+    m, positive = mean(differences), sum(gap > ROUNDING for gap in differences)
     if m.lo is None:
         return Paired(m.value, None, None, None, m.n, positive, None)
-    df, error = m.n - 1, stdev(gaps) / math.sqrt(m.n)
+    df, error = m.n - 1, stdev(differences) / math.sqrt(m.n)
     t = abs(m.value) / error if error > ROUNDING else math.inf if abs(m.value) > ROUNDING else 0.0
     p = t_two_sided_p(t, df)
     mdd = (t_quantile((1 + LEVEL) / 2, df) + t_quantile(POWER, df)) * error
@@ -82,7 +81,7 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | 
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Return Holm's step-down adjustment of p-values, in their order. scipy has no such function."""
+    """Returns Holm's step-down adjustment of p-values, in their order. scipy has no such function."""
     adjusted, so_far = [0.0] * len(ps), 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
         so_far = max(so_far, min(1.0, (len(ps) - rank) * ps[i]))

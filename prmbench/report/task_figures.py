@@ -1,4 +1,4 @@
-"""Figures of best-of-N and calibration runs. Same style and bytes as figures.py, which draws them."""
+"""Figures of best-of-N and calibration runs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from matplotlib.figure import Figure
 
 from prmbench.core.records import MetricRow
 from prmbench.core.result_files import Run
-from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
+from prmbench.report.figures import MAX_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import slug
 from prmbench.tasks.best_of_n import sizes_of
-from prmbench.tasks.blocks import Block, blocks, candidate, prefixes, rows_of
+from prmbench.tasks.blocks import Block, blocks, completion_identity, prefix_identity, rows_of
 from prmbench.tasks.wording import model_name, rule_and_readout
 
-MOST_PANELS = 4
-BON_HEADLINE = ("prefix_sum/last", "as_is/last", "vote/mean")
-"""What the curve of a model shows: the first that it has."""
+MAX_PANELS = 4
+BEST_OF_N_HEADLINE = ("prefix_sum/last", "as_is/last", "vote/mean")
+"""Protocols for a model's curve; the first that it has is shown."""
 FLOOR_LOOKS = {"random": ("#9a9a9a", ":"), "majority": ("#6b6b6b", "--"), "pass": ("#222222", "-.")}
 BINS = 10
 
 
 def panels_in_a_row(names: Sequence[str], width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """An empty figure with a titled panel per name; width of a panel and height in inches."""
+    """Returns an empty figure with a titled panel per name; width of a panel and height are in inches."""
     figure = Figure(figsize=(width * len(names), height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
     axes = list(figure.subplots(1, len(names), squeeze=False)[0])
@@ -38,20 +38,20 @@ def panels_in_a_row(names: Sequence[str], width: float, height: float) -> tuple[
 
 
 def best_of_n(name: str, runs: Sequence[Run]) -> list[Plan]:
-    """Accuracy against N, a panel per set of completions."""
+    """Plans one figure: accuracy against N, with a panel per set of completions."""
     sizes = sizes_of(runs)
-    found = [b for b in blocks(runs, candidate) if "[" not in b.subset][:MOST_PANELS]
-    if not found or not sizes:
+    trace_blocks = [b for b in blocks(runs, completion_identity) if "[" not in b.subset][:MAX_PANELS]
+    if not trace_blocks or not sizes:
         return []
-    figure, axes = panels_in_a_row([block.name for block in found], 3.6, 3.3)
+    figure, axes = panels_in_a_row([block.name for block in trace_blocks], 3.6, 3.3)
     labels = run_labels(runs)
-    places = {path: place for place, path in enumerate(list(labels)[:MOST_RUNS])}
-    for axis, block in zip(axes, found, strict=True):
+    color_index = {path: index for index, path in enumerate(list(labels)[:MAX_RUNS])}
+    for axis, block in zip(axes, trace_blocks, strict=True):
         for run in block.runs:
-            if run.path in places:
-                color = PALETTE[places[run.path]]
-                _picked(axis, rows_of(run.result, block.subset), sizes, color, labels[run.path])
-        _floors(axis, rows_of(block.runs[0].result, block.subset), sizes)
+            if run.path in color_index:
+                color = PALETTE[color_index[run.path]]
+                _draw_model(axis, rows_of(run.result, block.subset), sizes, color, labels[run.path])
+        _draw_floors(axis, rows_of(block.runs[0].result, block.subset), sizes)
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [str(n) for n in sizes])
         axis.minorticks_off()
@@ -59,47 +59,49 @@ def best_of_n(name: str, runs: Sequence[Run]) -> list[Plan]:
     legend_below(figure, axes)
     caption = (
         f"Expected accuracy of the completion picked among N, with its 95% interval, by the first of "
-        f"{', '.join(BON_HEADLINE)} that a model has. Grey and black: no model at all, and the ceiling."
+        f"{', '.join(BEST_OF_N_HEADLINE)} that a model has. Grey and black: no model at all, and the ceiling."
     )
     return [(f"{slug(name)}-accuracy", "Accuracy against N", caption, figure)]
 
 
 def run_labels(runs: Sequence[Run]) -> dict[Path, str]:
-    """Run -> its model, with the run's id where several runs are of one model or a floor has its name."""
+    """Returns a label for each run: its model, with the run's id where the model alone would be ambiguous."""
     names = {run.path: model_name(run.result.manifest) for run in runs}
-    times = Counter([*names.values(), *FLOOR_LOOKS])
+    counts = Counter([*names.values(), *FLOOR_LOOKS])
     ids = {run.path: run.result.manifest.run_id for run in runs}
-    return {path: f"{name} ({ids[path]})" if times[name] > 1 else name for path, name in names.items()}
+    return {path: f"{name} ({ids[path]})" if counts[name] > 1 else name for path, name in names.items()}
 
 
-def _picked(axis: Axes, rows: dict[tuple[str, str], MetricRow], sizes: Sequence[int], color: str, model: str) -> None:
-    protocol = next((key for key in BON_HEADLINE if any(protocol == key for protocol, _ in rows)), "")
-    shown = [(n, rows[protocol, f"best_of@{n}"]) for n in sizes if (protocol, f"best_of@{n}") in rows]
-    shown = [(n, row) for n, row in shown if row.value is not None]
+def _draw_model(
+    axis: Axes, rows: dict[tuple[str, str], MetricRow], sizes: Sequence[int], color: str, model: str
+) -> None:
+    protocol = next((key for key in BEST_OF_N_HEADLINE if any(protocol == key for protocol, _ in rows)), "")
+    points = [(n, rows[protocol, f"best_of@{n}"]) for n in sizes if (protocol, f"best_of@{n}") in rows]
+    points = [(n, row) for n, row in points if row.value is not None]
     axis.plot(
-        [n for n, _ in shown],
-        [100 * (r.value or 0) for _, r in shown],
+        [n for n, _ in points],
+        [100 * (r.value or 0) for _, r in points],
         "o-",
         ms=4,
         color=color,
         label=legend_label(model),
     )
-    for n, row in shown:
+    for n, row in points:
         if row.lo is not None and row.hi is not None:
             axis.plot([n, n], [100 * row.lo, 100 * row.hi], color=color, lw=1.2)
 
 
-def _floors(axis: Axes, rows: dict[tuple[str, str], MetricRow], sizes: Sequence[int]) -> None:
+def _draw_floors(axis: Axes, rows: dict[tuple[str, str], MetricRow], sizes: Sequence[int]) -> None:
     for name, (color, dashes) in FLOOR_LOOKS.items():
         keys = [(n, (f"floor/{name}", "accuracy" if name == "random" else f"{name}@{n}")) for n in sizes]
-        found = [(n, rows[key].value) for n, key in keys if key in rows]
-        values = [(n, value) for n, value in found if value is not None]
+        pairs = [(n, rows[key].value) for n, key in keys if key in rows]
+        values = [(n, value) for n, value in pairs if value is not None]
         if values:
             axis.plot([n for n, _ in values], [100 * v for _, v in values], dashes, color=color, lw=1.2, label=name)
 
 
 def legend_below(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
-    """Draws one legend for all panels, each label once."""
+    """Draws one legend for all panels, with each label once."""
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=8
@@ -110,22 +112,22 @@ def legend_below(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None
 
 
 def calibration(name: str, runs: Sequence[Run]) -> list[Plan]:
-    """Reliability: a row per run, a panel per set of prefixes and kind of value."""
-    found = [b for b in blocks(runs, prefixes) if "[" not in b.subset]
-    rows = [(run, _panels(run, found)) for run in runs]
-    rows = [(run, panels[:MOST_PANELS]) for run, panels in rows if panels][:MOST_RUNS]
+    """Plans one figure of reliability diagrams: a row per run, a panel per set of prefixes and readout."""
+    trace_blocks = [b for b in blocks(runs, prefix_identity) if "[" not in b.subset]
+    rows = [(run, _panels(run, trace_blocks)) for run in runs]
+    rows = [(run, panels[:MAX_PANELS]) for run, panels in rows if panels][:MAX_RUNS]
     if not rows:
         return []
-    wide = max(len(panels) for _, panels in rows)
-    figure = Figure(figsize=(2.9 * wide, 3.1 * len(rows)), layout="constrained")
+    columns = max(len(panels) for _, panels in rows)
+    figure = Figure(figsize=(2.9 * columns, 3.1 * len(rows)), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1)  # type: ignore[union-attr, call-arg]
-    grid = figure.subplots(len(rows), wide, squeeze=False)
-    for line, (run, panels) in zip(grid, rows, strict=True):
-        for axis, panel in zip(line, panels, strict=False):
-            _reliability(axis, run, *panel)
-        for axis in line[len(panels) :]:
+    axes_grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes_row, (run, panels) in zip(axes_grid, rows, strict=True):
+        for axis, panel in zip(axes_row, panels, strict=False):
+            _draw_reliability(axis, run, *panel)
+        for axis in axes_row[len(panels) :]:
             axis.set_axis_off()
-    legend_below(figure, grid[0])
+    legend_below(figure, axes_grid[0])
     caption = (
         "Ten bins of equally many prefixes: mean prediction against the share that succeeded; the diagonal is perfect. "
         "The number beneath each title: prefixes in a bin."
@@ -135,10 +137,10 @@ def calibration(name: str, runs: Sequence[Run]) -> list[Plan]:
     return [(f"{slug(name)}-reliability", "Reliability", caption, figure)]
 
 
-def _panels(run: Run, found: Sequence[Block]) -> list[tuple[Block, str]]:
-    """(prefixes, readout) of the running values; changes from step to step are no probabilities of success."""
+def _panels(run: Run, trace_blocks: Sequence[Block]) -> list[tuple[Block, str]]:
+    """The (block, readout) of each panel; only readouts that value a whole prefix are probabilities of success."""
     panels = []
-    for block in found:
+    for block in trace_blocks:
         if run in block.runs:
             keys = [key for key, metric in rows_of(run.result, block.subset) if metric == "reliability_n_0"]
             readouts = dict.fromkeys(rule_and_readout(key, has_threshold=False)[1] for key in keys)
@@ -146,17 +148,17 @@ def _panels(run: Run, found: Sequence[Block]) -> list[tuple[Block, str]]:
     return panels
 
 
-def _reliability(axis: Axes, run: Run, block: Block, readout: str) -> None:
+def _draw_reliability(axis: Axes, run: Run, block: Block, readout: str) -> None:
     rows = rows_of(run.result, block.subset)
     axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=0.8)
     looks = {"sigmoid": ("as read", PALETTE[0]), "identity": ("as read", PALETTE[0]), "platt": ("Platt", PALETTE[1])}
     counts: list[float] = []
     for rule, (label, color) in looks.items():
         bins = [reliability_bin(rows, f"{readout}/{rule}", i) for i in range(BINS)]
-        known = [b for b in bins if b is not None]
-        if known:
-            axis.plot([b[0] for b in known], [b[1] for b in known], "o-", ms=4, lw=1.1, color=color, label=label)
-            counts += [b[2] for b in known]
+        existing = [b for b in bins if b is not None]
+        if existing:
+            axis.plot([b[0] for b in existing], [b[1] for b in existing], "o-", ms=4, lw=1.1, color=color, label=label)
+            counts += [b[2] for b in existing]
     span = (
         ""
         if not counts
@@ -171,7 +173,7 @@ def _reliability(axis: Axes, run: Run, block: Block, readout: str) -> None:
 def reliability_bin(
     rows: dict[tuple[str, str], MetricRow], protocol: str, number: int
 ) -> tuple[float, float, float] | None:
-    """Mean prediction, success rate and count of a bin; None when it does not exist."""
-    found = [rows.get((protocol, f"reliability_{what}_{number}")) for what in ("mean", "rate", "n")]
-    values = [row.value for row in found if row is not None and row.value is not None]
-    return (values[0], values[1], values[2]) if len(values) == len(found) else None
+    """Returns mean prediction, success rate and count of a bin; None if it does not exist."""
+    metric_rows = [rows.get((protocol, f"reliability_{field}_{number}")) for field in ("mean", "rate", "n")]
+    values = [row.value for row in metric_rows if row is not None and row.value is not None]
+    return (values[0], values[1], values[2]) if len(values) == len(metric_rows) else None

@@ -1,4 +1,4 @@
-"""Tables for the terminal, 80 columns wide: one run, or two runs side by side."""
+"""Tables for the terminal, 80 columns wide: one run, or a comparison of two runs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from prmbench.tasks.plain_tables import summary_of
 from prmbench.tasks.steps import f1_cell, missing_notes
 from prmbench.tasks.table import NOTED, PERCENT, POINTS, Cell, Code, Row, Table, Value
 
-WIDTH, NARROWEST = 80, 6
-"""Characters of a table, and of a column whose heading is cut to make room."""
+WIDTH, MIN_COLUMN = 80, 6
+"""Characters of a table, and the narrowest column to which a heading is cut."""
 
 
 def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> RichTable:
-    """Returns what `eval` prints of a run: a line per protocol, the floors beneath.
+    """Returns the table that `eval` prints: a row per protocol, the floors beneath.
 
     Args:
         result: The run.
-        rows: Rows that name the protocols to show (default: all of the run's); floors are always there.
+        rows: Rows of the protocols to show (default: all of the run's); floors are always shown.
     """
-    shown = dict.fromkeys(row.protocol for row in (result.rows if rows is None else rows))
-    keys = [key for key in shown if not key.startswith("floor/")]
+    protocols = dict.fromkeys(row.protocol for row in (result.rows if rows is None else rows))
+    keys = [key for key in protocols if not key.startswith("floor/")]
     manifest, task = result.manifest, find_task(result.manifest.task)
     table = summary_of(task, result, keys)
     subsets = dict.fromkeys(format_shift.base_and_rendering(name)[0] for name in manifest.subsets)
@@ -37,30 +37,32 @@ def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> Ric
 
 
 def compare_table(rows: Sequence[MetricRow]) -> RichTable:
-    """Returns what `compare` prints: both numbers, their difference with its interval, p and what could be found.
+    """Returns the table that `compare` prints: both numbers, their difference, p, and the detectable difference.
 
-    Of other tasks than step F1 the protocol's name ends with the metric that is compared.
+    For tasks other than step F1, the protocol's name ends with the metric that is compared.
     """
     metrics = {row.protocol: row.metric.removesuffix("_a") for row in rows if row.metric.endswith("_a")}
     by_key = {(row.protocol, row.subset, row.metric): row for row in rows}
     groups: list[tuple[Row, ...]] = []
     for protocol in dict.fromkeys(row.protocol for row in rows):
         metric = metrics.get(protocol, "f1")
-        lines: list[Row] = [(Code(protocol), *[""] * 5)]
-        subsets = format_shift.places(dict.fromkeys(r.subset for r in rows if r.protocol == protocol), metric)
+        table_rows: list[Row] = [(Code(protocol), *[""] * 5)]
+        subsets = format_shift.comparison_subsets(
+            dict.fromkeys(r.subset for r in rows if r.protocol == protocol), metric
+        )
         for subset, name in subsets.items():
-            found = [
+            metric_rows = [
                 by_key.get((protocol, subset, wanted))
                 for wanted in (f"{metric}_a", f"{metric}_b", f"{metric}_difference", "mdd")
             ]
             first, second, difference, mdd = (
-                f1_cell(row, POINTS if at == 2 else PERCENT, interval=at == 2)  # noqa: PLR2004
-                for at, row in enumerate(found)
+                f1_cell(row, POINTS if index == 2 else PERCENT, interval=index == 2)  # noqa: PLR2004
+                for index, row in enumerate(metric_rows)
             )
             p = by_key.get((protocol, subset, "p_value"))
             p_value = Value(None if p is None else p.value, "fraction")
-            lines.append((f"  {validity.short(subset) or name}", first, second, difference, p_value, mdd))
-        groups.append(tuple(lines))
+            table_rows.append((f"  {validity.short(subset) or name}", first, second, difference, p_value, mdd))
+        groups.append(tuple(table_rows))
     table = Table(
         label="compare",
         title="",
@@ -81,8 +83,8 @@ def _comparison_notes(rows: Sequence[MetricRow]) -> list[str]:
         "[95% interval]; p: two-sided paired bootstrap over problems",
         "mdd: the smallest difference that this pairing finds with power 0.80",
     ]
-    places = format_shift.places(dict.fromkeys(r.subset for r in rows), "")
-    averages = [s for s, name in places.items() if name == "average" and not validity.short(s)]
+    display_names = format_shift.comparison_subsets(dict.fromkeys(r.subset for r in rows), "")
+    averages = [s for s, name in display_names.items() if name == "average" and not validity.short(s)]
     notes += [f"average over {name[4:-1].replace(',', ', ')}" for name in averages]
     if any(row.note.endswith(OUT_OF_FOLD) for row in rows):
         notes.append(f"{NOTED} judged out of fold; or an average with such a cell")
@@ -90,26 +92,26 @@ def _comparison_notes(rows: Sequence[MetricRow]) -> list[str]:
 
 
 def terminal_table(table: Table, title: str, notes: Sequence[str]) -> RichTable:
-    """Returns a table as rich prints it, with the notes beneath; numbers are never cut, names are."""
+    """Returns a table for rich, with the notes beneath; long names and headings may be cut, numbers never."""
     heading = Text(title, overflow="ellipsis", no_wrap=True)
-    look = {"padding": (0, 1, 0, 0), "pad_edge": False, "width": WIDTH}
-    shown = RichTable(title=heading, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, **look)  # type: ignore[arg-type]
+    layout = {"padding": (0, 1, 0, 0), "pad_edge": False, "width": WIDTH}
+    rich_table = RichTable(title=heading, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, **layout)  # type: ignore[arg-type]
     rows = [[_text(cell) for cell in row] for group in table.groups for row in group]
-    widest = [max((len(row[at]) for row in rows), default=0) for at in range(len(table.header))]
-    is_crowded = widest[0] + sum(1 + max(len(h), w) for h, w in zip(table.header[1:], widest[1:], strict=True)) > WIDTH
-    shown.add_column(table.header[0], overflow="fold", ratio=1)
-    for name, width in zip(table.header[1:], widest[1:], strict=True):
-        room = max(width, NARROWEST) if is_crowded else None
-        shown.add_column(name, justify="right", no_wrap=True, overflow="ellipsis", max_width=room)
+    widths = [max((len(row[at]) for row in rows), default=0) for at in range(len(table.header))]
+    is_crowded = widths[0] + sum(1 + max(len(h), w) for h, w in zip(table.header[1:], widths[1:], strict=True)) > WIDTH
+    rich_table.add_column(table.header[0], overflow="fold", ratio=1)
+    for name, width in zip(table.header[1:], widths[1:], strict=True):
+        max_width = max(width, MIN_COLUMN) if is_crowded else None
+        rich_table.add_column(name, justify="right", no_wrap=True, overflow="ellipsis", max_width=max_width)
     groups = [group for group in table.groups if group]
     for group in groups:
         is_floor = table.ends_with_floors and group is table.groups[-1]
         for row in group:
             name, *cells = map(_text, row)
             style = "dim" if is_floor else "bold" if table.label == "compare" and isinstance(row[0], Code) else ""
-            shown.add_row(Text(name), *map(Text, cells), end_section=row is group[-1], style=style)
-    shown.caption = Text("\n".join(notes))
-    return shown
+            rich_table.add_row(Text(name), *map(Text, cells), end_section=row is group[-1], style=style)
+    rich_table.caption = Text("\n".join(notes))
+    return rich_table
 
 
 def _text(cell: Cell) -> str:

@@ -1,6 +1,6 @@
-"""Figures of `train-distrl` runs: accuracy and monitors over steps. Small multiples, one style.
+"""Figures of `train-distrl` runs: accuracy and monitors over training steps.
 
-Bands are t-intervals over the runs of a line; a line of one run has none.
+Bands are t-intervals over the runs of a line; a line of a single run has none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prmbench.core.result_files import Run
-from prmbench.report.figures import MOST_RUNS, PALETTE, Plan, legend_label
+from prmbench.report.figures import MAX_RUNS, PALETTE, Plan, legend_label
 from prmbench.report.frame import slug
 from prmbench.report.stats import Mean, mean
 from prmbench.report.task_figures import legend_below, run_labels
@@ -28,95 +28,103 @@ WATCHED: dict[str, tuple[str, float]] = {
     "candidates": ("candidates per token", 1),
     "candidate_mass": ("probability of the candidates, percent", 100),
 }
-"""Monitor -> axis label and scale."""
+"""Axis label and scale of each monitor."""
 WIDE = 4
-"""Panels side by side."""
+"""Number of panels side by side."""
 Series = Callable[[TrainingRun], Mapping[int, float]]
-"""What a line shows of a run: step -> number."""
+"""Returns the numbers of a run that a line shows, by step."""
 
 
 def plans(name: str, runs: Sequence[Run]) -> list[Plan]:
-    """Accuracy at the validations, and what was watched in training; a line per run, of the first MOST_RUNS.
+    """Plans figures of accuracy at validations and of the monitors, with a line for each of the first MAX_RUNS runs.
 
-    A figure without a number is left out.
+    A figure without any number is left out.
     """
     labels = run_labels(runs)
     trained = {
         labels[run.path]: TrainingRun(run, validated_at(m), read_metrics(run.path, m))
-        for run in runs[:MOST_RUNS]
+        for run in runs[:MAX_RUNS]
         for m in [run.result.manifest]
     }
     samples = ", ".join(sorted({metric(run.result.manifest) for run in runs}))
     curves: dict[str, tuple[Series, float]] = {f"{samples}, percent": (TrainingRun.validations, 100.0)}
-    watched: dict[str, tuple[Series, float]] = {label: (monitor(key), scale) for key, (label, scale) in WATCHED.items()}
-    few = f" {len(trained)} of {len(runs)} runs." if len(trained) < len(runs) else ""
-    found = [
-        ("accuracy", "Accuracy over training", f"Accuracy on the validation problems over training.{few}", curves),
-        ("monitors", "Monitors", f"What was recorded at every step of training.{few}", watched),
+    monitors: dict[str, tuple[Series, float]] = {
+        label: (monitor(key), scale) for key, (label, scale) in WATCHED.items()
+    }
+    run_note = f" {len(trained)} of {len(runs)} runs." if len(trained) < len(runs) else ""
+    figure_specs = [
+        ("accuracy", "Accuracy over training", f"Accuracy on the validation problems over training.{run_note}", curves),
+        ("monitors", "Monitors", f"What was recorded at every step of training.{run_note}", monitors),
     ]
     return [
         (f"{slug(name)}-{kind}", title, caption, figure)
-        for kind, title, caption, panels in found
+        for kind, title, caption, panels in figure_specs
         if (figure := _panels(trained, panels)) is not None
     ]
 
 
 def _panels(trained: Mapping[str, TrainingRun], panels: Mapping[str, tuple[Series, float]]) -> Figure | None:
-    """A panel per series that some run has, a line per run that has it; one legend below."""
-    shown = {title: what for title, what in panels.items() if any(what[0](run) for run in trained.values())}
-    if not shown:
+    """A figure with a panel per series that any run has and a line per run; None without any panel."""
+    shown_panels = {
+        title: series_and_scale
+        for title, series_and_scale in panels.items()
+        if any(series_and_scale[0](run) for run in trained.values())
+    }
+    if not shown_panels:
         return None
-    figure, axes = small_multiples(list(shown), 2.9)
-    for axis, what in zip(axes, shown.values(), strict=True):
+    figure, axes = small_multiples(list(shown_panels), 2.9)
+    for axis, series_and_scale in zip(axes, shown_panels.values(), strict=True):
         for (label, run), color in zip(trained.items(), PALETTE, strict=False):
-            if what[0](run):
-                draw_line(axis, label, [run], what, color)
+            if series_and_scale[0](run):
+                draw_line(axis, label, [run], series_and_scale, color)
     legend_below(figure, axes)
     return figure
 
 
-# --- shared with figures of several runs a line --------------------------------------------------------------
+# --- shared with figures of several runs per line --------------------------------------------------------------
 
 
 def over_runs(runs: Sequence[TrainingRun], series: Series) -> dict[int, Mean]:
-    """Step -> mean over the runs that have it, with its t-interval."""
-    found: dict[int, list[float]] = {}
+    """Returns, by step, the mean over the runs that have it, with its t-interval."""
+    values_by_step: dict[int, list[float]] = {}
     for run in runs:
         for step, value in series(run).items():
-            found.setdefault(step, []).append(value)
-    return {step: mean(found[step]) for step in sorted(found)}
+            values_by_step.setdefault(step, []).append(value)
+    return {step: mean(values_by_step[step]) for step in sorted(values_by_step)}
 
 
 def monitor(name: str) -> Series:
-    """The series of a monitor, for `draw_line`."""
+    """Returns the series of a monitor, for `draw_line`."""
     return lambda run: run.monitor(name)
 
 
 def small_multiples(titles: Sequence[str], height: float, width: float = 3.3) -> tuple[Figure, list[Axes]]:
-    """An empty figure with a panel per title, in rows of at most WIDE; width and height of a panel in inches."""
+    """Returns an empty figure with a panel per title; width and height of a panel are in inches."""
     columns = min(WIDE, len(titles))
     rows = -(-len(titles) // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
-    grid = [axis for line in figure.subplots(rows, columns, squeeze=False) for axis in line]
-    for axis in grid[len(titles) :]:
+    axes = [axis for axes_row in figure.subplots(rows, columns, squeeze=False) for axis in axes_row]
+    for axis in axes[len(titles) :]:
         axis.set_axis_off()
-    for axis, title in zip(grid, titles, strict=False):
+    for axis, title in zip(axes, titles, strict=False):
         axis.set_title(title, fontsize=8)
         axis.tick_params(labelsize=7)
         axis.set_xlabel("step", fontsize=8)
-    return figure, grid[: len(titles)]
+    return figure, axes[: len(titles)]
 
 
-def draw_line(axis: Axes, label: str, runs: Sequence[TrainingRun], what: tuple[Series, float], color: str) -> None:
+def draw_line(
+    axis: Axes, label: str, runs: Sequence[TrainingRun], series_and_scale: tuple[Series, float], color: str
+) -> None:
     """Draws the mean over runs of a series times its scale, and the band of its interval where there is one."""
-    series, scale = what
-    found = over_runs(runs, series)
-    steps = list(found)
+    series, scale = series_and_scale
+    means = over_runs(runs, series)
+    steps = list(means)
     marker = "o" if len(steps) <= WIDE else ""
-    values = [scale * m.value for m in found.values()]
+    values = [scale * m.value for m in means.values()]
     axis.plot(steps, values, color=color, lw=1.4, marker=marker, ms=3, label=legend_label(label))
-    ends = [(step, m.lo, m.hi) for step, m in found.items() if m.lo is not None and m.hi is not None]
+    ends = [(step, m.lo, m.hi) for step, m in means.items() if m.lo is not None and m.hi is not None]
     if ends:
         low, high = [scale * (lo or 0) for _, lo, _ in ends], [scale * (hi or 0) for _, _, hi in ends]
         axis.fill_between([step for step, _, _ in ends], low, high, color=color, alpha=0.12, lw=0)

@@ -14,7 +14,7 @@ from prmbench.core import validation
 from prmbench.core.records import RunManifest, UserError
 from prmbench.core.result_files import MAX_UNPACKED_BYTES, Run, metrics_path, read_file, sha256, unpacked_lines
 
-MOST_METRIC_LINES = 1_000_000
+MAX_METRIC_LINES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,54 +23,57 @@ class TrainingRun:
 
     run: Run
     steps: tuple[int, ...]
-    """When it was validated."""
+    """Training steps after which it was validated."""
     lines: tuple[Mapping[str, Any], ...]
-    """Of metrics.jsonl, in order of steps; empty where the run has none."""
+    """Lines of metrics.jsonl in order of steps; empty if the run has none."""
 
-    def problems(self, of: Callable[[Sequence[float]], float], series: str = "") -> dict[str, float]:
-        """Problem -> a number made of its accuracies at the validations, or of another series of them."""
-        found: dict[str, list[float]] = {}
+    def problems(self, reduce: Callable[[Sequence[float]], float], series: str = "") -> dict[str, float]:
+        """Returns, by problem, a number computed from its accuracies at the validations, or from another series."""
+        values_by_problem: dict[str, list[float]] = {}
         for trace in self.run.scores:
             values = trace.also.get(series, ()) if series else trace.values
             if len(values) == len(self.steps):
-                found.setdefault(trace.cluster, []).append(of(values))
-        return {problem: fmean(values) for problem, values in found.items()}
+                values_by_problem.setdefault(trace.cluster, []).append(reduce(values))
+        return {problem: fmean(values) for problem, values in values_by_problem.items()}
 
     def monitor(self, name: str) -> dict[int, float]:
-        """Step -> the number; steps without it are left out. What only validations have is found there."""
-        found = {}
+        """Returns a metric by step, also one recorded only at validations; steps without it are left out."""
+        values = {}
         for line in self.lines:
             value = line.get("validation", {}).get(name) if name not in line else line[name]
             if isinstance(value, int | float) and math.isfinite(value):
-                found[int(line["step"])] = float(value)
-        return found
+                values[int(line["step"])] = float(value)
+        return values
 
     def validations(self) -> dict[int, float]:
-        """Step -> accuracy as a fraction, the mean over problems."""
-        problems = [t.values for t in self.run.scores if len(t.values) == len(self.steps)]
-        return {step: sum(v[i] for v in problems) / len(problems) for i, step in enumerate(self.steps) if problems}
+        """Returns the accuracy at each validation, a fraction, as the mean over problems."""
+        accuracies = [t.values for t in self.run.scores if len(t.values) == len(self.steps)]
+        return {
+            step: sum(v[i] for v in accuracies) / len(accuracies) for i, step in enumerate(self.steps) if accuracies
+        }
 
 
 def read_metrics(path: Path, manifest: RunManifest) -> tuple[dict[str, Any], ...]:
-    """The lines of the run's metrics in order of steps; none where the manifest names none.
+    """Returns the lines of the run's metrics file in order of steps; empty if the manifest names no such file.
 
-    Raises UserError when the file is missing, altered or not what it should be.
+    Raises:
+        UserError: The file is missing, altered or malformed.
     """
-    wanted = manifest.config.get("metrics_sha256")
-    if not wanted:
+    expected_hash = manifest.config.get("metrics_sha256")
+    if not expected_hash:
         return ()
     source = metrics_path(path)
     raw = read_file(source, MAX_UNPACKED_BYTES, "restore it or train again")
-    if sha256(raw) != wanted:
+    if sha256(raw) != expected_hash:
         raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or train again")
-    return _steps(raw, source)
+    return _parse_steps(raw, source)
 
 
-@cache  # checks ask for them first, then tables and figures
-def _steps(raw: bytes, source: Path) -> tuple[dict[str, Any], ...]:
-    lines = []
-    for number, line in enumerate(unpacked_lines(raw, f"{source}: not a record of training steps"), 1):
-        if number > MOST_METRIC_LINES:
-            raise UserError(f"{source}: not a record of training steps (more than {MOST_METRIC_LINES:,} lines)")
-        lines.append(validation.read_step(line, f"{source}, line {number}"))
-    return tuple(sorted(lines, key=lambda line: int(line["step"])))
+@cache  # read by the checks, then again by tables and figures
+def _parse_steps(raw: bytes, source: Path) -> tuple[dict[str, Any], ...]:
+    records = []
+    for number, record in enumerate(unpacked_lines(raw, f"{source}: not a record of training steps"), 1):
+        if number > MAX_METRIC_LINES:
+            raise UserError(f"{source}: not a record of training steps (more than {MAX_METRIC_LINES:,} lines)")
+        records.append(validation.read_step(record, f"{source}, line {number}"))
+    return tuple(sorted(records, key=lambda record: int(record["step"])))

@@ -1,6 +1,6 @@
-"""Which first error a run predicts on each trace under a protocol, and what kind of hit or miss that is.
+"""Predicted first errors of a run under a protocol, and how they compare with the labels.
 
-The same thresholds as the metric rows, down to the fold: counting the hits gives the accuracies of the table.
+The thresholds are those of the metric rows, including the folds, so counting exact hits gives the tables' accuracies.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from prmbench.tasks import FOLDS
 HEADLINE = {"logratio": "step_sum", "value": "as_is", "prob": "as_is", "verdict": "vote"}
 """The readout that figures show for each kind of score."""
 KINDS = ("exact", "early", "late", "missed", "passed", "false alarm", "unscored")
-"""exact, early, late, missed: a trace with an error; passed, false alarm: one without."""
+"""exact, early, late and missed are for traces with an error; passed and false alarm for those without."""
 
 
 def thresholds(run: Run, protocol: EvalProtocol) -> dict[str, float]:
-    """Trace id -> the threshold it is judged by; nan for `vote` and where the run has no such number."""
-    found: dict[str, float] = {}
+    """Returns the threshold of each trace by id; nan for `vote` and where the run has no threshold."""
+    threshold_by_id: dict[str, float] = {}
     for subset in run.result.manifest.subsets:
         traces = sorted((t for t in run.scores if t.subset == subset), key=lambda t: t.id)
         if protocol.threshold == "cross_validated" or (protocol.threshold == "calibrated" and protocol.on == subset):
-            found |= _fold_thresholds(traces, protocol)
+            threshold_by_id |= _fold_thresholds(traces, protocol)
         else:
-            one = _row_value(run, subset, protocol.key, "threshold")
-            found |= {t.id: math.nan if one is None else one for t in traces}
-    return found
+            threshold = _row_value(run, subset, protocol.key, "threshold")
+            threshold_by_id |= {t.id: math.nan if threshold is None else threshold for t in traces}
+    return threshold_by_id
 
 
 def _fold_thresholds(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> dict[str, float]:
     data = first_error.sample(traces, protocol)
     fold = first_error.folds([t.cluster for t in traces], FOLDS)
-    if len(set(fold)) < 2:  # noqa: PLR2004 - judge gives no number here either
+    if len(set(fold)) < 2:  # noqa: PLR2004 - the rows have no number here either
         return {t.id: math.nan for t in traces}
-    chosen = {
+    threshold_of_fold = {
         int(f): float(first_error.best_threshold(data, (fold != f)[None].astype(float))[0]) for f in np.unique(fold)
     }
-    return {t.id: chosen[int(f)] for t, f in zip(traces, fold, strict=True)}
+    return {t.id: threshold_of_fold[int(f)] for t, f in zip(traces, fold, strict=True)}
 
 
 def _row_value(run: Run, subset: str, protocol: str, metric: str) -> float | None:
@@ -53,15 +53,15 @@ def _row_value(run: Run, subset: str, protocol: str, metric: str) -> float | Non
 
 
 def predict(trace: ScoredTrace, protocol: EvalProtocol, threshold: float) -> int | None:
-    """Predicted first error, -1 for none; None when the trace is unscored or no critique could be parsed."""
+    """Returns the predicted first error, -1 for none; None if the trace is unscored or no critique could be parsed."""
     if protocol.readout == "vote":
         return None if trace.unscored else first_error.majority(trace.verdicts)
     scores = first_error.readout(trace, protocol)
     return None if scores is None or math.isnan(threshold) else first_error.first_below(scores, threshold)
 
 
-def kind(predicted: int | None, label: int) -> str:
-    """One of KINDS."""
+def verdict_kind(predicted: int | None, label: int) -> str:
+    """Compares a predicted first error with the label; returns one of KINDS."""
     if predicted is None:
         return "unscored"
     if label < 0:
@@ -73,8 +73,8 @@ def kind(predicted: int | None, label: int) -> str:
     return "early" if predicted < label else "late"
 
 
-def headline(run: Run) -> EvalProtocol | None:
-    """The protocol that figures show: headline readout; calibrated, else native, fixed, oracle."""
+def headline_protocol(run: Run) -> EvalProtocol | None:
+    """Returns the protocol that figures show: headline readout; calibrated, else native, fixed, oracle."""
     readout = HEADLINE[run.result.manifest.kind]
     keys = {row.protocol for row in run.result.rows if row.metric == "f1" and row.value is not None}
     parsed = sorted((EvalProtocol.parse(k) for k in keys if not k.startswith("floor/")), key=lambda p: p.key)

@@ -1,6 +1,6 @@
-"""Runs of a board -> what the trace viewer shows: traces, scores by readout, and what each protocol says of each trace.
+"""Page data of the trace viewer: traces, scores by readout, and the verdict of each protocol on each trace.
 
-Every verdict is decided here; the page only shows, searches and filters.
+Every verdict is computed here; the page only shows, searches and filters.
 """
 
 from __future__ import annotations
@@ -14,85 +14,85 @@ from typing import Any
 from prmbench.core.records import READOUTS, EvalProtocol, ScoredTrace, Trace, text_hash
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
-from prmbench.report.verdicts import KINDS, headline, kind, predict, thresholds
+from prmbench.report.verdicts import KINDS, headline_protocol, predict, thresholds, verdict_kind
 from prmbench.tasks.wording import model_name, subset_rank
 
-Texts = Mapping[str, Trace] | Callable[[str], Trace | None]
-"""Where the page finds the text of a trace, by id."""
+TraceTexts = Mapping[str, Trace] | Callable[[str], Trace | None]
+"""Texts of traces by id."""
 
 
-def view(runs: Sequence[Run], most: int, data: Texts | None = None) -> dict[str, Any]:
-    """At most `most` traces, what every run says of them, their text where `data` has it, and how many there are."""
-    facts = _facts(runs)
-    chosen = choose(facts, most)
-    traces = [_trace(t) for t in chosen]
+def trace_view(runs: Sequence[Run], max_traces: int, data: TraceTexts | None = None) -> dict[str, Any]:
+    """Returns at most `max_traces` traces, with every run's scores and verdicts, known texts, and the total count."""
+    labelled = _labelled_traces(runs)
+    shown = choose_traces(labelled, max_traces)
+    traces = [_trace_data(t) for t in shown]
     return {
         "traces": traces,
-        "total": len(facts),
-        "runs": [_run(run, chosen) for run in sorted(runs, key=partial(_place, {t.id for t in chosen}))],
+        "total": len(labelled),
+        "runs": [_run_data(run, shown) for run in sorted(runs, key=partial(_viewer_order, {t.id for t in shown}))],
         "texts": _texts(data, traces),
     }
 
 
-def _place(shown: set[str], run: Run) -> tuple[bool, int]:
-    """Models before baselines, and what says most of the traces shown first: it is what the viewer opens with."""
-    known = sum(t.id in shown and not t.unscored for t in run.scores)
-    return run.result.manifest.backend == "baseline", -known
+def _viewer_order(shown: set[str], run: Run) -> tuple[bool, int]:
+    """Sort key: models before baselines, then runs by how many shown traces they scored; the viewer opens the first."""
+    scored_count = sum(t.id in shown and not t.unscored for t in run.scores)
+    return run.result.manifest.backend == "baseline", -scored_count
 
 
-def _facts(runs: Sequence[Run]) -> list[ScoredTrace]:
-    """Every labelled trace that some run scored, by subset and id."""
-    found: dict[str, ScoredTrace] = {}
+def _labelled_traces(runs: Sequence[Run]) -> list[ScoredTrace]:
+    """Every labelled trace that some run scored, sorted by subset and id."""
+    trace_by_id: dict[str, ScoredTrace] = {}
     for run in runs:
         for trace in run.scores:
             if trace.label is not None:
-                found.setdefault(trace.id, trace)
-    return sorted(found.values(), key=_natural)
+                trace_by_id.setdefault(trace.id, trace)
+    return sorted(trace_by_id.values(), key=_natural_order)
 
 
-def _natural(trace: ScoredTrace) -> tuple[tuple[int, str], list[tuple[int, str]], str]:
-    """math-2 before math-10."""
+def _natural_order(trace: ScoredTrace) -> tuple[tuple[int, str], list[tuple[int, str]], str]:
+    """Sort key that puts math-2 before math-10."""
     parts = [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d{1,15})", trace.id) if p]
     return subset_rank(trace.subset), parts, trace.id
 
 
-def choose(facts: Sequence[ScoredTrace], most: int) -> list[ScoredTrace]:
-    """At most `most` traces, the same share of every subset, picked by the hash of their ids."""
-    if len(facts) <= most:
-        return list(facts)
+def choose_traces(traces: Sequence[ScoredTrace], max_traces: int) -> list[ScoredTrace]:
+    """Returns at most `max_traces` traces, the same share of every subset, chosen by the hash of their ids."""
+    if len(traces) <= max_traces:
+        return list(traces)
     queues: dict[str, list[ScoredTrace]] = {}
-    for trace in sorted(facts, key=lambda t: text_hash(t.id)):
+    for trace in sorted(traces, key=lambda t: text_hash(t.id)):
         queues.setdefault(trace.subset, []).append(trace)
-    place = {t.id: (i + 0.5) / len(queue) for queue in queues.values() for i, t in enumerate(queue)}
-    kept = {t.id for t in sorted(facts, key=lambda t: (place[t.id], t.id))[:most]}
-    return [t for t in facts if t.id in kept]
+    relative_rank = {t.id: (i + 0.5) / len(queue) for queue in queues.values() for i, t in enumerate(queue)}
+    chosen_ids = {t.id for t in sorted(traces, key=lambda t: (relative_rank[t.id], t.id))[:max_traces]}
+    return [t for t in traces if t.id in chosen_ids]
 
 
-def _texts(data: Texts | None, traces: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Id -> problem and steps, for the traces that `data` knows and whose number of steps agrees."""
+def _texts(data: TraceTexts | None, traces: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Problem and steps by trace id, for the traces whose text is known and has the right number of steps."""
     if data is None:
         return {}
-    found = ((t, data(t["id"]) if callable(data) else data.get(t["id"])) for t in traces)
-    return {t["id"]: {"problem": x.prompt, "steps": x.steps} for t, x in found if x and len(x.steps) == t["k"]}
+    pairs = ((t, data(t["id"]) if callable(data) else data.get(t["id"])) for t in traces)
+    return {t["id"]: {"problem": x.prompt, "steps": x.steps} for t, x in pairs if x and len(x.steps) == t["k"]}
 
 
-def _trace(facts: ScoredTrace) -> dict[str, Any]:
-    return {"id": facts.id, "subset": facts.subset, "label": facts.label, "outcome": facts.outcome, "k": facts.steps}
+def _trace_data(trace: ScoredTrace) -> dict[str, Any]:
+    return {"id": trace.id, "subset": trace.subset, "label": trace.label, "outcome": trace.outcome, "k": trace.steps}
 
 
-def _run(run: Run, chosen: Sequence[ScoredTrace]) -> dict[str, Any]:
+def _run_data(run: Run, chosen: Sequence[ScoredTrace]) -> dict[str, Any]:
     """Scores per readout and verdicts per protocol, in the order of the traces shown."""
     manifest = run.result.manifest
-    have = {t.id: t for t in run.scores}
-    traces = [have.get(t.id) for t in chosen]
+    trace_by_id = {t.id: t for t in run.scores}
+    traces = [trace_by_id.get(t.id) for t in chosen]
     keys = dict.fromkeys(r.protocol for r in run.result.rows if r.metric == "f1" and r.value is not None)
     protocols = [EvalProtocol.parse(key) for key in keys if not key.startswith("floor/")]
     names = {series: f"{series}." * bool(series) for series in ("", *manifest.series)}
-    default = headline(run)
+    default_protocol = headline_protocol(run)
     return {
         "id": manifest.run_id,
         "model": model_name(manifest),
-        "default": default.key if default else "",
+        "default": default_protocol.key if default_protocol else "",
         "readouts": {
             f"{prefix}{readout}": [_scores(t, EvalProtocol(readout, "oracle", series=series)) for t in traces]
             for series, prefix in names.items()
@@ -101,7 +101,7 @@ def _run(run: Run, chosen: Sequence[ScoredTrace]) -> dict[str, Any]:
         },
         "votes": [list(t.verdicts) if t else [] for t in traces] if manifest.kind == "verdict" else None,
         "unscored": {str(i): t.unscored for i, t in enumerate(traces) if t and t.unscored},
-        "protocols": [_verdicts(run, p, traces) for p in sorted(protocols, key=lambda p: p.key)],
+        "protocols": [_protocol_data(run, p, traces) for p in sorted(protocols, key=lambda p: p.key)],
     }
 
 
@@ -110,13 +110,13 @@ def _scores(trace: ScoredTrace | None, protocol: EvalProtocol) -> list[float] | 
     return None if scores is None else [float(f"{s:.5g}") for s in scores]
 
 
-def _verdicts(run: Run, protocol: EvalProtocol, traces: Sequence[ScoredTrace | None]) -> dict[str, Any]:
-    limits = thresholds(run, protocol)
-    distinct = sorted({v for v in limits.values() if not math.isnan(v)})
-    place = {v: i for i, v in enumerate(distinct)}
-    predicted = [None if t is None else predict(t, protocol, limits[t.id]) for t in traces]
+def _protocol_data(run: Run, protocol: EvalProtocol, traces: Sequence[ScoredTrace | None]) -> dict[str, Any]:
+    threshold_by_id = thresholds(run, protocol)
+    distinct_thresholds = sorted({v for v in threshold_by_id.values() if not math.isnan(v)})
+    index_of = {v: i for i, v in enumerate(distinct_thresholds)}
+    predicted = [None if t is None else predict(t, protocol, threshold_by_id[t.id]) for t in traces]
     kinds = [
-        -1 if t is None or t.label is None else KINDS.index(kind(p, t.label))
+        -1 if t is None or t.label is None else KINDS.index(verdict_kind(p, t.label))
         for t, p in zip(traces, predicted, strict=True)
     ]
     prefix = f"{protocol.series}." if protocol.series else ""
@@ -124,8 +124,8 @@ def _verdicts(run: Run, protocol: EvalProtocol, traces: Sequence[ScoredTrace | N
         "key": protocol.key,
         "rule": protocol.threshold,
         "readout": prefix + protocol.readout,
-        "limits": [float(f"{v:.6g}") for v in distinct],
-        "limit": [-1 if t is None else place.get(limits[t.id], -1) for t in traces],
+        "limits": [float(f"{v:.6g}") for v in distinct_thresholds],
+        "limit": [-1 if t is None else index_of.get(threshold_by_id[t.id], -1) for t in traces],
         "predicted": predicted,
         "kind": kinds,
     }

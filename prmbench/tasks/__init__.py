@@ -1,7 +1,7 @@
-"""What numbers are made of scores: one file per task, and the functions that judge, check and compare runs of any.
+"""Tasks: which metrics are computed from stored scores, one file per task, and how runs are judged and compared.
 
-A task's file holds its protocols, metrics, tables, words and checks, and ends with its `TASK` row; registry.py lists
-the rows. Nothing here needs a model.
+A task's file holds its protocols, metrics, tables, texts and checks, and ends with its `TASK`; registry.py lists them.
+Nothing here needs a model.
 """
 
 from prmbench.tasks.agreement import differences
@@ -18,7 +18,7 @@ from prmbench.tasks.judging import (
     resolve_protocols,
     underivable_rows,
 )
-from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Judged, Part
+from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Judged, SubsetInfo
 from prmbench.tasks.registry import add_task, find_task, installed_benchmarks, known_tasks, load_entry
 from prmbench.tasks.steps import FOLDS
 from prmbench.tasks.table import Code, Table, Value
@@ -32,7 +32,7 @@ __all__ = [
     "Column",
     "Judged",
     "Pair",
-    "Part",
+    "SubsetInfo",
     "Table",
     "Task",
     "Value",

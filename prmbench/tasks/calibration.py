@@ -1,6 +1,7 @@
-"""Task calibration: is the value of a prefix the chance that it ends well? Against Monte-Carlo success, or the outcome.
+"""Task calibration: is the value of a prefix the probability that its continuation is correct?
 
-Values are taken as log-odds (sigmoid), as they are (identity), or after Platt scaling cross-fitted by problem.
+The target is the Monte-Carlo success rate, or the outcome of the trace. Values are read as log-odds (sigmoid), as
+probabilities (identity), or after Platt scaling cross-fitted by problem.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from prmbench.metrics import calibration as stats
 from prmbench.metrics import first_error
 from prmbench.metrics.calibration import Bools, Resampled
 from prmbench.metrics.first_error import Floats, Ints
-from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, prefixes, rows_of
-from prmbench.tasks.metric_rows import Cell, Judged, Part, absent, of_subset, resampled
+from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, prefix_identity, rows_of
+from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, resampled, traces_of_subset
 from prmbench.tasks.table import (
     FRACTION,
     Code,
@@ -42,16 +43,16 @@ from prmbench.tasks.table import (
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import model_name, rule_and_readout
 
-VALUES: dict[ScoreKind, tuple[Readout, ...]] = {
+VALUE_READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
     "logratio": ("prefix_sum", "prefix_mean"),
     "value": ("as_is",),
     "prob": ("as_is",),
 }
-"""The readouts that value a whole prefix; those of a single step are no chance of success."""
+"""Readouts that value a whole prefix; a readout of a single step is not a probability of success."""
 QUARTERS = 4
 FOLDS = 2
-SCALARS = ("ece", "brier", "auc", *(f"auc_q{q}" for q in range(1, QUARTERS + 1)), "td_outcome_correlation")
-EVEN = 0.5
+METRICS = ("ece", "brier", "auc", *(f"auc_q{q}" for q in range(1, QUARTERS + 1)), "td_outcome_correlation")
+UNDECIDED = 0.5
 COLUMNS = {
     "ece": "ECE",
     "brier": "Brier",
@@ -64,87 +65,98 @@ RULES = {
     "sigmoid": ("As read", "Probabilities are the sigmoid of beta times the value, or the model's own (identity)."),
     "platt": ("Platt-scaled", "Slope and offset are fitted on one half of the problems and judged on the other."),
 }
-SUMMARY = ("ece", "brier", "td_outcome_correlation", "auc")
-"""What fits on a terminal."""
+SUMMARY_METRICS = ("ece", "brier", "td_outcome_correlation", "auc")
+"""Metrics that fit on a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Prefixes:
     """The labelled prefixes of one subset, trace after trace; arrays are [n]."""
 
-    part: Part
+    part: SubsetInfo
     traces: tuple[ScoredTrace, ...]
-    """Those that are scored and labelled."""
-    of: Resampled
+    """The traces that are scored and labelled."""
+    resampling: Resampled
     target: Floats
-    """Monte-Carlo success, or the trace's outcome."""
+    """Monte-Carlo success rate of the prefix, or the trace's outcome; in [0, 1]."""
     quarter: Ints
-    """By relative position, 1..4; a whole solution is in the last."""
+    """Relative position of the prefix, 1..4; a complete solution is in quarter 4."""
     change: Floats
-    """Of the target since the step before, nan at the first step; without Monte-Carlo labels the outcome itself."""
+    """Change of the target since the previous step, nan at the first; without Monte-Carlo labels the outcome itself."""
     fold: Ints
     note: str
-    """What is left out."""
+    """How many traces are left out, and why."""
 
     def __len__(self) -> int:
         return len(self.target)
 
 
 def protocols(manifest: RunManifest) -> tuple[str, ...]:
-    """`[series.]readout/sigmoid` (of probabilities: `/identity`) and `[series.]readout/platt`."""
+    """Returns the keys `[series.]readout/sigmoid` (`/identity` for probabilities) and `[series.]readout/platt`."""
     return tuple(key for key, _, _ in _rules(manifest))
 
 
 def _rules(manifest: RunManifest) -> list[tuple[str, EvalProtocol, str]]:
-    """(key, readout and series, sigmoid | identity | platt)."""
-    plain = "identity" if manifest.kind == "prob" else "sigmoid"
+    """Every (protocol key, readout and series, scale), where scale is sigmoid, identity or platt."""
+    default_scale = "identity" if manifest.kind == "prob" else "sigmoid"
     suffix = "@release" if manifest.boundary == "release" else ""
-    found = []
+    rules = []
     for series in ("", *manifest.series):
-        for readout in VALUES.get(manifest.kind, ()):
+        for readout in VALUE_READOUTS.get(manifest.kind, ()):
             protocol = EvalProtocol(readout, "oracle", series=series, boundary=manifest.boundary)
             name = protocol.key.partition("/")[0]
-            found += [(f"{name}/{scale}{suffix}", protocol, scale) for scale in (plain, "platt")]
-    return found
+            rules += [(f"{name}/{scale}{suffix}", protocol, scale) for scale in (default_scale, "platt")]
+    return rules
 
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
-    """The floor of a constant, then every protocol's numbers and reliability bins."""
-    sides = [_prefixes(manifest, scores, name) for name in manifest.subsets]
-    cells = {"floor/constant": {s.part.name: _floor(s) for s in sides}}
+    """Computes the floor of a constant prediction, then every protocol's metrics and reliability bins."""
+    subsets = [_prefixes(manifest, scores, name) for name in manifest.subsets]
+    cells = {"floor/constant": {subset.part.name: _floor(subset) for subset in subsets}}
     for key, protocol, scale in _rules(manifest):
-        cells[key] = {s.part.name: _cells(s, manifest, protocol, scale) for s in sides}
-    return Judged(tuple(s.part for s in sides), cells)
+        cells[key] = {subset.part.name: _cells(subset, manifest, protocol, scale) for subset in subsets}
+    return Judged(tuple(subset.part for subset in subsets), cells)
 
 
 # --- what is predicted ------------------------------------------------------------------------------------
 
 
 def _prefixes(manifest: RunManifest, scores: Sequence[ScoredTrace], name: str) -> _Prefixes:
-    everyone = of_subset(scores, name)
-    sampled = any(t.step_labels for t in everyone)  # then outcomes, another kind of target, do not mix in
+    subset_traces = traces_of_subset(scores, name)
+    # Outcomes are another kind of target: they are used only where no trace has Monte-Carlo labels.
+    is_sampled = any(t.step_labels for t in subset_traces)
     traces = tuple(
-        t for t in everyone if not t.unscored and t.steps and (t.step_labels if sampled else t.outcome is not None)
+        t
+        for t in subset_traces
+        if not t.unscored and t.steps and (t.step_labels if is_sampled else t.outcome is not None)
     )
-    problem, draws = resampled(manifest, name, [t.cluster for t in everyone])
-    index = {t.id: k for t, k in zip(everyone, problem, strict=True)}
-    folds = dict(zip((t.id for t in everyone), first_error.folds([t.cluster for t in everyone], FOLDS), strict=True))
+    problem, draws = resampled(manifest, name, [t.cluster for t in subset_traces])
+    index = {t.id: problem_index for t, problem_index in zip(subset_traces, problem, strict=True)}
+    folds = dict(
+        zip((t.id for t in subset_traces), first_error.folds([t.cluster for t in subset_traces], FOLDS), strict=True)
+    )
     lengths = [t.steps for t in traces]
     targets = [np.array(t.step_labels or [t.outcome] * t.steps, dtype=float) for t in traces]
-    changes = [np.diff(y, prepend=np.nan) if sampled else np.where(np.arange(len(y)) > 0, y, np.nan) for y in targets]
-    unscored = sum(bool(t.unscored) for t in everyone)
-    bare = len(everyone) - len(traces) - unscored
-    lost = [f"unscored traces left out: {unscored}"] if unscored else []
-    lost += [f"traces without {'Monte-Carlo labels' if sampled else 'an outcome'} left out: {bare}"] if bare else []
+    changes = [
+        np.diff(y, prepend=np.nan) if is_sampled else np.where(np.arange(len(y)) > 0, y, np.nan) for y in targets
+    ]
+    unscored = sum(bool(t.unscored) for t in subset_traces)
+    unlabelled = len(subset_traces) - len(traces) - unscored
+    notes = [f"unscored traces left out: {unscored}"] if unscored else []
+    notes += (
+        [f"traces without {'Monte-Carlo labels' if is_sampled else 'an outcome'} left out: {unlabelled}"]
+        if unlabelled
+        else []
+    )
     return _Prefixes(
-        Part(name, len(everyone), unscored, "no labelled prefix"),
+        SubsetInfo(name, len(subset_traces), unscored, "no labelled prefix"),
         traces,
         Resampled(np.repeat([index[t.id] for t in traces], lengths).astype(np.int64), draws),
         _joined(targets),
-        _joined([np.ceil(QUARTERS * np.arange(1, k + 1) / k) for k in lengths]).astype(np.int64),
+        _joined([np.ceil(QUARTERS * np.arange(1, length + 1) / length) for length in lengths]).astype(np.int64),
         _joined(changes),
         np.repeat([folds[t.id] for t in traces], lengths).astype(np.int64),
-        "; ".join(lost),
+        "; ".join(notes),
     )
 
 
@@ -155,103 +167,103 @@ def _joined(parts: Sequence[Floats]) -> Floats:
 # --- numbers ------------------------------------------------------------------------------------------------
 
 
-def _floor(side: _Prefixes) -> list[Cell]:
-    """What the mean target of the other fold reaches, whatever the prefix."""
-    if reason := _too_few(side):
+def _floor(prefixes: _Prefixes) -> list[Cell]:
+    """Metrics of a constant prediction: the mean target of the other fold."""
+    if reason := _too_few(prefixes):
         return absent(("brier", "ece"), reason)
-    constant = stats.cross_fitted_mean(side.target, side.fold)
+    constant = stats.cross_fitted_mean(prefixes.target, prefixes.fold)
     return [
-        Cell("brier", stats.brier(constant, side.target, side.of), side.note),
-        Cell("ece", stats.reliability(constant, side.target, side.of).ece, side.note),
+        Cell("brier", stats.brier(constant, prefixes.target, prefixes.resampling), prefixes.note),
+        Cell("ece", stats.reliability(constant, prefixes.target, prefixes.resampling).ece, prefixes.note),
     ]
 
 
-def _cells(side: _Prefixes, manifest: RunManifest, protocol: EvalProtocol, scale: str) -> list[Cell]:
-    reason = _too_few(side) if scale == "platt" else "" if len(side) else side.part.missing
+def _cells(prefixes: _Prefixes, manifest: RunManifest, protocol: EvalProtocol, scale: str) -> list[Cell]:
+    reason = _too_few(prefixes) if scale == "platt" else "" if len(prefixes) else prefixes.part.missing
     if reason:
-        return absent(SCALARS, reason)
-    values = _joined(_read(side, protocol))
+        return absent(METRICS, reason)
+    values = _joined(_readout_values(prefixes, protocol))
     logits = stats.log_odds(values) if manifest.kind == "prob" else (manifest.beta or 1.0) * values
     if scale == "platt":
-        logits = stats.cross_fitted(logits, side.target, side.fold)
+        logits = stats.cross_fitted(logits, prefixes.target, prefixes.fold)
     p, rank = (values, values) if scale == "identity" else (stats.sigmoid(logits), logits)
-    bins = stats.reliability(p, side.target, side.of)
+    bins = stats.reliability(p, prefixes.target, prefixes.resampling)
     return [
-        Cell("ece", bins.ece, side.note),
-        Cell("brier", stats.brier(p, side.target, side.of), side.note),
-        *_aucs(side, rank),
-        Cell("td_outcome_correlation", _td_correlation(side, protocol, manifest.kind), side.note),
+        Cell("ece", bins.ece, prefixes.note),
+        Cell("brier", stats.brier(p, prefixes.target, prefixes.resampling), prefixes.note),
+        *_aucs(prefixes, rank),
+        Cell("td_outcome_correlation", _td_correlation(prefixes, protocol, manifest.kind), prefixes.note),
         *_bin_cells(bins),
     ]
 
 
-def _read(side: _Prefixes, protocol: EvalProtocol) -> list[Floats]:
-    """The readout of every trace, [steps] each; none of them is unscored."""
-    return [found for t in side.traces if (found := first_error.readout(t, protocol)) is not None]
+def _readout_values(prefixes: _Prefixes, protocol: EvalProtocol) -> list[Floats]:
+    """The readout of every trace, [steps] each."""
+    return [values for t in prefixes.traces if (values := first_error.readout(t, protocol)) is not None]
 
 
-def _too_few(side: _Prefixes) -> str:
-    if not len(side):
-        return side.part.missing
-    return "" if len(np.unique(side.fold)) == FOLDS else "cross-fitting needs two problems"
+def _too_few(prefixes: _Prefixes) -> str:
+    if not len(prefixes):
+        return prefixes.part.missing
+    return "" if len(np.unique(prefixes.fold)) == FOLDS else "cross-fitting needs two problems"
 
 
-def _aucs(side: _Prefixes, rank: Floats) -> list[Cell]:
-    """Over all prefixes and by quarter; a target of exactly one half is neither good nor bad."""
-    found = []
-    for name, chosen in (
-        ("auc", side.quarter > 0),
-        *((f"auc_q{q}", side.quarter == q) for q in range(1, QUARTERS + 1)),
+def _aucs(prefixes: _Prefixes, rank: Floats) -> list[Cell]:
+    """AUC over all prefixes and by quarter; prefixes with a target of exactly one half are left out."""
+    cells = []
+    for name, selected in (
+        ("auc", prefixes.quarter > 0),
+        *((f"auc_q{q}", prefixes.quarter == q) for q in range(1, QUARTERS + 1)),
     ):
-        clear = chosen & (side.target != EVEN)
-        even = int(chosen.sum() - clear.sum())
-        told = [f"prefixes with a target of exactly one half left out: {even}"] if even else []
-        values = stats.auc(rank[clear], side.target[clear] > EVEN, side.of.keep(clear))
-        sorts = len(np.unique(side.target[clear] > EVEN))
-        note = "; ".join(filter(None, (side.note, *told)))
-        found.append(Cell(name, values, note if sorts == 2 else "needs good and bad prefixes"))  # noqa: PLR2004
-    return found
+        decided = selected & (prefixes.target != UNDECIDED)
+        undecided = int(selected.sum() - decided.sum())
+        notes = [f"prefixes with a target of exactly one half left out: {undecided}"] if undecided else []
+        values = stats.auc(rank[decided], prefixes.target[decided] > UNDECIDED, prefixes.resampling.select(decided))
+        classes = len(np.unique(prefixes.target[decided] > UNDECIDED))
+        note = "; ".join(filter(None, (prefixes.note, *notes)))
+        cells.append(Cell(name, values, note if classes == 2 else "needs good and bad prefixes"))  # noqa: PLR2004
+    return cells
 
 
-def _td_correlation(side: _Prefixes, protocol: EvalProtocol, kind: ScoreKind) -> Floats:
-    """Of what a step adds to the value with what it adds to the target; the first step adds to nothing known.
+def _td_correlation(prefixes: _Prefixes, protocol: EvalProtocol, kind: ScoreKind) -> Floats:
+    """Correlation of a step's change in value with its change in target; first steps are left out.
 
-    The TD of IPVRM's mean is the step's sum (METHOD: a difference of means is none), so both log-ratio values share it.
+    For log-ratio scores the change in value is the step's sum: the difference of two prefix means is not a TD.
     """
     if kind == "logratio":
-        added = _joined(_read(side, replace(protocol, readout="step_sum")))
+        value_change = _joined(_readout_values(prefixes, replace(protocol, readout="step_sum")))
     else:
-        added = _joined([np.diff(values, prepend=np.nan) for values in _read(side, protocol)])
-    later: Bools = np.isfinite(side.change)
-    return stats.pearson(added[later], side.change[later], side.of.keep(later))
+        value_change = _joined([np.diff(values, prepend=np.nan) for values in _readout_values(prefixes, protocol)])
+    has_change: Bools = np.isfinite(prefixes.change)
+    return stats.pearson(value_change[has_change], prefixes.change[has_change], prefixes.resampling.select(has_change))
 
 
 def _bin_cells(bins: stats.Reliability) -> list[Cell]:
-    found = []
+    cells = []
     for i in range(stats.BINS):
-        found += [
+        cells += [
             Cell(f"reliability_mean_{i}", bins.predicted[:, i], "empty bin" * (not bins.count[i]), averaged=False),
             Cell(f"reliability_rate_{i}", bins.observed[:, i], "empty bin" * (not bins.count[i]), averaged=False),
             Cell(f"reliability_n_{i}", np.array([float(bins.count[i])]), averaged=False),
         ]
-    return found
+    return cells
 
 
 # --- tables -------------------------------------------------------------------------------------------------
 
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
-    """A table for probabilities as read, one after Platt scaling; the constant prediction beneath."""
-    found = blocks(runs, prefixes)
-    grids = []
-    for rule, (title, words) in RULES.items():
-        groups = tuple(group for block in found if (group := _group(rule, block)))
+    """Returns a table for values as read and one after Platt scaling, with the constant prediction beneath."""
+    trace_blocks = blocks(runs, prefix_identity)
+    rule_tables = []
+    for rule, (title, text) in RULES.items():
+        groups = tuple(group for block in trace_blocks if (group := _group(rule, block)))
         if groups:
-            grids.append(
+            rule_tables.append(
                 Table(
                     label=f"calibration-{rule}",
                     title=title,
-                    caption=f"{words} Against the success of continuations from each prefix, or the final outcome. "
+                    caption=f"{text} Against the success of continuations from each prefix, or the final outcome. "
                     "95% interval over problems. Quarter: relative position of the prefix.",
                     header=("Prefixes of", "Model", "Protocol", *COLUMNS.values()),
                     groups=groups,
@@ -260,28 +272,32 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
                     lead=COLUMNS["auc"],
                 )
             )
-    return tuple(grids)
+    return tuple(rule_tables)
 
 
 def _group(rule: str, block: Block) -> tuple[Row, ...]:
-    lines = []
+    model_rows = []
     for run in block.runs:
         rows = rows_of(run.result, block.subset)
         for protocol in dict.fromkeys(protocol for protocol, _ in rows if not protocol.startswith("floor/")):
-            found = rule_and_readout(protocol, has_threshold=False)[0].partition("@")[0]
-            if found == rule or (rule == "sigmoid" and found == "identity"):
+            scale = rule_and_readout(protocol, has_threshold=False)[0].partition("@")[0]
+            if scale == rule or (rule == "sigmoid" and scale == "identity"):
                 cells = {name: rows.get((protocol, name)) for name in COLUMNS}
-                lines.append((model_name(run.result.manifest), protocol, cells))
-    if not lines:
+                model_rows.append((model_name(run.result.manifest), protocol, cells))
+    if not model_rows:
         return ()
-    best = {name: best_value([cells[name] for *_, cells in lines], name in LOWER_IS_BETTER) for name in COLUMNS}
-    lines.sort(key=lambda line: (-rank_value(line[2]["auc"]), line[0], line[1]))
-    shown: list[Row] = [(block.name, model, Code(key), *_table_cells(cells, best)) for model, key, cells in lines]
+    best = {name: best_value([cells[name] for *_, cells in model_rows], name in LOWER_IS_BETTER) for name in COLUMNS}
+    model_rows.sort(key=lambda model_row: (-rank_value(model_row[2]["auc"]), model_row[0], model_row[1]))
+    table_rows: list[Row] = [
+        (block.name, model, Code(key), *_table_cells(cells, best)) for model, key, cells in model_rows
+    ]
     rows = rows_of(block.runs[0].result, block.subset)
     floor = {name: rows.get(("floor/constant", name)) for name in COLUMNS}
     if any(floor.values()):
-        shown.append((block.name, "the mean, whatever the prefix", Code("floor/constant"), *_table_cells(floor, {})))
-    return tuple(shown)
+        table_rows.append(
+            (block.name, "the mean, whatever the prefix", Code("floor/constant"), *_table_cells(floor, {}))
+        )
+    return tuple(table_rows)
 
 
 def _table_cells(cells: dict[str, MetricRow | None], best: dict[str, float | None]) -> Row:
@@ -289,23 +305,26 @@ def _table_cells(cells: dict[str, MetricRow | None], best: dict[str, float | Non
 
 
 def summary(result: RunResult, keys: Sequence[str]) -> Table:
-    """A line per protocol, then the constant prediction."""
+    """Returns the terminal table: a row per protocol, then the constant prediction."""
     rows = rows_of(result, average_or_only_subset(result))
-    shown: list[MetricRow] = []
-    lines: dict[bool, list[Row]] = {False: [], True: []}
+    shown_rows: list[MetricRow] = []
+    protocol_rows: dict[bool, list[Row]] = {False: [], True: []}
     for key in (*keys, "floor/constant"):
-        found = [rows.get((key, name)) for name in SUMMARY]
-        if any(found):
-            shown += [row for row in found if row is not None]
-            cells = (cell_of(row, FRACTION, interval=name == "auc") for row, name in zip(found, SUMMARY, strict=True))
-            lines[key.startswith("floor/")].append((Code(key), *cells))
+        metric_rows = [rows.get((key, name)) for name in SUMMARY_METRICS]
+        if any(metric_rows):
+            shown_rows += [row for row in metric_rows if row is not None]
+            cells = (
+                cell_of(row, FRACTION, interval=name == "auc")
+                for row, name in zip(metric_rows, SUMMARY_METRICS, strict=True)
+            )
+            protocol_rows[key.startswith("floor/")].append((Code(key), *cells))
     return Table(
         label="calibration",
         title="",
         caption="",
-        header=("value as a probability", *(COLUMNS[name].split()[0] for name in SUMMARY)),
-        groups=tuple(map(tuple, lines.values())),
-        notes=notes_of(shown),
+        header=("value as a probability", *(COLUMNS[name].split()[0] for name in SUMMARY_METRICS)),
+        groups=tuple(map(tuple, protocol_rows.values())),
+        notes=notes_of(shown_rows),
         text_columns=1,
         ends_with_floors=True,
     )

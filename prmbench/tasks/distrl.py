@@ -1,6 +1,6 @@
-"""Task distrl: how right a policy is at each validation of its training, and what it gained from the first to the last.
+"""Task distrl: accuracy of a policy at each validation during training, and its gain from the first to the last.
 
-A trace is a validation problem: `values` hold its mean accuracy over the samples, one number a validation.
+A trace is a validation problem: `values` holds its mean accuracy over the samples, one number per validation.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace
 from prmbench.core.result_files import Run
 from prmbench.core.validation import Fault, all_within, is_count, series_of, short
 from prmbench.metrics.first_error import Floats
-from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, problem, rows_of
-from prmbench.tasks.metric_rows import Cell, Judged, Part, absent, of_subset, resampled, weighted_mean
+from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, problem_identity, rows_of
+from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, resampled, traces_of_subset, weighted_mean
 from prmbench.tasks.table import PERCENT, POINTS, Row, Table, cell_of, notes_of
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import model_name
@@ -24,63 +24,63 @@ TRUNCATED = "truncated"
 
 
 def validated_at(manifest: RunManifest) -> tuple[int, ...]:
-    """The steps after which the policy was validated, rising; 0 is before training."""
+    """Returns the training steps after which the policy was validated, in rising order; 0 is before training."""
     return tuple(manifest.config["validated_at"])
 
 
 def metric(manifest: RunManifest) -> str:
-    """`avg@8`: the mean accuracy over that many samples of a problem."""
+    """Returns the metric's name: `avg@8` for the mean accuracy over 8 samples per problem."""
     return f"avg@{manifest.config['samples']}"
 
 
 def step_key(step: int) -> str:
-    """Protocol of one validation."""
+    """Returns the protocol key of the validation after a training step."""
     return f"policy/step:{step}"
 
 
 def protocols(manifest: RunManifest) -> tuple[str, ...]:
-    """A protocol per validation, then the gain where there are two."""
+    """Returns a protocol per validation, then the gain if there are at least two validations."""
     steps = validated_at(manifest)
     return (*map(step_key, steps), *(GAIN,) * (len(steps) > 1))
 
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
-    """All cells; every validation is resampled with the same problems, so the gain is paired."""
-    parts: list[Part] = []
+    """Computes all cells; every validation is resampled with the same problems, so the gain is paired."""
+    parts: list[SubsetInfo] = []
     cells: dict[str, dict[str, list[Cell]]] = {key: {} for key in protocols(manifest)}
     for name in manifest.subsets:
-        traces = of_subset(scores, name)
-        parts.append(Part(name, len(traces), sum(bool(t.unscored) for t in traces), "no problem was validated"))
-        for key, found in _cells(manifest, name, traces).items():
-            cells[key][name] = found
+        traces = traces_of_subset(scores, name)
+        parts.append(SubsetInfo(name, len(traces), sum(bool(t.unscored) for t in traces), "no problem was validated"))
+        for key, subset_cells in _cells(manifest, name, traces).items():
+            cells[key][name] = subset_cells
     return Judged(tuple(parts), cells)
 
 
 def _cells(manifest: RunManifest, subset: str, traces: Sequence[ScoredTrace]) -> dict[str, list[Cell]]:
     steps, name = validated_at(manifest), metric(manifest)
-    index, weights = resampled(manifest, subset, [t.cluster for t in traces])
-    accuracy = _by_problem(traces, [t.values for t in traces], index, weights.shape[1], len(steps))
-    cut = _by_problem(traces, [t.also.get(TRUNCATED, ()) for t in traces], index, weights.shape[1], len(steps))
-    found = {}
-    for at, step in enumerate(steps):
-        share = [Cell(TRUNCATED, weighted_mean(cut[at], weights))]
-        if np.isnan(share[0].values[0]):
-            share = absent([TRUNCATED], "not recorded")
-        found[step_key(step)] = [Cell(name, weighted_mean(accuracy[at], weights)), *share]
+    problem, weights = resampled(manifest, subset, [t.cluster for t in traces])
+    accuracy = _by_problem(traces, [t.values for t in traces], problem, weights.shape[1], len(steps))
+    truncated = _by_problem(traces, [t.also.get(TRUNCATED, ()) for t in traces], problem, weights.shape[1], len(steps))
+    cells = {}
+    for index, step in enumerate(steps):
+        truncated_cells = [Cell(TRUNCATED, weighted_mean(truncated[index], weights))]
+        if np.isnan(truncated_cells[0].values[0]):
+            truncated_cells = absent([TRUNCATED], "not recorded")
+        cells[step_key(step)] = [Cell(name, weighted_mean(accuracy[index], weights)), *truncated_cells]
     if len(steps) > 1:
-        found[GAIN] = [Cell(name, weighted_mean(accuracy[-1] - accuracy[0], weights))]
-    return found
+        cells[GAIN] = [Cell(name, weighted_mean(accuracy[-1] - accuracy[0], weights))]
+    return cells
 
 
 def _by_problem(
     traces: Sequence[ScoredTrace], series: Sequence[Sequence[float]], index: np.ndarray, problems: int, steps: int
 ) -> Floats:
-    """[steps, problems]: means over a problem's traces; nan where it has none, or none with the series."""
+    """Mean of a series over each problem's traces, [steps, problems]; nan where no trace has it."""
     total, count = np.zeros((steps, problems)), np.zeros(problems)
-    for trace, values, number in zip(traces, series, index, strict=True):
+    for trace, values, problem in zip(traces, series, index, strict=True):
         if not trace.unscored and len(values) == steps:
-            total[:, number] += values
-            count[number] += 1
+            total[:, problem] += values
+            count[problem] += 1
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
@@ -88,8 +88,8 @@ def _by_problem(
 
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
-    """One table; runs on the same validation problems stand together."""
-    found = blocks(runs, problem)
+    """Returns one table, in which runs on the same validation problems form a group."""
+    problem_blocks = blocks(runs, problem_identity)
     gains = [row for run in runs for row in run.result.rows if row.protocol == GAIN]
     return (
         Table(
@@ -99,7 +99,7 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
             "validation, percent; gain: after minus before, paired over problems, in percentage points. 95% interval "
             "over problems. Cut: completions that reached the length limit.",
             header=("Problems", "Model", "Run", "Metric", "Before", "After", "Gain", "Cut before", "Cut after"),
-            groups=tuple(tuple(_policy(block, run) for run in block.runs) for block in found),
+            groups=tuple(tuple(_policy(block, run) for run in block.runs) for block in problem_blocks),
             notes=notes_of(gains),
             text_columns=4,
         ),
@@ -123,23 +123,23 @@ def _policy(block: Block, run: Run) -> Row:
 
 
 def summary(result: RunResult, keys: Sequence[str]) -> Table:
-    """A line per validation, then the gain; beside it completions cut at the length limit."""
+    """Returns the terminal table: a row per validation, then the gain, with the share of truncated completions."""
     rows, accuracy = rows_of(result, average_or_only_subset(result)), metric(result.manifest)
-    lines: list[Row] = []
-    shown: list[MetricRow | None] = []
+    validation_rows: list[Row] = []
+    shown_rows: list[MetricRow | None] = []
     for key in keys:
-        found = rows.get((key, accuracy)), rows.get((key, TRUNCATED))
-        shown += found
+        metric_rows = rows.get((key, accuracy)), rows.get((key, TRUNCATED))
+        shown_rows += metric_rows
         name = "after minus before" if key == GAIN else key.removeprefix("policy/").replace(":", " ")
         unit = POINTS if key == GAIN else PERCENT
-        lines.append((name, cell_of(found[0], unit), cell_of(found[1], interval=False)))
+        validation_rows.append((name, cell_of(metric_rows[0], unit), cell_of(metric_rows[1], interval=False)))
     return Table(
         label="distrl",
         title="",
         caption="",
         header=("policy in training, percent", accuracy, "cut"),
-        groups=(tuple(lines),),
-        notes=notes_of(row for row in shown if row is not None),
+        groups=(tuple(validation_rows),),
+        notes=notes_of(row for row in shown_rows if row is not None),
         text_columns=1,
     )
 
@@ -148,7 +148,7 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
 
 
 def check_manifest(manifest: RunManifest) -> Iterator[Fault]:
-    """Yields what is wrong with when the policy was validated, and by how many samples."""
+    """Yields errors in the list of validation steps and in the number of samples."""
     steps, samples = manifest.config.get("validated_at"), manifest.config.get("samples")
     rising = isinstance(steps, list | tuple) and all(map(is_count, steps)) and sorted(set(steps)) == [*steps]
     if not steps or not rising:
@@ -158,7 +158,7 @@ def check_manifest(manifest: RunManifest) -> Iterator[Fault]:
 
 
 def check_trace(manifest: RunManifest, trace: ScoredTrace) -> Iterator[Fault]:
-    """Yields series that are not one accuracy a validation. The manifest has been checked."""
+    """Yields an error for each series that is not one accuracy per validation."""
     if trace.unscored:
         return
     count = len(validated_at(manifest))
@@ -170,7 +170,7 @@ def check_trace(manifest: RunManifest, trace: ScoredTrace) -> Iterator[Fault]:
 TASK = Task(
     name="distrl",
     title="training with process rewards",
-    description="How right a policy's own completions are before and after it is trained by reinforcement learning.",
+    description="How often a policy's own completions are right, before and after training by reinforcement learning.",
     unscored="not verified, left out",
     protocols=protocols,
     judge=judge,

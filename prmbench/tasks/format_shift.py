@@ -1,6 +1,6 @@
-"""Task format_shift: first-error F1 on the same traces in other formats, and what each format takes from it.
+"""Task format_shift: first-error F1 on the same traces in other formats, and how much each format lowers it.
 
-Pure functions of committed scores. What the formats look like is data/renderings.py's; here are only their names.
+Pure functions of stored scores. data/renderings.py makes the formats; here are only their names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Ints, Sample
 from prmbench.tasks import steps
 from prmbench.tasks.blocks import Block, blocks, rows_of
-from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Judged, Part, absent, average_name, of_subset, resampled
+from prmbench.tasks.metric_rows import (
+    OUT_OF_FOLD,
+    Cell,
+    Judged,
+    SubsetInfo,
+    absent,
+    average_name,
+    resampled,
+    traces_of_subset,
+)
 from prmbench.tasks.steps import FOLDS, Subset
 from prmbench.tasks.table import FRACTION, NOTED, PERCENT, POINTS, Code, Row, Table, Unit, Value, cell_of, notes_of
 from prmbench.tasks.table import Cell as TableCell
@@ -26,20 +35,20 @@ from prmbench.tasks.wording import RULES as RULE_WORDS
 from prmbench.tasks.wording import members, model_name, rule_and_readout
 
 PLAIN = "plain"
-"""The traces as they are: what every rendering is compared with."""
+"""The unchanged traces, with which every rendering is compared."""
 MERGED, PREFIX = "merged", "prefix"
-"""Renderings that ask another question than the plain traces: fewer steps, other labels."""
+"""Renderings with fewer steps and other labels than the plain traces."""
 NAMES = (PLAIN, "headers", "markdown", "separators", MERGED, "split", "answerless", PREFIX)
 """Renderings in table order."""
 METRICS = ("f1", "f1_base", "f1_drop")
-"""F1 of a rendering, of the plain verdicts on the same question, and the second minus the first."""
+"""F1 of a rendering, F1 of the plain verdicts on the same steps and labels, and the second minus the first."""
 _PAIR = 2
-"""Steps that become one under `merged`."""
+"""Number of steps that become one under `merged`."""
 
 SHIFTED = NAMES[1:]
 """Every rendering but the plain one."""
-EVERY = "all formats"
-SHORT = {
+ALL_FORMATS = "all formats"
+SHORT_NAMES = {
     "headers": "head",
     "markdown": "mark",
     "separators": "sep",
@@ -47,14 +56,14 @@ SHORT = {
     "answerless": "answ",
     "prefix": "pref",
 }
-LEVEL, STAR = 0.05, "*"
-MOST_DETAILED = 2
-"""Protocols that the terminal shows with intervals; of more it shows the drops alone."""
-ASIDE = "tuned on this subset, so judged out of fold; or an average with such a number"
+LEVEL, SIGNIFICANT = 0.05, "*"
+MAX_DETAILED = 2
+"""The terminal shows up to this many protocols with intervals, and only the drops of more."""
+OUT_OF_FOLD_NOTE = "tuned on this subset, so judged out of fold; or an average with such a number"
 QUESTION = (
-    "The drop is the F1 of the plain verdicts minus that of the rendering, on the same traces and the same question "
-    "(the prefix's steps, merged steps). Thresholds are tuned on plain traces alone, so a drop says whether they "
-    "travel."
+    "The drop is the F1 of the plain verdicts minus that of the rendering, on the same traces, steps and labels (for "
+    "prefixes and merged steps, too). Thresholds are tuned on plain traces alone, so a drop shows whether they "
+    "transfer."
 )
 ORACLE = "The drop is the F1 on plain traces minus that of the rendering, each with its own best threshold."
 
@@ -67,67 +76,67 @@ class _Rendered:
     base: str
     rendering: str
     plain: tuple[ScoredTrace, ...]
-    """[n]: the same solutions as they are."""
-    whole: bool = True
-    """False where some plain traces have no counterpart."""
+    """The plain traces of the same solutions, [n]."""
+    is_complete: bool = True
+    """Whether every plain trace has a counterpart."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
-    """Where thresholds come from in one base subset: a column each of `tuned` [b, folds or 1], or nothing and why."""
+class _Thresholds:
+    """The thresholds of one base subset, or the reason why there are none."""
 
     tuned: Floats | None = None
-    """None: each rendering has its own (oracle)."""
-    lacking: str = ""
+    """[b, folds] or [b, 1]; None: each rendering is tuned on itself (oracle)."""
+    missing: str = ""
     note: str = ""
 
 
 def rendered_name(name: str, rendering: str) -> str:
-    """A base subset's name under a rendering: `math+headers`; plain ones keep theirs."""
+    """Returns the name of a base subset under a rendering: `math+headers`; plain subsets keep their name."""
     return name if rendering == PLAIN else f"{name}+{rendering}"
 
 
 def base_and_rendering(subset: str) -> tuple[str, str]:
-    """Inverse of `rendered_name`."""
+    """Splits a subset's name into base subset and rendering; the inverse of `rendered_name`."""
     base, plus, rendering = subset.rpartition("+")
     return (base, rendering) if plus and rendering in NAMES and rendering != PLAIN else (subset, PLAIN)
 
 
 def rendered_id(name: str, rendering: str) -> str:
-    """A trace's id under a rendering: `math-7@headers`."""
+    """Returns the id of a trace under a rendering: `math-7@headers`."""
     return name if rendering == PLAIN else f"{name}@{rendering}"
 
 
 def protocols(manifest: RunManifest) -> tuple[str, ...]:
-    """The protocols of step F1, without the one that is tuned and judged on the same traces of one subset only."""
+    """Returns the protocol keys of step F1, without the rule `calibrated_in_sample`."""
     return tuple(p.key for p in steps.eval_protocols(manifest) if p.threshold != "calibrated_in_sample")
 
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
-    """Floors of every rendering, then every protocol's F1, that of the plain verdicts, and the drop between them."""
+    """Computes the floors of every rendering, then F1, plain F1 and their difference under every protocol."""
     parts = _parts(manifest, scores)
     bases = {part.base: part.subset for part in parts if part.rendering == PLAIN}
     cells: dict[str, Mapping[str, Sequence[Cell]]] = {
         f"floor/{name}": {part.subset.name: [steps.floor(name, part.subset)] for part in parts} for name in steps.FLOORS
     }
-    for asked in map(EvalProtocol.parse, (*protocols(manifest), *manifest.extra_protocols)):
-        protocol = steps.resolve(manifest, asked)
-        rules = _rules(bases, protocol)
-        plain = {
-            name: _f1(subset, first_error.sample(subset.traces, protocol), rules[name])
+    for wanted in map(EvalProtocol.parse, (*protocols(manifest), *manifest.extra_protocols)):
+        protocol = steps.resolve(manifest, wanted)
+        thresholds = _thresholds_by_base(bases, protocol)
+        plain_f1 = {
+            name: _f1(subset, first_error.sample(subset.traces, protocol), thresholds[name])
             for name, subset in bases.items()
         }
         cells[protocol.key] = {
-            part.subset.name: _cells(part, protocol, rules[part.base], plain[part.base]) for part in parts
+            part.subset.name: _cells(part, protocol, thresholds[part.base], plain_f1[part.base]) for part in parts
         }
-    told = tuple(
-        Part(s.name, len(s.traces), s.unscored, steps.missing(s)) for s in (rendered.subset for rendered in parts)
+    infos = tuple(
+        SubsetInfo(s.name, len(s.traces), s.unscored, steps.missing(s)) for s in (rendered.subset for rendered in parts)
     )
-    return Judged(told, cells, _averages(parts))
+    return Judged(infos, cells, _averages(parts))
 
 
 def _averages(parts: Sequence[_Rendered]) -> tuple[tuple[str, ...], ...]:
-    """Each rendering over the base subsets, then all renderings but plain over all of them."""
+    """Groups to average: each rendering over the base subsets, then all renderings but plain together."""
     present = dict.fromkeys(part.rendering for part in parts)
     groups = [tuple(p.subset.name for p in parts if p.rendering == rendering) for rendering in present]
     groups.append(tuple(p.subset.name for p in parts if p.rendering != PLAIN))
@@ -138,154 +147,181 @@ def _averages(parts: Sequence[_Rendered]) -> tuple[tuple[str, ...], ...]:
 
 
 def _parts(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[_Rendered]:
-    """Every subset of the run with its plain traces beside it, resampled with the same problems."""
-    found: list[_Rendered] = []
+    """Every subset of the run with its plain traces; both are resampled with the same problems."""
+    parts: list[_Rendered] = []
     for name in sorted(manifest.subsets, key=lambda name: base_and_rendering(name)[1] != PLAIN):
         base, rendering = base_and_rendering(name)
         if rendering == PLAIN:
-            subset = _plain(manifest, of_subset(scores, name), name)
-            found.append(_Rendered(subset, name, PLAIN, subset.traces))
+            subset = _plain_subset(manifest, traces_of_subset(scores, name), name)
+            parts.append(_Rendered(subset, name, PLAIN, subset.traces))
             continue
-        plain = next((part.subset for part in found if part.subset.name == base), None)
+        plain = next((part.subset for part in parts if part.subset.name == base), None)
         if plain is None:
             raise UserError(f"subset {name}: the run has no subset {base}, which it is compared with; score both")
-        found.append(_beside(plain, of_subset(scores, name), rendering))
+        parts.append(_align_with_plain(plain, traces_of_subset(scores, name), rendering))
     order = {name: i for i, name in enumerate(manifest.subsets)}
-    return sorted(found, key=lambda part: order[part.subset.name])
+    return sorted(parts, key=lambda part: order[part.subset.name])
 
 
-def _plain(manifest: RunManifest, traces: tuple[ScoredTrace, ...], name: str) -> Subset:
+def _plain_subset(manifest: RunManifest, traces: tuple[ScoredTrace, ...], name: str) -> Subset:
     clusters = [t.cluster for t in traces]
     problem, draws = resampled(manifest, name, clusters)
     return Subset(name, traces, np.ascontiguousarray(draws[:, problem]), first_error.folds(clusters, FOLDS))
 
 
-def _beside(plain: Subset, traces: Sequence[ScoredTrace], rendering: str) -> _Rendered:
-    """Traces in the order of the plain ones, with their weights and folds."""
+def _align_with_plain(plain: Subset, traces: Sequence[ScoredTrace], rendering: str) -> _Rendered:
+    """Orders rendered traces like the plain ones and gives them the same weights and folds."""
     name = rendered_name(plain.name, rendering)
     by_id = {t.id: t for t in traces}
-    there = [i for i, t in enumerate(plain.traces) if rendered_id(t.id, rendering) in by_id]
-    if len(there) != len(by_id):
-        raise UserError(f"subset {name}: {len(by_id) - len(there)} of its traces have no plain one in {plain.name}")
-    ordered = tuple(by_id[rendered_id(plain.traces[i].id, rendering)] for i in there)
-    weights = plain.weights if len(there) == len(plain.traces) else np.ascontiguousarray(plain.weights[:, there])
-    subset = Subset(name, ordered, weights, plain.fold[there])
-    whole = len(there) == len(plain.traces)
-    return _Rendered(subset, plain.name, rendering, tuple(plain.traces[i] for i in there), whole)
+    plain_indices = [i for i, t in enumerate(plain.traces) if rendered_id(t.id, rendering) in by_id]
+    if len(plain_indices) != len(by_id):
+        raise UserError(
+            f"subset {name}: {len(by_id) - len(plain_indices)} of its traces have no plain one in {plain.name}"
+        )
+    ordered = tuple(by_id[rendered_id(plain.traces[i].id, rendering)] for i in plain_indices)
+    weights = (
+        plain.weights
+        if len(plain_indices) == len(plain.traces)
+        else np.ascontiguousarray(plain.weights[:, plain_indices])
+    )
+    subset = Subset(name, ordered, weights, plain.fold[plain_indices])
+    is_complete = len(plain_indices) == len(plain.traces)
+    return _Rendered(subset, plain.name, rendering, tuple(plain.traces[i] for i in plain_indices), is_complete)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------
 
 
-def _cells(part: _Rendered, protocol: EvalProtocol, rule: _Rule, plain: Floats) -> list[Cell]:
-    """`plain`: F1 on all plain traces, [b]."""
-    if rule.lacking:
-        return absent(METRICS, rule.lacking)
-    same_question = part.rendering not in (MERGED, PREFIX) and part.whole
-    base = plain if same_question else _f1(part.subset, _base(part, protocol), rule)
-    f1 = base if part.rendering == PLAIN else _f1(part.subset, first_error.sample(part.subset.traces, protocol), rule)
-    return [Cell(name, values, rule.note) for name, values in zip(METRICS, (f1, base, base - f1), strict=True)]
+def _cells(part: _Rendered, protocol: EvalProtocol, thresholds: _Thresholds, plain: Floats) -> list[Cell]:
+    """F1, plain F1 and drop of one rendered subset; `plain` is the F1 on all plain traces, [b]."""
+    if thresholds.missing:
+        return absent(METRICS, thresholds.missing)
+    same_question = part.rendering not in (MERGED, PREFIX) and part.is_complete
+    base = plain if same_question else _f1(part.subset, _plain_sample(part, protocol), thresholds)
+    f1 = (
+        base
+        if part.rendering == PLAIN
+        else _f1(part.subset, first_error.sample(part.subset.traces, protocol), thresholds)
+    )
+    return [Cell(name, values, thresholds.note) for name, values in zip(METRICS, (f1, base, base - f1), strict=True)]
 
 
-def _f1(subset: Subset, data: Sample, rule: _Rule) -> Floats:
-    if rule.lacking:
+def _f1(subset: Subset, data: Sample, thresholds: _Thresholds) -> Floats:
+    if thresholds.missing:
         return np.array([np.nan])
-    tuned = first_error.best_threshold(data, subset.weights)[:, None] if rule.tuned is None else rule.tuned
+    tuned = first_error.best_threshold(data, subset.weights)[:, None] if thresholds.tuned is None else thresholds.tuned
     threshold = tuned if tuned.shape[1] == 1 else tuned[:, subset.fold]
-    right = (data.lo < threshold) & (threshold <= data.hi)
-    return first_error.harmonic(*first_error.accuracies(data, right, subset.weights))
+    is_right = (data.lo < threshold) & (threshold <= data.hi)
+    return first_error.harmonic(*first_error.accuracies(data, is_right, subset.weights))
 
 
-def _base(part: _Rendered, protocol: EvalProtocol) -> Sample:
-    """What the plain verdicts say in the rendering's steps: a merged one is flagged where either of its two is."""
-    told = protocol if protocol.readout == "vote" else EvalProtocol("as_is", protocol.threshold)
+def _plain_sample(part: _Rendered, protocol: EvalProtocol) -> Sample:
+    """The plain verdicts in the rendering's steps: a merged step is flagged if either of its two steps is."""
+    plain_protocol = protocol if protocol.readout == "vote" else EvalProtocol("as_is", protocol.threshold)
     return first_error.sample(
         [
-            _told(plain, shown, part.rendering, first_error.readout(plain, protocol) if told is not protocol else None)
-            for plain, shown in zip(part.plain, part.subset.traces, strict=True)
+            _with_rendered_labels(
+                plain,
+                rendered,
+                part.rendering,
+                first_error.readout(plain, protocol) if plain_protocol is not protocol else None,
+            )
+            for plain, rendered in zip(part.plain, part.subset.traces, strict=True)
         ],
-        told,
+        plain_protocol,
     )
 
 
-def _told(plain: ScoredTrace, shown: ScoredTrace, rendering: str, read: Floats | None) -> ScoredTrace:
-    """The plain trace with the rendering's label and number of steps; `read` is its readout, one per plain step."""
-    verdicts = tuple(_moved(v, plain.steps, shown.steps, rendering) for v in plain.verdicts)
+def _with_rendered_labels(
+    plain: ScoredTrace, rendered: ScoredTrace, rendering: str, step_scores: Floats | None
+) -> ScoredTrace:
+    """The plain trace with the rendering's label and steps; `step_scores` holds its readout, one per plain step."""
+    verdicts = tuple(_map_verdict(v, plain.steps, rendered.steps, rendering) for v in plain.verdicts)
     if rendering == MERGED:
-        read = None if read is None else np.minimum.reduceat(read, range(0, len(read), _PAIR))
+        step_scores = (
+            None if step_scores is None else np.minimum.reduceat(step_scores, range(0, len(step_scores), _PAIR))
+        )
     elif rendering == PREFIX:
-        read = None if read is None else read[: shown.steps]
-    values = () if read is None else tuple(map(float, read))
-    return replace(plain, label=shown.label, steps=shown.steps, verdicts=verdicts, values=values)
+        step_scores = None if step_scores is None else step_scores[: rendered.steps]
+    values = () if step_scores is None else tuple(map(float, step_scores))
+    return replace(plain, label=rendered.label, steps=rendered.steps, verdicts=verdicts, values=values)
 
 
-def _moved(verdict: int | None, plain: int, shown: int, rendering: str) -> int | None:
-    """A verdict among `plain` steps as one among `shown` steps."""
+def _map_verdict(verdict: int | None, plain_steps: int, rendered_steps: int, rendering: str) -> int | None:
+    """Maps a verdict (a step index) on the plain steps to one on the rendered steps."""
     if verdict is None or verdict < 0:
         return verdict
-    if verdict >= plain:
-        return shown  # a step that is not there: wrong, and not to become right by its number
+    if verdict >= plain_steps:
+        return rendered_steps  # an index beyond the plain steps stays wrong
     if rendering == MERGED:
         return verdict // _PAIR
-    return verdict if verdict < shown else -1
+    return verdict if verdict < rendered_steps else -1
 
 
 # --- thresholds: tuned on plain traces, but for the oracle ------------------------------------------------
 
 
-def _rules(bases: Mapping[str, Subset], protocol: EvalProtocol) -> dict[str, _Rule]:
-    """One per base subset."""
+def _thresholds_by_base(bases: Mapping[str, Subset], protocol: EvalProtocol) -> dict[str, _Thresholds]:
+    """The thresholds of each base subset."""
     if protocol.threshold == "oracle":
-        return dict.fromkeys(bases, _Rule())
+        return dict.fromkeys(bases, _Thresholds())
     if protocol.threshold == "cross_validated":
         return {name: _cross_validated(subset, protocol) for name, subset in bases.items()}
     if protocol.on is not None:
         return _calibrated(bases, protocol, protocol.on)
-    given = 1.0 if protocol.readout == "vote" else protocol.at
-    if given is None:
+    number = 1.0 if protocol.readout == "vote" else protocol.at
+    if number is None:
         raise ValueError(f"{protocol.key}: no number for its threshold")
-    return dict.fromkeys(bases, _Rule(np.array([[given]])))
+    return dict.fromkeys(bases, _Thresholds(np.array([[number]])))
 
 
-def _calibrated(bases: Mapping[str, Subset], protocol: EvalProtocol, on: str) -> dict[str, _Rule]:
-    """The calibration subset itself is judged out of fold."""
-    tuning = bases.get(on)
-    lacking = f"needs subset {on}, which this run does not have"
-    if tuning is not None and (reason := steps.missing(tuning)):
-        lacking = f"{on} has {reason} to tune on"
-    elif tuning is not None:
-        shared = _Rule(first_error.best_threshold(first_error.sample(tuning.traces, protocol), tuning.weights)[:, None])
-        own = shared if protocol.threshold == "calibrated_in_sample" else _cross_validated(tuning, protocol)
-        return dict.fromkeys(bases, shared) | {on: own if own is shared else replace(own, note=OUT_OF_FOLD)}
-    return dict.fromkeys(bases, _Rule(lacking=lacking))
+def _calibrated(bases: Mapping[str, Subset], protocol: EvalProtocol, on: str) -> dict[str, _Thresholds]:
+    """Thresholds tuned on the calibration subset, which is itself judged out of fold."""
+    calibration_subset = bases.get(on)
+    missing = f"needs subset {on}, which this run does not have"
+    if calibration_subset is not None and (reason := steps.missing(calibration_subset)):
+        missing = f"{on} has {reason} to tune on"
+    elif calibration_subset is not None:
+        shared = _Thresholds(
+            first_error.best_threshold(
+                first_error.sample(calibration_subset.traces, protocol), calibration_subset.weights
+            )[:, None]
+        )
+        own_thresholds = (
+            shared if protocol.threshold == "calibrated_in_sample" else _cross_validated(calibration_subset, protocol)
+        )
+        return dict.fromkeys(bases, shared) | {
+            on: own_thresholds if own_thresholds is shared else replace(own_thresholds, note=OUT_OF_FOLD)
+        }
+    return dict.fromkeys(bases, _Thresholds(missing=missing))
 
 
-def _cross_validated(plain: Subset, protocol: EvalProtocol) -> _Rule:
-    """Each fold by the plain traces of the others."""
-    numbers: Ints = np.unique(plain.fold)
-    if len(numbers) == 1:
-        return _Rule(lacking="cross-validation needs two problems")
+def _cross_validated(plain: Subset, protocol: EvalProtocol) -> _Thresholds:
+    """Thresholds for each fold, tuned on the plain traces of the other folds."""
+    folds: Ints = np.unique(plain.fold)
+    if len(folds) == 1:
+        return _Thresholds(missing="cross-validation needs two problems")
     data = first_error.sample(plain.traces, protocol)
-    tuned = [first_error.best_threshold(data, plain.weights * (plain.fold != fold)) for fold in numbers]
-    return _Rule(np.stack(tuned, axis=1))
+    tuned = [first_error.best_threshold(data, plain.weights * (plain.fold != fold)) for fold in folds]
+    return _Thresholds(np.stack(tuned, axis=1))
 
 
-# --- tables -------------------------------------------------------------------------------------------------
+# --- names of subsets ----------------------------------------------------------------------------------------
 
 
-def asked(trace: ScoredTrace) -> object:
-    """What makes two runs judge the same steps."""
+def trace_identity(trace: ScoredTrace) -> object:
+    """Fields in which two runs on the same labelled trace agree."""
     return trace.id, trace.steps, trace.label
 
 
-def under(subset: str, rendering: str) -> str:
-    """`math` or `avg[gsm8k,math]` under a rendering, as rows name it."""
+def rendered_subset(subset: str, rendering: str) -> str:
+    """Returns the subset or average (`math`, `avg[gsm8k,math]`) under a rendering, as rows name it."""
     names = [rendered_name(name, rendering) for name in members(subset)]
     return average_name(names) if subset.startswith("avg[") else names[0]
 
 
-def _every(subset: str, result: RunResult) -> str:
-    """The average over all formats, where the subset stands for all base subsets; else empty."""
+def _all_formats_average(subset: str, result: RunResult) -> str:
+    """The name of the average over all formats if `subset` covers all base subsets; else empty."""
     pairs = [(name, *base_and_rendering(name)) for name in result.manifest.subsets]
     if {base for _, base, _ in pairs} != set(members(subset)):
         return ""
@@ -296,215 +332,250 @@ def _every(subset: str, result: RunResult) -> str:
 
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
-    """For each threshold rule what every format takes from F1, and F1 itself with its floors."""
-    found = base_blocks(runs)
+    """Returns two tables per threshold rule: the drop in F1 under every format, and F1 itself with its floors."""
+    trace_blocks = base_blocks(runs)
     present = {rule_and_readout(row.protocol)[0] for run in runs for row in run.result.rows}
-    return tuple(grid for rule in RULE_WORDS if rule in present for grid in (_drops(rule, found), _levels(rule, found)))
+    return tuple(
+        table
+        for rule in RULE_WORDS
+        if rule in present
+        for table in (_drop_table(rule, trace_blocks), _f1_table(rule, trace_blocks))
+    )
 
 
 def base_blocks(runs: Sequence[Run]) -> list[Block]:
-    """Runs on the same plain traces, of each base subset and of all."""
-    return [b for b in blocks(runs, asked) if all(base_and_rendering(s)[1] == PLAIN for s in members(b.subset))]
+    """Returns runs grouped by their plain traces, for each base subset and for their average."""
+    return [
+        b for b in blocks(runs, trace_identity) if all(base_and_rendering(s)[1] == PLAIN for s in members(b.subset))
+    ]
 
 
-def _drops(rule: str, found: Sequence[Block]) -> Table:
-    title, words = RULE_WORDS[rule]
+def _drop_table(rule: str, trace_blocks: Sequence[Block]) -> Table:
+    title, text = RULE_WORDS[rule]
     return Table(
         label=f"format_shift-{rule}-drop",
-        title=f"{title}: what a format takes from F1",
-        caption=f"{words} {ORACLE if rule == 'oracle' else QUESTION} Percentage points with 95% interval, paired and "
+        title=f"{title}: drop in F1 by format",
+        caption=f"{text} {ORACLE if rule == 'oracle' else QUESTION} Percentage points with 95% interval, paired and "
         f"resampled by problem; bold: p < {LEVEL}.",
-        header=("Traces", "Model", "Readout", "F1, plain", *SHIFTED, EVERY),
-        groups=tuple(_drop_group(rule, block) for block in found),
-        notes=notes_of(map(_plainly, _rows((rule,), found, ("f1", "f1_drop")))),
+        header=("Traces", "Model", "Readout", "F1, plain", *SHIFTED, ALL_FORMATS),
+        groups=tuple(_drop_rows(rule, block) for block in trace_blocks),
+        notes=notes_of(map(_with_short_note, _rows_of_rules((rule,), trace_blocks, ("f1", "f1_drop")))),
         text_columns=3,
         lead="F1, plain",
     )
 
 
-def _drop_group(rule: str, block: Block) -> tuple[Row, ...]:
-    """Best on plain traces first, which is what the page's overview shows."""
-    lines = []
-    for run, key, readout in sorted(_lines(rule, block), key=lambda line: -_level(line[0], line[1], block.subset)):
-        drops = [_drop(run.result, key, under(block.subset, rendering)) for rendering in SHIFTED]
-        drops.append(_drop(run.result, key, _every(block.subset, run.result)))
-        level = row_under(run.result, key, block.subset, "f1")
-        lines.append(
+def _drop_rows(rule: str, block: Block) -> tuple[Row, ...]:
+    """Rows of a block, best on plain traces first: the overview shows the first row."""
+    table_rows = []
+    for run, key, readout in sorted(
+        _protocols_of_rule(rule, block),
+        key=lambda protocol_row: -_plain_f1(protocol_row[0], protocol_row[1], block.subset),
+    ):
+        drops = [_find_drop(run.result, key, rendered_subset(block.subset, rendering)) for rendering in SHIFTED]
+        drops.append(_find_drop(run.result, key, _all_formats_average(block.subset, run.result)))
+        plain_f1 = find_row(run.result, key, block.subset, "f1")
+        table_rows.append(
             (
-                *(block.name, model_name(run.result.manifest), Code(readout), cell_of(level)),
-                *(cell_of(row, POINTS, best=found) for row, found in drops),
+                *(block.name, model_name(run.result.manifest), Code(readout), cell_of(plain_f1)),
+                *(cell_of(row, POINTS, best=is_significant) for row, is_significant in drops),
             )
         )
-    return tuple(lines)
+    return tuple(table_rows)
 
 
-def _level(run: Run, key: str, subset: str) -> float:
-    row = row_under(run.result, key, subset, "f1")
+def _plain_f1(run: Run, key: str, subset: str) -> float:
+    row = find_row(run.result, key, subset, "f1")
     return -1.0 if row is None or row.value is None else row.value
 
 
-def _levels(rule: str, found: Sequence[Block]) -> Table:
-    title, words = RULE_WORDS[rule]
+def _f1_table(rule: str, trace_blocks: Sequence[Block]) -> Table:
+    title, text = RULE_WORDS[rule]
     return Table(
         label=f"format_shift-{rule}-f1",
         title=f"{title}: F1 in every format",
-        caption=f"{words} First-error F1 in percent with its 95% interval. Merged traces and prefixes have fewer steps "
+        caption=f"{text} First-error F1 in percent with its 95% interval. Merged traces and prefixes have fewer steps "
         "and other labels, and so floors of their own.",
         header=("Traces", "Model", "Readout", *NAMES),
-        groups=tuple(group for block in found if (group := _level_group(rule, block))),
-        notes=notes_of(map(_plainly, _rows((rule, "floor"), found, ("f1",)))),
+        groups=tuple(group for block in trace_blocks if (group := _f1_rows(rule, block))),
+        notes=notes_of(map(_with_short_note, _rows_of_rules((rule, "floor"), trace_blocks, ("f1",)))),
         text_columns=3,
     )
 
 
-def _level_group(rule: str, block: Block) -> tuple[Row, ...]:
+def _f1_rows(rule: str, block: Block) -> tuple[Row, ...]:
     def cells(run: Run, key: str) -> list[TableCell]:
-        return [cell_of(row_under(run.result, key, under(block.subset, rendering), "f1")) for rendering in NAMES]
+        return [
+            cell_of(find_row(run.result, key, rendered_subset(block.subset, rendering), "f1")) for rendering in NAMES
+        ]
 
-    lines = [
+    table_rows = [
         (block.name, model_name(run.result.manifest), Code(readout), *cells(run, key))
-        for run, key, readout in _lines(rule, block)
+        for run, key, readout in _protocols_of_rule(rule, block)
     ]
     widest = max(block.runs, key=lambda run: len(run.result.manifest.subsets))
-    floors = [(block.name, words, Code(key), *cells(widest, key)) for key, words in FLOOR_WORDS.items()]
-    return (*lines, *floors) if lines else ()
+    floors = [(block.name, name, Code(key), *cells(widest, key)) for key, name in FLOOR_WORDS.items()]
+    return (*table_rows, *floors) if table_rows else ()
 
 
-def _lines(rule: str, block: Block) -> list[tuple[Run, str, str]]:
-    """(run, protocol, readout) of one threshold rule, by model."""
-    found = []
+def _protocols_of_rule(rule: str, block: Block) -> list[tuple[Run, str, str]]:
+    """Every (run, protocol, readout) under one threshold rule, sorted by model."""
+    protocols = []
     for run in block.runs:
         for key in dict.fromkeys(row.protocol for row in run.result.rows if row.subset == block.subset):
-            known, readout = rule_and_readout(key)
-            if known == rule:
-                found.append((run, key, readout))
-    return sorted(found, key=lambda line: (model_name(line[0].result.manifest), line[2], line[1]))
+            key_rule, readout = rule_and_readout(key)
+            if key_rule == rule:
+                protocols.append((run, key, readout))
+    return sorted(
+        protocols,
+        key=lambda protocol_row: (model_name(protocol_row[0].result.manifest), protocol_row[2], protocol_row[1]),
+    )
 
 
-def _rows(rules: Sequence[str], found: Sequence[Block], names: Sequence[str]) -> list[MetricRow]:
-    """What a table shows, for its notes."""
-    runs = {id(run): run for block in found for run in block.runs}
-    shown = [row for run in runs.values() for row in run.result.rows if row.metric in names]
-    return [row for row in shown if rule_and_readout(row.protocol)[0] in rules]
+def _rows_of_rules(rules: Sequence[str], trace_blocks: Sequence[Block], names: Sequence[str]) -> list[MetricRow]:
+    """The metric rows that a table shows, for its notes."""
+    runs = {id(run): run for block in trace_blocks for run in block.runs}
+    rows = [row for run in runs.values() for row in run.result.rows if row.metric in names]
+    return [row for row in rows if rule_and_readout(row.protocol)[0] in rules]
 
 
-def row_under(result: RunResult, key: str, subset: str, metric: str) -> MetricRow | None:
-    """Returns one row of a result, if it is there."""
+def find_row(result: RunResult, key: str, subset: str, metric: str) -> MetricRow | None:
+    """Returns one row of a result, or None."""
     return rows_of(result, subset).get((key, metric))
 
 
-def _drop(result: RunResult, key: str, subset: str) -> tuple[MetricRow | None, bool]:
-    """The drop, and whether it is told apart from none."""
+def _find_drop(result: RunResult, key: str, subset: str) -> tuple[MetricRow | None, bool]:
+    """The drop, and whether it is significant."""
     rows = rows_of(result, subset)
     p = rows.get((key, "p_value"))
     return rows.get((key, "f1_drop")), p is not None and p.value is not None and p.value < LEVEL
 
 
-def _plainly(row: MetricRow) -> MetricRow:
-    """Which subsets were judged out of fold is the same for every rendering, and said once."""
-    return replace(row, note=ASIDE) if row.note.endswith(OUT_OF_FOLD) else row
+def _with_short_note(row: MetricRow) -> MetricRow:
+    """Replaces notes on out-of-fold subsets, which are the same for every rendering, by one common note."""
+    return replace(row, note=OUT_OF_FOLD_NOTE) if row.note.endswith(OUT_OF_FOLD) else row
 
 
 def base_average(result: RunResult) -> str:
-    """The average over the base subsets, or the only one."""
+    """Returns the name of the average over the base subsets, or the only base subset."""
     bases = [name for name in result.manifest.subsets if base_and_rendering(name)[1] == PLAIN]
     return average_name(bases) if len(bases) > 1 else bases[0]
 
 
-def places(subsets: Iterable[str], metric: str) -> dict[str, str]:
-    """Subsets that a comparison shows, and what they are called there; of rendered traces the averages if there are."""
-    found = list(subsets)
-    rendered = {s: {base_and_rendering(name)[1] for name in members(s)} for s in found}
-    if all(kinds == {PLAIN} for kinds in rendered.values()):
-        return {s: "average" if s.startswith("avg[") else s for s in found}
-    averaged = [s for s in found if s.startswith("avg[") and rendered[s] != {PLAIN}]
-    several = any(len(rendered[s]) == 1 for s in averaged)  # base subsets
-    kept = [s for s in found if (s.startswith("avg[") or not several) and (metric == "f1" or rendered[s] != {PLAIN})]
-    return {s: EVERY if len(rendered[s]) > 1 else next(iter(rendered[s])) if several else s for s in kept}
+def comparison_subsets(subsets: Iterable[str], metric: str) -> dict[str, str]:
+    """Returns the subsets that a comparison shows, with display names; of rendered subsets only averages if any."""
+    all_subsets = list(subsets)
+    rendered = {s: {base_and_rendering(name)[1] for name in members(s)} for s in all_subsets}
+    if all(renderings == {PLAIN} for renderings in rendered.values()):
+        return {s: "average" if s.startswith("avg[") else s for s in all_subsets}
+    rendered_averages = [s for s in all_subsets if s.startswith("avg[") and rendered[s] != {PLAIN}]
+    has_base_averages = any(len(rendered[s]) == 1 for s in rendered_averages)  # base subsets
+    shown = [
+        s
+        for s in all_subsets
+        if (s.startswith("avg[") or not has_base_averages) and (metric == "f1" or rendered[s] != {PLAIN})
+    ]
+    return {
+        s: ALL_FORMATS if len(rendered[s]) > 1 else next(iter(rendered[s])) if has_base_averages else s for s in shown
+    }
 
 
 # --- terminal -----------------------------------------------------------------------------------------------
 
 
 def summary(result: RunResult, keys: Sequence[str]) -> Table:
-    """One or two protocols with every format, its interval and chance; of more the drops alone, side by side."""
-    return _detailed(result, keys) if len(keys) <= MOST_DETAILED else _side_by_side(result, keys)
+    """Returns the terminal table: up to two protocols with intervals and chance, or only the drops of more."""
+    return _detailed(result, keys) if len(keys) <= MAX_DETAILED else _side_by_side(result, keys)
 
 
 def _detailed(result: RunResult, keys: Sequence[str]) -> Table:
-    whole = base_average(result)
-    lines: list[Row] = []
-    shown: list[MetricRow] = []
+    average = base_average(result)
+    table_rows: list[Row] = []
+    shown_rows: list[MetricRow] = []
     for key in keys:
-        lines.append((Code(key), *[""] * 5))
-        for name in (*NAMES, EVERY):
-            rows = rows_of(result, _every(whole, result) if name == EVERY else under(whole, name))
+        table_rows.append((Code(key), *[""] * 5))
+        for name in (*NAMES, ALL_FORMATS):
+            rows = rows_of(
+                result, _all_formats_average(average, result) if name == ALL_FORMATS else rendered_subset(average, name)
+            )
             if (key, "f1_drop") not in rows:
                 continue
-            level, base, drop = (_plainly(rows[key, metric]) for metric in METRICS)
+            f1, base, drop = (_with_short_note(rows[key, metric]) for metric in METRICS)
             p = rows.get((key, "p_value"))
             is_plain = name == PLAIN
-            lines.append(
+            table_rows.append(
                 (
                     f"  {name}",
-                    cell_of(level, interval=False),
+                    cell_of(f1, interval=False),
                     cell_of(base, interval=False),
                     "" if is_plain else cell_of(drop, POINTS),
                     "" if is_plain or p is None or p.value is None else Value(p.value, FRACTION),
                     cell_of(rows.get(("floor/random", "f1")), interval=False),
                 )
             )
-            shown.append(drop)
+            shown_rows.append(drop)
     header = ("F1 by format, percent", "F1", "plain", "drop", "p", "chance")
-    return _terminal_table(header, (tuple(lines),), shown)
+    return _terminal_table(header, (tuple(table_rows),), shown_rows)
 
 
 def _side_by_side(result: RunResult, keys: Sequence[str]) -> Table:
-    whole = base_average(result)
-    present = [name for name in SHIFTED if rows_of(result, under(whole, name))]
-    every = [_every(whole, result)] * (len(present) > 1)
-    heads = (
-        f"F1 lost ({STAR} p<{LEVEL})",
+    average = base_average(result)
+    present = [name for name in SHIFTED if rows_of(result, rendered_subset(average, name))]
+    over_all = [_all_formats_average(average, result)] * (len(present) > 1)
+    headings = (
+        f"F1 lost ({SIGNIFICANT} p<{LEVEL})",
         "plain",
-        *(SHORT.get(name, name) for name in present),
-        *["all"] * len(every),
+        *(SHORT_NAMES.get(name, name) for name in present),
+        *["all"] * len(over_all),
     )
-    blank = [""] * (len(heads) - 1)
-    shown: list[MetricRow] = []
+    empty_cells = [""] * (len(headings) - 1)
+    shown_rows: list[MetricRow] = []
     by_rule: dict[str, list[Row]] = {}
     for key in keys:
-        level = row_under(result, key, whole, "f1")
-        drops = [_drop(result, key, subset) for subset in (*(under(whole, name) for name in present), *every)]
+        level = find_row(result, key, average, "f1")
+        drops = [
+            _find_drop(result, key, subset)
+            for subset in (*(rendered_subset(average, name) for name in present), *over_all)
+        ]
         rows = [row for row in (level, *(row for row, _ in drops)) if row is not None]
-        shown += map(_plainly, rows)
+        shown_rows += map(_with_short_note, rows)
         readout, _, rule = key.partition("/")
-        noted = any(row.value is not None and row.note for row in rows)
-        cells = [_bare(level, PERCENT), *(_bare(row, POINTS, STAR * clear) for row, clear in drops)]
-        by_rule.setdefault(f"/{rule}{NOTED * noted}", []).append((f"  {readout}", *cells))
-    lines = [line for head, found in by_rule.items() for line in ((head, *blank), *found)]
-    floors: list[Row] = [("F1 by chance", *blank)]
+        has_note = any(row.value is not None and row.note for row in rows)
+        cells = [
+            _compact_cell(level, PERCENT),
+            *(_compact_cell(row, POINTS, SIGNIFICANT * is_significant) for row, is_significant in drops),
+        ]
+        by_rule.setdefault(f"/{rule}{NOTED * has_note}", []).append((f"  {readout}", *cells))
+    table_rows = [
+        row for rule_heading, rule_rows in by_rule.items() for row in ((rule_heading, *empty_cells), *rule_rows)
+    ]
+    floors: list[Row] = [("F1 by chance", *empty_cells)]
     for key in FLOOR_WORDS:
-        found = [row_under(result, key, subset, "f1") for subset in (whole, *(under(whole, n) for n in present))]
+        rule_rows = [
+            find_row(result, key, subset, "f1") for subset in (average, *(rendered_subset(average, n) for n in present))
+        ]
         name = key.removeprefix("floor/").partition("_")[0]
-        floors.append((f"  {name}", *(_bare(row, PERCENT) for row in found), *[""] * len(every)))
-    return _terminal_table(heads, (tuple(lines), tuple(floors)), shown)
+        floors.append((f"  {name}", *(_compact_cell(row, PERCENT) for row in rule_rows), *[""] * len(over_all)))
+    return _terminal_table(headings, (tuple(table_rows), tuple(floors)), shown_rows)
 
 
-def _terminal_table(header: tuple[str, ...], groups: tuple[tuple[Row, ...], ...], shown: Sequence[MetricRow]) -> Table:
+def _terminal_table(
+    header: tuple[str, ...], groups: tuple[tuple[Row, ...], ...], shown_rows: Sequence[MetricRow]
+) -> Table:
     return Table(
         label="format_shift",
         title="",
         caption="",
         header=header,
         groups=groups,
-        notes=notes_of(shown),
+        notes=notes_of(shown_rows),
         text_columns=1,
         ends_with_floors=len(groups) > 1,
     )
 
 
-def _bare(row: MetricRow | None, unit: Unit, marks: str = "") -> TableCell:
-    """No interval and no mark of a note, so that ten fit side by side; that mark stands behind their rule."""
+def _compact_cell(row: MetricRow | None, unit: Unit, marks: str = "") -> TableCell:
+    """A number without interval and note mark, so that ten fit in a row; the rule carries the mark instead."""
     cell = cell_of(row, unit, interval=False)
     return replace(cell, marks=marks) if isinstance(cell, Value) else cell
 
@@ -512,7 +583,7 @@ def _bare(row: MetricRow | None, unit: Unit, marks: str = "") -> TableCell:
 TASK = Task(
     name="format_shift",
     title="finding the first wrong step in other formats",
-    description="The same solutions in other formats: how much first-error F1 a format takes from a model.",
+    description="The same solutions in other formats: how much each format lowers a model's first-error F1.",
     unscored="unscored, counted as wrong",
     protocols=protocols,
     judge=judge,

@@ -1,4 +1,4 @@
-"""Stored scores -> every metric row, by the run's task; and run against run.
+"""Computes and checks the metric rows of runs, and compares two runs, each by the run's task.
 
 Pure functions of stored scores, so any table can be recomputed without a model.
 """
@@ -17,18 +17,18 @@ from prmbench.tasks.metric_rows import Cell, Judged, subset_rows
 from prmbench.tasks.registry import find_task
 from prmbench.tasks.steps import check_alike, no_shared_protocol
 
-Scored = tuple[RunResult, Sequence[ScoredTrace]]
+ScoredRun = tuple[RunResult, Sequence[ScoredTrace]]
 Pair = tuple[EvalProtocol, EvalProtocol] | tuple[str, str]
-"""What is compared with what: protocols of step F1, or the protocol keys of another task."""
+"""The protocols of two runs to compare: of step F1, or the protocol keys of another task."""
 
 
 def protocol_keys(manifest: RunManifest) -> tuple[str, ...]:
-    """Returns the protocols that every run of this task and kind of score has, in table order; floors left out."""
+    """Returns the protocols that every run of this task and kind of score has, in table order, without floors."""
     return find_task(manifest.task).protocols(manifest)
 
 
 def resolve_protocols(manifest: RunManifest, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Spells protocols, as a user wrote them, as rows do. Raises UserError on one that the run cannot have."""
+    """Normalises protocol keys given by a user. Raises UserError on one that the run cannot have."""
     task = find_task(manifest.task)
     if task.resolve is not None:
         return tuple(task.resolve(manifest, key) for key in wanted)
@@ -48,12 +48,12 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricR
 
 
 def read_run(path: Path) -> Run:
-    """Reads a result and its scores, loose or packed, and checks every field of both.
+    """Reads a result and its scores, from files or an archive, and checks every field of both.
 
-    That the rows follow from the scores is not checked here: see `read_verified`.
+    It does not check that the rows follow from the scores; see `read_verified`.
 
     Raises:
-        UserError: One of the files is missing, a link, too large, foreign or altered, or a field of it cannot be.
+        UserError: A file is missing, a link, too large, of another format or altered, or a field has a wrong value.
     """
     run = read_stored(path)
     try:
@@ -66,48 +66,48 @@ def read_run(path: Path) -> Run:
 
 
 def read_runs(root: Path) -> list[Run]:
-    """Reads every run under `root`, by benchmark, model and run id. JSON files without scores are passed over."""
+    """Reads every run under `root`, sorted by benchmark, model and run id; JSON files without scores are skipped."""
     packed = [path for archive in archives.find_archives(root) for path in result_paths(archive)]
     runs = [read_run(path) for path in (*reading.find_paths(root, ".json"), *packed) if has_scores(path)]
     return sorted(runs, key=lambda r: (r.result.manifest.benchmark, r.result.manifest.model, r.result.manifest.run_id))
 
 
-def check_manifest(manifest: RunManifest, where: str) -> None:
-    """Raises UserError with the first thing in a manifest that its task does not have, and how many more there are."""
+def check_manifest(manifest: RunManifest, source: str) -> None:
+    """Raises UserError with the first error that the task finds in a manifest, and the number of further ones."""
     task = find_task(manifest.task)
     faults = []
     if task.reads_outcomes != (manifest.kind == "outcome"):
         faults.append(("task", f"is {manifest.task!r} on {manifest.kind!r} scores, unknown to this version"))
     faults += task.check_manifest(manifest)
-    validation.refuse([(f"manifest.{field}", words) for field, words in faults], where)
+    validation.refuse([(f"manifest.{field}", message) for field, message in faults], source)
 
 
-def check_scores(manifest: RunManifest, scores: Sequence[ScoredTrace], where: str) -> None:
-    """Raises UserError with the first thing in score lines that their task does not have, and how many more."""
+def check_scores(manifest: RunManifest, scores: Sequence[ScoredTrace], source: str) -> None:
+    """Raises UserError with the first error that the task finds in score lines, and the number of further ones."""
     task = find_task(manifest.task)
     faults = [
-        (f"scores line {number} ({validation.short.repr(trace.id)}): {field}", words)
+        (f"scores line {number} ({validation.short.repr(trace.id)}): {field}", message)
         for number, trace in enumerate(scores, 1)
-        for field, words in task.check_trace(manifest, trace)
+        for field, message in task.check_trace(manifest, trace)
     ]
-    validation.refuse(faults or [("scores", words) for words in task.check_scores(scores)], where)
+    validation.refuse(faults or [("scores", message) for message in task.check_scores(scores)], source)
 
 
-def check_draft(manifest: RunManifest, where: str) -> None:
-    """Raises UserError where a run with such a manifest could not be read again; `n` may not be counted yet."""
+def check_draft(manifest: RunManifest, source: str) -> None:
+    """Raises UserError if a run with this manifest could not be read again; its `n` may still be 0."""
     draft = replace(manifest, n=max(manifest.n, 1))
-    validation.check_result(RunResult(draft, ()), where)
-    check_manifest(draft, where)
+    validation.check_result(RunResult(draft, ()), source)
+    check_manifest(draft, source)
 
 
 def underivable_rows(result: RunResult, scores: Sequence[ScoredTrace], resampled: bool = False) -> list[str]:
-    """Returns a line on each stored row whose number does not follow from the scores; empty when every row does.
+    """Returns a message for each stored row whose number does not follow from the scores; empty if all do.
 
     Args:
-        result: The stored rows, and how they were judged.
-        scores: What they should follow from.
-        resampled: Whether to check intervals, p-values and detectable differences, too. Without them this is cheap
-            enough for every result that is read.
+        result: The stored rows with their manifest.
+        scores: The stored scores.
+        resampled: Whether to check intervals, p-values and detectable differences, too. Without them the check is
+            cheap enough to run on every result that is read.
     """
     manifest = result.manifest if resampled else replace(result.manifest, replicates=0)
     try:
@@ -118,10 +118,10 @@ def underivable_rows(result: RunResult, scores: Sequence[ScoredTrace], resampled
 
 
 def read_verified(path: Path, resampled: bool = False) -> Run:
-    """Reads a run whose rows follow from its scores; see `underivable_rows`.
+    """Reads a run and checks that its rows follow from its scores; see `underivable_rows`.
 
     Raises:
-        UserError: As `read_run`, or the number of a row does not follow.
+        UserError: As for `read_run`, or a row does not follow from the scores.
     """
     run = read_run(path)
     if faults := underivable_rows(run.result, run.scores, resampled):
@@ -132,78 +132,81 @@ def read_verified(path: Path, resampled: bool = False) -> Run:
 # --- run against run ----------------------------------------------------------------------------------------
 
 
-def compare(a: Scored, b: Scored, pairs: Sequence[Pair]) -> tuple[MetricRow, ...]:
+def compare(a: ScoredRun, b: ScoredRun, pairs: Sequence[Pair]) -> tuple[MetricRow, ...]:
     """Computes paired differences (b minus a) with intervals and p-values, per subset and averaged.
 
     Both runs are resampled with the same problems. Step F1: see `steps.compare`. Other tasks: for every metric M the
-    rows `M_a`, `M_b`, `M_difference`, p_value and mdd under the protocol `<key> M`. Raises UserError on unlike runs.
+    rows `M_a`, `M_b`, `M_difference`, p_value and mdd under the protocol `<key> M`.
+
+    Raises:
+        UserError: The runs cannot be compared.
     """
-    left, right = a[0].manifest, b[0].manifest
-    _check_comparable(left, right)
-    task = find_task(left.task)
+    manifest_a, manifest_b = a[0].manifest, b[0].manifest
+    _check_comparable(manifest_a, manifest_b)
+    task = find_task(manifest_a.task)
     if task.compare is not None:
         return task.compare(a, b, pairs)
-    one = task.judge(_with_protocols(left, [p for p, _ in pairs]), a[1])
-    two = task.judge(_with_protocols(replace(right, seed=left.seed), [q for _, q in pairs]), b[1])
+    judged_a = task.judge(_with_protocols(manifest_a, [pair_a for pair_a, _ in pairs]), a[1])
+    judged_b = task.judge(
+        _with_protocols(replace(manifest_b, seed=manifest_a.seed), [pair_b for _, pair_b in pairs]), b[1]
+    )
     rows: list[MetricRow] = []
-    for p, q in pairs:
-        (first,), (second,) = resolve_protocols(left, [str(p)]), resolve_protocols(right, [str(q)])
+    for pair_a, pair_b in pairs:
+        (key_a,), (key_b,) = resolve_protocols(manifest_a, [str(pair_a)]), resolve_protocols(manifest_b, [str(pair_b)])
         if task.has_threshold:
-            check_alike(EvalProtocol.parse(first), EvalProtocol.parse(second))
-        name = first if first == second else f"{first} vs {second}"
-        for metric in _metrics(one, first, two, second):
+            check_alike(EvalProtocol.parse(key_a), EvalProtocol.parse(key_b))
+        name = key_a if key_a == key_b else f"{key_a} vs {key_b}"
+        for metric in _metrics(judged_a, key_a, judged_b, key_b):
             if metric.startswith(task.not_compared):
                 continue
             cells = {
                 part.name: _difference(
-                    metric, _cell(one, first, part.name, metric), _cell(two, second, part.name, metric)
+                    metric, _cell(judged_a, key_a, part.name, metric), _cell(judged_b, key_b, part.name, metric)
                 )
-                for part in one.parts
+                for part in judged_a.parts
             }
-            rows += subset_rows(one.parts, f"{name} {metric}", cells, one.averages)
+            rows += subset_rows(judged_a.parts, f"{name} {metric}", cells, judged_a.averages)
     return tuple(rows)
 
 
 def _with_protocols(manifest: RunManifest, wanted: Sequence[EvalProtocol | str]) -> RunManifest:
-    """The manifest with protocols that were not judged before, where a task admits any."""
-    further = set(resolve_protocols(manifest, [str(key) for key in wanted])) - set(protocol_keys(manifest))
-    return replace(manifest, extra_protocols=tuple(sorted({*manifest.extra_protocols, *further})))
+    """The manifest with those of the wanted protocols that are not judged by default."""
+    extra = set(resolve_protocols(manifest, [str(key) for key in wanted])) - set(protocol_keys(manifest))
+    return replace(manifest, extra_protocols=tuple(sorted({*manifest.extra_protocols, *extra})))
 
 
 def pairs(a: RunManifest, b: RunManifest, wanted: Sequence[str] = (), against: str | None = None) -> list[Pair]:
-    """Returns which protocols to compare: those asked for (`against` names the second run's), or all of both runs."""
+    """Returns the protocols to compare: the wanted ones (`against`: the second run's), or all that both runs have."""
     _check_comparable(a, b)
     task = find_task(a.task)
     if task.pairs is not None:
         return list(task.pairs(a, b, wanted, against))
     if wanted:
         return [(key, against or key) for key in wanted]
-    shared: list[Pair] = [(key, key) for key in protocol_keys(a) if key in protocol_keys(b)]
-    if not shared:
+    common: list[Pair] = [(key, key) for key in protocol_keys(a) if key in protocol_keys(b)]
+    if not common:
         raise UserError(no_shared_protocol(a, b))
-    return shared
+    return common
 
 
 def _check_comparable(a: RunManifest, b: RunManifest) -> None:
     for field in ("benchmark", "task", "benchmark_hash", "subsets", "boundary"):
-        left, right = getattr(a, field), getattr(b, field)
-        if left != right:
+        value_a, value_b = getattr(a, field), getattr(b, field)
+        if value_a != value_b:
             raise UserError(
-                f"compare: the runs differ in {field.replace('_', ' ')} ({left} and {right}); score both alike"
+                f"compare: the runs differ in {field.replace('_', ' ')} ({value_a} and {value_b}); score both alike"
             )
 
 
-def _metrics(one: Judged, first: str, two: Judged, second: str) -> list[str]:
-    """Metrics that both runs have in every subset."""
-    lists = [
-        [c.metric for c in side.cells[key][p.name]] for side, key in ((one, first), (two, second)) for p in one.parts
-    ]
+def _metrics(a: Judged, key_a: str, b: Judged, key_b: str) -> list[str]:
+    """Metrics that both runs have in every subset, in the first run's order."""
+    lists = [[c.metric for c in judged.cells[key][p.name]] for judged, key in ((a, key_a), (b, key_b)) for p in a.parts]
     shared = set.intersection(*map(set, lists))
     return [metric for metric in lists[0] if metric in shared]
 
 
-def _cell(side: Judged, key: str, subset: str, metric: str) -> Cell:
-    return next(c for c in side.cells[key][subset] if c.metric == metric)
+def _cell(judged: Judged, key: str, subset: str, metric: str) -> Cell:
+    return next(c for c in judged.cells[key][subset] if c.metric == metric)
 
 
 def _difference(metric: str, a: Cell, b: Cell) -> list[Cell]:

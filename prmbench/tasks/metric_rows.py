@@ -1,6 +1,6 @@
-"""From a number with its replicates to metric rows: intervals, averages over subsets, notes. Knows no metric.
+"""Turns numbers with bootstrap replicates into metric rows: intervals, averages over subsets, notes.
 
-What the number is and how it is resampled is the tasks' business (steps.py and its siblings).
+Which metrics there are, and how they are resampled, is up to each task.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Ints
 
 OUT_OF_FOLD = "out_of_fold"
-"""Note on the calibration subset's own cell: there the threshold comes from the other folds."""
+"""Note on the calibration subset's own cell, whose threshold comes from the other folds."""
 RESAMPLED = ("p_value", "mdd", "drop_mdd")
-"""Metrics that are made of the replicates alone."""
+"""Metrics that are computed from the replicates alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A subset as its rows show it."""
+class SubsetInfo:
+    """Facts about a subset that all of its rows share."""
 
     name: str
     n: int
     unscored: int
     missing: str = ""
-    """Why numbers do not exist here, where a cell does not say so itself."""
+    """Why numbers do not exist in this subset, used when a cell gives no reason of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One number in one subset, [b]: row 0 of `values` is the sample, the rest are replicates. [1] if there is none."""
+    """One metric in one subset. `values` is [b]: first the sample's value, then the replicates; [nan] if undefined."""
 
     metric: str
     values: Floats
     note: str = ""
     averaged: bool = True
-    """False for what has no meaning over several subsets: a threshold, a bin."""
+    """False for numbers without a meaning over several subsets, such as a threshold or a bin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
     """All cells of a run: by protocol, then by subset."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[SubsetInfo, ...]
     cells: Mapping[str, Mapping[str, Sequence[Cell]]]
     averages: tuple[tuple[str, ...], ...] | None = None
-    """Names of the parts that are averaged with each other; None = all of them."""
-    pooled: tuple[tuple[Part, str, tuple[Cell, ...]], ...] = ()
-    """Cells over all subsets together, with their protocols; their rows come last."""
+    """Groups of subset names to average over; None: one average over all of them."""
+    pooled: tuple[tuple[SubsetInfo, str, tuple[Cell, ...]], ...] = ()
+    """Cells pooled over all subsets, with their protocols; their rows come last."""
 
     def rows(self) -> tuple[MetricRow, ...]:
-        """Every cell as a row with its interval, and the averages."""
+        """Returns every cell as a row with its interval, and the averages."""
         rows: list[MetricRow] = []
         for protocol, cells in self.cells.items():
             rows += subset_rows(self.parts, protocol, cells, self.averages)
@@ -65,19 +65,27 @@ class Judged:
 
 
 def absent(names: Sequence[str], reason: str) -> list[Cell]:
-    """Cells without a number, [1]."""
+    """Returns undefined cells for these metrics, with the reason as their note."""
     return [Cell(name, np.array([np.nan]), reason) for name in names]
 
 
-def of_subset(scores: Sequence[ScoredTrace], name: str) -> tuple[ScoredTrace, ...]:
-    """The traces of one subset in id order: rows never depend on the order of the scores."""
+def traces_of_subset(scores: Sequence[ScoredTrace], name: str) -> tuple[ScoredTrace, ...]:
+    """Returns the traces of one subset, sorted by id so that rows do not depend on the order of the scores."""
     return tuple(sorted((t for t in scores if t.subset == name), key=lambda t: t.id))
 
 
 def resampled(manifest: RunManifest, subset: str, clusters: Sequence[str]) -> tuple[Ints, Floats]:
-    """Which problem each trace is of, [n], in 0..c-1 by name, and how often each is drawn, [replicates + 1, c].
+    """Draws the bootstrap samples of a subset's problems.
 
-    A subset's draws depend on nothing but the seed and its name: two runs on it are resampled alike.
+    The draws depend only on the seed and the subset's name, so two runs on a subset are resampled identically.
+
+    Args:
+        manifest: Holds the seed and the number of replicates.
+        subset: Name of the subset.
+        clusters: Name of each trace's problem, [n].
+
+    Returns:
+        The problem of each trace, [n] in 0..c-1 (by name), and how often each problem is drawn, [replicates + 1, c].
     """
     index = np.unique(clusters, return_inverse=True)[1].astype(np.int64)
     count = int(index.max()) + 1 if len(index) else 0
@@ -86,44 +94,46 @@ def resampled(manifest: RunManifest, subset: str, clusters: Sequence[str]) -> tu
 
 
 def weighted_mean(values: Floats, weights: Floats) -> Floats:
-    """[c] numbers, nan where a problem has none, and [b, c] weights -> [b] means over the problems that have one."""
-    there = np.isfinite(values)
-    total = weights[:, there].sum(axis=1)
+    """Returns the weighted means [b] of values [c] under weights [b, c]; problems whose value is nan are left out."""
+    exists = np.isfinite(values)
+    total = weights[:, exists].sum(axis=1)
     out = np.full(len(weights), np.nan)
-    return np.asarray(np.divide(weights[:, there] @ values[there], total, out=out, where=total > 0))
+    return np.asarray(np.divide(weights[:, exists] @ values[exists], total, out=out, where=total > 0))
 
 
 def average_name(subsets: Sequence[str]) -> str:
-    """`avg[a,b]`: an average is named by the subsets it is over, so that unlike ones never share a column."""
+    """Returns `avg[a,b]`: averages over different subsets have different names, so they never share a column."""
     return f"avg[{','.join(subsets)}]"
 
 
 def subset_rows(
-    parts: Sequence[Part],
+    parts: Sequence[SubsetInfo],
     protocol: str,
     cells: Mapping[str, Sequence[Cell]],
     averages: Sequence[Sequence[str]] | None = None,
 ) -> list[MetricRow]:
-    """Rows of one protocol: each subset's cells, then unweighted averages: over the subsets present, or as told."""
+    """Returns the rows of one protocol: each subset's, then unweighted averages over all subsets or over `averages`."""
     rows = []
     for part in parts:
         for cell in cells[part.name]:
             rows += cell_rows(part, protocol, cell)
     for names in [[p.name for p in parts]] if averages is None else averages:
-        chosen = [p for p in parts if p.name in names]
-        if len(chosen) > 1:
-            rows += _average_rows(chosen, protocol, cells)
+        averaged_parts = [p for p in parts if p.name in names]
+        if len(averaged_parts) > 1:
+            rows += _average_rows(averaged_parts, protocol, cells)
     return rows
 
 
-def _average_rows(parts: Sequence[Part], protocol: str, cells: Mapping[str, Sequence[Cell]]) -> list[MetricRow]:
+def _average_rows(parts: Sequence[SubsetInfo], protocol: str, cells: Mapping[str, Sequence[Cell]]) -> list[MetricRow]:
     rows = []
-    whole = Part(average_name([p.name for p in parts]), sum(p.n for p in parts), sum(p.unscored for p in parts))
+    average_info = SubsetInfo(
+        average_name([p.name for p in parts]), sum(p.n for p in parts), sum(p.unscored for p in parts)
+    )
     by_metric = [{c.metric: c for c in cells[p.name]} for p in parts]
-    for first in cells[parts[0].name]:
-        alike = [found[first.metric] for found in by_metric if first.metric in found]
-        if first.averaged and len(alike) == len(parts):
-            rows += cell_rows(whole, protocol, _average(alike, [p.name for p in parts]))
+    for cell in cells[parts[0].name]:
+        metric_cells = [by_name[cell.metric] for by_name in by_metric if cell.metric in by_name]
+        if cell.averaged and len(metric_cells) == len(parts):
+            rows += cell_rows(average_info, protocol, _average(metric_cells, [p.name for p in parts]))
     return rows
 
 
@@ -132,15 +142,15 @@ def _average(cells: Sequence[Cell], names: Sequence[str]) -> Cell:
     if np.isnan(values[0]):
         reasons = sorted({c.note for c in cells if c.note and np.isnan(c.values[0])})
         return Cell(cells[0].metric, values, "; ".join(reasons))
-    marked = [name for name, c in zip(names, cells, strict=True) if c.note == OUT_OF_FOLD]
-    if marked:
-        return Cell(cells[0].metric, values, f"{','.join(marked)} {OUT_OF_FOLD}")
-    told = [f"{name}: {c.note}" for name, c in zip(names, cells, strict=True) if c.note]
-    return Cell(cells[0].metric, values, "; ".join(told))
+    out_of_fold = [name for name, c in zip(names, cells, strict=True) if c.note == OUT_OF_FOLD]
+    if out_of_fold:
+        return Cell(cells[0].metric, values, f"{','.join(out_of_fold)} {OUT_OF_FOLD}")
+    notes = [f"{name}: {c.note}" for name, c in zip(names, cells, strict=True) if c.note]
+    return Cell(cells[0].metric, values, "; ".join(notes))
 
 
-def cell_rows(part: Part, protocol: str, cell: Cell) -> list[MetricRow]:
-    """The cell's row with its interval, and rows that follow from its replicates."""
+def cell_rows(part: SubsetInfo, protocol: str, cell: Cell) -> list[MetricRow]:
+    """Returns the cell's row with its interval, and the rows derived from its replicates."""
     value = float(cell.values[0])
     if np.isnan(value):
         note = cell.note if cell.note and cell.note != OUT_OF_FOLD else part.missing
@@ -153,14 +163,14 @@ def cell_rows(part: Part, protocol: str, cell: Cell) -> list[MetricRow]:
 
 
 def _derived(protocol: str, cell: Cell) -> dict[str, float | None]:
-    """Numbers that follow from a cell's replicates."""
+    """p-value and minimum detectable difference, for the metrics that have them."""
     value, replicates = float(cell.values[0]), cell.values[1:]
     if cell.metric.endswith("_difference"):
         return {
             "p_value": first_error.paired_p(value, replicates),
             "mdd": first_error.minimum_detectable_difference(replicates, paired=True),
         }
-    if cell.metric == "f1_drop":  # beside an F1 that has an mdd of its own
+    if cell.metric == "f1_drop":  # named apart from the mdd of the F1 itself
         return {
             "p_value": first_error.paired_p(value, replicates),
             "drop_mdd": first_error.minimum_detectable_difference(replicates, paired=True),

@@ -1,4 +1,4 @@
-"""Many runs at once: read and judged in parallel processes, given back in their order."""
+"""Reads and judges many runs in parallel processes."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from prmbench.core.records import UserError
 from prmbench.core.result_files import Run
 
 FEWEST = 32
-"""Runs for which starting processes pays."""
+"""With fewer runs, starting processes costs more than it saves."""
 CHUNK = 8
-"""Runs that a process takes at a time: neighbours, which lie in one archive."""
+"""Runs that a process takes at a time; neighbouring runs lie in the same archive."""
 
-Judged = tuple[Run, list[str]] | str
-"""A run and where its stored rows differ from recomputed ones; or why it cannot be trusted."""
+VerifiedRun = tuple[Run, list[str]] | str
+"""A run and the differences between its stored and recomputed rows; or the error because of which it is left out."""
 
 
-def read_and_judge(paths: Sequence[Path], recompute: bool, processes: int = 1) -> Iterator[Judged]:
-    """Reads every run and holds its rows against its scores; see `judge.unfounded`.
+def read_and_judge(paths: Sequence[Path], recompute: bool, processes: int = 1) -> Iterator[VerifiedRun]:
+    """Yields every run, in the order of `paths`, after checking its rows against its scores.
 
     Args:
         paths: `<run-id>.json` of each run.
-        recompute: Whether to derive all rows anew, intervals and all, and give these back; else a run whose stored
-            numbers do not follow from its scores cannot be trusted.
-        processes: How many may be started. More than one asks for a main module that can be imported.
+        recompute: Whether to recompute all rows with their intervals and return these instead of the stored ones. If
+            not, a run whose stored numbers do not follow from its scores gives an error; see `underivable_rows`.
+        processes: How many processes to start at most. More than one needs an importable main module.
     """
-    one = partial(_read_and_judge, recompute=recompute)
-    if processes < 2 or len(paths) < FEWEST:  # noqa: PLR2004 - one process is this one
-        yield from map(one, paths)
+    read_one = partial(_read_and_judge, recompute=recompute)
+    if processes < 2 or len(paths) < FEWEST:  # noqa: PLR2004 - no pool for a single process
+        yield from map(read_one, paths)
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(one, paths, chunksize=CHUNK)
+        yield from pool.map(read_one, paths, chunksize=CHUNK)
 
 
 def usable_processors() -> int:
-    """How many processes of this machine's processors may run at once for us."""
+    """Returns the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _read_and_judge(path: Path, recompute: bool) -> Judged:
+def _read_and_judge(path: Path, recompute: bool) -> VerifiedRun:
     try:
         if not recompute:
             return tasks.read_verified(path), []

@@ -1,4 +1,4 @@
-"""Tables of a task that names its columns and has no tables of its own: a row for each run and protocol."""
+"""Default tables, for tasks that only name their columns: one row per run and protocol."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Rows = Mapping[tuple[str, str], MetricRow]
 
 
 def tables_of(task: Task, runs: Sequence[Run]) -> tuple[Table, ...]:
-    """Returns a task's own tables, or one with a row for each run and protocol and a column for each metric."""
+    """Returns the task's own tables, or a default one with a row per run and protocol and a column per metric."""
     if task.tables is not None:
         return task.tables(runs)
-    groups = [group for block in blocks(runs, _trace) if (group := _group(task, block))]
+    groups = [group for block in blocks(runs, _trace_identity) if (group := _group(task, block))]
     metrics = {column.metric for column in task.columns}
     return (
         Table(
             label=f"{task.name}-metrics",
             title="Every model and protocol",
-            caption="Each number with its 95% interval over problems; what needs no model stands beneath.",
+            caption="Each number with its 95% interval over problems; model-free baselines are in the last rows.",
             header=("Traces", "Model", "Protocol", *(column.heading for column in task.columns)),
             groups=tuple(groups),
             notes=notes_of(row for run in runs for row in run.result.rows if row.metric in metrics),
@@ -36,12 +36,14 @@ def tables_of(task: Task, runs: Sequence[Run]) -> tuple[Table, ...]:
 
 
 def summary_of(task: Task, result: RunResult, keys: Sequence[str]) -> Table:
-    """Returns a task's own table of one run, or one with a row for each protocol; floors stand beneath."""
+    """Returns the task's own table of one run, or a default one with a row per protocol and the floors beneath."""
     if task.summary is not None:
         return task.summary(result, keys)
     rows = rows_of(result, average_or_only_subset(result))
     floors = [key for key in dict.fromkeys(row.protocol for row in result.rows) if key.startswith("floor/")]
-    groups = tuple(tuple((Code(key), *_cells(task, key, rows, {})) for key in part) for part in (keys, floors))
+    groups = tuple(
+        tuple((Code(key), *_cells(task, key, rows, {})) for key in protocols) for protocols in (keys, floors)
+    )
     return Table(
         label=task.name,
         title="",
@@ -56,30 +58,34 @@ def summary_of(task: Task, result: RunResult, keys: Sequence[str]) -> Table:
     )
 
 
-def _trace(trace: ScoredTrace) -> object:
-    """What makes two runs be about the same trace."""
+def _trace_identity(trace: ScoredTrace) -> object:
+    """Fields in which two runs on the same trace agree."""
     return trace.id, trace.steps, trace.label, trace.outcome, trace.step_labels
 
 
 def _group(task: Task, block: Block) -> tuple[Row, ...]:
-    lines = []
+    run_rows = []
     for run in block.runs:
         rows = rows_of(run.result, block.subset)
         keys = dict.fromkeys(protocol for protocol, _ in rows if not protocol.startswith("floor/"))
-        lines += [(model_name(run.result.manifest), key, rows) for key in keys]
+        run_rows += [(model_name(run.result.manifest), key, rows) for key in keys]
     best = {
-        column.metric: best_value([rows.get((key, column.metric)) for _, key, rows in lines], column.lowest_is_best)
+        column.metric: best_value([rows.get((key, column.metric)) for _, key, rows in run_rows], column.lowest_is_best)
         for column in task.columns
     }
     if task.columns:
         first = task.columns[0]
         sign = 1 if first.lowest_is_best else -1
-        lines.sort(key=lambda line: (sign * rank_value(line[2].get((line[1], first.metric))), line[0], line[1]))
-    shown: list[Row] = [(block.name, name, Code(key), *_cells(task, key, rows, best)) for name, key, rows in lines]
+        run_rows.sort(
+            key=lambda run_row: (sign * rank_value(run_row[2].get((run_row[1], first.metric))), run_row[0], run_row[1])
+        )
+    table_rows: list[Row] = [
+        (block.name, name, Code(key), *_cells(task, key, rows, best)) for name, key, rows in run_rows
+    ]
     rows = rows_of(block.runs[0].result, block.subset)
     floors = dict.fromkeys(protocol for protocol, _ in rows if protocol.startswith("floor/"))
-    shown += [(block.name, "no model", Code(key), *_cells(task, key, rows, {})) for key in floors]
-    return tuple(shown)
+    table_rows += [(block.name, "no model", Code(key), *_cells(task, key, rows, {})) for key in floors]
+    return tuple(table_rows)
 
 
 def _cells(task: Task, key: str, rows: Rows, best: Mapping[str, float | None]) -> Row:

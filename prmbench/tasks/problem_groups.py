@@ -1,4 +1,4 @@
-"""The completions of one problem, as best-of-N and policy rows see them: outcomes, votes, and who is left out."""
+"""Completions grouped by problem, with outcomes and votes, for the best-of-N and policy tasks."""
 
 from __future__ import annotations
 
@@ -14,141 +14,153 @@ from prmbench.core.records import RunManifest, ScoredTrace
 from prmbench.metrics import best_of_n
 from prmbench.metrics.best_of_n import Bools, Ints
 from prmbench.metrics.first_error import Floats
-from prmbench.tasks.metric_rows import Part, of_subset, resampled
+from prmbench.tasks.metric_rows import SubsetInfo, resampled, traces_of_subset
 
 MOST_COMPLETIONS = 4_096
-"""Of one problem."""
+"""Largest number of completions of one problem that can be judged together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One problem."""
+    """One problem with its completions."""
 
     name: str
-    everyone: tuple[ScoredTrace, ...]
+    completions: tuple[ScoredTrace, ...]
     verified: tuple[ScoredTrace, ...]
-    """Those whose outcome is known: the others can neither be picked nor vote."""
+    """Completions with a known outcome; the others can neither be picked nor vote."""
     outcomes: Floats
-    """[m], of the verified ones."""
+    """[m], of the verified completions."""
     answers: Ints
-    """[m], equal numbers for equal answers, -1 for none."""
+    """[m], equal numbers for equal answers, -1 for a completion without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Problems:
-    """The problems of one subset, by name, with how often each is drawn, [b, c]."""
+class SubsetProblems:
+    """The problems of one subset, sorted by name. `weights` [b, c] says how often each is drawn in each replicate."""
 
-    part: Part
+    part: SubsetInfo
     groups: tuple[Group, ...]
     weights: Floats
 
     @property
     def accuracy(self) -> Floats:
-        """[c]: the share of right ones among each problem's verified completions; nan where there are none."""
+        """Share of correct completions among the verified ones of each problem, [c]; nan where there are none."""
         return np.array([g.outcomes.mean() if len(g.outcomes) else np.nan for g in self.groups])
 
     @property
     def largest(self) -> int:
-        """Verified completions of the problem that has most."""
+        """Largest number of verified completions of a problem."""
         return max((len(g.verified) for g in self.groups), default=0)
 
     @property
     def unverified(self) -> int:
-        """Completions whose outcome is unknown."""
-        return sum(len(g.everyone) - len(g.verified) for g in self.groups)
+        """Number of completions with an unknown outcome."""
+        return sum(len(g.completions) - len(g.verified) for g in self.groups)
 
     @property
     def answered(self) -> bool:
-        """Whether there is anything to vote about."""
+        """Whether any completion has an answer to vote for."""
         return any((g.answers >= 0).any() for g in self.groups)
 
     def note(self, n: int) -> str:
-        """What a number over n-subsets leaves out; empty when nothing."""
+        """Returns what a number over n-subsets leaves out; empty when it leaves out nothing."""
         enough = sum(len(g.verified) >= n for g in self.groups)
-        told = [f"{enough} of {len(self.groups)} problems, those with {n} verified completions"]
-        return "; ".join((told if enough < len(self.groups) else []) + self.left_out())
+        notes = [f"{enough} of {len(self.groups)} problems, those with {n} verified completions"]
+        return "; ".join((notes if enough < len(self.groups) else []) + self.exclusions())
 
-    def left_out(self) -> list[str]:
-        """Completions that no number counts."""
+    def exclusions(self) -> list[str]:
+        """Returns a note on completions that no number counts, if there are any."""
         return [f"unverified completions left out: {self.unverified}"] if self.unverified else []
 
 
-def problems(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[Problems, ...]:
-    """The problems of every subset of a run."""
-    found = []
+def group_problems(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[SubsetProblems, ...]:
+    """Groups a run's completions by problem, one record per subset."""
+    grouped = []
     for name in manifest.subsets:
-        traces = of_subset(scores, name)
-        index, weights = resampled(manifest, name, [t.cluster for t in traces])
+        traces = traces_of_subset(scores, name)
+        problem, weights = resampled(manifest, name, [t.cluster for t in traces])
         members: list[list[ScoredTrace]] = [[] for _ in range(weights.shape[1])]
-        for number, trace in zip(index, traces, strict=True):
-            members[number].append(trace)
-        part = Part(name, len(traces), sum(bool(t.unscored) for t in traces), "no verified completion")
-        found.append(Problems(part, tuple(map(_group, members)), weights))
-    return tuple(found)
+        for index, trace in zip(problem, traces, strict=True):
+            members[index].append(trace)
+        part = SubsetInfo(name, len(traces), sum(bool(t.unscored) for t in traces), "no verified completion")
+        grouped.append(SubsetProblems(part, tuple(map(_group, members)), weights))
+    return tuple(grouped)
 
 
 def _group(members: Sequence[ScoredTrace]) -> Group:
     verified = tuple(t for t in members if t.outcome is not None)
-    numbers = {name: k for k, name in enumerate(sorted({t.answer for t in verified if t.answer}))}
+    answer_number = {answer: index for index, answer in enumerate(sorted({t.answer for t in verified if t.answer}))}
     return Group(
         members[0].cluster,
         tuple(members),
         verified,
         np.array([t.outcome for t in verified], dtype=float),
-        np.array([numbers.get(t.answer, -1) for t in verified], dtype=np.int64),
+        np.array([answer_number.get(t.answer, -1) for t in verified], dtype=np.int64),
     )
 
 
-class Subsets:
-    """The n-subsets over which votes are averaged; all of them are made once, drawn ones anew for each problem."""
+class SubsetCache:
+    """Provides the n-subsets over which votes are averaged.
+
+    Complete sets of subsets are cached; sampled ones are drawn separately for each problem.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.whole: dict[tuple[int, int], Bools] = {}
+        self.all_subsets: dict[tuple[int, int], Bools] = {}
 
-    def of(self, group: Group, n: int) -> Bools:
-        """[s, m] for the group's m verified completions."""
+    def masks(self, group: Group, n: int) -> Bools:
+        """Returns n-subsets of the group's m verified completions as boolean masks, [s, m]."""
         m = len(group.verified)
         if not best_of_n.is_exact(m, n):
             digest = hashlib.sha256(f"{self.seed}/{group.name}/{n}".encode()).digest()
-            return best_of_n.drawn_subsets(m, n, int.from_bytes(digest[:8]))
-        if (m, n) not in self.whole:
-            self.whole[m, n] = best_of_n.all_subsets(m, n)
-        return self.whole[m, n]
+            return best_of_n.sampled_subsets(m, n, int.from_bytes(digest[:8]))
+        if (m, n) not in self.all_subsets:
+            self.all_subsets[m, n] = best_of_n.all_subsets(m, n)
+        return self.all_subsets[m, n]
 
 
-def votes(side: Problems, log_weights: Sequence[Floats], n: int, subsets: Subsets) -> tuple[Floats, Floats]:
-    """Expected outcome of each problem's vote among n, under p weightings ([p, m] for each group): [p, c].
+def vote_accuracies(
+    problems: SubsetProblems, log_weights: Sequence[Floats], n: int, subsets: SubsetCache
+) -> tuple[Floats, Floats]:
+    """Computes the expected accuracy of a vote among n completions.
 
-    Problems with fewer than n verified completions are nan. Also the Monte-Carlo error of the mean over problems,
-    [p]; 0 where every subset is visited.
+    Args:
+        problems: The problems of one subset.
+        log_weights: Log of each completion's voting weight, [p, m] for each problem, where p counts the weightings.
+        n: Number of completions that vote.
+        subsets: Provides the n-subsets to average over.
+
+    Returns:
+        The expected outcome of each problem's vote, [p, c], nan where a problem has fewer than n verified completions;
+        and the Monte-Carlo standard error of the mean over problems, [p], 0 where every subset is visited.
     """
-    kinds = len(log_weights[0]) if log_weights else 1
-    values = np.full((kinds, len(side.groups)), np.nan)
-    variance = np.zeros(kinds)
-    for number, (group, weights) in enumerate(zip(side.groups, log_weights, strict=True)):
+    weightings = len(log_weights[0]) if log_weights else 1
+    values = np.full((weightings, len(problems.groups)), np.nan)
+    variance = np.zeros(weightings)
+    for index, (group, weights) in enumerate(zip(problems.groups, log_weights, strict=True)):
         if len(group.verified) < n:
             continue
         if not (group.outcomes.any() and (group.answers >= 0).any()):
-            values[:, number] = 0.0  # nobody is right, whoever wins
+            values[:, index] = 0.0  # no winner can be correct
             continue
-        values[:, number], spread = best_of_n.vote(group.answers, weights, group.outcomes, subsets.of(group, n))
+        values[:, index], spread = best_of_n.vote(group.answers, weights, group.outcomes, subsets.masks(group, n))
         if not best_of_n.is_exact(len(group.verified), n):
-            variance += spread / best_of_n.DRAWN
-    counted = int(np.isfinite(values[0]).sum())
-    return values, np.sqrt(variance) / max(counted, 1)
+            variance += spread / best_of_n.SAMPLED_SUBSETS
+    judged_problems = int(np.isfinite(values[0]).sum())
+    return values, np.sqrt(variance) / max(judged_problems, 1)
 
 
 def error_note(error: float) -> str:
-    """How far the drawn subsets may be off; empty where nothing was drawn."""
+    """Returns a note on the Monte-Carlo error; empty where every subset was visited."""
     if not error:
         return ""
     digits = max(1, -math.floor(math.log10(error)))
-    return f"{best_of_n.DRAWN} drawn subsets a problem, standard error {error:.{digits}f}"
+    return f"{best_of_n.SAMPLED_SUBSETS} drawn subsets a problem, standard error {error:.{digits}f}"
 
 
 def group_size_faults(scores: Sequence[ScoredTrace]) -> Iterator[str]:
-    """Yields a line when a problem has more completions than can be judged together."""
+    """Yields a message when a problem has more completions than can be judged together."""
     groups = Counter((t.subset, t.cluster) for t in scores)
     largest = max(groups.values(), default=0)
     if largest > MOST_COMPLETIONS:

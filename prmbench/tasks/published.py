@@ -1,6 +1,6 @@
-"""Numbers that others have published, as data files with their source and threshold rule.
+"""Numbers published by others, stored as data files with their source and threshold rule.
 
-Never recomputed, never mixed with our rows: no interval was published, and inputs differ.
+They have no interval and other inputs, so they are never shown in a table with prmbench's own rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prmbench.tasks.table import Code, Row, Value
 
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
-    """One published line, in percent."""
+    """One row of a published table, in percent."""
 
     model: str
     base: str
@@ -29,11 +29,11 @@ class PublishedRow:
 
     @property
     def name(self) -> str:
-        """Model and base model."""
+        """The model, with its base model in parentheses."""
         return f"{self.model} ({self.base})" if self.base else self.model
 
     def as_row(self, subsets: tuple[str, ...], source: int) -> Row:
-        """The row as cells of a table; `source` is the number of its paper or page there."""
+        """Returns the row as table cells; `source` is the number of its publication in the table's notes."""
         return (
             self.name,
             self.readout if self.readout == "not stated" else Code(self.readout),
@@ -46,7 +46,7 @@ class PublishedRow:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A table of a paper or a README."""
+    """A table copied from a paper or a README."""
 
     title: str
     benchmark: str
@@ -66,24 +66,24 @@ def _f1(cell: dict[str, float]) -> Value:
 
 
 def published_value(number: float) -> Value:
-    """A number in percent with one decimal, or with the two that were published."""
+    """Returns a number in percent with as many decimals as were published, one or two."""
     return Value(number, "number" if round(number, 1) == number else "hundredths")
 
 
 def published(benchmark: str) -> tuple[Published, ...]:
-    """Every data file about the benchmark, in file-name order."""
-    books = [_read(json.loads(raw)) for raw in sources().values()]
-    return tuple(book for book in books if book.benchmark == benchmark)
+    """Returns the published tables of a benchmark, in file-name order."""
+    publications = [_parse(json.loads(raw)) for raw in sources().values()]
+    return tuple(publication for publication in publications if publication.benchmark == benchmark)
 
 
 def sources() -> dict[str, bytes]:
-    """The data files by name. They are package data, so that a wheel has them; a report writes copies beside itself."""
+    """Returns the contents of the data files by file name; a report writes copies of them beside its tables."""
     folder = files("prmbench") / "assets" / "published"
     entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda e: e.name)
     return {entry.name: entry.read_bytes() for entry in entries}
 
 
-def _read(data: dict[str, Any]) -> Published:
+def _parse(data: dict[str, Any]) -> Published:
     rows = tuple(
         PublishedRow(
             model=row["model"],

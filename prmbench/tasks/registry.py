@@ -1,4 +1,4 @@
-"""The tasks that there are, by name: those of this package, those of installed packages, and those of the caller."""
+"""Looks tasks up by name: those of this package, of installed packages, and those that the caller added."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TASKS: dict[str, Task] = {
         distrl.TASK,
     )
 }
-"""Those of this package. A new task is a file beside its siblings, and its row here."""
+"""This package's tasks. A new task is a file in this package and a line here."""
 ENTRY_POINTS = "prmbench.benchmarks"
-"""Group under which an installed package names its benchmarks."""
+"""Entry-point group in which installed packages declare their benchmarks."""
 _added: dict[str, Task] = {}
 
 
 def add_task(task: Task) -> None:
-    """Makes a task of the caller's known for the rest of the process. Raises UserError on a name that is taken."""
+    """Registers a caller's task for the rest of the process. Raises UserError if the name is taken by another task."""
     if TASKS.get(task.name, _added.get(task.name, task)) != task:
         raise UserError(f"task {task.name}: there is another task of this name; choose another name")
     if task.name not in TASKS:
@@ -36,7 +36,7 @@ def add_task(task: Task) -> None:
 
 
 def find_task(name: str) -> Task:
-    """Returns the task of this name. Raises UserError when no one here knows it."""
+    """Returns the task of this name. Raises UserError when there is none."""
     if name not in TASKS and name not in _added:
         for entry in installed_benchmarks():
             task = getattr(load_entry(entry), "task", None)
@@ -52,7 +52,7 @@ def find_task(name: str) -> Task:
 
 
 def known_tasks() -> tuple[Task, ...]:
-    """Returns every task that is known by now: this package's in table order, then the caller's."""
+    """Returns this package's tasks in table order, then those added so far."""
     return (*TASKS.values(), *_added.values())
 
 
@@ -62,7 +62,7 @@ def installed_benchmarks() -> Iterator[EntryPoint]:
 
 
 def load_entry(entry: EntryPoint) -> object:
-    """Returns what an entry point names. Raises UserError, in one line, when its package is broken."""
+    """Returns the object that an entry point names. Raises UserError when its package cannot be imported."""
     try:
         return entry.load()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Task steps: first-error F1 under every protocol, its chance floors, and run against run.
+"""Task steps: first-error F1 under every protocol, its chance floors, and comparisons of two runs.
 
 Pure functions of committed scores, so any table can be recomputed without a model.
 """
@@ -15,15 +15,24 @@ from prmbench.core.records import READOUTS, EvalProtocol, MetricRow, RunManifest
 from prmbench.core.validation import Fault
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Sample
-from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Judged, Part, absent, of_subset, resampled, subset_rows
+from prmbench.tasks.metric_rows import (
+    OUT_OF_FOLD,
+    Cell,
+    Judged,
+    SubsetInfo,
+    absent,
+    resampled,
+    subset_rows,
+    traces_of_subset,
+)
 from prmbench.tasks.table import DASH, NOTED, PERCENT, Code, Row, Table, Unit, Value
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
 
 FOLDS = 5
 FLOORS = ("random", "position", "outcome_oracle")
-MOST_SUBSETS = 4
-"""More do not fit beside a protocol's name on a terminal; then only the average is shown."""
+MAX_SUBSET_COLUMNS = 4
+"""With more subsets the terminal table shows only the average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,54 +46,55 @@ class Subset:
 
     @property
     def unscored(self) -> int:
-        """Traces without a score."""
+        """Number of traces without a score."""
         return sum(bool(t.unscored) for t in self.traces)
 
 
 def eval_protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
-    """Every protocol that the run's kind of score and its rules admit, in table order."""
+    """Returns every protocol that the run's kind of score and threshold rules allow, in table order."""
     if manifest.kind == "verdict":
         return (EvalProtocol("vote", "native", boundary=manifest.boundary),)
-    found = []
+    candidates = []
     for series in ("", *manifest.series):
         for readout in READOUTS[manifest.kind]:
             base = EvalProtocol(readout, "oracle", series=series, boundary=manifest.boundary)
             if manifest.native is not None:
-                found.append(replace(base, threshold="native", at=manifest.native))
+                candidates.append(replace(base, threshold="native", at=manifest.native))
             if manifest.fixed is not None:
-                found.append(replace(base, threshold="fixed", at=manifest.fixed))
-            found += [
+                candidates.append(replace(base, threshold="fixed", at=manifest.fixed))
+            candidates += [
                 replace(base, threshold="calibrated", on=manifest.calibrate_on),
                 replace(base, threshold="calibrated_in_sample", on=manifest.calibrate_on),
                 replace(base, threshold="cross_validated"),
                 base,
             ]
-    return tuple(p for p in found if not manifest.rules or p.threshold in manifest.rules)
+    return tuple(p for p in candidates if not manifest.rules or p.threshold in manifest.rules)
 
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
-    """All cells of a run: floors first, then each protocol, by subset."""
-    subsets = _subsets(manifest, scores)
+    """Computes all cells of a run by protocol and subset, floors first."""
+    subsets = _subset_data(manifest, scores)
     cells = {f"floor/{name}": {s.name: [floor(name, s)] for s in subsets} for name in FLOORS}
     samples: dict[tuple[str, str], dict[str, Sample]] = {}  # the threshold rules of a readout share them
-    for asked in (*eval_protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
-        protocol = resolve(manifest, asked)
-        read = protocol.series, protocol.readout
-        if read not in samples:
-            samples[read] = _samples(subsets, protocol)
-        cells[protocol.key] = _protocol_cells(subsets, protocol, samples[read])
+    for wanted in (*eval_protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
+        protocol = resolve(manifest, wanted)
+        readout = protocol.series, protocol.readout
+        if readout not in samples:
+            samples[readout] = _samples(subsets, protocol)
+        cells[protocol.key] = _protocol_cells(subsets, protocol, samples[readout])
     return Judged(_parts(subsets), cells)
 
 
 def protocols(manifest: RunManifest) -> tuple[str, ...]:
-    """Keys of `eval_protocols`."""
+    """Returns the keys of `eval_protocols`."""
     return tuple(protocol.key for protocol in eval_protocols(manifest))
 
 
 def resolve(manifest: RunManifest, protocol: EvalProtocol) -> EvalProtocol:
-    """The protocol with the run's own number for `native`.
+    """Returns the protocol, with the run's own threshold filled in for `native`.
 
-    Raises UserError when the run's scores cannot be read under the protocol.
+    Raises:
+        UserError: The run's scores cannot be read under the protocol.
     """
     if protocol.readout not in READOUTS[manifest.kind]:
         readable = ", ".join(READOUTS[manifest.kind])
@@ -102,55 +112,57 @@ def resolve(manifest: RunManifest, protocol: EvalProtocol) -> EvalProtocol:
     return replace(protocol, at=manifest.native)
 
 
-def _subsets(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[Subset]:
-    found = []
+def _subset_data(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[Subset]:
+    subsets = []
     for name in manifest.subsets:
-        traces = of_subset(scores, name)
+        traces = traces_of_subset(scores, name)
         clusters = [t.cluster for t in traces]
-        problem, draws = resampled(manifest, name, clusters)
-        found.append(Subset(name, traces, np.ascontiguousarray(draws[:, problem]), first_error.folds(clusters, FOLDS)))
-    return found
+        problem_of_trace, draws = resampled(manifest, name, clusters)
+        subsets.append(
+            Subset(name, traces, np.ascontiguousarray(draws[:, problem_of_trace]), first_error.folds(clusters, FOLDS))
+        )
+    return subsets
 
 
 # --- threshold rules ------------------------------------------------------------------------------------
 
 
 def _samples(subsets: Sequence[Subset], protocol: EvalProtocol) -> dict[str, Sample]:
-    """By subset; only the readout and the series of the protocol matter."""
+    """Samples by subset; they depend only on the protocol's readout and series."""
     return {s.name: first_error.sample(s.traces, protocol) for s in subsets}
 
 
 def _protocol_cells(
     subsets: Sequence[Subset], protocol: EvalProtocol, samples: Mapping[str, Sample]
 ) -> dict[str, list[Cell]]:
-    """Cells per subset, or cells without values and with the reason."""
+    """Cells by subset; undefined cells with a reason where the protocol cannot be applied."""
     if protocol.readout == "vote":
         unparsed = [_unparsed(s) for s in subsets] if _any_unparsed(subsets) else [[]] * len(subsets)
-        told = zip(subsets, unparsed, strict=True)
-        return {s.name: [*_subset_cells(s, samples[s.name], protocol, None), *cells] for s, cells in told}
+        pairs = zip(subsets, unparsed, strict=True)
+        return {s.name: [*_subset_cells(s, samples[s.name], protocol, None), *cells] for s, cells in pairs}
     if protocol.on is None:
         return {s.name: _subset_cells(s, samples[s.name], protocol, None) for s in subsets}
     calibration = next((s for s in subsets if s.name == protocol.on), None)
     if calibration is None:
         return {s.name: _absent(f"needs subset {protocol.on}, which this run does not have") for s in subsets}
-    if lacking := missing(calibration):
-        return {s.name: _absent(f"{protocol.on} has {lacking} to tune on") for s in subsets}
-    tuned = first_error.best_threshold(samples[calibration.name], calibration.weights)
-    return {s.name: _subset_cells(s, samples[s.name], protocol, tuned) for s in subsets}
+    if reason := missing(calibration):
+        return {s.name: _absent(f"{protocol.on} has {reason} to tune on") for s in subsets}
+    thresholds = first_error.best_threshold(samples[calibration.name], calibration.weights)
+    return {s.name: _subset_cells(s, samples[s.name], protocol, thresholds) for s in subsets}
 
 
 def _subset_cells(subset: Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> list[Cell]:
-    """`tuned`: thresholds [b] that a calibration subset gave."""
+    """Cells of one subset; `tuned` holds thresholds [b] tuned on the calibration subset, if the protocol has one."""
     out_of_fold = protocol.threshold == "calibrated" and protocol.on == subset.name
     if protocol.threshold == "cross_validated" or out_of_fold:
         if len(set(subset.fold)) == 1:
             return _absent("cross-validation needs two problems")
-        right, threshold = _cross_validated(subset, data)
+        is_right, threshold = _cross_validated(subset, data)
     else:
         threshold = _threshold(subset, data, protocol, tuned)
-        right = data.matches(threshold)
+        is_right = data.matches(threshold)
     note = OUT_OF_FOLD if out_of_fold else ""
-    error, correct = first_error.accuracies(data, right, subset.weights)
+    error, correct = first_error.accuracies(data, is_right, subset.weights)
     cells = [
         Cell("f1", first_error.harmonic(error, correct), note),
         Cell("error_accuracy", error, note),
@@ -166,11 +178,11 @@ def _any_unparsed(subsets: Sequence[Subset]) -> bool:
 
 
 def _unparsed(subset: Subset) -> list[Cell]:
-    """The share of votes that could not be read; a majority is over the others, and none of them is wrong."""
+    """Share of votes that could not be parsed. They take no part in the majority."""
     votes = np.array([len(t.verdicts) for t in subset.traces])
-    lost = np.array([t.verdicts.count(None) for t in subset.traces])
+    unparsed = np.array([t.verdicts.count(None) for t in subset.traces])
     total = subset.weights @ votes
-    share = np.divide(subset.weights @ lost, total, out=np.full(len(total), np.nan), where=total > 0)
+    share = np.divide(subset.weights @ unparsed, total, out=np.full(len(total), np.nan), where=total > 0)
     return [Cell("unparsed", share)]
 
 
@@ -179,22 +191,22 @@ def _threshold(subset: Subset, data: Sample, protocol: EvalProtocol, tuned: Floa
         return first_error.best_threshold(data, subset.weights)
     if tuned is not None:
         return tuned
-    given = 1.0 if protocol.readout == "vote" else protocol.at
-    if given is None:
+    number = 1.0 if protocol.readout == "vote" else protocol.at
+    if number is None:
         raise ValueError(f"{protocol.key}: no number for its threshold")
-    return np.full(len(subset.weights), given)
+    return np.full(len(subset.weights), number)
 
 
 def _cross_validated(subset: Subset, data: Sample) -> tuple[NDArray[np.bool_], Floats]:
-    """Each fold judged by the threshold of the others; the threshold shown is the median over folds."""
-    right = np.zeros(subset.weights.shape, dtype=bool)
-    chosen = []
+    """Whether each trace is judged right by the threshold of the other folds, and the median threshold over folds."""
+    is_right = np.zeros(subset.weights.shape, dtype=bool)
+    fold_thresholds = []
     for fold in sorted(set(subset.fold)):
         held_out = subset.fold == fold
         threshold = first_error.best_threshold(data, subset.weights * ~held_out)
-        right[:, held_out] = data.matches(threshold)[:, held_out]
-        chosen.append(threshold)
-    return right, np.median(chosen, axis=0)
+        is_right[:, held_out] = data.matches(threshold)[:, held_out]
+        fold_thresholds.append(threshold)
+    return is_right, np.median(fold_thresholds, axis=0)
 
 
 # --- rows ------------------------------------------------------------------------------------------------
@@ -205,12 +217,12 @@ def _absent(reason: str) -> list[Cell]:
     return [replace(cell, averaged=cell.metric != "threshold") for cell in cells]
 
 
-def _parts(subsets: Sequence[Subset]) -> tuple[Part, ...]:
-    return tuple(Part(s.name, len(s.traces), s.unscored, missing(s)) for s in subsets)
+def _parts(subsets: Sequence[Subset]) -> tuple[SubsetInfo, ...]:
+    return tuple(SubsetInfo(s.name, len(s.traces), s.unscored, missing(s)) for s in subsets)
 
 
 def missing(subset: Subset) -> str:
-    """Why there is no F1 on these labels; empty where there is."""
+    """Returns the reason why F1 is undefined on these labels; empty if it is defined."""
     labels = [t.label for t in subset.traces]
     if all(label == -1 for label in labels):
         return "no trace with an error"
@@ -218,7 +230,7 @@ def missing(subset: Subset) -> str:
 
 
 def floor(name: str, subset: Subset) -> Cell:
-    """F1 of one of FLOORS on a subset's labels."""
+    """Computes the F1 of one of FLOORS on a subset's labels."""
     label = np.array([t.label for t in subset.traces], dtype=np.int64)
     if name == "random":
         steps = np.array([t.steps for t in subset.traces], dtype=np.int64)
@@ -239,20 +251,23 @@ def compare(
     b: tuple[RunResult, Sequence[ScoredTrace]],
     pairs: Sequence[tuple[EvalProtocol, EvalProtocol]],
 ) -> tuple[MetricRow, ...]:
-    """Paired difference in F1 (b minus a) with its interval and p-value, per subset and averaged.
+    """Computes the paired difference in F1 (b minus a) with its interval and p-value, per subset and averaged.
 
     Both runs are resampled with the same problems. Metrics: f1_a, f1_b, f1_difference, p_value and mdd, the
-    smallest difference that this pairing finds with power 0.80. Raises UserError on unlike protocols.
+    smallest difference that this pairing detects with power 0.80.
+
+    Raises:
+        UserError: A pair of protocols has different threshold rules.
     """
     (left, left_scores), (right, right_scores) = a, b
     seeded = replace(right.manifest, seed=left.manifest.seed)
-    subsets = _subsets(left.manifest, left_scores), _subsets(seeded, right_scores)
+    subsets = _subset_data(left.manifest, left_scores), _subset_data(seeded, right_scores)
     rows: list[MetricRow] = []
-    for one, two in pairs:
-        check_alike(one, two)
-        known = resolve(left.manifest, one), resolve(right.manifest, two)
-        cells = [_protocol_cells(s, p, _samples(s, p)) for s, p in zip(subsets, known, strict=True)]
-        name = one.key if one.key == two.key else f"{one.key} vs {two.key}"
+    for protocol_a, protocol_b in pairs:
+        check_alike(protocol_a, protocol_b)
+        protocols = resolve(left.manifest, protocol_a), resolve(right.manifest, protocol_b)
+        cells = [_protocol_cells(s, p, _samples(s, p)) for s, p in zip(subsets, protocols, strict=True)]
+        name = protocol_a.key if protocol_a.key == protocol_b.key else f"{protocol_a.key} vs {protocol_b.key}"
         paired = {s.name: _differences(cells[0][s.name], cells[1][s.name]) for s in subsets[0]}
         rows += subset_rows(_parts(subsets[0]), name, paired)
     return tuple(rows)
@@ -261,18 +276,18 @@ def compare(
 def pairs(
     a: RunManifest, b: RunManifest, wanted: Sequence[str] = (), against: str | None = None
 ) -> list[tuple[EvalProtocol, EvalProtocol]]:
-    """Which protocols to compare: those asked for (`against` names the second run's), or all that both runs have."""
+    """Returns the protocols to compare: the wanted ones (`against`: the second run's), or all that both runs have."""
     if wanted:
         return [(EvalProtocol.parse(key), EvalProtocol.parse(against or key)) for key in wanted]
-    other = {p.key for p in eval_protocols(b)}
-    shared = [(p, p) for p in eval_protocols(a) if p.key in other and p.threshold != "calibrated_in_sample"]
+    other_keys = {p.key for p in eval_protocols(b)}
+    shared = [(p, p) for p in eval_protocols(a) if p.key in other_keys and p.threshold != "calibrated_in_sample"]
     if not shared:
         raise UserError(no_shared_protocol(a, b))
     return shared
 
 
 def no_shared_protocol(a: RunManifest, b: RunManifest) -> str:
-    """What to tell a user whose runs cannot be compared without a name for each protocol."""
+    """Returns the error message for two runs without a common protocol."""
     return (
         f"compare: {a.model} ({a.kind}) and {b.model} ({b.kind}) share no protocol; "
         "name one for each with --protocol and --against"
@@ -280,19 +295,19 @@ def no_shared_protocol(a: RunManifest, b: RunManifest) -> str:
 
 
 def check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
-    """Raises UserError on two rules whose numbers mean different things."""
-    unlike_numbers = a.readout == b.readout and a.series == b.series and a.at != b.at
-    if (a.threshold, a.on, a.boundary) != (b.threshold, b.on, b.boundary) or unlike_numbers:
+    """Raises UserError when two protocols have different threshold rules, so that their numbers are not comparable."""
+    differs_in_number = a.readout == b.readout and a.series == b.series and a.at != b.at
+    if (a.threshold, a.on, a.boundary) != (b.threshold, b.on, b.boundary) or differs_in_number:
         raise UserError(f"compare: {a.key} and {b.key} are unlike threshold rules; compare the same rule on both sides")
 
 
 def _differences(a: Sequence[Cell], b: Sequence[Cell]) -> list[Cell]:
-    one, two = a[0], b[0]
-    note = one.note or two.note
+    f1_a, f1_b = a[0], b[0]
+    note = f1_a.note or f1_b.note
     return [
-        Cell("f1_a", one.values, note),
-        Cell("f1_b", two.values, note),
-        Cell("f1_difference", two.values - one.values, note),
+        Cell("f1_a", f1_a.values, note),
+        Cell("f1_b", f1_b.values, note),
+        Cell("f1_difference", f1_b.values - f1_a.values, note),
     ]
 
 
@@ -300,22 +315,22 @@ def _differences(a: Sequence[Cell], b: Sequence[Cell]) -> list[Cell]:
 
 
 def summary(result: RunResult, keys: Sequence[str]) -> Table:
-    """A line per protocol: F1 per subset in percent, the last column with its interval; the floors beneath."""
+    """Returns the terminal table: a row per protocol with F1 by subset, interval in the last column, and the floors."""
     f1 = {(row.protocol, row.subset): row for row in result.rows if row.metric == "f1"}
     columns = _summary_columns(result)
     floors = [key for key in FLOOR_WORDS if any(protocol == key for protocol, _ in f1)]
 
-    def line(key: str) -> Row:
+    def protocol_row(key: str) -> Row:
         return (Code(key), *(f1_cell(f1.get((key, c)), interval=c == columns[-1]) for c in columns))
 
-    shown = [row for (protocol, subset), row in f1.items() if protocol in keys and subset in columns]
+    shown_rows = [row for (protocol, subset), row in f1.items() if protocol in keys and subset in columns]
     return Table(
         label="steps",
         title="",
         caption="",
         header=("F1, percent", *("average" if name.startswith("avg[") else name for name in columns)),
-        groups=(tuple(map(line, keys)), tuple(map(line, floors))),
-        notes=(*_out_of_fold_note(shown), *missing_notes(shown)),
+        groups=(tuple(map(protocol_row, keys)), tuple(map(protocol_row, floors))),
+        notes=(*_out_of_fold_note(shown_rows), *missing_notes(shown_rows)),
         text_columns=1,
         ends_with_floors=True,
     )
@@ -324,11 +339,11 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
 def _summary_columns(result: RunResult) -> list[str]:
     subsets = list(result.manifest.subsets)
     averages = [row.subset for row in result.rows if row.subset.startswith("avg[")][:1]
-    return [*(subsets if len(subsets) <= MOST_SUBSETS or not averages else []), *averages]
+    return [*(subsets if len(subsets) <= MAX_SUBSET_COLUMNS or not averages else []), *averages]
 
 
 def f1_cell(row: MetricRow | None, unit: Unit = PERCENT, interval: bool = True) -> Value:
-    """A number that is marked where its threshold was tuned out of fold, and a dash where there is none."""
+    """Returns a row as a table value, marked if its threshold was tuned out of fold; a dash without a value."""
     if row is None or row.value is None:
         return Value(None, unit)
     lo, hi = (row.lo, row.hi) if interval else (None, None)
@@ -336,17 +351,17 @@ def f1_cell(row: MetricRow | None, unit: Unit = PERCENT, interval: bool = True) 
 
 
 def _out_of_fold_note(rows: Sequence[MetricRow]) -> tuple[str, ...]:
-    words = f"{NOTED} tuned on this subset, so judged out of fold; or an average with such a cell"
-    return (words,) if any(row.note.endswith(OUT_OF_FOLD) for row in rows) else ()
+    note = f"{NOTED} tuned on this subset, so judged out of fold; or an average with such a cell"
+    return (note,) if any(row.note.endswith(OUT_OF_FOLD) for row in rows) else ()
 
 
 def missing_notes(rows: Sequence[MetricRow]) -> list[str]:
-    """A line on each reason why a number does not exist."""
+    """Returns the distinct reasons why numbers are missing, as notes."""
     return [f"{DASH} {note}" for note in sorted({row.note for row in rows if row.value is None and row.note})]
 
 
 def check_trace(manifest: RunManifest, trace: ScoredTrace) -> Iterator[Fault]:
-    """Yields what is missing where a first error is to be found: a step, and a label."""
+    """Yields an error if the trace has no step or no label."""
     if not trace.steps:
         yield "steps", "is 0, and a first error needs a step"
     if trace.label is None:
@@ -354,7 +369,7 @@ def check_trace(manifest: RunManifest, trace: ScoredTrace) -> Iterator[Fault]:
 
 
 def resolve_key(manifest: RunManifest, key: str) -> str:
-    """Spells a protocol as rows do. Raises UserError as `resolve`."""
+    """Returns the key of a protocol as rows spell it. Raises UserError like `resolve`."""
     return resolve(manifest, EvalProtocol.parse(key)).key
 
 

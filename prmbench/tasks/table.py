@@ -1,4 +1,4 @@
-"""A table of typed values, as every task describes its results; prmbench.report prints it in several formats."""
+"""A table of typed values, which every task builds from its results; prmbench.report renders it in several formats."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Literal
 from prmbench.core.records import MetricRow
 
 DASH = "–"
-"""Stands where a number does not exist."""
+"""Shown in place of a number that does not exist."""
 NOTED = "†"
-"""Marks a number that a note under the table qualifies."""
+"""Marks a number that a note under the table explains."""
 Unit = Literal["percent", "points", "fraction", "number", "hundredths", "correlation", "count", "p"]
 PERCENT: Unit = "percent"
 """A fraction, shown in percent."""
 POINTS: Unit = "points"
 """A difference of fractions, shown in percentage points with its sign."""
 FRACTION: Unit = "fraction"
-"""A number shown as it is, with three decimals."""
+"""A number shown unscaled, with three decimals."""
 _FORMATS: dict[Unit, tuple[int, int, str]] = {
     PERCENT: (100, 1, ".1f"),
     POINTS: (100, 1, "+.1f"),
@@ -30,36 +30,36 @@ _FORMATS: dict[Unit, tuple[int, int, str]] = {
     "count": (1, 0, ",.0f"),
     "p": (1, 3, ".3f"),
 }
-"""Unit -> factor, decimals, format."""
+"""Factor, decimals and format of each unit."""
 SMALLEST_P = 0.001
 """Smaller p-values are shown as a bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A protocol's key or another name that is set in a typewriter face."""
+    """A protocol's key or another identifier, shown as code."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A number with its interval; None stands for one that does not exist, and is shown as a dash."""
+    """A number with its interval; None for a number that does not exist, which is shown as a dash."""
 
     value: float | None
     unit: Unit = PERCENT
     lo: float | None = None
     hi: float | None = None
     best: bool = False
-    """Whether it is the best of its column, which is set in bold."""
+    """Whether it is the best of its column, which is shown in bold."""
     marks: str = ""
-    """Characters behind the number that the notes explain."""
+    """Characters after the number that the notes explain."""
     suffix: str = ""
-    """Text behind the number that qualifies it: ` of 20`."""
+    """Text after the number: ` of 20`."""
 
     @property
     def number(self) -> str:
-        """The value as it is printed, without interval and marks."""
+        """The value as printed, without interval and marks."""
         return number(self.value, self.unit) + self.suffix
 
     @property
@@ -71,54 +71,54 @@ class Value:
 
 
 Cell = str | Code | Value | tuple[Value, ...]
-"""A tuple holds several numbers that belong together, shown with slashes between them."""
+"""A tuple holds several numbers that are shown with slashes between them."""
 Row = tuple[Cell, ...]
 
 
 Fact = tuple[str, str | Code]
-"""A heading and what stands under it."""
+"""A heading and its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The one number that an overview shows of a page."""
+    """The number that an overview shows for a page."""
 
     number: Cell
     facts: tuple[Fact, ...]
-    """What the number is: whose, of what, under which protocol, and the floors beside it."""
+    """What the number is: metric, data, model, protocol and floors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under a heading for each column, in groups that a line sets apart."""
+    """Rows of cells with a heading for each column, in groups that are separated by a line."""
 
     label: str
-    """Names the table among all tables of a report."""
+    """Identifies the table among all tables of a report."""
     title: str
     caption: str
     header: tuple[str, ...]
     groups: tuple[tuple[Row, ...], ...]
     notes: tuple[str, ...] = ()
     text_columns: int = 2
-    """The first columns hold names, the others numbers."""
+    """How many of the first columns hold names; the others hold numbers."""
     lead: str = ""
-    """Heading of the column that says most, which an overview quotes; empty for a table that it leaves out."""
+    """Heading of the leading column, whose best number an overview shows; empty for a table that it leaves out."""
     ends_with_floors: bool = False
-    """Whether the last group holds floors, which are shown fainter and never sorted among the others."""
+    """Whether the last group holds floors, which are shown fainter and are not sorted with the others."""
 
 
 def number(value: float | None, unit: Unit) -> str:
-    """Returns a number as it is printed in this unit; a dash for None."""
+    """Returns a number as printed in this unit; a dash for None."""
     if value is None:
         return DASH
     if unit == "p" and value < SMALLEST_P:
         return f"<{SMALLEST_P}"
     factor, decimals, style = _FORMATS[unit]
-    return f"{round(factor * value, decimals) + 0.0:{style}}"  # + 0.0: no minus before a zero
+    return f"{round(factor * value, decimals) + 0.0:{style}}"  # + 0.0 turns -0.0 into 0.0
 
 
 def cell_of(row: MetricRow | None, unit: Unit = PERCENT, best: bool = False, interval: bool = True) -> Cell:
-    """Returns a metric row as a cell, marked where it has a note; an empty cell for no row."""
+    """Returns a metric row as a cell, marked if it has a note; an empty cell for None."""
     if row is None:
         return ""
     if row.value is None:
@@ -133,30 +133,30 @@ def without_marks(cell: Cell) -> Cell:
 
 
 def is_floor(row: Row) -> bool:
-    """Whether a row is a floor: what needs no model."""
+    """Whether a table row shows a floor, which needs no model."""
     return any(isinstance(cell, Code) and cell.key.startswith("floor/") for cell in row)
 
 
 def has_mark(groups: Iterable[Iterable[Row]], mark: str) -> bool:
-    """Whether any number of a table carries this mark."""
+    """Whether any number of a table has this mark."""
     return any(isinstance(c, Value) and mark in c.marks for group in groups for row in group for c in row)
 
 
 def notes_of(rows: Iterable[MetricRow]) -> tuple[str, ...]:
-    """Returns why numbers are missing and what NOTED stands for; of notes that differ in a last number, the largest."""
+    """Returns the notes on missing and marked numbers; of notes that differ only in a final number, the largest."""
     missing: dict[str, str] = {}
     qualified: dict[str, str] = {}
     for row in rows:
         if row.note:
-            stem = re.sub(r"[\d.]+$", "", row.note)
+            text = re.sub(r"[\d.]+$", "", row.note)
             notes = missing if row.value is None else qualified
-            notes[stem] = max(notes.get(stem, ""), row.note)
-    lines = [f"{DASH} {note}." for note in sorted(missing.values())]
-    return (*lines, *(f"{NOTED} {note}." for note in sorted(qualified.values())))
+            notes[text] = max(notes.get(text, ""), row.note)
+    notes_on_missing = [f"{DASH} {note}." for note in sorted(missing.values())]
+    return (*notes_on_missing, *(f"{NOTED} {note}." for note in sorted(qualified.values())))
 
 
 def best_value(rows: Sequence[MetricRow | None], lowest: bool = False) -> float | None:
-    """Returns the best value of a column; None unless at least two compete."""
+    """Returns the best value of a column; None with fewer than two values."""
     values = [row.value for row in rows if row is not None and row.value is not None]
     return None if len(values) < 2 else min(values) if lowest else max(values)  # noqa: PLR2004
 
@@ -167,5 +167,5 @@ def is_best(row: MetricRow | None, best: float | None) -> bool:
 
 
 def rank_value(row: MetricRow | None) -> float:
-    """Returns a number to sort rows by, below every metric for a row without a value."""
+    """Returns a sort key: the value, or -1 for a row without one."""
     return -1.0 if row is None or row.value is None else row.value

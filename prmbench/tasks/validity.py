@@ -1,6 +1,7 @@
-"""Task validity: is every single step judged rightly? PRMScore by category, by group of them and pooled; its floors.
+"""Task validity: is every single step judged right? PRMScore by category, by group of categories, and pooled; floors.
 
-One threshold holds for all categories. The twins that are all right (subset `correct`) stand apart and are in no total.
+One threshold is used for all categories. The twins (subset `correct`, all steps valid) are reported separately and are
+in no total.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from prmbench.metrics.first_error import Floats, Ints
 from prmbench.metrics.step_validity import INVALID, VALID, Steps
 from prmbench.tasks import steps as step_f1
 from prmbench.tasks.blocks import Block, blocks, rows_of
-from prmbench.tasks.metric_rows import Cell, Judged, Part, absent, average_name, of_subset, resampled
+from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, average_name, resampled, traces_of_subset
 from prmbench.tasks.published import PublishedRow, published, published_value
 from prmbench.tasks.table import (
     FRACTION,
@@ -42,23 +43,23 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "soundness": ("counterfactual", "step_contradiction", "domain_inconsistency", "confidence"),
     "sensitivity": ("missing_condition", "deception", "multi_solutions"),
 }
-APART = "correct"
+TWINS = "correct"
 F1_ONLY = "multi_solutions"
-"""Every step of it is valid, so PRMBench takes F1 for its PRMScore."""
+"""All of its steps are valid, so PRMBench uses F1 as its PRMScore."""
 NO_INVALID, NO_VALID = "no invalid step", "no valid step"
-NAMES = (
+METRICS = (
     *("prmscore", "valid_f1", "invalid_f1", "step_accuracy"),
     *("valid_accuracy", "invalid_accuracy", "first_error_accuracy"),
 )
 
 BENCHMARK = "prmbench_preview"
-WORDS = (
+DESCRIPTION = (
     "Is every single step judged rightly? A step is called valid when its score lies above the threshold, one for all "
     "categories. PRMScore is the mean of the F1 on valid and the F1 on invalid steps (multi_solutions: on valid steps "
     "alone). Flagging steps at random reaches 50 on any labels. Steps of unscored traces count as judged wrongly. "
     "Labels of steps that a row does not have are left out, as in PRMBench's own script."
 )
-RULE_WORDS = {
+RULE_TEXTS = {
     "native": ("Native", "The model's own label; nothing is tuned."),
     "fixed": ("Fixed", "A threshold given beforehand and named in the protocol; nothing is tuned."),
     "cross_validated": (
@@ -77,7 +78,7 @@ FLOORS = {
 }
 OVERALL = "overall"
 COLUMNS = (OVERALL, *(name for group, members in GROUPS.items() for name in (group, *members)))
-BEHIND = {
+DETAIL_METRICS = {
     "valid_f1": "F1, valid steps",
     "invalid_f1": "F1, invalid steps",
     "step_accuracy": "Steps",
@@ -88,53 +89,53 @@ BEHIND = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole:
-    """Several categories together."""
+class _CategoryGroup:
+    """Several categories whose numbers are combined."""
 
-    part: Part
+    part: SubsetInfo
     members: tuple[int, ...]
-    """Their places."""
+    """Indices of the categories."""
     pooled: bool
-    """By their counts; otherwise by the mean of their scores."""
+    """Whether counts are summed; otherwise the mean of the categories' scores is taken."""
     note: str
-    """What it lacks."""
+    """Which categories are missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
+class _LabelledSteps:
     """The labelled steps of a run without their scores, and how they are resampled."""
 
     traces: tuple[ScoredTrace, ...]
-    parts: tuple[Part, ...]
-    """Of the categories, in the order of `Steps.category`."""
-    wholes: tuple[_Whole, ...]
+    parts: tuple[SubsetInfo, ...]
+    """The categories, in the order of `Steps.category`."""
+    category_groups: tuple[_CategoryGroup, ...]
     steps: Steps
     weights: Floats
-    """[b, problems], the same draws for all categories: most problems are in most of them."""
+    """[b, problems], shared by all categories, since most problems occur in most categories."""
     fold: Ints
-    """[problems]"""
+    """Fold of each problem, [problems]."""
     total: Floats
-    """[b, categories, KINDS]"""
+    """Numbers of judgements, [b, categories, KINDS]."""
 
     @property
     def pooled(self) -> list[int]:
-        """Places of the categories that count towards the whole."""
-        return [k for k, part in enumerate(self.parts) if part.name != APART]
+        """Indices of the categories that count towards the pooled numbers."""
+        return [k for k, part in enumerate(self.parts) if part.name != TWINS]
 
 
 def eval_protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
-    """Every protocol that the run's kind of score admits; a verdict names one step, and says nothing of the others."""
-    known = () if manifest.kind == "verdict" else step_f1.eval_protocols(manifest)
-    return tuple(p for p in known if p.threshold in RULES)
+    """Returns every protocol that the run's kind of score allows: none for verdicts, which judge only one step."""
+    candidates = () if manifest.kind == "verdict" else step_f1.eval_protocols(manifest)
+    return tuple(p for p in candidates if p.threshold in RULES)
 
 
 def protocols(manifest: RunManifest) -> tuple[str, ...]:
-    """`[series.]readout/threshold`, as in step F1."""
+    """Returns the protocol keys: `[series.]readout/threshold`, as in step F1."""
     return tuple(p.key for p in eval_protocols(manifest))
 
 
 def resolve(manifest: RunManifest, key: str) -> str:
-    """Spells a protocol as rows do; any fixed threshold will do. Raises UserError on one that the run cannot have."""
+    """Normalises a protocol key; any fixed threshold is allowed. Raises UserError on one that the run cannot have."""
     protocol = step_f1.resolve(manifest, EvalProtocol.parse(key))
     if manifest.kind == "verdict" or protocol.threshold not in RULES:
         readable = ", ".join(protocols(manifest)) or "none: it needs a score for every step"
@@ -143,52 +144,55 @@ def resolve(manifest: RunManifest, key: str) -> str:
 
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
-    """The floors, then every protocol: categories, groups (named as averages of theirs) and the pooled whole."""
-    side = _side(manifest, scores)
+    """Computes the floors, then every protocol, each for categories, groups of categories, and all pooled."""
+    data = _labelled_steps(manifest, scores)
     rate = np.nan_to_num(
-        step_validity.best_rate(side.total[:, side.pooled].sum(axis=1))
-    )  # of twins alone: flag nothing
-    every = np.zeros_like(side.total)
-    every[..., VALID] = side.total[..., VALID]
+        step_validity.best_rate(data.total[:, data.pooled].sum(axis=1))
+    )  # with twins only, flag nothing
+    all_valid = np.zeros_like(data.total)
+    all_valid[..., VALID] = data.total[..., VALID]
     cells = {
-        "floor/random": _cells(side, step_validity.flagged_at_random(side.total, rate)),
-        "floor/all_valid": _cells(side, every),
+        "floor/random": _cells(data, step_validity.flagged_at_random(data.total, rate)),
+        "floor/all_valid": _cells(data, all_valid),
     }
-    asked = (EvalProtocol.parse(resolve(manifest, key)) for key in manifest.extra_protocols)
-    for protocol in (*eval_protocols(manifest), *asked):
-        cells[protocol.key] = _protocol_cells(side, step_f1.resolve(manifest, protocol))
-    return Judged((*side.parts, *(whole.part for whole in side.wholes)), cells, averages=())
+    extra = (EvalProtocol.parse(resolve(manifest, key)) for key in manifest.extra_protocols)
+    for protocol in (*eval_protocols(manifest), *extra):
+        cells[protocol.key] = _protocol_cells(data, step_f1.resolve(manifest, protocol))
+    return Judged((*data.parts, *(group.part for group in data.category_groups)), cells, averages=())
 
 
 # --- from scores to counts --------------------------------------------------------------------------------------
 
 
-def _side(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> _Side:
+def _labelled_steps(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> _LabelledSteps:
     names = sorted(manifest.subsets, key=_rank)
-    by_name = {name: of_subset(scores, name) for name in names}
-    traces = tuple(t for found in by_name.values() for t in found)
+    by_name = {name: traces_of_subset(scores, name) for name in names}
+    traces = tuple(t for category_traces in by_name.values() for t in category_traces)
     for trace in traces:
         if len(trace.step_labels) != trace.steps or not set(trace.step_labels) <= {0.0, 1.0}:
             raise UserError(f"{trace.id}: task validity needs a label 0 or 1 for each of its {trace.steps} steps")
-    parts = tuple(Part(n, len(found), sum(bool(t.unscored) for t in found)) for n, found in by_name.items())
+    parts = tuple(
+        SubsetInfo(n, len(category_traces), sum(bool(t.unscored) for t in category_traces))
+        for n, category_traces in by_name.items()
+    )
     problem, weights = resampled(manifest, manifest.task, [t.cluster for t in traces])
     steps = _steps(traces, problem, names)
     total = weights @ step_validity.totals(steps).reshape(steps.problems, -1)
-    return _Side(
+    return _LabelledSteps(
         traces,
         parts,
-        _wholes(parts),
+        _category_groups(parts),
         steps,
         weights,
-        np.arange(steps.problems) % step_f1.FOLDS,  # problems are numbered by name: as metrics.folds deals them
+        np.arange(steps.problems) % step_f1.FOLDS,  # problems are sorted by name, as in first_error.folds
         total.reshape(len(weights), len(names), step_validity.KINDS),
     )
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """PRMBench's order; categories that it does not know follow, the twins are last."""
-    known = [name for names in GROUPS.values() for name in names]
-    return (known.index(name) if name in known else len(known) + (name == APART), name)
+    """Sort key: PRMBench's order of categories, then unknown ones, then the twins."""
+    order = [name for names in GROUPS.values() for name in names]
+    return (order.index(name) if name in order else len(order) + (name == TWINS), name)
 
 
 def _steps(traces: Sequence[ScoredTrace], problem: Ints, names: Sequence[str]) -> Steps:
@@ -202,125 +206,125 @@ def _steps(traces: Sequence[ScoredTrace], problem: Ints, names: Sequence[str]) -
         np.array([k == f for f, n in zip(first, lengths, strict=True) for k in range(n)], dtype=bool),
         np.repeat(problem, lengths),
         category,
-        category != (names.index(APART) if APART in names else -1),
+        category != (names.index(TWINS) if TWINS in names else -1),
         int(problem.max()) + 1,
         len(names),
     )
 
 
-def _scored(side: _Side, protocol: EvalProtocol) -> Steps:
-    """The steps with the protocol's readout; an unscored trace has nan on all of its steps."""
-    read = [first_error.readout(t, protocol) for t in side.traces]
-    values = [np.full(t.steps, np.nan) if r is None else r for t, r in zip(side.traces, read, strict=True)]
-    return replace(side.steps, score=np.concatenate(values))
+def _scored(data: _LabelledSteps, protocol: EvalProtocol) -> Steps:
+    """The steps with the protocol's readout as scores; nan for the steps of unscored traces."""
+    readouts = [first_error.readout(t, protocol) for t in data.traces]
+    values = [np.full(t.steps, np.nan) if r is None else r for t, r in zip(data.traces, readouts, strict=True)]
+    return replace(data.steps, score=np.concatenate(values))
 
 
 # --- from counts to cells ---------------------------------------------------------------------------------------
 
 
-def _protocol_cells(side: _Side, protocol: EvalProtocol) -> dict[str, list[Cell]]:
-    steps = _scored(side, protocol)
+def _protocol_cells(data: _LabelledSteps, protocol: EvalProtocol) -> dict[str, list[Cell]]:
+    steps = _scored(data, protocol)
     tuned = protocol.threshold in ("cross_validated", "oracle")
-    reason = _untunable(side, protocol) if tuned else ""
+    reason = _untunable(data, protocol) if tuned else ""
     if reason:
-        return _absent(side, reason)
-    fold = side.fold if protocol.threshold == "cross_validated" else np.zeros_like(side.fold)
+        return _absent(data, reason)
+    fold = data.fold if protocol.threshold == "cross_validated" else np.zeros_like(data.fold)
     if tuned:
-        at = step_validity.cuts(steps.score[steps.pooled])
-        chosen = step_validity.best_cuts(step_validity.curves(steps, at), side.weights, fold)
+        thresholds = step_validity.candidate_thresholds(steps.score[steps.pooled])
+        chosen = step_validity.best_thresholds(step_validity.threshold_counts(steps, thresholds), data.weights, fold)
     elif protocol.at is None:
         raise ValueError(f"{protocol.key}: no number for its threshold")
     else:
-        at, chosen = np.array([protocol.at]), np.zeros((len(side.weights), 1), dtype=np.int64)
-    cells = _cells(side, step_validity.tally(steps, at, chosen, side.weights, fold))
-    for whole in side.wholes:
-        if whole.pooled:
-            cells[whole.part.name].append(Cell("threshold", np.median(at[chosen], axis=1)))
+        thresholds, chosen = np.array([protocol.at]), np.zeros((len(data.weights), 1), dtype=np.int64)
+    cells = _cells(data, step_validity.count_correct(steps, thresholds, chosen, data.weights, fold))
+    for group in data.category_groups:
+        if group.pooled:
+            cells[group.part.name].append(Cell("threshold", np.median(thresholds[chosen], axis=1)))
     return cells
 
 
-def _untunable(side: _Side, protocol: EvalProtocol) -> str:
-    counts = side.total[0, side.pooled].sum(axis=0)
+def _untunable(data: _LabelledSteps, protocol: EvalProtocol) -> str:
+    counts = data.total[0, data.pooled].sum(axis=0)
     if not counts[INVALID] or not counts[VALID]:
         return f"{NO_INVALID if counts[VALID] else NO_VALID} to tune on"
-    alone = protocol.threshold == "cross_validated" and len(np.unique(side.fold)) == 1
-    return "cross-validation needs two problems" if alone else ""
+    has_one_fold = protocol.threshold == "cross_validated" and len(np.unique(data.fold)) == 1
+    return "cross-validation needs two problems" if has_one_fold else ""
 
 
-def _absent(side: _Side, reason: str) -> dict[str, list[Cell]]:
-    cells = {part.name: absent(NAMES, reason) for part in side.parts}
-    for whole in side.wholes:
-        cells[whole.part.name] = absent(NAMES if whole.pooled else NAMES[:1], reason)
+def _absent(data: _LabelledSteps, reason: str) -> dict[str, list[Cell]]:
+    cells = {part.name: absent(METRICS, reason) for part in data.parts}
+    for group in data.category_groups:
+        cells[group.part.name] = absent(METRICS if group.pooled else METRICS[:1], reason)
     return cells
 
 
-def _cells(side: _Side, right: Floats) -> dict[str, list[Cell]]:
-    """[b, categories, KINDS] right judgements -> cells of every category, group and the whole."""
-    cells = {p.name: _metric_cells(right[:, k], side.total[:, k], p.name) for k, p in enumerate(side.parts)}
-    for whole in side.wholes:
-        name, members = whole.part.name, list(whole.members)
-        if whole.pooled:
-            pooled, total = (counts[:, members].sum(axis=1) for counts in (right, side.total))
-            cells[name] = _metric_cells(pooled, total, name, whole.note)
+def _cells(data: _LabelledSteps, correct: Floats) -> dict[str, list[Cell]]:
+    """Cells of categories, groups and the pooled whole, from correct judgements [b, categories, KINDS]."""
+    cells = {p.name: _metric_cells(correct[:, k], data.total[:, k], p.name) for k, p in enumerate(data.parts)}
+    for group in data.category_groups:
+        name, members = group.part.name, list(group.members)
+        if group.pooled:
+            pooled_correct, total = (counts[:, members].sum(axis=1) for counts in (correct, data.total))
+            cells[name] = _metric_cells(pooled_correct, total, name, group.note)
         else:
-            alike = [cells[side.parts[k].name][0] for k in members]
-            reasons = [f"{side.parts[k].name}: {c.note}" for k, c in zip(members, alike, strict=True) if c.note]
-            note = "; ".join(filter(None, (whole.note, *reasons)))
-            cells[name] = [Cell("prmscore", np.mean([c.values for c in alike], axis=0), note)]
+            member_cells = [cells[data.parts[k].name][0] for k in members]
+            reasons = [f"{data.parts[k].name}: {c.note}" for k, c in zip(members, member_cells, strict=True) if c.note]
+            note = "; ".join(filter(None, (group.note, *reasons)))
+            cells[name] = [Cell("prmscore", np.mean([c.values for c in member_cells], axis=0), note)]
     return cells
 
 
-def _metric_cells(right: Floats, total: Floats, name: str, note: str = "") -> list[Cell]:
-    found = step_validity.metrics(right, total, only_valid=name == F1_ONLY)
-    lacking = NO_VALID if not total[0, VALID] else NO_INVALID
-    return [Cell(m, v, lacking if np.isnan(v[0]) else note) for m, v in found.items()]
+def _metric_cells(correct: Floats, total: Floats, name: str, note: str = "") -> list[Cell]:
+    values = step_validity.metrics(correct, total, only_valid=name == F1_ONLY)
+    reason = NO_VALID if not total[0, VALID] else NO_INVALID
+    return [Cell(m, v, reason if np.isnan(v[0]) else note) for m, v in values.items()]
 
 
-def _wholes(parts: Sequence[Part]) -> tuple[_Whole, ...]:
-    """Groups, then all categories pooled, of what is there; what is missing is not in the name, and is noted."""
-    there = {part.name: k for k, part in enumerate(parts) if part.name != APART}
-    every = tuple(name for names in GROUPS.values() for name in names)
-    found = []
-    for group, members in (*GROUPS.items(), (OVERALL, every)):
+def _category_groups(parts: Sequence[SubsetInfo]) -> tuple[_CategoryGroup, ...]:
+    """The groups, then all categories pooled. Missing categories are left out of the name and listed in the note."""
+    index_by_name = {part.name: k for k, part in enumerate(parts) if part.name != TWINS}
+    all_names = tuple(name for names in GROUPS.values() for name in names)
+    category_groups = []
+    for group, members in (*GROUPS.items(), (OVERALL, all_names)):
         pooled = group == OVERALL
-        present = [name for name in there if pooled or name in members]
+        present = [name for name in index_by_name if pooled or name in members]
         if present:
-            places = tuple(there[name] for name in present)
-            n, unscored = (sum(getattr(parts[k], what) for k in places) for what in ("n", "unscored"))
+            indices = tuple(index_by_name[name] for name in present)
+            n, unscored = (sum(getattr(parts[k], field) for k in indices) for field in ("n", "unscored"))
             name = f"micro[{','.join(present)}]" if pooled else average_name(present)
-            lacking = [name for name in members if name not in there]
-            note = f"{group} without {', '.join(lacking)}" if lacking else ""
-            found.append(_Whole(Part(name, n, unscored), places, pooled, note))
-    return tuple(found)
+            missing = [name for name in members if name not in index_by_name]
+            note = f"{group} without {', '.join(missing)}" if missing else ""
+            category_groups.append(_CategoryGroup(SubsetInfo(name, n, unscored), indices, pooled, note))
+    return tuple(category_groups)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def steps_labelled(trace: ScoredTrace) -> object:
-    """What makes two runs judge the same steps."""
+def step_label_identity(trace: ScoredTrace) -> object:
+    """Fields in which two runs on the same labelled steps agree."""
     return trace.id, trace.steps, trace.step_labels
 
 
 def places(result: RunResult) -> dict[str, str]:
-    """Column -> the run's subset of that meaning: a category itself, a group's average, the pooled whole."""
-    found = {}
+    """Returns the run's subset for each column: a category itself, the average of a group, or the pooled whole."""
+    by_column = {}
     for subset in dict.fromkeys(row.subset for row in result.rows):
-        kind, _, inside = subset.rstrip("]").partition("[")
-        members = inside.split(",")
+        kind, _, listed = subset.rstrip("]").partition("[")
+        members = listed.split(",")
         if kind == "micro":
-            found[OVERALL] = subset
+            by_column[OVERALL] = subset
         elif kind == "avg":
-            found |= {group: subset for group, names in GROUPS.items() if set(members) <= set(names)}
+            by_column |= {group: subset for group, names in GROUPS.items() if set(members) <= set(names)}
         else:
-            found[subset] = subset
-    return found
+            by_column[subset] = subset
+    return by_column
 
 
 def short(subset: str) -> str:
-    """What a narrow table calls `micro[...]` or the average of a group's categories; empty for other subsets."""
-    kind, _, inside = subset.rstrip("]").partition("[")
-    members = inside.split(",")
+    """Returns a short name for `micro[...]` or for the average of a group's categories; empty for other subsets."""
+    kind, _, listed = subset.rstrip("]").partition("[")
+    members = listed.split(",")
     if kind == "micro":
         return "pooled"
     for group, names in GROUPS.items() if kind == "avg" else ():
@@ -330,8 +334,8 @@ def short(subset: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A run under a protocol; `cell(column, metric)` is one of its rows."""
+class ProtocolRow:
+    """The rows of a run under one protocol; `cell(column, metric)` returns one of them."""
 
     run: Run
     protocol: str
@@ -339,109 +343,114 @@ class Line:
 
     @property
     def value(self) -> float:
-        """The overall PRMScore, to sort by; below every score where there is none."""
+        """The overall PRMScore as a sort key; -1 where there is none."""
         return rank_value(self.cell(OVERALL, "prmscore"))
 
 
-def line_of(run: Run, protocol: str) -> Line:
-    """Returns a run's rows under a protocol, by the column that they belong in."""
-    where = places(run.result)
+def protocol_row(run: Run, protocol: str) -> ProtocolRow:
+    """Returns the rows of a run under a protocol, by table column."""
+    subset_of = places(run.result)
     rows = {(r.subset, r.metric): r for r in run.result.rows if r.protocol == protocol}
-    return Line(run, protocol, lambda column, metric: rows.get((where.get(column, ""), metric)))
+    return ProtocolRow(run, protocol, lambda column, metric: rows.get((subset_of.get(column, ""), metric)))
 
 
-def _lines(block: Block, rule: str) -> list[Line]:
-    """Best first."""
-    found = [
-        line_of(run, protocol)
+def _rows_of_rule(block: Block, rule: str) -> list[ProtocolRow]:
+    """The rows of a block under a threshold rule, best first."""
+    rows = [
+        protocol_row(run, protocol)
         for run in block.runs
         for protocol in dict.fromkeys(row.protocol for row in run.result.rows)
         if rule_and_readout(protocol)[0] == rule
     ]
-    return sorted(found, key=lambda x: (-x.value, model_name(x.run.result.manifest), x.protocol))
+    return sorted(rows, key=lambda row: (-row.value, model_name(row.run.result.manifest), row.protocol))
 
 
 def columns_of(block: Block) -> list[str]:
-    """Returns the columns that some run of the block has, in table order."""
-    there = {column for run in block.runs for column in places(run.result)}
-    return [column for column in COLUMNS if column in there]
+    """Returns the columns that any run of the block has, in table order."""
+    present = {column for run in block.runs for column in places(run.result)}
+    return [column for column in COLUMNS if column in present]
 
 
 def pooled_blocks(runs: Sequence[Run]) -> list[Block]:
-    """Returns runs on the same traces together, over all categories pooled."""
-    return [block for block in blocks(runs, steps_labelled) if block.subset.startswith("micro[")]
+    """Returns runs grouped by their traces, over all categories pooled."""
+    return [block for block in blocks(runs, step_label_identity) if block.subset.startswith("micro[")]
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
-    """For each threshold rule and set of traces the PRMScores, then what lies behind them; published numbers last."""
-    found = []
-    for rule in RULE_WORDS:
+    """Returns, per threshold rule and set of traces, the PRMScores and their details; published numbers come last."""
+    result_tables = []
+    for rule in RULE_TEXTS:
         for block in pooled_blocks(runs):
-            if lines := _lines(block, rule):
-                found += [_scores(rule, block, lines), _behind(rule, block, lines)]
+            if protocol_rows := _rows_of_rule(block, rule):
+                result_tables += [_score_table(rule, block, protocol_rows), _details_table(rule, block, protocol_rows)]
     benchmark = {run.result.manifest.benchmark for run in runs}
-    return (*found, *(_published() if benchmark == {BENCHMARK} else ()))
+    return (*result_tables, *(_published() if benchmark == {BENCHMARK} else ()))
 
 
-def _scores(rule: str, block: Block, lines: Sequence[Line]) -> Table:
-    title, words = RULE_WORDS[rule]
+def _score_table(rule: str, block: Block, protocol_rows: Sequence[ProtocolRow]) -> Table:
+    title, text = RULE_TEXTS[rule]
     columns = columns_of(block)
-    best = {c: best_value([line.cell(c, "prmscore") for line in lines]) for c in columns}
-    shown = [line_of(block.runs[0], name) for name in FLOORS]
-    rows = [row for line in (*lines, *shown) for c in columns if (row := line.cell(c, "prmscore"))]
+    best = {c: best_value([line.cell(c, "prmscore") for line in protocol_rows]) for c in columns}
+    floors = [protocol_row(block.runs[0], name) for name in FLOORS]
+    rows = [row for line in (*protocol_rows, *floors) for c in columns if (row := line.cell(c, "prmscore"))]
     return Table(
         label=f"{BENCHMARK}-{rule}-{block.traces}",
         title=title,
-        caption=f"{words} PRMScore in percent with its 95% interval over problems, {_traces(block)}. Overall pools the "
+        caption=f"{text} PRMScore in percent with its 95% interval over problems, {_traces(block)}. Overall pools the "
         "steps of all categories; a group is the plain mean of the categories after it.",
         header=("Model", "Protocol", *columns),
         groups=(
-            tuple(_score_row(model_name(x.run.result.manifest), x, columns, best) for x in lines),
-            tuple(_score_row(FLOORS[x.protocol], x, columns, {}) for x in shown),
+            tuple(_score_row(model_name(line.run.result.manifest), line, columns, best) for line in protocol_rows),
+            tuple(_score_row(FLOORS[line.protocol], line, columns, {}) for line in floors),
         ),
         notes=notes_of(rows),
         lead=OVERALL,
     )
 
 
-def _score_row(name: str, line: Line, columns: Sequence[str], best: dict[str, float | None]) -> Row:
+def _score_row(name: str, line: ProtocolRow, columns: Sequence[str], best: dict[str, float | None]) -> Row:
     cells = []
     for column in columns:
         row = line.cell(column, "prmscore")
-        top = row is not None and row.value is not None and row.value == best.get(column)
-        cells.append(cell_of(row, PERCENT, top, interval=column in (OVERALL, *GROUPS)))
+        is_best = row is not None and row.value is not None and row.value == best.get(column)
+        cells.append(cell_of(row, PERCENT, is_best, interval=column in (OVERALL, *GROUPS)))
     return (name, Code(line.protocol), *cells)
 
 
 def _traces(block: Block) -> str:
-    return f"{block.n} traces" if block.alone else f"{block.n} traces (set {block.traces})"
+    return f"{block.n} traces" if block.is_only else f"{block.n} traces (set {block.traces})"
 
 
-def _behind(rule: str, block: Block, lines: Sequence[Line]) -> Table:
-    found = []
-    for x in lines:
-        cells = [cell_of(x.cell(OVERALL, metric), PERCENT, interval=False) for metric in BEHIND]
-        twins = cell_of(x.cell(APART, "step_accuracy"), PERCENT, interval=False)
-        threshold = cell_of(x.cell(OVERALL, "threshold"), FRACTION, interval=False)
-        least = cell_of(x.cell(OVERALL, "mdd"), PERCENT, interval=False)
-        unscored = sum({r.subset: r.unscored for r in x.run.result.rows if "[" not in r.subset}.values())
-        name = model_name(x.run.result.manifest)
-        tail = (twins, *map(without_marks, (threshold, least)), Value(unscored, "count"), x.run.result.manifest.run_id)
-        found.append((name, Code(x.protocol), *map(without_marks, cells), *tail))
+def _details_table(rule: str, block: Block, protocol_rows: Sequence[ProtocolRow]) -> Table:
+    table_rows = []
+    for row in protocol_rows:
+        cells = [cell_of(row.cell(OVERALL, metric), PERCENT, interval=False) for metric in DETAIL_METRICS]
+        twins = cell_of(row.cell(TWINS, "step_accuracy"), PERCENT, interval=False)
+        threshold = cell_of(row.cell(OVERALL, "threshold"), FRACTION, interval=False)
+        mdd = cell_of(row.cell(OVERALL, "mdd"), PERCENT, interval=False)
+        unscored = sum({r.subset: r.unscored for r in row.run.result.rows if "[" not in r.subset}.values())
+        name = model_name(row.run.result.manifest)
+        last_cells = (
+            twins,
+            *map(without_marks, (threshold, mdd)),
+            Value(unscored, "count"),
+            row.run.result.manifest.run_id,
+        )
+        table_rows.append((name, Code(row.protocol), *map(without_marks, cells), *last_cells))
     return Table(
         label=f"{BENCHMARK}-{rule}-{block.traces}-behind",
-        title=f"{RULE_WORDS[rule][0]}: behind the overall PRMScore",
-        caption="Percent, pooled. Steps, valid and invalid ones, first errors: how many of them are judged rightly. "
-        "Twins: of the original processes, which are in no total, the steps called valid. Min. difference: the "
-        "smallest gap to an equally noisy run that an unpaired test finds with power 0.80.",
+        title=f"{RULE_TEXTS[rule][0]}: behind the overall PRMScore",
+        caption="Percent, pooled: the share of all steps, valid steps, invalid steps and first errors that are judged "
+        "right. Twins: the share of steps called valid in the original solutions, which are in no total. Min. "
+        "difference: the smallest gap to an equally noisy run that an unpaired test finds with power 0.80.",
         header=(
-            *("Model", "Protocol", *BEHIND.values()),
+            *("Model", "Protocol", *DETAIL_METRICS.values()),
             *("Twins", "Threshold", "Min. difference", "Unscored", "Run"),
         ),
-        groups=(tuple(found),),
+        groups=(tuple(table_rows),),
     )
 
 
@@ -450,13 +459,13 @@ def _published() -> tuple[Table, ...]:
         Table(
             label=f"{BENCHMARK}-published",
             title="Published",
-            caption=f"Measured by others and copied from their table; not recomputed here. {book.title}: PRMScore in "
+            caption=f"Measured by others and copied from their table; not recomputed here. {table.title}: PRMScore in "
             "percent. No interval: none was published.",
             header=("Model", "Threshold", *COLUMNS),
-            groups=(tuple(_published_row(row) for row in sorted(book.rows, key=lambda r: -r.average)),),
-            notes=(f"{book.source}. {book.note}.", *_published_notes(book.rows)),
+            groups=(tuple(_published_row(row) for row in sorted(table.rows, key=lambda r: -r.average)),),
+            notes=(f"{table.source}. {table.note}.", *_published_notes(table.rows)),
         )
-        for book in published(BENCHMARK)
+        for table in published(BENCHMARK)
     )
 
 
@@ -471,24 +480,24 @@ def _published_notes(rows: Sequence[PublishedRow]) -> list[str]:
 
 
 def summary(result: RunResult, keys: Sequence[str]) -> Table:
-    """A line per protocol: overall with its interval, then the groups; categories are in the result file."""
-    where = places(result)
-    columns = [c for c in (OVERALL, *GROUPS) if c in where] or [c for c in where if c == APART]
-    metric = "prmscore" if OVERALL in where else "step_accuracy"
-    shown: list[MetricRow | None] = []
-    lines: dict[bool, list[Row]] = {False: [], True: []}
+    """Returns the terminal table: a row per protocol with the overall score and the groups, without categories."""
+    subset_of = places(result)
+    columns = [c for c in (OVERALL, *GROUPS) if c in subset_of] or [c for c in subset_of if c == TWINS]
+    metric = "prmscore" if OVERALL in subset_of else "step_accuracy"
+    shown_rows: list[MetricRow | None] = []
+    table_rows: dict[bool, list[Row]] = {False: [], True: []}
     for key in (*keys, *FLOORS):
-        rows = [rows_of(result, where[c]).get((key, metric)) for c in columns]
-        shown += rows
+        rows = [rows_of(result, subset_of[c]).get((key, metric)) for c in columns]
+        shown_rows += rows
         cells = (cell_of(row, interval=c == OVERALL) for c, row in zip(columns, rows, strict=True))
-        lines[key in FLOORS].append((Code(key), *cells))
+        table_rows[key in FLOORS].append((Code(key), *cells))
     return Table(
         label="validity",
         title="",
         caption="",
         header=(f"{metric}, percent", *columns),
-        groups=tuple(map(tuple, lines.values())),
-        notes=notes_of(row for row in shown if row is not None),
+        groups=tuple(map(tuple, table_rows.values())),
+        notes=notes_of(row for row in shown_rows if row is not None),
         text_columns=1,
         ends_with_floors=True,
     )
@@ -504,7 +513,7 @@ def check_trace(_: RunManifest, trace: ScoredTrace) -> Iterator[Fault]:
 TASK = Task(
     name="validity",
     title="validity of every step",
-    description=WORDS,
+    description=DESCRIPTION,
     unscored="unscored, every step counted as wrong",
     protocols=protocols,
     judge=judge,

@@ -1,4 +1,4 @@
-"""The words of tables: threshold rules, floors of first-error F1, and names of models, subsets and protocols."""
+"""Display names for tables: threshold rules, floors of first-error F1, models, subsets and protocols."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RULES: dict[str, tuple[str, str]] = {
     ),
     "not stated": ("Threshold rule not stated", "The source does not say how the threshold was chosen."),
 }
-"""Threshold rules in table order: title and one explanation."""
+"""Threshold rules in table order, each with a title and an explanation."""
 FLOORS: dict[str, str] = {
     "floor/random": "chance: random scores, best threshold",
     "floor/position": "chance: commonest position only",
@@ -40,9 +40,10 @@ SUBSET_ORDER = ("gsm8k", "math", "olympiadbench", "omnimath")
 
 
 def rule_and_readout(key: str, has_threshold: bool = True) -> tuple[str, str]:
-    """`logprob.step_sum/calibrated:gsm8k` -> (`calibrated`, `logprob.step_sum`); floors have the rule `floor`.
+    """Splits a protocol key into its rule and its readout.
 
-    Protocols of tasks without a threshold rule are cut at the slash: `step_sum/last` -> (`last`, `step_sum`).
+    `logprob.step_sum/calibrated:gsm8k` gives (`calibrated`, `logprob.step_sum`); floors have the rule `floor`. Keys of
+    tasks without a threshold rule are split at the slash: `step_sum/last` gives (`last`, `step_sum`).
     """
     if key.startswith("floor/"):
         return "floor", ""
@@ -54,19 +55,19 @@ def rule_and_readout(key: str, has_threshold: bool = True) -> tuple[str, str]:
 
 
 def subset_rank(name: str) -> tuple[int, str]:
-    """The field's order for subsets it knows, then alphabetical."""
+    """Returns a sort key: ProcessBench's subsets in their published order, then others alphabetically."""
     return (SUBSET_ORDER.index(name), "") if name in SUBSET_ORDER else (len(SUBSET_ORDER), name)
 
 
 def model_name(manifest: RunManifest) -> str:
-    """`org/name@abc1234`, in one line: the revision, shortened when it is a hash."""
+    """Returns `org/name@abc1234` on one line: the model and its revision, shortened when it is a hash."""
     revision = manifest.revision
     if revision is not None and re.fullmatch("[0-9a-f]{7,}", revision):
         revision = revision[:7]
     name = manifest.model if revision is None else f"{manifest.model}@{revision}"
-    return " ".join(name.split()).replace("`", "'")  # a cell that begins with a backtick would be a protocol
+    return " ".join(name.split()).replace("`", "'")  # a backtick would start Markdown code
 
 
 def members(column: str) -> tuple[str, ...]:
-    """`avg[a,b]` -> its subsets; a subset -> itself."""
+    """Returns the subsets that a column averages: (`a`, `b`) for `avg[a,b]`, and the subset itself otherwise."""
     return tuple(column[4:-1].split(",")) if column.startswith("avg[") else (column,)

@@ -118,21 +118,21 @@ def test_drawn_subsets_are_of_the_size_and_agree_with_all() -> None:
     rng = np.random.default_rng(3)
     answers = rng.integers(-1, 4, 12)
     outcomes = np.where(answers == 1, 1.0, 0.0)
-    drawn = best_of_n.drawn_subsets(12, 5, 7)
-    assert drawn.shape == (best_of_n.DRAWN, 12)
+    drawn = best_of_n.sampled_subsets(12, 5, 7)
+    assert drawn.shape == (best_of_n.SAMPLED_SUBSETS, 12)
     assert set(drawn.sum(axis=1).tolist()) == {5}
     assert drawn.mean(axis=0) == pytest.approx(np.full(12, 5 / 12), abs=0.02)
-    assert (drawn == best_of_n.drawn_subsets(12, 5, 7)).all()
-    assert (drawn != best_of_n.drawn_subsets(12, 5, 8)).any()
+    assert (drawn == best_of_n.sampled_subsets(12, 5, 7)).all()
+    assert (drawn != best_of_n.sampled_subsets(12, 5, 8)).any()
     one = np.zeros((1, 12))
     exact, _ = best_of_n.vote(answers, one, outcomes, best_of_n.all_subsets(12, 5))
     found, variance = best_of_n.vote(answers, one, outcomes, drawn)
     assert 0 < exact[0] < 1
-    assert abs(found[0] - exact[0]) < 4 * math.sqrt(variance[0] / best_of_n.DRAWN)
+    assert abs(found[0] - exact[0]) < 4 * math.sqrt(variance[0] / best_of_n.SAMPLED_SUBSETS)
 
 
 def test_sizes() -> None:
-    assert [best_of_n.sizes(n) for n in (0, 1, 2, 3, 8, 12, 16)] == [
+    assert [best_of_n.group_sizes(n) for n in (0, 1, 2, 3, 8, 12, 16)] == [
         (),
         (),
         (2,),
@@ -162,7 +162,7 @@ def test_a_product_is_of_probabilities() -> None:
         (p, "min", True, [0.5, 0.25]),
         (np.log(p), "prod", False, [0.5, 0.25]),
     ):
-        found = best_of_n.log_weight(scores, how, 2.0, probability=probability)
+        found = best_of_n.log_weights(scores, how, 2.0, probability=probability)
         assert np.exp(found) == pytest.approx(expected)
 
 

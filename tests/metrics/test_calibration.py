@@ -64,11 +64,11 @@ def test_correlation_is_numpys_in_every_replicate() -> None:
 
 def test_bins_are_of_equal_mass_and_ties_stay_together() -> None:
     rng = np.random.default_rng(1)
-    assert np.bincount(calibration.bins(rng.permutation(100) / 100)).tolist() == [10] * 10
-    order = calibration.bins(np.array([0.9, 0.1, 0.5, 0.3]), 2)
+    assert np.bincount(calibration.equal_mass_bins(rng.permutation(100) / 100)).tolist() == [10] * 10
+    order = calibration.equal_mass_bins(np.array([0.9, 0.1, 0.5, 0.3]), 2)
     assert order.tolist() == [1, 0, 1, 0]
-    assert len(set(calibration.bins(np.full(57, 0.3)).tolist())) == 1
-    mixed = calibration.bins(np.array([0.0] * 50 + [0.1, 0.2, 0.3, 0.4, 0.5] * 10))
+    assert len(set(calibration.equal_mass_bins(np.full(57, 0.3)).tolist())) == 1
+    mixed = calibration.equal_mass_bins(np.array([0.0] * 50 + [0.1, 0.2, 0.3, 0.4, 0.5] * 10))
     assert len(set(mixed[:50].tolist())) == 1
     assert mixed[50:55].tolist() == [5, 6, 7, 8, 9]
 
@@ -97,7 +97,7 @@ def test_a_constant_at_the_base_rate_has_no_calibration_error() -> None:
 def test_platt_by_hand(shift: float) -> None:
     """Two values, each with its own mean target: the line goes through both log-odds, here -log 3 and log 3."""
     x = np.array([-1.0, -1.0, 3.0, 3.0]) + shift
-    slope, intercept = calibration.platt(x, np.array([0.5, 0.0, 1.0, 0.5]))
+    slope, intercept = calibration.fit_platt(x, np.array([0.5, 0.0, 1.0, 0.5]))
     assert slope == pytest.approx(np.log(9) / 4, rel=1e-5)
     assert intercept == pytest.approx(-np.log(3) + slope * (1 - shift), abs=1e-5)
 
@@ -105,7 +105,7 @@ def test_platt_by_hand(shift: float) -> None:
 def test_platt_is_the_optimum() -> None:
     """At the optimum residuals sum to nothing, alone and times x; a soft target counts by its value."""
     x, target, _ = case()
-    slope, intercept = calibration.platt(x, target)
+    slope, intercept = calibration.fit_platt(x, target)
     residual = calibration.sigmoid(slope * x + intercept) - target
     assert [residual.sum(), (residual * x).sum()] == pytest.approx([0, 0], abs=1e-5)
     assert slope > 0
@@ -114,17 +114,17 @@ def test_platt_is_the_optimum() -> None:
 def test_platt_gives_the_numbers_of_the_committed_results() -> None:
     """Recorded from the Newton's method that the first results were made with."""
     x, target, _ = case()
-    assert calibration.platt(x, target) == pytest.approx((0.534956097746, 0.130690765680), abs=1e-9)
+    assert calibration.fit_platt(x, target) == pytest.approx((0.534956097746, 0.130690765680), abs=1e-9)
 
 
 @pytest.mark.parametrize("far", [1.0, 1e4])
 def test_platt_stays_finite_on_what_one_value_separates(far: float) -> None:
     x = np.array([-2.0, -1.0, 1.0, 2.0]) * far
-    slope, intercept = calibration.platt(x, (x > 0).astype(float))
+    slope, intercept = calibration.fit_platt(x, (x > 0).astype(float))
     p = calibration.sigmoid(slope * x + intercept)
     assert p == pytest.approx([0, 0, 1, 1], abs=1e-3)
-    assert calibration.platt(np.full(4, 0.1), np.array([1.0, 1, 1, 0])) == (0.0, pytest.approx(np.log(3), abs=1e-5))
-    slope, intercept = calibration.platt(x, np.ones(4))
+    assert calibration.fit_platt(np.full(4, 0.1), np.array([1.0, 1, 1, 0])) == (0.0, pytest.approx(np.log(3), abs=1e-5))
+    slope, intercept = calibration.fit_platt(x, np.ones(4))
     assert calibration.sigmoid(slope * x + intercept).min() > 0.999
 
 
@@ -132,7 +132,7 @@ def test_cross_fitting_never_sees_its_own_fold() -> None:
     x, target, of = case()
     fold = of.problem % 2
     found = calibration.cross_fitted(x, target, fold)
-    slope, intercept = calibration.platt(x[fold == 1], target[fold == 1])
+    slope, intercept = calibration.fit_platt(x[fold == 1], target[fold == 1])
     assert found[fold == 0] == pytest.approx(slope * x[fold == 0] + intercept)
     changed = np.where(fold == 0, 1 - target, target)
     again = calibration.cross_fitted(x, changed, fold)

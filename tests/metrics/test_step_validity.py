@@ -262,10 +262,10 @@ def test_curves_count_what_each_cut_would(coarse: bool) -> None:
     score[::7] = np.nan
     valid, problem, category = rng.random(n) < 0.7, rng.integers(0, 5, n), rng.integers(0, 3, n)
     steps = step_validity.Steps(score, valid, ~valid, problem, category, category > 0, 5, 3)
-    at = step_validity.cuts(score[steps.pooled])
-    found = step_validity.curves(steps, at)
+    at = step_validity.candidate_thresholds(score[steps.pooled])
+    found = step_validity.threshold_counts(steps, at)
     for k, cut in enumerate(at):
-        right = step_validity.judged_right(steps, float(cut))[:, 1:].sum(axis=1)
+        right = step_validity.correct_at(steps, float(cut))[:, 1:].sum(axis=1)
         assert found.valid[:, k].tolist() == right[:, step_validity.VALID].tolist()
         assert found.invalid[:, k].tolist() == right[:, step_validity.INVALID].tolist()
     total = step_validity.totals(steps)[:, 1:].sum(axis=1)
@@ -276,12 +276,12 @@ def test_curves_count_what_each_cut_would(coarse: bool) -> None:
 def test_cuts_part_neighbouring_floats_and_are_few() -> None:
     low = 0.5
     high = np.nextafter(low, 1)
-    at = step_validity.cuts(np.array([high, low, np.nan, low]))
+    at = step_validity.candidate_thresholds(np.array([high, low, np.nan, low]))
     assert [int(sum(np.array([low, high]) > t)) for t in at] == [2, 1, 0]
-    many = step_validity.cuts(np.random.default_rng(0).random(5000))
-    assert len(many) == step_validity.MOST_CUTS
+    many = step_validity.candidate_thresholds(np.random.default_rng(0).random(5000))
+    assert len(many) == step_validity.MAX_THRESHOLDS
     assert (np.diff(many) > 0).all()
-    assert step_validity.cuts(np.full(3, np.nan)).tolist() == [0.0]
+    assert step_validity.candidate_thresholds(np.full(3, np.nan)).tolist() == [0.0]
 
 
 def test_many_scores_lose_little() -> None:

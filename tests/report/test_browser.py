@@ -205,11 +205,11 @@ def test_other_tasks_and_studies_are_shown_sorted_and_silent(browser: Browser, t
         report(tmp_path / "in", tmp_path / "out", sections=SECTIONS)
     page = tmp_path / "out" / "report.html"
     browser.open(page)
-    sections = [section for section in payload(page)["benchmarks"] if section["grids"]]
+    sections = [section for section in payload(page)["benchmarks"] if section["tables"]]
     assert {"best_of_n", "calibration", "miniature"} <= {section["name"] for section in sections}
     for section in sections:
         browser.choose("benchmark", str(browser.texts("#benchmark option").index(section["name"])))
-        for grid in section["grids"]:
+        for grid in section["tables"]:
             browser.click(f"[data-rule='{grid['label']}']")
             cells = [text for group in grid["groups"] for line in group for text in line]
             assert browser.texts("#board td") == [re.sub(r"[*`]", "", text) for text in cells]

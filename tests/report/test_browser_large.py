@@ -132,9 +132,9 @@ def test_overview_shows_the_best_honest_number(browser: Browser, large: Page) ->
     section = payload(site)["benchmarks"][0]
     browser.open(site)
     assert browser.js("return document.getElementById('view-overview').hidden") is False
-    table = next(t for t in section["tables"] if t["rule"] == "calibrated")
-    line = table["lines"][0]
-    best = max(x["cells"][table["columns"][-1]][0] for x in table["lines"] if x["group"] == "model")
+    table = next(t for t in section["rule_tables"] if t["rule"] == "calibrated")
+    line = table["rows"][0]
+    best = max(x["cells"][table["columns"][-1]][0] for x in table["rows"] if x["group"] == "model")
     assert line["cells"][table["columns"][-1]][0] == best
     assert browser.texts(".card .lead")[0].startswith(f"{100 * best:.1f} [")
     assert line["model"] in browser.texts(".card dd")
@@ -168,7 +168,7 @@ def test_columns_sort_as_numbers(browser: Browser, tmp_path: Path) -> None:
         Value(None),
         Value(-0.03, "points"),
         Value(0.012, "points"),
-        Value(1234.5, "number"),
+        Value(1234, "count"),
         Value(0.0001, "p"),
         Value(0.001, "p"),
         "",
@@ -179,7 +179,7 @@ def test_columns_sort_as_numbers(browser: Browser, tmp_path: Path) -> None:
     sheet = Sheet("awkward", "w", (grid,), (), (), "none", {}, "", "")
     (tmp_path / "p.html").write_text(page((), (sheet,), ()))
     browser.open(tmp_path / "p.html", "#benchmark=awkward")
-    rising = ["-3.0", "<0.001", "0.001", "+1.2", "9.5 [1.0, 99.0]†", "10.0 [9.0, 11.0]", "1,234.5", "word"]
+    rising = ["-3.0", "<0.001", "0.001", "+1.2", "9.5 [1.0, 99.0]†", "10.0 [9.0, 11.0]", "1,234", "word"]
     browser.click("[data-column='1']")
     assert browser.texts("#board td:last-child")[:8] == [*rising[:7][::-1], "word"]
     assert browser.js("return document.querySelectorAll('#board th')[1].getAttribute('aria-sort')") == "descending"

@@ -256,7 +256,7 @@ def test_a_foreign_name_adds_no_markup_and_no_metadata(tmp_path: Path, nasty: st
     assert known.data.model_name == flat
     kinds, heads = shown(body)
     assert kinds == shown(harmless.partition("\n---\n")[2])[0]
-    assert html.unescape(heads[0]) == f"{flat}: how it was evaluated"
+    assert html.unescape(heads[0]) == f"{flat}: evaluation"
 
 
 def test_a_row_that_does_not_follow_from_its_scores_is_on_no_card(tmp_path: Path) -> None:

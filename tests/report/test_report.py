@@ -43,9 +43,9 @@ from prmbench.report.figures import figures, position_shares
 from prmbench.report.frame import slug
 from prmbench.report.load import load
 from prmbench.report.markdown import markdown
-from prmbench.report.page import MOST_TRACES, embed, page
-from prmbench.report.verdicts import kind, predict, thresholds
-from prmbench.report.viewer import choose
+from prmbench.report.page import MAX_TRACES, embed, page
+from prmbench.report.verdicts import predict, thresholds, verdict_kind
+from prmbench.report.viewer import choose_traces
 from prmbench.tasks import OUT_OF_FOLD, compare, differences, judge, read_run, read_runs
 from prmbench.tasks.published import published
 from prmbench.tasks.wording import RULES
@@ -120,7 +120,7 @@ Unscored | Run |
 † the threshold was tuned on this subset, so its cell is judged out of fold (5 folds by problem); an average with \
 the mark includes such a cell.
 
-§ says it was trained on this benchmark or a part of it.
+§ declares that it was trained on this benchmark or a part of it.
 """
 
 
@@ -141,8 +141,8 @@ def test_run_on_other_traces_is_marked_and_not_ranked() -> None:
     low = [*row("gsm8k", KEY, 0.3, OUT_OF_FOLD), *row("math", KEY, 0.4), *average(0.35)]
     runs = [hand_made("a", FOUR, low), hand_made("b", other, rows, model="other"), hand_made("c", FOUR, low, model="z")]
     (table,) = boards(runs)[0].tables
-    assert [line.model for line in table.lines] == ["org/model", "z", "other"]
-    marks = {name: cell.marks for name, cell in table.lines[2].cells.items()}
+    assert [line.model for line in table.rows] == ["org/model", "z", "other"]
+    marks = {name: cell.marks for name, cell in table.rows[2].cells.items()}
     assert marks == {"gsm8k": "†‡", "math": "", "avg[gsm8k,math]": "†‡"}
     assert table.best("gsm8k") == 0.3
     assert table.best("math") == 0.4
@@ -155,8 +155,8 @@ def test_an_average_of_fewer_subsets_has_its_own_column() -> None:
     (board,) = boards([hand_made("a", three, wide, model="wide"), hand_made("b", FOUR, narrow, model="narrow")])
     table = board.tables[0]
     assert table.columns == ("gsm8k", "avg[gsm8k,math,omnimath]", "avg[gsm8k,math]")
-    assert [line.model for line in table.lines] == ["wide", "narrow"]  # 0.1 over three stands above 0.9 over two
-    assert "avg[gsm8k,math,omnimath]" not in table.lines[1].cells
+    assert [line.model for line in table.rows] == ["wide", "narrow"]  # 0.1 over three stands above 0.9 over two
+    assert "avg[gsm8k,math,omnimath]" not in table.rows[1].cells
 
 
 def test_each_threshold_rule_has_its_own_table() -> None:
@@ -164,7 +164,7 @@ def test_each_threshold_rule_has_its_own_table() -> None:
     rows = [r for i, key in enumerate(keys) for r in row("gsm8k", key, 0.1 * i)]
     (board,) = boards([hand_made("a", TWO, rows)])
     assert [t.rule for t in board.tables] == ["calibrated", "cross_validated", "native", "fixed", "oracle"]
-    assert [t.lines[0].protocol for t in board.tables] == [keys[i] for i in (4, 3, 2, 1, 0)]
+    assert [t.rows[0].protocol for t in board.tables] == [keys[i] for i in (4, 3, 2, 1, 0)]
 
 
 def test_missing_number_shows_its_reason() -> None:
@@ -452,7 +452,7 @@ def test_counting_verdicts_gives_the_accuracies_of_every_row(results: Path) -> N
     ],
 )
 def test_kinds(predicted: int | None, label: int, expected: str) -> None:
-    assert kind(predicted, label) == expected
+    assert verdict_kind(predicted, label) == expected
 
 
 def test_error_by_position_by_hand() -> None:
@@ -487,24 +487,24 @@ def test_page_stays_under_five_megabytes_and_says_what_is_left_out() -> None:
     noise = random.Random(0)
     items = [
         Trace(f"gsm8k-{i}", noise.randbytes(5000).hex(), ("s",) * 4, first_error=-(i % 2), subset="gsm8k")
-        for i in range(MOST_TRACES + 50)
+        for i in range(MAX_TRACES + 50)
     ]  # hex digits shrink to half and base64 adds a third: 6.7 MB
     run = hand_made("a", scores_of(items), row("gsm8k", "as_is/fixed:0.5", 0.5))
     (board,) = boards([run])
     html = page([(board, ())], (), (), {t.id: t for t in items})
     section = embedded(html)["benchmarks"][0]
     assert 4_000_000 < len(html.encode()) < 5_000_000
-    assert section["total"] == MOST_TRACES + 50
-    assert 500 < len(section["traces"]) < MOST_TRACES
+    assert section["total"] == MAX_TRACES + 50
+    assert 500 < len(section["traces"]) < MAX_TRACES
     assert len(section["runs"][0]["protocols"][0]["predicted"]) == len(section["traces"])
 
 
 def test_traces_are_chosen_evenly_and_whatever_their_order() -> None:
     facts = [plain(f"{s}-{i}", s, 0, 0.1) for s, n in (("gsm8k", 40), ("math", 160)) for i in range(n)]
-    kept = choose(facts, 50)
+    kept = choose_traces(facts, 50)
     assert Counter(t.subset for t in kept) == {"gsm8k": 10, "math": 40}
-    assert {t.id for t in choose(facts[::-1], 50)} == {t.id for t in kept}
-    assert choose(facts, 200) == facts
+    assert {t.id for t in choose_traces(facts[::-1], 50)} == {t.id for t in kept}
+    assert choose_traces(facts, 200) == facts
 
 
 # --- LaTeX --------------------------------------------------------------------------------------------------
@@ -596,7 +596,7 @@ def test_terminal_table_fits_eighty_columns_and_shows_every_part() -> None:
     assert starts[1:] == sorted(starts[1:], key=lambda s: s.startswith("floor/"))  # floors beneath
     shown = next(line for line in lines if "step_sum/calibrated:gsm8k" in line)
     assert shown.count("†") == 2  # the subset's own cell, and the average that holds it
-    assert any("unscored, counted as wrong: 1 of 96" in line for line in lines)
+    assert any("unscored, counted as wrong: 1 of 48" in line for line in lines)
 
 
 def test_terminal_table_numbers_and_filter() -> None:

@@ -101,7 +101,7 @@ def test_every_table_is_on_the_page_in_silence(browser: Browser, built: Path) ->
     found = payload(site)
     browser.width(400)
     for section in found["benchmarks"]:
-        for grid in section["grids"]:
+        for grid in section["tables"]:
             browser.open(site, f"#benchmark={section['name']}&table={grid['label']}")
             assert len(browser.texts("#board tbody tr")) == sum(map(len, grid["groups"]))
             assert browser.js(f"{checks}; return [...faint(), ...nameless()]") == [], grid["label"]
@@ -114,7 +114,7 @@ def test_every_table_is_on_the_page_in_silence(browser: Browser, built: Path) ->
             assert browser.js("return document.querySelectorAll('#board th[aria-sort]').length") == 1
         codes = {
             text.strip("`")
-            for g in section["grids"]
+            for g in section["tables"]
             for rows in g["groups"]
             for row in rows
             for text in row

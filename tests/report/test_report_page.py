@@ -13,10 +13,10 @@ from table_texts import texts
 from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult
 from prmbench.core.result_files import Run
 from prmbench.report import explain, overview
-from prmbench.report.board import Board, F1Cell, Line, RuleTable
+from prmbench.report.board import Board, F1Cell, LeaderboardRow, RuleTable
 from prmbench.report.markdown import cell_text
 from prmbench.report.sheets import Sheet, sheets
-from prmbench.report.viewer import view
+from prmbench.report.viewer import trace_view
 from prmbench.studies.reporting.sections import headline
 from prmbench.tasks import judge, known_tasks, protocol_keys
 from prmbench.tasks.table import Code, Table, Value
@@ -86,9 +86,11 @@ def test_columns() -> None:
 # --- the overview -----------------------------------------------------------------------------------------------
 
 
-def line(group: str, model: str, f1: float | None, marks: str = "") -> Line:
+def line(group: str, model: str, f1: float | None, marks: str = "") -> LeaderboardRow:
     cell = F1Cell(f1, None if f1 is None else f1 - 0.1, None if f1 is None else f1 + 0.1, None, None, None, marks)
-    return Line(group, model, "floor/x" if group == "floor" else "as_is/oracle", "", "", model, 9, 0, {"math": cell})
+    return LeaderboardRow(
+        group, model, "floor/x" if group == "floor" else "as_is/oracle", "", "", model, 9, 0, {"math": cell}
+    )
 
 
 def test_a_boards_number_is_reachable_on_all_traces_and_its_best_floor_is_told() -> None:
@@ -96,7 +98,7 @@ def test_a_boards_number_is_reachable_on_all_traces_and_its_best_floor_is_told()
     oracle = RuleTable("oracle", ("math",), (line("model", "top", 0.9), *floors))
     lines = (line("model", "lacking", None), line("model", "part", 0.8, "‡"), line("model", "best", 0.6))
     fixed = RuleTable("fixed", ("math",), (*lines, line("model", "next", 0.5), line("baseline", "gold", 1.0), *floors))
-    card = overview.of_board(Board("b", {"math": 9}, (fixed, oracle), ()))
+    card = overview.board_card(Board("b", {"math": 9}, (fixed, oracle), ()))
     assert cell_text(card.number) == "60.0 [50.0, 70.0]"
     assert dict(card.facts) == {
         "F1": "math",
@@ -105,7 +107,7 @@ def test_a_boards_number_is_reachable_on_all_traces_and_its_best_floor_is_told()
         "Rule": "Fixed",
         "Best floor": "40.0 knows more",
     }
-    assert overview.of_board(Board("b", {"math": 9}, (oracle,), ())).number == ""
+    assert overview.board_card(Board("b", {"math": 9}, (oracle,), ())).number == ""
 
 
 def sheet(*tables: Table, runs: tuple[Run, ...] = ()) -> Sheet:
@@ -121,7 +123,7 @@ def named(model: str, backend: str, per_subset: int = 2) -> Run:
 def test_a_studys_number_counts_its_answers() -> None:
     rows = tuple((name, *(Value(n, "count") for n in counts)) for name, counts in (("a", (1, 2, 3)), ("b", (4, 0, 10))))
     grid = Table("x", "Asked?", "", ("Claim", "Yes", "No", "Unclear"), (rows[:1], rows[1:]))
-    card = overview.of_sheet(replace(sheet(grid), headline=headline([grid])))
+    card = overview.sheet_card(replace(sheet(grid), headline=headline([grid])))
     assert card.number == "5 yes, 2 no, 13 unclear"
     assert card.facts == (("Asked", "Asked? 20 comparisons."),)
 
@@ -135,14 +137,14 @@ def test_a_sheets_number_is_the_best_of_its_leading_column() -> None:
     )
     lead = "best_of@8"
     upper_bound = Table("a-oracle", "o", "", header, (rows[:1],), lead=lead)
-    told = overview.of_sheet(sheet(upper_bound, Table("b", "t", "", header, (rows,), lead=lead)))
+    told = overview.sheet_card(sheet(upper_bound, Table("b", "t", "", header, (rows,), lead=lead)))
     assert cell_text(told.number) == "**63.0** [62.0, 64.0]"
     assert told.facts == (("Number", "best_of@8"), ("Model", "high"), ("Readout", Code("x")))
-    one = overview.of_sheet(sheet(Table("b", "t", "", header, (rows[:1],), lead=lead)))
+    one = overview.sheet_card(sheet(Table("b", "t", "", header, (rows[:1],), lead=lead)))
     assert cell_text(one.number) == "61.0 [60.0, 62.0]"
     without_lead = Table("b", "t", "", ("Model", "odd"), ((("m", Value(0.1)),),), text_columns=1)
-    assert overview.of_sheet(sheet(without_lead)).number == ""
-    assert overview.of_sheet(sheet()).number == ""
+    assert overview.sheet_card(sheet(without_lead)).number == ""
+    assert overview.sheet_card(sheet()).number == ""
 
 
 def picks(run_id: str, model: str, last: dict[str, float], how: str = "last", **facts: Any) -> Run:
@@ -170,7 +172,7 @@ def test_the_card_of_best_of_n_is_one_line_of_the_table() -> None:
         picks("d", "critic", {"vote": 0.61}, "mean", kind="verdict"),
     )
     (told,) = sheets(runs)
-    card = overview.of_sheet(told)
+    card = overview.sheet_card(told)
     assert cell_text(card.number) == "67.0 [62.0, 82.0]"
     assert dict(card.facts) == {
         "Number": "best_of@4",
@@ -185,9 +187,9 @@ def test_the_card_of_best_of_n_is_one_line_of_the_table() -> None:
     lines = next(texts(grid)[-1] for grid in told.tables if grid.label == "best_of_n-last")
     assert [line[1:3] for line in lines[:2]] == [("coin", "`prefix_sum`"), ("random", "`prefix_mean`")]
     (of_critics,) = sheets(runs[3:])
-    assert dict(overview.of_sheet(of_critics).facts)["Aggregation"] == "mean: the mean over the steps"
+    assert dict(overview.sheet_card(of_critics).facts)["Aggregation"] == "mean: the mean over the steps"
     (only,) = sheets(runs[2:3])
-    assert dict(overview.of_sheet(only).facts)["Model"] == "coin"  # better than nothing
+    assert dict(overview.sheet_card(only).facts)["Model"] == "coin"  # better than nothing
 
 
 def test_a_baseline_is_not_the_best_and_an_average_goes_before_its_parts() -> None:
@@ -200,11 +202,11 @@ def test_a_baseline_is_not_the_best_and_an_average_goes_before_its_parts() -> No
     mean = ((where, "coin", Value(0.68, best=True)), (where, "model", Value(0.61)))
     both = Table("tuned", "t", "", header, (part, mean), text_columns=2, lead="overall")
     runs = (named("coin", "baseline"), named("model", "token_cls"))
-    told = overview.of_sheet(sheet(only, both, runs=runs))
+    told = overview.sheet_card(sheet(only, both, runs=runs))
     assert (cell_text(told.number), dict(told.facts)["Traces"]) == ("61.0", where)
-    assert cell_text(overview.of_sheet(sheet(only, runs=runs)).number) == "**70.0**"  # better than nothing
+    assert cell_text(overview.sheet_card(sheet(only, runs=runs)).number) == "**70.0**"  # better than nothing
 
 
 def test_the_viewer_opens_with_the_model_that_says_most() -> None:
     runs = (named("all-right", "baseline", 6), named("critic", "critic", 2), named("prm", "token_cls", 4))
-    assert [run["model"] for run in view(runs, 100)["runs"]] == ["prm", "critic", "all-right"]
+    assert [run["model"] for run in trace_view(runs, 100)["runs"]] == ["prm", "critic", "all-right"]

@@ -50,7 +50,7 @@ from prmbench.studies.reporting.reward_model_runs import gather_study
 from prmbench.studies.reporting.reward_model_tables import grids
 from prmbench.studies.reporting.sections import SECTIONS
 from prmbench.tasks import best_of_n, calibration, judge, policy, read_runs, validity
-from prmbench.tasks.blocks import blocks, candidate, prefixes, problem
+from prmbench.tasks.blocks import blocks, completion_identity, prefix_identity, problem_identity
 from prmbench.tasks.table import POINTS, cell_of, notes_of
 
 
@@ -113,20 +113,20 @@ def test_runs_on_other_completions_stand_apart() -> None:
         made("best_of_n", bon(0.6), "b", other),
         made("best_of_n", bon(0.4), "c", scores),
     ]
-    found = blocks(runs, candidate)
+    found = blocks(runs, completion_identity)
     assert [[run.result.manifest.model for run in block.runs] for block in found] == [["a", "c"], ["b"]]
     assert found[0].name.startswith("easy (n=4, set ")
     assert found[0].traces != found[1].traces
-    (block,) = blocks(runs, problem)  # the same problems: two policies may be compared
+    (block,) = blocks(runs, problem_identity)  # the same problems: two policies may be compared
     assert block.name == "easy (n=4)"
-    assert len(blocks(runs, prefixes)) == 2
+    assert len(blocks(runs, prefix_identity)) == 2
 
 
 def test_blocks_order_subsets_then_averages_then_pooled() -> None:
     names = ("micro[easy,hard]", "avg[easy,hard]", "hard", "easy")
     rows = [row(name, "sampled/t0.6,p0.95,n2", "avg@2", 0.5) for name in names]
     scores = task_scores(completions(2, 2))
-    found = blocks([made("policy", rows, scores=scores)], problem)
+    found = blocks([made("policy", rows, scores=scores)], problem_identity)
     assert [block.name for block in found] == [
         *("easy (n=4)", "hard (n=4)", "average of easy, hard (n=4)", "pooled over easy, hard (n=4)")
     ]
@@ -205,7 +205,7 @@ def test_a_model_named_like_a_floor_keeps_its_row_and_its_legend_entry() -> None
     assert len(group) == len(names) + len(FLOOR_LOOKS)
     assert [line[2][:7] for line in group].count("`floor/") == len(FLOOR_LOOKS)
     assert not any(line[1].startswith("`") for line in group)
-    assert dict(overview.of_sheet(sheets(runs)[0]).facts)["Model"] == "position"
+    assert dict(overview.sheet_card(sheets(runs)[0]).facts)["Model"] == "position"
 
 
 def test_two_runs_of_one_model_are_two_lines_of_a_figure() -> None:
@@ -290,7 +290,7 @@ def test_a_benchmark_of_another_name_has_its_own_sheet(results: Path) -> None:
 def test_page_holds_every_sheet_and_stays_small(results: Path) -> None:
     runs = read_runs(results)
     html = page((), sheets(runs[:-2]), [(run, "scored from a dirty tree") for run in runs[-2:]])
-    assert html.count('"grids":') == 3
+    assert html.count('"rule_tables":') == 3
     assert html.count('"unlisted":"scored from a dirty tree"') == 1
     assert len(html.encode()) < 1_000_000
 

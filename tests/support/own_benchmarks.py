@@ -10,8 +10,8 @@ import numpy as np
 
 from prmbench.core.records import RunManifest, ScoredTrace, Trace
 from prmbench.data.benchmarks import Benchmark, Reader
-from prmbench.tasks import Cell, Column, Judged, Part, Task, find_task
-from prmbench.tasks.metric_rows import of_subset, resampled, weighted_mean
+from prmbench.tasks import Cell, Column, Judged, SubsetInfo, Task, find_task
+from prmbench.tasks.metric_rows import resampled, traces_of_subset, weighted_mean
 
 
 def read(path: Path, _: str) -> list[Trace]:
@@ -40,12 +40,12 @@ def protocols(manifest: RunManifest) -> tuple[str, ...]:
 
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
-    parts: list[Part] = []
+    parts: list[SubsetInfo] = []
     cells: dict[str, dict[str, list[Cell]]] = {key: {} for key in ("floor/all_right", *protocols(manifest))}
     for name in manifest.subsets:
-        traces = of_subset(scores, name)
+        traces = traces_of_subset(scores, name)
         problem, weights = resampled(manifest, name, [t.cluster for t in traces])
-        parts.append(Part(name, len(traces), sum(bool(t.unscored) for t in traces)))
+        parts.append(SubsetInfo(name, len(traces), sum(bool(t.unscored) for t in traces)))
         right = np.array([t.outcome == 1 for t in traces])
         for key, by_subset in cells.items():
             value = np.array([1.0 if key.startswith("floor/") else _score(t, key) for t in traces])

@@ -145,7 +145,9 @@ def test_plain_verdicts_in_a_renderings_own_steps() -> None:
     for name in ("merged", "prefix"):
         shown = next(t for t in render_traces([trace]) if t.id == f"t@{name}")
         plain = join_scores(trace, StepScores("t", verdicts=VERDICTS["plain"]))
-        told = format_shift._told(plain, join_scores(shown, StepScores(shown.id, verdicts=(0,))), name, None)
+        told = format_shift._with_rendered_labels(
+            plain, join_scores(shown, StepScores(shown.id, verdicts=(0,))), name, None
+        )
         assert told.verdicts == VERDICTS[name]
         assert (told.label, told.steps) == (shown.first_error, len(shown.steps))
 
@@ -414,7 +416,7 @@ def test_the_terminal_shows_one_protocol_whole_and_many_side_by_side() -> None:
     row = next(
         r
         for r in result.rows
-        if (r.subset, r.protocol, r.metric) == (shift.under("avg[gsm8k,math]", "merged"), key, "f1_drop")
+        if (r.subset, r.protocol, r.metric) == (shift.rendered_subset("avg[gsm8k,math]", "merged"), key, "f1_drop")
     )
     assert row.value is not None
     assert row.lo is not None
@@ -443,7 +445,7 @@ def test_a_report_regenerates_and_agrees(tmp_path: Path) -> None:
     assert table["subset"].str.startswith("avg[").all()
     assert load_results(tmp_path / "results", recompute=True).differing == ()
     text = (out / "format_shift.md").read_text()
-    assert "## Oracle (upper bound): what a format takes from F1" in text
+    assert "## Oracle (upper bound): drop in F1 by format" in text
     assert "| Traces | Model | Readout | F1, plain | headers |" in text
     assert "Average of gsm8k, math (n=60" in text  # the figure: two of the three runs
     assert "2 of 3 runs." in text
@@ -457,7 +459,7 @@ def check_drops(told: str, text: str) -> None:
     values = {run["model"]: run["values"] for run in json.loads(told)["runs"]}
     bold = set()
     for rule in ("Oracle (upper bound)", "Cross-validated"):
-        table = text.partition(f"## {rule}: what a format takes from F1")[2].partition("## ")[0]
+        table = text.partition(f"## {rule}: drop in F1 by format")[2].partition("## ")[0]
         key = "oracle" if rule.startswith("O") else "cross_validated"
         for line in (line for line in table.splitlines() if "| math (n=30" in line and "| org/b |" in line):
             readout, _, *cells = line.split(" | ")[2:]
