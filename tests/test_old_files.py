@@ -1,0 +1,65 @@
+"""Files that the first version wrote, before its modules moved: they are read, and stopped runs go on."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from paths import SUPPORT
+
+from prmbench import evaluation, tasks
+from prmbench.backends import cards
+from prmbench.config import EvalConfig, TrainRMConfig
+from prmbench.training.train import train
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A policy, a reward model trained from it, a run stopped after two of four updates, and a result.
+
+    Written by commit 90d6f15; the archive holds nothing else.
+    """
+    with tarfile.open(SUPPORT / "old_layout.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_model_card_of_before_says_how_the_model_is_read(old: Path) -> None:
+    card = cards.from_folder(old / "finished")
+    assert card is not None
+    assert (card.backend, card.beta, card.signal) == ("implicit", 10.0, "outcome")
+
+
+def test_a_result_of_before_is_read_and_its_rows_follow_from_its_scores(old: Path) -> None:
+    (path,) = (old / "runs").glob("*[0-9a-f].json")
+    run = tasks.read_verified(path, resampled=True)
+    assert tasks.judge(run.result.manifest, run.scores) == run.result.rows
+
+
+def test_the_same_command_has_the_run_id_of_before(old: Path) -> None:
+    """Whatever moves a score is in the id, and nothing did."""
+    (path,) = (old / "runs").glob("*[0-9a-f].json")
+    plan = evaluation.dry_run(EvalConfig(model="finished", data=Path("gsm8k.json"), out=Path("runs"), dry_run=True))
+    assert plan.run_id == path.stem
+
+
+def test_a_run_that_was_stopped_before_goes_on(old: Path) -> None:
+    stored = json.loads((old / "stopped" / "train.json").read_text())["config"]
+    names = ("loss", "steps", "batch_size", "warmup", "save_every", "preset", "device")
+    config = TrainRMConfig(
+        model="policy", data=Path("rollouts.jsonl"), out=Path("stopped"), **{n: stored[n] for n in names}
+    )
+    done: list[int] = []
+    progress: Callable[..., None] = lambda step, *_: done.append(step)  # noqa: E731
+    train(config, progress)
+    assert done == [3, 4]
+    assert (old / "stopped" / "model.safetensors").is_file()
+    new, whole = (
+        [json.loads(line)["loss"] for line in (old / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("stopped", "finished")
+    )
+    assert new == pytest.approx(whole, rel=1e-3)
