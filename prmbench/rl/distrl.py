@@ -21,7 +21,7 @@ from prmbench.core.records import NonFiniteError, UserError
 from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl import advantages, models, monitors, resume, stall, step_rollouts, updates
 from prmbench.rl.alarms import alarms
-from prmbench.rl.metrics_log import Log, Tell, tracker
+from prmbench.rl.metrics_log import Log, StepProgress, tracker
 from prmbench.rl.models import Models
 from prmbench.rl.out_of_memory import sampling, within_memory
 from prmbench.rl.result import Finished, check_draft, export, known_result
@@ -55,32 +55,32 @@ class Run:
 
 
 def train_distrl(
-    config: DistRLConfig, tell: Tell | None = None, told: Mapping[str, Any] | None = None
+    config: DistRLConfig, progress: StepProgress | None = None, manifest_fields: Mapping[str, Any] | None = None
 ) -> Finished | None:
     """Trains a policy and its reward model; writes both, `metrics.jsonl`, `train.json` and `result/` into `config.out`.
 
     The same command goes on from the newest checkpoint, and does nothing when the run is finished. Under torchrun all
-    processes train one policy; process 0 writes and gets the summary. `told` replaces fields of the result's manifest.
+    processes train one policy; process 0 writes and gets the summary. `manifest_fields` replaces fields of the result's manifest.
     Raises UserError, NonFiniteError, RetryError, and KeyboardInterrupt after SIGTERM or Ctrl-C, with a checkpoint.
     """
     config = resolved(config)
     processes.start(run_setup.placement(config).device)
     job = prepare(config)
     output_checks.check_training(config.out, config)
-    check_draft(job, told or {})
+    check_draft(job, manifest_fields or {})
     fresh = not (config.out / run_folder.RUN).exists()
     with run_setup.opened(job, may_continue=config.resume != "never") as record:
         if record["finished"]:
             return known_result(job, record.get("result")) if processes.rank() == 0 else None
         with Verifier(2) as verifier, stop_requests() as stop_requested:
             try:
-                run = _open(job, verifier, tell)
+                run = _open(job, verifier, progress)
             except UserError:
                 if fresh and processes.rank() == 0:
                     (config.out / run_folder.RUN).unlink()  # nothing was record: the mended command may use the folder
                 raise
             _loop(run, stop_requested)
-        return export(job, run.models, record, told or {})
+        return export(job, run.models, record, manifest_fields or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def dry_run(config: DistRLConfig) -> DryRun:
     )
 
 
-def _open(job: Job, verifier: Verifier, tell: Tell | None) -> Run:
+def _open(job: Job, verifier: Verifier, progress: StepProgress | None) -> Run:
     """Loads the models, restores the newest checkpoint, and gives its weights to the sampler."""
     opened = models.open_models(job)
     optimizers = {"policy": optimiser.make(opened.policy.trained, job.config)}
@@ -134,7 +134,7 @@ def _open(job: Job, verifier: Verifier, tell: Tell | None) -> Run:
     source = open_source(job, opened.policy)
     source.push(progress.done)
     track = tracker(job.config.tracker, job.config.out, options.to_json(job.config))
-    log = Log(job.config.out, job.config.steps, tell, track)
+    log = Log(job.config.out, job.config.steps, progress, track)
     return Run(job, opened, optimizers, source, verifier, progress, log)
 
 

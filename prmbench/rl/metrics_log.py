@@ -12,7 +12,7 @@ from prmbench.core.records import UserError
 from prmbench.rl.validation import Validation
 from prmbench.training import run_folder
 
-Tell = Callable[[int, int, Mapping[str, Any]], None]
+StepProgress = Callable[[int, int, Mapping[str, Any]], None]
 """Called with (steps done, steps of the whole run, a line of metrics.jsonl)."""
 Track = Callable[[int, Mapping[str, float]], None]
 """Called with (step, its metrics)."""
@@ -53,8 +53,8 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 class Log:
     """Writes lines in process 0 and keeps those on steps in memory, for alarms."""
 
-    def __init__(self, out: Path, steps: int, tell: Tell | None, track: Track | None) -> None:
-        self.out, self.steps, self.tell, self.track = out, steps, tell, track
+    def __init__(self, out: Path, steps: int, progress: StepProgress | None, track: Track | None) -> None:
+        self.out, self.steps, self.progress, self.track = out, steps, progress, track
         self.history: list[Mapping[str, Any]] = [line for line in read_log(out) if "validation" not in line]
 
     def step(self, line: Mapping[str, Any]) -> None:
@@ -71,8 +71,8 @@ class Log:
         if processes.rank() != 0:
             return
         run_folder.log(self.out, line)
-        if self.tell is not None:
-            self.tell(line["step"], self.steps, line)
+        if self.progress is not None:
+            self.progress(line["step"], self.steps, line)
         if self.track is not None:
             self.track(line["step"], {k: float(v) for k, v in line.items() if isinstance(v, int | float)})
 

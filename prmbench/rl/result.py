@@ -53,17 +53,17 @@ class Finished:
     """False when the run was finished before, and nothing was done."""
 
 
-def check_draft(job: Job, told: Mapping[str, Any]) -> None:
+def check_draft(job: Job, manifest_fields: Mapping[str, Any]) -> None:
     """Raises UserError where the result could not be read again, such as for a name with control characters."""
     if job.validation:
-        draft = _manifest(job, {"validated_at": [0], "samples": job.config.validation_samples}, told)
+        draft = _manifest(job, {"validated_at": [0], "samples": job.config.validation_samples}, manifest_fields)
         tasks.check_draft(draft, "such a result could not be read again, so change this first")
 
 
-def export(job: Job, models: Models, record: Mapping[str, Any], told: Mapping[str, Any]) -> Finished | None:
+def export(job: Job, models: Models, record: Mapping[str, Any], manifest_fields: Mapping[str, Any]) -> Finished | None:
     """Writes models and result, and marks the run as finished. All processes call it; process 0 gets the summary.
 
-    `record` is the run's train.json; `told` replaces fields of the result's manifest.
+    `record` is the run's train.json; `manifest_fields` replaces fields of the result's manifest.
     """
     config = job.config
     run_folder.save_model(config.out, models.policy, job.saved_template)
@@ -75,7 +75,7 @@ def export(job: Job, models: Models, record: Mapping[str, Any], told: Mapping[st
     if is_online:
         writing.write_atomic(config.out / RM / CARD_FILE, result_files.canonical_json(_card(job)))
     lines = read_log(config.out)
-    path = _write(job, lines, told) if job.validation else None
+    path = _write(job, lines, manifest_fields) if job.validation else None
     steps = [line for line in lines if "validation" not in line]
     means = [line["validation_accuracy"] for line in lines if "validation" in line]
     summary = {
@@ -140,14 +140,14 @@ def _card(job: Job) -> dict[str, Any]:
 
 def _trained_on(rm_model: str) -> list[str]:
     """Return the data that the reward model had been trained on before."""
-    told = (cards.read_fields(Path(rm_model)) if rm_model else None) or {}
-    return [str(name) for name in told.get("trained_on") or ()]
+    card = (cards.read_fields(Path(rm_model)) if rm_model else None) or {}
+    return [str(name) for name in card.get("trained_on") or ()]
 
 
 # --- the result -------------------------------------------------------------------------------------------
 
 
-def _write(job: Job, lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> Path:
+def _write(job: Job, lines: Sequence[Mapping[str, Any]], manifest_fields: Mapping[str, Any]) -> Path:
     """Writes a scored trace for each validation prompt, and the metrics beside them; returns the result's path."""
     validations = [line for line in lines if "validation" in line]
     traces = [_trace(job, i, [line["validation"] for line in validations]) for i in range(len(job.validation))]
@@ -160,7 +160,7 @@ def _write(job: Job, lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any]
         "metrics_sha256": result_files.sha256(metrics),
     }
     packed = result_files.pack_scores(traces)
-    manifest = replace(_manifest(job, facts, told), scores_sha256=result_files.sha256(packed))
+    manifest = replace(_manifest(job, facts, manifest_fields), scores_sha256=result_files.sha256(packed))
     path = job.config.out / RESULT / f"{manifest.run_id}.json"
     writing.write_atomic(result_files.metrics_path(path), metrics)
     scores = result_files.unpack_scores(packed, path)
@@ -183,8 +183,8 @@ def _trace(job: Job, i: int, validations: Sequence[Mapping[str, Sequence[Any]]])
     return ScoredTrace(**facts, label=None, outcome=None, values=tuple(map(float, values)), also=also)
 
 
-def _manifest(job: Job, facts: Mapping[str, Any], told: Mapping[str, Any]) -> RunManifest:
-    """Returns the result's manifest; `told` replaces its fields, and `told["config"]` adds to the options."""
+def _manifest(job: Job, facts: Mapping[str, Any], manifest_fields: Mapping[str, Any]) -> RunManifest:
+    """Returns the result's manifest; `manifest_fields` replaces its fields, and `manifest_fields["config"]` adds to the options."""
     config = job.config
     commit, dirty = provenance.code_state()
     subsets = tuple(dict.fromkeys(p.subset for p in job.validation))
@@ -215,10 +215,10 @@ def _manifest(job: Job, facts: Mapping[str, Any], told: Mapping[str, Any]) -> Ru
         "commit": commit,
         "dirty": dirty,
         "series": ("truncated",),
-        **{name: value for name, value in told.items() if name != "config"},
+        **{name: value for name, value in manifest_fields.items() if name != "config"},
     }
-    values["config"] = {**options.to_json(config), **facts, **told.get("config", {})}
-    replaced = {k: v for k, v in told.items() if k != "config"} | dict(told.get("config", {}))
+    values["config"] = {**options.to_json(config), **facts, **manifest_fields.get("config", {})}
+    replaced = {k: v for k, v in manifest_fields.items() if k != "config"} | dict(manifest_fields.get("config", {}))
     run_id = f"{values['model']}-{result_files.short_hash({**job.identity, **replaced})}"
     return RunManifest(run_id=run_id, **values)
 

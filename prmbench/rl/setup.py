@@ -96,11 +96,11 @@ def resolved(config: DistRLConfig) -> ResolvedDistRL:
 
 def _as_trained(config: DistRLConfig) -> DistRLConfig:
     """Beta and margin as the reward model was trained with, unless they are given. Raises UserError on another loss."""
-    told = cards.read_fields(Path(config.rm_model)) if config.rm_model else None
-    if told is None:
+    card_fields = cards.read_fields(Path(config.rm_model)) if config.rm_model else None
+    if card_fields is None:
         return config
     card = Path(config.rm_model) / CARD_FILE
-    loss, known = told.get("loss"), {"rm_beta": told.get("beta"), "rm_margin": told.get("margin")}
+    loss, values = card_fields.get("loss"), {"rm_beta": card_fields.get("beta"), "rm_margin": card_fields.get("margin")}
     wanted = config.rm_loss or distrl_options.ARMS[config.arm].get("rm_loss")
     if config.rm_loss is None and loss and wanted and str(loss).removesuffix("_early").removesuffix("_late") != wanted:
         raise UserError(
@@ -108,7 +108,9 @@ def _as_trained(config: DistRLConfig) -> DistRLConfig:
             f"choose an arm for {loss}, or say --rm-loss {wanted}"
         )
     try:
-        filled: dict[str, Any] = {k: float(v) for k, v in known.items() if v is not None and getattr(config, k) is None}
+        filled: dict[str, Any] = {
+            k: float(v) for k, v in values.items() if v is not None and getattr(config, k) is None
+        }
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{card}: beta and margin must be numbers ({error}); take another --rm-model") from error
     return replace(config, **filled)

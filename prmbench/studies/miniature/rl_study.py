@@ -198,7 +198,7 @@ def run_arms(runs: ArmRuns, out: Path, progress: ActivityProgress) -> None:
         config = distrl_config(runs, name)
         if not _is_copied(config.out, out):
             manifest_facts = {"model": name, "benchmark": runs.benchmark, "config": run_record(runs, name)}
-            distrl.train_distrl(config, partial(_report_step, progress, name), told=manifest_facts)
+            distrl.train_distrl(config, partial(_report_step, progress, name), manifest_fields=manifest_facts)
             _copy_result(config.out, out)
 
 
