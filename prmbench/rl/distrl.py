@@ -60,8 +60,8 @@ def train_distrl(
     """Trains a policy and its reward model; writes both, `metrics.jsonl`, `train.json` and `result/` into `config.out`.
 
     The same command goes on from the newest checkpoint, and does nothing when the run is finished. Under torchrun all
-    processes train one policy; process 0 writes and gets the summary. `manifest_fields` replaces fields of the result's manifest.
-    Raises UserError, NonFiniteError, RetryError, and KeyboardInterrupt after SIGTERM or Ctrl-C, with a checkpoint.
+    processes train one policy; process 0 writes and gets the summary. `manifest_fields` replaces fields of the result's
+    manifest. Raises UserError, NonFiniteError, RetryError, and KeyboardInterrupt after SIGTERM or Ctrl-C, with a checkpoint.
     """
     config = resolved(config)
     processes.start(run_setup.placement(config).device)
@@ -124,7 +124,7 @@ def dry_run(config: DistRLConfig) -> DryRun:
     )
 
 
-def _open(job: Job, verifier: Verifier, progress: StepProgress | None) -> Run:
+def _open(job: Job, verifier: Verifier, on_step: StepProgress | None) -> Run:
     """Loads the models, restores the newest checkpoint, and gives its weights to the sampler."""
     opened = models.open_models(job)
     optimizers = {"policy": optimiser.make(opened.policy.trained, job.config)}
@@ -134,7 +134,7 @@ def _open(job: Job, verifier: Verifier, progress: StepProgress | None) -> Run:
     source = open_source(job, opened.policy)
     source.push(progress.done)
     track = tracker(job.config.tracker, job.config.out, options.to_json(job.config))
-    log = Log(job.config.out, job.config.steps, progress, track)
+    log = Log(job.config.out, job.config.steps, on_step, track)
     return Run(job, opened, optimizers, source, verifier, progress, log)
 
 

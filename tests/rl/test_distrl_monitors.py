@@ -230,7 +230,7 @@ def test_validations_become_a_result_that_can_be_judged_again(tmp_path: Path) ->
     told = {"model": "mine", "config": {"panel": "plain", "sft_seed": 4}}
     done = run(
         replace(config, validation_samples=4),
-        tell=lambda step, steps, line: seen.append((step, steps, "validation" in line)),
+        progress=lambda step, steps, line: seen.append((step, steps, "validation" in line)),
         manifest_fields=told,
     )
     assert seen == [(0, 3, True), (1, 3, False), (2, 3, False), (2, 3, True), (3, 3, False), (3, 3, True)]
