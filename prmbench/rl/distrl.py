@@ -61,7 +61,8 @@ def train_distrl(
 
     The same command goes on from the newest checkpoint, and does nothing when the run is finished. Under torchrun all
     processes train one policy; process 0 writes and gets the summary. `manifest_fields` replaces fields of the result's
-    manifest. Raises UserError, NonFiniteError, RetryError, and KeyboardInterrupt after SIGTERM or Ctrl-C, with a checkpoint.
+    manifest. Raises UserError, NonFiniteError, RetryError, and KeyboardInterrupt after SIGTERM or Ctrl-C, with a
+    checkpoint.
     """
     config = resolved(config)
     processes.start(run_setup.placement(config).device)

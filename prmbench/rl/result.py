@@ -184,7 +184,7 @@ def _trace(job: Job, i: int, validations: Sequence[Mapping[str, Sequence[Any]]])
 
 
 def _manifest(job: Job, facts: Mapping[str, Any], manifest_fields: Mapping[str, Any]) -> RunManifest:
-    """Returns the manifest of the result; `manifest_fields` replaces its fields, those in `config` add to the options."""
+    """Returns the manifest of the result; `manifest_fields` replaces its fields, with `config` added to the options."""
     config = job.config
     commit, dirty = provenance.code_state()
     subsets = tuple(dict.fromkeys(p.subset for p in job.validation))
