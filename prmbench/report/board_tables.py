@@ -41,8 +41,8 @@ def _front_table(board: Board, table: RuleTable) -> Table:
         label=f"{board.benchmark}-front",
         title=f"First-error F1 under {' or '.join(f'`{name}`' for name in protocols)}",
         caption="One row per model under the recommended protocol, which depends on the model's kind of score: sums "
-        f"over a step's tokens, or one score per step. {RULES[table.rule][1]} Percent with 95% intervals; the floors "
-        "in the last rows need no model. Of several runs of a model the one that ranks first is shown.",
+        f"over a step's tokens, or one score per step. {RULES[table.rule][1]} Percent with 95% intervals; floors in "
+        "the last rows need no model. Of several runs of a model the one that ranks first is shown.",
         header=table_of_rule.header[:-1],
         groups=tuple(tuple(row[:-1] for row in group) for group in table_of_rule.groups),
     )

@@ -80,8 +80,8 @@ def test_votes_are_the_mean_over_all_subsets(seed: int) -> None:
     scores, outcomes, answers = drawn_case(seed)
     log_weights = np.stack([np.zeros(len(scores)), best_of_n.log_sigmoid(scores - 1), -30.0 * scores])
     for n in range(1, len(scores) + 1):
-        found, _ = best_of_n.vote(answers, log_weights, outcomes, best_of_n.all_subsets(len(scores), n))
-        for weights, share in zip(np.exp(log_weights), found, strict=True):
+        actual, _ = best_of_n.vote(answers, log_weights, outcomes, best_of_n.all_subsets(len(scores), n))
+        for weights, share in zip(np.exp(log_weights), actual, strict=True):
             expected = walked(len(scores), n, lambda s, w=weights: vote_by_hand(s, answers, w, outcomes))
             assert share == pytest.approx(expected, abs=1e-12)
 
@@ -91,8 +91,8 @@ def test_votes_by_hand() -> None:
     answers, outcomes = np.array([0, 0, 1, 1, -1]), np.array([0.0, 0.0, 1.0, 1.0, 1.0])
     whole = best_of_n.all_subsets(5, 5)
     log_weights = np.log([[1, 1, 1, 1, 9.0], [1, 1, 1, 0.9, 1], [0.1, 0.1, 0.1, 0.2, 1]])
-    found, variance = best_of_n.vote(answers, log_weights, outcomes, whole)
-    assert found.tolist() == [0.5, 0.0, 1.0]
+    actual, variance = best_of_n.vote(answers, log_weights, outcomes, whole)
+    assert actual.tolist() == [0.5, 0.0, 1.0]
     assert variance.tolist() == [0.0, 0.0, 0.0]
     nobody, _ = best_of_n.vote(np.array([-1, -1]), np.zeros((1, 2)), np.ones(2), best_of_n.all_subsets(2, 1))
     assert nobody.tolist() == [0.0]
@@ -102,16 +102,16 @@ def test_a_sum_of_equal_weights_in_another_order_is_a_tie() -> None:
     weights = np.array([[0.1, 0.2, 0.3, 0.3, 0.2, 0.1]])
     assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1
     answers, outcomes = np.array([0, 0, 0, 1, 1, 1]), np.array([0.0, 0, 0, 1, 1, 1])
-    found, _ = best_of_n.vote(answers, np.log(weights), outcomes, best_of_n.all_subsets(6, 6))
-    assert found[0] == 0.5
+    actual, _ = best_of_n.vote(answers, np.log(weights), outcomes, best_of_n.all_subsets(6, 6))
+    assert actual[0] == 0.5
 
 
 def test_weights_that_underflow_still_vote() -> None:
     """Products of many small probabilities: e^-2000 is 0 in floating point, and twice it more than once it."""
     answers, outcomes = np.array([0, 1, 1]), np.array([0.0, 1.0, 1.0])
     log_weights = np.array([[-2000.0, -2000.1, -2000.1], [-np.inf, -3000.0, -np.inf]])
-    found, _ = best_of_n.vote(answers, log_weights, outcomes, best_of_n.all_subsets(3, 3))
-    assert found.tolist() == [1.0, 1.0]
+    actual, _ = best_of_n.vote(answers, log_weights, outcomes, best_of_n.all_subsets(3, 3))
+    assert actual.tolist() == [1.0, 1.0]
 
 
 def test_drawn_subsets_are_of_the_size_and_agree_with_all() -> None:
@@ -126,9 +126,9 @@ def test_drawn_subsets_are_of_the_size_and_agree_with_all() -> None:
     assert (drawn != best_of_n.sampled_subsets(12, 5, 8)).any()
     one = np.zeros((1, 12))
     exact, _ = best_of_n.vote(answers, one, outcomes, best_of_n.all_subsets(12, 5))
-    found, variance = best_of_n.vote(answers, one, outcomes, drawn)
+    actual, variance = best_of_n.vote(answers, one, outcomes, drawn)
     assert 0 < exact[0] < 1
-    assert abs(found[0] - exact[0]) < 4 * math.sqrt(variance[0] / best_of_n.SAMPLED_SUBSETS)
+    assert abs(actual[0] - exact[0]) < 4 * math.sqrt(variance[0] / best_of_n.SAMPLED_SUBSETS)
 
 
 def test_sizes() -> None:
@@ -162,8 +162,8 @@ def test_a_product_is_of_probabilities() -> None:
         (p, "min", True, [0.5, 0.25]),
         (np.log(p), "prod", False, [0.5, 0.25]),
     ):
-        found = best_of_n.log_weights(scores, how, 2.0, probability=probability)
-        assert np.exp(found) == pytest.approx(expected)
+        actual = best_of_n.log_weights(scores, how, 2.0, probability=probability)
+        assert np.exp(actual) == pytest.approx(expected)
 
 
 # --- rows of best_of_n ------------------------------------------------------------------------------------------
@@ -172,13 +172,13 @@ def test_a_product_is_of_probabilities() -> None:
 def completions(subset: str = "s", problems: int = 5, m: int = 6, seed: int = 0) -> list[ScoredTrace]:
     """Log-ratio scores of two or three steps, higher on average where the outcome is right; four answers, one right."""
     rng = np.random.default_rng([seed, len(subset)])
-    found = []
+    collected = []
     for p in range(problems):
         for k in range(m):
             answer = int(rng.integers(0, 5))
             steps = int(rng.integers(2, 4))
             values = rng.normal(0.4 if answer == 1 else -0.4, 1, steps).round(1)
-            found.append(
+            collected.append(
                 ScoredTrace(
                     f"{subset}-{p}/{k}",
                     subset,
@@ -192,7 +192,7 @@ def completions(subset: str = "s", problems: int = 5, m: int = 6, seed: int = 0)
                     finish="stop",
                 )
             )
-    return found
+    return collected
 
 
 def groups(items: list[ScoredTrace]) -> list[list[ScoredTrace]]:
@@ -277,9 +277,9 @@ def test_what_is_unscored_ranks_last_and_votes_with_nothing() -> None:
         ScoredTrace("2", "s", None, 1, "p", 0, answer="x"),  # said nothing: it has no step
     ]
     rows = tasks.judge(manifest("best_of_n", "logratio"), items)
-    found = value(rows, "step_sum/last", "best_of@2")
-    assert found.value == pytest.approx((0 + 0 + 1) / 3)  # only the pair without the scored one is right
-    assert (found.n, found.unscored) == (3, 1)
+    actual = value(rows, "step_sum/last", "best_of@2")
+    assert actual.value == pytest.approx((0 + 0 + 1) / 3)  # only the pair without the scored one is right
+    assert (actual.n, actual.unscored) == (3, 1)
     assert value(rows, "step_sum/last", "weighted_vote@3").value == 0.0
     assert value(rows, "floor/majority", "majority@3").value == 1.0
 
@@ -290,10 +290,10 @@ def test_what_is_unverified_is_left_out_and_told() -> None:
     rows = tasks.judge(manifest("best_of_n", "logratio"), lost)
     kept = tasks.judge(manifest("best_of_n", "logratio"), [t for t in items if t.id != "s-0/0"])
     for metric in ("best_of@2", "weighted_vote@4", "gain@4"):
-        found, expected = (value(r, "prefix_mean/min", metric) for r in (rows, kept))
-        assert found.value == pytest.approx(expected.value)
-        assert "unverified completions left out: 1" in found.note
-        assert found.n == 16
+        actual, expected = (value(r, "prefix_mean/min", metric) for r in (rows, kept))
+        assert actual.value == pytest.approx(expected.value)
+        assert "unverified completions left out: 1" in actual.note
+        assert actual.n == 16
     assert "3 of 4 problems, those with 4 verified completions" in value(rows, "floor/pass", "pass@4").note
     assert "of 4 problems" not in value(rows, "floor/pass", "pass@2").note
     nothing = tasks.judge(manifest("best_of_n", "logratio"), [replace(t, outcome=None) for t in items])

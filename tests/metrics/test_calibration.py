@@ -55,10 +55,10 @@ def test_auc_by_hand() -> None:
 
 def test_correlation_is_numpys_in_every_replicate() -> None:
     x, target, of = case()
-    found = calibration.pearson(x + 1e6, target, of)
+    actual = calibration.pearson(x + 1e6, target, of)
     for row in range(3):
         drawn = expanded(of, row)
-        assert found[row] == pytest.approx(np.corrcoef(x[drawn], target[drawn])[0, 1], abs=1e-9)
+        assert actual[row] == pytest.approx(np.corrcoef(x[drawn], target[drawn])[0, 1], abs=1e-9)
     assert np.isnan(calibration.pearson(np.full(len(x), 0.1), target, of)).all()
 
 
@@ -78,12 +78,12 @@ def test_ece_by_hand_and_in_a_replicate() -> None:
     p = np.array([0.1, 0.2, 0.3, 0.2, 0.7, 0.8, 0.8, 0.9])
     y = np.array([0, 0, 0, 0, 1.0, 1, 1, 0])
     of = Resampled(np.arange(8), np.array([[1.0] * 8, [1, 1, 1, 1, 1, 1, 1, 2]]))
-    found = calibration.reliability(p, y, of, 2)
-    assert found.count.tolist() == [4, 4]
-    assert found.predicted[0] == pytest.approx([0.2, 0.8])
-    assert found.observed[0] == pytest.approx([0.0, 0.75])
-    assert found.ece[0] == pytest.approx((4 * 0.2 + 4 * 0.05) / 8)
-    assert found.ece[1] == pytest.approx((0.8 + abs(4.1 - 3.0)) / 9)
+    actual = calibration.reliability(p, y, of, 2)
+    assert actual.count.tolist() == [4, 4]
+    assert actual.predicted[0] == pytest.approx([0.2, 0.8])
+    assert actual.observed[0] == pytest.approx([0.0, 0.75])
+    assert actual.ece[0] == pytest.approx((4 * 0.2 + 4 * 0.05) / 8)
+    assert actual.ece[1] == pytest.approx((0.8 + abs(4.1 - 3.0)) / 9)
 
 
 def test_a_constant_at_the_base_rate_has_no_calibration_error() -> None:
@@ -131,13 +131,13 @@ def test_platt_stays_finite_on_what_one_value_separates(far: float) -> None:
 def test_cross_fitting_never_sees_its_own_fold() -> None:
     x, target, of = case()
     fold = of.problem % 2
-    found = calibration.cross_fitted(x, target, fold)
+    actual = calibration.cross_fitted(x, target, fold)
     slope, intercept = calibration.fit_platt(x[fold == 1], target[fold == 1])
-    assert found[fold == 0] == pytest.approx(slope * x[fold == 0] + intercept)
+    assert actual[fold == 0] == pytest.approx(slope * x[fold == 0] + intercept)
     changed = np.where(fold == 0, 1 - target, target)
     again = calibration.cross_fitted(x, changed, fold)
-    assert (again[fold == 0] == found[fold == 0]).all()
-    assert (again[fold == 1] != found[fold == 1]).all()
+    assert (again[fold == 0] == actual[fold == 0]).all()
+    assert (again[fold == 1] != actual[fold == 1]).all()
     constant = calibration.cross_fitted_mean(target, fold)
     assert set(constant[fold == 0].tolist()) == {target[fold == 1].mean()}
 
@@ -154,13 +154,13 @@ def test_log_odds_and_back() -> None:
 def traces(problems: int = 30, seed: int = 0, subset: str = "s") -> list[ScoredTrace]:
     """Two traces a problem; the step sums follow the change in success, which starts from one half."""
     rng = np.random.default_rng([seed, len(subset)])
-    found = []
+    collected = []
     for i in range(2 * problems):
         steps = int(rng.integers(1, 7))
         change = rng.normal(0, 0.2, steps)
         success = np.clip((0.5 + change.cumsum()).round(1), 0, 1)
         values = np.diff(success, prepend=0.5) * 10 + rng.normal(0, 1, steps)
-        found.append(
+        collected.append(
             ScoredTrace(
                 f"{subset}-{i:03}",
                 subset,
@@ -173,7 +173,7 @@ def traces(problems: int = 30, seed: int = 0, subset: str = "s") -> list[ScoredT
                 step_labels=tuple(success.tolist()),
             )
         )
-    return found
+    return collected
 
 
 def flat(items: list[ScoredTrace], what: str) -> np.ndarray:
@@ -200,8 +200,8 @@ def test_rows_by_scikit_learn(readout: str) -> None:
         chosen = target != 0.5
         if low is not None:
             chosen &= (position > low) & (position <= low + 0.25)
-        found = value(rows, key, name)
-        assert found.value == pytest.approx(metrics.roc_auc_score(target[chosen] > 0.5, p[chosen])), name
+        actual = value(rows, key, name)
+        assert actual.value == pytest.approx(metrics.roc_auc_score(target[chosen] > 0.5, p[chosen])), name
     even = int((target == 0.5).sum())
     assert even > 0
     assert value(rows, key, "auc").note == f"prefixes with a target of exactly one half left out: {even}"
@@ -240,11 +240,11 @@ def test_platt_mends_the_scale_and_keeps_to_its_fold() -> None:
 def test_beta_scales_the_sigmoid_and_nothing_else() -> None:
     one, two = (tasks.judge(manifest("calibration", "logratio", beta=b), traces()) for b in (0.3, 3.0))
     for metric in ("auc", "td_outcome_correlation"):
-        found = [value(r, "prefix_mean/sigmoid", metric).value for r in (one, two)]
-        assert found[0] == pytest.approx(found[1])
+        actual = [value(r, "prefix_mean/sigmoid", metric).value for r in (one, two)]
+        assert actual[0] == pytest.approx(actual[1])
     assert value(one, "prefix_mean/sigmoid", "ece").value != value(two, "prefix_mean/sigmoid", "ece").value
-    found = [value(r, "prefix_mean/platt", "brier").value for r in (one, two)]
-    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    actual = [value(r, "prefix_mean/platt", "brier").value for r in (one, two)]
+    assert actual[0] == pytest.approx(actual[1], abs=1e-6)
 
 
 def test_without_monte_carlo_labels_the_outcome_is_the_target() -> None:
@@ -255,10 +255,10 @@ def test_without_monte_carlo_labels_the_outcome_is_the_target() -> None:
     kept = items[2:]
     target = np.concatenate([[t.outcome] * t.steps for t in kept]).astype(float)
     p = np.concatenate([expit(t.values) for t in kept])
-    found = value(rows, "as_is/identity", "brier")
-    assert found.value == pytest.approx(np.mean((p - target) ** 2))
-    assert found.note == "unscored traces left out: 1; traces without an outcome left out: 1"
-    assert (found.n, found.unscored) == (60, 1)
+    actual = value(rows, "as_is/identity", "brier")
+    assert actual.value == pytest.approx(np.mean((p - target) ** 2))
+    assert actual.note == "unscored traces left out: 1; traces without an outcome left out: 1"
+    assert (actual.n, actual.unscored) == (60, 1)
     added = np.concatenate([np.diff(expit(t.values)) for t in kept])
     known = np.concatenate([[t.outcome] * (t.steps - 1) for t in kept])
     correlation = value(rows, "as_is/identity", "td_outcome_correlation").value
@@ -273,10 +273,10 @@ def test_outcomes_do_not_mix_with_monte_carlo_labels() -> None:
     items = traces()
     mixed = [replace(t, step_labels=()) if i < 3 else t for i, t in enumerate(items)]
     rows = tasks.judge(manifest("calibration", "logratio"), mixed)
-    found = value(rows, "prefix_sum/sigmoid", "brier")
-    assert found.note == "traces without Monte-Carlo labels left out: 3"
+    actual = value(rows, "prefix_sum/sigmoid", "brier")
+    assert actual.note == "traces without Monte-Carlo labels left out: 3"
     expected = value(tasks.judge(manifest("calibration", "logratio"), items[3:]), "prefix_sum/sigmoid", "brier")
-    assert found.value == pytest.approx(expected.value)
+    assert actual.value == pytest.approx(expected.value)
 
 
 def test_the_kinds_and_their_protocols() -> None:

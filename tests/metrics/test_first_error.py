@@ -37,13 +37,13 @@ def trace(
 @st.composite
 def traces(draw: st.DrawFn) -> list[ScoredTrace]:
     """2 to 12 traces with ties, unscored ones among them."""
-    found = []
+    collected = []
     for n in range(draw(st.integers(2, 12))):
         values = draw(st.lists(st.integers(0, 5).map(float), min_size=1, max_size=5))
         label = draw(st.integers(-1, len(values) - 1))
         reason = draw(st.sampled_from(["", "", "", "too long"]))
-        found.append(trace(values, label, str(n), unscored=reason))
-    return found
+        collected.append(trace(values, label, str(n), unscored=reason))
+    return collected
 
 
 def f1_by_hand(items: list[ScoredTrace], weights: np.ndarray, threshold: float) -> float:
@@ -76,8 +76,8 @@ def first_by_hand(values: tuple[float, ...], threshold: float) -> int:
     ],
 )
 def test_readouts_by_hand(readout: Readout, expected: list[float]) -> None:
-    found = first_error.readout(trace([6.0, -2.0, 3.0], 1, tokens=(2, 2, 1)), EvalProtocol(readout, "oracle"))
-    assert found == pytest.approx(expected)
+    actual = first_error.readout(trace([6.0, -2.0, 3.0], 1, tokens=(2, 2, 1)), EvalProtocol(readout, "oracle"))
+    assert actual == pytest.approx(expected)
 
 
 def test_a_series_of_its_own_name() -> None:
@@ -124,8 +124,8 @@ def test_f1_is_its_definition(items: list[ScoredTrace], threshold: float) -> Non
     data = first_error.sample(items, AS_IS)
     weights = np.ones((1, len(items)))
     error, correct = first_error.accuracies(data, data.matches(np.array([threshold])), weights)
-    found = first_error.harmonic(np.nan_to_num(error), np.nan_to_num(correct))[0]
-    assert found == pytest.approx(f1_by_hand(items, weights[0], threshold))
+    actual = first_error.harmonic(np.nan_to_num(error), np.nan_to_num(correct))[0]
+    assert actual == pytest.approx(f1_by_hand(items, weights[0], threshold))
 
 
 @given(traces(), st.integers(0, 5))
@@ -264,11 +264,11 @@ def test_detectable_difference_by_hand() -> None:
 
 def test_random_floor_by_hand() -> None:
     """One right trace of one step, one error at step 0: F1(p) = 2 p (1-p) / 1, at best 0.5."""
-    found = first_error.random_floor(np.array([1, 1]), np.array([-1, 0]), np.ones((1, 2)))
-    assert found[0] == pytest.approx(0.5)
+    actual = first_error.random_floor(np.array([1, 1]), np.array([-1, 0]), np.ones((1, 2)))
+    assert actual[0] == pytest.approx(0.5)
     # Two steps, error at step 1: a = (1-p)^2, b = p (1-p); 2ab/(a+b) = 2 p (1-p)^2, at best 8/27 at p = 1/3.
-    found = first_error.random_floor(np.array([2, 2]), np.array([-1, 1]), np.ones((1, 2)))
-    assert found[0] == pytest.approx(8 / 27, abs=1e-6)
+    actual = first_error.random_floor(np.array([2, 2]), np.array([-1, 1]), np.ones((1, 2)))
+    assert actual[0] == pytest.approx(8 / 27, abs=1e-6)
 
 
 def test_random_floor_is_what_random_scores_reach() -> None:
@@ -292,9 +292,9 @@ def test_floors_of_the_real_subsets(shared_data: Path, subset: str) -> None:
     steps = np.array([len(r["steps"]) for r in rows])
     outcome = np.array([int(r["final_answer_correct"]) for r in rows])
     ones = np.ones((1, len(rows)))
-    found = (
+    actual = (
         first_error.random_floor(steps, label, ones),
         first_error.position_floor(label, ones),
         first_error.outcome_floor(label, outcome, ones),
     )
-    assert [round(100 * f[0], 1) for f in found] == list(EXPECTED_FLOORS[subset])
+    assert [round(100 * f[0], 1) for f in actual] == list(EXPECTED_FLOORS[subset])

@@ -55,13 +55,13 @@ def rows_of(facts: RunManifest, items: Sequence[ScoredTrace]) -> dict[tuple[str,
 def drawn(subsets: Sequence[str], n: int = 15, seed: int = 0, coarse: bool = False) -> list[ScoredTrace]:
     """`n` problems, in every subset one trace of each; scores a little lower on invalid steps."""
     rng = np.random.default_rng(seed)
-    found = []
+    collected = []
     for subset, i in product(subsets, range(n)):
         clean = subset in ("multi_solutions", "correct")
         labels = "".join("v" if clean or rng.random() < 0.7 else "x" for _ in range(int(rng.integers(1, 6))))
         values = rng.random(len(labels)) - 0.3 * np.array([c == "x" for c in labels])
-        found.append(trace(f"{subset}_{i}", labels, values.round(1) if coarse else values, subset, f"p{i}"))
-    return found
+        collected.append(trace(f"{subset}_{i}", labels, values.round(1) if coarse else values, subset, f"p{i}"))
+    return collected
 
 
 # --- by hand --------------------------------------------------------------------------------------------------
@@ -207,11 +207,11 @@ def test_oracle_is_the_best_of_all_thresholds(seed: int, coarse: bool) -> None:
     items = [replace(t, values=tuple(v + 5 for v in t.values)) if t.subset == "correct" else t for t in items]
     items.append(trace("late", "vxv", None, "circular"))
     rows = rows_of(manifest(["circular", "deception", "correct"]), items)
-    found = rows["micro[circular,deception]", "as_is/oracle", "prmscore"].value
+    actual = rows["micro[circular,deception]", "as_is/oracle", "prmscore"].value
     at = rows["micro[circular,deception]", "as_is/oracle", "threshold"].value
-    assert found == pytest.approx(max(score_at(items, t) for t in every_threshold(items)))
+    assert actual == pytest.approx(max(score_at(items, t) for t in every_threshold(items)))
     assert at is not None
-    assert score_at(items, at) == pytest.approx(found)
+    assert score_at(items, at) == pytest.approx(actual)
 
 
 def test_cross_validation_judges_each_problem_by_the_others_threshold() -> None:
@@ -263,14 +263,14 @@ def test_curves_count_what_each_cut_would(coarse: bool) -> None:
     valid, problem, category = rng.random(n) < 0.7, rng.integers(0, 5, n), rng.integers(0, 3, n)
     steps = step_validity.Steps(score, valid, ~valid, problem, category, category > 0, 5, 3)
     at = step_validity.candidate_thresholds(score[steps.pooled])
-    found = step_validity.threshold_counts(steps, at)
+    actual = step_validity.threshold_counts(steps, at)
     for k, cut in enumerate(at):
         right = step_validity.correct_at(steps, float(cut))[:, 1:].sum(axis=1)
-        assert found.valid[:, k].tolist() == right[:, step_validity.VALID].tolist()
-        assert found.invalid[:, k].tolist() == right[:, step_validity.INVALID].tolist()
+        assert actual.valid[:, k].tolist() == right[:, step_validity.VALID].tolist()
+        assert actual.invalid[:, k].tolist() == right[:, step_validity.INVALID].tolist()
     total = step_validity.totals(steps)[:, 1:].sum(axis=1)
-    assert found.all_valid.tolist() == total[:, step_validity.VALID].tolist()
-    assert found.all_invalid.tolist() == total[:, step_validity.INVALID].tolist()
+    assert actual.all_valid.tolist() == total[:, step_validity.VALID].tolist()
+    assert actual.all_invalid.tolist() == total[:, step_validity.INVALID].tolist()
 
 
 def test_cuts_part_neighbouring_floats_and_are_few() -> None:

@@ -306,7 +306,7 @@ def test_names_that_would_be_one_file_are_several(tmp_path: Path, monkeypatch: p
     pages = [name for name in files if name.endswith(".md") and name != "README.md"]
     assert len({name.lower() for name in pages}) == len(ALIKE) + 2 + 1 + 1  # the last: published numbers only
     assert all("/" not in name and len(name) < 120 for name in pages)
-    assert files["gym-policy.md"].startswith(b"# gym-policy\n\nHow right a model's own completions are")
+    assert files["gym-policy.md"].startswith(b"# gym-policy\n\nHow often a model's own completions are right")
     index = files["README.md"].decode()
     assert all(f"({name})" in index for name in pages)
     names = [section["name"] for section in embedded(page(shown, others, ()))["benchmarks"]]

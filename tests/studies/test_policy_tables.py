@@ -324,7 +324,7 @@ def test_families_show_every_trained_arm(policies: RLStudy) -> None:
 
 def test_tables(policies: RLStudy) -> None:
     shown = {grid.label: grid for grid in (*grids(policies, answer_questions(policies)), options_grid(policies))}
-    policies = {row[1]: row for row in shown["rl-policies"].groups[0]}
+    policies = {row[1]: row for row in texts(shown["rl-policies"])[0]}
     assert policies["grpo"][2:4] == ("3", "9")
     assert policies["grpo"][4].startswith("42.0 [")
     assert policies["grpo"][7:] == ("6.2", "6.2")  # 3 of 12 problems, a quarter of their completions
@@ -333,7 +333,7 @@ def test_tables(policies: RLStudy) -> None:
     monitors = shown["rl-monitors"]
     frozen = dict(zip(monitors.header, next(r for r in texts(monitors)[0] if r[1] == "distrl_frozen"), strict=True))
     assert (frozen["RM accuracy, early"], frozen["RM accuracy, late"], frozen["mass"]) == ("87.5", "57.5", "96.0")
-    assert ("plain marker", "grpo", "0") in shown["rl-options"].groups[0]
+    assert ("plain marker", "grpo", "0") in texts(shown["rl-options"])[0]
     assert all(len(row) == len(g.header) for g in shown.values() for group in texts(g) for row in group)
 
 
@@ -373,7 +373,7 @@ def test_a_study_with_two_runs_has_a_sheet(tmp_path: Path) -> None:
     (sheet,) = sheets(read_runs(tmp_path), sections=SECTIONS)
     assert sheet.name == "miniature_gain-distrl"
     arms = next(grid for grid in sheet.tables if grid.label == "rl-arms")
-    assert texts(arms) == ((("–", "distrl_ipvrm", "1", "1", "+5.0 [+5.0, +5.0]†", "1 of 1", "–", "–", "–"),),)
+    assert texts(arms) == [[("–", "distrl_ipvrm", "1", "1", "+5.0 [+5.0, +5.0]†", "1 of 1", "–", "–", "–")]]
     assert arms.notes
     drawn = [f"miniature_gain-distrl-{name}" for name in ("accuracy", "monitors", "arms")]
     assert [figure.name for figure in sheet.figures] == drawn

@@ -14,11 +14,12 @@ from scipy import stats
 from table_texts import texts
 
 from prmbench.report import report
+from prmbench.report.markdown import cell_text
 from prmbench.report.load import load
 from prmbench.report.stats import holm, mean, paired, t_quantile, t_two_sided_p
 from prmbench.studies.reporting.reward_model_claims import Claim, claims, missing
 from prmbench.studies.reporting.reward_model_runs import SHIFTS, Study, gather_study
-from prmbench.studies.reporting.reward_model_tables import grids, mean_text
+from prmbench.studies.reporting.reward_model_tables import grids, mean_value
 from prmbench.studies.reporting.sections import SECTIONS
 from prmbench.tasks import read_runs
 
@@ -193,10 +194,10 @@ def test_the_mean_of_shifts_needs_every_format(reward_models: Study) -> None:
 
 def test_cells_show_mean_interval_best_and_fewer_seeds() -> None:
     found = mean([0.5, 0.6, 0.7])
-    assert mean_text(found, "percent", 3, best=0.6) == "**60.0** [35.2, 84.8]"
-    assert mean_text(found, "percent", 4, best=0.9) == "60.0 [35.2, 84.8]†"
-    assert mean_text(mean([-0.0001]), "signed") == "+0.0"
-    assert mean_text(None, "percent") == "–"
+    assert cell_text(mean_value(found, "percent", 3, best=0.6)) == "**60.0** [35.2, 84.8]"
+    assert cell_text(mean_value(found, "percent", 4, best=0.9)) == "60.0 [35.2, 84.8]†"
+    assert cell_text(mean_value(mean([-0.0001]), "points")) == "+0.0"
+    assert cell_text(mean_value(None, "percent")) == "–"
 
 
 def test_tables_of_a_study(reward_models: Study) -> None:
@@ -218,9 +219,9 @@ def test_tables_of_a_study(reward_models: Study) -> None:
     assert q_rm[3].startswith("32.5 [")  # 0.30 + 0.02 and the mean wobble of 0.005
     assert texts(oracle)[0][-1][3].startswith("37.5 [")
     assert q_rm[-1] == "**-10.0** [-10.0, -10.0]"
-    own = {row[0]: row[2] for row in shown["study-best-of-n"].groups[0]}
+    own = {row[0]: row[2] for row in texts(shown["study-best-of-n"])[0]}
     assert (own["ipvrm"], own["dpo_rm"], own["q_rm"]) == ("`prefix_mean/last`", "`prefix_sum/last`", "`as_is/last`")
-    answers = {row[0]: row[3:] for row in shown["study-answers"].groups[0]}
+    answers = {row[0]: row[3:] for row in texts(shown["study-answers"])[0]}
     assert answers["T3"] == ("0", "3", "0", "3", "3")
     assert shown["study-recipes"].header == ("Method", "loss", "beta", "margin", "updates")
 

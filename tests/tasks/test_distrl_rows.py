@@ -95,10 +95,10 @@ def test_two_runs_are_compared_problem_by_problem(tmp_path: Path) -> None:
 
 
 def test_protocols_are_checked(tmp_path: Path) -> None:
-    found = read_run(write_training(tmp_path, "grpo", [0.4, 0.5, 0.6])).result.manifest
-    assert resolve_protocols(found, ["policy/gain"]) == ("policy/gain",)
+    actual = read_run(write_training(tmp_path, "grpo", [0.4, 0.5, 0.6])).result.manifest
+    assert resolve_protocols(actual, ["policy/gain"]) == ("policy/gain",)
     with pytest.raises(UserError, match="policy/step:7"):
-        resolve_protocols(found, ["policy/step:7"])
+        resolve_protocols(actual, ["policy/step:7"])
 
 
 @pytest.mark.parametrize(

@@ -54,15 +54,15 @@ def manifest(scores: Sequence[ScoredTrace], **facts: Any) -> RunManifest:
 
 def rows_of(about: RunManifest, scores: Sequence[ScoredTrace]) -> Rows:
     rows = tasks.judge(about, scores)
-    found = {(r.subset, r.protocol, r.metric): r for r in rows}
-    assert len(found) == len(rows)
-    return found
+    actual = {(r.subset, r.protocol, r.metric): r for r in rows}
+    assert len(actual) == len(rows)
+    return actual
 
 
 def value(rows: Rows, subset: str, metric: str, protocol: str = "as_is/fixed:0.5") -> float:
-    found = rows[subset, protocol, metric].value
-    assert found is not None
-    return found
+    actual = rows[subset, protocol, metric].value
+    assert actual is not None
+    return actual
 
 
 # --- by hand -----------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def by_hand() -> list[ScoredTrace]:
         Trace(name, f"problem {name}", ("s",) * STEPS[name], LABELS[name], outcome=0, subset="a") for name in LABELS
     ]
     tenths = {
-        f"{name}@{r}" if r else name: s for r, found in ({"": PLAIN} | SHIFTED).items() for name, s in found.items()
+        f"{name}@{r}" if r else name: s for r, actual in ({"": PLAIN} | SHIFTED).items() for name, s in actual.items()
     }
     judged = [t for t in render_traces(traces) if t.id in tenths]
     scores = {
@@ -186,15 +186,15 @@ class Drawn:
 
 
 def traces(n: int = 30, subsets: Sequence[str] = ("gsm8k", "math")) -> list[Trace]:
-    found = []
+    collected = []
     for subset in subsets:
         for i in range(n):
             k, label = 2 + i % 4, -1 if i % 3 == 0 else i % (2 + i % 4)
             steps = tuple(f"We add. It is {'wrong' if j == label else 'fine'}: the answer is {i}." for j in range(k))
-            found.append(
+            collected.append(
                 Trace(f"{subset}-{i}", f"{subset} {i // 2}", steps, label, outcome=int(label < 0), subset=subset)
             )
-    return found
+    return collected
 
 
 def scores_of(kind: ScoreKind, skill: float = 0.8, plain: Sequence[Trace] = ()) -> list[ScoredTrace]:
@@ -221,7 +221,7 @@ def slow_drops(
     problem, draws = resampled(about, base, [plain[i].cluster for i in ids])
     fold = dict(zip(ids, first_error.folds([plain[i].cluster for i in ids]), strict=True))
     shown = {t.id.removesuffix(f"@{rendering}"): t for t in scores if t.subset == f"{base}+{rendering}"}
-    found = []
+    collected = []
     for draw in draws:
         weight = {i: draw[p] for i, p in zip(ids, problem, strict=True)}
         threshold = {}
@@ -242,8 +242,8 @@ def slow_drops(
             sides[0].append((before, label))
             sides[1].append((verdict(shown[i], protocol, threshold[fold[i]]), label))
         one, two = (slow_f1(side, [weight[i] for i in there]) for side in sides)
-        found.append(one - two)
-    return found
+        collected.append(one - two)
+    return collected
 
 
 def verdict(trace: ScoredTrace, protocol: EvalProtocol, threshold: float) -> int:
@@ -476,9 +476,9 @@ def check_drops(told: str, text: str) -> None:
 
 
 def command(*args: str) -> str:
-    found = CliRunner().invoke(app, ["eval", "--benchmark", "format_shift", *args], catch_exceptions=False)
-    assert found.exit_code == 0, found.output
-    return found.output
+    actual = CliRunner().invoke(app, ["eval", "--benchmark", "format_shift", *args], catch_exceptions=False)
+    assert actual.exit_code == 0, actual.output
+    return actual.output
 
 
 def evaluated(folder: Path) -> result_files.Run:
@@ -520,12 +520,12 @@ def test_the_best_model_stands_first(tmp_path: Path) -> None:
 def test_baselines(benchmark_folder: Path, tmp_path: Path) -> None:
     gold = ("--data", str(benchmark_folder), "--out", str(tmp_path / "gold"), "--model", "gold")
     assert "vote/native" in command(*gold)
-    found = evaluated(tmp_path / "gold")
-    drops = [r for r in found.result.rows if r.metric == "f1_drop"]
+    actual = evaluated(tmp_path / "gold")
+    drops = [r for r in actual.result.rows if r.metric == "f1_drop"]
     assert {r.value for r in drops} == {0.0}
-    assert {r.value for r in found.result.rows if r.metric == "f1" and r.protocol == "vote/native"} == {1.0}
-    assert found.result.manifest.n == len(found.scores)
-    assert {s.subset for s in found.scores} == {
+    assert {r.value for r in actual.result.rows if r.metric == "f1" and r.protocol == "vote/native"} == {1.0}
+    assert actual.result.manifest.n == len(actual.scores)
+    assert {s.subset for s in actual.scores} == {
         format_shift.rendered_name(b, n) for b in ("gsm8k", "math") for n in NAMES
     }
     for model in ("random", "position-only"):
@@ -544,10 +544,10 @@ def test_a_model(benchmark_folder: Path, tmp_path: Path, policy: Path, reference
     args = ("--data", str(benchmark_folder), "--out", str(tmp_path / "out"), "--model", str(policy), "--limit", "6")
     shown = command(*args, "--ref-model", str(reference), "--backend", "implicit")
     assert max(map(len, shown.replace(str(tmp_path), "").splitlines())) <= 80
-    found = evaluated(tmp_path / "out")
-    split = [s for s in found.scores if s.subset == "math+split"]
+    actual = evaluated(tmp_path / "out")
+    split = [s for s in actual.scores if s.subset == "math+split"]
     assert all(len(s.values) == s.steps and not s.unscored for s in split)
-    by_id = {s.id: s for s in found.scores}
+    by_id = {s.id: s for s in actual.scores}
     assert by_id["math-0@headers"].values != by_id["math-0"].values
 
 
@@ -561,6 +561,6 @@ def test_a_model(benchmark_folder: Path, tmp_path: Path, policy: Path, reference
 )
 def test_mistakes_in_one_line(benchmark_folder: Path, tmp_path: Path, args: tuple[str, ...], line: str) -> None:
     full = ["eval", "--benchmark", "format_shift", "--model", "random", "--data", str(benchmark_folder), *args]
-    found = CliRunner().invoke(app, [*full, "--out", str(tmp_path / "out")])
-    assert found.exit_code == 2
-    assert line in " ".join(found.output.split())
+    actual = CliRunner().invoke(app, [*full, "--out", str(tmp_path / "out")])
+    assert actual.exit_code == 2
+    assert line in " ".join(actual.output.split())

@@ -33,23 +33,23 @@ def manifest(kind: str = "prob", subsets: tuple[str, ...] = ("gsm8k", "math"), *
 def traces(subset: str, separation: float, n: int = 60, seed: int = 0, shift: float = 0.0) -> list[ScoredTrace]:
     """Steps score high before the first error and lower from it on; two traces a problem."""
     rng = np.random.default_rng([seed, len(subset)])
-    found = []
+    collected = []
     for i in range(n):
         k = int(rng.integers(2, 6))
         label = int(rng.integers(-1, k))
         values = rng.random(k) + shift
         if label >= 0:
             values[label:] -= separation
-        found.append(
+        collected.append(
             ScoredTrace(f"{subset}-{i:03}", subset, label, int(label < 0), str(i // 2), k, tuple(values), (1,) * k)
         )
-    return found
+    return collected
 
 
 def row(rows: tuple[MetricRow, ...], subset: str, protocol: str, metric: str = "f1") -> MetricRow:
-    found = [r for r in rows if (r.subset, r.protocol, r.metric) == (subset, protocol, metric)]
-    assert len(found) == 1, (subset, protocol, metric)
-    return found[0]
+    collected = [r for r in rows if (r.subset, r.protocol, r.metric) == (subset, protocol, metric)]
+    assert len(collected) == 1, (subset, protocol, metric)
+    return collected[0]
 
 
 def f1_at(items: list[ScoredTrace], threshold: float) -> float:
@@ -105,8 +105,8 @@ def test_cross_validation_by_hand() -> None:
     outlier = ScoredTrace("8", "s", 0, None, "p8", 1, (0.6,), (1,))  # found only with a threshold above 0.6
     rows = tasks.judge(facts, [*items, outlier])
     assert row(rows, "s", "as_is/oracle").value == 1.0  # threshold in (0.6, 0.9]
-    found = row(rows, "s", "as_is/cross_validated", "error_accuracy").value
-    assert found == pytest.approx(4 / 5)  # without the outlier the others agree on 0.5, which misses it
+    actual = row(rows, "s", "as_is/cross_validated", "error_accuracy").value
+    assert actual == pytest.approx(4 / 5)  # without the outlier the others agree on 0.5, which misses it
     assert row(rows, "s", "as_is/cross_validated", "correct_accuracy").value == 1.0
 
 
@@ -139,8 +139,8 @@ def test_the_interval_is_a_95_percent_one() -> None:
     """Right traces only differ by a coin: compare with the binomial interval of correct_accuracy."""
     items = [ScoredTrace(f"{i:03}", "s", -1, None, str(i), 1, (float(i % 2),), (1,)) for i in range(400)]
     items.append(ScoredTrace("400", "s", 0, None, "400", 1, (-1.0,), (1,)))
-    found = row(tasks.judge(manifest(subsets=("s",)), items), "s", "as_is/fixed:0.5", "correct_accuracy")
-    assert (found.lo, found.hi) == (
+    actual = row(tasks.judge(manifest(subsets=("s",)), items), "s", "as_is/fixed:0.5", "correct_accuracy")
+    assert (actual.lo, actual.hi) == (
         pytest.approx(0.5 - 1.96 * 0.025, abs=0.01),
         pytest.approx(0.5 + 1.96 * 0.025, abs=0.01),
     )
@@ -152,8 +152,8 @@ def test_the_interval_is_a_95_percent_one() -> None:
 def test_a_subset_of_one_sort_has_no_f1_but_its_accuracy(labels: tuple[int, int], reason: str) -> None:
     items = [ScoredTrace(str(i), "s", at, None, str(i), 2, (0.9, 0.9), (1, 1)) for i, at in enumerate(labels)]
     rows = tasks.judge(manifest(subsets=("s",)), items)
-    found = row(rows, "s", "as_is/fixed:0.5")
-    assert (found.value, found.lo, found.note) == (None, None, reason)
+    actual = row(rows, "s", "as_is/fixed:0.5")
+    assert (actual.value, actual.lo, actual.note) == (None, None, reason)
     other = "correct_accuracy" if labels[0] < 0 else "error_accuracy"
     assert row(rows, "s", "as_is/fixed:0.5", other).value == (1.0 if labels[0] < 0 else 0.0)
 
@@ -162,12 +162,12 @@ def test_unscored_is_counted_and_wrong() -> None:
     items = traces("gsm8k", 5.0, n=20)  # fully separable
     blank = [replace(t, values=(), unscored="too long") if i < 5 else t for i, t in enumerate(items)]
     assert row(tasks.judge(manifest(subsets=("gsm8k",)), items), "gsm8k", "as_is/oracle").value == 1.0
-    found = row(tasks.judge(manifest(subsets=("gsm8k",)), blank), "gsm8k", "as_is/oracle")
-    assert (found.n, found.unscored) == (20, 5)
+    actual = row(tasks.judge(manifest(subsets=("gsm8k",)), blank), "gsm8k", "as_is/oracle")
+    assert (actual.n, actual.unscored) == (20, 5)
     lost = [sum(t.label >= 0 for t in items[:5]), sum(t.label < 0 for t in items[:5])]
     whole = [sum(t.label >= 0 for t in items), sum(t.label < 0 for t in items)]
     accuracy = [1 - a / b for a, b in zip(lost, whole, strict=True)]
-    assert found.value == pytest.approx(2 * accuracy[0] * accuracy[1] / sum(accuracy))
+    assert actual.value == pytest.approx(2 * accuracy[0] * accuracy[1] / sum(accuracy))
 
 
 def test_verdicts_are_judged_as_they_are() -> None:
@@ -281,23 +281,23 @@ ORACLE = [(EvalProtocol("as_is", "oracle"),) * 2]
 def test_a_run_does_not_differ_from_itself() -> None:
     a, b = runs((0.3, 0.3))
     rows = tasks.compare(a, b, ORACLE)
-    found = row(rows, "avg[gsm8k,math]", "as_is/oracle", "f1_difference")
-    assert (found.value, found.lo, found.hi) == (0.0, 0.0, 0.0)
+    actual = row(rows, "avg[gsm8k,math]", "as_is/oracle", "f1_difference")
+    assert (actual.value, actual.lo, actual.hi) == (0.0, 0.0, 0.0)
     assert row(rows, "avg[gsm8k,math]", "as_is/oracle", "p_value").value == 1.0
 
 
 def test_a_better_model_is_found_better_with_the_right_sign() -> None:
     a, b = runs((0.1, 0.8))
     rows = tasks.compare(a, b, ORACLE)
-    found = row(rows, "math", "as_is/oracle", "f1_difference")
-    assert found.value == pytest.approx(
+    actual = row(rows, "math", "as_is/oracle", "f1_difference")
+    assert actual.value == pytest.approx(
         row(rows, "math", "as_is/oracle", "f1_b").value - row(rows, "math", "as_is/oracle", "f1_a").value  # type: ignore[operator]
     )
-    assert found.value > 0.2  # type: ignore[operator]
-    assert found.lo > 0  # type: ignore[operator]
+    assert actual.value > 0.2  # type: ignore[operator]
+    assert actual.lo > 0  # type: ignore[operator]
     assert row(rows, "math", "as_is/oracle", "p_value").value < 0.01  # type: ignore[operator]
     back = row(tasks.compare(b, a, ORACLE), "math", "as_is/oracle", "f1_difference")
-    assert back.value == pytest.approx(-found.value)  # type: ignore[operator]
+    assert back.value == pytest.approx(-actual.value)  # type: ignore[operator]
 
 
 def test_pairing_makes_the_difference_sharper_than_two_intervals() -> None:

@@ -55,14 +55,14 @@ def data(tmp_path: Path) -> Path:
 
 def run(tmp_path: Path, data: Path, benchmark: str, model: str, seed: int = 0) -> Run:
     config = EvalConfig(model=model, benchmark=benchmark, data=data, out=tmp_path / "runs", seed=seed)
-    found = evaluation.evaluate(config)
-    assert found is not None
-    return found
+    actual = evaluation.evaluate(config)
+    assert actual is not None
+    return actual
 
 
 def test_a_benchmark_of_a_task_that_there_is_has_a_board_of_its_own(tmp_path: Path, data: Path) -> None:
-    found = run(tmp_path, data, ALGEBRA, "random")
-    manifest = found.result.manifest
+    actual = run(tmp_path, data, ALGEBRA, "random")
+    manifest = actual.result.manifest
     assert (manifest.benchmark, manifest.task, manifest.subsets) == ("algebra", "steps", ("easy", "hard"))
     with mock.patch("prmbench.report.load.refusal", return_value=""):  # it is of a working tree
         report.report(tmp_path / "runs", tmp_path / "site")
@@ -74,12 +74,12 @@ def test_a_benchmark_of_a_task_that_there_is_has_a_board_of_its_own(tmp_path: Pa
 
 def test_the_numbers_of_a_task_of_ones_own(tmp_path: Path, data: Path) -> None:
     """Of the all-right baseline both metrics can be said beforehand: half of all solutions are right."""
-    found = run(tmp_path, data, CHECKED, "random")
-    rows = {(r.subset, r.protocol, r.metric): r for r in found.result.rows}
+    actual = run(tmp_path, data, CHECKED, "random")
+    rows = {(r.subset, r.protocol, r.metric): r for r in actual.result.rows}
     assert rows["easy", "floor/all_right", "agreement"].value == 0.5
     assert rows["easy", "floor/all_right", "margin"].value == 0.0
     low, high = rows["easy", "lowest/half", "agreement"].lo, rows["easy", "lowest/half", "agreement"].hi
-    values = [(min(t.values) > 0.5) == (t.outcome == 1) for t in found.scores if t.subset == "easy"]
+    values = [(min(t.values) > 0.5) == (t.outcome == 1) for t in actual.scores if t.subset == "easy"]
     assert rows["easy", "lowest/half", "agreement"].value == pytest.approx(np.mean(values))
     assert low is not None and high is not None and low < np.mean(values) < high  # noqa: PT018
     assert ("avg[easy,hard]", "last/half", "margin") in rows
@@ -152,9 +152,9 @@ def test_mistakes_are_one_line(tmp_path: Path, data: Path) -> None:
     assert "name your own: pkg.mod:NAME" in refused("eval", *here, "--benchmark", "zzz")
     assert "cannot be imported" in refused("eval", *here, "--benchmark", "no_such_module:X")
     assert "is a Reader, not a" in refused("eval", *here, "--benchmark", "own_benchmarks:READER")
-    found = run(tmp_path, data, CHECKED, "random")
+    actual = run(tmp_path, data, CHECKED, "random")
     registry._added.clear()
-    assert "task 'solution_check' is not known here" in refused("compare", found.path, found.path)
+    assert "task 'solution_check' is not known here" in refused("compare", actual.path, actual.path)
     result = call("report", "--results", tmp_path / "runs", "--out", tmp_path / "site")
     assert "task 'solution_check' is not known here" in result.output
 

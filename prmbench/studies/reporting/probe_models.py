@@ -14,7 +14,7 @@ from prmbench.report.stats import mean
 from prmbench.studies.reporting.nested_seeds import difference
 from prmbench.studies.reporting.policy_claims import METHODS, Question, by_world
 from prmbench.studies.reporting.reward_model_runs import PROCESS_READOUTS, BySeed, Study
-from prmbench.studies.reporting.reward_model_tables import mean_text, over_seeds
+from prmbench.studies.reporting.reward_model_tables import mean_value, over_seeds
 from prmbench.tasks.table import PERCENT, Row, Table, Value
 
 PROBE = re.compile(r"(?P<method>\w+?)_(?P<probe>shuffled|marker0|marker1|marker5)")
@@ -98,7 +98,7 @@ def probe_grid(models: Study) -> Table:
             if any(cells) and (probe or len(_probed(models, method)) > 0):
                 worlds = max(found.n for found in cells if found is not None)
                 rows.append(
-                    (name(method, probe), words, Value(worlds, "count"), *(mean_text(c, PERCENT) for c in cells))
+                    (name(method, probe), words, Value(worlds, "count"), *(mean_value(c, PERCENT) for c in cells))
                 )
         groups.append(tuple(rows))
     floor = [_floor(models, scene) for scene in SUBSETS]
@@ -107,7 +107,7 @@ def probe_grid(models: Study) -> Table:
             "random scores, best threshold",
             "",
             "",
-            *(mean_text(mean(v) if v else None, PERCENT) for v in floor),
+            *(mean_value(mean(v) if v else None, PERCENT) for v in floor),
         )
         groups.append((row,))
     return Table(

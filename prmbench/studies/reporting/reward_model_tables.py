@@ -106,7 +106,7 @@ def _comparisons(study: Study, claims: Sequence[Claim]) -> Table:
 def _comparison(claim: Claim) -> Row:
     return (
         *(claim.source, claim.constants, claim.comparison, claim.where, claim.verdict),
-        mean_text(Mean(claim.difference, claim.lo, claim.hi, claim.n), POINTS),
+        mean_value(Mean(claim.difference, claim.lo, claim.hi, claim.n), POINTS),
         Value(claim.positive, "count", suffix=f" of {claim.n}"),
         Value(claim.p, "p"),
         Value(claim.holm, "p"),
@@ -117,7 +117,7 @@ def _comparison(claim: Claim) -> Row:
 # --- means ----------------------------------------------------------------------------------------------------
 
 
-def mean_text(found: Mean | None, unit: Unit, seeds: int = 0, best: float | None = None) -> Value:
+def mean_value(found: Mean | None, unit: Unit, seeds: int = 0, best: float | None = None) -> Value:
     """Returns a p-value with three decimals, or `<0.001`."""
     if found is None:
         return Value(None, unit)
@@ -148,7 +148,7 @@ def _table(
         best[name] = pick(values) if len(values) > 1 else None
     seeds = len(study.seeds)
     return tuple(
-        (*names, *(mean_text(cells.get(name), unit, seeds, best[name]) for name, unit in units.items()))
+        (*names, *(mean_value(cells.get(name), unit, seeds, best[name]) for name, unit in units.items()))
         for names, cells in lines
     )
 
