@@ -39,7 +39,7 @@ KIND_COLORS = {
     "missed": "#BDBDBD",
     "unscored": "#333333",
 }
-MOST_LINES, MAX_RUNS = 24, 8
+MAX_ROWS, MAX_RUNS = 24, 8
 LAST_POSITION = 8
 """First errors at this step or later share a bar."""
 STYLE: dict[str, Any] = {
@@ -69,27 +69,27 @@ class RenderedFigure:
     """Empty unless asked for."""
 
 
-Plan = tuple[str, str, str, Figure]
+FigurePlan = tuple[str, str, str, Figure]
 """Name, title, caption and matplotlib figure."""
 
 
 def figures(board: Board, png: bool = False) -> tuple[RenderedFigure, ...]:
     """Returns all figures of a board: one per table, in the order of the tables, then the others."""
-    return draw(lambda: _plans(board), png)
+    return render_figures(lambda: _plans(board), png)
 
 
-def draw(plans: Callable[[], Sequence[Plan]], png: bool = False) -> tuple[RenderedFigure, ...]:
+def render_figures(plans: Callable[[], Sequence[FigurePlan]], png: bool = False) -> tuple[RenderedFigure, ...]:
     """Builds figures and renders them in the common style."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         return tuple(_render(plan, png) for plan in plans())
 
 
-def _plans(board: Board) -> list[Plan]:
+def _plans(board: Board) -> list[FigurePlan]:
     plans = [_f1(board, table) for table in board.tables]
     return plans + [plan for plan in (_curves(board), _positions(board)) if plan is not None]
 
 
-def _render(plan: Plan, png: bool) -> RenderedFigure:
+def _render(plan: FigurePlan, png: bool) -> RenderedFigure:
     name, title, caption, figure = plan
     FigureCanvasAgg(figure)
     vector, pixels = io.BytesIO(), io.BytesIO()
@@ -122,9 +122,9 @@ def _title(column: str) -> str:
 # --- (1) F1 with intervals and floors ----------------------------------------------------------------------
 
 
-def _f1(board: Board, table: RuleTable) -> Plan:
+def _f1(board: Board, table: RuleTable) -> FigurePlan:
     ranked = [row for row in table.rows if row.group != "floor"]
-    shown_rows = ranked[:MOST_LINES]
+    shown_rows = ranked[:MAX_ROWS]
     names = [f"{row.model}  {row.protocol.split('/')[0]}" for row in shown_rows]
     label_width = 0.08 * max(map(len, names), default=0)  # inches for the labels at the left
     figure, axes = _panels(table.columns, 2.0, 1.1 + 0.27 * len(shown_rows), label_width)
@@ -178,7 +178,7 @@ def _subsets(pairs: Sequence[tuple[Run, EvalProtocol]]) -> list[str]:
     return sorted({s for run, _ in pairs for s in run.result.manifest.subsets}, key=subset_rank)
 
 
-def _curves(board: Board) -> Plan | None:
+def _curves(board: Board) -> FigurePlan | None:
     pairs = _chosen_runs(board)
     if not pairs:
         return None
@@ -250,7 +250,7 @@ def _position(label: int) -> str:
     return f"{LAST_POSITION + 1}+" if label >= LAST_POSITION else str(label + 1)
 
 
-def _positions(board: Board) -> Plan | None:
+def _positions(board: Board) -> FigurePlan | None:
     pairs = _chosen_runs(board)
     if not pairs:
         return None

@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 
 from prmbench.core.records import MetricRow
 from prmbench.core.result_files import Run
-from prmbench.report.figures import MAX_RUNS, PALETTE, Plan, legend_label
+from prmbench.report.figures import MAX_RUNS, PALETTE, FigurePlan, legend_label
 from prmbench.report.frame import slug
 from prmbench.report.verdicts import headline_protocol
 from prmbench.tasks.format_shift import QUESTION, SHIFTED, base_average, base_blocks, find_row, rendered_subset
 from prmbench.tasks.wording import model_name
 
 
-def plans(name: str, runs: Sequence[Run]) -> list[Plan]:
+def plans(name: str, runs: Sequence[Run]) -> list[FigurePlan]:
     """Plans one figure: the drop under every format with its interval, a colour per model.
 
     Each model has its headline protocol. Of several sets of traces the one with most runs is shown.

@@ -18,7 +18,7 @@ COLUMNS = (
     *("subset", "protocol", "rule", "readout"),
     *("metric", "value", "lo", "hi", "n", "unscored", "note"),
 )
-JOINED = "joined"
+CHECKPOINT_SHEET = "joined"
 """Name of the sheet with a row per checkpoint."""
 PLAIN_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}(?<![.-])")
 HASHED = re.compile(r"(^|-)[0-9a-f]{8}$")
@@ -70,7 +70,7 @@ def slug(name: str) -> str:
 def is_sheet_name(benchmark: str) -> bool:
     """Whether a page of a task without a board may have this name: `policy`, `gym-policy`, `joined`."""
     names = [task.name for task in known_tasks() if not task.has_board]
-    return benchmark in (*names, JOINED) or benchmark.endswith(tuple(f"-{name}" for name in names))
+    return benchmark in (*names, CHECKPOINT_SHEET) or benchmark.endswith(tuple(f"-{name}" for name in names))
 
 
 def is_trained_on_benchmark(manifest: RunManifest) -> bool:

@@ -68,7 +68,7 @@ def sheet_card(sheet: Sheet) -> Card:
 
     Oracle tables are left out. The average over subsets is preferred, else the table's first set of traces is used.
     """
-    description = " ".join(re.split(r"(?<=[.?]) ", sheet.words)[:2])
+    description = " ".join(re.split(r"(?<=[.?]) ", sheet.description)[:2])
     if sheet.headline is not None:
         return Card(description, len(sheet.runs), sheet.headline.number, sheet.headline.facts)
     tables = [table for table in sheet.tables if "oracle" not in table.label.split("-")]

@@ -52,7 +52,7 @@ def page(
         sections: The caller's sections, which own some of the runs.
     """
     unlisted = [run for run, _ in refused]
-    affected = [section for section in sections if any(section.owns(run.result.manifest) for run in unlisted)]
+    affected = [section for section in sections if any(section.owns_run(run.result.manifest) for run in unlisted)]
     board_parts = [(board, board_figures, "") for board, board_figures in listed]
     board_parts += [(board, (), _reasons(board.runs, refused)) for board in boards(split(unlisted, affected)[0])]
     sheet_parts = [(sheet, "") for sheet in others]
@@ -63,7 +63,7 @@ def page(
     parts += [(_sheet(sheet, reason), _images(sheet.figures), ()) for sheet, reason in sheet_parts]
     parts.sort(key=lambda part: (bool(part[0]["unlisted"]), not part[0]["card"]["runs"]))
     section_data = [section for section, _, _ in parts]
-    column_descriptions = {name: text for sheet, _ in sheet_parts for name, text in sheet.column_words.items()}
+    column_descriptions = {name: text for sheet, _ in sheet_parts for name, text in sheet.column_descriptions.items()}
     max_traces = MAX_TRACES
     while True:
         bulk = [{"figures": images, **trace_view(runs, max_traces, data)} for _, images, runs in parts]
@@ -160,7 +160,7 @@ def _sheet(sheet: Sheet, reason: str) -> dict[str, Any]:
         "name": sheet.name,
         "unlisted": reason,
         "card": _card(overview.sheet_card(sheet)),
-        "description": sheet.words,
+        "description": sheet.description,
         "sizes": sheet.sizes,
         "rule_tables": [],
         "tables": [_typed_table(table) for table in sheet.tables],

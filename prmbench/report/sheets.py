@@ -12,13 +12,13 @@ from functools import partial
 from prmbench.core.records import RunManifest
 from prmbench.core.result_files import Run, canonical_json
 from prmbench.report import board_tables, format_shift_figures, task_figures, training_figures, validity_figures
-from prmbench.report.figures import Plan, RenderedFigure, draw
+from prmbench.report.figures import FigurePlan, RenderedFigure, render_figures
 from prmbench.tasks import Task, find_task
 from prmbench.tasks.plain_tables import tables_of
 from prmbench.tasks.table import Headline, Table
 from prmbench.tasks.wording import RULES, rule_and_readout, subset_rank
 
-FIGURES: dict[str, Callable[[str, Sequence[Run]], list[Plan]]] = {
+FIGURES: dict[str, Callable[[str, Sequence[Run]], list[FigurePlan]]] = {
     "best_of_n": task_figures.best_of_n,
     "calibration": task_figures.calibration,
     "format_shift": format_shift_figures.plans,
@@ -33,7 +33,7 @@ class Sheet:
     """Everything that the page, the files and the index show about one benchmark under one task, or about a study."""
 
     name: str
-    words: str
+    description: str
     tables: tuple[Table, ...]
     figures: tuple[RenderedFigure, ...]
     runs: tuple[Run, ...]
@@ -42,7 +42,7 @@ class Sheet:
     sizes: dict[str, str]
     csv: str
     json: str
-    column_words: Mapping[str, str] = field(default_factory=dict)
+    column_descriptions: Mapping[str, str] = field(default_factory=dict)
     """What columns hold, by heading in lower case, for headings that are not in explain.py."""
     headline: Headline | None = None
     """The number that the overview shows; None: the best of the first table."""
@@ -55,7 +55,7 @@ class Section:
     Sections are passed as an argument (the command line passes those of `prmbench.studies`).
     """
 
-    owns: Callable[[RunManifest], bool]
+    owns_run: Callable[[RunManifest], bool]
     """Whether only this section shows a run, and no board or sheet of its task."""
     sheets: Callable[[Sequence[Run], bool], tuple[Sheet, ...]]
     """Builds the sheets from all listed runs, owned or not; the second argument is whether to render PNGs."""
@@ -69,7 +69,7 @@ def split(runs: Sequence[Run], sections: Sequence[Section] = ()) -> tuple[list[R
     others: dict[str, list[Run]] = {}
     for run in runs:
         manifest = run.result.manifest
-        if any(section.owns(manifest) for section in sections):
+        if any(section.owns_run(manifest) for section in sections):
             continue
         name = sheet_name(manifest)
         if name:
@@ -100,9 +100,9 @@ def _task_sheet(name: str, runs: Sequence[Run], png: bool) -> Sheet:
     plans = FIGURES.get(task.name)
     return Sheet(
         name=name,
-        words=task.description,
+        description=task.description,
         tables=tables_of(task, ordered),
-        figures=draw(partial(plans, name, ordered), png) if plans else (),
+        figures=render_figures(partial(plans, name, ordered), png) if plans else (),
         runs=ordered,
         rules=_rules(task, ordered),
         sizes=sizes_of_subsets(ordered),

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from prmbench.core.records import MetricRow
 from prmbench.core.result_files import Run
-from prmbench.report.figures import MAX_RUNS, PALETTE, Plan, legend_label
+from prmbench.report.figures import MAX_RUNS, PALETTE, FigurePlan, legend_label
 from prmbench.report.frame import slug
 from prmbench.tasks.best_of_n import sizes_of
 from prmbench.tasks.blocks import Block, blocks, completion_identity, prefix_identity, rows_of
@@ -37,7 +37,7 @@ def panels_in_a_row(names: Sequence[str], width: float, height: float) -> tuple[
 # --- best of N ----------------------------------------------------------------------------------------------------
 
 
-def best_of_n(name: str, runs: Sequence[Run]) -> list[Plan]:
+def best_of_n(name: str, runs: Sequence[Run]) -> list[FigurePlan]:
     """Plans one figure: accuracy against N, with a panel per set of completions."""
     sizes = sizes_of(runs)
     trace_blocks = [b for b in blocks(runs, completion_identity) if "[" not in b.subset][:MAX_PANELS]
@@ -111,7 +111,7 @@ def legend_below(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None
 # --- calibration --------------------------------------------------------------------------------------------------
 
 
-def calibration(name: str, runs: Sequence[Run]) -> list[Plan]:
+def calibration(name: str, runs: Sequence[Run]) -> list[FigurePlan]:
     """Plans one figure of reliability diagrams: a row per run, a panel per set of prefixes and readout."""
     trace_blocks = [b for b in blocks(runs, prefix_identity) if "[" not in b.subset]
     rows = [(run, _panels(run, trace_blocks)) for run in runs]

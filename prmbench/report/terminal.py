@@ -61,7 +61,9 @@ def compare_table(rows: Sequence[MetricRow]) -> RichTable:
             )
             p = by_key.get((protocol, subset, "p_value"))
             p_value = Value(None if p is None else p.value, "fraction")
-            table_rows.append((f"  {validity.short(subset) or name}", first, second, difference, p_value, mdd))
+            table_rows.append(
+                (f"  {validity.short_subset_name(subset) or name}", first, second, difference, p_value, mdd)
+            )
         groups.append(tuple(table_rows))
     table = Table(
         label="compare",
@@ -84,7 +86,7 @@ def _comparison_notes(rows: Sequence[MetricRow]) -> list[str]:
         "mdd: the smallest difference that this pairing finds with power 0.80",
     ]
     display_names = format_shift.comparison_subsets(dict.fromkeys(r.subset for r in rows), "")
-    averages = [s for s, name in display_names.items() if name == "average" and not validity.short(s)]
+    averages = [s for s, name in display_names.items() if name == "average" and not validity.short_subset_name(s)]
     notes += [f"average over {name[4:-1].replace(',', ', ')}" for name in averages]
     if any(row.note.endswith(OUT_OF_FOLD) for row in rows):
         notes.append(f"{NOTED} judged out of fold; or an average with such a cell")

@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prmbench.core.result_files import Run
-from prmbench.report.figures import MAX_RUNS, PALETTE, Plan, legend_label
+from prmbench.report.figures import MAX_RUNS, PALETTE, FigurePlan, legend_label
 from prmbench.report.frame import slug
 from prmbench.report.stats import Mean, mean
 from prmbench.report.task_figures import legend_below, run_labels
 from prmbench.report.training_runs import TrainingRun, read_metrics
 from prmbench.tasks.distrl import metric, validated_at
 
-WATCHED: dict[str, tuple[str, float]] = {
+MONITORS: dict[str, tuple[str, float]] = {
     "reward": ("right completions, percent", 100),
     "rm_accuracy": ("RM accuracy on fresh rollouts, percent", 100),
     "entropy": ("entropy, nats per token", 1),
@@ -29,13 +29,13 @@ WATCHED: dict[str, tuple[str, float]] = {
     "candidate_mass": ("probability of the candidates, percent", 100),
 }
 """Axis label and scale of each monitor."""
-WIDE = 4
+PANELS_PER_ROW = 4
 """Number of panels side by side."""
 Series = Callable[[TrainingRun], Mapping[int, float]]
 """Returns the numbers of a run that a line shows, by step."""
 
 
-def plans(name: str, runs: Sequence[Run]) -> list[Plan]:
+def plans(name: str, runs: Sequence[Run]) -> list[FigurePlan]:
     """Plans figures of accuracy at validations and of the monitors, with a line for each of the first MAX_RUNS runs.
 
     A figure without any number is left out.
@@ -49,7 +49,7 @@ def plans(name: str, runs: Sequence[Run]) -> list[Plan]:
     samples = ", ".join(sorted({metric(run.result.manifest) for run in runs}))
     curves: dict[str, tuple[Series, float]] = {f"{samples}, percent": (TrainingRun.validations, 100.0)}
     monitors: dict[str, tuple[Series, float]] = {
-        label: (monitor(key), scale) for key, (label, scale) in WATCHED.items()
+        label: (monitor(key), scale) for key, (label, scale) in MONITORS.items()
     }
     run_note = f" {len(trained)} of {len(runs)} runs." if len(trained) < len(runs) else ""
     figure_specs = [
@@ -100,7 +100,7 @@ def monitor(name: str) -> Series:
 
 def small_multiples(titles: Sequence[str], height: float, width: float = 3.3) -> tuple[Figure, list[Axes]]:
     """Returns an empty figure with a panel per title; width and height of a panel are in inches."""
-    columns = min(WIDE, len(titles))
+    columns = min(PANELS_PER_ROW, len(titles))
     rows = -(-len(titles) // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
@@ -121,7 +121,7 @@ def draw_line(
     series, scale = series_and_scale
     means = over_runs(runs, series)
     steps = list(means)
-    marker = "o" if len(steps) <= WIDE else ""
+    marker = "o" if len(steps) <= PANELS_PER_ROW else ""
     values = [scale * m.value for m in means.values()]
     axis.plot(steps, values, color=color, lw=1.4, marker=marker, ms=3, label=legend_label(label))
     ends = [(step, m.lo, m.hi) for step, m in means.items() if m.lo is not None and m.hi is not None]

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from prmbench.core.result_files import Run
-from prmbench.report.figures import MAX_RUNS, PALETTE, Plan, legend_label
+from prmbench.report.figures import MAX_RUNS, PALETTE, FigurePlan, legend_label
 from prmbench.report.frame import slug
 from prmbench.tasks.table import NOTED
 from prmbench.tasks.validity import FLOORS, GROUPS, OVERALL, ProtocolRow, columns_of, pooled_blocks, protocol_row
@@ -20,7 +20,7 @@ FIGURE_READOUTS = ("step_sum", "as_is")
 FLOOR_MARKS = {"floor/random": "#6b6b6b", "floor/all_valid": "#b0b0b0"}
 
 
-def plans(name: str, runs: Sequence[Run]) -> list[Plan]:
+def plans(name: str, runs: Sequence[Run]) -> list[FigurePlan]:
     """Plans one figure: PRMScore by category, a colour per model, on the set of traces with most runs."""
     trace_blocks = pooled_blocks(runs)
     headline_rows = [candidate for run in trace_blocks[0].runs if (candidate := _headline(run))] if trace_blocks else []

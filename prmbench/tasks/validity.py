@@ -306,7 +306,7 @@ def step_label_identity(trace: ScoredTrace) -> object:
     return trace.id, trace.steps, trace.step_labels
 
 
-def places(result: RunResult) -> dict[str, str]:
+def subset_by_column(result: RunResult) -> dict[str, str]:
     """Returns the run's subset for each column: a category itself, the average of a group, or the pooled whole."""
     by_column = {}
     for subset in dict.fromkeys(row.subset for row in result.rows):
@@ -321,7 +321,7 @@ def places(result: RunResult) -> dict[str, str]:
     return by_column
 
 
-def short(subset: str) -> str:
+def short_subset_name(subset: str) -> str:
     """Returns a short name for `micro[...]` or for the average of a group's categories; empty for other subsets."""
     kind, _, listed = subset.rstrip("]").partition("[")
     members = listed.split(",")
@@ -349,7 +349,7 @@ class ProtocolRow:
 
 def protocol_row(run: Run, protocol: str) -> ProtocolRow:
     """Returns the rows of a run under a protocol, by table column."""
-    subset_of = places(run.result)
+    subset_of = subset_by_column(run.result)
     rows = {(r.subset, r.metric): r for r in run.result.rows if r.protocol == protocol}
     return ProtocolRow(run, protocol, lambda column, metric: rows.get((subset_of.get(column, ""), metric)))
 
@@ -367,7 +367,7 @@ def _rows_of_rule(block: Block, rule: str) -> list[ProtocolRow]:
 
 def columns_of(block: Block) -> list[str]:
     """Returns the columns that any run of the block has, in table order."""
-    present = {column for run in block.runs for column in places(run.result)}
+    present = {column for run in block.runs for column in subset_by_column(run.result)}
     return [column for column in COLUMNS if column in present]
 
 
@@ -481,7 +481,7 @@ def _published_notes(rows: Sequence[PublishedRow]) -> list[str]:
 
 def summary(result: RunResult, keys: Sequence[str]) -> Table:
     """Returns the terminal table: a row per protocol with the overall score and the groups, without categories."""
-    subset_of = places(result)
+    subset_of = subset_by_column(result)
     columns = [c for c in (OVERALL, *GROUPS) if c in subset_of] or [c for c in subset_of if c == TWINS]
     metric = "prmscore" if OVERALL in subset_of else "step_accuracy"
     shown_rows: list[MetricRow | None] = []

@@ -29,7 +29,7 @@ from prmbench.report.load import load as load_results
 from prmbench.report.page import page
 from prmbench.report.sheets import sheets
 from prmbench.tasks.published import published
-from prmbench.tasks.validity import COLUMNS, places, short
+from prmbench.tasks.validity import COLUMNS, short_subset_name, subset_by_column
 
 ROW = {
     "idx": "t_0",
@@ -354,15 +354,15 @@ def test_published_numbers_are_on_file() -> None:
 
 
 def test_columns_and_short_names() -> None:
-    assert short("micro[circular,deception]") == "pooled"
-    assert short("avg[redundency,circular]") == "simplicity"
-    assert short("avg[missing_condition,deception]") == "sensitivity (2 of 3)"
-    assert (short("avg[gsm8k,math]"), short("circular")) == ("", "")
+    assert short_subset_name("micro[circular,deception]") == "pooled"
+    assert short_subset_name("avg[redundency,circular]") == "simplicity"
+    assert short_subset_name("avg[missing_condition,deception]") == "sensitivity (2 of 3)"
+    assert (short_subset_name("avg[gsm8k,math]"), short_subset_name("circular")) == ("", "")
 
 
 def test_places_of_a_run(runs: Runs) -> None:
     run, _ = runs
-    found = places(run.result)
+    found = subset_by_column(run.result)
     assert found["sensitivity"] == "avg[deception,multi_solutions]"
     assert found["overall"] == "micro[redundency,deception,multi_solutions]"
     assert found["correct"] == "correct"

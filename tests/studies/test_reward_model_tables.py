@@ -14,8 +14,8 @@ from scipy import stats
 from table_texts import texts
 
 from prmbench.report import report
-from prmbench.report.markdown import cell_text
 from prmbench.report.load import load
+from prmbench.report.markdown import cell_text
 from prmbench.report.stats import holm, mean, paired, t_quantile, t_two_sided_p
 from prmbench.studies.reporting.reward_model_claims import Claim, claims, missing
 from prmbench.studies.reporting.reward_model_runs import SHIFTS, Study, gather_study

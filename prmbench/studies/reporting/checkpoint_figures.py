@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prmbench.report.figures import PALETTE, Plan, legend_label
+from prmbench.report.figures import PALETTE, FigurePlan, legend_label
 from prmbench.report.stats import mean
 from prmbench.studies.reporting.checkpoint_rows import BEST_OF_N_GAIN, F1_COLUMNS, RL_GAIN_COLUMNS, Checkpoint
 from prmbench.studies.reporting.probe_models import PROBE
@@ -23,7 +23,7 @@ LEGEND_HEIGHT = 1.4
 Pair = tuple[float, float]
 
 
-def plans(rows: Sequence[Checkpoint], outcomes: Sequence[str]) -> list[Plan]:
+def plans(rows: Sequence[Checkpoint], outcomes: Sequence[str]) -> list[FigurePlan]:
     """Returns one figure with a column per outcome; none where no checkpoint has both numbers."""
     columns = [
         c

@@ -12,8 +12,8 @@ from itertools import product
 import pandas as pd
 
 from prmbench.core.result_files import Run, canonical_json
-from prmbench.report.figures import draw
-from prmbench.report.frame import JOINED
+from prmbench.report.figures import render_figures
+from prmbench.report.frame import CHECKPOINT_SHEET
 from prmbench.report.sheets import Sheet
 from prmbench.studies.reporting.checkpoint_correlation import (
     MIN_SEEDS,
@@ -38,7 +38,7 @@ from prmbench.studies.reporting.column_words import COLUMN_WORDS
 from prmbench.tasks.table import DASH, FRACTION, PERCENT, POINTS, Cell, Table, Unit, Value
 from prmbench.tasks.table import Row as TableRow
 
-NAME = JOINED
+NAME = CHECKPOINT_SHEET
 WORDS = (
     "One row per checkpoint with the numbers of all its runs: step F1, best-of-N gain, calibration, RL gain, cost; and "
     "whether step F1 predicts the others."
@@ -84,15 +84,15 @@ def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
     return (
         Sheet(
             name=NAME,
-            words=WORDS,
+            description=WORDS,
             tables=grids(rows),
-            figures=draw(partial(plans, rows, outcomes(rows)), png),
+            figures=render_figures(partial(plans, rows, outcomes(rows)), png),
             runs=tuple(used[path] for path in sorted(used)),
             rules="all",
             sizes={},
             csv=csv(rows),
             json=canonical_json({"benchmark": NAME, **numbers(rows)}),
-            column_words=COLUMN_WORDS,
+            column_descriptions=COLUMN_WORDS,
         ),
     )
 

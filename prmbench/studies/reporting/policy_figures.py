@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prmbench.report.figures import PALETTE, Plan
+from prmbench.report.figures import PALETTE, FigurePlan
 from prmbench.report.frame import slug
 from prmbench.report.task_figures import legend_below
 from prmbench.report.training_figures import (
-    WATCHED,
-    WIDE,
+    MONITORS,
+    PANELS_PER_ROW,
     Series,
     draw_line,
     monitor,
@@ -50,7 +50,7 @@ COLORS = tuple(color for color in PALETTE if color != BASE_COLOR)
 MAX_ARMS = 8
 
 
-def plans(name: str, study: RLStudy) -> list[Plan]:
+def plans(name: str, study: RLStudy) -> list[FigurePlan]:
     """Returns the figures of a study that have data."""
     candidates = [_accuracy(name, study)]
     candidates += [_monitors(name, study, panel) for panel in study.panels]
@@ -72,7 +72,7 @@ def families(study: RLStudy, panel: str) -> dict[str, list[str]]:
     return {**by_family, "further arms": [*(arm for arm in trained if arm == BASE_ARM), *rest]}
 
 
-def _accuracy(name: str, study: RLStudy) -> Plan | None:
+def _accuracy(name: str, study: RLStudy) -> FigurePlan | None:
     plotted = [(panel, family, arms) for panel in study.panels for family, arms in families(study, panel).items()]
     if not plotted:
         return None
@@ -80,7 +80,7 @@ def _accuracy(name: str, study: RLStudy) -> Plan | None:
     for axis, (panel, _, arms) in zip(axes, plotted, strict=True):
         _lines(axis, study, panel, arms, (TrainingRun.validations, 100))
         small_legend(axis)
-    for axis in axes[::WIDE]:
+    for axis in axes[::PANELS_PER_ROW]:
         axis.set_ylabel(f"{study.metric}, percent", fontsize=8)
     caption = (
         f"{study.metric} on the validation problems over training; mean over runs, and its 95% t-interval where there "
@@ -89,18 +89,18 @@ def _accuracy(name: str, study: RLStudy) -> Plan | None:
     return f"{slug(name)}-accuracy", "Accuracy over training", caption, figure
 
 
-def _monitors(study_name: str, study: RLStudy, panel: str) -> Plan | None:
+def _monitors(study_name: str, study: RLStudy, panel: str) -> FigurePlan | None:
     arms = [arm for arm in HEADLINE if arm in study.arms(panel)] or list(study.arms(panel)[:MAX_ARMS])
     arms_by_monitor = {
-        name: [arm for arm in arms if any(t.monitor(name) for t in study.of(panel, arm))] for name in WATCHED
+        name: [arm for arm in arms if any(t.monitor(name) for t in study.of(panel, arm))] for name in MONITORS
     }
     plotted = [name for name, with_values in arms_by_monitor.items() if with_values]
     if not plotted:
         return None
-    figure, axes = small_multiples([WATCHED[name][0] for name in plotted], 2.5)
+    figure, axes = small_multiples([MONITORS[name][0] for name in plotted], 2.5)
     colors = {arm: color for arm, color in zip([a for a in arms if a != BASE_ARM], COLORS, strict=False)}
     for axis, name in zip(axes, plotted, strict=True):
-        _lines(axis, study, panel, arms_by_monitor[name], (monitor(name), WATCHED[name][1]), colors)
+        _lines(axis, study, panel, arms_by_monitor[name], (monitor(name), MONITORS[name][1]), colors)
     legend_below(figure, axes, columns=5)
     title_suffix = f", panel {panel}" if panel else ""
     caption = (
@@ -114,7 +114,7 @@ def _monitors(study_name: str, study: RLStudy, panel: str) -> Plan | None:
     )
 
 
-def _rm_accuracy(name: str, study: RLStudy) -> Plan | None:
+def _rm_accuracy(name: str, study: RLStudy) -> FigurePlan | None:
     candidates = [arm for arm in FAMILIES[UPDATE] if arm != BASE_ARM]
     plotted = [
         (panel, arms)
@@ -135,7 +135,7 @@ def _rm_accuracy(name: str, study: RLStudy) -> Plan | None:
     return f"{slug(name)}-rm-accuracy", "Reward model on fresh rollouts", caption, figure
 
 
-def _arms(name: str, study: RLStudy) -> Plan | None:
+def _arms(name: str, study: RLStudy) -> FigurePlan | None:
     estimates = [(p, arm, e) for p in study.panels for arm, (e, _) in compare_with_grpo(study, p).items()]
     plotted = [(panel, arm, e) for panel, arm, e in estimates if e.lo is not None]
     if not plotted:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from prmbench.report.figures import MOST_LINES, PALETTE, Plan, legend_label
+from prmbench.report.figures import MAX_ROWS, PALETTE, FigurePlan, legend_label
 from prmbench.report.stats import Mean
 from prmbench.report.task_figures import legend_below, panels_in_a_row
 from prmbench.studies.reporting.reward_model_claims import SUBSET_GROUPS, Claim
@@ -18,13 +18,13 @@ FOREST = (*SUBSET_GROUPS, "change under shifts", "best of N, mean")
 VERDICT_COLORS = {"yes": "#0072B2", "no": "#D55E00", "unclear": "#8a8a8a"}
 
 
-def plans(study: Study, claims: Sequence[Claim]) -> list[Plan]:
+def plans(study: Study, claims: Sequence[Claim]) -> list[FigurePlan]:
     """Returns figures of F1 by method and subset, of best-of-N against N, and of every comparison with its interval."""
     candidates = (_study_f1(study), _study_best_of_n(study), _forest(claims))
     return [plan for plan in candidates if plan is not None]
 
 
-def _study_f1(study: Study) -> Plan | None:
+def _study_f1(study: Study) -> FigurePlan | None:
     columns = {m: f1_columns(study, m, PROCESS_READOUTS, "calibrated") for m in study.methods}
     columns = {m: cells for m, cells in columns.items() if any(cells.values())}
     names = [n for n in ("onpolicy", "injected", "mean of shifts") if any(cells.get(n) for cells in columns.values())]
@@ -49,7 +49,7 @@ def _bar(axis: Axes, cell: Mean | None, y: float, color: str) -> None:
     axis.plot([100 * cell.value], [y], "o", ms=5, color=color)
 
 
-def _study_best_of_n(study: Study) -> Plan | None:
+def _study_best_of_n(study: Study) -> FigurePlan | None:
     sizes = study.group_sizes()
     if not sizes:
         return None
@@ -67,9 +67,9 @@ def _study_best_of_n(study: Study) -> Plan | None:
     return "miniature-best-of-n", "Best of N by method", caption, figure
 
 
-def _forest(claims: Sequence[Claim]) -> Plan | None:
+def _forest(claims: Sequence[Claim]) -> FigurePlan | None:
     tested = [c for c in claims if c.lo is not None and c.constants == "tuned"]
-    plotted = [c for c in tested if c.where in FOREST][: 2 * MOST_LINES]
+    plotted = [c for c in tested if c.where in FOREST][: 2 * MAX_ROWS]
     if not plotted:
         return None
     figure, (axis,) = panels_in_a_row([""], 7.4, 0.9 + 0.2 * len(plotted))

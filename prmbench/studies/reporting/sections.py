@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from prmbench.core.records import RunManifest
 from prmbench.core.result_files import Run, canonical_json
-from prmbench.report.figures import draw
+from prmbench.report.figures import render_figures
 from prmbench.report.sheets import Section, Sheet, sheet_name, sizes_of_subsets
 from prmbench.studies.reporting import (
     policy_claims,
@@ -77,8 +77,8 @@ def place(manifest: RunManifest) -> str:
 
 
 SECTIONS = (
-    Section(owns=is_study_run, sheets=study_sheets, place=place),
-    Section(owns=lambda _: False, sheets=joined),
+    Section(owns_run=is_study_run, sheets=study_sheets, place=place),
+    Section(owns_run=lambda _: False, sheets=joined),
 )
 """The studies, and the sheet with a row per checkpoint, which takes no run from any other sheet."""
 
@@ -95,15 +95,15 @@ def _reward_models(runs: Sequence[Run], png: bool) -> Sheet:
     grids = reward_model_tables.grids(reward_models, tested)
     return Sheet(
         name=BENCHMARK,
-        words=STUDY_WORDS,
+        description=STUDY_WORDS,
         tables=grids,
-        figures=draw(lambda: reward_model_figures.plans(reward_models, tested), png),
+        figures=render_figures(lambda: reward_model_figures.plans(reward_models, tested), png),
         runs=reward_models.runs,
         rules=", ".join(reward_model_tables.RULE_WORDS),
         sizes=reward_models.sizes(),
         csv=reward_model_tables.csv(reward_models),
         json=canonical_json({"benchmark": BENCHMARK, **reward_model_tables.numbers(reward_models, tested)}),
-        column_words=COLUMN_WORDS,
+        column_descriptions=COLUMN_WORDS,
         headline=headline(grids),
     )
 
@@ -124,15 +124,15 @@ def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png:
     grids = tuple(grid for grid in candidates if any(grid.groups))
     return Sheet(
         name=name,
-        words=RL_STUDY_WORDS if name == RL_BENCHMARK else RL_WORDS,
+        description=RL_STUDY_WORDS if name == RL_BENCHMARK else RL_WORDS,
         tables=grids,
-        figures=draw(lambda: policy_figures.plans(name, policies), png),
+        figures=render_figures(lambda: policy_figures.plans(name, policies), png),
         runs=ordered,
         rules="none",
         sizes=sizes_of_subsets(trained),
         csv=policy_tables.csv(policies, gather_study(probes)),
         json=canonical_json({"benchmark": name, **policy_tables.numbers(policies, answered)}),
-        column_words=COLUMN_WORDS,
+        column_descriptions=COLUMN_WORDS,
         headline=headline(grids),
     )
 
