@@ -63,9 +63,9 @@ def test_imports_point_down() -> None:
 
 
 def import_graph() -> dict[str, set[str]]:
-    """Every module with the modules of the package that it imports, also inside functions, except for types."""
+    """Every module with the modules of the package that it imports, also inside functions and for types."""
     grimp = pytest.importorskip("grimp")
-    graph = grimp.build_graph("prmbench", exclude_type_checking_imports=True, cache_dir=None)
+    graph = grimp.build_graph("prmbench", cache_dir=None)
     return {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
 
 

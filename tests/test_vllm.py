@@ -18,9 +18,8 @@ from torch import Tensor
 from vllm_runs import CONTEXT, CPU, MARKS, opened, save_smollm2, served, stop
 
 from prmbench.core.records import RetryError, UserError
-from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.encoding import Encoded
-from prmbench.engines.generation import Sampler, Sampling, generate
+from prmbench.engines.generation import SampledTokens, Sampler, Sampling, generate
 from prmbench.engines.hf import HFEngine, load
 from prmbench.engines.server import open_server
 from prmbench.engines.vllm import Reloadable, VllmEngine, VllmOptions

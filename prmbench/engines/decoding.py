@@ -7,15 +7,13 @@ random generator. generation.py renders prompts and forms batches.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prmbench.core.records import UserError
-
-if TYPE_CHECKING:
-    from prmbench.engines.generation import Sampling
+from prmbench.engines.generation import SampledTokens, Sampling
 
 DROP_FRACTION = 8
 """Finished rows leave the batch once they are 1 / DROP_FRACTION of it, since dropping them copies the whole cache."""
@@ -23,16 +21,6 @@ NUCLEUS_CANDIDATES = 256
 """Number of most likely tokens that top-p sorts first; they nearly always contain the nucleus."""
 _GOLDEN_GAMMA, _MIX_1, _MIX_2 = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 """The constants of splitmix64 (Steele, Lea and Flood 2014), as signed 64-bit numbers."""
-
-
-class SampledTokens(NamedTuple):
-    """The tokens of one sampled completion, with their log-probabilities."""
-
-    ids: tuple[int, ...]
-    """Token ids, with the end of turn where it was sampled."""
-    logprobs: tuple[float, ...]
-    """Log-probability of each token under softmax(logits / temperature), before top-k and top-p; at temperature 0 under
-    softmax(logits)."""
 
 
 @torch.inference_mode()

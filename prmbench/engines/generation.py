@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from prmbench.core.records import UserError
 from prmbench.core.token_batches import token_batches
@@ -16,8 +16,6 @@ from prmbench.engines.encoding import PLAIN, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from prmbench.engines.decoding import SampledTokens
 
 CPU_CACHE_BYTES, GPU_CACHE_BYTES = 2**30, 8 * 2**30
 """Default limits of the memory for a batch's keys and values."""
@@ -42,6 +40,16 @@ class Sampling:
     """At least 1."""
 
 
+class SampledTokens(NamedTuple):
+    """The tokens of one sampled completion, with their log-probabilities."""
+
+    ids: tuple[int, ...]
+    """Token ids, with the end of turn where it was sampled."""
+    logprobs: tuple[float, ...]
+    """Log-probability of each token under softmax(logits / temperature), before top-k and top-p; at temperature 0 under
+    softmax(logits)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """The completion of one prompt."""
@@ -54,7 +62,7 @@ class Completion:
     """`stop`, `length` (cut), or empty when nothing was generated: see `refused`."""
     ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
-    """Log-probabilities of the sampled tokens, as in decoding.SampledTokens."""
+    """Log-probabilities of the sampled tokens, as in `SampledTokens`."""
     refused: str = ""
     """Why nothing was generated: the prompt fills the context. A prompt is never cut."""
 

@@ -27,13 +27,14 @@ from prmbench.config import check_model_path
 from prmbench.core import provenance, reading
 from prmbench.core.records import Notice, UserError
 from prmbench.engines import NextTokens, TokenLogprobs, token_logprobs
-from prmbench.engines.decoding import SampledTokens, decode
+from prmbench.engines.decoding import decode
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import (
     CPU_CACHE_BYTES,
     CPU_MAX_BATCH_TOKENS,
     GPU_CACHE_BYTES,
     GPU_MAX_BATCH_TOKENS,
+    SampledTokens,
     Sampling,
 )
 from prmbench.engines.loading import errors_in_one_line, refuse_kernels

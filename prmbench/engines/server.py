@@ -22,8 +22,7 @@ from urllib.parse import urlsplit
 
 from prmbench.core.records import RetryError, UserError
 from prmbench.engines.addresses import check_redirect, server_host
-from prmbench.engines.decoding import SampledTokens
-from prmbench.engines.generation import Sampling
+from prmbench.engines.generation import SampledTokens, Sampling
 from prmbench.engines.http_errors import clip, error_reason, parse_body
 from prmbench.engines.http_replies import MAX_BODY_BYTES, TOO_LARGE_MESSAGE
 from prmbench.engines.vllm import NO_LIMIT, load_tokenizer, sampling_request

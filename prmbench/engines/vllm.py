@@ -22,9 +22,8 @@ from prmbench.core import processes, provenance
 from prmbench.core.records import UserError
 from prmbench.core.redaction import first_line
 from prmbench.engines import TokenLogprobs
-from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.encoding import Encoded
-from prmbench.engines.generation import CPU_CACHE_BYTES, Sampler, Sampling
+from prmbench.engines.generation import CPU_CACHE_BYTES, SampledTokens, Sampler, Sampling
 from prmbench.engines.hf import Placement, pretrained_source, resolve_commit
 from prmbench.engines.loading import errors_in_one_line
 

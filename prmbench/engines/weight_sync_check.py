@@ -17,7 +17,7 @@ from torch import nn
 
 from prmbench.core import processes
 from prmbench.core.records import RetryError, UserError
-from prmbench.engines.decoding import SampledTokens
+from prmbench.engines.generation import SampledTokens
 from prmbench.engines.weight_sync import GatherWeights, SamplerLink
 
 TOLERANCE = {"float32": 1e-2, "bfloat16": 0.15}

@@ -19,8 +19,7 @@ from prmbench import objectives
 from prmbench.core import processes, writing
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import weight_sync_check
-from prmbench.engines.decoding import SampledTokens
-from prmbench.engines.generation import Sampling
+from prmbench.engines.generation import SampledTokens, Sampling
 from prmbench.engines.hf import load
 from prmbench.engines.weight_sync import (
     AdapterWriter,

@@ -18,8 +18,7 @@ from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.completion_encoding import PromptCompletion, encode_completions
-from prmbench.engines.decoding import SampledTokens
-from prmbench.engines.generation import Sampler
+from prmbench.engines.generation import SampledTokens, Sampler
 from prmbench.rl.token_rows import Row
 from prmbench.sampling import completions
 from prmbench.verification.verifiers import Verifier

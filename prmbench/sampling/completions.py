@@ -25,8 +25,7 @@ from prmbench.data import rollouts as rollout_files
 from prmbench.data.prompts import Prompt
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import generation
-from prmbench.engines.decoding import SampledTokens
-from prmbench.engines.generation import CPU_MAX_BATCH_TOKENS, GPU_MAX_BATCH_TOKENS, Sampler, Sampling
+from prmbench.engines.generation import CPU_MAX_BATCH_TOKENS, GPU_MAX_BATCH_TOKENS, SampledTokens, Sampler, Sampling
 from prmbench.engines.vllm import EXCLUSIVE_SHARE, VllmOptions
 from prmbench.verification import verifiers
 from prmbench.verification.extraction import extract_gold_answers

@@ -27,9 +27,8 @@ from prmbench.cli import app
 from prmbench.config import ModelConfig
 from prmbench.core.records import StepScores, Trace, Usage, UserError
 from prmbench.engines.chat import Answer, ChatRequest, LocalChat, Messages, WordComparison, render_chat, swap_word
-from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.encoding import PLAIN
-from prmbench.engines.generation import Completion, Sampling, end_of_turn, generate, render_prompt
+from prmbench.engines.generation import Completion, SampledTokens, Sampling, end_of_turn, generate, render_prompt
 from prmbench.engines.hf import HFEngine, Placement
 from prmbench.engines.hf import load as load_model
 from prmbench.metrics.first_error import majority

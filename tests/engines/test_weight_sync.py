@@ -24,9 +24,8 @@ from small_samplers import CPU, PROMPTS, draw, loaded
 from torch import Tensor
 
 from prmbench.core.records import RetryError, UserError
-from prmbench.engines.decoding import SampledTokens
 from prmbench.engines.encoding import Encoded
-from prmbench.engines.generation import Sampling
+from prmbench.engines.generation import SampledTokens, Sampling
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.server import ServerEngine, open_server
 from prmbench.engines.vllm import VllmOptions, open_vllm, serve_command

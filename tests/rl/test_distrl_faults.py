@@ -18,7 +18,7 @@ from prmbench.cli import app
 from prmbench.config.distrl_options import resolve
 from prmbench.core.records import NonFiniteError, Notice, RetryError, UserError
 from prmbench.data.rollouts import Rollout, write
-from prmbench.engines.decoding import SampledTokens
+from prmbench.engines.generation import SampledTokens
 from prmbench.engines.hf import Placement
 from prmbench.rl import advantages, distrl, models, step_rollouts, updates
 from prmbench.rl.models import Models

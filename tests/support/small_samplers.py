@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prmbench.engines.decoding import SampledTokens
-from prmbench.engines.generation import Sampling
+from prmbench.engines.generation import SampledTokens, Sampling
 from prmbench.engines.hf import HFEngine, Placement, load
 
 PROMPTS = [[5, 6, 7], [40, 41], [9, 8, 7, 6]]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from small_samplers import PROMPTS, draw, loaded
 
 from prmbench.core import processes
-from prmbench.engines.decoding import SampledTokens
+from prmbench.engines.generation import SampledTokens
 from prmbench.engines.weight_sync import ModelCopyLink, weights_gatherer
 from prmbench.engines.weight_sync_check import TOLERANCE, perturbed_weights, self_test
 from prmbench.training.model import Forward
