@@ -177,10 +177,10 @@ def test_other_errors_of_a_library_stay_what_they_are() -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
-from prmbench import disk
+from prmbench.core import writing
 sys_replace = os.replace
 os.fsync = lambda _: os.kill(os.getpid(), 9)
-disk.write_atomic(Path(sys.argv[1]), "half")
+writing.write_atomic(Path(sys.argv[1]), "half")
 """
 
 
