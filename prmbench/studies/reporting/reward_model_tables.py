@@ -174,7 +174,7 @@ def _f1(study: Study, rule: str) -> Table:
         label=f"study-f1-{rule}",
         title=f"First-error F1, {rule}",
         caption=f"Mean over {len(study.seeds)} seeds with its 95% t-interval, percent; {RULE_WORDS[rule]}. "
-        f"Shifts: {', '.join(SHIFTS)}: the on-policy traces in other words. Change: mean of shifts minus onpolicy.",
+        f"Shifts: {', '.join(SHIFTS)}: the on-policy traces in other formats. Change: mean of shifts minus onpolicy.",
         header=("Method", "Reading", "Readout", *(_heading(study, name) for name in units)),
         groups=tuple(groups),
         notes=_fewer(study, groups),
