@@ -101,6 +101,14 @@ def test_the_leaderboards_workflow_installs_what_judging_imports() -> None:
     assert "torch" not in installed
 
 
+def test_the_environment_of_vllm_has_every_dependency() -> None:
+    """The package is installed there without them, since vLLM pins some; a new one must be named."""
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition(".venv-vllm/.stamp:")[2].partition("touch $@")[0]
+    brought_by_vllm = {"torch", "numpy", "safetensors", "jinja2", "pydantic"}
+    needed = {re.split("[<>=!]", dependency)[0] for dependency in PROJECT["project"]["dependencies"]}
+    assert needed - brought_by_vllm <= set(re.findall(r"[\w-]+", recipe))
+
+
 def test_the_report_hook_watches_everything_that_judging_imports() -> None:
     (pattern,) = (hook["files"] for hook in hooks() if hook["id"] == "report-check")
     for module in judging_modules():
