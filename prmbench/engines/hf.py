@@ -261,7 +261,7 @@ def load(
         placement: Device and precision, resolved.
         revision: Hub revision; None = the newest.
         remote_code: Whether the model's own code may run.
-        empty: Create the model without weights, for a dry run.
+        empty: Create the model without weights: its shape and its tokenizer are all that a plan needs.
 
     Raises:
         UserError: The model or its tokenizer cannot be loaded; the message is one line.
