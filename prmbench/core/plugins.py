@@ -22,8 +22,11 @@ def import_named(path: str, option: str) -> Any:
     if not (module and colon and name):
         raise UserError(f"{option} {path}: write it as pkg.mod:NAME")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        imported = importlib.import_module(module)
+    except ImportError as error:
         raise UserError(f"{option} {path}: cannot be imported ({error}); is its folder on PYTHONPATH?") from error
     except Exception as error:
         raise UserError(f"{option} {path}: its module raises {type(error).__name__} ({error}); repair it") from error
+    if not hasattr(imported, name):
+        raise UserError(f"{option} {path}: cannot be imported ({module} has no {name}); choose a name that it has")
+    return getattr(imported, name)

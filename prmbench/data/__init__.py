@@ -13,7 +13,7 @@ from pathlib import Path
 from prmbench.core import validation
 from prmbench.core.records import Trace, UserError
 from prmbench.data import files
-from prmbench.data.benchmarks import Benchmark, find_benchmark
+from prmbench.data.benchmarks import ROLLOUTS, Benchmark, find_benchmark
 
 __all__ = ["Benchmark", "LoadedBenchmark", "find_benchmark", "load"]
 
@@ -80,7 +80,8 @@ def _read(row: Benchmark, data: Path | None, subsets: Sequence[str], split: str)
     if data is not None:
         return row.reader.from_files(data, split), data.name, None
     if row.reader.from_hub is None:
-        raise UserError(f"--data is missing: benchmark {row.name} reads rollouts, as `prmbench rollout` writes them")
+        hint = "rollouts, as `prmbench rollout` writes them" if row.reader is ROLLOUTS else "files of your own"
+        raise UserError(f"--data is missing: benchmark {row.name} reads {hint}")
     if row.subsets:
         _check_subsets(subsets, row.subsets, row.hub_id)
     traces, revision = row.reader.from_hub(subsets or row.subsets, row.revision)

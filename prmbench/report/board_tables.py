@@ -12,7 +12,7 @@ from prmbench.report.board import LEGEND, Board, F1Cell, LeaderboardRow, RuleTab
 from prmbench.report.frame import frame
 from prmbench.report.verdicts import HEADLINE
 from prmbench.tasks.published import Published
-from prmbench.tasks.table import DASH, PERCENT, Cell, Code, Row, Table, Value, number
+from prmbench.tasks.table import DASH, PERCENT, Code, Row, Table, TableCell, Value, number
 from prmbench.tasks.wording import RULES, members
 
 RECOMMENDED = ("calibrated", "cross_validated", "native", "fixed")
@@ -139,7 +139,7 @@ def accuracy_table(board: Board, table: RuleTable) -> Table:
     )
 
 
-def _accuracies(cell: F1Cell | None) -> Cell:
+def _accuracies(cell: F1Cell | None) -> TableCell:
     return Value(None) if cell is None else (Value(cell.error), Value(cell.correct, marks=cell.marks))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from prmbench.tasks.table import Cell, Code, Table, Value
+from prmbench.tasks.table import Code, Table, TableCell, Value
 
 LATEX_PREAMBLE = r"""% Compiles by itself, and can be \input into a document that loads booktabs.
 \makeatletter
@@ -63,7 +63,7 @@ def _code_point(character: str) -> str:
     return " " if character.isspace() else f"\\texttt{{U+{ord(character):04X}}}"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     if isinstance(cell, tuple):
         return " / ".join(_cell(value) for value in cell)
     if isinstance(cell, Code):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prmbench.tasks.table import Cell, Code, Table, Value
+from prmbench.tasks.table import Code, Table, TableCell, Value
 
 
 def markdown(table: Table, level: int = 2, heading: bool = True) -> str:
@@ -23,7 +23,7 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def cell_text(cell: Cell) -> str:
+def cell_text(cell: TableCell) -> str:
     """Returns a cell as Markdown: `**56.8** [55.1, 58.2]†` for a number."""
     if isinstance(cell, tuple):
         return " / ".join(cell_text(value) for value in cell)

@@ -13,7 +13,19 @@ from prmbench.report.board import OTHER_MARK, Board, LeaderboardRow, RuleTable
 from prmbench.report.board_tables import RECOMMENDED, f1_value
 from prmbench.report.sheets import Sheet
 from prmbench.tasks import find_task
-from prmbench.tasks.table import PERCENT, Cell, Code, Fact, Headline, Row, Table, Value, is_floor, number, without_marks
+from prmbench.tasks.table import (
+    PERCENT,
+    Code,
+    Fact,
+    Headline,
+    Row,
+    Table,
+    TableCell,
+    Value,
+    is_floor,
+    number,
+    without_marks,
+)
 from prmbench.tasks.wording import RULES, members
 
 
@@ -23,7 +35,7 @@ class Card:
 
     description: str
     runs: int
-    number: Cell
+    number: TableCell
     """The best honest number with its interval, or empty."""
     facts: tuple[Fact, ...]
     """What the number is: (heading, text) pairs."""
@@ -36,7 +48,7 @@ def board_card(board: Board) -> Card:
         None,
     )
     if leader is None:
-        return Card(find_task("steps").description, len(board.runs), "", ())
+        return Card(_description(board), len(board.runs), "", ())
     table, row, column = leader
     floors = [
         (row.cells[column].f1 or 0.0, row.model) for row in table.rows if row.group == "floor" and column in row.cells
@@ -48,9 +60,12 @@ def board_card(board: Board) -> Card:
         ("Rule", RULES[table.rule][0]),
     ]
     facts += [("Best floor", f"{number(value, PERCENT)} {name}") for value, name in sorted(floors)[-1:]]
-    return Card(
-        find_task("steps").description, len(board.runs), without_marks(f1_value(row.cells[column])), tuple(facts)
-    )
+    return Card(_description(board), len(board.runs), without_marks(f1_value(row.cells[column])), tuple(facts))
+
+
+def _description(board: Board) -> str:
+    """What the board's task measures; a board without runs has published numbers of first-error F1."""
+    return find_task(board.runs[0].result.manifest.task if board.runs else "steps").description
 
 
 def _leading_row(table: RuleTable) -> tuple[RuleTable, LeaderboardRow, str] | None:

@@ -24,7 +24,7 @@ from prmbench.report.sheets import Section, Sheet, sheets, split
 from prmbench.report.verdicts import KINDS
 from prmbench.report.viewer import TraceTexts, trace_view
 from prmbench.tasks.published import Published, published
-from prmbench.tasks.table import Cell, Code, Table, Value, is_floor
+from prmbench.tasks.table import Code, Table, TableCell, Value, is_floor
 from prmbench.tasks.wording import RULES
 
 MAX_TRACES = 1000
@@ -189,7 +189,7 @@ def _typed_table(table: Table) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell) -> Any:
+def _cell(cell: TableCell) -> Any:
     """Page data of a cell: plain text, an identifier as `code`, or a number with its sort key (`value`) and text."""
     if isinstance(cell, Code):
         return {"code": cell.key}

@@ -12,7 +12,7 @@ from prmbench.core.records import MetricRow, RunResult
 from prmbench.tasks import OUT_OF_FOLD, find_task, format_shift, validity
 from prmbench.tasks.plain_tables import summary_of
 from prmbench.tasks.steps import f1_cell, missing_notes
-from prmbench.tasks.table import NOTED, PERCENT, POINTS, Cell, Code, Row, Table, Value
+from prmbench.tasks.table import NOTED, PERCENT, POINTS, Code, Row, Table, TableCell, Value
 
 WIDTH, MIN_COLUMN = 80, 6
 """Characters of a table, and the narrowest column to which a heading is cut."""
@@ -116,7 +116,7 @@ def terminal_table(table: Table, title: str, notes: Sequence[str]) -> RichTable:
     return rich_table
 
 
-def _text(cell: Cell) -> str:
+def _text(cell: TableCell) -> str:
     if isinstance(cell, tuple):
         return " / ".join(map(_text, cell))
     if isinstance(cell, Code):

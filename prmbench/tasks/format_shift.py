@@ -27,8 +27,20 @@ from prmbench.tasks.metric_rows import (
     traces_of_subset,
 )
 from prmbench.tasks.steps import FOLDS, Subset
-from prmbench.tasks.table import FRACTION, NOTED, PERCENT, POINTS, Code, Row, Table, Unit, Value, cell_of, notes_of
-from prmbench.tasks.table import Cell as TableCell
+from prmbench.tasks.table import (
+    FRACTION,
+    NOTED,
+    PERCENT,
+    POINTS,
+    Code,
+    Row,
+    Table,
+    TableCell,
+    Unit,
+    Value,
+    cell_of,
+    notes_of,
+)
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
 from prmbench.tasks.wording import RULES as RULE_WORDS

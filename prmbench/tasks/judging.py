@@ -135,8 +135,9 @@ def read_verified(path: Path, resampled: bool = False) -> Run:
 def compare(a: ScoredRun, b: ScoredRun, pairs: Sequence[Pair]) -> tuple[MetricRow, ...]:
     """Computes paired differences (b minus a) with intervals and p-values, per subset and averaged.
 
-    Both runs are resampled with the same problems. Step F1: see `steps.compare`. Other tasks: for every metric M the
-    rows `M_a`, `M_b`, `M_difference`, p_value and mdd under the protocol `<key> M`.
+    Both runs are resampled with the same problems, by the seed and the replicates of the first. Step F1: see
+    `steps.compare`. Other tasks: for every metric M the rows `M_a`, `M_b`, `M_difference`, p_value and mdd under the
+    protocol `<key> M`.
 
     Raises:
         UserError: The runs cannot be compared.
@@ -147,9 +148,8 @@ def compare(a: ScoredRun, b: ScoredRun, pairs: Sequence[Pair]) -> tuple[MetricRo
     if task.compare is not None:
         return task.compare(a, b, pairs)
     judged_a = task.judge(_with_protocols(manifest_a, [pair_a for pair_a, _ in pairs]), a[1])
-    judged_b = task.judge(
-        _with_protocols(replace(manifest_b, seed=manifest_a.seed), [pair_b for _, pair_b in pairs]), b[1]
-    )
+    resampled_alike = replace(manifest_b, seed=manifest_a.seed, replicates=manifest_a.replicates)
+    judged_b = task.judge(_with_protocols(resampled_alike, [pair_b for _, pair_b in pairs]), b[1])
     rows: list[MetricRow] = []
     for pair_a, pair_b in pairs:
         (key_a,), (key_b,) = resolve_protocols(manifest_a, [str(pair_a)]), resolve_protocols(manifest_b, [str(pair_b)])

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from prmbench.core.records import MetricRow, RunResult, ScoredTrace
 from prmbench.core.result_files import Run
 from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, rows_of
-from prmbench.tasks.table import Code, Row, Table, best_value, cell_of, is_best, notes_of, rank_value
-from prmbench.tasks.task import Task
+from prmbench.tasks.table import Code, Row, Table, best_value, cell_of, is_best, notes_of
+from prmbench.tasks.task import Column, Task
 from prmbench.tasks.wording import model_name
 
 Rows = Mapping[tuple[str, str], MetricRow]
@@ -39,7 +39,9 @@ def summary_of(task: Task, result: RunResult, keys: Sequence[str]) -> Table:
     """Returns the task's own table of one run, or a default one with a row per protocol and the floors beneath."""
     if task.summary is not None:
         return task.summary(result, keys)
-    rows = rows_of(result, average_or_only_subset(result))
+    subset = average_or_only_subset(result)
+    rows = rows_of(result, subset)
+    is_a_part = len(result.manifest.subsets) > 1 and not subset.startswith("avg[")  # a task without averages
     floors = [key for key in dict.fromkeys(row.protocol for row in result.rows) if key.startswith("floor/")]
     groups = tuple(
         tuple((Code(key), *_cells(task, key, rows, {})) for key in protocols) for protocols in (keys, floors)
@@ -48,7 +50,7 @@ def summary_of(task: Task, result: RunResult, keys: Sequence[str]) -> Table:
         label=task.name,
         title="",
         caption="",
-        header=(task.title, *(column.heading for column in task.columns)),
+        header=(f"{task.title}: {subset}" if is_a_part else task.title, *(column.heading for column in task.columns)),
         groups=groups,
         notes=notes_of(
             rows[key, c.metric] for key in (*keys, *floors) for c in task.columns if (key, c.metric) in rows
@@ -74,11 +76,7 @@ def _group(task: Task, block: Block) -> tuple[Row, ...]:
         for column in task.columns
     }
     if task.columns:
-        first = task.columns[0]
-        sign = 1 if first.lowest_is_best else -1
-        run_rows.sort(
-            key=lambda run_row: (sign * rank_value(run_row[2].get((run_row[1], first.metric))), run_row[0], run_row[1])
-        )
+        run_rows.sort(key=lambda run_row: (_rank(task.columns[0], run_row[1], run_row[2]), run_row[0], run_row[1]))
     table_rows: list[Row] = [
         (block.name, name, Code(key), *_cells(task, key, rows, best)) for name, key, rows in run_rows
     ]
@@ -86,6 +84,14 @@ def _group(task: Task, block: Block) -> tuple[Row, ...]:
     floors = dict.fromkeys(protocol for protocol, _ in rows if protocol.startswith("floor/"))
     table_rows += [(block.name, "no model", Code(key), *_cells(task, key, rows, {})) for key in floors]
     return tuple(table_rows)
+
+
+def _rank(column: Column, key: str, rows: Rows) -> tuple[bool, float]:
+    """Sorts the best first, and what has no value last."""
+    row = rows.get((key, column.metric))
+    if row is None or row.value is None:
+        return True, 0.0
+    return False, row.value if column.lowest_is_best else -row.value
 
 
 def _cells(task: Task, key: str, rows: Rows, best: Mapping[str, float | None]) -> Row:

@@ -36,13 +36,19 @@ def add_task(task: Task) -> None:
 
 
 def find_task(name: str) -> Task:
-    """Returns the task of this name. Raises UserError when there is none."""
+    """Returns the task of this name. Raises UserError when there is none, or a broken package may have had it."""
+    failures: list[UserError] = []
     if name not in TASKS and name not in _added:
         for entry in installed_benchmarks():
-            task = getattr(load_entry(entry), "task", None)
-            if isinstance(task, Task):
-                add_task(task)
+            try:
+                task = getattr(load_entry(entry), "task", None)
+                if isinstance(task, Task):
+                    add_task(task)
+            except UserError as error:  # it need not be the package that has the task
+                failures.append(error)
     task = TASKS.get(name) or _added.get(name)
+    if task is None and failures:
+        raise failures[0]
     if task is None:
         raise UserError(
             f"task {name!r} is not known here, which has {', '.join((*TASKS, *_added))}; install the package that "

@@ -260,7 +260,7 @@ def compare(
         UserError: A pair of protocols has different threshold rules.
     """
     (left, left_scores), (right, right_scores) = a, b
-    seeded = replace(right.manifest, seed=left.manifest.seed)
+    seeded = replace(right.manifest, seed=left.manifest.seed, replicates=left.manifest.replicates)
     subsets = _subset_data(left.manifest, left_scores), _subset_data(seeded, right_scores)
     rows: list[MetricRow] = []
     for protocol_a, protocol_b in pairs:

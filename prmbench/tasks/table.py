@@ -70,9 +70,9 @@ class Value:
         return f"[{number(self.lo, self.unit)}, {number(self.hi, self.unit)}]"
 
 
-Cell = str | Code | Value | tuple[Value, ...]
+TableCell = str | Code | Value | tuple[Value, ...]
 """A tuple holds several numbers that are shown with slashes between them."""
-Row = tuple[Cell, ...]
+Row = tuple[TableCell, ...]
 
 
 Fact = tuple[str, str | Code]
@@ -83,7 +83,7 @@ Fact = tuple[str, str | Code]
 class Headline:
     """The number that an overview shows for a page."""
 
-    number: Cell
+    number: TableCell
     facts: tuple[Fact, ...]
     """What the number is: metric, data, model, protocol and floors."""
 
@@ -117,7 +117,7 @@ def number(value: float | None, unit: Unit) -> str:
     return f"{round(factor * value, decimals) + 0.0:{style}}"  # + 0.0 turns -0.0 into 0.0
 
 
-def cell_of(row: MetricRow | None, unit: Unit = PERCENT, best: bool = False, interval: bool = True) -> Cell:
+def cell_of(row: MetricRow | None, unit: Unit = PERCENT, best: bool = False, interval: bool = True) -> TableCell:
     """Returns a metric row as a cell, marked if it has a note; an empty cell for None."""
     if row is None:
         return ""
@@ -127,7 +127,7 @@ def cell_of(row: MetricRow | None, unit: Unit = PERCENT, best: bool = False, int
     return Value(row.value, unit, lo, hi, best, NOTED if row.note else "")
 
 
-def without_marks(cell: Cell) -> Cell:
+def without_marks(cell: TableCell) -> TableCell:
     """Returns the cell without the marks of its notes."""
     return replace(cell, marks="") if isinstance(cell, Value) else cell
 
@@ -150,9 +150,14 @@ def notes_of(rows: Iterable[MetricRow]) -> tuple[str, ...]:
         if row.note:
             text = re.sub(r"[\d.]+$", "", row.note)
             notes = missing if row.value is None else qualified
-            notes[text] = max(notes.get(text, ""), row.note)
+            notes[text] = max(notes.get(text, row.note), row.note, key=_final_number)
     notes_on_missing = [f"{DASH} {note}." for note in sorted(missing.values())]
     return (*notes_on_missing, *(f"{NOTED} {note}." for note in sorted(qualified.values())))
+
+
+def _final_number(note: str) -> float:
+    match = re.search(r"\d+(?:\.\d+)?$", note)
+    return float(match[0]) if match else 0.0
 
 
 def best_value(rows: Sequence[MetricRow | None], lowest: bool = False) -> float | None:

@@ -164,6 +164,8 @@ def test_notes_are_gathered_and_the_largest_error_is_told() -> None:
     notes = ["standard error 0.001", "standard error 0.004", "standard error 0.002", "other"]
     rows = [row("easy", "x", "m", 0.5, note) for note in notes] + [row("easy", "x", "m", None, "no answers")]
     assert notes_of(rows) == ("– no answers.", "† other.", "† standard error 0.004.")
+    counts = [row("easy", "x", "m", 0.5, f"left out: {n}") for n in (9, 10, 8)]
+    assert notes_of(counts) == ("† left out: 10.",)
 
 
 def test_cell_text() -> None:

@@ -286,6 +286,12 @@ def test_a_run_does_not_differ_from_itself() -> None:
     assert row(rows, "avg[gsm8k,math]", "as_is/oracle", "p_value").value == 1.0
 
 
+def test_runs_that_were_judged_with_other_replicates_are_resampled_alike() -> None:
+    a, (result, scores) = runs((0.1, 0.8))
+    fewer = (replace(result, manifest=replace(result.manifest, replicates=50, seed=5)), scores)
+    assert tasks.compare(a, fewer, ORACLE) == tasks.compare(a, (result, scores), ORACLE)
+
+
 def test_a_better_model_is_found_better_with_the_right_sign() -> None:
     a, b = runs((0.1, 0.8))
     rows = tasks.compare(a, b, ORACLE)

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from unittest import mock
 
@@ -14,12 +16,15 @@ import own_benchmarks
 import pytest
 from cli_calls import call, fine, refused
 from paths import ROOT, SUPPORT
+from report_runs import manifest, scores_of, traces
 
 from prmbench import evaluation, report, tasks
 from prmbench.config import CardConfig, EvalConfig
+from prmbench.core.records import MetricRow, RunResult, UserError
 from prmbench.core.result_files import Run
 from prmbench.report import model_card
-from prmbench.tasks import registry
+from prmbench.tasks import Code, Column, Value, registry
+from prmbench.tasks.plain_tables import tables_of
 
 ALGEBRA, CHECKED = "own_benchmarks:ALGEBRA", "own_benchmarks:CHECKED"
 
@@ -150,13 +155,35 @@ def test_mistakes_are_one_line(tmp_path: Path, data: Path) -> None:
     here = ("--model", "random", "--data", data, "--out", tmp_path / "runs")
     assert "did you mean processbench?" in refused("eval", *here, "--benchmark", "procesbench")
     assert "name your own: pkg.mod:NAME" in refused("eval", *here, "--benchmark", "zzz")
-    assert "cannot be imported" in refused("eval", *here, "--benchmark", "no_such_module:X")
+    assert "is its folder on PYTHONPATH?" in refused("eval", *here, "--benchmark", "no_such_module:X")
+    assert "own_benchmarks has no LOST" in refused("eval", *here, "--benchmark", "own_benchmarks:LOST")
     assert "is a Reader, not a" in refused("eval", *here, "--benchmark", "own_benchmarks:READER")
     actual = run(tmp_path, data, CHECKED, "random")
     registry._added.clear()
     assert "task 'solution_check' is not known here" in refused("compare", actual.path, actual.path)
     result = call("report", "--results", tmp_path / "runs", "--out", tmp_path / "site")
     assert "task 'solution_check' is not known here" in result.output
+
+
+def test_a_broken_package_hides_no_task_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"a_broken": "no_such_module:X", "checked_algebra": CHECKED}
+    entries = [EntryPoint(name, value, registry.ENTRY_POINTS) for name, value in names.items()]
+    monkeypatch.setattr(registry, "installed_benchmarks", lambda: iter(entries))
+    assert tasks.find_task("solution_check") == own_benchmarks.SOLUTIONS
+    with pytest.raises(UserError, match=r"entry point a_broken .* cannot be loaded"):
+        tasks.find_task("nobody_has_this")
+
+
+def test_default_tables_rank_the_lowest_first_where_that_is_best_and_missing_numbers_last() -> None:
+    columns = (Column("loss", "Loss", "fraction", lowest_is_best=True),)
+    task = replace(own_benchmarks.SOLUTIONS, columns=columns)
+    scores = scores_of(traces(2, ("math",)))
+    about = manifest(scores, b"", task=task.name, benchmark="b")
+    values = {"last/half": None, "lowest/half": 0.2, "other/half": 0.4}
+    rows = tuple(MetricRow("math", key, "loss", value, None, None, 2, 0, "") for key, value in values.items())
+    (table,) = tables_of(task, [Run(RunResult(about, rows), tuple(scores), Path("x"))])
+    assert [row[2] for row in table.groups[0]] == [Code("lowest/half"), Code("other/half"), Code("last/half")]
+    assert [row[3].best for row in table.groups[0] if isinstance(row[3], Value)] == [True, False, False]
 
 
 def test_a_name_that_is_taken_is_refused() -> None:
@@ -168,5 +195,5 @@ def test_a_name_that_is_taken_is_refused() -> None:
         protocols=own_benchmarks.protocols,
         judge=own_benchmarks.judge,
     )
-    with pytest.raises(tasks.judging.UserError, match="there is another task of this name"):
+    with pytest.raises(UserError, match="there is another task of this name"):
         tasks.add_task(taken)

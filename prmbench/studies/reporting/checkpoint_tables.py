@@ -35,7 +35,7 @@ from prmbench.studies.reporting.checkpoint_rows import (
     checkpoints,
 )
 from prmbench.studies.reporting.column_words import COLUMN_WORDS
-from prmbench.tasks.table import DASH, FRACTION, PERCENT, POINTS, Cell, Table, Unit, Value
+from prmbench.tasks.table import DASH, FRACTION, PERCENT, POINTS, Table, TableCell, Unit, Value
 from prmbench.tasks.table import Row as TableRow
 
 NAME = CHECKPOINT_SHEET
@@ -228,7 +228,7 @@ def _column_rank(column: str) -> tuple[int, int, str]:
     return place, "oracle" in column or "in_sample" in column, column
 
 
-def _cell(column: str, value: float | None) -> Cell:
+def _cell(column: str, value: float | None) -> TableCell:
     return Value(value, _unit(column))
 
 

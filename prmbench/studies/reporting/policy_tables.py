@@ -23,7 +23,7 @@ from prmbench.studies.reporting.policy_runs import (
     truncated_shares,
 )
 from prmbench.studies.reporting.reward_model_runs import Study
-from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Cell, Row, Table, Unit, Value, has_mark
+from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Row, Table, TableCell, Unit, Value, has_mark
 
 ALPHA = 0.05
 OPTION_COLUMNS = (
@@ -263,7 +263,7 @@ def options_grid(study: RLStudy) -> Table:
     arms = list(dict.fromkeys((t.panel, t.arm) for t in study.trained))
     values = {key: {option: _option_text(study.of(*key), option) for option in OPTION_COLUMNS} for key in arms}
     shown = [option for option in OPTION_COLUMNS if any(cells[option] != DASH for cells in values.values())]
-    rows: dict[tuple[Cell, ...], list[str]] = {}
+    rows: dict[tuple[TableCell, ...], list[str]] = {}
     for panel, arm in arms:
         rows.setdefault((arm, *(values[panel, arm][option] for option in shown)), []).append(panel or DASH)
     lines = tuple((" ".join(panels), *row) for row, panels in rows.items())
