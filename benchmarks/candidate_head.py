@@ -12,15 +12,13 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from score_throughput import peak_of, seconds
+from measure import cpu_seconds, last_line_of_new_process, peak_of, seconds
 from torch import Tensor
-from train_throughput import cpu_seconds
 
 from prmbench.engines import token_logprobs
 
@@ -92,12 +90,6 @@ def added_memory(side: str, part: str, options: argparse.Namespace) -> float:
     return 1024 * (peak_of(lambda: SIDES[side](part, *tensors)) - before)
 
 
-def added_in_new_process(side: str, part: str) -> float:
-    """Return `added_memory`, measured in a new process."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--only", side, part]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
-
-
 def main() -> None:
     """Check that both sides agree, measure, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -112,7 +104,7 @@ def main() -> None:
         return
     worst = check_same(32, options.device)
     clock = cpu_seconds if options.cpu_seconds else seconds
-    memory = {part: {side: added_in_new_process(side, part) for side in SIDES} for part in PARTS}
+    memory = {part: {side: float(last_line_of_new_process("--only", side, part)) for side in SIDES} for part in PARTS}
     times: dict[str, dict[str, list[float]]] = {part: {side: [] for side in SIDES} for part in PARTS}
     for part in PARTS:
         tensors = inputs(options.rows, part, options.device)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import cpu_seconds, last_line_of_new_process, peak_of, seconds
 from rl_setup import SHAPES, BenchmarkSetup, Size, fixed_config, make_run, open_setup, return_freed_memory, write_inputs
-from score_throughput import peak_of, seconds
-from train_throughput import cpu_seconds
 
 from prmbench.rl import distrl
 
@@ -61,13 +59,6 @@ def memory_of(run: distrl.Run, setup: BenchmarkSetup) -> dict[str, float]:
     before = peak_of(lambda: None)
     peak = peak_of(lambda: step(run, setup))
     return {"peak": peak, "step": peak - before}
-
-
-def memory_in_new_process(arm: str) -> dict[str, float]:
-    """Return `memory_of`, measured in a new process."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--only", arm]
-    out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
-    return dict(json.loads(out.splitlines()[-1]))
 
 
 def parse() -> argparse.Namespace:
@@ -112,7 +103,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             times[arm].append(clock(partial(step, run, setup)))
     del runs
     medians = {arm: statistics.median(t) for arm, t in times.items()}
-    memory = {arm: memory_in_new_process(arm) for arm in ARMS}
+    memory = {arm: json.loads(last_line_of_new_process("--only", arm)) for arm in ARMS}
     distrl_arm, without_branch, plain = ARMS
     return {
         "benchmark": "distrl_step",

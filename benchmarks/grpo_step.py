@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,8 +24,8 @@ import datasets
 import torch
 import transformers
 import trl
+from measure import last_line_of_new_process, peak_of
 from rl_setup import SHAPES, BenchmarkSetup, Size, fixed_config, make_run, open_setup, return_freed_memory, write_inputs
-from score_throughput import peak_of
 from torch import Tensor
 from trl.trainer import grpo_trainer
 
@@ -181,13 +180,6 @@ def check_same(size: Size, folder: Path, options: Mapping[str, Any]) -> dict[str
 # --- measurement ------------------------------------------------------------------------------------------------------
 
 
-def memory_in_new_process(side: str) -> float:
-    """Return the peak GiB of two steps, measured in a new process."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--only", side]
-    out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
-    return float(out.splitlines()[-1])
-
-
 def parse() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -225,7 +217,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     alternate = Alternate(ours(setup, folder), clock, times, size.updates)
     trainer(setup, size, folder, options.warmup + options.steps, [alternate]).train()
     mine, theirs = times.ours[options.warmup :], times.peer[options.warmup :]
-    memory = {side: memory_in_new_process(side) for side in ("ours", "peer")}
+    memory = {side: float(last_line_of_new_process("--only", side)) for side in ("ours", "peer")}
     medians = statistics.median(mine), statistics.median(theirs)
     return {
         "benchmark": "grpo_step",

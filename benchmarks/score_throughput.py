@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import ctypes
 import json
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from measure import last_line_of_new_process, matmul_rate, peak_of, seconds
 
 import prmbench
 from prmbench import data
@@ -52,13 +50,13 @@ QWEN3_0_6B = {
 DEMO_TRACES = Path(prmbench.__file__).parent / "assets" / "demo_traces.jsonl"
 
 
-def model_pair(shape: str, place: Placement) -> tuple[HFEngine, HFEngine]:
-    """Return a perturbed policy and its reference: SmolLM2-135M, or random weights in Qwen3-0.6B's shape."""
-    reference = load(str(demo_smollm2.smollm2_path()), "lm", place)
+def model_pair(shape: str, model: str | None, place: Placement) -> tuple[HFEngine, HFEngine]:
+    """Return a perturbed policy and its reference: a model (default: SmolLM2-135M), or Qwen3-0.6B's shape at random."""
+    reference = load(model or str(demo_smollm2.smollm2_path()), "lm", place)
     if shape == "qwen3-0.6b":
         torch.manual_seed(0)
-        model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**QWEN3_0_6B))
-        reference = HFEngine(model.to(place.device, getattr(torch, place.dtype)), reference.tokenizer)
+        qwen3 = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**QWEN3_0_6B))
+        reference = HFEngine(qwen3.to(place.device, getattr(torch, place.dtype)), reference.tokenizer)
     policy = copy.deepcopy(reference.model)
     with torch.no_grad():
         for weight in policy.parameters():
@@ -134,23 +132,6 @@ def check_same(policy: HFEngine, reference: HFEngine, traces: Sequence[Trace], d
     return worst
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Return the wall-clock seconds of one call, including the device's queue."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the FLOP/s of a square matrix product, the best of 20."""
-    a = torch.randn(2048, 2048, device=device, dtype=dtype)
-    return max(2 * 2048**3 / seconds(lambda: a @ a) for _ in range(20))
-
-
 def useful_flops(policy: HFEngine, encoded: Sequence[Encoded]) -> float:
     """Return the FLOP of two models: the body for each token, the head at step positions, without attention."""
     embedding = policy.model.get_input_embeddings().weight.numel()
@@ -160,30 +141,11 @@ def useful_flops(policy: HFEngine, encoded: Sequence[Encoded]) -> float:
     return 2 * 2.0 * (body * tokens + embedding * read)
 
 
-def peak_of(run: Callable[[], object]) -> float:
-    """Return the peak GiB of a call, including weights: resident on a CPU (Linux), allocated on a GPU."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return torch.cuda.max_memory_allocated() / 2**30
-    ctypes.CDLL(None).malloc_trim(0)  # returns what loading has freed
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
-    run()
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 2**20
-
-
-def peak_memory(side: str, arguments: Sequence[str]) -> float:
-    """Return the peak GiB of one side, measured in a new process."""
-    command = [sys.executable, __file__, *arguments, "--only", side]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(out.splitlines()[-1])
-
-
 def main() -> None:
     """Check that both sides agree, measure, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=("smollm2", "qwen3-0.6b"), default="smollm2")
+    parser.add_argument("--model", help="folder of another model than SmolLM2-135M")
     parser.add_argument("--data", type=Path, help="ProcessBench folder or file [default: the shipped traces]")
     parser.add_argument("--subset", default=None)
     parser.add_argument("--traces", type=int, default=16)
@@ -195,7 +157,7 @@ def main() -> None:
     traces = data.load("processbench", source, (options.subset,) if options.subset else (), options.traces).traces
     place = Placement(options.device).resolve()
     keep_freed_memory()
-    policy, reference = model_pair(options.shape, place)
+    policy, reference = model_pair(options.shape, options.model, place)
     sides = {"ours": lambda: ours(policy, reference, traces), "peer": lambda: peer(policy, reference, traces)}
     if options.only:
         print(peak_of(sides[options.only]))
@@ -220,8 +182,9 @@ def main() -> None:
         "max_difference_nats_per_token": worst,
         "matmul_share": round(useful_flops(policy, encoded) / median["ours"] / rate, 3),
         "matmul_gflops": round(rate / 1e9, 1),
-        "peak_gib": {name: round(peak_memory(name, sys.argv[1:]), 2) for name in sides},
+        "peak_gib": {name: round(float(last_line_of_new_process("--only", name)), 2) for name in sides},
         "shape": options.shape,
+        "model": Path(options.model).name if options.model else "SmolLM2-135M",
         "traces": len(traces),
         "dtype": place.dtype,
         "device": place.device,

@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from score_throughput import DEMO_TRACES, matmul_rate, peak_of, seconds
+from measure import cpu_seconds, last_line_of_new_process, matmul_rate, peak_of, seconds
+from score_throughput import DEMO_TRACES
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -166,13 +165,6 @@ def check_same(setup: UpdateSetup) -> dict[str, float]:
     return gap
 
 
-def cpu_seconds(run: Callable[[], object]) -> float:
-    """Return the CPU seconds of one call, over all threads."""
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
 def useful_flops(setup: UpdateSetup) -> float:
     """Return the FLOP of an update: 6 per parameter and token, 2 for the reference; head: completion tokens."""
     embedding = setup.policy.model.get_input_embeddings().weight.numel()
@@ -191,7 +183,8 @@ def update(setup: UpdateSetup, optimizer: torch.optim.Optimizer, loss: Callable[
 def make_setup(options: argparse.Namespace, alone: bool) -> UpdateSetup:
     """Load models and data; with `alone`, without a second model, as in training."""
     place = Placement(options.device, "float32").resolve()
-    reference = load(str(demo_smollm2.smollm2_path()), "lm", place)
+    model = options.model or str(demo_smollm2.smollm2_path())
+    reference = load(model, "lm", place)
     encoder = examples.Encoder(reference.tokenizer, None, options.max_tokens, None)
     verified = [r for r in rollouts.read(options.data) if r.outcome is not None]
     candidates = verified[:: max(len(verified) // (4 * options.rows), 1)]  # more than needed: some are too long
@@ -200,7 +193,7 @@ def make_setup(options: argparse.Namespace, alone: bool) -> UpdateSetup:
     data = examples.Dataset(selected, tuple((i,) for i in range(len(selected))), data.left_out)
     policy = reference
     if not alone:
-        policy = load(str(demo_smollm2.smollm2_path()), "lm", place)
+        policy = load(model, "lm", place)
         perturb(policy)
     budget = options.batch_tokens or (CPU_TOKENS if place.device == "cpu" else GPU_TOKENS)
     policy.model.train()  # there is no dropout; gradient checkpointing needs this mode
@@ -223,15 +216,10 @@ def peak(side: str, options: argparse.Namespace) -> float:
     return peak_of(run)
 
 
-def peak_in_new_process(side: str) -> float:
-    """Return `peak`, measured in a new process."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--only", side]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
-
-
 def main() -> None:
     """Check that both sides agree, measure, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="folder of another model than SmolLM2-135M")
     parser.add_argument("--data", type=Path, help="rollouts with outcomes [default: the shipped traces]")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=768)
@@ -248,7 +236,7 @@ def main() -> None:
     if options.only:
         print(peak(options.only, options))
         return
-    memory = {name: round(peak_in_new_process(name), 2) for name in ("ours", "peer")}
+    memory = {name: round(float(last_line_of_new_process("--only", name)), 2) for name in ("ours", "peer")}
     setup = make_setup(options, alone=False)
     gap = check_same(setup)
     optimizer = optimiser.make(list(setup.policy.model.parameters()), TrainRMConfig())
@@ -280,7 +268,7 @@ def main() -> None:
         "matmul_share": round(useful_flops(setup) / mine / rate, 3),
         "matmul_gflops": round(rate / 1e9, 1),
         "peak_gib": memory,
-        "model": "SmolLM2-135M",
+        "model": Path(options.model).name if options.model else "SmolLM2-135M",
         "rows": options.rows,
         "tokens": tokens,
         "completion_tokens": sum(len(e.reads) for e in setup.data.examples),

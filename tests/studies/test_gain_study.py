@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import pytest
+from small_world import SIZES, copy_world
 
 from prmbench import tasks
 from prmbench.config import distrl_options
@@ -14,7 +14,7 @@ from prmbench.core.provenance import weights_hash
 from prmbench.studies.miniature import gain_study, rl_study
 from prmbench.studies.miniature.recipes import STUDY_METHODS
 from prmbench.studies.miniature.rl_study import ArmRuns, Scale
-from prmbench.studies.miniature.world import Sizes, World, seed_world
+from prmbench.studies.miniature.world import World
 from prmbench.studies.reporting.checkpoint_rows import checkpoints
 
 RUNS = ArmRuns(World(Path("w"), 4), 1, gain_study.GAIN_ARMS, benchmark=gain_study.BENCHMARK)
@@ -57,9 +57,9 @@ def test_arms_share_all_other_options_and_have_separate_folders() -> None:
 
 
 @pytest.mark.slow
-def test_an_arm_of_a_variant_reward_model_from_world_to_result(tmp_path: Path) -> None:
-    scale = Scale(steps=1, validate_every=1, validation_prompts=10, world_sizes=Sizes(training_prompts=300))
-    world, name = seed_world(tmp_path, Random().randrange(10_000, 10**6)), "ipvrm_early"
+def test_an_arm_of_a_variant_reward_model_from_world_to_result(trained_world: World, tmp_path: Path) -> None:
+    scale = Scale(steps=1, validate_every=1, validation_prompts=10, world_sizes=SIZES)
+    world, name = copy_world(trained_world, tmp_path), "ipvrm_early"
     rl_study.train_reward_models(world, {name: gain_study.REWARD_MODELS[name]}, scale.world_sizes, lambda *_: None)
     arm = f"distrl_{name}"
     rl_study.run_arms(

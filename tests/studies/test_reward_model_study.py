@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from random import Random
 
 import pytest
+from small_world import SIZES, copy_world
 
 from prmbench import tasks
 from prmbench.core.records import UserError
 from prmbench.data import rollouts
 from prmbench.report.load import load
 from prmbench.studies.miniature import arithmetic, data_ablations, recipes, reward_model_study, reward_model_tuning
-from prmbench.studies.miniature.world import Sizes, World, seed_world
+from prmbench.studies.miniature.world import Sizes, World
 
 # --- budgets --------------------------------------------------------------------------------------------
 
@@ -56,24 +56,15 @@ def test_paper_constants() -> None:
 
 # --- from end to end ------------------------------------------------------------------------------------
 
-SMALL = Sizes(
-    training_prompts=500,
-    judged_traces=80,
-    shifted_traces=20,
-    best_of_n_prompts=30,
-    monte_carlo_traces=10,
-    continuations=4,
-)
-
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
-    """The world of a new random seed and the results of IPVRM on it."""
+def studied(trained_world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
+    """The world of a random seed and the results of IPVRM on it."""
     root = tmp_path_factory.mktemp("study")
-    seed = Random().randrange(10_000, 10**6)
+    world = copy_world(trained_world, root)
     methods = {"ipvrm": recipes.DEMO_METHODS["ipvrm"]}
-    reward_model_study.run_study([seed], methods, root, root / "results", sizes=SMALL)
-    return seed_world(root, seed), root / "results"
+    reward_model_study.run_study([world.seed], methods, root, root / "results", sizes=SIZES)
+    return world, root / "results"
 
 
 @pytest.mark.slow
@@ -111,7 +102,7 @@ def test_ipvrm_learns_and_does_not_learn_from_shuffled_outcomes(studied: tuple[W
     world, results = studied
     name = "ipvrm_shuffled"
     ablation = {name: data_ablations.SHUFFLED[name]}
-    reward_model_study.run_seed(world, ablation, results, SMALL, lambda *_: None, tasks=("steps",))
+    reward_model_study.run_seed(world, ablation, results, SIZES, lambda *_: None, tasks=("steps",))
     f1, data = {}, {}
     for path in results.glob("*.json"):
         result = tasks.read_run(path).result
@@ -129,7 +120,7 @@ def test_a_finished_seed_is_not_done_again(studied: tuple[World, Path]) -> None:
     world, results = studied
     before = {path: path.stat().st_mtime_ns for path in [*results.iterdir(), *world.folder.rglob("*")]}
     methods = {"ipvrm": recipes.DEMO_METHODS["ipvrm"]}
-    reward_model_study.run_seed(world, methods, results, SMALL, lambda *_: None)
+    reward_model_study.run_seed(world, methods, results, SIZES, lambda *_: None)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

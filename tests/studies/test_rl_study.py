@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from small_world import SIZES, copy_world
 
 from prmbench import tasks
 from prmbench.config import distrl_options
@@ -28,7 +29,7 @@ from prmbench.studies.miniature import (
 )
 from prmbench.studies.miniature.recipes import DEMO_METHODS
 from prmbench.studies.miniature.rl_study import ArmRuns, Scale
-from prmbench.studies.miniature.world import ACCURACY_PROMPTS, Sizes, World, seed_world
+from prmbench.studies.miniature.world import ACCURACY_PROMPTS, Sizes, World
 from prmbench.verification import verifiers
 
 PROMPT = "[plain] 7 #1 + 5 #2 * 3 #3 - 4 ?"
@@ -268,15 +269,14 @@ SMALL = Scale(
     steps=2,
     validate_every=1,
     validation_prompts=20,
-    world_sizes=Sizes(training_prompts=400, judged_traces=60, shifted_traces=10, best_of_n_prompts=30),
+    world_sizes=SIZES,
 )
 FEW = ("grpo", "grpo_extra", "distrl_ipvrm", "rm_as_policy_ipvrm")
 
 
 @pytest.mark.slow
-def test_one_seed_from_world_to_results(tmp_path: Path) -> None:
-    seed = Random().randrange(10_000, 10**6)
-    world = seed_world(tmp_path, seed)
+def test_one_seed_from_world_to_results(trained_world: World, tmp_path: Path) -> None:
+    world = copy_world(trained_world, tmp_path)
     rl_study.train_reward_models(world, {"ipvrm": DEMO_METHODS["ipvrm"]}, SMALL.world_sizes, lambda *_: None)
     runs = ArmRuns(world, 7, {name: rl_study.STUDY_ARMS["plain"][name] for name in FEW}, SMALL)
     out = tmp_path / "results"
