@@ -10,10 +10,9 @@ from prmbench.core.records import EvalProtocol
 from prmbench.core.result_files import Run, canonical_json
 from prmbench.report.board import LEGEND, Board, F1Cell, LeaderboardRow, RuleTable
 from prmbench.report.frame import frame
-from prmbench.report.verdicts import HEADLINE
 from prmbench.tasks.published import Published
 from prmbench.tasks.table import DASH, PERCENT, Code, Row, Table, TableCell, Value, number
-from prmbench.tasks.wording import RULES, members
+from prmbench.tasks.wording import HEADLINE, RULES, members
 
 RECOMMENDED = ("calibrated", "cross_validated", "native", "fixed")
 """Threshold rules that could be used in practice, the recommended one first."""

@@ -43,8 +43,8 @@ from prmbench.tasks.table import (
 )
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
+from prmbench.tasks.wording import HEADLINE, members, model_name, rule_and_readout
 from prmbench.tasks.wording import RULES as RULE_WORDS
-from prmbench.tasks.wording import members, model_name, rule_and_readout
 
 PLAIN = "plain"
 """The unchanged traces, with which every rendering is compared."""
@@ -344,14 +344,38 @@ def _all_formats_average(subset: str, result: RunResult) -> str:
 
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
-    """Returns two tables per threshold rule: the drop in F1 under every format, and F1 itself with its floors."""
+    """Returns one table of a row per model, then two per threshold rule: the drop in F1, and F1 with its floors."""
     trace_blocks = base_blocks(runs)
     present = {rule_and_readout(row.protocol)[0] for run in runs for row in run.result.rows}
-    return tuple(
-        table
-        for rule in RULE_WORDS
-        if rule in present
-        for table in (_drop_table(rule, trace_blocks), _f1_table(rule, trace_blocks))
+    rules = [rule for rule in RULE_WORDS if rule in present]
+    by_rule = [table for rule in rules for table in (_drop_table(rule, trace_blocks), _f1_table(rule, trace_blocks))]
+    return tuple([_front_table(rule, trace_blocks) for rule in rules[:1]] + by_rule)
+
+
+def _front_table(rule: str, trace_blocks: Sequence[Block]) -> Table:
+    """The drops of the average over all plain subsets: a row per model with its headline readout, floors beneath."""
+    block = next((block for block in trace_blocks if block.subset.startswith("avg[")), trace_blocks[0])
+    whole = _drop_table(rule, [block])
+    keys = {readout: key for _, key, readout in _protocols_of_rule(rule, block)}
+    by_model: dict[str, Row] = {}
+    for _, model, readout, *cells in whole.groups[0]:
+        if isinstance(readout, Code) and readout.key in HEADLINE.values():
+            by_model.setdefault(str(model), (model, Code(keys[readout.key]), *cells))
+    widest = max(block.runs, key=lambda run: len(run.result.manifest.subsets))
+    no_drops = [""] * (len(whole.header) - 4)
+    floors = tuple(
+        (words, Code(key), cell_of(find_row(widest.result, key, block.subset, "f1")), *no_drops)
+        for key, words in FLOOR_WORDS.items()
+    )
+    return replace(
+        whole,
+        label="format_shift-front",
+        title=f"Drop in F1 by format: a row per model, {RULE_WORDS[rule][0].lower()}",
+        caption=f"{block.name[0].upper()}{block.name[1:]}; all subsets and readouts are below. {whole.caption}",
+        header=("Model", "Protocol", *whole.header[3:]),
+        groups=(tuple(by_model.values()), floors),
+        text_columns=2,
+        ends_with_floors=True,
     )
 
 

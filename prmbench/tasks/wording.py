@@ -36,6 +36,8 @@ FLOORS: dict[str, str] = {
     "floor/position": "chance: commonest position only",
     "floor/outcome_oracle": "knows the final answer only",
 }
+HEADLINE = {"logratio": "step_sum", "value": "as_is", "prob": "as_is", "verdict": "vote"}
+"""The readout of each kind of score that figures and first tables show."""
 SUBSET_ORDER = ("gsm8k", "math", "olympiadbench", "omnimath")
 
 

@@ -516,6 +516,18 @@ def test_the_best_model_stands_first(tmp_path: Path) -> None:
     assert [line[1] for line in lines if line[2] == "`as_is`"] == ["org/best", "org/a-poor"]
 
 
+def test_the_first_table_has_a_row_per_model_on_the_average_and_the_floors(tmp_path: Path) -> None:
+    facts = {"task": "format_shift", "benchmark": "format_shift", "replicates": 20, "kind": "value"}
+    for name, skill in (("a-poor", 0.0), ("best", 2.0)):
+        report_runs.write(tmp_path, scores_of("value", skill, traces()), run_id=name, model=f"org/{name}", **facts)
+    front, drops, *_ = shift.tables(tasks.read_runs(tmp_path))
+    models, floors = texts(front)
+    assert [line[:2] for line in models] == [(f"org/{name}", "`as_is/calibrated:gsm8k`") for name in ("best", "a-poor")]
+    averages = {line[1]: line[3:] for line in texts(drops)[-1] if line[2] == "`as_is`"}
+    assert {line[0]: line[2:] for line in models} == averages
+    assert [line[1] for line in floors] == ["`floor/random`", "`floor/position`", "`floor/outcome_oracle`"]
+
+
 @pytest.mark.slow
 def test_baselines(benchmark_folder: Path, tmp_path: Path) -> None:
     gold = ("--data", str(benchmark_folder), "--out", str(tmp_path / "gold"), "--model", "gold")
