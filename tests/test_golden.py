@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from token_kinds import SMOLLM2, smollm2_folder
 
 from prmbench import data, objectives
 from prmbench.backends import implicit
@@ -69,7 +68,7 @@ def f1_at(traces: list[ScoredTrace], protocol: EvalProtocol, threshold: float) -
     return float(first_error.harmonic(*first_error.accuracies(sample, right, np.ones((1, len(sample)))))[0])
 
 
-def check_step_f1(golden: dict[str, Any], _: Path) -> None:
+def check_step_f1(golden: dict[str, Any], _: pytest.FixtureRequest) -> None:
     traces = [their_trace(n, item) for n, item in enumerate(golden["items"])]
     for name, expected in golden["expected"].items():
         protocol = EvalProtocol(THEIR_NAMES[name], "oracle")
@@ -83,9 +82,9 @@ def check_step_f1(golden: dict[str, Any], _: Path) -> None:
 # --- processbench_scores_*: step rewards of a real pair of models -------------------------------------------
 
 
-def noisy_pair() -> tuple[HFEngine, HFEngine]:
+def noisy_pair(smollm2: Path) -> tuple[HFEngine, HFEngine]:
     """Reference = SmolLM2 in float32; reward model = the same weights with seeded noise (the recording's recipe)."""
-    reference = load(str(smollm2_folder() / SMOLLM2), "lm", Placement("cpu", "float32"))
+    reference = load(str(smollm2), "lm", Placement("cpu", "float32"))
     policy = copy.deepcopy(reference.model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -94,15 +93,14 @@ def noisy_pair() -> tuple[HFEngine, HFEngine]:
     return HFEngine(policy, reference.tokenizer), reference
 
 
-def check_processbench_scores(golden: dict[str, Any], path: Path) -> None:
-    folder = Path(__file__).parents[2] / "shared" / "data" / "processbench"
-    if not folder.is_dir():
-        pytest.skip("real data: no ../shared/data beside the checkout")
-    subset = path.stem.removeprefix("processbench_scores_")
-    traces = {t.id: t for t in data.load("processbench", folder, (subset,)).traces}
-    torch.set_num_threads(os.cpu_count() or 1)
-    policy, reference = noisy_pair()
-    for row in golden["scores"]:
+def check_processbench_scores(golden: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue("shared_data") / "processbench"
+    rows = golden["scores"]
+    if "PRMBENCH_GOLDEN" not in os.environ:  # a quarter of the committed recording, short and long traces
+        rows = sorted(rows, key=lambda row: len(row["reward"]))[::4]
+    traces = {t.id: t for t in data.load("processbench", folder).traces}
+    policy, reference = noisy_pair(request.getfixturevalue("smollm2_model"))
+    for row in rows:
         encoded = encode_chat(policy.tokenizer, traces[row["id"]], boundary="release")
         scores = next(implicit.read(policy, lambda batch: step_logprobs(reference, batch), [encoded]))
         rewards = golden["coef"] * np.cumsum(scores.values)
@@ -127,7 +125,7 @@ def near(got: Any, expected: Any, name: str) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def check_rm_losses(golden: dict[str, Any], _: Path) -> None:
+def check_rm_losses(golden: dict[str, Any], _: pytest.FixtureRequest) -> None:
     ratios, mask = torch.tensor(golden["log_ratio"]), torch.tensor(golden["response_mask"]).bool()
     labels = torch.tensor(golden["labels"])
     pairs = torch.arange(len(ratios)).view(2, -1).T.flatten()  # theirs: right ones, then wrong ones; ours: in turn
@@ -143,7 +141,7 @@ def check_rm_losses(golden: dict[str, Any], _: Path) -> None:
 # --- online_rm_update_*: margins and weights by the difficulty of a prompt -----------------------------------------
 
 
-def check_online_rm_update(golden: dict[str, Any], _: Path) -> None:
+def check_online_rm_update(golden: dict[str, Any], _: pytest.FixtureRequest) -> None:
     mask, outcome = torch.tensor(golden["response_mask"]).bool(), torch.tensor(golden["outcome"])
     group = torch.tensor(golden["prompt_group"])
     rewards = objectives.token_rewards(torch.tensor(golden["log_ratio"]), golden["beta"])
@@ -164,7 +162,7 @@ def check_online_rm_update(golden: dict[str, Any], _: Path) -> None:
 # --- distrl_*: advantages and both branches of the release, the TD of the last token kept ----------------------------
 
 
-def check_distrl(golden: dict[str, Any], _: Path) -> None:
+def check_distrl(golden: dict[str, Any], _: pytest.FixtureRequest) -> None:
     mask, outcome = torch.tensor(golden["response_mask"]).bool(), torch.tensor(golden["outcome"])
     old, new, rm = (torch.tensor(golden[f"candidate_{name}_logp"]) for name in ("old", "new", "rm"))
     group = torch.arange(len(mask)) // golden["n_samples"]
@@ -206,7 +204,7 @@ def check_distrl(golden: dict[str, Any], _: Path) -> None:
     near((old.exp() * (old - new))[kept].sum() / kept.sum(), expected["dist_kl"], "dist_kl")
 
 
-CHECKS: dict[str, Callable[[dict[str, Any], Path], None]] = {
+CHECKS: dict[str, Callable[[dict[str, Any], pytest.FixtureRequest], None]] = {
     "step_f1_": check_step_f1,
     "processbench_scores_": check_processbench_scores,
     "rm_losses_": check_rm_losses,
@@ -216,11 +214,11 @@ CHECKS: dict[str, Callable[[dict[str, Any], Path], None]] = {
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
-def test_recording(path: Path) -> None:
+def test_recording(path: Path, request: pytest.FixtureRequest) -> None:
     check = next((check for start, check in CHECKS.items() if path.name.startswith(start)), None)
     if check is None:
         pytest.skip(f"{path.name}: recordings of this kind are not checked yet")
-    check(json.loads(path.read_text(encoding="utf-8")), path)
+    check(json.loads(path.read_text(encoding="utf-8")), request)
 
 
 def test_the_folder_holds_a_recording_we_know() -> None:

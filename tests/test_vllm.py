@@ -15,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from vllm_runs import CONTEXT, CPU, MARKS, opened, save_smollm2, served, stop
+from vllm_runs import CONTEXT, CPU, MARKS, opened, served, stop
 
 from prmbench.core.records import RetryError, UserError
 from prmbench.engines.encoding import Encoded
@@ -38,14 +38,9 @@ pytestmark = MARKS
 TEXTS = [f"The capital of {place} is" for place in ("France", "Peru", "Japan", "Kenya")] * 2
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_smollm2(tmp_path_factory.mktemp("smollm2"))
-
-
 @pytest.fixture
-def trainer(folder: Path) -> HFEngine:
-    return load(str(folder), "lm", CPU)
+def trainer(smollm2_model: Path) -> HFEngine:
+    return load(str(smollm2_model), "lm", CPU)
 
 
 def lora(engine: HFEngine, rank: int = 4) -> Any:
@@ -104,9 +99,9 @@ def checked(trainer: HFEngine, sampler: Reloadable, out: Path, adapters: Any = N
 
 
 @pytest.fixture(scope="module")
-def engine(folder: Path) -> VllmEngine:
+def engine(smollm2_model: Path) -> VllmEngine:
     """For sampling alone. Its tests come first: the end of any engine in this process is the end of all."""
-    return opened(folder)
+    return opened(smollm2_model)
 
 
 def test_vllm_draws_with_the_log_probabilities_of_transformers(engine: VllmEngine, trainer: HFEngine) -> None:
@@ -145,8 +140,8 @@ def test_a_head_that_stays_behind_is_caught(engine: VllmEngine, trainer: HFEngin
     print(caught.value)  # noqa: T201
 
 
-def test_reloaded_weights_arrive_whole(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
-    engine = opened(folder, VllmOptions("weights"))
+def test_reloaded_weights_arrive_whole(smollm2_model: Path, trainer: HFEngine, tmp_path: Path) -> None:
+    engine = opened(smollm2_model, VllmOptions("weights"))
     link = checked(trainer, engine, tmp_path)
     with perturbed_weights(trainer.model, seed=1):
         link.push(1, weights_gatherer(trainer.model))
@@ -155,15 +150,15 @@ def test_reloaded_weights_arrive_whole(folder: Path, trainer: HFEngine, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["v000001"]
 
 
-def test_a_hot_loaded_adapter_is_the_trained_one(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
+def test_a_hot_loaded_adapter_is_the_trained_one(smollm2_model: Path, trainer: HFEngine, tmp_path: Path) -> None:
     adapters = lora(trainer)
-    checked(trainer, opened(folder, VllmOptions("adapter", lora_rank=4)), tmp_path, adapters)
+    checked(trainer, opened(smollm2_model, VllmOptions("adapter", lora_rank=4)), tmp_path, adapters)
 
 
-def test_a_server_takes_reloaded_weights(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
+def test_a_server_takes_reloaded_weights(smollm2_model: Path, trainer: HFEngine, tmp_path: Path) -> None:
     """The self-test over HTTP; what is drawn is what the engine in process draws; a server that dies is given up."""
-    with served(folder, tmp_path / "log", VllmOptions("weights")) as (url, process):
-        engine = open_server(url, str(folder))
+    with served(smollm2_model, tmp_path / "log", VllmOptions("weights")) as (url, process):
+        engine = open_server(url, str(smollm2_model))
         assert engine.max_tokens == CONTEXT
         checked(trainer, engine, tmp_path / "weights")
         drawn = draw(engine, 0.6)
@@ -180,11 +175,11 @@ def test_a_server_takes_reloaded_weights(folder: Path, trainer: HFEngine, tmp_pa
             draw(engine)
 
 
-def test_a_server_takes_adapters(folder: Path, trainer: HFEngine, tmp_path: Path) -> None:
+def test_a_server_takes_adapters(smollm2_model: Path, trainer: HFEngine, tmp_path: Path) -> None:
     """Two processes ask it: the one that sends, and one that only knows the version's name."""
     adapters = lora(trainer)
-    with served(folder, tmp_path / "log", VllmOptions("adapter", lora_rank=4)) as (url, _):
-        engine, other = open_server(url, str(folder)), open_server(url, str(folder), sends_weights=False)
+    with served(smollm2_model, tmp_path / "log", VllmOptions("adapter", lora_rank=4)) as (url, _):
+        engine, other = open_server(url, str(smollm2_model)), open_server(url, str(smollm2_model), sends_weights=False)
         base = draw(engine, 0.0)
         link = checked(trainer, engine, tmp_path / "weights", adapters)
         with perturbed_weights(trainer.model, seed=7):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import save_model
-from vllm_runs import CPU, MARKS, opened, save_smollm2, served
+from vllm_runs import CPU, MARKS, opened, served
 
 from prmbench import tasks
 from prmbench.core import result_files
@@ -25,11 +25,6 @@ from prmbench.engines.hf import load
 from prmbench.engines.vllm import VllmOptions
 
 pytestmark = MARKS
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_smollm2(tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +50,10 @@ def only_run(out: Path) -> result_files.Run:
     return tasks.read_run(path)
 
 
-def test_log_probabilities_are_those_of_transformers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_probabilities_are_those_of_transformers(smollm2_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps that begin late, text behind the last step, traces longer than a piece; measured: at most 6e-5 nats."""
     monkeypatch.setattr(vllm, "READ_TOKENS", 64)
-    theirs, ours = opened(folder, VllmOptions(reads=True)), load(str(folder), "lm", CPU)
+    theirs, ours = opened(smollm2_model, VllmOptions(reads=True)), load(str(smollm2_model), "lm", CPU)
     ids = tuple(ours.tokenizer((Path(__file__).parents[1] / "LICENSE").read_text())["input_ids"])
     batch = [
         Encoded("short", ids[:9], 1, (4, 9)),
@@ -109,15 +104,27 @@ def asked(path: Path) -> Path:
     return path
 
 
-def test_rollouts_are_those_of_transformers(folder: Path, tmp_path: Path) -> None:
+def test_rollouts_are_those_of_transformers(smollm2_model: Path, tmp_path: Path) -> None:
     """Greedy ones, to the letter, through the command line; the same command again has nothing to do."""
     data = asked(tmp_path / "prompts.jsonl")
     found = {}
     for engine in ("hf", "vllm"):
         out = tmp_path / f"{engine}.jsonl"
-        command = ("rollout", "--model", folder, "--engine", engine, "--device", "cpu", "--data", data, "--out", out)
+        command = (
+            "rollout",
+            "--model",
+            smollm2_model,
+            "--engine",
+            engine,
+            "--device",
+            "cpu",
+            "--data",
+            data,
+            "--out",
+            out,
+        )
         greedy = ("--temperature", 0, "--group-size", 1, "--max-new-tokens", 24, "--verifier", "exact")
-        done(*command, *greedy)
+        done(*command, "--out", out, *greedy)
         found[engine] = [(r.id, r.completion, r.tokens, r.finish, r.outcome) for r in rollouts.read(out)]
     assert found["vllm"] == found["hf"]
     assert len(found["hf"]) == 3
@@ -148,7 +155,7 @@ def probability(said: str) -> float:
 
 
 def test_a_critic_behind_the_server_says_what_it_says_here(
-    folder: Path, benchmark_folder: Path, tmp_path: Path
+    smollm2_model: Path, benchmark_folder: Path, tmp_path: Path
 ) -> None:
     """SmolLM2 finds nothing, but in the same words: greedy answers from transformers and from vLLM's own server.
 
@@ -156,9 +163,9 @@ def test_a_critic_behind_the_server_says_what_it_says_here(
     """
     (benchmark_folder / "math.jsonl").unlink()
     about = ("--data", benchmark_folder, "--limit", 2, "--critic-tokens", 16, "--device", "cpu")
-    command = ("eval", "--backend", "critic", "--model", folder, *about)
+    command = ("eval", "--backend", "critic", "--model", smollm2_model, *about)
     critics = ("processbench", "stepwise")
-    with served(folder, tmp_path / "log", VllmOptions(max_tokens=2048)) as (url, _):
+    with served(smollm2_model, tmp_path / "log", VllmOptions(max_tokens=2048)) as (url, _):
         for critic in critics:
             there = ("--engine", "openai", "--base-url", f"{url}/v1", "--critic", critic)
             done(*command, *there, "--out", tmp_path / critic / "openai")

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from conftest import save_model
-from token_kinds import SMOLLM2, byte_bpe, smollm2_folder
+from token_kinds import byte_bpe
 from torch import Tensor
 
 from prmbench.core.records import UserError
@@ -287,9 +287,9 @@ def test_auto_placement_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.real_model
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_head_check_passes_a_real_model(dtype: str) -> None:
+def test_the_head_check_passes_a_real_model(dtype: str, smollm2_model: Path) -> None:
     """Logits of 30 and more round by tenths in bfloat16: that is not a scale of the model's own."""
-    load(str(smollm2_folder() / SMOLLM2), "lm", Placement("cpu", dtype))
+    load(str(smollm2_model), "lm", Placement("cpu", dtype))
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu", "", "cuda:x", "mps"])

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from conftest import save_model
 from paths import ROOT
-from token_kinds import SMOLLM2, smollm2_folder
 
 from prmbench.config import RolloutConfig
 from prmbench.core.records import Notice, UserError
@@ -360,10 +359,10 @@ def test_dry_run_loads_no_weights(config: RolloutConfig, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.real_model
-def test_a_real_model_on_real_prompts(shared_data: Path, tmp_path: Path) -> None:
+def test_a_real_model_on_real_prompts(shared_data: Path, smollm2_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("math_verify", reason="needs math-verify (extra verify)")
     config = RolloutConfig(
-        model=str(smollm2_folder() / SMOLLM2),
+        model=str(smollm2_model),
         data=shared_data / "policy_eval" / "math_benchmarks.parquet",
         subset=("amc83",),
         limit=4,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from prmbench.engines.hf import Placement, load
+from prmbench.engines.hf import Placement
 from prmbench.engines.server import fetch_json
 from prmbench.engines.vllm import VllmEngine, VllmOptions, open_vllm, serve_command
 
@@ -28,17 +28,6 @@ CPU = Placement("cpu", "float32")
 CONTEXT = 256
 BOOT = 300
 """Seconds that a server may take to start."""
-
-
-def save_smollm2(folder: Path) -> Path:
-    """SmolLM2-135M as safetensors in float32, tied as it is."""
-    from prmbench.studies.demo_smollm2 import smollm2_path
-
-    engine = load(str(smollm2_path()), "lm", CPU)
-    engine.model.hf_quantizer.remove_quantization_config(engine.model)
-    engine.model.save_pretrained(folder)
-    engine.tokenizer.save_pretrained(folder)
-    return folder
 
 
 def small(options: VllmOptions) -> VllmOptions:
