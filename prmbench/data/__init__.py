@@ -88,8 +88,8 @@ def _read(row: Benchmark, data: Path | None, subsets: Sequence[str], split: str)
     return traces, row.hub_id, revision
 
 
-def _check_subsets(wanted: Sequence[str], present: Sequence[str], source: str) -> None:
-    for name in wanted:
+def _check_subsets(names: Sequence[str], present: Sequence[str], source: str) -> None:
+    for name in names:
         if name not in present:
             raise UserError(f"--subset {name}: {source} has {', '.join(present)}")
 

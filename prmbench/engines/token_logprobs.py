@@ -121,13 +121,13 @@ def candidates(
         target = logits.gather(1, target_ids[:, None]) - logz
         top_logprobs, ids = logits.topk(max_count)
         top_logprobs = top_logprobs - logz
-        kept = top_logprobs >= min_logprob
+        is_candidate = top_logprobs >= min_logprob
         entropy = -torch.linalg.vecdot(logits.sub_(logz).exp(), logits)
         parts.append(
             (
                 torch.cat([target_ids[:, None], ids], dim=1),
-                torch.cat([target, top_logprobs.masked_fill(~kept, 0.0)], dim=1),
-                torch.cat([torch.ones_like(target, dtype=torch.bool), kept], dim=1),
+                torch.cat([target, top_logprobs.masked_fill(~is_candidate, 0.0)], dim=1),
+                torch.cat([torch.ones_like(target, dtype=torch.bool), is_candidate], dim=1),
                 entropy,
             )
         )

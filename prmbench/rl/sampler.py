@@ -102,7 +102,7 @@ def open_source(job: Job, policy: Runner) -> Source:
         source.state,
         lambda: weight_sync_check.perturbed_weights(policy.module, job.config.seed),
         lambda: _probe_draw(job, source),
-        lambda drawn: _probe_logprobs(job, policy, drawn),
+        lambda sampled: _probe_logprobs(job, policy, sampled),
         tolerance,
     )
     return source
@@ -199,11 +199,11 @@ def _probe_draw(job: Job, source: Source) -> list[SampledTokens]:
     return source.link.sampler.sample(ids, limits, list(range(len(ids))), sampling, source.link.sampler.stops)
 
 
-def _probe_logprobs(job: Job, policy: Runner, drawn: Sequence[SampledTokens]) -> NDArray[np.floating[Any]]:
+def _probe_logprobs(job: Job, policy: Runner, sampled: Sequence[SampledTokens]) -> NDArray[np.floating[Any]]:
     prompts = [job.prompt_ids[p.id] for p in job.prompts[:4]]
     placeholder = Rollout("", "", outcome=0)
-    pairs = zip(prompts, drawn, strict=True)
+    pairs = zip(prompts, sampled, strict=True)
     rows = Rows(tuple(Row(placeholder, (*p, *d.ids), len(p), 0) for p, d in pairs), policy.device)
     micros = micro_batches(rows, [[i] for i in range(len(rows.rows))], job.budget)
-    targets = torch.tensor([i for d in drawn for i in d.ids], dtype=torch.long, device=policy.device)[:, None]
+    targets = torch.tensor([i for d in sampled for i in d.ids], dtype=torch.long, device=policy.device)[:, None]
     return logprobs(policy, rows, micros, targets)[:, 0].cpu().numpy()

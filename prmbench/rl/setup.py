@@ -101,11 +101,12 @@ def _as_trained(config: DistRLConfig) -> DistRLConfig:
         return config
     card = Path(config.rm_model) / CARD_FILE
     loss, values = card_fields.get("loss"), {"rm_beta": card_fields.get("beta"), "rm_margin": card_fields.get("margin")}
-    wanted = config.rm_loss or distrl_options.ARMS[config.arm].get("rm_loss")
-    if config.rm_loss is None and loss and wanted and str(loss).removesuffix("_early").removesuffix("_late") != wanted:
+    arm_loss = config.rm_loss or distrl_options.ARMS[config.arm].get("rm_loss")
+    family = str(loss).removesuffix("_early").removesuffix("_late")
+    if config.rm_loss is None and loss and arm_loss and family != arm_loss:
         raise UserError(
-            f"--rm-model {config.rm_model}: was trained as {loss}, and arm {config.arm} goes on as {wanted}; "
-            f"choose an arm for {loss}, or say --rm-loss {wanted}"
+            f"--rm-model {config.rm_model}: was trained as {loss}, and arm {config.arm} goes on as {arm_loss}; "
+            f"choose an arm for {loss}, or say --rm-loss {arm_loss}"
         )
     try:
         filled: dict[str, Any] = {

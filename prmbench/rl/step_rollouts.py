@@ -78,10 +78,10 @@ def draw(job: Job, sampler: Sampler, verifier: Verifier, cursor: int) -> StepRol
         cursor, rounds = positions.stop, rounds + 1
     places = {position: place for place, position in enumerate(usable_positions[: config.prompts])}
     rows = [
-        _row(rollout, drawn, places[position], job)
+        _row(rollout, sampled, places[position], job)
         for position, group in sorted(local_groups.items())
         if position in places
-        for rollout, drawn in group
+        for rollout, sampled in group
     ]
     totals = dict(zip(TALLY, processes.all_reduce_sum([float(tally[name]) for name in TALLY]), strict=True))
     return StepRollouts(tuple(rows), {**totals, "rounds": rounds, "groups": len(places)}, cursor)
@@ -146,10 +146,10 @@ def _tally(group: Group, truncated: str | None) -> Counter[str]:
     )
 
 
-def _row(rollout: Rollout, drawn: SampledTokens | None, place: int, job: Job) -> Row:
-    assert drawn is not None  # a refused prompt has no outcome, so its group is not trained on
+def _row(rollout: Rollout, sampled: SampledTokens | None, place: int, job: Job) -> Row:
+    assert sampled is not None  # a refused prompt has no outcome, so its group is not trained on
     prompt = job.prompt_ids[rollout.group.partition("/")[2]]
-    return Row(rollout, (*prompt, *drawn.ids), len(prompt), place, drawn.logprobs, _masked(rollout, job))
+    return Row(rollout, (*prompt, *sampled.ids), len(prompt), place, sampled.logprobs, _masked(rollout, job))
 
 
 def _masked(rollout: Rollout, job: Job) -> bool:

@@ -131,8 +131,8 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     cells: dict[str, Mapping[str, Sequence[Cell]]] = {
         f"floor/{name}": {part.subset.name: [steps.floor(name, part.subset)] for part in parts} for name in steps.FLOORS
     }
-    for wanted in map(EvalProtocol.parse, (*protocols(manifest), *manifest.extra_protocols)):
-        protocol = steps.resolve(manifest, wanted)
+    for requested in map(EvalProtocol.parse, (*protocols(manifest), *manifest.extra_protocols)):
+        protocol = steps.resolve(manifest, requested)
         thresholds = _thresholds_by_base(bases, protocol)
         plain_f1 = {
             name: _f1(subset, first_error.sample(subset.traces, protocol), thresholds[name])
@@ -506,13 +506,14 @@ def comparison_subsets(subsets: Iterable[str], metric: str) -> dict[str, str]:
         return {s: "average" if s.startswith("avg[") else s for s in all_subsets}
     rendered_averages = [s for s in all_subsets if s.startswith("avg[") and rendered[s] != {PLAIN}]
     has_base_averages = any(len(rendered[s]) == 1 for s in rendered_averages)  # base subsets
-    shown = [
+    shown_subsets = [
         s
         for s in all_subsets
         if (s.startswith("avg[") or not has_base_averages) and (metric == "f1" or rendered[s] != {PLAIN})
     ]
     return {
-        s: ALL_FORMATS if len(rendered[s]) > 1 else next(iter(rendered[s])) if has_base_averages else s for s in shown
+        s: ALL_FORMATS if len(rendered[s]) > 1 else next(iter(rendered[s])) if has_base_averages else s
+        for s in shown_subsets
     }
 
 

@@ -27,16 +27,16 @@ def protocol_keys(manifest: RunManifest) -> tuple[str, ...]:
     return find_task(manifest.task).protocols(manifest)
 
 
-def resolve_protocols(manifest: RunManifest, wanted: Sequence[str]) -> tuple[str, ...]:
+def resolve_protocols(manifest: RunManifest, keys: Sequence[str]) -> tuple[str, ...]:
     """Normalises protocol keys given by a user. Raises UserError on one that the run cannot have."""
     task = find_task(manifest.task)
     if task.resolve is not None:
-        return tuple(task.resolve(manifest, key) for key in wanted)
+        return tuple(task.resolve(manifest, key) for key in keys)
     keys = task.protocols(manifest)
-    for key in wanted:
+    for key in keys:
         if key not in keys:
             raise UserError(f"protocol {key!r}: {manifest.benchmark} has {', '.join(keys) or 'none'} for this model")
-    return tuple(wanted)
+    return tuple(keys)
 
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricRow, ...]:
@@ -169,20 +169,20 @@ def compare(a: ScoredRun, b: ScoredRun, pairs: Sequence[Pair]) -> tuple[MetricRo
     return tuple(rows)
 
 
-def _with_protocols(manifest: RunManifest, wanted: Sequence[EvalProtocol | str]) -> RunManifest:
-    """The manifest with those of the wanted protocols that are not judged by default."""
-    extra = set(resolve_protocols(manifest, [str(key) for key in wanted])) - set(protocol_keys(manifest))
+def _with_protocols(manifest: RunManifest, keys: Sequence[EvalProtocol | str]) -> RunManifest:
+    """The manifest with those of the named protocols that are not judged by default."""
+    extra = set(resolve_protocols(manifest, [str(key) for key in keys])) - set(protocol_keys(manifest))
     return replace(manifest, extra_protocols=tuple(sorted({*manifest.extra_protocols, *extra})))
 
 
-def pairs(a: RunManifest, b: RunManifest, wanted: Sequence[str] = (), against: str | None = None) -> list[Pair]:
-    """Returns the protocols to compare: the wanted ones (`against`: the second run's), or all that both runs have."""
+def pairs(a: RunManifest, b: RunManifest, keys: Sequence[str] = (), against: str | None = None) -> list[Pair]:
+    """Returns the protocols to compare: the named ones (`against`: the second run's), or all that both runs have."""
     _check_comparable(a, b)
     task = find_task(a.task)
     if task.pairs is not None:
-        return list(task.pairs(a, b, wanted, against))
-    if wanted:
-        return [(key, against or key) for key in wanted]
+        return list(task.pairs(a, b, keys, against))
+    if keys:
+        return [(key, against or key) for key in keys]
     common: list[Pair] = [(key, key) for key in protocol_keys(a) if key in protocol_keys(b)]
     if not common:
         raise UserError(no_shared_protocol(a, b))

@@ -76,8 +76,8 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     subsets = _subset_data(manifest, scores)
     cells = {f"floor/{name}": {s.name: [floor(name, s)] for s in subsets} for name in FLOORS}
     samples: dict[tuple[str, str], dict[str, Sample]] = {}  # the threshold rules of a readout share them
-    for wanted in (*eval_protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
-        protocol = resolve(manifest, wanted)
+    for requested in (*eval_protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
+        protocol = resolve(manifest, requested)
         readout = protocol.series, protocol.readout
         if readout not in samples:
             samples[readout] = _samples(subsets, protocol)
@@ -274,11 +274,11 @@ def compare(
 
 
 def pairs(
-    a: RunManifest, b: RunManifest, wanted: Sequence[str] = (), against: str | None = None
+    a: RunManifest, b: RunManifest, keys: Sequence[str] = (), against: str | None = None
 ) -> list[tuple[EvalProtocol, EvalProtocol]]:
-    """Returns the protocols to compare: the wanted ones (`against`: the second run's), or all that both runs have."""
-    if wanted:
-        return [(EvalProtocol.parse(key), EvalProtocol.parse(against or key)) for key in wanted]
+    """Returns the protocols to compare: the named ones (`against`: the second run's), or all that both runs have."""
+    if keys:
+        return [(EvalProtocol.parse(key), EvalProtocol.parse(against or key)) for key in keys]
     other_keys = {p.key for p in eval_protocols(b)}
     shared = [(p, p) for p in eval_protocols(a) if p.key in other_keys and p.threshold != "calibrated_in_sample"]
     if not shared:

@@ -145,12 +145,12 @@ def _loop(job: Job, runner: Runner, references: References, progress: Progress |
                 _check_weights(job, update, batch, parameters)
                 return update
             runner.model.train()  # the callback may have switched to evaluation
-            asked = stop_requested()
+            stop_now = stop_requested()
             due = config.save_every and update % config.save_every == 0
-            if asked or due or update == order.updates:
+            if stop_now or due or update == order.updates:
                 _check_weights(job, update, batch, parameters)
                 _save(job, runner, optimizer, update, time.monotonic() - begun)
-            if asked and update < order.updates:
+            if stop_now and update < order.updates:
                 raise KeyboardInterrupt
     return update
 

@@ -82,7 +82,7 @@ def test_the_folder_stays_small() -> None:
 
 @pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
-def test_committed_latex_compiles(tmp_path: Path) -> None:
+def test_committed_latex_compiles(tmp_path: Path, blank_figures: None) -> None:
     report(LEADERBOARDS / "results", tmp_path, formats=("tex",), sections=SECTIONS)
     for path in sorted(tmp_path.glob("*.tex")):
         compiles(path, tmp_path)

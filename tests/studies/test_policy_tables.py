@@ -177,15 +177,15 @@ def test_claims_of_known_sign(
 ) -> None:
     """Differences follow from ARMS; the noise around them is at most 0.014 per arm."""
     answer = find(answer_questions(policies), source, comparison, where)
-    assert answer.found.value == pytest.approx(value, abs=0.03 if "avg" in where else 1e-9)
+    assert answer.estimate.value == pytest.approx(value, abs=0.03 if "avg" in where else 1e-9)
     assert answer.verdict == verdict
-    assert (answer.found.sft_seeds, answer.found.runs) == (3, 9)
+    assert (answer.estimate.sft_seeds, answer.estimate.runs) == (3, 9)
 
 
 def test_panels_are_compared_separately(policies: RLStudy) -> None:
     answer = find(answer_questions(policies), "T5", "distrl_ipvrm - grpo", panel="marker")
-    assert answer.found.value < 0
-    assert answer.found.runs == 4
+    assert answer.estimate.value < 0
+    assert answer.estimate.runs == 4
 
 
 @pytest.mark.parametrize(
@@ -213,8 +213,8 @@ def test_verdicts_follow_from_interval_and_bounds(
 def test_a_single_run_has_no_verdict() -> None:
     answer = _answer(Question("T5", "", "a - b", "here", {(0, 0): {"p": 0.5, "q": 0.5, "r": 0.6}}))
     assert answer is not None
-    assert answer.found.lo is not None
-    assert answer.found.lo > 0
+    assert answer.estimate.lo is not None
+    assert answer.estimate.lo > 0
     assert answer.verdict == "unclear"
 
 
@@ -222,7 +222,7 @@ def test_holm_is_over_the_tested_comparisons_of_a_source_and_panel(policies: RLS
     family = [a for a in answer_questions(policies) if (a.source, a.panel) == ("T11", "plain")]
     assert [a.holm for a in family if not a.tested] == [None] * sum(not a.tested for a in family)
     tested = [a for a in family if a.tested]
-    assert [a.holm for a in tested] == pytest.approx(holm([a.found.p for a in tested if a.found.p is not None]))
+    assert [a.holm for a in tested] == pytest.approx(holm([a.estimate.p for a in tested if a.estimate.p is not None]))
 
 
 def test_arms_against_grpo_and_a_reward_model_as_policy(policies: RLStudy) -> None:
@@ -262,7 +262,7 @@ def test_shuffled_and_marked_reward_models(results: Path) -> None:
 
     def verdict(source: str, comparison: str) -> tuple[float, str]:
         answer = find(probe_answers, source, comparison, "onpolicy", "")
-        return round(answer.found.value, 6), answer.verdict
+        return round(answer.estimate.value, 6), answer.verdict
 
     # Process-level F1 is the level plus 0.02 plus a mean wobble of 0.04 / 3; chance is 0.2.
     assert verdict("shuffled", "ipvrm_shuffled - random scores") == (0.033333, "unclear")

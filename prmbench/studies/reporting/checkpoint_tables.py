@@ -150,29 +150,29 @@ def _correlations(rows: Sequence[Checkpoint], how: Coefficient, population: str)
     )
 
 
-def _line(predictor: str, outcome: str, found: Correlations) -> TableRow:
-    pooled = found["pooled"]
+def _line(predictor: str, outcome: str, correlations: Correlations) -> TableRow:
+    pooled = correlations["pooled"]
     if pooled is None:
         return ()
-    answers = ", ".join(_answer(found[within], predictor) for within in WITHIN)
+    answers = ", ".join(_answer(correlations[within], predictor) for within in WITHIN)
     answers = TOO_FEW if pooled.clusters < MIN_SEEDS else answers
     return (
         *(predictor, outcome, Value(pooled.n, "count"), Value(pooled.clusters, "count")),
-        *(_coefficient(found[within]) for within in WITHIN),
+        *(_coefficient(correlations[within]) for within in WITHIN),
         *(answers, Value(pooled.positive, "count", suffix=f" of {pooled.with_value}")),
     )
 
 
-def _coefficient(found: Correlation | None) -> Value:
-    return Value(None) if found is None else Value(found.value, "correlation", found.lo, found.hi)
+def _coefficient(estimate: Correlation | None) -> Value:
+    return Value(None) if estimate is None else Value(estimate.value, "correlation", estimate.lo, estimate.hi)
 
 
-def _answer(found: Correlation | None, predictor: str) -> str:
+def _answer(estimate: Correlation | None, predictor: str) -> str:
     """Returns the verdict on whether a better predictor goes with a better outcome."""
-    if found is None or found.lo is None or found.hi is None:
+    if estimate is None or estimate.lo is None or estimate.hi is None:
         return DASH
     worse_above = predictor.startswith("ECE")
-    above, below = found.lo > 0, found.hi < 0
+    above, below = estimate.lo > 0, estimate.hi < 0
     return "yes" if (below if worse_above else above) else "no" if (above if worse_above else below) else "unclear"
 
 
@@ -181,20 +181,20 @@ def _answer(found: Correlation | None, predictor: str) -> str:
 
 def _rows(title: str, rows: Sequence[Checkpoint]) -> Table:
     """Returns a table with a row per checkpoint, grouped by method."""
-    shown = _columns(rows)
+    columns = _columns(rows)
     inside = any(row.seed is not None for row in rows)
     groups: dict[str, list[TableRow]] = {}
     for row in rows:
         where: TableRow = (row.panel, Value(row.seed, "count")) if inside else ()
-        cells = (_cell(column, row.numbers.get(column)) for column in shown)
+        cells = (_cell(column, row.numbers.get(column)) for column in columns)
         groups.setdefault(row.model if inside else "", []).append((row.model, *where, *cells))
     return Table(
         label=f"joined-{title.lower().replace(' ', '-')}",
         title=title,
         caption=_caption(inside),
-        header=("Model", *(("Panel", "Seed") if inside else ()), *shown),
+        header=("Model", *(("Panel", "Seed") if inside else ()), *columns),
         groups=tuple(tuple(lines) for lines in groups.values()),
-        notes=_why(rows, shown),
+        notes=_why(rows, columns),
         text_columns=1 + inside,
     )
 
@@ -241,11 +241,11 @@ def _unit(column: str) -> Unit:
     return POINTS if signed else PERCENT
 
 
-def _why(rows: Sequence[Checkpoint], shown: Sequence[str]) -> tuple[str, ...]:
+def _why(rows: Sequence[Checkpoint], columns: Sequence[str]) -> tuple[str, ...]:
     """Returns notes on what a dash stands for, and on why columns are absent."""
-    incomplete = {c for c in (*shown, *REASONS) if any(c not in row.numbers for row in rows)}
+    incomplete = {c for c in (*columns, *REASONS) if any(c not in row.numbers for row in rows)}
     notes = [
-        f"{DASH} in {c}: {why}." if c in shown else f"No {c}: {why}." for c, why in REASONS.items() if c in incomplete
+        f"{DASH} in {c}: {why}." if c in columns else f"No {c}: {why}." for c, why in REASONS.items() if c in incomplete
     ]
     explained = {*REASONS, RL_GAIN_COLUMNS[1]}
     return (*notes, *([f"{DASH} elsewhere: not evaluated."] if incomplete - explained else []))
@@ -256,12 +256,12 @@ def _why(rows: Sequence[Checkpoint], shown: Sequence[str]) -> tuple[str, ...]:
 
 def csv(rows: Sequence[Checkpoint]) -> str:
     """Returns a CSV row per checkpoint with all its numbers as fractions, six decimals."""
-    shown = _columns(rows)
+    columns = _columns(rows)
     lines = [
         {
             **{"model": row.model, "panel": row.panel, "seed": "" if row.seed is None else row.seed},
             **{"weights": row.weights, "runs": " ".join(run.result.manifest.run_id for run in row.runs)},
-            **{c: f"{row.numbers[c]:.6f}" if c in row.numbers else "" for c in shown},
+            **{c: f"{row.numbers[c]:.6f}" if c in row.numbers else "" for c in columns},
         }
         for row in rows
     ]
@@ -282,8 +282,14 @@ def numbers(rows: Sequence[Checkpoint]) -> dict[str, object]:
 
 def _correlation_records(rows: Sequence[Checkpoint]) -> Iterator[dict[str, object]]:
     for y, x, how in product(outcomes(rows), (*PREDICTORS, *UPPER_BOUNDS), COEFFICIENTS):
-        for within, found in correlation(rows, x, y, how).items():
-            if found is not None:
-                rounded = [None if v is None else round(v, 6) for v in (found.value, found.lo, found.hi)]
+        for within, estimate in correlation(rows, x, y, how).items():
+            if estimate is not None:
+                rounded = [None if v is None else round(v, 6) for v in (estimate.value, estimate.lo, estimate.hi)]
                 key = {"predictor": x, "outcome": y, "coefficient": how, "within": within}
-                yield {**key, "value": rounded, "n": found.n, "seeds": found.clusters, "above_zero": found.positive}
+                yield {
+                    **key,
+                    "value": rounded,
+                    "n": estimate.n,
+                    "seeds": estimate.clusters,
+                    "above_zero": estimate.positive,
+                }

@@ -56,7 +56,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A question with its estimate, `found`, in the unit of the question, and its verdict."""
+    """A question with its estimate in the unit of the question, and its verdict."""
 
     source: str
     panel: str
@@ -64,7 +64,7 @@ class Answer:
     where: str
     unit: Unit
     bounds: str
-    found: Estimate
+    estimate: Estimate
     verdict: str
     """yes: the interval lies within the bounds; no: outside; unclear: neither, or there is but one run."""
     tested: bool
@@ -132,7 +132,7 @@ def _answer(question: Question) -> Answer | None:
         where=question.where,
         unit=question.unit,
         bounds=_bounds_text(low, high, question.unit),
-        found=difference_estimate,
+        estimate=difference_estimate,
         verdict=verdict,
         tested=(low, high) == (0.0, math.inf),
     )
@@ -148,8 +148,8 @@ def _bounds_text(low: float, high: float, unit: Unit) -> str:
 
 def _adjust_p(family: list[Answer]) -> list[Answer]:
     """Sets Holm's adjusted p of the answers that are tests against 0."""
-    adjusted = iter(holm([a.found.p for a in family if a.tested and a.found.p is not None]))
-    return [replace(a, holm=next(adjusted)) if a.tested and a.found.p is not None else a for a in family]
+    adjusted = iter(holm([a.estimate.p for a in family if a.tested and a.estimate.p is not None]))
+    return [replace(a, holm=next(adjusted)) if a.tested and a.estimate.p is not None else a for a in family]
 
 
 # --- questions of the paper's tables --------------------------------------------------------------------------

@@ -73,8 +73,8 @@ def answers_grid(answered: Sequence[Answer]) -> Table:
             if family:
                 counts = [_count(sum(a.verdict == word for a in family)) for word in ("yes", "no", "unclear")]
                 tested = [a for a in family if a.tested]
-                kept = sum(a.verdict != "unclear" and a.holm is not None and a.holm < ALPHA for a in tested)
-                left = Value(kept, "count", suffix=f" of {len(tested)}") if tested else Value(None)
+                confirmed = sum(a.verdict != "unclear" and a.holm is not None and a.holm < ALPHA for a in tested)
+                left = Value(confirmed, "count", suffix=f" of {len(tested)}") if tested else Value(None)
                 rows.append((source, words, panel or DASH, *counts, _count(len(family)), left))
         groups.append(tuple(rows))
     tested_sources = {a.source for a in answered}
@@ -122,14 +122,14 @@ def _count(number: int) -> Value:
 
 
 def _comparison(a: Answer) -> Row:
-    found = a.found
+    estimate = a.estimate
     return (
         *(a.source, a.panel or DASH, a.comparison, a.where, a.verdict, a.bounds),
-        estimate_value(found, a.unit),
-        Value(found.positive, "count", suffix=f" of {found.runs}"),
-        Value(found.p if a.tested else None, "p"),
+        estimate_value(estimate, a.unit),
+        Value(estimate.positive, "count", suffix=f" of {estimate.runs}"),
+        Value(estimate.p if a.tested else None, "p"),
         Value(a.holm, "p"),
-        Value(found.mdd, FRACTION if a.unit == FRACTION else PERCENT),
+        Value(estimate.mdd, FRACTION if a.unit == FRACTION else PERCENT),
     )
 
 
@@ -181,18 +181,18 @@ def arms_grid(study: RLStudy) -> Table:
             (
                 panel or DASH,
                 arm,
-                _count(found.sft_seeds),
-                _count(found.runs),
-                estimate_value(found, POINTS),
-                Value(found.positive, "count", suffix=f" of {found.runs}"),
-                Value(found.p, "p"),
+                _count(estimate.sft_seeds),
+                _count(estimate.runs),
+                estimate_value(estimate, POINTS),
+                Value(estimate.positive, "count", suffix=f" of {estimate.runs}"),
+                Value(estimate.p, "p"),
                 Value(adjusted, "p"),
-                Value(found.mdd),
+                Value(estimate.mdd),
             )
-            for arm, (found, adjusted) in compare_with_grpo(study, panel).items()
+            for arm, (estimate, adjusted) in compare_with_grpo(study, panel).items()
         ]
         groups.append(tuple(rows))
-    kept = tuple(group for group in groups if group)
+    nonempty_groups = tuple(group for group in groups if group)
     return Table(
         label="rl-arms",
         title=f"Arms against {BASE_ARM}",
@@ -200,17 +200,17 @@ def arms_grid(study: RLStudy) -> Table:
         f"percentage points. {INTERVALS_NOTE} Holm: p adjusted for all arms of the panel. Detectable: the smallest "
         "true difference that a test finds with power 0.80, given this spread.",
         header=("Panel", "Arm", "SFT seeds", "Runs", f"Minus {BASE_ARM}", "Runs above 0", "p", "Holm", "Detectable"),
-        groups=kept,
-        notes=_single(kept),
+        groups=nonempty_groups,
+        notes=_single(nonempty_groups),
         text_columns=2,
     )
 
 
-def estimate_value(found: Estimate | None, unit: Unit) -> Value:
+def estimate_value(estimate: Estimate | None, unit: Unit) -> Value:
     """Returns `91.2 [88.0, 94.1]`, with a dagger when of one SFT seed only."""
-    if found is None:
+    if estimate is None:
         return Value(None, unit)
-    return Value(found.value, unit, found.lo, found.hi, marks=NOTED * found.has_single_sft_seed)
+    return Value(estimate.value, unit, estimate.lo, estimate.hi, marks=NOTED * estimate.has_single_sft_seed)
 
 
 def _single(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
@@ -222,21 +222,21 @@ def _single(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
 
 def monitors(study: RLStudy) -> Table:
     """Returns the table of monitored values, means over runs; monitors that no run recorded are left out."""
-    found = {
+    cells_by_arm = {
         (panel, arm): {
             name: estimate(study.monitor_summaries(panel, arm, *how[:2])) for name, how in MONITOR_COLUMNS.items()
         }
         for panel in study.panels
         for arm in study.arms(panel)
     }
-    shown = [name for name in MONITOR_COLUMNS if any(cells[name] for cells in found.values())]
+    columns = [name for name in MONITOR_COLUMNS if any(cells[name] for cells in cells_by_arm.values())]
     groups: list[tuple[Row, ...]] = []
     for panel in study.panels:
         rows: list[Row] = []
         for arm in study.arms(panel):
-            cells = found[panel, arm]
+            cells = cells_by_arm[panel, arm]
             if any(cells.values()):
-                values = [Value(e.value if (e := cells[n]) else None, MONITOR_COLUMNS[n][2]) for n in shown]
+                values = [Value(e.value if (e := cells[n]) else None, MONITOR_COLUMNS[n][2]) for n in columns]
                 rows.append((panel or DASH, arm, *values, alarms(study.of(panel, arm))))
         groups.append(tuple(rows))
     return Table(
@@ -246,7 +246,7 @@ def monitors(study: RLStudy) -> Table:
         "(late) quarter. Right rollouts, RM accuracy and mass in percent; entropy and KL in nats per token. RM gap: "
         "the reward model's mean probability of being right minus the share that is. Seconds: median time of a step, "
         "which depends on the machine. Alarms: number of runs that raised each.",
-        header=("Panel", "Arm", *shown, "alarms"),
+        header=("Panel", "Arm", *columns, "alarms"),
         groups=tuple(group for group in groups if group),
         text_columns=2,
     )
@@ -262,17 +262,17 @@ def options_grid(study: RLStudy) -> Table:
     """Returns the table of each arm's options; options that no run recorded are left out."""
     arms = list(dict.fromkeys((t.panel, t.arm) for t in study.trained))
     values = {key: {option: _option_text(study.of(*key), option) for option in OPTION_COLUMNS} for key in arms}
-    shown = [option for option in OPTION_COLUMNS if any(cells[option] != DASH for cells in values.values())]
+    columns = [option for option in OPTION_COLUMNS if any(cells[option] != DASH for cells in values.values())]
     rows: dict[tuple[TableCell, ...], list[str]] = {}
     for panel, arm in arms:
-        rows.setdefault((arm, *(values[panel, arm][option] for option in shown)), []).append(panel or DASH)
+        rows.setdefault((arm, *(values[panel, arm][option] for option in columns)), []).append(panel or DASH)
     lines = tuple((" ".join(panels), *row) for row, panels in rows.items())
     return Table(
         label="rl-options",
         title="Options of the arms",
         caption="How each arm was trained, as its runs recorded it.",
-        header=("Panel", "Arm", *shown),
-        groups=(lines,) if shown and lines else (),
+        header=("Panel", "Arm", *columns),
+        groups=(lines,) if columns and lines else (),
         text_columns=2,
     )
 
@@ -322,7 +322,7 @@ def numbers(study: RLStudy, answered: Sequence[Answer]) -> dict[str, object]:
                 f"minus_{BASE_ARM}": against_grpo[arm][0] if arm in against_grpo else None,
             }
             arms[f"{panel} {arm}".strip()] = {k: _rounded(asdict(e)) for k, e in estimates.items() if e is not None}
-    answer_records = [{**_rounded(asdict(a)), "found": _rounded(asdict(a.found))} for a in answered]
+    answer_records = [{**_rounded(asdict(a)), "estimate": _rounded(asdict(a.estimate))} for a in answered]
     return {"metric": study.metric, "arms": arms, "answers": answer_records}
 
 

@@ -96,7 +96,7 @@ def probe_grid(models: Study) -> Table:
         for probe, words in PROBES.items():
             cells = [over_seeds(f1(models, method, probe, scene)) for scene in SUBSETS]
             if any(cells) and (probe or len(_probed(models, method)) > 0):
-                worlds = max(found.n for found in cells if found is not None)
+                worlds = max(mean.n for mean in cells if mean is not None)
                 rows.append(
                     (name(method, probe), words, Value(worlds, "count"), *(mean_value(c, PERCENT) for c in cells))
                 )

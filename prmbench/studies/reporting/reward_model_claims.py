@@ -139,7 +139,9 @@ def _comparisons(study: Study, suffix: str) -> Iterator[Comparison]:
     for method in (ipvrm, *(f"{rival}{suffix}" for rival in RIVALS)):
         if study.first_readout("steps", method, ("prefix_sum",)):
             for where, subsets in SUBSET_GROUPS.items():
-                steps, prefixes = (study.f1(method, wanted, subsets) for wanted in (PROCESS_READOUTS, PREFIX_READOUTS))
+                steps, prefixes = (
+                    study.f1(method, readouts, subsets) for readouts in (PROCESS_READOUTS, PREFIX_READOUTS)
+                )
                 yield "T14", f"{method}: step_sum - prefix_sum", where, steps, prefixes
 
 

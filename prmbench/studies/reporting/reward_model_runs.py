@@ -88,10 +88,10 @@ class Study:
         """Returns the readouts that the method has values for."""
         return tuple(sorted({key[2] for key in self.values if key[:2] == (task, method) and key[2]}))
 
-    def first_readout(self, task: str, method: str, wanted: Sequence[str]) -> str:
-        """Returns the first of the wanted readouts that the method has; empty when it has none."""
+    def first_readout(self, task: str, method: str, readouts: Sequence[str]) -> str:
+        """Returns the first of the readouts that the method has; empty when it has none."""
         available = self.reads(task, method)
-        return next((name for name in wanted if name in available), "")
+        return next((name for name in readouts if name in available), "")
 
     def by_seed(self, task: str, method: str, how: tuple[str, str, str], subsets: Sequence[str]) -> BySeed:
         """Returns, by seed, the mean over the subsets of one (readout, rule, metric).
@@ -104,21 +104,21 @@ class Study:
         seeds = set.intersection(*(set(part) for part in parts))
         return {seed: fmean(part[seed] for part in parts) for seed in sorted(seeds)}
 
-    def f1(self, method: str, wanted: Sequence[str], subsets: Sequence[str], rule: str = "calibrated") -> BySeed:
+    def f1(self, method: str, readouts: Sequence[str], subsets: Sequence[str], rule: str = "calibrated") -> BySeed:
         """Returns first-error F1 by seed under a threshold rule."""
-        return self.by_seed("steps", method, (self.first_readout("steps", method, wanted), rule, "f1"), subsets)
+        return self.by_seed("steps", method, (self.first_readout("steps", method, readouts), rule, "f1"), subsets)
 
-    def change(self, method: str, wanted: Sequence[str], rule: str = "calibrated") -> BySeed:
+    def change(self, method: str, readouts: Sequence[str], rule: str = "calibrated") -> BySeed:
         """Returns F1 on the shifted formats minus F1 on the traces as sampled, by seed; negative when shifts hurt."""
-        shifted, plain = (self.f1(method, wanted, names, rule) for names in (SHIFTS, ("onpolicy",)))
+        shifted, plain = (self.f1(method, readouts, names, rule) for names in (SHIFTS, ("onpolicy",)))
         return {seed: shifted[seed] - plain[seed] for seed in shifted.keys() & plain.keys()}
 
     def best_of(self, method: str, metric: str = "best_of", sizes: Sequence[int] = ()) -> BySeed:
         """Returns best-of-N accuracy by the method's own score, by seed: the mean over `sizes` (default: all N)."""
         how = (self.first_readout("best_of_n", method, own_readouts(method)), "last")
         names = self.subsets("best_of_n")
-        wanted = sizes or self.group_sizes()
-        parts = [self.by_seed("best_of_n", method, (*how, f"{metric}@{n}"), names) for n in wanted]
+        sizes = sizes or self.group_sizes()
+        parts = [self.by_seed("best_of_n", method, (*how, f"{metric}@{n}"), names) for n in sizes]
         seeds = set.intersection(*(set(part) for part in parts)) if parts else set()
         return {seed: fmean(part[seed] for part in parts) for seed in sorted(seeds)}
 

@@ -59,8 +59,8 @@ def _answers(study: Study, claims: Sequence[Claim]) -> Table:
                 counts = [
                     Value(sum(c.verdict == answer for c in family), "count") for answer in ("yes", "no", "unclear")
                 ]
-                kept = sum(c.verdict != "unclear" and c.holm is not None and c.holm < ALPHA for c in family)
-                rows.append((source, words, constants, *counts, Value(len(family), "count"), Value(kept, "count")))
+                confirmed = sum(c.verdict != "unclear" and c.holm is not None and c.holm < ALPHA for c in family)
+                rows.append((source, words, constants, *counts, Value(len(family), "count"), Value(confirmed, "count")))
         groups += [tuple(rows)] * bool(rows)
     notes = [f"{source}, {CLAIMS[source]}: not asked, {why}." for source, why in missing(study).items()]
     return Table(
@@ -117,12 +117,12 @@ def _comparison(claim: Claim) -> Row:
 # --- means ----------------------------------------------------------------------------------------------------
 
 
-def mean_value(found: Mean | None, unit: Unit, seeds: int = 0, best: float | None = None) -> Value:
+def mean_value(mean: Mean | None, unit: Unit, seeds: int = 0, best: float | None = None) -> Value:
     """Returns a p-value with three decimals, or `<0.001`."""
-    if found is None:
+    if mean is None:
         return Value(None, unit)
-    is_best = best is not None and number(found.value, unit) == number(best, unit)
-    return Value(found.value, unit, found.lo, found.hi, is_best, NOTED * (found.n < seeds))
+    is_best = best is not None and number(mean.value, unit) == number(best, unit)
+    return Value(mean.value, unit, mean.lo, mean.hi, is_best, NOTED * (mean.n < seeds))
 
 
 def over_seeds(values: BySeed) -> Mean | None:
@@ -130,10 +130,10 @@ def over_seeds(values: BySeed) -> Mean | None:
     return mean(list(values.values())) if values else None
 
 
-def f1_columns(study: Study, method: str, wanted: Sequence[str], rule: str) -> dict[str, Mean | None]:
+def f1_columns(study: Study, method: str, readouts: Sequence[str], rule: str) -> dict[str, Mean | None]:
     """Returns F1 by subset, and with it the mean over the shifted formats and the change from the sampled format."""
-    by_subset = {name: over_seeds(study.f1(method, wanted, (name,), rule)) for name in study.subsets("steps")}
-    shifts, change = study.f1(method, wanted, SHIFTS, rule), study.change(method, wanted, rule)
+    by_subset = {name: over_seeds(study.f1(method, readouts, (name,), rule)) for name in study.subsets("steps")}
+    shifts, change = study.f1(method, readouts, SHIFTS, rule), study.change(method, readouts, rule)
     return by_subset | dict(zip(SHIFT_COLUMNS, map(over_seeds, (shifts, change)), strict=True))
 
 
@@ -143,7 +143,7 @@ def _table(
     """Returns rows of cells with the best of each column in bold."""
     best: dict[str, float | None] = {}
     for name in units:
-        values = [found.value for _, cells in lines if (found := cells.get(name)) is not None]
+        values = [mean.value for _, cells in lines if (mean := cells.get(name)) is not None]
         pick = min if name in LOWER_IS_BETTER else max
         best[name] = pick(values) if len(values) > 1 else None
     seeds = len(study.seeds)
@@ -161,12 +161,12 @@ def _f1(study: Study, rule: str) -> Table:
     subsets = study.subsets("steps")
     units = dict.fromkeys(subsets, PERCENT) | {SHIFT_COLUMNS[0]: PERCENT, SHIFT_COLUMNS[1]: POINTS}
     groups = []
-    for name, wanted in READINGS.items():
+    for name, readouts in READINGS.items():
         lines = []
         for method in study.methods:
-            readout = study.first_readout("steps", method, wanted)
+            readout = study.first_readout("steps", method, readouts)
             if readout:
-                lines.append(((method, name, Code(readout)), f1_columns(study, method, wanted, rule)))
+                lines.append(((method, name, Code(readout)), f1_columns(study, method, readouts, rule)))
         groups.append(_table(study, lines, units))
     floor = _floor(study, subsets, units)
     groups = [group for group in (*groups, floor) if group]
@@ -280,14 +280,14 @@ def _calibration(study: Study) -> Table:
 
 def _recipes(study: Study) -> Table:
     names = {name for recipe in study.recipes.values() for name in recipe}
-    shown = [name for name in RECIPE_FIELDS if name in names] + sorted(names - set(RECIPE_FIELDS))
-    rows = tuple((m, *(study.recipes[m].get(name, DASH) for name in shown)) for m in study.methods)
+    fields = [name for name in RECIPE_FIELDS if name in names] + sorted(names - set(RECIPE_FIELDS))
+    rows = tuple((m, *(study.recipes[m].get(name, DASH) for name in fields)) for m in study.methods)
     return Table(
         label="study-recipes",
         title="Recipes",
         caption="How each method was trained; all methods of a seed have the same data and number of steps.",
-        header=("Method", *shown),
-        groups=(rows,) if shown else (),
+        header=("Method", *fields),
+        groups=(rows,) if fields else (),
         text_columns=1,
     )
 
