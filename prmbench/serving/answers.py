@@ -24,6 +24,8 @@ from prmbench.serving.scheduler import Scored
 
 RESULT_KEYS = ("id", "steps", "values", "also", "tokens", "verdicts", "unscored")
 """Fields of a line of `prmbench score` that an answer has, too."""
+MAX_MESSAGE = 500
+"""Characters of an error's message: a request's own text is in some of them."""
 LIMITS = ("max_body", "max_solutions", "max_steps", "max_characters", "max_pending", "timeout")
 ERROR_TYPES = {
     401: "unauthorized",
@@ -52,8 +54,8 @@ def to_response(content: Mapping[str, Any], status: int = 200, headers: Mapping[
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return `{"error": {"message", "type", "code"}}` with this status."""
-    error = {"message": one_line(message), "type": ERROR_TYPES.get(status, "invalid_request"), "code": status}
-    return to_response({"error": error}, status, headers)
+    kind, line = ERROR_TYPES.get(status, "invalid_request"), one_line(message[:MAX_MESSAGE])
+    return to_response({"error": {"message": line, "type": kind, "code": status}}, status, headers)
 
 
 def score_answer(model: str, backend: Backend, traces: Sequence[Trace], scored: Sequence[Scored]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -34,6 +35,8 @@ BODY_SECONDS = 30.0
 """Seconds that a client has to send a body."""
 MAX_BUFFERED_BYTES = 2**28
 """Bytes that the bodies of all unanswered requests may have together; beyond it a request is answered 429."""
+INLINE_BYTES = 2**16
+"""A larger body is parsed in another thread, so that the others do not wait for it."""
 RETRY_SECONDS = 1
 """Value of Retry-After when the queue is full."""
 
@@ -58,8 +61,11 @@ class Service:
         start = asyncio.get_running_loop().time()
         body = _Body(self, request)
         try:
+            if self.scheduler.is_full:
+                raise QueueFullError
             raw = await body.read(min(BODY_SECONDS, self.config.timeout))
-            traces = parse(parse_json(raw), self.config, self.reading)
+            read = partial(self._traces, parse, raw)
+            traces = read() if len(raw) <= INLINE_BYTES else await asyncio.to_thread(read)
             async with asyncio.timeout_at(start + self.config.timeout):
                 scored = await _unless_disconnected(request, self.scheduler.score(traces))
         except TimeoutError as error:
@@ -75,6 +81,9 @@ class Service:
         finally:
             body.release()
         return to_response(to_content(self.description["id"], self.backend, traces, scored))
+
+    def _traces(self, parse: Parser, raw: bytes) -> list[Trace]:
+        return parse(parse_json(raw), self.config, self.reading)
 
 
 class _Body:
@@ -92,9 +101,7 @@ class _Body:
             raise RequestError(415, "expected the header Content-Type: application/json")
         if headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise RequestError(415, "a compressed body is not taken; send it without Content-Encoding")
-        length = headers.get("content-length", "0")
-        # Not as a number yet: it may have more digits than Python reads.
-        if len(length.lstrip("0")) > len(str(limit)) or int(length[-len(str(limit)) :] or "0") > limit:
+        if int(headers.get("content-length", "0")) > limit:  # h11 has checked that it is a number
             raise _too_large(limit)
         try:
             async with asyncio.timeout(seconds):
@@ -166,6 +173,11 @@ def build_app(service: Service) -> FastAPI:
             return error_response(503, f"the model has been busy with one batch for over {service.config.timeout:g} s")
         return to_response({"status": "ok"})
 
+    _add_error_answers(app)
+    return app
+
+
+def _add_error_answers(app: FastAPI) -> None:
     @app.exception_handler(RequestError)
     async def refuse(_: Request, error: RequestError) -> Response:
         headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
@@ -183,5 +195,3 @@ def build_app(service: Service) -> FastAPI:
     @app.exception_handler(ClientDisconnect)
     async def forget(_: Request, __: ClientDisconnect) -> Response:
         return error_response(499, "the client has gone")
-
-    return app

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from prmbench.config import ServeConfig
 from prmbench.core import reading
-from prmbench.core.option_values import check_choice, check_names
+from prmbench.core.option_values import check_names
 from prmbench.core.records import Trace, UserError
 from prmbench.data import files, solutions
 
@@ -20,7 +20,8 @@ SCORE_KEYS = ("model", "id", "problem", "prompt", "steps", "text", "solution", "
 SOLUTION_KEYS = tuple(key for key in SCORE_KEYS if key not in ("model", "solutions"))
 POOLING_KEYS = ("model", "input", "messages", "task", "encoding_format", "split", "user")
 POOLING_TASK = "token_classify"
-MAX_ID_LENGTH = 200
+MAX_ID_LENGTH, MAX_QUOTED = 200, 60
+SPLITS = tuple(solutions.SPLITTERS)
 DEFAULT_ID = "solution"
 """Solutions without an `id` are called solution-0, solution-1 and so on."""
 
@@ -68,15 +69,15 @@ def parse_score(body: Mapping[str, Any], config: ServeConfig, model: Reading) ->
         RequestError: The request is invalid or too large.
     """
     try:
-        check_names(body, SCORE_KEYS, "request: unknown key")
+        _check_keys(body, SCORE_KEYS, "request: unknown key")
         _check_model(body, model)
         if body.get("solutions") is None:
-            return _traces([_solution(body, "request")], config)
+            return _traces([_solution(body)], config)
         clashing = [key for key in ("id", "steps", "text", "solution") if key in body]
         if clashing:
             raise UserError(f"request: has both `solutions` and `{clashing[0]}`; put `{clashing[0]}` into the list")
         shared = {key: body[key] for key in ("problem", "prompt", "split") if key in body}
-        return _traces([shared | row for row in _objects(body["solutions"], "solutions")], config)
+        return _traces([shared | row for row in _objects(body["solutions"], "solutions", config)], config)
     except UserError as error:
         raise RequestError(INVALID, str(error)) from error
 
@@ -88,7 +89,7 @@ def parse_pooling(body: Mapping[str, Any], config: ServeConfig, model: Reading) 
         RequestError: The request is invalid, too large, or asks for what is not supported.
     """
     try:
-        check_names(body, POOLING_KEYS, "request: unsupported key")
+        _check_keys(body, POOLING_KEYS, "request: unsupported key")
         _check_model(body, model)
         _check_value(body, "encoding_format", "float")
         _check_value(body, "task", POOLING_TASK)
@@ -98,12 +99,12 @@ def parse_pooling(body: Mapping[str, Any], config: ServeConfig, model: Reading) 
         if body.get("messages") is not None:
             return _traces([split | _conversation(body["messages"], model)], config)
         rows = body["input"] if isinstance(body["input"], list) else [body["input"]]
-        if not all(isinstance(row, dict) for row in rows):
+        if any(isinstance(row, str | int | list) for row in rows):
             raise UserError(
                 "input: texts and token ids are not supported, since this server renders solutions itself; give "
                 '{"problem": ..., "steps": [...]} or a list of such objects, or `messages`'
             )
-        return _traces([split | row for row in _objects(rows, "input")], config)
+        return _traces([split | row for row in _objects(rows, "input", config)], config)
     except UserError as error:
         raise RequestError(INVALID, str(error)) from error
 
@@ -119,29 +120,34 @@ def _check_value(body: Mapping[str, Any], key: str, supported: str) -> None:
         raise UserError(f"{key}: is {reading.short_repr(body[key])}; only {supported!r} is supported")
 
 
-def _objects(value: Any, name: str) -> list[dict[str, Any]]:
-    """Return a list of at least one object with known keys. Raises UserError where it is none."""
+def _check_keys(values: Mapping[str, Any], known: Sequence[str], message: str) -> None:
+    """Raise UserError on an unknown key, of which a part is quoted and compared with the known ones."""
+    check_names([key[:MAX_QUOTED] for key in values], known, message)
+
+
+def _objects(value: Any, name: str, config: ServeConfig) -> list[dict[str, Any]]:
+    """Return a list of at least one object with known keys. Raises UserError where it is none, or RequestError."""
     if not isinstance(value, list) or not value:
         raise UserError(f"{name}: is {reading.short_repr(value)}; expected a list of at least one object")
+    if len(value) > config.max_solutions:
+        raise _too_large(f"request: has {len(value):,} solutions", config.max_solutions, "max_solutions")
     for number, row in enumerate(value):
         if not isinstance(row, dict):
             raise UserError(f"{name} {number}: is {reading.short_repr(row)}; expected an object")
-        check_names(row, SOLUTION_KEYS, f"{name} {number}: unknown key")
+        _check_keys(row, SOLUTION_KEYS, f"{name} {number}: unknown key")
     return value
 
 
-def _solution(body: Mapping[str, Any], location: str) -> dict[str, Any]:
+def _solution(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a body that are those of a solution. Raises UserError where there is no solution."""
     row = {key: value for key, value in body.items() if key in SOLUTION_KEYS}
     if all(row.get(key) is None for key in ("steps", "text", "solution")):
-        raise UserError(f"{location}: has no solution; give `steps` (a list of texts), `text`, or a list `solutions`")
+        raise UserError("request: has no solution; give `steps` (a list of texts), `text`, or a list `solutions`")
     return row
 
 
 def _traces(rows: Sequence[Mapping[str, Any]], config: ServeConfig) -> list[Trace]:
-    """Return rows as traces. Raises UserError where one is invalid, and RequestError where there is too much."""
-    if len(rows) > config.max_solutions:
-        raise _too_large(f"request: has {len(rows):,} solutions", config.max_solutions, "max_solutions")
+    """Return rows as traces. Raises UserError where one is invalid, and RequestError where one is too large."""
     traces = [_trace(row, number, config) for number, row in enumerate(rows)]
     files.check_unique_ids([trace.id for trace in traces], "request")
     return traces
@@ -149,24 +155,37 @@ def _traces(rows: Sequence[Mapping[str, Any]], config: ServeConfig) -> list[Trac
 
 def _trace(row: Mapping[str, Any], number: int, config: ServeConfig) -> Trace:
     location = f"solution {number}"
-    texts = [key for key in ("steps", "text", "solution") if row.get(key) is not None]
+    row = {key: value for key, value in row.items() if value is not None}
+    texts = [key for key in ("steps", "text", "solution") if key in row]
     if len(texts) != 1:
         raise UserError(f"{location}: has {' and '.join(texts) or 'neither'}; give either `steps` or `text`")
     if "problem" in row and "prompt" in row:
         raise UserError(f"{location}: has `problem` and `prompt`; give one of them")
     _check_id(row.get("id"), location)
-    split = config.split if row.get("split") is None else row["split"]
-    check_choice(split, get_args(get_type_hints(ServeConfig)["split"]), f"{location}: split is {split!r:.60}")
-    fields = {**row, "solution": row[texts[0]]} if texts[0] == "text" else row
+    split = row.get("split", config.split)
+    if split not in SPLITS:
+        raise UserError(f"{location}: split is {reading.short_repr(split)}; choose from {', '.join(SPLITS)}")
+    value = row[texts[0]]
+    values = value if isinstance(value, list) else [value]
+    _check_characters([row.get("problem", row.get("prompt")), *values], location, config)
+    _check_steps(values, location, config)
     if texts[0] == "text":
-        files.text_field(row, "text", location)  # else the message would name `solution`
-    trace = solutions.to_trace(fields, DEFAULT_ID, number, split, location)
-    characters = len(trace.prompt) + sum(map(len, trace.steps))
-    if len(trace.steps) > config.max_steps:
-        raise _too_large(f"{location}: has {len(trace.steps):,} steps", config.max_steps, "max_steps")
+        row["solution"] = files.text_field(row, "text", location)  # else a message would name `solution`
+    trace = solutions.to_trace(row, DEFAULT_ID, number, split, location)
+    _check_steps(trace.steps, location, config)
+    return trace
+
+
+def _check_characters(values: Sequence[Any], location: str, config: ServeConfig) -> None:
+    """Raise RequestError where the texts among the values are too long together."""
+    characters = sum(len(value) for value in values if isinstance(value, str))
     if characters > config.max_characters:
         raise _too_large(f"{location}: has {characters:,} characters", config.max_characters, "max_characters")
-    return trace
+
+
+def _check_steps(steps: Sequence[Any], location: str, config: ServeConfig) -> None:
+    if len(steps) > config.max_steps:
+        raise _too_large(f"{location}: has {len(steps):,} steps", config.max_steps, "max_steps")
 
 
 def _check_id(value: Any, location: str) -> None:
@@ -188,7 +207,7 @@ def _conversation(messages: Any, model: Reading) -> dict[str, Any]:
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise UserError(f"messages: is {reading.short_repr(messages)}; expected a list of objects")
     for number, message in enumerate(messages):
-        check_names(message, ("role", "content"), f"message {number}: unsupported key")
+        _check_keys(message, ("role", "content"), f"message {number}: unsupported key")
         files.text_field(message, "content", f"message {number}")
     roles = [message.get("role") for message in messages]
     if roles not in (["user", "assistant"], ["system", "user", "assistant"]):

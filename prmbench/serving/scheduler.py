@@ -86,6 +86,11 @@ class Scheduler:
         self.busy_since: float | None = None
         """When the call of the model that is running began, on the monotonic clock."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many requests are unanswered as may be."""
+        return len(self._pending) >= self._max_pending
+
     async def score(self, traces: Sequence[Trace]) -> list[Scored]:
         """Return the scores of a request's traces, in order; when this is cancelled, its work is dropped.
 
@@ -94,7 +99,7 @@ class Scheduler:
             ScoringError: The model failed on this request.
             StoppedError: `stop` was called.
         """
-        if len(self._pending) >= self._max_pending:
+        if self.is_full:
             raise QueueFullError
         prefix = "" if self._ids_are_seeds else f"{self._accepted}/"
         self._accepted += 1
@@ -152,7 +157,7 @@ class Scheduler:
         return jobs
 
     def _costs(self, traces: Sequence[Trace]) -> tuple[int, ...]:
-        return tuple(map(self._backend.cost, traces))
+        return tuple(self._backend.cost(trace) for trace in traces)
 
     def _batches(self, jobs: Sequence[Job]) -> Iterator[list[Entry]]:
         """Yield the batches of the jobs, as `prmbench score` forms them, without what nobody waits for any longer."""
