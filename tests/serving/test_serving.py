@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -563,24 +564,50 @@ def process(tmp_path: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[
             assert started.stderr is not None
             line = started.stderr.readline()
             assert line.startswith("serving: slow at http://127.0.0.1:"), line
-            yield started, Running(int(line.partition("127.0.0.1:")[2].partition(",")[0]), None, lambda: None)  # type: ignore[arg-type]
+            yield started, Running(port_in(line), None, lambda: None)  # type: ignore[arg-type]
         finally:
             started.kill()
+
+
+def port_in(line: str) -> int:
+    """The port in the line that names the address."""
+    return int(line.partition("127.0.0.1:")[2].partition(",")[0])
 
 
 def ask_slowly(server: Running, pool: ThreadPoolExecutor, seconds: str) -> Any:
     return pool.submit(server.ask, "/v1/score", {"problem": "p", "steps": [seconds]})
 
 
-def test_sigterm_drains_and_ends_with_zero(tmp_path: Path) -> None:
-    with process(tmp_path, "--access-log") as (started, server), ThreadPoolExecutor(1) as pool:
-        answer = ask_slowly(server, pool, "1")
-        time.sleep(0.3)
-        started.send_signal(signal.SIGTERM)
-        assert answer.result()[0] == 200
-        assert started.wait(20) == 0
-        assert started.stderr is not None
-        assert "POST /v1/score 200 " in started.stderr.read()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_the_command_ends_with_zero(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command itself in this thread, which is the one that signals reach."""
+    assert threading.current_thread() is threading.main_thread()
+    (tmp_path / "slow_backend.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    statuses: list[int] = []
+
+    def ask(line: str) -> None:
+        server = Running(port_in(line), None, lambda: None)  # type: ignore[arg-type]
+        with ThreadPoolExecutor(1) as pool:
+            answer = ask_slowly(server, pool, "0.5")
+            time.sleep(0.1)
+            os.kill(os.getpid(), number)
+            statuses.append(answer.result()[0])
+
+    asking: list[threading.Thread] = []
+
+    def say(kind: str, message: object) -> None:
+        if kind == "serving":
+            asking.append(threading.Thread(target=ask, args=(str(message),)))
+            asking[0].start()
+
+    monkeypatch.setattr("prmbench.serving.server.say", say)
+    result = call("serve", "--backend", "slow_backend:Slow", "--model", "slow", "--port", "0", "--access-log")
+    asking[0].join(20)
+    assert (statuses, result.exit_code) == ([200], 0)
+    assert "request: POST /v1/score 200 " in result.stderr
 
 
 def test_a_drain_that_took_too_long_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
