@@ -12,7 +12,7 @@ import os
 import resource
 import socket
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prmbench import config as options
 from prmbench.backends import find_card, load_backend
@@ -21,10 +21,18 @@ from prmbench.core import processes, reading
 from prmbench.core.records import Notice, UserError
 from prmbench.core.redaction import SERVER_TOKEN
 
+if TYPE_CHECKING:
+    from prmbench.serving.app import Service
+
 PACKAGES = ("fastapi", "uvicorn")
-NOT_SERVED = ("data", "limit", "max_cost")
-"""Options of other commands that run a model, which mean nothing here."""
+NOT_SERVED = {
+    "data": "`serve` takes its solutions from requests",
+    "limit": "`serve` takes its solutions from requests",
+    "ref_cache": "would grow with every request",
+}
+"""Options of other commands that run a model and that `serve` cannot use, each with the reason."""
 MIN_TOKEN_LENGTH = 8
+OPEN_FILES = 8192
 OTHERS = 0o077
 """Permission bits of everybody but a file's owner."""
 
@@ -45,7 +53,7 @@ def serve(config: ServeConfig, quiet: bool = False) -> bool:
     config = options.validate(config)
     check_options(config)
     check_packages()
-    from prmbench.serving import server
+    from prmbench.serving import uvicorn_server
 
     token = read_token(config)
     listener = bind(config.host, config.port)
@@ -53,7 +61,7 @@ def serve(config: ServeConfig, quiet: bool = False) -> bool:
     try:
         service = open_service(config)
         listen(listener, config)
-        return asyncio.run(server.run(service, listener, token, quiet))
+        return asyncio.run(uvicorn_server.run(service, listener, token, quiet))
     finally:
         listener.close()
 
@@ -66,7 +74,7 @@ def describe(config: ServeConfig) -> dict[str, Any]:
     return dict(open_service(config).description)
 
 
-def open_service(config: ServeConfig) -> Any:
+def open_service(config: ServeConfig) -> Service:
     """Return the service of a model. Raises UserError where it cannot be loaded."""
     from prmbench.backends import cards
     from prmbench.evaluation import scoring
@@ -88,9 +96,9 @@ def open_service(config: ServeConfig) -> Any:
 def check_options(config: ServeConfig) -> None:
     """Raise UserError on options that `serve` cannot use, or that would open the model to everyone by accident."""
     defaults = ServeConfig()
-    for name in NOT_SERVED:
+    for name, reason in NOT_SERVED.items():
         if getattr(config, name) != getattr(defaults, name):
-            raise UserError(f"--{name.replace('_', '-')}: `serve` takes its solutions from requests; drop it")
+            raise UserError(f"--{name.replace('_', '-')}: {reason}; drop it")
     if config.engine == "openai":
         raise UserError("--engine openai: that model is behind a server already; ask that server, or use `score`")
     if config.model in ("gold", "outcome-oracle"):
@@ -181,6 +189,8 @@ def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
 
 
 def _allow_many_connections() -> None:
-    """Raise the limit on open files as far as this user may."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raise the limit on open files, of which every connection is one, as far as this user may."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+    if limit not in (resource.RLIM_INFINITY, wanted) and limit < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

@@ -166,7 +166,7 @@ def build_app(service: Service) -> FastAPI:
     async def models() -> Response:
         return to_response({"object": "list", "data": [service.description]})
 
-    @app.get(HEALTH)
+    @app.api_route(HEALTH, methods=["GET", "HEAD"])
     async def health() -> Response:
         since = service.scheduler.busy_since
         if since is not None and time.monotonic() - since > service.config.timeout:

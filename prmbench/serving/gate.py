@@ -47,7 +47,7 @@ class Gate:
             access_log: Whether to print a line on stderr for every request.
         """
         self._app, self._host, self._access_log = app, host, access_log
-        self._authorization = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
         self.stopping = False
         self._running = 0
         self._idle = asyncio.Event()
@@ -97,4 +97,5 @@ class Gate:
         return None
 
     def _is_authorized(self, authorization: bytes) -> bool:
-        return self._authorization is None or hmac.compare_digest(authorization, self._authorization)
+        scheme, _, token = authorization.partition(b" ")
+        return self._token is None or (scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token))

@@ -17,7 +17,7 @@ from prmbench.backends import Backend, Facts
 from prmbench.backends.cards import ModelCard
 from prmbench.config import ServeConfig
 from prmbench.core.records import StepScores, Trace
-from prmbench.serving import server
+from prmbench.serving import uvicorn_server
 from prmbench.serving.answers import describe_model
 from prmbench.serving.app import Service
 from prmbench.serving.request_bodies import Reading
@@ -109,10 +109,10 @@ def running(service: Service, token: str | None = None) -> Iterator[Running]:
     ready = threading.Event()
 
     async def main() -> None:
-        shutdown = server.Shutdown()
+        shutdown = uvicorn_server.Shutdown()
         handle.stop = shutdown.begin
         ready.set()
-        handle.in_time.append(await server.run(service, listener, token, quiet=True, shutdown=shutdown))
+        handle.in_time.append(await uvicorn_server.run(service, listener, token, quiet=True, shutdown=shutdown))
 
     thread = threading.Thread(target=asyncio.run, args=(main(),))
     thread.start()
