@@ -37,7 +37,7 @@ ERROR_TYPES = {
     415: "unsupported_media_type",
     421: "misdirected_request",
     429: "too_many_requests",
-    500: "scoring_failed",
+    500: "server_error",
     503: "stopping",
     504: "timeout",
 }

@@ -37,6 +37,8 @@ MAX_BUFFERED_BYTES = 2**28
 """Bytes that the bodies of all unanswered requests may have together; beyond it a request is answered 429."""
 INLINE_BYTES = 2**16
 """A larger body is parsed in another thread, so that the others do not wait for it."""
+LAST_BODY_SECONDS = 5.0
+"""Seconds that a client has to send the rest of a body once the server stops."""
 RETRY_SECONDS = 1
 """Value of Retry-After when the queue is full."""
 
@@ -55,6 +57,14 @@ class Service:
     scheduler: Scheduler
     buffered: int = field(default=0)
     """Bytes of the bodies of unanswered requests."""
+    unread: set[asyncio.Timeout] = field(default_factory=set)
+    """The time limits of the bodies that are being read."""
+
+    def hurry(self) -> None:
+        """Leave the clients that are sending a body only a little more time, since the server stops."""
+        latest = asyncio.get_running_loop().time() + LAST_BODY_SECONDS
+        for limit in self.unread:
+            limit.reschedule(min(latest, limit.when() or latest))
 
     async def answer(self, request: Request, parse: Parser, to_content: Formatter) -> Response:
         """Return the answer to a request. Raises RequestError where there is none."""
@@ -104,11 +114,14 @@ class _Body:
         if int(headers.get("content-length", "0")) > limit:  # h11 has checked that it is a number
             raise _too_large(limit)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as time_limit:
+                self._service.unread.add(time_limit)
                 async for chunk in self._request.stream():
                     self._add(chunk, limit)
         except TimeoutError as error:
-            raise RequestError(408, f"the body did not arrive within {seconds:g} s") from error
+            raise RequestError(408, f"the body did not arrive within {seconds:g} s, or before a stop") from error
+        finally:
+            self._service.unread.discard(time_limit)
         return bytes(self._content)
 
     def release(self) -> None:

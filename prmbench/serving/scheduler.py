@@ -180,7 +180,7 @@ class Scheduler:
         elif len(jobs) == 1:
             _fail_if_failed(jobs[0], done)
         else:
-            for job in jobs:
+            for job in [job for job in jobs if not job.answer.done()]:
                 await self._score([entry for entry in batch if entry[0] is job])
 
     async def _in_thread(self, call: Callable[[], T]) -> Future[T]:

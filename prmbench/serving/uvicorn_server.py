@@ -109,6 +109,8 @@ async def run(
         if not quiet:
             say("serving", _startup_line(service, listener, token))
         await asyncio.wait({serving, scoring, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if scoring.done():  # by an error, which is raised below; nobody will answer what waits
+            service.scheduler.stop()
         in_time = await _drain(service, gate)
         server.should_exit = True
         await serving
@@ -125,6 +127,7 @@ async def run(
 async def _drain(service: Service, gate: Gate) -> bool:
     """Refuse new requests and wait for the others; return whether they were answered in time."""
     gate.stopping = True
+    service.hurry()
     try:
         async with asyncio.timeout(service.config.drain):
             await gate.wait_until_idle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -547,6 +548,34 @@ def test_draining_answers_what_was_taken_and_refuses_the_rest() -> None:
         latch.open.set()
         assert [f.result()[0] for f in taken] == [200, 200]
     assert handle.in_time == [True]
+
+
+def test_draining_does_not_wait_for_a_body_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "LAST_BODY_SECONDS", 0.1)
+    with running(service_of(LengthBackend())) as handle, handle.connect() as client:
+        head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        client.sendall(head + b"Content-Length: 90\r\n\r\n{")
+        eventually(lambda: handle.service.buffered == 1)
+        handle.stop()
+        assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
+    assert handle.in_time == [True]
+
+
+def test_an_error_in_the_queue_itself_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = service_of(LengthBackend())
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(service.scheduler, "_batches", fail)
+    listener = serving.bind("127.0.0.1", 0)
+    serving.listen(listener, service.config)
+    handle = Running(listener.getsockname()[1], service, lambda: None)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(handle.ask, "/v1/score", ONE)
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(uvicorn_server.run(service, listener, None, quiet=True))
+        assert answer.result()[0] == 503
 
 
 def test_draining_has_a_time_limit() -> None:
