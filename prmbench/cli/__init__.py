@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -92,6 +93,19 @@ def score(config: options.ScoreConfig, quiet: Quiet = False) -> None:
         path = evaluation.score(config, progress)
     if path is not None and not quiet:
         typer.echo(f"scores: {path}", err=True)
+
+
+@command(options.ServeConfig)
+def serve(config: options.ServeConfig, quiet: Quiet = False) -> None:
+    """Serve a PRM over HTTP: problem and steps in, step scores out, batched over requests."""
+    from prmbench import serving
+
+    if config.dry_run:
+        typer.echo(json.dumps(serving.describe(config), indent=2))
+        return
+    if not serving.serve(config, quiet):
+        cli_options.say("error", "stopped before every request was answered; use a longer --drain")
+        os._exit(cli_options.STOPPED)  # the model may still be busy, and nobody waits for it
 
 
 @command(options.RolloutConfig)

@@ -209,6 +209,39 @@ class ScoreConfig(ModelConfig):
     force: bool = option(False, "Replace --out where it exists, and score again what an interrupted run had scored.")
 
 
+@dataclass(frozen=True)
+class ServeConfig(ModelConfig):
+    """`prmbench serve`."""
+
+    split: Literal["paragraph", "line", "numbered"] = option(
+        "paragraph", "How a request's free text becomes steps, where the request has no `split` of its own."
+    )
+    host: str = option("127.0.0.1", "Address to listen on; any but loopback needs a token, or --no-token.")
+    port: int = option(8000, "Port to listen on; 0 = one that is free, named in the line on stderr.", min=0, max=65535)
+    token_file: Path | None = option(
+        None, "File with the token that every request must bring; else the environment's PRMBENCH_TOKEN, if it is set."
+    )
+    no_token: bool = option(False, "Let everyone who reaches --host use the model, without a token.")
+    batching: Literal["shared", "request"] = option(
+        "shared",
+        "shared: solutions of several requests share batches; request: each request has batches of its own, and so "
+        "the numbers of `score` to the last bit.",
+    )
+    max_pending: int = option(256, "Requests that may wait or be scored at once; the next is answered 429.", min=1)
+    max_body: int = option(4 * 2**20, "Bytes of a request; a larger one is answered 413, like the next three.", min=1)
+    max_solutions: int = option(256, "Solutions of a request.", min=1)
+    max_steps: int = option(1000, "Steps of a solution.", min=1)
+    max_characters: int = option(200_000, "Characters of a solution together with its problem.", min=1)
+    timeout: float = option(60.0, "Seconds until a request is answered 504.", above=0, max=86_400)
+    drain: float = option(
+        30.0,
+        "Seconds that requests have to finish after SIGTERM or Ctrl-C; new ones get 503.",
+        min=0,
+        max=86_400,
+    )
+    access_log: bool = option(False, "Print a line on stderr for every request.")
+
+
 def check_model_path(name: str) -> None:
     """Raise UserError where a model's name can only be a path, and nothing is there."""
     if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not reading.exists(Path(name)):

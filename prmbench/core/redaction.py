@@ -13,7 +13,8 @@ import re
 from urllib.parse import quote, quote_plus, urlsplit
 
 API_KEY = "OPENAI_API_KEY"
-SECRET_VARIABLES = (API_KEY, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
+SERVER_TOKEN = "PRMBENCH_TOKEN"
+SECRET_VARIABLES = (API_KEY, SERVER_TOKEN, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 """Environment variables whose values are secrets."""
 MASK = "***"
 MIN_SECRET_LENGTH = 6

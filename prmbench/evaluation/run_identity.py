@@ -54,13 +54,13 @@ def scoring_identity(config: ModelConfig, backend: Backend, content: str) -> dic
         "boundary": config.boundary,
         "batch_tokens": scoring.batch_budget(backend, config.batch_tokens),
         "content": content,
-        **({} if _is_deterministic(backend.facts) else {"seed": config.seed}),
+        **({} if is_deterministic(backend.facts) else {"seed": config.seed}),
         **({"decay": config.decay} if backend.facts.backend == "endo" else {}),
         **({"reading": READING_VERSION} if backend.facts.backend == "critic" else {}),
     }
 
 
-def _is_deterministic(facts: Facts) -> bool:
+def is_deterministic(facts: Facts) -> bool:
     """Return whether the scores depend on no seed: those of a forward pass do not, those of critics may."""
     return facts.engine in ("hf", "vllm") and facts.backend != "critic"
 
