@@ -102,6 +102,12 @@ class ModelBackend:
         for encoding in encodings:
             yield StepScores(encoding.id, unscored=encoding.unscored) if encoding.unscored else next(scores)
 
+    def forget_encodings(self) -> None:
+        """Empty the cache of `encode`, where it has one: the traces of a server never end."""
+        clear = getattr(self.encode, "cache_clear", None)
+        if clear is not None:
+            clear()
+
 
 def load_backend(config: ModelConfig) -> Backend:
     """Load the backend for a model.

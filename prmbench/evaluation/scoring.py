@@ -55,8 +55,12 @@ def make_plan(run_id: str, backend: Backend, traces: Sequence[Trace], batch_toke
     """
     budget = batch_budget(backend, batch_tokens)
     costs = tuple(backend.cost(trace) for trace in traces)
-    batches = token_batches(costs, budget, longest_first(costs, [trace.id for trace in traces]))
-    return Plan(run_id, tuple(batches), costs)
+    return Plan(run_id, tuple(form_batches(traces, costs, budget)), costs)
+
+
+def form_batches(traces: Sequence[Trace], costs: Sequence[int], budget: int) -> list[tuple[int, ...]]:
+    """Return batches of trace indices, each of at most `budget` padded tokens: longest first, equal lengths by id."""
+    return token_batches(costs, budget, longest_first(costs, [trace.id for trace in traces]))
 
 
 def batch_budget(backend: Backend, batch_tokens: int | None) -> int:
@@ -108,7 +112,7 @@ def score_all(
         tokens = sum(u.prompt_tokens for u in earlier_usages), sum(u.completion_tokens for u in earlier_usages)
         earlier_cost = budget.open_ledger(journal.folder, processes.rank(), tokens)
     budget.open(max_cost, earlier_cost, processes.world_size())
-    score_batch = within_memory(partial(_score, backend), backend.cost)
+    score_batch = batch_scorer(backend)
 
     def score(number: int) -> tuple[dict[str, Any], int]:
         batch = [traces[i] for i in plan.batches[number]]
@@ -133,6 +137,16 @@ def score_all(
 
 
 Score = Callable[[Sequence[Trace]], list[StepScores]]
+
+
+def batch_scorer(backend: Backend) -> Score:
+    """Return a function that scores a batch, checks what the backend returned, and stays within memory.
+
+    Raises:
+        UserError: The returned function raises it where scores contradict what the backend declares, or one trace is
+            too large for the memory.
+    """
+    return within_memory(partial(_score, backend), backend.cost)
 
 
 def within_memory(score: Score, cost: Callable[[Trace], int]) -> Score:
