@@ -6,6 +6,7 @@ Pure functions of values; nothing here runs a model.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Hashable, Sequence
 from typing import Literal
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from prmbench import objectives
-from prmbench.core.records import UserError
+from prmbench.core.records import Notice, UserError
 from prmbench.metrics import best_of_n
 
 Placement = Literal["value", "difference", "soft_min"]
@@ -111,6 +112,13 @@ def step_advantages(
     advantages = [[0.0] * length for length in lengths]
     scored = [i for i, row in enumerate(credits_of_steps) if row is not None and lengths[i]]
     if not scored:
+        if advantages:
+            warnings.warn(
+                f"none of {len(advantages)} completions has a score, so that nothing is learnt from them; "
+                "Prm.step_rewards says why in `unscored`",
+                Notice,
+                stacklevel=2,
+            )
         return advantages
     width = max(lengths[i] for i in scored)
     rewards, mask = torch.zeros(len(scored), width, dtype=torch.float64), torch.zeros(len(scored), width).bool()

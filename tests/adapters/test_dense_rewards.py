@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from prmbench.adapters.dense_rewards import aggregate, place, soft_min_weights, step_advantages, step_credits
+from prmbench.core.records import Notice
 
 VALUES = (0.9, 0.2, 0.5)
 
@@ -84,6 +85,7 @@ def test_step_advantages_do_not_depend_on_the_order_of_completions() -> None:
         assert row == pytest.approx(expected[i])
 
 
-def test_nothing_scored_gives_zeros() -> None:
-    assert step_advantages([None], [[]], [2], ["a"]) == [[0, 0]]
+def test_nothing_scored_gives_zeros_and_says_so() -> None:
+    with pytest.warns(Notice, match="none of 1 completions has a score, so that nothing is learnt"):
+        assert step_advantages([None], [[]], [2], ["a"]) == [[0, 0]]
     assert step_advantages([], [], [], []) == []

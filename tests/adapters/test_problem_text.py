@@ -44,6 +44,7 @@ def with_template(template: str | None) -> Any:
         (sentencepiece_bpe(), [SYSTEM, USER]),
         (with_template(CHATML), [USER]),  # the template adds a system turn
         (with_template(CHATML), [SYSTEM, USER]),
+        (with_template(CHATML), [*EARLIER, USER]),
         (with_template(BRACKETS), [USER]),
     ],
 )
@@ -57,7 +58,8 @@ def test_the_last_user_turn_of_rendered_tokens(tokenizer: Any, messages: list[An
 @pytest.mark.parametrize("template", [None, CHATML])
 def test_a_prompt_without_markup_is_the_problem(template: str | None) -> None:
     tokenizer = with_template(template)
-    assert problem_of([tokenizer.bos_token_id, *tokenizer.encode(PROBLEM)], tokenizer) == PROBLEM
+    ids = [tokenizer.bos_token_id, *tokenizer.encode(PROBLEM)]
+    assert problem_of(ids, tokenizer) == problem_of([tokenizer.pad_token_id] * 2 + ids, tokenizer) == PROBLEM
     assert problem_of(PROBLEM, None) == PROBLEM
 
 
