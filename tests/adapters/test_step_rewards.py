@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -118,10 +119,24 @@ def test_many_completions_are_scored_in_batches_of_limited_size_and_equal_ones_o
 
 
 def test_threads_are_scored_one_after_the_other() -> None:
-    prm = length_prm()
+    class Alone(LengthBackend):
+        """Counts those that score at the same time."""
+
+        inside, most = 0, 0
+
+        def score(self, traces: Sequence[Trace]) -> Iterator[StepScores]:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            sleep(0.002)
+            yield from super().score(traces)
+            self.inside -= 1
+
+    backend = Alone()
+    prm = Prm(backend)
     with ThreadPoolExecutor(8) as pool:
         rows = list(pool.map(lambda n: prm.score_texts([PROBLEM], ["x" * n])[0].values, range(1, 30)))
     assert rows == [(1 / n,) for n in range(1, 30)]
+    assert backend.most == 1
 
 
 def test_encodings_are_forgotten_after_a_call(models: dict[str, dict[str, Any]]) -> None:
