@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -16,16 +17,25 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from prmbench import config as options
+from prmbench.config import help_panels
 from prmbench.core import output_checks, reading
 from prmbench.core.option_values import Range, check_text
 from prmbench.core.records import NonFiniteError, Notice, RetryError, UserError
 from prmbench.core.redaction import one_line
 
 BAD_INPUT, NON_FINITE, TRY_AGAIN, STOPPED = 2, 3, 75, 143
+LONGEST_METAVAR, LONGEST_WITH_PAIRS = 18, 8
+"""Characters of a list of choices for which `--help` has room at 80 columns, and beside pairs `--x --no-x`."""
 EXIT_CODES = {UserError: BAD_INPUT, NonFiniteError: NON_FINITE, RetryError: TRY_AGAIN}
 
 
-def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+Completions = Mapping[str, Callable[[], Iterable[str]]]
+"""Values that a shell completes, by option; computed when a shell asks for them."""
+
+
+def command(
+    app: typer.Typer, config: type[Any], completions: Completions | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that registers `body(config, **arguments)` as a command of the app.
 
     The command has an option for every field of the config, plus the body's own parameters. Flags win over
@@ -34,6 +44,7 @@ def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None
     Args:
         app: The command line.
         config: The dataclass of the command's options.
+        completions: Values that a shell completes, for options that are not a choice of a few.
     """
 
     def register(body: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +64,7 @@ def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None
             _parameter("config_file", Annotated[Path | None, file_option], None),
         ]
         last = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-        run.__signature__ = inspect.Signature([*first, *_field_parameters(config), *last])  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([*first, *_field_parameters(config, completions or {}), *last])  # type: ignore[attr-defined]
         app.command(body.__name__.removesuffix("_").replace("_", "-"), help=inspect.getdoc(body))(run)
         return body
 
@@ -73,11 +84,12 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _field_parameters(config: type[Any]) -> list[inspect.Parameter]:
-    """Return one parameter with a Typer option for each field of the dataclass."""
+def _field_parameters(config: type[Any], completions: Completions) -> list[inspect.Parameter]:
+    """Return one parameter with a Typer option for each field of the dataclass, in the order of the help's panels."""
     hints = get_type_hints(config)
+    room = LONGEST_WITH_PAIRS if bool | None in hints.values() else LONGEST_METAVAR
     parameters = []
-    for f in fields(config):
+    for f in sorted(fields(config), key=lambda f: help_panels.position(f.name)):
         name, hint = f.name.replace("_", "-"), hints[f.name]
         flag = f"--{name}/--no-{name}" if hint == bool | None else f"--{name}"
         default = f.default if f.default is not MISSING else None
@@ -86,15 +98,32 @@ def _field_parameters(config: type[Any]) -> list[inspect.Parameter]:
             hint = str | None
         elif get_origin(hint) is tuple:
             hint = list[str]
+        values = completions.get(f.name, lambda choices=choices: choices)
         option = typer.Option(
             flag,
-            help=_help(f),
-            metavar=f"<{'|'.join(choices)}>" if choices else None,
-            show_default=default not in (None, (), "", False),
+            help=_help(f, choices, room),
+            metavar=_metavar(choices, room),
+            show_default=help_panels.preset_default(config, f.name) or default not in (None, (), "", False),
             readable=False,  # whether a file may be read shows when it is read, and is then said in one line
+            rich_help_panel=help_panels.panel(config, f.name),
+            hidden=not help_panels.is_shown(config, f.name),
+            autocompletion=_completion(values) if choices or f.name in completions else None,
         )
         parameters.append(_parameter(f.name, Annotated[hint, option], list(default) if default == () else default))
     return parameters
+
+
+def _completion(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values() if value.startswith(incomplete)]
+
+    return complete
+
+
+def _metavar(choices: Sequence[str], room: int) -> str | None:
+    """Return `<a|b>` where that is short enough not to be wrapped, `<choice>` for longer lists, None for no choices."""
+    text = f"<{'|'.join(choices)}>"
+    return None if not choices else text if len(text) <= room else "<choice>"
 
 
 def _choices(hint: Any) -> tuple[str, ...]:
@@ -103,10 +132,16 @@ def _choices(hint: Any) -> tuple[str, ...]:
     return get_args(literal)
 
 
-def _help(field: Field[Any]) -> str:
-    """Return the field's help text with its range, unless that only says what any count or weight has."""
+def _help(field: Field[Any], choices: Sequence[str], room: int) -> str:
+    """Return the field's help text with the choices that it leaves out, and with its range.
+
+    A range that only says what any count or weight has is not shown.
+    """
     allowed: Range | None = field.metadata.get("range")
     text: str = field.metadata["help"]
+    is_complete = all(re.search(rf"\b{re.escape(choice)}\b", text) for choice in choices)
+    if not is_complete and _metavar(choices, room) == "<choice>":
+        text = f"{text} One of {', '.join(choices)}."
     if allowed in (None, Range(min=0), Range(min=1)):
         return text
     words = str(allowed)

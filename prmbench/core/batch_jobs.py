@@ -5,6 +5,7 @@ The caller decides what a batch is and what doing it means: evaluation scores tr
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,6 +76,7 @@ def run_batches(
         commit, dirty = provenance.code_state()
         start = previous = time.monotonic()
         tokens = 0
+        logging.getLogger(__name__).info("batch %d of %d is in progress", len(completed) + 1, batches)
         remaining = [number for number in range(rank, batches, processes.world_size()) if number not in completed]
         for number, (result, batch_tokens) in _results(remaining, do, workers):
             now = time.monotonic()  # an entry's seconds are those since the previous one, so they add up to wall time

@@ -53,6 +53,7 @@ def make_plan(run_id: str, backend: Backend, traces: Sequence[Trace], batch_toke
         traces: What will be scored.
         batch_tokens: Padded tokens a batch may hold; None for the default of the backend or the device.
     """
+    logging.getLogger(__name__).info("tokenizing %d traces", len(traces))
     budget = batch_budget(backend, batch_tokens)
     costs = tuple(backend.cost(trace) for trace in traces)
     batches = token_batches(costs, budget, longest_first(costs, [trace.id for trace in traces]))
