@@ -112,12 +112,7 @@ def load_backend(config: ModelConfig) -> Backend:
     config = validate(config)
     card = find_card(config)
     if ":" in card.backend:
-        if config.backend != card.backend:  # a downloaded prm.json must not choose code to run
-            raise UserError(f"{card.model}: its prm.json names code; pass --backend {card.backend} if you trust it")
-        backend: Backend = import_named(card.backend, "--backend")(config)
-        if backend.facts.kind not in READOUTS:
-            raise UserError(f"--backend {card.backend}: kind {backend.facts.kind!r}; choose from {', '.join(READOUTS)}")
-        return backend
+        return _load_plugin(card.backend, config)
     if card.backend not in BACKENDS:
         raise UserError(f"--backend {card.backend}: choose from auto, {', '.join(BACKENDS)} or give pkg.mod:Class")
     if card.backend != "critic":
@@ -128,6 +123,24 @@ def load_backend(config: ModelConfig) -> Backend:
     if card.backend not in ("implicit", "endo") and config.boundary != "exact":
         raise UserError(f"--boundary {config.boundary}: backend {card.backend} has no such positions; use exact")
     return import_named(BACKENDS[card.backend], "--backend")(card, config)  # type: ignore[no-any-return]
+
+
+def _load_plugin(path: str, config: ModelConfig) -> Backend:
+    """Return a backend of the user's own, `pkg.mod:Class`. Raises UserError where it lacks what a backend has."""
+    if config.backend != path:  # a downloaded prm.json must not choose code to run
+        raise UserError(f"{config.model}: its prm.json names code; pass --backend {path} if you trust it")
+    backend_class = import_named(path, "--backend")
+    if not callable(backend_class):
+        raise UserError(f"--backend {path}: is a {type(backend_class).__name__}; name a class or a function")
+    backend: Backend = backend_class(config)
+    for name in ("facts", "cost", "score"):
+        if not hasattr(backend, name):
+            raise UserError(f"--backend {path}: has no {name}; a backend has facts, cost(trace) and score(traces)")
+    if not isinstance(backend.facts, Facts):
+        raise UserError(f"--backend {path}: facts is a {type(backend.facts).__name__}; use prmbench.backends.Facts")
+    if backend.facts.kind not in READOUTS:
+        raise UserError(f"--backend {path}: kind {backend.facts.kind!r}; choose from {', '.join(READOUTS)}")
+    return backend
 
 
 def _check_no_critic(card: ModelCard, config: ModelConfig) -> None:

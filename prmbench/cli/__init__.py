@@ -55,7 +55,6 @@ def _root(
 
 def _benchmark_names() -> Iterable[str]:
     from prmbench.data.benchmarks import BENCHMARKS
-
     from prmbench.tasks import installed_benchmarks
 
     return (*BENCHMARKS, *(entry.name for entry in installed_benchmarks()))

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
@@ -18,7 +19,7 @@ import typer
 
 from prmbench import config as options
 from prmbench.config import help_panels
-from prmbench.core import output_checks, reading
+from prmbench.core import output_checks, plugins, reading
 from prmbench.core.option_values import Range, check_text
 from prmbench.core.records import NonFiniteError, Notice, RetryError, UserError
 from prmbench.core.redaction import one_line
@@ -172,6 +173,8 @@ class one_line_errors:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         warnings.showwarning = self.showwarning
+        if error is not None and os.environ.get("PRMBENCH_TRACEBACK") and not isinstance(error, typer.Exit):
+            traceback.print_exception(error)
         for error_class, code in EXIT_CODES.items():
             if isinstance(error, error_class):
                 say("error", error)
@@ -189,6 +192,9 @@ class one_line_errors:
             raise typer.Exit(BAD_INPUT)
         if isinstance(error, MemoryError) or _is_out_of_memory(error):
             say("error", "out of memory; use a smaller --batch-tokens (what was finished is kept)")
+            raise typer.Exit(BAD_INPUT)
+        if error is not None and (fault := plugins.plugin_fault(error)):
+            say("error", f"{fault} (PRMBENCH_TRACEBACK=1 shows how it came to that)")
             raise typer.Exit(BAD_INPUT)
 
 

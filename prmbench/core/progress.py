@@ -125,7 +125,7 @@ class PlainLines:
     """
 
     def __init__(
-        self, activity: str, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self, activity: str, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._write, self._clock = write, clock
         self._lock = threading.Lock()
@@ -146,7 +146,7 @@ class PlainLines:
         with self._lock:
             now, previous = self._clock(), self._counts.get(job)
             if previous is None or previous[0] != activity:
-                # Time before the first count went into loading, and what was completed by then may be of an earlier run.
+                # The speed counts from here: loading took the time before, and an earlier run may have done a part.
                 self._first[job] = (now, done)
                 if not self._counts:
                     self._begun, self._is_new = now, True
@@ -186,7 +186,7 @@ def duration(seconds: float) -> str:
 def _plain_lines(activity: str) -> Iterator[PlainLines]:
     """Print lines on stderr from a thread, so that they come even while a single batch takes minutes."""
     stream = sys.stderr
-    lines = PlainLines(f"{activity}: loading libraries and data", lambda line: print(line, file=stream, flush=True))
+    lines = PlainLines(f"{activity}: loading libraries and data", lambda line: stream.write(f"{line}\n"))
     stop = threading.Event()
 
     def run() -> None:
@@ -214,7 +214,7 @@ class _ActivityHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno > logging.INFO:
-            print(f"note: {record.getMessage()}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"note: {record.getMessage()}\n")
         else:
             self._begin(record.getMessage())
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from prmbench.backends import Backend
@@ -56,6 +57,8 @@ def make_plan(run_id: str, backend: Backend, traces: Sequence[Trace], batch_toke
     logging.getLogger(__name__).info("tokenizing %d traces", len(traces))
     budget = batch_budget(backend, batch_tokens)
     costs = tuple(backend.cost(trace) for trace in traces)
+    if wrong := [cost for cost in costs if not isinstance(cost, int | np.integer)]:
+        raise UserError(f"the backend's cost() gives a {type(wrong[0]).__name__}; it must give a number of tokens")
     batches = token_batches(costs, budget, longest_first(costs, [trace.id for trace in traces]))
     return Plan(run_id, tuple(batches), costs)
 
@@ -198,7 +201,10 @@ def _usage(entry: Mapping[str, Any]) -> Usage:
 
 def _score(backend: Backend, batch: Sequence[Trace]) -> list[StepScores]:
     """Score a batch. Raises UserError where the scores contradict what the backend declares."""
-    scores = list(backend.score(batch))
+    result = backend.score(batch)
+    scores = list(result) if isinstance(result, Iterable) else [result]
+    if wrong := [s for s in scores if not isinstance(s, StepScores)]:
+        raise UserError(f"the backend's score() gives a {type(wrong[0]).__name__}; it must give StepScores")
     if [s.id for s in scores] != [trace.id for trace in batch]:
         raise UserError("the backend's score() must give one entry for each trace, in order, with the trace's id")
     for s in scores:
