@@ -377,10 +377,13 @@ def _console() -> Any:
 def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) -> None:
     if as_json:
         result = run.result.to_json()
-        typer.echo(json.dumps({**result, "rows": [asdict(row) for row in rows], "path": str(run.path)}))
+        usage = _usage(run)
+        shown = {**result, "rows": [asdict(row) for row in rows], "path": str(run.path)}
+        typer.echo(json.dumps(shown | ({"usage": usage} if usage else {})))
         return
     if not quiet:
         from prmbench import report, tasks
+        from prmbench.tasks import wording
 
         unscored = tasks.find_task(run.result.manifest.task).unscored
         _console().print(report.run_table(run.result, rows))
@@ -389,7 +392,17 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
         votes = [vote for trace in run.scores for vote in trace.verdicts]
         if None in votes:
             typer.echo(f"votes that could not be read: {votes.count(None)} of {len(votes)}")
+        if usage := _usage(run):
+            typer.echo(f"the critic: {wording.usage(**usage)}")
     typer.echo(f"result: {run.path}")
+
+
+def _usage(run: Run) -> dict[str, Any]:
+    """Returns tokens, answers and cost of a critic's run; empty for other models."""
+    manifest = run.result.manifest
+    if manifest.backend != "critic" or not manifest.completion_tokens:
+        return {}
+    return {name: getattr(manifest, name) for name in ("tokens", "completion_tokens", "answers", "cost")}
 
 
 def _print_mapping(record: Any, as_json: bool) -> None:

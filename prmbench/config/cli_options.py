@@ -156,8 +156,31 @@ def _resolve(config: type[Any], ctx: typer.Context, file: Path | None, values: d
         for name, value in values.items()
         if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
-    from_file = options.from_mapping(config, options.read_toml(file), str(file)) if file else config()
+    from_file = options.from_mapping(config, _file_values(config, ctx, file), str(file)) if file else config()
     return options.validate(replace(from_file, **flags))
+
+
+def _file_values(config: type[Any], ctx: typer.Context, file: Path) -> dict[str, Any]:
+    """Return the options in a TOML file: those outside of tables, and those in the table named like the command.
+
+    Tables named like other commands are for them.
+
+    Raises:
+        UserError: The file cannot be read, or an option is there twice.
+    """
+    names = {f.name for f in fields(config)}
+    commands = [command.replace("-", "_") for command in getattr(ctx.find_root().command, "commands", {})]
+    own = str(ctx.command.name).replace("-", "_")
+    values: dict[str, Any] = {}
+    for name, value in options.read_toml(file).items():
+        table = max((c for c in commands if name.startswith(f"{c}_") and name not in names), key=len, default="")
+        if table not in ("", own):
+            continue
+        option_name = name.removeprefix(f"{table}_") if table else name
+        if option_name in values:
+            raise UserError(f"{file}: {option_name} is there twice; keep one")
+        values[option_name] = value
+    return values
 
 
 class one_line_errors:

@@ -252,6 +252,7 @@ def _usage_fields(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "tokens": prompt_tokens + completion_tokens,
         "completion_tokens": completion_tokens,
+        "answers": sum(len(texts) for entry in entries for texts in entry.get("said", {}).values()),
         "cost": round(sum(u.cost for u in usages), 6) or None,
         "request_changes": tuple(sorted({c for entry in entries for c in entry.get("request_changes", ())})),
     }

@@ -88,6 +88,21 @@ def model_name(manifest: RunManifest) -> str:
     return " ".join(name.split()).replace("`", "'")  # a backtick would start Markdown code
 
 
+def usage(tokens: int, completion_tokens: int, answers: int, cost: float | None) -> str:
+    """Returns what a critic's answers took: `24 answers, 1,234 prompt and 56 answer tokens, cost 0.0012`.
+
+    Args:
+        tokens: All tokens, prompts and answers.
+        completion_tokens: Those of the answers.
+        answers: Number of answers; 0 where it was not counted.
+        cost: In the currency of the prices; None without prices.
+    """
+    parts = [f"{answers:,} answers"] if answers else []
+    parts.append(f"{tokens - completion_tokens:,} prompt and {completion_tokens:,} answer tokens")
+    parts.append("no price known" if cost is None else f"cost {cost:g}")
+    return ", ".join(parts)
+
+
 def members(column: str) -> tuple[str, ...]:
     """Returns the subsets that a column averages: (`a`, `b`) for `avg[a,b]`, and the subset itself otherwise."""
     return tuple(column[4:-1].split(",")) if column.startswith("avg[") else (column,)
