@@ -348,12 +348,27 @@ def _demo_smollm2(config: options.DemoConfig, quiet: bool) -> None:
 
 
 @app.command()
-def models(json_: Json = False) -> None:
-    """List the known checkpoints: the input that each is given, and where its scores are read."""
+def models(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Checkpoint to describe in full: its input, where its score is read, its own label.",
+            metavar="[MODEL]...",
+            autocompletion=lambda incomplete: [m for m in _model_names() if m.startswith(incomplete)],
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """List the known checkpoints, or describe some: the input that each is given, and where its scores are read."""
     from prmbench.backends import listing
 
-    for row in listing.describe_models():
-        typer.echo(json.dumps(asdict(row)) if json_ else listing.format_row(row))
+    with cli_options.one_line_errors():
+        rows = listing.describe_models(listing.named_cards(names or ()))
+    if json_ or names:
+        for row in rows:
+            typer.echo(json.dumps(asdict(row)) if json_ else listing.format_row(row))
+        return
+    _console().print(listing.table(rows))
 
 
 # --- output ----------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import re
-import sys
 import sysconfig
 import traceback
 from importlib.metadata import EntryPoint
@@ -17,7 +17,7 @@ from prmbench.core.records import UserError
 _PACKAGE = Path(__file__).resolve().parents[1]
 _STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"]).resolve()
 _INSTALL_FOLDERS = ("site-packages", "dist-packages")
-_CALL = re.compile(r"([\w.]+)\(\) (?:takes|missing|got)\b")
+_CALL = re.compile(r"([\w.<>]+)\(\) (?:takes|missing|got)\b")
 """The message of a TypeError about a call with other arguments than a function takes."""
 _imported: set[str] = set()
 """Names of the modules outside this package that were imported for the user."""
@@ -108,11 +108,8 @@ def _is_plugin_file(filename: str) -> bool:
 def _signature_place(error: TypeError) -> str:
     """Returns where the function is defined that the message of the error names, if it is a plugin's."""
     match = _CALL.match(str(error))
-    for module in sorted(_imported) if match else ():
-        function: Any = sys.modules.get(module)
-        for name in match[1].split(".") if match else ():
-            function = getattr(function, name, None)
-        if inspect.isfunction(function):
-            code = function.__code__
-            return f"{code.co_filename}, line {code.co_firstlineno}"
+    name = match[1] if match else None
+    for function in filter(inspect.isfunction, gc.get_objects()):  # also finds lambdas and functions inside functions
+        if function.__qualname__ == name and function.__module__ in _imported:
+            return f"{function.__code__.co_filename}, line {function.__code__.co_firstlineno}"
     return ""

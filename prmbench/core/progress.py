@@ -18,7 +18,7 @@ Progress = Callable[[int, int, float], None]
 """Called with (completed, total, tokens per second)."""
 JobProgress = Callable[[str, str, int, int], None]
 """Called with (name of the job, such as a seed; what it is doing; completed; total)."""
-FIRST_SECONDS, EVERY_SECONDS = 2.0, 30.0
+FIRST_SECONDS, EVERY_SECONDS = 5.0, 30.0
 """How long something new is done before a line says so, and the time between two lines."""
 POLL_SECONDS = 0.5
 

@@ -288,7 +288,7 @@ class HttpChat:
         if failures >= self._tries or pause > MAX_PAUSE:
             raise RetryError(
                 f"--base-url {self.url}: no answer from the server ({reply.reason}); check that it runs, that "
-                "address and port are right, and what its log says; the same command then goes on with what is still to be asked"
+                "address and port are right, and what its log says; the same command then goes on from there"
             )
         time.sleep(pause or FIRST_PAUSE * 2 ** (failures - 1) * random.uniform(0.75, 1))
 

@@ -30,9 +30,9 @@ def evaluate(config: EvalConfig) -> result_files.Run | None:
     """
     writing.check_writable(config.out)
     source = _rollouts_file(config)
-    names = ("rendering", "calibrate_on", "batch_tokens", "trust_remote_code", "dry_run", "split")
-    names = (*names, *unused_options.SAMPLING, *unused_options.FORWARD_PASS, *unused_options.STEP_SCORES)
-    unused_options.warn_of_unused(config, names, f"{source.name} holds completions that are sampled and verified")
+    options_of_models = (*unused_options.SAMPLING, *unused_options.FORWARD_PASS, *unused_options.STEP_SCORES)
+    unused = ("rendering", "calibrate_on", "batch_tokens", "trust_remote_code", "split", *options_of_models)
+    unused_options.warn_of_unused(config, unused, f"{source.name} holds completions that are sampled and verified")
     summary = _read_summary(source)
     rows = rollouts.read(source)
     if rollouts.content_hash(rows) != summary["content"]:
