@@ -33,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 FAILED = 1
+FINISHED_BEFORE = "finished before, nothing done"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel="Output")]
 NoProgress = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Output")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.", rich_help_panel="Output")]
@@ -174,7 +175,7 @@ def _train(config: options.TrainConfig, json_: bool, quiet: bool) -> None:
     if json_ or not quiet:
         _print_mapping(trained, json_)
     if not json_:
-        typer.echo(f"{'model' if trained.fresh else 'finished before, nothing done'}: {trained.out}")
+        typer.echo(f"{'model' if trained.fresh else FINISHED_BEFORE}: {trained.out}")
 
 
 @command(DistRLConfig)
@@ -197,7 +198,7 @@ def train_distrl(config: DistRLConfig, json_: Json = False, quiet: Quiet = False
         result = tasks.read_verified(trained.result).result
         _console().print(report.run_table(result, result.rows))
     if not json_:
-        typer.echo(f"{'policy' if trained.fresh else 'finished before, nothing done'}: {trained.out}")
+        typer.echo(f"{'policy' if trained.fresh else FINISHED_BEFORE}: {trained.out}")
 
 
 @command(options.CompareConfig)
@@ -273,7 +274,7 @@ def _print_report(folders: Folders, done: Report, check: bool, quiet: bool) -> N
         typer.echo(line)
     if done.left_out:
         cli_options.say("note", done.left_out)
-    if not quiet:
+    if not quiet and done.runs:
         count = f"{done.runs} run{'s' * (done.runs != 1)} in {folders.results}"
         target = f"compared with {folders.out}" if check else f"the page is {folders.out / 'report.html'}"
         cli_options.say("report", f"{count}; {target}")

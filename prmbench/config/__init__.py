@@ -141,6 +141,7 @@ class RolloutConfig(SamplingConfig, LoadConfig):
     top_p: float = option(1.0, "Nucleus sampling; 1 = off.", above=0, max=1)
     subset: tuple[str, ...] = option((), "Subset, repeatable (default: all that the data has).")
     out: Path = option(Path("rollouts.jsonl"), "File for the rollouts, jsonl or parquet, one row per completion.")
+    force: bool = option(False, "Replace --out where it exists, and sample again what an interrupted run had sampled.")
 
 
 Loss = Literal["sft", "ipvrm", "ipvrm_early", "ipvrm_late", "implicit_prm", "dpo_rm", "q_rm", "step_bce", "value_bce"]

@@ -50,9 +50,7 @@ def open_journal(
         processes.barrier()
         completed = len(journal.completed_batches())
         if completed:
-            message = (
-                f"{folder}: {completed} of {batches} batches were done before and are used; delete it to begin anew"
-            )
+            message = f"{folder}: {completed} of {batches} batches were done before and are used; --force begins anew"
             warnings.warn(message, Notice, stacklevel=2)
     return journal
 

@@ -42,8 +42,8 @@ def import_named(path: str, option: str) -> Any:
     except Exception as error:
         raise UserError(f"{option} {path}: {_import_error(error, module)}") from error
     if not hasattr(imported, name):
-        file = f" ({imported.__file__})" if getattr(imported, "__file__", None) else ""
-        raise UserError(f"{option} {path}: {module}{file} has no {name}; choose a name that it has")
+        file = getattr(imported, "__file__", None) or "a folder without code"
+        raise UserError(f"{option} {path}: {module} has no {name} ({file}); choose a name that it has")
     return getattr(imported, name)
 
 

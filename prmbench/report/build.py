@@ -21,7 +21,7 @@ from prmbench.report import board_tables, latex_tables, stamp
 from prmbench.report.board import Board, boards
 from prmbench.report.figures import RenderedFigure, figures
 from prmbench.report.frame import slug
-from prmbench.report.load import Loaded, find_results, load
+from prmbench.report.load import Loaded, check_folder, find_results, load
 from prmbench.report.markdown import escaped, markdown
 from prmbench.report.page import page
 from prmbench.report.sheets import Section, Sheet, sheets, split
@@ -88,11 +88,10 @@ def report(  # noqa: PLR0913 - the options of the command
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"--formats {name}: choose from {', '.join(FORMATS)}")
-    input_hash = (
-        stamp.inputs(results, out, formats, sections, official=official)
-        if quick and not recompute and data is None
-        else ""
-    )
+    check_folder(results)
+    input_hash = ""
+    if quick and not recompute and data is None:
+        input_hash = stamp.inputs(results, out, formats, sections, official=official)
     if stamp.is_known(stamp.state(input_hash, out, check=check)):
         return Report((), runs=len(find_results(results, out)[0]))
     processes = usable_processors() if quick else 1

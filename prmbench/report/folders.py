@@ -24,7 +24,7 @@ class Folders:
     @property
     def is_official(self) -> bool:
         """Whether the report is the official leaderboard, which lists no run of uncommitted code."""
-        return self.out.resolve().name == BOARD.name and (self.out / RESULTS).is_dir()
+        return self.out.absolute().name == BOARD.name and (self.out / RESULTS).is_dir()
 
 
 def choose_folders(results: Path | None, out: Path | None, check: bool = False) -> list[Folders]:
@@ -48,5 +48,5 @@ def choose_folders(results: Path | None, out: Path | None, check: bool = False) 
     if results is None:
         results = official.results if official.results.is_dir() else EvalConfig.out
     if out is None:
-        out = BOARD if results.resolve() == official.results.resolve() else results / OWN_REPORT
+        out = BOARD if results.absolute() == official.results.absolute() else results / OWN_REPORT
     return [Folders(results, out)]

@@ -80,8 +80,7 @@ def load(
     Raises:
         UserError: The folder does not exist.
     """
-    if not results.is_dir():
-        raise UserError(f"{results}: no such folder; name the folder that `prmbench eval --out` wrote to")
+    check_folder(results)
     runs: list[Run] = []
     paths, broken = find_results(results, out)
     differing: list[str] = []
@@ -113,6 +112,12 @@ def load(
     return Loaded(listed, refused, tuple(map(one_line, broken)), tuple(map(one_line, differing)), official)
 
 
+def check_folder(results: Path) -> None:
+    """Raises UserError where there is no folder of results."""
+    if not results.is_dir():
+        raise UserError(f"{results}: no such folder; name the folder that `prmbench eval --out` wrote to")
+
+
 def find_results(results: Path, out: Path | None = None) -> tuple[list[Path], list[str]]:
     """Returns the paths of all results under a folder, and a message for each archive that cannot be read.
 
@@ -121,7 +126,8 @@ def find_results(results: Path, out: Path | None = None) -> tuple[list[Path], li
         out: Folder of the report; files in it are no results.
     """
     packed_paths, broken = _packed_results(results)
-    report_folder = None if out is None or out.resolve() in (results.resolve(), *results.resolve().parents) else out
+    is_around = out is None or out.absolute() in (results.absolute(), *results.absolute().parents)
+    report_folder = None if is_around else out
     paths = [p for p in _result_files(results) if report_folder is None or report_folder not in p.parents]
     return [*paths, *packed_paths], broken
 
