@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from chat_server import said, serving
 from cli_calls import call, fine, refused
 
 from prmbench.config import EvalConfig, unused_options
@@ -125,3 +126,90 @@ def test_one_problem_has_no_interval(tmp_path: Path) -> None:
 )
 def test_usage_of_a_critic(arguments: tuple[int, int, int, float | None], text: str) -> None:
     assert usage(*arguments) == text
+
+
+# --- critics ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def critic_data(tmp_path: Path) -> Path:
+    rows = [
+        {
+            "id": f"t-{n}",
+            "problem": f"{n}?",
+            "steps": ["a", "b"],
+            "label": n % 2 - 1,
+            "final_answer_correct": n % 2 == 0,
+        }
+        for n in range(4)
+    ]
+    path = tmp_path / "tiny.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def critic(url: str, data: Path, out: Path) -> tuple[object, ...]:
+    how = ("--model", "m", "--backend", "critic", "--engine", "openai", "--base-url", url)
+    return ("eval", *how, "--data", data, "--out", out)
+
+
+def test_a_critics_tokens_answers_and_cost_are_printed(critic_data: Path, tmp_path: Path) -> None:
+    prices = ("--input-price", 2, "--output-price", 10)
+    with serving(lambda body, n: said(r"\boxed{-1}", used=(100, 20))) as server:
+        priced = call(*critic(server.url, critic_data, tmp_path / "a"), *prices)
+        assert "the critic: 4 answers, 400 prompt and 80 answer tokens, cost 0.0016" in priced.stdout, priced.output
+        unpriced = fine(*critic(server.url, critic_data, tmp_path / "b"), "--votes", 2)
+        assert "the critic: 8 answers, 800 prompt and 160 answer tokens, no price known" in unpriced
+        result = json.loads(fine(*critic(server.url, critic_data, tmp_path / "a"), *prices, "--json"))
+        assert result["usage"] == {"tokens": 480, "completion_tokens": 80, "answers": 4, "cost": 0.0016}
+        scored = call("score", *critic(server.url, critic_data, tmp_path / "s.jsonl")[1:], *prices)
+        assert "note: the critic: 4 answers, 400 prompt and 80 answer tokens, cost 0.0016" in scored.stderr
+
+
+def test_what_a_server_makes_without_effect_is_named(critic_data: Path, tmp_path: Path) -> None:
+    with serving(lambda body, n: said(r"\boxed{-1}")) as server:
+        more = ("--device", "cpu", "--revision", "abc", "--decay", 0.5)
+        result = call(*critic(server.url, critic_data, tmp_path), *more)
+    assert "--revision, --device: no effect, since the server runs the model" in result.stderr
+    assert "--decay: no effect, since backend critic reads m" in result.stderr
+
+
+def test_a_server_that_is_down_has_a_way_out(
+    critic_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prmbench.engines.openai.FIRST_PAUSE", 0.0)
+    result = call(*critic("http://127.0.0.1:9/v1", critic_data, tmp_path))
+    assert result.exit_code == 75
+    (line,) = result.stderr.splitlines()
+    assert "no answer from the server" in line
+    assert "check that it runs, that address and port are right" in line
+    assert "the same command then goes on from there" in line
+
+
+# --- benchmark policy ---------------------------------------------------------------------------------------------
+
+
+def test_what_stored_completions_make_without_effect_is_named(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": f"p{n}", "prompt": f"{n}?", "answer": str(n), "subset": "a"} for n in range(2)]
+    Path("prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    sampling = ("--group-size", 2, "--max-new-tokens", 4)
+    fine("rollout", "--model", policy, "--data", "prompts.jsonl", *sampling, "--out", "r.jsonl")
+    common = ("eval", "--benchmark", "policy", "--data", "r.jsonl", "--out", "runs")
+    line = call(*common, *sampling, "--top-p", 0.5, "--seed", 3).stderr
+    assert "--group-size, --top-p, --max-new-tokens: no effect, since r.jsonl holds completions" in line
+    sampled = call(
+        "eval", "--benchmark", "policy", "--model", policy, "--data", "prompts.jsonl", *sampling, "--votes", 3
+    )
+    assert "--votes: no effect, since benchmark policy samples completions" in sampled.stderr
+    again = call("rollout", "--model", policy, "--data", "prompts.jsonl", *sampling, "--out", "r.jsonl")
+    assert "holds this very run, and nothing is drawn; --force draws anew" in again.stderr
+    before = Path("r.jsonl").stat().st_mtime_ns
+    forced = call("rollout", "--model", policy, "--data", "prompts.jsonl", *sampling, "--out", "r.jsonl", "--force")
+    assert (forced.exit_code, forced.stderr) == (0, "")
+    assert Path("r.jsonl").stat().st_mtime_ns > before
+    other = ("rollout", "--model", policy, "--data", "prompts.jsonl", "--group-size", 3, "--max-new-tokens", 4)
+    assert "name another file or --force" in refused(*other, "--out", "r.jsonl")
+    assert call(*other, "--out", "r.jsonl", "--force").exit_code == 0
