@@ -135,11 +135,12 @@ class PlainLines:
         self._first: dict[str, tuple[float, int]] = {}
 
     def begin(self, activity: str) -> None:
-        """Note what is done from now on, of which there is no count yet."""
+        """Note what is done from now on, of which there is no count; one that is not complete stays beside it."""
         with self._lock:
             self._begun, self._activity, self._is_new = self._clock(), activity, True
-            self._counts.clear()
-            self._first.clear()
+            if all(done >= total for _, done, total, _ in self._counts.values()):
+                self._counts.clear()
+                self._first.clear()
 
     def update(self, activity: str, done: int, total: int, note: str = "", job: str = "") -> None:
         """Note how much is done of one activity, or of each job's."""
@@ -151,6 +152,7 @@ class PlainLines:
                 if not self._counts:
                     self._begun, self._is_new = now, True
             self._counts[job] = (activity, done, total, note)
+            self._activity = ""
 
     def tick(self) -> None:
         """Print a line if one is due."""
@@ -161,9 +163,9 @@ class PlainLines:
                 self._printed, self._is_new = now, False
 
     def _line(self, now: float) -> str:
-        if not self._counts:
-            return f"{self._activity} ({duration(now - self._begun)})"
-        return "; ".join(self._count(job, now) for job in sorted(self._counts))
+        counts = [self._count(job, now) for job in sorted(self._counts)]
+        uncounted = [f"{self._activity} ({duration(now - self._begun)})"] if self._activity else []
+        return "; ".join(counts + uncounted)
 
     def _count(self, job: str, now: float) -> str:
         activity, done, total, note = self._counts[job]

@@ -65,6 +65,23 @@ def test_a_line_has_count_rate_and_remaining_time() -> None:
     assert clock.lines[2] == (43, "scoring: 27 of 100 (27%), 3,012 tok/s, about 3 min left")
 
 
+def test_work_between_counts_stands_beside_the_last_count() -> None:
+    clock = Clock()
+    clock.plain.update("steps", 3, 9)
+    clock.plain.begin("validating")
+    clock.run_until(5)
+    clock.plain.update("steps", 4, 9)
+    clock.run_until(35)
+    clock.plain.update("steps", 9, 9)
+    clock.plain.begin("writing")
+    clock.run_until(40)
+    assert [line for _, line in clock.lines] == [
+        "steps: 3 of 9 (33%); validating (5 s)",
+        "steps: 4 of 9 (44%), about 3 min left",
+        "writing (5 s)",
+    ]
+
+
 def test_jobs_share_a_line() -> None:
     clock = Clock()
     clock.plain.update("seed 1, train", 3, 4, job="seed 1")
