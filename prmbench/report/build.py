@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -281,12 +282,8 @@ def _index(loaded: Loaded, all_boards: Sequence[Board], others: Sequence[Sheet])
     ]
     if refused:
         lines += ["", "Not listed:", "", *refused]
-    local = [
-        "* " + escaped(f"{m.model} ({m.benchmark}, run {m.run_id}): {'; '.join(badges(m))}")
-        for run in loaded.listed
-        for m in [run.result.manifest]
-        if badges(m) and not loaded.is_official
-    ]
-    if local:
-        lines += ["", "Local runs, which others cannot repeat without your files or your code:", "", *local]
+    local = Counter(badge for run in loaded.listed for badge in badges(run.result.manifest))
+    if local and not loaded.is_official:
+        lines += ["", "Local runs, which others cannot repeat without your files or your code:", ""]
+        lines += ["* " + escaped(f"{badge} ({count} run{'s' * (count > 1)})") for badge, count in sorted(local.items())]
     return "\n".join([*lines, "", ""])

@@ -51,8 +51,8 @@ def test_eval_then_report_shows_the_run_with_its_badge(
     assert f"| {name} |" in Path("runs/report/processbench.md").read_text()
     assert f'"model":"{name}"' in Path("runs/report/report.html").read_text()
     index = Path("runs/report/README.md").read_text()
-    assert f"{badge}; local data: {benchmark_folder.name}" in index or not badge
-    assert f"local data: {benchmark_folder.name}" in index
+    assert f"* local data: {benchmark_folder.name} (1 run)" in index
+    assert f"* {badge} (1 run)" in index or not badge
     assert "Not listed" not in index
     table = fine("eval", "--model", "random", "--data", benchmark_folder)
     assert (f"{badge}: your own report lists this run" in table) == bool(badge)
