@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import importlib
-import inspect
 import re
+import sys
 import sysconfig
 import traceback
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from prmbench.core.records import UserError
@@ -109,7 +110,9 @@ def _signature_place(error: TypeError) -> str:
     """Returns where the function is defined that the message of the error names, if it is a plugin's."""
     match = _CALL.match(str(error))
     name = match[1] if match else None
-    for function in filter(inspect.isfunction, gc.get_objects()):  # also finds lambdas and functions inside functions
-        if function.__qualname__ == name and function.__module__ in _imported:
+    namespaces = [vars(sys.modules[module]) for module in _imported if module in sys.modules]
+    for function in gc.get_objects():  # also finds lambdas and functions inside functions
+        is_function = type(function) is FunctionType  # isinstance would wake lazy objects of libraries
+        if is_function and function.__qualname__ == name and any(function.__globals__ is n for n in namespaces):
             return f"{function.__code__.co_filename}, line {function.__code__.co_firstlineno}"
     return ""
