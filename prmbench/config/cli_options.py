@@ -88,7 +88,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _field_parameters(config: type[Any], completions: Completions) -> list[inspect.Parameter]:
     """Return one parameter with a Typer option for each field of the dataclass, in the order of the help's panels."""
     hints = get_type_hints(config)
-    room = LONGEST_WITH_PAIRS if bool | None in hints.values() else LONGEST_METAVAR
+    with_pairs = {help_panels.panel(config, name) for name, hint in hints.items() if hint == bool | None}
     parameters = []
     for f in sorted(fields(config), key=lambda f: help_panels.position(f.name)):
         name, hint = f.name.replace("_", "-"), hints[f.name]
@@ -99,6 +99,8 @@ def _field_parameters(config: type[Any], completions: Completions) -> list[inspe
             hint = str | None
         elif get_origin(hint) is tuple:
             hint = list[str]
+        panel = help_panels.panel(config, f.name)
+        room = LONGEST_WITH_PAIRS if panel in with_pairs else LONGEST_METAVAR
         values = completions.get(f.name, lambda choices=choices: choices)
         option = typer.Option(
             flag,
@@ -106,7 +108,7 @@ def _field_parameters(config: type[Any], completions: Completions) -> list[inspe
             metavar=_metavar(choices, room),
             show_default=help_panels.preset_default(config, f.name) or default not in (None, (), "", False),
             readable=False,  # whether a file may be read shows when it is read, and is then said in one line
-            rich_help_panel=help_panels.panel(config, f.name),
+            rich_help_panel=panel,
             hidden=not help_panels.is_shown(config, f.name),
             autocompletion=_completion(values) if choices or f.name in completions else None,
         )

@@ -325,7 +325,8 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
 
     shown = {*keys, *floors}
     shown_rows = [row for (protocol, subset), row in f1.items() if protocol in shown and subset in columns]
-    floor_notes = [f"{key}: {FLOOR_WORDS[key]}" for key in floors]
+    words = [f"{key.removeprefix('floor/')}: {FLOOR_WORDS[key]}" for key in floors]
+    floor_notes = [f"floors: {'; '.join(words)}"] if words else []
     return Table(
         label="steps",
         title="",

@@ -89,7 +89,7 @@ def test_a_floor_that_cannot_be_computed_has_a_footnote(tmp_path: Path) -> None:
 
 def test_floors_are_explained(benchmark_folder: Path, tmp_path: Path) -> None:
     table = fine("eval", "--model", "random", "--data", benchmark_folder, "--out", tmp_path)
-    assert "floor/outcome_oracle: knows the final answer only" in table
+    assert "outcome_oracle: knows the final answer only" in " ".join(table.split())
 
 
 def test_one_problem_has_no_interval(tmp_path: Path) -> None:
