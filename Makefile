@@ -73,7 +73,7 @@ study: install ## train and judge three reward models on real rollouts: DATA=fol
 	PYTHON=$(BIN)/python LIMIT=$(LIMIT) leaderboards/studies/smollm2.sh "$(DATA)"
 
 leaderboards: install ## write the leaderboards again from the results in the repository
-	$(BIN)/prmbench report
+	$(BIN)/prmbench report --results leaderboards/results
 
 wheel: install ## build the wheel and the source archive into dist/
 	rm -rf build dist

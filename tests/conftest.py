@@ -47,6 +47,16 @@ def blank_pngs() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def silent_loading() -> Iterator[None]:
+    """Loading libraries takes seconds, of which a line on stderr tells; tests of messages see no such line."""
+    from prmbench.core import progress
+
+    seconds, progress.FIRST_SECONDS = progress.FIRST_SECONDS, 1e9
+    yield
+    progress.FIRST_SECONDS = seconds
+
+
 @pytest.fixture
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of reports that depend on no figure: drawing is most of what a report costs."""

@@ -15,7 +15,7 @@ data=${1:?usage: smollm2.sh DATA [WORK]}
 work=${2:-runs/study}
 out=${OUT:-leaderboards/results/processbench/smollm2-135m-rm}
 prmbench=(${PYTHON:-python} -m prmbench)
-model=${MODEL:-$(${PYTHON:-python} -c 'from prmbench.studies.demo_smollm2 import smollm2; print(smollm2())')}
+model=${MODEL:-$(${PYTHON:-python} -c 'from prmbench.studies.demo_smollm2 import smollm2_path; print(smollm2_path())')}
 
 # beta and margin are the paper's (preset). Its learning rate, 5e-7, is for many more updates: 1e-5 for all, not tuned.
 for loss in ipvrm implicit_prm dpo_rm; do

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from prmbench.backends import cards
 from prmbench.backends.cards import ModelCard
-from prmbench.config import ModelConfig, check_model_path, validate
+from prmbench.config import ModelConfig, check_model_path, unused_options, validate
 from prmbench.core.plugins import import_named
 from prmbench.core.records import READOUTS, ScoreKind, StepScores, Trace, UserError
 
@@ -30,8 +30,6 @@ BACKENDS = {
     "baseline": "prmbench.backends.baseline:load",
 }
 """The backends' loaders, as strings so that nothing is imported before it is used."""
-CRITIC_OPTIONS = ("critic", "votes", "base_url", "max_cost")
-"""Options that only make sense for a critic."""
 BASELINES = ("random", "step-length", "all-right", "position-only", "outcome-oracle", "gold")
 
 
@@ -118,12 +116,7 @@ def load_backend(config: ModelConfig) -> Backend:
     config = validate(config)
     card = find_card(config)
     if ":" in card.backend:
-        if config.backend != card.backend:  # a downloaded prm.json must not choose code to run
-            raise UserError(f"{card.model}: its prm.json names code; pass --backend {card.backend} if you trust it")
-        backend: Backend = import_named(card.backend, "--backend")(config)
-        if backend.facts.kind not in READOUTS:
-            raise UserError(f"--backend {card.backend}: kind {backend.facts.kind!r}; choose from {', '.join(READOUTS)}")
-        return backend
+        return _load_plugin(card.backend, config)
     if card.backend not in BACKENDS:
         raise UserError(f"--backend {card.backend}: choose from auto, {', '.join(BACKENDS)} or give pkg.mod:Class")
     if card.backend != "critic":
@@ -133,7 +126,26 @@ def load_backend(config: ModelConfig) -> Backend:
         raise UserError(f"--ref-model: backend {card.backend} has no reference; drop it, or use backend implicit")
     if card.backend not in ("implicit", "endo") and config.boundary != "exact":
         raise UserError(f"--boundary {config.boundary}: backend {card.backend} has no such positions; use exact")
+    _warn_of_unused_options(card, config)
     return import_named(BACKENDS[card.backend], "--backend")(card, config)  # type: ignore[no-any-return]
+
+
+def _load_plugin(path: str, config: ModelConfig) -> Backend:
+    """Return a backend of the user's own, `pkg.mod:Class`. Raises UserError where it lacks what a backend has."""
+    if config.backend != path:  # a downloaded prm.json must not choose code to run
+        raise UserError(f"{config.model}: its prm.json names code; pass --backend {path} if you trust it")
+    backend_class = import_named(path, "--backend")
+    if not callable(backend_class):
+        raise UserError(f"--backend {path}: is a {type(backend_class).__name__}; name a class or a function")
+    backend: Backend = backend_class(config)
+    for name in ("facts", "cost", "score"):
+        if not hasattr(backend, name):
+            raise UserError(f"--backend {path}: has no {name}; a backend has facts, cost(trace) and score(traces)")
+    if not isinstance(backend.facts, Facts):
+        raise UserError(f"--backend {path}: facts is a {type(backend.facts).__name__}; use prmbench.backends.Facts")
+    if backend.facts.kind not in READOUTS:
+        raise UserError(f"--backend {path}: kind {backend.facts.kind!r}; choose from {', '.join(READOUTS)}")
+    return backend
 
 
 def _check_no_critic(card: ModelCard, config: ModelConfig) -> None:
@@ -143,13 +155,25 @@ def _check_no_critic(card: ModelCard, config: ModelConfig) -> None:
             f"--engine openai: asks critics, and {card.model} is read by backend {card.backend}; "
             "use --engine hf, or ask it with --backend critic"
         )
-    defaults = ModelConfig()
-    changed = [name for name in CRITIC_OPTIONS if getattr(config, name) != getattr(defaults, name)]
-    if changed:
+    if critic_options := unused_options.changed(config, unused_options.CRITIC):
         raise UserError(
-            f"--{changed[0].replace('_', '-')}: is of critics, and {card.model} is read by backend {card.backend}; "
-            "drop it, or ask it with --backend critic"
+            f"{unused_options.flags(critic_options[:1])}: is of critics, and {card.model} is read by backend "
+            f"{card.backend}; drop it, or ask it with --backend critic"
         )
+
+
+def _warn_of_unused_options(card: ModelCard, config: ModelConfig) -> None:
+    """Give a Notice on options that this backend, or its engine, does not read."""
+    unused = [*(("decay",) if card.backend != "endo" else ())]
+    unused += [*(("ref_revision", "ref_cache") if card.backend != "implicit" else ())]
+    unused_options.warn_of_unused(config, unused, f"backend {card.backend} reads {card.model}")
+    if card.backend == "baseline":
+        unused_options.warn_of_unused(config, unused_options.FORWARD_PASS, f"{card.model} is a baseline, no model")
+    elif card.backend == "critic" and config.engine == "openai":
+        here = ("revision", *unused_options.PLACEMENT, "tensor_parallel", "batch_tokens")
+        unused_options.warn_of_unused(config, here, "the server runs the model (--engine openai)")
+    elif card.backend == "critic":
+        unused_options.warn_of_unused(config, ("requests", "rate"), f"engine {config.engine} asks no server")
 
 
 def find_card(config: ModelConfig) -> ModelCard:

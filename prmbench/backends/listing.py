@@ -6,10 +6,14 @@ The text is derived from the fields that the backends use, so that it cannot con
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rich import box
+from rich.table import Table
+
 from prmbench.backends.cards import MODELS, ModelCard
+from prmbench.core.option_values import check_names
 
 _CHAT = 'chat: problem; "Step i: ..." with blank lines between'
 _LIKELIER_LABEL = "the likelier of two (0.5)"
@@ -47,6 +51,26 @@ class ModelRow:
 def describe_models(cards: Iterable[ModelCard] = MODELS.values()) -> list[ModelRow]:
     """Return the rows of `prmbench models`, in the order of cards.py."""
     return [_row(card) for card in cards]
+
+
+def named_cards(names: Sequence[str]) -> list[ModelCard]:
+    """Return the cards of these models, or all where none is named. Raises UserError for one without a card."""
+    check_names(names, MODELS, "models: no card of")
+    return [MODELS[name] for name in names] or list(MODELS.values())
+
+
+def table(rows: Sequence[ModelRow]) -> Table:
+    """Return the table of `prmbench models`, a row for each checkpoint, at most 80 columns wide."""
+    overview = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    for heading in ("model", "backend", "trained\nfrom", "own\ncode"):
+        overview.add_column(heading, no_wrap=True)
+    for row in rows:
+        overview.add_row(row.model, row.backend, row.signal or "unknown", "yes" if row.remote_code else "")
+    overview.caption = (
+        "`prmbench models MODEL` describes one: its input, where its score is read, its own label. Own code needs "
+        "--trust-remote-code and --revision SHA."
+    )
+    return overview
 
 
 def _row(card: ModelCard) -> ModelRow:

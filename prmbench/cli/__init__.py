@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,17 +25,19 @@ from prmbench.core.redaction import one_line
 if TYPE_CHECKING:
     from prmbench.core.records import MetricRow
     from prmbench.core.result_files import Run
+    from prmbench.report import Folders, Report
 
 app = typer.Typer(
     name="prmbench",
     help="Train and evaluate process reward models: every number with its protocol, interval and chance floors.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
-    add_completion=False,
 )
 FAILED = 1
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")]
+FINISHED_BEFORE = "finished before, nothing done"
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel="Output")]
+NoProgress = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Output")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.", rich_help_panel="Output")]
 
 
 def _version(requested: bool) -> None:
@@ -53,7 +55,41 @@ def _root(
     pass
 
 
-command = partial(cli_options.command, app)
+def _benchmark_names() -> Iterable[str]:
+    from prmbench.data.benchmarks import BENCHMARKS
+    from prmbench.tasks import installed_benchmarks
+
+    return (*BENCHMARKS, *(entry.name for entry in installed_benchmarks()))
+
+
+def _model_names() -> Iterable[str]:
+    from prmbench.backends import BASELINES, cards
+
+    return (*BASELINES, *cards.MODELS)
+
+
+def _backend_names() -> Iterable[str]:
+    from prmbench.backends import BACKENDS
+
+    return ("auto", *BACKENDS)
+
+
+def _rendering_names() -> Iterable[str]:
+    from prmbench.data.renderings import RENDERINGS
+
+    return RENDERINGS
+
+
+COMPLETIONS: cli_options.Completions = {
+    "model": _model_names,
+    "benchmark": _benchmark_names,
+    "backend": _backend_names,
+    "rendering": _rendering_names,
+    "template": lambda: ("auto", "plain"),
+    "device": lambda: ("auto", "cpu", "cuda", "balanced"),
+    "formats": lambda: ("csv", "tex", "json"),
+}
+command = partial(cli_options.command, app, completions=COMPLETIONS)
 """Registers a command of this app, with an option for every field of a dataclass."""
 
 
@@ -63,13 +99,13 @@ command = partial(cli_options.command, app)
 @command(options.EvalConfig)
 def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False) -> None:
     """Evaluate a PRM (step F1, best-of-N, calibration) or a policy: every protocol, with intervals and floors."""
-    from prmbench import evaluation, tasks
-
-    if config.dry_run:
-        _print_mapping(evaluation.dry_run(config), json_)
-        return
     with progress_bar(quiet, "scoring") as progress:
-        run = evaluation.evaluate(config, progress)
+        from prmbench import evaluation, tasks
+
+        plan = evaluation.dry_run(config) if config.dry_run else None
+        run = evaluation.evaluate(config, progress) if plan is None else None
+    if plan is not None:
+        _print_mapping(plan, json_)
     if run is None:
         return
     protocols = set(tasks.resolve_protocols(run.result.manifest, config.protocol))
@@ -84,13 +120,13 @@ def eval_(config: options.EvalConfig, json_: Json = False, quiet: Quiet = False)
 @command(options.ScoreConfig)
 def score(config: options.ScoreConfig, quiet: Quiet = False) -> None:
     """Score your own solutions, no label needed: step scores to a jsonl file."""
-    from prmbench import evaluation
-
-    if config.dry_run:
-        _print_mapping(evaluation.dry_run(config), as_json=False)
-        return
     with progress_bar(quiet, "scoring") as progress:
-        path = evaluation.score(config, progress)
+        from prmbench import evaluation
+
+        plan = evaluation.dry_run(config) if config.dry_run else None
+        path = evaluation.score(config, progress) if plan is None else None
+    if plan is not None:
+        _print_mapping(plan, as_json=False)
     if path is not None and not quiet:
         typer.echo(f"scores: {path}", err=True)
 
@@ -111,13 +147,13 @@ def serve(config: options.ServeConfig, quiet: Quiet = False) -> None:
 @command(options.RolloutConfig)
 def rollout(config: options.RolloutConfig, json_: Json = False, quiet: Quiet = False) -> None:
     """Sample completions for prompts and verify their answers: a rollouts file for training and evaluation."""
-    from prmbench.sampling import rollout as sampling
-
-    if config.dry_run:
-        _print_mapping(sampling.dry_run(config), json_)
-        return
     with progress_bar(quiet, "sampling") as progress:
-        path = sampling.run_rollout(config, progress)
+        from prmbench.sampling import rollout as sampling
+
+        plan = sampling.dry_run(config) if config.dry_run else None
+        path = sampling.run_rollout(config, progress) if plan is None else None
+    if plan is not None:
+        _print_mapping(plan, json_)
     if path is None:
         return
     if json_:
@@ -141,31 +177,31 @@ def train_rm(config: options.TrainRMConfig, json_: Json = False, quiet: Quiet = 
 
 
 def _train(config: options.TrainConfig, json_: bool, quiet: bool) -> None:
-    from prmbench.training import train
-
-    if config.dry_run:
-        _print_mapping(train.dry_run(config), json_)
-        return
     with progress_bar(quiet, "training") as progress:
-        trained = train.train(config, progress)
+        from prmbench.training import train
+
+        plan = train.dry_run(config) if config.dry_run else None
+        trained = train.train(config, progress) if plan is None else None
+    if plan is not None:
+        _print_mapping(plan, json_)
     if trained is None:
         return
     if json_ or not quiet:
         _print_mapping(trained, json_)
     if not json_:
-        typer.echo(f"{'model' if trained.fresh else 'finished before, nothing done'}: {trained.out}")
+        typer.echo(f"{'model' if trained.fresh else FINISHED_BEFORE}: {trained.out}")
 
 
 @command(DistRLConfig)
 def train_distrl(config: DistRLConfig, json_: Json = False, quiet: Quiet = False) -> None:
     """Fine-tune a policy with prefix-value rewards: DistRL, GRPO and the other arms of one loop."""
-    from prmbench.rl import distrl
-
-    if config.dry_run:
-        _print_mapping(distrl.dry_run(config), json_)
-        return
     with steps_bar(quiet) as progress:
-        trained = distrl.train_distrl(config, progress)
+        from prmbench.rl import distrl
+
+        plan = distrl.dry_run(config) if config.dry_run else None
+        trained = distrl.train_distrl(config, progress) if plan is None else None
+    if plan is not None:
+        _print_mapping(plan, json_)
     if trained is None:
         return
     if json_ or not quiet:
@@ -176,7 +212,7 @@ def train_distrl(config: DistRLConfig, json_: Json = False, quiet: Quiet = False
         result = tasks.read_verified(trained.result).result
         _console().print(report.run_table(result, result.rows))
     if not json_:
-        typer.echo(f"{'policy' if trained.fresh else 'finished before, nothing done'}: {trained.out}")
+        typer.echo(f"{'policy' if trained.fresh else FINISHED_BEFORE}: {trained.out}")
 
 
 @command(options.CompareConfig)
@@ -185,14 +221,16 @@ def compare(
     first: Annotated[Path, typer.Argument(help="<run-id>.json of the first run.", readable=False)],
     second: Annotated[Path, typer.Argument(help="<run-id>.json of the second run.", readable=False)],
     json_: Json = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Paired differences between two runs (second minus first), with intervals and p-values."""
-    from prmbench import tasks
+    with progress_bar(quiet, "comparing"):
+        from prmbench import tasks
 
-    _add_benchmarks(config.benchmark)
-    a, b = tasks.read_verified(first), tasks.read_verified(second)
-    pairs = tasks.pairs(a.result.manifest, b.result.manifest, config.protocol, config.against)
-    rows = tasks.compare((a.result, a.scores), (b.result, b.scores), pairs)
+        _add_benchmarks(config.benchmark)
+        a, b = tasks.read_verified(first), tasks.read_verified(second)
+        pairs = tasks.pairs(a.result.manifest, b.result.manifest, config.protocol, config.against)
+        rows = tasks.compare((a.result, a.scores), (b.result, b.scores), pairs)
     if json_:
         typer.echo(json.dumps({"rows": [asdict(row) for row in rows]}))
         return
@@ -202,32 +240,47 @@ def compare(
 
 
 @command(options.ReportConfig)
-def report(config: options.ReportConfig) -> None:
+def report(config: options.ReportConfig, quiet: NoProgress = False) -> None:
     """Regenerate tables, figures and the HTML page from the results; --check only says what would change."""
-    from prmbench import report as reporting
-    from prmbench.studies.reporting.sections import SECTIONS
+    with progress_bar(quiet, "judging runs") as progress:
+        from prmbench import report as reporting
+        from prmbench.studies.reporting.sections import SECTIONS
 
-    _add_benchmarks(config.benchmark)
-    text, local = None, config.data if str(config.data) != "hub" else None
-    if config.data is not None:
-        from prmbench import data
+        _add_benchmarks(config.benchmark)
+        text, local = None, config.data if str(config.data) != "hub" else None
+        if config.data is not None:
+            from prmbench import data
 
-        text = {trace.id: trace for trace in data.load("processbench", local).traces}
-    reads = () if local is None else (local,)
-    formats = tuple(name.strip() for name in config.formats.split(",") if name.strip())
-    done = reporting.report(
-        config.results,
-        config.out,
-        data=text,
-        check=config.check,
-        recompute=config.recompute,
-        reads=reads,
-        sections=SECTIONS,
-        formats=formats,
-        quick=not config.benchmark,  # other processes would not know these
-    )
+            text = {trace.id: trace for trace in data.load("processbench", local).traces}
+        formats = tuple(name.strip() for name in config.formats.split(",") if name.strip())
+        reports = [
+            (
+                folders,
+                reporting.report(
+                    folders.results,
+                    folders.out,
+                    data=text,
+                    check=config.check,
+                    recompute=config.recompute,
+                    reads=() if local is None else (local,),
+                    sections=SECTIONS,
+                    formats=formats,
+                    quick=not config.benchmark,  # other processes would not know these
+                    official=folders.is_official,
+                    progress=progress,
+                ),
+            )
+            for folders in reporting.choose_folders(config.results, config.out, config.check)
+        ]
+    for folders, done in reports:
+        _print_report(folders, done, config.check, quiet)
+    if any(done.faults or (config.check and done.changed) for _, done in reports):
+        raise typer.Exit(FAILED)
+
+
+def _print_report(folders: Folders, done: Report, check: bool, quiet: bool) -> None:
     for line in done.faults:
-        if config.check:
+        if check:
             typer.echo(line)
         else:
             cli_options.say("left out", line)
@@ -235,8 +288,10 @@ def report(config: options.ReportConfig) -> None:
         typer.echo(line)
     if done.left_out:
         cli_options.say("note", done.left_out)
-    if done.faults or (config.check and done.changed):
-        raise typer.Exit(FAILED)
+    if not quiet and done.runs:
+        count = f"{done.runs} run{'s' * (done.runs != 1)} in {folders.results}"
+        target = f"compared with {folders.out}" if check else f"the page is {folders.out / 'report.html'}"
+        cli_options.say("report", f"{count}; {target}")
 
 
 @command(options.CardConfig)
@@ -259,19 +314,23 @@ def convert(
     config: options.ConvertConfig,
     data: Annotated[Path, typer.Argument(help="File or folder of step-labelled solutions.", readable=False)],
     json_: Json = False,
+    quiet: NoProgress = False,
 ) -> None:
     """Turn PRM800K, Math-Shepherd or TRL's stepwise rows into traces that `train-rm` and `eval` read."""
-    from prmbench.data import converters
+    with progress_bar(quiet, "converting"):
+        from prmbench.data import converters
 
-    _print_mapping(converters.convert(config, data), json_)
+        conversion = converters.convert(config, data)
+    _print_mapping(conversion, json_)
 
 
 @command(options.ContaminationConfig)
-def contamination(config: options.ContaminationConfig, json_: Json = False) -> None:
+def contamination(config: options.ContaminationConfig, json_: Json = False, quiet: NoProgress = False) -> None:
     """Find a benchmark's problems in training data by equal texts and shared n-grams, and its duplicates."""
-    from prmbench.data import problems
+    with progress_bar(quiet, "comparing texts"):
+        from prmbench.data import problems
 
-    contamination_report = problems.report_contamination(config)
+        contamination_report = problems.report_contamination(config)
     text = json.dumps(asdict(contamination_report)) if json_ else "\n".join(problems.report_lines(contamination_report))
     typer.echo(text)
 
@@ -282,9 +341,9 @@ def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
     if config.world == "smollm2":
         _demo_smollm2(config, quiet)
         return
-    from prmbench.studies import demo as story
-
     with job_bars(quiet) as progress:
+        from prmbench.studies import demo as story
+
         result = story.demo(config, progress)
     if not quiet:
         _console().print(result.table)
@@ -292,9 +351,9 @@ def demo(config: options.DemoConfig, quiet: Quiet = False) -> None:
 
 
 def _demo_smollm2(config: options.DemoConfig, quiet: bool) -> None:
-    from prmbench.studies import demo_smollm2 as story
-
     with progress_bar(quiet, "scoring") as progress:
+        from prmbench.studies import demo_smollm2 as story
+
         baselines, model, page = story.demo(config, progress)
     rows = [r for r in model.result.rows if r.value is not None and "in_sample" not in r.protocol]
     _print_run(model, rows, as_json=False, quiet=quiet)
@@ -304,12 +363,27 @@ def _demo_smollm2(config: options.DemoConfig, quiet: bool) -> None:
 
 
 @app.command()
-def models(json_: Json = False) -> None:
-    """List the known checkpoints: the input that each is given, and where its scores are read."""
+def models(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Checkpoint to describe in full: its input, where its score is read, its own label.",
+            metavar="[MODEL]...",
+            autocompletion=lambda incomplete: [m for m in _model_names() if m.startswith(incomplete)],
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """List the known checkpoints, or describe some: the input that each is given, and where its scores are read."""
     from prmbench.backends import listing
 
-    for row in listing.describe_models():
-        typer.echo(json.dumps(asdict(row)) if json_ else listing.format_row(row))
+    with cli_options.one_line_errors():
+        rows = listing.describe_models(listing.named_cards(names or ()))
+    if json_ or names:
+        for row in rows:
+            typer.echo(json.dumps(asdict(row)) if json_ else listing.format_row(row))
+        return
+    _console().print(listing.table(rows))
 
 
 # --- output ----------------------------------------------------------------------------------------------------
@@ -333,10 +407,13 @@ def _console() -> Any:
 def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) -> None:
     if as_json:
         result = run.result.to_json()
-        typer.echo(json.dumps({**result, "rows": [asdict(row) for row in rows], "path": str(run.path)}))
+        usage = _usage(run)
+        shown = {**result, "rows": [asdict(row) for row in rows], "path": str(run.path)}
+        typer.echo(json.dumps(shown | ({"usage": usage} if usage else {})))
         return
     if not quiet:
         from prmbench import report, tasks
+        from prmbench.tasks import wording
 
         unscored = tasks.find_task(run.result.manifest.task).unscored
         _console().print(report.run_table(run.result, rows))
@@ -345,7 +422,17 @@ def _print_run(run: Run, rows: Sequence[MetricRow], as_json: bool, quiet: bool) 
         votes = [vote for trace in run.scores for vote in trace.verdicts]
         if None in votes:
             typer.echo(f"votes that could not be read: {votes.count(None)} of {len(votes)}")
+        if usage := _usage(run):
+            typer.echo(f"the critic: {wording.usage(**usage)}")
     typer.echo(f"result: {run.path}")
+
+
+def _usage(run: Run) -> dict[str, Any]:
+    """Returns tokens, answers and cost of a critic's run; empty for other models."""
+    manifest = run.result.manifest
+    if manifest.backend != "critic" or not manifest.completion_tokens:
+        return {}
+    return {name: getattr(manifest, name) for name in ("tokens", "completion_tokens", "answers", "cost")}
 
 
 def _print_mapping(record: Any, as_json: bool) -> None:

@@ -22,10 +22,7 @@ validate, from_mapping, read_toml = option_values.validate, option_values.from_m
 class LoadConfig:
     """Options of every command that runs a model: the model, the hardware and the data."""
 
-    model: str = option(
-        "",
-        "Hub id, folder or .gguf; for eval also random, step-length, all-right, position-only, outcome-oracle, gold.",
-    )
+    model: str = option("", "Hub id, folder or .gguf.")
     revision: str | None = option(None, "Hub revision of the model; the resolved sha goes into the manifest.")
     template: str = option("auto", "auto (the tokenizer's chat template), plain, or a Jinja file.")
     engine: Literal["hf"] = option("hf", "Who runs the forward pass.")
@@ -37,7 +34,7 @@ class LoadConfig:
     trust_remote_code: bool = option(
         False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
     )
-    data: Path | None = option(None, "File or folder: json, jsonl or parquet (rollout also: gym:NAME,size=N).")
+    data: Path | None = option(None, "File or folder: json, jsonl or parquet.")
     limit: int | None = option(
         None, "Only N traces or prompts of each subset, evenly spaced (score: the first N).", min=1
     )
@@ -49,6 +46,11 @@ class LoadConfig:
 class ModelConfig(LoadConfig):
     """Options of `eval` and `score`: how the scores of a reward model are computed."""
 
+    model: str = option(
+        LoadConfig.model,
+        "Hub id, folder or .gguf; or a baseline: random, step-length, all-right, position-only, and where there are "
+        "labels outcome-oracle and gold.",
+    )
     engine: Literal["hf", "vllm", "openai"] = option(  # type: ignore[assignment]
         "hf", "Who runs the model: hf, vllm (implicit, critics, policies) or openai (critics: a server at --base-url)."
     )
@@ -131,6 +133,7 @@ class EvalConfig(SamplingConfig, ModelConfig):
 class RolloutConfig(SamplingConfig, LoadConfig):
     """`prmbench rollout`."""
 
+    data: Path | None = option(None, "File or folder: json, jsonl or parquet; or gym:NAME,size=N (reasoning-gym).")
     engine: Literal["hf", "vllm"] = option("hf", "Engine that samples completions.")  # type: ignore[assignment]
     tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.", min=1)
     group_size: int = option(5, "Completions per prompt (IPVRM paper 4.1: five for reward-model data).", min=1)
@@ -138,6 +141,7 @@ class RolloutConfig(SamplingConfig, LoadConfig):
     top_p: float = option(1.0, "Nucleus sampling; 1 = off.", above=0, max=1)
     subset: tuple[str, ...] = option((), "Subset, repeatable (default: all that the data has).")
     out: Path = option(Path("rollouts.jsonl"), "File for the rollouts, jsonl or parquet, one row per completion.")
+    force: bool = option(False, "Replace --out where it exists, and sample again what an interrupted run had sampled.")
 
 
 Loss = Literal["sft", "ipvrm", "ipvrm_early", "ipvrm_late", "implicit_prm", "dpo_rm", "q_rm", "step_bce", "value_bce"]
@@ -154,16 +158,12 @@ class TrainConfig(LoadConfig):
     preset: Preset = option(
         "default", "Source of the values of options left out: default, paper, release or miniature."
     )
-    learning_rate: float | None = option(None, "Peak learning rate (default: the preset's).", above=0)
-    batch_size: int | None = option(
-        None, "Sequences or pairs per update, over all processes (default: the preset's).", min=1
-    )
-    epochs: float | None = option(None, "Passes over the data (default: the preset's).", above=0)
+    learning_rate: float | None = option(None, "Peak learning rate.", above=0)
+    batch_size: int | None = option(None, "Sequences or pairs per update, over all processes.", min=1)
+    epochs: float | None = option(None, "Passes over the data.", above=0)
     steps: int | None = option(None, "Number of updates; wins over --epochs.", min=1)
-    warmup: float | None = option(None, "Share of the updates spent warming up (default: the preset's).", min=0, max=1)
-    schedule: Literal["cosine", "linear", "constant"] | None = option(
-        None, "Learning rate after the warm-up (default: the preset's)."
-    )
+    warmup: float | None = option(None, "Share of the updates spent warming up.", min=0, max=1)
+    schedule: Literal["cosine", "linear", "constant"] | None = option(None, "Learning rate after the warm-up.")
     optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW (betas 0.9, 0.999), or plain SGD.")
     weight_decay: float = option(0.0, "Weight decay.", min=0)
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = no clipping.", min=0)
@@ -186,15 +186,15 @@ class TrainRMConfig(TrainConfig):
 
     loss: Loss = option("ipvrm", "Objective of the reward model.")
     ref_model: str | None = option(None, "Reference of the log-ratio (default: --model itself).")
-    beta: float | None = option(None, "Scale of the log-ratio (default: the preset's).", above=0)
-    margin: float | None = option(None, "Margin m of IPVRM and Q-RM (default: the preset's).", min=0)
+    beta: float | None = option(None, "Scale of the log-ratio.", above=0)
+    margin: float | None = option(None, "Margin m of IPVRM and Q-RM.", min=0)
     reduction: Literal["sequence", "token"] | None = option(
-        None, "Mean per sequence, then over sequences, or over all tokens (default: the preset's)."
+        None, "Mean per sequence, then over sequences, or over all tokens."
     )
     pairs: Literal["one", "all", "random"] | None = option(
         None,
         "Right-wrong pairs of a prompt: the first (IPVRM paper 4.1), all, or one at random; pointwise losses take "
-        "both halves, and --batch-size counts pairs (default: the preset's; pointwise: every completion).",
+        "both halves, and --batch-size counts pairs.",
     )
 
 
@@ -293,8 +293,12 @@ class CompareConfig:
 class ReportConfig:
     """`prmbench report`."""
 
-    results: Path = option(Path("leaderboards/results"), "Folder with the runs, searched recursively.")
-    out: Path = option(Path("leaderboards"), "Folder for tables, figures and the HTML page.")
+    results: Path | None = option(
+        None, "Folder with the runs, searched recursively (default: runs, and in a checkout leaderboards/results too)."
+    )
+    out: Path | None = option(
+        None, "Folder for tables, figures and the HTML page (default: RESULTS/report, or leaderboards)."
+    )
     data: Path | None = option(
         None, "ProcessBench files: gives the page the traces' text (default: none; `hub` loads them)."
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import re
 import signal
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -16,16 +18,25 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from prmbench import config as options
-from prmbench.core import output_checks, reading
+from prmbench.config import help_panels
+from prmbench.core import output_checks, plugins, reading
 from prmbench.core.option_values import Range, check_text
 from prmbench.core.records import NonFiniteError, Notice, RetryError, UserError
 from prmbench.core.redaction import one_line
 
 BAD_INPUT, NON_FINITE, TRY_AGAIN, STOPPED = 2, 3, 75, 143
+LONGEST_METAVAR, LONGEST_WITH_PAIRS = 18, 8
+"""Characters of a list of choices for which `--help` has room at 80 columns, and beside pairs `--x --no-x`."""
 EXIT_CODES = {UserError: BAD_INPUT, NonFiniteError: NON_FINITE, RetryError: TRY_AGAIN}
 
 
-def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+Completions = Mapping[str, Callable[[], Iterable[str]]]
+"""Values that a shell completes, by option; computed when a shell asks for them."""
+
+
+def command(
+    app: typer.Typer, config: type[Any], completions: Completions | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that registers `body(config, **arguments)` as a command of the app.
 
     The command has an option for every field of the config, plus the body's own parameters. Flags win over
@@ -34,6 +45,7 @@ def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None
     Args:
         app: The command line.
         config: The dataclass of the command's options.
+        completions: Values that a shell completes, for options that are not a choice of a few.
     """
 
     def register(body: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +65,7 @@ def command(app: typer.Typer, config: type[Any]) -> Callable[[Callable[..., None
             _parameter("config_file", Annotated[Path | None, file_option], None),
         ]
         last = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-        run.__signature__ = inspect.Signature([*first, *_field_parameters(config), *last])  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([*first, *_field_parameters(config, completions or {}), *last])  # type: ignore[attr-defined]
         app.command(body.__name__.removesuffix("_").replace("_", "-"), help=inspect.getdoc(body))(run)
         return body
 
@@ -73,11 +85,12 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def _field_parameters(config: type[Any]) -> list[inspect.Parameter]:
-    """Return one parameter with a Typer option for each field of the dataclass."""
+def _field_parameters(config: type[Any], completions: Completions) -> list[inspect.Parameter]:
+    """Return one parameter with a Typer option for each field of the dataclass, in the order of the help's panels."""
     hints = get_type_hints(config)
+    with_pairs = {help_panels.panel(config, name) for name, hint in hints.items() if hint == bool | None}
     parameters = []
-    for f in fields(config):
+    for f in sorted(fields(config), key=lambda f: help_panels.position(f.name)):
         name, hint = f.name.replace("_", "-"), hints[f.name]
         flag = f"--{name}/--no-{name}" if hint == bool | None else f"--{name}"
         default = f.default if f.default is not MISSING else None
@@ -86,15 +99,34 @@ def _field_parameters(config: type[Any]) -> list[inspect.Parameter]:
             hint = str | None
         elif get_origin(hint) is tuple:
             hint = list[str]
+        panel = help_panels.panel(config, f.name)
+        room = LONGEST_WITH_PAIRS if panel in with_pairs else LONGEST_METAVAR
+        values = completions.get(f.name, lambda choices=choices: choices)
         option = typer.Option(
             flag,
-            help=_help(f),
-            metavar=f"<{'|'.join(choices)}>" if choices else None,
-            show_default=default not in (None, (), "", False),
+            help=_help(f, choices, room),
+            metavar=_metavar(choices, room),
+            show_default=help_panels.preset_default(config, f.name) or default not in (None, (), "", False),
             readable=False,  # whether a file may be read shows when it is read, and is then said in one line
+            rich_help_panel=panel,
+            hidden=not help_panels.is_shown(config, f.name),
+            autocompletion=_completion(values) if choices or f.name in completions else None,
         )
         parameters.append(_parameter(f.name, Annotated[hint, option], list(default) if default == () else default))
     return parameters
+
+
+def _completion(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values() if value.startswith(incomplete)]
+
+    return complete
+
+
+def _metavar(choices: Sequence[str], room: int) -> str | None:
+    """Return `<a|b>` where that is short enough not to be wrapped, `<choice>` for longer lists, None for no choices."""
+    text = f"<{'|'.join(choices)}>"
+    return None if not choices else text if len(text) <= room else "<choice>"
 
 
 def _choices(hint: Any) -> tuple[str, ...]:
@@ -103,10 +135,16 @@ def _choices(hint: Any) -> tuple[str, ...]:
     return get_args(literal)
 
 
-def _help(field: Field[Any]) -> str:
-    """Return the field's help text with its range, unless that only says what any count or weight has."""
+def _help(field: Field[Any], choices: Sequence[str], room: int) -> str:
+    """Return the field's help text with the choices that it leaves out, and with its range.
+
+    A range that only says what any count or weight has is not shown.
+    """
     allowed: Range | None = field.metadata.get("range")
     text: str = field.metadata["help"]
+    is_complete = all(re.search(rf"\b{re.escape(choice)}\b", text) for choice in choices)
+    if not is_complete and _metavar(choices, room) == "<choice>":
+        text = f"{text} One of {', '.join(choices)}."
     if allowed in (None, Range(min=0), Range(min=1)):
         return text
     words = str(allowed)
@@ -120,8 +158,31 @@ def _resolve(config: type[Any], ctx: typer.Context, file: Path | None, values: d
         for name, value in values.items()
         if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
-    from_file = options.from_mapping(config, options.read_toml(file), str(file)) if file else config()
+    from_file = options.from_mapping(config, _file_values(config, ctx, file), str(file)) if file else config()
     return options.validate(replace(from_file, **flags))
+
+
+def _file_values(config: type[Any], ctx: typer.Context, file: Path) -> dict[str, Any]:
+    """Return the options in a TOML file: those outside of tables, and those in the table named like the command.
+
+    Tables named like other commands are for them.
+
+    Raises:
+        UserError: The file cannot be read, or an option is there twice.
+    """
+    names = {f.name for f in fields(config)}
+    commands = [command.replace("-", "_") for command in getattr(ctx.find_root().command, "commands", {})]
+    own = str(ctx.command.name).replace("-", "_")
+    values: dict[str, Any] = {}
+    for name, value in options.read_toml(file).items():
+        table = max((c for c in commands if name.startswith(f"{c}_") and name not in names), key=len, default="")
+        if table not in ("", own):
+            continue
+        option_name = name.removeprefix(f"{table}_") if table else name
+        if option_name in values:
+            raise UserError(f"{file}: {option_name} is there twice; keep one")
+        values[option_name] = value
+    return values
 
 
 class one_line_errors:
@@ -137,6 +198,8 @@ class one_line_errors:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         warnings.showwarning = self.showwarning
+        if error is not None and os.environ.get("PRMBENCH_TRACEBACK") and not isinstance(error, typer.Exit):
+            traceback.print_exception(error)
         for error_class, code in EXIT_CODES.items():
             if isinstance(error, error_class):
                 say("error", error)
@@ -154,6 +217,9 @@ class one_line_errors:
             raise typer.Exit(BAD_INPUT)
         if isinstance(error, MemoryError) or _is_out_of_memory(error):
             say("error", "out of memory; use a smaller --batch-tokens (what was finished is kept)")
+            raise typer.Exit(BAD_INPUT)
+        if error is not None and (fault := plugins.plugin_fault(error)):
+            say("error", f"{fault} (PRMBENCH_TRACEBACK=1 shows how it came to that)")
             raise typer.Exit(BAD_INPUT)
 
 

@@ -5,6 +5,7 @@ The caller decides what a batch is and what doing it means: evaluation scores tr
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,9 +50,7 @@ def open_journal(
         processes.barrier()
         completed = len(journal.completed_batches())
         if completed:
-            message = (
-                f"{folder}: {completed} of {batches} batches were done before and are used; delete it to begin anew"
-            )
+            message = f"{folder}: {completed} of {batches} batches were done before and are used; --force begins anew"
             warnings.warn(message, Notice, stacklevel=2)
     return journal
 
@@ -75,6 +74,7 @@ def run_batches(
         commit, dirty = provenance.code_state()
         start = previous = time.monotonic()
         tokens = 0
+        logging.getLogger(__name__).info("batch %d of %d is in progress", len(completed) + 1, batches)
         remaining = [number for number in range(rank, batches, processes.world_size()) if number not in completed]
         for number, (result, batch_tokens) in _results(remaining, do, workers):
             now = time.monotonic()  # an entry's seconds are those since the previous one, so they add up to wall time

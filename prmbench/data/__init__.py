@@ -78,7 +78,10 @@ def load(
 def _read(row: Benchmark, data: Path | None, subsets: Sequence[str], split: str) -> tuple[list[Trace], str, str | None]:
     """Return (traces, source, revision)."""
     if data is not None:
-        return row.reader.from_files(data, split), data.name, None
+        traces = row.reader.from_files(data, split)
+        if not isinstance(traces, list | tuple) or not all(isinstance(trace, Trace) for trace in traces):
+            raise UserError(f"benchmark {row.name}: its reader must give a list of prmbench.Trace")
+        return list(traces), data.name, None
     if row.reader.from_hub is None:
         hint = "rollouts, as `prmbench rollout` writes them" if row.reader is ROLLOUTS else "files of your own"
         raise UserError(f"--data is missing: benchmark {row.name} reads {hint}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import os
 import re
 import sys
@@ -23,7 +24,7 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prmbench.config import check_model_path
+from prmbench.config import check_model_path, public_name
 from prmbench.core import provenance, reading
 from prmbench.core.records import Notice, UserError
 from prmbench.engines import NextTokens, TokenLogprobs, token_logprobs
@@ -266,6 +267,7 @@ def load(
     Raises:
         UserError: The model or its tokenizer cannot be loaded; the message is one line.
     """
+    logging.getLogger(__name__).info("loading the model %s", public_name(name))
     if placement.device == "cpu":
         keep_freed_memory()
     if not sys.stderr.isatty():

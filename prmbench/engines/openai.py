@@ -286,7 +286,10 @@ class HttpChat:
         """Wait before the next attempt. Raises RetryError after the last one."""
         pause = reply.retry_after
         if failures >= self._tries or pause > MAX_PAUSE:
-            raise RetryError(f"--base-url {self.url}: no answer from the server ({reply.reason})")
+            raise RetryError(
+                f"--base-url {self.url}: no answer from the server ({reply.reason}); check that it runs, that "
+                "address and port are right, and what its log says; the same command then goes on from there"
+            )
         time.sleep(pause or FIRST_PAUSE * 2 ** (failures - 1) * random.uniform(0.75, 1))
 
     def _refusal(self, reply: Reply) -> Answer:

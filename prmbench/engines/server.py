@@ -139,7 +139,10 @@ class ServerEngine:
                     self._raise_refusal(path, error.status, reason)
             except _CONNECTION_ERRORS as error:
                 reason = _error_text(error)
-        raise RetryError(f"server {self.url}: no answer from {path} after {self.tries} attempts ({reason})")
+        raise RetryError(
+            f"server {self.url}: no answer from {path} after {self.tries} attempts ({reason}); "
+            "check that it runs, and what its log says; the same command then goes on from the last checkpoint"
+        )
 
     def _raise_refusal(self, path: str, status: int, reason: str) -> None:
         if status == HTTPStatus.NOT_FOUND and path == "/v1/completions":

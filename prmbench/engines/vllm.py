@@ -6,6 +6,7 @@ It gives no logits, hidden states or gradients; hf.py does. server.py asks a vLL
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from prmbench.config import public_name
 from prmbench.core import processes, provenance
 from prmbench.core.records import UserError
 from prmbench.core.redaction import first_line
@@ -273,6 +275,7 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Vl
     Raises:
         UserError: vLLM is not installed, or cannot start or run the model.
     """
+    logging.getLogger(__name__).info("starting vLLM with the model %s", public_name(name))
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # read at import
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # training shares these threads
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING" if sys.stderr.isatty() else "ERROR")

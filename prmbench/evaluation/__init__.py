@@ -10,7 +10,7 @@ from prmbench import config as options
 from prmbench import data, tasks
 from prmbench.backends import Backend, find_card, load_backend
 from prmbench.backends.rendered import RenderedBackend
-from prmbench.config import EvalConfig, ScoreConfig
+from prmbench.config import EvalConfig, ScoreConfig, unused_options
 from prmbench.core import processes, result_files, writing
 from prmbench.core.option_values import check_names
 from prmbench.core.records import EvalProtocol, RunManifest, Trace, Usage, UserError
@@ -85,6 +85,9 @@ def evaluate_traces(
 
 def _load_traces(config: EvalConfig) -> data.LoadedBenchmark:
     row = data.find_benchmark(config.benchmark)
+    unused_options.warn_of_unused(config, unused_options.SAMPLING, f"benchmark {config.benchmark} samples nothing")
+    if not row.task.has_threshold:
+        unused_options.warn_of_unused(config, ("calibrate_on",), f"benchmark {config.benchmark} tunes no threshold")
     if config.rendering and row.render is None:
         raise UserError(f"--rendering: benchmark {config.benchmark} has none; drop it, or use format_shift")
     protocols = [EvalProtocol.parse(key) for key in config.protocol] if row.task.has_board else []

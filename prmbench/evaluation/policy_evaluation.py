@@ -9,7 +9,7 @@ from prmbench import data, tasks
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
 from prmbench.backends.common import LM, chat_format, model_facts
-from prmbench.config import EvalConfig
+from prmbench.config import EvalConfig, unused_options
 from prmbench.core import processes, provenance, result_files, writing
 from prmbench.core.records import RunManifest, UserError
 from prmbench.data import prompts as prompt_files
@@ -43,6 +43,7 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> re
     if not config.model:
         return stored_rollouts.evaluate(config)
     writing.check_writable(config.out)
+    _warn_of_unused_options(config)
     plan = _make_plan(config)
     check_calibration(config, plan.loaded.subsets)
     path = config.out / f"{plan.run_id}.json"
@@ -65,6 +66,14 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> re
     run = judge_and_write(manifest, [scored_trace(r) for r in completions], config.protocol, path)
     sampled.journal.remove()
     return run
+
+
+def _warn_of_unused_options(config: EvalConfig) -> None:
+    """Give a Notice on options of reward models; the engine refuses those that it lacks itself."""
+    names = ("rendering", "calibrate_on", *unused_options.STEP_SCORES)
+    unused_options.warn_of_unused(config, names, "benchmark policy samples completions and scores no steps")
+    if config.temperature == 0:
+        unused_options.warn_of_unused(config, ("top_p", "top_k"), "--temperature 0 is greedy")
 
 
 def dry_run(config: EvalConfig) -> DryRun:

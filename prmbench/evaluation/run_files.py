@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -52,6 +53,7 @@ def judge_and_write(
         protocols: Keys that the user asked for, in addition to those that every such run has.
         path: The `<run-id>.json` to write.
     """
+    logging.getLogger(__name__).info("computing the metrics of %d traces, with intervals", len(scores))
     additional = set(tasks.resolve_protocols(manifest, protocols)) - set(tasks.protocol_keys(manifest))
     extra_protocols = tuple(sorted({*manifest.extra_protocols, *additional}))
     packed = result_files.pack_scores(scores)

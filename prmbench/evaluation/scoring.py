@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from prmbench.backends import Backend
@@ -53,8 +54,11 @@ def make_plan(run_id: str, backend: Backend, traces: Sequence[Trace], batch_toke
         traces: What will be scored.
         batch_tokens: Padded tokens a batch may hold; None for the default of the backend or the device.
     """
+    logging.getLogger(__name__).info("tokenizing %d traces", len(traces))
     budget = batch_budget(backend, batch_tokens)
     costs = tuple(backend.cost(trace) for trace in traces)
+    if wrong := [cost for cost in costs if not isinstance(cost, int | np.integer)]:
+        raise UserError(f"the backend's cost() gives a {type(wrong[0]).__name__}; it must give a number of tokens")
     return Plan(run_id, tuple(form_batches(traces, costs, budget)), costs)
 
 
@@ -211,7 +215,10 @@ def _usage(entry: Mapping[str, Any]) -> Usage:
 
 def _score(backend: Backend, batch: Sequence[Trace]) -> list[StepScores]:
     """Score a batch. Raises UserError where the scores contradict what the backend declares."""
-    scores = list(backend.score(batch))
+    result = backend.score(batch)
+    scores = list(result) if isinstance(result, Iterable) else [result]
+    if wrong := [s for s in scores if not isinstance(s, StepScores)]:
+        raise UserError(f"the backend's score() gives a {type(wrong[0]).__name__}; it must give StepScores")
     if [s.id for s in scores] != [trace.id for trace in batch]:
         raise UserError("the backend's score() must give one entry for each trace, in order, with the trace's id")
     for s in scores:
@@ -259,6 +266,7 @@ def _usage_fields(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "tokens": prompt_tokens + completion_tokens,
         "completion_tokens": completion_tokens,
+        "answers": sum(len(texts) for entry in entries for texts in entry.get("said", {}).values()),
         "cost": round(sum(u.cost for u in usages), 6) or None,
         "request_changes": tuple(sorted({c for entry in entries for c in entry.get("request_changes", ())})),
     }

@@ -10,7 +10,7 @@ from prmbench import config as options
 from prmbench import data, tasks
 from prmbench.backends import Facts
 from prmbench.backends.common import chat_format
-from prmbench.config import EvalConfig
+from prmbench.config import EvalConfig, unused_options
 from prmbench.core import processes, provenance, result_files, writing
 from prmbench.core.records import UserError
 from prmbench.data import rollouts
@@ -30,6 +30,9 @@ def evaluate(config: EvalConfig) -> result_files.Run | None:
     """
     writing.check_writable(config.out)
     source = _rollouts_file(config)
+    options_of_models = (*unused_options.SAMPLING, *unused_options.FORWARD_PASS, *unused_options.STEP_SCORES)
+    unused = ("rendering", "calibrate_on", "batch_tokens", "trust_remote_code", "split", *options_of_models)
+    unused_options.warn_of_unused(config, unused, f"{source.name} holds completions that are sampled and verified")
     summary = _read_summary(source)
     rows = rollouts.read(source)
     if rollouts.content_hash(rows) != summary["content"]:

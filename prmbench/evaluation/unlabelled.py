@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from prmbench import config as options
 from prmbench.backends import Backend, load_backend
 from prmbench.config import ScoreConfig
 from prmbench.core import output_checks, processes, provenance, result_files, writing
-from prmbench.core.records import ScoredTrace, Trace, UserError
+from prmbench.core.records import Notice, ScoredTrace, Trace, UserError
 from prmbench.data import files, solutions
 from prmbench.evaluation import scoring
 from prmbench.evaluation.run_files import write_critiques
 from prmbench.evaluation.run_identity import scoring_identity, slug
+from prmbench.tasks import wording
 
 
 def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path | None:
@@ -41,7 +43,11 @@ def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path
     journal = scoring.score_all(plan, config.out.parent, backend, traces, progress, config.max_cost, config.force)
     if processes.rank() != 0:
         return None
-    rows = {row.id: row for row in scoring.collect(plan, journal, traces)[0]}
+    scores, facts = scoring.collect(plan, journal, traces)
+    rows = {row.id: row for row in scores}
+    if "answers" in facts:
+        usage = wording.usage(*(facts[name] for name in ("tokens", "completion_tokens", "answers", "cost")))
+        warnings.warn(f"the critic: {usage}", Notice, stacklevel=2)
     lines = [json.dumps(_without_labels(rows[t.id]), sort_keys=True) for t in traces]
     writing.write_atomic(config.out, "".join(f"{line}\n" for line in lines))
     write_critiques(critiques_path, scoring.critiques(journal))

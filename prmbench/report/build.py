@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 
 from prmbench.core import output_checks, reading
+from prmbench.core.progress import Progress
 from prmbench.core.records import UserError
 from prmbench.core.result_files import run_paths
 from prmbench.core.writing import write_atomic
@@ -19,7 +22,7 @@ from prmbench.report import board_tables, latex_tables, stamp
 from prmbench.report.board import Board, boards
 from prmbench.report.figures import RenderedFigure, figures
 from prmbench.report.frame import slug
-from prmbench.report.load import Loaded, load
+from prmbench.report.load import Loaded, check_folder, find_results, load
 from prmbench.report.markdown import escaped, markdown
 from prmbench.report.page import page
 from prmbench.report.sheets import Section, Sheet, sheets, split
@@ -27,6 +30,7 @@ from prmbench.report.viewer import TraceTexts
 from prmbench.tasks.parallel import usable_processors
 from prmbench.tasks.published import Published, published, sources
 from prmbench.tasks.table import Table
+from prmbench.tasks.wording import badges
 
 BEGIN = "<!-- generated: do not edit between these marks; run `prmbench report` -->"
 END = "<!-- end of generated part -->"
@@ -45,6 +49,8 @@ class Report:
     """Files that were left out because they cannot be trusted; for a check, every error of a run."""
     left_out: str = ""
     """How many runs no table lists, by reason; empty when all are listed."""
+    runs: int = field(default=0, compare=False)
+    """How many results were read."""
 
 
 def report(  # noqa: PLR0913 - the options of the command
@@ -58,6 +64,8 @@ def report(  # noqa: PLR0913 - the options of the command
     sections: Sequence[Section] = (),
     formats: Sequence[str] = (),
     quick: bool = False,
+    official: bool = True,
+    progress: Progress | None = None,
 ) -> Report:
     """Writes all tables, figures and the page under `out`. Runs that cannot be trusted are named and left out.
 
@@ -72,6 +80,8 @@ def report(  # noqa: PLR0913 - the options of the command
         formats: Those of FORMATS that tables are written in, besides Markdown.
         quick: Whether to judge runs in parallel processes, and to do nothing if a report of the same files was made
             before (see `stamp`); the latter never with `recompute`.
+        official: Whether runs without a clean commit are refused; if not, they are listed with a badge.
+        progress: Called after every run that is read with (runs read, runs, 0).
 
     Raises:
         UserError: `results` does not exist, a file under `out` may not be written, or a format is unknown.
@@ -79,10 +89,15 @@ def report(  # noqa: PLR0913 - the options of the command
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"--formats {name}: choose from {', '.join(FORMATS)}")
-    input_hash = stamp.inputs(results, out, formats, sections) if quick and not recompute and data is None else ""
+    check_folder(results)
+    input_hash = ""
+    if quick and not recompute and data is None:
+        input_hash = stamp.inputs(results, out, formats, sections, official=official)
     if stamp.is_known(stamp.state(input_hash, out, check=check)):
-        return Report(())
-    loaded = load(results, recompute, sections, usable_processors() if quick else 1)
+        return Report((), runs=len(find_results(results, out)[0]))
+    processes = usable_processors() if quick else 1
+    loaded = load(results, recompute, sections, processes, official=official, out=out, progress=progress)
+    logging.getLogger(__name__).info("drawing the tables and figures of %d runs", len(loaded.listed))
     done = _report(loaded, out, data, check, reads, sections, formats)
     if not (done.faults or done.left_out or (check and done.changed)):
         for checked in {check, True}:  # files just written would pass a check
@@ -102,7 +117,8 @@ def _report(
     built, boards_with_figures, others = build(loaded, out, png=not check, sections=sections, formats=formats)
     if check:
         changed = [f"{out / name}: would change" for name in sorted(_changed_files(out, built))]
-        return Report((*changed, *_orphaned_figures(out, built)), loaded.problems, _left_out_note(loaded))
+        changes = (*changed, *_orphaned_figures(out, built))
+        return Report(changes, loaded.problems, _left_out_note(loaded), loaded.runs)
     changed = _changed_files(out, built)
     figure_groups = (board_figures for _, board_figures in boards_with_figures), (sheet.figures for sheet in others)
     output = {f"figures/{f.name}.png": f.png for board_figures in chain(*figure_groups) for f in board_figures}
@@ -114,7 +130,7 @@ def _report(
     for name in changed:
         write_atomic(out / name, (built | output)[name])
     written = tuple(str(out / name) for name in sorted(changed))
-    return Report(written, (*loaded.broken, *loaded.differing), _left_out_note(loaded))
+    return Report(written, (*loaded.broken, *loaded.differing), _left_out_note(loaded), loaded.runs)
 
 
 def _left_out_note(loaded: Loaded) -> str:
@@ -266,4 +282,8 @@ def _index(loaded: Loaded, all_boards: Sequence[Board], others: Sequence[Sheet])
     ]
     if refused:
         lines += ["", "Not listed:", "", *refused]
+    local = Counter(badge for run in loaded.listed for badge in badges(run.result.manifest))
+    if local and not loaded.is_official:
+        lines += ["", "Local runs, which others cannot repeat without your files or your code:", ""]
+        lines += ["* " + escaped(f"{badge} ({count} run{'s' * (count > 1)})") for badge, count in sorted(local.items())]
     return "\n".join([*lines, "", ""])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prmbench.core import archives, reading
+from prmbench.core.progress import Progress
 from prmbench.core.records import RunManifest, UserError
 from prmbench.core.redaction import one_line
 from prmbench.core.result_files import LINES_SUFFIX, SCORES_SUFFIX, Run, has_scores, result_paths
@@ -24,13 +25,20 @@ class Loaded:
     """The runs of a results folder, with the errors found."""
 
     listed: tuple[Run, ...]
-    """Runs whose provenance allows a place in a table, sorted by benchmark, model and run id."""
+    """Runs that have a place in a table, sorted by benchmark, model and run id."""
     refused: tuple[tuple[Run, str], ...]
-    """Other readable runs, each with the reason; shown only on the HTML page."""
+    """Runs whose provenance allows no place on an official leaderboard, each with the reason; the page has them."""
     broken: tuple[str, ...]
     """A message for each file that is left out: unreadable, altered, incomplete or duplicated."""
     differing: tuple[str, ...]
     """A message for each stored row that differs from the recomputed one, which is shown (only with `recompute`)."""
+    is_official: bool = True
+    """Whether provenance decides what is listed; if not, all readable runs are, local ones with a badge."""
+
+    @property
+    def runs(self) -> int:
+        """Number of results, those that cannot be read included."""
+        return len(self.listed) + len(self.refused) + len(self.broken)
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -47,7 +55,16 @@ class Loaded:
         return dict(counts.most_common())
 
 
-def load(results: Path, recompute: bool = False, sections: Sequence[Section] = (), processes: int = 1) -> Loaded:
+def load(
+    results: Path,
+    recompute: bool = False,
+    sections: Sequence[Section] = (),
+    processes: int = 1,
+    *,
+    official: bool = True,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Loaded:
     """Reads every run under `results`, leaving out those that cannot be trusted.
 
     Args:
@@ -56,17 +73,20 @@ def load(results: Path, recompute: bool = False, sections: Sequence[Section] = (
             left out when a stored number does not follow from its scores.
         sections: Sections of the report, which define when two runs claim the same place in a table.
         processes: How many processes may be used; see `read_and_judge`.
+        official: Whether runs without a clean commit are refused instead of listed.
+        out: Folder of the report, whose own files are no results where it lies inside `results`.
+        progress: Called after every run with (runs read, runs, 0).
 
     Raises:
         UserError: The folder does not exist.
     """
-    if not results.is_dir():
-        raise UserError(f"{results}: no such folder; name the folder that `prmbench eval --out` wrote to")
+    check_folder(results)
     runs: list[Run] = []
-    packed_paths, broken = _packed_results(results)
+    paths, broken = find_results(results, out)
     differing: list[str] = []
-    paths = [*_result_files(results), *packed_paths]
-    for path, judged in zip(paths, read_and_judge(paths, recompute, processes), strict=True):
+    for number, (path, judged) in enumerate(zip(paths, read_and_judge(paths, recompute, processes), strict=True), 1):
+        if progress is not None:
+            progress(number, len(paths), 0.0)
         if isinstance(judged, str):
             broken.append(judged)
             continue
@@ -86,9 +106,30 @@ def load(results: Path, recompute: bool = False, sections: Sequence[Section] = (
     duplicate_paths = dict(_duplicates(runs, sections))
     broken += dict.fromkeys(duplicate_paths.values())
     runs = [run for run in runs if run.path not in duplicate_paths]
-    listed = tuple(run for run in runs if not refusal(run.result.manifest))
-    refused = tuple((run, reason) for run in runs if (reason := refusal(run.result.manifest)))
-    return Loaded(listed, refused, tuple(map(one_line, broken)), tuple(map(one_line, differing)))
+    refused = tuple((run, reason) for run in runs if official and (reason := refusal(run.result.manifest)))
+    refused_paths = {run.path for run, _ in refused}
+    listed = tuple(run for run in runs if run.path not in refused_paths)
+    return Loaded(listed, refused, tuple(map(one_line, broken)), tuple(map(one_line, differing)), official)
+
+
+def check_folder(results: Path) -> None:
+    """Raises UserError where there is no folder of results."""
+    if not results.is_dir():
+        raise UserError(f"{results}: no such folder; name the folder that `prmbench eval --out` wrote to")
+
+
+def find_results(results: Path, out: Path | None = None) -> tuple[list[Path], list[str]]:
+    """Returns the paths of all results under a folder, and a message for each archive that cannot be read.
+
+    Args:
+        results: The folder.
+        out: Folder of the report; files in it are no results.
+    """
+    packed_paths, broken = _packed_results(results)
+    is_around = out is None or out.absolute() in (results.absolute(), *results.absolute().parents)
+    report_folder = None if is_around else out
+    paths = [p for p in _result_files(results) if report_folder is None or report_folder not in p.parents]
+    return [*paths, *packed_paths], broken
 
 
 def refusal(manifest: RunManifest) -> str:

@@ -26,7 +26,9 @@ PACKAGES = ("numpy", "pandas", "matplotlib", "pydantic", "jinja2", "pyarrow", "s
 """Packages that numbers, figures or checks depend on."""
 
 
-def inputs(results: Path, out: Path, formats: Sequence[str], sections: Sequence[Section] = ()) -> str:
+def inputs(
+    results: Path, out: Path, formats: Sequence[str], sections: Sequence[Section] = (), *, official: bool = True
+) -> str:
     """Returns the hash of the results, of this package, of those it uses, and of the options; empty if unreadable."""
     package = Path(__file__).parents[1]
     paths = [path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"]
@@ -36,6 +38,7 @@ def inputs(results: Path, out: Path, formats: Sequence[str], sections: Sequence[
         str(results),
         str(out),
         sorted(formats),
+        official,
         [str(section.sheets.__module__) for section in sections],
         platform.python_version(),
         *map(_version, PACKAGES),

@@ -13,6 +13,7 @@ from prmbench.tasks import OUT_OF_FOLD, find_task, format_shift, validity
 from prmbench.tasks.plain_tables import summary_of
 from prmbench.tasks.steps import f1_cell, missing_notes
 from prmbench.tasks.table import NOTED, PERCENT, POINTS, Code, Row, Table, TableCell, Value
+from prmbench.tasks.wording import code_badge
 
 WIDTH, MIN_COLUMN = 80, 6
 """Characters of a table, and the narrowest column to which a heading is cut."""
@@ -32,6 +33,8 @@ def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> Ric
     subsets = dict.fromkeys(format_shift.base_and_rendering(name)[0] for name in manifest.subsets)
     notes = [f"n = {manifest.n}; [95% interval]; subsets: {', '.join(subsets)}", *table.notes]
     unscored = sum({row.subset: row.unscored for row in result.rows if "[" not in row.subset}.values())
+    if badge := code_badge(manifest):
+        notes.append(f"{badge}: your own report lists this run, the official leaderboard does not")
     notes += [f"{task.unscored}: {unscored} of {manifest.n}"] * bool(unscored)
     return terminal_table(table, f"{manifest.model} on {manifest.benchmark}", notes)
 

@@ -5,6 +5,7 @@ There is one loop for every arm: arms differ in the values of options alone.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -146,6 +147,8 @@ def _loop(run: Run, stop_requested: Callable[[], bool]) -> None:
     if progress.done == 0 and job.validation:
         _validate(run, 0)
     while progress.done < total:
+        if not progress.done:
+            logging.getLogger(__name__).info("the first of %d steps", total)
         started, left_out = time.monotonic(), progress.left_out
         first = progress.done < job.first
         # 1. Completions of the current policy; the groups with mixed outcomes.
@@ -340,6 +343,7 @@ def _validates(job: Job, step: int) -> bool:
 
 
 def _validate(run: Run, step: int) -> None:
+    logging.getLogger(__name__).info("validating the policy after step %d", step)
     sampler = run.source.link.sampler
     run.log.validation(step, sampling(lambda: validate(run.job, sampler, run.verifier)))
 

@@ -6,6 +6,7 @@ Batches and seeds depend on the prompts and options alone, so a run that is kill
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,6 +107,7 @@ def sample_with_journal(
     Raises:
         UserError: `folder` has the journal of a run with other options.
     """
+    logging.getLogger(__name__).info("tokenizing %d prompts", len(prompts))
     plan = prepare(engine, prompts, config)
     journal = batch_jobs.open_journal(folder, run_identity(engine, plan, config), len(plan.batches), anew)
     workers = max(1, min(8, (os.cpu_count() or 1) // processes.world_size()))

@@ -74,15 +74,16 @@ def run_rollout(config: RolloutConfig, progress: Progress | None = None) -> Path
     check_verifiers(prompts, config)
     engine = open_policy(config)
     expected_identity = run_identity(engine, prepare(engine, prompts, config), config)
-    if config.out.exists() or sidecar_path(config.out).exists():
+    if not config.force and (config.out.exists() or sidecar_path(config.out).exists()):
         _check_same_run(config.out, expected_identity)
-    if config.out.exists():
+    if config.out.exists() and not config.force:
         if processes.rank() != 0:
             return None
-        message = f"{config.out}: holds this very run, and nothing is drawn; delete it to draw anew"
+        message = f"{config.out}: holds this very run, and nothing is drawn; --force draws anew"
         warnings.warn(message, Notice, stacklevel=2)
         return config.out
-    sampled = sample_with_journal(engine, prompts, config, config.out.with_name(config.out.name + ".journal"), progress)
+    journal = config.out.with_name(config.out.name + ".journal")
+    sampled = sample_with_journal(engine, prompts, config, journal, progress, config.force)
     if sampled is None:
         return None
     completed = [r for r in sampled.rollouts if r.verdict != REFUSED]
@@ -202,10 +203,11 @@ def _check_same_run(out: Path, expected_identity: Mapping[str, Any]) -> None:
     recorded = read_sidecar(out).get("identity")
     path = out if out.exists() else sidecar_path(out)
     if not isinstance(recorded, dict):
-        raise UserError(f"--out {path}: exists, and this command did not write it; name another file")
+        raise UserError(f"--out {path}: exists, and this command did not write it; name another file, or pass --force")
     changed = sorted(name for name in expected_identity if recorded.get(name) != expected_identity[name])
     if changed:
-        raise UserError(f"--out {path}: exists, from a run that differs in {', '.join(changed[:4])}; name another file")
+        differences = ", ".join(changed[:4])
+        raise UserError(f"--out {path}: exists, from a run that differs in {differences}; name another file or --force")
 
 
 def read_sidecar(out: Path) -> dict[str, Any]:

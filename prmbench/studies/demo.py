@@ -62,12 +62,15 @@ def demo(config: DemoConfig, progress: JobProgress | None = None, scale: Scale =
         raise UserError("--data and --limit belong to --world smollm2; add it, or drop them")
     writing.check_writable(config.out)
     start = time.monotonic()
+    if earlier := len(list((config.out / "results").rglob("*.json"))):
+        message = f"{config.out}: {earlier} runs of an earlier demo are used; delete the folder to begin anew"
+        warnings.warn(message, Notice, stacklevel=2)
     worlds = [seed_world(config.out / "worlds", config.first_seed + i) for i in range(config.seeds)]
     results, report_folder = config.out / "results", config.out / "report"
     process_pool.run_jobs(
         {f"seed {world.seed}": partial(_run_seed, world, results, scale) for world in worlds}, progress
     )
-    for fault in report.report(results, report_folder, sections=SECTIONS).faults:
+    for fault in report.report(results, report_folder, sections=SECTIONS, official=False).faults:
         warnings.warn(f"left out of the report: {fault}", Notice, stacklevel=2)
     runs = tasks.read_runs(results)
     reward_models = gather([run for run in runs if run.result.manifest.benchmark != rl_study.BENCHMARK])

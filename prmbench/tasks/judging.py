@@ -41,7 +41,10 @@ def resolve_protocols(manifest: RunManifest, keys: Sequence[str]) -> tuple[str, 
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricRow, ...]:
     """Computes all rows of a run: floors first, then each protocol with its interval, per subset and averaged."""
-    return find_task(manifest.task).judge(manifest, scores).rows()
+    judged = find_task(manifest.task).judge(manifest, scores)
+    if not isinstance(judged, Judged):
+        raise UserError(f"task {manifest.task}: its judge() gives a {type(judged).__name__}; it must give a Judged")
+    return judged.rows()
 
 
 # --- results on disk ----------------------------------------------------------------------------------------

@@ -85,12 +85,14 @@ def resampled(manifest: RunManifest, subset: str, clusters: Sequence[str]) -> tu
         clusters: Name of each trace's problem, [n].
 
     Returns:
-        The problem of each trace, [n] in 0..c-1 (by name), and how often each problem is drawn, [replicates + 1, c].
+        The problem of each trace, [n] in 0..c-1 (by name), and how often each problem is drawn, [replicates + 1, c];
+        [1, c] for a single problem, which says nothing of how its numbers vary between problems.
     """
     index = np.unique(clusters, return_inverse=True)[1].astype(np.int64)
     count = int(index.max()) + 1 if len(index) else 0
     digest = hashlib.sha256(f"{manifest.seed}/{subset}".encode()).digest()
-    return index, first_error.bootstrap_weights(np.arange(count), manifest.replicates, int.from_bytes(digest[:8]))
+    replicates = manifest.replicates if count != 1 else 0
+    return index, first_error.bootstrap_weights(np.arange(count), replicates, int.from_bytes(digest[:8]))
 
 
 def weighted_mean(values: Floats, weights: Floats) -> Floats:
@@ -139,6 +141,8 @@ def _average_rows(parts: Sequence[SubsetInfo], protocol: str, cells: Mapping[str
 
 def _average(cells: Sequence[Cell], names: Sequence[str]) -> Cell:
     values = np.mean(np.broadcast_arrays(*(c.values for c in cells)), axis=0)
+    if any(len(c.values) == 1 for c in cells):  # one of them has no interval, so their average has none
+        values = values[:1]
     if np.isnan(values[0]):
         reasons = sorted({c.note for c in cells if c.note and np.isnan(c.values[0])})
         return Cell(cells[0].metric, values, "; ".join(reasons))

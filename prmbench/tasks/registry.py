@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 
+from prmbench.core.plugins import load_entry_point
 from prmbench.core.records import UserError
 from prmbench.tasks import best_of_n, calibration, distrl, format_shift, policy, steps, validity
 from prmbench.tasks.task import Task
@@ -69,10 +70,4 @@ def installed_benchmarks() -> Iterator[EntryPoint]:
 
 def load_entry(entry: EntryPoint) -> object:
     """Returns the object that an entry point names. Raises UserError when its package cannot be imported."""
-    try:
-        return entry.load()
-    except Exception as error:
-        raise UserError(
-            f"entry point {entry.name} ({ENTRY_POINTS}): {entry.value} cannot be loaded "
-            f"({type(error).__name__}: {error}); repair or uninstall its package"
-        ) from error
+    return load_entry_point(entry, ENTRY_POINTS)

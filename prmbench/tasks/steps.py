@@ -323,14 +323,17 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
     def protocol_row(key: str) -> Row:
         return (Code(key), *(f1_cell(f1.get((key, c)), interval=c == columns[-1]) for c in columns))
 
-    shown_rows = [row for (protocol, subset), row in f1.items() if protocol in keys and subset in columns]
+    shown = {*keys, *floors}
+    shown_rows = [row for (protocol, subset), row in f1.items() if protocol in shown and subset in columns]
+    words = [f"{key.removeprefix('floor/')}: {FLOOR_WORDS[key]}" for key in floors]
+    floor_notes = [f"floors: {'; '.join(words)}"] if words else []
     return Table(
         label="steps",
         title="",
         caption="",
         header=("F1, percent", *("average" if name.startswith("avg[") else name for name in columns)),
         groups=(tuple(map(protocol_row, keys)), tuple(map(protocol_row, floors))),
-        notes=(*_out_of_fold_note(shown_rows), *missing_notes(shown_rows)),
+        notes=(*_out_of_fold_note(shown_rows), *missing_notes(shown_rows), *floor_notes),
         text_columns=1,
         ends_with_floors=True,
     )

@@ -61,13 +61,48 @@ def subset_rank(name: str) -> tuple[int, str]:
     return (SUBSET_ORDER.index(name), "") if name in SUBSET_ORDER else (len(SUBSET_ORDER), name)
 
 
+def code_badge(manifest: RunManifest) -> str:
+    """Returns why nobody else can run the code that scored a run; empty when it is a clean commit or a release."""
+    if not manifest.commit:
+        return "no commit recorded"
+    if manifest.dirty is not False:
+        return "uncommitted code" if manifest.dirty else "not known whether the code was committed"
+    return ""
+
+
+def badges(manifest: RunManifest) -> tuple[str, ...]:
+    """Returns what makes a run a local one: its code (see `code_badge`), and data that no hub revision names."""
+    data = "" if manifest.data_revision else f"local data: {manifest.data_source or 'of unknown source'}"
+    return tuple(filter(None, (code_badge(manifest), data)))
+
+
 def model_name(manifest: RunManifest) -> str:
-    """Returns `org/name@abc1234` on one line: the model and its revision, shortened when it is a hash."""
+    """Returns `org/name@abc1234` on one line: the model and its revision, shortened when it is a hash.
+
+    A run of uncommitted code has its `code_badge` behind the name, in parentheses.
+    """
     revision = manifest.revision
     if revision is not None and re.fullmatch("[0-9a-f]{7,}", revision):
         revision = revision[:7]
     name = manifest.model if revision is None else f"{manifest.model}@{revision}"
+    if badge := code_badge(manifest):
+        name = f"{name} ({badge})"
     return " ".join(name.split()).replace("`", "'")  # a backtick would start Markdown code
+
+
+def usage(tokens: int, completion_tokens: int, answers: int, cost: float | None) -> str:
+    """Returns what a critic's answers took: `24 answers, 1,234 prompt and 56 answer tokens, cost 0.0012`.
+
+    Args:
+        tokens: All tokens, prompts and answers.
+        completion_tokens: Those of the answers.
+        answers: Number of answers; 0 where it was not counted.
+        cost: In the currency of the prices; None without prices.
+    """
+    parts = [f"{answers:,} answers"] if answers else []
+    parts.append(f"{tokens - completion_tokens:,} prompt and {completion_tokens:,} answer tokens")
+    parts.append("no price known" if cost is None else f"cost {cost:g}")
+    return ", ".join(parts)
 
 
 def members(column: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ They never change, so no second model stays in memory, and a resumed run does no
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,6 +71,7 @@ def logprobs(
 def _compute(examples: tuple[Example, ...], budget: int, runner: Runner) -> dict[str, Floats]:
     """Computes this process's share of the examples, by key."""
     data = Dataset(examples, tuple((i,) for i in range(len(examples))), {})
+    logging.getLogger(__name__).info("log-probabilities of the reference, for %d rows", len(examples))
     shares = micro_batches(data.units, [len(e.ids) for e in examples], budget, processes.world_size())
     logprobs = {}
     for units in shares[processes.rank()]:

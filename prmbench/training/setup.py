@@ -5,6 +5,7 @@ Errors that are cheap to find come first; weights are loaded last.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,6 +111,7 @@ def prepare(config: TrainConfig) -> Job:
     shape = run_setup.load_shape(config.model, config.revision, setup)
     reference_shape = _reference_shape(config, settings, setup, shape)
     template = common.template_source(config)
+    logging.getLogger(__name__).info("reading and tokenizing %s", run_setup.data_path(config).name)
     rows = rollouts.limit_prompts(rollouts.read(run_setup.data_path(config)), config.limit)
     reference_limit = reference_shape.max_tokens if reference_shape else None
     max_tokens = run_setup.smallest(config.max_tokens, shape.max_tokens, reference_limit)

@@ -5,6 +5,7 @@ Randomness is a function of (seed, update) alone, so a resumed run repeats nothi
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -114,6 +115,7 @@ def _loop(job: Job, runner: Runner, references: References, progress: Progress |
     optimizer = optimiser.make(parameters, config)
     update, spent = _resume(job, runner, optimizer)
     begun, tokens = time.monotonic() - spent, 0
+    logging.getLogger(__name__).info("update %d of %d is in progress", update + 1, order.updates)
     with stop_requests() as stop_requested:
         while update < order.updates:
             # 1. Which units this update takes: the same for any number of processes.

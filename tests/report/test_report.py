@@ -677,7 +677,7 @@ def test_an_unchanged_report_is_recognised_and_a_changed_one_is_not(
     monkeypatch.setenv("PRMBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(
         "prmbench.report.build.load",
-        lambda *args: loads.append(args[1]) or load(args[0], args[1]),  # type: ignore[func-returns-value]
+        lambda *args, **_: loads.append(args[1]) or load(args[0], args[1]),  # type: ignore[func-returns-value]
     )
     runs, out = tmp_path / "in", tmp_path / "out"
     shutil.copytree(results, runs)

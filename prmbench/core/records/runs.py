@@ -92,6 +92,8 @@ class RunManifest:
     completion tokens."""
     completion_tokens: int = 0
     """Generated tokens, included in `tokens`."""
+    answers: int = 0
+    """Answers of a critic, each to a request of its own."""
     cost: float | None = None
     """Cost of a paid server, in the currency of the prices; None without prices."""
     request_changes: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ A job stores what it has finished, so that a second call continues where the fir
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import queue
@@ -37,6 +38,7 @@ def run_jobs(jobs: Mapping[str, Job], progress: JobProgress | None = None) -> No
     Raises:
         UserError: a job raised one, or its process failed; the other processes are then terminated.
     """
+    logging.getLogger(__name__).info("starting %d jobs: %s", len(jobs), ", ".join(jobs))
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
     waiting, running = list(jobs), dict[str, SpawnProcess]()
