@@ -27,7 +27,21 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("critic", "votes", "critic_temperature", "critic_top_p", "critic_top_k", "critic_tokens"),
         *("input_price", "output_price", "max_cost"),
     ),
-    "Server": ("base_url", "requests", "rate", "server"),
+    "Server": (
+        *(
+            "base_url",
+            "requests",
+            "rate",
+            "server",
+            "host",
+            "port",
+            "token_file",
+            "no_token",
+            "batching",
+            "max_pending",
+        ),
+        *("max_body", "max_solutions", "max_steps", "max_characters", "timeout", "drain", "access_log"),
+    ),
     "Sampling": (
         *("group_size", "temperature", "top_p", "top_k", "max_new_tokens", "verifier", "prompts", "draw", "rounds"),
         *("draw_tokens", "truncated", "allow_empty"),
@@ -64,6 +78,17 @@ TITLES = {("EvalConfig", "Sampling"): "Sampling (only --benchmark policy)"}
 """Titles of panels that one command, named by its config, has under another name."""
 UNUSED: dict[str, tuple[str, ...]] = {
     "RolloutConfig": ("trust_remote_code",),
+    "ServeConfig": (
+        "base_url",
+        "requests",
+        "rate",
+        "input_price",
+        "output_price",
+        "max_cost",
+        "ref_cache",
+        "data",
+        "limit",
+    ),
     "TrainConfig": ("engine",),
     "TrainRMConfig": ("engine",),
 }
