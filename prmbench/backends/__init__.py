@@ -110,6 +110,12 @@ class ModelBackend:
 def load_backend(config: ModelConfig) -> Backend:
     """Load the backend for a model.
 
+    Args:
+        config: The options of `prmbench eval` or `prmbench score`; the model's card or prm.json says the rest.
+
+    Returns:
+        What turns traces into scores, with its model loaded.
+
     Raises:
         UserError: No card, prm.json or option says how the model is read, or options do not fit its backend.
     """

@@ -111,7 +111,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class EvalConfig(SamplingConfig, ModelConfig):
-    """`prmbench eval`."""
+    """The options of `prmbench eval`, a field for each."""
 
     benchmark: str = option(
         "processbench",

@@ -27,16 +27,20 @@ def protocol_keys(manifest: RunManifest) -> tuple[str, ...]:
     return find_task(manifest.task).protocols(manifest)
 
 
-def resolve_protocols(manifest: RunManifest, keys: Sequence[str]) -> tuple[str, ...]:
-    """Normalises protocol keys given by a user. Raises UserError on one that the run cannot have."""
+def resolve_protocols(manifest: RunManifest, requested: Sequence[str]) -> tuple[str, ...]:
+    """Returns the protocol keys of a user in their normal form.
+
+    Raises:
+        UserError: The run cannot have one of them.
+    """
     task = find_task(manifest.task)
     if task.resolve is not None:
-        return tuple(task.resolve(manifest, key) for key in keys)
+        return tuple(task.resolve(manifest, key) for key in requested)
     keys = task.protocols(manifest)
-    for key in keys:
+    for key in requested:
         if key not in keys:
             raise UserError(f"protocol {key!r}: {manifest.benchmark} has {', '.join(keys) or 'none'} for this model")
-    return tuple(keys)
+    return tuple(requested)
 
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricRow, ...]:
@@ -69,7 +73,14 @@ def read_run(path: Path) -> Run:
 
 
 def read_runs(root: Path) -> list[Run]:
-    """Reads every run under `root`, sorted by benchmark, model and run id; JSON files without scores are skipped."""
+    """Reads every run under `root`, packed ones included; JSON files without scores are skipped.
+
+    Returns:
+        The runs, sorted by benchmark, model and run id.
+
+    Raises:
+        UserError: As for `read_run`.
+    """
     packed = [path for archive in archives.find_archives(root) for path in result_paths(archive)]
     runs = [read_run(path) for path in (*reading.find_paths(root, ".json"), *packed) if has_scores(path)]
     return sorted(runs, key=lambda r: (r.result.manifest.benchmark, r.result.manifest.model, r.result.manifest.run_id))
@@ -142,6 +153,11 @@ def compare(a: ScoredRun, b: ScoredRun, pairs: Sequence[Pair]) -> tuple[MetricRo
     `steps.compare`. Other tasks: for every metric M the rows `M_a`, `M_b`, `M_difference`, p_value and mdd under the
     protocol `<key> M`.
 
+    Args:
+        a: The first run: its result and its scores.
+        b: The second run.
+        pairs: The protocols to compare, as `pairs` returns them.
+
     Raises:
         UserError: The runs cannot be compared.
     """
@@ -178,14 +194,24 @@ def _with_protocols(manifest: RunManifest, keys: Sequence[EvalProtocol | str]) -
     return replace(manifest, extra_protocols=tuple(sorted({*manifest.extra_protocols, *extra})))
 
 
-def pairs(a: RunManifest, b: RunManifest, keys: Sequence[str] = (), against: str | None = None) -> list[Pair]:
-    """Returns the protocols to compare: the named ones (`against`: the second run's), or all that both runs have."""
+def pairs(a: RunManifest, b: RunManifest, requested: Sequence[str] = (), against: str | None = None) -> list[Pair]:
+    """Returns the protocols to compare: the requested ones, or all that both runs have.
+
+    Args:
+        a: Manifest of the first run.
+        b: Manifest of the second run.
+        requested: Protocol keys.
+        against: The key in the second run, where its readout has another name.
+
+    Raises:
+        UserError: The runs are not comparable, or share no protocol.
+    """
     _check_comparable(a, b)
     task = find_task(a.task)
     if task.pairs is not None:
-        return list(task.pairs(a, b, keys, against))
-    if keys:
-        return [(key, against or key) for key in keys]
+        return list(task.pairs(a, b, requested, against))
+    if requested:
+        return [(key, against or key) for key in requested]
     common: list[Pair] = [(key, key) for key in protocol_keys(a) if key in protocol_keys(b)]
     if not common:
         raise UserError(no_shared_protocol(a, b))

@@ -29,7 +29,11 @@ _added: dict[str, Task] = {}
 
 
 def add_task(task: Task) -> None:
-    """Registers a caller's task for the rest of the process. Raises UserError if the name is taken by another task."""
+    """Registers a caller's task for the rest of the process.
+
+    Raises:
+        UserError: Another task has its name.
+    """
     if TASKS.get(task.name, _added.get(task.name, task)) != task:
         raise UserError(f"task {task.name}: there is another task of this name; choose another name")
     if task.name not in TASKS:
@@ -37,7 +41,11 @@ def add_task(task: Task) -> None:
 
 
 def find_task(name: str) -> Task:
-    """Returns the task of this name. Raises UserError when there is none, or a broken package may have had it."""
+    """Returns the task of this name.
+
+    Raises:
+        UserError: There is none, or a package that may have had it cannot be imported.
+    """
     failures: list[UserError] = []
     if name not in TASKS and name not in _added:
         for entry in installed_benchmarks():

@@ -49,7 +49,11 @@ class EvalProtocol:
 
     @classmethod
     def parse(cls, key: str) -> EvalProtocol:
-        """Parse a protocol's name. Raises UserError on a spelling that `key` never produces."""
+        """Parse a protocol's name.
+
+        Raises:
+            UserError: The spelling is one that `key` never produces.
+        """
         body, _, boundary = key.partition("@")
         scores, slash, rule = body.partition("/")
         series, _, readout = scores.rpartition(".")
