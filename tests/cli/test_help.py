@@ -51,7 +51,7 @@ def test_help_shows_every_flag_and_type_in_full_at_80_columns(application: typer
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
     assert [flag for flag in flags(command) if not is_in(flag, text)] == []
-    assert [flag for flag in flags(command, hidden=True) if is_in(flag, text)] == []
+    assert [flag for flag in flags(command, hidden=True) if f"│ {flag} " in text] == []  # a text may name it
     types = [p.metavar for p in command.params if p.metavar and not getattr(p, "hidden", False)]
     assert [metavar for metavar in types if metavar not in text] == []
 
