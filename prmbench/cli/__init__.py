@@ -232,12 +232,15 @@ def card(
         list[Path], typer.Argument(help="<run-id>.json of one model's runs.", metavar="RUN...", readable=False)
     ],
 ) -> None:
-    """Write a model card whose numbers the hub can read, each with its protocol, interval and floors."""
+    """Write a model card and result files whose numbers the hub can read, with protocol, interval and floors."""
     from prmbench.report import model_card
 
     _add_benchmarks(config.benchmark)
-    text = model_card.card(config, runs)
-    typer.echo(f"card: {config.out}" if config.out else text)
+    card = model_card.write_card(config, runs)
+    if not card.written:
+        typer.echo(card.text)
+    for number, path in enumerate(card.written):
+        typer.echo(f"{'results' if number else 'card'}: {path}")
 
 
 @command(options.ConvertConfig)

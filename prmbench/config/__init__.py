@@ -324,10 +324,18 @@ class CardConfig:
     """`prmbench card`."""
 
     name: str | None = option(None, "Name of the model on the hub (default: its name in the results).")
-    protocol: tuple[str, ...] = option((), "Protocol to include, repeatable (default: all but the in-sample ones).")
+    protocol: tuple[str, ...] = option((), "Protocol to include, repeatable (default: that of each run's main number).")
+    all_protocols: bool = option(False, "Include every number of every protocol but the in-sample ones.")
+    card_only: bool = option(False, "Write the card alone, without .eval_results and every_eval_ever beside it.")
+    organization: str | None = option(None, "Who evaluated, for the Every Eval Ever record (default: unknown).")
+    relationship: Literal["first_party", "third_party", "collaborative", "other"] = option(
+        "other", "Relation of the evaluator to the model's developer, for the Every Eval Ever record."
+    )
     license: str | None = option(None, "Licence of the model, as the hub spells it, e.g. apache-2.0.")
     benchmark: tuple[str, ...] = option(
         (), "Benchmark of your own that runs are on, pkg.mod:NAME, repeatable (installed ones are known)."
     )
-    out: Path | None = option(None, "File for the card, such as README.md (default: print it).")
-    force: bool = option(False, "Replace --out where it exists.")
+    out: Path | None = option(
+        None, "File for the card, such as README.md; the hub's result files go beside it (default: print the card)."
+    )
+    force: bool = option(False, "Replace --out and the files beside it where they exist.")
