@@ -243,6 +243,32 @@ def card(
         typer.echo(f"{'results' if number else 'card'}: {path}")
 
 
+@command(options.PushConfig)
+def push(
+    config: options.PushConfig,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="A trained model's folder, <run-id>.json, or both.", metavar="RUN...", readable=False),
+    ],
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Upload a model, its card, results or scores to the hub as one commit; without --yes only say what would go."""
+    from prmbench.publishing import plan as plans
+    from prmbench.publishing import upload
+
+    _add_benchmarks(config.benchmark)
+    token = upload.find_token()
+    plan = plans.make_plan(config, runs, token)
+    if not json_ and not quiet:
+        typer.echo("\n".join(plans.lines(plan)))
+    url = upload.upload(plan, token, force=config.force) if config.yes else None
+    if json_:
+        typer.echo(json.dumps(plans.summary(plan, url)))
+    else:
+        typer.echo(f"uploaded: {url}" if url else "nothing was uploaded; pass --yes to do it")
+
+
 @command(options.ConvertConfig)
 def convert(
     config: options.ConvertConfig,

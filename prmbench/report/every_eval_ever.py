@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prmbench.config import CardConfig
+from prmbench.config import PublishConfig
 from prmbench.core.records import MetricRow, RunManifest, RunResult
 from prmbench.report.headlines import dataset_name, floors_of, is_hub_id, lower_is_better, one_line, rounded, rule_of
 from prmbench.tasks import find_task
@@ -23,11 +23,11 @@ SIGNED_METRICS = ("gain", "f1_drop", "td_outcome_correlation")
 CONFIDENCE = 0.95
 
 
-def record(config: CardConfig, result: RunResult, rows: Sequence[MetricRow], recorded_at: int) -> dict[str, Any]:
+def record(config: PublishConfig, result: RunResult, rows: Sequence[MetricRow], recorded_at: int) -> dict[str, Any]:
     """Returns the record of a run.
 
     Args:
-        config: The options of `prmbench card`, which say who evaluated and under which name the model is known.
+        config: The options of `card` or `push`, which say who evaluated and under which name the model is known.
         result: The run, with its floors.
         rows: The rows to publish; all have a value.
         recorded_at: When the result was recorded, in Unix seconds.

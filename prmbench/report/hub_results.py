@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from prmbench.config import CardConfig
+from prmbench.config import PublishConfig
 from prmbench.core.records import MetricRow, Notice, RunManifest, RunResult
 from prmbench.core.result_files import canonical_json
 from prmbench.report import every_eval_ever
@@ -36,11 +36,11 @@ class PublishedRun:
     """When the result was recorded, in Unix seconds."""
 
 
-def files(config: CardConfig, runs: Sequence[PublishedRun]) -> dict[str, str]:
+def files(config: PublishConfig, runs: Sequence[PublishedRun]) -> dict[str, str]:
     """Returns the content of every file by its path in the repository.
 
     Args:
-        config: The options of `prmbench card`.
+        config: The options of `card` or `push`.
         runs: Runs of one model.
     """
     texts = dict(_eval_results([run.result for run in runs]))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from prmbench import config as options
 from prmbench import tasks
-from prmbench.config import CardConfig, EvalConfig
+from prmbench.config import CardConfig, EvalConfig, PublishConfig
 from prmbench.config.distrl_options import DistRLConfig
 from prmbench.core import archives, output_checks, reading, result_files, writing
 from prmbench.core.records import MetricRow, RunManifest, RunResult, UserError
@@ -118,14 +118,14 @@ def read_results(runs: Sequence[Path]) -> dict[Path, RunResult]:
     return stored
 
 
-def card_text(config: CardConfig, results: Sequence[RunResult]) -> str:
+def card_text(config: PublishConfig, results: Sequence[RunResult]) -> str:
     """Returns the text of the card, metadata first. Raises UserError if no run has a protocol that is asked for."""
     shown = shown_results(config, results)
     numbers = [shown_rows(config, result) for result in shown]
     return f"---\n{_metadata(config, shown, numbers).strip()}\n---\n\n{_body(config, results, shown)}"
 
 
-def result_texts(config: CardConfig, results: Mapping[Path, RunResult]) -> dict[str, str]:
+def result_texts(config: PublishConfig, results: Mapping[Path, RunResult]) -> dict[str, str]:
     """Returns the hub's files on the results, by their paths in a model repository."""
     shown = shown_results(config, list(results.values()))
     published = [
@@ -143,7 +143,7 @@ def _recorded_at(path: Path, manifest: RunManifest) -> int:
     return 0 if info is None else int(info.st_mtime)
 
 
-def shown_results(config: CardConfig, results: Sequence[RunResult]) -> list[RunResult]:
+def shown_results(config: PublishConfig, results: Sequence[RunResult]) -> list[RunResult]:
     """Returns the results with the rows of the protocols that a card shows, and the floors.
 
     These are the protocols asked for where a run has one of them, else the one of its main number; with
@@ -157,7 +157,7 @@ def shown_results(config: CardConfig, results: Sequence[RunResult]) -> list[RunR
     return [replace(result, rows=tuple(_rows_to_show(result, wanted, config.all_protocols))) for result in results]
 
 
-def shown_rows(config: CardConfig, result: RunResult) -> list[MetricRow]:
+def shown_rows(config: PublishConfig, result: RunResult) -> list[MetricRow]:
     """Returns the rows of a result that become numbers of the metadata: its main one, or all that it shows."""
     if not _is_brief(config, result):
         return [row for row in result.rows if row.value is not None and is_result(row)]
@@ -165,7 +165,7 @@ def shown_rows(config: CardConfig, result: RunResult) -> list[MetricRow]:
     return [] if main is None else [main]
 
 
-def _is_brief(config: CardConfig, result: RunResult) -> bool:
+def _is_brief(config: PublishConfig, result: RunResult) -> bool:
     """Whether the card has only the main number of a run: no protocol of its was asked for."""
     return not config.all_protocols and not any(row.protocol in config.protocol for row in result.rows)
 
@@ -197,7 +197,7 @@ def _check_one_model(manifests: Sequence[RunManifest], paths: Sequence[Path]) ->
 # --- the metadata -------------------------------------------------------------------------------------------
 
 
-def _metadata(config: CardConfig, results: Sequence[RunResult], numbers: Sequence[Sequence[MetricRow]]) -> str:
+def _metadata(config: PublishConfig, results: Sequence[RunResult], numbers: Sequence[Sequence[MetricRow]]) -> str:
     """The card's YAML metadata, with a `model-index` of the numbers of each result."""
     from huggingface_hub import ModelCardData
 
@@ -262,14 +262,14 @@ def _dataset_type(m: RunManifest) -> str:
 # --- the text -----------------------------------------------------------------------------------------------
 
 
-def _name(config: CardConfig, results: Sequence[RunResult]) -> str:
+def _name(config: PublishConfig, results: Sequence[RunResult]) -> str:
     return config.name or results[0].manifest.model
 
 
-def _body(config: CardConfig, results: Sequence[RunResult], shown: Sequence[RunResult]) -> str:
+def _body(config: PublishConfig, results: Sequence[RunResult], shown: Sequence[RunResult]) -> str:
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(  # Markdown: foreign texts go through _escaped, blocks of code through _fence
+    environment = Environment(  # Markdown: foreign texts go through escaped, blocks of code through _fence
         loader=PackageLoader("prmbench", "assets"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     identity = [(label, value) for label, value in _identity([r.manifest for r in results]) if value]
@@ -277,14 +277,12 @@ def _body(config: CardConfig, results: Sequence[RunResult], shown: Sequence[RunR
         _section(result, len(full.rows), _is_brief(config, full)) for full, result in zip(results, shown, strict=True)
     ]
     template = environment.get_template("model_card.md")
-    return template.render(marker=MARKER, name=_escaped(_name(config, results)), identity=identity, runs=sections)
+    return template.render(marker=MARKER, name=escaped(_name(config, results)), identity=identity, runs=sections)
 
 
 def _identity(manifests: Sequence[RunManifest]) -> Iterator[tuple[str, str]]:
     def joined(name: str) -> str:
-        return _escaped(
-            ", ".join(dict.fromkeys(str(v) for m in manifests if (v := getattr(m, name)) not in (None, "")))
-        )
+        return escaped(", ".join(dict.fromkeys(str(v) for m in manifests if (v := getattr(m, name)) not in (None, ""))))
 
     yield from ((name, joined(name)) for name in ("model", "revision"))
     yield "SHA-256 of the weights", joined("weights")
@@ -294,16 +292,16 @@ def _identity(manifests: Sequence[RunManifest]) -> Iterator[tuple[str, str]]:
     yield "revision of the reference", joined("ref_revision")
     yield "beta", joined("beta")
     yield "trained from", joined("signal")
-    yield "trained on", _escaped(", ".join(dict.fromkeys(name for m in manifests for name in m.trained_on)))
+    yield "trained on", escaped(", ".join(dict.fromkeys(name for m in manifests for name in m.trained_on)))
 
 
 def _section(result: RunResult, rows: int, is_brief: bool) -> Section:
     m = result.manifest
     table, line = _terminal(result), command(m)
     return Section(
-        title=_escaped(f"{dataset_name(m)}: {tasks.find_task(m.task).title}"),
+        title=escaped(f"{dataset_name(m)}: {tasks.find_task(m.task).title}"),
         table=table,
-        facts=tuple((label, _escaped(value)) for label, value in _facts(m) if value),
+        facts=tuple((label, escaped(value)) for label, value in _facts(m) if value),
         command=line,
         fence=_fence(table + line),
         rows=() if is_brief else tuple(_cells(row) for row in result.rows),
@@ -340,7 +338,7 @@ def _cells(row: MetricRow) -> tuple[str, ...]:
     value, lo, hi = ("–" if x is None else f"{x:.4f}" for x in (row.value, row.lo, row.hi))
     interval = f"[{lo}, {hi}]" if row.lo is not None and row.hi is not None else "–"
     cells = (row.subset, row.protocol, row.metric, value, interval, str(row.n), str(row.unscored), row.note)
-    return tuple(_escaped(cell) for cell in cells)
+    return tuple(escaped(cell) for cell in cells)
 
 
 SPECIAL = re.compile(r"[\\`*\[\]<>|~$&!#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.|@(?=[\w-]+\.)")
@@ -348,8 +346,8 @@ SPECIAL = re.compile(r"[\\`*\[\]<>|~$&!#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\
 heading. Single underscores within words cannot; full stops, colons and at signs only within addresses."""
 
 
-def _escaped(text: str) -> str:
-    """Escapes text for Markdown, on one line: special characters become numeric references, which are never markup."""
+def escaped(text: str) -> str:
+    """Returns text as Markdown on one line: special characters become numeric references, never markup."""
     return SPECIAL.sub(lambda match: f"&#{ord(match[0])};", one_line(text))
 
 
