@@ -19,10 +19,10 @@ COPY prmbench /src/prmbench
 RUN /opt/prmbench/bin/pip install --no-cache-dir -c /src/requirements.lock "/src[train,verify,openai]"
 
 FROM python:${PYTHON}-slim
-RUN useradd --create-home --uid 1000 prmbench
+RUN useradd --create-home --home-dir /prmbench --uid 1000 prmbench
 COPY --from=build /opt/prmbench /opt/prmbench
 ENV PATH=/opt/prmbench/bin:$PATH
 USER prmbench
-WORKDIR /home/prmbench
+WORKDIR /prmbench
 ENTRYPOINT ["prmbench"]
 CMD ["demo"]

@@ -26,7 +26,7 @@ KEYS = re.compile(
 )
 """Access tokens of the hub, OpenAI, GitHub, AWS, Slack, Google and PyPI, and private keys."""
 USER_FOLDER = re.compile(
-    r"(?<![\w.:/-])(?:file://)?(?:/(?:home|Users|root|tmp|private|mnt|scratch|workspace|var/folders)/[\w.-]+"
+    r"(?<![\w.:/-])(?:file://)?(?:/(?:home|Users|root|tmp|private|mnt|scratch|work|workspace|var/folders)/[\w.-]+"
     r"|[A-Za-z]:\\{1,4}Users\\)"
 )
 """A path under a folder where machines keep their users' files."""
