@@ -358,6 +358,9 @@ class PushConfig(PublishConfig):
         (), "What to upload: model, card, results or scores, repeatable (default: all that RUN has but the scores)."
     )
     yes: bool = option(False, "Upload; without it the files are listed and nothing is sent.")
+    ref_model: str | None = option(
+        None, "Hub id of the reference model, for the prm.json that is uploaded (the folder's own is left as it is)."
+    )
     private: bool = option(False, "The repository must be private; a new one is made so.")
     revision: str | None = option(None, "Branch to commit to, made if there is none (default: main).")
     create_pr: bool = option(False, "Open a pull request instead of committing to the branch.")

@@ -53,7 +53,8 @@ def check(name: str, text: str, token: str | None, folder: Path | None = None) -
     if is_vocabulary:
         return
     for path in _local_paths(base, text, folder):
-        raise UserError(f"{name}: names {path}, a path of this machine; put a hub id there, or take it out")
+        hint = "; --ref-model ORG/NAME replaces it" if path.endswith("(ref_model)") else ""
+        raise UserError(f"{name}: names {path}, a path of this machine{hint or '; put a hub id there, or take it out'}")
 
 
 def is_text(path: Path) -> bool:

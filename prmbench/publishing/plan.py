@@ -81,7 +81,7 @@ def make_plan(config: PushConfig, paths: Sequence[Path], token: str | None = Non
         files = {file.path: file for file in _score_files(config, runs)}
     else:
         if folder is not None:
-            files = {file.path: file for file in _folder_files(folder, parts, config.allow_dirty)}
+            files = {file.path: file for file in _folder_files(config, folder, parts)}
         if runs and {"card", "results"} & set(parts):
             files |= {file.path: file for file in _result_files(config, runs, parts, folder)}
     checked = tuple(_checked(file, token, folder) for _, file in sorted(files.items()))
@@ -193,13 +193,13 @@ def _check_clean(manifest: RunManifest, path: Path, allow_dirty: bool) -> None:
 # --- files ----------------------------------------------------------------------------------------------------
 
 
-def _folder_files(folder: Path, parts: Sequence[str], allow_dirty: bool) -> Iterator[PushFile]:
+def _folder_files(config: PushConfig, folder: Path, parts: Sequence[str]) -> Iterator[PushFile]:
     """The files of a model's folder. Raises UserError when it is incomplete, dirty, or a file leads outside it."""
     patterns: list[str] = []
     if "model" in parts:
         if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
             raise UserError(f"{folder}: has no weights; is the training finished?")
-        _check_clean_model(folder, allow_dirty)
+        _check_clean_model(folder, config.allow_dirty)
         patterns += MODEL_FILES
     patterns += [CARD] * ("card" in parts) + list(RESULT_PATTERNS) * ("results" in parts)
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
@@ -207,8 +207,20 @@ def _folder_files(folder: Path, parts: Sequence[str], allow_dirty: bool) -> Iter
             continue
         if not path.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{path}: is a link that leads out of {folder}; put the file itself there")
-        size = path.stat().st_size
-        yield PushFile(path.relative_to(folder).as_posix(), size, str(path), path)
+        if path.name == provenance.CARD_FILE and config.ref_model is not None:
+            yield _with_reference(path, config.ref_model)
+        else:
+            yield PushFile(path.relative_to(folder).as_posix(), path.stat().st_size, str(path), path)
+
+
+def _with_reference(path: Path, ref_model: str) -> PushFile:
+    """A prm.json that names its reference by a hub id. Raises UserError where it has no reference."""
+    record = reading.read_json(path)
+    if not isinstance(record, dict) or not record.get("ref_model"):
+        raise UserError(f"--ref-model {ref_model}: {path} names no reference; drop the option")
+    return _made(
+        path.name, result_files.canonical_json({**record, "ref_model": ref_model}), f"{path}, with --ref-model"
+    )
 
 
 def _check_clean_model(folder: Path, allow_dirty: bool) -> None:

@@ -274,6 +274,23 @@ def test_a_reference_that_is_a_folder_here_is_refused(tmp_path: Path, hub: FakeH
     assert f"prm.json: names {value} (ref_model)" in refused(folder)
 
 
+def test_the_hub_id_of_a_reference_that_is_a_folder_here(tmp_path: Path, hub: FakeHub) -> None:
+    folder = model_folder(tmp_path, ref_model="../base")
+    before = (folder / "prm.json").read_bytes()
+    assert "--ref-model ORG/NAME replaces it" in refused(folder)
+    push(folder, "--ref-model", "me/base", "--yes")
+    uploaded = json.loads(hub.repositories["models/me/mine"].branches["main"]["prm.json"])
+    assert uploaded == {**json.loads(before), "ref_model": "me/base"}
+    assert (folder / "prm.json").read_bytes() == before
+    assert "names ./base (ref_model)" in refused(folder, "--ref-model", "./base")
+
+
+def test_a_model_without_a_reference_gets_none(tmp_path: Path) -> None:
+    assert "names no reference; drop the option" in refused(
+        model_folder(tmp_path, ref_model=None), "--ref-model", "a/b"
+    )
+
+
 def test_words_that_only_resemble_paths_pass(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, note="see https://example.org/home/ann and org/name, and/or /v1")
     assert paths(push(folder)) == MODEL
