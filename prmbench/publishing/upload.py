@@ -29,12 +29,12 @@ AGAIN = "give the same command again later; what was uploaded is not sent twice"
 
 def find_token() -> str | None:
     """Returns the token of the environment or of the hub's login, or None. Raises UserError."""
-    from huggingface_hub import get_token
-    from huggingface_hub.errors import OIDCError
+    from huggingface_hub import errors, get_token
 
+    exchange_error: type[Exception] = getattr(errors, "OIDCError", OSError)  # older clients cannot exchange tokens
     try:
         return get_token()
-    except (OIDCError, OSError) as error:
+    except (exchange_error, OSError) as error:
         raise UserError(f"the hub's token cannot be read ({first_line(error)}); {LOGIN}") from error
 
 
@@ -52,7 +52,9 @@ def upload(plan: Plan, token: str | None, *, force: bool = False) -> str:
         RetryError: The hub cannot be reached, is busy, or the branch changed meanwhile.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # what matters is said here, in one line
     if not token:
         raise UserError(f"push: there is no token for the hub; {LOGIN}")
     api = HfApi(token=token, library_name="prmbench", library_version=prmbench.__version__)

@@ -458,6 +458,14 @@ def test_no_token(tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch)
     cli_calls.fine("push", run_of(tmp_path), "--repo", "me/mine")  # a list needs none
 
 
+def test_a_token_that_cannot_be_read(tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise PermissionError("the file may not be read")
+
+    monkeypatch.setattr("huggingface_hub.get_token", fail)
+    assert "the hub's token cannot be read (the file may not be read); run `hf auth login`" in refused(run_of(tmp_path))
+
+
 def test_private_is_not_public(tmp_path: Path, hub: FakeHub) -> None:
     hub.repositories["models/me/mine"] = Repository(private=False)
     done = cli_calls.call("push", run_of(tmp_path), "--repo", "me/mine", "--yes", "--private", "--quiet")
