@@ -15,7 +15,7 @@ from typing import Any
 
 from prmbench.core import reading
 from prmbench.core.records import UserError
-from prmbench.core.redaction import scrub
+from prmbench.core.redaction import MIN_SECRET_LENGTH, scrub
 
 TEXT_SUFFIXES = (".json", ".jsonl", ".md", ".yaml", ".yml", ".jinja", ".txt", "")
 VOCABULARIES = ("tokenizer.json", "vocab*", "merges.txt")
@@ -45,10 +45,10 @@ def check(name: str, text: str, token: str | None, folder: Path | None = None) -
         token: The hub's token of this user, which must be in no file.
         folder: The folder that the file is in, from which a relative path may be meant.
     """
-    base = Path(name).name
+    base, secret = Path(name).name, token if token and len(token) >= MIN_SECRET_LENGTH else None
     is_vocabulary = any(fnmatch.fnmatch(base, pattern) for pattern in VOCABULARIES)
     for number, line in enumerate(text.splitlines(), 1):
-        if KEYS.search(line) or (token and token in line) or (not is_vocabulary and scrub(line) != line):
+        if KEYS.search(line) or (secret and secret in line) or (not is_vocabulary and scrub(line) != line):
             raise UserError(f"{name}, line {number}: holds what looks like a key or a password; take it out")
     if is_vocabulary:
         return

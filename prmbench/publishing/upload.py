@@ -54,7 +54,7 @@ def upload(plan: Plan, token: str | None, *, force: bool = False) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # what matters is said here, in one line
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call] # what matters is said here, in one line
     if not token:
         raise UserError(f"push: there is no token for the hub; {LOGIN}")
     api = HfApi(token=token, library_name="prmbench", library_version=prmbench.__version__)
