@@ -301,12 +301,41 @@ def card(
         list[Path], typer.Argument(help="<run-id>.json of one model's runs.", metavar="RUN...", readable=False)
     ],
 ) -> None:
-    """Write a model card whose numbers the hub can read, each with its protocol, interval and floors."""
+    """Write a model card and result files whose numbers the hub can read, with protocol, interval and floors."""
     from prmbench.report import model_card
 
     _add_benchmarks(config.benchmark)
-    text = model_card.card(config, runs)
-    typer.echo(f"card: {config.out}" if config.out else text)
+    card = model_card.write_card(config, runs)
+    if not card.written:
+        typer.echo(card.text)
+    for number, path in enumerate(card.written):
+        typer.echo(f"{'results' if number else 'card'}: {path}")
+
+
+@command(options.PushConfig)
+def push(
+    config: options.PushConfig,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="A trained model's folder, <run-id>.json, or both.", metavar="RUN...", readable=False),
+    ],
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Upload a model, its card, results or scores to the hub as one commit; without --yes only say what would go."""
+    from prmbench.publishing import plan as plans
+    from prmbench.publishing import upload
+
+    _add_benchmarks(config.benchmark)
+    token = upload.find_token()
+    plan = plans.make_plan(config, runs, token)
+    if not json_ and not quiet:
+        typer.echo("\n".join(plans.lines(plan)))
+    url = upload.upload(plan, token, force=config.force) if config.yes else None
+    if json_:
+        typer.echo(json.dumps(plans.summary(plan, url)))
+    else:
+        typer.echo(f"uploaded: {url}" if url else "nothing was uploaded; pass --yes to do it")
 
 
 @command(options.ConvertConfig)

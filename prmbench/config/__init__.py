@@ -356,15 +356,50 @@ class ContaminationConfig:
     force: bool = option(False, "Replace --out where it exists.")
 
 
-@dataclass(frozen=True, slots=True)
-class CardConfig:
-    """`prmbench card`."""
+@dataclass(frozen=True)
+class PublishConfig:
+    """Options of `card` and `push`: what is published of a model's results."""
 
-    name: str | None = option(None, "Name of the model on the hub (default: its name in the results).")
-    protocol: tuple[str, ...] = option((), "Protocol to include, repeatable (default: all but the in-sample ones).")
-    license: str | None = option(None, "Licence of the model, as the hub spells it, e.g. apache-2.0.")
+    name: str | None = option(
+        None, "Name of the model on the hub (default: push: --repo; card: its name in the results)."
+    )
+    protocol: tuple[str, ...] = option((), "Protocol to include, repeatable (default: that of each run's main number).")
+    all_protocols: bool = option(False, "Include every number of every protocol but the in-sample ones.")
+    organization: str | None = option(None, "Who evaluated, for the Every Eval Ever record (default: unknown).")
+    relationship: Literal["first_party", "third_party", "collaborative", "other"] = option(
+        "other", "Relation of the evaluator to the model's developer, for the Every Eval Ever record."
+    )
+    license: str | None = option(None, "Licence of what is published, as the hub spells it, e.g. apache-2.0.")
     benchmark: tuple[str, ...] = option(
         (), "Benchmark of your own that runs are on, pkg.mod:NAME, repeatable (installed ones are known)."
     )
-    out: Path | None = option(None, "File for the card, such as README.md (default: print it).")
-    force: bool = option(False, "Replace --out where it exists.")
+
+
+@dataclass(frozen=True)
+class CardConfig(PublishConfig):
+    """`prmbench card`."""
+
+    card_only: bool = option(False, "Write the card alone, without .eval_results and every_eval_ever beside it.")
+    out: Path | None = option(
+        None, "File for the card, such as README.md; the hub's result files go beside it (default: print the card)."
+    )
+    force: bool = option(False, "Replace --out and the files beside it where they exist.")
+
+
+@dataclass(frozen=True)
+class PushConfig(PublishConfig):
+    """`prmbench push`."""
+
+    repo: str = option("", "Repository on the hub: ORG/NAME.")
+    what: tuple[str, ...] = option(
+        (), "What to upload: model, card, results or scores, repeatable (default: all that RUN has but the scores)."
+    )
+    yes: bool = option(False, "Upload; without it the files are listed and nothing is sent.")
+    ref_model: str | None = option(
+        None, "Hub id of the reference model, for the prm.json that is uploaded (the folder's own is left as it is)."
+    )
+    private: bool = option(False, "The repository must be private; a new one is made so.")
+    revision: str | None = option(None, "Branch to commit to, made if there is none (default: main).")
+    create_pr: bool = option(False, "Open a pull request instead of committing to the branch.")
+    allow_dirty: bool = option(False, "Also runs of a dirty tree, or without a commit.")
+    force: bool = option(False, "Replace files that the repository has with other content.")

@@ -69,7 +69,20 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("validation_samples", "save_every", "resume"),
     ),
     "Output": (
-        *("out", "name", "force", "protocol", "seed", "dry_run", "check", "recompute", "formats", "license"),
+        *(
+            "out",
+            "name",
+            "force",
+            "protocol",
+            "seed",
+            "dry_run",
+            "check",
+            "recompute",
+            "formats",
+            "license",
+            "organization",
+        ),
+        *("relationship", "all_protocols", "card_only", "repo", "what", "yes", "private", "create_pr", "allow_dirty"),
         *("tracker", "json", "quiet"),
     ),
 }

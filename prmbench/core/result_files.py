@@ -140,11 +140,11 @@ def short_hash(facts: Mapping[str, Any]) -> str:
 def write_run(path: Path, result: RunResult, packed: bytes) -> None:
     """Write a run's files: the scores first, then the result with their hash, which so never lacks its scores."""
     writing.write_atomic(scores_path(path), packed)
-    writing.write_atomic(path, _result_json(result))
+    writing.write_atomic(path, result_json(result))
 
 
-def _result_json(result: RunResult) -> str:
-    """Return canonical JSON, except that every row is on one line, since there may be a thousand of them."""
+def result_json(result: RunResult) -> str:
+    """Return a result as canonical JSON, but every row on one line, since there may be a thousand of them."""
     values = result.to_json()
     rows = ",\n".join(f"    {json.dumps(row, sort_keys=True, ensure_ascii=False)}" for row in values["rows"])
     before, _, after = canonical_json({**values, "rows": ["ROWS"]}).rpartition('    "ROWS"')

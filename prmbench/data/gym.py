@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prmbench.core import extras
 from prmbench.core.records import UserError
 from prmbench.verification.gym_tasks import refusal
 
@@ -30,10 +31,9 @@ def prompts(spec: str) -> list[tuple[str, str, str, str, dict[str, Any]]]:
         UserError: reasoning-gym is missing, or does not know a task or an option.
     """
     names, options = _parse_spec(spec)
-    try:
-        import reasoning_gym
-    except ImportError as error:
-        raise UserError(f"--data {spec}: needs reasoning-gym; pip install 'prmbench[verify]'") from error
+    extras.require("reasoning_gym", f"--data {spec}")
+    import reasoning_gym
+
     available = reasoning_gym.factory.DATASETS
     generated = []
     for name in names:

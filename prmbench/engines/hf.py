@@ -6,7 +6,6 @@ The output head is applied only at the requested positions (token_logprobs.py); 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import logging
 import os
 import re
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prmbench.config import check_model_path, public_name
-from prmbench.core import provenance, reading
+from prmbench.core import extras, provenance, reading
 from prmbench.core.records import Notice, UserError
 from prmbench.engines import NextTokens, TokenLogprobs, token_logprobs
 from prmbench.engines.decoding import decode
@@ -285,6 +284,8 @@ def load(
             warnings.warn(message, Notice, stacklevel=1)  # one place, so that it is shown once
     revision = resolve_commit(base, revision)
     options |= {"revision": revision, "trust_remote_code": remote_code}
+    if placement.spread:
+        extras.require("accelerate", f"--device {placement.device}")
     device_map = {"device_map": placement.device} if placement.spread else {}
     dtype = getattr(torch, placement.dtype)
     with errors_in_one_line(name):
@@ -322,8 +323,7 @@ def _find_adapter(name: str) -> tuple[str, str | None] | None:
     if adapter is None:
         return None
     base = adapter[0]
-    if importlib.util.find_spec("peft") is None:
-        raise UserError(f"model {name}: an adapter of {base}, which needs peft; pip install 'prmbench[train]'")
+    extras.require("peft", f"model {name}: an adapter of {base}")
     try:
         check_model_path(base)
     except UserError as error:
@@ -365,4 +365,5 @@ def pretrained_source(name: str) -> tuple[str, dict[str, Any]]:
         return name, {}
     if not path.is_file():
         raise UserError(f"model {name}: no such file")
+    extras.require("gguf", f"model {name}")
     return str(path.parent), {"gguf_file": path.name}

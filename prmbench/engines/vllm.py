@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from prmbench.config import public_name
-from prmbench.core import processes, provenance
+from prmbench.core import extras, processes, provenance
 from prmbench.core.records import UserError
 from prmbench.core.redaction import first_line
 from prmbench.engines import TokenLogprobs
@@ -284,7 +284,7 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Vl
         from vllm.platforms import current_platform
     except ImportError as error:
         raise UserError(
-            f"engine vllm: cannot be imported ({error}); pip install 'prmbench[vllm]', or use the engine hf"
+            f"engine vllm: cannot be imported ({error}); {extras.remedy('vllm')}, or use the engine hf"
         ) from error
     placement, options = placement.resolve(), options or VllmOptions()
     check_device(placement, options, current_platform.device_type)

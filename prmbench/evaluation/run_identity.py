@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -110,6 +111,7 @@ def run_manifest(
             "data_source": loaded.source,
             "data_revision": loaded.revision,
             "packages": provenance.package_versions(),
+            "finished_at": int(time.time()),
             **backend_fields,
             **run_fields,
         }

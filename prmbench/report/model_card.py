@@ -1,6 +1,7 @@
 """`prmbench card`: writes a model card with the results of a model, also in the hub's `model-index` form.
 
-Nothing is judged or uploaded. The template is assets/model_card.md.
+Unless more is asked for, a card shows one number of each run, see headlines.py. Nothing is judged or uploaded. The
+template is assets/model_card.md; hub_results.py has the files beside the card.
 """
 
 from __future__ import annotations
@@ -16,11 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 from prmbench import config as options
 from prmbench import tasks
-from prmbench.config import CardConfig, EvalConfig
+from prmbench.config import CardConfig, EvalConfig, PublishConfig
 from prmbench.config.distrl_options import DistRLConfig
-from prmbench.core import output_checks, result_files, writing
+from prmbench.core import archives, output_checks, reading, result_files, writing
 from prmbench.core.records import MetricRow, RunManifest, RunResult, UserError
-from prmbench.report import run_table
+from prmbench.report import hub_results, run_table
+from prmbench.report.headlines import (
+    dataset_name,
+    floors_of,
+    headline,
+    is_floor,
+    is_in_sample,
+    is_result,
+    one_line,
+    rounded,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -29,14 +40,8 @@ MARKER = "<!-- written by prmbench card -->"
 """Marks a card that this command wrote."""
 SHARED_FIELDS = ("model", "revision", "weights", "ref_model", "ref_revision", "ref_weights")
 """Manifest fields that all runs of one model share, where they are recorded."""
-PICK_METRICS = ("best_of", "weighted_vote")
-"""Metrics of picking one among N; their floors are the accuracy of a random pick, majority@N and pass@N."""
-EXCLUDED_METRICS = ("threshold", "mdd", "drop_mdd", "p_value", "reliability")
-"""Metrics that are no results of their own; they are in the table but not in the metadata."""
-IN_SAMPLE = ("/calibrated_in_sample", "/oracle")
 EXCLUDED_OPTIONS = ("out", "force", "dry_run", "resume", "save_every", "server", "tracker")
 """Options that do not affect the result."""
-DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,49 +57,126 @@ class Section:
     fence: str
     """Code fence for the table and the command, longer than any run of backticks in them."""
     rows: tuple[tuple[str, ...], ...]
+    """All rows of the run under the protocols shown; empty in a card of one number per run."""
+    left_out: int
+    """How many numbers of the run the card does not show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A card, and the files that were written: the card's first; none without `--out`."""
+
+    text: str
+    written: tuple[Path, ...]
 
 
 def card(config: CardConfig, runs: Sequence[Path]) -> str:
-    """Returns the model card of the runs' common model, and writes it to `--out` if given.
+    """Returns the model card of the runs' common model; see `write_card`."""
+    return write_card(config, runs).text
+
+
+def write_card(config: CardConfig, runs: Sequence[Path]) -> Card:
+    """Makes the model card of the runs' common model, and writes it and the hub's result files if `--out` is given.
+
+    Args:
+        config: The options of `prmbench card`.
+        runs: The `<run-id>.json` of the runs.
 
     Raises:
-        UserError: The runs are of several models, or `--out` may not be written.
+        UserError: The runs are of several models, or a file may not be written.
+    """
+    reads = [file for run in runs for file in result_files.run_paths(run)]
+    if config.out is not None:
+        output_checks.check_outputs([config.out], config, reads, force=config.force)
+    results = read_results(runs)
+    text = card_text(config, list(results.values()))
+    if config.out is None:
+        return Card(text, ())
+    files = {config.out: text}
+    if not config.card_only:
+        files |= {config.out.parent / name: content for name, content in result_texts(config, results).items()}
+    output_checks.check_outputs(files, config, reads, force=config.force)
+    for path, content in files.items():
+        writing.write_atomic(path, content)
+    return Card(text, tuple(files))
+
+
+def read_results(runs: Sequence[Path]) -> dict[Path, RunResult]:
+    """Reads the results of one model by path, and checks that their numbers follow from their scores.
+
+    Raises:
+        UserError: There is no run, one cannot be read or was altered, or they are of several models.
     """
     if not runs:
         raise UserError("card: give the <run-id>.json of at least one run")
-    if config.out is not None:
-        output_checks.check_outputs(
-            [config.out], config, [file for run in runs for file in result_files.run_paths(run)], force=config.force
-        )
-    stored: list[RunResult] = []
+    stored: dict[Path, RunResult] = {}
     for path in runs:
         result = tasks.read_verified(path, resampled=True).result
-        if result not in stored:  # a path may be given twice
-            stored.append(result)
-    _check_one_model([result.manifest for result in stored], runs)
-    results = _with_protocols(stored, config.protocol)
-    text = f"---\n{_metadata(config, results).strip()}\n---\n\n{_body(config, results)}"
-    if config.out is not None:
-        writing.write_atomic(config.out, text)
-    return text
+        if result not in stored.values():  # a path may be given twice
+            stored[path] = result
+    _check_one_model([result.manifest for result in stored.values()], runs)
+    return stored
 
 
-def _with_protocols(results: Sequence[RunResult], wanted: Sequence[str]) -> list[RunResult]:
-    """The results with only the wanted protocols, if they have any; else without those tuned on the judged traces."""
-    available = list(dict.fromkeys(r.protocol for result in results for r in result.rows if not _is_floor(r)))
+def card_text(config: PublishConfig, results: Sequence[RunResult]) -> str:
+    """Returns the text of the card, metadata first. Raises UserError if no run has a protocol that is asked for."""
+    shown = shown_results(config, results)
+    numbers = [shown_rows(config, result) for result in shown]
+    return f"---\n{_metadata(config, shown, numbers).strip()}\n---\n\n{_body(config, results, shown)}"
+
+
+def result_texts(config: PublishConfig, results: Mapping[Path, RunResult]) -> dict[str, str]:
+    """Returns the hub's files on the results, by their paths in a model repository."""
+    shown = shown_results(config, list(results.values()))
+    published = [
+        hub_results.PublishedRun(result, tuple(shown_rows(config, result)), _recorded_at(path, result.manifest))
+        for path, result in zip(results, shown, strict=True)
+    ]
+    return hub_results.files(config, published)
+
+
+def _recorded_at(path: Path, manifest: RunManifest) -> int:
+    """When the result was recorded, in Unix seconds: the time of its file where an old one does not say."""
+    if manifest.finished_at is not None:
+        return manifest.finished_at
+    info = reading.lstat(archives.archive_of(path) or path)
+    return 0 if info is None else int(info.st_mtime)
+
+
+def shown_results(config: PublishConfig, results: Sequence[RunResult]) -> list[RunResult]:
+    """Returns the results with the rows of the protocols that a card shows, and the floors.
+
+    These are the protocols asked for where a run has one of them, else the one of its main number; with
+    `--all-protocols` all that were not tuned on the judged traces.
+    """
+    wanted = config.protocol
+    available = list(dict.fromkeys(r.protocol for result in results for r in result.rows if not is_floor(r)))
     for name in wanted:
         if name not in available:
             raise UserError(f"--protocol {name}: the runs have {', '.join(available)}")
-    return [replace(result, rows=tuple(_rows_of_protocols(result.rows, wanted))) for result in results]
+    return [replace(result, rows=tuple(_rows_to_show(result, wanted, config.all_protocols))) for result in results]
 
 
-def _rows_of_protocols(rows: Sequence[MetricRow], wanted: Sequence[str]) -> list[MetricRow]:
-    present = {r.protocol for r in rows if r.protocol in wanted}
-    return [r for r in rows if _is_floor(r) or (r.protocol in present if present else not _is_in_sample(r))]
+def shown_rows(config: PublishConfig, result: RunResult) -> list[MetricRow]:
+    """Returns the rows of a result that become numbers of the metadata: its main one, or all that it shows."""
+    if not _is_brief(config, result):
+        return [row for row in result.rows if row.value is not None and is_result(row)]
+    main = headline(result)
+    return [] if main is None else [main]
 
 
-def _is_in_sample(row: MetricRow) -> bool:
-    return any(rule in row.protocol for rule in IN_SAMPLE)
+def _is_brief(config: PublishConfig, result: RunResult) -> bool:
+    """Whether the card has only the main number of a run: no protocol of its was asked for."""
+    return not config.all_protocols and not any(row.protocol in config.protocol for row in result.rows)
+
+
+def _rows_to_show(result: RunResult, wanted: Sequence[str], all_protocols: bool) -> list[MetricRow]:
+    present = {r.protocol for r in result.rows if r.protocol in wanted}
+    main = None if all_protocols else headline(result)
+    if not present and main is not None:
+        present = {main.protocol}
+    task = tasks.find_task(result.manifest.task)
+    return [r for r in result.rows if is_floor(r) or (r.protocol in present if present else not is_in_sample(task, r))]
 
 
 def _check_one_model(manifests: Sequence[RunManifest], paths: Sequence[Path]) -> None:
@@ -102,23 +184,21 @@ def _check_one_model(manifests: Sequence[RunManifest], paths: Sequence[Path]) ->
     ids = Counter((m.benchmark, m.task, m.run_id) for m in manifests)
     for (benchmark, _, name), count in ids.items():
         if count > 1:
-            raise UserError(
-                f"card: {count} unlike results are run {_one_line(name)} of {_one_line(benchmark)}; keep one"
-            )
+            raise UserError(f"card: {count} unlike results are run {one_line(name)} of {one_line(benchmark)}; keep one")
     for name in SHARED_FIELDS:
         values = list(dict.fromkeys(value for m in manifests if (value := getattr(m, name)) is not None))
         if len(values) > 1:
             raise UserError(
                 f"card: {', '.join(p.name for p in paths)} differ in {name.replace('_', ' ')} "
-                f"({_one_line(values[0])} and {_one_line(values[1])}); a card is about one model"
+                f"({one_line(values[0])} and {one_line(values[1])}); a card is about one model"
             )
 
 
 # --- the metadata -------------------------------------------------------------------------------------------
 
 
-def _metadata(config: CardConfig, results: Sequence[RunResult]) -> str:
-    """The card's YAML metadata, with a `model-index`."""
+def _metadata(config: PublishConfig, results: Sequence[RunResult], numbers: Sequence[Sequence[MetricRow]]) -> str:
+    """The card's YAML metadata, with a `model-index` of the numbers of each result."""
     from huggingface_hub import ModelCardData
 
     runs = Counter(_dataset_type(r.manifest) for r in results)
@@ -129,102 +209,80 @@ def _metadata(config: CardConfig, results: Sequence[RunResult]) -> str:
     card_data = ModelCardData(
         license=config.license,
         tags=["process-reward-model", "prmbench"],
-        model_name=_one_line(_name(config, results)),
-        eval_results=[entry for result in results for entry in eval_results(result, split(result.manifest))],
+        model_name=one_line(_name(config, results)),
+        eval_results=[
+            entry
+            for result, rows in zip(results, numbers, strict=True)
+            for entry in eval_results(result, rows, split(result.manifest))
+        ],
     )
     return str(card_data.to_yaml())
 
 
-def eval_results(result: RunResult, split: str | None = None) -> Iterator[EvalResult]:
-    """Yields the results of a run for the `model-index`; protocol, interval and floors are in `metric_args`.
+def eval_results(result: RunResult, rows: Sequence[MetricRow], split: str | None = None) -> Iterator[EvalResult]:
+    """Yields rows of a run for the `model-index`; protocol, interval and floors are in `metric_args`.
 
     `split` distinguishes runs on one dataset, since the hub merges results with the same dataset.
     """
     from huggingface_hub import EvalResult
 
     manifest = result.manifest
-    for row in result.rows:
-        if _is_floor(row) or row.value is None or row.metric.startswith(EXCLUDED_METRICS):
-            continue
+    for row in rows:
         metric_args: dict[str, Any] = {
-            "protocol": _one_line(row.protocol),
-            "lo": _rounded(row.lo),
-            "hi": _rounded(row.hi),
+            "protocol": one_line(row.protocol),
+            "lo": rounded(row.lo),
+            "hi": rounded(row.hi),
         }
-        metric_args |= {"n": row.n, "unscored": row.unscored or None, "note": _one_line(row.note) or None}
+        metric_args |= {"n": row.n, "unscored": row.unscored or None, "note": one_line(row.note) or None}
         yield EvalResult(
             task_type="text-generation" if tasks.find_task(manifest.task).reads_outcomes else "text-classification",
             task_name=tasks.find_task(manifest.task).title,
-            dataset_type=_one_line(_dataset_type(manifest)),
-            dataset_name=_one_line(_dataset(manifest)),
-            dataset_config=_one_line(row.subset),
+            dataset_type=one_line(_dataset_type(manifest)),
+            dataset_name=one_line(dataset_name(manifest)),
+            dataset_config=one_line(row.subset),
             dataset_split=split,
-            dataset_revision=None if manifest.data_revision is None else _one_line(manifest.data_revision),
+            dataset_revision=None if manifest.data_revision is None else one_line(manifest.data_revision),
             dataset_args={
                 "version": manifest.benchmark_version,
-                "sha256": _one_line(manifest.benchmark_hash),
+                "sha256": one_line(manifest.benchmark_hash),
                 "run": manifest.run_id,
             },
-            metric_type=_one_line(row.metric),
-            metric_name=_one_line(f"{row.metric}, {row.protocol}"),
-            metric_value=_rounded(row.value),
-            metric_args=metric_args | {"floors": _floors(row, result.rows) or None},
+            metric_type=one_line(row.metric),
+            metric_name=one_line(f"{row.metric}, {row.protocol}"),
+            metric_value=rounded(row.value),
+            metric_args=metric_args | {"floors": floors_of(row, result.rows) or None},
         )
-
-
-def _floors(row: MetricRow, rows: Sequence[MetricRow]) -> dict[str, float | None]:
-    """The floors of the row's subset and metric, by protocol."""
-    metrics = {row.metric}
-    metric, _, n = row.metric.partition("@")
-    if metric in PICK_METRICS:
-        metrics = {"accuracy", f"majority@{n}", f"pass@{n}"}
-    floors = [r for r in rows if _is_floor(r) and r.subset == row.subset and r.metric in metrics]
-    return {r.protocol: _rounded(r.value) for r in floors if r.value is not None}
-
-
-def _is_floor(row: MetricRow) -> bool:
-    return row.protocol.startswith("floor/")
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, DIGITS)
 
 
 def _dataset_type(m: RunManifest) -> str:
     """The hub id of the data; for local files the name of the benchmark."""
-    return m.data_source if "/" in m.data_source else _dataset(m)
-
-
-def _dataset(m: RunManifest) -> str:
-    """The benchmark's name, with the task's where several tasks share it."""
-    shares_name = not tasks.find_task(m.task).has_board and m.task != m.benchmark
-    return f"{m.benchmark}-{m.task}" if shares_name else m.benchmark
+    return m.data_source if "/" in m.data_source else dataset_name(m)
 
 
 # --- the text -----------------------------------------------------------------------------------------------
 
 
-def _name(config: CardConfig, results: Sequence[RunResult]) -> str:
+def _name(config: PublishConfig, results: Sequence[RunResult]) -> str:
     return config.name or results[0].manifest.model
 
 
-def _body(config: CardConfig, results: Sequence[RunResult]) -> str:
+def _body(config: PublishConfig, results: Sequence[RunResult], shown: Sequence[RunResult]) -> str:
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(  # Markdown: foreign texts go through _escaped, blocks of code through _fence
+    environment = Environment(  # Markdown: foreign texts go through escaped, blocks of code through _fence
         loader=PackageLoader("prmbench", "assets"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     identity = [(label, value) for label, value in _identity([r.manifest for r in results]) if value]
-    sections = [_section(result) for result in results]
+    sections = [
+        _section(result, len(full.rows), _is_brief(config, full)) for full, result in zip(results, shown, strict=True)
+    ]
     template = environment.get_template("model_card.md")
-    return template.render(marker=MARKER, name=_escaped(_name(config, results)), identity=identity, runs=sections)
+    return template.render(marker=MARKER, name=escaped(_name(config, results)), identity=identity, runs=sections)
 
 
 def _identity(manifests: Sequence[RunManifest]) -> Iterator[tuple[str, str]]:
     def joined(name: str) -> str:
-        return _escaped(
-            ", ".join(dict.fromkeys(str(v) for m in manifests if (v := getattr(m, name)) not in (None, "")))
-        )
+        return escaped(", ".join(dict.fromkeys(str(v) for m in manifests if (v := getattr(m, name)) not in (None, ""))))
 
     yield from ((name, joined(name)) for name in ("model", "revision"))
     yield "SHA-256 of the weights", joined("weights")
@@ -234,19 +292,20 @@ def _identity(manifests: Sequence[RunManifest]) -> Iterator[tuple[str, str]]:
     yield "revision of the reference", joined("ref_revision")
     yield "beta", joined("beta")
     yield "trained from", joined("signal")
-    yield "trained on", _escaped(", ".join(dict.fromkeys(name for m in manifests for name in m.trained_on)))
+    yield "trained on", escaped(", ".join(dict.fromkeys(name for m in manifests for name in m.trained_on)))
 
 
-def _section(result: RunResult) -> Section:
+def _section(result: RunResult, rows: int, is_brief: bool) -> Section:
     m = result.manifest
     table, line = _terminal(result), command(m)
     return Section(
-        title=_escaped(f"{_dataset(m)}: {tasks.find_task(m.task).title}"),
+        title=escaped(f"{dataset_name(m)}: {tasks.find_task(m.task).title}"),
         table=table,
-        facts=tuple((label, _escaped(value)) for label, value in _facts(m) if value),
+        facts=tuple((label, escaped(value)) for label, value in _facts(m) if value),
         command=line,
         fence=_fence(table + line),
-        rows=tuple(_cells(row) for row in result.rows),
+        rows=() if is_brief else tuple(_cells(row) for row in result.rows),
+        left_out=rows - (1 if is_brief else len(result.rows)),
     )
 
 
@@ -279,7 +338,7 @@ def _cells(row: MetricRow) -> tuple[str, ...]:
     value, lo, hi = ("–" if x is None else f"{x:.4f}" for x in (row.value, row.lo, row.hi))
     interval = f"[{lo}, {hi}]" if row.lo is not None and row.hi is not None else "–"
     cells = (row.subset, row.protocol, row.metric, value, interval, str(row.n), str(row.unscored), row.note)
-    return tuple(_escaped(cell) for cell in cells)
+    return tuple(escaped(cell) for cell in cells)
 
 
 SPECIAL = re.compile(r"[\\`*\[\]<>|~$&!#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.|@(?=[\w-]+\.)")
@@ -287,14 +346,9 @@ SPECIAL = re.compile(r"[\\`*\[\]<>|~$&!#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\
 heading. Single underscores within words cannot; full stops, colons and at signs only within addresses."""
 
 
-def _escaped(text: str) -> str:
-    """Escapes text for Markdown, on one line: special characters become numeric references, which are never markup."""
-    return SPECIAL.sub(lambda match: f"&#{ord(match[0])};", _one_line(text))
-
-
-def _one_line(text: str) -> str:
-    """The text on one line."""
-    return " ".join(text.split())
+def escaped(text: str) -> str:
+    """Returns text as Markdown on one line: special characters become numeric references, never markup."""
+    return SPECIAL.sub(lambda match: f"&#{ord(match[0])};", one_line(text))
 
 
 def _fence(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -215,6 +216,7 @@ def _manifest(job: Job, facts: Mapping[str, Any], manifest_fields: Mapping[str, 
         "commit": commit,
         "dirty": dirty,
         "series": ("truncated",),
+        "finished_at": int(time.time()),
         **{name: value for name, value in manifest_fields.items() if name != "config"},
     }
     values["config"] = {**options.to_json(config), **facts, **manifest_fields.get("config", {})}

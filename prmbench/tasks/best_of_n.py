@@ -398,6 +398,7 @@ TASK = Task(
     tables=tables,
     summary=summary,
     headline=headline,
+    headline_metrics=("best_of@",),
     check_scores=group_size_faults,
     check_data=check_data,
 )

@@ -345,6 +345,8 @@ TASK = Task(
     judge=judge,
     tables=tables,
     summary=summary,
+    headline_metrics=("auc",),
+    lower_is_better=("brier", "ece"),
     not_compared=("reliability",),
     check_data=check_data,
 )

@@ -384,6 +384,7 @@ TASK = Task(
     protocols=protocols,
     judge=judge,
     summary=summary,
+    headline_metrics=("f1",),
     has_threshold=True,
     has_board=True,
     resolve=resolve_key,

@@ -57,6 +57,13 @@ class Task:
     """Builds the table that `eval` prints from a result and the protocols to show; None: one made from `columns`."""
     headline: Callable[[Sequence[Run]], Headline | None] | None = None
     """Picks the number that the overview shows; None: the best in the leading column of the first table."""
+    headline_metrics: tuple[str, ...] = ()
+    """Metrics of which a model card and the hub show one number, the preferred one first; `best_of@` means that of the
+    largest N. Empty: the metrics of `columns`, else the first of the run."""
+    headline_protocols: Callable[[RunManifest], tuple[str, ...]] | None = None
+    """Returns the protocols for that number, the preferred one first; None: see `prmbench.report.headlines`."""
+    lower_is_better: tuple[str, ...] = ()
+    """Metrics of which a lower value is better, besides those of `columns` that say so."""
     has_threshold: bool = False
     """Whether protocol keys name a threshold rule, as in first-error F1: `step_sum/oracle`."""
     has_board: bool = False

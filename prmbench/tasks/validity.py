@@ -519,6 +519,7 @@ TASK = Task(
     judge=judge,
     tables=tables,
     summary=summary,
+    headline_metrics=("prmscore",),
     has_threshold=True,
     resolve=resolve,
     check_trace=check_trace,

@@ -13,7 +13,7 @@ from prmbench import config as options
 from prmbench.backends import common
 from prmbench.config import TrainConfig
 from prmbench.config.distrl_options import ResolvedDistRL
-from prmbench.core import processes, provenance, result_files
+from prmbench.core import extras, processes, provenance, result_files
 from prmbench.core.records import UserError, text_hash
 from prmbench.engines.encoding import PLAIN
 from prmbench.engines.hf import HFEngine, Placement, load
@@ -134,7 +134,9 @@ def placement(config: TrainConfig | ResolvedDistRL) -> Placement:
 
 
 def model_setup(config: TrainConfig | ResolvedDistRL) -> ModelSetup:
-    """Returns how the models of a run are made ready."""
+    """Returns how the models of a run are made ready. Raises UserError where LoRA needs a package that is missing."""
+    if config.lora_rank:
+        extras.require("peft", f"--lora-rank {config.lora_rank}")
     return ModelSetup(
         placement(config),
         config.strategy,

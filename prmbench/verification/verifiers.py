@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
 import pickle
@@ -24,6 +23,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from prmbench.core import extras
 from prmbench.core.records import UserError
 from prmbench.verification import gym_tasks
 from prmbench.verification.answer_region import answer_region, answer_span, boxes, last_box
@@ -240,9 +240,8 @@ def check_installed(kind: str) -> None:
     """Raise UserError when the package that this kind of verifier needs is not installed."""
     if kind not in get_args(Kind):
         raise UserError(f"verifier {kind!r}: choose from {', '.join(get_args(Kind))}")
-    package = PACKAGES.get(kind)
-    if package and importlib.util.find_spec(package) is None:
-        raise UserError(f"verifier {kind}: needs {package.replace('_', '-')}; run: pip install prmbench[verify]")
+    if kind in PACKAGES:
+        extras.require(PACKAGES[kind], f"verifier {kind}")
     if kind == "gym":
         gym_tasks.check_version()
 

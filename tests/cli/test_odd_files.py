@@ -38,6 +38,7 @@ READERS: dict[str, Arguments] = {
     "config": lambda file, new: ["score", "--config", file, "--out", new / "s.jsonl"],
     "compare": lambda file, _: ["compare", file, file],
     "card": lambda file, new: ["card", file, "--out", new / "c.md"],
+    "push": lambda file, _: ["push", file, "--repo", "org/name"],
     "report": lambda file, new: ["report", "--results", new, "--data", file, "--out", new / "report"],
     "prompts": lambda file, new: [
         *("rollout", "--model", new.parent / "model", "--data", file, "--out", new / "r.jsonl", "--dry-run")

@@ -79,7 +79,7 @@ def told(result: RunResult) -> dict[tuple[str, str, str], Any]:
 def test_every_number_of_a_run_of_any_task(tmp_path: Path, task: str) -> None:
     path = write_run(tmp_path, task)
     result = tasks.read_run(path).result
-    text = card(CardConfig(), [path])
+    text = card(CardConfig(all_protocols=True), [path])
     found, body = read(text)
     expected = told(result)
     assert expected
@@ -102,7 +102,7 @@ def test_every_number_of_a_run_of_any_task(tmp_path: Path, task: str) -> None:
 def test_floors_stand_beside_what_they_are_floors_of(tmp_path: Path) -> None:
     path = write_run(tmp_path, "steps")
     rows = {(r.subset, r.protocol, r.metric): r.value for r in tasks.read_run(path).result.rows}
-    found, _ = read(card(CardConfig(), [path]))
+    found, _ = read(card(CardConfig(all_protocols=True), [path]))
     floors = found["math", "as_is/native", "f1"].metric_args["floors"]
     assert floors == {
         key: pytest.approx(rows["math", key, "f1"], abs=1e-6)
@@ -114,7 +114,7 @@ def test_floors_stand_beside_what_they_are_floors_of(tmp_path: Path) -> None:
 def test_floors_of_picking_are_of_the_same_size(tmp_path: Path) -> None:
     path = write_run(tmp_path, "best_of_n")
     rows = {(r.subset, r.protocol, r.metric): r.value for r in tasks.read_run(path).result.rows}
-    found, _ = read(card(CardConfig(), [path]))
+    found, _ = read(card(CardConfig(all_protocols=True), [path]))
     for metric in ("best_of@2", "weighted_vote@2"):
         assert found["easy", "prefix_sum/last", metric].metric_args["floors"] == {
             "floor/random": pytest.approx(rows["easy", "floor/random", "accuracy"], abs=1e-6),
@@ -156,8 +156,8 @@ def test_protocols_asked_for(tmp_path: Path) -> None:
     assert "| floor/random |" in body
     assert "cross_validated" not in body
     both = read(card(CardConfig(protocol=("as_is/oracle",)), [path, write_run(tmp_path, "best_of_n")]))[0]
-    assert {"as_is/oracle", "prefix_sum/last", "prefix_mean/min"} < {key[1] for key in both}  # all of the other task's
-    assert "as_is/native" not in {key[1] for key in both}
+    others = {key for key in both if key[1] != "as_is/oracle"}
+    assert others == {("avg[easy,hard]", "prefix_sum/last", "best_of@4")}  # the other task's main number
     with pytest.raises(UserError, match=r"--protocol as_is/none: the runs have as_is/native, "):
         card(CardConfig(protocol=("as_is/none",)), [path])
 
@@ -275,6 +275,47 @@ def test_two_results_under_one_id_are_not_one(tmp_path: Path) -> None:
     paths = [steps_run(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1))]
     with pytest.raises(UserError, match="2 unlike results are run 0123456789ab of mini; keep one"):
         card(CardConfig(), paths)
+
+
+# --- one number a run -----------------------------------------------------------------------------------------
+
+
+MAIN = {
+    "steps": ("avg[gsm8k,math,omnimath]", "as_is/calibrated:gsm8k", "f1"),
+    "validity": ("micro[easy,hard]", "as_is/cross_validated", "prmscore"),
+    "best_of_n": ("avg[easy,hard]", "prefix_sum/last", "best_of@4"),
+    "policy": ("avg[easy,hard]", "sampled/t0.6,p0.95,n4", "avg@4"),
+    "calibration": ("avg[easy,hard]", "prefix_sum/sigmoid", "auc"),
+    "distrl": ("validation", "policy/step:10", "avg@8"),
+}
+"""Task -> subset, protocol and metric of the number of a card; format_shift's has a long name and a test of its own."""
+
+
+@pytest.mark.parametrize("task", [task.name for task in tasks.known_tasks()])
+def test_a_card_has_one_number_of_a_run_with_its_protocol_and_floors_alone(tmp_path: Path, task: str) -> None:
+    path = write_run(tmp_path, task)
+    result = tasks.read_run(path).result
+    found, body = read(card(CardConfig(), [path]))
+    ((key, number),) = found.items()
+    if task == "format_shift":
+        assert key[1:] == ("as_is/calibrated:gsm8k", "f1_drop")
+        assert len(key[0].split(",")) == 3 * 7  # every subset in every format but the plain one
+    else:
+        assert key == MAIN[task]
+    (row,) = (r for r in result.rows if (r.subset, r.protocol, r.metric) == key)
+    assert number.metric_value == pytest.approx(row.value, abs=1e-6)
+    others = {r.protocol for r in result.rows if not r.protocol.startswith("floor/")} - {key[1]}
+    assert not any(f"{name}\n" in body for name in others)
+    assert "<details>" not in body
+    left_out = len(result.rows) - 1
+    assert f"The result file has {left_out} more numbers" in body
+
+
+def test_a_run_whose_thresholds_were_all_tuned_on_itself_has_no_main_number(tmp_path: Path) -> None:
+    path = steps_run(tmp_path, rules=("oracle",))
+    found, body = read(card(CardConfig(), [path]))
+    assert found == {}
+    assert "as_is/oracle" not in body
 
 
 # --- the command ----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from prmbench.backends.critic import prompt_texts
 from prmbench.backends.critic.prompt_texts import Prompt
 from prmbench.backends.critic.questions import CRITICS, EVEN_ODDS, Critic, CriticSettings, single_turn
 from prmbench.config import ModelConfig
+from prmbench.core import extras
 from prmbench.core.records import StepScores, Trace, Usage, UserError
 from prmbench.engines.chat import Chat, LocalChat, Messages
 from prmbench.engines.cost_budget import MILLION, Budget
@@ -152,7 +153,7 @@ def _server_chat(card: ModelCard, config: ModelConfig, prompt: Prompt, budget: B
     try:
         from prmbench.engines.openai import HttpChat
     except ImportError as error:
-        raise UserError(f"engine openai: cannot be imported ({error}); pip install 'prmbench[openai]'") from error
+        raise UserError(f"engine openai: cannot be imported ({error}); {extras.remedy('openai')}") from error
     if config.base_url is None:
         raise UserError("--base-url is missing: give the server's address, e.g. http://127.0.0.1:8000/v1")
     if config.template != "auto":

@@ -102,6 +102,8 @@ class RunManifest:
     """Peak memory of a scoring process in GiB, on the GPU where there is one; None where it was not measured."""
     seconds: float = 0.0
     """Wall-clock time of scoring, resumed runs added up, without loading."""
+    finished_at: int | None = None
+    """Unix time in seconds when the scoring ended; None in files of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def _counts(manifest: RunManifest) -> Iterator[Fault]:
             ("benchmark_version", "schema_version", "scoring_version", "tokens", "completion_tokens", "answers"),
             (0, LARGEST_COUNT),
         ),
-        **dict.fromkeys(("seconds", "cost", "memory_gib"), (0, LARGEST_COUNT)),
+        **dict.fromkeys(("seconds", "finished_at", "cost", "memory_gib"), (0, LARGEST_COUNT)),
         **dict.fromkeys(("native", "fixed"), (-LARGEST_SCORE, LARGEST_SCORE)),
     }
     for field, (low, high) in ranges.items():

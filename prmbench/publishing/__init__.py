@@ -1,0 +1,1 @@
+"""`prmbench push`: models, cards, results and scores to the Hugging Face hub."""
