@@ -11,6 +11,7 @@ from prmbench.core import archives, reading
 from prmbench.core.records import RunManifest, UserError
 from prmbench.core.redaction import one_line
 from prmbench.core.result_files import LINES_SUFFIX, SCORES_SUFFIX, Run, has_scores, result_paths
+from prmbench.report.run_names import distinct_names
 from prmbench.report.sheets import Section
 from prmbench.report.training_runs import read_metrics
 from prmbench.tasks.parallel import read_and_judge
@@ -85,7 +86,7 @@ def load(results: Path, recompute: bool = False, sections: Sequence[Section] = (
     runs.sort(key=_sort_key)
     duplicate_paths = dict(_duplicates(runs, sections))
     broken += dict.fromkeys(duplicate_paths.values())
-    runs = [run for run in runs if run.path not in duplicate_paths]
+    runs = distinct_names([run for run in runs if run.path not in duplicate_paths])
     listed = tuple(run for run in runs if not refusal(run.result.manifest))
     refused = tuple((run, reason) for run in runs if (reason := refusal(run.result.manifest)))
     return Loaded(listed, refused, tuple(map(one_line, broken)), tuple(map(one_line, differing)))

@@ -205,7 +205,7 @@ def _dataset(m: RunManifest) -> str:
 
 
 def _name(config: CardConfig, results: Sequence[RunResult]) -> str:
-    return config.name or results[0].manifest.model
+    return config.name or results[0].manifest.name or results[0].manifest.model
 
 
 def _body(config: CardConfig, results: Sequence[RunResult]) -> str:

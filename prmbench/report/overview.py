@@ -26,7 +26,7 @@ from prmbench.tasks.table import (
     number,
     without_marks,
 )
-from prmbench.tasks.wording import RULES, members
+from prmbench.tasks.wording import RULES, members, model_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def sheet_card(sheet: Sheet) -> Card:
     if sheet.headline is not None:
         return Card(description, len(sheet.runs), sheet.headline.number, sheet.headline.facts)
     tables = [table for table in sheet.tables if "oracle" not in table.label.split("-")]
-    baselines = {run.result.manifest.model for run in sheet.runs if run.result.manifest.backend == "baseline"}
+    baselines = {model_name(run.result.manifest) for run in sheet.runs if run.result.manifest.backend == "baseline"}
     for excluded in (baselines, set[str]()):
         for table in tables:
             if (best := _best(table, excluded)) is not None:

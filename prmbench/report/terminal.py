@@ -33,7 +33,7 @@ def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> Ric
     notes = [f"n = {manifest.n}; [95% interval]; subsets: {', '.join(subsets)}", *table.notes]
     unscored = sum({row.subset: row.unscored for row in result.rows if "[" not in row.subset}.values())
     notes += [f"{task.unscored}: {unscored} of {manifest.n}"] * bool(unscored)
-    return terminal_table(table, f"{manifest.model} on {manifest.benchmark}", notes)
+    return terminal_table(table, f"{manifest.name or manifest.model} on {manifest.benchmark}", notes)
 
 
 def compare_table(rows: Sequence[MetricRow]) -> RichTable:

@@ -60,12 +60,19 @@ def subset_rank(name: str) -> tuple[int, str]:
 
 
 def model_name(manifest: RunManifest) -> str:
-    """Returns `org/name@abc1234` on one line: the model and its revision, shortened when it is a hash."""
+    """Returns the run's own name, else `org/name@abc1234`, the model and its revision, shortened when it is a hash."""
+    if manifest.name.strip():
+        return _plain(manifest.name)
     revision = manifest.revision
     if revision is not None and re.fullmatch("[0-9a-f]{7,}", revision):
         revision = revision[:7]
     name = manifest.model if revision is None else f"{manifest.model}@{revision}"
-    return " ".join(name.split()).replace("`", "'")  # a backtick would start Markdown code
+    return _plain(name)
+
+
+def _plain(name: str) -> str:
+    """Returns a name on one line, without backticks, which would start Markdown code."""
+    return " ".join(name.split()).replace("`", "'")
 
 
 def members(column: str) -> tuple[str, ...]:
