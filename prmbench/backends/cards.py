@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from prmbench.config import from_mapping
+from prmbench.config import CardOptions, from_mapping, unescape
 from prmbench.core import reading
 from prmbench.core.option_values import check_names
 from prmbench.core.provenance import CARD_FILE
@@ -38,7 +38,7 @@ class ModelCard:
     beta: float | None = None
     """implicit: the scale in training. It is recorded; no readout depends on it."""
     tag: str | None = None
-    """token_cls, tag_lm: a token that closes every step, in a chat or in plain text."""
+    """token_cls, value_head: a token that closes every step in a chat. tag_lm: one that does so in plain text."""
     separator: str | None = None
     """token_cls: a text that closes every step, tokenised by itself (TRL). value_head: a text at which the solution is
     cut, also inside steps (Skywork); without it the input is a chat."""
@@ -53,7 +53,9 @@ class ModelCard:
     reading: Literal["at_step", "cumulative"] = "at_step"
     """value_head: the value at a step's last token, or the sum over its tokens (Q-RM)."""
     head: str | None = None
-    """value_head: prefix of the names of the head's tensors among the model's own weights."""
+    """value_head, token_cls: prefix of the names of the head's tensors among the model's own weights."""
+    positive_class: str | None = None
+    """token_cls: the class of a right step, by its index or its name in id2label; None = class 1 of two."""
     activation: Literal["none", "sigmoid"] = "none"
     """value_head: sigmoid makes the value at a step's end P(step is right)."""
     signal: str = ""
@@ -74,9 +76,9 @@ def _qwen_prm(model: str, trained_on: tuple[str, ...] = ()) -> ModelCard:
         prompt="qwen_math_prm_system",
         signal="steps",
         trained_on=trained_on,
-        remote_code=True,
+        head="score.",
         family="Qwen2.5-Math-PRM",
-        note="its own code is reported to fail with transformers 4.54 and newer (vllm issue 22398)",
+        note="its two-layer head is put on transformers' own Qwen2: none of the repository's code runs",
     )
 
 
@@ -193,8 +195,17 @@ MODELS = {
 
 
 def override(card: ModelCard, **values: Any) -> ModelCard:
-    """Return the card with every value that is not None replaced."""
-    return replace(card, **{name: value for name, value in values.items() if value is not None})
+    """Return the card with every value that is not None replaced; `UNSET` becomes None."""
+    set_values: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    return replace(card, **{name: _value_or_none(value) for name, value in set_values.items()})
+
+
+def _value_or_none(value: Any) -> Any:
+    return None if value is UNSET else value
+
+
+UNSET = object()
+"""Takes a field's value away in `override`."""
 
 
 def from_folder(folder: Path) -> ModelCard | None:
@@ -210,6 +221,8 @@ def from_folder(folder: Path) -> ModelCard | None:
     card_values = {
         name: value for name, value in values.items() if name not in TRAINING_RECORD_KEYS and value is not None
     }
+    if type(card_values.get("positive_class")) is int:
+        card_values["positive_class"] = str(card_values["positive_class"])
     try:
         card = from_mapping(ModelCard, {"model": str(folder), **card_values}, str(path))
     except TypeError as error:
@@ -218,6 +231,27 @@ def from_folder(folder: Path) -> ModelCard | None:
     if card.ref_model and reading.exists(reference):
         return replace(card, ref_model=str(reference))
     return card
+
+
+def from_options(config: CardOptions) -> dict[str, Any]:
+    """Return the fields of a card that options set, for `override`; a tag takes a separator's place and vice versa.
+
+    Raises:
+        UserError: An option is empty, or both close a step.
+    """
+    separator, tag = (None if text is None else unescape(text) for text in (config.separator, config.tag))
+    for name in ("separator", "tag", "positive_class"):
+        if getattr(config, name) == "":
+            raise UserError(f"--{name.replace('_', '-')} is empty; give a text, or drop it")
+    if separator is not None and tag is not None:
+        raise UserError("--separator and --tag both close a step; keep the one that the model was trained with")
+    names = ("positive_class", "ref_model", "revision")
+    values = {name: value for name in names if (value := getattr(config, name, None)) is not None}
+    if separator is not None:
+        values |= {"separator": separator, "tag": UNSET, "joint": UNSET}
+    if tag is not None:
+        values |= {"tag": tag, "separator": UNSET, "joint": UNSET}
+    return values
 
 
 def read_fields(folder: Path) -> dict[str, Any] | None:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from prmbench.backends import Facts
+from prmbench.backends import Facts, cards
 from prmbench.backends.cards import ModelCard
 from prmbench.config import LoadConfig, ModelConfig, RolloutConfig
 from prmbench.core import provenance, reading
 from prmbench.core.records import Trace, UserError, text_hash
-from prmbench.engines.encoding import PLAIN, Encoded, encode_chat
+from prmbench.engines.encoding import PLAIN, Encoded, encode_chat, encode_tagged
 from prmbench.engines.hf import Head, HFEngine, Placement, load, resolve_commit
 from prmbench.engines.vllm import VllmEngine, VllmOptions, open_vllm
 
@@ -118,6 +118,20 @@ def chat_encoder(engine: LM, config: ModelConfig, *other_engines: LM) -> Callabl
         template=template_source(config),
         boundary=config.boundary,
         max_tokens=min(limits, default=None),
+    )
+    return cache(encode)
+
+
+def tagged_encoder(engine: LM, card: ModelCard, config: ModelConfig) -> Callable[[Trace], Encoded]:
+    """Return a cached encoder of traces as chats in which the card's tag closes every step."""
+    system = cards.prompt_text(card.prompt) if card.prompt else None
+    encode = partial(
+        encode_tagged,
+        engine.tokenizer,
+        tag=card.tag or "",
+        system=system,
+        template=template_source(config),
+        max_tokens=engine.max_tokens,
     )
     return cache(encode)
 

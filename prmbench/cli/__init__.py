@@ -144,6 +144,18 @@ def serve(config: options.ServeConfig, quiet: Quiet = False) -> None:
         os._exit(cli_options.STOPPED)  # the model may still be busy, and nobody waits for it
 
 
+@command(options.InitConfig)
+def init(
+    config: options.InitConfig,
+    folder: Annotated[Path, typer.Argument(help="Folder of a model.", metavar="DIR", readable=False)],
+) -> None:
+    """Write the prm.json that says how your checkpoint is read; `eval --model DIR` then needs no flags."""
+    from prmbench.backends import init_card
+
+    path, content = init_card.init(config, folder)
+    typer.echo(f"{path}: {json.dumps(content, ensure_ascii=False)}")
+
+
 @command(options.RolloutConfig)
 def rollout(config: options.RolloutConfig, json_: Json = False, quiet: Quiet = False) -> None:
     """Sample completions for prompts and verify their answers: a rollouts file for training and evaluation."""

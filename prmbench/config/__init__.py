@@ -5,15 +5,20 @@ Standard library only, so that `--help` loads nothing heavy.
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from prmbench.config.model_names import check_model_path as check_model_path
 from prmbench.config.option_field import option
 from prmbench.core import option_values, reading
-from prmbench.core.records import Boundary, UserError
+from prmbench.core.records import Boundary
 from prmbench.core.redaction import host_of, scrub
 
+LITERAL_TEXTS = ("separator", "tag", "positive_class", "name")
+"""Options whose text is never the name of a file."""
 # The functions that build the dataclasses below, for those who import this package.
 validate, from_mapping, read_toml = option_values.validate, option_values.from_mapping, option_values.read_toml
 
@@ -43,7 +48,24 @@ class LoadConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig(LoadConfig):
+class CardOptions:
+    """Options that win over a model's prm.json, or over what is inferred without one."""
+
+    separator: str | None = option(
+        None,
+        r"Backend token_cls or value_head: text that closes every step, e.g. '\n\n' (default: prm.json, or inferred).",
+    )
+    tag: str | None = option(
+        None, "Backend token_cls, value_head or tag_lm: token that closes every step (default: prm.json, or inferred)."
+    )
+    positive_class: str | None = option(
+        None,
+        "Backend token_cls: class of a right step, its index or its name in id2label (default: as prm.json, else 1).",
+    )
+
+
+@dataclass(frozen=True)
+class ModelConfig(CardOptions, LoadConfig):
     """Options of `eval` and `score`: how the scores of a reward model are computed."""
 
     model: str = option(
@@ -124,6 +146,7 @@ class EvalConfig(SamplingConfig, ModelConfig):
     protocol: tuple[str, ...] = option(
         (), "Protocol to show, repeatable, e.g. step_sum/oracle or prefix_sum/fixed:-3 (default: all)."
     )
+    name: str | None = option(None, "Name of the run in tables and figures (default: the model's).")
     calibrate_on: str = option("gsm8k", "Subset on which the calibrated threshold is tuned.")
     out: Path = option(Path("runs"), "Folder for <run-id>.json and its scores.")
     force: bool = option(False, "Score again where the same run is stored already, instead of recomputing its metrics.")
@@ -242,10 +265,12 @@ class ServeConfig(ModelConfig):
     access_log: bool = option(False, "Print a line on stderr for every request.")
 
 
-def check_model_path(name: str) -> None:
-    """Raise UserError where a model's name can only be a path, and nothing is there."""
-    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not reading.exists(Path(name)):
-        raise UserError(f"--model {name}: no such file or folder")
+def unescape(text: str) -> str:
+    r"""Return a text from a shell with the escapes \n, \r, \t and \\ replaced; other backslashes stay, as in \boxed."""
+    return re.sub(r"\\([nrt\\])", lambda match: _ESCAPES[match[1]], text)
+
+
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 
 
 def public_name(name: str) -> str:
@@ -272,10 +297,21 @@ def to_json(config: Any) -> dict[str, Any]:
             value = [scrub(url) for url in value]
         if isinstance(value, Path):
             value = value.name
+        elif f.name in LITERAL_TEXTS:
+            value = None if value is None else json.dumps(unescape(value), ensure_ascii=False)[1:-1]
         elif isinstance(value, str):
             value = public_name(value)
         values[f.name] = value
     return values
+
+
+@dataclass(frozen=True)
+class InitConfig(CardOptions):
+    """`prmbench init`."""
+
+    backend: str = option("auto", "auto (inferred), implicit, endo, value_head, token_cls, tag_lm or critic.")
+    ref_model: str | None = option(None, "Reference of the log-ratio (backend implicit).")
+    force: bool = option(False, "Replace a prm.json that exists.")
 
 
 @dataclass(frozen=True, slots=True)

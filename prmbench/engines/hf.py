@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prmbench.config import check_model_path, public_name
-from prmbench.core import extras, provenance, reading
+from prmbench.core import extras, hub_access, provenance, reading
 from prmbench.core.records import Notice, UserError
 from prmbench.engines import NextTokens, TokenLogprobs, token_logprobs
 from prmbench.engines.decoding import decode
@@ -37,7 +37,7 @@ from prmbench.engines.generation import (
     SampledTokens,
     Sampling,
 )
-from prmbench.engines.loading import errors_in_one_line, refuse_kernels
+from prmbench.engines.loading import errors_in_one_line, refuse_kernels, tensor_shapes
 
 Head = Literal["lm", "classes", "none"]
 _AUTO = {
@@ -49,6 +49,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameter numbers of mallopt(3)."""
 TOKENIZER_FILES = ("tokenizer.*", "tokenizer_config.json", "vocab.*", "spiece.model", "sentencepiece*")
 """Patterns of the files from which a tokenizer may be loaded."""
+HEAD_WEIGHTS = ("score.weight", "classifier.weight")
+"""Names that transformers' classifiers give the weights of their head, [classes, hidden]."""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ZERO_IF_ABSENT = {"score.bias"}
 """Parameters that a checkpoint may omit, as a head trained without a bias does; they are zero then."""
 HEAD_TOLERANCE = 0.05, 4
@@ -100,6 +103,8 @@ class HFEngine:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.revision = revision
+        self.head: torch.nn.Module | None = None
+        """A head that replaces the model's own in `outputs`; the model is then one without a head."""
         self.max_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
@@ -181,9 +186,12 @@ class HFEngine:
 
     @torch.inference_mode()
     def outputs(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
-        """Yield, for each trace, the [T, c] outputs of the model's own head."""
+        """Yield, for each trace, the [T, c] outputs of the model's own head, or of `head` where that is set."""
         logits = self._forward(self.model, batch)
-        logits = logits[0] if isinstance(logits, tuple) else logits.logits
+        if self.head is not None:
+            logits = self.head(logits.last_hidden_state)
+        else:
+            logits = logits[0] if isinstance(logits, tuple) else logits.logits
         for encoded, row in zip(batch, logits, strict=True):
             yield row[: len(encoded.ids)].float().cpu().numpy()
 
@@ -192,6 +200,11 @@ class HFEngine:
         """Yield, for each trace, the [T, h] last hidden states."""
         for states in self._states(batch):
             yield states.float().cpu().numpy()
+
+    def set_head(self, head: torch.nn.Module) -> None:
+        """Let `outputs` apply a head, on the device and in the precision of the model's last layer."""
+        last = list(self.model.parameters())[-1]
+        self.head = head.to(last.device, last.dtype).eval()
 
     def check_head(self) -> None:
         """Raise UserError when the architecture changes its logits in a way that token_logprobs.py does not support."""
@@ -283,10 +296,12 @@ def load(
             message = f"model {name}: an adapter of {base}, without a tokenizer; the base's is used"
             warnings.warn(message, Notice, stacklevel=1)  # one place, so that it is shown once
     revision = resolve_commit(base, revision)
-    options |= {"revision": revision, "trust_remote_code": remote_code}
+    options |= {"revision": revision, "trust_remote_code": remote_code, **hub_options(base, revision)}
     if placement.spread:
         extras.require("accelerate", f"--device {placement.device}")
     device_map = {"device_map": placement.device} if placement.spread else {}
+    labels = adapter_labels(name) if adapter is not None and kind == "classes" else None
+    shape = {} if labels is None else {"num_labels": labels}
     dtype = getattr(torch, placement.dtype)
     with errors_in_one_line(name):
         refuse_kernels(base, options)
@@ -294,16 +309,17 @@ def load(
         tokenizer("1")  # some damaged files fail only when used
         if empty:
             with torch.device("meta"):
-                config = transformers.AutoConfig.from_pretrained(base, **options)
+                config = transformers.AutoConfig.from_pretrained(base, **options, **shape)
                 return HFEngine(
                     _AUTO[kind].from_config(config, dtype=dtype, trust_remote_code=remote_code), tokenizer, revision
                 )
         model, loading_info = _AUTO[kind].from_pretrained(
-            base, dtype=dtype, output_loading_info=True, **options, **device_map
+            base, dtype=dtype, output_loading_info=True, **options, **device_map, **shape
         )
         missing_names = set(loading_info["missing_keys"])
         if adapter is not None:
-            missing_names |= set(model.load_adapter(name).missing_keys)
+            absent = {_without_peft_parts(key) for key in model.load_adapter(name).missing_keys}
+            missing_names = absent | (missing_names - set(adapter_shapes(Path(name))))
     missing = sorted(missing_names - ZERO_IF_ABSENT)
     if missing:
         raise UserError(f"model {name}: lacks weights ({', '.join(missing[:3])}); random ones would score at random")
@@ -333,6 +349,28 @@ def _find_adapter(name: str) -> tuple[str, str | None] | None:
     return adapter
 
 
+def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in an adapter's safetensors, by its name in the model; empty without that file.
+
+    peft puts `base_model.model.` before the names, and `modules_to_save` or the adapter's name into some.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    shapes = tensor_shapes(folder / ADAPTER_WEIGHTS) if (folder / ADAPTER_WEIGHTS).is_file() else {}
+    return {_without_peft_parts(name): shape for name, shape in shapes.items()}
+
+
+def _without_peft_parts(name: str) -> str:
+    return re.sub(r"^base_model\.model\.|\.modules_to_save(\.default)?(?=\.)", "", name)
+
+
+def adapter_labels(name: str) -> int | None:
+    """Return the number of classes of the head that an adapter brings; None where it brings none."""
+    shapes = adapter_shapes(Path(name))
+    return next((shapes[key][0] for key in HEAD_WEIGHTS if key in shapes), None)
+
+
 def _has_tokenizer(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES)
 
@@ -346,11 +384,22 @@ def resolve_commit(name: str, revision: str | None) -> str | None:
         return None
     try:
         sha: str | None = transformers.utils.extract_commit_hash(
-            transformers.utils.cached_file(name, "config.json", revision=revision), None
+            transformers.utils.cached_file(name, "config.json", revision=revision, **hub_options(name, revision)), None
         )
     except (OSError, ValueError):
         return revision
     return sha or revision
+
+
+def hub_options(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Return the options for `from_pretrained` and `cached_file` that keep from waiting for a hub that does not answer.
+
+    Raises:
+        UserError: The model is on the hub, which cannot be reached, and not in its cache.
+    """
+    if reading.exists(Path(name)):
+        return {}
+    return {"local_files_only": True} if hub_access.is_local_only(name, revision) else {}
 
 
 def pretrained_source(name: str) -> tuple[str, dict[str, Any]]:

@@ -11,11 +11,12 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from prmbench.core.records import UserError
 from prmbench.core.redaction import first_line
@@ -61,3 +62,21 @@ def refuse_kernels(name: str, options: Mapping[str, Any]) -> None:
             f"model {name}: its config.json names a kernel on the hub, which is code (attn_implementation or alike); "
             "take that out"
         )
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a safetensors file or a weights-only pickle, by name, without reading them.
+
+    Raises:
+        UserError: The file is damaged, or holds anything else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "np") as file:
+                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        import torch
+
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    except (*UNLOADABLE, UnpicklingError) as error:  # not the error's own text: torch's tells to load it unsafely
+        raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}); copy the file again") from error

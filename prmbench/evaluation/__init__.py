@@ -8,7 +8,7 @@ from typing import Any
 
 from prmbench import config as options
 from prmbench import data, tasks
-from prmbench.backends import Backend, find_card, load_backend
+from prmbench.backends import Backend, check_model, load_backend
 from prmbench.backends.rendered import RenderedBackend
 from prmbench.config import EvalConfig, ScoreConfig, unused_options
 from prmbench.core import processes, result_files, writing
@@ -39,7 +39,7 @@ def evaluate(config: EvalConfig, progress: scoring.Progress | None = None) -> re
     config = options.validate(config)
     if config.benchmark == "policy":
         return policy_evaluation.evaluate(config, progress)
-    find_card(config)  # before the data is loaded, since this is quick
+    check_model(config)  # before the data is loaded, since this is quick
     writing.check_writable(config.out)
     loaded = _load_traces(config)
     return _evaluate(config, loaded, _backend_for_task(load_backend(config), loaded.task), progress, {})

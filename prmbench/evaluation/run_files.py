@@ -37,7 +37,8 @@ def judge_again(path: Path, config: EvalConfig) -> result_files.Run:
         raise UserError(
             f"{path}: scored by another version of the code; pass --force to score anew, or choose another --out"
         )
-    manifest = replace(run.result.manifest, seed=config.seed, calibrate_on=config.calibrate_on)
+    name = run.result.manifest.name if config.name is None else config.name
+    manifest = replace(run.result.manifest, name=name, seed=config.seed, calibrate_on=config.calibrate_on)
     return judge_and_write(manifest, run.scores, config.protocol, path)
 
 

@@ -55,6 +55,9 @@ def scoring_identity(config: ModelConfig, backend: Backend, content: str) -> dic
         "boundary": config.boundary,
         "batch_tokens": scoring.batch_budget(backend, config.batch_tokens),
         "content": content,
+        **({} if facts["positive_class"] is None else {"positive_class": facts["positive_class"]}),
+        # The weights' hash covers a prm.json, and `input_format` the separator and the tag.
+        **{name: facts["assumed"][name] for name in ("activation", "head", "prompt") if name in facts["assumed"]},
         **({} if is_deterministic(backend.facts) else {"seed": config.seed}),
         **({"decay": config.decay} if backend.facts.backend == "endo" else {}),
         **({"reading": READING_VERSION} if backend.facts.backend == "critic" else {}),
@@ -98,6 +101,7 @@ def run_manifest(
     manifest = RunManifest(
         **{
             "model": options.public_name(config.model),
+            "name": config.name or "",
             "boundary": config.boundary,
             "benchmark": loaded.benchmark,
             "benchmark_version": loaded.version,

@@ -31,7 +31,16 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
     """Returns one row per MetricRow, sorted, so that the order of the runs does not matter."""
     records = [
         (
-            *(m.benchmark, m.model, m.revision or "", m.run_id, m.backend, m.kind, m.input_format, m.boundary),
+            *(
+                m.benchmark,
+                m.name or m.model,
+                m.revision or "",
+                m.run_id,
+                m.backend,
+                m.kind,
+                m.input_format,
+                m.boundary,
+            ),
             *(m.signal, " ".join(m.trained_on), m.commit or ""),
             *(row.subset, row.protocol, *rule_and_readout(row.protocol, has_threshold)),
             *(row.metric, row.value, row.lo, row.hi, row.n, row.unscored, row.note),

@@ -263,7 +263,7 @@ def _dataset_type(m: RunManifest) -> str:
 
 
 def _name(config: PublishConfig, results: Sequence[RunResult]) -> str:
-    return config.name or results[0].manifest.model
+    return config.name or results[0].manifest.name or results[0].manifest.model
 
 
 def _body(config: PublishConfig, results: Sequence[RunResult], shown: Sequence[RunResult]) -> str:

@@ -142,4 +142,5 @@ def _numbers(run: Run) -> dict[str, object]:
         for row in run.result.rows
     }
     m = run.result.manifest
-    return {"model": m.model, "revision": m.revision, "run_id": m.run_id, "n": m.n, "values": values}
+    name = {"name": m.name} if m.name else {}
+    return {"model": m.model, **name, "revision": m.revision, "run_id": m.run_id, "n": m.n, "values": values}

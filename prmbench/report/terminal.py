@@ -36,7 +36,7 @@ def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> Ric
     if badge := code_badge(manifest):
         notes.append(f"{badge}: your own report lists this run, the official leaderboard does not")
     notes += [f"{task.unscored}: {unscored} of {manifest.n}"] * bool(unscored)
-    return terminal_table(table, f"{manifest.model} on {manifest.benchmark}", notes)
+    return terminal_table(table, f"{manifest.name or manifest.model} on {manifest.benchmark}", notes)
 
 
 def compare_table(rows: Sequence[MetricRow]) -> RichTable:

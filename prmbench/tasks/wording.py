@@ -77,7 +77,7 @@ def badges(manifest: RunManifest) -> tuple[str, ...]:
 
 
 def model_name(manifest: RunManifest) -> str:
-    """Returns `org/name@abc1234` on one line: the model and its revision, shortened when it is a hash.
+    """Returns the run's own name, else `org/name@abc1234`, the model and its revision, shortened when it is a hash.
 
     A run of uncommitted code has its `code_badge` behind the name, in parentheses.
     """
@@ -85,6 +85,7 @@ def model_name(manifest: RunManifest) -> str:
     if revision is not None and re.fullmatch("[0-9a-f]{7,}", revision):
         revision = revision[:7]
     name = manifest.model if revision is None else f"{manifest.model}@{revision}"
+    name = manifest.name if manifest.name.strip() else name
     if badge := code_badge(manifest):
         name = f"{name} ({badge})"
     return " ".join(name.split()).replace("`", "'")  # a backtick would start Markdown code

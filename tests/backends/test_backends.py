@@ -22,7 +22,7 @@ from three_traces import TRACES
 from token_kinds import byte_bpe, sentencepiece_bpe
 
 from prmbench import data, evaluation
-from prmbench.backends import BASELINES, Facts, cards, endo, find_card, load_backend, ref_cache, value_head
+from prmbench.backends import BASELINES, Facts, cards, endo, find_card, head_weights, load_backend, ref_cache
 from prmbench.backends.cards import ModelCard
 from prmbench.config import EvalConfig, ModelConfig
 from prmbench.core.records import MetricRow, StepScores, Trace, UserError
@@ -317,7 +317,7 @@ def test_head_files_that_are_not_plain_tensors_are_refused(tmp_path: Path, form:
     else:
         path.write_bytes({"pickle": pickle.dumps(Payload(), protocol=2), "empty": b""}.get(form, b"no head"))
     with pytest.raises(UserError, match=f"{path.name}: not a head of plain tensors") as caught:
-        value_head.read_head(path)
+        head_weights.read_head(path)
     assert "\n" not in str(caught.value)
     assert "weights_only" not in str(caught.value)  # torch's own advice is to load the file unsafely
     assert not Payload.ran
@@ -329,7 +329,7 @@ def test_heads_of_the_wrong_shape_are_refused(
     folder, weight, _ = headed
     torch.save({"a.weight": weight, "b.weight": weight}, tmp_path / "two.pt")
     with pytest.raises(UserError, match=r"holds a\.weight, b\.weight"):
-        value_head.read_head(tmp_path / "two.pt")
+        head_weights.read_head(tmp_path / "two.pt")
     torch.save({"weight": weight[:, :9]}, folder / "reward_head.pt")
     with pytest.raises(UserError, match="takes 9 features, the model gives 32"):
         list(load_backend(ModelConfig(str(folder), backend="value_head")).score(TRACES))
@@ -382,16 +382,11 @@ def test_a_tag_that_the_tokenizer_does_not_know(two_classes: Path) -> None:
         load_backend(ModelConfig(str(card(two_classes, backend="token_cls", tag="<step>")))).cost(TRACES[0])
 
 
-def test_a_classifier_needs_a_convention(two_classes: Path) -> None:
-    with pytest.raises(UserError, match="needs a tag or a separator"):
-        load_backend(ModelConfig(str(card(two_classes, backend="token_cls"))))
-
-
 def test_a_classifier_has_two_classes(scalar: Path) -> None:
-    backend = load_backend(ModelConfig(str(card(scalar, backend="token_cls", separator="\n"))))
-    (scalar / "prm.json").unlink()
+    folder = card(scalar, backend="token_cls", separator="\n")
     with pytest.raises(UserError, match="a step classifier has 2"):
-        list(backend.score(TRACES))
+        load_backend(ModelConfig(str(folder)))
+    (scalar / "prm.json").unlink()
 
 
 @pytest.mark.parametrize("backend", ["token_cls", "value_head"])
@@ -595,7 +590,8 @@ def test_a_model_without_any_card() -> None:
 
 
 def test_code_of_the_models_own_needs_row_flag_and_sha(two_classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = next(name for name, row in cards.MODELS.items() if row.remote_code)
+    known = "org/own-code"
+    monkeypatch.setitem(cards.MODELS, known, ModelCard(known, "token_cls", tag="<extra_0>", remote_code=True))
     with pytest.raises(UserError, match="pass --trust-remote-code"):
         load_backend(ModelConfig(known))
     with pytest.raises(UserError, match="pass --trust-remote-code"):

@@ -35,7 +35,7 @@ from token_kinds import byte_bpe, sentencepiece_bpe
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prmbench import data
-from prmbench.backends import Backend, cards, common, listing, load_backend, token_cls, value_head
+from prmbench.backends import Backend, cards, common, head_weights, listing, load_backend, token_cls
 from prmbench.config import ModelConfig
 from prmbench.core.records import EvalProtocol, StepScores, Trace, UserError, join_scores
 from prmbench.engines.encoding import encode_separated, encode_tagged
@@ -370,7 +370,7 @@ def test_skywork_heads_wherever_they_lie(skywork: Path, tmp_path: Path, form: st
 def test_an_index_that_is_none_is_one_line(tmp_path: Path, index: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(UserError, match=r"^/.*model\.safetensors\.index\.json: n"):
-        value_head.checkpoint_head(cards.ModelCard(str(tmp_path), "value_head", head="v_head"))
+        head_weights.checkpoint_head(cards.ModelCard(str(tmp_path), "value_head", head="v_head"))
 
 
 def test_skywork_scores_are_probabilities(skywork: Path) -> None:
@@ -528,15 +528,6 @@ def test_small_probabilities_stay_apart() -> None:
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [name for name, row in cards.MODELS.items() if row.remote_code])
-def test_rows_with_code_of_their_own_need_flag_and_sha(name: str) -> None:
-    with pytest.raises(UserError, match="pass --trust-remote-code"):
-        load_backend(ModelConfig(name, revision=SHA))
-    for revision in (None, "main", SHA[:12]):
-        with pytest.raises(UserError, match="full 40-digit sha"):
-            load_backend(ModelConfig(name, revision=revision, trust_remote_code=True))
 
 
 @pytest.mark.usefixtures("code_cache")

@@ -383,7 +383,8 @@ def _accepts(config: type[Any], path: Path) -> bool:
         (("--model", "nobody/knows-this"), "no card and no prm.json"),
         (("--model", "nobody/knows-this", "--backend", "endo"), "cannot be loaded"),
         (("--model", "nobody/knows-this", "--backend", "value_head"), "cannot be loaded"),
-        (("--model", "Qwen/Qwen2.5-Math-PRM-7B"), "--trust-remote-code"),
+        (("--model", "Qwen/Qwen2.5-Math-PRM-7B"), "cannot be loaded"),
+        (("--model", "Qwen/Qwen2.5-Math-PRM-7B", "--trust-remote-code"), "asks for no code"),
         (("--model", "random", "--backend", "other"), "--backend other"),
         (("--model", "random", "--data", "missing.json"), "no such file"),
         (("--model", "random", "--subset", "algebra"), "--subset algebra"),
@@ -428,7 +429,7 @@ def test_unknown_flags_and_choices_are_usage_errors(benchmark_folder: Path) -> N
 TWO_RUNS = """
 import sys
 from prmbench.cli import app
-for model, backend in (("damaged", "endo"), ("whole", "token_cls")):
+for model, backend in (("damaged", "endo"), ("whole", "value_head")):
     try:
         app(["eval", "--model", model, "--backend", backend, "--data", sys.argv[1], "--out", "out"])
     except SystemExit as left:

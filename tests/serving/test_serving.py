@@ -525,7 +525,9 @@ def test_the_documented_client_runs(families: dict[str, Path], capsys: pytest.Ca
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
-    assert "needs fastapi, which is not installed; pip install 'prmbench[serve]'" in refused("serve", "--model", "random")
+    assert "needs fastapi, which is not installed; pip install 'prmbench[serve]'" in refused(
+        "serve", "--model", "random"
+    )
 
 
 def test_a_dry_run_describes_the_model(families: dict[str, Path]) -> None:

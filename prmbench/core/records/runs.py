@@ -57,6 +57,12 @@ class RunManifest:
     ref_revision: str | None = None
     ref_weights: str | None = None
     beta: float | None = None
+    positive_class: int | None = None
+    """Class of a right step, where it is not class 1 of two."""
+    assumed: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the model's card that were inferred from its files or set by options, and by no prm.json."""
+    name: str = ""
+    """What tables and figures call the run; empty: the model's name."""
     series: tuple[str, ...] = ()
     """Names of the additional series that every scored trace has in `also`."""
     extra_protocols: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ from prmbench.core.validation.fields import (
 TEXTS = (
     *("model", "backend", "input_format", "benchmark_hash", "scores_sha256", "revision", "weights"),
     *("ref_model", "ref_revision", "ref_weights", "template", "data_source", "data_revision", "signal"),
-    *("dtype", "engine", "device", "hardware", "commit"),
+    *("dtype", "engine", "device", "hardware", "commit", "name"),
 )
 LISTS = ("subsets", "series", "rules", "extra_protocols", "trained_on", "commits", "packages", "request_changes")
 LIMITS = (-LARGEST_NUMBER, LARGEST_NUMBER)
@@ -44,6 +44,7 @@ def manifest_faults(manifest: RunManifest) -> Iterator[Fault]:
         *_names(manifest),
         *_counts(manifest),
         *setting_faults(manifest.config, "config"),
+        *setting_faults(manifest.assumed, "assumed"),
     ):
         yield f"manifest.{field}", problem
 
@@ -100,6 +101,8 @@ def _counts(manifest: RunManifest) -> Iterator[Fault]:
         value: float | None = getattr(manifest, field)
         if value is not None and not low <= value <= high:  # NaN is in no range
             yield field, f"is {short.repr(value)}, not from {low:,} to {high:,}"
+    if manifest.positive_class is not None and not 0 <= manifest.positive_class <= LARGEST_COUNT:
+        yield "positive_class", f"is {short.repr(manifest.positive_class)}, not a count"
     if manifest.beta is not None and not 0 < manifest.beta <= LARGEST_SCORE:
         yield "beta", f"is {short.repr(manifest.beta)}, not above 0"
     if manifest.replicates <= MAX_REPLICATES and manifest.n * manifest.replicates > MAX_WEIGHTS:

@@ -1,0 +1,129 @@
+"""Which class of a step classifier means that the step is right, by the names in its id2label."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from prmbench.core.option_values import check_choice
+
+RIGHT = 1
+"""The class of a right step where no name says otherwise: that of TRL, of Qwen2.5-Math-PRM and of the other rows."""
+TWO = 2
+GENERIC_NAME = re.compile(r"LABEL_\d+")
+"""Matches a name that transformers gives a class which nobody named."""
+RIGHT_WORDS = frozenset(
+    [
+        "right",
+        "correct",
+        "good",
+        "positive",
+        "pos",
+        "true",
+        "yes",
+        "valid",
+        "ok",
+        "okay",
+        "pass",
+        "passed",
+        "accept",
+        "accepted",
+        "sound",
+        "plus",
+        "success",
+        "1",
+        "+",
+        "+1",
+    ]
+)
+WRONG_WORDS = frozenset(
+    [
+        "wrong",
+        "incorrect",
+        "bad",
+        "negative",
+        "neg",
+        "false",
+        "no",
+        "invalid",
+        "error",
+        "errors",
+        "mistake",
+        "fail",
+        "failed",
+        "reject",
+        "rejected",
+        "unsound",
+        "flawed",
+        "minus",
+        "failure",
+        "0",
+        "-",
+        "-1",
+    ]
+)
+NEUTRAL_WORDS = frozenset(["neutral", "unsure", "unknown", "ambiguous", "skip"])
+NEGATIONS = frozenset(["not", "no", "non", "without"])
+
+
+def right_class(labels: Mapping[int, str]) -> int | None:
+    """Return the class whose name says that the step is right; None where the names do not tell one.
+
+    Of two classes, one clear name is enough; of more, every other name must say wrong or neutral.
+
+    Args:
+        labels: Class -> name.
+    """
+    words = {index: _polarity(str(name)) for index, name in labels.items()}
+    if "-1" in map(str, labels.values()):
+        words |= {index: "neutral" for index, name in labels.items() if str(name) == "0"}
+    right = [index for index, polarity in words.items() if polarity == "right"]
+    wrong = [index for index, polarity in words.items() if polarity == "wrong"]
+    if len(right) == 1 and (len(labels) == TWO or "unknown" not in words.values()):
+        return right[0]
+    if len(labels) == TWO and not right and len(wrong) == 1:
+        return next(index for index in labels if index not in wrong)
+    return None
+
+
+def _polarity(name: str) -> str:
+    """Return right, wrong, neutral or unknown."""
+    parts = re.findall(r"[a-z]+|[+-]?\d+|[+-]", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    is_negated = len(parts) > 1 and bool(NEGATIONS & set(parts))
+    parts = [part for part in parts if not (is_negated and part in NEGATIONS)]
+    if len(parts) > 1:  # `step_1_correct`: numbers only count on their own
+        parts = [part for part in parts if part.isalpha()]
+    says = {
+        polarity
+        for polarity, known in (("right", RIGHT_WORDS), ("wrong", WRONG_WORDS), ("neutral", NEUTRAL_WORDS))
+        if known & set(parts)
+    }
+    if len(says) != 1:
+        return "unknown"
+    (polarity,) = says
+    return {"right": "wrong", "wrong": "right"}.get(polarity, polarity) if is_negated else polarity
+
+
+def is_generic(labels: Mapping[int, str]) -> bool:
+    """Return whether nobody named the classes."""
+    return all(GENERIC_NAME.fullmatch(str(name)) for name in labels.values())
+
+
+def find_class(value: str, labels: Mapping[int, str], classes: int | None, source: str) -> int:
+    """Return the class that --positive-class or a prm.json names by its index or its name.
+
+    Args:
+        value: Index or name; what is both, such as `1` for class 0, is a name.
+        labels: Class -> name; may be empty.
+        classes: Number of classes; None where it is not known.
+        source: Beginning of the error message.
+
+    Raises:
+        UserError: There is no such class.
+    """
+    by_name = {str(name).lower(): index for index, name in labels.items()}
+    if value.lower() in by_name:
+        return by_name[value.lower()]
+    indices = [str(index) for index in range(classes if classes is not None else max(len(labels), RIGHT + 1))]
+    check_choice(value, [*indices, *map(str, labels.values())], f"{source}: positive class {value!r}")
+    return int(value)
