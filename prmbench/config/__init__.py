@@ -38,6 +38,9 @@ class LoadConfig:
         False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
     )
     data: Path | None = option(None, "File or folder: json, jsonl or parquet (rollout also: gym:NAME,size=N).")
+    fields: str | None = option(
+        None, "Names of the fields in --data, where they are unusual: prompt=question,completion=text,answer=a.b."
+    )
     limit: int | None = option(
         None, "Only N traces or prompts of each subset, evenly spaced (score: the first N).", min=1
     )
@@ -114,6 +117,9 @@ class EvalConfig(SamplingConfig, ModelConfig):
     benchmark: str = option(
         "processbench",
         "processbench, prmbench_preview, format_shift, best_of_n, policy, calibration, or your own: pkg.mod:NAME.",
+    )
+    data_name: str | None = option(
+        None, "Name of your own --data in results and tables, with a board of its own (default: the file's)."
     )
     rendering: tuple[str, ...] = option(
         (), "format_shift: rendering, repeatable (default: all; the plain one is always included)."
