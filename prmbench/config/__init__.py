@@ -295,6 +295,21 @@ class DemoConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifyConfig:
+    """`prmbench verify`."""
+
+    fields: str | None = option(
+        None, "Names of the fields, where they are unusual: prompt=question,completion=responses,answer=a.b."
+    )
+    verifier: Literal["math", "exact"] = option("math", "Verifier of answers: math-verify, or exact match.")
+    split: Literal["paragraph", "line", "numbered"] = option(
+        "paragraph", "How free text becomes steps: blank lines, line ends, or `Step n` / `n.` headings."
+    )
+    out: Path = option(Path("verified.jsonl"), "File for the rollouts, jsonl or parquet, one row per completion.")
+    force: bool = option(False, "Replace --out where it exists, and verify again what an interrupted run had verified.")
+
+
+@dataclass(frozen=True, slots=True)
 class ConvertConfig:
     """`prmbench convert`."""
 

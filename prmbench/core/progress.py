@@ -14,12 +14,12 @@ JobProgress = Callable[[str, str, int, int], None]
 
 
 @contextmanager
-def progress_bar(quiet: bool, activity: str) -> Iterator[Progress | None]:
+def progress_bar(quiet: bool, activity: str, unit: str = "tok") -> Iterator[Progress | None]:
     """Show one progress bar; yield None when `quiet`, or when stderr is not a terminal."""
     if _is_hidden(quiet):
         yield None
         return
-    with _display("{task.fields[note]} tok/s") as display:
+    with _display(f"{{task.fields[note]}} {unit}/s") as display:
         task = display.add_task(activity, total=None, note="-")
         yield lambda done, total, rate: display.update(task, completed=done, total=total, note=f"{rate:,.0f}")
 
