@@ -365,6 +365,24 @@ def convert(
     _print_mapping(conversion, json_)
 
 
+@command(options.VerifyConfig)
+def verify(
+    config: options.VerifyConfig,
+    data: Annotated[Path, typer.Argument(help="File or folder of completions with reference answers.", readable=False)],
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put outcomes on completions from elsewhere: a rollouts file that `eval`, `train-rm` and `train-sft` read."""
+    from prmbench.sampling import verify as verification
+
+    with progress_bar(quiet, "verifying", "completions") as progress:
+        verified = verification.verify(config, data, progress)
+    if verified is None:
+        return
+    if json_ or not quiet:
+        _print_mapping(verified, json_)
+
+
 @command(options.ContaminationConfig)
 def contamination(config: options.ContaminationConfig, json_: Json = False, quiet: NoProgress = False) -> None:
     """Find a benchmark's problems in training data by equal texts and shared n-grams, and its duplicates."""

@@ -39,7 +39,10 @@ class LoadConfig:
     trust_remote_code: bool = option(
         False, "Allow a model's own code; also needs a card that says so and a full-sha --revision."
     )
-    data: Path | None = option(None, "File or folder: json, jsonl or parquet.")
+    data: Path | None = option(None, "File or folder: json, jsonl or parquet (rollout also: gym:NAME,size=N).")
+    fields: str | None = option(
+        None, "Unusual names of the fields in --data: prompt=question,answer=a.b (also completion, id, ...)."
+    )
     limit: int | None = option(
         None, "Only N traces or prompts of each subset, evenly spaced (score: the first N).", min=1
     )
@@ -138,6 +141,9 @@ class EvalConfig(SamplingConfig, ModelConfig):
     benchmark: str = option(
         "processbench",
         "processbench, prmbench_preview, format_shift, best_of_n, policy, calibration, or your own: pkg.mod:NAME.",
+    )
+    data_name: str | None = option(
+        None, "Name of your own --data in results and tables, with a board of its own (default: the file's)."
     )
     rendering: tuple[str, ...] = option(
         (), "format_shift: rendering, repeatable (default: all; the plain one is always included)."
@@ -359,6 +365,21 @@ class DemoConfig:
     data: Path | None = option(None, "smollm2: ProcessBench file or folder (default: the traces shipped).")
     limit: int | None = option(None, "smollm2: traces per subset (default: all shipped ones, 12 of real data).", min=1)
     out: Path = option(Path("runs/demo"), "Folder for the runs and the report.")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyConfig:
+    """`prmbench verify`."""
+
+    fields: str | None = option(
+        None, "Names of the fields, where they are unusual: prompt=question,completion=responses,answer=a.b."
+    )
+    verifier: Literal["math", "exact"] = option("math", "Verifier of answers: math-verify, or exact match.")
+    split: Literal["paragraph", "line", "numbered"] = option(
+        "paragraph", "How free text becomes steps: blank lines, line ends, or `Step n` / `n.` headings."
+    )
+    out: Path = option(Path("verified.jsonl"), "File for the rollouts, jsonl or parquet, one row per completion.")
+    force: bool = option(False, "Replace --out where it exists, and verify again what an interrupted run had verified.")
 
 
 @dataclass(frozen=True, slots=True)

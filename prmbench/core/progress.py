@@ -24,20 +24,20 @@ POLL_SECONDS = 0.5
 
 
 @contextmanager
-def progress_bar(quiet: bool, activity: str) -> Iterator[Progress | None]:
+def progress_bar(quiet: bool, activity: str, unit: str = "tok") -> Iterator[Progress | None]:
     """Show the progress of one piece of work, as a bar or as plain lines; yield None when `quiet`."""
     if quiet:
         yield None
         return
     if not sys.stderr.isatty():
         with _plain_lines(activity) as lines:
-            yield lambda done, total, rate: lines.update(activity, done, total, f"{rate:,.0f} tok/s" if rate else "")
+            yield lambda done, total, rate: lines.update(activity, done, total, f"{rate:,.0f} {unit}/s" if rate else "")
         return
     with _display("{task.fields[note]}") as display:
         task = display.add_task("starting", total=None, note="")
 
         def report(done: int, total: int, rate: float) -> None:
-            note = f"{rate:,.0f} tok/s" if rate else ""
+            note = f"{rate:,.0f} {unit}/s" if rate else ""
             display.update(task, description=activity, completed=done, total=total, note=note)
 
         with _activities(lambda text: display.update(task, description=text)):

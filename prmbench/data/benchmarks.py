@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from prmbench.core.plugins import import_named
 from prmbench.core.records import Trace, UserError
@@ -30,16 +29,22 @@ def limit_solutions(traces: Sequence[Trace], limit: int | None) -> list[Trace]:
 class Reader:
     """Where a benchmark's traces come from."""
 
-    from_files: Callable[[Path, str], list[Trace]]
+    from_files: Callable[..., list[Trace]]
     """Reads a file or a folder. The second argument says how free text becomes steps: see `--split`."""
     from_hub: FromHub | None = None
     """Downloads them; None: --data is needed."""
     limit: Limit = limit_solutions
+    takes_fields: bool = False
+    """Whether `from_files` takes a third argument, the names that `--fields` gives."""
 
 
-ROLLOUTS = Reader(rollout_traces.from_files, limit=rollout_traces.select_prompts)
-"""Completions, as `prmbench rollout` writes them."""
-PROCESSBENCH = Reader(lambda path, _: processbench.from_files(path), processbench.from_hub)
+ROLLOUTS = Reader(rollout_traces.from_files, limit=rollout_traces.select_prompts, takes_fields=True)
+"""Completions, as `prmbench rollout` and `prmbench verify` write them."""
+PROCESSBENCH = Reader(
+    lambda path, _, fields=None: processbench.from_files(path, fields),
+    processbench.from_hub,
+    takes_fields=True,
+)
 PRMBENCH_PREVIEW = Reader(lambda path, _: prmbench_preview.from_files(path), prmbench_preview.from_hub)
 
 
@@ -57,6 +62,11 @@ class Benchmark:
     """Hub revision to load; None = the newest, resolved and recorded at run time."""
     subsets: tuple[str, ...] = ()
     """In table order; those that are not named follow by name."""
+    is_official: Callable[[Sequence[Trace]], bool] | None = None
+    """Whether traces read from files are those published under the name; others are filed under a name of their own.
+
+    None: whatever `--data` holds is this benchmark.
+    """
     render: Callable[[Sequence[Trace], Sequence[str]], list[Trace]] | None = None
     """Adds the traces in other formats, those named or all; None: a benchmark without formats."""
 
@@ -71,6 +81,7 @@ BENCHMARKS = {
             PROCESSBENCH,
             hub_id=processbench.HUB_ID,
             subsets=processbench.SUBSETS,
+            is_official=processbench.is_official,
         ),
         Benchmark(
             "prmbench_preview",
@@ -79,6 +90,7 @@ BENCHMARKS = {
             PRMBENCH_PREVIEW,
             hub_id=prmbench_preview.HUB_ID,
             subsets=prmbench_preview.SUBSETS,
+            is_official=prmbench_preview.is_official,
         ),
         Benchmark(
             "format_shift",
@@ -87,6 +99,7 @@ BENCHMARKS = {
             PROCESSBENCH,
             hub_id=processbench.HUB_ID,
             subsets=processbench.SUBSETS,
+            is_official=processbench.is_official,
             render=renderings.render_traces,
         ),
         Benchmark("best_of_n", 1, find_task("best_of_n"), ROLLOUTS),

@@ -16,7 +16,7 @@ from typing import Any
 from prmbench.config import ConvertConfig, validate
 from prmbench.core import output_checks, reading
 from prmbench.core.records import UserError, text_hash
-from prmbench.data import files, math_shepherd, rollouts, selection
+from prmbench.data import files, math_shepherd, rollouts, row_kinds, selection
 from prmbench.data.rollouts import Rollout
 
 RATINGS = (-1, 0, 1)
@@ -110,7 +110,8 @@ def read(
     }
 
     def read_row(row: Mapping[str, Any], location: str) -> Solutions:
-        return readers[_format(row, location) if row_format == "auto" else row_format](row, location)
+        with row_kinds.advice(row, path, "step_labels"):
+            return readers[_format(row, location) if row_format == "auto" else row_format](row, location)
 
     labelled: list[Rollout] = []
     left_out: Counter[str] = Counter()

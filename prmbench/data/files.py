@@ -50,46 +50,73 @@ def _is_summary(path: Path) -> bool:
     return path.suffix == ".json" and Path(path.stem).suffix in SUFFIXES
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
     """Return all rows of one file.
 
     Raises:
         UserError: The file does not have the format of its suffix, or a row is not an object.
     """
-    rows: list[dict[str, Any]] = []
-    for row in _rows_or_errors(path):
-        if isinstance(row, UserError):
+    return [row for _, row in located_rows(path)]
+
+
+def located_rows(path: Path, on_unreadable: Callable[[str], None] | None = None) -> list[tuple[str, Row]]:
+    """Return all rows of one file, each after its location: `a.jsonl line 3`, `a.json row 3`, counted from 1.
+
+    Args:
+        path: The file.
+        on_unreadable: Called with the reason for every row that is not an object, which is then left out.
+
+    Raises:
+        UserError: The file does not have the format of its suffix; without `on_unreadable`, a row is not an object.
+    """
+    rows: list[tuple[str, Row]] = []
+    for location, row in _rows_or_errors(path):
+        if not isinstance(row, UserError):
+            rows.append((location, row))
+        elif on_unreadable is None:
             raise row
-        rows.append(row)
+        else:
+            on_unreadable(str(row))
     return rows
 
 
-def _rows_or_errors(path: Path) -> Sequence[dict[str, Any] | UserError]:
-    """Return the rows of one file, with an error in place of a row that is no object or has a non-finite number."""
+def _rows_or_errors(path: Path) -> Sequence[tuple[str, Row | UserError]]:
+    """Return (location, row) of a file; an error is in place of a row that is no object or has a non-finite number."""
     if path.suffix == ".parquet":
-        return _read_parquet(path)
+        return [(f"{path} row {n}", row) for n, row in enumerate(_read_parquet(path), 1)]
     text = reading.read_text(path)
     if path.suffix == ".jsonl":
         # Concatenated files may have a byte order mark at the start of any line.
         lines = enumerate((line.lstrip(reading.BYTE_ORDER_MARK) for line in text.split("\n")), 1)
-        return [_parse_line(line, f"{path} line {n}") for n, line in lines if line.strip()]
+        located = ((line, f"{path} line {n}") for n, line in lines if line.strip())
+        return [(location, _parse_line(line, location)) for line, location in located]
     if path.suffix != ".json":
         raise UserError(f"{path}: unknown file type {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
-    rows = reading.parse_json(text, str(path), finite=False)
+    try:
+        rows = reading.parse_json(text, str(path), finite=False)
+    except UserError as error:
+        hint = "; if every line is a row, name it .jsonl" if text.lstrip().startswith("{") else ""
+        raise UserError(f"{error}{hint}") from error
     if not isinstance(rows, list):
         raise UserError(f"{path}: expected a list of objects, one a row")
     check_numbers = _may_have_nonfinite(text)
     return [
-        _row_or_error(row, f"{path} row {n}", check_numbers)
-        if isinstance(row, dict)
-        else UserError(f"{path} row {n} is {quoted_value(row)}; expected a list of objects, one a row")
-        for n, row in enumerate(rows)
+        (
+            f"{path} row {n}",
+            _row_or_error(row, f"{path} row {n}", check_numbers)
+            if isinstance(row, dict)
+            else UserError(f"{path} row {n} is {quoted_value(row)}; expected a list of objects, one a row"),
+        )
+        for n, row in enumerate(rows, 1)
     ]
 
 
 def read_each(
-    path: Path, read: Callable[[dict[str, Any], str], T], on_unreadable: Callable[[str], None] | None = None
-) -> Iterator[tuple[Path, int, dict[str, Any], T]]:
+    path: Path, read: Callable[[Row, str], T], on_unreadable: Callable[[str], None] | None = None
+) -> Iterator[tuple[Path, int, Row, T]]:
     """Apply a function to every row of a file, or of the data files in a folder.
 
     Args:
@@ -104,11 +131,11 @@ def read_each(
         UserError: A file cannot be read as a whole; without `on_unreadable`, also for the first row that cannot.
     """
     for file in data_files(path):
-        for number, row in enumerate(_rows_or_errors(file)):
+        for number, (location, row) in enumerate(_rows_or_errors(file)):
             try:
                 if isinstance(row, UserError):
                     raise row
-                value = read(row, f"{file} row {number}")
+                value = read(row, location)
             except UserError as error:
                 if on_unreadable is None:
                     raise
@@ -176,7 +203,7 @@ def text_field(row: Mapping[str, Any], name: str, location: str) -> str:
         UserError: The field is missing, blank or not valid Unicode.
     """
     value = row.get(name)
-    if not _is_text(value):
+    if not is_text(value):
         raise UserError(
             f"{location}: field {name!r} is {quoted_value(value)}; expected a text that is not blank, in valid Unicode"
         )
@@ -193,7 +220,7 @@ def steps_field(row: Mapping[str, Any], location: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise UserError(f"{location}: field 'steps' is {quoted_value(value)}; expected a list of at least one step")
     for index, step in enumerate(value):
-        if not _is_text(step):
+        if not is_text(step):
             raise UserError(
                 f"{location}: step {index} is {quoted_value(step)}; expected a text that is not blank, in valid Unicode"
             )
@@ -235,7 +262,8 @@ def check_unique_ids(ids: Sequence[str], location: str) -> None:
         seen.add(name)
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
+    """Return whether a value is a text that is not blank, in valid Unicode."""
     return isinstance(value, str) and bool(value.strip()) and not _LONE_SURROGATE.search(value)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.core.records import Notice, Trace, UserError, text_hash
-from prmbench.data import files, hub
+from prmbench.data import files, hub, row_kinds
 
 HUB_ID = "hitsmy/PRMBench_Preview"
 CORRECT = "correct"
@@ -31,6 +31,7 @@ _PREFIX = re.compile(r"\A(?:step\s*)?\d+[.:]\s+", re.IGNORECASE)
 """`Step 3. `, `Step 3: `, `3. `. A space is required, or `0.5 of them` would lose its zero."""
 _HEADING_ALONE = re.compile(r"\Astep\s*\d+\s*[.:)]?\Z", re.IGNORECASE)
 """`Step 3:` alone is not a step; a number alone, such as `30.`, is one."""
+_OFFICIAL_ID = re.compile(r"prm_test_p\d+_\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +48,31 @@ def from_files(path: Path) -> list[Trace]:
 
     A row's `classification` overrides the file name.
     """
-    entries = ((row, file, n) for file in files.data_files(path) for n, row in enumerate(files.read_rows(file), 1))
-    return _traces(((row, file.stem, f"{file} row {n}") for row, file, n in entries), path.name)
+    entries = ((row, file, location) for file in files.data_files(path) for location, row in files.located_rows(file))
+    return _traces(entries, path.name)
 
 
 def from_hub(subsets: Sequence[str], revision: str | None) -> tuple[list[Trace], str | None]:
     """Return the traces of these subsets from the hub, and the resolved revision."""
     (split,), commit = hub.splits(HUB_ID, ["train"], revision)
-    traces = _traces(((row, "", f"{HUB_ID} row {n}") for n, row in enumerate(split, 1)), HUB_ID)
+    traces = _traces(((row, None, f"{HUB_ID} row {n}") for n, row in enumerate(split, 1)), HUB_ID)
     return [t for t in traces if t.subset in subsets], commit
 
 
-def _traces(rows: Iterable[tuple[Mapping[str, Any], str, str]], source: str) -> list[Trace]:
-    """Convert (row, file stem, location) triples; the first row with an id counts, as in PRMBench's script."""
+def is_official(traces: Iterable[Trace]) -> bool:
+    """Return whether traces that were read from files have the ids of PRMBench's own."""
+    return all(_OFFICIAL_ID.fullmatch(trace.id.removeprefix(f"{trace.subset}_")) for trace in traces)
+
+
+def _traces(rows: Iterable[tuple[Mapping[str, Any], Path | None, str]], source: str) -> list[Trace]:
+    """Convert (row, file, location) triples; the first row with an id counts, as in PRMBench's script."""
     traces: dict[str, Trace] = {}
     left_out: Counter[str] = Counter()
     first = ""
-    for row, stem, location in rows:
-        for trace, left_out_of_row in to_traces(row, stem, location):
+    for row, file, location in rows:
+        with row_kinds.advice(row, file, "prmbench"):
+            read = to_traces(row, file.stem if file else "", location)
+        for trace, left_out_of_row in read:
             reasons = ("a row that is there already",) if trace.id in traces else left_out_of_row
             traces.setdefault(trace.id, trace)
             left_out.update(reasons)

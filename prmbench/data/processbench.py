@@ -6,23 +6,29 @@ subset (optional). Rollout files (rollouts.py) use the names prompt, first_error
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from prmbench.core.records import Trace, UserError, text_hash
-from prmbench.data import files, hub
+from prmbench.data import field_names, files, hub, row_kinds
+from prmbench.data.field_names import Fields
 
 HUB_ID = "Qwen/ProcessBench"
 SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
+OMNIMATH_SIZE = 1000
 
 
-def from_files(path: Path) -> list[Trace]:
+def from_files(path: Path, fields: Fields | None = None) -> list[Trace]:
     """Return the traces of one file, or of a folder with one file per subset; a row's `subset` overrides its name."""
     traces = []
     for file in files.data_files(path):
-        rows = files.read_rows(file)
-        traces += [to_trace(row, file.stem, f"{file} row {n}") for n, row in enumerate(rows)]
+        for location, row in field_names.rows(file, fields):
+            with row_kinds.advice(row, file, "traces"):
+                traces.append(to_trace(row, file.stem, location))
     return traces
 
 
@@ -30,8 +36,38 @@ def from_hub(subsets: Sequence[str], revision: str | None) -> tuple[list[Trace],
     """Return the traces of these subsets from the hub, and the resolved revision."""
     splits, commit = hub.splits(HUB_ID, subsets, revision)
     pairs = zip(subsets, splits, strict=True)
-    rows = ((row, name, n) for name, split in pairs for n, row in enumerate(split))
+    rows = ((row, name, n) for name, split in pairs for n, row in enumerate(split, 1))
     return [to_trace(row, name, f"{HUB_ID} {name} row {n}") for row, name, n in rows], commit
+
+
+def is_official(traces: Iterable[Trace]) -> bool:
+    """Return whether traces that were read from files are ProcessBench's own, unchanged; a part of it is enough.
+
+    The package ships a fingerprint of every trace of three subsets. Of omnimath, which has none, all ids must be there.
+    """
+    by_subset: dict[str, list[Trace]] = {}
+    for trace in traces:
+        by_subset.setdefault(trace.subset, []).append(trace)
+    omnimath = by_subset.pop("omnimath", [])
+    if omnimath and {t.id for t in omnimath} != {f"omnimath-{n}" for n in range(OMNIMATH_SIZE)}:
+        return False
+    return all(
+        subset in SUBSETS and t.id.startswith(f"{subset}-") and fingerprint(t) in _fingerprints()
+        for subset, members in by_subset.items()
+        for t in members
+    )
+
+
+def fingerprint(trace: Trace) -> str:
+    """Return 8 hex digits that depend on everything that judging reads: id, problem, steps, label and outcome."""
+    return text_hash(json.dumps([trace.id, trace.prompt, trace.steps, trace.first_error, trace.outcome]))[:8]
+
+
+@cache
+def _fingerprints() -> frozenset[str]:
+    """Return the fingerprints of the published traces of gsm8k, math and olympiadbench."""
+    text = (resources.files("prmbench") / "assets" / "processbench_fingerprints.txt").read_text(encoding="utf-8")
+    return frozenset(text.split())
 
 
 def to_trace(row: Mapping[str, Any], subset: str, location: str) -> Trace:
@@ -41,7 +77,7 @@ def to_trace(row: Mapping[str, Any], subset: str, location: str) -> Trace:
         UserError: A field is missing or invalid; the message names the row and the field.
     """
     steps = files.steps_field(row, location)
-    problem = files.text_field(row, _field_name(row, "problem", "prompt"), location)
+    problem = field_names.problem_text(row, location, ("problem", "prompt"))
     name = _field_name(row, "label", "first_error")
     label = row.get(name)
     if type(label) is not int or not -1 <= label < len(steps):

@@ -13,7 +13,8 @@ from typing import Any
 
 from prmbench.core import validation
 from prmbench.core.records import UserError
-from prmbench.data import files, gym, selection
+from prmbench.data import chat_texts, field_names, files, gym, row_kinds, selection
+from prmbench.data.field_names import ANSWER, PROMPT, Fields
 
 BOXED = "\n\nPresent the answer in LaTex format: \\boxed{Your answer}"
 """Instruction at the end of the published prompts (IPVRM release, policy evaluation); appended to a row's `problem`."""
@@ -51,19 +52,22 @@ class Prompt:
     """Whether reasoning-gym generated it in this process; a row of a file must not be able to start its scorer."""
 
 
-def load(path: Path, subsets: Sequence[str] = (), limit: int | None = None) -> list[Prompt]:
+def load(
+    path: Path, subsets: Sequence[str] = (), limit: int | None = None, fields: Fields | None = None
+) -> list[Prompt]:
     """Return the prompts of a file or folder, subset after subset.
 
     Args:
         path: A file, a folder, or `gym:NAME[,NAME...][,size=N][,seed=N]`.
         subsets: Subsets to keep; empty keeps all.
         limit: Number of prompts per subset, evenly spaced; None keeps all.
+        fields: The names that the rows have for prompt and answer, where they are unusual.
 
     Raises:
         UserError: A row cannot be used, or a subset does not exist.
     """
     files.check_limit(limit)
-    prompts = _read(path)
+    prompts = _read(path, fields)
     if not prompts:
         raise UserError(f"{path}: holds no prompt")
     files.check_unique_ids([p.id for p in prompts], str(path))
@@ -75,7 +79,7 @@ def load(path: Path, subsets: Sequence[str] = (), limit: int | None = None) -> l
     return [p for name in chosen for p in selection.spread([p for p in prompts if p.subset == name], limit)]
 
 
-def _read(path: Path) -> list[Prompt]:
+def _read(path: Path, fields: Fields | None) -> list[Prompt]:
     if str(path).startswith("gym:"):
         return [
             Prompt(id, text, gold, task, "gym", metadata, generated=True)
@@ -83,8 +87,9 @@ def _read(path: Path) -> list[Prompt]:
         ]
     prompts = []
     for file in files.data_files(path):
-        rows = files.read_rows(file)
-        prompts += [_prompt(row, file.stem, number, f"{file} row {number}") for number, row in enumerate(rows)]
+        for number, (location, row) in enumerate(field_names.rows(file, fields)):
+            with row_kinds.advice(row, file, "prompts"):
+                prompts.append(_prompt(row, file.stem, number, location))
     return _with_our_names(prompts, path)
 
 
@@ -121,14 +126,10 @@ def _prompt(row: Mapping[str, Any], stem: str, number: int, location: str) -> Pr
     """Return a row as a Prompt; a published one has no id yet."""
     if isinstance(row.get("reward_model"), dict):
         return _published_prompt(row, location)
-    if row.get("completion") is not None:
+    if row_kinds.has_completion(row):
         raise UserError(f"{location}: is a completion, not a prompt; give the file of prompts that it was drawn for")
     is_bare_problem = row.get("prompt") is None
-    text = (
-        files.text_field(row, "problem", f"{location}: no field 'prompt', so") + BOXED
-        if is_bare_problem
-        else _text(row, location)
-    )
+    text = _bare_problem(row, location) + BOXED if is_bare_problem else _text(row, location)
     verifier = row.get("verifier") or ""
     if verifier and verifier not in VERIFIERS:
         raise UserError(f"{location}: field 'verifier' is {verifier!r}; choose from {', '.join(VERIFIERS)}")
@@ -140,11 +141,25 @@ def _prompt(row: Mapping[str, Any], stem: str, number: int, location: str) -> Pr
     return Prompt(
         id=f"{stem}-{number}" if row.get(name) is None else files.checked_name(row[name], name, location),
         text=text,
-        gold=_answer(row.get("answer"), "answer", location),
+        gold=_gold(row, location),
         subset=files.text_field(row, "subset", location) if row.get("subset") else default_subset,
         verifier=str(verifier),
         metadata=metadata,
     )
+
+
+def _bare_problem(row: Mapping[str, Any], location: str) -> str:
+    """Return the problem of a row without a field `prompt`: its field `problem`, or that of another usual name."""
+    name, value = ("", None) if row.get("problem") is not None else field_names.find(row, PROMPT, location)
+    if not name:
+        return files.text_field(row, "problem", f"{location}: no field 'prompt', so")
+    return chat_texts.prompt(value, f"{location}: field {name!r}")
+
+
+def _gold(row: Mapping[str, Any], location: str) -> str:
+    """Return the reference answer of a row: its field `answer`, or that of another usual name."""
+    name, value = ("", None) if row.get("answer") is not None else field_names.find(row, ANSWER, location)
+    return _answer(value, name, location) if name else _answer(row.get("answer"), "answer", location)
 
 
 def _published_prompt(row: Mapping[str, Any], location: str) -> Prompt:

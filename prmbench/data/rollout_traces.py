@@ -12,14 +12,15 @@ from pathlib import Path
 
 from prmbench.core.records import Trace
 from prmbench.data import files, rollouts, selection
+from prmbench.data.field_names import Fields
 from prmbench.data.rollouts import Rollout
 
 
-def from_files(path: Path, split: str) -> list[Trace]:
+def from_files(path: Path, split: str, names: Fields | None = None) -> list[Trace]:
     """Return the traces of one file, or of a folder with one file per subset; a row's `subset` overrides its name."""
     rows: list[Rollout] = []
     for file in files.data_files(path):
-        rows += [replace(r, subset=r.subset or file.stem) for r in rollouts.read(file)]
+        rows += [replace(r, subset=r.subset or file.stem) for r in rollouts.read(file, names)]
     rollouts.warn_if_never_split([r for r in rows if not r.steps], split, path.name)
     return [rollouts.to_trace(r, split) for r in rows]
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from prmbench.core import result_files, writing
 from prmbench.core.records import Notice, Trace, UserError, text_hash
-from prmbench.data import files, selection, solutions
+from prmbench.data import completion_rows, field_names, files, row_kinds, selection, solutions
+from prmbench.data.field_names import Fields
 
 FINISHES = ("stop", "length")
 MAX_INTEGER = 2**63 - 1
@@ -182,24 +183,28 @@ def _parquet_bytes(rollouts: Iterable[Rollout]) -> bytes:
 # --- reading --------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> list[Rollout]:
+def read(path: Path, names: Fields | None = None) -> list[Rollout]:
     """Return all rollouts of a file, or of the data files in a folder, in order.
 
     A row has one of these formats: ours (or ProcessBench's, or prompt + completion + label); `conversation` + `label`;
-    `chosen` + `rejected` conversations (two rollouts that share a group); TRL's `prompt` + `completions` + `labels`.
-    Empty completions are read, since a policy may produce them.
+    `chosen` + `rejected` conversations (two rollouts that share a group); TRL's `prompt` + `completions` + `labels`;
+    or one of those that completion_rows.py knows. Empty completions are read, since a policy may produce them.
+
+    Args:
+        path: A data file, or a folder of them.
+        names: The names that the rows have for some of their fields.
 
     Raises:
         UserError: A row is invalid; the message names the file and the row.
     """
     rollouts: list[tuple[Rollout, str]] = []
     for file in files.data_files(path):
-        for number, row in enumerate(files.read_rows(file)):
-            location = f"{file} row {number}"
-            rollouts += [(rollout, location) for rollout in _reader(row)(row, location)]
+        for location, row in field_names.rows(file, names):
+            with row_kinds.advice(row, file, "rollouts"):
+                rollouts += [(rollout, location) for rollout in _reader(row)(row, location)]
     if not rollouts:
         raise UserError(f"{path}: holds no rollout")
-    return _with_ids(rollouts)
+    return with_ids(rollouts)
 
 
 Reader = Callable[[Mapping[str, Any], str], list[Rollout]]
@@ -214,10 +219,21 @@ def _reader(row: Mapping[str, Any]) -> Reader:
     ):
         if required <= present:
             return reader
-    return _our_format
+    has_problem = isinstance(row.get("prompt"), str) or isinstance(row.get("problem"), str)
+    has_completion = isinstance(row.get("completion"), str) and has_problem
+    return _our_format if has_completion or row.get("steps") is not None else from_other_tools
 
 
-def _with_ids(rollouts: Sequence[tuple[Rollout, str]]) -> list[Rollout]:
+def from_other_tools(row: Mapping[str, Any], location: str) -> list[Rollout]:
+    """Return the completions of a row in one of the shapes that completion_rows.py knows.
+
+    Raises:
+        UserError: The row has none of them.
+    """
+    return [rollout for own in completion_rows.own_rows(row, location) for rollout in _our_format(own, location)]
+
+
+def with_ids(rollouts: Sequence[tuple[Rollout, str]]) -> list[Rollout]:
     """Give every rollout its group and id; a group must have one prompt, and ids must be unique."""
     group_sizes: Counter[str] = Counter()
     prompts: dict[str, str] = {}
@@ -279,7 +295,7 @@ def _our_format(row: Mapping[str, Any], location: str) -> list[Rollout]:
     return [
         Rollout(
             id=_text(row, "id", location),
-            prompt=files.text_field(row, "problem" if row.get("prompt") is None else "prompt", location),
+            prompt=field_names.problem_text(row, location, ("prompt", "problem")),
             completion=_text(row, "completion", location),
             steps=steps,
             outcome=_outcome(row, outcome, location),

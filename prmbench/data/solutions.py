@@ -14,7 +14,8 @@ from typing import Any
 
 from prmbench.core.reading import normalise_line_ends
 from prmbench.core.records import Notice, Trace, UserError, text_hash
-from prmbench.data import files
+from prmbench.data import chat_texts, field_names, files, row_kinds
+from prmbench.data.field_names import COMPLETION, Fields
 
 # `30.` on a line of its own is an answer, so `3.` and `3)` are headings only with text after them on their line.
 # `Step 3` is a heading with or without text after it.
@@ -73,10 +74,11 @@ def warn_if_never_cut(texts: Sequence[str], split: str, source: str) -> None:
     )
 
 
-def from_files(path: Path, split: str) -> list[Trace]:
+def from_files(path: Path, split: str, fields: Fields | None = None) -> list[Trace]:
     """Return the unlabelled traces of a file or folder.
 
-    Rows have `problem` (or `prompt`) and `steps` (a list) or `solution` (a text); an `id` is generated when absent.
+    Rows have `problem` (or `prompt`) and `steps` (a list) or `solution` (a text), or one of the other names that
+    field_names.py lists; an `id` is generated when absent.
 
     Raises:
         UserError: A row is invalid; the message names the file, the row and the field.
@@ -84,9 +86,10 @@ def from_files(path: Path, split: str) -> list[Trace]:
     traces: list[Trace] = []
     texts: list[str] = []
     for file in files.data_files(path):
-        for number, row in enumerate(files.read_rows(file)):
-            traces.append(to_trace(row, file.stem, number, split, f"{file} row {number}"))
-            texts += [row["solution"]] if row.get("steps") is None else []
+        for number, (location, row) in enumerate(field_names.rows(file, fields)):
+            with row_kinds.advice(row, file, "solutions"):
+                traces.append(to_trace(row, file.stem, number, split, location))
+                texts += [_solution(row, location)] if row.get("steps") is None else []
     warn_if_never_cut(texts, split, path.name)
     return traces
 
@@ -97,11 +100,11 @@ def to_trace(row: Mapping[str, Any], stem: str, number: int, split: str, locatio
     Raises:
         UserError: A field is missing or invalid; the message names the row and the field.
     """
-    problem = files.text_field(row, "prompt" if "prompt" in row else "problem", location)
+    problem = field_names.problem_text(row, location, ("prompt", "problem"))
     if row.get("steps") is not None:
         steps = files.steps_field(row, location)
     else:
-        steps = split_text(files.text_field(row, "solution", f"{location}: no field 'steps', so"), split)
+        steps = split_text(_solution(row, location), split)
         if not steps:
             raise UserError(f"{location}: the splitter {split!r} finds no step in 'solution'")
     name = row.get("id")
@@ -112,3 +115,14 @@ def to_trace(row: Mapping[str, Any], stem: str, number: int, split: str, locatio
         group=text_hash(problem),
         subset=stem,
     )
+
+
+def _solution(row: Mapping[str, Any], location: str) -> str:
+    """Return a row's solution as one text: its field `solution`, else its one completion by another name."""
+    name, value = ("", None) if row.get("solution") is not None else field_names.find(row, COMPLETION, location)
+    if not name:
+        return files.text_field(row, "solution", f"{location}: no field 'steps', so")
+    texts = chat_texts.completions(value, f"{location}: field {name!r}")
+    if len(texts) != 1:
+        raise UserError(f"{location}: field {name!r} has {len(texts)} completions; a row to score has one solution")
+    return files.text_field({name: texts[0].text}, name, location)

@@ -14,6 +14,7 @@ from prmbench.config import EvalConfig, ScoreConfig, unused_options
 from prmbench.core import processes, result_files, writing
 from prmbench.core.option_values import check_names
 from prmbench.core.records import EvalProtocol, RunManifest, Trace, Usage, UserError
+from prmbench.data import field_names
 from prmbench.evaluation import policy_evaluation, run_identity, scoring, unlabelled
 from prmbench.evaluation.run_files import is_stored, judge_again, judge_and_write, write_critiques
 from prmbench.evaluation.unlabelled import score
@@ -91,7 +92,16 @@ def _load_traces(config: EvalConfig) -> data.LoadedBenchmark:
     if config.rendering and row.render is None:
         raise UserError(f"--rendering: benchmark {config.benchmark} has none; drop it, or use format_shift")
     protocols = [EvalProtocol.parse(key) for key in config.protocol] if row.task.has_board else []
-    loaded = data.load(config.benchmark, config.data, config.subset, config.limit, config.split, config.rendering)
+    loaded = data.load(
+        config.benchmark,
+        config.data,
+        config.subset,
+        config.limit,
+        config.split,
+        config.rendering,
+        field_names.parse(config.fields),
+        config.data_name,
+    )
     run_identity.check_calibration(config, loaded.subsets)
     for protocol in protocols:
         if protocol.on not in (None, config.calibrate_on, *loaded.subsets):
@@ -120,7 +130,7 @@ def _evaluate(
     plan = _make_plan(config, backend, loaded, overrides.get("model", config.model))
     path = config.out / f"{plan.run_id}.json"
     if is_stored(path, config):
-        return judge_again(path, config) if processes.rank() == 0 else None
+        return judge_again(path, config, loaded.benchmark) if processes.rank() == 0 else None
     content = run_identity.content_hash(loaded)
     run_fields = {"run_id": plan.run_id, "benchmark_hash": content, "tokens": plan.tokens, **overrides}
     draft = run_identity.run_manifest(config, backend.facts, loaded, run_fields)

@@ -12,8 +12,8 @@ from prmbench.backends.common import LM, chat_format, model_facts
 from prmbench.config import EvalConfig, unused_options
 from prmbench.core import processes, provenance, result_files, writing
 from prmbench.core.records import RunManifest, UserError
+from prmbench.data import field_names, rollouts
 from prmbench.data import prompts as prompt_files
-from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.evaluation import stored_rollouts
 from prmbench.evaluation.completion_traces import prompts_hash, scored_trace
@@ -48,7 +48,7 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> re
     check_calibration(config, plan.loaded.subsets)
     path = config.out / f"{plan.run_id}.json"
     if is_stored(path, config):
-        return judge_again(path, config) if processes.rank() == 0 else None
+        return judge_again(path, config, plan.loaded.benchmark) if processes.rank() == 0 else None
     tasks.resolve_protocols(_manifest(config, plan), config.protocol)  # before the sampling, not after it
     folder = config.out / f"{plan.run_id}.journal"
     sampled = sampler.sample_with_journal(plan.engine, plan.prompts, config, folder, progress, config.force)
@@ -86,11 +86,10 @@ def dry_run(config: EvalConfig) -> DryRun:
 def _make_plan(config: EvalConfig) -> _Plan:
     if config.data is None:
         raise UserError("--data is missing: benchmark policy reads prompts with answers, or gym:NAME")
-    prompts = tuple(prompt_files.load(config.data, config.subset, config.limit))
+    prompts = tuple(prompt_files.load(config.data, config.subset, config.limit, field_names.parse(config.fields)))
     sampler.check_verifiers(prompts, config)
-    row = data.find_benchmark("policy")
     subsets = tuple(dict.fromkeys(p.subset for p in prompts))
-    loaded = data.LoadedBenchmark((), subsets, config.data.name, None, row.name, row.version, row.task.name)
+    loaded = data.without_traces(data.find_benchmark("policy"), subsets, config.data.name, config.data_name)
     engine = sampler.open_policy(config)
     identity = sampler.run_identity(engine, sampler.prepare(engine, prompts, config), config)
     return _Plan(run_id(config.model, identity, loaded), engine, prompts, loaded)

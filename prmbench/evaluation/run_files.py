@@ -25,8 +25,10 @@ def is_stored(path: Path, config: EvalConfig) -> bool:
     return path.exists() and not config.force
 
 
-def judge_again(path: Path, config: EvalConfig) -> result_files.Run:
+def judge_again(path: Path, config: EvalConfig, benchmark: str) -> result_files.Run:
     """Recompute the rows of a stored run under the seed, the calibration subset and the protocols of `config`.
+
+    The run is filed under `benchmark`, since the name of a user's data may have changed and moves no score.
 
     Raises:
         UserError: The run was scored by another version of the code.
@@ -39,6 +41,9 @@ def judge_again(path: Path, config: EvalConfig) -> result_files.Run:
         )
     name = run.result.manifest.name if config.name is None else config.name
     manifest = replace(run.result.manifest, name=name, seed=config.seed, calibrate_on=config.calibrate_on)
+    if manifest.benchmark != benchmark:
+        options = {**manifest.config, "data_name": config.data_name}
+        manifest = replace(manifest, benchmark=benchmark, config=options)
     return judge_and_write(manifest, run.scores, config.protocol, path)
 
 

@@ -26,7 +26,7 @@ LONGEST_SLUG = 128
 
 def run_id(model: str, identity: Mapping[str, Any], loaded: data.LoadedBenchmark) -> str:
     """Return `<model>-<hash>`, which is also the name of the run's files."""
-    hashed = {**identity, "benchmark": loaded.benchmark, "version": loaded.version}
+    hashed = {**identity, "benchmark": loaded.family or loaded.benchmark, "version": loaded.version}
     if loaded.task != "steps":
         hashed["task"] = loaded.task
     return f"{slug(model)}-{result_files.short_hash(hashed)}"

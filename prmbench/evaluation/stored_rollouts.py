@@ -30,6 +30,8 @@ def evaluate(config: EvalConfig) -> result_files.Run | None:
     """
     writing.check_writable(config.out)
     source = _rollouts_file(config)
+    if config.fields:
+        raise UserError("--fields: a rollouts file of `prmbench rollout` has the usual names; drop it")
     options_of_models = (*unused_options.SAMPLING, *unused_options.FORWARD_PASS, *unused_options.STEP_SCORES)
     unused = ("rendering", "calibrate_on", "batch_tokens", "trust_remote_code", "split", *options_of_models)
     unused_options.warn_of_unused(config, unused, f"{source.name} holds completions that are sampled and verified")
@@ -38,9 +40,8 @@ def evaluate(config: EvalConfig) -> result_files.Run | None:
     if rollouts.content_hash(rows) != summary["content"]:
         raise UserError(f"{source}: is not what `prmbench rollout` wrote any more; draw the completions again")
     completions = _select(rows, config)
-    row = data.find_benchmark("policy")
     subsets = tuple(dict.fromkeys(r.subset for r in completions))
-    loaded = data.LoadedBenchmark((), subsets, source.name, None, row.name, row.version, row.task.name)
+    loaded = data.without_traces(data.find_benchmark("policy"), subsets, source.name, config.data_name)
     check_calibration(config, loaded.subsets)
     model = summary["config"]["model"]
     name = run_id(model, {**summary["identity"], "content": rollouts.content_hash(completions)}, loaded)
@@ -48,7 +49,7 @@ def evaluate(config: EvalConfig) -> result_files.Run | None:
     if processes.rank() != 0:
         return None
     if is_stored(path, config):
-        return judge_again(path, config)
+        return judge_again(path, config, loaded.benchmark)
     sampling_options = (*SAMPLING, "max_new_tokens", "verifier", "split", "template")
     run_fields: dict[str, Any] = {
         "run_id": name,

@@ -12,7 +12,7 @@ from prmbench.backends import Backend, load_backend
 from prmbench.config import ScoreConfig
 from prmbench.core import output_checks, processes, provenance, result_files, writing
 from prmbench.core.records import Notice, ScoredTrace, Trace, UserError
-from prmbench.data import files, solutions
+from prmbench.data import field_names, files, solutions
 from prmbench.evaluation import scoring
 from prmbench.evaluation.run_files import write_critiques
 from prmbench.evaluation.run_identity import scoring_identity, slug
@@ -59,7 +59,7 @@ def make_plan(config: ScoreConfig) -> tuple[Backend, list[Trace], scoring.Plan]:
     """Return the backend, the solutions as traces, and the plan of scoring them. Raises UserError."""
     if config.data is None:
         raise UserError("--data is missing: give a json, jsonl or parquet file of problems and solutions")
-    traces = solutions.from_files(config.data, config.split)[: config.limit]
+    traces = solutions.from_files(config.data, config.split, field_names.parse(config.fields))[: config.limit]
     if not traces:
         raise UserError(f"{config.data}: holds no solution")
     files.check_unique_ids([t.id for t in traces], config.data.name)

@@ -375,8 +375,9 @@ def command(m: RunManifest) -> str:
     except (UserError, ValueError, OSError):  # a value that is no option's, no address, or no name of a file
         return ""
     benchmark = options_json["benchmark"] if config_type is EvalConfig else m.benchmark
-    if benchmark != m.benchmark and ":" not in benchmark:  # traces of the caller, which no option names
-        return ""
+    is_own_data = options_json["data"] is not None and m.data_source == options_json["data"]
+    if benchmark != m.benchmark and ":" not in benchmark and not is_own_data:
+        return ""  # traces of the caller, which no option names
     options_json |= {name: getattr(m, name) for name in ("revision", "ref_revision") if getattr(m, name) is not None}
     changed = {
         name: options_json[name]

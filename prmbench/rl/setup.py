@@ -17,8 +17,8 @@ from prmbench.config.distrl_options import SELF, DistRLConfig, ResolvedDistRL
 from prmbench.core import processes, result_files
 from prmbench.core.provenance import CARD_FILE
 from prmbench.core.records import UserError
+from prmbench.data import field_names, rollouts
 from prmbench.data import prompts as prompt_files
-from prmbench.data import rollouts
 from prmbench.data.prompts import Prompt
 from prmbench.engines import generation
 from prmbench.engines.addresses import server_host
@@ -123,8 +123,9 @@ def prepare(config: ResolvedDistRL) -> Job:
     shape = run_setup.load_shape(config.model, config.revision, setup)
     rm_shape = _reward_shape(config, setup, shape)
     template = common.template_source(config)
-    prompts = tuple(prompt_files.load(run_setup.data_path(config), (), config.limit))
-    validation = tuple(prompt_files.load(config.validation_data)) if config.validation_data else ()
+    names = field_names.parse(config.fields)
+    prompts = tuple(prompt_files.load(run_setup.data_path(config), (), config.limit, names))
+    validation = tuple(prompt_files.load(config.validation_data, fields=names)) if config.validation_data else ()
     _check_apart(prompts, validation)
     drawing = _drawing(config)
     check_verifiers((*prompts, *validation), drawing)

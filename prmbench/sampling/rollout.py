@@ -18,6 +18,7 @@ from prmbench.backends.common import LM, template_source
 from prmbench.config import RolloutConfig
 from prmbench.core import output_checks, processes, provenance, reading, result_files, writing
 from prmbench.core.records import Notice, UserError, text_hash
+from prmbench.data import field_names
 from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts as rollout_files
 from prmbench.data.rollouts import Rollout
@@ -70,7 +71,7 @@ def run_rollout(config: RolloutConfig, progress: Progress | None = None) -> Path
     """
     config = options.validate(config)
     _check(config)
-    prompts = prompt_files.load(_prompt_source(config), config.subset, config.limit)
+    prompts = _load_prompts(config)
     check_verifiers(prompts, config)
     engine = open_policy(config)
     expected_identity = run_identity(engine, prepare(engine, prompts, config), config)
@@ -115,7 +116,7 @@ def dry_run(config: RolloutConfig) -> DryRun:
     """
     config = options.validate(config)
     _check(config)
-    prompts = prompt_files.load(_prompt_source(config), config.subset, config.limit)
+    prompts = _load_prompts(config)
     check_verifiers(prompts, config)
     engine = open_policy(config)
     return summarise_plan(engine, prepare(engine, prompts, config))
@@ -181,6 +182,11 @@ def _provenance(engine: LM, config: RolloutConfig) -> dict[str, Any]:
 
 
 # --- bad input ----------------------------------------------------------------------------------------------
+
+
+def _load_prompts(config: RolloutConfig) -> list[prompt_files.Prompt]:
+    names = field_names.parse(config.fields)
+    return prompt_files.load(_prompt_source(config), config.subset, config.limit, names)
 
 
 def _prompt_source(config: RolloutConfig) -> Path:

@@ -31,6 +31,7 @@ from prmbench.tasks.problem_groups import (
     Group,
     SubsetCache,
     SubsetProblems,
+    advice_without_outcomes,
     error_note,
     group_problems,
     group_size_faults,
@@ -383,7 +384,7 @@ def check_data(traces: Sequence[Trace], source: str) -> None:
     """Raises UserError unless some prompt has two completions with an outcome."""
     verified = Counter((t.subset, t.group) for t in traces if t.outcome is not None)
     if not verified:
-        raise UserError(f"{source}: no completion has an outcome; `prmbench rollout` draws and verifies them")
+        raise UserError(f"{source}: no completion has an outcome; {advice_without_outcomes(traces, source)}")
     if max(verified.values()) == 1:
         raise UserError(f"{source}: one verified completion a prompt; best-of-N needs a choice, at least two")
 

@@ -29,6 +29,7 @@ from prmbench.metrics.calibration import Bools, Resampled
 from prmbench.metrics.first_error import Floats, Ints
 from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, prefix_identity, rows_of
 from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, resampled, traces_of_subset
+from prmbench.tasks.problem_groups import advice_without_outcomes
 from prmbench.tasks.table import (
     FRACTION,
     Code,
@@ -333,7 +334,10 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
 def check_data(traces: Sequence[Trace], source: str) -> None:
     """Raises UserError unless some trace has step labels or an outcome."""
     if not any(t.step_labels or t.outcome is not None for t in traces):
-        raise UserError(f"{source}: no trace has step_labels or an outcome; there is nothing to hold values against")
+        raise UserError(
+            f"{source}: no trace has step_labels or an outcome to hold values against; "
+            f"{advice_without_outcomes(traces, source)}"
+        )
 
 
 TASK = Task(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prmbench.core.records import RunManifest, ScoredTrace
+from prmbench.core.records import RunManifest, ScoredTrace, Trace
 from prmbench.metrics import best_of_n
 from prmbench.metrics.best_of_n import Bools, Ints
 from prmbench.metrics.first_error import Floats
@@ -165,3 +165,10 @@ def group_size_faults(scores: Sequence[ScoredTrace]) -> Iterator[str]:
     largest = max(groups.values(), default=0)
     if largest > MOST_COMPLETIONS:
         yield f"have {largest} completions of one problem, more than {MOST_COMPLETIONS}"
+
+
+def advice_without_outcomes(traces: Sequence[Trace], source: str) -> str:
+    """Returns what to do with traces of a source that have no outcome."""
+    if any(t.first_error is not None for t in traces):
+        return "solutions with step labels are judged without --benchmark"
+    return f"`prmbench verify {source} --out verified.jsonl` puts outcomes on completions"

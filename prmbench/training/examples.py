@@ -163,12 +163,20 @@ def _int_array(values: Sequence[int]) -> Ints:
     return np.array(values, dtype=np.int64)
 
 
+MEND = {
+    "rollouts not verified": "`prmbench verify` puts outcomes on completions (step labels train with --loss step_bce)",
+    "rollouts without step labels": "`prmbench convert` reads published step labels, other losses need only outcomes",
+}
+"""How to mend data that has nothing to train on, by the reason for which rollouts are left out."""
+
+
 def check_usable(dataset: Dataset, loss: LossRow) -> None:
     """Raises UserError when there is nothing to train on, or when all labels are equal."""
     why = "; ".join(f"left out: {count} {reason}" for reason, count in dataset.left_out.items())
+    mend = next((text for reason, text in MEND.items() if reason in dataset.left_out), "check the outcomes")
     unit = {"point": "completion", "pair": "right-wrong pair", "steps": "row of labelled steps"}[loss.view]
     if not dataset.units:
-        raise UserError(f"--data: no {unit} to train on ({why or 'no rows'}); check the outcomes, or --max-tokens")
+        raise UserError(f"--data: no {unit} to train on ({why or 'no rows'}); {mend}, or --max-tokens")
     if loss.scores is None or loss.view == "pair":
         return
     labels = np.concatenate([e.labels for e in dataset.examples])

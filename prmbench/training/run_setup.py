@@ -34,6 +34,7 @@ NOT_IDENTITY = frozenset(
         "out",
         "dry_run",
         "data",
+        "fields",
         "model",
         "revision",
         "template",

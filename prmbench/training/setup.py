@@ -19,7 +19,7 @@ from prmbench.backends import common, ref_cache
 from prmbench.config import TrainConfig, TrainRMConfig, presets
 from prmbench.config.presets import Settings
 from prmbench.core.records import UserError
-from prmbench.data import rollouts, training_data
+from prmbench.data import field_names, rollouts, training_data
 from prmbench.engines.hf import HFEngine
 from prmbench.training import batching, reference, run_setup
 from prmbench.training import model as models
@@ -112,7 +112,8 @@ def prepare(config: TrainConfig) -> Job:
     reference_shape = _reference_shape(config, settings, setup, shape)
     template = common.template_source(config)
     logging.getLogger(__name__).info("reading and tokenizing %s", run_setup.data_path(config).name)
-    rows = rollouts.limit_prompts(rollouts.read(run_setup.data_path(config)), config.limit)
+    names = field_names.parse(config.fields)
+    rows = rollouts.limit_prompts(rollouts.read(run_setup.data_path(config), names), config.limit)
     reference_limit = reference_shape.max_tokens if reference_shape else None
     max_tokens = run_setup.smallest(config.max_tokens, shape.max_tokens, reference_limit)
     encoder = Encoder(shape.tokenizer, template, max_tokens, row.card.get("separator"))

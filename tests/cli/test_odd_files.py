@@ -34,6 +34,7 @@ READERS: dict[str, Arguments] = {
     "drawn before": lambda file, new: ["eval", "--benchmark", "policy", "--data", file, "--out", new / "runs"],
     "score": lambda file, new: ["score", "--model", "random", "--data", file, "--out", new / "s.jsonl"],
     "convert": lambda file, new: ["convert", file, "--out", new / "c.jsonl"],
+    "verify": lambda file, new: ["verify", file, "--out", new / "v.jsonl", "--verifier", "exact"],
     "contamination": lambda file, new: ["contamination", "--data", file, "--against", file, "--out", new / "m.json"],
     "config": lambda file, new: ["score", "--config", file, "--out", new / "s.jsonl"],
     "compare": lambda file, _: ["compare", file, file],

@@ -212,7 +212,7 @@ def test_a_row_without_a_problem(tmp_path: Path, row: object, message: str) -> N
     path = rows(tmp_path, {"problem": "P"}, row, name="mine.jsonl")
     with pytest.raises(UserError) as caught:
         problems.read(path)
-    assert str(caught.value).startswith(f"{path} row 1: ")
+    assert str(caught.value).startswith(f"{path} line 2: ")
     assert message in str(caught.value)
 
 
@@ -306,7 +306,7 @@ def test_training_rows_without_a_problem_are_left_out_and_counted(tmp_path: Path
     train.write_text("\n".join([*good, "{", json.dumps({"problem": " "}), json.dumps(labels_lost)]))
     bench.write_text("\n".join(good[:2]))
     config = ContaminationConfig(data=train, against=(str(bench),))
-    with pytest.warns(Notice, match=r"2 of 6 rows cannot be read and are left out: .*line 4: not valid JSON.*row 4: "):
+    with pytest.warns(Notice, match=r"2 of 6 rows cannot be read and are left out: .*line 4: not valid JSON.*line 5: "):
         result = problems.report_contamination(config)
     assert (result.rows, result.problems, result.left_out, result.counts[0].exact) == (4, 4, 2, 2)
     assert "4 rows, 4 distinct problems, 2 rows left out" in "\n".join(problems.report_lines(result))
@@ -314,7 +314,7 @@ def test_training_rows_without_a_problem_are_left_out_and_counted(tmp_path: Path
         problems.report_contamination(replace(config, data=bench, against=(str(train),)))
     train.write_text('{"problem": 3}\n')
     with pytest.raises(
-        UserError, match=r"holds no problem; the first row without one is .*row 0: field 'problem' is 3"
+        UserError, match=r"holds no problem; the first row without one is .*(line|row) 1: field 'problem' is 3"
     ):
         problems.report_contamination(config)
 

@@ -240,14 +240,14 @@ def test_what_cannot_be_read_names_file_and_row(tmp_path: Path, row: object, mes
     path = rows(tmp_path, TRL, row)
     with pytest.raises(UserError) as caught:
         read(path)
-    assert str(caught.value).startswith(f"{path} row 1: ")
+    assert str(caught.value).startswith(f"{path} line 2: ")
     assert message in str(caught.value)
 
 
 def test_a_format_that_the_file_does_not_have(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="row 0: field 'question' is missing; expected an object"):
+    with pytest.raises(UserError, match="line 1: field 'question' is missing; expected an object"):
         read(rows(tmp_path, TRL), "prm800k")
-    with pytest.raises(UserError, match="row 0: completions as steps: field 'steps' is missing"):
+    with pytest.raises(UserError, match="line 1: completions as steps: field 'steps' is missing"):
         read(rows(tmp_path, WHOLE), "trl")
 
 
@@ -443,7 +443,7 @@ def test_a_row_that_cannot_be_read_is_left_out_counted_and_named(tmp_path: Path,
     assert (done.rows, done.solutions, done.left_out) == (3, 2, {converters.UNREADABLE: 1})
     assert [r.id for r in rollouts.read(done.out)] == ["r-0", "r-2"]  # numbered by their place in the file
     (fault,) = done.unreadable
-    assert fault.startswith((f"{path} row 1", f"{path} line 2"))
+    assert fault.startswith(f"{path} line 2")
     assert reason in fault
     (line,) = [str(w.message) for w in caught]
     assert line == f"{path}: 1 of 3 rows cannot be read and are left out; --strict refuses them: {fault}"
@@ -463,17 +463,17 @@ def test_strict_refuses_and_writes_nothing(tmp_path: Path, row: object, reason: 
 
 def test_the_first_few_are_named_and_all_are_counted(tmp_path: Path) -> None:
     path = rows(tmp_path, TRL, *({"row": n} for n in range(8)))
-    with pytest.warns(Notice, match=r"8 of 9 rows .* row 1: .* row 5: .*; \.\.\.$"):
+    with pytest.warns(Notice, match=r"8 of 9 rows .* line 2: .* line 6: .*; \.\.\.$"):
         done = convert(ConvertConfig(out=tmp_path / "t.jsonl"), path)
     assert done.left_out == {converters.UNREADABLE: 8}
-    assert [fault.split(" row ")[1][0] for fault in done.unreadable] == ["1", "2", "3", "4", "5"]
+    assert [fault.split(" line ")[1][0] for fault in done.unreadable] == ["2", "3", "4", "5", "6"]
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_file_of_which_no_row_can_be_read_is_refused(tmp_path: Path, count: int) -> None:
     path = rows(tmp_path, *[{"x": 1}] * count)
     with pytest.raises(
-        UserError, match=rf"no labelled solution \({count} x row that cannot be read; the first is .*0: "
+        UserError, match=rf"no labelled solution \({count} x row that cannot be read; the first is .*line 1: "
     ):
         convert(ConvertConfig(out=tmp_path / "t.jsonl"), path)
     assert not (tmp_path / "t.jsonl").exists()
@@ -482,7 +482,7 @@ def test_a_file_of_which_no_row_can_be_read_is_refused(tmp_path: Path, count: in
 def test_a_list_with_an_element_that_is_no_row(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps([TRL, 7, None, WHOLE]))
-    with pytest.warns(Notice, match=r"r\.json row 1 is 7; .*r\.json row 2 is missing; expected a list of objects"):
+    with pytest.warns(Notice, match=r"r\.json row 2 is 7; .*r\.json row 3 is missing; expected a list of objects"):
         assert convert(ConvertConfig(out=tmp_path / "t.jsonl"), path).solutions == 2
 
 
@@ -501,16 +501,16 @@ def test_through_the_command_line(tmp_path: Path) -> None:
     command = ["convert", str(path), "--out", str(out)]
     done = CliRunner().invoke(app, [*command, "--strict"])
     assert (done.exit_code, done.stdout, out.exists()) == (2, "", False)
-    assert done.stderr.startswith(f"error: {path} row 1: is of no known format")
+    assert done.stderr.startswith(f"error: {path} line 2: is of no known format")
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert f"left_out: {{'{converters.UNREADABLE}': 1}}\nunreadable: \n  {path} row 1: is of no known" in done.stdout
+    assert f"left_out: {{'{converters.UNREADABLE}': 1}}\nunreadable: \n  {path} line 2: is of no known" in done.stdout
     assert f"note: {path}: 1 of 3 rows cannot be read" in done.stderr
     assert done.stderr.count("\n") == 1
     out.unlink()
     output = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert (output["rows"], output["solutions"], output["left_out"]) == (3, 2, {converters.UNREADABLE: 1})
-    assert output["unreadable"][0].startswith(f"{path} row 1: ")
+    assert output["unreadable"][0].startswith(f"{path} line 2: ")
     out.unlink()
     done = CliRunner().invoke(app, ["convert", str(rows(tmp_path, TRL)), "--out", str(out)])
     assert (done.exit_code, done.stderr, "unreadable: none" in done.stdout) == (0, "", True)
@@ -539,8 +539,7 @@ def test_no_value_in_a_row_is_a_surprise(tmp_path: Path, draw: st.DataObject) ->
     faults: list[str] = []
     solutions, _, readable = read(path, alternatives=True, on_unreadable=faults.append)
     assert readable + len(faults) == 2
-    places = (f"{path} row 1: ", f"{path} line 2: ")  # a number that is not finite is refused with its line
-    assert all(fault.startswith(places) and "\n" not in fault for fault in faults)
+    assert all(fault.startswith(f"{path} line 2: ") and "\n" not in fault for fault in faults)
     rollouts.write(tmp_path / "t.jsonl", solutions)
     assert rollouts.read(tmp_path / "t.jsonl") == solutions
     assert all(not r.step_labels or len(r.step_labels) == len(r.steps) for r in solutions)

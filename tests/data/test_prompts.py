@@ -71,7 +71,7 @@ def test_what_cannot_be_used_names_file_and_row(tmp_path: Path, row: object, mes
     path = rows(tmp_path, [GOOD, row])
     with pytest.raises(UserError) as caught:
         load(path)
-    assert str(caught.value).startswith(f"{path} row 1: ")
+    assert str(caught.value).startswith(f"{path} line 2: ")
     assert message in str(caught.value)
 
 

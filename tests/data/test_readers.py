@@ -119,7 +119,7 @@ def test_a_bad_field_is_named_with_its_row_and_file(tmp_path: Path, field: str, 
     row = {k: v for k, v in {**GOOD, "id": "bad", field: value}.items() if v is not MISSING}
     path = write(tmp_path / "gsm8k.json", [*ROWS[:2], row])
     line = error(lambda: data.load("processbench", path))
-    assert line.startswith(f"{path} row 2: ")
+    assert line.startswith(f"{path} row 3: ")
     assert says in line
 
 
@@ -380,7 +380,7 @@ def test_solutions_in_steps_need_no_splitter(tmp_path: Path, suffix: str) -> Non
 def test_bad_solutions_are_named(tmp_path: Path, row: Row, says: str) -> None:
     path = write(tmp_path / "my.json", [{"problem": "P", "steps": ["s"]}, row])
     line = error(lambda: solutions.from_files(path, "line"))
-    assert f"{path} row 1" in line
+    assert f"{path} row 2" in line
     assert says in line
 
 

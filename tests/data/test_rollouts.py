@@ -176,7 +176,7 @@ def test_what_cannot_be_used_names_file_and_row(tmp_path: Path, row: object, mes
     with pytest.raises(UserError) as caught:
         read(path)
     text = str(caught.value)
-    assert text.startswith(f"{path} row 1: ")
+    assert text.startswith(f"{path} line 2: ")
     assert message in text
     assert "\n" not in text
 
@@ -190,7 +190,7 @@ def test_what_cannot_be_used_names_file_and_row(tmp_path: Path, row: object, mes
 )
 def test_ids_and_groups_are_unambiguous(tmp_path: Path, second: object, message: str) -> None:
     path = rows(tmp_path, {**GOOD, "id": "x", "group": "g"}, second)
-    with pytest.raises(UserError, match=f"row 1: {message}"):
+    with pytest.raises(UserError, match=f"line 2: {message}"):
         read(path)
 
 

@@ -32,7 +32,7 @@ from prmbench.tasks.published import published
 from prmbench.tasks.validity import COLUMNS, short_subset_name, subset_by_column
 
 ROW = {
-    "idx": "t_0",
+    "idx": "prm_test_p1_0",
     "question": "What is $1+1$?",
     "original_question": "What is 1+1?",
     "modified_question": "What is one and one?",
@@ -58,7 +58,7 @@ def read(tmp_path: Path, **changed: Any) -> list[Trace]:
 
 def test_a_row_by_hand(tmp_path: Path) -> None:
     (trace,) = read(tmp_path)
-    assert trace.id == "circular_t_0"
+    assert trace.id == "circular_prm_test_p1_0"
     assert trace.prompt == "What is one and one?"
     assert trace.steps == ("We add.", "It is 3.", "0.5 of 6 is 3.", "So 3.")
     assert trace.step_labels == (1.0, 0.0, 1.0, 0.0)
@@ -86,8 +86,8 @@ def test_numbers_before_steps_go_and_numbers_in_them_stay(tmp_path: Path, step: 
 
 def test_a_redundency_row_has_a_twin_that_is_all_right(tmp_path: Path) -> None:
     row, twin = read(tmp_path, classification="redundency")
-    assert (row.id, row.subset, row.first_error) == ("redundency_t_0", "redundency", 1)
-    assert (twin.id, twin.subset, twin.first_error) == ("correct_t_0", "correct", -1)
+    assert (row.id, row.subset, row.first_error) == ("redundency_prm_test_p1_0", "redundency", 1)
+    assert (twin.id, twin.subset, twin.first_error) == ("correct_prm_test_p1_0", "correct", -1)
     assert (twin.prompt, twin.steps, twin.step_labels) == ("What is 1+1?", ("We add.", "It is 2."), (1.0, 1.0))
     assert row.group == twin.group
 
@@ -111,9 +111,9 @@ def test_what_cannot_be_used_is_left_out_and_told(tmp_path: Path) -> None:
     """A label of a fifth step of four, blank steps with their labels, a row that is there already."""
     steps = ["1. a", " ", "b", "Step 3:"]
     rows = [
-        {**ROW, "idx": "t_1", "error_steps": [5]},
-        {**ROW, "idx": "t_2", "modified_process": steps, "error_steps": [3, 4]},
-        {**ROW, "idx": "t_2"},
+        {**ROW, "idx": "prm_test_p1_1", "error_steps": [5]},
+        {**ROW, "idx": "prm_test_p1_2", "modified_process": steps, "error_steps": [3, 4]},
+        {**ROW, "idx": "prm_test_p1_2"},
     ]
     with pytest.warns(UserWarning, match="left out") as told:
         one, two = prmbench_preview.from_files(save(tmp_path / "data", rows))
@@ -122,7 +122,7 @@ def test_what_cannot_be_used_is_left_out_and_told(tmp_path: Path) -> None:
     (line,) = [str(w.message) for w in told]
     wanted = "2 x a blank step, 1 x a label of a step that is not there, 1 x a row that is there already"
     assert line.startswith(f"data: left out: {wanted}; the first is in ")
-    assert line.endswith("rows.jsonl row 1")
+    assert line.endswith("rows.jsonl line 1")
 
 
 @pytest.mark.parametrize(
@@ -177,10 +177,10 @@ def test_the_version_says_that_steps_came_back(tmp_path: Path) -> None:
     ],
 )
 def test_bad_rows_are_refused_with_their_place(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
-    folder = save(tmp_path / "data", [ROW, {**ROW, "idx": "t_1", **changed}])
+    folder = save(tmp_path / "data", [ROW, {**ROW, "idx": "prm_test_p1_1", **changed}])
     with pytest.raises(UserError) as error:
         prmbench_preview.from_files(folder)
-    assert str(error.value).startswith(f"{folder / 'rows.jsonl'} row 2: {told}")
+    assert str(error.value).startswith(f"{folder / 'rows.jsonl'} line 2: {told}")
 
 
 def test_the_hub_is_read_like_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_the_hub_is_read_like_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(prmbench_preview, "HUB_ID", str(folder))
     found, revision = prmbench_preview.from_hub(("circular", "correct"), None)
-    assert [t.id for t in found] == ["circular_t_0", "correct_t_0"]
+    assert [t.id for t in found] == ["circular_prm_test_p1_0", "correct_prm_test_p1_0"]
     assert revision is None
     monkeypatch.setattr(prmbench_preview, "HUB_ID", "hitsmy/PRMBench_Preview")
     with pytest.raises(UserError, match=r"hitsmy/PRMBench_Preview: cannot be loaded from the hub .*--data"):
@@ -233,7 +233,7 @@ def bench(tmp_path: Path) -> Path:
     rows = [
         {
             **ROW,
-            "idx": f"t_{i}",
+            "idx": f"prm_test_p1_{i}",
             "question": f"q{i}",
             "classification": name,
             "modified_process": [f"{k}. step {k}" for k in range(1, 3 + i % 3)],
@@ -256,7 +256,7 @@ class Gold:
     def score(self, traces: Sequence[Trace]) -> list[StepScores]:
         return [
             StepScores(t.id, unscored="too long")
-            if t.id == "deception_t_3"
+            if t.id == "deception_prm_test_p1_3"
             else StepScores(t.id, tuple(0.2 + 0.6 * label for label in t.step_labels), (1,) * len(t.steps))
             for t in traces
         ]
