@@ -175,6 +175,9 @@ class TrainConfig(LoadConfig):
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
     strategy: Literal["ddp", "fsdp"] = option("ddp", "Under torchrun: replicate the model, or shard it (FSDP2).")
     save_every: int = option(0, "Updates between checkpoints; 0 = only at the end and when stopped.", min=0)
+    tracker: Literal["none", "wandb", "trackio", "tensorboard"] = option(
+        "none", "Also send the numbers of metrics.jsonl to this tracker."
+    )
     out: Path = option(
         Path("runs/train"), "Folder for the model, metrics.jsonl and checkpoints (and a reward model's prm.json)."
     )
