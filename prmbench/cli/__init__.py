@@ -198,7 +198,7 @@ def report(config: options.ReportConfig) -> None:
     if config.data is not None:
         from prmbench import data
 
-        text = {trace.id: trace for trace in data.load("processbench", local).traces}
+        text = data.texts(local)
     reads = () if local is None else (local,)
     formats = tuple(name.strip() for name in config.formats.split(",") if name.strip())
     done = reporting.report(

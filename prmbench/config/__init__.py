@@ -266,7 +266,7 @@ class ReportConfig:
     results: Path = option(Path("leaderboards/results"), "Folder with the runs, searched recursively.")
     out: Path = option(Path("leaderboards"), "Folder for tables, figures and the HTML page.")
     data: Path | None = option(
-        None, "ProcessBench files: gives the page the traces' text (default: none; `hub` loads them)."
+        None, "ProcessBench files or rollouts: gives the page the text (default: none; `hub` loads ProcessBench)."
     )
     check: bool = option(False, "Write nothing; exit 1 if a tracked file would change or a result fails its checks.")
     recompute: bool = option(False, "Recompute every row from the scores.")

@@ -12,6 +12,7 @@ from prmbench.core.records import RunManifest, UserError
 from prmbench.core.redaction import one_line
 from prmbench.core.result_files import LINES_SUFFIX, SCORES_SUFFIX, Run, has_scores, result_paths
 from prmbench.report.sheets import Section
+from prmbench.report.training_logs import TrainingLog, read_logs
 from prmbench.report.training_runs import read_metrics
 from prmbench.tasks.parallel import read_and_judge
 
@@ -31,6 +32,8 @@ class Loaded:
     """A message for each file that is left out: unreadable, altered, incomplete or duplicated."""
     differing: tuple[str, ...]
     """A message for each stored row that differs from the recomputed one, which is shown (only with `recompute`)."""
+    training: tuple[TrainingLog, ...] = ()
+    """Runs of `train-rm` and `train-sft` under the results."""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -88,7 +91,9 @@ def load(results: Path, recompute: bool = False, sections: Sequence[Section] = (
     runs = [run for run in runs if run.path not in duplicate_paths]
     listed = tuple(run for run in runs if not refusal(run.result.manifest))
     refused = tuple((run, reason) for run in runs if (reason := refusal(run.result.manifest)))
-    return Loaded(listed, refused, tuple(map(one_line, broken)), tuple(map(one_line, differing)))
+    training, unreadable = read_logs(results)
+    broken += unreadable
+    return Loaded(listed, refused, tuple(map(one_line, broken)), tuple(map(one_line, differing)), training=training)
 
 
 def refusal(manifest: RunManifest) -> str:

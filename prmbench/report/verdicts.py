@@ -14,11 +14,14 @@ from prmbench.core.records import EvalProtocol, ScoredTrace
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
 from prmbench.tasks import FOLDS
+from prmbench.tasks.steps import HEADLINE
 
-HEADLINE = {"logratio": "step_sum", "value": "as_is", "prob": "as_is", "verdict": "vote"}
-"""The readout that figures show for each kind of score."""
 KINDS = ("exact", "early", "late", "missed", "passed", "false alarm", "unscored")
 """exact, early, late and missed are for traces with an error; passed and false alarm for those without."""
+
+
+PICK_KINDS = (*KINDS, "right pick", "wrong pick", "tie")
+"""Kinds in the trace viewer: those of traces, then of what best-of-N picks; a tie holds right and wrong completions."""
 
 
 def thresholds(run: Run, protocol: EvalProtocol) -> dict[str, float]:

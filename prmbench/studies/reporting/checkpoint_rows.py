@@ -13,7 +13,6 @@ from statistics import fmean
 from prmbench.core.records import EvalProtocol, RunManifest
 from prmbench.core.result_files import Run
 from prmbench.report.frame import columns, frame
-from prmbench.report.verdicts import HEADLINE
 from prmbench.studies.reporting.nested_seeds import RunValues, difference
 from prmbench.studies.reporting.policy_runs import BASE_ARM, RLStudy, gather_rl_study
 from prmbench.studies.reporting.probe_models import PANEL_OF, PROBE, name
@@ -30,6 +29,7 @@ from prmbench.studies.reporting.reward_model_runs import (
 )
 from prmbench.tasks.blocks import group_size
 from prmbench.tasks.format_shift import PLAIN, base_and_rendering
+from prmbench.tasks.steps import HEADLINE
 from prmbench.tasks.wording import members, model_name
 
 F1_COLUMNS = ("F1 onpolicy", "F1 injected", "F1 shifts", "own F1 onpolicy", "oracle F1 onpolicy", "oracle F1 injected")
