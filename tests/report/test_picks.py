@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from report_runs import completions, manifest, scores_of, task_scores, traces
 
-from prmbench.core.records import Notice, RunResult, ScoredTrace
+from prmbench import data
+from prmbench.core.records import Notice, RunResult, ScoredTrace, UserError
 from prmbench.core.result_files import Run
 from prmbench.report import critiques, formulas
 from prmbench.report.critiques import read_critiques
@@ -143,3 +144,22 @@ def test_a_damaged_file_of_critiques_is_left_out_with_a_notice(tmp_path: Path, l
 
 def test_formulas_of_critiques_and_steps_are_converted_once() -> None:
     assert set(formulas.formulas(["$x$ and $y$", "$y$"])) == {"$x$", "$y$"}
+
+
+# --- the texts of --data ---------------------------------------------------------------------------------------------
+
+
+def test_texts_are_read_from_rollouts_and_from_processbench_files(tmp_path: Path) -> None:
+    row = {"prompt": "p", "steps": ["a", "b"]}
+    rollouts = [{**row, "id": f"g/{i}", "group": "g", "outcome": i} for i in (0, 1)]
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rollouts))
+    labelled = {**row, "id": "x", "label": -1}
+    (tmp_path / "traces.jsonl").write_text(json.dumps(labelled) + "\n")
+    assert {name: t.steps for name, t in data.texts(tmp_path / "rollouts.jsonl").items()} == {
+        "g/0": ("a", "b"),
+        "g/1": ("a", "b"),
+    }
+    assert set(data.texts(tmp_path / "traces.jsonl")) == {"x"}
+    (tmp_path / "odd.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(UserError, match=r"odd\.jsonl row 0"):
+        data.texts(tmp_path / "odd.jsonl")
