@@ -38,6 +38,7 @@ function svg(tag, props, text) {
 function fill(select, options, chosen) {
   select.replaceChildren(...options.map(([value, text]) => el("option", { value, selected: value === chosen }, text)));
 }
+const own = (table, name) => (Object.hasOwn(table || {}, name) ? table[name] : undefined); // names may be "constructor"
 const percent = (x) => (x === null ? DASH : (100 * x).toFixed(1));
 const digits = (x) => (Math.round(10 * x) / 10 === x ? x.toFixed(1) : x.toFixed(2));
 const number = (x) => (Math.abs(x) >= 1000 || (x !== 0 && Math.abs(x) < 0.001) ? x.toExponential(2) : x.toPrecision(4)).replace("-", "\u2212");

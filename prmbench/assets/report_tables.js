@@ -23,7 +23,7 @@ function table(id, label, columns, groups) {
       tableState.descending = tableState.column === at ? !tableState.descending : !column.isText;
       tableState.column = at;
       sort();
-    } }, column.label)));
+    } }, column.label), column.more));
   function sort() {
     heads.forEach((head, at) => {
       if (tableState.column === at) head.setAttribute("aria-sort", tableState.descending ? "descending" : "ascending");
@@ -152,7 +152,36 @@ function drawFigures() {
     el("div", { class: "canvas", tabindex: "0", role: "region", "aria-label": f.title }, el("img", { src: "data:image/svg+xml," + encodeURIComponent(f.svg), alt: f.title + ". " + f.caption, decoding: "async" })),
     el("figcaption", {}, el("b", {}, f.title), f.caption))) : [el("p", { class: "empty" }, message)]));
 }
+// Models against benchmarks; the head of a column names its one protocol, the last row is the best without a model.
+function drawStandings(openView) {
+  const columns = data.benchmarks.map((b, at) => [b, at]).filter(([b]) => b.standing);
+  byId("standings").hidden = !columns.length;
+  if (!columns.length) return;
+  const heads = columns.map(([b, at]) => ({
+    key: "standing-" + at, label: benchmarkName(b), tip: b.standing.rule_text,
+    more: el("div", { class: "head" }, el("span", {}, b.standing.heading + ", " + b.standing.traces), el("span", {}, b.standing.rule),
+      ...b.standing.protocols.map((name, i) => el("span", {}, i ? "or " : "", key(name))),
+      el("span", { class: "links" }, el("button", { type: "button", "data-go": "board", "aria-label": "Tables of " + benchmarkName(b), onclick: () => openView(at, "board") }, "tables"))),
+  }));
+  const rows = data.models.map((model) => row(el("tr", {}, el("th", { scope: "row" }, model), ...columns.map(([b]) => standingCell(own(b.standing.cells, model)))),
+    [model, ...columns.map(([b]) => (own(b.standing.cells, model) || {}).value)]));
+  const bounds = row(el("tr", { class: "floor" }, el("th", { scope: "row" }, "best without a model"), ...columns.map(([b]) => {
+    const bound = b.standing.bound;
+    return el("td", { class: "f1" }, bound ? el("span", { class: "value" }, bound.number) : DASH, el("small", {}, bound ? bound.name : "none on file"));
+  })), [null], true);
+  byId("matrix").replaceChildren(...table("standings", "Models against benchmarks", [{ key: "model", label: "Model", isText: true }, ...heads],
+    [{ name: "model", rows }, { name: "floor", rows: [bounds] }]));
+}
+function standingCell(cell) {
+  if (!cell) return el("td", { class: "f1" }, el("span", { "aria-label": "not run" }, DASH));
+  if (cell.reason) return el("td", { class: "f1" }, DASH, el("small", {}, cell.reason));
+  const direction = cell.clear > 0 ? "up" : cell.clear < 0 ? "down" : "";
+  return el("td", { class: "f1" }, el("span", { class: "value" }, cell.number), el("span", { class: "ends" }, cell.interval),
+    cell.difference ? el("small", { class: "gap " + direction }, cell.difference + " " + cell.difference_interval) : null,
+    cell.runs > 1 ? el("small", {}, "best of " + cell.runs + " runs") : null);
+}
 function drawOverview(openView) {
+  drawStandings(openView);
   byId("cards").replaceChildren(...data.benchmarks.map((b, at) => {
     const content = bulk ? bulk[at] : EMPTY, card = b.card;
     const links = [["board", b.rule_tables.length + b.tables.length, "table"], ["traces", content.traces.length, "trace"], ["figures", content.figures.length, "figure"], ["published", b.published.flatMap((p) => p.rows).length, "published row"]]

@@ -2,11 +2,45 @@
 
 const run = () => details().runs[state.run];
 const protocol = () => run() && run().protocols.find((p) => p.key === state.protocol);
-const RIGHT = new Set(["exact", "passed"]);
+const RIGHT = new Set(["exact", "passed", "right pick"]);
 const kindOf = (i) => data.kinds[protocol().kind[i]] || "";
-const textOf = (i) => details().texts[details().traces[i].id];
+const textOf = (i) => own(details().texts, details().traces[i].id);
 const stepName = (k) => (k === null ? "no answer" : k < 0 ? "no error" : "step " + (k + 1));
+const isPicks = () => details().task === "best_of_n";
 let ranks = { below: [], above: [] };
+
+// --- formulas ------------------------------------------------------------------------------------
+// prmbench has converted them to MathML, as [name, attributes or 0, ...children]; what it could not convert stays text.
+const MATHML = "http://www.w3.org/1998/Math/MathML";
+const FORMULA = new RegExp(data.formula, "g");
+function mathNode([name, attributes, ...children]) {
+  const node = document.createElementNS(MATHML, name);
+  for (const [key, value] of Object.entries(attributes || {})) node.setAttribute(key, value);
+  node.append(...children.map((child) => (typeof child === "string" ? child : mathNode(child))));
+  return node;
+}
+function withFormulas(text) {
+  const nodes = [], trees = details().formulas || {};
+  let end = 0;
+  for (const match of text.matchAll(FORMULA)) {
+    if (!Object.hasOwn(trees, match[0])) continue;
+    const math = mathNode(trees[match[0]]);
+    math.setAttribute("alttext", match[0]);
+    nodes.push(text.slice(end, match.index), el("span", { class: math.getAttribute("display") === "block" || match[0].length > 60 ? "formula wide" : "formula" }, math));
+    end = match.index + match[0].length;
+  }
+  return [...nodes, text.slice(end)];
+}
+// A formula wider than its place fades at the side where it goes on; it scrolls by finger, wheel and keyboard.
+function markWideFormulas(place) {
+  for (const node of place.querySelectorAll(".formula.wide")) {
+    const mark = () => node.classList.toggle("cut", node.scrollLeft + node.clientWidth < node.scrollWidth - 1);
+    node.tabIndex = node.scrollWidth > node.clientWidth ? 0 : -1;
+    node.addEventListener("scroll", mark);
+    mark();
+  }
+}
+document.addEventListener("toggle", (event) => { if (event.target.open) markWideFormulas(event.target); }, true);
 
 function chooseRun(index) {
   state.run = index;
@@ -22,6 +56,7 @@ function limitOf(i) {
   return p.limit[i] >= 0 ? p.limits[p.limit[i]] : null;
 }
 function rankScores() {
+  if (isPicks()) return;
   const below = [], above = [];
   (run().readouts[protocol().readout] || []).forEach((values, i) => {
     const limit = limitOf(i);
@@ -74,9 +109,9 @@ function drawList() {
   const candidates = matching();
   drawChips(candidates.map(kindOf));
   state.rows = candidates.filter((i) => matchesKind(kindOf(i)));
-  const part = b.traces.length < b.total ? " This page holds " + b.traces.length + " of the " + b.total + " scored traces, the same share of every subset." : "";
+  const part = b.traces.length < b.total ? " This page holds " + b.traces.length + " of the " + b.total + (isPicks() ? " problems." : " scored traces, the same share of every subset.") : "";
   const text = b.traces.some((_, i) => textOf(i)) ? "" : " Scores travel without text: run prmbench report with the traces (--data) to read the steps here.";
-  byId("trace-words").textContent = state.rows.length + " of " + candidates.length + " traces." + part + text;
+  byId("trace-words").textContent = state.rows.length + " of " + candidates.length + (isPicks() ? " problems." : " traces.") + part + text;
   byId("list").replaceChildren(...state.rows.map((i, at) => el("li", {}, traceRow(i, at))));
   state.position = 0;
   select(0);
@@ -96,10 +131,12 @@ const KIND_WORDS = {
   exact: "The first error is found.", early: "A step before the first error is named.", late: "A step after the first error is named.",
   missed: "There is an error, and none is named.", passed: "There is no error, and none is named.", "false alarm": "There is no error, and a step is named.",
   unscored: "There is no usable score.",
+  "right pick": "The completion with the highest score is right.", "wrong pick": "The completion with the highest score is wrong.",
+  tie: "Several completions share the highest score, right ones and wrong ones.",
 };
 function traceRow(i, at) {
   const t = details().traces[i], kind = kindOf(i), right = RIGHT.has(kind);
-  const strip = el("span", { class: "strip" }, ...stepLevels(i).map((name, k) => el("i", { class: (name + (k === t.label ? " true" : "")).trim() })));
+  const strip = isPicks() ? pickStrip(i) : el("span", { class: "strip" }, ...stepLevels(i).map((name, k) => el("i", { class: (name + (k === t.label ? " true" : "")).trim() })));
   return el("button", { type: "button", class: "trace", tabindex: "-1", "data-index": i, onclick: () => { select(at); updateAddress(); } },
     el("span", { class: "mark " + (right ? "right" : "wrong"), "aria-hidden": "true" }, right ? "\u2713" : "\u2717"),
     el("span", { class: "name" }, t.id), el("span", { class: "what" }, kind), strip);
@@ -114,6 +151,7 @@ function select(at) {
   now.setAttribute("aria-current", "true");
   now.tabIndex = 0;
   drawDetail(state.rows[state.position]);
+  markWideFormulas(byId("detail"));
 }
 // Moves by keyboard or button; the list scrolls along and keeps the focus if it had it.
 function move(step) {
@@ -126,6 +164,7 @@ function move(step) {
 
 // --- one trace -----------------------------------------------------------------------------------
 function drawDetail(i) {
+  if (isPicks()) { drawProblem(i); return; }
   const t = details().traces[i], p = protocol(), limit = limitOf(i), predicted = p.predicted[i], text = textOf(i);
   const scores = (run().readouts[p.readout] || [])[i];
   const answer = t.outcome === null ? "" : t.outcome ? "final answer right" : "final answer wrong";
@@ -141,14 +180,24 @@ function drawDetail(i) {
       el("div", {}, el("div", { class: "flags" }, k === t.label ? el("span", { class: "flag true" }, "\u2691 true first error") : null,
         k === predicted ? el("span", { class: "flag guess" }, "\u2690 predicted first error") : null,
         n ? el("span", { class: "flag votes" }, n + " of " + votes.length + " votes") : null),
-      el("div", { class: "text" }, text ? text.steps[k] : "")),
+      el("div", { class: "text" }, ...withFormulas(text ? text.steps[k] : ""))),
       el("span", { class: "score" }, scores ? el("span", { class: "num" }, number(scores[k])) : ""));
   });
+  byId("detail").replaceChildren(...[detailTitle(t.id), verdict, votes && votes.length ? tally(votes) : null, ...chart(scores, limit, classes),
+    ...problemText(text), el("h3", {}, scores ? "Steps and " + p.readout + " scores" : "Steps"), el("ol", { class: "steps" }, ...steps),
+    ...critiques(own(run().critiques, t.id), votes)].filter((x) => x !== null));
+}
+const problemText = (text) => (text ? [el("h3", {}, "Problem"), el("div", { class: "problem" }, ...withFormulas(text.problem))] : []);
+function detailTitle(name) {
+  const noun = isPicks() ? "problem" : "trace";
   const pagerButton = (by, label, sign) => el("button", { type: "button", "data-go": String(by), "aria-label": label, title: label + " (" + (by < 0 ? "k" : "j") + ")", onclick: () => move(by), disabled: by < 0 ? state.position === 0 : state.position === state.rows.length - 1 }, sign);
-  byId("detail").replaceChildren(...[el("div", { class: "title" }, el("h2", {}, t.id), el("span", { class: "pager" }, el("span", {}, (state.position + 1) + " of " + state.rows.length), pagerButton(-1, "Previous trace", "\u2190"), pagerButton(1, "Next trace", "\u2192"))),
-    verdict, votes && votes.length ? tally(votes) : null, ...chart(scores, limit, classes),
-    ...(text ? [el("h3", {}, "Problem"), el("div", { class: "problem" }, text.problem)] : []),
-    el("h3", {}, scores ? "Steps and " + p.readout + " scores" : "Steps"), el("ol", { class: "steps" }, ...steps)].filter((x) => x !== null));
+  return el("div", { class: "title" }, el("h2", {}, name), el("span", { class: "pager" }, el("span", {}, (state.position + 1) + " of " + state.rows.length), pagerButton(-1, "Previous " + noun, "\u2190"), pagerButton(1, "Next " + noun, "\u2192")));
+}
+// What a critic wrote, one text a vote.
+function critiques(texts, votes) {
+  if (!texts || !texts.length) return [];
+  return [el("h3", {}, "What the critic wrote"), ...texts.map((text, i) => el("details", { class: "critique" },
+    el("summary", {}, "Critique " + (i + 1) + (votes && i < votes.length ? ": " + stepName(votes[i]) : "")), el("div", { class: "problem" }, ...withFormulas(text))))];
 }
 // What the critiques say, the commonest first.
 function tally(votes) {
@@ -164,12 +213,12 @@ function tally(votes) {
 function chart(scores, limit, classes) {
   if (!scores || scores.length < 2) return [];
   const all = limit === null ? scores : [...scores, limit];
-  const lo = Math.min(...all), hi = Math.max(...all), width = 700, height = 110;
-  const x = (k) => 20 + k * (width - 120) / (scores.length - 1), y = (v) => 12 + (hi === lo ? 0.5 : (hi - v) / (hi - lo)) * (height - 36);
+  const lo = Math.min(...all), hi = Math.max(...all), width = Math.max(280, Math.min(730, byId("detail").clientWidth - 40)), height = 110;
+  const x = (k) => 20 + k * (width - 150) / (scores.length - 1), y = (v) => 12 + (hi === lo ? 0.5 : (hi - v) / (hi - lo)) * (height - 36);
   const node = svg("svg", { class: "chart", viewBox: "0 0 " + width + " " + height, role: "img", "aria-label": "Score by step" });
   if (limit !== null) {
-    node.append(svg("line", { class: "limit", x1: 10, x2: width - 95, y1: y(limit), y2: y(limit) }),
-      svg("text", { x: width - 90, y: y(limit) + 3 }, "threshold " + number(limit)));
+    node.append(svg("line", { class: "limit", x1: 10, x2: width - 120, y1: y(limit), y2: y(limit) }),
+      svg("text", { x: width - 115, y: y(limit) + 3 }, "threshold " + number(limit)));
   }
   node.append(svg("path", { class: "path", d: scores.map((v, k) => (k ? "L" : "M") + x(k) + " " + y(v)).join("") }));
   const labelInterval = Math.ceil(scores.length / 20);

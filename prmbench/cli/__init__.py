@@ -263,7 +263,7 @@ def report(config: options.ReportConfig, quiet: NoProgress = False) -> None:
         if config.data is not None:
             from prmbench import data
 
-            text = {trace.id: trace for trace in data.load("processbench", local).traces}
+            text = data.texts(local)
         formats = tuple(name.strip() for name in config.formats.split(",") if name.strip())
         reports = [
             (

@@ -204,6 +204,9 @@ class TrainConfig(LoadConfig):
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
     strategy: Literal["ddp", "fsdp"] = option("ddp", "Under torchrun: replicate the model, or shard it (FSDP2).")
     save_every: int = option(0, "Updates between checkpoints; 0 = only at the end and when stopped.", min=0)
+    tracker: Literal["none", "wandb", "trackio", "tensorboard"] = option(
+        "none", "Also send the numbers of metrics.jsonl to this tracker."
+    )
     out: Path = option(
         Path("runs/train"), "Folder for the model, metrics.jsonl and checkpoints (and a reward model's prm.json)."
     )
@@ -342,7 +345,7 @@ class ReportConfig:
         None, "Folder for tables, figures and the HTML page (default: RESULTS/report, or leaderboards)."
     )
     data: Path | None = option(
-        None, "ProcessBench files: gives the page the traces' text (default: none; `hub` loads them)."
+        None, "ProcessBench files or rollouts: gives the page the text (default: none; `hub` loads ProcessBench)."
     )
     check: bool = option(False, "Write nothing; exit 1 if a tracked file would change or a result fails its checks.")
     recompute: bool = option(False, "Recompute every row from the scores.")

@@ -17,7 +17,7 @@ from prmbench.data import files
 from prmbench.data.benchmarks import BENCHMARKS, ROLLOUTS, Benchmark, find_benchmark
 from prmbench.data.field_names import Fields
 
-__all__ = ["Benchmark", "LoadedBenchmark", "find_benchmark", "load"]
+__all__ = ["Benchmark", "LoadedBenchmark", "find_benchmark", "load", "texts"]
 
 LONGEST_NAME = 100
 """Longest part of a file's name that names a benchmark; a result file allows names of 200 characters."""
@@ -172,3 +172,24 @@ def _check_subsets(names: Sequence[str], present: Sequence[str], source: str) ->
 
 def _ordered_subsets(names: set[str], table_order: Sequence[str]) -> tuple[str, ...]:
     return tuple(n for n in table_order if n in names) + tuple(sorted(names - set(table_order)))
+
+
+def texts(data: Path | None) -> dict[str, Trace]:
+    """Return traces by id, for whoever shows their text.
+
+    Args:
+        data: Files of ProcessBench's form, or rollouts; None: ProcessBench on the hub.
+
+    Raises:
+        UserError: The data can be read as neither.
+    """
+    try:
+        traces = load("processbench", data).traces
+    except UserError as error:
+        if data is None:
+            raise
+        try:
+            traces = load("best_of_n", data).traces
+        except UserError:
+            raise error from None
+    return {trace.id: trace for trace in traces}

@@ -65,6 +65,24 @@ TOKEN_AVERAGED = ("prefix_mean", "step_mean")
 """Readouts that divide by numbers of tokens."""
 
 
+def steps_to_first_error(
+    traces: Sequence[ScoredTrace], protocol: EvalProtocol
+) -> tuple[Floats, NDArray[np.bool_], Ints]:
+    """Returns the readouts of all steps up to the first error, whether each is wrong, and its trace's index; [s] each.
+
+    Steps after the first error are left out, because their labels are not defined; so are traces without a score.
+    """
+    scores, wrong, index = [np.zeros(0)], [np.zeros(0, dtype=bool)], [np.zeros(0, dtype=np.int64)]
+    for indices, values in readouts(traces, protocol):
+        error = np.array([_label(traces[i]) for i in indices], dtype=np.int64)[:, None]
+        position = np.arange(values.shape[1])[None]
+        counted = (error < 0) | (position <= error)
+        scores.append(values[counted])
+        wrong.append(np.broadcast_to(position == error, values.shape)[counted])
+        index.append(np.broadcast_to(indices[:, None], values.shape)[counted])
+    return np.concatenate(scores), np.concatenate(wrong), np.concatenate(index)
+
+
 def first_below(scores: Floats, threshold: float) -> int:
     """Returns the index of the first step whose score is strictly below the threshold, else -1."""
     below = np.flatnonzero(scores < threshold)

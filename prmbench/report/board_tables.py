@@ -11,11 +11,9 @@ from prmbench.core.result_files import Run, canonical_json
 from prmbench.report.board import LEGEND, Board, F1Cell, LeaderboardRow, RuleTable
 from prmbench.report.frame import frame
 from prmbench.tasks.published import Published
+from prmbench.tasks.steps import RECOMMENDED
 from prmbench.tasks.table import DASH, PERCENT, Code, Row, Table, TableCell, Value, number
 from prmbench.tasks.wording import HEADLINE, RULES, members
-
-RECOMMENDED = ("calibrated", "cross_validated", "native", "fixed")
-"""Threshold rules that could be used in practice, the recommended one first."""
 
 
 def front_table(board: Board) -> Table | None:
@@ -27,9 +25,13 @@ def front_table(board: Board) -> Table | None:
     for rule in RECOMMENDED:
         for table in board.tables:
             rows = _first_by_model(table) if table.rule == rule else {}
-            if any(row.group == "model" for row in rows.values()):
+            if any(row.group == "model" and _has_number(row) for row in rows.values()):
                 return _front_table(board, replace(table, rows=(*rows.values(), *_floors(table))))
     return None
+
+
+def _has_number(row: LeaderboardRow) -> bool:
+    return any(cell.f1 is not None for cell in row.cells.values())
 
 
 def _front_table(board: Board, table: RuleTable) -> Table:

@@ -18,7 +18,7 @@ from prmbench.core.progress import Progress
 from prmbench.core.records import UserError
 from prmbench.core.result_files import run_paths
 from prmbench.core.writing import write_atomic
-from prmbench.report import board_tables, latex_tables, stamp
+from prmbench.report import board_tables, latex_tables, stamp, training_logs
 from prmbench.report.board import Board, boards
 from prmbench.report.figures import RenderedFigure, figures
 from prmbench.report.frame import slug
@@ -159,7 +159,7 @@ def build(
     """Returns the tracked files by name under `out`, the boards with their figures, and the sheets."""
     by_name = {board.benchmark: board for board in boards(split(loaded.listed, sections)[0])}
     all_boards = [*by_name.values(), *([] if PUBLISHED_FOR in by_name else [Board(PUBLISHED_FOR, {}, (), ())])]
-    others = sheets(loaded.listed, png, sections)
+    others = (*sheets(loaded.listed, png, sections), *training_logs.sheets(loaded.training, png))
     built: dict[str, str | bytes] = {"README.md": _readme(loaded, all_boards, others, out)}
     boards_with_figures: BoardsWithFigures = []
     for board in all_boards:
@@ -267,7 +267,7 @@ def _readme(loaded: Loaded, all_boards: Sequence[Board], others: Sequence[Sheet]
 def _index(loaded: Loaded, all_boards: Sequence[Board], others: Sequence[Sheet]) -> str:
     header = ("Benchmark", "Runs", "Threshold rules", "Traces by subset")
     lines = ["", f"| {' | '.join(header)} |", "| --- | ---: | --- | --- |"]
-    entries = [(sheet.name, len(sheet.runs), sheet.rules, sheet.sizes) for sheet in others]
+    entries = [(sheet.name, sheet.size, sheet.rules, sheet.sizes) for sheet in others]
     for board in all_boards:
         rules = ", ".join(t.rule for t in board.tables) or "published numbers only"
         subset_sizes = {column: str(n) for column, n in board.sizes.items() if not column.startswith("avg[")}

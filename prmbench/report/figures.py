@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from prmbench.core.records import EvalProtocol
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
-from prmbench.report.board import Board, LeaderboardRow, RuleTable
+from prmbench.report.board import OTHER_MARK, Board, LeaderboardRow, RuleTable
 from prmbench.report.frame import slug
 from prmbench.report.verdicts import headline_protocol, predict, thresholds, verdict_kind
 from prmbench.tasks.wording import FLOORS, RULES, members, model_name, subset_rank
@@ -140,14 +140,35 @@ def _f1(board: Board, table: RuleTable) -> FigurePlan:
         axis.grid(axis="x", color="#e6e6e6", lw=0.6, zorder=-1)
     axes[0].set_yticks(range(len(shown_rows)), names)
     axes[0].set_ylim(len(shown_rows) - 0.5, -0.5)
-    handles = [axes[0].plot([], [], color=FLOOR_COLORS[f.protocol], lw=1.1, ls=(0, (3, 2)))[0] for f in floors]
-    if handles:
-        figure.legend(handles, [FLOORS[f.protocol] for f in floors], loc="outside lower center", ncols=3, frameon=False)
+    handles = _marks(axes[0], shown_rows)
+    handles |= {
+        FLOORS[f.protocol]: axes[0].plot([], [], color=FLOOR_COLORS[f.protocol], lw=1.1, ls=(0, (3, 2)))[0]
+        for f in floors
+    }
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False)
     title, text = RULES[table.rule]
-    caption = f"{text} Dots: F1; bars: 95% interval; dashed: what chance reaches; hollow: other traces."
+    caption = f"{text} Dots: F1; bars: its 95% interval; dashed lines: the floors, which need no model."
     if len(ranked) > len(shown_rows):
         caption += f" The first {len(shown_rows)} of {len(ranked)} lines."
     return (f"{slug(board.name)}-f1-{table.rule}", f"F1, {title[0].lower()}{title[1:]}", caption, figure)
+
+
+def _marks(axis: Axes, rows: Sequence[LeaderboardRow]) -> dict[str, Artist]:
+    """Legend entries, by label, for the kinds of dots that the rows have."""
+    kinds = {
+        "model": (PALETTE[0], PALETTE[0], any(row.group == "model" for row in rows)),
+        "baseline": (PALETTE[-1], PALETTE[-1], any(row.group == "baseline" for row in rows)),
+        "on other traces, not ranked": (
+            PALETTE[0],
+            "white",
+            any(OTHER_MARK in cell.marks for row in rows for cell in row.cells.values()),
+        ),
+    }
+    return {
+        label: axis.plot([], [], "o", ms=5, color=color, markerfacecolor=face)[0]
+        for label, (color, face, is_used) in kinds.items()
+        if is_used
+    }
 
 
 def _draw_intervals(axis: Axes, rows: Sequence[LeaderboardRow], column: str) -> None:
@@ -158,15 +179,15 @@ def _draw_intervals(axis: Axes, rows: Sequence[LeaderboardRow], column: str) -> 
         color = PALETTE[0] if row.group == "model" else PALETTE[-1]
         if cell.lo is not None and cell.hi is not None:
             axis.plot([100 * cell.lo, 100 * cell.hi], [y, y], color=color, lw=1.6, solid_capstyle="round")
-        face = "white" if "‡" in cell.marks else color
+        face = "white" if OTHER_MARK in cell.marks else color
         axis.plot([100 * cell.f1], [y], "o", ms=5, color=color, markerfacecolor=face, clip_on=False)
 
 
 # --- (2) accuracy against accuracy ---------------------------------------------------------------------------
 
 
-def _chosen_runs(board: Board) -> list[tuple[Run, EvalProtocol]]:
-    """At most MAX_RUNS runs in the order of the first table, each with its headline protocol."""
+def chosen_runs(board: Board) -> list[tuple[Run, EvalProtocol]]:
+    """Returns at most MAX_RUNS runs in the order of the first table, each with its headline protocol."""
     order = list(dict.fromkeys(row.run_id for table in board.tables for row in table.rows if row.run_id))
     ranked = [run for run in board.runs if run.result.manifest.run_id in order]  # a result may have no rows
     runs = sorted(ranked, key=lambda r: order.index(r.result.manifest.run_id))
@@ -174,15 +195,16 @@ def _chosen_runs(board: Board) -> list[tuple[Run, EvalProtocol]]:
     return [(run, protocol) for run, protocol in pairs if protocol is not None][:MAX_RUNS]
 
 
-def _subsets(pairs: Sequence[tuple[Run, EvalProtocol]]) -> list[str]:
+def subsets_of(pairs: Sequence[tuple[Run, EvalProtocol]]) -> list[str]:
+    """Returns the subsets that any of the runs has, in table order."""
     return sorted({s for run, _ in pairs for s in run.result.manifest.subsets}, key=subset_rank)
 
 
 def _curves(board: Board) -> FigurePlan | None:
-    pairs = _chosen_runs(board)
+    pairs = chosen_runs(board)
     if not pairs:
         return None
-    names = _subsets(pairs)
+    names = subsets_of(pairs)
     figure, axes = _panels(names, 2.9, 3.3)
     handles: dict[int, Artist | None] = {}
     for axis, subset in zip(axes, names, strict=True):
@@ -251,10 +273,10 @@ def _position(label: int) -> str:
 
 
 def _positions(board: Board) -> FigurePlan | None:
-    pairs = _chosen_runs(board)
+    pairs = chosen_runs(board)
     if not pairs:
         return None
-    names = _subsets(pairs)
+    names = subsets_of(pairs)
     figure = Figure(figsize=(3.1 * len(names), 2.05 * len(pairs) + 0.5), layout="constrained")
     handles: dict[str, Artist] = {}
     for block, (run, protocol) in zip(figure.subfigures(len(pairs), 1, squeeze=False)[:, 0], pairs, strict=True):

@@ -20,6 +20,8 @@ COLUMNS = (
 )
 CHECKPOINT_SHEET = "joined"
 """Name of the sheet with a row per checkpoint."""
+TRAINING_SHEET = "training-runs"
+"""Name of the sheet of `train-rm` and `train-sft`."""
 PLAIN_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}(?<![.-])")
 HASHED = re.compile(r"(^|-)[0-9a-f]{8}$")
 RESERVED = ("readme", "report")
@@ -79,7 +81,9 @@ def slug(name: str) -> str:
 def is_sheet_name(benchmark: str) -> bool:
     """Whether a page of a task without a board may have this name: `policy`, `gym-policy`, `joined`."""
     names = [task.name for task in known_tasks() if not task.has_board]
-    return benchmark in (*names, CHECKPOINT_SHEET) or benchmark.endswith(tuple(f"-{name}" for name in names))
+    return benchmark in (*names, CHECKPOINT_SHEET, TRAINING_SHEET) or benchmark.endswith(
+        tuple(f"-{name}" for name in names)
+    )
 
 
 def is_trained_on_benchmark(manifest: RunManifest) -> bool:

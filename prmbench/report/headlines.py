@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult
-from prmbench.report.board_tables import RECOMMENDED
 from prmbench.tasks import find_task
 from prmbench.tasks.blocks import group_size, underlying_subsets
+from prmbench.tasks.steps import RECOMMENDED
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import HEADLINE, rule_and_readout
 

@@ -14,6 +14,7 @@ from prmbench.core.redaction import one_line
 from prmbench.core.result_files import LINES_SUFFIX, SCORES_SUFFIX, Run, has_scores, result_paths
 from prmbench.report.run_names import distinct_names
 from prmbench.report.sheets import Section
+from prmbench.report.training_logs import TrainingLog, read_logs
 from prmbench.report.training_runs import read_metrics
 from prmbench.tasks.parallel import read_and_judge
 
@@ -33,6 +34,8 @@ class Loaded:
     """A message for each file that is left out: unreadable, altered, incomplete or duplicated."""
     differing: tuple[str, ...]
     """A message for each stored row that differs from the recomputed one, which is shown (only with `recompute`)."""
+    training: tuple[TrainingLog, ...] = ()
+    """Runs of `train-rm` and `train-sft` under the results."""
     is_official: bool = True
     """Whether provenance decides what is listed; if not, all readable runs are, local ones with a badge."""
 
@@ -110,7 +113,11 @@ def load(
     refused = tuple((run, reason) for run in runs if official and (reason := refusal(run.result.manifest)))
     refused_paths = {run.path for run, _ in refused}
     listed = tuple(run for run in runs if run.path not in refused_paths)
-    return Loaded(listed, refused, tuple(map(one_line, broken)), tuple(map(one_line, differing)), official)
+    training, unreadable = read_logs(results)
+    broken += unreadable
+    return Loaded(
+        listed, refused, tuple(map(one_line, broken)), tuple(map(one_line, differing)), training, is_official=official
+    )
 
 
 def check_folder(results: Path) -> None:

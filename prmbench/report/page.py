@@ -17,12 +17,15 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from prmbench.core.result_files import Run
-from prmbench.report import explain, overview
+from prmbench.report import explain, formulas, overview, score_figures
 from prmbench.report.board import LEGEND, Board, RuleTable, boards
-from prmbench.report.figures import RenderedFigure
-from prmbench.report.sheets import Section, Sheet, sheets, split
-from prmbench.report.verdicts import KINDS
+from prmbench.report.figures import RenderedFigure, render_figures
+from prmbench.report.picks import picks_view
+from prmbench.report.sheets import Section, Sheet, sheet_name, sheets, split
+from prmbench.report.standings import Column
+from prmbench.report.verdicts import PICK_KINDS
 from prmbench.report.viewer import TraceTexts, trace_view
+from prmbench.tasks import best_of_n
 from prmbench.tasks.published import Published, published
 from prmbench.tasks.table import Code, Table, TableCell, Value, is_floor
 from prmbench.tasks.wording import RULES
@@ -30,7 +33,7 @@ from prmbench.tasks.wording import RULES
 MAX_TRACES = 1000
 MAX_BYTES = 4_800_000
 """The page stays below 5 MB: traces are left out until it does, which the page states."""
-SCRIPTS = ("report_base.js", "report_tables.js", "report_traces.js", "report.js")
+SCRIPTS = ("report_base.js", "report_tables.js", "report_traces.js", "report_picks.js", "report.js")
 """Concatenated into one module in this order; report_theme.js runs before the page is drawn."""
 BoardDetails = dict[str, Any]
 
@@ -58,31 +61,72 @@ def page(
     sheet_parts = [(sheet, "") for sheet in others]
     sheet_parts += [(sheet, _reasons(sheet.runs, refused)) for sheet in sheets(unlisted, sections=affected)]
     parts = [
-        (_section(board, reason), _images(board_figures), board.runs) for board, board_figures, reason in board_parts
+        (_section(board, column, reason), _images([*board_figures, *_score_figures(board)]), board.runs, column)
+        for board, board_figures, reason in board_parts
+        for column in [overview.board_column(board)]
     ]
-    parts += [(_sheet(sheet, reason), _images(sheet.figures), ()) for sheet, reason in sheet_parts]
+    parts += [
+        (_sheet(sheet, column, reason), _images(sheet.figures), _viewed_runs(sheet), column)
+        for sheet, reason in sheet_parts
+        for column in [overview.sheet_column(sheet)]
+    ]
     parts.sort(key=lambda part: (bool(part[0]["unlisted"]), not part[0]["card"]["runs"]))
-    section_data = [section for section, _, _ in parts]
+    section_data = [section for section, _, _, _ in parts]
+    models = overview.model_order([column for _, _, _, column in parts if column is not None])
     column_descriptions = {name: text for sheet, _ in sheet_parts for name, text in sheet.column_descriptions.items()}
     max_traces = MAX_TRACES
     while True:
-        bulk = [{"figures": images, **trace_view(runs, max_traces, data)} for _, images, runs in parts]
-        html = _render(_payload(section_data, bulk, column_descriptions), bulk)
+        bulk = [{"figures": images, **_view(runs, max_traces, data)} for _, images, runs, _ in parts]
+        html = _render(_payload(section_data, models, bulk, column_descriptions), bulk)
         size = len(html.encode())
         if size <= MAX_BYTES or max_traces <= 1:
             return html
         max_traces = min(max_traces - 1, int(max_traces * 0.95 * MAX_BYTES / size))
 
 
+def _viewed_runs(sheet: Sheet) -> tuple[Run, ...]:
+    """The runs whose completions the viewer shows: those of a best-of-N sheet, not of a study that has some."""
+    is_shown = all(
+        m.task == best_of_n.TASK.name and sheet_name(m) == sheet.name for m in (r.result.manifest for r in sheet.runs)
+    )
+    return sheet.runs if is_shown else ()
+
+
+def _view(runs: Sequence[Run], max_traces: int, data: TraceTexts | None) -> BoardDetails:
+    """The viewer's part of a benchmark, with the formulas in its texts."""
+    is_picks = bool(runs) and runs[0].result.manifest.task == best_of_n.TASK.name
+    view = (picks_view if is_picks else trace_view)(runs, max_traces, data)
+    return {**view, "formulas": formulas.formulas(_shown_texts(view))}
+
+
+def _shown_texts(view: Mapping[str, Any]) -> Iterator[str]:
+    for text in view["texts"].values():
+        yield text["problem"]
+        yield from text["steps"]
+    for run in view["runs"]:
+        for critiques in run.get("critiques", {}).values():
+            yield from critiques
+
+
+def _score_figures(board: Board) -> tuple[RenderedFigure, ...]:
+    """The figures that only the page has, so that a folder of leaderboards stays small."""
+    return render_figures(lambda: score_figures.plans(board))
+
+
 def _payload(
-    sections: Sequence[dict[str, Any]], bulk: Sequence[BoardDetails], column_descriptions: Mapping[str, str]
+    sections: Sequence[dict[str, Any]],
+    models: Sequence[str],
+    bulk: Sequence[BoardDetails],
+    column_descriptions: Mapping[str, str],
 ) -> dict[str, Any]:
     """The data that the page needs at once: tables and explanations."""
     return {
         "benchmarks": sections,
+        "models": models,
         "rules": RULES,
         "legend": LEGEND,
-        "kinds": KINDS,
+        "kinds": PICK_KINDS,
+        "formula": formulas.PATTERN,
         "protocols": explain.protocols(_protocol_keys(sections, bulk)),
         "columns": explain.columns([*explain.COLUMNS, *_headings(sections)], column_descriptions),
     }
@@ -91,6 +135,7 @@ def _payload(
 def _protocol_keys(sections: Sequence[dict[str, Any]], bulk: Sequence[BoardDetails]) -> Iterator[str]:
     """Every protocol, readout and floor that the page mentions."""
     for section in sections:
+        yield from section["standing"]["protocols"] if section["standing"] else ()
         yield from (row["protocol"] for table in section["rule_tables"] for row in table["rows"])
         yield from (row["readout"] for publication in section["published"] for row in publication["rows"])
         rows = (row["cells"] for table in section["tables"] for group in table["groups"] for row in group)
@@ -137,11 +182,12 @@ def embed(payload: object) -> str:
     return text
 
 
-def _section(board: Board, reason: str) -> dict[str, Any]:
+def _section(board: Board, standing: Column | None, reason: str) -> dict[str, Any]:
     return {
         "name": board.name,
         "unlisted": reason,
-        "card": _card(overview.board_card(board)),
+        "card": _card(overview.board_card(board, standing)),
+        "standing": overview.column_data(standing),
         "sizes": board.sizes,
         "rule_tables": [_rule_table(table) for table in board.tables],
         "tables": [],
@@ -154,12 +200,13 @@ def _reasons(runs: Sequence[Run], refused: Sequence[tuple[Run, str]]) -> str:
     return "; ".join(sorted({reason for run, reason in refused if run.path in names}))
 
 
-def _sheet(sheet: Sheet, reason: str) -> dict[str, Any]:
+def _sheet(sheet: Sheet, standing: Column | None, reason: str) -> dict[str, Any]:
     """Page data of a sheet: a benchmark without a board and without a trace viewer."""
     return {
         "name": sheet.name,
         "unlisted": reason,
-        "card": _card(overview.sheet_card(sheet)),
+        "card": _card(overview.sheet_card(sheet, standing)),
+        "standing": overview.column_data(standing),
         "description": sheet.description,
         "sizes": sheet.sizes,
         "rule_tables": [],

@@ -46,6 +46,13 @@ class Sheet:
     """What columns hold, by heading in lower case, for headings that are not in explain.py."""
     headline: Headline | None = None
     """The number that the overview shows; None: the best of the first table."""
+    training_runs: int = 0
+    """How many training runs it shows, which are no evaluation runs."""
+
+    @property
+    def size(self) -> int:
+        """Number of runs that it shows."""
+        return len(self.runs) or self.training_runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from prmbench.core import archives, reading, writing
 from prmbench.core.records import UserError
 from prmbench.report.sheets import Section
 
-INPUT_SUFFIXES = (".json", ".jsonl.gz", archives.SUFFIX)
+INPUT_SUFFIXES = (".json", ".jsonl", ".jsonl.gz", archives.SUFFIX)
 OUTPUT_SUFFIXES = (".md", ".svg", ".png", ".html", ".csv", ".tex", ".json")
-PACKAGES = ("numpy", "pandas", "matplotlib", "pydantic", "jinja2", "pyarrow", "scikit-learn", "scipy")
+PACKAGES = ("numpy", "pandas", "matplotlib", "pydantic", "jinja2", "pyarrow", "scikit-learn", "scipy", "latex2mathml")
 """Packages that numbers, figures or checks depend on."""
 
 

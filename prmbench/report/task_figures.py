@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,25 +14,19 @@ from prmbench.core.records import MetricRow
 from prmbench.core.result_files import Run
 from prmbench.report.figures import MAX_RUNS, PALETTE, FigurePlan, legend_label
 from prmbench.report.frame import slug
-from prmbench.tasks.best_of_n import sizes_of
+from prmbench.report.panels import draw_two_histograms, legend_below, panels_in_a_row, small_multiples
+from prmbench.tasks.best_of_n import RECOMMENDED, completion_scores, recommended, sizes_of
 from prmbench.tasks.blocks import Block, blocks, completion_identity, prefix_identity, rows_of
 from prmbench.tasks.wording import model_name, rule_and_readout
 
 MAX_PANELS = 4
-BEST_OF_N_HEADLINE = ("prefix_sum/last", "as_is/last", "vote/mean")
-"""Protocols for a model's curve; the first that it has is shown."""
-FLOOR_LOOKS = {"random": ("#9a9a9a", ":"), "majority": ("#6b6b6b", "--"), "pass": ("#222222", "-.")}
+FLOOR_LOOKS = {
+    "random": ("#9a9a9a", ":", "a random completion, no model"),
+    "majority": ("#6b6b6b", "--", "majority vote, no model"),
+    "pass": ("#222222", "-.", "ceiling: any of N is right"),
+}
+LEGEND_COLOR = "#444444"
 BINS = 10
-
-
-def panels_in_a_row(names: Sequence[str], width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Returns an empty figure with a titled panel per name; width of a panel and height are in inches."""
-    figure = Figure(figsize=(width * len(names), height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
-    axes = list(figure.subplots(1, len(names), squeeze=False)[0])
-    for axis, name in zip(axes, names, strict=True):
-        axis.set_title(name, fontsize=9)
-    return figure, axes
 
 
 # --- best of N ----------------------------------------------------------------------------------------------------
@@ -56,12 +51,46 @@ def best_of_n(name: str, runs: Sequence[Run]) -> list[FigurePlan]:
         axis.set_xticks(sizes, [str(n) for n in sizes])
         axis.minorticks_off()
         axis.set(xlabel="N", ylabel="accuracy, percent")
+    axes[0].plot([], [], "o-", ms=4, color=LEGEND_COLOR, lw=1.2, label="highest score")
+    axes[0].plot([], [], "--", color=LEGEND_COLOR, lw=1.2, label="weighted vote")
+    legend_below(figure, axes, columns=2)
+    caption = (
+        f"A colour per model, by the first protocol of {', '.join(RECOMMENDED)} that it has. Solid with dots: "
+        "expected accuracy of the completion with the highest score among N, bars: its 95% interval. Dashed: accuracy "
+        "of the answer with the largest sum of scores. Grey: bounds from below that need no model; black: no choice "
+        "among N can be better."
+    )
+    accuracy = (f"{slug(name)}-accuracy", "Accuracy against N", caption, figure)
+    return [accuracy, *_completion_scores(name, trace_blocks, labels)]
+
+
+def _completion_scores(name: str, trace_blocks: Sequence[Block], labels: Mapping[Path, str]) -> list[FigurePlan]:
+    """Plans the histograms of right and wrong completions, a panel per run, over all its subsets."""
+    shown_runs = {run.path: run for block in trace_blocks for run in block.runs}
+    panels = []
+    for run in shown_runs.values():
+        protocol = recommended(row.protocol for row in run.result.rows)
+        verified = [t for t in run.scores if t.outcome is not None]
+        scores = completion_scores(run.result.manifest, verified).get(protocol)
+        right = np.array([t.outcome == 1 for t in verified], dtype=bool)
+        if scores is not None and np.isfinite(scores).sum() > 1:
+            scored = np.isfinite(scores)
+            panels.append((f"{labels[run.path]}\n{protocol}", scores[scored], right[scored]))
+    if not panels:
+        return []
+    figure, axes = small_multiples([title for title, _, _ in panels[:MAX_RUNS]], 2.9)
+    for axis, (_, scores, right) in zip(axes, panels, strict=False):
+        draw_two_histograms(axis, scores, right, ("right completions", "wrong completions"))
+        axis.set_xlabel("score of a completion", fontsize=8)
+    axes[0].set_ylabel("share, percent", fontsize=8)
     legend_below(figure, axes)
     caption = (
-        f"Expected accuracy of the completion picked among N, with its 95% interval, by the first of "
-        f"{', '.join(BEST_OF_N_HEADLINE)} that a model has. Grey and black: no model at all, and the ceiling."
+        "Scores of right and of wrong completions, over all problems; each histogram adds up to 100 percent, but for "
+        "the last scores at either end."
     )
-    return [(f"{slug(name)}-accuracy", "Accuracy against N", caption, figure)]
+    if len(panels) > MAX_RUNS:
+        caption += f" {MAX_RUNS} of {len(panels)} runs."
+    return [(f"{slug(name)}-scores", "Scores of right and wrong completions", caption, figure)]
 
 
 def run_labels(runs: Sequence[Run]) -> dict[Path, str]:
@@ -75,7 +104,12 @@ def run_labels(runs: Sequence[Run]) -> dict[Path, str]:
 def _draw_model(
     axis: Axes, rows: dict[tuple[str, str], MetricRow], sizes: Sequence[int], color: str, model: str
 ) -> None:
-    protocol = next((key for key in BEST_OF_N_HEADLINE if any(protocol == key for protocol, _ in rows)), "")
+    protocol = recommended(protocol for protocol, _ in rows)
+    votes = [(n, row.value) for n in sizes if (row := rows.get((protocol, f"weighted_vote@{n}")))]
+    votes = [(n, value) for n, value in votes if value is not None]
+    axis.plot(
+        [n for n, _ in votes], [100 * value for _, value in votes if value is not None], "--", color=color, lw=1.2
+    )
     points = [(n, rows[protocol, f"best_of@{n}"]) for n in sizes if (protocol, f"best_of@{n}") in rows]
     points = [(n, row) for n, row in points if row.value is not None]
     axis.plot(
@@ -84,7 +118,7 @@ def _draw_model(
         "o-",
         ms=4,
         color=color,
-        label=legend_label(model),
+        label=legend_label(f"{model}  {protocol}"),
     )
     for n, row in points:
         if row.lo is not None and row.hi is not None:
@@ -92,20 +126,12 @@ def _draw_model(
 
 
 def _draw_floors(axis: Axes, rows: dict[tuple[str, str], MetricRow], sizes: Sequence[int]) -> None:
-    for name, (color, dashes) in FLOOR_LOOKS.items():
+    for name, (color, dashes, label) in FLOOR_LOOKS.items():
         keys = [(n, (f"floor/{name}", "accuracy" if name == "random" else f"{name}@{n}")) for n in sizes]
         pairs = [(n, rows[key].value) for n, key in keys if key in rows]
         values = [(n, value) for n, value in pairs if value is not None]
         if values:
-            axis.plot([n for n, _ in values], [100 * v for _, v in values], dashes, color=color, lw=1.2, label=name)
-
-
-def legend_below(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
-    """Draws one legend for all panels, with each label once."""
-    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=8
-    )
+            axis.plot([n for n, _ in values], [100 * v for _, v in values], dashes, color=color, lw=1.2, label=label)
 
 
 # --- calibration --------------------------------------------------------------------------------------------------
@@ -150,7 +176,7 @@ def _panels(run: Run, trace_blocks: Sequence[Block]) -> list[tuple[Block, str]]:
 
 def _draw_reliability(axis: Axes, run: Run, block: Block, readout: str) -> None:
     rows = rows_of(run.result, block.subset)
-    axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=0.8)
+    axis.plot([0, 1], [0, 1], color="#bbbbbb", lw=0.8, label="perfect")
     looks = {"sigmoid": ("as read", PALETTE[0]), "identity": ("as read", PALETTE[0]), "platt": ("Platt", PALETTE[1])}
     counts: list[float] = []
     for rule, (label, color) in looks.items():

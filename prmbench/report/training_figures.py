@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from prmbench.core.result_files import Run
 from prmbench.report.figures import MAX_RUNS, PALETTE, FigurePlan, legend_label
 from prmbench.report.frame import slug
+from prmbench.report.panels import PANELS_PER_ROW, legend_below, small_multiples
 from prmbench.report.stats import Mean, mean
-from prmbench.report.task_figures import legend_below, run_labels
+from prmbench.report.task_figures import run_labels
 from prmbench.report.training_runs import TrainingRun, read_metrics
 from prmbench.tasks.distrl import metric, validated_at
 
@@ -29,8 +30,6 @@ MONITORS: dict[str, tuple[str, float]] = {
     "candidate_mass": ("probability of the candidates, percent", 100),
 }
 """Axis label and scale of each monitor."""
-PANELS_PER_ROW = 4
-"""Number of panels side by side."""
 Series = Callable[[TrainingRun], Mapping[int, float]]
 """Returns the numbers of a run that a line shows, by step."""
 
@@ -96,22 +95,6 @@ def over_runs(runs: Sequence[TrainingRun], series: Series) -> dict[int, Mean]:
 def monitor(name: str) -> Series:
     """Returns the series of a monitor, for `draw_line`."""
     return lambda run: run.monitor(name)
-
-
-def small_multiples(titles: Sequence[str], height: float, width: float = 3.3) -> tuple[Figure, list[Axes]]:
-    """Returns an empty figure with a panel per title; width and height of a panel are in inches."""
-    columns = min(PANELS_PER_ROW, len(titles))
-    rows = -(-len(titles) // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
-    axes = [axis for axes_row in figure.subplots(rows, columns, squeeze=False) for axis in axes_row]
-    for axis in axes[len(titles) :]:
-        axis.set_axis_off()
-    for axis, title in zip(axes, titles, strict=False):
-        axis.set_title(title, fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.set_xlabel("step", fontsize=8)
-    return figure, axes[: len(titles)]
 
 
 def draw_line(

@@ -20,6 +20,10 @@ KINDS = ("exact", "early", "late", "missed", "passed", "false alarm", "unscored"
 """exact, early, late and missed are for traces with an error; passed and false alarm for those without."""
 
 
+PICK_KINDS = (*KINDS, "right pick", "wrong pick", "tie")
+"""Kinds in the trace viewer: those of traces, then of what best-of-N picks; a tie holds right and wrong completions."""
+
+
 def thresholds(run: Run, protocol: EvalProtocol) -> dict[str, float]:
     """Returns the threshold of each trace by id; nan for `vote` and where the run has no threshold."""
     threshold_by_id: dict[str, float] = {}

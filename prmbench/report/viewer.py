@@ -14,6 +14,7 @@ from typing import Any
 from prmbench.core.records import READOUTS, EvalProtocol, ScoredTrace, Trace, text_hash
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
+from prmbench.report.critiques import read_critiques
 from prmbench.report.verdicts import KINDS, headline_protocol, predict, thresholds, verdict_kind
 from prmbench.tasks.wording import model_name, subset_rank
 
@@ -70,10 +71,18 @@ def choose_traces(traces: Sequence[ScoredTrace], max_traces: int) -> list[Scored
 
 def _texts(data: TraceTexts | None, traces: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Problem and steps by trace id, for the traces whose text is known and has the right number of steps."""
-    if data is None:
-        return {}
-    pairs = ((t, data(t["id"]) if callable(data) else data.get(t["id"])) for t in traces)
+    pairs = ((t, look_up(data, t["id"])) for t in traces)
     return {t["id"]: {"problem": x.prompt, "steps": x.steps} for t, x in pairs if x and len(x.steps) == t["k"]}
+
+
+def look_up(data: TraceTexts | None, name: str) -> Trace | None:
+    """Returns the trace of this id; None where its text is not known."""
+    return None if data is None else data(name) if callable(data) else data.get(name)
+
+
+def round_score(score: float) -> float:
+    """Returns a score with as many digits as the page holds."""
+    return float(f"{score:.5g}")
 
 
 def _trace_data(trace: ScoredTrace) -> dict[str, Any]:
@@ -100,6 +109,7 @@ def _run_data(run: Run, chosen: Sequence[ScoredTrace]) -> dict[str, Any]:
             if readout != "vote"
         },
         "votes": [list(t.verdicts) if t else [] for t in traces] if manifest.kind == "verdict" else None,
+        "critiques": read_critiques(run, {t.id for t in chosen}),
         "unscored": {str(i): t.unscored for i, t in enumerate(traces) if t and t.unscored},
         "protocols": [_protocol_data(run, p, traces) for p in sorted(protocols, key=lambda p: p.key)],
     }
@@ -107,7 +117,7 @@ def _run_data(run: Run, chosen: Sequence[ScoredTrace]) -> dict[str, Any]:
 
 def _scores(trace: ScoredTrace | None, protocol: EvalProtocol) -> list[float] | None:
     scores = None if trace is None else first_error.readout(trace, protocol)
-    return None if scores is None else [float(f"{s:.5g}") for s in scores]
+    return None if scores is None else [round_score(s) for s in scores]
 
 
 def _protocol_data(run: Run, protocol: EvalProtocol, traces: Sequence[ScoredTrace | None]) -> dict[str, Any]:

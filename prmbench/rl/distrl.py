@@ -22,7 +22,7 @@ from prmbench.core.records import NonFiniteError, UserError
 from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl import advantages, models, monitors, resume, stall, step_rollouts, updates
 from prmbench.rl.alarms import alarms
-from prmbench.rl.metrics_log import Log, StepProgress, tracker
+from prmbench.rl.metrics_log import Log, StepProgress
 from prmbench.rl.models import Models
 from prmbench.rl.out_of_memory import sampling, within_memory
 from prmbench.rl.result import Finished, check_draft, export, known_result
@@ -35,6 +35,7 @@ from prmbench.rl.validation import validate
 from prmbench.training import optimiser, run_folder, run_setup
 from prmbench.training.model import Runner, open_runner
 from prmbench.training.stopping import stop_requests
+from prmbench.training.tracking import tracker
 from prmbench.verification.verifiers import Verifier
 
 T = TypeVar("T")

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.core import processes
-from prmbench.core.records import UserError
 from prmbench.rl.validation import Validation
 from prmbench.training import run_folder
+from prmbench.training.tracking import Track
 
 StepProgress = Callable[[int, int, Mapping[str, Any]], None]
 """Called with (steps done, steps of the whole run, a line of metrics.jsonl)."""
-Track = Callable[[int, Mapping[str, float]], None]
-"""Called with (step, its metrics)."""
 
 
 @dataclass(frozen=True)
@@ -74,41 +72,4 @@ class Log:
         if self.progress is not None:
             self.progress(line["step"], self.steps, line)
         if self.track is not None:
-            self.track(line["step"], {k: float(v) for k, v in line.items() if isinstance(v, int | float)})
-
-
-def tracker(name: str, out: Path, config: Mapping[str, Any]) -> Track | None:
-    """Returns a function that forwards metrics to a tracker, None without one. Raises UserError if it is missing."""
-    if name == "none" or processes.rank() != 0:
-        return None
-    try:
-        return TRACKERS[name](out, config)
-    except ImportError as error:
-        raise UserError(f"--tracker {name}: is not installed ({error}); pip install {name}, or drop it") from error
-
-
-def _tensorboard(out: Path, _: Mapping[str, Any]) -> Track:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(out / "tensorboard"))
-
-    def track(step: int, numbers: Mapping[str, float]) -> None:
-        for name, value in numbers.items():
-            writer.add_scalar(name, value, step)
-        writer.flush()
-
-    return track
-
-
-def _wandb_like(package: str) -> Callable[[Path, Mapping[str, Any]], Track]:
-    def start(out: Path, config: Mapping[str, Any]) -> Track:
-        import importlib
-
-        module = importlib.import_module(package)
-        module.init(project="prmbench", name=out.name, config=dict(config))
-        return lambda step, numbers: module.log(dict(numbers), step=step)
-
-    return start
-
-
-TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb_like("wandb"), "trackio": _wandb_like("trackio")}
+            self.track(line["step"], line)

@@ -38,7 +38,6 @@ NOT_IDENTITY = frozenset(
         "server",
         "draw_tokens",
         "resume",
-        "tracker",
     }
 )
 """Further options that do not change what a step computes, or that the identity holds as a hash."""

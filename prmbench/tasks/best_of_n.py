@@ -6,7 +6,7 @@ Every number is an expectation over all N-subsets of a problem's verified comple
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -54,12 +54,14 @@ from prmbench.tasks.table import (
     rank_value,
     without_marks,
 )
-from prmbench.tasks.task import Task
+from prmbench.tasks.task import Floor, Leading, Task
 from prmbench.tasks.wording import model_name, rule_and_readout
 
 AGGREGATION_NAMES = ("last", "min", "mean", "prod", "sum")
 """Ways to aggregate step scores into the score of a completion."""
 NO_ANSWERS = "the completions name no answers"
+RECOMMENDED = ("prefix_sum/last", "as_is/last", "vote/mean")
+"""Protocols that stand for a run, by kind of score: the value of the whole completion."""
 MOST_SIZES = 3
 """Group sizes that fit beside a protocol's name on a terminal."""
 
@@ -75,6 +77,8 @@ FLOORS = {
     "majority": ("floor/majority", "majority vote, no model"),
     "pass": ("floor/pass", "ceiling: any of N is right"),
 }
+CEILING = "floor/pass"
+"""The row among the floors that bounds from above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +151,24 @@ def protocols(manifest: RunManifest) -> tuple[str, ...]:
     return tuple(rule.key for rule in _rules(manifest))
 
 
+def completion_scores(manifest: RunManifest, traces: Sequence[ScoredTrace]) -> dict[str, Floats]:
+    """Returns the score of each completion, [n], by protocol; -inf for completions without step scores."""
+    rules = _rules(manifest)
+    return dict(zip((rule.key for rule in rules), _scores(traces, rules), strict=True))
+
+
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     """Computes the floors, then best_of@N, weighted_vote@N and gain@N under each rule."""
+    return _judge(manifest, scores, _rules(manifest))
+
+
+def judge_one(manifest: RunManifest, scores: Sequence[ScoredTrace], key: str) -> Judged:
+    """Computes the floors and the cells of one protocol."""
+    return _judge(manifest, scores, [rule for rule in _rules(manifest) if rule.key == key])
+
+
+def _judge(manifest: RunManifest, scores: Sequence[ScoredTrace], rules: Sequence[_Rule]) -> Judged:
     subsets = group_problems(manifest, scores)
-    rules = _rules(manifest)
     cache = SubsetCache(manifest.seed)
     cells = {subset.part.name: _cells(subset, rules, cache) for subset in subsets}
     names = ("floor/random", "floor/majority", "floor/pass", *(rule.key for rule in rules))
@@ -285,11 +303,34 @@ def _unit(metric: str) -> Unit:
     return POINTS if metric.startswith("gain") else PERCENT
 
 
+def leading(result: RunResult) -> tuple[Leading, ...]:
+    """Returns best_of@N of the largest N under the recommended protocol, against a random pick and the majority."""
+    protocol = recommended(row.protocol for row in result.rows)
+    metrics = {row.metric for row in result.rows if row.protocol == protocol}
+    sizes = [n for metric in metrics if metric.startswith("best_of@") and (n := group_size(metric))]
+    if not sizes:
+        return ()
+    metric, n = f"best_of@{max(sizes)}", max(sizes)
+    aggregation = rule_and_readout(protocol, has_threshold=False)[0]
+    rule = f"N = {n}, {'mean of the votes' if aggregation.startswith('mean') else 'last step'}"
+    floors = (
+        Floor("floor/random", "accuracy", "a random completion"),
+        Floor("floor/majority", f"majority@{n}", "the majority vote"),
+    )
+    return (Leading(protocol, metric, metric, rule, floors=floors),)
+
+
+def recommended(protocols: Iterable[str]) -> str:
+    """Returns the protocol that stands for a run, at either boundary; empty where it has none of RECOMMENDED."""
+    by_name = {key.partition("@")[0]: key for key in protocols}
+    return next((by_name[name] for name in RECOMMENDED if name in by_name), "")
+
+
 def headline(runs: Sequence[Run]) -> Headline | None:
     """Returns the highest best_of@N of any model, with the floors of the same completions and the same N.
 
-    The aggregation is the first of `AGGREGATIONS` that the model has: the last step's score, or for critics the mean of
-    their votes. The average over subsets is used where there is one, and baselines only when no model was run.
+    The protocol is the recommended one of the model's kind of score. The average over subsets is used where there is
+    one, and baselines only when no model was run.
     """
     ordered = sorted(blocks(runs, completion_identity), key=lambda block: not block.subset.startswith("avg["))
     for is_baseline in (False, True):
@@ -306,30 +347,30 @@ def headline(runs: Sequence[Run]) -> Headline | None:
 
 
 def _picks(run: Run, block: Block) -> Iterator[tuple[tuple[float, str, str], Headline]]:
-    """Yields (sort key, headline) for each readout of one model."""
+    """Yields (sort key, headline) of one model, if it has the recommended protocol."""
     rows = rows_of(run.result, block.subset)
     n = max((n for _, metric in rows if metric.startswith("best_of@") and (n := group_size(metric))), default=0)
-    protocols = {protocol: rule_and_readout(protocol, has_threshold=False) for protocol, _ in rows}
-    rules = {rule for rule, _ in protocols.values()} - {"floor"}
-    aggregation = min(rules, key=_aggregation_rank, default="")
+    protocol = recommended(protocol for protocol, _ in rows)
+    row = rows.get((protocol, f"best_of@{n}"))
+    if row is None or row.value is None:
+        return
+    rule, readout = rule_and_readout(protocol, has_threshold=False)
+    meaning = AGGREGATIONS[_aggregation(rule)]
     name = model_name(run.result.manifest)
-    meaning = AGGREGATIONS.get(_aggregation(aggregation), "")
-    for protocol, (rule, readout) in protocols.items():
-        row = rows.get((protocol, f"best_of@{n}"))
-        if rule == aggregation and row is not None and row.value is not None:
-            facts: list[Fact] = [
-                ("Number", row.metric),
-                ("Completions", block.name),
-                ("Model", name),
-                ("Readout", Code(readout)),
-                ("Aggregation", f"{rule}: {meaning}" if meaning else rule),
-            ]
-            for metric, (key, _) in FLOORS.items():
-                floor = rows.get((key, metric if metric == "accuracy" else f"{metric}@{n}"))
-                if floor is not None:
-                    value_text = number(floor.value, PERCENT)
-                    facts.append((f"Floor: {key.removeprefix('floor/')}", f"{value_text} ({floor.metric})"))
-            yield (-row.value, name, readout), Headline(without_marks(cell_of(row)), tuple(facts))
+    facts: list[Fact] = [
+        ("Number", row.metric),
+        ("Completions", block.name),
+        ("Model", name),
+        ("Readout", Code(readout)),
+        ("Aggregation", f"{rule}: {meaning}"),
+    ]
+    for metric, (key, _) in FLOORS.items():
+        bound = rows.get((key, metric if metric == "accuracy" else f"{metric}@{n}"))
+        if bound is not None:
+            kind = "Ceiling" if key == CEILING else "Floor"
+            text = f"{number(bound.value, PERCENT)} ({bound.metric})"
+            facts.append((f"{kind}: {key.removeprefix('floor/')}", text))
+    yield (-row.value, name, readout), Headline(without_marks(cell_of(row)), tuple(facts))
 
 
 def _floor_rows(block: Block, metrics: Sequence[str]) -> list[Row]:
@@ -396,6 +437,8 @@ TASK = Task(
     unscored="unscored, ranked last",
     protocols=protocols,
     judge=judge,
+    judge_one=judge_one,
+    leading=leading,
     tables=tables,
     summary=summary,
     headline=headline,

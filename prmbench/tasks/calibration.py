@@ -41,7 +41,7 @@ from prmbench.tasks.table import (
     notes_of,
     rank_value,
 )
-from prmbench.tasks.task import Task
+from prmbench.tasks.task import Leading, Task
 from prmbench.tasks.wording import model_name, rule_and_readout
 
 VALUE_READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
@@ -250,6 +250,13 @@ def _bin_cells(bins: stats.Reliability) -> list[Cell]:
     return cells
 
 
+def leading(result: RunResult) -> tuple[Leading, ...]:
+    """Returns the AUC of values as read; it has no floor but chance, 0.5."""
+    keys = dict.fromkeys(row.protocol for row in result.rows if row.metric == "auc" and "." not in row.protocol)
+    as_read = [key for key in keys if rule_and_readout(key, has_threshold=False)[0].partition("@")[0] != "platt"]
+    return tuple(Leading(key, "auc", "AUC of prefixes", "as read", FRACTION) for key in as_read)
+
+
 # --- tables -------------------------------------------------------------------------------------------------
 
 
@@ -347,6 +354,7 @@ TASK = Task(
     unscored="unscored, left out",
     protocols=protocols,
     judge=judge,
+    leading=leading,
     tables=tables,
     summary=summary,
     headline_metrics=("auc",),

@@ -24,7 +24,7 @@ from prmbench.tasks.problem_groups import (
     vote_accuracies,
 )
 from prmbench.tasks.table import Row, Table, best_value, cell_of, is_best, notes_of
-from prmbench.tasks.task import Task
+from prmbench.tasks.task import Leading, Task
 from prmbench.tasks.wording import model_name
 
 NO_ANSWERS = "the completions name no answers"
@@ -185,6 +185,12 @@ def _lead(names: Sequence[str]) -> str:
     return next((name for name in reversed(names) if name.startswith(("pooled", "average"))), names[-1])
 
 
+def leading(result: RunResult) -> tuple[Leading, ...]:
+    """Returns the mean accuracy; only policies that were sampled alike are compared."""
+    pairs = dict.fromkeys((row.protocol, row.metric) for row in result.rows if row.metric.startswith("avg@"))
+    return tuple(Leading(protocol, metric, metric, protocol) for protocol, metric in pairs)
+
+
 def summary(result: RunResult, keys: Sequence[str]) -> Table:
     """Returns the terminal table: a row per metric, with the pooled numbers in the last column."""
     subsets = list(dict.fromkeys(row.subset for row in result.rows))
@@ -237,6 +243,7 @@ TASK = Task(
     unscored="not verified, neither right nor wrong",
     protocols=protocols,
     judge=judge,
+    leading=leading,
     tables=tables,
     summary=summary,
     headline_metrics=("avg@",),

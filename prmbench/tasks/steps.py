@@ -26,11 +26,14 @@ from prmbench.tasks.metric_rows import (
     traces_of_subset,
 )
 from prmbench.tasks.table import DASH, NOTED, PERCENT, Code, Row, Table, Unit, Value
-from prmbench.tasks.task import Task
+from prmbench.tasks.task import Floor, Leading, Task
 from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
+from prmbench.tasks.wording import HEADLINE
 
 FOLDS = 5
 FLOORS = ("random", "position", "outcome_oracle")
+RECOMMENDED = ("calibrated", "cross_validated", "native", "fixed")
+"""Threshold rules that could be used in practice, the recommended one first."""
 MAX_SUBSET_COLUMNS = 4
 """With more subsets the terminal table shows only the average."""
 
@@ -73,10 +76,19 @@ def eval_protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     """Computes all cells of a run by protocol and subset, floors first."""
+    return _judge(manifest, scores, (*eval_protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)))
+
+
+def judge_one(manifest: RunManifest, scores: Sequence[ScoredTrace], key: str) -> Judged:
+    """Computes the floors and the cells of one protocol."""
+    return _judge(manifest, scores, [EvalProtocol.parse(key)])
+
+
+def _judge(manifest: RunManifest, scores: Sequence[ScoredTrace], unresolved: Sequence[EvalProtocol]) -> Judged:
     subsets = _subset_data(manifest, scores)
     cells = {f"floor/{name}": {s.name: [floor(name, s)] for s in subsets} for name in FLOORS}
     samples: dict[tuple[str, str], dict[str, Sample]] = {}  # the threshold rules of a readout share them
-    for requested in (*eval_protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)):
+    for requested in unresolved:
         protocol = resolve(manifest, requested)
         readout = protocol.series, protocol.readout
         if readout not in samples:
@@ -311,6 +323,19 @@ def _differences(a: Sequence[Cell], b: Sequence[Cell]) -> list[Cell]:
     ]
 
 
+def leading(result: RunResult) -> tuple[Leading, ...]:
+    """Returns F1 under the headline readout, by threshold rule, the recommended rule first."""
+    keys = dict.fromkeys(row.protocol for row in result.rows if not row.protocol.startswith("floor/"))
+    parsed = [EvalProtocol.parse(key) for key in keys]
+    chosen = [p for p in parsed if p.readout == HEADLINE[result.manifest.kind] and not p.series]
+    return tuple(
+        Leading(p.key, "f1", "F1", rule, floors=tuple(Floor(key, "f1", name) for key, name in FLOOR_WORDS.items()))
+        for rule in RECOMMENDED
+        for p in chosen
+        if p.threshold == rule
+    )
+
+
 # --- summary and checks ---------------------------------------------------------------------------------------
 
 
@@ -383,6 +408,8 @@ TASK = Task(
     unscored="unscored, counted as wrong",
     protocols=protocols,
     judge=judge,
+    judge_one=judge_one,
+    leading=leading,
     summary=summary,
     headline_metrics=("f1",),
     has_threshold=True,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, Trace
 from prmbench.core.result_files import Run
@@ -26,6 +26,31 @@ class Column:
     heading: str
     unit: Unit = PERCENT
     lowest_is_best: bool = False
+
+
+class Floor(NamedTuple):
+    """A number that needs no model."""
+
+    protocol: str
+    metric: str
+    name: str
+    """What reaches it: `a random pick`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leading:
+    """A number that may stand for a run in an overview: one metric under one protocol."""
+
+    protocol: str
+    metric: str
+    heading: str
+    """Name of the metric in the overview: `F1`, `best_of@8`."""
+    rule: str = ""
+    """What numbers must share to stand in one column: the threshold rule, the aggregation, or how was sampled."""
+    unit: Unit = PERCENT
+    lowest_is_best: bool = False
+    floors: tuple[Floor, ...] = ()
+    """Floors that the number is compared with. A ceiling is none."""
 
 
 def _no_faults(*_: object) -> Iterator[Fault]:
@@ -57,6 +82,12 @@ class Task:
     """Builds the table that `eval` prints from a result and the protocols to show; None: one made from `columns`."""
     headline: Callable[[Sequence[Run]], Headline | None] | None = None
     """Picks the number that the overview shows; None: the best in the leading column of the first table."""
+    leading: Callable[[RunResult], tuple[Leading, ...]] | None = None
+    """Returns the numbers that may stand for a run in the overview, the recommended ones first; None: the first of
+    `columns` under each protocol, if there are columns."""
+    judge_one: Callable[[RunManifest, Sequence[ScoredTrace], str], Judged] | None = None
+    """Computes the floors and one protocol of a run, for differences paired by bootstrap replicate; None: the overview
+    shows differences without an interval."""
     headline_metrics: tuple[str, ...] = ()
     """Metrics of which a model card and the hub show one number, the preferred one first; `best_of@` means that of the
     largest N. Empty: the metrics of `columns`, else the first of the run."""

@@ -34,8 +34,8 @@ from prmbench.tasks.table import (
     rank_value,
     without_marks,
 )
-from prmbench.tasks.task import Task
-from prmbench.tasks.wording import model_name, rule_and_readout
+from prmbench.tasks.task import Floor, Leading, Task
+from prmbench.tasks.wording import HEADLINE, model_name, rule_and_readout
 
 RULES = ("native", "fixed", "cross_validated", "oracle")
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -145,6 +145,16 @@ def resolve(manifest: RunManifest, key: str) -> str:
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     """Computes the floors, then every protocol, each for categories, groups of categories, and all pooled."""
+    extra = (EvalProtocol.parse(resolve(manifest, key)) for key in manifest.extra_protocols)
+    return _judge(manifest, scores, (*eval_protocols(manifest), *extra))
+
+
+def judge_one(manifest: RunManifest, scores: Sequence[ScoredTrace], key: str) -> Judged:
+    """Computes the floors and the cells of one protocol."""
+    return _judge(manifest, scores, [EvalProtocol.parse(key)])
+
+
+def _judge(manifest: RunManifest, scores: Sequence[ScoredTrace], wanted: Sequence[EvalProtocol]) -> Judged:
     data = _labelled_steps(manifest, scores)
     rate = np.nan_to_num(
         step_validity.best_rate(data.total[:, data.pooled].sum(axis=1))
@@ -155,10 +165,23 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
         "floor/random": _cells(data, step_validity.flagged_at_random(data.total, rate)),
         "floor/all_valid": _cells(data, all_valid),
     }
-    extra = (EvalProtocol.parse(resolve(manifest, key)) for key in manifest.extra_protocols)
-    for protocol in (*eval_protocols(manifest), *extra):
+    for protocol in wanted:
         cells[protocol.key] = _protocol_cells(data, step_f1.resolve(manifest, protocol))
     return Judged((*data.parts, *(group.part for group in data.category_groups)), cells, averages=())
+
+
+def leading(result: RunResult) -> tuple[Leading, ...]:
+    """Returns PRMScore under the headline readout, by threshold rule; tuning inside folds goes before fixed numbers."""
+    keys = dict.fromkeys(row.protocol for row in result.rows if not row.protocol.startswith("floor/"))
+    parsed = [EvalProtocol.parse(key) for key in keys]
+    chosen = [p for p in parsed if p.readout == HEADLINE[result.manifest.kind] and not p.series]
+    floors = tuple(Floor(key, "prmscore", name) for key, name in FLOORS.items())
+    return tuple(
+        Leading(p.key, "prmscore", "PRMScore", rule, floors=floors)
+        for rule in step_f1.RECOMMENDED
+        for p in chosen
+        if p.threshold == rule
+    )
 
 
 # --- from scores to counts --------------------------------------------------------------------------------------
@@ -517,6 +540,8 @@ TASK = Task(
     unscored="unscored, every step counted as wrong",
     protocols=protocols,
     judge=judge,
+    judge_one=judge_one,
+    leading=leading,
     tables=tables,
     summary=summary,
     headline_metrics=("prmscore",),

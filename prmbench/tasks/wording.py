@@ -37,7 +37,7 @@ FLOORS: dict[str, str] = {
     "floor/outcome_oracle": "knows the final answer only",
 }
 HEADLINE = {"logratio": "step_sum", "value": "as_is", "prob": "as_is", "verdict": "vote"}
-"""The readout of each kind of score that figures and first tables show."""
+"""The readout that stands for a run, by kind of score."""
 SUBSET_ORDER = ("gsm8k", "math", "olympiadbench", "omnimath")
 
 

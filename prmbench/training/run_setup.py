@@ -46,6 +46,7 @@ NOT_IDENTITY = frozenset(
         "gradient_checkpointing",
         "save_every",
         "trust_remote_code",
+        "tracker",
     }
 )
 """Options that do not change what a run computes, or that its identity holds as a hash."""

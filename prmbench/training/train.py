@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from prmbench import config as options
 from prmbench.config import TrainConfig
 from prmbench.core import output_checks, processes, provenance, validation
 from prmbench.core.records import NonFiniteError
@@ -25,6 +26,7 @@ from prmbench.training.batching import collate, micro_batches
 from prmbench.training.model import Runner
 from prmbench.training.setup import Job, Logprobs, Part, References
 from prmbench.training.stopping import stop_requests
+from prmbench.training.tracking import Track, tracker
 
 Progress = Callable[[int, int, float], None]
 """Called with (updates done, updates of the whole run, tokens a second)."""
@@ -66,8 +68,9 @@ def train(config: TrainConfig, progress: Progress | None = None, stop: Stop | No
     with run_setup.opened(job) as record:
         if record["finished"]:
             return _result(job, record.get("result"), fresh=False) if _first() else None
+        track = tracker(config.tracker, config.out, options.to_json(config))  # before any weight is loaded
         runner, references = setup.open_models(job)
-        updates = _loop(job, runner, references, progress, stop)
+        updates = _loop(job, runner, references, progress, stop, track)
         return _export(job, runner, record, updates)
 
 
@@ -109,7 +112,14 @@ def dry_run(config: TrainConfig) -> DryRun:
     )
 
 
-def _loop(job: Job, runner: Runner, references: References, progress: Progress | None, stop: Stop | None) -> int:
+def _loop(
+    job: Job,
+    runner: Runner,
+    references: References,
+    progress: Progress | None,
+    stop: Stop | None,
+    track: Track | None,
+) -> int:
     """Makes all updates that are not done yet; returns the number of updates done in all."""
     config, order, parameters = job.config, job.order, runner.trained
     optimizer = optimiser.make(parameters, config)
@@ -136,12 +146,13 @@ def _loop(job: Job, runner: Runner, references: References, progress: Progress |
             tokens, seconds = tokens + count, time.monotonic() - begun
             facts = {"lr": rate, "grad_norm": norm, "tokens": count, "seen": order.positions(update - 1).stop}
             speed = tokens / max(seconds - spent, 1e-9)
-            _log(job, update, sums, {**facts, "seconds": round(seconds, 3), "tokens_per_second": round(speed, 1)})
+            facts |= {"seconds": round(seconds, 3), "tokens_per_second": round(speed, 1)}
+            _log(job, track, update, sums, facts)
             if progress is not None:
                 progress(update, order.updates, speed)
             # 6. Held-out prompts, at the end of each pass and of the run.
             if job.held_out is not None and (order.pass_ends(update) or update == order.updates):
-                _validate(job, runner, references, update)
+                _validate(job, track, runner, references, update)
             # 7. The end, or a checkpoint.
             if stop is not None and stop(update, runner.engine):
                 _check_weights(job, update, batch, parameters)
@@ -214,20 +225,25 @@ def _give_up(job: Job, batch: list[int], problem: str, facts: Mapping[str, Any])
 
 
 @torch.no_grad()
-def _validate(job: Job, runner: Runner, references: References, update: int) -> None:
+def _validate(job: Job, track: Track | None, runner: Runner, references: References, update: int) -> None:
     """Logs loss and accuracy on the held-out prompts."""
     assert job.held_out is not None
     units = list(range(len(job.held_out.data.units)))
     sums = processes.all_reduce_sum(_backward(job, job.held_out, runner, references.held_out, units, learn=False))
     processes.reshard(runner.module)
-    if _first():
-        run_folder.log(job.config.out, {"update": update, **_loss_and_accuracy(sums, "validation_")})
+    _write_line(job, track, {"update": update, **_loss_and_accuracy(sums, "validation_")})
 
 
-def _log(job: Job, update: int, sums: list[float], metrics: Mapping[str, Any]) -> None:
+def _log(job: Job, track: Track | None, update: int, sums: list[float], metrics: Mapping[str, Any]) -> None:
+    epoch = round(job.order.positions(update - 1).stop / job.order.units, 4)
+    _write_line(job, track, {"update": update, "epoch": epoch, **_loss_and_accuracy(sums), **metrics})
+
+
+def _write_line(job: Job, track: Track | None, line: Mapping[str, Any]) -> None:
     if _first():
-        epoch = round(job.order.positions(update - 1).stop / job.order.units, 4)
-        run_folder.log(job.config.out, {"update": update, "epoch": epoch, **_loss_and_accuracy(sums), **metrics})
+        run_folder.log(job.config.out, line)
+        if track is not None:
+            track(line["update"], {name: value for name, value in line.items() if name != "update"})
 
 
 def _loss_and_accuracy(sums: list[float], prefix: str = "") -> dict[str, float | None]:

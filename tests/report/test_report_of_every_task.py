@@ -110,7 +110,7 @@ def test_every_table_is_on_the_page_in_silence(browser: Browser, built: Path) ->
             ]
             columns = len(grid["header"])
             for at in (0, columns - 1):
-                browser.click(f"[data-column='{at}']")
+                browser.click(f"#board [data-column='{at}']")
             assert browser.js("return document.querySelectorAll('#board th[aria-sort]').length") == 1
         codes = {
             text.strip("`")

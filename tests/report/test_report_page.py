@@ -13,7 +13,7 @@ from table_texts import texts
 from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult
 from prmbench.core.result_files import Run
 from prmbench.report import explain, overview
-from prmbench.report.board import Board, F1Cell, LeaderboardRow, RuleTable
+from prmbench.report.board import boards
 from prmbench.report.markdown import cell_text
 from prmbench.report.sheets import Sheet, sheets
 from prmbench.report.viewer import trace_view
@@ -86,28 +86,28 @@ def test_columns() -> None:
 # --- the overview -----------------------------------------------------------------------------------------------
 
 
-def line(group: str, model: str, f1: float | None, marks: str = "") -> LeaderboardRow:
-    cell = F1Cell(f1, None if f1 is None else f1 - 0.1, None if f1 is None else f1 + 0.1, None, None, None, marks)
-    return LeaderboardRow(
-        group, model, "floor/x" if group == "floor" else "as_is/oracle", "", "", model, 9, 0, {"math": cell}
-    )
-
-
-def test_a_boards_number_is_reachable_on_all_traces_and_its_best_floor_is_told() -> None:
-    floors = (line("floor", "chance", 0.2), line("floor", "knows more", 0.4), line("floor", "less", 0.1))
-    oracle = RuleTable("oracle", ("math",), (line("model", "top", 0.9), *floors))
-    lines = (line("model", "lacking", None), line("model", "part", 0.8, "‡"), line("model", "best", 0.6))
-    fixed = RuleTable("fixed", ("math",), (*lines, line("model", "next", 0.5), line("baseline", "gold", 1.0), *floors))
-    card = overview.board_card(Board("b", {"math": 9}, (fixed, oracle), ()))
-    assert cell_text(card.number) == "60.0 [50.0, 70.0]"
-    assert dict(card.facts) == {
-        "F1": "math",
-        "Model": "best",
-        "Protocol": Code("as_is/oracle"),
-        "Rule": "Fixed",
-        "Best floor": "40.0 knows more",
-    }
-    assert overview.board_card(Board("b", {"math": 9}, (oracle,), ())).number == ""
+def test_a_boards_card_is_the_best_of_its_column_and_names_the_bound() -> None:
+    scores = scores_of(traces(12, ("math",)))
+    runs = []
+    for seed, (model, backend) in enumerate((("low", "token_cls"), ("high", "token_cls"), ("gold", "baseline"))):
+        own = scores if model == "low" else scores_of(traces(12, ("math",)), skill=4.0)
+        about = manifest(own, b"", model=model, run_id=model, backend=backend, seed=seed)
+        runs.append(Run(RunResult(about, judge(about, own)), tuple(own), Path(model)))
+    (board,) = boards(runs)
+    column = overview.board_column(board)
+    card = overview.board_card(board, column)
+    facts = dict(card.facts)
+    assert column is not None
+    assert list(column.standings) == ["high", "low"]
+    row = column.standings["high"].row
+    assert row is not None
+    assert cell_text(card.number) == cell_text(Value(row.value, "percent", row.lo, row.hi))
+    assert (facts["F1"], facts["Model"], facts["Rule"]) == ("math", "high", "Cross-validated")
+    assert facts["Protocol"] == Code("as_is/cross_validated")
+    assert str(facts["Baseline"]).endswith("knows the final answer only")
+    assert str(facts["Difference"]).startswith(("+", "-"))
+    assert str(facts["Difference"]).endswith("]")
+    assert overview.board_card(board, None).number == ""
 
 
 def sheet(*tables: Table, runs: tuple[Run, ...] = ()) -> Sheet:
@@ -173,21 +173,23 @@ def test_the_card_of_best_of_n_is_one_line_of_the_table() -> None:
     )
     (told,) = sheets(runs)
     card = overview.sheet_card(told)
-    assert cell_text(card.number) == "67.0 [62.0, 82.0]"
+    assert cell_text(card.number) == "66.0 [61.0, 81.0]"
     assert dict(card.facts) == {
         "Number": "best_of@4",
         "Completions": "average of easy, hard (n=4)",
-        "Model": "random",
-        "Readout": Code("prefix_mean"),
-        "Aggregation": "last: the score of the last step",
+        "Model": "critic",
+        "Readout": Code("vote"),
+        "Aggregation": "mean: the mean over the steps",
         "Floor: random": "45.0 (accuracy)",
         "Floor: majority": "55.0 (majority@4)",
-        "Floor: pass": "85.0 (pass@4)",
+        "Ceiling: pass": "85.0 (pass@4)",
     }
     lines = next(texts(grid)[-1] for grid in told.tables if grid.label == "best_of_n-last")
     assert [line[1:3] for line in lines[:2]] == [("coin", "`prefix_sum`"), ("random", "`prefix_mean`")]
-    (of_critics,) = sheets(runs[3:])
-    assert dict(overview.sheet_card(of_critics).facts)["Aggregation"] == "mean: the mean over the steps"
+    (without_critics,) = sheets(runs[:3])
+    facts = dict(overview.sheet_card(without_critics).facts)  # prefix_mean is higher, and not the recommended readout
+    assert (facts["Model"], facts["Readout"]) == ("random", Code("prefix_sum"))
+    assert facts["Aggregation"] == "last: the score of the last step"
     (only,) = sheets(runs[2:3])
     assert dict(overview.sheet_card(only).facts)["Model"] == "coin"  # better than nothing
 

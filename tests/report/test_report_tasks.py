@@ -198,11 +198,14 @@ def test_a_model_named_like_a_floor_keeps_its_row_and_its_legend_entry() -> None
     runs = [replace(run, path=Path(str(i))) for i, run in enumerate(runs)]
     again = replace(runs[3].result.manifest, run_id="again")
     runs[3] = replace(runs[3], result=replace(runs[3].result, manifest=again))
-    ((_, _, _, figure),) = best_of_n_plans("best_of_n", runs)
+    (_, _, _, figure), _ = best_of_n_plans("best_of_n", runs)
     said = legend(figure)
-    assert said[:3] == ["random (ndom)", "majority (rity)", "pass (pass)"]  # with the run's id
-    assert set(said) == {*said[:3], "floor/random", " _hidden", "'floor/pass'", "chance", "position", *FLOOR_LOOKS}
-    assert len(said) == len(names) + len(FLOOR_LOOKS)
+    assert said[:3] == [f"{name}  prefix_sum/last" for name in ("random (ndom)", "majority (rity)", "pass (pass)")]
+    others = ("floor/random", " _hidden", "'floor/pass'", "chance", "position")
+    floors = {label for _, _, label in FLOOR_LOOKS.values()}
+    styles = {"highest score", "weighted vote"}
+    assert set(said) == {*said[:3], *(f"{name}  prefix_sum/last" for name in others), *floors, *styles}
+    assert len(said) == len(names) + len(FLOOR_LOOKS) + len(styles)
     (group,) = texts(best_of_n.tables(runs)[0])
     assert len(group) == len(names) + len(FLOOR_LOOKS)
     assert [line[2][:7] for line in group].count("`floor/") == len(FLOOR_LOOKS)
@@ -215,8 +218,8 @@ def test_two_runs_of_one_model_are_two_lines_of_a_figure() -> None:
     runs[1] = replace(
         runs[1], result=replace(runs[1].result, manifest=replace(runs[1].result.manifest, run_id="again"))
     )
-    ((_, _, _, figure),) = best_of_n_plans("best_of_n", runs)
-    assert legend(figure)[:2] == ["org/model (odel)", "org/model (again)"]
+    (_, _, _, figure), _ = best_of_n_plans("best_of_n", runs)
+    assert legend(figure)[:2] == ["org/model (odel)  prefix_sum/last", "org/model (again)  prefix_sum/last"]
     colors = {line.get_color() for line in figure.axes[0].get_lines() if line.get_label().startswith("org/model")}
     assert len(colors) == 2
 
@@ -274,7 +277,7 @@ def test_files_of_every_task(results: Path, tmp_path: Path) -> None:
         runs = [run for run in read_runs(results) if run.result.manifest.task == task]
         assert len(lines) == sum(len(run.result.rows) for run in runs)
     names = {path.name for path in (tmp_path / "figures").glob("*.svg")}
-    assert names == {"best_of_n-accuracy.svg", "calibration-reliability.svg"}
+    assert names == {"best_of_n-accuracy.svg", "best_of_n-scores.svg", "calibration-reliability.svg"}
     assert "| [policy](policy.md) | 2 | none | easy 32, hard 32 |" in (tmp_path / "README.md").read_text()
 
 

@@ -16,7 +16,6 @@ from rl_fixtures import HELD_OUT, lines, options, row, rows, run, save_policy, s
 from prmbench import tasks
 from prmbench.config.distrl_options import DistRLConfig, resolve
 from prmbench.core import result_files
-from prmbench.core.records import UserError
 from prmbench.data.rollouts import Rollout
 from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl import advantages, monitors, step_rollouts, updates
@@ -263,14 +262,3 @@ def test_a_validation_problem_that_is_never_verified_is_left_out(tmp_path: Path)
     assert _numbers([said[1]]) == (None, 1.0)
     assert Validation((0.5, None, 1.0), (0.0,) * 3).mean == 0.75
     assert Validation((None,), (0.0,)).mean is None
-
-
-def test_a_tracker_that_is_not_installed_is_one_clear_line(tmp_path: Path) -> None:
-    from prmbench.rl.metrics_log import tracker
-
-    assert tracker("none", tmp_path, {}) is None
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match="--tracker wandb: is not installed"):
-            tracker("wandb", tmp_path, {})

@@ -12,15 +12,13 @@ from matplotlib.figure import Figure
 
 from prmbench.report.figures import PALETTE, FigurePlan
 from prmbench.report.frame import slug
-from prmbench.report.task_figures import legend_below
+from prmbench.report.panels import PANELS_PER_ROW, legend_below, small_multiples
 from prmbench.report.training_figures import (
     MONITORS,
-    PANELS_PER_ROW,
     Series,
     draw_line,
     monitor,
     small_legend,
-    small_multiples,
 )
 from prmbench.report.training_runs import TrainingRun
 from prmbench.studies.reporting.policy_claims import compare_with_grpo

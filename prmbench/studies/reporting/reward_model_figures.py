@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from prmbench.report.figures import MAX_ROWS, PALETTE, FigurePlan, legend_label
+from prmbench.report.panels import legend_below, panels_in_a_row
 from prmbench.report.stats import Mean
-from prmbench.report.task_figures import legend_below, panels_in_a_row
 from prmbench.studies.reporting.reward_model_claims import SUBSET_GROUPS, Claim
 from prmbench.studies.reporting.reward_model_runs import PROCESS_READOUTS, Study
 from prmbench.studies.reporting.reward_model_tables import f1_columns, over_seeds

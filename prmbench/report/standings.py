@@ -1,0 +1,268 @@
+"""Models against benchmarks: one recommended number a benchmark, and its distance from the best without a model.
+
+The numbers are those of the result files. Only their differences to a baseline are computed here, from stored scores:
+both sides are resampled with the same problems, so a difference has an interval of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import NamedTuple
+
+import numpy as np
+
+from prmbench.core.records import MetricRow
+from prmbench.core.result_files import Run
+from prmbench.metrics import first_error
+from prmbench.metrics.first_error import Floats
+from prmbench.report.frame import incomparable_subsets
+from prmbench.tasks import Judged, Task, find_task
+from prmbench.tasks.blocks import rows_of, underlying_subsets
+from prmbench.tasks.table import Unit
+from prmbench.tasks.task import Floor, Leading
+from prmbench.tasks.wording import RULES, model_name
+
+USES_LABELS = ("gold",)
+"""Baselines that read the labels: no model could be asked to beat them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The best that needs no model."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One model on one benchmark."""
+
+    protocol: str
+    row: MetricRow | None
+    """The number; None where the model has none that may stand in the column."""
+    reason: str = ""
+    """Why there is none."""
+    difference: float | None = None
+    """The number minus the bound, as a fraction; where the lowest value is best, the bound minus the number."""
+    lo: float | None = None
+    hi: float | None = None
+    """Ends of the paired 95% interval of the difference; None where the two are not paired."""
+    runs: int = 1
+    """Comparable runs of the model, of which the best is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One benchmark: the recommended number of each model, by the model's name, and the bound."""
+
+    benchmark: str
+    heading: str
+    """The metric: `F1`."""
+    subset: str
+    rule: str
+    """The threshold rule, or what takes its place in the task."""
+    rule_text: str
+    protocols: tuple[str, ...]
+    unit: Unit
+    n: int
+    bound: Bound | None
+    standings: Mapping[str, Standing]
+
+
+class _Candidate(NamedTuple):
+    """A run with a number that could stand for it."""
+
+    run: Run
+    leading: Leading
+    rows: Mapping[str, MetricRow]
+    """The number by subset."""
+
+
+def column(benchmark: str, runs: Sequence[Run]) -> Column | None:
+    """Returns the overview's column of a benchmark; None where no model has a number that may stand by itself.
+
+    The rule is the first of the task's recommended ones under which a model has a number, and the set of traces the one
+    on which most models have it: the average over most subsets, if several qualify.
+
+    Args:
+        benchmark: Name of the board or sheet.
+        runs: Its runs, all of one task.
+    """
+    task = find_task(runs[0].result.manifest.task) if runs else None
+    models = [run for run in runs if run.result.manifest.backend != "baseline"]
+    candidates = [c for run in models for c in _candidates(run, task)] if task else []
+    if task is None or not candidates:
+        return None
+    order = {rule: i for i, rule in reversed(list(enumerate(c.leading.rule for c in candidates)))}
+    rank = {rule: i for i, rule in enumerate(RULES)}
+    rule = min(order, key=lambda name: (rank.get(name, -1), order[name]))
+    incomparable = incomparable_subsets(runs)
+    chosen = [c for c in candidates if c.leading.rule == rule]
+    subset = _common_subset(chosen, incomparable)
+    comparable = [c for c in chosen if subset in c.rows and _is_comparable(c.run, subset, incomparable)]
+    if not comparable:
+        return None
+    leading = comparable[0].leading
+    best_base = _best_bound(task, runs, comparable, subset, rule, incomparable)
+    standings = dict(_standings(task, comparable, subset, best_base))
+    for run in models:
+        standings.setdefault(model_name(run.result.manifest), Standing("", None, _why_absent(run, candidates, rule)))
+    return Column(
+        benchmark=benchmark,
+        heading=leading.heading,
+        subset=subset,
+        rule=RULES[rule][0] if rule in RULES else rule,
+        rule_text=RULES[rule][1] if rule in RULES else "",
+        protocols=tuple(dict.fromkeys(c.leading.protocol for c in comparable)),
+        unit=leading.unit,
+        n=comparable[0].rows[subset].n,
+        bound=None if best_base is None else best_base.bound,
+        standings=standings,
+    )
+
+
+def _leadings(run: Run, task: Task) -> Sequence[Leading]:
+    if task.leading is not None:
+        return task.leading(run.result)
+    protocols = dict.fromkeys(row.protocol for row in run.result.rows)
+    floors = [protocol for protocol in protocols if protocol.startswith("floor/")]
+    names = [protocol.removeprefix("floor/").replace("_", " ") for protocol in floors]
+    return [
+        Leading(
+            p, c.metric, c.heading, "", c.unit, c.lowest_is_best, tuple(map(Floor, floors, repeat(c.metric), names))
+        )
+        for c in task.columns[:1]
+        for p in protocols
+        if p not in floors
+    ]
+
+
+def _candidates(run: Run, task: Task) -> Iterator[_Candidate]:
+    """Yields the run's first number of each rule."""
+    rules = set()
+    for leading in _leadings(run, task):
+        rows = {
+            row.subset: row
+            for row in run.result.rows
+            if (row.protocol, row.metric) == (leading.protocol, leading.metric) and row.value is not None
+        }
+        if rows and leading.rule not in rules:
+            rules.add(leading.rule)
+            yield _Candidate(run, leading, rows)
+
+
+def _is_comparable(run: Run, subset: str, incomparable: Mapping[str, set[str]]) -> bool:
+    return not incomparable[run.result.manifest.run_id] & set(underlying_subsets(subset))
+
+
+def _common_subset(candidates: Sequence[_Candidate], incomparable: Mapping[str, set[str]]) -> str:
+    """The subset or average on which most models have a comparable number; of several, the widest."""
+    models: dict[str, set[str]] = {}
+    for c in candidates:
+        for subset in c.rows:
+            if _is_comparable(c.run, subset, incomparable):
+                models.setdefault(subset, set()).add(c.run.result.manifest.model)
+    wide = Counter({subset: len(underlying_subsets(subset)) for subset in models})
+    return max(models, key=lambda name: (len(models[name]), wide[name], name.startswith("avg["), name), default="")
+
+
+def _why_absent(run: Run, candidates: Sequence[_Candidate], rule: str) -> str:
+    own = [c for c in candidates if c.run is run]
+    if not own:
+        return "no number that may stand by itself; see the tables"
+    if all(c.leading.rule != rule for c in own):
+        return f"only under {own[0].leading.protocol}; see the tables"
+    return "scored on other traces; see the tables"
+
+
+# --- differences to the best that needs no model -----------------------------------------------------------------
+
+
+class _Base(NamedTuple):
+    """The bound with what its replicates are computed from: a floor of the run itself, or a baseline's run."""
+
+    bound: Bound
+    protocol: str
+    metric: str
+    run: Run | None
+    """None: a floor, which every run has on the same labels."""
+
+
+def _best_bound(
+    task: Task,
+    runs: Sequence[Run],
+    comparable: Sequence[_Candidate],
+    subset: str,
+    rule: str,
+    incomparable: Mapping[str, set[str]],
+) -> _Base | None:
+    """The best floor, or baseline run under the same rule, on the same traces."""
+    first = comparable[0]
+    rows = rows_of(first.run.result, subset)
+    bases = [
+        _Base(Bound(floor.name, row.value), floor.protocol, floor.metric, None)
+        for floor in first.leading.floors
+        if (row := rows.get((floor.protocol, floor.metric))) and row.value is not None
+    ]
+    for run in runs:
+        manifest = run.result.manifest
+        if manifest.backend != "baseline" or manifest.model in USES_LABELS:
+            continue
+        for c in _candidates(run, task):
+            row = c.rows.get(subset)
+            if c.leading.rule == rule and row and row.value is not None and _is_comparable(run, subset, incomparable):
+                name = f"{manifest.model}, a baseline"
+                bases.append(_Base(Bound(name, row.value), c.leading.protocol, c.leading.metric, run))
+    sign = -1 if first.leading.lowest_is_best else 1
+    return max(bases, key=lambda base: sign * base.bound.value, default=None)
+
+
+def _standings(
+    task: Task, comparable: Sequence[_Candidate], subset: str, base: _Base | None
+) -> Iterator[tuple[str, Standing]]:
+    """Yields each model's best run, best first."""
+    sign = -1 if comparable[0].leading.lowest_is_best else 1
+    names = Counter(model_name(c.run.result.manifest) for c in comparable)
+    done = set()
+    for c in sorted(comparable, key=lambda c: -sign * (c.rows[subset].value or 0.0)):
+        name = model_name(c.run.result.manifest)
+        if name in done:
+            continue
+        done.add(name)
+        row = c.rows[subset]
+        standing = Standing(c.leading.protocol, row, runs=names[name])
+        if base is not None and row.value is not None:
+            lo, hi = _paired_interval(task, c, subset, base, sign)
+            standing = replace(standing, difference=sign * (row.value - base.bound.value), lo=lo, hi=hi)
+        yield name, standing
+
+
+def _paired_interval(
+    task: Task, candidate: _Candidate, subset: str, base: _Base, sign: int
+) -> tuple[float, float] | tuple[None, None]:
+    """The 95% interval of the difference over bootstrap replicates; (None, None) where the task cannot pair them."""
+    if task.judge_one is None:
+        return None, None
+    manifest = candidate.run.result.manifest
+    ours = task.judge_one(manifest, candidate.run.scores, candidate.leading.protocol)
+    theirs = ours
+    if base.run is not None:
+        alike = replace(base.run.result.manifest, seed=manifest.seed, replicates=manifest.replicates)
+        theirs = task.judge_one(alike, base.run.scores, base.protocol)
+    values = _values(ours, candidate.leading.protocol, subset, candidate.leading.metric)
+    bound = _values(theirs, base.protocol, subset, base.metric)
+    if values is None or bound is None:
+        return None, None
+    return first_error.interval(sign * np.subtract(*np.broadcast_arrays(values, bound))[1:])
+
+
+def _values(judged: Judged, protocol: str, subset: str, metric: str) -> Floats | None:
+    """The sample's value and the replicates of a number, [b]; of an average, the mean over its subsets."""
+    cells = judged.cells.get(protocol, {})
+    names = (subset,) if subset in cells else underlying_subsets(subset)
+    values = [cell.values for name in names for cell in cells.get(name, ()) if cell.metric == metric]
+    return np.asarray(np.mean(np.broadcast_arrays(*values), axis=0)) if len(values) == len(names) else None

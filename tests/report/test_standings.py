@@ -1,0 +1,153 @@
+"""Models against benchmarks: which number stands for a model, and its paired distance from the best without a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_runs import completions, manifest, scores_of, task_scores, traces
+
+from prmbench.core.records import MetricRow, RunResult, ScoredTrace
+from prmbench.core.result_files import Run
+from prmbench.report import overview
+from prmbench.report.standings import Column, column
+from prmbench.tasks import judge
+from prmbench.tasks.blocks import rows_of
+
+
+def run(name: str, scores: list[ScoredTrace], rows: tuple[MetricRow, ...] | None = None, **facts: Any) -> Run:
+    about = manifest(scores, b"", model=name, run_id=name, **facts)
+    return Run(RunResult(about, judge(about, scores) if rows is None else rows), tuple(scores), Path(name))
+
+
+def standing(runs: list[Run]) -> Column:
+    result = column("b", runs)
+    assert result is not None
+    return result
+
+
+STEPS = traces(24)
+PRM = run("prm", scores_of(STEPS), native=0.5)
+
+
+def test_the_number_is_the_rows_and_the_bound_is_the_best_floor() -> None:
+    result = standing([PRM])
+    rows = rows_of(PRM.result, "avg[gsm8k,math,omnimath]")
+    assert (result.subset, result.rule, result.protocols) == (
+        "avg[gsm8k,math,omnimath]",
+        "Calibrated",
+        ("as_is/calibrated:gsm8k",),
+    )
+    cell = result.standings["prm"]
+    assert cell.row == rows["as_is/calibrated:gsm8k", "f1"]
+    floors = {key: rows[f"floor/{key}", "f1"].value or 0.0 for key in ("random", "position", "outcome_oracle")}
+    assert result.bound is not None
+    assert result.bound.value == max(floors.values()) == floors["outcome_oracle"]
+    assert cell.row is not None
+    assert cell.row.value is not None
+    assert cell.difference == pytest.approx(cell.row.value - result.bound.value)
+
+
+def test_a_difference_is_resampled_with_the_same_problems_on_both_sides() -> None:
+    """Against the floors' own replicates, drawn again: the interval is that of the difference, not a sum of widths."""
+    from prmbench.tasks import steps
+
+    subsets = steps._subset_data(PRM.result.manifest, PRM.scores)
+    key = "as_is/calibrated:gsm8k"
+    cells = steps.judge_one(PRM.result.manifest, PRM.scores, key).cells
+    ours = np.mean([cells[key][s.name][0].values for s in subsets], axis=0)
+    floor = np.mean([steps.floor("outcome_oracle", s).values for s in subsets], axis=0)
+    cell = standing([PRM]).standings["prm"]
+    assert (cell.lo, cell.hi) == pytest.approx(tuple(np.percentile((ours - floor)[1:], [2.5, 97.5])))
+    assert cell.lo is not None
+    assert cell.hi is not None
+    assert cell.lo < cell.difference < cell.hi  # type: ignore[operator]
+
+
+def test_a_baseline_run_that_beats_the_floors_is_the_bound_and_is_paired() -> None:
+    strong = run("step-length", scores_of(STEPS, seed=5, skill=6.0), backend="baseline")
+    gold = run("gold", scores_of(STEPS, seed=6, skill=9.0), backend="baseline")
+    result = standing([PRM, strong, gold])
+    assert result.bound is not None
+    assert result.bound.name == "step-length, a baseline"
+    assert list(result.standings) == ["prm"]
+    cell = result.standings["prm"]
+    assert cell.difference is not None
+    assert cell.difference < 0
+    assert cell.hi is not None
+    assert cell.hi < 0
+
+
+def test_a_baseline_with_other_draws_is_resampled_with_those_of_the_model() -> None:
+    good = run("good", scores_of(STEPS, skill=6.0))
+    twin = run("twin", list(good.scores), backend="baseline", seed=9)
+    result = standing([good, twin])
+    assert result.bound is not None
+    assert result.bound.name == "twin, a baseline"
+    cell = result.standings["good"]
+    assert (cell.difference, cell.lo, cell.hi) == (0.0, 0.0, 0.0)
+
+
+def test_one_rule_a_column_and_what_is_left_out_says_why() -> None:
+    critic = run("critic", scores_of(STEPS, "verdict", 2), kind="verdict", backend="critic")
+    part = run("part", scores_of(STEPS[:24]))
+    result = standing([PRM, critic, part])
+    assert result.subset == "gsm8k"  # what most models have
+    assert [name for name, cell in result.standings.items() if cell.row] == ["prm", "part"]
+    assert result.standings["critic"].reason == "only under vote/native; see the tables"
+    alone = standing([critic])
+    assert (alone.rule, alone.protocols) == ("Native", ("vote/native",))
+    other = run("other", scores_of([replace(t, id=f"x{t.id}") for t in STEPS[:30]]))
+    assert standing([PRM, critic, other]).standings["other"].reason == "scored on other traces; see the tables"
+
+
+def test_a_rule_without_any_number_is_passed_over() -> None:
+    """Own data have no gsm8k to calibrate on: the column takes the next rule, which has numbers."""
+    own = run("prm", scores_of(traces(24, ("mine",))), native=0.5)
+    result = standing([own])
+    assert (result.subset, result.rule, result.protocols) == ("mine", "Cross-validated", ("as_is/cross_validated",))
+
+
+def test_a_series_or_another_readout_never_stands_for_a_model() -> None:
+    """The best of many readouts would be chosen with the answers in hand."""
+    scores = scores_of(STEPS, "logratio")
+    good = scores_of(STEPS, "logratio", skill=5.0)
+    both = [replace(s, also={"logprob": g.values or s.values}) for s, g in zip(scores, good, strict=True)]
+    result = standing([run("m", both, kind="logratio", backend="endo", series=("logprob",))])
+    assert result.protocols == ("step_sum/calibrated:gsm8k",)
+
+
+def test_best_of_n_is_compared_with_the_majority_and_never_with_the_ceiling() -> None:
+    items = completions(8, 12)
+    facts = {"benchmark": "best_of_n", "task": "best_of_n", "kind": "logratio", "beta": 1.0}
+    model = run("m", task_scores(items), **facts)
+    result = standing([model])
+    rows = rows_of(model.result, result.subset)
+    bounds = {"floor/random": "accuracy", "floor/majority": "majority@8"}
+    assert result.bound is not None
+    assert result.bound.value == max(rows[key].value or 0.0 for key in bounds.items())
+    assert (result.heading, result.rule, result.protocols) == ("best_of@8", "N = 8, last step", ("prefix_sum/last",))
+    cell = result.standings["m"]
+    assert cell.row == rows["prefix_sum/last", "best_of@8"]
+    assert cell.lo is not None
+    assert overview.difference_texts(cell, result.unit)[1].startswith("[")
+
+
+def test_a_number_without_floors_has_no_difference_and_unpaired_ones_say_so() -> None:
+    items = task_scores(completions())
+    result = standing([run("m", items, benchmark="c", task="calibration", kind="logratio", beta=1.0)])
+    assert result.bound is None
+    assert overview.difference_texts(result.standings["m"], result.unit) == ("", "")
+    cell = replace(standing([PRM]).standings["prm"], lo=None, hi=None)
+    assert overview.difference_texts(cell, "percent")[1] == f"({overview.UNPAIRED})"
+
+
+def test_models_with_most_numbers_come_first() -> None:
+    other = run("low", scores_of(STEPS, seed=3, skill=0.1))
+    task = run("low", task_scores(completions()), benchmark="c", task="calibration", kind="logratio", beta=1.0)
+    columns = [standing([PRM, other]), standing([task])]
+    assert overview.model_order(columns) == ["low", "prm"]
+    assert overview.model_order(columns[:1]) == ["prm", "low"]
