@@ -88,7 +88,7 @@ def our_reference(setup: UpdateSetup) -> list[np.ndarray]:
     for units in plan(setup):
         values = model_runner.values(collate(setup.data, units, False, None, model_runner.device)).cpu().numpy()
         reference_values |= {
-            i: row[: len(setup.data.examples[i].reads)] for (i,), row in zip(units, values, strict=True)
+            i: row[: len(setup.data.examples[i].score_positions)] for (i,), row in zip(units, values, strict=True)
         }
     return [reference_values[i] for i in range(len(reference_values))]
 
@@ -98,7 +98,7 @@ def ours(setup: UpdateSetup, reference_values: list[np.ndarray]) -> float:
     model_runner, total = runner(setup, setup.policy), 0.0
     if setup.checkpointing:
         model_runner.model.gradient_checkpointing_enable({"use_reentrant": False})
-    denominator = losses.denominator(ROW, [len(e.reads) for e in setup.data.examples], "sequence")
+    denominator = losses.denominator(ROW, [len(e.score_positions) for e in setup.data.examples], "sequence")
     for units in plan(setup):
         batch = collate(setup.data, units, False, reference_values, model_runner.device)
         terms = ROW.terms(model_runner.values(batch), batch.counted, batch.labels, BETA, MARGIN, "sequence")
@@ -121,7 +121,8 @@ def peer(setup: UpdateSetup) -> float:
             reference = all_logprobs(setup, setup.reference, ids, mask)
         ratio = all_logprobs(setup, setup.policy, ids, mask) - reference
         answer = mask[:, 1:] & (
-            torch.arange(width - 1, device=device) >= torch.tensor([[e.reads[0]] for e in batch], device=device)
+            torch.arange(width - 1, device=device)
+            >= torch.tensor([[e.score_positions[0]] for e in batch], device=device)
         )
         count = answer.cumsum(1)
         v = BETA * (ratio * answer).cumsum(1) / count.clamp(min=1)
@@ -170,7 +171,7 @@ def useful_flops(setup: UpdateSetup) -> float:
     embedding = setup.policy.model.get_input_embeddings().weight.numel()
     body = sum(p.numel() for p in setup.policy.model.base_model.parameters()) - embedding
     tokens = sum(len(e.ids) for e in setup.data.examples)
-    read = sum(len(e.reads) for e in setup.data.examples)
+    read = sum(len(e.score_positions) for e in setup.data.examples)
     return 8.0 * (body * tokens + embedding * read)
 
 
@@ -271,7 +272,7 @@ def main() -> None:
         "model": Path(options.model).name if options.model else "SmolLM2-135M",
         "rows": options.rows,
         "tokens": tokens,
-        "completion_tokens": sum(len(e.reads) for e in setup.data.examples),
+        "completion_tokens": sum(len(e.score_positions) for e in setup.data.examples),
         "batch_tokens": setup.budget,
         "gradient_checkpointing": options.gradient_checkpointing,
         "dtype": options.dtype,

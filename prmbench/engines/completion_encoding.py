@@ -47,7 +47,7 @@ class EncodedCompletion:
     start: int = 0
     """The response is `ids[start:stop]`. start is at least 1, since token 0 has no log-probability."""
     stop: int = 0
-    reads: tuple[int, ...] = ()
+    score_positions: tuple[int, ...] = ()
     """Positions whose outputs are the steps' scores, one a step. Empty for a completion."""
     unscored: str = ""
     """Why there is nothing to train on. Reasons name no row, so that equal ones can be counted."""

@@ -59,7 +59,7 @@ def old_candidates(models: Models, rows: Rows, micros: Sequence[Micro], p_min: f
 
     `p_min`: least probability of a candidate; 0 = sets without candidates.
     """
-    parts = _passes(models.policy, micros, lambda m: (m.reads, m.targets, p_min))
+    parts = _passes(models.policy, micros, lambda m: (m.score_positions, m.targets, p_min))
     columns = zip(*(candidates for candidates, _ in parts), strict=True)
     candidates = CandidateSet(*(_gathered(rows, micros, column) for column in columns))
     return candidates, _gathered(rows, micros, [entropy for _, entropy in parts])
@@ -75,7 +75,7 @@ def start_logprobs(models: Models, rows: Rows, micros: Sequence[Micro], ids: Ten
 
 def logprobs(runner: Runner, rows: Rows, micros: Sequence[Micro], ids: Tensor) -> Tensor:
     """Returns the [n, k] log-probabilities of `ids` [n, k] under a model."""
-    return _gathered(rows, micros, _passes(runner, micros, lambda m: (m.reads, part_of(ids, m), None)))
+    return _gathered(rows, micros, _passes(runner, micros, lambda m: (m.score_positions, part_of(ids, m), None)))
 
 
 def temporal_differences(
@@ -88,7 +88,7 @@ def temporal_differences(
     """
     if models.scalar:
         assert models.rm is not None
-        scores = _gathered(rows, micros, _passes(models.rm, micros, lambda m: (m.reads + 1, m.targets, None)))
+        scores = _gathered(rows, micros, _passes(models.rm, micros, lambda m: (m.score_positions + 1, m.targets, None)))
         return config.rm_beta * scores[:, None]
     token_ids, old_logprobs, mask = candidates
     rm_logprobs = old_logprobs if models.rm is None else logprobs(models.rm, rows, micros, token_ids)

@@ -125,7 +125,7 @@ def micro_batches(rows: Rows, units: Sequence[Sequence[int]], budget: int) -> li
 def _collate(rows: Rows, chosen: Sequence[int], offsets: NDArray[np.int64]) -> Micro:
     """`offsets`: where each row begins in the flat tensors."""
     batch = [rows.rows[i] for i in chosen]
-    ids, reads, targets, mask = pad_sequences(
+    ids, score_positions, targets, mask = pad_sequences(
         [np.asarray(row.ids, dtype=np.int64) for row in batch],
         [np.arange(row.start - 1, len(row.ids) - 1) for row in batch],
     )
@@ -136,7 +136,7 @@ def _collate(rows: Rows, chosen: Sequence[int], offsets: NDArray[np.int64]) -> M
 
     return Micro(
         ids=tensor(ids),
-        reads=tensor(reads),
+        score_positions=tensor(score_positions),
         targets=tensor(targets),
         mask=tensor(mask),
         real=True,
@@ -150,7 +150,7 @@ def _stand_in(device: str) -> Micro:
     zero = torch.zeros(1, dtype=torch.long, device=device)
     return Micro(
         ids=zero.expand(1, 2),
-        reads=zero,
+        score_positions=zero,
         targets=zero,
         mask=torch.ones(1, 1, dtype=torch.bool, device=device),
         real=False,

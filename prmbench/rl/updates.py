@@ -53,7 +53,7 @@ def rm_gradients(
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for number, micro in enumerate(micros):
         with processes.gradient_accumulation(runner.module, last=number == len(micros) - 1):
-            logprobs = runner.run(micro.ids, micro.reads, micro.targets)
+            logprobs = runner.run(micro.ids, micro.score_positions, micro.targets)
             ratio = micro.spread(objectives.log_ratios(logprobs, part_of(reference, micro)))
             terms = _rm_terms(ratio, rows, micro, mu, config) if micro.real else ratio.sum(-1) * 0.0
             loss = terms.sum() / count
@@ -176,7 +176,7 @@ def policy_gradients(
         with processes.gradient_accumulation(runner.module, last=number == len(micros) - 1):
             part = targets.spread(micro)
             token_ids = part_of(targets.candidates.token_ids, micro)
-            new = micro.spread(runner.run(micro.ids, micro.reads, token_ids))
+            new = micro.spread(runner.run(micro.ids, micro.score_positions, token_ids))
             token_loss = _token_terms(new, part, config).sum() / token_count
             candidate_loss = _candidate_terms(new, part, config).sum() / candidate_count
             loss = objectives.distrl_loss(token_loss, candidate_loss, config.alpha) * float(micro.real)

@@ -86,7 +86,7 @@ class MicroBatch:
 
     ids: Tensor
     """[b, t]. There is no attention mask: no position of a causal model sees the padding after it."""
-    reads: Tensor
+    score_positions: Tensor
     """[n] positions that are read, in `ids` laid flat."""
     targets: Tensor
     """[n] the token after each of them."""
@@ -115,22 +115,24 @@ class LabelledBatch(MicroBatch):
 
 
 def pad_sequences(
-    ids: Sequence[NDArray[np.int64]], reads: Sequence[NDArray[np.int64]]
+    ids: Sequence[NDArray[np.int64]], score_positions: Sequence[NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Lays sequences out side by side.
 
     Args:
         ids: Token ids of each sequence.
-        reads: Positions to read in each sequence.
+        score_positions: Positions to read in each sequence.
 
     Returns:
-        `ids`, `reads`, `targets` and `mask` of a `MicroBatch`.
+        `ids`, `score_positions`, `targets` and `mask` of a `MicroBatch`.
     """
     padded = _padded(ids, np.int64)
     row_starts = np.arange(len(ids)) * padded.shape[1]
-    flat_reads = np.concatenate([positions + start for positions, start in zip(reads, row_starts, strict=True)])
+    flat_reads = np.concatenate(
+        [positions + start for positions, start in zip(score_positions, row_starts, strict=True)]
+    )
     targets = np.append(padded.reshape(-1), 0)[flat_reads + 1]
-    return padded, flat_reads, targets, _padded([np.ones(len(positions)) for positions in reads], np.bool_)
+    return padded, flat_reads, targets, _padded([np.ones(len(positions)) for positions in score_positions], np.bool_)
 
 
 def collate(
@@ -151,7 +153,9 @@ def collate(
     """
     chosen = [i for unit in units or _shortest(dataset) for i in unit]
     examples = [dataset.examples[i] for i in chosen]
-    ids, reads, targets, mask = pad_sequences([e.ids for e in examples], [e.reads for e in examples])
+    ids, score_positions, targets, mask = pad_sequences(
+        [e.ids for e in examples], [e.score_positions for e in examples]
+    )
     labels = _labels(examples, stepwise)
     counted = mask & ~np.isnan(labels) if stepwise else mask
     logprobs = None if reference is None else _padded([reference[i] for i in chosen], np.float32)
@@ -161,7 +165,7 @@ def collate(
 
     return LabelledBatch(
         ids=tensor(ids),
-        reads=tensor(reads),
+        score_positions=tensor(score_positions),
         targets=tensor(targets),
         mask=tensor(mask),
         real=bool(units),

@@ -36,7 +36,7 @@ class Example:
     id: str
     ids: Ints
     """[t] token ids."""
-    reads: Ints
+    score_positions: Ints
     """[n] positions that are read: for log-probabilities the one before each token of the completion, for a value head
     the token itself, for labelled steps the end of each step."""
     labels: NDArray[np.float32]
@@ -45,7 +45,7 @@ class Example:
     @property
     def key(self) -> str:
         """A hash of the token ids and the positions read: 16 hex digits."""
-        return hashlib.sha256(self.ids.tobytes() + b"|" + self.reads.tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self.ids.tobytes() + b"|" + self.score_positions.tobytes()).hexdigest()[:16]
 
 
 Unit = tuple[int, ...]
@@ -139,7 +139,9 @@ def _steps(rows: Sequence[Rollout], encoder: Encoder) -> Dataset:
             reasons[encoded.unscored] += 1
             continue
         labels = np.array(step_row.labels, dtype=np.float32)
-        examples.append(Example(step_row.rollout.id, _int_array(encoded.ids), _int_array(encoded.reads), labels))
+        examples.append(
+            Example(step_row.rollout.id, _int_array(encoded.ids), _int_array(encoded.score_positions), labels)
+        )
     return Dataset(tuple(examples), tuple((i,) for i in range(len(examples))), {**left_out, **reasons})
 
 
@@ -154,9 +156,9 @@ def _encode(rows: Sequence[Rollout], encoder: Encoder) -> list[EncodedCompletion
 
 def _example(rollout: Rollout, encoded: EncodedCompletion, loss: LossRow) -> Example:
     offset = 1 if loss.head == "lm" else 0  # a token's log-probability is read at the position before it
-    reads = np.arange(encoded.start, encoded.stop, dtype=np.int64) - offset
+    score_positions = np.arange(encoded.start, encoded.stop, dtype=np.int64) - offset
     outcome = np.nan if rollout.outcome is None else rollout.outcome
-    return Example(rollout.id, _int_array(encoded.ids), reads, np.array([outcome], dtype=np.float32))
+    return Example(rollout.id, _int_array(encoded.ids), score_positions, np.array([outcome], dtype=np.float32))
 
 
 def _int_array(values: Sequence[int]) -> Ints:

@@ -37,12 +37,12 @@ class Forward(nn.Module):
         self.model = model
         self.kind = kind
 
-    def forward(self, ids: Tensor, reads: Tensor, targets: Tensor, p_min: float | None = None) -> Any:
+    def forward(self, ids: Tensor, score_positions: Tensor, targets: Tensor, p_min: float | None = None) -> Any:
         """Computes what the head says at some positions.
 
         Args:
             ids: [b, t] token ids.
-            reads: [n] positions to read, in `ids` laid flat.
+            score_positions: [n] positions to read, in `ids` laid flat.
             targets: [n] tokens whose log-probabilities are wanted, or [n, k] several a position; for head "lm" only.
             p_min: None = log-probabilities of the targets, with gradients. Else the targets' candidate sets and the
                 entropies, as `token_logprobs.candidates` returns them; 0 = sets without candidates.
@@ -51,16 +51,16 @@ class Forward(nn.Module):
             [n] or [n, k] float32 log-probabilities, [n] values or [n] log-odds, by head; or (CandidateSet, [n]).
         """
         if self.kind != "lm":
-            logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[reads].float()
+            logits = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[score_positions].float()
             return logits[:, 0] if self.kind == "value" else logits[:, 1] - logits[:, 0]
         states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
         layer = self.model.get_output_embeddings()
         softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         bias = getattr(layer, "bias", None)
         if p_min is not None:
-            return token_logprobs.candidates(states[reads], layer.weight, targets, p_min, bias, softcap)
+            return token_logprobs.candidates(states[score_positions], layer.weight, targets, p_min, bias, softcap)
         logprobs = token_logprobs.target_logprobs if targets.dim() == 1 else token_logprobs.logprobs_at
-        return logprobs(states[reads], layer.weight, targets, bias, softcap)[0]
+        return logprobs(states[score_positions], layer.weight, targets, bias, softcap)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,10 @@ class Runner:
         """The parameters that are trained."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
-    def run(self, ids: Tensor, reads: Tensor, targets: Tensor, p_min: float | None = None) -> Any:
+    def run(self, ids: Tensor, score_positions: Tensor, targets: Tensor, p_min: float | None = None) -> Any:
         """Runs `Forward` in this run's precision."""
         with self.precision():
-            return self.module(ids, reads, targets, p_min)
+            return self.module(ids, score_positions, targets, p_min)
 
     def precision(self) -> AbstractContextManager[Any]:
         """Returns a context in which forward passes compute in the precision of --dtype."""
@@ -96,7 +96,7 @@ class Runner:
 
     def values(self, batch: LabelledBatch) -> Tensor:
         """Returns the loss's values, [b, T]: with a reference, the log-ratios to it."""
-        values = batch.spread(self.run(batch.ids, batch.reads, batch.targets))
+        values = batch.spread(self.run(batch.ids, batch.score_positions, batch.targets))
         return values if batch.reference is None else values - batch.reference
 
 

@@ -48,7 +48,7 @@ def logprobs(
     """
     name = f"reference-{result_files.sha256(identity.encode())[:16]}"
     keys = [example.key for example in examples]
-    sizes = {example.key: len(example.reads) for example in examples}
+    sizes = {example.key: len(example.score_positions) for example in examples}
     logprobs = _read(out, name, identity, sizes) if processes.rank() == 0 else {}
     # One process decides what is missing: a sibling run may write its file between two processes' reads.
     missing_keys = processes.broadcast({key for key in keys if key not in logprobs})
@@ -78,7 +78,7 @@ def _compute(examples: tuple[Example, ...], budget: int, runner: Runner) -> dict
         batch = collate(data, units, stepwise=False, reference=None, device=runner.device)
         values = runner.values(batch).float().cpu().numpy()
         for (i,), row in zip(units, values, strict=False):  # a stand-in has no units
-            logprobs[examples[i].key] = row[: len(examples[i].reads)]
+            logprobs[examples[i].key] = row[: len(examples[i].score_positions)]
     processes.reshard(runner.module)
     return logprobs
 

@@ -200,5 +200,5 @@ def _memory(shape: HFEngine) -> tuple[int, int]:
 
 
 def _part(data: Dataset, row: LossRow) -> Part:
-    sizes = [int((~np.isnan(e.labels)).sum()) if row.view == "steps" else len(e.reads) for e in data.examples]
+    sizes = [int((~np.isnan(e.labels)).sum()) if row.view == "steps" else len(e.score_positions) for e in data.examples]
     return Part(data, tuple(len(e.ids) for e in data.examples), tuple(sizes))

@@ -137,7 +137,7 @@ def test_bare_steps_train_on_what_evaluation_reads(kind: str, steps: list[str]) 
     assert (result.ids, result.start) == (encoded.ids[: encoded.ends[-1]], encoded.start)
     chat = encode_steps(tokenizer, trace, "chat", template)
     assert (chat.ids, chat.start, chat.stop) == (result.ids, result.start, result.stop)
-    assert chat.reads == tuple(end - 1 for end in encoded.ends)
+    assert chat.score_positions == tuple(end - 1 for end in encoded.ends)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -150,14 +150,18 @@ def test_separated_steps_are_those_of_evaluation(kind: str, steps: list[str]) ->
     result = encode_steps(tokenizer, trace, "separated", separator=";")
     assert result.unscored == encoded.unscored
     if not encoded.unscored:
-        assert (result.ids, result.start, result.reads) == (encoded.ids, encoded.start, encoded.score_positions)
+        assert (result.ids, result.start, result.score_positions) == (
+            encoded.ids,
+            encoded.start,
+            encoded.score_positions,
+        )
 
 
 def test_steps_by_hand() -> None:
     trace = Trace("t", "Q", ("a", "b"))
     result = encode_steps(byte_bpe(), trace, "separated")
     assert byte_bpe().convert_ids_to_tokens(list(result.ids)) == ["<s>", "Q", "a", "ĊĊ", "b", "ĊĊ"]
-    assert (result.start, result.stop, result.reads) == (2, 6, (3, 5))
+    assert (result.start, result.stop, result.score_positions) == (2, 6, (3, 5))
     assert encode_steps(byte_bpe(), Trace("t", "Q", ("a", " ")), "chat") == EncodedCompletion(
         unscored="step 2 is blank"
     )

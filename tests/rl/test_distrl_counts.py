@@ -77,13 +77,15 @@ def test_operations_are_those_of_eight_forward_passes(
     h, i, kv = config["hidden"], config["inside"], config["kv"]
     weights = config["layers"] * (h * h * 2 + h * kv * 2 + 3 * h * i)
 
-    def counting(self: Any, ids: torch.Tensor, reads: torch.Tensor, targets: torch.Tensor, p_min: Any = None) -> Any:
+    def counting(
+        self: Any, ids: torch.Tensor, score_positions: torch.Tensor, targets: torch.Tensor, p_min: Any = None
+    ) -> Any:
         nonlocal body, head
         tokens = ids.numel()
         times = 3 if torch.is_grad_enabled() else 1
         body += times * tokens * 2 * weights
-        head += (4 if times == 3 else 1) * len(reads) * 2 * h * config["vocabulary"]
-        return inner(self, ids, reads, targets, p_min)
+        head += (4 if times == 3 else 1) * len(score_positions) * 2 * h * config["vocabulary"]
+        return inner(self, ids, score_positions, targets, p_min)
 
     monkeypatch.setattr(Forward, "forward", counting)
     learnt: list[int] = []
