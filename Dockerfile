@@ -16,7 +16,7 @@ COPY requirements.lock /src/
 RUN /opt/prmbench/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX}" "$(grep '^torch==' /src/requirements.lock)"
 COPY pyproject.toml README.md LICENSE /src/
 COPY prmbench /src/prmbench
-RUN /opt/prmbench/bin/pip install --no-cache-dir -c /src/requirements.lock "/src[train,verify,openai]"
+RUN /opt/prmbench/bin/pip install --no-cache-dir -c /src/requirements.lock "/src[train,verify,openai,serve]"
 
 FROM python:${PYTHON}-slim
 RUN useradd --create-home --home-dir /prmbench --uid 1000 prmbench

@@ -96,7 +96,10 @@ def test_the_leaderboards_workflow_installs_what_judging_imports() -> None:
     installed = {name.lower() for name in line.split()[4:]}
     external = {name.split(".")[0] for name in judging_modules() if not name.startswith("prmbench")}
     distributions = packages_distributions()
-    needed = {name: set(map(str.lower, distributions[name])) for name in external - sys.stdlib_module_names}
+    needed = {
+        name: {distribution.lower().replace("_", "-") for distribution in distributions[name]}
+        for name in external - sys.stdlib_module_names
+    }
     carried = {"markupsafe"}  # jinja2 brings it
     assert [name for name, names in needed.items() if not names & (installed | carried)] == []
     assert "torch" not in installed

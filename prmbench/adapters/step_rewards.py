@@ -14,7 +14,7 @@ from prmbench.adapters.dense_rewards import Placement, check_choice, check_numbe
 from prmbench.adapters.problem_text import Prompt, last_user_text, problem_of
 from prmbench.adapters.token_alignment import Step, content_length, decode, find_steps, token_ends
 from prmbench.backends import Backend, load_backend
-from prmbench.config import ModelConfig, from_mapping
+from prmbench.config import ModelConfig, from_mapping, unused_options
 from prmbench.core.option_values import OPTIONS, check_names
 from prmbench.core.records import (
     READOUTS,
@@ -287,7 +287,7 @@ def _vote(row: ScoredTrace) -> StepRewards:
 
 
 _PRM_OPTIONS = [f.name for f in fields(Prm) if f.name not in ("backend", "_lock")]
-_OF_RUNS = ("data", "limit", "dry_run", "max_cost", "ref_cache", "model")
+_OF_RUNS = (*unused_options.DATA, "dry_run", "max_cost", "ref_cache", "model")
 """Options of `prmbench eval` that mean nothing without a run: there is no data, no journal and no end."""
 _MODEL_OPTIONS = [f.name for f in fields(ModelConfig) if f.name not in (*_OF_RUNS, *_PRM_OPTIONS)]
 

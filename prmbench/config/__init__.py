@@ -5,7 +5,6 @@ Standard library only, so that `--help` loads nothing heavy.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -279,6 +278,13 @@ def unescape(text: str) -> str:
     return re.sub(r"\\([nrt\\])", lambda match: _ESCAPES[match[1]], text)
 
 
+def escape(text: str) -> str:
+    """Return the text that `unescape` turns into this one."""
+    for letter, character in reversed(_ESCAPES.items()):  # the backslash first
+        text = text.replace(character, f"\\{letter}")
+    return text
+
+
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 
 
@@ -307,7 +313,7 @@ def to_json(config: Any) -> dict[str, Any]:
         if isinstance(value, Path):
             value = value.name
         elif f.name in LITERAL_TEXTS:
-            value = None if value is None else json.dumps(unescape(value), ensure_ascii=False)[1:-1]
+            value = None if value is None else escape(unescape(value))
         elif isinstance(value, str):
             value = public_name(value)
         values[f.name] = value

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from prmbench.config import Loss, Preset, TrainConfig, TrainRMConfig, distrl_options, presets
+from prmbench.config import Loss, Preset, TrainConfig, TrainRMConfig, distrl_options, presets, unused_options
 from prmbench.config.distrl_options import DistRLConfig
 
 PANELS: dict[str, tuple[str, ...]] = {
@@ -99,8 +99,7 @@ UNUSED: dict[str, tuple[str, ...]] = {
         "output_price",
         "max_cost",
         "ref_cache",
-        "data",
-        "limit",
+        *unused_options.DATA,
     ),
     "TrainConfig": ("engine",),
     "TrainRMConfig": ("engine",),

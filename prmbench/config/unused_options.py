@@ -18,6 +18,8 @@ CRITIC = (
 REFERENCE = ("ref_model", "ref_revision", "ref_cache")
 STEP_SCORES = ("backend", *REFERENCE, "boundary", "decay", *CRITIC)
 """Options that say how a reward model scores steps."""
+DATA = ("data", "fields", "limit")
+"""Options that say which rows are read."""
 PLACEMENT = ("device", "dtype")
 FORWARD_PASS = ("revision", "template", "engine", *PLACEMENT, "tensor_parallel")
 """Options that say how a model is run."""

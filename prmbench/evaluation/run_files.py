@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from prmbench import tasks
-from prmbench.config import EvalConfig
+from prmbench.config import EvalConfig, to_json
 from prmbench.core import output_checks, result_files, writing
 from prmbench.core.records import SCORING_VERSION, Notice, RunManifest, RunResult, ScoredTrace, UserError
 
@@ -39,8 +39,10 @@ def judge_again(path: Path, config: EvalConfig, benchmark: str) -> result_files.
         raise UserError(
             f"{path}: scored by another version of the code; pass --force to score anew, or choose another --out"
         )
-    name = run.result.manifest.name if config.name is None else config.name
-    manifest = replace(run.result.manifest, name=name, seed=config.seed, calibrate_on=config.calibrate_on)
+    manifest = replace(run.result.manifest, seed=config.seed, calibrate_on=config.calibrate_on)
+    if config.name is not None:
+        options = {**manifest.config, "name": to_json(config)["name"]}
+        manifest = replace(manifest, name=config.name, config=options)
     if manifest.benchmark != benchmark:
         options = {**manifest.config, "data_name": config.data_name}
         manifest = replace(manifest, benchmark=benchmark, config=options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Literal
 from prmbench import tasks
 from prmbench.config import PushConfig
 from prmbench.core import archives, output_checks, provenance, reading, result_files
-from prmbench.core.records import RunManifest, RunResult, UserError
+from prmbench.core.records import Notice, RunManifest, RunResult, UserError
 from prmbench.publishing import content_checks
 from prmbench.report import hub_results, model_card
 from prmbench.report.headlines import one_line
@@ -200,6 +201,9 @@ def _folder_files(config: PushConfig, folder: Path, parts: Sequence[str]) -> Ite
         if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
             raise UserError(f"{folder}: has no weights; is the training finished?")
         _check_clean_model(folder, config.allow_dirty)
+        if not reading.exists(folder / provenance.CARD_FILE):
+            message = f"{folder}: has no prm.json, which says how it is read; `prmbench init {folder}` writes it"
+            warnings.warn(message, Notice, stacklevel=2)
         patterns += MODEL_FILES
     patterns += [CARD] * ("card" in parts) + list(RESULT_PATTERNS) * ("results" in parts)
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from prmbench import config as options
 from prmbench.backends import find_card, load_backend
-from prmbench.config import ServeConfig
+from prmbench.config import ServeConfig, unused_options
 from prmbench.core import extras, processes, reading
 from prmbench.core.records import Notice, UserError
 from prmbench.core.redaction import SERVER_TOKEN
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("fastapi", "uvicorn")
 NOT_SERVED = {
-    "data": "`serve` takes its solutions from requests",
-    "limit": "`serve` takes its solutions from requests",
+    **dict.fromkeys(unused_options.DATA, "`serve` takes its solutions from requests"),
     "ref_cache": "would grow with every request",
 }
 """Options of other commands that run a model and that `serve` cannot use, each with the reason."""
@@ -106,7 +105,6 @@ def check_options(config: ServeConfig) -> None:
         raise UserError(f"--model {config.model}: reads labels, and requests have none; use it with `eval`")
     if processes.world_size() > 1:
         raise UserError("serve: runs in one process; start it without torchrun")
-    find_card(config)
 
 
 def read_token(config: ServeConfig) -> str | None:

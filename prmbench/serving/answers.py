@@ -116,7 +116,20 @@ def describe_model(config: ServeConfig, card: ModelCard, backend: Backend) -> di
     """Return how the model is read, as /v1/models gives it."""
     facts = asdict(backend.facts)
     names = (
-        *("kind", "input_format", "series", "native", "fixed", "beta", "signal", "dtype", "engine", "device"),
+        *(
+            "assumed",
+            "positive_class",
+            "kind",
+            "input_format",
+            "series",
+            "native",
+            "fixed",
+            "beta",
+            "signal",
+            "dtype",
+            "engine",
+            "device",
+        ),
         *("revision", "weights", "ref_model", "ref_revision", "ref_weights", "template"),
     )
     commit, dirty = provenance.code_state()

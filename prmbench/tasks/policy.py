@@ -98,7 +98,8 @@ def _problem_values(problems: SubsetProblems, k: int, seed: int) -> dict[str, Fl
 
 def _cells(subsets: Sequence[SubsetProblems], numbers: Mapping[str, Floats]) -> list[Cell]:
     """Cells from the values of the problems of all subsets, concatenated in order."""
-    weights = np.concatenate([s.weights for s in subsets], axis=1)
+    replicates = max(len(s.weights) for s in subsets)  # a subset of one problem has a single row of weights, all 1
+    weights = np.concatenate([np.broadcast_to(s.weights, (replicates, s.weights.shape[1])) for s in subsets], axis=1)
     cells = []
     for metric, values in numbers.items():
         name, _, size = metric.partition("@")

@@ -316,6 +316,8 @@ import sys
 from pathlib import Path
 from typer.testing import CliRunner
 from prmbench.cli import app
+from prmbench.core import progress
+progress.FIRST_SECONDS = 1e9  # a slow machine prints no line of progress
 folder, new = Path(sys.argv[1]), Path(sys.argv[2])
 good, run = new / "good.jsonl", ["eval", "--model", "random"]
 for place in (folder, folder / "sub" / "a.jsonl"):

@@ -48,7 +48,7 @@ def test_eval_then_report_shows_the_run_with_its_badge(
     assert result.exit_code == 0
     assert "report: 1 run in runs; the page is runs/report/report.html" in result.stderr
     name = f"random ({badge})" if badge else "random"
-    assert f"| {name} |" in Path("runs/report/processbench.md").read_text()
+    assert f"| {name} |" in Path("runs/report/bench.md").read_text()
     assert f'"model":"{name}"' in Path("runs/report/report.html").read_text()
     index = Path("runs/report/README.md").read_text()
     assert f"* local data: {benchmark_folder.name} (1 run)" in index
@@ -77,7 +77,7 @@ def test_the_official_leaderboard_refuses_what_ones_own_report_lists(new_folder:
     assert "report: 1 run in runs; the page is runs/report/report.html" in result.stderr
     assert "report: 1 run in leaderboards/results; the page is leaderboards/report.html" in result.stderr
     assert "none of the runs is listed: 1 scored from a dirty tree" in result.stderr
-    assert "random (uncommitted code)" in Path("runs/report/processbench.md").read_text()
+    assert "random (uncommitted code)" in Path("runs/report/bench.md").read_text()
     assert "random" not in Path("leaderboards/processbench.md").read_text()
     checked = call("report", "--check")
     assert checked.exit_code == 1

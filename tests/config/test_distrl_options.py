@@ -154,6 +154,7 @@ def test_every_arm_goes_with_every_preset(arm: Any, preset: Any) -> None:
         "data",
         "revision",
         "template",
+        "fields",
         "limit",
         "batch_tokens",
         "draw_tokens",

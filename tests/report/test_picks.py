@@ -161,5 +161,5 @@ def test_texts_are_read_from_rollouts_and_from_processbench_files(tmp_path: Path
     }
     assert set(data.texts(tmp_path / "traces.jsonl")) == {"x"}
     (tmp_path / "odd.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(UserError, match=r"odd\.jsonl row 0"):
+    with pytest.raises(UserError, match=r"odd\.jsonl line 1"):
         data.texts(tmp_path / "odd.jsonl")

@@ -64,7 +64,7 @@ def test_a_name_reuses_the_scores(policy: Path, tmp_path: Path) -> None:
     assert (second["path"], second["manifest"]["name"]) == (first["path"], "My PRM")
     assert second["manifest"]["scores_sha256"] == first["manifest"]["scores_sha256"]
     assert second["manifest"]["model"] == first["manifest"]["model"] == "policy"
-    assert "My PRM on processbench" in fine(*command)  # it stays until another is given
+    assert "My PRM on gsm8k" in fine(*command)  # it stays until another is given
     assert "Other on processbench" in fine(*command, "--name", "Other")
 
 
