@@ -149,8 +149,8 @@ def test_resume_after_kill_9_gives_the_same_bytes(config: EvalConfig, tmp_path: 
 def test_resume_after_sigterm(config: EvalConfig, tmp_path: Path) -> None:
     process = killed(config, signal.SIGTERM, 2)
     assert process.returncode == 143
-    assert len(process.stderr.splitlines()) == 1, process.stderr
-    assert "the same command goes on" in process.stderr
+    assert "the same command goes on" in process.stderr.splitlines()[-1]  # before it there may be progress
+    assert "Traceback" not in process.stderr
     assert process.stdout == ""
     assert packed(run(config)) == packed(run(replace(config, out=tmp_path / "whole")))
 
