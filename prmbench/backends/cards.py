@@ -226,7 +226,11 @@ def from_folder(folder: Path) -> ModelCard | None:
     try:
         card = from_mapping(ModelCard, {"model": str(folder), **card_values}, str(path))
     except TypeError as error:
-        raise UserError(f"{path}: not a model card ({error}); it needs at least a backend") from error
+        if "backend" in card_values:
+            raise UserError(f"{path}: not a model card ({error})") from error
+        raise UserError(
+            f"{path}: has no backend; `prmbench init {folder} --force` writes one that is inferred"
+        ) from error
     reference = folder / (card.ref_model or "")
     if card.ref_model and reading.exists(reference):
         return replace(card, ref_model=str(reference))

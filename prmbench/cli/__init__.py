@@ -247,7 +247,10 @@ def compare(
         typer.echo(json.dumps({"rows": [asdict(row) for row in rows]}))
         return
     from prmbench import report
+    from prmbench.tasks.wording import model_name
 
+    for which, run in (("first", a), ("second", b)):
+        typer.echo(f"{which}: {model_name(run.result.manifest)}, run {run.result.manifest.run_id}")
     _console().print(report.compare_table(rows))
 
 
@@ -296,7 +299,7 @@ def _print_report(folders: Folders, done: Report, check: bool, quiet: bool) -> N
             typer.echo(line)
         else:
             cli_options.say("left out", line)
-    for line in done.changed:
+    for line in done.changed if check or folders.is_official or quiet else ():  # else the page's path says it
         typer.echo(line)
     if done.left_out:
         cli_options.say("note", done.left_out)
@@ -500,8 +503,13 @@ def _print_mapping(record: Any, as_json: bool) -> None:
         typer.echo(json.dumps(values))
         return
     for name, value in values.items():
-        entries = "".join(f"\n  {entry}" for entry in value) if isinstance(value, tuple) else None
-        typer.echo(f"{name}: {value if entries is None else entries or 'none'}")
+        if isinstance(value, dict):
+            text = ", ".join(f"{key} {number}" for key, number in value.items()) or "none"
+        elif isinstance(value, tuple):
+            text = "".join(f"\n  {entry}" for entry in value) or "none"
+        else:
+            text = str(value)
+        typer.echo(f"{name}: {text}")
 
 
 def main() -> None:

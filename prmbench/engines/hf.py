@@ -295,6 +295,8 @@ def load(
         if tokenizer_source == base:
             message = f"model {name}: an adapter of {base}, without a tokenizer; the base's is used"
             warnings.warn(message, Notice, stacklevel=1)  # one place, so that it is shown once
+    else:
+        _check_tokenizer(name)
     revision = resolve_commit(base, revision)
     options |= {"revision": revision, "trust_remote_code": remote_code, **hub_options(base, revision)}
     if placement.spread:
@@ -369,6 +371,11 @@ def adapter_labels(name: str) -> int | None:
     """Return the number of classes of the head that an adapter brings; None where it brings none."""
     shapes = adapter_shapes(Path(name))
     return next((shapes[key][0] for key in HEAD_WEIGHTS if key in shapes), None)
+
+
+def _check_tokenizer(name: str) -> None:
+    if Path(name).is_dir() and not _has_tokenizer(Path(name)):
+        raise UserError(f"model {name}: has no tokenizer; copy tokenizer.json and tokenizer_config.json next to it")
 
 
 def _has_tokenizer(folder: Path) -> bool:

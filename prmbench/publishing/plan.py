@@ -253,7 +253,10 @@ def _result_files(
         _check_clean(result.manifest, path, config.allow_dirty)
         weights = result.manifest.weights
         if folder is not None and "model" in parts and weights != provenance.weights_hash(folder):
-            raise UserError(f"{path}: is a result of other weights than those of {folder}; push them apart")
+            raise UserError(
+                f"{path}: is a result of other weights than those of {folder}, or of another prm.json; "
+                "give the same eval command again, or push them apart"
+            )
     named = replace(config, name=config.name or config.repo)
     if "card" in parts:
         yield _made(CARD, model_card.card_text(named, list(results.values())), "made from the results")

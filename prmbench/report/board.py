@@ -74,9 +74,11 @@ class RuleTable:
         return None if column is None else row.cells[column].mdd
 
     def best(self, column: str) -> float | None:
-        """Returns the highest ranked F1 of a column; None with fewer than two ranked rows."""
+        """Returns the highest ranked F1 of a column; None with fewer than two ranked rows, or under a floor."""
         scores = [c.f1 for c in self._ranked(column) if c.f1 is not None]
-        return max(scores) if len(scores) > 1 else None
+        floors = [row.cells[column].f1 or 0.0 for row in self.rows if row.group == "floor" and column in row.cells]
+        best = max(scores, default=0.0)
+        return best if len(scores) > 1 and best > max(floors, default=0.0) else None
 
     def _ranked(self, column: str) -> list[F1Cell]:
         rows = [row for row in self.rows if row.group == "model"]

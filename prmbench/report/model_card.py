@@ -363,7 +363,7 @@ def _fence(text: str) -> str:
 def command(m: RunManifest) -> str:
     """Returns the command line that reproduces a run, from its recorded options; empty if there is none.
 
-    Paths are given by their last part, as everywhere in results.
+    Results know paths by their last part, so that these have `PATH/` before them.
     """
     config_type: type[EvalConfig | DistRLConfig] = DistRLConfig if m.task == "distrl" else EvalConfig
     defaults = {f.name: f.default for f in fields(config_type)}
@@ -384,6 +384,10 @@ def command(m: RunManifest) -> str:
         for name in defaults
         if name not in EXCLUDED_OPTIONS and _differs(options_json, defaults, name)
     }
+    has_files = m.backend != "baseline" and changed.get("engine") != "openai"
+    for name in ("data", "model", "ref_model") if has_files else ("data",):
+        if "/" not in (changed.get(name) or "/"):  # the last part of a path: no hub id, which is ORG/NAME
+            changed[name] = f"PATH/{changed[name]}"
     base_command = ["prmbench", "train-distrl" if m.task == "distrl" else "eval"]
     return shlex.join(base_command + [part for name, value in changed.items() for part in _flag(name, value)])
 

@@ -277,24 +277,24 @@ def _aggregation_table(rule: str, trace_blocks: Sequence[Block], sizes: Sequence
 
 
 def _group(rule: str, block: Block, metrics: Sequence[str], sizes: Sequence[int]) -> tuple[Row, ...]:
-    model_rows = []
+    model_rows = []  # a baseline is never marked as the best
     for run in block.runs:
+        is_model = run.result.manifest.backend != "baseline"
         rows = rows_of(run.result, block.subset)
         for protocol in dict.fromkeys(protocol for protocol, _ in rows):
             aggregation, readout = rule_and_readout(protocol, has_threshold=False)
             if aggregation == rule:
-                model_rows.append(
-                    (model_name(run.result.manifest), readout, {m: rows.get((protocol, m)) for m in metrics})
-                )
+                cells = {m: rows.get((protocol, m)) for m in metrics}
+                model_rows.append((model_name(run.result.manifest), readout, cells, is_model))
     ranking_metric = f"best_of@{sizes[-1]}"
     model_rows.sort(key=lambda model_row: (-rank_value(model_row[2][ranking_metric]), model_row[0], model_row[1]))
-    best = {m: best_value([cells[m] for _, _, cells in model_rows]) for m in metrics}
+    best = {m: best_value([cells[m] for _, _, cells, is_model in model_rows if is_model]) for m in metrics}
     table_rows = [
         (
             *(block.name, model, Code(readout)),
-            *(cell_of(row, _unit(m), is_best(row, best[m])) for m, row in cells.items()),
+            *(cell_of(row, _unit(m), is_model and is_best(row, best[m])) for m, row in cells.items()),
         )
-        for model, readout, cells in model_rows
+        for model, readout, cells, is_model in model_rows
     ]
     return (*table_rows, *_floor_rows(block, metrics))
 

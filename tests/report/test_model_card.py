@@ -363,7 +363,7 @@ def test_the_command_of_training(tmp_path: Path) -> None:
     assert command(study) == ""  # its record has no model
     told = {"model": "pi", "arm": "prime", "alpha": 0.5, "whiten": False, "server": ["http://x"], "steps": 100}
     assert shlex.split(command(replace(study, config={**study.config, **told}))) == [
-        *("prmbench", "train-distrl", "--model", "pi", "--arm", "prime", "--alpha", "0.5", "--no-whiten")
+        *("prmbench", "train-distrl", "--model", "PATH/pi", "--arm", "prime", "--alpha", "0.5", "--no-whiten")
     ]
 
 
