@@ -84,7 +84,7 @@ def report(  # noqa: PLR0913 - the options of the command
         progress: Called after every run that is read with (runs read, runs, 0).
 
     Raises:
-        UserError: `results` does not exist, a file under `out` may not be written, or a format is unknown.
+        UserError: `results` does not exist or holds nothing to report, a file under `out` may not be written, or a format is unknown.
     """
     for name in formats:
         if name not in FORMATS:
@@ -97,6 +97,8 @@ def report(  # noqa: PLR0913 - the options of the command
         return Report((), runs=len(find_results(results, out)[0]))
     processes = usable_processors() if quick else 1
     loaded = load(results, recompute, sections, processes, official=official, out=out, progress=progress)
+    if not (official or loaded.runs or loaded.training):
+        raise UserError(f"{results}: holds no result; name the folder that `prmbench eval --out` wrote to")
     logging.getLogger(__name__).info("drawing the tables and figures of %d runs", len(loaded.listed))
     done = _report(loaded, out, data, check, reads, sections, formats)
     if not (done.faults or done.left_out or (check and done.changed)):
