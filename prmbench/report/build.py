@@ -84,7 +84,8 @@ def report(  # noqa: PLR0913 - the options of the command
         progress: Called after every run that is read with (runs read, runs, 0).
 
     Raises:
-        UserError: `results` does not exist or holds nothing to report, a file under `out` may not be written, or a format is unknown.
+        UserError: `results` does not exist or holds nothing to report, a file under `out` may not be written, or a
+            format is unknown.
     """
     for name in formats:
         if name not in FORMATS:
