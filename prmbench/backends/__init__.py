@@ -145,7 +145,7 @@ def check_model(config: ModelConfig) -> None:
         return
     for name, revision in ((card.model, card.revision), (card.ref_model, config.ref_revision or card.ref_revision)):
         if name is not None and not reading.exists(Path(name)):
-            hub_access.is_local_only(name, revision)
+            hub_access.check_reachable(name, revision)
 
 
 def _checked_card(config: ModelConfig) -> tuple[ModelCard, dict[str, Any]]:
@@ -274,7 +274,7 @@ def _infer(card: ModelCard) -> ModelCard:
     is_local = reading.exists(Path(card.model))
     try:
         if not is_local:
-            hub_access.is_local_only(card.model, card.revision)
+            hub_access.check_reachable(card.model, card.revision)
         inference = infer.infer(card.model, card.revision, card)
     except UserError as error:
         if is_local:
