@@ -86,7 +86,8 @@ READS: dict[Wanted, frozenset[Kind]] = {
 }
 """The kinds that a reader can use, whose rows get no advice: what is wrong there is in the row."""
 COMPLETION_NAMES = ("completion", "completions", "response", "responses", "generation", "generations", "outputs")
-"""Names that nothing but completions have; a file of prompts may have `output` or `solution` beside its answers."""
+"""Names by which a row is known to hold completions, whatever else it has: fewer than `field_names.NAMES` has for them,
+since a file of prompts may have `output`, `solution` or `code` beside its answers."""
 
 
 def kind_of(row: Mapping[str, Any]) -> Kind:
