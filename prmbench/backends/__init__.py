@@ -14,7 +14,7 @@ from prmbench.backends.registry import BACKENDS, BASELINES
 from prmbench.backends.resolve import checked_card, find_card, warn_of_unused_options
 from prmbench.config import ModelConfig, validate
 from prmbench.core import hub_access, reading
-from prmbench.core.plugins import import_named
+from prmbench.core.plugins import check_arguments, import_named
 from prmbench.core.records import READOUTS, ScoreKind, StepScores, Trace, UserError
 
 if TYPE_CHECKING:
@@ -149,10 +149,13 @@ def _load_plugin(path: str, config: ModelConfig) -> Backend:
     backend_class = import_named(path, "--backend")
     if not callable(backend_class):
         raise UserError(f"--backend {path}: is a {type(backend_class).__name__}; name a class or a function")
+    check_arguments(backend_class, ("config",), f"--backend {path}")
     backend: Backend = backend_class(config)
     for name in ("facts", "cost", "score"):
         if not hasattr(backend, name):
             raise UserError(f"--backend {path}: has no {name}; a backend has facts, cost(trace) and score(traces)")
+    check_arguments(backend.cost, ("trace",), f"--backend {path}: cost")
+    check_arguments(backend.score, ("traces",), f"--backend {path}: score")
     if not isinstance(backend.facts, Facts):
         raise UserError(f"--backend {path}: facts is a {type(backend.facts).__name__}; use prmbench.backends.Facts")
     if backend.facts.kind not in READOUTS:
