@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import pickletools
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from prmbench.backends import trl_files
 from prmbench.backends.cards import ModelCard
 from prmbench.backends.head_weights import CHECKPOINTS, HEAD_FILES, download, read_weight_map
 from prmbench.backends.step_labels import RIGHT, find_class, is_generic, right_class
@@ -25,8 +23,6 @@ from prmbench.core.records import UserError
 from prmbench.engines.hf import HEAD_WEIGHTS, adapter_shapes
 from prmbench.engines.loading import tensor_shapes
 
-TRL_SEPARATOR = "\n"
-"""The `step_separator` of TRL's PRMConfig where nobody sets it."""
 QWEN_TAG, QWEN_PROMPT = "<extra_0>", "qwen_math_prm_system"
 STEP_TAG = re.compile(
     r"<extra_0>|ки|[<\[(|/]*(end[_ -]?of[_ -]?|eo)?(step|prm|reward|rm|score|verdict|judge)"
@@ -42,6 +38,8 @@ TASKS = {"TOKEN_CLS": "token classifier", "SEQ_CLS": "sequence classifier", "CAU
 """peft's task types -> kind of model."""
 SKYWORK = "Qwen2ForPrmModel"
 """Architecture of Skywork-o1-Open-PRM."""
+PLACEHOLDER = "PATH OR HUB ID"
+"""Stands in an example for a reference model that no file names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +173,7 @@ def infer(model: str, revision: str | None, stated: ModelCard) -> Inference:
         UserError: A file is damaged, the folder holds no model, or the hub cannot be reached.
     """
     if Path(model).suffix == ".gguf":
-        return _causal(model, f"a causal language model ({Path(model).name})", stated, "")
+        return _causal(model, f"a causal language model ({Path(model).name})", stated, None)
     files = ModelFiles.open(model, revision)
     _check_is_model(files)
     if (name := next((name for name in HEAD_FILES if files.path(name)), None)) is not None:
@@ -303,16 +301,18 @@ def _token_classifier(
 
 def _step_end(files: ModelFiles) -> tuple[dict[str, str], str, str]:
     """Return the tag or separator that closes a step as a field of the card, with its evidence or a problem."""
-    separator = trl_separator(files)
+    training_args = files.path(trl_files.TRAINING_ARGS)
+    separator = trl_files.step_separator(training_args) if training_args else None
     if separator is not None:
-        return {"separator": separator}, f"separator {separator!r} (step_separator in training_args.bin)", ""
+        return {"separator": separator}, f"separator {separator!r} (step_separator in {trl_files.TRAINING_ARGS})", ""
     tags = _step_tags(files)
     if len(tags) == 1:
         return {"tag": tags[0]}, f"tag {tags[0]} (an added token of its tokenizer)", ""
     if tags:
         names = ", ".join(tags)
         return {"tag": tags[0]}, "", f"its tokenizer has several tokens that may close a step ({names})"
-    return {"separator": TRL_SEPARATOR}, f"separator {TRL_SEPARATOR!r} (TRL's default; no file of it names another)", ""
+    guess = "a guess, TRL's default: no file names it; a wrong one gives numbers near the floors"
+    return {"separator": trl_files.DEFAULT_SEPARATOR}, f"separator {trl_files.DEFAULT_SEPARATOR!r} ({guess})", ""
 
 
 def _step_tags(files: ModelFiles) -> list[str]:
@@ -338,7 +338,7 @@ def _positive(labels: Mapping[int, str], classes: int, stated: str | None, model
     return None, f"which class means that a step is right cannot be told from its classes ({names})"
 
 
-def _causal(model: str, what: str, stated: ModelCard, reference: str) -> Inference:
+def _causal(model: str, what: str, stated: ModelCard, reference: str | None) -> Inference:
     """A causal language model: implicit with a reference, tag_lm with a tag; otherwise there is a choice to make."""
     if stated.ref_model:
         reason = f"backend implicit ({what} with --ref-model {stated.ref_model})"
@@ -353,19 +353,19 @@ def _causal(model: str, what: str, stated: ModelCard, reference: str) -> Inferen
         "its training started from), with --tag TAG by + or - after each step, with --backend endo by its own logits, "
         "with --backend critic by asking it"
     )
-    reference = reference or "PATH OR HUB ID"
+    reference = PLACEHOLDER if reference is None else reference
     quoted = f"'{reference}'" if " " in reference else reference
     return Inference({"backend": "implicit", "ref_model": reference}, (), problem, f"--ref-model {quoted}")
 
 
 def _unknown(files: ModelFiles, problem: str, example: Mapping[str, Any]) -> Inference:
     """A model that none of the readings fits for certain."""
-    example = example or {"backend": "implicit", "ref_model": _reference(files) or "PATH OR HUB ID"}
+    example = example or {"backend": "implicit", "ref_model": _reference(files) or PLACEHOLDER}
     return Inference(example, (), problem, f"--backend {example['backend']} {_flags(example)}".rstrip())
 
 
-def _reference(files: ModelFiles) -> str:
-    """Return the model that training started from, where the files name one; empty otherwise."""
+def _reference(files: ModelFiles) -> str | None:
+    """Return the model that training started from; None where the files name none."""
     if files.base:
         return relative_model(Path(files.model), files.base.model)
     origin = files.config.get("_name_or_path")
@@ -374,7 +374,7 @@ def _reference(files: ModelFiles) -> str:
     readme = files.path("README.md")
     text = readme.read_text(encoding="utf-8", errors="replace") if readme else ""
     match = re.search(r"^base_model:\s*\[?['\"]?([\w./-]+)", text, re.MULTILINE)
-    return match[1] if match else ""
+    return match[1] if match else None
 
 
 def relative_model(folder: Path, model: str) -> str:
@@ -400,42 +400,6 @@ def _flags(fields: Mapping[str, Any]) -> str:
 def _quoted(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)[1:-1] if isinstance(value, str) else str(value)
     return text if re.fullmatch(r"[\w./-]+", text) else f"'{text}'"
-
-
-# --- TRL ---
-
-
-def trl_separator(files: ModelFiles) -> str | None:
-    """Return the `step_separator` in the training_args.bin that TRL's PRMTrainer saves; None where there is none.
-
-    The file is a pickle. It is not unpickled, which would run its code: only its texts are read, in their order.
-    """
-    path = files.path("training_args.bin")
-    if path is None:
-        return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            texts = list(_texts(archive.read(name)))
-    except (zipfile.BadZipFile, StopIteration, ValueError, OSError, KeyError, IndexError):
-        return None
-    return next((value for key, value in pairwise(texts) if key == "step_separator"), None)
-
-
-def _texts(pickled: bytes) -> Iterator[str | None]:
-    """Yield the texts of a pickle in their order, those that it repeats by number included, and None for all else."""
-    memo: dict[int, str | None] = {}
-    last: str | None = None
-    for opcode, argument, _ in pickletools.genops(pickled):
-        if "PUT" in opcode.name or opcode.name == "MEMOIZE":
-            memo[len(memo) if argument is None else int(argument)] = last
-            continue
-        last = None
-        if "UNICODE" in opcode.name:
-            last = str(argument)
-        elif opcode.name.endswith("GET"):
-            last = memo.get(int(argument or 0))
-        yield last
 
 
 # --- messages ---

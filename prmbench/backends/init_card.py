@@ -7,8 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from prmbench.backends import BACKENDS, cards, check_card_options, check_reference, infer
+from prmbench.backends import BACKENDS, cards, infer
 from prmbench.backends.cards import TRAINING_RECORD_KEYS, ModelCard
+from prmbench.backends.resolve import check_card_options, check_reference
 from prmbench.config import InitConfig, check_model_path, validate
 from prmbench.core import provenance, reading, writing
 from prmbench.core.option_values import check_choice

@@ -9,7 +9,6 @@ from prmbench.core.option_values import check_choice
 
 RIGHT = 1
 """The class of a right step where no name says otherwise: that of TRL, of Qwen2.5-Math-PRM and of the other rows."""
-TWO = 2
 GENERIC_NAME = re.compile(r"LABEL_\d+")
 """Matches a name that transformers gives a class which nobody named."""
 RIGHT_WORDS = frozenset(
@@ -77,11 +76,12 @@ def right_class(labels: Mapping[int, str]) -> int | None:
     words = {index: _polarity(str(name)) for index, name in labels.items()}
     if "-1" in map(str, labels.values()):
         words |= {index: "neutral" for index, name in labels.items() if str(name) == "0"}
+    is_binary = len(labels) == 2  # noqa: PLR2004 - right and wrong
     right = [index for index, polarity in words.items() if polarity == "right"]
     wrong = [index for index, polarity in words.items() if polarity == "wrong"]
-    if len(right) == 1 and (len(labels) == TWO or "unknown" not in words.values()):
+    if len(right) == 1 and (is_binary or "unknown" not in words.values()):
         return right[0]
-    if len(labels) == TWO and not right and len(wrong) == 1:
+    if is_binary and not right and len(wrong) == 1:
         return next(index for index in labels if index not in wrong)
     return None
 

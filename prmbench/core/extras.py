@@ -30,9 +30,21 @@ def require(module: str, purpose: str) -> None:
         purpose: What needs it, as the user wrote it: `--lora-rank`.
     """
     if importlib.util.find_spec(module) is None:
-        raise UserError(f"{purpose}: needs {module.replace('_', '-')}, which is not installed; {remedy(module)}")
+        raise missing(module, purpose)
+
+
+def missing(module: str, purpose: str, cause: ImportError | None = None) -> UserError:
+    """Returns the error that says that a module is not installed, and which command installs it.
+
+    Args:
+        module: The module.
+        purpose: What needs it, as the user wrote it.
+        cause: What importing it raised, where it was tried.
+    """
+    why = f" ({cause})" if cause else ""
+    return UserError(f"{purpose}: needs {module.replace('_', '-')}, which is not installed{why}; {remedy(module)}")
 
 
 def remedy(module: str) -> str:
-    """Returns the command that installs a module's extra."""
-    return f"pip install 'prmbench[{EXTRAS[module]}]'"
+    """Returns the command that installs a module: with its extra, or by itself where no extra has it."""
+    return f"pip install 'prmbench[{EXTRAS[module]}]'" if module in EXTRAS else f"pip install {module}"

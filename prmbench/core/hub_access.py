@@ -34,17 +34,13 @@ def cached_path(name: str, file: str, revision: str | None = None) -> Path | Non
     return Path(path) if isinstance(path, str) else None
 
 
-def is_local_only(name: str, revision: str | None = None) -> bool:
-    """Return whether a hub model can only be read from the cache, because the hub cannot be reached.
-
-    Raises:
-        UserError: The hub cannot be reached, and the model is not in the cache.
-    """
+def check_reachable(name: str, revision: str | None = None) -> None:
+    """Raises UserError where the hub cannot be reached and a model is not in the cache; says where the cache serves."""
     from huggingface_hub import constants
 
+    if _can_ask(name):
+        return
     host = host_of(constants.ENDPOINT)
-    if not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT, name):
-        return False
     is_known = any(is_cached(name, file, revision) for file in ("config.json", "adapter_config.json"))
     reason = "HF_HUB_OFFLINE forbids to ask the hub" if constants.HF_HUB_OFFLINE else f"{host} cannot be reached"
     if not is_known:
@@ -54,7 +50,22 @@ def is_local_only(name: str, revision: str | None = None) -> bool:
         )
     if not constants.HF_HUB_OFFLINE:
         warnings.warn(f"{reason}; {name} is read from the cache", Notice, stacklevel=1)
-    return True
+
+
+def is_local_only(name: str, revision: str | None = None) -> bool:
+    """Return whether a hub model can only be read from the cache, because the hub cannot be reached.
+
+    Raises:
+        UserError: The hub cannot be reached, and the model is not in the cache.
+    """
+    check_reachable(name, revision)
+    return not _can_ask(name)
+
+
+def _can_ask(name: str) -> bool:
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT, name)
 
 
 @cache

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
-import re
-import sys
+import inspect
 import sysconfig
 import traceback
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 from prmbench.core.records import UserError
@@ -18,8 +16,6 @@ from prmbench.core.records import UserError
 _PACKAGE = Path(__file__).resolve().parents[1]
 _STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"]).resolve()
 _INSTALL_FOLDERS = ("site-packages", "dist-packages")
-_CALL = re.compile(r"([\w.<>]+)\(\) (?:takes|missing|got)\b")
-"""The message of a TypeError about a call with other arguments than a function takes."""
 _imported: set[str] = set()
 """Names of the modules outside this package that were imported for the user."""
 
@@ -77,14 +73,34 @@ def _import_error(error: Exception, module: str) -> str:
     return f"{_place(error) or module}: {type(error).__name__} ({error}); repair it"
 
 
-def plugin_fault(error: BaseException) -> str:
-    """Returns `FILE, line N: ...` for an error that a module of the user's raised; empty for any other error.
+def check_arguments(function: Callable[..., Any], arguments: Sequence[str], name: str) -> None:
+    """Checks that a plugin's function or class can be called, before the call: then it is known whose fault it is.
 
-    A call of one of its functions with arguments that the function does not take is such an error, too.
+    Args:
+        function: The function, or the class.
+        arguments: Names of the positional arguments of the call, for the message.
+        name: What the function is, for the message where it has no file: `--backend pkg.mod:Class`.
+
+    Raises:
+        UserError: It does not take so many arguments.
     """
+    try:
+        inspect.signature(function).bind(*arguments)
+    except ValueError:
+        return  # written in C: without a signature
+    except TypeError as error:
+        target = function.__init__ if inspect.isclass(function) else function
+        code = getattr(target, "__code__", None)
+        place = f"{code.co_filename}, line {code.co_firstlineno}" if code else name
+        called = getattr(target, "__qualname__", name)
+        raise UserError(f"{place}: {called} must take ({', '.join(arguments)}): {error}; repair it") from error
+
+
+def plugin_fault(error: BaseException) -> str:
+    """Returns `FILE, line N: ...` for an error that a module of the user's raised; empty for any other error."""
     if not _imported or not isinstance(error, Exception):
         return ""
-    place = _place(error) or (_signature_place(error) if isinstance(error, TypeError) else "")
+    place = _place(error)
     return f"{place}: {type(error).__name__} ({error}); repair it" if place else ""
 
 
@@ -104,15 +120,3 @@ def _is_plugin_file(filename: str) -> bool:
         following = path.parts[max(path.parts.index(f) for f in _INSTALL_FOLDERS if f in path.parts) + 1]
         return following.removesuffix(".py") in tops
     return not path.resolve().is_relative_to(_STANDARD_LIBRARY)
-
-
-def _signature_place(error: TypeError) -> str:
-    """Returns where the function is defined that the message of the error names, if it is a plugin's."""
-    match = _CALL.match(str(error))
-    name = match[1] if match else None
-    namespaces = [vars(sys.modules[module]) for module in _imported if module in sys.modules]
-    for function in gc.get_objects():  # also finds lambdas and functions inside functions
-        is_function = type(function) is FunctionType  # isinstance would wake lazy objects of libraries
-        if is_function and function.__qualname__ == name and any(function.__globals__ is n for n in namespaces):
-            return f"{function.__code__.co_filename}, line {function.__code__.co_firstlineno}"
-    return ""

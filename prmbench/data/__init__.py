@@ -89,7 +89,7 @@ def load(
     if not limited:
         raise UserError(f"{source}: holds no trace")
     files.check_unique_ids([t.id for t in limited], source)
-    row.task.check_data(limited, source)
+    row.task.check_data(limited, source if data is None else str(data))
     if row.render is not None:
         limited = row.render(limited, rendering)
         chosen = tuple(dict.fromkeys(t.subset for t in limited))

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prmbench.core.plugins import import_named
+from prmbench.core.plugins import check_arguments, import_named
 from prmbench.core.records import Trace, UserError
 from prmbench.data import prmbench_preview, processbench, renderings, rollout_traces, selection
 from prmbench.tasks import Task, add_task, find_task, installed_benchmarks, load_entry
@@ -131,5 +131,20 @@ def find_benchmark(name: str) -> Benchmark:
         raise UserError(f"--benchmark {name}: is a {type(row).__name__}, not a prmbench.data.benchmarks.Benchmark")
     if row.name in BENCHMARKS:
         raise UserError(f"--benchmark {name}: is called {row.name}, as one of prmbench's own; give it another name")
+    _check_functions(row, name)
     add_task(row.task)
     return row
+
+
+def _check_functions(row: Benchmark, name: str) -> None:
+    """Raise UserError where a function of a plugin's benchmark or task does not take what it is called with."""
+    calls: list[tuple[str, Callable[..., object], tuple[str, ...]]] = [
+        ("from_files", row.reader.from_files, ("path", "split")),
+        ("judge", row.task.judge, ("manifest", "scores")),
+        ("protocols", row.task.protocols, ("manifest",)),
+        ("check_data", row.task.check_data, ("traces", "source")),
+    ]
+    if row.reader.takes_fields:
+        calls.append(("from_files", row.reader.from_files, ("path", "split", "fields")))
+    for role, function, arguments in calls:
+        check_arguments(function, arguments, f"--benchmark {name}: {role}")

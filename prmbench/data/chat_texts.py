@@ -16,8 +16,14 @@ from prmbench.data import files
 TEXT_NAMES = (
     *("text", "content", "completion", "response", "output", "generation", "generated_text", "solution", "answer"),
 )
-"""Names of the text in an object that stands for one completion."""
+"""Names of the text in an object that stands for one completion.
+
+Not those of `field_names.NAMES`, which are of rows: an object has no list of completions, and its `text`, `content` and
+`answer` can be nothing but what the model wrote.
+"""
 OUTCOME_NAMES = ("outcome", "correct", "is_correct", "correctness")
+"""Names of one outcome in such an object: those of `field_names.NAMES` without `outcomes`, a list for all completions
+of a row, and `final_answer_correct`, which only rows of solutions have."""
 _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "chatbot": "assistant"}
 
 

@@ -2,7 +2,8 @@
 
 A name is `sure` when it means one thing in every row, and `unsure` when it may mean another: an `answer` is a reference
 answer here and a completion there. An unsure name counts only in a row without a sure one. Two names of one kind with
-different contents are refused, with the `--fields` that decides.
+different contents are refused, with the `--fields` that decides. Narrower lists, which say why they are, stand in
+chat_texts (for objects inside a row) and row_kinds (for what tells files of completions from others).
 """
 
 from __future__ import annotations

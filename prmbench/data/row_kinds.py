@@ -15,6 +15,7 @@ from typing import Any, Literal
 from prmbench.core.records import UserError
 from prmbench.data import chat_texts, field_names
 from prmbench.data.field_names import ANSWER, COMPLETION, NAMES, OUTCOME, PROMPT
+from prmbench.tasks.problem_groups import verify_advice
 
 Kind = Literal[
     "prm800k",
@@ -37,7 +38,7 @@ Wanted = Literal["traces", "prmbench", "rollouts", "prompts", "solutions", "comp
 
 @dataclass(frozen=True, slots=True)
 class _Description:
-    """What rows of a kind are called, and what reads them; `{file}` and `{out}` stand for paths."""
+    """What rows of a kind are called, and what reads them; `{file}`, `{out}` and `{verify}` are filled in."""
 
     name: str
     use: str
@@ -64,9 +65,7 @@ DESCRIPTIONS: dict[Kind, _Description] = {
     "training": _Description(
         "conversations with outcomes", "`prmbench train-rm --data {file}` trains a reward model on them"
     ),
-    "completions": _Description(
-        "completions without outcomes", "`prmbench verify {file} --out {out}` puts outcomes on them"
-    ),
+    "completions": _Description("completions without outcomes", "{verify}"),
     "solutions": _Description("solutions without labels", "`prmbench score --data {file}` scores their steps"),
     "prompts": _Description(
         "prompts with reference answers",
@@ -86,7 +85,8 @@ READS: dict[Wanted, frozenset[Kind]] = {
 }
 """The kinds that a reader can use, whose rows get no advice: what is wrong there is in the row."""
 COMPLETION_NAMES = ("completion", "completions", "response", "responses", "generation", "generations", "outputs")
-"""Names that nothing but completions have; a file of prompts may have `output` or `solution` beside its answers."""
+"""Names by which a row is known to hold completions, whatever else it has: fewer than `field_names.NAMES` has for them,
+since a file of prompts may have `output`, `solution` or `code` beside its answers."""
 
 
 def kind_of(row: Mapping[str, Any]) -> Kind:
@@ -154,6 +154,6 @@ def advice(row: Mapping[str, Any], file: Path | None, wanted: Wanted) -> Iterato
 def _describe(kind: Kind, file: Path) -> str:
     """Return what rows of a kind are called and what reads them, with commands to paste."""
     row_kind = DESCRIPTIONS[kind]
-    suffix = "verified" if kind == "completions" else "traces"
-    out = shlex.quote(f"{file.stem}-{suffix}.jsonl")
-    return f"{row_kind.name}: {row_kind.use.format(file=shlex.quote(str(file)), out=out)}"
+    out = shlex.quote(f"{file.stem}-traces.jsonl")
+    use = row_kind.use.format(file=shlex.quote(str(file)), out=out, verify=verify_advice(str(file)))
+    return f"{row_kind.name}: {use}"

@@ -14,9 +14,10 @@ from prmbench import tasks
 from prmbench.config import PushConfig
 from prmbench.core import archives, output_checks, provenance, reading, result_files
 from prmbench.core.records import Notice, RunManifest, RunResult, UserError
+from prmbench.core.redaction import one_line
 from prmbench.publishing import content_checks
 from prmbench.report import hub_results, model_card
-from prmbench.report.headlines import one_line
+from prmbench.report.headlines import flattened
 from prmbench.report.load import refusal
 
 PARTS = ("model", "card", "results", "scores")
@@ -302,7 +303,7 @@ def _dataset_card(config: PushConfig, manifests: Sequence[RunManifest]) -> str:
     rows = "\n".join(
         "| " + " | ".join(map(model_card.escaped, (m.run_id, m.model, m.benchmark, str(m.n)))) + " |" for m in manifests
     )
-    title = model_card.escaped(one_line(config.name or config.repo))
+    title = model_card.escaped(flattened(config.name or config.repo))
     return f"""---
 {metadata.strip()}
 ---
@@ -344,4 +345,4 @@ def _safetensors_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="np") as weights:
             return weights.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is no file of weights ({one_line(str(error))}); restore it") from error
+        raise UserError(f"{path}: is no file of weights ({one_line(error)}); restore it") from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from prmbench.config import PublishConfig
 from prmbench.core.records import MetricRow, RunManifest, RunResult
-from prmbench.report.headlines import dataset_name, floors_of, is_hub_id, lower_is_better, one_line, rounded, rule_of
+from prmbench.report.headlines import dataset_name, flattened, floors_of, is_hub_id, lower_is_better, rounded, rule_of
 from prmbench.tasks import find_task
 from prmbench.tasks.registry import TASKS
 from prmbench.tasks.wording import RULES
@@ -33,21 +33,21 @@ def record(config: PublishConfig, result: RunResult, rows: Sequence[MetricRow], 
         recorded_at: When the result was recorded, in Unix seconds.
     """
     m = result.manifest
-    name = one_line(config.name or m.model)
+    name = flattened(config.name or m.model)
     return {
         "schema_version": SCHEMA_VERSION,
-        "evaluation_id": f"{one_line(dataset_name(m))}/{name}/{recorded_at}/{m.run_id}",
+        "evaluation_id": f"{flattened(dataset_name(m))}/{name}/{recorded_at}/{m.run_id}",
         **({} if m.finished_at is None else {"evaluation_timestamp": str(m.finished_at)}),
         "retrieved_timestamp": str(recorded_at),
         "source_metadata": {
             "source_name": "prmbench",
             "source_type": "evaluation_run",
-            "source_organization_name": one_line(config.organization or "unknown"),
+            "source_organization_name": flattened(config.organization or "unknown"),
             "evaluator_relationship": config.relationship,
         },
         "eval_library": {
             "name": "prmbench",
-            "version": one_line(m.packages.get("prmbench", "unknown")),
+            "version": flattened(m.packages.get("prmbench", "unknown")),
             "additional_details": _texts({"commit": m.commit, "dirty": m.dirty, "run_id": m.run_id}),
         },
         "model_info": _model(m, name),
@@ -72,25 +72,25 @@ def _model(m: RunManifest, name: str) -> dict[str, Any]:
         "name": name,
         "id": name,
         **({"developer": name.partition("/")[0]} if "/" in name else {}),
-        "inference_engine": {"name": engine, "version": one_line(m.packages.get(engine, "unknown"))},
+        "inference_engine": {"name": engine, "version": flattened(m.packages.get(engine, "unknown"))},
         "additional_details": _texts(facts),
     }
 
 
 def _result(result: RunResult, row: MetricRow) -> dict[str, Any]:
     m = result.manifest
-    task, dataset = find_task(m.task), one_line(dataset_name(m))
+    task, dataset = find_task(m.task), flattened(dataset_name(m))
     rule = rule_of(task, row.protocol)
     low, high = _bounds(row)
     is_known = m.task in TASKS
     return {
-        "evaluation_result_id": one_line(f"{m.run_id}/{row.subset}/{row.protocol}/{row.metric}"),
-        "evaluation_name": f"{dataset}.{one_line(row.subset)}",
+        "evaluation_result_id": flattened(f"{m.run_id}/{row.subset}/{row.protocol}/{row.metric}"),
+        "evaluation_name": f"{dataset}.{flattened(row.subset)}",
         "source_data": _data(m, dataset),
         "metric_config": {
-            "evaluation_description": one_line(task.description),
-            "metric_id": f"prmbench.{dataset}.{one_line(row.metric)}",
-            "metric_name": one_line(row.metric),
+            "evaluation_description": flattened(task.description),
+            "metric_id": f"prmbench.{dataset}.{flattened(row.metric)}",
+            "metric_name": flattened(row.metric),
             **({"metric_unit": "proportion"} if is_known else {}),
             "lower_is_better": lower_is_better(task, row.metric),
             "score_type": "continuous",
@@ -128,7 +128,7 @@ def _interval(row: MetricRow) -> dict[str, Any]:
 def _data(m: RunManifest, dataset: str) -> dict[str, Any]:
     facts = _texts({"revision": m.data_revision, "sha256": m.benchmark_hash, "version": m.benchmark_version})
     if is_hub_id(m.data_source):
-        hub = {"source_type": "hf_dataset", "hf_repo": one_line(m.data_source), "samples_number": m.n}
+        hub = {"source_type": "hf_dataset", "hf_repo": flattened(m.data_source), "samples_number": m.n}
         return {"dataset_name": dataset, **hub, "additional_details": facts}
     return {"dataset_name": dataset, "source_type": "other", "additional_details": facts}
 
@@ -136,7 +136,7 @@ def _data(m: RunManifest, dataset: str) -> dict[str, Any]:
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     """The values as texts, which is what the schema allows among further details; what is unknown is left out."""
     return {
-        name: one_line(value) if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        name: flattened(value) if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for name, value in values.items()
         if value not in (None, "")
     }

@@ -91,8 +91,8 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, DIGITS)
 
 
-def one_line(text: str) -> str:
-    """Returns the text on one line."""
+def flattened(text: str) -> str:
+    """Returns the text on one line, as metadata needs it; messages need `redaction.one_line`."""
     return " ".join(text.split())
 
 

@@ -16,7 +16,7 @@ from prmbench.config import PublishConfig
 from prmbench.core.records import MetricRow, Notice, RunManifest, RunResult
 from prmbench.core.result_files import canonical_json
 from prmbench.report import every_eval_ever
-from prmbench.report.headlines import dataset_name, floors_of, headline, is_hub_id, one_line, rounded, rule_of
+from prmbench.report.headlines import dataset_name, flattened, floors_of, headline, is_hub_id, rounded, rule_of
 from prmbench.tasks import find_task
 from prmbench.tasks.wording import RULES
 
@@ -98,4 +98,4 @@ def notes(result: RunResult, row: MetricRow) -> str:
     parts.append(f"n = {row.n}, {row.unscored} unscored")
     parts += [f"{name} {value}" for name, value in floors_of(row, result.rows).items()]
     parts.append(f"prmbench {m.packages.get('prmbench', '(unknown version)')}, run {m.run_id}")
-    return one_line("; ".join(parts))
+    return flattened("; ".join(parts))

@@ -24,12 +24,12 @@ from prmbench.core.records import MetricRow, RunManifest, RunResult, UserError
 from prmbench.report import hub_results, run_table
 from prmbench.report.headlines import (
     dataset_name,
+    flattened,
     floors_of,
     headline,
     is_floor,
     is_in_sample,
     is_result,
-    one_line,
     rounded,
 )
 
@@ -184,13 +184,15 @@ def _check_one_model(manifests: Sequence[RunManifest], paths: Sequence[Path]) ->
     ids = Counter((m.benchmark, m.task, m.run_id) for m in manifests)
     for (benchmark, _, name), count in ids.items():
         if count > 1:
-            raise UserError(f"card: {count} unlike results are run {one_line(name)} of {one_line(benchmark)}; keep one")
+            raise UserError(
+                f"card: {count} unlike results are run {flattened(name)} of {flattened(benchmark)}; keep one"
+            )
     for name in SHARED_FIELDS:
         values = list(dict.fromkeys(value for m in manifests if (value := getattr(m, name)) is not None))
         if len(values) > 1:
             raise UserError(
                 f"card: {', '.join(p.name for p in paths)} differ in {name.replace('_', ' ')} "
-                f"({one_line(values[0])} and {one_line(values[1])}); a card is about one model"
+                f"({flattened(values[0])} and {flattened(values[1])}); a card is about one model"
             )
 
 
@@ -209,7 +211,7 @@ def _metadata(config: PublishConfig, results: Sequence[RunResult], numbers: Sequ
     card_data = ModelCardData(
         license=config.license,
         tags=["process-reward-model", "prmbench"],
-        model_name=one_line(_name(config, results)),
+        model_name=flattened(_name(config, results)),
         eval_results=[
             entry
             for result, rows in zip(results, numbers, strict=True)
@@ -229,26 +231,26 @@ def eval_results(result: RunResult, rows: Sequence[MetricRow], split: str | None
     manifest = result.manifest
     for row in rows:
         metric_args: dict[str, Any] = {
-            "protocol": one_line(row.protocol),
+            "protocol": flattened(row.protocol),
             "lo": rounded(row.lo),
             "hi": rounded(row.hi),
         }
-        metric_args |= {"n": row.n, "unscored": row.unscored or None, "note": one_line(row.note) or None}
+        metric_args |= {"n": row.n, "unscored": row.unscored or None, "note": flattened(row.note) or None}
         yield EvalResult(
             task_type="text-generation" if tasks.find_task(manifest.task).reads_outcomes else "text-classification",
             task_name=tasks.find_task(manifest.task).title,
-            dataset_type=one_line(_dataset_type(manifest)),
-            dataset_name=one_line(dataset_name(manifest)),
-            dataset_config=one_line(row.subset),
+            dataset_type=flattened(_dataset_type(manifest)),
+            dataset_name=flattened(dataset_name(manifest)),
+            dataset_config=flattened(row.subset),
             dataset_split=split,
-            dataset_revision=None if manifest.data_revision is None else one_line(manifest.data_revision),
+            dataset_revision=None if manifest.data_revision is None else flattened(manifest.data_revision),
             dataset_args={
                 "version": manifest.benchmark_version,
-                "sha256": one_line(manifest.benchmark_hash),
+                "sha256": flattened(manifest.benchmark_hash),
                 "run": manifest.run_id,
             },
-            metric_type=one_line(row.metric),
-            metric_name=one_line(f"{row.metric}, {row.protocol}"),
+            metric_type=flattened(row.metric),
+            metric_name=flattened(f"{row.metric}, {row.protocol}"),
             metric_value=rounded(row.value),
             metric_args=metric_args | {"floors": floors_of(row, result.rows) or None},
         )
@@ -348,7 +350,7 @@ heading. Single underscores within words cannot; full stops, colons and at signs
 
 def escaped(text: str) -> str:
     """Returns text as Markdown on one line: special characters become numeric references, never markup."""
-    return SPECIAL.sub(lambda match: f"&#{ord(match[0])};", one_line(text))
+    return SPECIAL.sub(lambda match: f"&#{ord(match[0])};", flattened(text))
 
 
 def _fence(text: str) -> str:

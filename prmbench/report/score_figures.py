@@ -159,8 +159,8 @@ def _roc_and_precision_recall(pairs: Sequence[Pair]) -> FigurePlan | None:
             label = legend_label(_label(pair))
             roc_axis.plot(*_thinned(100 * false_alarms, 100 * found), color=color, lw=1.2, label=label)
             recall_axis.plot(*_thinned(100 * recall, 100 * precision), color=color, lw=1.2)
-            _write_area(roc_axis, len(pairs) - 1 - len(rates), f"AUC {auc(false_alarms, found):.2f}", color)
-            _write_area(recall_axis, len(rates), f"AP {average_precision_score(wrong, -scores):.2f}", color)
+            _write_area(roc_axis, len(pairs) - 1 - len(rates), f"AUC {auc(false_alarms, found):.2f}", color, top=False)
+            _write_area(recall_axis, len(rates), f"AP {average_precision_score(wrong, -scores):.2f}", color, top=True)
             rates.append(100 * float(wrong.mean()))
         roc_axis.plot([0, 100], [0, 100], color="#9a9a9a", lw=0.9, ls=(0, (3, 2)), label="chance")
         if rates:
@@ -193,11 +193,10 @@ def _curve_grid(names: Sequence[str]) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     return figure, list(zip(upper, lower, strict=True))
 
 
-def _write_area(axis: Axes, line: int, text: str, color: str) -> None:
-    """Writes a curve's area in its colour, at the corner that curves leave free."""
-    upper = text.startswith("AP")
-    y = 0.97 - 0.065 * line if upper else 0.03 + 0.065 * line
-    axis.text(0.98, y, text, transform=axis.transAxes, ha="right", va="top" if upper else "bottom", color=color, size=7)
+def _write_area(axis: Axes, line: int, text: str, color: str, *, top: bool) -> None:
+    """Writes a curve's area in its colour, in a right corner: the top one, or the bottom one; `line` counts from it."""
+    y = 0.97 - 0.065 * line if top else 0.03 + 0.065 * line
+    axis.text(0.98, y, text, transform=axis.transAxes, ha="right", va="top" if top else "bottom", color=color, size=7)
 
 
 def _histograms(pairs: Sequence[Pair]) -> FigurePlan | None:

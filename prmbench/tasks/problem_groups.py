@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -167,8 +169,14 @@ def group_size_faults(scores: Sequence[ScoredTrace]) -> Iterator[str]:
         yield f"have {largest} completions of one problem, more than {MOST_COMPLETIONS}"
 
 
+def verify_advice(path: str) -> str:
+    """Returns the command, to paste, that puts outcomes on the completions in a file, as the user wrote its path."""
+    out = f"{Path(path).stem}-verified.jsonl"
+    return f"`prmbench verify {shlex.quote(path)} --out {shlex.quote(out)}` puts outcomes on them"
+
+
 def advice_without_outcomes(traces: Sequence[Trace], source: str) -> str:
-    """Returns what to do with traces of a source that have no outcome."""
+    """Returns what to do with traces that have no outcome; `source` is their path, or their place on the hub."""
     if any(t.first_error is not None for t in traces):
         return "solutions with step labels are judged without --benchmark"
-    return f"`prmbench verify {source} --out verified.jsonl` puts outcomes on completions"
+    return verify_advice(source)

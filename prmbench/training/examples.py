@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from prmbench.engines.completion_encoding import (
     encode_steps,
     render_steps,
 )
+from prmbench.tasks.problem_groups import verify_advice
 from prmbench.training.losses import LossRow
 
 Ints = NDArray[np.int64]
@@ -165,20 +167,21 @@ def _int_array(values: Sequence[int]) -> Ints:
     return np.array(values, dtype=np.int64)
 
 
-MEND = {
-    "rollouts not verified": "`prmbench verify` puts outcomes on completions (step labels train with --loss step_bce)",
-    "rollouts without step labels": "`prmbench convert` reads published step labels, other losses need only outcomes",
-}
-"""How to mend data that has nothing to train on, by the reason for which rollouts are left out."""
+def _mend(dataset: Dataset, path: Path) -> str:
+    """Returns how to mend data that has nothing to train on, by the reason for which rollouts are left out."""
+    if "rollouts not verified" in dataset.left_out:
+        return f"{verify_advice(str(path))} (step labels train with --loss step_bce)"
+    if "rollouts without step labels" in dataset.left_out:
+        return "`prmbench convert` reads published step labels, other losses need only outcomes"
+    return "check the outcomes"
 
 
-def check_usable(dataset: Dataset, loss: LossRow) -> None:
-    """Raises UserError when there is nothing to train on, or when all labels are equal."""
+def check_usable(dataset: Dataset, loss: LossRow, path: Path) -> None:
+    """Raises UserError when there is nothing to train on, or when all labels are equal; `path` is that of the data."""
     why = "; ".join(f"left out: {count} {reason}" for reason, count in dataset.left_out.items())
-    mend = next((text for reason, text in MEND.items() if reason in dataset.left_out), "check the outcomes")
     unit = {"point": "completion", "pair": "right-wrong pair", "steps": "row of labelled steps"}[loss.view]
     if not dataset.units:
-        raise UserError(f"--data: no {unit} to train on ({why or 'no rows'}); {mend}, or --max-tokens")
+        raise UserError(f"--data: no {unit} to train on ({why or 'no rows'}); {_mend(dataset, path)}, or --max-tokens")
     if loss.scores is None or loss.view == "pair":
         return
     labels = np.concatenate([e.labels for e in dataset.examples])

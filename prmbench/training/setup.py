@@ -120,7 +120,7 @@ def prepare(config: TrainConfig) -> Job:
     encode = partial(build, loss=row, encoder=encoder, pairs=settings.pairs, seed=config.seed)
     training_rows, held_out_rows = training_data.split_by_prompt(rows, config.validation, config.seed)
     data, held_out = encode(training_rows), encode(held_out_rows)
-    check_usable(data, row)
+    check_usable(data, row, run_setup.data_path(config))
     if held_out_rows and not held_out.units:
         reason = "rollouts held out, none of use: no validation"
         data = replace(data, left_out={**data.left_out, reason: len(held_out_rows)})

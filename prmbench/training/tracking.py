@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prmbench.core import processes
-from prmbench.core.records import UserError
+from prmbench.core import extras, processes
 
 Track = Callable[[int, Mapping[str, Any]], None]
 """Called with (step or update, its line of metrics.jsonl); sends the numbers and ignores the other fields."""
@@ -31,7 +30,7 @@ def tracker(name: str, out: Path, config: Mapping[str, Any]) -> Track | None:
     try:
         send = TRACKERS[name](out, config)
     except ImportError as error:
-        raise UserError(f"--tracker {name}: is not installed ({error}); pip install {name}, or drop it") from error
+        raise extras.missing(name, f"--tracker {name}", error) from error
     return lambda step, line: send(step, {k: float(v) for k, v in line.items() if isinstance(v, int | float)})
 
 

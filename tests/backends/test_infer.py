@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from three_traces import TRACES
 
 from prmbench import tasks
-from prmbench.backends import cards, find_card, infer, load_backend
+from prmbench.backends import cards, find_card, load_backend, trl_files
 from prmbench.config import ModelConfig
 from prmbench.core.records import Notice, UserError
 from prmbench.engines.family_encodings import encode_pieces
@@ -289,12 +289,34 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
 def test_trls_separator_is_read_without_unpickling(tmp_path: Path, separator: str | None) -> None:
     folder = files(tmp_path / "m", CLASSIFIER, added=("<extra_0>",))
     torch.save(PRMConfig("\n\n", separator), folder / "training_args.bin")  # texts that stand there twice
-    assert infer.trl_separator(infer.ModelFiles(str(folder))) == separator
+    assert trl_files.step_separator(folder / "training_args.bin") == separator
     expected = {"tag": "<extra_0>"} if separator is None else {"separator": separator}
     assert fields_of(find_card(ModelConfig(str(folder)))) == {**TOKEN_CLS, **expected}
     for content in (b"", b"PK\x05\x06" + bytes(18), b"\x80\x02."):
         (folder / "training_args.bin").write_bytes(content)
-        assert infer.trl_separator(infer.ModelFiles(str(folder))) is None
+        assert trl_files.step_separator(folder / "training_args.bin") is None
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "is_guess"),
+    [
+        ({}, {}, True),
+        ({"added": ("<extra_0>",)}, {}, False),
+        ({}, {"separator": r"\n"}, False),
+        ({"saved": "\n"}, {}, False),
+    ],
+)
+def test_a_separator_that_nothing_names_is_called_a_guess(
+    tmp_path: Path, model: dict[str, Any], options: dict[str, Any], is_guess: bool
+) -> None:
+    saved = model.get("saved")
+    folder = files(tmp_path / "m", CLASSIFIER, added=model.get("added", ()))
+    if saved is not None:
+        torch.save(PRMConfig("out", saved), folder / "training_args.bin")
+    with pytest.warns(Notice, match="assumed from its files") as notices:
+        find_card(ModelConfig(str(folder), **options))
+    guess = r"separator '\n' (a guess, TRL's default: no file names it; a wrong one gives numbers near the floors)"
+    assert [guess in str(notice.message) for notice in notices] == [is_guess]
 
 
 def test_a_model_in_the_hubs_cache_is_read_as_a_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

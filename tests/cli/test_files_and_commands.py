@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +87,18 @@ FIXES = {
 """What a command says that has no use for a file."""
 WORKS = ""
 NO_BENCHMARK = "solutions with step labels are judged without --benchmark"
-VERIFIES = "`prmbench verify FILE --out verified.jsonl`"
 EXCEPTIONS: dict[str, dict[str, str]] = {
     "eval": {"traces": WORKS},
     "format_shift": {"traces": WORKS},
     "prmbench": {"prmbench": WORKS},
     "best_of_n": {
         **{"rollouts": WORKS, "pairs": WORKS},
-        **dict.fromkeys(("trl", "completions", "solutions"), VERIFIES),
+        **dict.fromkeys(("trl", "completions", "solutions"), VERIFY),
         "traces": NO_BENCHMARK,
     },
     "calibration": {
         **dict.fromkeys(("rollouts", "pairs", "trl"), WORKS),
-        **dict.fromkeys(("completions", "solutions"), VERIFIES),
+        **dict.fromkeys(("completions", "solutions"), VERIFY),
         "traces": NO_BENCHMARK,
     },
     "score": dict.fromkeys(("solutions", "traces", "rollouts"), WORKS),
@@ -123,3 +124,20 @@ def test_a_file_and_a_command(kind: str, command: str, tmp_path: Path, monkeypat
     (line,) = result.stderr.splitlines()
     assert expected.replace("FILE", name).replace("STEM", f"{kind}-rows") in line
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [name]
+
+
+@pytest.mark.parametrize("command", ["best_of_n", "calibration", "rollout", "convert", "train"])
+def test_the_advice_to_verify_can_be_pasted(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("own rows") / "c.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row) + "\n" for row in FILES["completions"]))
+    train = f"train-rm --model {policy} --preset miniature --device cpu --out t --data FILE"
+    words = {**COMMANDS, "train": train}[command].split()
+    result = call(*(str(path) if word == "FILE" else word for word in words))
+    assert result.exit_code == 2, result.output
+    (advice,) = re.findall(r"`prmbench (verify .*?)`", result.stderr)
+    assert shlex.split(advice) == ["verify", str(path), "--out", "c-verified.jsonl"]
+    assert call(*shlex.split(advice), "--verifier", "exact").exit_code == 0

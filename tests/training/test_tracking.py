@@ -48,7 +48,7 @@ def test_a_tracker_that_is_not_installed_is_one_line_before_the_training(
         monkeypatch.setitem(sys.modules, module, None)
     facts = ("--model", policy, "--data", data(tmp_path), "--preset", "miniature", "--device", "cpu")
     message = refused("train-rm", *facts, "--out", tmp_path / "out", "--tracker", name)
-    assert message.startswith(f"error: --tracker {name}: is not installed")
+    assert message.startswith(f"error: --tracker {name}: needs {name}, which is not installed (")
     assert f"pip install {name}" in message
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
 

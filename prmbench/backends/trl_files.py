@@ -1,0 +1,44 @@
+"""Reads what TRL's trainer saves beside a model: the step separator that it was trained with."""
+
+from __future__ import annotations
+
+import pickletools
+import zipfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+TRAINING_ARGS = "training_args.bin"
+"""The file in which transformers' trainers save their arguments; TRL's PRMTrainer its PRMConfig."""
+DEFAULT_SEPARATOR = "\n"
+"""The `step_separator` of TRL's PRMConfig where nobody sets it."""
+
+
+def step_separator(path: Path) -> str | None:
+    """Return the `step_separator` in a training_args.bin; None where there is none, or where it cannot be read.
+
+    The file is a pickle. It is not unpickled, which would run its code: only its texts are read, in their order.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            texts = list(_texts(archive.read(name)))
+    except (zipfile.BadZipFile, StopIteration, ValueError, OSError, KeyError, IndexError):
+        return None
+    return next((value for key, value in pairwise(texts) if key == "step_separator"), None)
+
+
+def _texts(pickled: bytes) -> Iterator[str | None]:
+    """Yield the texts of a pickle in their order, those that it repeats by number included, and None for all else."""
+    memo: dict[int, str | None] = {}
+    last: str | None = None
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if "PUT" in opcode.name or opcode.name == "MEMOIZE":
+            memo[len(memo) if argument is None else int(argument)] = last
+            continue
+        last = None
+        if "UNICODE" in opcode.name:
+            last = str(argument)
+        elif opcode.name.endswith("GET"):
+            last = memo.get(int(argument or 0))
+        yield last
