@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult
+from prmbench.core.records import DEFAULT_READOUTS, EvalProtocol, MetricRow, RunManifest, RunResult
 from prmbench.tasks import find_task
 from prmbench.tasks.blocks import group_size, underlying_subsets
 from prmbench.tasks.steps import RECOMMENDED
 from prmbench.tasks.task import Task
-from prmbench.tasks.wording import HEADLINE, rule_and_readout
+from prmbench.tasks.wording import rule_and_readout
 
 EXCLUDED_METRICS = ("threshold", "mdd", "drop_mdd", "p_value", "reliability")
 """Beginnings of metrics that are no results of their own."""
@@ -62,7 +62,7 @@ def rule_of(task: Task, protocol: str) -> str:
 
 def lower_is_better(task: Task, metric: str) -> bool:
     """Whether a lower value of the metric is better."""
-    return metric in task.lower_is_better or any(c.metric == metric and c.lowest_is_best for c in task.columns)
+    return metric in task.lower_is_better or any(c.metric == metric and c.lower_is_better for c in task.columns)
 
 
 def floors_of(row: MetricRow, rows: Sequence[MetricRow]) -> dict[str, float | None]:
@@ -115,7 +115,7 @@ def _protocol_order(task: Task, result: RunResult, rows: Sequence[MetricRow]) ->
 
     def rank(key: str) -> tuple[bool, int, bool]:
         protocol = EvalProtocol.parse(key)
-        is_usual = protocol.readout == HEADLINE.get(result.manifest.kind) and not protocol.series
+        is_usual = protocol.readout == DEFAULT_READOUTS.get(result.manifest.kind) and not protocol.series
         known = protocol.threshold in RECOMMENDED
         rule = RECOMMENDED.index(protocol.threshold) if known else len(RECOMMENDED)
         return not is_usual, rule, protocol.boundary != result.manifest.boundary

@@ -133,7 +133,7 @@ def _leadings(run: Run, task: Task) -> Sequence[Leading]:
     names = [protocol.removeprefix("floor/").replace("_", " ") for protocol in floors]
     return [
         Leading(
-            p, c.metric, c.heading, "", c.unit, c.lowest_is_best, tuple(map(Floor, floors, repeat(c.metric), names))
+            p, c.metric, c.heading, "", c.unit, c.lower_is_better, tuple(map(Floor, floors, repeat(c.metric), names))
         )
         for c in task.columns[:1]
         for p in protocols
@@ -217,7 +217,7 @@ def _best_bound(
             if c.leading.rule == rule and row and row.value is not None and _is_comparable(run, subset, incomparable):
                 name = f"{manifest.model}, a baseline"
                 bases.append(_Base(Bound(name, row.value), c.leading.protocol, c.leading.metric, run))
-    sign = -1 if first.leading.lowest_is_best else 1
+    sign = -1 if first.leading.lower_is_better else 1
     return max(bases, key=lambda base: sign * base.bound.value, default=None)
 
 
@@ -225,7 +225,7 @@ def _standings(
     task: Task, comparable: Sequence[_Candidate], subset: str, base: _Base | None
 ) -> Iterator[tuple[str, Standing]]:
     """Yields each model's best run, best first."""
-    sign = -1 if comparable[0].leading.lowest_is_best else 1
+    sign = -1 if comparable[0].leading.lower_is_better else 1
     names = Counter(model_name(c.run.result.manifest) for c in comparable)
     done = set()
     for c in sorted(comparable, key=lambda c: -sign * (c.rows[subset].value or 0.0)):

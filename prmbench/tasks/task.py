@@ -25,7 +25,7 @@ class Column:
     metric: str
     heading: str
     unit: Unit = PERCENT
-    lowest_is_best: bool = False
+    lower_is_better: bool = False
 
 
 class Floor(NamedTuple):
@@ -48,7 +48,7 @@ class Leading:
     rule: str = ""
     """What numbers must share to stand in one column: the threshold rule, the aggregation, or how was sampled."""
     unit: Unit = PERCENT
-    lowest_is_best: bool = False
+    lower_is_better: bool = False
     floors: tuple[Floor, ...] = ()
     """Floors that the number is compared with. A ceiling is none."""
 

@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.core.records import (
+    DEFAULT_READOUTS,
+    EvalProtocol,
+    MetricRow,
+    RunManifest,
+    RunResult,
+    ScoredTrace,
+    UserError,
+)
 from prmbench.core.result_files import Run
 from prmbench.core.validation import Fault
 from prmbench.metrics import first_error, step_validity
@@ -35,7 +43,7 @@ from prmbench.tasks.table import (
     without_marks,
 )
 from prmbench.tasks.task import Floor, Leading, Task
-from prmbench.tasks.wording import HEADLINE, model_name, rule_and_readout
+from prmbench.tasks.wording import model_name, rule_and_readout
 
 RULES = ("native", "fixed", "cross_validated", "oracle")
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -174,7 +182,7 @@ def leading(result: RunResult) -> tuple[Leading, ...]:
     """Returns PRMScore under the headline readout, by threshold rule; tuning inside folds goes before fixed numbers."""
     keys = dict.fromkeys(row.protocol for row in result.rows if not row.protocol.startswith("floor/"))
     parsed = [EvalProtocol.parse(key) for key in keys]
-    chosen = [p for p in parsed if p.readout == HEADLINE[result.manifest.kind] and not p.series]
+    chosen = [p for p in parsed if p.readout == DEFAULT_READOUTS[result.manifest.kind] and not p.series]
     floors = tuple(Floor(key, "prmscore", name) for key, name in FLOORS.items())
     return tuple(
         Leading(p.key, "prmscore", "PRMScore", rule, floors=floors)

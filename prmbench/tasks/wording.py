@@ -36,8 +36,6 @@ FLOORS: dict[str, str] = {
     "floor/position": "chance: commonest position only",
     "floor/outcome_oracle": "knows the final answer only",
 }
-HEADLINE = {"logratio": "step_sum", "value": "as_is", "prob": "as_is", "verdict": "vote"}
-"""The readout that stands for a run, by kind of score."""
 SUBSET_ORDER = ("gsm8k", "math", "olympiadbench", "omnimath")
 
 
