@@ -16,7 +16,7 @@ from prmbench.report.figures import FigurePlan, RenderedFigure, render_figures
 from prmbench.tasks import Task, find_task
 from prmbench.tasks.plain_tables import tables_of
 from prmbench.tasks.table import Headline, Table
-from prmbench.tasks.wording import RULES, rule_and_readout, subset_rank
+from prmbench.tasks.wording import RULES, rule_and_readout, run_name, subset_rank
 
 FIGURES: dict[str, Callable[[str, Sequence[Run]], list[FigurePlan]]] = {
     "best_of_n": task_figures.best_of_n,
@@ -149,5 +149,11 @@ def _numbers(run: Run) -> dict[str, object]:
         for row in run.result.rows
     }
     m = run.result.manifest
-    name = {"name": m.name} if m.name else {}
-    return {"model": m.model, **name, "revision": m.revision, "run_id": m.run_id, "n": m.n, "values": values}
+    return {
+        "model": m.model,
+        "name": run_name(run),
+        "revision": m.revision,
+        "run_id": m.run_id,
+        "n": m.n,
+        "values": values,
+    }

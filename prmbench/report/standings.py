@@ -19,6 +19,7 @@ from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats
 from prmbench.report.frame import incomparable_subsets
+from prmbench.report.run_names import reading
 from prmbench.tasks import Judged, Task, find_task
 from prmbench.tasks.blocks import rows_of, underlying_subsets
 from prmbench.tasks.table import Unit
@@ -51,8 +52,10 @@ class Standing:
     lo: float | None = None
     hi: float | None = None
     """Ends of the paired 95% interval of the difference; None where the two are not paired."""
-    runs: int = 1
-    """Comparable runs of the model, of which the best is shown."""
+    runs: tuple[Run, ...] = ()
+    """Comparable runs of the model, best first; the first has the number."""
+    reading: str = ""
+    """What sets this run apart from the model's other runs, in any column: see `with_readings`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,24 @@ def column(benchmark: str, runs: Sequence[Run]) -> Column | None:
     )
 
 
+def with_readings(columns: Sequence[Column | None]) -> list[Column | None]:
+    """Returns the columns with the reading of each number whose model has runs that were read otherwise.
+
+    All columns are looked at, so that a row never mixes numbers of different readings without saying so.
+    """
+    runs: dict[str, list[Run]] = {}
+    for name, standing in (pair for column in columns if column for pair in column.standings.items()):
+        runs.setdefault(name, []).extend(standing.runs)
+
+    def read_as(name: str, standing: Standing) -> Standing:
+        return replace(standing, reading=reading(standing.runs[0], runs[name])) if standing.runs else standing
+
+    return [
+        column and replace(column, standings={name: read_as(name, s) for name, s in column.standings.items()})
+        for column in columns
+    ]
+
+
 def _leadings(run: Run, task: Task) -> Sequence[Leading]:
     if task.leading is not None:
         return task.leading(run.result)
@@ -165,7 +186,7 @@ def _common_subset(candidates: Sequence[_Candidate], incomparable: Mapping[str, 
     for c in candidates:
         for subset in c.rows:
             if _is_comparable(c.run, subset, incomparable):
-                models.setdefault(subset, set()).add(c.run.result.manifest.model)
+                models.setdefault(subset, set()).add(model_name(c.run.result.manifest))
     wide = Counter({subset: len(underlying_subsets(subset)) for subset in models})
     return max(models, key=lambda name: (len(models[name]), wide[name], name.startswith("avg["), name), default="")
 
@@ -226,15 +247,12 @@ def _standings(
 ) -> Iterator[tuple[str, Standing]]:
     """Yields each model's best run, best first."""
     sign = -1 if comparable[0].leading.lower_is_better else 1
-    names = Counter(model_name(c.run.result.manifest) for c in comparable)
-    done = set()
+    by_model: dict[str, list[_Candidate]] = {}
     for c in sorted(comparable, key=lambda c: -sign * (c.rows[subset].value or 0.0)):
-        name = model_name(c.run.result.manifest)
-        if name in done:
-            continue
-        done.add(name)
+        by_model.setdefault(model_name(c.run.result.manifest), []).append(c)
+    for name, (c, *others) in by_model.items():
         row = c.rows[subset]
-        standing = Standing(c.leading.protocol, row, runs=names[name])
+        standing = Standing(c.leading.protocol, row, runs=(c.run, *(other.run for other in others)))
         if base is not None and row.value is not None:
             lo, hi = _paired_interval(task, c, subset, base, sign)
             standing = replace(standing, difference=sign * (row.value - base.bound.value), lo=lo, hi=hi)

@@ -55,7 +55,7 @@ from prmbench.tasks.table import (
     without_marks,
 )
 from prmbench.tasks.task import Floor, Leading, Task
-from prmbench.tasks.wording import model_name, rule_and_readout
+from prmbench.tasks.wording import rule_and_readout, run_name
 
 AGGREGATION_NAMES = ("last", "min", "mean", "prod", "sum")
 """Ways to aggregate step scores into the score of a completion."""
@@ -283,9 +283,7 @@ def _group(rule: str, block: Block, metrics: Sequence[str], sizes: Sequence[int]
         for protocol in dict.fromkeys(protocol for protocol, _ in rows):
             aggregation, readout = rule_and_readout(protocol, has_threshold=False)
             if aggregation == rule:
-                model_rows.append(
-                    (model_name(run.result.manifest), readout, {m: rows.get((protocol, m)) for m in metrics})
-                )
+                model_rows.append((run_name(run), readout, {m: rows.get((protocol, m)) for m in metrics}))
     ranking_metric = f"best_of@{sizes[-1]}"
     model_rows.sort(key=lambda model_row: (-rank_value(model_row[2][ranking_metric]), model_row[0], model_row[1]))
     best = {m: best_value([cells[m] for _, _, cells in model_rows]) for m in metrics}
@@ -356,7 +354,7 @@ def _picks(run: Run, block: Block) -> Iterator[tuple[tuple[float, str, str], Hea
         return
     rule, readout = rule_and_readout(protocol, has_threshold=False)
     meaning = AGGREGATIONS[_aggregation(rule)]
-    name = model_name(run.result.manifest)
+    name = run_name(run)
     facts: list[Fact] = [
         ("Number", row.metric),
         ("Completions", block.name),
