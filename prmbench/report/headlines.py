@@ -26,12 +26,19 @@ DIGITS = 6
 def headline(result: RunResult) -> MetricRow | None:
     """Returns the row with the run's main number, or None where it has no number that could be reached in use.
 
-    The metric is the first of the task's `headline_metrics` that has a value, over as many of the subsets as one row
-    covers. The protocol has a threshold that could be used in practice, in the order of the first table of a
-    leaderboard, and the readout that figures show for this kind of score.
+    It is the first of the numbers that may stand for the run in the overview (the task's `leading`), over as many of
+    the subsets as one row covers. In tasks without these, the metric is the first of `headline_metrics` that has a value;
+    the protocol has a threshold that could be used in practice, in the order of the first table of a leaderboard, and
+    the readout that figures show for this kind of score.
     """
     task = find_task(result.manifest.task)
     rows = [row for row in result.rows if row.value is not None and is_result(row) and not is_in_sample(task, row)]
+    if task.leading is not None:
+        for leading in task.leading(result):
+            candidates = [row for row in rows if (row.protocol, row.metric) == (leading.protocol, leading.metric)]
+            if candidates:
+                return max(candidates, key=lambda row: len(underlying_subsets(row.subset)))
+        return None
     for metric in _metrics(task, rows):
         candidates = [row for row in rows if row.metric == metric]
         if candidates:

@@ -97,7 +97,8 @@ def _card(description: str, runs: int, standing: Column | None) -> Card:
         ("Rule", standing.rule),
     ]
     if standing.bound is not None:
-        facts.append(("Baseline", f"{number(standing.bound.value, standing.unit)} {standing.bound.name}"))
+        texts = [f"{number(bound.value, standing.unit)} {bound.name}" for bound in standing.bounds]
+        facts += [("Baseline", texts[0]), *([("Other baselines", ", ".join(texts[1:]))] if texts[1:] else [])]
         facts.append(("Difference", " ".join(filter(None, difference_texts(best, standing.unit)))))
     return Card(description, runs, Value(best.row.value, standing.unit, best.row.lo, best.row.hi), tuple(facts))
 

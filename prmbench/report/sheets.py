@@ -45,7 +45,7 @@ class Sheet:
     column_descriptions: Mapping[str, str] = field(default_factory=dict)
     """What columns hold, by heading in lower case, for headings that are not in explain.py."""
     headline: Headline | None = None
-    """The number that the overview shows; None: the best of the first table."""
+    """The number on the overview's card; None: the best of the sheet's column, else of its first table."""
     training_runs: int = 0
     """How many training runs it shows, which are no evaluation runs."""
 
@@ -115,7 +115,6 @@ def _task_sheet(name: str, runs: Sequence[Run], png: bool) -> Sheet:
         sizes=sizes_of_subsets(ordered),
         csv=board_tables.frame_csv([_averages_only(run) for run in ordered] if task.many_rows else ordered),
         json=canonical_json({"benchmark": name, "runs": [_numbers(run) for run in ordered]}),
-        headline=task.headline(ordered) if task.headline else None,
     )
 
 

@@ -32,7 +32,7 @@ USES_LABELS = ("gold",)
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The best that needs no model."""
+    """A number that needs no model."""
 
     name: str
     value: float
@@ -72,8 +72,14 @@ class Column:
     protocols: tuple[str, ...]
     unit: Unit
     n: int
-    bound: Bound | None
+    bounds: tuple[Bound, ...]
+    """What needs no model, best first: floors, and baselines' runs under the same rule on the same traces."""
     standings: Mapping[str, Standing]
+
+    @property
+    def bound(self) -> Bound | None:
+        """The best that needs no model."""
+        return self.bounds[0] if self.bounds else None
 
 
 class _Candidate(NamedTuple):
@@ -110,8 +116,8 @@ def column(benchmark: str, runs: Sequence[Run]) -> Column | None:
     if not comparable:
         return None
     leading = comparable[0].leading
-    best_base = _best_bound(task, runs, comparable, subset, rule, incomparable)
-    standings = dict(_standings(task, comparable, subset, best_base))
+    bases = _bases(task, runs, comparable, subset, rule, incomparable)
+    standings = dict(_standings(task, comparable, subset, bases[0] if bases else None))
     for run in models:
         standings.setdefault(model_name(run.result.manifest), Standing("", None, _why_absent(run, candidates, rule)))
     return Column(
@@ -123,7 +129,7 @@ def column(benchmark: str, runs: Sequence[Run]) -> Column | None:
         protocols=tuple(dict.fromkeys(c.leading.protocol for c in comparable)),
         unit=leading.unit,
         n=comparable[0].rows[subset].n,
-        bound=None if best_base is None else best_base.bound,
+        bounds=tuple(base.bound for base in bases),
         standings=standings,
     )
 
@@ -213,15 +219,15 @@ class _Base(NamedTuple):
     """None: a floor, which every run has on the same labels."""
 
 
-def _best_bound(
+def _bases(
     task: Task,
     runs: Sequence[Run],
     comparable: Sequence[_Candidate],
     subset: str,
     rule: str,
     incomparable: Mapping[str, set[str]],
-) -> _Base | None:
-    """The best floor, or baseline run under the same rule, on the same traces."""
+) -> list[_Base]:
+    """Floors, and baselines' runs under the same rule, on the same traces; best first."""
     first = comparable[0]
     rows = rows_of(first.run.result, subset)
     bases = [
@@ -239,7 +245,7 @@ def _best_bound(
                 name = f"{manifest.model}, a baseline"
                 bases.append(_Base(Bound(name, row.value), c.leading.protocol, c.leading.metric, run))
     sign = -1 if first.leading.lower_is_better else 1
-    return max(bases, key=lambda base: sign * base.bound.value, default=None)
+    return sorted(bases, key=lambda base: -sign * base.bound.value)
 
 
 def _standings(

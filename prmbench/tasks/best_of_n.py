@@ -41,8 +41,6 @@ from prmbench.tasks.table import (
     PERCENT,
     POINTS,
     Code,
-    Fact,
-    Headline,
     Row,
     Table,
     Unit,
@@ -50,9 +48,7 @@ from prmbench.tasks.table import (
     cell_of,
     is_best,
     notes_of,
-    number,
     rank_value,
-    without_marks,
 )
 from prmbench.tasks.task import Floor, Leading, Task
 from prmbench.tasks.wording import rule_and_readout, run_name
@@ -324,53 +320,6 @@ def recommended(protocols: Iterable[str]) -> str:
     return next((by_name[name] for name in RECOMMENDED if name in by_name), "")
 
 
-def headline(runs: Sequence[Run]) -> Headline | None:
-    """Returns the highest best_of@N of any model, with the floors of the same completions and the same N.
-
-    The protocol is the recommended one of the model's kind of score. The average over subsets is used where there is
-    one, and baselines only when no model was run.
-    """
-    ordered = sorted(blocks(runs, completion_identity), key=lambda block: not block.subset.startswith("avg["))
-    for is_baseline in (False, True):
-        for block in ordered:
-            picks = [
-                pick
-                for run in block.runs
-                if (run.result.manifest.backend == "baseline") == is_baseline
-                for pick in _picks(run, block)
-            ]
-            if picks:
-                return min(picks, key=lambda pick: pick[0])[1]
-    return None
-
-
-def _picks(run: Run, block: Block) -> Iterator[tuple[tuple[float, str, str], Headline]]:
-    """Yields (sort key, headline) of one model, if it has the recommended protocol."""
-    rows = rows_of(run.result, block.subset)
-    n = max((n for _, metric in rows if metric.startswith("best_of@") and (n := group_size(metric))), default=0)
-    protocol = recommended(protocol for protocol, _ in rows)
-    row = rows.get((protocol, f"best_of@{n}"))
-    if row is None or row.value is None:
-        return
-    rule, readout = rule_and_readout(protocol, has_threshold=False)
-    meaning = AGGREGATIONS[_aggregation(rule)]
-    name = run_name(run)
-    facts: list[Fact] = [
-        ("Number", row.metric),
-        ("Completions", block.name),
-        ("Model", name),
-        ("Readout", Code(readout)),
-        ("Aggregation", f"{rule}: {meaning}"),
-    ]
-    for metric, (key, _) in FLOORS.items():
-        bound = rows.get((key, metric if metric == "accuracy" else f"{metric}@{n}"))
-        if bound is not None:
-            kind = "Ceiling" if key == CEILING else "Floor"
-            text = f"{number(bound.value, PERCENT)} ({bound.metric})"
-            facts.append((f"{kind}: {key.removeprefix('floor/')}", text))
-    yield (-row.value, name, readout), Headline(without_marks(cell_of(row)), tuple(facts))
-
-
 def _floor_rows(block: Block, metrics: Sequence[str]) -> list[Row]:
     """Rows of the model-free baselines and of the ceiling; only the best_of@N columns have numbers."""
     rows = rows_of(block.runs[0].result, block.subset)
@@ -439,8 +388,6 @@ TASK = Task(
     leading=leading,
     tables=tables,
     summary=summary,
-    headline=headline,
-    headline_metrics=("best_of@",),
     check_scores=group_size_faults,
     check_data=check_data,
 )

@@ -357,7 +357,6 @@ TASK = Task(
     leading=leading,
     tables=tables,
     summary=summary,
-    headline_metrics=("auc",),
     lower_is_better=("brier", "ece"),
     not_compared=("reliability",),
     check_data=check_data,

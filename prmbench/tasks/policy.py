@@ -246,7 +246,6 @@ TASK = Task(
     leading=leading,
     tables=tables,
     summary=summary,
-    headline_metrics=("avg@",),
     lower_is_better=("truncated", "unverified"),
     reads_outcomes=True,
     check_manifest=check_manifest,

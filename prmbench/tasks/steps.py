@@ -419,7 +419,6 @@ TASK = Task(
     judge_one=judge_one,
     leading=leading,
     summary=summary,
-    headline_metrics=("f1",),
     has_threshold=True,
     has_board=True,
     resolve=resolve_key,

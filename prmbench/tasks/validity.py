@@ -552,7 +552,6 @@ TASK = Task(
     leading=leading,
     tables=tables,
     summary=summary,
-    headline_metrics=("prmscore",),
     has_threshold=True,
     resolve=resolve,
     check_trace=check_trace,

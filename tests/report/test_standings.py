@@ -130,6 +130,10 @@ def test_best_of_n_is_compared_with_the_majority_and_never_with_the_ceiling() ->
     assert result.bound is not None
     assert result.bound.value == max(rows[key].value or 0.0 for key in bounds.items())
     assert (result.heading, result.rule, result.protocols) == ("best_of@8", "N = 8, last step", ("prefix_sum/last",))
+    card = dict(overview._card("", 1, result).facts)
+    assert card["Rule"] == "N = 8, last step"
+    floors = f"{card['Baseline']}, {card['Other baselines']}"
+    assert [name in floors for name in ("a random completion", "the majority vote", "pass")] == [True, True, False]
     cell = result.standings["m"]
     assert cell.row == rows["prefix_sum/last", "best_of@8"]
     assert cell.lo is not None
