@@ -29,7 +29,7 @@ from prmbench.studies.reporting.reward_model_runs import (
 )
 from prmbench.tasks.blocks import group_size
 from prmbench.tasks.format_shift import PLAIN, base_and_rendering
-from prmbench.tasks.wording import members, model_name
+from prmbench.tasks.wording import members, run_name
 
 F1_COLUMNS = ("F1 onpolicy", "F1 injected", "F1 shifts", "own F1 onpolicy", "oracle F1 onpolicy", "oracle F1 injected")
 """F1 columns of the miniature. `own`: read by the value that picks among N; else process level. `oracle`: tuned on the
@@ -195,14 +195,14 @@ def _gains(rl: RLStudy, panel: str, arm: str) -> tuple[RunValues, RunValues]:
 
 def _other_checkpoints(runs: Sequence[Run], trained: Sequence[Run]) -> Iterator[Checkpoint]:
     by_key: dict[tuple[str, str, str, str], list[Run]] = {}
-    for run in sorted(runs, key=lambda r: (model_name(r.result.manifest), r.result.manifest.run_id)):
+    for run in sorted(runs, key=lambda r: (run_name(r), r.result.manifest.run_id)):
         by_key.setdefault(_identity(run.result.manifest), []).append(run)
     for key, own_runs in by_key.items():
         largest = _largest_runs(own_runs)
         numbers: dict[str, float] = {}
         for run in largest:
             numbers |= _numbers(run)
-        yield _row(model_name(own_runs[0].result.manifest), "", None, largest, numbers | _rl_gain(key[0], trained))
+        yield _row(run_name(own_runs[0]), "", None, largest, numbers | _rl_gain(key[0], trained))
 
 
 def _identity(manifest: RunManifest) -> tuple[str, str, str, str]:
