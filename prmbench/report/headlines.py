@@ -27,9 +27,9 @@ def headline(result: RunResult) -> MetricRow | None:
     """Returns the row with the run's main number, or None where it has no number that could be reached in use.
 
     It is the first of the numbers that may stand for the run in the overview (the task's `leading`), over as many of
-    the subsets as one row covers. In tasks without these, the metric is the first of `headline_metrics` that has a
-    value; the protocol has a threshold that could be used in practice, in the order of the first table of a leaderboard, and
-    the readout that figures show for this kind of score.
+    the subsets as one row covers. Tasks without these have the first of `headline_metrics` with a value, under a
+    threshold that could be used in practice, in the order of a leaderboard's first table, and the readout that figures
+    show for this kind of score.
     """
     task = find_task(result.manifest.task)
     rows = [row for row in result.rows if row.value is not None and is_result(row) and not is_in_sample(task, row)]
