@@ -73,8 +73,6 @@ FLOORS = {
     "majority": ("floor/majority", "majority vote, no model"),
     "pass": ("floor/pass", "ceiling: any of N is right"),
 }
-CEILING = "floor/pass"
-"""The row among the floors that bounds from above."""
 
 
 @dataclass(frozen=True, slots=True)
