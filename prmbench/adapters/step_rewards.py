@@ -17,6 +17,7 @@ from prmbench.backends import Backend, load_backend
 from prmbench.config import ModelConfig, from_mapping, unused_options
 from prmbench.core.option_values import OPTIONS, check_names
 from prmbench.core.records import (
+    DEFAULT_READOUTS,
     READOUTS,
     EvalProtocol,
     Readout,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 NEED_LABELS = ("gold", "outcome-oracle")
 """Baselines that read the labels of the data; a policy's completions have none."""
-_DEFAULT_READOUTS: dict[str, Readout] = {"logratio": "step_sum", "value": "as_is", "prob": "as_is", "verdict": "vote"}
 _DIFFERENCES: tuple[Readout, ...] = ("step_sum", "step_mean", "step_diff")
 """Readouts that are what a step adds; the others are values of the prefix that a step ends."""
 
@@ -127,7 +127,7 @@ class Prm:
 
     @property
     def _readout(self) -> Readout:
-        return self.readout or _DEFAULT_READOUTS[self.backend.facts.kind]
+        return self.readout or DEFAULT_READOUTS[self.backend.facts.kind]
 
     @overload
     def step_rewards(self, prompt_ids: Prompt, completion_ids: Sequence[int]) -> StepRewards: ...

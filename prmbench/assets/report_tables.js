@@ -178,7 +178,8 @@ function standingCell(cell) {
   const direction = cell.clear > 0 ? "up" : cell.clear < 0 ? "down" : "";
   return el("td", { class: "f1" }, el("span", { class: "value" }, cell.number), el("span", { class: "ends" }, cell.interval),
     cell.difference ? el("small", { class: "gap " + direction }, cell.difference + " " + cell.difference_interval) : null,
-    cell.runs > 1 ? el("small", {}, "best of " + cell.runs + " runs") : null);
+    cell.runs > 1 ? el("small", {}, "best of " + cell.runs + " runs") : null,
+    cell.reading ? el("small", { class: "reading" }, cell.reading) : null);
 }
 function drawOverview(openView) {
   drawStandings(openView);

@@ -42,6 +42,8 @@ class Run:
     result: RunResult
     scores: tuple[ScoredTrace, ...]
     path: Path
+    suffix: str = ""
+    """What tells the run apart from others of equal name on its benchmark: see `prmbench.report.run_names`."""
 
 
 def scores_path(path: Path) -> Path:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from prmbench.core.records import RunManifest
 from prmbench.core.result_files import Run
 from prmbench.report.frame import columns, frame, incomparable_subsets, is_sheet_name, is_trained_on_benchmark
 from prmbench.tasks import OUT_OF_FOLD
-from prmbench.tasks.wording import FLOORS, RULES, members, model_name
+from prmbench.tasks.wording import FLOORS, RULES, members, run_name
 
 OUT_OF_FOLD_MARK, OTHER_MARK, OVERLAP_MARK = "†", "‡", "§"
 LEGEND = {
@@ -110,8 +109,7 @@ def boards(runs: Sequence[Run]) -> tuple[Board, ...]:
 def _board(benchmark: str, runs: Sequence[Run]) -> Board:
     table = frame(runs)
     incomparable = incomparable_subsets(runs)
-    manifests = {run.result.manifest.run_id: run.result.manifest for run in runs}
-    rows = _ruled_rows(table, manifests, incomparable)
+    rows = _ruled_rows(table, {run.result.manifest.run_id: run for run in runs}, incomparable)
     floors = _floors(table, incomparable)
     tables = []
     for rule in RULES:
@@ -128,17 +126,18 @@ def _board(benchmark: str, runs: Sequence[Run]) -> Board:
 
 
 def _ruled_rows(
-    table: pd.DataFrame, manifests: dict[str, RunManifest], incomparable: dict[str, set[str]]
+    table: pd.DataFrame, runs: dict[str, Run], incomparable: dict[str, set[str]]
 ) -> list[tuple[str, LeaderboardRow]]:
     """Every (threshold rule, row), for each run under each protocol."""
     ruled_rows = []
     for (run_id, protocol, rule), protocol_frame in table[table["rule"] != "floor"].groupby(
         ["run_id", "protocol", "rule"]
     ):
-        manifest = manifests[str(run_id)]
+        run = runs[str(run_id)]
+        manifest = run.result.manifest
         row = LeaderboardRow(
             group="baseline" if manifest.backend == "baseline" else "model",
-            model=model_name(manifest),
+            model=run_name(run),
             protocol=str(protocol),
             input_format=manifest.input_format,
             signal=manifest.signal or "unknown",

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from prmbench.core.records import EvalProtocol
+from prmbench.core.records import DEFAULT_READOUTS, EvalProtocol
 from prmbench.core.result_files import Run, canonical_json
 from prmbench.report.board import LEGEND, Board, F1Cell, LeaderboardRow, RuleTable
 from prmbench.report.frame import frame
 from prmbench.tasks.published import Published
 from prmbench.tasks.steps import RECOMMENDED
 from prmbench.tasks.table import DASH, PERCENT, Code, Row, Table, TableCell, Value, number
-from prmbench.tasks.wording import HEADLINE, RULES, members
+from prmbench.tasks.wording import RULES, members
 
 
 def front_table(board: Board) -> Table | None:
@@ -55,7 +55,7 @@ def _first_by_model(table: RuleTable) -> dict[str, LeaderboardRow]:
     for row in table.rows:
         if row.group != "floor":
             protocol = EvalProtocol.parse(row.protocol)
-            if protocol.readout in HEADLINE.values() and not protocol.series:
+            if protocol.readout in DEFAULT_READOUTS.values() and not protocol.series:
                 rows.setdefault(row.model, row)
     return rows
 

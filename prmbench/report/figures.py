@@ -25,7 +25,7 @@ from prmbench.metrics import first_error
 from prmbench.report.board import OTHER_MARK, Board, LeaderboardRow, RuleTable
 from prmbench.report.frame import slug
 from prmbench.report.verdicts import headline_protocol, predict, thresholds, verdict_kind
-from prmbench.tasks.wording import FLOORS, RULES, members, model_name, subset_rank
+from prmbench.tasks.wording import FLOORS, RULES, members, run_name, subset_rank
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#5B5B5B")
 """Okabe and Ito's colours that are legible on white, and two more; safe for common colour blindness."""
@@ -213,7 +213,7 @@ def _curves(board: Board) -> FigurePlan | None:
             handles[i] = _curve(axis, run, protocol, subset, PALETTE[i % len(PALETTE)]) or handles.get(i)
         axis.set(xlim=(-2, 102), ylim=(-2, 102), xlabel="accuracy with an error, %", aspect="equal")
     axes[0].set_ylabel("accuracy without an error, %")
-    names = [f"{model_name(pairs[i][0].result.manifest)}  {pairs[i][1].key}" for i in handles if handles[i]]
+    names = [f"{run_name(pairs[i][0])}  {pairs[i][1].key}" for i in handles if handles[i]]
     labels = list(map(legend_label, names))
     figure.legend([h for h in handles.values() if h], labels, loc="outside lower center", frameon=False, ncols=2)
     caption = (
@@ -280,7 +280,7 @@ def _positions(board: Board) -> FigurePlan | None:
     figure = Figure(figsize=(3.1 * len(names), 2.05 * len(pairs) + 0.5), layout="constrained")
     handles: dict[str, Artist] = {}
     for block, (run, protocol) in zip(figure.subfigures(len(pairs), 1, squeeze=False)[:, 0], pairs, strict=True):
-        block.suptitle(f"{model_name(run.result.manifest)}   {protocol.key}", x=0.01, ha="left", fontsize=9)
+        block.suptitle(f"{run_name(run)}   {protocol.key}", x=0.01, ha="left", fontsize=9)
         axes = block.subplots(1, len(names), squeeze=False, sharey=True)[0]
         for axis, subset in zip(axes, names, strict=True):
             _draw_position_bars(axis, position_shares(run, protocol, subset), handles)

@@ -12,7 +12,7 @@ from prmbench.report.figures import MAX_RUNS, PALETTE, FigurePlan, legend_label
 from prmbench.report.frame import slug
 from prmbench.report.verdicts import headline_protocol
 from prmbench.tasks.format_shift import QUESTION, SHIFTED, base_average, base_blocks, find_row, rendered_subset
-from prmbench.tasks.wording import model_name
+from prmbench.tasks.wording import run_name
 
 
 def plans(name: str, runs: Sequence[Run]) -> list[FigurePlan]:
@@ -31,7 +31,7 @@ def plans(name: str, runs: Sequence[Run]) -> list[FigurePlan]:
     axis.axvline(0, color="#8a8a8a", lw=0.9)
     for i, (run, key) in enumerate(plotted):
         shift = 0.7 * ((i + 0.5) / len(plotted) - 0.5)
-        label = legend_label(f"{model_name(run.result.manifest)}  {key}")
+        label = legend_label(f"{run_name(run)}  {key}")
         for y, row in enumerate(_points(run, key)):
             if row is None or row.value is None:
                 continue

@@ -10,10 +10,10 @@ import pandas as pd
 from prmbench.core.records import RunManifest, ScoredTrace
 from prmbench.core.result_files import Run, sha256
 from prmbench.tasks import find_task, known_tasks
-from prmbench.tasks.wording import rule_and_readout, subset_rank
+from prmbench.tasks.wording import rule_and_readout, run_name, subset_rank
 
 COLUMNS = (
-    *("benchmark", "model", "revision", "run_id", "backend", "kind", "input_format", "boundary"),
+    *("benchmark", "model", "name", "revision", "run_id", "backend", "kind", "input_format", "boundary"),
     *("signal", "trained_on", "commit"),
     *("subset", "protocol", "rule", "readout"),
     *("metric", "value", "lo", "hi", "n", "unscored", "note"),
@@ -35,7 +35,8 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
         (
             *(
                 m.benchmark,
-                m.name or m.model,
+                m.model,
+                run_name(run),
                 m.revision or "",
                 m.run_id,
                 m.backend,

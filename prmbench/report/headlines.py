@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult
+from prmbench.core.records import DEFAULT_READOUTS, EvalProtocol, MetricRow, RunManifest, RunResult
 from prmbench.tasks import find_task
 from prmbench.tasks.blocks import group_size, underlying_subsets
 from prmbench.tasks.steps import RECOMMENDED
 from prmbench.tasks.task import Task
-from prmbench.tasks.wording import HEADLINE, rule_and_readout
+from prmbench.tasks.wording import rule_and_readout
 
 EXCLUDED_METRICS = ("threshold", "mdd", "drop_mdd", "p_value", "reliability")
 """Beginnings of metrics that are no results of their own."""
@@ -26,12 +26,19 @@ DIGITS = 6
 def headline(result: RunResult) -> MetricRow | None:
     """Returns the row with the run's main number, or None where it has no number that could be reached in use.
 
-    The metric is the first of the task's `headline_metrics` that has a value, over as many of the subsets as one row
-    covers. The protocol has a threshold that could be used in practice, in the order of the first table of a
-    leaderboard, and the readout that figures show for this kind of score.
+    It is the first of the numbers that may stand for the run in the overview (the task's `leading`), over as many of
+    the subsets as one row covers. Tasks without these have the first of `headline_metrics` with a value, under a
+    threshold that could be used in practice, in the order of a leaderboard's first table, and the readout that figures
+    show for this kind of score.
     """
     task = find_task(result.manifest.task)
     rows = [row for row in result.rows if row.value is not None and is_result(row) and not is_in_sample(task, row)]
+    if task.leading is not None:
+        for leading in task.leading(result):
+            candidates = [row for row in rows if (row.protocol, row.metric) == (leading.protocol, leading.metric)]
+            if candidates:
+                return max(candidates, key=lambda row: len(underlying_subsets(row.subset)))
+        return None
     for metric in _metrics(task, rows):
         candidates = [row for row in rows if row.metric == metric]
         if candidates:
@@ -62,7 +69,7 @@ def rule_of(task: Task, protocol: str) -> str:
 
 def lower_is_better(task: Task, metric: str) -> bool:
     """Whether a lower value of the metric is better."""
-    return metric in task.lower_is_better or any(c.metric == metric and c.lowest_is_best for c in task.columns)
+    return metric in task.lower_is_better or any(c.metric == metric and c.lower_is_better for c in task.columns)
 
 
 def floors_of(row: MetricRow, rows: Sequence[MetricRow]) -> dict[str, float | None]:
@@ -115,7 +122,7 @@ def _protocol_order(task: Task, result: RunResult, rows: Sequence[MetricRow]) ->
 
     def rank(key: str) -> tuple[bool, int, bool]:
         protocol = EvalProtocol.parse(key)
-        is_usual = protocol.readout == HEADLINE.get(result.manifest.kind) and not protocol.series
+        is_usual = protocol.readout == DEFAULT_READOUTS.get(result.manifest.kind) and not protocol.series
         known = protocol.threshold in RECOMMENDED
         rule = RECOMMENDED.index(protocol.threshold) if known else len(RECOMMENDED)
         return not is_usual, rule, protocol.boundary != result.manifest.boundary

@@ -12,7 +12,7 @@ from prmbench.core.progress import Progress
 from prmbench.core.records import RunManifest, UserError
 from prmbench.core.redaction import one_line
 from prmbench.core.result_files import LINES_SUFFIX, SCORES_SUFFIX, Run, has_scores, result_paths
-from prmbench.report.run_names import distinct_names
+from prmbench.report.run_names import tell_apart
 from prmbench.report.sheets import Section
 from prmbench.report.training_logs import TrainingLog, read_logs
 from prmbench.report.training_runs import read_metrics
@@ -109,7 +109,7 @@ def load(
     runs.sort(key=_sort_key)
     duplicate_paths = dict(_duplicates(runs, sections))
     broken += dict.fromkeys(duplicate_paths.values())
-    runs = distinct_names([run for run in runs if run.path not in duplicate_paths])
+    runs = tell_apart([run for run in runs if run.path not in duplicate_paths])
     refused = tuple((run, reason) for run in runs if official and (reason := refusal(run.result.manifest)))
     refused_paths = {run.path for run, _ in refused}
     listed = tuple(run for run in runs if run.path not in refused_paths)

@@ -30,7 +30,7 @@ from prmbench.tasks.table import (
     number,
     without_marks,
 )
-from prmbench.tasks.wording import model_name
+from prmbench.tasks.wording import run_name
 
 MAX_NAMED_SUBSETS = 4
 """An average over more subsets is named by their number."""
@@ -77,7 +77,7 @@ def sheet_card(sheet: Sheet, standing: Column | None = None) -> Card:
     if standing is not None:
         return _card(description, sheet.size, standing)
     tables = [table for table in sheet.tables if "oracle" not in table.label.split("-")]
-    baselines = {model_name(run.result.manifest) for run in sheet.runs if run.result.manifest.backend == "baseline"}
+    baselines = {run_name(run) for run in sheet.runs if run.result.manifest.backend == "baseline"}
     for excluded in (baselines, set[str]()):
         for table in tables:
             if (best := _best(table, excluded)) is not None:
@@ -87,17 +87,18 @@ def sheet_card(sheet: Sheet, standing: Column | None = None) -> Card:
 
 def _card(description: str, runs: int, standing: Column | None) -> Card:
     """The card of a column's best model."""
-    name, best = next(((n, s) for n, s in standing.standings.items() if s.row), ("", None)) if standing else ("", None)
+    best = next((s for s in standing.standings.values() if s.row), None) if standing else None
     if standing is None or best is None or best.row is None:
         return Card(description, runs, "", ())
     facts: list[Fact] = [
         (standing.heading, traces_name(standing.subset)),
-        ("Model", name),
+        ("Model", run_name(best.runs[0])),
         ("Protocol", Code(best.protocol)),
         ("Rule", standing.rule),
     ]
     if standing.bound is not None:
-        facts.append(("Baseline", f"{number(standing.bound.value, standing.unit)} {standing.bound.name}"))
+        texts = [f"{number(bound.value, standing.unit)} {bound.name}" for bound in standing.bounds]
+        facts += [("Baseline", texts[0]), *([("Other baselines", ", ".join(texts[1:]))] if texts[1:] else [])]
         facts.append(("Difference", " ".join(filter(None, difference_texts(best, standing.unit)))))
     return Card(description, runs, Value(best.row.value, standing.unit, best.row.lo, best.row.hi), tuple(facts))
 
@@ -149,7 +150,8 @@ def _cell_data(standing: Standing, unit: Unit) -> dict[str, Any]:
         "difference": difference,
         "difference_interval": interval,
         "clear": 0 if not is_clear else 1 if (standing.difference or 0) > 0 else -1,
-        "runs": standing.runs,
+        "runs": len(standing.runs),
+        "reading": standing.reading,
     }
 
 

@@ -22,7 +22,7 @@ from prmbench.report.board import LEGEND, Board, RuleTable, boards
 from prmbench.report.figures import RenderedFigure, render_figures
 from prmbench.report.picks import picks_view
 from prmbench.report.sheets import Section, Sheet, sheet_name, sheets, split
-from prmbench.report.standings import Column
+from prmbench.report.standings import Column, with_readings
 from prmbench.report.verdicts import PICK_KINDS
 from prmbench.report.viewer import TraceTexts, trace_view
 from prmbench.tasks import best_of_n
@@ -60,15 +60,19 @@ def page(
     board_parts += [(board, (), _reasons(board.runs, refused)) for board in boards(split(unlisted, affected)[0])]
     sheet_parts = [(sheet, "") for sheet in others]
     sheet_parts += [(sheet, _reasons(sheet.runs, refused)) for sheet in sheets(unlisted, sections=affected)]
+    columns = with_readings(
+        [
+            *(overview.board_column(board) for board, _, _ in board_parts),
+            *(overview.sheet_column(sheet) for sheet, _ in sheet_parts),
+        ]
+    )
     parts = [
         (_section(board, column, reason), _images([*board_figures, *_score_figures(board)]), board.runs, column)
-        for board, board_figures, reason in board_parts
-        for column in [overview.board_column(board)]
+        for (board, board_figures, reason), column in zip(board_parts, columns, strict=False)
     ]
     parts += [
         (_sheet(sheet, column, reason), _images(sheet.figures), _viewed_runs(sheet), column)
-        for sheet, reason in sheet_parts
-        for column in [overview.sheet_column(sheet)]
+        for (sheet, reason), column in zip(sheet_parts, columns[len(board_parts) :], strict=True)
     ]
     parts.sort(key=lambda part: (bool(part[0]["unlisted"]), not part[0]["card"]["runs"]))
     section_data = [section for section, _, _, _ in parts]

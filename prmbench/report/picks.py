@@ -15,7 +15,7 @@ from prmbench.core.result_files import Run
 from prmbench.report.verdicts import PICK_KINDS
 from prmbench.report.viewer import TraceTexts, look_up, round_score
 from prmbench.tasks.best_of_n import completion_scores, recommended
-from prmbench.tasks.wording import model_name, subset_rank
+from prmbench.tasks.wording import run_name, subset_rank
 
 MAX_PROTOCOLS = 40
 """Protocols of a run, which has a handful for each of its series."""
@@ -105,7 +105,7 @@ def _run_data(run: Run, problems: Sequence[Sequence[ScoredTrace]]) -> dict[str, 
     index = {(t.subset, t.id): i for i, t in enumerate(present)}
     return {
         "id": manifest.run_id,
-        "model": model_name(manifest),
+        "model": run_name(run),
         "default": default or (keys[0] if keys else ""),
         "readouts": {},
         "votes": None,

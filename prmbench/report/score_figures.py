@@ -29,7 +29,7 @@ from prmbench.report.figures import (
 from prmbench.report.frame import slug
 from prmbench.report.panels import PANELS_PER_ROW, draw_two_histograms, legend_below, middle, small_multiples
 from prmbench.report.verdicts import thresholds
-from prmbench.tasks.wording import model_name
+from prmbench.tasks.wording import run_name
 
 MARK_COLOR = "#444444"
 MAX_SUBSETS = 4
@@ -56,12 +56,12 @@ def plans(board: Board) -> list[FigurePlan]:
 
 def _label(pair: Pair) -> str:
     run, protocol = pair
-    return f"{model_name(run.result.manifest)}  {protocol.key}"
+    return f"{run_name(run)}  {protocol.key}"
 
 
 def _panels(pairs: Sequence[Pair], xlabel: str, ylabel: str) -> tuple[Figure, list[Axes]]:
     """A panel per run, each with its own horizontal scale: scores of two models have different units."""
-    titles = [f"{model_name(run.result.manifest)}\n{protocol.key}" for run, protocol in pairs]
+    titles = [f"{run_name(run)}\n{protocol.key}" for run, protocol in pairs]
     figure, axes = small_multiples(titles, 2.9)
     for axis in axes:
         axis.set_xlabel(xlabel, fontsize=8)

@@ -16,7 +16,7 @@ from prmbench.report.figures import FigurePlan, RenderedFigure, render_figures
 from prmbench.tasks import Task, find_task
 from prmbench.tasks.plain_tables import tables_of
 from prmbench.tasks.table import Headline, Table
-from prmbench.tasks.wording import RULES, rule_and_readout, subset_rank
+from prmbench.tasks.wording import RULES, rule_and_readout, run_name, subset_rank
 
 FIGURES: dict[str, Callable[[str, Sequence[Run]], list[FigurePlan]]] = {
     "best_of_n": task_figures.best_of_n,
@@ -45,7 +45,7 @@ class Sheet:
     column_descriptions: Mapping[str, str] = field(default_factory=dict)
     """What columns hold, by heading in lower case, for headings that are not in explain.py."""
     headline: Headline | None = None
-    """The number that the overview shows; None: the best of the first table."""
+    """The number on the overview's card; None: the best of the sheet's column, else of its first table."""
     training_runs: int = 0
     """How many training runs it shows, which are no evaluation runs."""
 
@@ -115,7 +115,6 @@ def _task_sheet(name: str, runs: Sequence[Run], png: bool) -> Sheet:
         sizes=sizes_of_subsets(ordered),
         csv=board_tables.frame_csv([_averages_only(run) for run in ordered] if task.many_rows else ordered),
         json=canonical_json({"benchmark": name, "runs": [_numbers(run) for run in ordered]}),
-        headline=task.headline(ordered) if task.headline else None,
     )
 
 
@@ -149,5 +148,11 @@ def _numbers(run: Run) -> dict[str, object]:
         for row in run.result.rows
     }
     m = run.result.manifest
-    name = {"name": m.name} if m.name else {}
-    return {"model": m.model, **name, "revision": m.revision, "run_id": m.run_id, "n": m.n, "values": values}
+    return {
+        "model": m.model,
+        "name": run_name(run),
+        "revision": m.revision,
+        "run_id": m.run_id,
+        "n": m.n,
+        "values": values,
+    }

@@ -19,6 +19,7 @@ from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats
 from prmbench.report.frame import incomparable_subsets
+from prmbench.report.run_names import reading
 from prmbench.tasks import Judged, Task, find_task
 from prmbench.tasks.blocks import rows_of, underlying_subsets
 from prmbench.tasks.table import Unit
@@ -31,7 +32,7 @@ USES_LABELS = ("gold",)
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The best that needs no model."""
+    """A number that needs no model."""
 
     name: str
     value: float
@@ -51,8 +52,10 @@ class Standing:
     lo: float | None = None
     hi: float | None = None
     """Ends of the paired 95% interval of the difference; None where the two are not paired."""
-    runs: int = 1
-    """Comparable runs of the model, of which the best is shown."""
+    runs: tuple[Run, ...] = ()
+    """Comparable runs of the model, best first; the first has the number."""
+    reading: str = ""
+    """What sets this run apart from the model's other runs, in any column: see `with_readings`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,14 @@ class Column:
     protocols: tuple[str, ...]
     unit: Unit
     n: int
-    bound: Bound | None
+    bounds: tuple[Bound, ...]
+    """What needs no model, best first: floors, and baselines' runs under the same rule on the same traces."""
     standings: Mapping[str, Standing]
+
+    @property
+    def bound(self) -> Bound | None:
+        """The best that needs no model."""
+        return self.bounds[0] if self.bounds else None
 
 
 class _Candidate(NamedTuple):
@@ -107,8 +116,8 @@ def column(benchmark: str, runs: Sequence[Run]) -> Column | None:
     if not comparable:
         return None
     leading = comparable[0].leading
-    best_base = _best_bound(task, runs, comparable, subset, rule, incomparable)
-    standings = dict(_standings(task, comparable, subset, best_base))
+    bases = _bases(task, runs, comparable, subset, rule, incomparable)
+    standings = dict(_standings(task, comparable, subset, bases[0] if bases else None))
     for run in models:
         standings.setdefault(model_name(run.result.manifest), Standing("", None, _why_absent(run, candidates, rule)))
     return Column(
@@ -120,9 +129,27 @@ def column(benchmark: str, runs: Sequence[Run]) -> Column | None:
         protocols=tuple(dict.fromkeys(c.leading.protocol for c in comparable)),
         unit=leading.unit,
         n=comparable[0].rows[subset].n,
-        bound=None if best_base is None else best_base.bound,
+        bounds=tuple(base.bound for base in bases),
         standings=standings,
     )
+
+
+def with_readings(columns: Sequence[Column | None]) -> list[Column | None]:
+    """Returns the columns with the reading of each number whose model has runs that were read otherwise.
+
+    All columns are looked at, so that a row never mixes numbers of different readings without saying so.
+    """
+    runs: dict[str, list[Run]] = {}
+    for name, standing in (pair for column in columns if column for pair in column.standings.items()):
+        runs.setdefault(name, []).extend(standing.runs)
+
+    def read_as(name: str, standing: Standing) -> Standing:
+        return replace(standing, reading=reading(standing.runs[0], runs[name])) if standing.runs else standing
+
+    return [
+        column and replace(column, standings={name: read_as(name, s) for name, s in column.standings.items()})
+        for column in columns
+    ]
 
 
 def _leadings(run: Run, task: Task) -> Sequence[Leading]:
@@ -133,7 +160,7 @@ def _leadings(run: Run, task: Task) -> Sequence[Leading]:
     names = [protocol.removeprefix("floor/").replace("_", " ") for protocol in floors]
     return [
         Leading(
-            p, c.metric, c.heading, "", c.unit, c.lowest_is_best, tuple(map(Floor, floors, repeat(c.metric), names))
+            p, c.metric, c.heading, "", c.unit, c.lower_is_better, tuple(map(Floor, floors, repeat(c.metric), names))
         )
         for c in task.columns[:1]
         for p in protocols
@@ -165,7 +192,7 @@ def _common_subset(candidates: Sequence[_Candidate], incomparable: Mapping[str, 
     for c in candidates:
         for subset in c.rows:
             if _is_comparable(c.run, subset, incomparable):
-                models.setdefault(subset, set()).add(c.run.result.manifest.model)
+                models.setdefault(subset, set()).add(model_name(c.run.result.manifest))
     wide = Counter({subset: len(underlying_subsets(subset)) for subset in models})
     return max(models, key=lambda name: (len(models[name]), wide[name], name.startswith("avg["), name), default="")
 
@@ -192,15 +219,15 @@ class _Base(NamedTuple):
     """None: a floor, which every run has on the same labels."""
 
 
-def _best_bound(
+def _bases(
     task: Task,
     runs: Sequence[Run],
     comparable: Sequence[_Candidate],
     subset: str,
     rule: str,
     incomparable: Mapping[str, set[str]],
-) -> _Base | None:
-    """The best floor, or baseline run under the same rule, on the same traces."""
+) -> list[_Base]:
+    """Floors, and baselines' runs under the same rule, on the same traces; best first."""
     first = comparable[0]
     rows = rows_of(first.run.result, subset)
     bases = [
@@ -217,24 +244,21 @@ def _best_bound(
             if c.leading.rule == rule and row and row.value is not None and _is_comparable(run, subset, incomparable):
                 name = f"{manifest.model}, a baseline"
                 bases.append(_Base(Bound(name, row.value), c.leading.protocol, c.leading.metric, run))
-    sign = -1 if first.leading.lowest_is_best else 1
-    return max(bases, key=lambda base: sign * base.bound.value, default=None)
+    sign = -1 if first.leading.lower_is_better else 1
+    return sorted(bases, key=lambda base: -sign * base.bound.value)
 
 
 def _standings(
     task: Task, comparable: Sequence[_Candidate], subset: str, base: _Base | None
 ) -> Iterator[tuple[str, Standing]]:
     """Yields each model's best run, best first."""
-    sign = -1 if comparable[0].leading.lowest_is_best else 1
-    names = Counter(model_name(c.run.result.manifest) for c in comparable)
-    done = set()
+    sign = -1 if comparable[0].leading.lower_is_better else 1
+    by_model: dict[str, list[_Candidate]] = {}
     for c in sorted(comparable, key=lambda c: -sign * (c.rows[subset].value or 0.0)):
-        name = model_name(c.run.result.manifest)
-        if name in done:
-            continue
-        done.add(name)
+        by_model.setdefault(model_name(c.run.result.manifest), []).append(c)
+    for name, (c, *others) in by_model.items():
         row = c.rows[subset]
-        standing = Standing(c.leading.protocol, row, runs=names[name])
+        standing = Standing(c.leading.protocol, row, runs=(c.run, *(other.run for other in others)))
         if base is not None and row.value is not None:
             lo, hi = _paired_interval(task, c, subset, base, sign)
             standing = replace(standing, difference=sign * (row.value - base.bound.value), lo=lo, hi=hi)

@@ -17,7 +17,7 @@ from prmbench.report.frame import slug
 from prmbench.report.panels import draw_two_histograms, legend_below, panels_in_a_row, small_multiples
 from prmbench.tasks.best_of_n import RECOMMENDED, completion_scores, recommended, sizes_of
 from prmbench.tasks.blocks import Block, blocks, completion_identity, prefix_identity, rows_of
-from prmbench.tasks.wording import model_name, rule_and_readout
+from prmbench.tasks.wording import rule_and_readout, run_name
 
 MAX_PANELS = 4
 FLOOR_LOOKS = {
@@ -95,7 +95,7 @@ def _completion_scores(name: str, trace_blocks: Sequence[Block], labels: Mapping
 
 def run_labels(runs: Sequence[Run]) -> dict[Path, str]:
     """Returns a label for each run: its model, with the run's id where the model alone would be ambiguous."""
-    names = {run.path: model_name(run.result.manifest) for run in runs}
+    names = {run.path: run_name(run) for run in runs}
     counts = Counter([*names.values(), *FLOOR_LOOKS])
     ids = {run.path: run.result.manifest.run_id for run in runs}
     return {path: f"{name} ({ids[path]})" if counts[name] > 1 else name for path, name in names.items()}
@@ -192,7 +192,7 @@ def _draw_reliability(axis: Axes, run: Run, block: Block, readout: str) -> None:
         if min(counts) == max(counts)
         else f"{min(counts):.0f}-{max(counts):.0f}"
     )
-    axis.set_title(f"{model_name(run.result.manifest)}, {readout}\n{block.subset}: {span} a bin", fontsize=8)
+    axis.set_title(f"{run_name(run)}, {readout}\n{block.subset}: {span} a bin", fontsize=8)
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted", ylabel="succeeded", aspect="equal")
 
 

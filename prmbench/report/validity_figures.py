@@ -12,7 +12,7 @@ from prmbench.report.figures import MAX_RUNS, PALETTE, FigurePlan, legend_label
 from prmbench.report.frame import slug
 from prmbench.tasks.table import NOTED
 from prmbench.tasks.validity import FLOORS, GROUPS, OVERALL, ProtocolRow, columns_of, pooled_blocks, protocol_row
-from prmbench.tasks.wording import model_name, rule_and_readout
+from prmbench.tasks.wording import rule_and_readout, run_name
 
 FIGURE_RULES = ("cross_validated", "native", "fixed", "oracle")
 FIGURE_READOUTS = ("step_sum", "as_is")
@@ -62,7 +62,7 @@ def _headline(run: Run) -> ProtocolRow | None:
 
 def _draw_row(axis: Axes, line: ProtocolRow, columns: Sequence[str], shift: float, color: str, marker: str) -> None:
     floor = line.protocol in FLOORS
-    name = model_name(line.run.result.manifest)
+    name = run_name(line.run)
     label = FLOORS[line.protocol] if floor else legend_label(f"{name}  {line.protocol}")
     for y, column in enumerate(columns):
         row = line.cell(column, "prmscore")

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prmbench.core.records import EvalProtocol, ScoredTrace
+from prmbench.core.records import DEFAULT_READOUTS, EvalProtocol, ScoredTrace
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
 from prmbench.tasks import FOLDS
-from prmbench.tasks.wording import HEADLINE
 
 KINDS = ("exact", "early", "late", "missed", "passed", "false alarm", "unscored")
 """exact, early, late and missed are for traces with an error; passed and false alarm for those without."""
@@ -78,7 +77,7 @@ def verdict_kind(predicted: int | None, label: int) -> str:
 
 def headline_protocol(run: Run) -> EvalProtocol | None:
     """Returns the protocol that figures show: headline readout; calibrated, else native, fixed, oracle."""
-    readout = HEADLINE[run.result.manifest.kind]
+    readout = DEFAULT_READOUTS[run.result.manifest.kind]
     keys = {row.protocol for row in run.result.rows if row.metric == "f1" and row.value is not None}
     parsed = sorted((EvalProtocol.parse(k) for k in keys if not k.startswith("floor/")), key=lambda p: p.key)
     for rule in ("calibrated", "native", "fixed", "oracle"):

@@ -16,7 +16,7 @@ from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
 from prmbench.report.critiques import read_critiques
 from prmbench.report.verdicts import KINDS, headline_protocol, predict, thresholds, verdict_kind
-from prmbench.tasks.wording import model_name, subset_rank
+from prmbench.tasks.wording import run_name, subset_rank
 
 TraceTexts = Mapping[str, Trace] | Callable[[str], Trace | None]
 """Texts of traces by id."""
@@ -100,7 +100,7 @@ def _run_data(run: Run, chosen: Sequence[ScoredTrace]) -> dict[str, Any]:
     default_protocol = headline_protocol(run)
     return {
         "id": manifest.run_id,
-        "model": model_name(manifest),
+        "model": run_name(run),
         "default": default_protocol.key if default_protocol else "",
         "readouts": {
             f"{prefix}{readout}": [_scores(t, EvalProtocol(readout, "oracle", series=series)) for t in traces]

@@ -41,8 +41,6 @@ from prmbench.tasks.table import (
     PERCENT,
     POINTS,
     Code,
-    Fact,
-    Headline,
     Row,
     Table,
     Unit,
@@ -50,12 +48,10 @@ from prmbench.tasks.table import (
     cell_of,
     is_best,
     notes_of,
-    number,
     rank_value,
-    without_marks,
 )
 from prmbench.tasks.task import Floor, Leading, Task
-from prmbench.tasks.wording import model_name, rule_and_readout
+from prmbench.tasks.wording import rule_and_readout, run_name
 
 AGGREGATION_NAMES = ("last", "min", "mean", "prod", "sum")
 """Ways to aggregate step scores into the score of a completion."""
@@ -77,8 +73,6 @@ FLOORS = {
     "majority": ("floor/majority", "majority vote, no model"),
     "pass": ("floor/pass", "ceiling: any of N is right"),
 }
-CEILING = "floor/pass"
-"""The row among the floors that bounds from above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +279,7 @@ def _group(rule: str, block: Block, metrics: Sequence[str], sizes: Sequence[int]
             aggregation, readout = rule_and_readout(protocol, has_threshold=False)
             if aggregation == rule:
                 cells = {m: rows.get((protocol, m)) for m in metrics}
-                model_rows.append((model_name(run.result.manifest), readout, cells, is_model))
+                model_rows.append((run_name(run), readout, cells, is_model))
     ranking_metric = f"best_of@{sizes[-1]}"
     model_rows.sort(key=lambda model_row: (-rank_value(model_row[2][ranking_metric]), model_row[0], model_row[1]))
     best = {m: best_value([cells[m] for _, _, cells, is_model in model_rows if is_model]) for m in metrics}
@@ -324,53 +318,6 @@ def recommended(protocols: Iterable[str]) -> str:
     """Returns the protocol that stands for a run, at either boundary; empty where it has none of RECOMMENDED."""
     by_name = {key.partition("@")[0]: key for key in protocols}
     return next((by_name[name] for name in RECOMMENDED if name in by_name), "")
-
-
-def headline(runs: Sequence[Run]) -> Headline | None:
-    """Returns the highest best_of@N of any model, with the floors of the same completions and the same N.
-
-    The protocol is the recommended one of the model's kind of score. The average over subsets is used where there is
-    one, and baselines only when no model was run.
-    """
-    ordered = sorted(blocks(runs, completion_identity), key=lambda block: not block.subset.startswith("avg["))
-    for is_baseline in (False, True):
-        for block in ordered:
-            picks = [
-                pick
-                for run in block.runs
-                if (run.result.manifest.backend == "baseline") == is_baseline
-                for pick in _picks(run, block)
-            ]
-            if picks:
-                return min(picks, key=lambda pick: pick[0])[1]
-    return None
-
-
-def _picks(run: Run, block: Block) -> Iterator[tuple[tuple[float, str, str], Headline]]:
-    """Yields (sort key, headline) of one model, if it has the recommended protocol."""
-    rows = rows_of(run.result, block.subset)
-    n = max((n for _, metric in rows if metric.startswith("best_of@") and (n := group_size(metric))), default=0)
-    protocol = recommended(protocol for protocol, _ in rows)
-    row = rows.get((protocol, f"best_of@{n}"))
-    if row is None or row.value is None:
-        return
-    rule, readout = rule_and_readout(protocol, has_threshold=False)
-    meaning = AGGREGATIONS[_aggregation(rule)]
-    name = model_name(run.result.manifest)
-    facts: list[Fact] = [
-        ("Number", row.metric),
-        ("Completions", block.name),
-        ("Model", name),
-        ("Readout", Code(readout)),
-        ("Aggregation", f"{rule}: {meaning}"),
-    ]
-    for metric, (key, _) in FLOORS.items():
-        bound = rows.get((key, metric if metric == "accuracy" else f"{metric}@{n}"))
-        if bound is not None:
-            kind = "Ceiling" if key == CEILING else "Floor"
-            text = f"{number(bound.value, PERCENT)} ({bound.metric})"
-            facts.append((f"{kind}: {key.removeprefix('floor/')}", text))
-    yield (-row.value, name, readout), Headline(without_marks(cell_of(row)), tuple(facts))
 
 
 def _floor_rows(block: Block, metrics: Sequence[str]) -> list[Row]:
@@ -441,8 +388,6 @@ TASK = Task(
     leading=leading,
     tables=tables,
     summary=summary,
-    headline=headline,
-    headline_metrics=("best_of@",),
     check_scores=group_size_faults,
     check_data=check_data,
 )

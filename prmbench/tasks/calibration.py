@@ -42,7 +42,7 @@ from prmbench.tasks.table import (
     rank_value,
 )
 from prmbench.tasks.task import Leading, Task
-from prmbench.tasks.wording import model_name, rule_and_readout
+from prmbench.tasks.wording import rule_and_readout, run_name
 
 VALUE_READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
     "logratio": ("prefix_sum", "prefix_mean"),
@@ -291,7 +291,7 @@ def _group(rule: str, block: Block) -> tuple[Row, ...]:
             scale = rule_and_readout(protocol, has_threshold=False)[0].partition("@")[0]
             if scale == rule or (rule == "sigmoid" and scale == "identity"):
                 cells = {name: rows.get((protocol, name)) for name in COLUMNS}
-                model_rows.append((model_name(run.result.manifest), protocol, cells))
+                model_rows.append((run_name(run), protocol, cells))
     if not model_rows:
         return ()
     best = {name: best_value([cells[name] for *_, cells in model_rows], name in LOWER_IS_BETTER) for name in COLUMNS}
@@ -357,7 +357,6 @@ TASK = Task(
     leading=leading,
     tables=tables,
     summary=summary,
-    headline_metrics=("auc",),
     lower_is_better=("brier", "ece"),
     not_compared=("reliability",),
     check_data=check_data,

@@ -17,7 +17,7 @@ from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, problem
 from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, resampled, traces_of_subset, weighted_mean
 from prmbench.tasks.table import PERCENT, POINTS, Row, Table, cell_of, notes_of
 from prmbench.tasks.task import Task
-from prmbench.tasks.wording import model_name
+from prmbench.tasks.wording import run_name
 
 GAIN = "policy/gain"
 TRUNCATED = "truncated"
@@ -113,7 +113,7 @@ def _policy(block: Block, run: Run) -> Row:
     before, after = step_key(steps[0]), step_key(steps[-1])
     is_trained = len(steps) > 1
     return (
-        *(block.name, model_name(manifest), manifest.run_id, accuracy),
+        *(block.name, run_name(run), manifest.run_id, accuracy),
         cell_of(rows.get((before, accuracy)), PERCENT),
         cell_of(rows.get((after, accuracy)) if is_trained else None, PERCENT),
         cell_of(rows.get((GAIN, accuracy)), POINTS),

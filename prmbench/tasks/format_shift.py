@@ -10,7 +10,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.core.records import (
+    DEFAULT_READOUTS,
+    EvalProtocol,
+    MetricRow,
+    RunManifest,
+    RunResult,
+    ScoredTrace,
+    UserError,
+)
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Ints, Sample
@@ -43,8 +51,8 @@ from prmbench.tasks.table import (
 )
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
-from prmbench.tasks.wording import HEADLINE, members, model_name, rule_and_readout
 from prmbench.tasks.wording import RULES as RULE_WORDS
+from prmbench.tasks.wording import members, rule_and_readout, run_name
 
 PLAIN = "plain"
 """The unchanged traces, with which every rendering is compared."""
@@ -359,7 +367,7 @@ def _front_table(rule: str, trace_blocks: Sequence[Block]) -> Table:
     keys = {readout: key for _, key, readout in _protocols_of_rule(rule, block)}
     by_model: dict[str, Row] = {}
     for _, model, readout, *cells in whole.groups[0]:
-        if isinstance(readout, Code) and readout.key in HEADLINE.values():
+        if isinstance(readout, Code) and readout.key in DEFAULT_READOUTS.values():
             by_model.setdefault(str(model), (model, Code(keys[readout.key]), *cells))
     widest = max(block.runs, key=lambda run: len(run.result.manifest.subsets))
     no_drops = [""] * (len(whole.header) - 4)
@@ -413,7 +421,7 @@ def _drop_rows(rule: str, block: Block) -> tuple[Row, ...]:
         plain_f1 = find_row(run.result, key, block.subset, "f1")
         table_rows.append(
             (
-                *(block.name, model_name(run.result.manifest), Code(readout), cell_of(plain_f1)),
+                *(block.name, run_name(run), Code(readout), cell_of(plain_f1)),
                 *(cell_of(row, POINTS, best=is_significant) for row, is_significant in drops),
             )
         )
@@ -446,7 +454,7 @@ def _f1_rows(rule: str, block: Block) -> tuple[Row, ...]:
         ]
 
     table_rows = [
-        (block.name, model_name(run.result.manifest), Code(readout), *cells(run, key))
+        (block.name, run_name(run), Code(readout), *cells(run, key))
         for run, key, readout in _protocols_of_rule(rule, block)
     ]
     widest = max(block.runs, key=lambda run: len(run.result.manifest.subsets))
@@ -464,7 +472,7 @@ def _protocols_of_rule(rule: str, block: Block) -> list[tuple[Run, str, str]]:
                 protocols.append((run, key, readout))
     return sorted(
         protocols,
-        key=lambda protocol_row: (model_name(protocol_row[0].result.manifest), protocol_row[2], protocol_row[1]),
+        key=lambda protocol_row: (run_name(protocol_row[0]), protocol_row[2], protocol_row[1]),
     )
 
 

@@ -9,7 +9,7 @@ from prmbench.core.result_files import Run
 from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, rows_of
 from prmbench.tasks.table import Code, Row, Table, best_value, cell_of, is_best, notes_of
 from prmbench.tasks.task import Column, Task
-from prmbench.tasks.wording import model_name
+from prmbench.tasks.wording import run_name
 
 Rows = Mapping[tuple[str, str], MetricRow]
 """(protocol, metric) -> row."""
@@ -70,9 +70,9 @@ def _group(task: Task, block: Block) -> tuple[Row, ...]:
     for run in block.runs:
         rows = rows_of(run.result, block.subset)
         keys = dict.fromkeys(protocol for protocol, _ in rows if not protocol.startswith("floor/"))
-        run_rows += [(model_name(run.result.manifest), key, rows) for key in keys]
+        run_rows += [(run_name(run), key, rows) for key in keys]
     best = {
-        column.metric: best_value([rows.get((key, column.metric)) for _, key, rows in run_rows], column.lowest_is_best)
+        column.metric: best_value([rows.get((key, column.metric)) for _, key, rows in run_rows], column.lower_is_better)
         for column in task.columns
     }
     if task.columns:
@@ -91,7 +91,7 @@ def _rank(column: Column, key: str, rows: Rows) -> tuple[bool, float]:
     row = rows.get((key, column.metric))
     if row is None or row.value is None:
         return True, 0.0
-    return False, row.value if column.lowest_is_best else -row.value
+    return False, row.value if column.lower_is_better else -row.value
 
 
 def _cells(task: Task, key: str, rows: Rows, best: Mapping[str, float | None]) -> Row:

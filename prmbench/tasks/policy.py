@@ -25,7 +25,7 @@ from prmbench.tasks.problem_groups import (
 )
 from prmbench.tasks.table import Row, Table, best_value, cell_of, is_best, notes_of
 from prmbench.tasks.task import Leading, Task
-from prmbench.tasks.wording import model_name
+from prmbench.tasks.wording import run_name
 
 NO_ANSWERS = "the completions name no answers"
 MOST_SUBSETS = 2
@@ -137,7 +137,7 @@ def _sampling(protocol: str, runs: Sequence[Run]) -> Table:
     for metric in sorted(metrics, key=_metric_rank):
         model_cells = [
             (
-                model_name(run.result.manifest),
+                run_name(run),
                 [_rows_in(run, block).get((protocol, metric)) for block in problem_blocks],
             )
             for run in chosen
@@ -247,7 +247,6 @@ TASK = Task(
     leading=leading,
     tables=tables,
     summary=summary,
-    headline_metrics=("avg@",),
     lower_is_better=("truncated", "unverified"),
     reads_outcomes=True,
     check_manifest=check_manifest,

@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.core.records import READOUTS, EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.core.records import (
+    DEFAULT_READOUTS,
+    READOUTS,
+    EvalProtocol,
+    MetricRow,
+    RunManifest,
+    RunResult,
+    ScoredTrace,
+    UserError,
+)
 from prmbench.core.validation import Fault
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Sample
@@ -28,7 +37,6 @@ from prmbench.tasks.metric_rows import (
 from prmbench.tasks.table import DASH, NOTED, PERCENT, Code, Row, Table, Unit, Value
 from prmbench.tasks.task import Floor, Leading, Task
 from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
-from prmbench.tasks.wording import HEADLINE
 
 FOLDS = 5
 FLOORS = ("random", "position", "outcome_oracle")
@@ -327,7 +335,7 @@ def leading(result: RunResult) -> tuple[Leading, ...]:
     """Returns F1 under the headline readout, by threshold rule, the recommended rule first."""
     keys = dict.fromkeys(row.protocol for row in result.rows if not row.protocol.startswith("floor/"))
     parsed = [EvalProtocol.parse(key) for key in keys]
-    chosen = [p for p in parsed if p.readout == HEADLINE[result.manifest.kind] and not p.series]
+    chosen = [p for p in parsed if p.readout == DEFAULT_READOUTS[result.manifest.kind] and not p.series]
     return tuple(
         Leading(p.key, "f1", "F1", rule, floors=tuple(Floor(key, "f1", name) for key, name in FLOOR_WORDS.items()))
         for rule in RECOMMENDED
@@ -411,7 +419,6 @@ TASK = Task(
     judge_one=judge_one,
     leading=leading,
     summary=summary,
-    headline_metrics=("f1",),
     has_threshold=True,
     has_board=True,
     resolve=resolve_key,

@@ -160,10 +160,10 @@ def _final_number(note: str) -> float:
     return float(match[0]) if match else 0.0
 
 
-def best_value(rows: Sequence[MetricRow | None], lowest: bool = False) -> float | None:
+def best_value(rows: Sequence[MetricRow | None], lower_is_better: bool = False) -> float | None:
     """Returns the best value of a column; None with fewer than two values."""
     values = [row.value for row in rows if row is not None and row.value is not None]
-    return None if len(values) < 2 else min(values) if lowest else max(values)  # noqa: PLR2004
+    return None if len(values) < 2 else min(values) if lower_is_better else max(values)  # noqa: PLR2004
 
 
 def is_best(row: MetricRow | None, best: float | None) -> bool:

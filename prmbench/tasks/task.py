@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, Trace
 from prmbench.core.result_files import Run
 from prmbench.tasks.metric_rows import Judged
-from prmbench.tasks.table import PERCENT, Headline, Table, Unit
+from prmbench.tasks.table import PERCENT, Table, Unit
 
 Fault = tuple[str, str]
 """A field and its error: (`outcome`, `is missing`)."""
@@ -25,7 +25,7 @@ class Column:
     metric: str
     heading: str
     unit: Unit = PERCENT
-    lowest_is_best: bool = False
+    lower_is_better: bool = False
 
 
 class Floor(NamedTuple):
@@ -48,7 +48,7 @@ class Leading:
     rule: str = ""
     """What numbers must share to stand in one column: the threshold rule, the aggregation, or how was sampled."""
     unit: Unit = PERCENT
-    lowest_is_best: bool = False
+    lower_is_better: bool = False
     floors: tuple[Floor, ...] = ()
     """Floors that the number is compared with. A ceiling is none."""
 
@@ -80,17 +80,15 @@ class Task:
     """Builds the tables of a leaderboard page; None: one row per run and protocol, with the metrics of `columns`."""
     summary: Callable[[RunResult, Sequence[str]], Table] | None = None
     """Builds the table that `eval` prints from a result and the protocols to show; None: one made from `columns`."""
-    headline: Callable[[Sequence[Run]], Headline | None] | None = None
-    """Picks the number that the overview shows; None: the best in the leading column of the first table."""
     leading: Callable[[RunResult], tuple[Leading, ...]] | None = None
-    """Returns the numbers that may stand for a run in the overview, the recommended ones first; None: the first of
-    `columns` under each protocol, if there are columns."""
+    """Returns the numbers that may stand for a run, the recommended ones first, in the overview, on a model card and on
+    the hub; None: in the overview the first of `columns` under each protocol, else see `headline_metrics`."""
     judge_one: Callable[[RunManifest, Sequence[ScoredTrace], str], Judged] | None = None
     """Computes the floors and one protocol of a run, for differences paired by bootstrap replicate; None: the overview
     shows differences without an interval."""
     headline_metrics: tuple[str, ...] = ()
-    """Metrics of which a model card and the hub show one number, the preferred one first; `best_of@` means that of the
-    largest N. Empty: the metrics of `columns`, else the first of the run."""
+    """Metrics of which a model card and the hub show one number where the task has no `leading`, the preferred one
+    first; `avg@` means that of the largest N. Empty: the metrics of `columns`, else the first of the run."""
     headline_protocols: Callable[[RunManifest], tuple[str, ...]] | None = None
     """Returns the protocols for that number, the preferred one first; None: see `prmbench.report.headlines`."""
     lower_is_better: tuple[str, ...] = ()

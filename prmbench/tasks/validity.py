@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.core.records import (
+    DEFAULT_READOUTS,
+    EvalProtocol,
+    MetricRow,
+    RunManifest,
+    RunResult,
+    ScoredTrace,
+    UserError,
+)
 from prmbench.core.result_files import Run
 from prmbench.core.validation import Fault
 from prmbench.metrics import first_error, step_validity
@@ -35,7 +43,7 @@ from prmbench.tasks.table import (
     without_marks,
 )
 from prmbench.tasks.task import Floor, Leading, Task
-from prmbench.tasks.wording import HEADLINE, model_name, rule_and_readout
+from prmbench.tasks.wording import rule_and_readout, run_name
 
 RULES = ("native", "fixed", "cross_validated", "oracle")
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -174,7 +182,7 @@ def leading(result: RunResult) -> tuple[Leading, ...]:
     """Returns PRMScore under the headline readout, by threshold rule; tuning inside folds goes before fixed numbers."""
     keys = dict.fromkeys(row.protocol for row in result.rows if not row.protocol.startswith("floor/"))
     parsed = [EvalProtocol.parse(key) for key in keys]
-    chosen = [p for p in parsed if p.readout == HEADLINE[result.manifest.kind] and not p.series]
+    chosen = [p for p in parsed if p.readout == DEFAULT_READOUTS[result.manifest.kind] and not p.series]
     floors = tuple(Floor(key, "prmscore", name) for key, name in FLOORS.items())
     return tuple(
         Leading(p.key, "prmscore", "PRMScore", rule, floors=floors)
@@ -385,7 +393,7 @@ def _rows_of_rule(block: Block, rule: str) -> list[ProtocolRow]:
         for protocol in dict.fromkeys(row.protocol for row in run.result.rows)
         if rule_and_readout(protocol)[0] == rule
     ]
-    return sorted(rows, key=lambda row: (-row.value, model_name(row.run.result.manifest), row.protocol))
+    return sorted(rows, key=lambda row: (-row.value, run_name(row.run), row.protocol))
 
 
 def columns_of(block: Block) -> list[str]:
@@ -426,7 +434,7 @@ def _score_table(rule: str, block: Block, protocol_rows: Sequence[ProtocolRow]) 
         "steps of all categories; a group is the plain mean of the categories after it.",
         header=("Model", "Protocol", *columns),
         groups=(
-            tuple(_score_row(model_name(line.run.result.manifest), line, columns, best) for line in protocol_rows),
+            tuple(_score_row(run_name(line.run), line, columns, best) for line in protocol_rows),
             tuple(_score_row(FLOORS[line.protocol], line, columns, {}) for line in floors),
         ),
         notes=notes_of(rows),
@@ -455,7 +463,7 @@ def _details_table(rule: str, block: Block, protocol_rows: Sequence[ProtocolRow]
         threshold = cell_of(row.cell(OVERALL, "threshold"), FRACTION, interval=False)
         mdd = cell_of(row.cell(OVERALL, "mdd"), PERCENT, interval=False)
         unscored = sum({r.subset: r.unscored for r in row.run.result.rows if "[" not in r.subset}.values())
-        name = model_name(row.run.result.manifest)
+        name = run_name(row.run)
         last_cells = (
             twins,
             *map(without_marks, (threshold, mdd)),
@@ -544,7 +552,6 @@ TASK = Task(
     leading=leading,
     tables=tables,
     summary=summary,
-    headline_metrics=("prmscore",),
     has_threshold=True,
     resolve=resolve,
     check_trace=check_trace,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from prmbench.core.records import EvalProtocol, RunManifest
+from prmbench.core.result_files import Run
 
 RULES: dict[str, tuple[str, str]] = {
     "calibrated": (
@@ -36,8 +37,6 @@ FLOORS: dict[str, str] = {
     "floor/position": "chance: commonest position only",
     "floor/outcome_oracle": "knows the final answer only",
 }
-HEADLINE = {"logratio": "step_sum", "value": "as_is", "prob": "as_is", "verdict": "vote"}
-"""The readout that stands for a run, by kind of score."""
 SUBSET_ORDER = ("gsm8k", "math", "olympiadbench", "omnimath")
 
 
@@ -89,6 +88,12 @@ def model_name(manifest: RunManifest) -> str:
     if badge := code_badge(manifest):
         name = f"{name} ({badge})"
     return " ".join(name.split()).replace("`", "'")  # a backtick would start Markdown code
+
+
+def run_name(run: Run) -> str:
+    """Returns what tables and figures call a run: its `model_name`, and what sets it apart from others of that name."""
+    name = model_name(run.result.manifest)
+    return f"{name} ({run.suffix})" if run.suffix else name
 
 
 def usage(tokens: int, completion_tokens: int, answers: int, cost: float | None) -> str:

@@ -66,7 +66,10 @@ def test_models_stand_against_benchmarks_with_their_protocols(opened: Browser, s
     cells = opened.texts("#matrix tbody.model tr:first-child td")
     for text, section in zip(cells, sections, strict=True):
         cell = section["standing"]["cells"]["org/both"]
-        assert text == f"{cell['number']}{cell['interval']}{cell['difference']} {cell['difference_interval']}"
+        assert (
+            text
+            == f"{cell['number']}{cell['interval']}{cell['difference']} {cell['difference_interval']}{cell['reading']}"
+        )
         assert cell["difference_interval"].startswith("[")
     assert opened.texts("#matrix tbody.model tr:last-child td") == ["–only under vote/native; see the tables", "–"]
     bounds = [section["standing"]["bound"] for section in sections]

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from terminal_tables import WIDTH, cut, printed
 from prmbench.core import archives
 from prmbench.core.records import RunResult
 from prmbench.core.result_files import has_scores, result_paths
-from prmbench.report import compare_table, report, run_table
+from prmbench.report import compare_table, headlines, report, run_table
 from prmbench.studies.reporting.sections import SECTIONS
-from prmbench.tasks import compare, pairs, read_run
+from prmbench.tasks import Task, compare, find_task, pairs, read_run
 
 LEADERBOARDS = ROOT / "leaderboards"
 LOOSE = [path for path in sorted((LEADERBOARDS / "results").rglob("*.json")) if has_scores(path)]
@@ -40,6 +41,35 @@ def kinds() -> dict[tuple[str, str, str], list[Path]]:
         m = result(path).manifest
         found.setdefault((m.benchmark, m.task, m.kind), []).append(path)
     return found
+
+
+OWN_METRICS = {
+    "steps": "f1",
+    "validity": "prmscore",
+    "calibration": "auc",
+    "best_of_n": "best_of@",
+    "policy": "avg@",
+}
+"""The metric that stands for a run of a task."""
+
+
+@pytest.mark.slow
+def test_the_number_on_a_card_is_the_widest_of_the_tasks_metric_under_its_usual_protocol(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The number that leads in the overview is the one that a choice from the rows alone arrives at."""
+    results = [result(path) for path in RESULTS]
+    chosen = [headlines.headline(one) for one in results]
+
+    def without_leading(name: str) -> Task:
+        task = find_task(name)
+        return replace(task, leading=None, headline_metrics=(OWN_METRICS[name],)) if task.leading else task
+
+    monkeypatch.setattr(headlines, "find_task", without_leading)
+    assert {one.manifest.task for one in results} >= {"steps", "validity", "best_of_n"}
+    for path, one, row in zip(RESULTS, results, chosen, strict=True):
+        assert row is not None, path
+        assert row == headlines.headline(one), path
 
 
 @pytest.mark.slow

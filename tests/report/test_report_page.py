@@ -172,24 +172,16 @@ def test_the_card_of_best_of_n_is_one_line_of_the_table() -> None:
         picks("d", "critic", {"vote": 0.61}, "mean", kind="verdict"),
     )
     (told,) = sheets(runs)
-    card = overview.sheet_card(told)
-    assert cell_text(card.number) == "66.0 [61.0, 81.0]"
-    assert dict(card.facts) == {
-        "Number": "best_of@4",
-        "Completions": "average of easy, hard (n=4)",
-        "Model": "critic",
-        "Readout": Code("vote"),
-        "Aggregation": "mean: the mean over the steps",
-        "Floor: random": "45.0 (accuracy)",
-        "Floor: majority": "55.0 (majority@4)",
-        "Ceiling: pass": "85.0 (pass@4)",
-    }
+    (without_critics,) = sheets(runs[:3])
+    card = overview.sheet_card(without_critics, overview.sheet_column(without_critics))
+    assert cell_text(card.number) == "65.0 [60.0, 80.0]"
+    facts = dict(card.facts)  # prefix_mean is higher, and not the recommended readout
+    assert (facts["best_of@4"], facts["Model"]) == ("average of easy, hard", "random")
+    assert (facts["Protocol"], facts["Rule"]) == (Code("prefix_sum/last"), "N = 4, last step")
+    assert facts["Baseline"] == "104.0 coin, a baseline"
+    assert facts["Other baselines"] == "55.0 the majority vote, 45.0 a random completion"
     lines = next(texts(grid)[-1] for grid in told.tables if grid.label == "best_of_n-last")
     assert [line[1:3] for line in lines[:2]] == [("coin", "`prefix_sum`"), ("random", "`prefix_mean`")]
-    (without_critics,) = sheets(runs[:3])
-    facts = dict(overview.sheet_card(without_critics).facts)  # prefix_mean is higher, and not the recommended readout
-    assert (facts["Model"], facts["Readout"]) == ("random", Code("prefix_sum"))
-    assert facts["Aggregation"] == "last: the score of the last step"
     (only,) = sheets(runs[2:3])
     assert dict(overview.sheet_card(only).facts)["Model"] == "coin"  # better than nothing
 

@@ -130,6 +130,10 @@ def test_best_of_n_is_compared_with_the_majority_and_never_with_the_ceiling() ->
     assert result.bound is not None
     assert result.bound.value == max(rows[key].value or 0.0 for key in bounds.items())
     assert (result.heading, result.rule, result.protocols) == ("best_of@8", "N = 8, last step", ("prefix_sum/last",))
+    card = dict(overview._card("", 1, result).facts)
+    assert card["Rule"] == "N = 8, last step"
+    floors = f"{card['Baseline']}, {card['Other baselines']}"
+    assert [name in floors for name in ("a random completion", "the majority vote", "pass")] == [True, True, False]
     cell = result.standings["m"]
     assert cell.row == rows["prefix_sum/last", "best_of@8"]
     assert cell.lo is not None
@@ -143,6 +147,27 @@ def test_a_number_without_floors_has_no_difference_and_unpaired_ones_say_so() ->
     assert overview.difference_texts(result.standings["m"], result.unit) == ("", "")
     cell = replace(standing([PRM]).standings["prm"], lo=None, hi=None)
     assert overview.difference_texts(cell, "percent")[1] == f"({overview.UNPAIRED})"
+
+
+def test_the_best_of_a_models_runs_stands_for_it_and_all_are_counted() -> None:
+    good = replace(run("good", scores_of(STEPS, skill=5.0)), suffix="good")
+    good = replace(good, result=replace(good.result, manifest=replace(good.result.manifest, model="prm")))
+    cell = standing([PRM, good]).standings["prm"]
+    assert cell.runs == (good, PRM)
+    assert cell.row in good.result.rows
+
+
+def test_models_with_a_number_on_some_traces_are_counted_by_the_name_of_their_row() -> None:
+    """Two revisions of a model are two rows: they outvote one model with an average over more subsets."""
+    revisions = []
+    for name in "ab":
+        one = run(name, scores_of(traces(24, ("gsm8k",))))
+        about = replace(one.result.manifest, model="prm", revision=name * 40)
+        revisions.append(replace(one, result=replace(one.result, manifest=about)))
+    row = MetricRow("avg[math,omnimath]", "as_is/calibrated:gsm8k", "f1", 0.5, 0.4, 0.6, 48, 0)
+    wide = run("wide", scores_of(traces(24, ("math", "omnimath"))), (row,))
+    assert standing([wide, *revisions]).subset == "gsm8k"
+    assert standing([wide, revisions[0]]).subset == "avg[math,omnimath]"
 
 
 def test_models_with_most_numbers_come_first() -> None:

@@ -175,7 +175,7 @@ def test_a_broken_package_hides_no_task_of_another(monkeypatch: pytest.MonkeyPat
 
 
 def test_default_tables_rank_the_lowest_first_where_that_is_best_and_missing_numbers_last() -> None:
-    columns = (Column("loss", "Loss", "fraction", lowest_is_best=True),)
+    columns = (Column("loss", "Loss", "fraction", lower_is_better=True),)
     task = replace(own_benchmarks.SOLUTIONS, columns=columns)
     scores = scores_of(traces(2, ("math",)))
     about = manifest(scores, b"", task=task.name, benchmark="b")

@@ -4,6 +4,7 @@ Frozen dataclasses with JSON in and out, and the spelling of protocol keys. Stan
 """
 
 from prmbench.core.records.kinds import (
+    DEFAULT_READOUTS,
     READOUTS,
     SCHEMA_VERSION,
     SCORING_VERSION,
@@ -21,6 +22,7 @@ from prmbench.core.records.runs import MetricRow, RunManifest, RunResult
 from prmbench.core.records.traces import ScoredTrace, StepScores, Trace, Usage, join_scores, text_hash
 
 __all__ = [
+    "DEFAULT_READOUTS",
     "READOUTS",
     "SCHEMA_VERSION",
     "SCORING_VERSION",

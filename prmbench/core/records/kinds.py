@@ -24,6 +24,13 @@ READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
     "outcome": (),
 }
 """Which readouts each kind of score admits; METHOD names in docs/protocols.md."""
+DEFAULT_READOUTS: dict[ScoreKind, Readout] = {
+    "logratio": "step_sum",
+    "value": "as_is",
+    "prob": "as_is",
+    "verdict": "vote",
+}
+"""The readout that stands for a run, by kind of score; outcomes have none."""
 
 
 class UserError(Exception):

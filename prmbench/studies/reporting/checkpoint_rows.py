@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from prmbench.core.records import EvalProtocol, RunManifest
+from prmbench.core.records import DEFAULT_READOUTS, EvalProtocol, RunManifest
 from prmbench.core.result_files import Run
 from prmbench.report.frame import columns, frame
 from prmbench.studies.reporting.nested_seeds import RunValues, difference
@@ -29,7 +29,7 @@ from prmbench.studies.reporting.reward_model_runs import (
 )
 from prmbench.tasks.blocks import group_size
 from prmbench.tasks.format_shift import PLAIN, base_and_rendering
-from prmbench.tasks.wording import HEADLINE, members, model_name
+from prmbench.tasks.wording import members, run_name
 
 F1_COLUMNS = ("F1 onpolicy", "F1 injected", "F1 shifts", "own F1 onpolicy", "oracle F1 onpolicy", "oracle F1 injected")
 """F1 columns of the miniature. `own`: read by the value that picks among N; else process level. `oracle`: tuned on the
@@ -39,7 +39,7 @@ BEST_OF_N_GAIN, RL_GAIN_COLUMNS = "best-of-N gain", ("RL gain", "over GRPO")
 COST_COLUMNS = ("tokens", "seconds", "tokens a step", "s / 1,000 steps", "GiB", "cost")
 KINDS = ("steps", "validity", "format_shift", "best_of_n", "calibration", "distrl")
 """Tasks that measure a reward model. The joined table exists when some checkpoint has runs of two of them."""
-HEADLINES = {"validity": ("prmscore", "PRMScore"), "format_shift": ("f1_drop", "F1 lost in other formats")}
+MAIN_METRICS = {"validity": ("prmscore", "PRMScore"), "format_shift": ("f1_drop", "F1 lost in other formats")}
 HONEST_RULES = ("calibrated", "native", "fixed", "cross_validated")
 """Threshold rules in order of preference; a run is represented by the first that it has."""
 BEST_OF, OWN_VALUE_READOUTS = "best_of_n", ("prefix_mean", "prefix_sum", "as_is", "vote")
@@ -195,14 +195,14 @@ def _gains(rl: RLStudy, panel: str, arm: str) -> tuple[RunValues, RunValues]:
 
 def _other_checkpoints(runs: Sequence[Run], trained: Sequence[Run]) -> Iterator[Checkpoint]:
     by_key: dict[tuple[str, str, str, str], list[Run]] = {}
-    for run in sorted(runs, key=lambda r: (model_name(r.result.manifest), r.result.manifest.run_id)):
+    for run in sorted(runs, key=lambda r: (run_name(r), r.result.manifest.run_id)):
         by_key.setdefault(_identity(run.result.manifest), []).append(run)
     for key, own_runs in by_key.items():
         largest = _largest_runs(own_runs)
         numbers: dict[str, float] = {}
         for run in largest:
             numbers |= _numbers(run)
-        yield _row(model_name(own_runs[0].result.manifest), "", None, largest, numbers | _rl_gain(key[0], trained))
+        yield _row(run_name(own_runs[0]), "", None, largest, numbers | _rl_gain(key[0], trained))
 
 
 def _identity(manifest: RunManifest) -> tuple[str, str, str, str]:
@@ -246,7 +246,7 @@ def _f1_numbers(run: Run) -> Iterator[tuple[str, float]]:
     for row in sorted(run.result.rows, key=lambda r: order.index(r.subset), reverse=True):
         if row.metric == "f1" and row.value is not None and not row.protocol.startswith("floor/"):
             protocol = EvalProtocol.parse(row.protocol)
-            if (protocol.readout, protocol.series) == (HEADLINE[run.result.manifest.kind], ""):
+            if (protocol.readout, protocol.series) == (DEFAULT_READOUTS[run.result.manifest.kind], ""):
                 yield f"{run.result.manifest.benchmark} F1, {protocol.threshold}", row.value
 
 
@@ -297,8 +297,8 @@ def _own_readout(run: Run, *rules: str) -> str:
 
 def _headline_numbers(run: Run) -> Iterator[tuple[str, float]]:
     """Yields PRMScore, or the drop of F1 in other formats: widest subset, headline readout, no oracle threshold."""
-    metric, column = HEADLINES[run.result.manifest.task]
-    readout = HEADLINE[run.result.manifest.kind]
+    metric, column = MAIN_METRICS[run.result.manifest.task]
+    readout = DEFAULT_READOUTS[run.result.manifest.kind]
     values = {
         (row.subset, row.protocol): row.value
         for row in run.result.rows

@@ -41,7 +41,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 """Arms drawn in one plot; arms of no family share a further one."""
 COMMON = {BASE_ARM, "distrl_ipvrm"}
 """Arms in every family."""
-HEADLINE = (BASE_ARM, "distrl_ipvrm", "grpo_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm")
+MAIN_ARMS = (BASE_ARM, "distrl_ipvrm", "grpo_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm")
 """Arms in the figure of monitors."""
 BASE_COLOR = "#5B5B5B"
 COLORS = tuple(color for color in PALETTE if color != BASE_COLOR)
@@ -88,7 +88,7 @@ def _accuracy(name: str, study: RLStudy) -> FigurePlan | None:
 
 
 def _monitors(study_name: str, study: RLStudy, panel: str) -> FigurePlan | None:
-    arms = [arm for arm in HEADLINE if arm in study.arms(panel)] or list(study.arms(panel)[:MAX_ARMS])
+    arms = [arm for arm in MAIN_ARMS if arm in study.arms(panel)] or list(study.arms(panel)[:MAX_ARMS])
     arms_by_monitor = {
         name: [arm for arm in arms if any(t.monitor(name) for t in study.of(panel, arm))] for name in MONITORS
     }
