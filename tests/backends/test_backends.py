@@ -559,7 +559,7 @@ def test_a_folder_with_a_card_needs_no_flags(tmp_path: Path, policy: Path, monke
     [
         ("{", "not a model card"),
         ("[]", "not a model card"),
-        ("{}", "at least a backend"),
+        ("{}", "has no backend; `prmbench init .* --force` writes one"),
         ('{"backend": 5}', "expected str"),
         ('{"backend": "value_head", "reading": "at-step"}', "choose from at_step, cumulative"),
         ('{"backend": "implicit", "beta": "ten"}', "expected float"),

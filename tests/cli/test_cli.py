@@ -207,6 +207,10 @@ def test_compare_prints_a_table(runs: dict[str, str]) -> None:
     table = fine("compare", runs["all-right"], runs["gold"])
     assert "vote/native" in table
     assert "100.0" in table
+    first, second = table.splitlines()[:2]
+    assert first.startswith("first: all-right")
+    assert first.endswith(f", run {Path(runs['all-right']).stem}")
+    assert second.endswith(f", run {Path(runs['gold']).stem}")
 
 
 def test_unlike_runs_are_not_compared(runs: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -282,6 +283,13 @@ def test_auto_placement_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     for device in ("cuda:4", "balanced"):
         with pytest.raises(UserError, match=f"--device {device}"):
             Placement(device).resolve()
+
+
+def test_a_folder_without_a_tokenizer_is_named(policy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(policy, folder, ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(UserError, match=r"bare: has no tokenizer; copy tokenizer\.json"):
+        load(str(folder), "lm", Placement("cpu", "float32"))
 
 
 @pytest.mark.slow

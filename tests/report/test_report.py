@@ -148,6 +148,18 @@ def test_run_on_other_traces_is_marked_and_not_ranked() -> None:
     assert table.best("math") == 0.4
 
 
+@pytest.mark.parametrize(("floor", "best"), [(0.39, 0.4), (0.4, None), (0.9, None)])
+def test_no_model_is_the_best_where_a_floor_is_as_high(floor: float, best: float | None) -> None:
+    floors = row("gsm8k", "floor/random", floor)
+    low, high = (row("gsm8k", KEY, f1, OUT_OF_FOLD) + floors for f1 in (0.3, 0.4))
+    (table,) = boards([hand_made("a", TWO, low), hand_made("b", TWO, high, model="z")])[0].tables
+    assert table.best("gsm8k") == best
+    bold = [
+        cell for group in texts(rule_table(hand_made_board(), table)) for line in group for cell in line if "**" in cell
+    ]
+    assert len(bold) == (best is not None)
+
+
 def test_an_average_of_fewer_subsets_has_its_own_column() -> None:
     three = [*FOUR, plain("o1", "omnimath", 0, 0.1, 0.2)]
     wide = [*row("gsm8k", KEY, 0.2), *row("avg[gsm8k,math,omnimath]", KEY, 0.1)]

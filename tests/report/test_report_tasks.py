@@ -96,6 +96,16 @@ BON = """\
 """
 
 
+def test_a_baseline_is_never_the_best_of_n() -> None:
+    models = [made("best_of_n", bon(0.3), "org/low"), made("best_of_n", bon(0.6), "org/high")]
+    lucky = made("best_of_n", bon(0.9), "random")
+    lucky = replace(lucky, result=replace(lucky.result, manifest=replace(lucky.result.manifest, backend="baseline")))
+    (group,) = texts(best_of_n.tables([*models, lucky])[0])
+    bold = {line[1] for line in group for cell in line if "**" in cell}
+    assert "org/high" in bold
+    assert "random" not in bold
+
+
 def test_golden_best_of_n() -> None:
     first, second = best_of_n.tables(
         [made("best_of_n", bon(0.3, "3 of 4 problems"), "org/low"), made("best_of_n", bon(0.6), "org/high")]
