@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prmbench.backends.registry import BACKENDS, BASELINES
+from prmbench.backends.builtin import BACKENDS, BASELINES
 from prmbench.backends.resolve import checked_card, find_card, warn_of_unused_options
 from prmbench.config import ModelConfig, validate
 from prmbench.core import hub_access, reading

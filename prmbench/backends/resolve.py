@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.backends import cards
+from prmbench.backends.builtin import BACKENDS, BASELINES
 from prmbench.backends.cards import ModelCard
-from prmbench.backends.registry import BACKENDS, BASELINES
 from prmbench.config import CardOptions, ModelConfig, check_model_path, unused_options
 from prmbench.config.model_names import nearest_model
 from prmbench.core import hub_access, reading

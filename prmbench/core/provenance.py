@@ -105,13 +105,13 @@ def weights_hash(path: Path) -> str | None:
 def adapter_base(folder: Path) -> tuple[str, str | None] | None:
     """Return the base model of the LoRA adapter in a folder, a path or hub id, and its revision or None.
 
-    A relative path is looked up from the current folder, as in peft, and then from the adapter's.
+    A relative path is looked up from the current folder, as in peft, and from the adapter's.
 
     Returns:
         None for a folder that holds a whole model, or no adapter.
 
     Raises:
-        UserError: The adapter names no base model.
+        UserError: The adapter names no base model, or two different folders have the name.
     """
     path = folder / ADAPTER_FILE
     if not reading.exists(path) or (folder / "config.json").exists():
@@ -121,8 +121,11 @@ def adapter_base(folder: Path) -> tuple[str, str | None] | None:
     if not isinstance(base, str) or not base:
         raise UserError(f"{path}: names no base model; put it in as base_model_name_or_path")
     check_text(base, f"{path}: base_model_name_or_path")
-    if not reading.exists(Path(base)) and reading.exists(folder / base):
-        base = str(folder / base)
+    here, beside = Path(base), folder / base
+    if reading.exists(beside):
+        if reading.exists(here) and not here.samefile(beside):
+            raise UserError(f"{path}: base {base} is in the current folder and beside the adapter; write its full path")
+        base = base if reading.exists(here) else str(beside)
     revision = values.get("revision")
     return base, revision if isinstance(revision, str) and revision else None
 

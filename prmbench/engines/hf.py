@@ -295,8 +295,6 @@ def load(
         if tokenizer_source == base:
             message = f"model {name}: an adapter of {base}, without a tokenizer; the base's is used"
             warnings.warn(message, Notice, stacklevel=1)  # one place, so that it is shown once
-    else:
-        _check_tokenizer(name)
     revision = resolve_commit(base, revision)
     options |= {"revision": revision, "trust_remote_code": remote_code, **hub_options(base, revision)}
     if placement.spread:
@@ -307,6 +305,7 @@ def load(
     dtype = getattr(torch, placement.dtype)
     with errors_in_one_line(name):
         refuse_kernels(base, options)
+        _check_tokenizer(tokenizer_source)
         tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_source, **options)
         tokenizer("1")  # some damaged files fail only when used
         if empty:

@@ -504,7 +504,7 @@ def test_through_the_command_line(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"error: {path} line 2: is of no known format")
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert f"left_out: {{'{converters.UNREADABLE}': 1}}\nunreadable: \n  {path} line 2: is of no known" in done.stdout
+    assert f"left_out: {converters.UNREADABLE} 1\nunreadable: \n  {path} line 2: is of no known" in done.stdout
     assert f"note: {path}: 1 of 3 rows cannot be read" in done.stderr
     assert done.stderr.count("\n") == 1
     out.unlink()

@@ -125,7 +125,7 @@ def test_a_run_has_one_id_under_every_name_and_is_filed_under_the_latest(tmp_pat
     assert (first["benchmark"], second["benchmark"]) == ("my", "algebra-v2")
     (stored,) = (tmp_path / "runs").glob("*[0-9a-f].json")
     assert tasks.read_verified(stored).result.manifest.benchmark == "algebra-v2"
-    assert "--data my.jsonl" in model_card.command(tasks.read_verified(stored).result.manifest)
+    assert "--data PATH/my.jsonl" in model_card.command(tasks.read_verified(stored).result.manifest)
     assert "--data-name algebra-v2" in model_card.command(tasks.read_verified(stored).result.manifest)
 
 

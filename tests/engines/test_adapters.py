@@ -56,6 +56,18 @@ def evaluated(model: Path, folder: Path) -> Run:
     return run
 
 
+def test_a_base_that_could_be_either_of_two_folders_is_refused(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found from the current folder and from the adapter's, `../base` would be another model in each."""
+    change(adapter, base_model_name_or_path="../base")
+    elsewhere = adapter.parent / "projects" / "here"
+    elsewhere.mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    assert provenance.adapter_base(adapter) == (str(adapter / "../base"), None)
+    (elsewhere.parent / "base").mkdir()
+    with pytest.raises(UserError, match="base ../base is in the current folder and beside the adapter"):
+        provenance.adapter_base(adapter)
+
+
 def test_an_adapter_is_read_with_its_base_and_the_bases_tokenizer(adapter: Path) -> None:
     base = adapter.parent / "base"
     with pytest.warns(Notice, match=f"an adapter of {base}, without a tokenizer; the base's is used"):
