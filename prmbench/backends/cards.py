@@ -54,7 +54,7 @@ class ModelCard:
     """value_head: the value at a step's last token, or the sum over its tokens (Q-RM)."""
     head: str | None = None
     """value_head, token_cls: prefix of the names of the head's tensors among the model's own weights."""
-    positive_class: str | None = None
+    positive_class: int | str | None = None
     """token_cls: the class of a right step, by its index or its name in id2label; None = class 1 of two."""
     activation: Literal["none", "sigmoid"] = "none"
     """value_head: sigmoid makes the value at a step's end P(step is right)."""
@@ -221,8 +221,6 @@ def from_folder(folder: Path) -> ModelCard | None:
     card_values = {
         name: value for name, value in values.items() if name not in TRAINING_RECORD_KEYS and value is not None
     }
-    if type(card_values.get("positive_class")) is int:
-        card_values["positive_class"] = str(card_values["positive_class"])
     try:
         card = from_mapping(ModelCard, {"model": str(folder), **card_values}, str(path))
     except TypeError as error:

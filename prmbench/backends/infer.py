@@ -282,9 +282,9 @@ def _token_classifier(
         values |= place
         reasons += [reason] if reason else []
         problems += [problem] if problem else []
-        if place.get("tag") == QWEN_TAG and "ProcessRewardModel" in files.architecture:
-            values["prompt"] = QWEN_PROMPT
-            reasons.append("Qwen2.5-Math-PRM's system prompt")
+    if values.get("tag") == QWEN_TAG and "ProcessRewardModel" in files.architecture:
+        values["prompt"] = QWEN_PROMPT
+        reasons.append("Qwen2.5-Math-PRM's system prompt")
     labels = files.labels if len(files.labels) == classes else {}
     positive, reason = _positive(labels, classes, stated.positive_class, files.model)
     if positive is None:
@@ -324,7 +324,7 @@ def _step_tags(files: ModelFiles) -> list[str]:
     return [token for token in tags if token not in openers]
 
 
-def _positive(labels: Mapping[int, str], classes: int, stated: str | None, model: str) -> tuple[int | None, str]:
+def _positive(labels: Mapping[int, str], classes: int, stated: int | str | None, model: str) -> tuple[int | None, str]:
     """Return the class of a right step and why; or None and why it cannot be told."""
     if stated is not None:
         positive = find_class(stated, labels, classes, f"--model {model}")

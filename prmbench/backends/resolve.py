@@ -116,9 +116,7 @@ def _infer(card: ModelCard) -> ModelCard:
     if inference.problem:
         raise UserError(infer.refusal(card.model, inference))
     warnings.warn(infer.notice(card.model, inference), Notice, stacklevel=1)  # one place, so that it is shown once
-    values = {name: value for name, value in inference.fields.items() if name != "positive_class"}
-    positive = inference.fields.get("positive_class")
-    return cards.override(card, positive_class=None if positive is None else str(positive), **values)
+    return cards.override(card, **inference.fields)
 
 
 def _check_no_critic(card: ModelCard, config: ModelConfig) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from prmbench.core.option_values import check_choice
+from prmbench.core.records import UserError
 
 RIGHT = 1
 """The class of a right step where no name says otherwise: that of TRL, of Qwen2.5-Math-PRM and of the other rows."""
@@ -109,11 +110,11 @@ def is_generic(labels: Mapping[int, str]) -> bool:
     return all(GENERIC_NAME.fullmatch(str(name)) for name in labels.values())
 
 
-def find_class(value: str, labels: Mapping[int, str], classes: int | None, source: str) -> int:
+def find_class(value: int | str, labels: Mapping[int, str], classes: int | None, source: str) -> int:
     """Return the class that --positive-class or a prm.json names by its index or its name.
 
     Args:
-        value: Index or name; what is both, such as `1` for class 0, is a name.
+        value: Index, or a text: a name or an index; a text that is both, such as `1` for class 0, is a name.
         labels: Class -> name; may be empty.
         classes: Number of classes; None where it is not known.
         source: Beginning of the error message.
@@ -121,9 +122,14 @@ def find_class(value: str, labels: Mapping[int, str], classes: int | None, sourc
     Raises:
         UserError: There is no such class.
     """
+    count = classes if classes is not None else max(len(labels), RIGHT + 1)
+    if isinstance(value, int):
+        if not 0 <= value < count:
+            raise UserError(f"{source}: positive class {value}: choose from 0 to {count - 1}")
+        return value
     by_name = {str(name).lower(): index for index, name in labels.items()}
     if value.lower() in by_name:
         return by_name[value.lower()]
-    indices = [str(index) for index in range(classes if classes is not None else max(len(labels), RIGHT + 1))]
+    indices = [str(index) for index in range(count)]
     check_choice(value, [*indices, *map(str, labels.values())], f"{source}: positive class {value!r}")
     return int(value)

@@ -50,7 +50,8 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
 
 def _positive_class(card: ModelCard, shape: Any, classes: int | None) -> int:
     """Return the index of the class of a right step; `classes` is None where only a forward pass tells their number."""
-    labels = dict(enumerate(shape.id2label.values())) if len(shape.id2label or {}) == classes else {}
+    labels = {int(index): str(name) for index, name in (shape.id2label or {}).items()}
+    labels = labels if len(labels) == classes else {}
     if card.positive_class is not None:
         return find_class(card.positive_class, labels, classes, f"--model {card.model}")
     if classes not in (None, 2):

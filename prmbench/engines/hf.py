@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -305,7 +305,7 @@ def load(
     dtype = getattr(torch, placement.dtype)
     with errors_in_one_line(name):
         refuse_kernels(base, options)
-        _check_tokenizer(tokenizer_source)
+        _check_tokenizer(tokenizer_source, options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_source, **options)
         tokenizer("1")  # some damaged files fail only when used
         if empty:
@@ -372,8 +372,8 @@ def adapter_labels(name: str) -> int | None:
     return next((shapes[key][0] for key in HEAD_WEIGHTS if key in shapes), None)
 
 
-def _check_tokenizer(name: str) -> None:
-    if Path(name).is_dir() and not _has_tokenizer(Path(name)):
+def _check_tokenizer(name: str, options: Mapping[str, Any]) -> None:
+    if Path(name).is_dir() and "gguf_file" not in options and not _has_tokenizer(Path(name)):
         raise UserError(f"model {name}: has no tokenizer; copy tokenizer.json and tokenizer_config.json next to it")
 
 

@@ -37,6 +37,8 @@ converted. Between single dollars there is no space at either end and no digit b
 _FORMULA = re.compile(PATTERN)
 _MACROS = re.compile(r"\\(?:(?:re)?newcommand|providecommand|def|let)(?![A-Za-z])")
 """Definitions, which could grow without bound."""
+_MISREAD = re.compile(r"(?<!\\)%|\\sqrt\s*\d\d")
+"""A comment, which swallows the rest of a line that was meant to be read, and a root of digits without braces."""
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _ENTITY = re.compile(r"&#x([0-9A-Fa-f]{1,6});")
 _SURROGATES = 0xD800, 0xDFFF
@@ -114,7 +116,7 @@ def mathml(source: str) -> Tree | None:
     """Returns a formula with its delimiters as MathML; None where it cannot be converted."""
     from latex2mathml import converter
 
-    if len(source) > MAX_LENGTH or _MACROS.search(source):
+    if len(source) > MAX_LENGTH or _MACROS.search(source) or _MISREAD.search(source):
         return None
     is_block = source.startswith(("$$", "\\[", "\\begin"))
     try:

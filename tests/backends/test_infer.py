@@ -87,23 +87,33 @@ TOKEN_CLS = {"backend": "token_cls"}
         (
             {"architecture": CLASSIFIER, **labels("good", "bad")},
             {},
-            {**TOKEN_CLS, "separator": "\n", "positive_class": "0"},
+            {**TOKEN_CLS, "separator": "\n", "positive_class": 0},
         ),
         ({"architecture": CLASSIFIER, **labels("bad", "good")}, {}, {**TOKEN_CLS, "separator": "\n"}),
         (
             {"architecture": CLASSIFIER, **labels("negative", "neutral", "positive")},
             {},
-            {**TOKEN_CLS, "separator": "\n", "positive_class": "2"},
+            {**TOKEN_CLS, "separator": "\n", "positive_class": 2},
         ),
         (
             {"architecture": CLASSIFIER, **labels("A", "B")},
             {"positive_class": "a"},
-            {**TOKEN_CLS, "separator": "\n", "positive_class": "0"},
+            {**TOKEN_CLS, "separator": "\n", "positive_class": 0},
         ),
         (
             {"architecture": "Qwen2ForProcessRewardModel", "tensors": LAYERS, "added": ("<extra_0>",)},
             {},
             {**TOKEN_CLS, "tag": "<extra_0>", "head": "score.", "prompt": "qwen_math_prm_system"},
+        ),
+        (
+            {"architecture": "Qwen2ForProcessRewardModel", "tensors": LAYERS, "added": ("<extra_0>",)},
+            {"tag": "<extra_0>"},
+            {**TOKEN_CLS, "tag": "<extra_0>", "head": "score.", "prompt": "qwen_math_prm_system"},
+        ),
+        (
+            {"architecture": CLASSIFIER, "tensors": {"score.weight": (2, 4)}, **labels("1", "0")},
+            {},
+            {**TOKEN_CLS, "separator": "\n", "positive_class": 0},
         ),
         (
             {
@@ -227,7 +237,7 @@ def test_fields_are_inferred(
         ),
         ({"architecture": CLASSIFIER}, {"separator": "x", "tag": "y"}, "--separator and --tag", None),
         ({"architecture": CLASSIFIER}, {"separator": ""}, "--separator is empty", None),
-        ({"architecture": CLASSIFIER}, {"positive_class": "2"}, "choose from 0, 1", None),
+        ({"architecture": CLASSIFIER}, {"positive_class": 2}, "choose from 0, 1", None),
         (
             {"architecture": CLASSIFIER, **labels("right", "wrong")},
             {"positive_class": "rigth"},
@@ -242,7 +252,7 @@ def test_fields_are_inferred(
         ),
         (
             {"architecture": CLASSIFIER, **labels("x")},
-            {"positive_class": "1"},
+            {"positive_class": 1},
             "--positive-class: is of token_cls",
             None,
         ),

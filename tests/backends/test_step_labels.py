@@ -42,6 +42,9 @@ def test_a_class_is_found_by_index_or_name() -> None:
     labels = {0: "Right", 1: "wrong"}
     assert [find_class(value, labels, 2, "m") for value in ("0", "1", "right", "WRONG")] == [0, 1, 0, 1]
     assert find_class("1", {0: "1", 1: "0"}, 2, "m") == 0  # a name before an index
+    assert find_class(1, {0: "1", 1: "0"}, 2, "m") == 1  # a number is an index
+    with pytest.raises(UserError, match="choose from 0 to 1"):
+        find_class(2, {}, 2, "m")
     for value in ("2", "-1", "rong", ""):
         with pytest.raises(UserError, match=r"m: positive class .*choose from 0, 1, Right, wrong"):
             find_class(value, labels, 2, "m")

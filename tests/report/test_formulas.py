@@ -76,6 +76,8 @@ def test_prices_and_single_delimiters_stay_text(text: str) -> None:
         r"$\newcommand{\a}{\a\a}\a$",
         r"$\unicode{xD800}$",
         r"$\unicode{x110000}$",
+        "$20% of x$",
+        r"$\sqrt 23$",
         "$" + "{" * 490 + "x",
         "$" + "x" * MAX_LENGTH + "$",
     ],
