@@ -237,7 +237,7 @@ def test_fields_are_inferred(
         ),
         ({"architecture": CLASSIFIER}, {"separator": "x", "tag": "y"}, "--separator and --tag", None),
         ({"architecture": CLASSIFIER}, {"separator": ""}, "--separator is empty", None),
-        ({"architecture": CLASSIFIER}, {"positive_class": 2}, "choose from 0, 1", None),
+        ({"architecture": CLASSIFIER}, {"positive_class": "2"}, "choose from 0, 1", None),
         (
             {"architecture": CLASSIFIER, **labels("right", "wrong")},
             {"positive_class": "rigth"},
@@ -252,7 +252,7 @@ def test_fields_are_inferred(
         ),
         (
             {"architecture": CLASSIFIER, **labels("x")},
-            {"positive_class": 1},
+            {"positive_class": "1"},
             "--positive-class: is of token_cls",
             None,
         ),
