@@ -10,8 +10,6 @@ from prmbench.core.records import UserError
 
 RIGHT = 1
 """The class of a right step where no name says otherwise: that of TRL, of Qwen2.5-Math-PRM and of the other rows."""
-GENERIC_NAME = re.compile(r"LABEL_\d+")
-"""Matches a name that transformers gives a class which nobody named."""
 RIGHT_WORDS = frozenset(
     [
         "right",
@@ -63,6 +61,8 @@ WRONG_WORDS = frozenset(
     ]
 )
 NEUTRAL_WORDS = frozenset(["neutral", "unsure", "unknown", "ambiguous", "skip"])
+QUALIFIED = re.compile(r"n't|never|cannot|nothing|hardly|partial|almost|mostly|\b(?:in|un)-")
+"""Matches words that turn or weaken what a name says; such names tell no class."""
 NEGATIONS = frozenset(["not", "no", "non", "without"])
 
 
@@ -89,6 +89,8 @@ def right_class(labels: Mapping[int, str]) -> int | None:
 
 def _polarity(name: str) -> str:
     """Return right, wrong, neutral or unknown."""
+    if QUALIFIED.search(name.lower()):
+        return "unknown"
     parts = re.findall(r"[a-z]+|[+-]?\d+|[+-]", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     is_negated = len(parts) > 1 and bool(NEGATIONS & set(parts))
     parts = [part for part in parts if not (is_negated and part in NEGATIONS)]
@@ -106,8 +108,8 @@ def _polarity(name: str) -> str:
 
 
 def is_generic(labels: Mapping[int, str]) -> bool:
-    """Return whether nobody named the classes."""
-    return all(GENERIC_NAME.fullmatch(str(name)) for name in labels.values())
+    """Return whether nobody named the classes: transformers calls them LABEL_0, LABEL_1 ..."""
+    return all(str(name) == f"LABEL_{index}" for index, name in labels.items())
 
 
 def find_class(value: int | str, labels: Mapping[int, str], classes: int | None, source: str) -> int:

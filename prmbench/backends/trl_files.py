@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 TRAINING_ARGS = "training_args.bin"
 """The file in which transformers' trainers save their arguments; TRL's PRMTrainer its PRMConfig."""
+MAX_BYTES = 2**20
+"""Size of the pickle in it; an honest one has some kilobytes."""
 DEFAULT_SEPARATOR = "\n"
 """The `step_separator` of TRL's PRMConfig where nobody sets it."""
 
@@ -21,11 +24,14 @@ def step_separator(path: Path) -> str | None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            texts = list(_texts(archive.read(name)))
-    except (zipfile.BadZipFile, StopIteration, ValueError, OSError, KeyError, IndexError):
-        return None
-    return next((value for key, value in pairwise(texts) if key == "step_separator"), None)
+            entry = next(entry for entry in archive.infolist() if entry.filename.endswith("data.pkl"))
+            if entry.file_size > MAX_BYTES:
+                return None
+            texts = list(_texts(archive.read(entry)))
+    except (zipfile.BadZipFile, zlib.error, StopIteration, ValueError, OSError, LookupError, RuntimeError):
+        return None  # RuntimeError: the archive is encrypted, or packed in an unknown way
+    separator = next((value for key, value in pairwise(texts) if key == "step_separator"), None)
+    return separator or None
 
 
 def _texts(pickled: bytes) -> Iterator[str | None]:

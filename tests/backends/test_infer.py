@@ -307,6 +307,27 @@ def test_trls_separator_is_read_without_unpickling(tmp_path: Path, separator: st
         assert trl_files.step_separator(folder / "training_args.bin") is None
 
 
+@pytest.mark.parametrize(("place", "value"), [(6, 1), (8, 99)])  # flags: encrypted; a compression nobody knows
+def test_training_arguments_that_cannot_be_unpacked_are_left_alone(tmp_path: Path, place: int, value: int) -> None:
+    path = tmp_path / "training_args.bin"
+    torch.save(PRMConfig("out", "x"), path)
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", place), (b"PK\x01\x02", place + 2)):
+        start = content.find(signature)
+        while start >= 0:
+            content[start + offset] |= value
+            start = content.find(signature, start + 4)
+    path.write_bytes(bytes(content))
+    assert trl_files.step_separator(path) is None
+
+
+def test_a_huge_pickle_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(PRMConfig("out", "x"), tmp_path / "training_args.bin")
+    assert trl_files.step_separator(tmp_path / "training_args.bin") == "x"
+    monkeypatch.setattr(trl_files, "MAX_BYTES", 10)
+    assert trl_files.step_separator(tmp_path / "training_args.bin") is None
+
+
 @pytest.mark.parametrize(
     ("model", "options", "is_guess"),
     [

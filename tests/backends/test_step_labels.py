@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prmbench.backends.step_labels import find_class, right_class
+from prmbench.backends.step_labels import find_class, is_generic, right_class
 from prmbench.core.records import UserError
 
 
@@ -28,6 +28,11 @@ from prmbench.core.records import UserError
         (("positive", "neutral", "negative"), 0),
         (("LABEL_0", "LABEL_1"), None),
         (("A", "B"), None),
+        (("isn't correct", "is fine"), None),
+        (("never right", "x"), None),
+        (("in-correct", "x"), None),
+        (("partially correct", "other"), None),
+        (("nothing wrong", "other"), None),
         (("good", "right"), None),
         (("good", "A", "bad"), None),
         (("good", "great", "right"), None),
@@ -36,6 +41,11 @@ from prmbench.core.records import UserError
 )
 def test_the_right_class_by_its_name(names: tuple[str, ...], expected: int | None) -> None:
     assert right_class(dict(enumerate(names))) == expected
+
+
+def test_only_names_in_their_own_order_are_generic() -> None:
+    assert is_generic({0: "LABEL_0", 1: "LABEL_1"})
+    assert not is_generic({0: "LABEL_1", 1: "LABEL_0"})
 
 
 def test_a_class_is_found_by_index_or_name() -> None:
