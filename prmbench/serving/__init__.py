@@ -50,8 +50,6 @@ def serve(config: ServeConfig, quiet: bool = False) -> bool:
     """
     config = options.validate(config)
     check_options(config)
-    for package in PACKAGES:
-        extras.require(package, "serve")
     from prmbench.serving import uvicorn_server
 
     token = read_token(config)
@@ -69,8 +67,6 @@ def describe(config: ServeConfig) -> dict[str, Any]:
     """Return how the model would be read, without its weights. `config.dry_run` must be set. Raises UserError."""
     config = options.validate(config)
     check_options(config)
-    for package in PACKAGES:
-        extras.require(package, "serve")
     return dict(open_service(config).description)
 
 
@@ -94,7 +90,9 @@ def open_service(config: ServeConfig) -> Service:
 
 
 def check_options(config: ServeConfig) -> None:
-    """Raise UserError on options that `serve` cannot use, or that would open the model to everyone by accident."""
+    """Raise UserError on options that `serve` cannot use, and where a package that it needs is missing."""
+    for package in PACKAGES:
+        extras.require(package, "serve")
     defaults = ServeConfig()
     for name, reason in NOT_SERVED.items():
         if getattr(config, name) != getattr(defaults, name):
