@@ -44,6 +44,8 @@ class Run:
     path: Path
     suffix: str = ""
     """What tells the run apart from others of equal name on its benchmark: see `prmbench.report.run_names`."""
+    is_judged_again: bool = False
+    """Whether the file's rows are by an earlier version's estimators, so that these are computed from the scores."""
 
 
 def scores_path(path: Path) -> Path:

@@ -12,7 +12,15 @@ from pathlib import Path
 from prmbench import tasks
 from prmbench.config import EvalConfig, to_json
 from prmbench.core import output_checks, result_files, writing
-from prmbench.core.records import SCORING_VERSION, Notice, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.core.records import (
+    ESTIMATOR_VERSION,
+    SCORING_VERSION,
+    Notice,
+    RunManifest,
+    RunResult,
+    ScoredTrace,
+    UserError,
+)
 
 
 def is_stored(path: Path, config: EvalConfig) -> bool:
@@ -65,7 +73,12 @@ def judge_and_write(
     additional = set(tasks.resolve_protocols(manifest, protocols)) - set(tasks.protocol_keys(manifest))
     extra_protocols = tuple(sorted({*manifest.extra_protocols, *additional}))
     packed = result_files.pack_scores(scores)
-    manifest = replace(manifest, extra_protocols=extra_protocols, scores_sha256=result_files.sha256(packed))
+    manifest = replace(
+        manifest,
+        extra_protocols=extra_protocols,
+        scores_sha256=result_files.sha256(packed),
+        estimator_version=ESTIMATOR_VERSION,
+    )
     stored_scores = result_files.unpack_scores(packed, path)
     result = RunResult(manifest, tasks.judge(manifest, stored_scores))
     result_files.write_run(path, result, packed)

@@ -1,4 +1,4 @@
-"""First-error F1: readouts, the exact optimal threshold, bootstrap intervals and chance floors.
+"""First-error F1: readouts, the exact optimal threshold, cross-validation and bootstrap weights.
 
 Pure numpy functions of step scores and labels; tasks/steps.py applies them to the protocols of a run.
 """
@@ -17,10 +17,8 @@ from prmbench.core.records import EvalProtocol, ScoredTrace
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-FLOOR_GRID = np.linspace(0.0, 1.0, 1001)
-"""Flag probabilities over which floors are maximised; F1 is smooth in them (error < 1e-6)."""
-POWER_FACTOR = 1.959964 + 0.841621
-"""z(0.975) + z(0.80): a difference of this many standard errors is detected in 80% of experiments."""
+FOLDS, SPLITS = 5, 10
+"""Parts of a split into folds, and splits over which cross-validated numbers are averaged."""
 
 
 # --- readouts -----------------------------------------------------------------
@@ -251,99 +249,54 @@ def bootstrap_weights(cluster: Ints, replicates: int, seed: int) -> Floats:
     return np.concatenate([np.ones((1, len(cluster))), draws[:, cluster]]).astype(float)
 
 
-def folds(names: Sequence[str], k: int = 5) -> Ints:
+def folds(names: Sequence[str], k: int = FOLDS) -> Ints:
     """Returns the fold, 0..k-1, of each trace, given its problem's (hashed) name.
 
-    Sorted names are assigned to folds in turn: all traces of a problem share a fold, and the order of the data does
-    not matter.
+    Sorted names are assigned to folds in turn: all traces of a problem share a fold, and the order of the data does not
+    matter.
+    """
+    in_turn: Ints = fold_splits(names, k, splits=1)[0]
+    return in_turn
+
+
+def fold_splits(names: Sequence[str], k: int = FOLDS, splits: int = SPLITS) -> Ints:
+    """Returns the fold of each trace in several splits, [splits, n]: that of `folds`, then random ones of equal sizes.
+
+    One split is one draw of luck: on a handful of traces its F1 can lie below that of all other splits.
     """
     rank = {name: i for i, name in enumerate(sorted(set(names)))}
-    return np.array([rank[name] % k for name in names], dtype=np.int64)
+    index = np.array([rank[name] for name in names], dtype=np.int64)
+    in_turn = np.arange(len(rank)) % k
+    drawn = (np.random.default_rng(split).permutation(in_turn) for split in range(1, splits))
+    return np.stack([fold[index] for fold in (in_turn, *drawn)])
 
 
-def interval(replicates: Floats) -> tuple[float, float] | tuple[None, None]:
-    """Returns the 95% percentile interval of the finite replicates; (None, None) when there are fewer than two."""
-    finite = replicates[np.isfinite(replicates)]
-    if finite.size <= 1:
-        return None, None
-    return float(np.percentile(finite, 2.5)), float(np.percentile(finite, 97.5))
-
-
-def paired_p(observed: float, replicates: Floats) -> float:
-    """Computes the two-sided bootstrap p-value of "no difference": (k + 1) / (B + 1).
-
-    k counts the replicates whose distance from the observed difference is at least the observed distance from 0.
-    """
-    finite = replicates[np.isfinite(replicates)]
-    return float((np.sum(np.abs(finite - observed) >= abs(observed) - 1e-12) + 1) / (finite.size + 1))
-
-
-# --- chance floors -----------------------------------------------------------
-
-
-def random_floor(steps: Ints, label: Ints, weights: Floats) -> Floats:
-    """Computes the expected F1, [b], of independent uniform step scores under an oracle threshold.
-
-    A step is flagged with probability p, so a trace without an error passes with probability (1-p)^K and an error at
-    step l is found with p (1-p)^l; the best p is taken. This bounds the F1 of noise under any other threshold rule.
+def out_of_fold_rates(data: Sample, fold: Ints) -> tuple[Floats, Floats]:
+    """Judges every trace by thresholds tuned on the other folds.
 
     Args:
-        steps: Number of steps, [n].
-        label: Index of the first error, -1 for none, [n].
-        weights: [b, n].
+        data: The traces of one subset.
+        fold: Fold of each trace in every split, [splits, n].
+
+    Returns:
+        The share of splits in which each trace is judged right, [n]; and the thresholds, [splits * folds].
     """
-    distinct, kind_of_trace = np.unique(np.stack([steps, label]), axis=1, return_inverse=True)
-    k, error_index = distinct[:, :, None]
-    p = FLOOR_GRID
-    chance = np.where(error_index < 0, (1 - p) ** k, p * (1 - p) ** np.maximum(error_index, 0))
-    return _mixture_floor(chance, distinct[1] >= 0, _weights_by_kind(weights, kind_of_trace, distinct.shape[1]))
+    numbers = np.unique(fold)
+    held_out = (fold[:, None] == numbers[:, None]).reshape(-1, len(data))  # [splits * folds, n]
+    thresholds = best_threshold(data, (~held_out).astype(float))
+    return (data.matches(thresholds) & held_out).sum(axis=0) / len(fold), thresholds
 
 
-def position_floor(label: Ints, weights: Floats) -> Floats:
-    """Computes the F1, [b], of predicting the most frequent error index with the best probability q, else none."""
-    modal = modal_index(label)
-    kind = np.where(label < 0, 0, np.where(label == modal, 1, 2))
-    q = FLOOR_GRID
-    chance = np.stack([1 - q, q, np.zeros_like(q)])
-    return _mixture_floor(chance, np.array([False, True, True]), _weights_by_kind(weights, kind, 3))
-
-
-def outcome_floor(label: Ints, outcome: Ints, weights: Floats) -> Floats:
-    """Computes the F1, [b], of predicting "no error" for right final answers, else the most frequent error index."""
-    guess = np.where(outcome == 1, -1, modal_index(label))
-    has_error = label >= 0
-    is_right = (guess == label).astype(float)
-    return harmonic(*(_ratio(weights[:, g] @ is_right[g], weights[:, g].sum(1)) for g in (has_error, ~has_error)))
+def f1_at_rates(data: Sample, rate: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
+    """Computes F1, error accuracy and correct accuracy, each [b], if each trace is judged right at a rate, [n]."""
+    error, correct = (
+        _ratio(weights[:, group] @ rate[group], weights[:, group].sum(axis=1))
+        for group in (data.has_error, ~data.has_error)
+    )
+    return harmonic(error, correct), error, correct
 
 
 def modal_index(label: Ints) -> int:
     """Returns the most frequent first-error index, the lowest of several; 0 when there is no error."""
     errors = label[label >= 0]
     return int(np.bincount(errors).argmax()) if errors.size else 0
-
-
-def _weights_by_kind(weights: Floats, kind_of_trace: Ints, kinds: int) -> Floats:
-    """Sums weights of traces, [b, n], by kind of trace: [b, kinds]."""
-    return weights @ np.eye(kinds)[kind_of_trace.reshape(-1)]
-
-
-def _mixture_floor(chance: Floats, has_error: NDArray[np.bool_], weights: Floats) -> Floats:
-    """Best F1 over the columns of `chance` [kinds, p], the probability that a kind of trace is judged right."""
-    error, correct = (
-        _ratio(weights[:, group] @ chance[group], weights[:, group].sum(axis=1, keepdims=True))
-        for group in (has_error, ~has_error)
-    )
-    return np.asarray(harmonic(error, correct).max(axis=1))
-
-
-def minimum_detectable_difference(replicates: Floats, paired: bool = False) -> float | None:
-    """Computes the smallest true difference that a two-sided 5% test detects with power 0.80: 2.80 standard errors.
-
-    Args:
-        replicates: Bootstrap replicates of a difference (`paired`) or of one run's F1.
-        paired: If False, the other run is assumed to be independent with equal variance, which adds a factor sqrt(2).
-    """
-    finite = replicates[np.isfinite(replicates)]
-    if finite.size <= 1:
-        return None
-    return float(POWER_FACTOR * finite.std(ddof=1) * (1.0 if paired else math.sqrt(2)))

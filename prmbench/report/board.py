@@ -13,12 +13,12 @@ import pandas as pd
 from prmbench.core.result_files import Run
 from prmbench.report.frame import columns, frame, incomparable_subsets, is_sheet_name, is_trained_on_benchmark
 from prmbench.tasks import OUT_OF_FOLD
-from prmbench.tasks.wording import FLOORS, RULES, members, run_name
+from prmbench.tasks.wording import FLOORS, RULES, floors_under, members, run_name
 
 OUT_OF_FOLD_MARK, OTHER_MARK, OVERLAP_MARK = "†", "‡", "§"
 LEGEND = {
-    OUT_OF_FOLD_MARK: "the threshold was tuned on this subset, so its cell is judged out of fold (5 folds by problem); "
-    "an average with the mark includes such a cell",
+    OUT_OF_FOLD_MARK: "the threshold was tuned on this subset, so its cell is judged out of fold (5 folds by problem, "
+    "ten splits), and no average includes it",
     OTHER_MARK: "scored on other traces than the rest of the column (a part of them, or another version); not ranked",
     OVERLAP_MARK: "declares that it was trained on this benchmark or a part of it",
 }
@@ -117,7 +117,8 @@ def _board(benchmark: str, runs: Sequence[Run]) -> Board:
         names = {c for row in chosen for c in row.cells}
         if chosen:
             columns_shown = tuple(c for c in columns(table) if c in names)
-            tables.append(RuleTable(rule, columns_shown, (*_ranking(chosen, columns_shown), *floors)))
+            beneath = [floor for floor in floors if floor.protocol in floors_under(rule)]
+            tables.append(RuleTable(rule, columns_shown, (*_ranking(chosen, columns_shown), *beneath)))
     is_common = [not (incomparable[r] & set(members(s))) for r, s in zip(table["run_id"], table["subset"], strict=True)]
     comparable = table[pd.Series(is_common, index=table.index, dtype=bool)]
     sizes = {str(name): int(n) for name, n in comparable.groupby("subset")["n"].max().items()}

@@ -25,11 +25,15 @@ from prmbench.metrics import first_error
 from prmbench.report.board import OTHER_MARK, Board, LeaderboardRow, RuleTable
 from prmbench.report.frame import slug
 from prmbench.report.verdicts import headline_protocol, predict, thresholds, verdict_kind
-from prmbench.tasks.wording import FLOORS, RULES, members, run_name, subset_rank
+from prmbench.tasks.wording import FLOORS, RANDOM_FLOORS, RULES, members, run_name, subset_rank
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#5B5B5B")
 """Okabe and Ito's colours that are legible on white, and two more; safe for common colour blindness."""
-FLOOR_COLORS = {"floor/random": "#9a9a9a", "floor/position": "#6b6b6b", "floor/outcome_oracle": "#222222"}
+FLOOR_COLORS = {
+    **dict.fromkeys(RANDOM_FLOORS.values(), "#9a9a9a"),
+    "floor/position": "#6b6b6b",
+    "floor/outcome_oracle": "#222222",
+}
 KIND_COLORS = {
     "exact": "#0072B2",
     "passed": "#0072B2",

@@ -16,12 +16,13 @@ import numpy as np
 
 from prmbench.core.records import MetricRow
 from prmbench.core.result_files import Run
-from prmbench.metrics import first_error
-from prmbench.metrics.first_error import Floats
+from prmbench.metrics import intervals
+from prmbench.metrics.intervals import Ends
 from prmbench.report.frame import incomparable_subsets
 from prmbench.report.run_names import reading
 from prmbench.tasks import Judged, Task, find_task
 from prmbench.tasks.blocks import rows_of, underlying_subsets
+from prmbench.tasks.metric_rows import Cell, SubsetInfo, average_name, with_averages
 from prmbench.tasks.table import Unit
 from prmbench.tasks.task import Floor, Leading
 from prmbench.tasks.wording import RULES, model_name
@@ -265,28 +266,35 @@ def _standings(
         yield name, standing
 
 
-def _paired_interval(
-    task: Task, candidate: _Candidate, subset: str, base: _Base, sign: int
-) -> tuple[float, float] | tuple[None, None]:
-    """The 95% interval of the difference over bootstrap replicates; (None, None) where the task cannot pair them."""
+def _paired_interval(task: Task, candidate: _Candidate, subset: str, base: _Base, sign: int) -> Ends:
+    """The 95% interval of the difference, paired by bootstrap replicate; (None, None) where the task cannot pair them.
+
+    The floor of random scores is an expectation, which varies with no replicate.
+    """
     if task.judge_one is None:
         return None, None
     manifest = candidate.run.result.manifest
-    ours = task.judge_one(manifest, candidate.run.scores, candidate.leading.protocol)
-    theirs = ours
+    ours = theirs = task.judge_one(manifest, candidate.run.scores, candidate.leading.protocol)
     if base.run is not None:
         alike = replace(base.run.result.manifest, seed=manifest.seed, replicates=manifest.replicates)
         theirs = task.judge_one(alike, base.run.scores, base.protocol)
-    values = _values(ours, candidate.leading.protocol, subset, candidate.leading.metric)
-    bound = _values(theirs, base.protocol, subset, base.metric)
-    if values is None or bound is None:
+    number = _average(ours, candidate.leading.protocol, subset, candidate.leading.metric)
+    bound = _average(theirs, base.protocol, subset, base.metric)
+    if number is None or bound is None:
         return None, None
-    return first_error.interval(sign * np.subtract(*np.broadcast_arrays(values, bound))[1:])
+    values = bound[1].values[:1] if bound[1].kind == "range" else bound[1].values
+    differences = sign * np.subtract(*np.broadcast_arrays(number[1].values, values))
+    centre = float(differences[0])
+    return intervals.interval("difference", centre, differences[1:], number[0].problems)
 
 
-def _values(judged: Judged, protocol: str, subset: str, metric: str) -> Floats | None:
-    """The sample's value and the replicates of a number, [b]; of an average, the mean over its subsets."""
-    cells = judged.cells.get(protocol, {})
-    names = (subset,) if subset in cells else underlying_subsets(subset)
-    values = [cell.values for name in names for cell in cells.get(name, ()) if cell.metric == metric]
-    return np.asarray(np.mean(np.broadcast_arrays(*values), axis=0)) if len(values) == len(names) else None
+def _average(judged: Judged, protocol: str, subset: str, metric: str) -> tuple[SubsetInfo, Cell] | None:
+    """The cell of a number, by itself or averaged over its subsets; None where one of them does not have it."""
+    cells = judged.cells.get(protocol)
+    names = (subset,) if cells is None or subset in cells else underlying_subsets(subset)
+    parts = [part for part in judged.parts if part.name in names]
+    if cells is None or len(parts) < len(names):
+        return None
+    placed = with_averages(parts, {p.name: [c for c in cells[p.name] if c.metric == metric] for p in parts}, None)
+    wanted = subset if len(parts) == 1 else average_name([p.name for p in parts])
+    return next(((part, cell) for part, cell in placed if part.name == wanted), None)

@@ -47,9 +47,10 @@ def compare_table(rows: Sequence[MetricRow]) -> RichTable:
     metrics = {row.protocol: row.metric.removesuffix("_a") for row in rows if row.metric.endswith("_a")}
     by_key = {(row.protocol, row.subset, row.metric): row for row in rows}
     groups: list[tuple[Row, ...]] = []
+    p_metrics = ["p_value", *["p_adjusted"] * any(row.metric == "p_adjusted" for row in rows)]
     for protocol in dict.fromkeys(row.protocol for row in rows):
         metric = metrics.get(protocol, "f1")
-        table_rows: list[Row] = [(Code(protocol), *[""] * 5)]
+        table_rows: list[Row] = [(Code(protocol), *[""] * (4 + len(p_metrics)))]
         subsets = format_shift.comparison_subsets(
             dict.fromkeys(r.subset for r in rows if r.protocol == protocol), metric
         )
@@ -62,17 +63,17 @@ def compare_table(rows: Sequence[MetricRow]) -> RichTable:
                 f1_cell(row, POINTS if index == 2 else PERCENT, interval=index == 2)  # noqa: PLR2004
                 for index, row in enumerate(metric_rows)
             )
-            p = by_key.get((protocol, subset, "p_value"))
-            p_value = Value(None if p is None else p.value, "fraction")
+            p_rows = [by_key.get((protocol, subset, p_metric)) for p_metric in p_metrics]
+            p_values = (Value(None if p is None else p.value, "fraction") for p in p_rows)
             table_rows.append(
-                (f"  {validity.short_subset_name(subset) or name}", first, second, difference, p_value, mdd)
+                (f"  {validity.short_subset_name(subset) or name}", first, second, difference, *p_values, mdd)
             )
         groups.append(tuple(table_rows))
     table = Table(
         label="compare",
         title="",
         caption="",
-        header=("", "first", "second", "difference", "p", "mdd"),
+        header=("", "first", "second", "difference", "p", *["p adj."] * (len(p_metrics) - 1), "mdd"),
         groups=tuple(groups),
         text_columns=1,
     )
@@ -85,14 +86,16 @@ def compare_table(rows: Sequence[MetricRow]) -> RichTable:
 
 def _comparison_notes(rows: Sequence[MetricRow]) -> list[str]:
     notes = [
-        "[95% interval]; p: two-sided paired bootstrap over problems",
-        "mdd: the smallest difference that this pairing finds with power 0.80",
+        "[95% interval], paired over problems, which excludes 0 where p < 0.05",
+        "mdd: the smallest difference that this test finds with power 0.80",
     ]
+    if any(row.metric == "p_adjusted" for row in rows):
+        notes.insert(1, "p adj.: for all protocols compared here at once")
     display_names = format_shift.comparison_subsets(dict.fromkeys(r.subset for r in rows), "")
     averages = [s for s, name in display_names.items() if name == "average" and not validity.short_subset_name(s)]
     notes += [f"average over {name[4:-1].replace(',', ', ')}" for name in averages]
     if any(row.note.endswith(OUT_OF_FOLD) for row in rows):
-        notes.append(f"{NOTED} judged out of fold; or an average with such a cell")
+        notes.append(f"{NOTED} judged out of fold, and in no average")
     return [*notes, *missing_notes(rows)]
 
 

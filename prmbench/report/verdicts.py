@@ -1,6 +1,7 @@
 """Predicted first errors of a run under a protocol, and how they compare with the labels.
 
-The thresholds are those of the metric rows, including the folds, so counting exact hits gives the tables' accuracies.
+The thresholds are those of the metric rows, so counting exact hits gives the tables' accuracies; where folds have their
+own, a trace has the median over the splits into folds, and the counts come close.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 from prmbench.core.records import DEFAULT_READOUTS, EvalProtocol, ScoredTrace
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
-from prmbench.tasks import FOLDS
 
 KINDS = ("exact", "early", "late", "missed", "passed", "false alarm", "unscored")
 """exact, early, late and missed are for traces with an error; passed and false alarm for those without."""
@@ -37,14 +37,12 @@ def thresholds(run: Run, protocol: EvalProtocol) -> dict[str, float]:
 
 
 def _fold_thresholds(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> dict[str, float]:
-    data = first_error.sample(traces, protocol)
-    fold = first_error.folds([t.cluster for t in traces], FOLDS)
-    if len(set(fold)) < 2:  # noqa: PLR2004 - the rows have no number here either
+    fold = first_error.fold_splits([t.cluster for t in traces])
+    if not fold.any():  # one problem: the rows have no number here either
         return {t.id: math.nan for t in traces}
-    threshold_of_fold = {
-        int(f): float(first_error.best_threshold(data, (fold != f)[None].astype(float))[0]) for f in np.unique(fold)
-    }
-    return {t.id: threshold_of_fold[int(f)] for t, f in zip(traces, fold, strict=True)}
+    _, tuned = first_error.out_of_fold_rates(first_error.sample(traces, protocol), fold)
+    by_split = np.take_along_axis(tuned.reshape(len(fold), -1), fold, axis=1)
+    return {t.id: float(at) for t, at in zip(traces, np.median(by_split, axis=0), strict=True)}
 
 
 def _row_value(run: Run, subset: str, protocol: str, metric: str) -> float | None:

@@ -9,7 +9,9 @@ from prmbench.tasks.judging import (
     Pair,
     check_draft,
     compare,
+    is_of_earlier_estimators,
     judge,
+    judge_again,
     pairs,
     protocol_keys,
     read_run,
@@ -20,12 +22,10 @@ from prmbench.tasks.judging import (
 )
 from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Judged, SubsetInfo
 from prmbench.tasks.registry import add_task, find_task, installed_benchmarks, known_tasks, load_entry
-from prmbench.tasks.steps import FOLDS
 from prmbench.tasks.table import Code, Table, Value
 from prmbench.tasks.task import Column, Task
 
 __all__ = [
-    "FOLDS",
     "OUT_OF_FOLD",
     "Cell",
     "Code",
@@ -42,7 +42,9 @@ __all__ = [
     "differences",
     "find_task",
     "installed_benchmarks",
+    "is_of_earlier_estimators",
     "judge",
+    "judge_again",
     "known_tasks",
     "load_entry",
     "pairs",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -26,7 +26,7 @@ from prmbench.core.result_files import Run
 from prmbench.metrics import best_of_n, first_error
 from prmbench.metrics.first_error import Floats, Ints
 from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, completion_identity, group_size, rows_of
-from prmbench.tasks.metric_rows import Cell, Judged, absent, weighted_mean
+from prmbench.tasks.metric_rows import Cell, Judged, absent, share, weighted_mean
 from prmbench.tasks.problem_groups import (
     Group,
     SubsetCache,
@@ -190,10 +190,10 @@ def _cells(problems: SubsetProblems, rules: Sequence[_Rule], subsets: SubsetCach
             cells[rule.key] += [
                 _cell(problems, f"best_of@{n}", expected[index, column], note),
                 _vote_cell(problems, f"weighted_vote@{n}", values[1 + index], error[1 + index], note),
-                _cell(problems, f"gain@{n}", expected[index, column] - accuracy, note),
+                replace(_cell(problems, f"gain@{n}", expected[index, column] - accuracy, note), kind="difference"),
             ]
     note = "; ".join(problems.exclusions())
-    return {"floor/random": [Cell("accuracy", weighted_mean(accuracy, problems.weights), note)], **cells}
+    return {"floor/random": [share("accuracy", weighted_mean(accuracy, problems.weights), note)], **cells}
 
 
 def _log_weights(rules: Sequence[_Rule], scores: Floats) -> Floats:
@@ -212,13 +212,13 @@ def _best_of_each(group: Group, scores: Floats, sizes: Sequence[int]) -> Floats:
 
 
 def _cell(problems: SubsetProblems, metric: str, values: Floats, note: str) -> Cell:
-    return Cell(metric, weighted_mean(values, problems.weights), note)
+    return share(metric, weighted_mean(values, problems.weights), note)
 
 
 def _vote_cell(problems: SubsetProblems, metric: str, values: Floats, error: float, note: str) -> Cell:
     if not problems.answered:
         return absent([metric], NO_ANSWERS)[0]
-    return Cell(metric, weighted_mean(values, problems.weights), "; ".join(filter(None, (note, error_note(error)))))
+    return _cell(problems, metric, values, "; ".join(filter(None, (note, error_note(error)))))
 
 
 # --- tables -------------------------------------------------------------------------------------------------

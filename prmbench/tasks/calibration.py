@@ -150,7 +150,7 @@ def _prefixes(manifest: RunManifest, scores: Sequence[ScoredTrace], name: str) -
         else []
     )
     return _Prefixes(
-        SubsetInfo(name, len(subset_traces), unscored, "no labelled prefix"),
+        SubsetInfo(name, len(subset_traces), unscored, "no labelled prefix", draws.shape[1]),
         traces,
         Resampled(np.repeat([index[t.id] for t in traces], lengths).astype(np.int64), draws),
         _joined(targets),

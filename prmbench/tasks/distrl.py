@@ -14,7 +14,16 @@ from prmbench.core.result_files import Run
 from prmbench.core.validation import Fault, all_within, is_count, series_of, short
 from prmbench.metrics.first_error import Floats
 from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, problem_identity, rows_of
-from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, resampled, traces_of_subset, weighted_mean
+from prmbench.tasks.metric_rows import (
+    Cell,
+    Judged,
+    SubsetInfo,
+    absent,
+    resampled,
+    share,
+    traces_of_subset,
+    weighted_mean,
+)
 from prmbench.tasks.table import PERCENT, POINTS, Row, Table, cell_of, notes_of
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import run_name
@@ -50,7 +59,8 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     cells: dict[str, dict[str, list[Cell]]] = {key: {} for key in protocols(manifest)}
     for name in manifest.subsets:
         traces = traces_of_subset(scores, name)
-        parts.append(SubsetInfo(name, len(traces), sum(bool(t.unscored) for t in traces), "no problem was validated"))
+        unscored, problems = sum(bool(t.unscored) for t in traces), len({t.cluster for t in traces})
+        parts.append(SubsetInfo(name, len(traces), unscored, "no problem was validated", problems))
         for key, subset_cells in _cells(manifest, name, traces).items():
             cells[key][name] = subset_cells
     return Judged(tuple(parts), cells)
@@ -63,12 +73,12 @@ def _cells(manifest: RunManifest, subset: str, traces: Sequence[ScoredTrace]) ->
     truncated = _by_problem(traces, [t.also.get(TRUNCATED, ()) for t in traces], problem, weights.shape[1], len(steps))
     cells = {}
     for index, step in enumerate(steps):
-        truncated_cells = [Cell(TRUNCATED, weighted_mean(truncated[index], weights))]
+        truncated_cells = [share(TRUNCATED, weighted_mean(truncated[index], weights))]
         if np.isnan(truncated_cells[0].values[0]):
             truncated_cells = absent([TRUNCATED], "not recorded")
-        cells[step_key(step)] = [Cell(name, weighted_mean(accuracy[index], weights)), *truncated_cells]
+        cells[step_key(step)] = [share(name, weighted_mean(accuracy[index], weights)), *truncated_cells]
     if len(steps) > 1:
-        cells[GAIN] = [Cell(name, weighted_mean(accuracy[-1] - accuracy[0], weights))]
+        cells[GAIN] = [Cell(name, weighted_mean(accuracy[-1] - accuracy[0], weights), kind="difference")]
     return cells
 
 

@@ -21,7 +21,7 @@ from prmbench.core.records import (
 )
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
-from prmbench.metrics.first_error import Floats, Ints, Sample
+from prmbench.metrics.first_error import Floats, Sample
 from prmbench.tasks import steps
 from prmbench.tasks.blocks import Block, blocks, rows_of
 from prmbench.tasks.metric_rows import (
@@ -32,9 +32,10 @@ from prmbench.tasks.metric_rows import (
     absent,
     average_name,
     resampled,
+    share,
     traces_of_subset,
 )
-from prmbench.tasks.steps import FOLDS, Subset
+from prmbench.tasks.steps import Subset
 from prmbench.tasks.table import (
     FRACTION,
     NOTED,
@@ -106,7 +107,9 @@ class _Thresholds:
     """The thresholds of one base subset, or the reason why there are none."""
 
     tuned: Floats | None = None
-    """[b, folds] or [b, 1]; None: each rendering is tuned on itself (oracle)."""
+    """[b] or [1]; None: each rendering is tuned on itself (oracle), or see `by_fold`."""
+    by_fold: Floats | None = None
+    """[splits, folds]: for traces in each fold of each split, tuned on the others."""
     missing: str = ""
     note: str = ""
 
@@ -136,11 +139,11 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     """Computes the floors of every rendering, then F1, plain F1 and their difference under every protocol."""
     parts = _parts(manifest, scores)
     bases = {part.base: part.subset for part in parts if part.rendering == PLAIN}
-    cells: dict[str, Mapping[str, Sequence[Cell]]] = {
-        f"floor/{name}": {part.subset.name: [steps.floor(name, part.subset)] for part in parts} for name in steps.FLOORS
-    }
-    for requested in map(EvalProtocol.parse, (*protocols(manifest), *manifest.extra_protocols)):
-        protocol = steps.resolve(manifest, requested)
+    requested = map(EvalProtocol.parse, (*protocols(manifest), *manifest.extra_protocols))
+    resolved = [steps.resolve(manifest, protocol) for protocol in requested]
+    # Only the oracle tunes on rendered traces; the other rules tune on plain ones, of which random scores know nothing.
+    cells: dict[str, Mapping[str, Sequence[Cell]]] = {**steps.floor_cells([p.subset for p in parts], [], "")}
+    for protocol in resolved:
         thresholds = _thresholds_by_base(bases, protocol)
         plain_f1 = {
             name: _f1(subset, first_error.sample(subset.traces, protocol), thresholds[name])
@@ -150,7 +153,8 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
             part.subset.name: _cells(part, protocol, thresholds[part.base], plain_f1[part.base]) for part in parts
         }
     infos = tuple(
-        SubsetInfo(s.name, len(s.traces), s.unscored, steps.missing(s)) for s in (rendered.subset for rendered in parts)
+        SubsetInfo(s.name, len(s.traces), s.unscored, steps.missing(s), s.problems)
+        for s in (rendered.subset for rendered in parts)
     )
     return Judged(infos, cells, _averages(parts))
 
@@ -186,7 +190,7 @@ def _parts(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[_Render
 def _plain_subset(manifest: RunManifest, traces: tuple[ScoredTrace, ...], name: str) -> Subset:
     clusters = [t.cluster for t in traces]
     problem, draws = resampled(manifest, name, clusters)
-    return Subset(name, traces, np.ascontiguousarray(draws[:, problem]), first_error.folds(clusters, FOLDS))
+    return Subset(name, traces, np.ascontiguousarray(draws[:, problem]), first_error.fold_splits(clusters))
 
 
 def _align_with_plain(plain: Subset, traces: Sequence[ScoredTrace], rendering: str) -> _Rendered:
@@ -204,7 +208,7 @@ def _align_with_plain(plain: Subset, traces: Sequence[ScoredTrace], rendering: s
         if len(plain_indices) == len(plain.traces)
         else np.ascontiguousarray(plain.weights[:, plain_indices])
     )
-    subset = Subset(name, ordered, weights, plain.fold[plain_indices])
+    subset = Subset(name, ordered, weights, plain.fold[:, plain_indices])
     is_complete = len(plain_indices) == len(plain.traces)
     return _Rendered(subset, plain.name, rendering, tuple(plain.traces[i] for i in plain_indices), is_complete)
 
@@ -223,16 +227,25 @@ def _cells(part: _Rendered, protocol: EvalProtocol, thresholds: _Thresholds, pla
         if part.rendering == PLAIN
         else _f1(part.subset, first_error.sample(part.subset.traces, protocol), thresholds)
     )
-    return [Cell(name, values, thresholds.note) for name, values in zip(METRICS, (f1, base, base - f1), strict=True)]
+    note = thresholds.note
+    drop = Cell(METRICS[2], np.subtract(*np.broadcast_arrays(base, f1)), note, kind="difference")
+    return [share(METRICS[0], f1, note), share(METRICS[1], base, note), drop]
 
 
 def _f1(subset: Subset, data: Sample, thresholds: _Thresholds) -> Floats:
     if thresholds.missing:
         return np.array([np.nan])
-    tuned = first_error.best_threshold(data, subset.weights)[:, None] if thresholds.tuned is None else thresholds.tuned
-    threshold = tuned if tuned.shape[1] == 1 else tuned[:, subset.fold]
-    is_right = (data.lo < threshold) & (threshold <= data.hi)
-    return first_error.harmonic(*first_error.accuracies(data, is_right, subset.weights))
+    if thresholds.tuned is not None and len(thresholds.tuned) > 1:
+        is_right = data.matches(thresholds.tuned)
+        return first_error.harmonic(*first_error.accuracies(data, is_right, subset.weights))
+    if thresholds.by_fold is not None:
+        threshold = np.take_along_axis(thresholds.by_fold, subset.fold, axis=1)
+    elif thresholds.tuned is not None:
+        threshold = thresholds.tuned[:, None]
+    else:
+        threshold = first_error.best_threshold(data, np.ones((1, len(data))))[:, None]
+    rate = ((data.lo < threshold) & (threshold <= data.hi)).mean(axis=0)
+    return first_error.f1_at_rates(data, rate, subset.weights)[0]
 
 
 def _plain_sample(part: _Rendered, protocol: EvalProtocol) -> Sample:
@@ -292,7 +305,7 @@ def _thresholds_by_base(bases: Mapping[str, Subset], protocol: EvalProtocol) -> 
     number = 1.0 if protocol.readout == "vote" else protocol.at
     if number is None:
         raise ValueError(f"{protocol.key}: no number for its threshold")
-    return dict.fromkeys(bases, _Thresholds(np.array([[number]])))
+    return dict.fromkeys(bases, _Thresholds(np.array([number])))
 
 
 def _calibrated(bases: Mapping[str, Subset], protocol: EvalProtocol, on: str) -> dict[str, _Thresholds]:
@@ -305,7 +318,7 @@ def _calibrated(bases: Mapping[str, Subset], protocol: EvalProtocol, on: str) ->
         shared = _Thresholds(
             first_error.best_threshold(
                 first_error.sample(calibration_subset.traces, protocol), calibration_subset.weights
-            )[:, None]
+            )
         )
         own_thresholds = (
             shared if protocol.threshold == "calibrated_in_sample" else _cross_validated(calibration_subset, protocol)
@@ -318,12 +331,10 @@ def _calibrated(bases: Mapping[str, Subset], protocol: EvalProtocol, on: str) ->
 
 def _cross_validated(plain: Subset, protocol: EvalProtocol) -> _Thresholds:
     """Thresholds for each fold, tuned on the plain traces of the other folds."""
-    folds: Ints = np.unique(plain.fold)
-    if len(folds) == 1:
+    if plain.problems == 1:
         return _Thresholds(missing="cross-validation needs two problems")
-    data = first_error.sample(plain.traces, protocol)
-    tuned = [first_error.best_threshold(data, plain.weights * (plain.fold != fold)) for fold in folds]
-    return _Thresholds(np.stack(tuned, axis=1))
+    _, tuned = first_error.out_of_fold_rates(first_error.sample(plain.traces, protocol), plain.fold)
+    return _Thresholds(by_fold=tuned.reshape(len(plain.fold), -1))
 
 
 # --- names of subsets ----------------------------------------------------------------------------------------

@@ -10,10 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from prmbench.core import archives, reading, validation
-from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
+from prmbench.core.records import (
+    ESTIMATOR_VERSION,
+    EvalProtocol,
+    MetricRow,
+    RunManifest,
+    RunResult,
+    ScoredTrace,
+    UserError,
+)
 from prmbench.core.result_files import Run, has_scores, read_stored, result_paths
 from prmbench.tasks.agreement import differences
-from prmbench.tasks.metric_rows import Cell, Judged, subset_rows
+from prmbench.tasks.metric_rows import Cell, Judged, compared_rows, difference
 from prmbench.tasks.registry import find_task
 from prmbench.tasks.steps import check_alike, no_shared_protocol
 
@@ -69,7 +77,20 @@ def read_run(path: Path) -> Run:
         raise UserError(f"{path}: {error}") from error
     check_manifest(run.result.manifest, str(path))
     check_scores(run.result.manifest, run.scores, str(path))
+    if (version := run.result.manifest.estimator_version) > ESTIMATOR_VERSION:
+        raise UserError(f"{path}: its rows are by estimators of version {version}; upgrade prmbench")
     return run
+
+
+def judge_again(run: Run) -> Run:
+    """Returns a run with rows by this version's estimators, from its scores."""
+    manifest = replace(run.result.manifest, estimator_version=ESTIMATOR_VERSION)
+    return replace(run, result=RunResult(manifest, judge(manifest, run.scores)), is_judged_again=True)
+
+
+def is_of_earlier_estimators(run: Run) -> bool:
+    """Whether the stored rows were computed by an earlier version's estimators."""
+    return run.result.manifest.estimator_version < ESTIMATOR_VERSION
 
 
 def read_runs(root: Path) -> list[Run]:
@@ -134,10 +155,14 @@ def underivable_rows(result: RunResult, scores: Sequence[ScoredTrace], resampled
 def read_verified(path: Path, resampled: bool = False) -> Run:
     """Reads a run and checks that its rows follow from its scores; see `underivable_rows`.
 
+    Rows that an earlier version's estimators computed are replaced by ours: see `judge_again`.
+
     Raises:
         UserError: As for `read_run`, or a row does not follow from the scores.
     """
     run = read_run(path)
+    if is_of_earlier_estimators(run):
+        return judge_again(run)
     if faults := underivable_rows(run.result, run.scores, resampled):
         raise UserError(f"{path}: {'; '.join(faults)}")
     return run
@@ -150,8 +175,8 @@ def compare(a: ScoredRun, b: ScoredRun, pairs: Sequence[Pair]) -> tuple[MetricRo
     """Computes paired differences (b minus a) with intervals and p-values, per subset and averaged.
 
     Both runs are resampled with the same problems, by the seed and the replicates of the first. Step F1: see
-    `steps.compare`. Other tasks: for every metric M the rows `M_a`, `M_b`, `M_difference`, p_value and mdd under the
-    protocol `<key> M`.
+    `steps.compare`. Other tasks: for every metric M the rows `M_a`, `M_b`, `M_difference`, p_value, mdd and, for
+    several protocols, p_adjusted under the protocol `<key> M`.
 
     Args:
         a: The first run: its result and its scores.
@@ -169,7 +194,7 @@ def compare(a: ScoredRun, b: ScoredRun, pairs: Sequence[Pair]) -> tuple[MetricRo
     judged_a = task.judge(_with_protocols(manifest_a, [pair_a for pair_a, _ in pairs]), a[1])
     resampled_alike = replace(manifest_b, seed=manifest_a.seed, replicates=manifest_a.replicates)
     judged_b = task.judge(_with_protocols(resampled_alike, [pair_b for _, pair_b in pairs]), b[1])
-    rows: list[MetricRow] = []
+    cells: dict[str, dict[str, list[Cell]]] = {}
     for pair_a, pair_b in pairs:
         (key_a,), (key_b,) = resolve_protocols(manifest_a, [str(pair_a)]), resolve_protocols(manifest_b, [str(pair_b)])
         if task.has_threshold:
@@ -178,14 +203,13 @@ def compare(a: ScoredRun, b: ScoredRun, pairs: Sequence[Pair]) -> tuple[MetricRo
         for metric in _metrics(judged_a, key_a, judged_b, key_b):
             if metric.startswith(task.not_compared):
                 continue
-            cells = {
-                part.name: _difference(
+            cells[f"{name} {metric}"] = {
+                part.name: difference(
                     metric, _cell(judged_a, key_a, part.name, metric), _cell(judged_b, key_b, part.name, metric)
                 )
                 for part in judged_a.parts
             }
-            rows += subset_rows(judged_a.parts, f"{name} {metric}", cells, judged_a.averages)
-    return tuple(rows)
+    return tuple(compared_rows(judged_a.parts, cells, dict.fromkeys(cells, judged_a.averages)))
 
 
 def _with_protocols(manifest: RunManifest, keys: Sequence[EvalProtocol | str]) -> RunManifest:
@@ -236,12 +260,3 @@ def _metrics(a: Judged, key_a: str, b: Judged, key_b: str) -> list[str]:
 
 def _cell(judged: Judged, key: str, subset: str, metric: str) -> Cell:
     return next(c for c in judged.cells[key][subset] if c.metric == metric)
-
-
-def _difference(metric: str, a: Cell, b: Cell) -> list[Cell]:
-    note = a.note or b.note
-    return [
-        Cell(f"{metric}_a", a.values, note),
-        Cell(f"{metric}_b", b.values, note),
-        Cell(f"{metric}_difference", b.values - a.values, note),
-    ]

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from prmbench.core.records import MetricRow, RunManifest, ScoredTrace
-from prmbench.metrics import first_error
+from prmbench.metrics import first_error, intervals, paired_tests
 from prmbench.metrics.first_error import Floats, Ints
+from prmbench.metrics.intervals import Kind
+from prmbench.metrics.paired_tests import SwapTest
 
+Groups = Sequence[Sequence[str]]
+"""Groups of subset names, each of which is averaged over."""
 OUT_OF_FOLD = "out_of_fold"
 """Note on the calibration subset's own cell, whose threshold comes from the other folds."""
-RESAMPLED = ("p_value", "mdd", "drop_mdd")
+RESAMPLED = ("p_value", "p_adjusted", "mdd", "drop_mdd")
 """Metrics that are computed from the replicates alone."""
 
 
@@ -30,6 +34,9 @@ class SubsetInfo:
     unscored: int
     missing: str = ""
     """Why numbers do not exist in this subset, used when a cell gives no reason of its own."""
+    problems: int = 0
+    """Number of problems, which are what is resampled; of an average, the smallest of its subsets' numbers. 0: unknown
+    and taken to be large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,57 @@ class Cell:
     note: str = ""
     averaged: bool = True
     """False for numbers without a meaning over several subsets, such as a threshold or a bin."""
+    kind: Kind = "percentile"
+    """How the interval is made from the replicates: `share` for numbers between 0 and 1."""
+    centre: float | None = None
+    """The estimate that the interval surrounds, where it is not the value: an oracle's F1 is too high on average."""
+    test: SwapTest | None = None
+    """The paired test of a difference, if it is not made from the replicates."""
+    p_adjusted: float | None = None
+    """The p-value of a difference that is adjusted for all protocols compared with it."""
+
+    def ends(self, problems: int) -> intervals.Ends:
+        """Returns the ends of the 95% interval."""
+        if self.test is not None:
+            return self.test.interval()
+        centre = float(self.values[0]) if self.centre is None else self.centre
+        return intervals.interval(self.kind, centre, self.values[1:], problems)
+
+    def quotients(self, problems: int) -> Floats:
+        """Returns a difference over its standard error: as observed, then as it varies around "no difference", [b]."""
+        if self.test is not None:
+            return self.test.quotients
+        error = max(intervals.standard_error(self.values[1:], problems), intervals.ROUNDING)
+        quotients = np.concatenate([self.values[:1], self.values[1:] - self.values[0]]) / error
+        return np.nan_to_num(quotients)  # a replicate without the metric says nothing
+
+    def p_value(self, problems: int) -> float | None:
+        """Returns the two-sided p-value of a difference."""
+        if self.test is not None:
+            return self.test.p
+        return intervals.two_sided_p(float(self.values[0]), self.values[1:], problems)
+
+    def detectable(self, problems: int, paired: bool) -> float | None:
+        """Returns the minimum detectable difference; see `intervals.detectable_difference`."""
+        if self.test is not None:
+            return self.test.detectable()
+        return intervals.detectable_difference(self.values[1:], problems, paired)
+
+
+def share(metric: str, values: Floats, note: str = "") -> Cell:
+    """Returns the cell of a number between 0 and 1, such as an accuracy."""
+    return Cell(metric, values, note, kind="share")
+
+
+def difference(metric: str, first: Cell, second: Cell) -> list[Cell]:
+    """Returns the cells of a comparison: both numbers and the second minus the first, paired by replicate."""
+    note = first.note or second.note
+    values = np.subtract(*np.broadcast_arrays(second.values, first.values))
+    return [
+        replace(first, metric=f"{metric}_a", note=note),
+        replace(second, metric=f"{metric}_b", note=note),
+        Cell(f"{metric}_difference", values, note, kind="difference"),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +107,10 @@ class Judged:
 
     parts: tuple[SubsetInfo, ...]
     cells: Mapping[str, Mapping[str, Sequence[Cell]]]
-    averages: tuple[tuple[str, ...], ...] | None = None
+    averages: Groups | None = None
     """Groups of subset names to average over; None: one average over all of them."""
+    other_averages: Mapping[str, Groups] = field(default_factory=dict)
+    """The groups of protocols that are averaged over others."""
     pooled: tuple[tuple[SubsetInfo, str, tuple[Cell, ...]], ...] = ()
     """Cells pooled over all subsets, with their protocols; their rows come last."""
 
@@ -58,7 +118,7 @@ class Judged:
         """Returns every cell as a row with its interval, and the averages."""
         rows: list[MetricRow] = []
         for protocol, cells in self.cells.items():
-            rows += subset_rows(self.parts, protocol, cells, self.averages)
+            rows += subset_rows(self.parts, protocol, cells, self.other_averages.get(protocol, self.averages))
         for part, protocol, pooled_cells in self.pooled:
             rows += (row for cell in pooled_cells for row in cell_rows(part, protocol, cell))
         return tuple(rows)
@@ -90,9 +150,13 @@ def resampled(manifest: RunManifest, subset: str, clusters: Sequence[str]) -> tu
     """
     index = np.unique(clusters, return_inverse=True)[1].astype(np.int64)
     count = int(index.max()) + 1 if len(index) else 0
-    digest = hashlib.sha256(f"{manifest.seed}/{subset}".encode()).digest()
     replicates = manifest.replicates if count != 1 else 0
-    return index, first_error.bootstrap_weights(np.arange(count), replicates, int.from_bytes(digest[:8]))
+    return index, first_error.bootstrap_weights(np.arange(count), replicates, subset_seed(manifest, subset))
+
+
+def subset_seed(manifest: RunManifest, subset: str) -> int:
+    """Returns the seed of a subset's draws, which runs on the same subset share."""
+    return int.from_bytes(hashlib.sha256(f"{manifest.seed}/{subset}".encode()).digest()[:8])
 
 
 def weighted_mean(values: Floats, weights: Floats) -> Floats:
@@ -112,45 +176,93 @@ def subset_rows(
     parts: Sequence[SubsetInfo],
     protocol: str,
     cells: Mapping[str, Sequence[Cell]],
-    averages: Sequence[Sequence[str]] | None = None,
+    averages: Groups | None = None,
 ) -> list[MetricRow]:
     """Returns the rows of one protocol: each subset's, then unweighted averages over all subsets or over `averages`."""
+    placed = with_averages(parts, cells, averages)
+    return [row for part, cell in placed for row in cell_rows(part, protocol, cell)]
+
+
+def compared_rows(
+    parts: Sequence[SubsetInfo],
+    cells: Mapping[str, Mapping[str, Sequence[Cell]]],
+    averages: Mapping[str, Groups | None],
+) -> list[MetricRow]:
+    """Returns the rows of a comparison under several protocols, with p-values that are adjusted for their number.
+
+    Args:
+        parts: The subsets.
+        cells: Cells by protocol and subset.
+        averages: The groups of subsets to average over, by protocol; see `subset_rows`.
+    """
+    placed = {protocol: with_averages(parts, by_subset, averages[protocol]) for protocol, by_subset in cells.items()}
+    families: dict[str, list[Floats]] = {}
+    for pairs in placed.values():
+        for part, cell in pairs:
+            if _is_tested(cell):
+                families.setdefault(part.name, []).append(cell.quotients(part.problems))
     rows = []
-    for part in parts:
-        for cell in cells[part.name]:
+    for protocol, pairs in placed.items():
+        for part, cell in pairs:
+            if _is_tested(cell) and len(cells) > 1:
+                adjusted = paired_tests.adjusted_p(cell.quotients(part.problems), families[part.name])
+                p = cell.p_value(part.problems)
+                cell = replace(cell, p_adjusted=None if adjusted is None or p is None else max(adjusted, p))  # noqa: PLW2901
             rows += cell_rows(part, protocol, cell)
+    return rows
+
+
+def _is_tested(cell: Cell) -> bool:
+    return cell.metric.endswith("_difference") and len(cell.values) > 1 and not np.isnan(cell.values[0])
+
+
+def with_averages(
+    parts: Sequence[SubsetInfo], cells: Mapping[str, Sequence[Cell]], averages: Groups | None
+) -> list[tuple[SubsetInfo, Cell]]:
+    """Returns the cells of one protocol with their subsets, then the averages over all subsets or over `averages`.
+
+    An average that would mix cells judged out of fold with others is left out: they answer different questions.
+    """
+    placed = [(part, cell) for part in parts for cell in cells[part.name]]
     for names in [[p.name for p in parts]] if averages is None else averages:
         averaged_parts = [p for p in parts if p.name in names]
         if len(averaged_parts) > 1:
-            rows += _average_rows(averaged_parts, protocol, cells)
-    return rows
+            placed += _averages(averaged_parts, cells)
+    return placed
 
 
-def _average_rows(parts: Sequence[SubsetInfo], protocol: str, cells: Mapping[str, Sequence[Cell]]) -> list[MetricRow]:
-    rows = []
-    average_info = SubsetInfo(
-        average_name([p.name for p in parts]), sum(p.n for p in parts), sum(p.unscored for p in parts)
+def _averages(parts: Sequence[SubsetInfo], cells: Mapping[str, Sequence[Cell]]) -> list[tuple[SubsetInfo, Cell]]:
+    info = SubsetInfo(
+        average_name([p.name for p in parts]),
+        sum(p.n for p in parts),
+        sum(p.unscored for p in parts),
+        problems=min(p.problems for p in parts),
     )
     by_metric = [{c.metric: c for c in cells[p.name]} for p in parts]
+    averaged = []
     for cell in cells[parts[0].name]:
         metric_cells = [by_name[cell.metric] for by_name in by_metric if cell.metric in by_name]
-        if cell.averaged and len(metric_cells) == len(parts):
-            rows += cell_rows(average_info, protocol, _average(metric_cells, [p.name for p in parts]))
-    return rows
+        out_of_fold = sum(c.note == OUT_OF_FOLD for c in metric_cells)
+        if cell.averaged and len(metric_cells) == len(parts) and out_of_fold in (0, len(parts)):
+            averaged.append((info, _average(metric_cells, [p.name for p in parts])))
+    return averaged
 
 
 def _average(cells: Sequence[Cell], names: Sequence[str]) -> Cell:
+    first, tests = cells[0], [c.test for c in cells if c.test is not None]
     values = np.mean(np.broadcast_arrays(*(c.values for c in cells)), axis=0)
     if any(len(c.values) == 1 for c in cells):  # one of them has no interval, so their average has none
-        values = values[:1]
+        values, tests = values[:1], []
     if np.isnan(values[0]):
         reasons = sorted({c.note for c in cells if c.note and np.isnan(c.values[0])})
-        return Cell(cells[0].metric, values, "; ".join(reasons))
-    out_of_fold = [name for name, c in zip(names, cells, strict=True) if c.note == OUT_OF_FOLD]
-    if out_of_fold:
-        return Cell(cells[0].metric, values, f"{','.join(out_of_fold)} {OUT_OF_FOLD}")
+        return Cell(first.metric, values, "; ".join(reasons))
     notes = [f"{name}: {c.note}" for name, c in zip(names, cells, strict=True) if c.note]
-    return Cell(cells[0].metric, values, "; ".join(notes))
+    note = OUT_OF_FOLD if first.note == OUT_OF_FOLD else "; ".join(notes)
+    centre = (
+        None if first.centre is None else float(np.mean([c.values[0] if c.centre is None else c.centre for c in cells]))
+    )
+    test = paired_tests.average(tests) if len(tests) == len(cells) else None
+    return Cell(first.metric, values, note, kind=first.kind, centre=centre, test=test)
 
 
 def cell_rows(part: SubsetInfo, protocol: str, cell: Cell) -> list[MetricRow]:
@@ -160,25 +272,19 @@ def cell_rows(part: SubsetInfo, protocol: str, cell: Cell) -> list[MetricRow]:
         note = cell.note if cell.note and cell.note != OUT_OF_FOLD else part.missing
         note = note or "undefined in a subset"
         return [MetricRow(part.name, protocol, cell.metric, None, None, None, part.n, part.unscored, note)]
-    lo, hi = first_error.interval(cell.values[1:])
+    lo, hi = cell.ends(part.problems)
     row = MetricRow(part.name, protocol, cell.metric, value, lo, hi, part.n, part.unscored, cell.note)
-    derived = _derived(protocol, cell)
+    derived = _derived(protocol, cell, part.problems)
     return [row, *(replace(row, metric=name, value=v, lo=None, hi=None) for name, v in derived.items())]
 
 
-def _derived(protocol: str, cell: Cell) -> dict[str, float | None]:
+def _derived(protocol: str, cell: Cell, problems: int) -> dict[str, float | None]:
     """p-value and minimum detectable difference, for the metrics that have them."""
-    value, replicates = float(cell.values[0]), cell.values[1:]
     if cell.metric.endswith("_difference"):
-        return {
-            "p_value": first_error.paired_p(value, replicates),
-            "mdd": first_error.minimum_detectable_difference(replicates, paired=True),
-        }
+        adjusted = {} if cell.p_adjusted is None else {"p_adjusted": cell.p_adjusted}
+        return {"p_value": cell.p_value(problems), **adjusted, "mdd": cell.detectable(problems, paired=True)}
     if cell.metric == "f1_drop":  # named apart from the mdd of the F1 itself
-        return {
-            "p_value": first_error.paired_p(value, replicates),
-            "drop_mdd": first_error.minimum_detectable_difference(replicates, paired=True),
-        }
+        return {"p_value": cell.p_value(problems), "drop_mdd": cell.detectable(problems, paired=True)}
     if cell.metric in ("f1", "prmscore") and not protocol.startswith("floor/"):
-        return {"mdd": first_error.minimum_detectable_difference(replicates)}
+        return {"mdd": cell.detectable(problems, paired=False)}
     return {}

@@ -15,7 +15,7 @@ from prmbench.core.validation import LARGEST_SCORE, Fault, is_number, short
 from prmbench.metrics import best_of_n
 from prmbench.metrics.first_error import Floats
 from prmbench.tasks.blocks import Block, blocks, group_size, problem_identity, rows_of
-from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, weighted_mean
+from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, share, weighted_mean
 from prmbench.tasks.problem_groups import (
     SubsetCache,
     SubsetProblems,
@@ -65,6 +65,7 @@ def _pooled(
         sum(subset.part.n for subset in subsets),
         sum(subset.part.unscored for subset in subsets),
         subsets[0].part.missing,
+        sum(subset.part.problems for subset in subsets),
     )
     return info, protocol, tuple(_cells(subsets, pooled))
 
@@ -78,7 +79,7 @@ def _problem_values(problems: SubsetProblems, k: int, seed: int) -> dict[str, Fl
     """Every metric of every problem, [c]; nan for problems with too few verified completions."""
     equal_weights = [np.zeros((1, len(g.verified))) for g in problems.groups]
 
-    def share(condition: Callable[[ScoredTrace], bool]) -> Floats:
+    def share_of(condition: Callable[[ScoredTrace], bool]) -> Floats:
         return np.array([np.mean([condition(t) for t in g.completions]) for g in problems.groups])
 
     pass_rates = {
@@ -91,8 +92,8 @@ def _problem_values(problems: SubsetProblems, k: int, seed: int) -> dict[str, Fl
         f"avg@{k}": problems.accuracy,
         **pass_rates,
         f"majority@{k}": vote_accuracies(problems, equal_weights, k, SubsetCache(seed))[0][0],
-        "truncated": share(lambda t: t.finish == "length"),
-        "unverified": share(lambda t: t.outcome is None),
+        "truncated": share_of(lambda t: t.finish == "length"),
+        "unverified": share_of(lambda t: t.outcome is None),
     }
 
 
@@ -106,7 +107,7 @@ def _cells(subsets: Sequence[SubsetProblems], numbers: Mapping[str, Floats]) -> 
         if name == "majority" and not any(s.answered for s in subsets):
             cells += absent([metric], NO_ANSWERS)
         else:
-            cells.append(Cell(metric, weighted_mean(values, weights), _note(subsets, name, size)))
+            cells.append(share(metric, weighted_mean(values, weights), _note(subsets, name, size)))
     return cells
 
 

@@ -84,7 +84,9 @@ def group_problems(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tupl
         members: list[list[ScoredTrace]] = [[] for _ in range(weights.shape[1])]
         for index, trace in zip(problem, traces, strict=True):
             members[index].append(trace)
-        part = SubsetInfo(name, len(traces), sum(bool(t.unscored) for t in traces), "no verified completion")
+        part = SubsetInfo(
+            name, len(traces), sum(bool(t.unscored) for t in traces), "no verified completion", weights.shape[1]
+        )
         grouped.append(SubsetProblems(part, tuple(map(_group, members)), weights))
     return tuple(grouped)
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prmbench.core.records import (
     DEFAULT_READOUTS,
@@ -22,24 +21,30 @@ from prmbench.core.records import (
     UserError,
 )
 from prmbench.core.validation import Fault
-from prmbench.metrics import first_error
+from prmbench.metrics import first_error, floors, paired_tests
 from prmbench.metrics.first_error import Floats, Sample
+from prmbench.metrics.paired_tests import Swapped, SwapTest
 from prmbench.tasks.metric_rows import (
     OUT_OF_FOLD,
     Cell,
+    Groups,
     Judged,
     SubsetInfo,
     absent,
+    compared_rows,
+    difference,
     resampled,
-    subset_rows,
+    share,
+    subset_seed,
     traces_of_subset,
 )
 from prmbench.tasks.table import DASH, NOTED, PERCENT, Code, Row, Table, Unit, Value
 from prmbench.tasks.task import Floor, Leading, Task
 from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
+from prmbench.tasks.wording import RANDOM_FLOORS, floors_under
 
-FOLDS = 5
-FLOORS = ("random", "position", "outcome_oracle")
+FLOORS = ("position", "outcome_oracle")
+"""Floors that need no threshold; those of random scores depend on the threshold rule: see RANDOM_FLOORS."""
 RECOMMENDED = ("calibrated", "cross_validated", "native", "fixed")
 """Threshold rules that could be used in practice, the recommended one first."""
 MAX_SUBSET_COLUMNS = 4
@@ -48,7 +53,7 @@ MAX_SUBSET_COLUMNS = 4
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """The traces of one subset with their bootstrap weights [b, n] and fold numbers [n]."""
+    """The traces of one subset with their bootstrap weights [b, n] and fold numbers [splits, n]."""
 
     name: str
     traces: tuple[ScoredTrace, ...]
@@ -59,6 +64,21 @@ class Subset:
     def unscored(self) -> int:
         """Number of traces without a score."""
         return sum(bool(t.unscored) for t in self.traces)
+
+    @property
+    def problems(self) -> int:
+        """Number of different problems."""
+        return len({t.cluster for t in self.traces})
+
+    @property
+    def labels(self) -> first_error.Ints:
+        """Index of the first error of each trace, -1 for none, [n]."""
+        return np.array([t.label for t in self.traces], dtype=np.int64)
+
+    @property
+    def steps(self) -> first_error.Ints:
+        """Number of steps of each trace, [n]."""
+        return np.array([t.steps for t in self.traces], dtype=np.int64)
 
 
 def eval_protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
@@ -94,15 +114,23 @@ def judge_one(manifest: RunManifest, scores: Sequence[ScoredTrace], key: str) ->
 
 def _judge(manifest: RunManifest, scores: Sequence[ScoredTrace], unresolved: Sequence[EvalProtocol]) -> Judged:
     subsets = _subset_data(manifest, scores)
-    cells = {f"floor/{name}": {s.name: [floor(name, s)] for s in subsets} for name in FLOORS}
+    resolved = [resolve(manifest, protocol) for protocol in unresolved]
+    cells = floor_cells(subsets, [p.threshold for p in resolved], manifest.calibrate_on)
     samples: dict[tuple[str, str], dict[str, Sample]] = {}  # the threshold rules of a readout share them
-    for requested in unresolved:
-        protocol = resolve(manifest, requested)
+    for protocol in resolved:
         readout = protocol.series, protocol.readout
         if readout not in samples:
             samples[readout] = _samples(subsets, protocol)
         cells[protocol.key] = _protocol_cells(subsets, protocol, samples[readout])
-    return Judged(_parts(subsets), cells)
+    calibrated = [p.key for p in resolved if p.threshold == "calibrated"]
+    also = [key for key in cells if key.startswith("floor/")] if calibrated else []
+    groups = manifest.subsets, _transferred(manifest)
+    return Judged(_parts(subsets), cells, other_averages=dict.fromkeys([*also, *calibrated], groups))
+
+
+def _transferred(manifest: RunManifest) -> tuple[str, ...]:
+    """The subsets that calibrated thresholds are applied to and not tuned on, over which they are averaged."""
+    return tuple(name for name in manifest.subsets if name != manifest.calibrate_on)
 
 
 def protocols(manifest: RunManifest) -> tuple[str, ...]:
@@ -139,7 +167,7 @@ def _subset_data(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> list[S
         clusters = [t.cluster for t in traces]
         problem_of_trace, draws = resampled(manifest, name, clusters)
         subsets.append(
-            Subset(name, traces, np.ascontiguousarray(draws[:, problem_of_trace]), first_error.folds(clusters, FOLDS))
+            Subset(name, traces, np.ascontiguousarray(draws[:, problem_of_trace]), first_error.fold_splits(clusters))
         )
     return subsets
 
@@ -159,38 +187,86 @@ def _protocol_cells(
     if protocol.readout == "vote":
         unparsed = [_unparsed(s) for s in subsets] if _any_unparsed(subsets) else [[]] * len(subsets)
         pairs = zip(subsets, unparsed, strict=True)
-        return {s.name: [*_subset_cells(s, samples[s.name], protocol, None), *cells] for s, cells in pairs}
+        return {s.name: [*_subset_cells(s, protocol, samples, None), *cells] for s, cells in pairs}
     if protocol.on is None:
-        return {s.name: _subset_cells(s, samples[s.name], protocol, None) for s in subsets}
+        return {s.name: _subset_cells(s, protocol, samples, None) for s in subsets}
     calibration = next((s for s in subsets if s.name == protocol.on), None)
     if calibration is None:
         return {s.name: _absent(f"needs subset {protocol.on}, which this run does not have") for s in subsets}
     if reason := missing(calibration):
         return {s.name: _absent(f"{protocol.on} has {reason} to tune on") for s in subsets}
     thresholds = first_error.best_threshold(samples[calibration.name], calibration.weights)
-    return {s.name: _subset_cells(s, samples[s.name], protocol, thresholds) for s in subsets}
+    return {s.name: _subset_cells(s, protocol, samples, thresholds) for s in subsets}
 
 
-def _subset_cells(subset: Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> list[Cell]:
+def _subset_cells(
+    subset: Subset, protocol: EvalProtocol, samples: Mapping[str, Sample], tuned: Floats | None
+) -> list[Cell]:
     """Cells of one subset; `tuned` holds thresholds [b] tuned on the calibration subset, if the protocol has one."""
-    out_of_fold = protocol.threshold == "calibrated" and protocol.on == subset.name
-    if protocol.threshold == "cross_validated" or out_of_fold:
-        if len(set(subset.fold)) == 1:
-            return _absent("cross-validation needs two problems")
-        is_right, threshold = _cross_validated(subset, data)
+    data, out_of_fold = samples[subset.name], _is_judged_out_of_fold(subset, protocol)
+    if out_of_fold and subset.problems == 1:
+        return _absent("cross-validation needs two problems")
+    if tuned is not None and protocol.on != subset.name:
+        error, correct = first_error.accuracies(data, data.matches(tuned), subset.weights)
+        return [
+            share("f1", first_error.harmonic(error, correct)),
+            share("error_accuracy", error),
+            share("correct_accuracy", correct),
+            Cell("threshold", tuned, averaged=False),
+        ]
+    note = OUT_OF_FOLD if out_of_fold and protocol.threshold == "calibrated" else ""
+    cells = _rate_cells(subset, data, *_rate(subset, protocol, samples), note)
+    if protocol.readout == "vote":
+        return cells[:-1]
+    return _centred(subset, data, cells) if protocol.is_tuned and not out_of_fold else cells
+
+
+def _is_judged_out_of_fold(subset: Subset, protocol: EvalProtocol) -> bool:
+    return protocol.threshold == "cross_validated" or (
+        protocol.threshold == "calibrated" and protocol.on == subset.name
+    )
+
+
+def _rate(subset: Subset, protocol: EvalProtocol, samples: Mapping[str, Sample]) -> tuple[Floats, Floats]:
+    """Whether, or in which share of splits, each trace is judged right, [n]; and the thresholds."""
+    data = samples[subset.name]
+    if _is_judged_out_of_fold(subset, protocol):
+        return first_error.out_of_fold_rates(data, subset.fold)
+    if protocol.is_tuned:
+        tuned_on = samples[subset.name if protocol.on is None else protocol.on]
+        threshold = first_error.best_threshold(tuned_on, np.ones((1, len(tuned_on))))
     else:
-        threshold = _threshold(subset, data, protocol, tuned)
-        is_right = data.matches(threshold)
-    note = OUT_OF_FOLD if out_of_fold else ""
-    error, correct = first_error.accuracies(data, is_right, subset.weights)
-    cells = [
-        Cell("f1", first_error.harmonic(error, correct), note),
-        Cell("error_accuracy", error, note),
-        Cell("correct_accuracy", correct, note),
+        threshold = np.array([_given_threshold(protocol)])
+    return data.matches(threshold)[0].astype(float), threshold
+
+
+def _rate_cells(subset: Subset, data: Sample, rate: Floats, thresholds: Floats, note: str = "") -> list[Cell]:
+    """Cells of traces that are judged right at a rate, [n]; of several thresholds the median is shown.
+
+    Replicates keep the thresholds: tuning them again would count their uncertainty twice.
+    """
+    f1, error, correct = first_error.f1_at_rates(data, rate, subset.weights)
+    return [
+        share("f1", f1, note),
+        share("error_accuracy", error, note),
+        share("correct_accuracy", correct, note),
+        Cell("threshold", np.array([np.median(thresholds)]), note, averaged=False),
     ]
-    if protocol.readout != "vote":
-        cells.append(Cell("threshold", threshold, note, averaged=False))
-    return cells
+
+
+def _centred(subset: Subset, data: Sample, cells: Sequence[Cell]) -> list[Cell]:
+    """Cells under the threshold that is best on these traces, with an interval for F1 that covers.
+
+    The F1 is higher than the best F1 on all traces of the kind, by the luck of the choice; the cross-validated F1 is
+    about as much lower. The interval is one for that population's best F1, so it surrounds the mean of the two.
+    """
+    if subset.problems == 1:
+        return list(cells)
+    rate, _ = first_error.out_of_fold_rates(data, subset.fold)
+    f1, held_out = cells[0].values, first_error.f1_at_rates(data, rate, subset.weights)[0]
+    middle = (f1 + held_out) / 2
+    values = np.concatenate([f1[:1], middle[1:]])
+    return [replace(cells[0], values=values, centre=float(middle[0])), *cells[1:]]
 
 
 def _any_unparsed(subsets: Sequence[Subset]) -> bool:
@@ -202,31 +278,16 @@ def _unparsed(subset: Subset) -> list[Cell]:
     votes = np.array([len(t.verdicts) for t in subset.traces])
     unparsed = np.array([t.verdicts.count(None) for t in subset.traces])
     total = subset.weights @ votes
-    share = np.divide(subset.weights @ unparsed, total, out=np.full(len(total), np.nan), where=total > 0)
-    return [Cell("unparsed", share)]
+    shares = np.divide(subset.weights @ unparsed, total, out=np.full(len(total), np.nan), where=total > 0)
+    return [share("unparsed", shares)]
 
 
-def _threshold(subset: Subset, data: Sample, protocol: EvalProtocol, tuned: Floats | None) -> Floats:
-    if protocol.threshold == "oracle":
-        return first_error.best_threshold(data, subset.weights)
-    if tuned is not None:
-        return tuned
+def _given_threshold(protocol: EvalProtocol) -> float:
+    """The threshold of a rule that tunes none."""
     number = 1.0 if protocol.readout == "vote" else protocol.at
     if number is None:
         raise ValueError(f"{protocol.key}: no number for its threshold")
-    return np.full(len(subset.weights), number)
-
-
-def _cross_validated(subset: Subset, data: Sample) -> tuple[NDArray[np.bool_], Floats]:
-    """Whether each trace is judged right by the threshold of the other folds, and the median threshold over folds."""
-    is_right = np.zeros(subset.weights.shape, dtype=bool)
-    fold_thresholds = []
-    for fold in sorted(set(subset.fold)):
-        held_out = subset.fold == fold
-        threshold = first_error.best_threshold(data, subset.weights * ~held_out)
-        is_right[:, held_out] = data.matches(threshold)[:, held_out]
-        fold_thresholds.append(threshold)
-    return is_right, np.median(fold_thresholds, axis=0)
+    return number
 
 
 # --- rows ------------------------------------------------------------------------------------------------
@@ -238,7 +299,7 @@ def _absent(reason: str) -> list[Cell]:
 
 
 def _parts(subsets: Sequence[Subset]) -> tuple[SubsetInfo, ...]:
-    return tuple(SubsetInfo(s.name, len(s.traces), s.unscored, missing(s)) for s in subsets)
+    return tuple(SubsetInfo(s.name, len(s.traces), s.unscored, missing(s), s.problems) for s in subsets)
 
 
 def missing(subset: Subset) -> str:
@@ -249,18 +310,60 @@ def missing(subset: Subset) -> str:
     return "" if -1 in labels else "no trace without an error"
 
 
-def floor(name: str, subset: Subset) -> Cell:
-    """Computes the F1 of one of FLOORS on a subset's labels."""
-    label = np.array([t.label for t in subset.traces], dtype=np.int64)
-    if name == "random":
-        steps = np.array([t.steps for t in subset.traces], dtype=np.int64)
-        return Cell("f1", first_error.random_floor(steps, label, subset.weights))
+def floor_cells(subsets: Sequence[Subset], rules: Sequence[str], calibrate_on: str) -> dict[str, dict[str, list[Cell]]]:
+    """Returns the F1 of every floor on the labels of each subset.
+
+    Args:
+        subsets: The subsets.
+        rules: The threshold rules of the run's protocols, which decide which random scores are a floor.
+        calibrate_on: The subset on which `calibrated` rules tune.
+    """
+    calibration = next((s for s in subsets if s.name == calibrate_on), None)
+    random = ["oracle", *(rule for rule in RANDOM_FLOORS if rule in rules)]
+    cells = {RANDOM_FLOORS[rule]: {s.name: [_random_floor(rule, s, calibration)] for s in subsets} for rule in random}
+    return cells | {f"floor/{name}": {s.name: [_label_floor(name, s)] for s in subsets} for name in FLOORS}
+
+
+def _random_floor(rule: str, subset: Subset, calibration: Subset | None) -> Cell:
+    """The mean F1 of random scorers under a threshold rule; the interval holds 95% of them."""
+    steps, labels = subset.steps, subset.labels
+    note = OUT_OF_FOLD if rule == "calibrated" and calibration is subset else ""
+    if reason := _no_floor(rule, subset, calibration):
+        return Cell("f1", np.array([np.nan]), reason)
+    if rule == "oracle":
+        f1 = floors.random_oracle(steps, labels)
+    elif rule == "cross_validated" or note:
+        f1 = floors.random_cross_validated(steps, labels, subset.fold)
+    elif rule == "calibrated" and calibration is not None:
+        f1 = floors.random_calibrated(steps, labels, calibration.steps, calibration.labels)
+    else:
+        f1 = floors.random_flags(steps, labels)
+    # Without replicates there are no intervals, of floors neither.
+    scorers = f1 if len(subset.weights) > 1 else f1[:0]
+    return Cell("f1", np.concatenate([[f1.mean()], scorers]), note, kind="range")
+
+
+def _no_floor(rule: str, subset: Subset, calibration: Subset | None) -> str:
+    """Why random scores have no F1 under a rule; empty if they have one."""
+    if reason := missing(subset):
+        return reason
+    if rule == "calibrated":
+        if calibration is None:
+            return "the run has no subset to tune on"
+        if reason := missing(calibration):
+            return f"{calibration.name} has {reason} to tune on"
+    tunes_here = rule == "cross_validated" or (rule == "calibrated" and calibration is subset)
+    return "cross-validation needs two problems" if tunes_here and subset.problems == 1 else ""
+
+
+def _label_floor(name: str, subset: Subset) -> Cell:
+    """The F1 of one of FLOORS on a subset's labels."""
     if name == "position":
-        return Cell("f1", first_error.position_floor(label, subset.weights))
+        return share("f1", floors.position_floor(subset.labels, subset.weights))
     if any(t.outcome is None for t in subset.traces):
         return Cell("f1", np.array([np.nan]), "final answers are not labelled")
     outcome = np.array([t.outcome for t in subset.traces], dtype=np.int64)
-    return Cell("f1", first_error.outcome_floor(label, outcome, subset.weights))
+    return share("f1", floors.outcome_floor(subset.labels, outcome, subset.weights))
 
 
 # --- run against run ---------------------------------------------------------------------------------------
@@ -271,10 +374,10 @@ def compare(
     b: tuple[RunResult, Sequence[ScoredTrace]],
     pairs: Sequence[tuple[EvalProtocol, EvalProtocol]],
 ) -> tuple[MetricRow, ...]:
-    """Computes the paired difference in F1 (b minus a) with its interval and p-value, per subset and averaged.
+    """Tests the difference in F1 (b minus a), per subset and averaged, by swaps of problems that tune again.
 
-    Both runs are resampled with the same problems. Metrics: f1_a, f1_b, f1_difference, p_value and mdd, the
-    smallest difference that this pairing detects with power 0.80.
+    Metrics: f1_a, f1_b, f1_difference, p_value, p_adjusted (for all protocols compared at once, if there are several)
+    and mdd, the smallest difference that this test detects with power 0.80. See `prmbench.metrics.paired_tests`.
 
     Raises:
         UserError: A pair of protocols has different threshold rules.
@@ -282,15 +385,64 @@ def compare(
     (left, left_scores), (right, right_scores) = a, b
     seeded = replace(right.manifest, seed=left.manifest.seed, replicates=left.manifest.replicates)
     subsets = _subset_data(left.manifest, left_scores), _subset_data(seeded, right_scores)
-    rows: list[MetricRow] = []
+    paired: dict[str, dict[str, list[Cell]]] = {}
+    averages: dict[str, Groups | None] = {}
     for protocol_a, protocol_b in pairs:
         check_alike(protocol_a, protocol_b)
         protocols = resolve(left.manifest, protocol_a), resolve(right.manifest, protocol_b)
-        cells = [_protocol_cells(s, p, _samples(s, p)) for s, p in zip(subsets, protocols, strict=True)]
+        samples = [_samples(s, p) for s, p in zip(subsets, protocols, strict=True)]
+        cells = [_protocol_cells(s, p, x) for s, p, x in zip(subsets, protocols, samples, strict=True)]
         name = protocol_a.key if protocol_a.key == protocol_b.key else f"{protocol_a.key} vs {protocol_b.key}"
-        paired = {s.name: _differences(cells[0][s.name], cells[1][s.name]) for s in subsets[0]}
-        rows += subset_rows(_parts(subsets[0]), name, paired)
-    return tuple(rows)
+        tests = _swap_tests(left.manifest, subsets, protocols, samples)
+        paired[name] = {s.name: _differences(cells[0][s.name], cells[1][s.name], tests.get(s.name)) for s in subsets[0]}
+        averages[name] = [_transferred(left.manifest)] if protocol_a.threshold == "calibrated" else None
+    return tuple(compared_rows(_parts(subsets[0]), paired, averages))
+
+
+def _swap_tests(
+    manifest: RunManifest,
+    subsets: tuple[Sequence[Subset], Sequence[Subset]],
+    protocols: tuple[EvalProtocol, EvalProtocol],
+    samples: Sequence[Mapping[str, Sample]],
+) -> dict[str, SwapTest]:
+    """The test of each subset on which both runs have an F1 under their protocol."""
+    protocol = protocols[0]  # the rules of both are alike
+    scaled = [_one_scale(s, p, x) for s, p, x in zip(subsets, protocols, samples, strict=True)]
+    one, other = scaled if protocol.is_tuned else samples
+    swapped = {
+        s.name: Swapped(
+            one[s.name],
+            other[s.name],
+            paired_tests.swaps(s.problems, len(s.weights) - 1, subset_seed(manifest, s.name)),
+        )
+        for s in subsets[0]
+        if not missing(s) and (s.problems > 1 or not _is_judged_out_of_fold(s, protocol))
+    }
+    tuned = None
+    if protocol.on is not None:
+        if protocol.on not in swapped:
+            return {}
+        tuned = swapped[protocol.on].best_thresholds()
+    tests = {}
+    for subset in subsets[0]:
+        if (both := swapped.get(subset.name)) is None:
+            continue
+        if _is_judged_out_of_fold(subset, protocol):
+            judged = both.out_of_fold(subset.fold)
+        elif protocol.is_tuned:
+            judged = both.judged(both.best_thresholds() if tuned is None else tuned)
+        else:
+            judged = both.judged_by_own(*map(_given_threshold, protocols))
+        first, second = (_rate(subset, p, data)[0] for p, data in zip(protocols, samples, strict=True))
+        tests[subset.name] = paired_tests.f1_test(samples[0][subset.name], (first, second), judged)
+    return tests
+
+
+def _one_scale(subsets: Sequence[Subset], protocol: EvalProtocol, samples: Mapping[str, Sample]) -> dict[str, Sample]:
+    """A run's samples on the scale of its own steps, so that another run may share its thresholds."""
+    readouts = [values.ravel() for s in subsets for _, values in first_error.readouts(s.traces, protocol)]
+    in_order = np.sort(np.concatenate(readouts)) if readouts else np.zeros(0)
+    return {name: paired_tests.on_one_scale(data, in_order) for name, data in samples.items()}
 
 
 def pairs(
@@ -321,14 +473,9 @@ def check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
         raise UserError(f"compare: {a.key} and {b.key} are unlike threshold rules; compare the same rule on both sides")
 
 
-def _differences(a: Sequence[Cell], b: Sequence[Cell]) -> list[Cell]:
-    f1_a, f1_b = a[0], b[0]
-    note = f1_a.note or f1_b.note
-    return [
-        Cell("f1_a", f1_a.values, note),
-        Cell("f1_b", f1_b.values, note),
-        Cell("f1_difference", f1_b.values - f1_a.values, note),
-    ]
+def _differences(a: Sequence[Cell], b: Sequence[Cell], test: SwapTest | None) -> list[Cell]:
+    cells = difference("f1", a[0], b[0])
+    return [*cells[:2], replace(cells[2], test=test)]
 
 
 def leading(result: RunResult) -> tuple[Leading, ...]:
@@ -337,7 +484,9 @@ def leading(result: RunResult) -> tuple[Leading, ...]:
     parsed = [EvalProtocol.parse(key) for key in keys]
     chosen = [p for p in parsed if p.readout == DEFAULT_READOUTS[result.manifest.kind] and not p.series]
     return tuple(
-        Leading(p.key, "f1", "F1", rule, floors=tuple(Floor(key, "f1", name) for key, name in FLOOR_WORDS.items()))
+        Leading(
+            p.key, "f1", "F1", rule, floors=tuple(Floor(key, "f1", name) for key, name in floors_under(rule).items())
+        )
         for rule in RECOMMENDED
         for p in chosen
         if p.threshold == rule
@@ -354,7 +503,11 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
     floors = [key for key in FLOOR_WORDS if any(protocol == key for protocol, _ in f1)]
 
     def protocol_row(key: str) -> Row:
-        return (Code(key), *(f1_cell(f1.get((key, c)), interval=c == columns[-1]) for c in columns))
+        cells = [f1_cell(f1.get((key, c)), interval=c == columns[-1]) for c in columns]
+        transferred = next((row for (p, c), row in f1.items() if p == key and c.startswith("avg[")), None)
+        if cells[-1].value is None and transferred is not None:
+            cells[-1] = replace(f1_cell(transferred), marks=NOTED)
+        return (Code(key), *cells)
 
     shown = {*keys, *floors}
     shown_rows = [row for (protocol, subset), row in f1.items() if protocol in shown and subset in columns]
@@ -387,7 +540,7 @@ def f1_cell(row: MetricRow | None, unit: Unit = PERCENT, interval: bool = True) 
 
 
 def _out_of_fold_note(rows: Sequence[MetricRow]) -> tuple[str, ...]:
-    note = f"{NOTED} tuned on this subset, so judged out of fold; or an average with such a cell"
+    note = f"{NOTED} tuned on this subset, so judged out of fold; or an average that leaves it out"
     return (note,) if any(row.note.endswith(OUT_OF_FOLD) for row in rows) else ()
 
 

@@ -24,6 +24,7 @@ from prmbench.core.result_files import Run
 from prmbench.core.validation import Fault
 from prmbench.metrics import first_error, step_validity
 from prmbench.metrics.first_error import Floats, Ints
+from prmbench.metrics.intervals import Kind
 from prmbench.metrics.step_validity import INVALID, VALID, Steps
 from prmbench.tasks import steps as step_f1
 from prmbench.tasks.blocks import Block, blocks, rows_of
@@ -72,7 +73,8 @@ RULE_TEXTS = {
     "fixed": ("Fixed", "A threshold given beforehand and named in the protocol; nothing is tuned."),
     "cross_validated": (
         "Cross-validated",
-        "Five folds by problem: the threshold of highest pooled PRMScore on four is used on the fifth.",
+        "Five folds by problem: the threshold of highest pooled PRMScore on four is used on the fifth; the mean over "
+        "ten splits into folds.",
     ),
     "oracle": (
         "Oracle (upper bound)",
@@ -121,7 +123,7 @@ class _LabelledSteps:
     weights: Floats
     """[b, problems], shared by all categories, since most problems occur in most categories."""
     fold: Ints
-    """Fold of each problem, [problems]."""
+    """Fold of each problem in every split, [splits, problems]."""
     total: Floats
     """Numbers of judgements, [b, categories, KINDS]."""
 
@@ -170,7 +172,7 @@ def _judge(manifest: RunManifest, scores: Sequence[ScoredTrace], wanted: Sequenc
     all_valid = np.zeros_like(data.total)
     all_valid[..., VALID] = data.total[..., VALID]
     cells = {
-        "floor/random": _cells(data, step_validity.flagged_at_random(data.total, rate)),
+        "floor/random": _cells(data, step_validity.flagged_at_random(data.total, rate), "percentile"),
         "floor/all_valid": _cells(data, all_valid),
     }
     for protocol in wanted:
@@ -203,7 +205,12 @@ def _labelled_steps(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> _La
         if len(trace.step_labels) != trace.steps or not set(trace.step_labels) <= {0.0, 1.0}:
             raise UserError(f"{trace.id}: task validity needs a label 0 or 1 for each of its {trace.steps} steps")
     parts = tuple(
-        SubsetInfo(n, len(category_traces), sum(bool(t.unscored) for t in category_traces))
+        SubsetInfo(
+            n,
+            len(category_traces),
+            sum(bool(t.unscored) for t in category_traces),
+            problems=len({t.cluster for t in category_traces}),
+        )
         for n, category_traces in by_name.items()
     )
     problem, weights = resampled(manifest, manifest.task, [t.cluster for t in traces])
@@ -212,10 +219,10 @@ def _labelled_steps(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> _La
     return _LabelledSteps(
         traces,
         parts,
-        _category_groups(parts),
+        _category_groups(parts, tuple(by_name.values())),
         steps,
         weights,
-        np.arange(steps.problems) % step_f1.FOLDS,  # problems are sorted by name, as in first_error.folds
+        first_error.fold_splits(sorted({t.cluster for t in traces})),  # steps number problems in this order
         total.reshape(len(weights), len(names), step_validity.KINDS),
     )
 
@@ -255,22 +262,55 @@ def _scored(data: _LabelledSteps, protocol: EvalProtocol) -> Steps:
 
 def _protocol_cells(data: _LabelledSteps, protocol: EvalProtocol) -> dict[str, list[Cell]]:
     steps = _scored(data, protocol)
-    tuned = protocol.threshold in ("cross_validated", "oracle")
-    reason = _untunable(data, protocol) if tuned else ""
-    if reason:
+    is_tuned = protocol.threshold in ("cross_validated", "oracle")
+    if is_tuned and (reason := _untunable(data, protocol)):
         return _absent(data, reason)
-    fold = data.fold if protocol.threshold == "cross_validated" else np.zeros_like(data.fold)
-    if tuned:
-        thresholds = step_validity.candidate_thresholds(steps.score[steps.pooled])
-        chosen = step_validity.best_thresholds(step_validity.threshold_counts(steps, thresholds), data.weights, fold)
+    if protocol.threshold == "cross_validated":
+        correct, tuned = _tuned(data, steps, data.fold)
+        cells = _cells(data, correct)
+    elif protocol.threshold == "oracle":
+        correct, tuned = _tuned(data, steps, np.zeros((1, steps.problems), dtype=np.int64))
+        cells = _cells(data, correct)
+        if steps.problems > 1:
+            held_out = _cells(data, _tuned(data, steps, data.fold)[0])
+            cells = {name: _centred(cells[name], held_out[name]) for name in cells}
     elif protocol.at is None:
         raise ValueError(f"{protocol.key}: no number for its threshold")
     else:
-        thresholds, chosen = np.array([protocol.at]), np.zeros((len(data.weights), 1), dtype=np.int64)
-    cells = _cells(data, step_validity.count_correct(steps, thresholds, chosen, data.weights, fold))
+        tuned = np.array([protocol.at])
+        correct_steps = step_validity.correct_at(steps, protocol.at).reshape(steps.problems, -1)
+        cells = _cells(data, (data.weights @ correct_steps).reshape(data.total.shape))
     for group in data.category_groups:
         if group.pooled:
-            cells[group.part.name].append(Cell("threshold", np.median(thresholds[chosen], axis=1)))
+            cells[group.part.name].append(Cell("threshold", np.array([np.median(tuned)])))
+    return cells
+
+
+def _tuned(data: _LabelledSteps, steps: Steps, fold: Ints) -> tuple[Floats, Floats]:
+    """Correct judgements, [b, categories, KINDS], with thresholds tuned on the other folds, and these thresholds.
+
+    Judgements are averaged over splits. Replicates keep the thresholds: tuning them again would count their uncertainty
+    twice. A single fold is tuned on itself.
+    """
+    thresholds = step_validity.candidate_thresholds(steps.score[steps.pooled])
+    curve = step_validity.threshold_counts(steps, thresholds)
+    chosen = [step_validity.best_thresholds(curve, np.ones((1, steps.problems)), split) for split in fold]
+    counts = [
+        step_validity.count_correct(steps, thresholds, np.repeat(index, len(data.weights), axis=0), data.weights, split)
+        for index, split in zip(chosen, fold, strict=True)
+    ]
+    return np.mean(counts, axis=0), thresholds[np.concatenate(chosen, axis=1)[0]]
+
+
+def _centred(oracle: Sequence[Cell], held_out: Sequence[Cell]) -> list[Cell]:
+    """Oracle cells whose PRMScore has an interval for the population's best one; see `steps` for the reason."""
+    cells = []
+    for cell, other in zip(oracle, held_out, strict=True):
+        if cell.metric == METRICS[0]:
+            middle = (cell.values + other.values) / 2
+            values = np.concatenate([cell.values[:1], middle[1:]])
+            cell = replace(cell, values=values, centre=float(middle[0]))  # noqa: PLW2901
+        cells.append(cell)
     return cells
 
 
@@ -278,7 +318,7 @@ def _untunable(data: _LabelledSteps, protocol: EvalProtocol) -> str:
     counts = data.total[0, data.pooled].sum(axis=0)
     if not counts[INVALID] or not counts[VALID]:
         return f"{NO_INVALID if counts[VALID] else NO_VALID} to tune on"
-    has_one_fold = protocol.threshold == "cross_validated" and len(np.unique(data.fold)) == 1
+    has_one_fold = protocol.threshold == "cross_validated" and data.steps.problems == 1
     return "cross-validation needs two problems" if has_one_fold else ""
 
 
@@ -289,29 +329,33 @@ def _absent(data: _LabelledSteps, reason: str) -> dict[str, list[Cell]]:
     return cells
 
 
-def _cells(data: _LabelledSteps, correct: Floats) -> dict[str, list[Cell]]:
+def _cells(data: _LabelledSteps, correct: Floats, kind: Kind = "share") -> dict[str, list[Cell]]:
     """Cells of categories, groups and the pooled whole, from correct judgements [b, categories, KINDS]."""
-    cells = {p.name: _metric_cells(correct[:, k], data.total[:, k], p.name) for k, p in enumerate(data.parts)}
+    cells = {
+        p.name: _metric_cells(correct[:, k], data.total[:, k], p.name, kind=kind) for k, p in enumerate(data.parts)
+    }
     for group in data.category_groups:
         name, members = group.part.name, list(group.members)
         if group.pooled:
             pooled_correct, total = (counts[:, members].sum(axis=1) for counts in (correct, data.total))
-            cells[name] = _metric_cells(pooled_correct, total, name, group.note)
+            cells[name] = _metric_cells(pooled_correct, total, name, group.note, kind)
         else:
             member_cells = [cells[data.parts[k].name][0] for k in members]
             reasons = [f"{data.parts[k].name}: {c.note}" for k, c in zip(members, member_cells, strict=True) if c.note]
             note = "; ".join(filter(None, (group.note, *reasons)))
-            cells[name] = [Cell("prmscore", np.mean([c.values for c in member_cells], axis=0), note)]
+            cells[name] = [Cell("prmscore", np.mean([c.values for c in member_cells], axis=0), note, kind=kind)]
     return cells
 
 
-def _metric_cells(correct: Floats, total: Floats, name: str, note: str = "") -> list[Cell]:
+def _metric_cells(correct: Floats, total: Floats, name: str, note: str = "", kind: Kind = "share") -> list[Cell]:
     values = step_validity.metrics(correct, total, only_valid=name == F1_ONLY)
     reason = NO_VALID if not total[0, VALID] else NO_INVALID
-    return [Cell(m, v, reason if np.isnan(v[0]) else note) for m, v in values.items()]
+    return [Cell(m, v, reason if np.isnan(v[0]) else note, kind=kind) for m, v in values.items()]
 
 
-def _category_groups(parts: Sequence[SubsetInfo]) -> tuple[_CategoryGroup, ...]:
+def _category_groups(
+    parts: Sequence[SubsetInfo], traces_by_part: Sequence[Sequence[ScoredTrace]]
+) -> tuple[_CategoryGroup, ...]:
     """The groups, then all categories pooled. Missing categories are left out of the name and listed in the note."""
     index_by_name = {part.name: k for k, part in enumerate(parts) if part.name != TWINS}
     all_names = tuple(name for names in GROUPS.values() for name in names)
@@ -325,7 +369,9 @@ def _category_groups(parts: Sequence[SubsetInfo]) -> tuple[_CategoryGroup, ...]:
             name = f"micro[{','.join(present)}]" if pooled else average_name(present)
             missing = [name for name in members if name not in index_by_name]
             note = f"{group} without {', '.join(missing)}" if missing else ""
-            category_groups.append(_CategoryGroup(SubsetInfo(name, n, unscored), indices, pooled, note))
+            problems = len({trace.cluster for k in indices for trace in traces_by_part[k]})
+            info = SubsetInfo(name, n, unscored, problems=problems)
+            category_groups.append(_CategoryGroup(info, indices, pooled, note))
     return tuple(category_groups)
 
 

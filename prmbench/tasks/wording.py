@@ -10,12 +10,12 @@ from prmbench.core.result_files import Run
 RULES: dict[str, tuple[str, str]] = {
     "calibrated": (
         "Calibrated",
-        "The threshold is tuned on one subset (named in the protocol) and applied to the others. "
-        "The tuning subset's own cell is judged out of fold.",
+        "The threshold is tuned on one subset (named in the protocol) and applied to the others, which alone are "
+        "averaged. The tuning subset's own cell is judged out of fold.",
     ),
     "cross_validated": (
         "Cross-validated",
-        "Five folds by problem within each subset: tuned on four, judged on the fifth.",
+        "Five folds by problem within each subset, tuned on four and judged on the fifth; the mean over ten splits.",
     ),
     "native": ("Native", "The model's own label: the verdict, or the label token it prefers. Nothing is tuned."),
     "fixed": ("Fixed", "A threshold given beforehand and named in the protocol. Nothing is tuned."),
@@ -32,11 +32,31 @@ RULES: dict[str, tuple[str, str]] = {
     "not stated": ("Threshold rule not stated", "The source does not say how the threshold was chosen."),
 }
 """Threshold rules in table order, each with a title and an explanation."""
+RANDOM_FLOORS = {
+    "oracle": "floor/random",
+    "calibrated_in_sample": "floor/random",
+    "calibrated": "floor/random_calibrated",
+    "cross_validated": "floor/random_cross_validated",
+    "native": "floor/random_flags",
+    "fixed": "floor/random_flags",
+}
+"""The floor of random scores under each threshold rule: they are tuned as a model's scores are."""
 FLOORS: dict[str, str] = {
     "floor/random": "chance: random scores, best threshold",
+    "floor/random_calibrated": "chance: random scores, tuned on another subset",
+    "floor/random_cross_validated": "chance: random scores, cross-validated",
+    "floor/random_flags": "chance: steps flagged at the best rate",
     "floor/position": "chance: commonest position only",
     "floor/outcome_oracle": "knows the final answer only",
 }
+
+
+def floors_under(rule: str) -> dict[str, str]:
+    """Returns the floors that belong beside numbers under a threshold rule, with their descriptions."""
+    others = set(RANDOM_FLOORS.values()) - {RANDOM_FLOORS.get(rule)}
+    return {key: words for key, words in FLOORS.items() if key not in others}
+
+
 SUBSET_ORDER = ("gsm8k", "math", "olympiadbench", "omnimath")
 
 

@@ -5,6 +5,7 @@ Frozen dataclasses with JSON in and out, and the spelling of protocol keys. Stan
 
 from prmbench.core.records.kinds import (
     DEFAULT_READOUTS,
+    ESTIMATOR_VERSION,
     READOUTS,
     SCHEMA_VERSION,
     SCORING_VERSION,
@@ -23,6 +24,7 @@ from prmbench.core.records.traces import ScoredTrace, StepScores, Trace, Usage, 
 
 __all__ = [
     "DEFAULT_READOUTS",
+    "ESTIMATOR_VERSION",
     "READOUTS",
     "SCHEMA_VERSION",
     "SCORING_VERSION",

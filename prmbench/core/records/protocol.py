@@ -37,6 +37,11 @@ class EvalProtocol:
     boundary: Boundary = "exact"
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether the rule tunes its threshold on labelled traces."""
+        return self.threshold not in ("native", "fixed")
+
+    @property
     def key(self) -> str:
         """The protocol's name in rows, tables and `--protocol`."""
         argument = "" if self.on is None else f":{self.on}"

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from prmbench.core.records.kinds import SCHEMA_VERSION, SCORING_VERSION, Boundary, ScoreKind, Threshold, UserError
+from prmbench.core.records.kinds import (
+    ESTIMATOR_VERSION,
+    SCHEMA_VERSION,
+    SCORING_VERSION,
+    Boundary,
+    ScoreKind,
+    Threshold,
+    UserError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +29,7 @@ class MetricRow:
     value: float | None
     """None where the metric is undefined; `note` says why."""
     lo: float | None
-    """Ends of the 95% problem-clustered bootstrap interval."""
+    """Ends of the 95% interval over problems; of a floor of random scores, the central 95% of random scorers."""
     hi: float | None
     n: int
     unscored: int
@@ -50,6 +58,8 @@ class RunManifest:
     benchmark_version: int = 1
     schema_version: int = SCHEMA_VERSION
     scoring_version: int = SCORING_VERSION
+    estimator_version: int = ESTIMATOR_VERSION
+    """Version of the estimators that computed the rows; 1 in files that do not say so."""
     revision: str | None = None
     weights: str | None = None
     """SHA-256 over the files of a local model; None for a hub model, which has a revision."""
@@ -129,8 +139,9 @@ class RunResult:
         version = data["manifest"].get("schema_version", 0)
         if not 1 <= version <= SCHEMA_VERSION:
             raise UserError(f"schema version {version}: this prmbench reads 1 to {SCHEMA_VERSION}; upgrade prmbench")
+        manifest = {"estimator_version": 1, **data["manifest"]}
         return cls(
-            RunManifest(**_field_values(RunManifest, data["manifest"])),
+            RunManifest(**_field_values(RunManifest, manifest)),
             tuple(MetricRow(**_field_values(MetricRow, row)) for row in data["rows"]),
         )
 

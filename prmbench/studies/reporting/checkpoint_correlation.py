@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from prmbench.metrics.first_error import Floats, bootstrap_weights, interval
+from prmbench.metrics.first_error import Floats, bootstrap_weights
+from prmbench.metrics.intervals import interval
 from prmbench.report.stats import ROUNDING
 
 Coefficient = Literal["spearman", "pearson"]
@@ -67,7 +68,8 @@ def correlate(points: Sequence[Point], how: Coefficient, within: Within = "poole
         return None
     lo = hi = None
     if len(seeds) >= MIN_SEEDS:
-        lo, hi = interval(_coefficients(x, y, same_group, bootstrap_weights(cluster, REPLICATES, seed=0)[1:], how))
+        replicates = _coefficients(x, y, same_group, bootstrap_weights(cluster, REPLICATES, seed=0)[1:], how)
+        lo, hi = interval("percentile", float(value), replicates, len(seeds))
     by_seed = [_coefficient_of(x, y, cluster == i, how) for i in range(len(seeds))]
     defined = [v for v in by_seed if not np.isnan(v)]
     return Correlation(float(value), lo, hi, len(points), len(seeds), sum(v > ROUNDING for v in defined), len(defined))

@@ -1,0 +1,147 @@
+"""Chance floors of first-error F1: what random scores, positions alone or final answers alone reach on given labels.
+
+A rule that tunes a threshold finds a good one for noise, too, so random scores are judged under the same rule as a
+model: their floor is the expected F1 of random scorers that tune as the model does.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prmbench.metrics import first_error
+from prmbench.metrics.first_error import Floats, Ints, Sample, harmonic, modal_index
+
+RANDOM_SCORERS = 200
+"""Random scorers behind each floor; their mean has a standard error of about 0.1 points on a thousand traces."""
+_RATES = np.linspace(0.0, 1.0, 1001)
+"""Rates over which a floor is maximised; F1 is smooth in them (error < 1e-6)."""
+_CACHED = 256
+"""Floors in memory: all runs on the same traces share theirs."""
+
+
+def random_oracle(steps: Ints, label: Ints) -> Floats:
+    """Computes the F1 of random scorers, [RANDOM_SCORERS], each under its best threshold on these very traces.
+
+    Args:
+        steps: Number of steps, [n].
+        label: Index of the first error, -1 for none, [n].
+    """
+    return _random_oracle(_packed(steps), _packed(label))
+
+
+def random_cross_validated(steps: Ints, label: Ints, fold: Ints) -> Floats:
+    """Computes the F1 of random scorers, [RANDOM_SCORERS], with thresholds tuned on the other folds.
+
+    Args:
+        steps: [n].
+        label: [n].
+        fold: Fold of each trace in every split, [splits, n]. Each scorer has one of the splits: their mean is the same.
+    """
+    return _random_cross_validated(_packed(steps), _packed(label), _packed(fold))
+
+
+def random_calibrated(steps: Ints, label: Ints, tuning_steps: Ints, tuning_label: Ints) -> Floats:
+    """Computes the F1 of random scorers, [RANDOM_SCORERS], each with the threshold that is best on other traces."""
+    return _random_calibrated(*map(_packed, (steps, label, tuning_steps, tuning_label)))
+
+
+def random_flags(steps: Ints, label: Ints) -> Floats:
+    """Computes the F1 of flagging each step at random, [RANDOM_SCORERS], at the rate with the best expected F1.
+
+    This is the floor of thresholds that are not tuned. At rate p a trace without an error passes with probability
+    (1 - p)^K, and an error at step l is exactly found with probability p (1 - p)^l.
+    """
+    return _random_flags(_packed(steps), _packed(label))
+
+
+# Arrays travel as bytes, which can be cached.
+
+
+def _packed(values: Ints) -> tuple[bytes, tuple[int, ...]]:
+    return np.asarray(values, dtype=np.int64).tobytes(), np.shape(values)
+
+
+def _unpacked(packed: tuple[bytes, tuple[int, ...]]) -> Ints:
+    return np.frombuffer(packed[0], dtype=np.int64).reshape(packed[1])
+
+
+_Packed = tuple[bytes, tuple[int, ...]]
+
+
+@lru_cache(maxsize=_CACHED)
+def _random_oracle(steps: _Packed, label: _Packed) -> Floats:
+    f1 = []
+    for data in _scorers(_unpacked(steps), _unpacked(label), seed=0):
+        f1.append(_f1(data, first_error.best_threshold(data, np.ones((1, len(data))))))
+    return np.array(f1)
+
+
+@lru_cache(maxsize=_CACHED)
+def _random_cross_validated(steps: _Packed, label: _Packed, fold: _Packed) -> Floats:
+    folds, f1 = _unpacked(fold), []
+    for number, data in enumerate(_scorers(_unpacked(steps), _unpacked(label), seed=0)):
+        split = number % len(folds)
+        rate, _ = first_error.out_of_fold_rates(data, folds[split : split + 1])
+        f1.append(first_error.f1_at_rates(data, rate, np.ones((1, len(data))))[0][0])
+    return np.array(f1)
+
+
+@lru_cache(maxsize=_CACHED)
+def _random_calibrated(steps: _Packed, label: _Packed, tuning_steps: _Packed, tuning_label: _Packed) -> Floats:
+    # The seeds differ, so that traces that are in both sets are not scored alike.
+    tuning = _scorers(_unpacked(tuning_steps), _unpacked(tuning_label), seed=1)
+    f1 = []
+    for data, tuning_data in zip(_scorers(_unpacked(steps), _unpacked(label), seed=0), tuning, strict=True):
+        f1.append(_f1(data, first_error.best_threshold(tuning_data, np.ones((1, len(tuning_data))))))
+    return np.array(f1)
+
+
+@lru_cache(maxsize=_CACHED)
+def _random_flags(steps: _Packed, label: _Packed) -> Floats:
+    k, error_index = _unpacked(steps)[:, None], _unpacked(label)[:, None]
+    has_error = error_index[:, 0] >= 0
+    chance = np.where(error_index < 0, (1 - _RATES) ** k, _RATES * (1 - _RATES) ** np.maximum(error_index, 0))
+    expected = harmonic(chance[has_error].mean(axis=0), chance[~has_error].mean(axis=0))
+    rate = _RATES[expected.argmax()]
+    return np.array([_f1(data, np.array([rate])) for data in _scorers(_unpacked(steps), _unpacked(label), seed=0)])
+
+
+def _scorers(steps: Ints, label: Ints, seed: int) -> list[Sample]:
+    """The traces under each random scorer: independent uniform scores, of which a share p lies below p."""
+    rng = np.random.default_rng(seed)
+    is_step = np.arange(steps.max(initial=1)) < steps[:, None]
+    samples = []
+    for _ in range(RANDOM_SCORERS):
+        scores = np.where(is_step, rng.random(is_step.shape), np.inf)
+        lo, hi = first_error.match_intervals(scores, label)
+        samples.append(Sample(lo, hi, label >= 0, np.arange(len(label))))
+    return samples
+
+
+def _f1(data: Sample, threshold: Floats) -> float:
+    weights = np.ones((1, len(data)))
+    return float(harmonic(*first_error.accuracies(data, data.matches(threshold), weights))[0])
+
+
+# --- floors without chance ---------------------------------------------------------------------------------
+
+
+def position_floor(label: Ints, weights: Floats) -> Floats:
+    """Computes the F1, [b], of predicting the most frequent error index with the best probability q, else none."""
+    is_modal = label == modal_index(label)
+    has_error = label >= 0
+    found = weights[:, has_error] @ is_modal[has_error] / np.maximum(weights[:, has_error].sum(axis=1), 1e-300)
+    f1 = harmonic(found[:, None] * _RATES, np.broadcast_to(1 - _RATES, (len(weights), len(_RATES)))).max(axis=1)
+    exists = (weights[:, has_error].sum(axis=1) > 0) & (weights[:, ~has_error].sum(axis=1) > 0)
+    return np.where(exists, f1, np.nan)
+
+
+def outcome_floor(label: Ints, outcome: Ints, weights: Floats) -> Floats:
+    """Computes the F1, [b], of predicting "no error" for right final answers, else the most frequent error index."""
+    guess = np.where(outcome == 1, -1, modal_index(label))
+    is_right: NDArray[np.bool_] = guess == label
+    data = Sample(np.zeros(len(label)), np.ones(len(label)), label >= 0, np.arange(len(label)))
+    return first_error.f1_at_rates(data, is_right.astype(float), weights)[0]
