@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy import special
 
 Floats = NDArray[np.float64]
-Kind = Literal["share", "difference", "percentile", "range"]
+Kind = Literal["share", "share_difference", "difference", "percentile", "range"]
 """How an interval is made from replicates.
 
-`share`: Wilson's score interval, for numbers between 0 and 1. `difference`: Student's t. `percentile`: quantiles of the
+`share`: Wilson's score interval, for numbers between 0 and 1. `difference`: Student's t;
+`share_difference` ends at -1 and 1. `percentile`: quantiles of the
 replicates, moved outwards for few problems. `range`: the central 95% of the replicates themselves, which are draws of
 something random."""
 LEVEL, POWER = 0.95, 0.80
@@ -61,9 +62,10 @@ def interval(kind: Kind, centre: float, replicates: Floats, problems: int) -> En
         return None, None
     if kind == "share":
         return share_interval(centre, error, problems)
-    if kind == "difference":
+    if kind in ("difference", "share_difference"):
         half = t_quantile((1 + LEVEL) / 2, problems) * _error_of_difference(centre, error, problems)
-        return centre - half, centre + half
+        bound = 1.0 if kind == "share_difference" else math.inf
+        return max(centre - half, -bound), min(centre + half, bound)
     tail = (1 - LEVEL) / 2
     if kind == "percentile" and problems > 1:
         # Hesterberg (2015): as much further out as Student's t is wider than the normal distribution.
@@ -91,7 +93,10 @@ def share_interval(value: float, error: float, problems: int) -> tuple[float, fl
     shrunk = 1 + t * t / size
     middle = (value + t * t / (2 * size)) / shrunk
     half = t * math.sqrt(variance / size + (t / (2 * size)) ** 2) / shrunk
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    low, high = middle - half, middle + half
+    if variance <= ROUNDING:  # at 0 or 1, where replicates with other thresholds may still differ
+        low, high = min(low, value - t * error), max(high, value + t * error)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def _error_of_difference(difference: float, error: float, problems: int) -> float:

@@ -51,8 +51,8 @@ class SwapTest:
         critical = self._critical()
         if critical is None:
             return None, None
-        half = critical * float(self.error[0])
-        return float(self.difference[0]) - half, float(self.difference[0]) + half
+        middle, half = float(self.difference[0]), critical * float(self.error[0])
+        return max(middle - half, -1.0), min(middle + half, 1.0)
 
     def detectable(self) -> float | None:
         """Returns the smallest true difference that the test finds in 80% of experiments."""

@@ -285,7 +285,8 @@ def _paired_interval(task: Task, candidate: _Candidate, subset: str, base: _Base
     values = bound[1].values[:1] if bound[1].kind == "range" else bound[1].values
     differences = sign * np.subtract(*np.broadcast_arrays(number[1].values, values))
     centre = float(differences[0])
-    return intervals.interval("difference", centre, differences[1:], number[0].problems)
+    kind: intervals.Kind = "share_difference" if number[1].kind == "share" else "difference"
+    return intervals.interval(kind, centre, differences[1:], number[0].problems)
 
 
 def _average(judged: Judged, protocol: str, subset: str, metric: str) -> tuple[SubsetInfo, Cell] | None:
@@ -295,6 +296,8 @@ def _average(judged: Judged, protocol: str, subset: str, metric: str) -> tuple[S
     parts = [part for part in judged.parts if part.name in names]
     if cells is None or len(parts) < len(names):
         return None
-    placed = with_averages(parts, {p.name: [c for c in cells[p.name] if c.metric == metric] for p in parts}, None)
+    placed = with_averages(
+        parts, {p.name: [c for c in cells[p.name] if c.metric == metric] for p in parts}, mixed=judged.mixed
+    )
     wanted = subset if len(parts) == 1 else average_name([p.name for p in parts])
     return next(((part, cell) for part, cell in placed if part.name == wanted), None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -190,7 +190,7 @@ def _cells(problems: SubsetProblems, rules: Sequence[_Rule], subsets: SubsetCach
             cells[rule.key] += [
                 _cell(problems, f"best_of@{n}", expected[index, column], note),
                 _vote_cell(problems, f"weighted_vote@{n}", values[1 + index], error[1 + index], note),
-                replace(_cell(problems, f"gain@{n}", expected[index, column] - accuracy, note), kind="difference"),
+                _gain_cell(problems, f"gain@{n}", expected[index, column] - accuracy, note),
             ]
     note = "; ".join(problems.exclusions())
     return {"floor/random": [share("accuracy", weighted_mean(accuracy, problems.weights), note)], **cells}
@@ -213,6 +213,10 @@ def _best_of_each(group: Group, scores: Floats, sizes: Sequence[int]) -> Floats:
 
 def _cell(problems: SubsetProblems, metric: str, values: Floats, note: str) -> Cell:
     return share(metric, weighted_mean(values, problems.weights), note)
+
+
+def _gain_cell(problems: SubsetProblems, metric: str, values: Floats, note: str) -> Cell:
+    return Cell(metric, weighted_mean(values, problems.weights), note, kind="share_difference")
 
 
 def _vote_cell(problems: SubsetProblems, metric: str, values: Floats, error: float, note: str) -> Cell:

@@ -78,7 +78,7 @@ def _cells(manifest: RunManifest, subset: str, traces: Sequence[ScoredTrace]) ->
             truncated_cells = absent([TRUNCATED], "not recorded")
         cells[step_key(step)] = [share(name, weighted_mean(accuracy[index], weights)), *truncated_cells]
     if len(steps) > 1:
-        cells[GAIN] = [Cell(name, weighted_mean(accuracy[-1] - accuracy[0], weights), kind="difference")]
+        cells[GAIN] = [Cell(name, weighted_mean(accuracy[-1] - accuracy[0], weights), kind="share_difference")]
     return cells
 
 

@@ -51,9 +51,8 @@ from prmbench.tasks.table import (
     notes_of,
 )
 from prmbench.tasks.task import Task
-from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
 from prmbench.tasks.wording import RULES as RULE_WORDS
-from prmbench.tasks.wording import members, rule_and_readout, run_name
+from prmbench.tasks.wording import floors_under, members, rule_and_readout, run_name
 
 PLAIN = "plain"
 """The unchanged traces, with which every rendering is compared."""
@@ -156,7 +155,7 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
         SubsetInfo(s.name, len(s.traces), s.unscored, steps.missing(s), s.problems)
         for s in (rendered.subset for rendered in parts)
     )
-    return Judged(infos, cells, _averages(parts))
+    return Judged(infos, cells, _averages(parts), mixed=True)
 
 
 def _averages(parts: Sequence[_Rendered]) -> tuple[tuple[str, ...], ...]:
@@ -216,28 +215,31 @@ def _align_with_plain(plain: Subset, traces: Sequence[ScoredTrace], rendering: s
 # --- numbers ----------------------------------------------------------------------------------------------
 
 
-def _cells(part: _Rendered, protocol: EvalProtocol, thresholds: _Thresholds, plain: Floats) -> list[Cell]:
-    """F1, plain F1 and drop of one rendered subset; `plain` is the F1 on all plain traces, [b]."""
+def _cells(part: _Rendered, protocol: EvalProtocol, thresholds: _Thresholds, plain: Cell) -> list[Cell]:
+    """F1, plain F1 and drop of one rendered subset; `plain` is the F1 on all plain traces."""
     if thresholds.missing:
         return absent(METRICS, thresholds.missing)
     same_question = part.rendering not in (MERGED, PREFIX) and part.is_complete
     base = plain if same_question else _f1(part.subset, _plain_sample(part, protocol), thresholds)
-    f1 = (
-        base
-        if part.rendering == PLAIN
-        else _f1(part.subset, first_error.sample(part.subset.traces, protocol), thresholds)
-    )
+    f1 = base
+    if part.rendering != PLAIN:
+        f1 = _f1(part.subset, first_error.sample(part.subset.traces, protocol), thresholds)
+    drop = np.subtract(*np.broadcast_arrays(base.values, f1.values))
+    return [
+        replace(f1, metric=METRICS[0]),
+        replace(base, metric=METRICS[1]),
+        Cell(METRICS[2], drop, thresholds.note, kind="share_difference"),
+    ]
+
+
+def _f1(subset: Subset, data: Sample, thresholds: _Thresholds) -> Cell:
     note = thresholds.note
-    drop = Cell(METRICS[2], np.subtract(*np.broadcast_arrays(base, f1)), note, kind="difference")
-    return [share(METRICS[0], f1, note), share(METRICS[1], base, note), drop]
-
-
-def _f1(subset: Subset, data: Sample, thresholds: _Thresholds) -> Floats:
     if thresholds.missing:
-        return np.array([np.nan])
+        return Cell("f1", np.array([np.nan]), note)
     if thresholds.tuned is not None and len(thresholds.tuned) > 1:
         is_right = data.matches(thresholds.tuned)
-        return first_error.harmonic(*first_error.accuracies(data, is_right, subset.weights))
+        return share("f1", first_error.harmonic(*first_error.accuracies(data, is_right, subset.weights)), note)
+    is_oracle = thresholds.tuned is None and thresholds.by_fold is None
     if thresholds.by_fold is not None:
         threshold = np.take_along_axis(thresholds.by_fold, subset.fold, axis=1)
     elif thresholds.tuned is not None:
@@ -245,7 +247,8 @@ def _f1(subset: Subset, data: Sample, thresholds: _Thresholds) -> Floats:
     else:
         threshold = first_error.best_threshold(data, np.ones((1, len(data))))[:, None]
     rate = ((data.lo < threshold) & (threshold <= data.hi)).mean(axis=0)
-    return first_error.f1_at_rates(data, rate, subset.weights)[0]
+    f1 = share("f1", first_error.f1_at_rates(data, rate, subset.weights)[0], note)
+    return steps.centred(subset, data, [f1])[0] if is_oracle else f1
 
 
 def _plain_sample(part: _Rendered, protocol: EvalProtocol) -> Sample:
@@ -384,7 +387,7 @@ def _front_table(rule: str, trace_blocks: Sequence[Block]) -> Table:
     no_drops = [""] * (len(whole.header) - 4)
     floors = tuple(
         (words, Code(key), cell_of(find_row(widest.result, key, block.subset, "f1")), *no_drops)
-        for key, words in FLOOR_WORDS.items()
+        for key, words in floors_under("oracle").items()
     )
     return replace(
         whole,
@@ -469,7 +472,7 @@ def _f1_rows(rule: str, block: Block) -> tuple[Row, ...]:
         for run, key, readout in _protocols_of_rule(rule, block)
     ]
     widest = max(block.runs, key=lambda run: len(run.result.manifest.subsets))
-    floors = [(block.name, name, Code(key), *cells(widest, key)) for key, name in FLOOR_WORDS.items()]
+    floors = [(block.name, name, Code(key), *cells(widest, key)) for key, name in floors_under("oracle").items()]
     return (*table_rows, *floors) if table_rows else ()
 
 
@@ -606,7 +609,7 @@ def _side_by_side(result: RunResult, keys: Sequence[str]) -> Table:
         row for rule_heading, rule_rows in by_rule.items() for row in ((rule_heading, *empty_cells), *rule_rows)
     ]
     floors: list[Row] = [("F1 by chance", *empty_cells)]
-    for key in FLOOR_WORDS:
+    for key in floors_under("oracle"):
         rule_rows = [
             find_row(result, key, subset, "f1") for subset in (average, *(rendered_subset(average, n) for n in present))
         ]

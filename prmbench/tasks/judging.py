@@ -209,7 +209,8 @@ def compare(a: ScoredRun, b: ScoredRun, pairs: Sequence[Pair]) -> tuple[MetricRo
                 )
                 for part in judged_a.parts
             }
-    return tuple(compared_rows(judged_a.parts, cells, dict.fromkeys(cells, judged_a.averages)))
+    averages = dict.fromkeys(cells, judged_a.averages)
+    return tuple(compared_rows(judged_a.parts, cells, averages, judged_a.mixed))
 
 
 def _with_protocols(manifest: RunManifest, keys: Sequence[EvalProtocol | str]) -> RunManifest:

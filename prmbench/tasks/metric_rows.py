@@ -94,10 +94,11 @@ def difference(metric: str, first: Cell, second: Cell) -> list[Cell]:
     """Returns the cells of a comparison: both numbers and the second minus the first, paired by replicate."""
     note = first.note or second.note
     values = np.subtract(*np.broadcast_arrays(second.values, first.values))
+    are_shares = first.kind == second.kind == "share"
     return [
         replace(first, metric=f"{metric}_a", note=note),
         replace(second, metric=f"{metric}_b", note=note),
-        Cell(f"{metric}_difference", values, note, kind="difference"),
+        Cell(f"{metric}_difference", values, note, kind="share_difference" if are_shares else "difference"),
     ]
 
 
@@ -111,6 +112,8 @@ class Judged:
     """Groups of subset names to average over; None: one average over all of them."""
     other_averages: Mapping[str, Groups] = field(default_factory=dict)
     """The groups of protocols that are averaged over others."""
+    mixed: bool = False
+    """Whether averages may mix cells judged out of fold with others; their notes name the former."""
     pooled: tuple[tuple[SubsetInfo, str, tuple[Cell, ...]], ...] = ()
     """Cells pooled over all subsets, with their protocols; their rows come last."""
 
@@ -118,7 +121,9 @@ class Judged:
         """Returns every cell as a row with its interval, and the averages."""
         rows: list[MetricRow] = []
         for protocol, cells in self.cells.items():
-            rows += subset_rows(self.parts, protocol, cells, self.other_averages.get(protocol, self.averages))
+            groups = self.other_averages.get(protocol, self.averages)
+            placed = with_averages(self.parts, cells, groups, self.mixed)
+            rows += (row for part, cell in placed for row in cell_rows(part, protocol, cell))
         for part, protocol, pooled_cells in self.pooled:
             rows += (row for cell in pooled_cells for row in cell_rows(part, protocol, cell))
         return tuple(rows)
@@ -172,30 +177,23 @@ def average_name(subsets: Sequence[str]) -> str:
     return f"avg[{','.join(subsets)}]"
 
 
-def subset_rows(
-    parts: Sequence[SubsetInfo],
-    protocol: str,
-    cells: Mapping[str, Sequence[Cell]],
-    averages: Groups | None = None,
-) -> list[MetricRow]:
-    """Returns the rows of one protocol: each subset's, then unweighted averages over all subsets or over `averages`."""
-    placed = with_averages(parts, cells, averages)
-    return [row for part, cell in placed for row in cell_rows(part, protocol, cell)]
-
-
 def compared_rows(
     parts: Sequence[SubsetInfo],
     cells: Mapping[str, Mapping[str, Sequence[Cell]]],
     averages: Mapping[str, Groups | None],
+    mixed: bool = False,
 ) -> list[MetricRow]:
     """Returns the rows of a comparison under several protocols, with p-values that are adjusted for their number.
 
     Args:
         parts: The subsets.
         cells: Cells by protocol and subset.
-        averages: The groups of subsets to average over, by protocol; see `subset_rows`.
+        averages: The groups of subsets to average over, by protocol; see `with_averages`.
+        mixed: See `Judged`.
     """
-    placed = {protocol: with_averages(parts, by_subset, averages[protocol]) for protocol, by_subset in cells.items()}
+    placed = {
+        protocol: with_averages(parts, by_subset, averages[protocol], mixed) for protocol, by_subset in cells.items()
+    }
     families: dict[str, list[Floats]] = {}
     for pairs in placed.values():
         for part, cell in pairs:
@@ -217,21 +215,27 @@ def _is_tested(cell: Cell) -> bool:
 
 
 def with_averages(
-    parts: Sequence[SubsetInfo], cells: Mapping[str, Sequence[Cell]], averages: Groups | None
+    parts: Sequence[SubsetInfo],
+    cells: Mapping[str, Sequence[Cell]],
+    averages: Groups | None = None,
+    mixed: bool = False,
 ) -> list[tuple[SubsetInfo, Cell]]:
-    """Returns the cells of one protocol with their subsets, then the averages over all subsets or over `averages`.
+    """Returns the cells of one protocol with their subsets, then the averages, over all subsets or over `averages`.
 
-    An average that would mix cells judged out of fold with others is left out: they answer different questions.
+    An average that would mix cells judged out of fold with others is left out, since they answer different questions,
+    unless `mixed` allows it.
     """
     placed = [(part, cell) for part in parts for cell in cells[part.name]]
     for names in [[p.name for p in parts]] if averages is None else averages:
         averaged_parts = [p for p in parts if p.name in names]
         if len(averaged_parts) > 1:
-            placed += _averages(averaged_parts, cells)
+            placed += _averages(averaged_parts, cells, mixed)
     return placed
 
 
-def _averages(parts: Sequence[SubsetInfo], cells: Mapping[str, Sequence[Cell]]) -> list[tuple[SubsetInfo, Cell]]:
+def _averages(
+    parts: Sequence[SubsetInfo], cells: Mapping[str, Sequence[Cell]], mixed: bool
+) -> list[tuple[SubsetInfo, Cell]]:
     info = SubsetInfo(
         average_name([p.name for p in parts]),
         sum(p.n for p in parts),
@@ -242,8 +246,8 @@ def _averages(parts: Sequence[SubsetInfo], cells: Mapping[str, Sequence[Cell]]) 
     averaged = []
     for cell in cells[parts[0].name]:
         metric_cells = [by_name[cell.metric] for by_name in by_metric if cell.metric in by_name]
-        out_of_fold = sum(c.note == OUT_OF_FOLD for c in metric_cells)
-        if cell.averaged and len(metric_cells) == len(parts) and out_of_fold in (0, len(parts)):
+        is_mixture = len({c.note == OUT_OF_FOLD for c in metric_cells}) > 1
+        if cell.averaged and len(metric_cells) == len(parts) and (mixed or not is_mixture):
             averaged.append((info, _average(metric_cells, [p.name for p in parts])))
     return averaged
 
@@ -256,8 +260,9 @@ def _average(cells: Sequence[Cell], names: Sequence[str]) -> Cell:
     if np.isnan(values[0]):
         reasons = sorted({c.note for c in cells if c.note and np.isnan(c.values[0])})
         return Cell(first.metric, values, "; ".join(reasons))
+    out_of_fold = [name for name, c in zip(names, cells, strict=True) if c.note == OUT_OF_FOLD]
     notes = [f"{name}: {c.note}" for name, c in zip(names, cells, strict=True) if c.note]
-    note = OUT_OF_FOLD if first.note == OUT_OF_FOLD else "; ".join(notes)
+    note = f"{','.join(out_of_fold)} {OUT_OF_FOLD}" if out_of_fold else "; ".join(notes)
     centre = (
         None if first.centre is None else float(np.mean([c.values[0] if c.centre is None else c.centre for c in cells]))
     )

@@ -218,7 +218,7 @@ def _subset_cells(
     cells = _rate_cells(subset, data, *_rate(subset, protocol, samples), note)
     if protocol.readout == "vote":
         return cells[:-1]
-    return _centred(subset, data, cells) if protocol.is_tuned and not out_of_fold else cells
+    return centred(subset, data, cells) if protocol.is_tuned and not out_of_fold else cells
 
 
 def _is_judged_out_of_fold(subset: Subset, protocol: EvalProtocol) -> bool:
@@ -254,8 +254,8 @@ def _rate_cells(subset: Subset, data: Sample, rate: Floats, thresholds: Floats, 
     ]
 
 
-def _centred(subset: Subset, data: Sample, cells: Sequence[Cell]) -> list[Cell]:
-    """Cells under the threshold that is best on these traces, with an interval for F1 that covers.
+def centred(subset: Subset, data: Sample, cells: Sequence[Cell]) -> list[Cell]:
+    """Gives the F1 under the threshold that is best on these traces, the first of the cells, an interval that covers.
 
     The F1 is higher than the best F1 on all traces of the kind, by the luck of the choice; the cross-validated F1 is
     about as much lower. The interval is one for that population's best F1, so it surrounds the mean of the two.
@@ -319,18 +319,18 @@ def floor_cells(subsets: Sequence[Subset], rules: Sequence[str], calibrate_on: s
         calibrate_on: The subset on which `calibrated` rules tune.
     """
     calibration = next((s for s in subsets if s.name == calibrate_on), None)
-    random = ["oracle", *(rule for rule in RANDOM_FLOORS if rule in rules)]
-    cells = {RANDOM_FLOORS[rule]: {s.name: [_random_floor(rule, s, calibration)] for s in subsets} for rule in random}
+    keys = {RANDOM_FLOORS[rule]: rule for rule in reversed(RANDOM_FLOORS) if rule in ("oracle", *rules)}
+    cells = {key: {s.name: [_random_floor(key, s, calibration)] for s in subsets} for key in reversed(keys)}
     return cells | {f"floor/{name}": {s.name: [_label_floor(name, s)] for s in subsets} for name in FLOORS}
 
 
-def _random_floor(rule: str, subset: Subset, calibration: Subset | None) -> Cell:
-    """The mean F1 of random scorers under a threshold rule; the interval holds 95% of them."""
-    steps, labels = subset.steps, subset.labels
+def _random_floor(key: str, subset: Subset, calibration: Subset | None) -> Cell:
+    """The mean F1 of random scorers, who tune as the floor's name says; the interval holds 95% of them."""
+    steps, labels, rule = subset.steps, subset.labels, key.removeprefix("floor/random").removeprefix("_")
     note = OUT_OF_FOLD if rule == "calibrated" and calibration is subset else ""
     if reason := _no_floor(rule, subset, calibration):
         return Cell("f1", np.array([np.nan]), reason)
-    if rule == "oracle":
+    if not rule:
         f1 = floors.random_oracle(steps, labels)
     elif rule == "cross_validated" or note:
         f1 = floors.random_cross_validated(steps, labels, subset.fold)

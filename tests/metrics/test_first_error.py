@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,57 +242,36 @@ def test_folds_keep_problems_together_and_balance() -> None:
     assert list(first_error.folds(names[::-1], 3)) == list(fold[::-1])
 
 
-def test_p_value_by_hand() -> None:
-    replicates = np.array([0.1, 0.2, 0.3, 0.2, -0.1])
-    # observed 0.2: deviations 0.1, 0, 0.1, 0, 0.3; one of them reaches 0.2
-    assert first_error.paired_p(0.2, replicates) == pytest.approx(2 / 6)
-    assert first_error.paired_p(0.0, np.zeros(9)) == 1.0
+def test_splits_are_random_but_for_the_first_and_keep_problems_together() -> None:
+    names = ["b", "a", "c", "a", "d", "e", "b", "f"]
+    splits = first_error.fold_splits(names, 3, splits=6)
+    assert list(splits[0]) == list(first_error.folds(names, 3))
+    assert len(np.unique(splits, axis=0)) > 3
+    for fold in splits:
+        assert fold[1] == fold[3]
+        assert fold[0] == fold[6]
+        assert sorted(np.bincount([fold[names.index(n)] for n in sorted(set(names))])) == [2, 2, 2]
+    assert (first_error.fold_splits(names[::-1], 3, splits=6) == splits[:, ::-1]).all()
 
 
-def test_detectable_difference_by_hand() -> None:
-    replicates = np.array([0.0, 0.1])  # standard deviation 0.1 / sqrt(2)
-    assert first_error.minimum_detectable_difference(replicates, paired=True) == pytest.approx(
-        2.801585 * 0.1 / math.sqrt(2)
-    )
-    assert first_error.minimum_detectable_difference(replicates) == pytest.approx(2.801585 * 0.1)
-
-
-# --- floors ----------------------------------------------------------------------------------------------------
-
-
-def test_random_floor_by_hand() -> None:
-    """One right trace of one step, one error at step 0: F1(p) = 2 p (1-p) / 1, at best 0.5."""
-    actual = first_error.random_floor(np.array([1, 1]), np.array([-1, 0]), np.ones((1, 2)))
-    assert actual[0] == pytest.approx(0.5)
-    # Two steps, error at step 1: a = (1-p)^2, b = p (1-p); 2ab/(a+b) = 2 p (1-p)^2, at best 8/27 at p = 1/3.
-    actual = first_error.random_floor(np.array([2, 2]), np.array([-1, 1]), np.ones((1, 2)))
-    assert actual[0] == pytest.approx(8 / 27, abs=1e-6)
-
-
-def test_random_floor_is_what_random_scores_reach() -> None:
+def test_out_of_fold_rates_by_hand() -> None:
+    """Each trace is judged by the threshold that is best on the other folds, and splits are averaged."""
     rng = np.random.default_rng(0)
-    steps = rng.integers(1, 6, 4000)
-    label = np.array([rng.integers(-1, k) for k in steps])
-    items = [trace(list(rng.random(k)), int(at), str(n)) for n, (k, at) in enumerate(zip(steps, label, strict=True))]
-    data, ones = first_error.sample(items, AS_IS), np.ones((1, 4000))
-    reached = f1_by_hand(items, ones[0], first_error.best_threshold(data, ones)[0])
-    assert first_error.random_floor(steps, label, ones)[0] == pytest.approx(reached, abs=0.02)
-
-
-EXPECTED_FLOORS = {"gsm8k": (19.8, 24.8, 44.4), "math": (18.4, 22.1, 35.9), "olympiadbench": (14.4, 20.9, 29.2)}
-"""Random, position-only and outcome-oracle F1 of the real subsets, computed independently, in percent."""
-
-
-@pytest.mark.parametrize("subset", EXPECTED_FLOORS)
-def test_floors_of_the_real_subsets(shared_data: Path, subset: str) -> None:
-    rows = json.loads((shared_data / "processbench" / f"{subset}.json").read_text())
-    label = np.array([r["label"] for r in rows])
-    steps = np.array([len(r["steps"]) for r in rows])
-    outcome = np.array([int(r["final_answer_correct"]) for r in rows])
-    ones = np.ones((1, len(rows)))
-    actual = (
-        first_error.random_floor(steps, label, ones),
-        first_error.position_floor(label, ones),
-        first_error.outcome_floor(label, outcome, ones),
-    )
-    assert [round(100 * f[0], 1) for f in actual] == list(EXPECTED_FLOORS[subset])
+    items = [trace(list(rng.random(3)), int(rng.integers(-1, 3)), str(n)) for n in range(30)]
+    data, fold = first_error.sample(items, AS_IS), first_error.fold_splits([t.cluster for t in items], 3, splits=4)
+    rate, thresholds = first_error.out_of_fold_rates(data, fold)
+    expected = np.zeros(30)
+    for split in fold:
+        for k in range(3):
+            others = [t for t, f in zip(items, split, strict=True) if f != k]
+            tuned = first_error.best_threshold(first_error.sample(others, AS_IS), np.ones((1, len(others))))[0]
+            for i in np.flatnonzero(split == k):
+                expected[i] += first_by_hand(items[i].values, tuned) == items[i].label
+    assert rate == pytest.approx(expected / 4)
+    assert thresholds.shape == (12,)
+    weights = np.ones((1, 30))
+    f1, error, correct = first_error.f1_at_rates(data, rate, weights)
+    label = np.array([t.label for t in items])
+    assert error[0] == pytest.approx(rate[label >= 0].mean())
+    assert correct[0] == pytest.approx(rate[label < 0].mean())
+    assert f1[0] == pytest.approx(2 * error[0] * correct[0] / (error[0] + correct[0]))

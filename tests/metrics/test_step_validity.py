@@ -12,7 +12,7 @@ import pytest
 
 from prmbench import tasks
 from prmbench.core.records import MetricRow, RunManifest, RunResult, ScoredTrace, UserError
-from prmbench.metrics import step_validity
+from prmbench.metrics import first_error, intervals, step_validity
 from prmbench.tasks import metric_rows
 from prmbench.tasks.validity import GROUPS
 
@@ -214,44 +214,67 @@ def test_oracle_is_the_best_of_all_thresholds(seed: int, coarse: bool) -> None:
     assert score_at(items, at) == pytest.approx(actual)
 
 
-def test_cross_validation_judges_each_problem_by_the_others_threshold() -> None:
-    """Folds are dealt over the sorted names of problems and hold all categories of a problem."""
-    items = drawn(["circular", "deception"], seed=5)
+def held_out_hits(items: Sequence[ScoredTrace]) -> tuple[list[list[float]], list[float]]:
+    """Share of splits in which each step is judged right by the others' best threshold; and all thresholds."""
     names = sorted({t.cluster for t in items})
-    wanted = {k: [0, 0] for k in ("tp", "tn", "v", "x")}
-    totals = dict.fromkeys(wanted, 0)
+    hits = [[0.0] * t.steps for t in items]
     chosen = []
-    for fold in range(5):
-        others = [t for t in items if names.index(t.cluster) % 5 != fold]
-        scores = {t: score_at(others, t) for t in every_threshold(items)}
-        best = min(t for t, s in scores.items() if s >= max(scores.values()) - 1e-12)
-        chosen.append(best)
-        for t in items:
-            if names.index(t.cluster) % 5 == fold:
-                for value, label in zip(t.values, t.step_labels, strict=True):
-                    totals["v" if label else "x"] += 1
-                    totals["tp" if label else "tn"] += (value > best) == (label == 1.0)
-    tp, tn, v, x = (totals[k] for k in ("tp", "tn", "v", "x"))
-    score = (2 * tp / (tp + v + x - tn) + 2 * tn / (tn + x + v - tp)) / 2
+    splits = first_error.fold_splits(names)
+    for fold in [dict(zip(names, split, strict=True)) for split in splits]:
+        for number in range(5):
+            others = [t for t in items if fold[t.cluster] != number]
+            scores = {t: score_at(others, t) for t in every_threshold(items)}
+            best = min(t for t, s in scores.items() if s >= max(scores.values()) - 1e-12)
+            chosen.append(best)
+            for i, t in enumerate(items):
+                if fold[t.cluster] == number:
+                    for k, (value, label) in enumerate(zip(t.values, t.step_labels, strict=True)):
+                        hits[i][k] += ((value > best) == (label == 1.0)) / len(splits)
+    return hits, chosen
+
+
+def score_of_hits(items: Sequence[ScoredTrace], hits: Sequence[Sequence[float]], weights: Sequence[float]) -> float:
+    """PRMScore of steps that are judged right at these rates, with a weight for each trace."""
+    totals = dict.fromkeys(("tp", "tn", "v", "x"), 0.0)
+    for t, row, weight in zip(items, hits, weights, strict=True):
+        for hit, label in zip(row, t.step_labels, strict=True):
+            totals["v" if label else "x"] += weight
+            totals["tp" if label else "tn"] += weight * hit
+    tp, tn, v, x = totals.values()
+    return (2 * tp / (tp + v + x - tn) + 2 * tn / (tn + x + v - tp)) / 2
+
+
+def test_cross_validation_judges_each_problem_by_the_others_threshold() -> None:
+    """Folds hold all categories of a problem; judgements are averaged over the splits into folds."""
+    items = drawn(["circular", "deception"], seed=5)
+    hits, chosen = held_out_hits(items)
     rows = rows_of(manifest(["circular", "deception"]), items)
     whole = "micro[circular,deception]"
-    assert rows[whole, "as_is/cross_validated", "prmscore"].value == pytest.approx(score)
+    actual = rows[whole, "as_is/cross_validated", "prmscore"].value
+    assert actual == pytest.approx(score_of_hits(items, hits, [1.0] * len(items)))
     assert len(set(chosen)) > 1  # else the test would not tell the folds apart
     assert rows[whole, "as_is/cross_validated", "threshold"].value == pytest.approx(np.median(chosen))
 
 
-def test_replicates_are_tuned_again() -> None:
-    """Against an oracle that is searched anew in every draw of problems."""
+def test_the_interval_of_an_oracle_surrounds_what_the_population_allows() -> None:
+    """It is centred on the mean of the oracle's and the cross-validated PRMScore; thresholds stay put in replicates."""
     items = drawn(["circular", "deception"], n=8, seed=7)
     names = sorted({t.cluster for t in items})
     facts = manifest(["circular", "deception"])
+    rows = rows_of(facts, items)
+    row, at = (rows["micro[circular,deception]", "as_is/oracle", m] for m in ("prmscore", "threshold"))
+    oracle = [
+        [float((v > at.value) == (y == 1.0)) for v, y in zip(t.values, t.step_labels, strict=True)] for t in items
+    ]
+    held_out, _ = held_out_hits(items)
     _, weights = metric_rows.resampled(facts, "validity", [t.cluster for t in items])
-    values = []
-    for draw in weights[1:]:
-        often = [t for t in items for _ in range(int(draw[names.index(t.cluster)]))]
-        values.append(max(score_at(often, t) for t in every_threshold(items)))
-    row = rows_of(facts, items)["micro[circular,deception]", "as_is/oracle", "prmscore"]
-    assert (row.lo, row.hi) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+    middle = []
+    for draw in weights:
+        often = [draw[names.index(t.cluster)] for t in items]
+        middle.append((score_of_hits(items, oracle, often) + score_of_hits(items, held_out, often)) / 2)
+    expected = intervals.interval("share", middle[0], np.array(middle[1:]), len(names))
+    assert (row.lo, row.hi) == pytest.approx(expected)
+    assert row.value > middle[0]
 
 
 @pytest.mark.parametrize("coarse", [False, True])

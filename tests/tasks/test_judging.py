@@ -9,7 +9,7 @@ import pytest
 
 from prmbench import tasks
 from prmbench.core.records import EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, UserError
-from prmbench.metrics import first_error
+from prmbench.metrics import first_error, floors, intervals
 
 
 def manifest(kind: str = "prob", subsets: tuple[str, ...] = ("gsm8k", "math"), **more: object) -> RunManifest:
@@ -84,9 +84,19 @@ def test_the_calibration_subsets_own_cell_is_out_of_fold_and_marked() -> None:
     in_sample = row(rows, "gsm8k", "as_is/calibrated_in_sample:gsm8k")
     assert in_sample.note == ""
     assert in_sample.value == row(rows, "gsm8k", "as_is/oracle").value
-    average = row(rows, "avg[gsm8k,math]", "as_is/calibrated:gsm8k")
-    assert average.note == "gsm8k out_of_fold"
-    assert average.value == pytest.approx((own.value + row(rows, "math", "as_is/calibrated:gsm8k").value) / 2)  # type: ignore[operator]
+
+
+def test_averages_of_calibrated_numbers_leave_the_calibration_subset_out() -> None:
+    items = [t for name in ("gsm8k", "math", "omnimath") for t in traces(name, 0.3)]
+    rows = tasks.judge(manifest(subsets=("gsm8k", "math", "omnimath")), items)
+    cells = [row(rows, name, "as_is/calibrated:gsm8k").value for name in ("math", "omnimath")]
+    averages = [r for r in rows if r.protocol == "as_is/calibrated:gsm8k" and "[" in r.subset and r.metric == "f1"]
+    assert [(r.subset, r.note) for r in averages] == [("avg[math,omnimath]", "")]
+    assert averages[0].value == pytest.approx((cells[0] + cells[1]) / 2)  # type: ignore[operator]
+    assert row(rows, "avg[math,omnimath]", "floor/random_calibrated").value is not None
+    assert row(rows, "avg[gsm8k,math,omnimath]", "as_is/oracle").note == ""
+    two = tasks.judge(manifest(), items[:120])
+    assert not [r for r in two if r.protocol == "as_is/calibrated:gsm8k" and "[" in r.subset]
 
 
 def test_without_its_subset_calibrated_is_absent_with_the_reason() -> None:
@@ -119,20 +129,46 @@ def test_oracle_is_never_below_one_threshold_chosen_elsewhere() -> None:
         assert row(rows, subset, "as_is/calibrated_in_sample:gsm8k").value <= best  # type: ignore[operator]
 
 
-def test_the_oracle_threshold_is_tuned_again_in_every_replicate() -> None:
-    """On noise a threshold that stays put would centre the interval below what tuning reaches."""
+def test_the_interval_of_an_oracle_surrounds_what_the_population_allows() -> None:
+    """On noise the best threshold is luck: the interval surrounds the mean of the oracle and the cross-validated F1."""
     rng = np.random.default_rng(0)
     items = [
-        ScoredTrace(str(i), "s", int(rng.integers(-1, 2)), None, str(i), 2, tuple(rng.random(2)), (1, 1))
+        ScoredTrace(f"{i:02}", "s", int(rng.integers(-1, 2)), None, f"{i:02}", 2, tuple(rng.random(2)), (1, 1))
         for i in range(40)
     ]
-    oracle = row(tasks.judge(manifest(subsets=("s",)), items), "s", "as_is/oracle")
+    rows = tasks.judge(manifest(subsets=("s",), replicates=2000), items)
+    oracle, held_out = row(rows, "s", "as_is/oracle"), row(rows, "s", "as_is/cross_validated")
+    middle = (oracle.value + held_out.value) / 2  # type: ignore[operator]
     data = first_error.sample(items, EvalProtocol("as_is", "oracle"))
-    weights = first_error.bootstrap_weights(data.cluster, 300, 5)
-    kept = np.full(301, row(tasks.judge(manifest(subsets=("s",)), items), "s", "as_is/oracle", "threshold").value)
-    frozen = first_error.harmonic(*first_error.accuracies(data, data.matches(kept), weights))
-    assert oracle.lo is not None
-    assert oracle.lo > np.percentile(frozen[1:], 2.5) + 0.02
+    weights = first_error.bootstrap_weights(data.cluster, 20_000, 1)
+    threshold = np.array([row(rows, "s", "as_is/oracle", "threshold").value])
+    rate, _ = first_error.out_of_fold_rates(data, first_error.fold_splits([t.cluster for t in items]))
+    replicates = (
+        first_error.f1_at_rates(data, data.matches(threshold)[0].astype(float), weights)[0]
+        + first_error.f1_at_rates(data, rate, weights)[0]
+    ) / 2
+    expected = intervals.interval("share", middle, replicates[1:], 40)
+    assert (oracle.lo, oracle.hi) == pytest.approx(expected, abs=0.01)
+    assert oracle.value > middle + 0.02  # type: ignore[operator]
+
+
+def test_every_rule_has_a_floor_of_random_scores_with_its_spread() -> None:
+    items = traces("gsm8k", 0.3) + traces("math", 0.3)
+    rows = tasks.judge(manifest(), items)
+    subset = [t for t in sorted(items, key=lambda t: t.id) if t.subset == "math"]
+    steps, label = np.array([t.steps for t in subset]), np.array([t.label for t in subset])
+    expected = floors.random_oracle(steps, label)
+    actual = row(rows, "math", "floor/random")
+    assert (actual.value, actual.lo, actual.hi) == pytest.approx(
+        (expected.mean(), *np.quantile(expected, [0.025, 0.975]))
+    )
+    assert row(rows, "math", "floor/random_flags").value == pytest.approx(floors.random_flags(steps, label).mean())
+    assert row(rows, "gsm8k", "floor/random_calibrated").note == "out_of_fold"
+    crossed = row(rows, "gsm8k", "floor/random_cross_validated")
+    assert row(rows, "gsm8k", "floor/random_calibrated").value == crossed.value
+    assert crossed.value < row(rows, "gsm8k", "floor/random").value - 0.02  # type: ignore[operator]
+    only = tasks.judge(manifest(rules=("oracle",)), items)
+    assert {r.protocol for r in only if "random" in r.protocol} == {"floor/random"}
 
 
 def test_the_interval_is_a_95_percent_one() -> None:
@@ -244,7 +280,7 @@ def test_a_native_rule_reads_the_models_own_number() -> None:
 def test_a_calibration_subset_of_one_sort_gives_no_threshold() -> None:
     right = [replace(t, label=-1) for t in traces("gsm8k", 0.0)]
     rows = tasks.judge(manifest(), right + traces("math", 0.3))
-    for subset in ("gsm8k", "math", "avg[gsm8k,math]"):
+    for subset in ("gsm8k", "math"):
         absent = row(rows, subset, "as_is/calibrated:gsm8k")
         assert absent.value is None
         assert absent.note == "gsm8k has no trace with an error to tune on"
@@ -346,5 +382,49 @@ def test_a_run_may_ask_for_fewer_rules_and_replicates() -> None:
     key = lambda r: (r.subset, r.protocol, r.metric)  # noqa: E731
     values = {key(r): r.value for r in every}
     assert few
-    assert all(values[key(r)] == r.value for r in few if r.metric != "mdd")
+    assert all(values[key(r)] == r.value for r in few if r.metric != "mdd" and "avg[" not in r.subset)
     assert any(r.lo != q.lo for r in few for q in every if key(r) == key(q))
+
+
+def test_several_protocols_are_compared_at_once_with_adjusted_p_values() -> None:
+    a, b = runs((0.3, 0.6))
+    every = tasks.compare(a, b, tasks.pairs(a[0].manifest, b[0].manifest))
+    protocols = {r.protocol for r in every}
+    assert len(protocols) > 2
+    for protocol in protocols - {"as_is/calibrated:gsm8k"}:
+        p, adjusted = (row(every, "math", protocol, metric).value for metric in ("p_value", "p_adjusted"))
+        assert adjusted >= p  # type: ignore[operator]
+    assert any(
+        row(every, "math", p, "p_adjusted").value > row(every, "math", p, "p_value").value  # type: ignore[operator]
+        for p in protocols
+    )
+    assert not [r for r in tasks.compare(a, b, ORACLE) if r.metric == "p_adjusted"]
+
+
+@pytest.mark.parametrize("rule", ["as_is/oracle", "as_is/cross_validated", "as_is/calibrated:gsm8k", "as_is/fixed:0.5"])
+def test_the_interval_of_a_comparison_agrees_with_its_p_and_its_numbers(rule: str) -> None:
+    pairs = [(EvalProtocol.parse(rule),) * 2]
+    decided = set()
+    for second in (0.35, 0.5, 0.9):
+        a, b = runs((0.3, second))
+        rows = tasks.compare(a, b, pairs)
+        for subset in ("gsm8k", "math"):
+            numbers = [row(rows, subset, rule, m) for m in ("f1_a", "f1_b", "f1_difference", "p_value", "mdd")]
+            first, other, gap, p, mdd = numbers
+            assert gap.value == pytest.approx(other.value - first.value)  # type: ignore[operator]
+            assert (gap.lo + gap.hi) / 2 == pytest.approx(gap.value)  # type: ignore[operator]
+            assert (p.value < 0.05) == (gap.lo > 0 or gap.hi < 0)  # type: ignore[operator]
+            assert mdd.value >= 0.5 * (gap.hi - gap.lo)  # type: ignore[operator]
+            decided.add(p.value < 0.05)  # type: ignore[operator]
+    assert decided == {True, False}
+
+
+def test_runs_on_unlike_scales_are_compared_as_on_like_ones() -> None:
+    """A tuned F1 does not change when all scores of a model are stretched, so neither does the test."""
+    a, (result, scores) = runs((0.3, 0.6))
+    stretched = [replace(t, values=tuple(100 * v + 50 for v in t.values)) for t in scores]
+    for key in ("as_is/oracle", "as_is/cross_validated", "as_is/calibrated:gsm8k"):
+        pairs = [(EvalProtocol.parse(key),) * 2]
+        plain, other = (tasks.compare(a, (result, items), pairs) for items in (scores, stretched))
+        for one, two in zip(plain, other, strict=True):
+            assert one.value == pytest.approx(two.value)

@@ -9,7 +9,7 @@ SCHEMA_VERSION = 1
 SCORING_VERSION = 1
 """Version of the code from a trace to its step scores; a change that moves a number increases it."""
 ESTIMATOR_VERSION = 2
-"""Version of the code from step scores to rows. A change that moves a value, an interval or a floor increases it; the rows
+"""Version of the code from step scores to rows. A change that moves a value, an interval or a floor increases it; rows
 of earlier versions are computed again when their scores are read."""
 
 ScoreKind = Literal["logratio", "value", "prob", "verdict", "outcome"]
