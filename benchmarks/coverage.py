@@ -226,6 +226,9 @@ def _policy(condition: Condition, number: int, replicates: int, rng: np.random.G
 def run(out: Path, data_sets: int, replicates: int, only: str = "") -> None:
     """Appends the observations of every condition to a file; those that are in it already are not made again."""
     done = {(line["condition"], line["number"]) for line in read(out)}
+    if out.exists() and not out.read_bytes().endswith(b"\n"):
+        with out.open("a", encoding="utf-8") as file:
+            file.write("\n")  # ends a line that a kill has cut
     for condition in conditions():
         if only not in condition.name:
             continue
@@ -240,8 +243,13 @@ def run(out: Path, data_sets: int, replicates: int, only: str = "") -> None:
 
 def read(out: Path) -> list[dict[str, object]]:
     """Returns the observations in a file; a line that was cut by a kill is left out."""
-    lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    observations = []
+    for line in out.read_text(encoding="utf-8").splitlines() if out.exists() else ():
+        try:
+            observations.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return observations
 
 
 def summary(out: Path) -> list[dict[str, object]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -19,8 +19,8 @@ TOY_ARGUMENTS = {
     "serve_load": "--requests 8 --rounds 1 --memory-requests 10 --clients 4 --rows 4 --width 16",
     "train_throughput": "--rows 1 --rounds 1 --model {model}",
 }
-WITHOUT_RESULT = {"fuzz", "measure", "rl_setup"}
-"""tests/cli/test_fuzz.py runs the first; the others import the last two."""
+WITHOUT_RESULT = {"coverage", "fuzz", "measure", "rl_setup"}
+"""The first has a test below, tests/cli/test_fuzz.py runs the second; the others import the last two."""
 
 
 def test_every_benchmark_has_a_toy_size() -> None:
@@ -57,3 +57,37 @@ def test_a_peak_is_measured_in_a_new_process(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "argv", [str(script), "--rows", "8"])
     line = importlib.import_module("measure").last_line_of_new_process("--only", "ours")
     assert line == f"{os.getpid()} --rows 8 --only ours"
+
+
+def test_coverage_goes_on_where_it_was_stopped_and_counts_what_it_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Small samples with fixed seeds: the truth lies in most intervals, and p never contradicts its interval."""
+    spec = importlib.util.spec_from_file_location(
+        "coverage_study", BENCHMARKS / "coverage.py"
+    )  # a package has its name
+    assert spec is not None
+    assert spec.loader is not None
+    coverage = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "coverage_study", coverage)
+    spec.loader.exec_module(coverage)
+    out = tmp_path / "coverage.jsonl"
+    run = lambda sets, only: coverage.main(  # noqa: E731
+        ["--out", str(out), "--data-sets", str(sets), "--replicates", "99", "--only", only]
+    )
+    run(20, "policy/pass@8")
+    run(12, "interval/1.5+0/30")
+    before = out.read_text(encoding="utf-8")
+    out.write_text(before[:-20], encoding="utf-8")  # killed while it wrote
+    run(12, "interval/1.5+0/30")
+    assert out.read_text(encoding="utf-8").splitlines()[-1] == before.splitlines()[-1]
+    run(6, "test/1.5+0/30")
+    summary = {(line["condition"], line["number"]): line for line in coverage.summary(out)}
+    assert {line["data_sets"] for line in summary.values()} == {20, 12, 6}
+    for (condition, _), line in summary.items():
+        assert line["covered"] >= (0.5 if condition.startswith("test") else 0.7)
+        assert line.get("contradictions", 0) == 0
+    oracle, fixed = (summary["interval/1.5+0/30", f"{rule} average"] for rule in ("oracle", "fixed"))
+    assert oracle["mean"] > fixed["mean"] + 0.01
+    assert oracle["truth"] == fixed["truth"]
+    assert "| 30 traces, 1.5+0 | oracle average |" in capsys.readouterr().out

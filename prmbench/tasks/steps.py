@@ -124,7 +124,7 @@ def _judge(manifest: RunManifest, scores: Sequence[ScoredTrace], unresolved: Seq
         cells[protocol.key] = _protocol_cells(subsets, protocol, samples[readout])
     calibrated = [p.key for p in resolved if p.threshold == "calibrated"]
     also = [key for key in cells if key.startswith("floor/")] if calibrated else []
-    groups = manifest.subsets, _transferred(manifest)
+    groups = tuple(dict.fromkeys((manifest.subsets, _transferred(manifest))))
     return Judged(_parts(subsets), cells, other_averages=dict.fromkeys([*also, *calibrated], groups))
 
 

@@ -428,3 +428,9 @@ def test_runs_on_unlike_scales_are_compared_as_on_like_ones() -> None:
         plain, other = (tasks.compare(a, (result, items), pairs) for items in (scores, stretched))
         for one, two in zip(plain, other, strict=True):
             assert one.value == pytest.approx(two.value)
+
+
+def test_no_row_is_there_twice_where_the_run_lacks_the_calibration_subset() -> None:
+    rows = tasks.judge(manifest(subsets=("easy", "hard")), traces("easy", 0.3) + traces("hard", 0.3))
+    keys = [(r.subset, r.protocol, r.metric) for r in rows]
+    assert len(keys) == len(set(keys))
