@@ -22,7 +22,7 @@ from prmbench.core.records import (
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Ints, Sample
-from prmbench.tasks import steps
+from prmbench.tasks import step_ranking, steps
 from prmbench.tasks.blocks import Block, blocks, rows_of
 from prmbench.tasks.metric_rows import (
     OUT_OF_FOLD,
@@ -625,6 +625,13 @@ def _compact_cell(row: MetricRow | None, unit: Unit, marks: str = "") -> TableCe
     return replace(cell, marks=marks) if isinstance(cell, Value) else cell
 
 
+def _resolve_key(manifest: RunManifest, key: str) -> str:
+    """Returns the key of a protocol as rows spell it. Raises UserError on one without a threshold rule."""
+    if rule_and_readout(key)[0] == step_ranking.RULE:
+        raise UserError(f"protocol {key!r}: {manifest.benchmark} compares F1; name a protocol with a threshold rule")
+    return steps.resolve_key(manifest, key)
+
+
 TASK = Task(
     name="format_shift",
     title="finding the first wrong step in other formats",
@@ -637,7 +644,7 @@ TASK = Task(
     headline_metrics=("f1_drop",),
     lower_is_better=("f1_drop",),
     has_threshold=True,
-    resolve=steps.resolve_key,
+    resolve=_resolve_key,
     not_compared=("f1_base",),
     many_rows=True,
     check_trace=steps.check_trace,

@@ -24,6 +24,7 @@ from prmbench.core.records import (
 from prmbench.core.validation import Fault
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Sample
+from prmbench.tasks import step_ranking
 from prmbench.tasks.metric_rows import (
     OUT_OF_FOLD,
     Cell,
@@ -37,6 +38,7 @@ from prmbench.tasks.metric_rows import (
 from prmbench.tasks.table import DASH, NOTED, PERCENT, Code, Row, Table, Unit, Value
 from prmbench.tasks.task import Floor, Leading, Task
 from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
+from prmbench.tasks.wording import rule_and_readout
 
 FOLDS = 5
 FLOORS = ("random", "position", "outcome_oracle")
@@ -84,7 +86,8 @@ def eval_protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     """Computes all cells of a run by protocol and subset, floors first."""
-    return _judge(manifest, scores, (*eval_protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)))
+    extra = map(EvalProtocol.parse, manifest.extra_protocols)
+    return _judge(manifest, scores, (*eval_protocols(manifest), *step_ranking.protocols(manifest), *extra))
 
 
 def judge_one(manifest: RunManifest, scores: Sequence[ScoredTrace], key: str) -> Judged:
@@ -98,6 +101,10 @@ def _judge(manifest: RunManifest, scores: Sequence[ScoredTrace], unresolved: Seq
     samples: dict[tuple[str, str], dict[str, Sample]] = {}  # the threshold rules of a readout share them
     for requested in unresolved:
         protocol = resolve(manifest, requested)
+        if protocol.threshold == step_ranking.RULE:
+            cells.setdefault(step_ranking.FLOOR, {s.name: step_ranking.cells(s, protocol, True) for s in subsets})
+            cells[protocol.key] = {s.name: step_ranking.cells(s, protocol) for s in subsets}
+            continue
         readout = protocol.series, protocol.readout
         if readout not in samples:
             samples[readout] = _samples(subsets, protocol)
@@ -106,8 +113,8 @@ def _judge(manifest: RunManifest, scores: Sequence[ScoredTrace], unresolved: Seq
 
 
 def protocols(manifest: RunManifest) -> tuple[str, ...]:
-    """Returns the keys of `eval_protocols`."""
-    return tuple(protocol.key for protocol in eval_protocols(manifest))
+    """Returns the keys of `eval_protocols`, and those of the threshold-free numbers."""
+    return tuple(protocol.key for protocol in (*eval_protocols(manifest), *step_ranking.protocols(manifest)))
 
 
 def resolve(manifest: RunManifest, protocol: EvalProtocol) -> EvalProtocol:
@@ -316,6 +323,8 @@ def no_shared_protocol(a: RunManifest, b: RunManifest) -> str:
 
 def check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
     """Raises UserError when two protocols have different threshold rules, so that their numbers are not comparable."""
+    if step_ranking.RULE in (a.threshold, b.threshold):
+        raise UserError(f"compare: {a.key} has no F1; name protocols with a threshold rule")
     differs_in_number = a.readout == b.readout and a.series == b.series and a.at != b.at
     if (a.threshold, a.on, a.boundary) != (b.threshold, b.on, b.boundary) or differs_in_number:
         raise UserError(f"compare: {a.key} and {b.key} are unlike threshold rules; compare the same rule on both sides")
@@ -348,7 +357,7 @@ def leading(result: RunResult) -> tuple[Leading, ...]:
 
 
 def summary(result: RunResult, keys: Sequence[str]) -> Table:
-    """Returns the terminal table: a row per protocol with F1 by subset, interval in the last column, and the floors."""
+    """Returns the terminal table: F1 by protocol and subset, interval in the last column; then AUROC, then floors."""
     f1 = {(row.protocol, row.subset): row for row in result.rows if row.metric == "f1"}
     columns = _summary_columns(result)
     floors = [key for key in FLOOR_WORDS if any(protocol == key for protocol, _ in f1)]
@@ -356,6 +365,8 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
     def protocol_row(key: str) -> Row:
         return (Code(key), *(f1_cell(f1.get((key, c)), interval=c == columns[-1]) for c in columns))
 
+    ranked = [key for key in keys if rule_and_readout(key)[0] == step_ranking.RULE]
+    keys = [key for key in keys if key not in ranked]
     shown = {*keys, *floors}
     shown_rows = [row for (protocol, subset), row in f1.items() if protocol in shown and subset in columns]
     words = [f"{key.removeprefix('floor/')}: {FLOOR_WORDS[key]}" for key in floors]
@@ -365,8 +376,17 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
         title="",
         caption="",
         header=("F1, percent", *("average" if name.startswith("avg[") else name for name in columns)),
-        groups=(tuple(map(protocol_row, keys)), tuple(map(protocol_row, floors))),
-        notes=(*_out_of_fold_note(shown_rows), *missing_notes(shown_rows), *floor_notes),
+        groups=(
+            tuple(map(protocol_row, keys)),
+            step_ranking.summary_rows(result, ranked, columns),
+            tuple(map(protocol_row, floors)),
+        ),
+        notes=(
+            *_out_of_fold_note(shown_rows),
+            *missing_notes(shown_rows),
+            *step_ranking.summary_notes(ranked),
+            *floor_notes,
+        ),
         text_columns=1,
         ends_with_floors=True,
     )

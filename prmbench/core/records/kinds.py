@@ -13,7 +13,8 @@ ScoreKind = Literal["logratio", "value", "prob", "verdict", "outcome"]
 """What `StepScores.values` holds: sums over a step's tokens, a value read at a step's end,
 P(step is right), or nothing (critics store `verdicts`, a policy's completions have outcomes only)."""
 Readout = Literal["prefix_sum", "step_sum", "prefix_mean", "step_mean", "as_is", "step_diff", "vote"]
-Threshold = Literal["native", "fixed", "calibrated", "calibrated_in_sample", "cross_validated", "oracle"]
+Threshold = Literal["native", "fixed", "calibrated", "calibrated_in_sample", "cross_validated", "oracle", "ranking"]
+"""Where a threshold comes from; `ranking` has none, but asks how well scores separate wrong steps from right ones."""
 Boundary = Literal["exact", "release"]
 
 READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {

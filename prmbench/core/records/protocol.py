@@ -23,7 +23,7 @@ class EvalProtocol:
     """How step scores become a verdict. Its `key` is the protocol's name.
 
     Keys have the form `[series.]readout/threshold[:argument][@release]`, e.g. `step_sum/oracle`,
-    `prefix_mean/calibrated:gsm8k`, `logprob.step_sum/fixed:0`, `step_sum/oracle@release`.
+    `prefix_mean/calibrated:gsm8k`, `logprob.step_sum/fixed:0`, `step_sum/oracle@release`, `step_sum/ranking`.
     """
 
     readout: Readout
