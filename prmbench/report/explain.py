@@ -74,6 +74,8 @@ COLUMNS = {
     "average": "Mean F1 over the subsets, each with the same weight.",
     "source": "Where the number was published.",
     "ece": "Expected calibration error: how far probabilities lie from what happens. Lower is better.",
+    "ece if calibrated": "The ECE that a perfectly calibrated model with the same predictions would show.",
+    "debiased rms": "Root-mean-square calibration error less what sampling noise adds; negative where noise prevails.",
     "brier": "Mean squared error of the probabilities. Lower is better.",
     "auc": "How often a prefix that ends well has a higher probability than one that does not.",
     "td against outcome": "Correlation of a step's change in value with what the solution comes to.",

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from prmbench.core.records import EvalProtocol, ScoredTrace
 from prmbench.core.result_files import Run
-from prmbench.metrics import calibration, first_error
+from prmbench.metrics import calibration, first_error, platt
 from prmbench.metrics.calibration import Resampled
 from prmbench.metrics.first_error import Floats
 from prmbench.report.board import Board
@@ -264,5 +264,6 @@ def _step_probabilities(pair: Pair) -> dict[str, tuple[Floats, Floats]]:
     fold = first_error.folds([t.cluster for t in traces], 2)[index]
     probabilities = {"as read": (scores if is_probability else calibration.sigmoid(logits), right)}
     if all(len(np.unique(wrong[fold == f])) == 2 for f in (0, 1)):  # noqa: PLR2004 - a fit needs both kinds of steps
-        probabilities["Platt"] = (calibration.sigmoid(calibration.cross_fitted(logits, right, fold)), right)
+        scaled = platt.cross_fitted(logits, right, fold, np.ones((1, len(right))))[0]
+        probabilities["Platt"] = (calibration.sigmoid(scaled), right)
     return probabilities

@@ -16,8 +16,12 @@ TOLERANCE = 1e-8
 """How far a stored number may be from the one derived: absolute, and relative to numbers above 1.
 
 Platt-scaled rows from before scikit-learn was used are up to 4e-9 off: the Newton iteration then stopped earlier."""
-LATER_METRICS = ("auroc", "auprc")
+LATER_METRICS = ("auroc", "auprc", "calibration_rms", "ece_if_calibrated")
 """Metrics that files of earlier versions do not have: where one is in no row, its rows are not missing."""
+UNCHECKED = (*RESAMPLED, "ece_if_calibrated")
+"""Metrics whose values need replicates or as many draws."""
+REFITTED_SINCE = "calibration_rms"
+"""Files without this metric have intervals of before Platt scaling was fitted again in each replicate."""
 MOST_LINES = 3
 """How many differing rows of a run are spelled out."""
 
@@ -37,13 +41,19 @@ def differences(stored: Sequence[MetricRow], derived: Sequence[MetricRow], resam
     old = {(r.subset, r.protocol, r.metric): r for r in stored}
     new = {(r.subset, r.protocol, r.metric): r for r in derived}
     lines = [f"{_row_name(key)} cannot be derived from the scores" for key in sorted(old.keys() - new.keys())]
+    older = set(LATER_METRICS) - {metric for *_, metric in old}
+    is_refitted = REFITTED_SINCE in older
     if resampled:
-        older = {name for name in LATER_METRICS if name not in {metric for *_, metric in old}}
         lines += [f"{_row_name(key)} is missing" for key in sorted(new.keys() - old.keys()) if key[-1] not in older]
     for key in sorted(old.keys() & new.keys()):
-        lines += _field_differences(key, old[key], new[key], resampled)
+        lines += _field_differences(key, old[key], new[key], resampled and not (is_refitted and _is_fitted(key[1])))
     remaining = len(lines) - MOST_LINES
     return [*lines[:MOST_LINES], f"and {remaining} more such rows"] if remaining > 0 else lines
+
+
+def _is_fitted(protocol: str) -> bool:
+    """Whether predictions are fitted to the targets: by Platt scaling, or as their mean."""
+    return "/platt" in protocol or protocol == "floor/constant"
 
 
 def _row_name(key: Sequence[str]) -> str:
@@ -56,7 +66,7 @@ def _short(value: object) -> str:
 
 
 def _field_differences(key: Sequence[str], old: MetricRow, new: MetricRow, resampled: bool) -> list[str]:
-    number_fields = ("value", "lo", "hi") if resampled else () if old.metric in RESAMPLED else ("value",)
+    number_fields = ("value", "lo", "hi") if resampled else () if old.metric in UNCHECKED else ("value",)
     fields = [field for field in number_fields if not _close(getattr(old, field), getattr(new, field))]
     fields += [field for field in ("n", "unscored", "note") if getattr(old, field) != getattr(new, field)]
     return [

@@ -45,7 +45,7 @@ def cells(subset: Subset, protocol: EvalProtocol, is_constant: bool = False) -> 
     scores, wrong, trace = first_error.steps_to_first_error(subset.traces, protocol)
     if not wrong.any() or wrong.all():
         return absent(METRICS, f"no scored step that is {'right' if wrong.any() else 'wrong'}")
-    curves = ranking.rank_wrong_steps(scores * 0 if is_constant else scores, wrong, trace, subset.weights)
+    curves = ranking.rank_low_scores(scores * 0 if is_constant else scores, wrong, trace, subset.weights)
     note = f"unscored traces left out: {subset.unscored}" if subset.unscored else ""
     auroc = curves.auroc[:1] if is_constant else curves.auroc  # one half in every replicate
     return [Cell("auroc", auroc, note), Cell("auprc", curves.auprc, note)]
@@ -79,5 +79,5 @@ def summary_notes(keys: Sequence[str]) -> list[str]:
 def areas(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> tuple[float, float]:
     """Returns AUROC and AUPRC of labelled traces, as `cells` has them for the whole sample; nan where undefined."""
     scores, wrong, trace = first_error.steps_to_first_error(traces, protocol)
-    in_sample = ranking.rank_wrong_steps(scores, wrong, trace, np.ones((1, len(traces))))
+    in_sample = ranking.rank_low_scores(scores, wrong, trace, np.ones((1, len(traces))))
     return float(in_sample.auroc[0]), float(in_sample.auprc[0])
