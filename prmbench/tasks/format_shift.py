@@ -237,7 +237,7 @@ def _f1(subset: Subset, data: Sample, thresholds: _Thresholds) -> Floats:
 
 def _plain_sample(part: _Rendered, protocol: EvalProtocol) -> Sample:
     """The plain verdicts in the rendering's steps: a merged step is flagged if either of its two steps is."""
-    plain_protocol = protocol if protocol.readout == "vote" else EvalProtocol("as_is", protocol.threshold)
+    plain_protocol = protocol if protocol.readout == "vote" else replace(protocol, readout="as_is", series="")
     return first_error.sample(
         [
             _with_rendered_labels(

@@ -6,17 +6,14 @@ They stand beside F1 under the protocols `readout/ranking`, with chance under `f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prmbench.core.records import READOUTS, EvalProtocol, MetricRow, RunManifest, RunResult, ScoredTrace, Threshold
 from prmbench.metrics import first_error, ranking
+from prmbench.metrics.first_error import Floats
 from prmbench.tasks.metric_rows import Cell, absent
 from prmbench.tasks.table import Row, TableCell, Value
-
-if TYPE_CHECKING:
-    from prmbench.tasks.steps import Subset
 
 RULE: Threshold = "ranking"
 FLOOR = "floor/ranking"
@@ -34,19 +31,23 @@ def protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
     )
 
 
-def cells(subset: Subset, protocol: EvalProtocol, is_constant: bool = False) -> list[Cell]:
+def cells(
+    traces: Sequence[ScoredTrace], weights: Floats, protocol: EvalProtocol, is_constant: bool = False
+) -> list[Cell]:
     """Computes both areas of a subset; traces without a score are left out, and their number is in the note.
 
     Args:
-        subset: The traces with their weights.
+        traces: The labelled traces of the subset.
+        weights: How often each is drawn in each replicate, [b, n].
         protocol: The readout.
         is_constant: Whether to rank by a constant score instead, which gives the floor.
     """
-    scores, wrong, trace = first_error.steps_to_first_error(subset.traces, protocol)
+    scores, wrong, trace = first_error.steps_to_first_error(traces, protocol)
     if not wrong.any() or wrong.all():
         return absent(METRICS, f"no scored step that is {'right' if wrong.any() else 'wrong'}")
-    curves = ranking.rank_low_scores(scores * 0 if is_constant else scores, wrong, trace, subset.weights)
-    note = f"unscored traces left out: {subset.unscored}" if subset.unscored else ""
+    curves = ranking.rank_low_scores(scores * 0 if is_constant else scores, wrong, trace, weights)
+    unscored = sum(bool(t.unscored) for t in traces)
+    note = f"unscored traces left out: {unscored}" if unscored else ""
     auroc = curves.auroc[:1] if is_constant else curves.auroc  # one half in every replicate
     return [Cell("auroc", auroc, note), Cell("auprc", curves.auprc, note)]
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from prmbench.core.records import (
     DEFAULT_READOUTS,
     READOUTS,
+    READOUTS_ON_REQUEST,
     EvalProtocol,
     MetricRow,
     RunManifest,
@@ -102,8 +103,9 @@ def _judge(manifest: RunManifest, scores: Sequence[ScoredTrace], unresolved: Seq
     for requested in unresolved:
         protocol = resolve(manifest, requested)
         if protocol.threshold == step_ranking.RULE:
-            cells.setdefault(step_ranking.FLOOR, {s.name: step_ranking.cells(s, protocol, True) for s in subsets})
-            cells[protocol.key] = {s.name: step_ranking.cells(s, protocol) for s in subsets}
+            for key, is_floor in ((step_ranking.FLOOR, True), (protocol.key, False)):
+                ranked = {s.name: step_ranking.cells(s.traces, s.weights, protocol, is_floor) for s in subsets}
+                cells.setdefault(key, ranked)
             continue
         readout = protocol.series, protocol.readout
         if readout not in samples:
@@ -118,12 +120,13 @@ def protocols(manifest: RunManifest) -> tuple[str, ...]:
 
 
 def resolve(manifest: RunManifest, protocol: EvalProtocol) -> EvalProtocol:
-    """Returns the protocol, with the run's own threshold filled in for `native`.
+    """Returns the protocol with the run's rule for ties, and with its own threshold filled in for `native`.
 
     Raises:
         UserError: The run's scores cannot be read under the protocol.
     """
-    if protocol.readout not in READOUTS[manifest.kind]:
+    protocol = replace(protocol, tie=manifest.tie)
+    if protocol.readout not in (*READOUTS[manifest.kind], *READOUTS_ON_REQUEST.get(manifest.kind, ())):
         readable = ", ".join(READOUTS[manifest.kind])
         raise UserError(f"protocol {protocol.key}: {manifest.model} has {manifest.kind} scores, readouts {readable}")
     if protocol.series not in ("", *manifest.series):

@@ -71,7 +71,7 @@ def told(result: RunResult) -> dict[tuple[str, str, str], Any]:
         and "in_sample" not in r.protocol
         and "oracle" not in r.protocol
         and r.metric not in ("threshold", "mdd", "drop_mdd", "p_value")
-        and not r.metric.startswith("reliability")
+        and not r.metric.startswith(("reliability", "ece_if_calibrated"))
     }
 
 

@@ -6,6 +6,7 @@ Frozen dataclasses with JSON in and out, and the spelling of protocol keys. Stan
 from prmbench.core.records.kinds import (
     DEFAULT_READOUTS,
     READOUTS,
+    READOUTS_ON_REQUEST,
     SCHEMA_VERSION,
     SCORING_VERSION,
     Boundary,
@@ -15,6 +16,7 @@ from prmbench.core.records.kinds import (
     RetryError,
     ScoreKind,
     Threshold,
+    Tie,
     UserError,
 )
 from prmbench.core.records.protocol import EvalProtocol
@@ -24,6 +26,7 @@ from prmbench.core.records.traces import ScoredTrace, StepScores, Trace, Usage, 
 __all__ = [
     "DEFAULT_READOUTS",
     "READOUTS",
+    "READOUTS_ON_REQUEST",
     "SCHEMA_VERSION",
     "SCORING_VERSION",
     "Boundary",
@@ -39,6 +42,7 @@ __all__ = [
     "ScoredTrace",
     "StepScores",
     "Threshold",
+    "Tie",
     "Trace",
     "Usage",
     "UserError",

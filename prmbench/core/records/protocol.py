@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import get_args
 
-from prmbench.core.records.kinds import Boundary, Readout, Threshold, UserError
+from prmbench.core.records.kinds import Boundary, Readout, Threshold, Tie, UserError
 
 
 def _number(text: str) -> float | None:
@@ -35,6 +35,8 @@ class EvalProtocol:
     series: str = ""
     """The series of scores: empty for `values`, otherwise a key of `also`."""
     boundary: Boundary = "exact"
+    tie: Tie = "right"
+    """The label of a step whose score equals the threshold: the run's own, which no key names."""
 
     @property
     def key(self) -> str:

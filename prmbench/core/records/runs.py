@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from prmbench.core.records.kinds import SCHEMA_VERSION, SCORING_VERSION, Boundary, ScoreKind, Threshold, UserError
+from prmbench.core.records.kinds import SCHEMA_VERSION, SCORING_VERSION, Boundary, ScoreKind, Threshold, Tie, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ class RunManifest:
     """The threshold of the model's own labels, where it has one (argmax of two classes: 0.5)."""
     fixed: float | None = None
     """The conventional threshold for this kind of score, where there is one (sigmoid: 0.5)."""
+    tie: Tie = "right"
+    """The label of a step whose score equals the threshold, as the model's authors have it."""
     calibrate_on: str = "gsm8k"
     """The subset on which `calibrated` rules tune their thresholds."""
     rules: tuple[Threshold, ...] = ()
