@@ -291,7 +291,8 @@ def _identity(manifests: Sequence[RunManifest]) -> Iterator[tuple[str, str]]:
     yield "SHA-256 of the weights", joined("weights")
     yield "read by", joined("backend")
     yield "input format", joined("input_format")
-    yield "a step whose score equals the threshold", joined("tie")
+    judged = [m for m in manifests if tasks.find_task(m.task).has_threshold and m.kind != "verdict"]
+    yield "a step whose score equals the threshold", ", ".join(dict.fromkeys(m.tie for m in judged))
     yield "reference", joined("ref_model")
     yield "revision of the reference", joined("ref_revision")
     yield "beta", joined("beta")

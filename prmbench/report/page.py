@@ -293,7 +293,7 @@ def _publication(publication: Published) -> dict[str, Any]:
     rows = [
         {
             "model": r.name,
-            "note": r.note,
+            "note": "; ".join(filter(None, [r.note, f"compare with {r.reading.words}" if r.reading else ""])),
             "rule": r.rule,
             "readout": r.readout,
             "threshold": r.threshold,

@@ -403,3 +403,11 @@ def test_no_run(tmp_path: Path) -> None:
         card(CardConfig(), [])
     with pytest.raises(UserError, match=r"absent\.json: cannot be read"):
         card(CardConfig(), [tmp_path / "absent.json"])
+
+
+def test_a_card_says_how_a_step_at_the_threshold_is_judged(tmp_path: Path) -> None:
+    for tie in ("right", "wrong"):
+        _, body = read(card(CardConfig(), [steps_run(tmp_path / tie, native=0.5, tie=tie)]))
+        assert f"| a step whose score equals the threshold | {tie} |" in body
+    _, body = read(card(CardConfig(), [write_run(tmp_path, "calibration")]))
+    assert "equals the threshold" not in body
