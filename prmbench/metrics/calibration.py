@@ -168,7 +168,8 @@ def _debiased(residual: Floats, mass: Floats, draws: Floats, first: int) -> Floa
     The square of a bin's mean residual overstates its squared error by the variance of that mean, which is taken off.
     Here the variance is that between problems, since predictions of one problem are not independent. The weighted sum
     over bins is unbiased, also where there is no error, and so it may be negative; the root keeps the sign. A replicate
-    adds the noise of drawing to that of the sample, and so twice the variance is taken off.
+    adds the noise of drawing to that of the sample, and so twice the variance is taken off. Bins with one problem are
+    left out; nan where all are.
 
     Args:
         residual: Prediction minus target, summed by problem and bin, [1 or b, problems, bins].
@@ -184,7 +185,7 @@ def _debiased(residual: Floats, mass: Floats, draws: Floats, first: int) -> Floa
     is_sample = np.arange(first, first + len(draws)) == 0
     excess = mean**2 - np.where(is_sample, 1, 2)[:, None] * variance
     known = problems > 1  # a bin with one problem says nothing of its noise
-    square = _ratio(np.where(known, total * excess, 0).sum(axis=1), total.sum(axis=1))
+    square = _ratio(np.where(known, total * excess, 0).sum(axis=1), np.where(known, total, 0).sum(axis=1))
     return np.asarray(np.sign(square) * np.sqrt(np.abs(square)))
 
 

@@ -245,6 +245,8 @@ def _cells(prefixes: _Prefixes, manifest: RunManifest, protocol: EvalProtocol, s
     numbers = {name: np.concatenate([part.numbers[name] for part in parts]) for name in parts[0].numbers}
     notes = {selection.metric: selection.note for selection in selections}
     cells = {name: Cell(name, number, notes.get(name, prefixes.note)) for name, number in numbers.items()}
+    if np.isnan(numbers["calibration_rms"][0]):
+        cells["calibration_rms"] = absent(("calibration_rms",), "needs two problems in a bin")[0]
     cells["ece_if_calibrated"] = _if_calibrated(prefixes, in_sample, manifest)
     correlation = _td_correlation(prefixes, protocol, manifest.kind)
     cells["td_outcome_correlation"] = Cell("td_outcome_correlation", correlation, prefixes.note)

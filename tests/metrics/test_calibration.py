@@ -417,6 +417,7 @@ def test_what_cannot_be_known_says_why() -> None:
     rows = tasks.judge(facts, single)
     assert missing(rows, "prefix_sum/platt", "brier") == "cross-fitting needs two problems"
     assert missing(rows, "floor/constant", "ece") == "cross-fitting needs two problems"
+    assert missing(rows, "prefix_sum/sigmoid", "calibration_rms") == "needs two problems in a bin"
     assert value(rows, "prefix_sum/sigmoid", "brier").value is not None
     good = [replace(t, step_labels=(1.0,) * t.steps) for t in traces()]
     assert missing(tasks.judge(facts, good), "prefix_sum/sigmoid", "auc_q2") == "needs good and bad prefixes"
