@@ -47,15 +47,16 @@ const row = (node, values, floor) => ({ node, values, floor, text: node.textCont
 
 // --- the tables of a benchmark -------------------------------------------------------------------
 function drawBoard() {
-  const b = benchmark(), isTyped = b.tables.length > 0;
-  const choices = isTyped ? b.tables.map((g) => [g.label, g.title]) : b.rule_tables.map((t) => [t.rule, data.rules[t.rule][0]]);
+  const b = benchmark();
+  const choices = [...b.rule_tables.map((t) => [t.rule, data.rules[t.rule][0]]), ...b.tables.map((g) => [g.label, g.title])];
   if (!choices.some(([name]) => name === state.table)) state.table = choices.length ? choices[0][0] : "";
   byId("rules").replaceChildren(...choices.map(([name, title]) => el("button", {
     type: "button", "aria-pressed": String(name === state.table), "data-rule": name,
     onclick: () => { state.table = name; drawBoard(); byId("rules").querySelector("[aria-pressed=true]").focus(); updateAddress(); },
   }, title)));
-  const shown = isTyped ? b.tables.find((g) => g.label === state.table) : b.rule_tables.find((t) => t.rule === state.table);
-  byId("rule-words").textContent = !shown ? "No run is listed for this benchmark." : isTyped ? b.description + " " + shown.caption : data.rules[shown.rule][1];
+  const typed = b.tables.find((g) => g.label === state.table), isTyped = typed !== undefined;
+  const shown = isTyped ? typed : b.rule_tables.find((t) => t.rule === state.table);
+  byId("rule-words").textContent = !shown ? "No run is listed for this benchmark." : isTyped ? [b.description, shown.caption].filter(Boolean).join(" ") : data.rules[shown.rule][1];
   byId("board").replaceChildren(...(!shown ? [] : isTyped ? typedTable(shown) : boardTable(shown)));
   byId("board-notes").replaceChildren(...(!shown ? [] : isTyped ? shown.notes : boardNotes(shown)).map((t) => el("p", {}, t)));
 }

@@ -15,7 +15,7 @@ from prmbench.backends.resolve import checked_card, find_card, warn_of_unused_op
 from prmbench.config import ModelConfig, validate
 from prmbench.core import hub_access, reading
 from prmbench.core.plugins import check_arguments, import_named
-from prmbench.core.records import READOUTS, ScoreKind, StepScores, Trace, UserError
+from prmbench.core.records import READOUTS, ScoreKind, StepScores, Tie, Trace, UserError
 
 if TYPE_CHECKING:
     from prmbench.engines.encoding import Encoded
@@ -41,6 +41,7 @@ class Facts:
     series: tuple[str, ...] = ()
     native: float | None = None
     fixed: float | None = None
+    tie: Tie = "right"
     revision: str | None = None
     weights: str | None = None
     ref_model: str | None = None

@@ -15,7 +15,7 @@ from prmbench.config import CardOptions, from_mapping, unescape
 from prmbench.core import reading
 from prmbench.core.option_values import check_names
 from prmbench.core.provenance import CARD_FILE
-from prmbench.core.records import UserError
+from prmbench.core.records import Tie, UserError
 
 TRAINING_RECORD_KEYS = {
     *("loss", "margin", "reduction", "start_model", "seed", "prmbench", "commit", "dirty"),
@@ -58,6 +58,9 @@ class ModelCard:
     """token_cls: the class of a right step, by its index or its name in id2label; None = class 1 of two."""
     activation: Literal["none", "sigmoid"] = "none"
     """value_head: sigmoid makes the value at a step's end P(step is right)."""
+    tie: Tie | None = None
+    """The label of a step whose score equals the threshold; None = as the authors of this kind of model have it, see
+    `tie_rule`."""
     signal: str = ""
     """Labels of its training data: outcome, steps, or none."""
     trained_on: tuple[str, ...] = ()
@@ -98,11 +101,12 @@ def _rlhflow_prm(data: str) -> ModelCard:
     return ModelCard(
         f"RLHFlow/Llama3.1-8B-PRM-{data}-Data",
         "tag_lm",
-        joint=" ",
+        joint="\n\n",
         signal="steps",
         trained_on=(f"RLHFlow/{data}-PRM-Data",),
         family="RLHFlow",
-        note="ProcessBench's script has a blank line where the authors have a blank: joint in a prm.json",
+        note="read as ProcessBench's script does: the published rows are greedy.as_is/native; the authors have a blank "
+        "after the problem: joint in a prm.json",
     )
 
 
@@ -114,7 +118,8 @@ def _skywork_prm(size: str) -> ModelCard:
         head="v_head.summary.",
         activation="sigmoid",
         family="Skywork-o1-PRM",
-        note="place of the head from the authors' loader; a step with line breaks is scored at its last one",
+        note="place of the head from the authors' loader; a step with line breaks is scored at its last one; PRMBench "
+        "has a threshold of -0.05 on step differences: step_diff/fixed:-0.05",
     )
 
 
@@ -182,7 +187,7 @@ MODELS = {
             signal="steps",
             trained_on=("PRM800K",),
             family="PURE",
-            note="separator from ports of its model card; a tie, P(right) = P(wrong), is wrong there and right here",
+            note="separator from ports of its model card, where a step is right if P(right) - P(wrong) is above 0",
         ),
         _eurus_prm(1, "outcome"),
         _eurus_prm(2, "steps"),
@@ -192,6 +197,19 @@ MODELS = {
         _genprm("7B"),
     )
 }
+
+
+def tie_rule(card: ModelCard) -> Tie:
+    """Return the label of a step whose score equals the threshold, by the card or by the convention of its kind.
+
+    ImplicitPRM's, IPVRM's and GenPRM's scripts and ProcessBench's rule for scalar models flag a step whose score is
+    strictly below the threshold, so that a tie is right. TRL takes the first class of highest probability, PURE and
+    readers of Math-Shepherd's and RLHFlow's label tokens want more than even odds, so that a tie is wrong.
+    """
+    if card.tie is not None:
+        return card.tie
+    wants_more = card.backend == "tag_lm" or (card.backend == "token_cls" and card.separator is not None)
+    return "wrong" if wants_more else "right"
 
 
 def override(card: ModelCard, **values: Any) -> ModelCard:

@@ -154,6 +154,7 @@ def model_facts(
         beta=card.beta,
         signal=card.signal,
         trained_on=card.trained_on,
+        tie=cards.tie_rule(card),
         dtype=place.dtype,
         engine=config.engine,
         device=place.device.partition(":")[0],

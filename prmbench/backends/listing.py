@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
-from prmbench.backends.cards import MODELS, ModelCard
+from prmbench.backends.cards import MODELS, ModelCard, tie_rule
 from prmbench.core.option_values import check_names
 
 _CHAT = 'chat: problem; "Step i: ..." with blank lines between'
@@ -40,6 +40,8 @@ class ModelRow:
     """Where a step's score is read."""
     label: str
     """The model's native label, if it has one; every protocol works with every model."""
+    tie: str
+    """The label of a step whose score equals the threshold."""
     signal: str
     trained_on: tuple[str, ...]
     remote_code: bool
@@ -82,6 +84,7 @@ def _row(card: ModelCard) -> ModelRow:
         model_input,
         position,
         label,
+        tie_rule(card),
         card.signal,
         card.trained_on,
         card.remote_code,
@@ -121,6 +124,7 @@ def format_row(row: ModelRow) -> str:
         "reads": row.input,
         "score": row.position,
         "label": row.label,
+        "tie": f"a score at the threshold is {row.tie}",
         "trained": f"from {row.signal or 'unknown'}" + (f", on {', '.join(row.trained_on)}" if row.trained_on else ""),
         "code": "its own: --trust-remote-code and --revision SHA" if row.remote_code else "",
         "verified": row.verified,

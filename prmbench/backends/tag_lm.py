@@ -24,7 +24,7 @@ SERIES = ("full", "greedy")
 
 
 def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
-    """Load the model. Its native label is the likelier of the two tokens: a threshold of 0.5, where a tie is good."""
+    """Load the model. Its native label is the likelier of the two tokens: a threshold of 0.5, which it must exceed."""
     if card.tag is None and card.joint is None:
         raise UserError(f"--model {card.model}: backend tag_lm needs a tag or a joint in its card or prm.json")
     engine = common.open_model(card, config, "lm")

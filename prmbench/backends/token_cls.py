@@ -24,7 +24,7 @@ from prmbench.engines.hf import HFEngine
 
 
 def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
-    """Load the classifier. Its native label is the likelier class: a threshold of 0.5, where a tie is right."""
+    """Load the classifier. Its native label is the likelier class: a threshold of 0.5; for ties see `tie_rule`."""
     engine = common.open_model(card, config, "none" if card.remote_code or card.head else "classes")
     classes = None
     if card.head and not config.dry_run:

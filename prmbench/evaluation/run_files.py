@@ -21,6 +21,7 @@ from prmbench.core.records import (
     ScoredTrace,
     UserError,
 )
+from prmbench.tasks.published import official_readings
 
 
 def is_stored(path: Path, config: EvalConfig) -> bool:
@@ -70,6 +71,7 @@ def judge_and_write(
         path: The `<run-id>.json` to write.
     """
     logging.getLogger(__name__).info("computing the metrics of %d traces, with intervals", len(scores))
+    protocols = (*protocols, *_official_protocols(manifest))
     additional = set(tasks.resolve_protocols(manifest, protocols)) - set(tasks.protocol_keys(manifest))
     extra_protocols = tuple(sorted({*manifest.extra_protocols, *additional}))
     packed = result_files.pack_scores(scores)
@@ -83,6 +85,17 @@ def judge_and_write(
     result = RunResult(manifest, tasks.judge(manifest, stored_scores))
     result_files.write_run(path, result, packed)
     return result_files.Run(result, stored_scores, path)
+
+
+def _official_protocols(manifest: RunManifest) -> list[str]:
+    """Return the protocols under which numbers of this model on this benchmark were published, if the run has them."""
+    keys: list[str] = []
+    for reading in official_readings(manifest.benchmark, manifest.model):
+        try:
+            keys += tasks.resolve_protocols(manifest, [reading.protocol])
+        except UserError:  # the model was loaded otherwise, so that its scores are of another kind
+            continue
+    return keys
 
 
 def write_critiques(path: Path, critiques: Mapping[str, Sequence[str]]) -> None:

@@ -1,34 +1,37 @@
-"""Calibration metrics over resampled problems: ECE, Brier score, AUC, correlation and Platt scaling.
+"""Calibration metrics over resampled problems: ECE with and without its bias, Brier score, AUC and correlation.
 
-Platt scaling is scikit-learn's logistic regression. The other numbers are computed for a thousand weightings of the
-problems at once, from targets anywhere in [0, 1]: scikit-learn's AUC takes one weighting at a time (some forty times
-as long), its Brier score needs targets of 0 or 1, and its calibration curve has no weights. The tests compare them
-with scikit-learn's where both exist.
+They are computed for a thousand weightings of the problems at once, from targets anywhere in [0, 1]: scikit-learn's
+AUC takes one weighting at a time (some forty times as long), its Brier score needs targets of 0 or 1, and its
+calibration curve has no weights. The tests compare them with scikit-learn's where both exist.
 
-Pure functions of predictions [n] and targets [n] in [0, 1]; results are [b], one for each bootstrap replicate.
+Pure functions of predictions and targets [n] in [0, 1]; results are [b], one for each bootstrap replicate. Predictions
+are [n], or [b, n] where each replicate has its own, as after Platt scaling (platt.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import sparse, special
+
+from prmbench.metrics import ranking
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 BINS = 10
-RIDGE = 1e-6
-"""L2 penalty on slope and intercept: keeps them finite on separable targets, and changes no usual fit."""
-_TOLERANCE = 1e-12
-"""Newton's method stops when the largest component of the gradient per row is below this."""
+MOST_CONTINUATIONS = 256
+"""The largest number of continuations of which Monte-Carlo targets are recognised as shares."""
 _CLIP = 1e-9
 _FLAT = 1e-12
 _CHUNK = 64
 """Replicates that are processed at a time, to bound memory."""
+_CHUNK_CELLS = 2**22
+"""Largest size of a [b, n] array of predictions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,13 @@ class Resampled:
 
     problem: Ints
     draws: Floats
+    first: int = 0
+    """Number of the first replicate; number 0 is the sample itself."""
+
+    @property
+    def weights(self) -> Floats:
+        """How often each prediction is drawn, [b, n]."""
+        return self.draws[:, self.problem]
 
     def sums(self, values: Floats) -> Floats:
         """Sums values [n] or [n, k] over predictions in each replicate: [b] or [b, k]."""
@@ -44,9 +54,15 @@ class Resampled:
         np.add.at(per_problem, self.problem, values)
         return np.asarray(self.draws @ per_problem)
 
+    def chunks(self) -> Iterator[Resampled]:
+        """Yields some replicates at a time, so that predictions of their own need little memory."""
+        size = max(1, _CHUNK_CELLS // max(1, len(self.problem)))
+        for start in range(0, len(self.draws), size):
+            yield Resampled(self.problem, self.draws[start : start + size], self.first + start)
+
     def select(self, selected: Bools) -> Resampled:
         """Returns the same resampling for a subset of the predictions."""
-        return Resampled(self.problem[selected], self.draws)
+        return Resampled(self.problem[selected], self.draws, self.first)
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -70,7 +86,9 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 def brier(p: Floats, target: Floats, resampling: Resampled) -> Floats:
     """Computes the mean squared difference of prediction and target, [b]."""
-    return _ratio(resampling.sums((p - target) ** 2), resampling.sums(np.ones(len(p))))
+    squares = (p - target) ** 2
+    total = resampling.sums(squares) if p.ndim == 1 else (resampling.weights * squares).sum(axis=1)
+    return _ratio(total, resampling.sums(np.ones(len(target))))
 
 
 def equal_mass_bins(p: Floats, count: int = BINS) -> Ints:
@@ -91,35 +109,157 @@ class Reliability:
     count: Ints
     """[bins] number of predictions in the sample."""
     ece: Floats
-    """[b] expected calibration error: mean absolute difference of the two, weighted by the bins' mass."""
+    """[b] expected calibration error: mean absolute difference of the two, weighted by the bins' mass. Sampling noise
+    alone makes it positive."""
+    rms: Floats
+    """[b] debiased root-mean-square calibration error; see `_debiased`."""
 
 
-def reliability(p: Floats, target: Floats, resampling: Resampled, count: int = BINS) -> Reliability:
-    """Computes the reliability diagram with the sample's equal-mass bins, which every replicate uses."""
-    membership = np.eye(count)[equal_mass_bins(p, count)]
-    mass, predicted, observed = (resampling.sums(membership * x[:, None]) for x in (np.ones(len(p)), p, target))
+def reliability(
+    p: Floats, target: Floats, resampling: Resampled, bins: Ints | None = None, count: int = BINS
+) -> Reliability:
+    """Computes the reliability diagram.
+
+    Args:
+        p: Predictions, [n] or [b, n].
+        target: [n].
+        resampling: The replicates.
+        bins: The bin of each prediction in all replicates, [n]; None: equal-mass bins of the (first) predictions.
+        count: Number of bins.
+    """
+    bins = equal_mass_bins(p if p.ndim == 1 else p[0], count) if bins is None else bins
+    mass_by_problem, target_by_problem = (
+        _by_problem(x[None], bins, count, resampling)[0] for x in (np.ones(len(target)), target)
+    )
+    mass = resampling.draws @ mass_by_problem
+    parts = []
+    for start in range(0, len(resampling.draws), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        predicted_by_problem = _by_problem(p[rows] if p.ndim > 1 else p[None], bins, count, resampling)
+        draws = resampling.draws[rows]
+        residual = predicted_by_problem - target_by_problem
+        rms = _debiased(residual, mass_by_problem, draws, resampling.first + start)
+        parts.append((_weigh(draws, predicted_by_problem), rms))
+    predicted, rms = (np.concatenate(part) for part in zip(*parts, strict=True))
+    observed = resampling.draws @ target_by_problem
     ece = _ratio(np.abs(predicted - observed).sum(axis=1), mass.sum(axis=1))
-    return Reliability(_ratio(predicted, mass), _ratio(observed, mass), membership.sum(axis=0).astype(np.int64), ece)
+    in_sample = np.bincount(bins, minlength=count).astype(np.int64)
+    return Reliability(_ratio(predicted, mass), _ratio(observed, mass), in_sample, ece, rms)
+
+
+def _by_problem(values: Floats, bins: Ints, count: int, resampling: Resampled) -> Floats:
+    """Sums values [b, n] by problem and bin: [b, problems, bins]."""
+    problems = resampling.draws.shape[1]
+    cell = resampling.problem * count + bins
+    membership = sparse.csr_array(
+        (np.ones(len(cell)), (np.arange(len(cell)), cell)), shape=(len(cell), problems * count)
+    )
+    return np.asarray(values @ membership).reshape(len(values), problems, count)
+
+
+def _weigh(draws: Floats, by_problem: Floats) -> Floats:
+    """Sums over problems as often as they are drawn: [b, bins]; `by_problem` is [1 or b, problems, bins]."""
+    return np.asarray(draws @ by_problem[0] if len(by_problem) == 1 else np.einsum("bp,bpk->bk", draws, by_problem))
+
+
+def _debiased(residual: Floats, mass: Floats, draws: Floats, first: int) -> Floats:
+    """Computes the debiased l2 calibration error of Kumar et al. 2019 (Verified uncertainty calibration), [b].
+
+    The square of a bin's mean residual overstates its squared error by the variance of that mean, which is taken off.
+    Here the variance is that between problems, since predictions of one problem are not independent. The weighted sum
+    over bins is unbiased, also where there is no error, and so it may be negative; the root keeps the sign. A replicate
+    adds the noise of drawing to that of the sample, and so twice the variance is taken off. Bins with one problem are
+    left out; nan where all are.
+
+    Args:
+        residual: Prediction minus target, summed by problem and bin, [1 or b, problems, bins].
+        mass: Number of predictions by problem and bin, [problems, bins].
+        draws: How often each problem is drawn, [b, problems].
+        first: Number of the first of these replicates; number 0 is the sample.
+    """
+    total = draws @ mass
+    mean = _ratio(_weigh(draws, residual), total)
+    squares = _weigh(draws, residual**2) - 2 * mean * _weigh(draws, residual * mass) + mean**2 * (draws @ mass**2)
+    problems = draws @ (mass > 0)
+    variance = _ratio(squares * problems, total**2 * (problems - 1))
+    is_sample = np.arange(first, first + len(draws)) == 0
+    excess = mean**2 - np.where(is_sample, 1, 2)[:, None] * variance
+    known = problems > 1  # a bin with one problem says nothing of its noise
+    square = _ratio(np.where(known, total * excess, 0).sum(axis=1), np.where(known, total, 0).sum(axis=1))
+    return np.asarray(np.sign(square) * np.sqrt(np.abs(square)))
+
+
+def continuations(target: Floats) -> int | None:
+    """Returns the smallest k for which every target is a share of k; None if there is none up to 256."""
+    for k in range(1, MOST_CONTINUATIONS + 1):
+        if np.allclose(k * target, np.round(k * target), rtol=0, atol=1e-6):
+            return k
+    return None
+
+
+def ece_if_calibrated(p: Floats, shared: Ints, continuations: int, draws: int, seed: int) -> Floats:
+    """Draws the ECE that a perfectly calibrated model with these predictions would show, [draws].
+
+    Outcomes are drawn from the predictions: each target is the share of right continuations among as many as the real
+    ones have. Predictions that share one outcome, as the prefixes of a trace share its final answer, compare one random
+    number with each of them.
+
+    Args:
+        p: Predictions, [n].
+        shared: Which outcome each prediction is about, [n] in 0..m-1.
+        continuations: Number of continuations behind a target; 1 for outcomes.
+        draws: How often outcomes are drawn.
+        seed: Seed of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    membership = np.eye(BINS)[equal_mass_bins(p)]
+    outcomes = int(shared.max()) + 1 if len(shared) else 0
+    size = max(1, _CHUNK_CELLS // max(1, len(p)))
+    errors = []
+    for start in range(0, draws, size):
+        rows = min(size, draws - start)
+        target = (
+            (rng.random((rows, outcomes))[:, shared] < p).astype(float)
+            if continuations == 1
+            else rng.binomial(continuations, np.clip(p, 0, 1), (rows, len(p))) / continuations
+        )
+        errors.append(np.abs((p - target) @ membership).sum(axis=1) / len(p))
+    return np.concatenate(errors)
 
 
 # --- do higher values mean better odds? -------------------------------------------------------------------
 
 
 def auc(score: Floats, positive: Bools, resampling: Resampled) -> Floats:
-    """Computes the area under the ROC curve, [b]: ties count half; nan without both positives and negatives."""
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0) if len(score) else np.zeros(0, dtype=np.int64)
-    problem, is_positive = resampling.problem[order], positive[order].astype(float)
-    areas = []
-    for start in range(0, len(resampling.draws), _CHUNK):
-        weight = resampling.draws[start : start + _CHUNK, problem]
-        if not len(starts):
-            areas.append(np.full(len(weight), np.nan))
-            continue
-        above, below = (np.add.reduceat(weight * y, starts, axis=1) for y in (is_positive, 1 - is_positive))
-        negatives_below = below.cumsum(axis=1) - below / 2  # lower scores, and half of the equal ones
-        areas.append(_ratio((above * negatives_below).sum(axis=1), above.sum(axis=1) * below.sum(axis=1)))
-    return np.concatenate(areas)
+    """Computes the area under the ROC curve, [b]: ties count half; nan without both positives and negatives.
+
+    Args:
+        score: [n], or [b, n] where replicates have scores of their own.
+        positive: [n].
+        resampling: The replicates.
+    """
+    if score.ndim == 1:
+        return ranking.rank_low_scores(-score, positive, resampling.problem, resampling.draws).auroc
+    order = np.argsort(score, axis=1)
+    ranked, weight = (np.take_along_axis(x, order, axis=1) for x in (score, resampling.weights))
+    is_positive = positive[order]
+    negatives = np.pad((weight * ~is_positive).cumsum(axis=1), ((0, 0), (1, 0)))  # those before each place
+    starts, ends = _tie_ends(ranked)
+    lower, not_higher = (np.take_along_axis(negatives, at, axis=1) for at in (starts, ends))
+    pairs_won = (weight * is_positive * (lower + not_higher) / 2).sum(axis=1)
+    n_positive, n_negative = (weight * is_positive).sum(axis=1), negatives[:, -1]
+    return np.where(np.isnan(score).any(axis=1), np.nan, _ratio(pairs_won, n_positive * n_negative))
+
+
+def _tie_ends(ranked: Floats) -> tuple[Ints, Ints]:
+    """For each place of rising scores [b, n], the first place of equal score and the one after the last."""
+    n = ranked.shape[1]
+    places = np.broadcast_to(np.arange(n), ranked.shape)
+    rises = np.diff(ranked, axis=1) > 0
+    edge = np.ones((len(ranked), 1), dtype=bool)
+    starts = np.maximum.accumulate(np.where(np.concatenate([edge, rises], axis=1), places, 0), axis=1)
+    ends = np.where(np.concatenate([rises, edge], axis=1), places + 1, n)
+    return starts, np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
 
 
 def pearson(x: Floats, y: Floats, resampling: Resampled) -> Floats:
@@ -132,47 +272,3 @@ def pearson(x: Floats, y: Floats, resampling: Resampled) -> Floats:
     is_constant = spread <= _FLAT * (mass * sxx) * (mass * syy)
     out = np.full(len(mass), np.nan)
     return np.asarray(np.divide(mass * sxy - sx * sy, np.sqrt(spread), out=out, where=~is_constant))
-
-
-# --- Platt scaling ------------------------------------------------------------------------------------------
-
-
-def fit_platt(x: Floats, target: Floats) -> tuple[float, float]:
-    """Fit Platt scaling: the logistic regression of a target in [0, 1] on x, [n] each.
-
-    A target of 0.75 becomes a positive row of weight 0.75 and a negative one of weight 0.25. The intercept is a column
-    of the design, so that RIDGE bounds it, too.
-
-    Returns:
-        (slope, intercept) of the log-odds.
-    """
-    from sklearn.linear_model import LogisticRegression  # importing takes a second, and only calibration needs it
-
-    centre, spread = float(x.mean()), float(x.std())
-    scale = spread if spread > _FLAT * max(1.0, abs(centre)) else np.inf  # a constant x gets slope 0
-    design = np.stack([(x - centre) / scale, np.ones(len(x))], axis=1)
-    # Not newton-cholesky, which gives up with a warning where one value separates many targets.
-    model = LogisticRegression(C=1 / RIDGE, fit_intercept=False, solver="newton-cg", tol=_TOLERANCE, max_iter=1000)
-    model.fit(
-        np.concatenate([design, design]),
-        np.repeat([1, 0], len(x)),
-        sample_weight=np.concatenate([target, 1 - target]),
-    )
-    slope, intercept = (float(theta) for theta in model.coef_[0])
-    return slope / scale, intercept - slope * centre / scale
-
-
-def cross_fitted(x: Floats, target: Floats, fold: Ints) -> Floats:
-    """Returns Platt-scaled log-odds [n], each fold scaled by a fit on the other folds."""
-    logits = np.empty(len(x))
-    for held_out in np.unique(fold):
-        in_fold = fold == held_out
-        slope, intercept = fit_platt(x[~in_fold], target[~in_fold])
-        logits[in_fold] = slope * x[in_fold] + intercept
-    return logits
-
-
-def cross_fitted_mean(target: Floats, fold: Ints) -> Floats:
-    """Returns the mean target of the other folds, [n]: the best constant prediction without seeing the fold itself."""
-    means = {f: target[fold != f].mean() for f in np.unique(fold).tolist()}
-    return np.array([means[f] for f in fold.tolist()])

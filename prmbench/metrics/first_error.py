@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prmbench.core.records import EvalProtocol, ScoredTrace
+from prmbench.core.records import EvalProtocol, ScoredTrace, Tie
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -81,6 +81,20 @@ def steps_to_first_error(
     return np.concatenate(scores), np.concatenate(wrong), np.concatenate(index)
 
 
+def break_ties(scores: Floats, tie: Tie, is_strict: bool = True) -> Floats:
+    """Returns scores that no threshold equals in effect: ties are moved by one floating-point number to their label.
+
+    Args:
+        scores: Step scores of any shape.
+        tie: The label of a step whose score equals the threshold.
+        is_strict: Whether the comparison that follows is `score < threshold` for a wrong step, which makes a tie right;
+            otherwise it is `score > threshold` for a right step, which makes it wrong.
+    """
+    if is_strict:
+        return scores if tie == "right" else np.nextafter(scores, -math.inf)
+    return scores if tie == "wrong" else np.nextafter(scores, math.inf)
+
+
 def first_below(scores: Floats, threshold: float) -> int:
     """Returns the index of the first step whose score is strictly below the threshold, else -1."""
     below = np.flatnonzero(scores < threshold)
@@ -146,7 +160,7 @@ def sample(traces: Sequence[ScoredTrace], protocol: EvalProtocol) -> Sample:
         lo[is_right], hi[is_right] = 0.0, 1.0
     else:
         for indices, scores in readouts(traces, protocol):
-            lo[indices], hi[indices] = match_intervals(scores, label[indices])
+            lo[indices], hi[indices] = match_intervals(break_ties(scores, protocol.tie), label[indices])
     clusters = np.unique([t.cluster for t in traces], return_inverse=True)[1]
     return Sample(lo, hi, label >= 0, clusters.astype(np.int64))
 

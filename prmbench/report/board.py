@@ -13,14 +13,17 @@ import pandas as pd
 from prmbench.core.result_files import Run
 from prmbench.report.frame import columns, frame, incomparable_subsets, is_sheet_name, is_trained_on_benchmark
 from prmbench.tasks import OUT_OF_FOLD
+from prmbench.tasks.published import is_unofficial
 from prmbench.tasks.wording import FLOORS, RULES, floors_under, members, run_name
 
-OUT_OF_FOLD_MARK, OTHER_MARK, OVERLAP_MARK = "†", "‡", "§"
+OUT_OF_FOLD_MARK, OTHER_MARK, OVERLAP_MARK, UNOFFICIAL_MARK = "†", "‡", "§", "¶"
 LEGEND = {
     OUT_OF_FOLD_MARK: "the threshold was tuned on this subset, so its cell is judged out of fold (5 folds by problem, "
     "ten splits), and no average includes it",
     OTHER_MARK: "scored on other traces than the rest of the column (a part of them, or another version); not ranked",
     OVERLAP_MARK: "declares that it was trained on this benchmark or a part of it",
+    UNOFFICIAL_MARK: "not the official reading: the model's published numbers have another input or readout, which the "
+    "notes under them name",
 }
 
 
@@ -151,7 +154,8 @@ def _ruled_rows(
                 .sum()
             ),
             cells=_cells(protocol_frame, incomparable[manifest.run_id]),
-            marks=OVERLAP_MARK if is_trained_on_benchmark(manifest) else "",
+            marks=OVERLAP_MARK * is_trained_on_benchmark(manifest)
+            + UNOFFICIAL_MARK * is_unofficial(manifest, str(protocol)),
         )
         ruled_rows.append((str(rule), row))
     return ruled_rows

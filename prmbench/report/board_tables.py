@@ -10,7 +10,7 @@ from prmbench.core.records import DEFAULT_READOUTS, EvalProtocol
 from prmbench.core.result_files import Run, canonical_json
 from prmbench.report.board import LEGEND, Board, F1Cell, LeaderboardRow, RuleTable
 from prmbench.report.frame import frame
-from prmbench.tasks.published import Published
+from prmbench.tasks.published import Published, reading_notes
 from prmbench.tasks.steps import RECOMMENDED
 from prmbench.tasks.table import DASH, PERCENT, Code, Row, Table, TableCell, Value, number
 from prmbench.tasks.wording import RULES, members
@@ -157,6 +157,7 @@ def published_tables(published: Sequence[Published]) -> tuple[Table, ...]:
                 sources.append(f"{len(sources) + 1}: {publication.source}. {publication.note}")
             rows += [row.as_row(publication.subsets, len(sources)) for row in chosen]
             row_notes += [f"{row.name}: {row.note}." for row in chosen if row.note]
+            row_notes += reading_notes(chosen)
         if rows:
             subsets = next(b.subsets for b in published if any(r.rule == rule for r in b.rows))
             tables.append(

@@ -25,6 +25,7 @@ from prmbench.report.frame import slug
 from prmbench.report.load import Loaded, check_folder, find_results, load
 from prmbench.report.markdown import escaped, markdown
 from prmbench.report.page import page
+from prmbench.report.ranking_table import ranking_table
 from prmbench.report.sheets import Section, Sheet, sheets, split
 from prmbench.report.viewer import TraceTexts
 from prmbench.tasks.parallel import usable_processors
@@ -189,7 +190,7 @@ def _board_as(kind: str, board: Board, publications: Sequence[Published]) -> str
         return board_tables.csv(board)
     if kind == "json":
         return board_tables.board_json(board, publications)
-    tables = [board_tables.rule_table(board, t) for t in board.tables]
+    tables = [*(board_tables.rule_table(board, t) for t in board.tables), *filter(None, [ranking_table(board)])]
     return latex_tables.latex_document([*tables, *board_tables.published_tables(publications)])
 
 
@@ -237,6 +238,10 @@ def _board_page(board: Board, board_figures: Sequence[RenderedFigure], publicati
         parts += [f"## {table.title}\n\n{table.caption}\n", _image(image)]
         parts += _details_block("Every protocol", replace(table, caption=""))
         parts += _details_block("Accuracies behind these F1", board_tables.accuracy_table(board, rule))
+    ranking = ranking_table(board)
+    if ranking is not None:
+        parts.append(f"## {ranking.title}\n\n{ranking.caption}\n")
+        parts += _details_block("Every readout", replace(ranking, caption=""))
     parts += [f"## {f.title}\n\n{_image(f)}\n{f.caption}\n" for f in board_figures[len(board.tables) :]]
     if publications:
         parts.append("## Published numbers\n\nMeasured by others and copied from their tables; not recomputed here.\n")

@@ -33,6 +33,7 @@ RULES = {
     "calibrated": "The threshold is tuned on {0} and applied to the others; {0} itself is judged out of fold.",
     "calibrated_in_sample": "The threshold is tuned on {0} and applied to all, also to {0}: an upper bound there.",
     "cross_validated": "Five folds by problem: the threshold is tuned on four and judged on the fifth.",
+    "ranking": "No threshold: how well the scores separate first errors from right steps.",
     "oracle": "The threshold is tuned on the very traces that are scored: an upper bound, reached by no one in use.",
     "last": "A completion's score is that of its last step.",
     "min": "A completion's score is the lowest of its steps.",
@@ -55,6 +56,7 @@ FLOOR_WORDS = {
     "floor/majority": "The commonest answer wins; no model is asked.",
     "floor/pass": "The ceiling: right when any completion is.",
     "floor/constant": "Predicts the mean, whatever the prefix.",
+    "floor/ranking": "Chance: every step has the same score.",
 }
 SCORED_BY_BOUNDARY = ("step_sum", "step_mean", "prefix_sum", "prefix_mean")
 _SAMPLING_KEY = re.compile(r"sampled/t([^,]+),p([^,]+),n(\d+)(?:,k(\d+))?")
@@ -72,6 +74,8 @@ COLUMNS = {
     "average": "Mean F1 over the subsets, each with the same weight.",
     "source": "Where the number was published.",
     "ece": "Expected calibration error: how far probabilities lie from what happens. Lower is better.",
+    "ece if calibrated": "The ECE that a perfectly calibrated model with the same predictions would show.",
+    "debiased rms": "Root-mean-square calibration error less what sampling noise adds; negative where noise prevails.",
     "brier": "Mean squared error of the probabilities. Lower is better.",
     "auc": "How often a prefix that ends well has a higher probability than one that does not.",
     "td against outcome": "Correlation of a step's change in value with what the solution comes to.",

@@ -12,7 +12,7 @@ from prmbench.tasks.steps import RECOMMENDED
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import rule_and_readout
 
-EXCLUDED_METRICS = ("threshold", "mdd", "drop_mdd", "p_value", "reliability")
+EXCLUDED_METRICS = ("threshold", "mdd", "drop_mdd", "p_value", "reliability", "ece_if_calibrated")
 """Beginnings of metrics that are no results of their own."""
 PICK_METRICS = ("best_of", "weighted_vote")
 """Metrics of picking one among N; their floors are the accuracy of a random pick, majority@N and pass@N."""

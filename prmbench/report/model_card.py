@@ -32,6 +32,7 @@ from prmbench.report.headlines import (
     is_result,
     rounded,
 )
+from prmbench.tasks.published import unofficial_note
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -290,6 +291,8 @@ def _identity(manifests: Sequence[RunManifest]) -> Iterator[tuple[str, str]]:
     yield "SHA-256 of the weights", joined("weights")
     yield "read by", joined("backend")
     yield "input format", joined("input_format")
+    judged = [m for m in manifests if tasks.find_task(m.task).has_threshold and m.kind != "verdict"]
+    yield "a step whose score equals the threshold", ", ".join(dict.fromkeys(m.tie for m in judged))
     yield "reference", joined("ref_model")
     yield "revision of the reference", joined("ref_revision")
     yield "beta", joined("beta")
@@ -326,6 +329,7 @@ def _facts(m: RunManifest) -> Iterator[tuple[str, str]]:
     yield "scored by", f"prmbench {m.packages.get('prmbench', '(unknown version)')}, {_code(m)}"
     yield "packages", ", ".join(f"{name} {version}" for name, version in m.packages.items() if name != "prmbench")
     yield "ran on", ", ".join(filter(None, (m.hardware, m.device, m.dtype, m.engine if m.engine != "none" else "")))
+    yield "reading", unofficial_note(m)
     yield "run", f"{m.run_id}, seed {m.seed}, {m.replicates} bootstrap replicates"
 
 

@@ -21,6 +21,7 @@ from prmbench.report import explain, formulas, overview, score_figures
 from prmbench.report.board import LEGEND, Board, RuleTable, boards
 from prmbench.report.figures import RenderedFigure, render_figures
 from prmbench.report.picks import picks_view
+from prmbench.report.ranking_table import ranking_table
 from prmbench.report.sheets import Section, Sheet, sheet_name, sheets, split
 from prmbench.report.standings import Column, with_readings
 from prmbench.report.verdicts import PICK_KINDS
@@ -194,7 +195,7 @@ def _section(board: Board, standing: Column | None, reason: str) -> dict[str, An
         "standing": overview.column_data(standing),
         "sizes": board.sizes,
         "rule_tables": [_rule_table(table) for table in board.tables],
-        "tables": [],
+        "tables": [_typed_table(table) for table in filter(None, [ranking_table(board)])],
         "published": [] if reason else [_publication(publication) for publication in published(board.benchmark)],
     }
 
@@ -292,7 +293,7 @@ def _publication(publication: Published) -> dict[str, Any]:
     rows = [
         {
             "model": r.name,
-            "note": r.note,
+            "note": "; ".join(filter(None, [r.note, f"compare with {r.reading.words}" if r.reading else ""])),
             "rule": r.rule,
             "readout": r.readout,
             "threshold": r.threshold,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from prmbench.core.records import EvalProtocol, ScoredTrace
 from prmbench.core.result_files import Run
-from prmbench.metrics import calibration, first_error
+from prmbench.metrics import calibration, first_error, platt
 from prmbench.metrics.calibration import Resampled
 from prmbench.metrics.first_error import Floats
 from prmbench.report.board import Board
@@ -29,6 +29,8 @@ from prmbench.report.figures import (
 from prmbench.report.frame import slug
 from prmbench.report.panels import PANELS_PER_ROW, draw_two_histograms, legend_below, middle, small_multiples
 from prmbench.report.verdicts import thresholds
+from prmbench.tasks import step_ranking
+from prmbench.tasks.table import PERCENT, number
 from prmbench.tasks.wording import run_name
 
 MARK_COLOR = "#444444"
@@ -143,7 +145,7 @@ def _f1_by_threshold(data: first_error.Sample) -> tuple[Floats, Floats]:
 
 
 def _roc_and_precision_recall(pairs: Sequence[Pair]) -> FigurePlan | None:
-    from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve  # takes a second
+    from sklearn.metrics import precision_recall_curve, roc_curve  # takes a second
 
     subsets = subsets_of(pairs)
     names = subsets if len(subsets) <= MAX_SUBSETS else [""]
@@ -151,7 +153,8 @@ def _roc_and_precision_recall(pairs: Sequence[Pair]) -> FigurePlan | None:
     for name, (roc_axis, recall_axis) in zip(names, grid, strict=True):
         rates: list[float] = []
         for pair, color in zip(pairs, PALETTE, strict=False):
-            scores, wrong, _ = first_error.steps_to_first_error(_labelled(pair[0], name), pair[1])
+            traces = _labelled(pair[0], name)
+            scores, wrong, _ = first_error.steps_to_first_error(traces, pair[1])
             if len(np.unique(wrong)) < 2:  # noqa: PLR2004 - a curve needs right steps and wrong ones
                 continue
             false_alarms, found, _ = roc_curve(wrong, -scores)
@@ -159,8 +162,9 @@ def _roc_and_precision_recall(pairs: Sequence[Pair]) -> FigurePlan | None:
             label = legend_label(_label(pair))
             roc_axis.plot(*_thinned(100 * false_alarms, 100 * found), color=color, lw=1.2, label=label)
             recall_axis.plot(*_thinned(100 * recall, 100 * precision), color=color, lw=1.2)
-            _write_area(roc_axis, len(pairs) - 1 - len(rates), f"AUC {auc(false_alarms, found):.2f}", color, top=False)
-            _write_area(recall_axis, len(rates), f"AP {average_precision_score(wrong, -scores):.2f}", color, top=True)
+            auroc, auprc = step_ranking.areas(traces, pair[1])
+            _write_area(roc_axis, len(pairs) - 1 - len(rates), f"AUROC {number(auroc, PERCENT)}", color, top=False)
+            _write_area(recall_axis, len(rates), f"AUPRC {number(auprc, PERCENT)}", color, top=True)
             rates.append(100 * float(wrong.mean()))
         roc_axis.plot([0, 100], [0, 100], color="#9a9a9a", lw=0.9, ls=(0, (3, 2)), label="chance")
         if rates:
@@ -171,7 +175,8 @@ def _roc_and_precision_recall(pairs: Sequence[Pair]) -> FigurePlan | None:
     caption = (
         "A step is flagged when its score lies below a threshold; a curve goes through all thresholds. Wrong steps are "
         "the first errors, right ones all steps before them and those of solutions without an error. Upper row: ROC "
-        "with its area (AUC). Lower row: precision against recall with average precision (AP). Dashed: random scores."
+        "with its area (AUROC). Lower row: precision against recall with average precision (AUPRC). Both areas are "
+        "those of the table that ranks steps, in percent. Dashed: random scores."
     )
     return "step-curves", "Step ROC and precision-recall", caption, figure
 
@@ -259,5 +264,6 @@ def _step_probabilities(pair: Pair) -> dict[str, tuple[Floats, Floats]]:
     fold = first_error.folds([t.cluster for t in traces], 2)[index]
     probabilities = {"as read": (scores if is_probability else calibration.sigmoid(logits), right)}
     if all(len(np.unique(wrong[fold == f])) == 2 for f in (0, 1)):  # noqa: PLR2004 - a fit needs both kinds of steps
-        probabilities["Platt"] = (calibration.sigmoid(calibration.cross_fitted(logits, right, fold)), right)
+        scaled = platt.cross_fitted(logits, right, fold, np.ones((1, len(right))))[0]
+        probabilities["Platt"] = (calibration.sigmoid(scaled), right)
     return probabilities

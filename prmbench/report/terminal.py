@@ -11,6 +11,7 @@ from rich.text import Text
 from prmbench.core.records import MetricRow, RunResult
 from prmbench.tasks import OUT_OF_FOLD, find_task, format_shift, validity
 from prmbench.tasks.plain_tables import summary_of
+from prmbench.tasks.published import unofficial_note
 from prmbench.tasks.steps import f1_cell, missing_notes
 from prmbench.tasks.table import NOTED, PERCENT, POINTS, Code, Row, Table, TableCell, Value
 from prmbench.tasks.wording import code_badge
@@ -35,6 +36,7 @@ def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> Ric
     unscored = sum({row.subset: row.unscored for row in result.rows if "[" not in row.subset}.values())
     if badge := code_badge(manifest):
         notes.append(f"{badge}: your own report lists this run, the official leaderboard does not")
+    notes += filter(None, [unofficial_note(manifest)])
     notes += [f"{task.unscored}: {unscored} of {manifest.n}"] * bool(unscored)
     return terminal_table(table, f"{manifest.name or manifest.model} on {manifest.benchmark}", notes)
 

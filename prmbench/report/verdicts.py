@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -57,7 +58,9 @@ def predict(trace: ScoredTrace, protocol: EvalProtocol, threshold: float) -> int
     if protocol.readout == "vote":
         return None if trace.unscored else first_error.majority(trace.verdicts)
     scores = first_error.readout(trace, protocol)
-    return None if scores is None or math.isnan(threshold) else first_error.first_below(scores, threshold)
+    if scores is None or math.isnan(threshold):
+        return None
+    return first_error.first_below(first_error.break_ties(scores, protocol.tie), threshold)
 
 
 def verdict_kind(predicted: int | None, label: int) -> str:
@@ -81,5 +84,5 @@ def headline_protocol(run: Run) -> EvalProtocol | None:
     for rule in ("calibrated", "native", "fixed", "oracle"):
         for protocol in parsed:
             if (protocol.readout, protocol.threshold, protocol.series) == (readout, rule, ""):
-                return protocol
+                return replace(protocol, tie=run.result.manifest.tie)
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -95,7 +96,8 @@ def _run_data(run: Run, chosen: Sequence[ScoredTrace]) -> dict[str, Any]:
     trace_by_id = {t.id: t for t in run.scores}
     traces = [trace_by_id.get(t.id) for t in chosen]
     keys = dict.fromkeys(r.protocol for r in run.result.rows if r.metric == "f1" and r.value is not None)
-    protocols = [EvalProtocol.parse(key) for key in keys if not key.startswith("floor/")]
+    parsed = (EvalProtocol.parse(key) for key in keys if not key.startswith("floor/"))
+    protocols = [replace(protocol, tie=manifest.tie) for protocol in parsed]
     names = {series: f"{series}." * bool(series) for series in ("", *manifest.series)}
     default_protocol = headline_protocol(run)
     return {

@@ -13,9 +13,9 @@ from prmbench.core.redaction import one_line
 from prmbench.tasks.metric_rows import RESAMPLED
 
 TOLERANCE = 1e-8
-"""How far a stored number may be from the one derived: absolute, and relative to numbers above 1.
-
-Platt-scaled rows from before scikit-learn was used are up to 4e-9 off: the Newton iteration then stopped earlier."""
+"""How far a stored number may be from the one derived: absolute, and relative to numbers above 1."""
+UNCHECKED = (*RESAMPLED, "ece_if_calibrated")
+"""Metrics whose values need replicates or as many draws."""
 MOST_LINES = 3
 """How many differing rows of a run are spelled out."""
 
@@ -53,7 +53,7 @@ def _short(value: object) -> str:
 
 
 def _field_differences(key: Sequence[str], old: MetricRow, new: MetricRow, resampled: bool) -> list[str]:
-    number_fields = ("value", "lo", "hi") if resampled else () if old.metric in RESAMPLED else ("value",)
+    number_fields = ("value", "lo", "hi") if resampled else () if old.metric in UNCHECKED else ("value",)
     fields = [field for field in number_fields if not _close(getattr(old, field), getattr(new, field))]
     fields += [field for field in ("n", "unscored", "note") if getattr(old, field) != getattr(new, field)]
     return [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from prmbench.core.records import (
 )
 from prmbench.core.result_files import Run
 from prmbench.metrics import calibration as stats
-from prmbench.metrics import first_error
+from prmbench.metrics import first_error, platt
 from prmbench.metrics.calibration import Bools, Resampled
 from prmbench.metrics.first_error import Floats, Ints
 from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, prefix_identity, rows_of
@@ -52,22 +53,44 @@ VALUE_READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
 """Readouts that value a whole prefix; a readout of a single step is not a probability of success."""
 QUARTERS = 4
 FOLDS = 2
-METRICS = ("ece", "brier", "auc", *(f"auc_q{q}" for q in range(1, QUARTERS + 1)), "td_outcome_correlation")
+METRICS = (
+    *("ece", "calibration_rms", "ece_if_calibrated", "brier", "auc"),
+    *(f"auc_q{q}" for q in range(1, QUARTERS + 1)),
+    "td_outcome_correlation",
+)
 UNDECIDED = 0.5
 COLUMNS = {
     "ece": "ECE",
+    "ece_if_calibrated": "ECE if calibrated",
+    "calibration_rms": "Debiased RMS",
     "brier": "Brier",
     "auc": "AUC",
     **{f"auc_q{i}": f"AUC, quarter {i}" for i in (1, 2, 3, 4)},
     "td_outcome_correlation": "TD against outcome",
 }
 LOWER_IS_BETTER = ("ece", "brier")
+UNRANKED = ("ece_if_calibrated", "calibration_rms")
+"""Columns without a best number: noise makes debiased errors negative, and the lowest of these is not the best."""
 RULES = {
     "sigmoid": ("As read", "Probabilities are the sigmoid of beta times the value, or the model's own (identity)."),
-    "platt": ("Platt-scaled", "Slope and offset are fitted on one half of the problems and judged on the other."),
+    "platt": (
+        "Platt-scaled",
+        "Slope and offset are fitted on one half of the problems and judged on the other; intervals fit them again.",
+    ),
 }
-SUMMARY_METRICS = ("ece", "brier", "td_outcome_correlation", "auc")
-"""Metrics that fit on a terminal."""
+SUMMARY = {
+    "ece": "ECE",
+    "ece_if_calibrated": "floor",
+    "calibration_rms": "RMS",
+    "brier": "Brier",
+    "td_outcome_correlation": "TD",
+    "auc": "AUC",
+}
+"""Metrics that fit on a terminal, with their headings."""
+SUMMARY_NOTE = (
+    "floor: the ECE that a calibrated model with the same predictions would show; RMS: debiased root-mean-square "
+    "calibration error, which noise may make negative; TD: against the outcome"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,10 @@ class _Prefixes:
     change: Floats
     """Change of the target since the previous step, nan at the first; without Monte-Carlo labels the outcome itself."""
     fold: Ints
+    trace: Ints
+    """Which trace each prefix is of, 0..m-1."""
+    is_sampled: bool
+    """Whether targets are Monte-Carlo success rates."""
     note: str
     """How many traces are left out, and why."""
 
@@ -157,6 +184,8 @@ def _prefixes(manifest: RunManifest, scores: Sequence[ScoredTrace], name: str) -
         _joined([np.ceil(QUARTERS * np.arange(1, length + 1) / length) for length in lengths]).astype(np.int64),
         _joined(changes),
         np.repeat([folds[t.id] for t in traces], lengths).astype(np.int64),
+        np.repeat(np.arange(len(traces)), lengths),
+        is_sampled,
         "; ".join(notes),
     )
 
@@ -172,11 +201,24 @@ def _floor(prefixes: _Prefixes) -> list[Cell]:
     """Metrics of a constant prediction: the mean target of the other fold."""
     if reason := _too_few(prefixes):
         return absent(("brier", "ece"), reason)
-    constant = stats.cross_fitted_mean(prefixes.target, prefixes.fold)
-    return [
-        Cell("brier", stats.brier(constant, prefixes.target, prefixes.resampling), prefixes.note),
-        Cell("ece", stats.reliability(constant, prefixes.target, prefixes.resampling).ece, prefixes.note),
-    ]
+    parts: list[dict[str, Floats]] = []
+    bins = np.zeros(0, dtype=np.int64)
+    for resampling in prefixes.resampling.chunks():
+        constant = platt.cross_fitted_mean(prefixes.target, prefixes.fold, resampling.weights)
+        if not parts:
+            bins = stats.equal_mass_bins(constant[0])
+        table = stats.reliability(constant, prefixes.target, resampling, bins)
+        parts.append({"brier": stats.brier(constant, prefixes.target, resampling), "ece": table.ece})
+    return [Cell(name, np.concatenate([part[name] for part in parts]), prefixes.note) for name in parts[0]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """The prefixes that an AUC is about."""
+
+    metric: str
+    selected: Bools
+    note: str
 
 
 def _cells(prefixes: _Prefixes, manifest: RunManifest, protocol: EvalProtocol, scale: str) -> list[Cell]:
@@ -185,17 +227,65 @@ def _cells(prefixes: _Prefixes, manifest: RunManifest, protocol: EvalProtocol, s
         return absent(METRICS, reason)
     values = _joined(_readout_values(prefixes, protocol))
     logits = stats.log_odds(values) if manifest.kind == "prob" else (manifest.beta or 1.0) * values
-    if scale == "platt":
-        logits = stats.cross_fitted(logits, prefixes.target, prefixes.fold)
-    p, rank = (values, values) if scale == "identity" else (stats.sigmoid(logits), logits)
-    bins = stats.reliability(p, prefixes.target, prefixes.resampling)
-    return [
-        Cell("ece", bins.ece, prefixes.note),
-        Cell("brier", stats.brier(p, prefixes.target, prefixes.resampling), prefixes.note),
-        *_aucs(prefixes, rank),
-        Cell("td_outcome_correlation", _td_correlation(prefixes, protocol, manifest.kind), prefixes.note),
-        *_bin_cells(bins),
-    ]
+    selections = _selections(prefixes)
+    parts: list[_Part] = []
+    bins = np.zeros(0, dtype=np.int64)
+    in_sample = np.zeros(0)
+    # After Platt scaling each replicate has predictions of its own, which need memory; so some at a time.
+    for resampling in prefixes.resampling.chunks() if scale == "platt" else [prefixes.resampling]:
+        if scale == "platt":
+            rank = platt.cross_fitted(logits, prefixes.target, prefixes.fold, resampling.weights)
+            p = stats.sigmoid(rank)
+        else:
+            p, rank = (values, values) if scale == "identity" else (stats.sigmoid(logits), logits)
+        if not parts:
+            in_sample = np.atleast_2d(p)[0]
+            bins = stats.equal_mass_bins(in_sample)
+        parts.append(_part(prefixes, resampling, p, rank, bins, selections))
+    numbers = {name: np.concatenate([part.numbers[name] for part in parts]) for name in parts[0].numbers}
+    notes = {selection.metric: selection.note for selection in selections}
+    cells = {name: Cell(name, number, notes.get(name, prefixes.note)) for name, number in numbers.items()}
+    if np.isnan(numbers["calibration_rms"][0]):
+        cells["calibration_rms"] = absent(("calibration_rms",), "needs two problems in a bin")[0]
+    cells["ece_if_calibrated"] = _if_calibrated(prefixes, in_sample, manifest)
+    correlation = _td_correlation(prefixes, protocol, manifest.kind)
+    cells["td_outcome_correlation"] = Cell("td_outcome_correlation", correlation, prefixes.note)
+    return [*(cells[name] for name in METRICS), *_bin_cells([part.reliability for part in parts])]
+
+
+class _Part(NamedTuple):
+    """The numbers of some replicates, [b] by metric, and their reliability diagram."""
+
+    numbers: dict[str, Floats]
+    reliability: stats.Reliability
+
+
+def _part(
+    prefixes: _Prefixes, resampling: Resampled, p: Floats, rank: Floats, bins: Ints, selections: Sequence[_Selection]
+) -> _Part:
+    table = stats.reliability(p, prefixes.target, resampling, bins)
+    numbers = {
+        "ece": table.ece,
+        "calibration_rms": table.rms,
+        "brier": stats.brier(p, prefixes.target, resampling),
+    }
+    for selection in selections:
+        chosen = selection.selected
+        is_good = prefixes.target[chosen] > UNDECIDED
+        numbers[selection.metric] = stats.auc(rank[..., chosen], is_good, resampling.select(chosen))
+    return _Part(numbers, table)
+
+
+def _if_calibrated(prefixes: _Prefixes, p: Floats, manifest: RunManifest) -> Cell:
+    """The mean of the ECE that a calibrated model with these predictions would show, and its draws as replicates."""
+    continuations = 1 if not prefixes.is_sampled else stats.continuations(prefixes.target)
+    if continuations is None:
+        reason = f"targets are no shares of at most {stats.MOST_CONTINUATIONS} continuations"
+        return absent(("ece_if_calibrated",), reason)[0]
+    # Continuations are drawn anew from every prefix; the final answer of a trace is that of all its prefixes.
+    shared = np.arange(len(p)) if prefixes.is_sampled else prefixes.trace
+    draws = stats.ece_if_calibrated(p, shared, continuations, max(1, manifest.replicates), manifest.seed)
+    return Cell("ece_if_calibrated", np.concatenate([[draws.mean()], draws]), prefixes.note)
 
 
 def _readout_values(prefixes: _Prefixes, protocol: EvalProtocol) -> list[Floats]:
@@ -209,9 +299,9 @@ def _too_few(prefixes: _Prefixes) -> str:
     return "" if len(np.unique(prefixes.fold)) == FOLDS else "cross-fitting needs two problems"
 
 
-def _aucs(prefixes: _Prefixes, rank: Floats) -> list[Cell]:
-    """AUC over all prefixes and by quarter; prefixes with a target of exactly one half are left out."""
-    cells = []
+def _selections(prefixes: _Prefixes) -> list[_Selection]:
+    """All prefixes, and those of each quarter; prefixes with a target of exactly one half are left out."""
+    selections = []
     for name, selected in (
         ("auc", prefixes.quarter > 0),
         *((f"auc_q{q}", prefixes.quarter == q) for q in range(1, QUARTERS + 1)),
@@ -219,11 +309,11 @@ def _aucs(prefixes: _Prefixes, rank: Floats) -> list[Cell]:
         decided = selected & (prefixes.target != UNDECIDED)
         undecided = int(selected.sum() - decided.sum())
         notes = [f"prefixes with a target of exactly one half left out: {undecided}"] if undecided else []
-        values = stats.auc(rank[decided], prefixes.target[decided] > UNDECIDED, prefixes.resampling.select(decided))
         classes = len(np.unique(prefixes.target[decided] > UNDECIDED))
         note = "; ".join(filter(None, (prefixes.note, *notes)))
-        cells.append(Cell(name, values, note if classes == 2 else "needs good and bad prefixes"))  # noqa: PLR2004
-    return cells
+        is_defined = classes == 2  # noqa: PLR2004
+        selections.append(_Selection(name, decided, note if is_defined else "needs good and bad prefixes"))
+    return selections
 
 
 def _td_correlation(prefixes: _Prefixes, protocol: EvalProtocol, kind: ScoreKind) -> Floats:
@@ -239,13 +329,15 @@ def _td_correlation(prefixes: _Prefixes, protocol: EvalProtocol, kind: ScoreKind
     return stats.pearson(value_change[has_change], prefixes.change[has_change], prefixes.resampling.select(has_change))
 
 
-def _bin_cells(bins: stats.Reliability) -> list[Cell]:
+def _bin_cells(parts: Sequence[stats.Reliability]) -> list[Cell]:
+    predicted, observed = (np.concatenate([getattr(p, name) for p in parts]) for name in ("predicted", "observed"))
     cells = []
-    for i in range(stats.BINS):
+    for i, count in enumerate(parts[0].count.tolist()):
+        note = "empty bin" * (not count)
         cells += [
-            Cell(f"reliability_mean_{i}", bins.predicted[:, i], "empty bin" * (not bins.count[i]), averaged=False),
-            Cell(f"reliability_rate_{i}", bins.observed[:, i], "empty bin" * (not bins.count[i]), averaged=False),
-            Cell(f"reliability_n_{i}", np.array([float(bins.count[i])]), averaged=False),
+            Cell(f"reliability_mean_{i}", predicted[:, i], note, averaged=False),
+            Cell(f"reliability_rate_{i}", observed[:, i], note, averaged=False),
+            Cell(f"reliability_n_{i}", np.array([float(count)]), averaged=False),
         ]
     return cells
 
@@ -272,7 +364,11 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
                     label=f"calibration-{rule}",
                     title=title,
                     caption=f"{text} Against the success of continuations from each prefix, or the final outcome. "
-                    "95% interval over problems. Quarter: relative position of the prefix.",
+                    "95% interval over problems. ECE if calibrated: mean and 95% range of the ECE that the same "
+                    "predictions would show if outcomes were drawn from them; sampling noise alone makes it positive. "
+                    "Debiased RMS: the root-mean-square calibration error without that noise (Kumar et al. 2019, with "
+                    "the variance between problems); where noise outweighs it, the root of its square is negative. "
+                    "Quarter: relative position of the prefix.",
                     header=("Prefixes of", "Model", "Protocol", *COLUMNS.values()),
                     groups=groups,
                     notes=notes_of(row for run in runs for row in run.result.rows if row.metric in COLUMNS),
@@ -294,7 +390,11 @@ def _group(rule: str, block: Block) -> tuple[Row, ...]:
                 model_rows.append((run_name(run), protocol, cells))
     if not model_rows:
         return ()
-    best = {name: best_value([cells[name] for *_, cells in model_rows], name in LOWER_IS_BETTER) for name in COLUMNS}
+    best = {
+        name: best_value([cells[name] for *_, cells in model_rows], name in LOWER_IS_BETTER)
+        for name in COLUMNS
+        if name not in UNRANKED
+    }
     model_rows.sort(key=lambda model_row: (-rank_value(model_row[2]["auc"]), model_row[0], model_row[1]))
     table_rows: list[Row] = [
         (block.name, model, Code(key), *_table_cells(cells, best)) for model, key, cells in model_rows
@@ -318,21 +418,20 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
     shown_rows: list[MetricRow] = []
     protocol_rows: dict[bool, list[Row]] = {False: [], True: []}
     for key in (*keys, "floor/constant"):
-        metric_rows = [rows.get((key, name)) for name in SUMMARY_METRICS]
+        metric_rows = [rows.get((key, name)) for name in SUMMARY]
         if any(metric_rows):
             shown_rows += [row for row in metric_rows if row is not None]
             cells = (
-                cell_of(row, FRACTION, interval=name == "auc")
-                for row, name in zip(metric_rows, SUMMARY_METRICS, strict=True)
+                cell_of(row, FRACTION, interval=name == "auc") for row, name in zip(metric_rows, SUMMARY, strict=True)
             )
             protocol_rows[key.startswith("floor/")].append((Code(key), *cells))
     return Table(
         label="calibration",
         title="",
         caption="",
-        header=("value as a probability", *(COLUMNS[name].split()[0] for name in SUMMARY_METRICS)),
+        header=("value as a probability", *SUMMARY.values()),
         groups=tuple(map(tuple, protocol_rows.values())),
-        notes=notes_of(shown_rows),
+        notes=(*notes_of(shown_rows), SUMMARY_NOTE),
         text_columns=1,
         ends_with_floors=True,
     )
@@ -358,6 +457,6 @@ TASK = Task(
     tables=tables,
     summary=summary,
     lower_is_better=("brier", "ece"),
-    not_compared=("reliability",),
+    not_compared=("reliability", "ece_if_calibrated"),
     check_data=check_data,
 )

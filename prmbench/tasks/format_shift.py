@@ -22,7 +22,7 @@ from prmbench.core.records import (
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Sample
-from prmbench.tasks import steps
+from prmbench.tasks import step_ranking, steps
 from prmbench.tasks.blocks import Block, blocks, rows_of
 from prmbench.tasks.metric_rows import (
     OUT_OF_FOLD,
@@ -253,7 +253,7 @@ def _f1(subset: Subset, data: Sample, thresholds: _Thresholds) -> Cell:
 
 def _plain_sample(part: _Rendered, protocol: EvalProtocol) -> Sample:
     """The plain verdicts in the rendering's steps: a merged step is flagged if either of its two steps is."""
-    plain_protocol = protocol if protocol.readout == "vote" else EvalProtocol("as_is", protocol.threshold)
+    plain_protocol = protocol if protocol.readout == "vote" else replace(protocol, readout="as_is", series="")
     return first_error.sample(
         [
             _with_rendered_labels(
@@ -639,6 +639,13 @@ def _compact_cell(row: MetricRow | None, unit: Unit, marks: str = "") -> TableCe
     return replace(cell, marks=marks) if isinstance(cell, Value) else cell
 
 
+def _resolve_key(manifest: RunManifest, key: str) -> str:
+    """Returns the key of a protocol as rows spell it. Raises UserError on one without a threshold rule."""
+    if rule_and_readout(key)[0] == step_ranking.RULE:
+        raise UserError(f"protocol {key!r}: {manifest.benchmark} compares F1; name a protocol with a threshold rule")
+    return steps.resolve_key(manifest, key)
+
+
 TASK = Task(
     name="format_shift",
     title="finding the first wrong step in other formats",
@@ -651,7 +658,7 @@ TASK = Task(
     headline_metrics=("f1_drop",),
     lower_is_better=("f1_drop",),
     has_threshold=True,
-    resolve=steps.resolve_key,
+    resolve=_resolve_key,
     not_compared=("f1_base",),
     many_rows=True,
     check_trace=steps.check_trace,

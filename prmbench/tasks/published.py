@@ -6,11 +6,34 @@ They have no interval and other inputs, so they are never shown in a table with 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from prmbench.core.records import RunManifest
 from prmbench.tasks.table import Code, Row, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a model was read for its published numbers."""
+
+    model: str
+    """Its hub id."""
+    protocol: str
+    input_format: str
+    """As in the manifest of a run."""
+
+    @property
+    def words(self) -> str:
+        """`greedy.as_is/native on turns, joint ' '`."""
+        return f"{self.protocol} on {self.input_format}"
+
+    def has_scores_of(self, protocol: str) -> bool:
+        """Whether a protocol reads scores as this one does, under whatever threshold rule."""
+        return protocol.partition("/")[0] == self.protocol.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +49,8 @@ class PublishedRow:
     """Subset -> `f1`, and where published `error_accuracy` and `correct_accuracy`."""
     average: float
     note: str
+    reading: Reading | None = None
+    """How our own runs read the model in this way; None where they cannot, or where nobody says how it was read."""
 
     @property
     def name(self) -> str:
@@ -70,10 +95,42 @@ def published_value(number: float) -> Value:
     return Value(number, "number" if round(number, 1) == number else "hundredths")
 
 
+@cache
 def published(benchmark: str) -> tuple[Published, ...]:
     """Returns the published tables of a benchmark, in file-name order."""
     publications = [_parse(json.loads(raw)) for raw in sources().values()]
     return tuple(publication for publication in publications if publication.benchmark == benchmark)
+
+
+def official_readings(benchmark: str, model: str) -> tuple[Reading, ...]:
+    """Returns the readings of a model, a hub id or a folder of its name, under which its numbers were published."""
+    rows = (row for publication in published(benchmark) for row in publication.rows)
+    readings = dict.fromkeys(row.reading for row in rows if row.reading is not None)
+    return tuple(reading for reading in readings if model in (reading.model, reading.model.rpartition("/")[2]))
+
+
+def reading_notes(rows: Sequence[PublishedRow]) -> list[str]:
+    """Returns what protocol and input each published row is to be compared with."""
+    return [f"{row.name}: compare with {row.reading.words}." for row in rows if row.reading is not None]
+
+
+def unofficial_note(manifest: RunManifest) -> str:
+    """Returns what a run says of its reading where its model has published numbers; empty where it has none."""
+    readings = official_readings(manifest.benchmark, manifest.model)
+    if not readings:
+        return ""
+    words = "; ".join(reading.words for reading in readings)
+    if all(reading.input_format != manifest.input_format for reading in readings):
+        return f"not the official reading, which is {words}"
+    return f"official reading: {words}; other readouts are not the official reading"
+
+
+def is_unofficial(manifest: RunManifest, protocol: str) -> bool:
+    """Whether a model has published numbers on the benchmark, and none that was read like this run and protocol."""
+    readings = official_readings(manifest.benchmark, manifest.model)
+    return bool(readings) and not any(
+        reading.input_format == manifest.input_format and reading.has_scores_of(protocol) for reading in readings
+    )
 
 
 def sources() -> dict[str, bytes]:
@@ -94,6 +151,7 @@ def _parse(data: dict[str, Any]) -> Published:
             cells=row["cells"],
             average=row["average"],
             note=row["note"],
+            reading=Reading(**row["reading"]) if "reading" in row else None,
         )
         for row in data["rows"]
     )

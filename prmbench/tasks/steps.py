@@ -13,6 +13,7 @@ import numpy as np
 from prmbench.core.records import (
     DEFAULT_READOUTS,
     READOUTS,
+    READOUTS_ON_REQUEST,
     EvalProtocol,
     MetricRow,
     RunManifest,
@@ -24,6 +25,7 @@ from prmbench.core.validation import Fault
 from prmbench.metrics import first_error, floors, paired_tests
 from prmbench.metrics.first_error import Floats, Sample
 from prmbench.metrics.paired_tests import Swapped, SwapTest
+from prmbench.tasks import step_ranking
 from prmbench.tasks.metric_rows import (
     OUT_OF_FOLD,
     Cell,
@@ -41,7 +43,7 @@ from prmbench.tasks.metric_rows import (
 from prmbench.tasks.table import DASH, NOTED, PERCENT, Code, Row, Table, Unit, Value
 from prmbench.tasks.task import Floor, Leading, Task
 from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
-from prmbench.tasks.wording import RANDOM_FLOORS, floors_under
+from prmbench.tasks.wording import RANDOM_FLOORS, floors_under, rule_and_readout
 
 FLOORS = ("position", "outcome_oracle")
 """Floors that need no threshold; those of random scores depend on the threshold rule: see RANDOM_FLOORS."""
@@ -104,7 +106,8 @@ def eval_protocols(manifest: RunManifest) -> tuple[EvalProtocol, ...]:
 
 def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> Judged:
     """Computes all cells of a run by protocol and subset, floors first."""
-    return _judge(manifest, scores, (*eval_protocols(manifest), *map(EvalProtocol.parse, manifest.extra_protocols)))
+    extra = map(EvalProtocol.parse, manifest.extra_protocols)
+    return _judge(manifest, scores, (*eval_protocols(manifest), *step_ranking.protocols(manifest), *extra))
 
 
 def judge_one(manifest: RunManifest, scores: Sequence[ScoredTrace], key: str) -> Judged:
@@ -118,12 +121,17 @@ def _judge(manifest: RunManifest, scores: Sequence[ScoredTrace], unresolved: Seq
     cells = floor_cells(subsets, [p.threshold for p in resolved], manifest.calibrate_on)
     samples: dict[tuple[str, str], dict[str, Sample]] = {}  # the threshold rules of a readout share them
     for protocol in resolved:
+        if protocol.threshold == step_ranking.RULE:
+            for key, is_floor in ((step_ranking.FLOOR, True), (protocol.key, False)):
+                ranked = {s.name: step_ranking.cells(s.traces, s.weights, protocol, is_floor) for s in subsets}
+                cells.setdefault(key, ranked)
+            continue
         readout = protocol.series, protocol.readout
         if readout not in samples:
             samples[readout] = _samples(subsets, protocol)
         cells[protocol.key] = _protocol_cells(subsets, protocol, samples[readout])
     calibrated = [p.key for p in resolved if p.threshold == "calibrated"]
-    also = [key for key in cells if key.startswith("floor/")] if calibrated else []
+    also = [key for key in cells if key in FLOOR_WORDS] if calibrated else []
     groups = tuple(dict.fromkeys((manifest.subsets, _transferred(manifest))))
     return Judged(_parts(subsets), cells, other_averages=dict.fromkeys([*also, *calibrated], groups))
 
@@ -134,17 +142,18 @@ def _transferred(manifest: RunManifest) -> tuple[str, ...]:
 
 
 def protocols(manifest: RunManifest) -> tuple[str, ...]:
-    """Returns the keys of `eval_protocols`."""
-    return tuple(protocol.key for protocol in eval_protocols(manifest))
+    """Returns the keys of `eval_protocols`, and those of the threshold-free numbers."""
+    return tuple(protocol.key for protocol in (*eval_protocols(manifest), *step_ranking.protocols(manifest)))
 
 
 def resolve(manifest: RunManifest, protocol: EvalProtocol) -> EvalProtocol:
-    """Returns the protocol, with the run's own threshold filled in for `native`.
+    """Returns the protocol with the run's rule for ties, and with its own threshold filled in for `native`.
 
     Raises:
         UserError: The run's scores cannot be read under the protocol.
     """
-    if protocol.readout not in READOUTS[manifest.kind]:
+    protocol = replace(protocol, tie=manifest.tie)
+    if protocol.readout not in (*READOUTS[manifest.kind], *READOUTS_ON_REQUEST.get(manifest.kind, ())):
         readable = ", ".join(READOUTS[manifest.kind])
         raise UserError(f"protocol {protocol.key}: {manifest.model} has {manifest.kind} scores, readouts {readable}")
     if protocol.series not in ("", *manifest.series):
@@ -468,6 +477,8 @@ def no_shared_protocol(a: RunManifest, b: RunManifest) -> str:
 
 def check_alike(a: EvalProtocol, b: EvalProtocol) -> None:
     """Raises UserError when two protocols have different threshold rules, so that their numbers are not comparable."""
+    if step_ranking.RULE in (a.threshold, b.threshold):
+        raise UserError(f"compare: {a.key} has no F1; name protocols with a threshold rule")
     differs_in_number = a.readout == b.readout and a.series == b.series and a.at != b.at
     if (a.threshold, a.on, a.boundary) != (b.threshold, b.on, b.boundary) or differs_in_number:
         raise UserError(f"compare: {a.key} and {b.key} are unlike threshold rules; compare the same rule on both sides")
@@ -497,7 +508,7 @@ def leading(result: RunResult) -> tuple[Leading, ...]:
 
 
 def summary(result: RunResult, keys: Sequence[str]) -> Table:
-    """Returns the terminal table: a row per protocol with F1 by subset, interval in the last column, and the floors."""
+    """Returns the terminal table: F1 by protocol and subset, interval in the last column; then AUROC, then floors."""
     f1 = {(row.protocol, row.subset): row for row in result.rows if row.metric == "f1"}
     columns = _summary_columns(result)
     floors = [key for key in FLOOR_WORDS if any(protocol == key for protocol, _ in f1)]
@@ -509,6 +520,8 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
             cells[-1] = replace(f1_cell(transferred), marks=NOTED)
         return (Code(key), *cells)
 
+    ranked = [key for key in keys if rule_and_readout(key)[0] == step_ranking.RULE]
+    keys = [key for key in keys if key not in ranked]
     shown = {*keys, *floors}
     shown_rows = [row for (protocol, subset), row in f1.items() if protocol in shown and subset in columns]
     words = [f"{key.removeprefix('floor/')}: {FLOOR_WORDS[key]}" for key in floors]
@@ -518,8 +531,17 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
         title="",
         caption="",
         header=("F1, percent", *("average" if name.startswith("avg[") else name for name in columns)),
-        groups=(tuple(map(protocol_row, keys)), tuple(map(protocol_row, floors))),
-        notes=(*_out_of_fold_note(shown_rows), *missing_notes(shown_rows), *floor_notes),
+        groups=(
+            tuple(map(protocol_row, keys)),
+            step_ranking.summary_rows(result, ranked, columns),
+            tuple(map(protocol_row, floors)),
+        ),
+        notes=(
+            *_out_of_fold_note(shown_rows),
+            *missing_notes(shown_rows),
+            *step_ranking.summary_notes(ranked),
+            *floor_notes,
+        ),
         text_columns=1,
         ends_with_floors=True,
     )

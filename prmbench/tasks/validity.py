@@ -29,7 +29,7 @@ from prmbench.metrics.step_validity import INVALID, VALID, Steps
 from prmbench.tasks import steps as step_f1
 from prmbench.tasks.blocks import Block, blocks, rows_of
 from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, absent, average_name, resampled, traces_of_subset
-from prmbench.tasks.published import PublishedRow, published, published_value
+from prmbench.tasks.published import PublishedRow, published, published_value, reading_notes
 from prmbench.tasks.table import (
     FRACTION,
     PERCENT,
@@ -64,9 +64,10 @@ METRICS = (
 BENCHMARK = "prmbench_preview"
 DESCRIPTION = (
     "Is every single step judged rightly? A step is called valid when its score lies above the threshold, one for all "
-    "categories. PRMScore is the mean of the F1 on valid and the F1 on invalid steps (multi_solutions: on valid steps "
-    "alone). Flagging steps at random reaches 50 on any labels. Steps of unscored traces count as judged wrongly. "
-    "Labels of steps that a row does not have are left out, as in PRMBench's own script."
+    "categories; at the threshold the model's own rule decides, as in step F1. PRMScore is the mean of the F1 on valid "
+    "and the F1 on invalid steps (multi_solutions: on valid steps alone). Flagging steps at random reaches 50 on any "
+    "labels. Steps of unscored traces count as judged wrongly. Labels of steps that a row does not have are left out, "
+    "as in PRMBench's own script."
 )
 RULE_TEXTS = {
     "native": ("Native", "The model's own label; nothing is tuned."),
@@ -254,7 +255,8 @@ def _scored(data: _LabelledSteps, protocol: EvalProtocol) -> Steps:
     """The steps with the protocol's readout as scores; nan for the steps of unscored traces."""
     readouts = [first_error.readout(t, protocol) for t in data.traces]
     values = [np.full(t.steps, np.nan) if r is None else r for t, r in zip(data.traces, readouts, strict=True)]
-    return replace(data.steps, score=np.concatenate(values))
+    # Counting calls a step valid when it scores above the threshold.
+    return replace(data.steps, score=first_error.break_ties(np.concatenate(values), protocol.tie, is_strict=False))
 
 
 # --- from counts to cells ---------------------------------------------------------------------------------------
@@ -540,7 +542,7 @@ def _published() -> tuple[Table, ...]:
             "percent. No interval: none was published.",
             header=("Model", "Threshold", *COLUMNS),
             groups=(tuple(_published_row(row) for row in sorted(table.rows, key=lambda r: -r.average)),),
-            notes=(f"{table.source}. {table.note}.", *_published_notes(table.rows)),
+            notes=(f"{table.source}. {table.note}.", *_published_notes(table.rows), *reading_notes(table.rows)),
         )
         for table in published(BENCHMARK)
     )

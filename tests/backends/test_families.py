@@ -308,14 +308,29 @@ def opened_engine(folder: Path) -> HFEngine:
 
 
 def test_the_joint_is_part_of_the_input_format(rlhflow: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "blank_line"
-    row = row_of("RLHFlow/Llama3.1-8B-PRM-Mistral-Data") | {"joint": "\n\n"}
+    """The card's is ProcessBench's blank line; the authors' own code has a blank."""
+    folder = tmp_path / "blank"
+    row = row_of("RLHFlow/Llama3.1-8B-PRM-Mistral-Data") | {"joint": " "}
     save(folder, "LlamaForCausalLM", llama_tokens(), 2, **row)
-    theirs, ours = opened(folder), opened(rlhflow)
-    assert (ours.facts.input_format, theirs.facts.input_format) == ("turns, joint ' '", "turns, joint '\\n\\n'")
-    np.testing.assert_allclose(
-        next(theirs.score([SUM])).values, by_rlhflow(folder, SUM, "\n\n")[0], rtol=1e-5, atol=1e-5
-    )
+    authors, official = opened(folder), opened(rlhflow)
+    assert official.facts.input_format == "turns, joint '\\n\\n'"
+    assert authors.facts.input_format == "turns, joint ' '"
+    np.testing.assert_allclose(next(authors.score([SUM])).values, by_rlhflow(folder, SUM, " ")[0], rtol=1e-5, atol=1e-5)
+
+
+TIES = {"shepherd": "wrong", "rlhflow": "wrong", "pure": "wrong", "trl_prm": "wrong", "skywork": "right"}
+TIES |= {"qwen_prm": "right", "eurus": "right"}
+
+
+@pytest.mark.usefixtures("code_cache")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ties_are_judged_as_the_familys_authors_do(family: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(family)
+    assert opened(folder).facts.tie == TIES[family]
+    card = cards.from_folder(folder)
+    assert card is not None
+    assert cards.tie_rule(replace(card, tie="wrong")) == "wrong"
+    assert cards.tie_rule(replace(card, tie="right")) == "right"
 
 
 def test_only_read_positions_meet_the_head(shepherd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -574,6 +589,12 @@ def test_every_family_of_the_cards_is_tested_here_and_listed() -> None:
     eurus = [row for row in cards.MODELS.values() if row.backend == "implicit"]
     assert {row.ref_model for row in eurus} == {"Qwen/Qwen2.5-Math-7B-Instruct"}
     assert all("unverified" in row.note for row in eurus)
+    ties = {row.family: row.tie for row in rows}
+    assert ties == {
+        **dict.fromkeys(("Math-Shepherd", "RLHFlow", "PURE", "TRL"), "wrong"),
+        **dict.fromkeys(("Qwen2.5-Math-PRM", "Skywork-o1-PRM", "EurusPRM", "ThinkPRM", "GenPRM"), "right"),
+    }
+    assert "a score at the threshold is wrong" in listing.format_row(next(r for r in rows if r.family == "TRL"))
     position = {row.family: row.position for row in rows}
     assert position["Skywork-o1-PRM"] == "sigmoid(value) at its last separator"
     assert position["Qwen2.5-Math-PRM"] == "class 1 at the tag"

@@ -344,8 +344,13 @@ def test_published_numbers_are_on_file() -> None:
     (book,) = published("prmbench_preview")
     assert {row.name: row.average for row in book.rows}["Qwen2.5-Math-PRM-7B"] == 65.5
     groups = {"simplicity": 2, "soundness": 4, "sensitivity": 3}
+    thresholds = {row.name: (row.rule, row.readout, row.threshold) for row in book.rows}
+    assert thresholds["Skywork-PRM-7B"] == ("fixed", "step_diff", "-0.05 on step differences")
+    assert thresholds["Qwen2.5-Math-PRM-7B"] == ("fixed", "as_is", "0.5")
+    assert thresholds["Pure-PRM-7B"][2].startswith("0 on P(right) - P(wrong)")
+    assert thresholds["GPT-4o (prompted as a critic)"][2] == "0 on scores from -1 to 1"
     for row in book.rows:
-        assert row.rule == "not stated"
+        assert row.threshold
         assert set(row.cells) == {*COLUMNS} - {"overall"}
         for group, size in groups.items():
             at = COLUMNS.index(group)

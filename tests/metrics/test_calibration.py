@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 from metric_rows import manifest, value
 from sklearn import metrics
+from sklearn.linear_model import LogisticRegression
 
 from prmbench import tasks
 from prmbench.core.records import MetricRow, RunResult, ScoredTrace
-from prmbench.metrics import calibration
+from prmbench.metrics import calibration, first_error
 from prmbench.metrics.calibration import Resampled
+from prmbench.tasks import find_task
+from prmbench.tasks.agreement import LATER_METRICS
+from prmbench.tasks.calibration import METRICS
+from prmbench.tasks.metric_rows import resampled
 
 
 def case(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Resampled]:
@@ -53,6 +58,18 @@ def test_auc_by_hand() -> None:
     assert len(nothing) == 2
 
 
+def test_auc_of_scores_of_each_replicates_own_is_scikit_learns() -> None:
+    x, target, of = case()
+    own = np.stack([x, (2 * x).round(), np.where(of.problem % 2, x, -x)])
+    own[0, 0] = np.nan
+    hard = target > 0.5
+    actual = calibration.auc(own, hard, of)
+    assert np.isnan(actual[0])
+    for row in (1, 2):
+        drawn = expanded(of, row)
+        assert actual[row] == pytest.approx(metrics.roc_auc_score(hard[drawn], own[row][drawn]), abs=1e-12)
+
+
 def test_correlation_is_numpys_in_every_replicate() -> None:
     x, target, of = case()
     actual = calibration.pearson(x + 1e6, target, of)
@@ -78,7 +95,7 @@ def test_ece_by_hand_and_in_a_replicate() -> None:
     p = np.array([0.1, 0.2, 0.3, 0.2, 0.7, 0.8, 0.8, 0.9])
     y = np.array([0, 0, 0, 0, 1.0, 1, 1, 0])
     of = Resampled(np.arange(8), np.array([[1.0] * 8, [1, 1, 1, 1, 1, 1, 1, 2]]))
-    actual = calibration.reliability(p, y, of, 2)
+    actual = calibration.reliability(p, y, of, count=2)
     assert actual.count.tolist() == [4, 4]
     assert actual.predicted[0] == pytest.approx([0.2, 0.8])
     assert actual.observed[0] == pytest.approx([0.0, 0.75])
@@ -86,60 +103,80 @@ def test_ece_by_hand_and_in_a_replicate() -> None:
     assert actual.ece[1] == pytest.approx((0.8 + abs(4.1 - 3.0)) / 9)
 
 
+def test_debiased_error_by_hand_and_in_a_replicate() -> None:
+    """One bin, three problems with residuals .6, -.2 and .2: the squared mean less its variance between problems."""
+    p = np.array([0.6, 0.8, 0.2])
+    y = np.array([0.0, 1.0, 0.0])
+    of = Resampled(np.arange(3), np.array([[1.0, 1, 1], [2, 1, 0]]))
+    sample, replicate = calibration.reliability(p, y, of, count=1).rms
+    mean = 0.6 / 3
+    variance = ((0.6 - mean) ** 2 + (-0.2 - mean) ** 2 + (0.2 - mean) ** 2) / 9 * 3 / 2
+    assert sample == pytest.approx(-np.sqrt(variance - mean**2))
+    mean = 1.0 / 3
+    variance = (2 * (0.6 - mean) ** 2 + (-0.2 - mean) ** 2) / 9 * 3 / 2
+    assert replicate == pytest.approx(-np.sqrt(2 * variance - mean**2))
+
+
+def simulated(problems: int, error: float, seed: int) -> tuple[np.ndarray, np.ndarray, Resampled]:
+    """Predictions whose outcomes are rarer by `error`; the six predictions of a problem mostly share their luck."""
+    rng = np.random.default_rng(seed)
+    p = rng.uniform(0.2, 0.8, (problems, 6))
+    luck = np.where(rng.random(p.shape) < 0.6, rng.random((problems, 1)), rng.random(p.shape))
+    problem = np.repeat(np.arange(problems), 6)
+    return p.ravel(), (luck < p - error).astype(float).ravel(), Resampled(problem, np.ones((1, problems)))
+
+
+@pytest.mark.parametrize(("problems", "error"), [(40, 0.0), (200, 0.0), (200, 0.1), (40, 0.15)])
+def test_noise_raises_the_ece_and_not_the_debiased_error(problems: int, error: float) -> None:
+    tables = [calibration.reliability(*simulated(problems, error, seed)) for seed in range(300)]
+    plain, debiased = (np.mean([getattr(table, name)[0] for table in tables]) for name in ("ece", "rms"))
+    assert debiased == pytest.approx(error, abs=0.015)
+    if not error:
+        assert plain > 0.03, "which is all noise"
+
+
+def test_the_interval_of_the_debiased_error_holds_the_truth() -> None:
+    """Of 60 data sets nine tenths or more; it would miss most of them if replicates were debiased like the sample."""
+    held = 0
+    for seed in range(60):
+        p, y, of = simulated(100, 0.1, seed)
+        draws = np.random.default_rng(seed).multinomial(100, np.full(100, 0.01), 200)
+        rms = calibration.reliability(p, y, Resampled(of.problem, np.concatenate([of.draws, draws]))).rms
+        low, high = np.percentile(rms[1:], [2.5, 97.5])
+        held += low <= 0.1 <= high
+    assert held >= 54
+
+
+def test_a_calibrated_model_shows_the_ece_that_its_sample_size_gives() -> None:
+    """Against simulation from the start; prefixes that share their outcome show more of it."""
+    p, _, _ = simulated(60, 0.0, 0)
+    alone = np.arange(len(p))
+    drawn = calibration.ece_if_calibrated(p, alone, 1, 1000, 0)
+    rng = np.random.default_rng(9)
+    by_hand = [
+        calibration.reliability(p, (rng.random(len(p)) < p).astype(float), Resampled(alone, np.ones((1, len(p))))).ece[
+            0
+        ]
+        for _ in range(300)
+    ]
+    assert drawn.mean() == pytest.approx(np.mean(by_hand), rel=0.05)
+    assert np.percentile(drawn, 97.5) == pytest.approx(np.percentile(by_hand, 97.5), rel=0.1)
+    assert calibration.ece_if_calibrated(p, alone // 6, 1, 1000, 0).mean() > 1.1 * drawn.mean()
+    assert calibration.ece_if_calibrated(p, alone, 16, 1000, 0).mean() == pytest.approx(drawn.mean() / 4, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("target", "k"), [([0.0, 1.0], 1), ([0.5, 0.25, 1.0], 4), ([1 / 3, 0.5], 6), ([0.33, 0.5], 100), ([2**-0.5], None)]
+)
+def test_the_number_of_continuations_is_the_smallest_that_gives_the_targets(target: list[float], k: int | None) -> None:
+    assert calibration.continuations(np.array(target)) == k
+
+
 def test_a_constant_at_the_base_rate_has_no_calibration_error() -> None:
     _, target, of = case()
     same = np.full(len(target), target.mean())
     assert calibration.reliability(same, target, of).ece[0] == pytest.approx(0, abs=1e-12)
     assert calibration.brier(same, target, of)[0] == pytest.approx(target.var(), abs=1e-12)
-
-
-@pytest.mark.parametrize("shift", [0.0, 7.0])
-def test_platt_by_hand(shift: float) -> None:
-    """Two values, each with its own mean target: the line goes through both log-odds, here -log 3 and log 3."""
-    x = np.array([-1.0, -1.0, 3.0, 3.0]) + shift
-    slope, intercept = calibration.fit_platt(x, np.array([0.5, 0.0, 1.0, 0.5]))
-    assert slope == pytest.approx(np.log(9) / 4, rel=1e-5)
-    assert intercept == pytest.approx(-np.log(3) + slope * (1 - shift), abs=1e-5)
-
-
-def test_platt_is_the_optimum() -> None:
-    """At the optimum residuals sum to nothing, alone and times x; a soft target counts by its value."""
-    x, target, _ = case()
-    slope, intercept = calibration.fit_platt(x, target)
-    residual = calibration.sigmoid(slope * x + intercept) - target
-    assert [residual.sum(), (residual * x).sum()] == pytest.approx([0, 0], abs=1e-5)
-    assert slope > 0
-
-
-def test_platt_gives_the_numbers_of_the_committed_results() -> None:
-    """Recorded from the Newton's method that the first results were made with."""
-    x, target, _ = case()
-    assert calibration.fit_platt(x, target) == pytest.approx((0.534956097746, 0.130690765680), abs=1e-9)
-
-
-@pytest.mark.parametrize("far", [1.0, 1e4])
-def test_platt_stays_finite_on_what_one_value_separates(far: float) -> None:
-    x = np.array([-2.0, -1.0, 1.0, 2.0]) * far
-    slope, intercept = calibration.fit_platt(x, (x > 0).astype(float))
-    p = calibration.sigmoid(slope * x + intercept)
-    assert p == pytest.approx([0, 0, 1, 1], abs=1e-3)
-    assert calibration.fit_platt(np.full(4, 0.1), np.array([1.0, 1, 1, 0])) == (0.0, pytest.approx(np.log(3), abs=1e-5))
-    slope, intercept = calibration.fit_platt(x, np.ones(4))
-    assert calibration.sigmoid(slope * x + intercept).min() > 0.999
-
-
-def test_cross_fitting_never_sees_its_own_fold() -> None:
-    x, target, of = case()
-    fold = of.problem % 2
-    actual = calibration.cross_fitted(x, target, fold)
-    slope, intercept = calibration.fit_platt(x[fold == 1], target[fold == 1])
-    assert actual[fold == 0] == pytest.approx(slope * x[fold == 0] + intercept)
-    changed = np.where(fold == 0, 1 - target, target)
-    again = calibration.cross_fitted(x, changed, fold)
-    assert (again[fold == 0] == actual[fold == 0]).all()
-    assert (again[fold == 1] != actual[fold == 1]).all()
-    constant = calibration.cross_fitted_mean(target, fold)
-    assert set(constant[fold == 0].tolist()) == {target[fold == 1].mean()}
 
 
 def test_log_odds_and_back() -> None:
@@ -237,6 +274,74 @@ def test_platt_mends_the_scale_and_keeps_to_its_fold() -> None:
     assert value(rows, "floor/constant", "brier").value > target.var()  # type: ignore[operator]  # of the other fold
 
 
+def test_platt_is_fitted_again_in_every_replicate() -> None:
+    """Replicates of the Brier score and the AUC, from scikit-learn's fits to the problems that they draw."""
+    items = traces()
+    facts = manifest("calibration", "logratio", replicates=3)
+    cells = {c.metric: c.values for c in find_task("calibration").judge(facts, items).cells["prefix_sum/platt"]["s"]}
+    index, draws = resampled(facts, "s", [t.cluster for t in items])
+    fold = np.repeat(first_error.folds([t.cluster for t in items], 2), [t.steps for t in items])
+    x, target = flat(items, "prefix_sum")[:, None], flat(items, "success")
+    for row in range(4):
+        weight = np.repeat(draws[row, index], [t.steps for t in items])
+        logits = np.empty(len(x))
+        for held in (0, 1):
+            rest = fold != held
+            model = LogisticRegression(C=1e9, solver="newton-cholesky", tol=1e-12)
+            twice = np.concatenate([weight[rest] * target[rest], weight[rest] * (1 - target[rest])])
+            model.fit(np.concatenate([x[rest], x[rest]]), np.repeat([1, 0], rest.sum()), sample_weight=twice)
+            logits[~rest] = model.decision_function(x[~rest])
+        p = calibration.sigmoid(logits)
+        assert cells["brier"][row] == pytest.approx(np.average((p - target) ** 2, weights=weight), abs=1e-7)
+        decided = target != 0.5
+        auc = metrics.roc_auc_score(target[decided] > 0.5, logits[decided], sample_weight=weight[decided])
+        assert cells["auc"][row] == pytest.approx(auc, abs=1e-9)
+
+
+def test_beside_the_ece_stands_what_a_calibrated_model_would_show() -> None:
+    """Values that are log-odds of the outcomes: their ECE lies in the range, that of inflated ones does not."""
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0, 1.5, (150, 3))
+    items = [
+        ScoredTrace(
+            f"s-{i:03}", "s", None, 1, str(i // 2), 3, tuple(np.diff(row, prepend=0.0).tolist()), (1, 1, 1),
+            step_labels=tuple((rng.binomial(4, calibration.sigmoid(row)) / 4).tolist()),
+        )
+        for i, row in enumerate(logits)
+    ]  # fmt: skip
+    fair, inflated = (
+        tasks.judge(manifest("calibration", "logratio", beta=beta, replicates=99), items) for beta in (1.0, 4.0)
+    )
+    expected, ece = (value(fair, "prefix_sum/sigmoid", name) for name in ("ece_if_calibrated", "ece"))
+    assert expected.lo < ece.value < expected.hi  # type: ignore[operator]
+    assert expected.lo < expected.value < expected.hi  # type: ignore[operator]
+    assert abs(value(fair, "prefix_sum/sigmoid", "calibration_rms").value) < 0.04  # type: ignore[arg-type]
+    assert (
+        value(inflated, "prefix_sum/sigmoid", "ece").value
+        > value(inflated, "prefix_sum/sigmoid", "ece_if_calibrated").hi
+    )  # type: ignore[operator]
+    assert value(inflated, "prefix_sum/sigmoid", "calibration_rms").lo > 0.05  # type: ignore[operator]
+
+
+def test_targets_that_are_no_shares_have_no_expectation_and_say_so() -> None:
+    items = [replace(t, step_labels=tuple(0.1 + 2**-0.5 * label for label in t.step_labels)) for t in traces()]
+    rows = tasks.judge(manifest("calibration", "logratio", replicates=9), items)
+    assert missing(rows, "prefix_sum/sigmoid", "ece_if_calibrated").startswith("targets are no shares of at most 256")
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_refused"), [(("prefix_sum/platt", "brier"), False), (("prefix_sum/sigmoid", "brier"), True)]
+)
+def test_files_of_before_have_other_platt_intervals_and_fewer_metrics(
+    changed: tuple[str, str], is_refused: bool
+) -> None:
+    rows = tasks.judge(manifest("calibration", "logratio", replicates=9), traces())
+    before = [r for r in rows if r.metric not in LATER_METRICS]
+    before = [replace(r, lo=0.001) if (r.protocol, r.metric) == changed else r for r in before]
+    assert bool(tasks.differences(before, rows)) == is_refused
+    assert tasks.differences([r for r in rows if r.metric != "brier"], rows)
+
+
 def test_beta_scales_the_sigmoid_and_nothing_else() -> None:
     one, two = (tasks.judge(manifest("calibration", "logratio", beta=b), traces()) for b in (0.3, 3.0))
     for metric in ("auc", "td_outcome_correlation"):
@@ -293,7 +398,7 @@ def test_averages_are_of_scalars_and_intervals_hold_the_value() -> None:
     facts = manifest("calibration", "logratio", ("s", "tt"))
     rows = tasks.judge(facts, items)
     averaged = {r.metric for r in rows if r.subset == "avg[s,tt]" and r.protocol == "prefix_sum/platt"}
-    assert averaged == {"ece", "brier", "auc", "auc_q1", "auc_q2", "auc_q3", "auc_q4", "td_outcome_correlation"}
+    assert averaged == set(METRICS)
     for row in rows:
         if row.metric in ("brier", "auc", "td_outcome_correlation"):
             assert row.lo < row.value < row.hi  # type: ignore[operator]
@@ -312,6 +417,7 @@ def test_what_cannot_be_known_says_why() -> None:
     rows = tasks.judge(facts, single)
     assert missing(rows, "prefix_sum/platt", "brier") == "cross-fitting needs two problems"
     assert missing(rows, "floor/constant", "ece") == "cross-fitting needs two problems"
+    assert missing(rows, "prefix_sum/sigmoid", "calibration_rms") == "needs two problems in a bin"
     assert value(rows, "prefix_sum/sigmoid", "brier").value is not None
     good = [replace(t, step_labels=(1.0,) * t.steps) for t in traces()]
     assert missing(tasks.judge(facts, good), "prefix_sum/sigmoid", "auc_q2") == "needs good and bad prefixes"

@@ -68,13 +68,15 @@ def drawn(subsets: Sequence[str], n: int = 15, seed: int = 0, coarse: bool = Fal
 
 
 def test_every_number_by_hand() -> None:
-    """Threshold 0.5. Called valid: above it, so a score of exactly 0.5 is called invalid."""
+    """Threshold 0.5, and a model of which a score of exactly 0.5 is wrong: it is called invalid."""
     items = [
         trace("a", "vvxv", (0.9, 0.5, 0.6, 0.8), "circular"),  # right, FN, FP, right; the first error is missed
         trace("b", "xxv", (0.2, 0.7, 0.1), "circular"),  # right, FP, FN; the first error is found
         trace("c", "vv", (0.9, 0.9), "circular"),
     ]
-    rows = rows_of(manifest(["circular"]), items)
+    right = rows_of(manifest(["circular"]), items)  # a score of exactly 0.5 is right
+    assert right["circular", "as_is/fixed:0.5", "valid_accuracy"].value == pytest.approx(5 / 6)
+    rows = rows_of(replace(manifest(["circular"]), tie="wrong"), items)
     tp, fp, tn, fn = 4, 2, 1, 2
     f1, negative = Fraction(2 * tp, 2 * tp + fp + fn), Fraction(2 * tn, 2 * tn + fn + fp)
     wanted = {

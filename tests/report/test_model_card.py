@@ -71,7 +71,7 @@ def told(result: RunResult) -> dict[tuple[str, str, str], Any]:
         and "in_sample" not in r.protocol
         and "oracle" not in r.protocol
         and r.metric not in ("threshold", "mdd", "drop_mdd", "p_value")
-        and not r.metric.startswith("reliability")
+        and not r.metric.startswith(("reliability", "ece_if_calibrated"))
     }
 
 
@@ -403,3 +403,11 @@ def test_no_run(tmp_path: Path) -> None:
         card(CardConfig(), [])
     with pytest.raises(UserError, match=r"absent\.json: cannot be read"):
         card(CardConfig(), [tmp_path / "absent.json"])
+
+
+def test_a_card_says_how_a_step_at_the_threshold_is_judged(tmp_path: Path) -> None:
+    for tie in ("right", "wrong"):
+        _, body = read(card(CardConfig(), [steps_run(tmp_path / tie, native=0.5, tie=tie)]))
+        assert f"| a step whose score equals the threshold | {tie} |" in body
+    _, body = read(card(CardConfig(), [write_run(tmp_path, "calibration")]))
+    assert "equals the threshold" not in body

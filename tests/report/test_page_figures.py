@@ -94,10 +94,13 @@ def test_areas_are_the_chance_that_a_wrong_step_scores_lower() -> None:
     auc = float(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
     assert auc > 0.6, "the sign would show"
     texts = [text.get_text() for axis in figure.axes for text in axis.texts]
-    assert f"AUC {auc:.2f}" in texts
-    assert any(text.startswith("AP ") for text in texts)
+    assert f"AUROC {100 * auc:.1f}" in texts
+    areas = {
+        row.metric: row.value for row in prm.result.rows if (row.protocol, row.subset) == ("as_is/ranking", "gsm8k")
+    }
+    assert {f"AUROC {100 * areas['auroc']:.1f}", f"AUPRC {100 * areas['auprc']:.1f}"} <= set(texts)  # type: ignore[operator]
     assert legend(figure) == ["prm  as_is/calibrated:gsm8k", "chance"]
-    assert all(word in caption for word in ("ROC", "AUC", "recall", "AP", "Dashed"))
+    assert all(word in caption for word in ("ROC", "AUROC", "recall", "AUPRC", "Dashed"))
 
 
 def test_histograms_add_up_and_right_steps_score_higher() -> None:

@@ -129,7 +129,7 @@ def by_shepherd(folder: Path, trace: Trace) -> list[float]:
     return scores
 
 
-def by_rlhflow(folder: Path, trace: Trace, joint: str = " ") -> tuple[list[float], list[float], list[float]]:
+def by_rlhflow(folder: Path, trace: Trace, joint: str = "\n\n") -> tuple[list[float], list[float], list[float]]:
     """The conversation up to each step, rendered and read again, at the third position from the end."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
     messages: list[dict[str, str]] = []

@@ -7,6 +7,7 @@ from prmbench.core.records.kinds import (
     DEFAULT_READOUTS,
     ESTIMATOR_VERSION,
     READOUTS,
+    READOUTS_ON_REQUEST,
     SCHEMA_VERSION,
     SCORING_VERSION,
     Boundary,
@@ -16,6 +17,7 @@ from prmbench.core.records.kinds import (
     RetryError,
     ScoreKind,
     Threshold,
+    Tie,
     UserError,
 )
 from prmbench.core.records.protocol import EvalProtocol
@@ -26,6 +28,7 @@ __all__ = [
     "DEFAULT_READOUTS",
     "ESTIMATOR_VERSION",
     "READOUTS",
+    "READOUTS_ON_REQUEST",
     "SCHEMA_VERSION",
     "SCORING_VERSION",
     "Boundary",
@@ -41,6 +44,7 @@ __all__ = [
     "ScoredTrace",
     "StepScores",
     "Threshold",
+    "Tie",
     "Trace",
     "Usage",
     "UserError",

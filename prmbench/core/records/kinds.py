@@ -16,8 +16,11 @@ ScoreKind = Literal["logratio", "value", "prob", "verdict", "outcome"]
 """What `StepScores.values` holds: sums over a step's tokens, a value read at a step's end,
 P(step is right), or nothing (critics store `verdicts`, a policy's completions have outcomes only)."""
 Readout = Literal["prefix_sum", "step_sum", "prefix_mean", "step_mean", "as_is", "step_diff", "vote"]
-Threshold = Literal["native", "fixed", "calibrated", "calibrated_in_sample", "cross_validated", "oracle"]
+Threshold = Literal["native", "fixed", "calibrated", "calibrated_in_sample", "cross_validated", "oracle", "ranking"]
+"""Where a threshold comes from; `ranking` has none, but asks how well scores separate wrong steps from right ones."""
 Boundary = Literal["exact", "release"]
+Tie = Literal["right", "wrong"]
+"""The label of a step whose score equals the threshold: one rule per family of models, as its authors have it."""
 
 READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
     "logratio": ("prefix_sum", "step_sum", "prefix_mean", "step_mean"),
@@ -27,6 +30,8 @@ READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
     "outcome": (),
 }
 """Which readouts each kind of score admits; METHOD names in docs/protocols.md."""
+READOUTS_ON_REQUEST: dict[ScoreKind, tuple[Readout, ...]] = {"prob": ("step_diff",)}
+"""Further readouts, under which a run is judged only where a protocol asks for them."""
 DEFAULT_READOUTS: dict[ScoreKind, Readout] = {
     "logratio": "step_sum",
     "value": "as_is",

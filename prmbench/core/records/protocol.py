@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import get_args
 
-from prmbench.core.records.kinds import Boundary, Readout, Threshold, UserError
+from prmbench.core.records.kinds import Boundary, Readout, Threshold, Tie, UserError
 
 
 def _number(text: str) -> float | None:
@@ -23,7 +23,7 @@ class EvalProtocol:
     """How step scores become a verdict. Its `key` is the protocol's name.
 
     Keys have the form `[series.]readout/threshold[:argument][@release]`, e.g. `step_sum/oracle`,
-    `prefix_mean/calibrated:gsm8k`, `logprob.step_sum/fixed:0`, `step_sum/oracle@release`.
+    `prefix_mean/calibrated:gsm8k`, `logprob.step_sum/fixed:0`, `step_sum/oracle@release`, `step_sum/ranking`.
     """
 
     readout: Readout
@@ -35,6 +35,8 @@ class EvalProtocol:
     series: str = ""
     """The series of scores: empty for `values`, otherwise a key of `also`."""
     boundary: Boundary = "exact"
+    tie: Tie = "right"
+    """The label of a step whose score equals the threshold: the run's own, which no key names."""
 
     @property
     def is_tuned(self) -> bool:

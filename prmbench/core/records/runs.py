@@ -13,6 +13,7 @@ from prmbench.core.records.kinds import (
     Boundary,
     ScoreKind,
     Threshold,
+    Tie,
     UserError,
 )
 
@@ -81,6 +82,8 @@ class RunManifest:
     """The threshold of the model's own labels, where it has one (argmax of two classes: 0.5)."""
     fixed: float | None = None
     """The conventional threshold for this kind of score, where there is one (sigmoid: 0.5)."""
+    tie: Tie = "right"
+    """The label of a step whose score equals the threshold, as the model's authors have it."""
     calibrate_on: str = "gsm8k"
     """The subset on which `calibrated` rules tune their thresholds."""
     rules: tuple[Threshold, ...] = ()

@@ -31,7 +31,10 @@ TEXTS = (
 )
 LISTS = ("subsets", "series", "rules", "extra_protocols", "trained_on", "commits", "packages", "request_changes")
 LIMITS = (-LARGEST_NUMBER, LARGEST_NUMBER)
-SHARES = {"p_value": (0.0, 1.0), **dict.fromkeys(("mdd", "drop_mdd"), (0.0, LARGEST_NUMBER))}
+SHARES = {
+    **dict.fromkeys(("p_value", "ece_if_calibrated"), (0.0, 1.0)),
+    **dict.fromkeys(("mdd", "drop_mdd"), (0.0, LARGEST_NUMBER)),
+}
 """Metric computed from bootstrap replicates -> its range; the exact value takes another bootstrap to check."""
 ROW_TEXTS = {"subset": NOTE_LENGTH, "protocol": TEXT_LENGTH, "metric": TEXT_LENGTH, "note": NOTE_LENGTH}
 """Field -> largest number of characters."""

@@ -21,7 +21,7 @@ from prmbench.studies.reporting.reward_model_runs import (
     own_readouts,
 )
 from prmbench.tasks.calibration import COLUMNS as CALIBRATION
-from prmbench.tasks.calibration import LOWER_IS_BETTER
+from prmbench.tasks.calibration import LOWER_IS_BETTER, UNRANKED
 from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Code, Row, Table, Unit, Value, has_mark, number
 
 READINGS = {"process level": PROCESS_READOUTS, "prefix mean": PREFIX_MEAN_READOUTS, "prefix": PREFIX_READOUTS}
@@ -145,7 +145,7 @@ def _table(
     for name in units:
         values = [mean.value for _, cells in lines if (mean := cells.get(name)) is not None]
         pick = min if name in LOWER_IS_BETTER else max
-        best[name] = pick(values) if len(values) > 1 else None
+        best[name] = pick(values) if len(values) > 1 and name not in UNRANKED else None
     seeds = len(study.seeds)
     return tuple(
         (*names, *(mean_value(cells.get(name), unit, seeds, best[name]) for name, unit in units.items()))
