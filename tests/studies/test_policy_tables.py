@@ -19,10 +19,10 @@ from scipy import stats
 from table_texts import texts
 
 from prmbench.core.result_files import metrics_path, sha256
+from prmbench.metrics.equivalence import holm
 from prmbench.report import report, run_table
 from prmbench.report.load import load
 from prmbench.report.sheets import sheets
-from prmbench.report.stats import holm
 from prmbench.report.training_figures import over_runs
 from prmbench.report.training_runs import TrainingRun
 from prmbench.studies.reporting.nested_seeds import RunValues, difference, estimate, whole_run_values
@@ -229,8 +229,8 @@ def test_arms_against_grpo_and_a_reward_model_as_policy(policies: RLStudy) -> No
     against_grpo = compare_with_grpo(policies, "plain")
     assert set(against_grpo) == set(ARMS) - {"grpo"}
     assert against_grpo["distrl_ipvrm"][0].value == pytest.approx(0.10, abs=0.03)
-    p_values = {arm: e.p for arm, (e, _) in against_grpo.items()}
-    assert [adjusted for _, adjusted in against_grpo.values()] == pytest.approx(
+    p_values = {arm: e.p for arm, (e, *_) in against_grpo.items()}
+    assert [adjusted for _, adjusted, _ in against_grpo.values()] == pytest.approx(
         holm([p for p in p_values.values() if p is not None])
     )
     one_each = RLStudy(tuple(t for t in policies.trained if not t.arm.startswith("rm_as") or t.seeds[1] == 0))
@@ -373,7 +373,7 @@ def test_a_study_with_two_runs_has_a_sheet(tmp_path: Path) -> None:
     (sheet,) = sheets(read_runs(tmp_path), sections=SECTIONS)
     assert sheet.name == "miniature_gain-distrl"
     arms = next(grid for grid in sheet.tables if grid.label == "rl-arms")
-    assert texts(arms) == [[("–", "distrl_ipvrm", "1", "1", "+5.0 [+5.0, +5.0]†", "1 of 1", "–", "–", "–")]]
+    assert texts(arms) == [[("–", "distrl_ipvrm", "1", "1", "+5.0 [+5.0, +5.0]†", "1 of 1", "–", "–", "unclear", "–")]]
     assert arms.notes
     drawn = [f"miniature_gain-distrl-{name}" for name in ("accuracy", "monitors", "arms")]
     assert [figure.name for figure in sheet.figures] == drawn
