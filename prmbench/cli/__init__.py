@@ -256,6 +256,27 @@ def compare(
     _console().print(report.compare_table(rows, judged))
 
 
+@command(options.PowerConfig)
+def power(
+    config: options.PowerConfig,
+    first: Annotated[
+        Path, typer.Argument(help="A pilot: <run-id>.json, or a folder of runs over seeds.", readable=False)
+    ],
+    second: Annotated[
+        Path | None, typer.Argument(help="The other side, where the pilot has it.", readable=False)
+    ] = None,
+    json_: Json = False,
+    quiet: NoProgress = False,
+) -> None:
+    """How many problems or seeds a difference needs, from a pilot run, a pair, or folders of runs over seeds."""
+    with progress_bar(quiet, "judging"):
+        from prmbench.report import power as planning
+
+        _add_benchmarks(config.benchmark)
+        plan = planning.plan(config, first, second)
+    typer.echo(json.dumps(asdict(plan)) if json_ else "\n".join(planning.lines(plan)))
+
+
 @command(options.ReportConfig)
 def report(config: options.ReportConfig, quiet: NoProgress = False) -> None:
     """Regenerate tables, figures and the HTML page from the results; --check only says what would change."""

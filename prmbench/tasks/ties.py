@@ -95,15 +95,15 @@ class PairedTests:
     def _p(self, best: Entry, other: Entry) -> float | None:
         task = _task_of(best.run)
         if task.compare is None:
-            return _replicates_p(self._replicates(task, best, best), self._replicates(task, best, other))
+            return _replicates_p(self.replicates(best, best), self.replicates(best, other))
         key = best.place, other.place
         if key not in self._p_values:
             self._p_values[key] = _compared(best, other)
         return self._p_values[key].get((best.row.subset, best.row.metric))
 
-    def _replicates(self, task: Task, best: Entry, entry: Entry) -> Floats | None:
-        """The value and the replicates of an entry's number, resampled like the best run's; judged once for a table."""
-        seeds = best.run.result.manifest
+    def replicates(self, best: Entry, entry: Entry) -> Floats | None:
+        """Returns the value and the replicates of an entry's number, resampled like those of the best run."""
+        task, seeds = _task_of(entry.run), best.run.result.manifest
         manifest = replace(entry.run.result.manifest, seed=seeds.seed, replicates=seeds.replicates)
         key = (entry.place if task.judge_one else (entry.place[0], "")), manifest.seed, manifest.replicates
         if key not in self._judged:
