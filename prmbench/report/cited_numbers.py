@@ -53,8 +53,8 @@ RESULT = re.compile(
 )
 """What looks like a result: a number with an interval, a decimal, a signed number, percent or points, an F1."""
 ALLOWED = re.compile(
-    r"(?:95|90|5)% (?:interval|bootstrap|t-interval|percentile|of the values)|(?:at|of) 5%|5% test|80% power|power 0\.80"
-    r"|p below 0\.05|margin of \d points?"
+    r"(?:95|90|5)% (?:interval|bootstrap|t-interval|percentile|of the values)|(?:at|of) 5%|5% test|80% power"
+    r"|power 0\.80|p below 0\.05|margin of \d points?"
     r"|(?:Python|TRL|vLLM|schema|Apache-|build) ?\d[\d.]*|arXiv \d{4}\.\d{5}|\d[\d.]* ?(?:M|B|GiB|MiB|GB)\b"
     r"|index of the first wrong step[^.]*?-1|\bor \*?\*?-1|-1 (?:is|when|where|for|=)"
 )

@@ -70,6 +70,8 @@ def plan(config: PowerConfig, first: Path, second: Path | None) -> Plan:
         UserError: A path is no result or folder of results, the two sides do not fit, or the pilot is too small.
     """
     is_folder = first.is_dir()
+    if is_folder and second is not None and not second.exists():
+        raise UserError(f"{second}: no such folder")
     if second is not None and second.is_dir() != is_folder:
         raise UserError("power: give two results, or two folders of runs over seeds, not one of each")
     pilot = (_seeds if is_folder else _problems)(config, first, second)
