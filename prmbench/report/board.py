@@ -13,11 +13,13 @@ import pandas as pd
 from prmbench.core.records import MetricRow
 from prmbench.core.result_files import Run
 from prmbench.report.frame import columns, frame, incomparable_subsets, is_sheet_name, is_trained_on_benchmark
-from prmbench.tasks import OUT_OF_FOLD
+from prmbench.tasks import OUT_OF_FOLD, find_task
 from prmbench.tasks.ties import Entry, PairedTests, Place
 from prmbench.tasks.wording import FLOORS, RULES, members, run_name
 
 OUT_OF_FOLD_MARK, OTHER_MARK, OVERLAP_MARK = "†", "‡", "§"
+STEPS = "steps"
+"""The task of a board without runs."""
 LEGEND = {
     OUT_OF_FOLD_MARK: "the threshold was tuned on this subset, so its cell is judged out of fold (5 folds by problem); "
     "an average with the mark includes such a cell",
@@ -122,7 +124,7 @@ class Board:
     """Number of traces by column."""
     tables: tuple[RuleTable, ...]
     runs: tuple[Run, ...]
-    tests: PairedTests = field(default_factory=PairedTests, compare=False)
+    tests: PairedTests = field(default_factory=lambda: PairedTests(find_task(STEPS)), compare=False)
     """The paired tests made for the tables."""
 
     @property
@@ -146,7 +148,7 @@ def _board(benchmark: str, runs: Sequence[Run]) -> Board:
     table = frame(runs)
     incomparable = incomparable_subsets(runs)
     by_id = {run.result.manifest.run_id: run for run in runs}
-    rows, tests = _ruled_rows(table, by_id, incomparable), PairedTests()
+    rows, tests = _ruled_rows(table, by_id, incomparable), PairedTests(find_task(runs[0].result.manifest.task))
     floors = _floors(table, incomparable)
     tables = []
     for rule in RULES:

@@ -13,11 +13,11 @@ import numpy as np
 from prmbench.config import PowerConfig
 from prmbench.core.records import MetricRow, RunManifest, UserError
 from prmbench.core.result_files import Run
-from prmbench.metrics import power
+from prmbench.metrics import sample_size
 from prmbench.metrics.first_error import Floats
 from prmbench.report.headlines import headline
 from prmbench.report.load import find_results
-from prmbench.tasks import read_verified
+from prmbench.tasks import find_task, read_verified
 from prmbench.tasks.blocks import underlying_subsets
 from prmbench.tasks.ties import Entry, PairedTests
 
@@ -78,8 +78,8 @@ def plan(config: PowerConfig, first: Path, second: Path | None) -> Plan:
     if pilot.deviation <= 0:
         raise UserError(f"power: {pilot.row.metric} does not vary in this pilot, so it says nothing of a study's size")
     wanted = config.difference / 100
-    lo, hi = power.deviation_interval(pilot.deviation, pilot.n)
-    sizes = [power.needed(d, wanted, config.level, config.power) for d in (pilot.deviation, lo, hi)]
+    lo, hi = sample_size.deviation_interval(pilot.deviation, pilot.n)
+    sizes = [sample_size.needed(d, wanted, config.level, config.power) for d in (pilot.deviation, lo, hi)]
     return Plan(
         unit=pilot.unit,
         metric=pilot.row.metric,
@@ -89,7 +89,7 @@ def plan(config: PowerConfig, first: Path, second: Path | None) -> Plan:
         paired=pilot.paired,
         estimate=pilot.estimate,
         error=pilot.deviation / math.sqrt(pilot.n),
-        detectable=power.detectable(pilot.deviation, pilot.n, config.level, config.power),
+        detectable=sample_size.detectable(pilot.deviation, pilot.n, config.level, config.power),
         difference=wanted,
         level=config.level,
         power=config.power,
@@ -115,7 +115,7 @@ def lines(plan: Plan) -> list[str]:
 
 
 def _count(number: int | None) -> str:
-    return f"more than {power.MOST_UNITS:,}" if number is None else f"{number:,}"
+    return f"more than {sample_size.MOST_UNITS:,}" if number is None else f"{number:,}"
 
 
 # --- problems of one or two runs --------------------------------------------------------------------------------
@@ -143,11 +143,11 @@ def _problems(config: PowerConfig, first: Path, second: Path | None) -> _Pilot:
 
 def _difference(sides: Sequence[Entry]) -> Floats | None:
     """The value and the replicates of a number, or of the second of two minus the first, resampled alike."""
-    tests = PairedTests()
-    values = [tests.replicates(sides[0], side) for side in sides]
-    if values[0] is None or values[-1] is None:
+    tests = PairedTests(find_task(sides[0].run.result.manifest.task))
+    first, second = tests.replicates(sides[0], sides[0]), tests.replicates(sides[0], sides[-1])
+    if first is None or second is None:
         return None
-    return values[0] if len(values) == 1 else np.subtract(*np.broadcast_arrays(values[1], values[0]))
+    return first if len(sides) == 1 else np.subtract(*np.broadcast_arrays(second, first))
 
 
 def _row(config: PowerConfig, run: Run, protocol: str | None) -> MetricRow:

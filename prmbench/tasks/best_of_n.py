@@ -235,7 +235,7 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     rules = {rule_and_readout(key, has_threshold=False)[0] for key in keys} - {"floor"}
     order = sorted(rules, key=_aggregation_rank)
     trace_blocks = blocks(runs, completion_identity)
-    tests = PairedTests()
+    tests = PairedTests(TASK)
     return tuple(_aggregation_table(rule, trace_blocks, sizes_of(runs), tests) for rule in order)
 
 

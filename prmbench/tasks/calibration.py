@@ -261,7 +261,7 @@ def leading(result: RunResult) -> tuple[Leading, ...]:
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     """Returns a table for values as read and one after Platt scaling, with the constant prediction beneath."""
-    trace_blocks, tests = blocks(runs, prefix_identity), PairedTests()
+    trace_blocks, tests = blocks(runs, prefix_identity), PairedTests(TASK)
     rule_tables = []
     for rule, (title, text) in RULES.items():
         groups = tuple(group for block in trace_blocks if (group := _group(rule, block, tests)))

@@ -20,7 +20,7 @@ def tables_of(task: Task, runs: Sequence[Run]) -> tuple[Table, ...]:
     """Returns the task's own tables, or a default one with a row per run and protocol and a column per metric."""
     if task.tables is not None:
         return task.tables(runs)
-    tests = PairedTests()
+    tests = PairedTests(task)
     groups = [group for block in blocks(runs, _trace_identity) if (group := _group(task, block, tests))]
     metrics = {column.metric for column in task.columns}
     return (

@@ -127,7 +127,7 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     protocols = sorted(
         {row.protocol for run in runs for row in run.result.rows if not row.protocol.startswith("floor")}
     )
-    tests = PairedTests()
+    tests = PairedTests(TASK)
     return tuple(_sampling(protocol, runs, tests) for protocol in sorted(protocols))
 
 

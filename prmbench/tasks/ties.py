@@ -50,7 +50,8 @@ def place_of(run: Run, protocol: str) -> Place:
 class PairedTests:
     """Paired tests between the runs of a page; each pair of runs and protocols is tested once, for all columns."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task) -> None:
+        self._task = task
         self._p_values: dict[tuple[Place, Place], dict[tuple[str, str], float]] = {}
         self._judged: dict[tuple[Place, int, int], Judged] = {}
         self.were_made = False
@@ -93,17 +94,16 @@ class PairedTests:
         return p is not None and p >= ALPHA
 
     def _p(self, best: Entry, other: Entry) -> float | None:
-        task = _task_of(best.run)
-        if task.compare is None:
+        if self._task.compare is None:
             return _replicates_p(self.replicates(best, best), self.replicates(best, other))
         key = best.place, other.place
         if key not in self._p_values:
-            self._p_values[key] = _compared(best, other)
+            self._p_values[key] = _compared(self._task, best, other)
         return self._p_values[key].get((best.row.subset, best.row.metric))
 
     def replicates(self, best: Entry, entry: Entry) -> Floats | None:
         """Returns the value and the replicates of an entry's number, resampled like those of the best run."""
-        task, seeds = _task_of(entry.run), best.run.result.manifest
+        task, seeds = self._task, best.run.result.manifest
         manifest = replace(entry.run.result.manifest, seed=seeds.seed, replicates=seeds.replicates)
         key = (entry.place if task.judge_one else (entry.place[0], "")), manifest.seed, manifest.replicates
         if key not in self._judged:
@@ -111,12 +111,6 @@ class PairedTests:
             judged = one(manifest, scores, entry.row.protocol) if one else task.judge(manifest, scores)
             self._judged[key] = judged
         return _values(self._judged[key], entry.row)
-
-
-def _task_of(run: Run) -> Task:
-    from prmbench.tasks.registry import find_task  # it imports the tasks, whose tables are made with this module
-
-    return find_task(run.result.manifest.task)
 
 
 def _has_interval(row: MetricRow) -> bool:
@@ -152,9 +146,9 @@ def _replicates_p(first: Floats | None, second: Floats | None) -> float | None:
     return float(2 * special.ndtr(-abs(float(differences[0])) / error))
 
 
-def _compared(a: Entry, b: Entry) -> dict[tuple[str, str], float]:
+def _compared(task: Task, a: Entry, b: Entry) -> dict[tuple[str, str], float]:
     """The p-values of `prmbench compare` by (subset, metric); empty where the runs cannot be paired."""
-    task, protocols = _task_of(a.run), (a.row.protocol, b.row.protocol)
+    protocols = a.row.protocol, b.row.protocol
     if task.pairs is None or task.compare is None:
         return {}
     try:

@@ -412,7 +412,7 @@ def pooled_blocks(runs: Sequence[Run]) -> list[Block]:
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     """Returns, per threshold rule and set of traces, the PRMScores and their details; published numbers come last."""
-    result_tables, tests = [], PairedTests()
+    result_tables, tests = [], PairedTests(TASK)
     for rule in RULE_TEXTS:
         for block in pooled_blocks(runs):
             if protocol_rows := _rows_of_rule(block, rule):

@@ -13,7 +13,7 @@ from cli_calls import fine, refused
 from paths import ROOT
 from report_runs import rows_taken_as_they_are, write_study
 
-from prmbench.metrics.power import detectable, deviation_interval, needed
+from prmbench.metrics.sample_size import detectable, deviation_interval, needed
 from prmbench.tasks import compare, read_run
 from prmbench.tasks.judging import pairs
 

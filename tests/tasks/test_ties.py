@@ -9,7 +9,7 @@ import pytest
 from prmbench.core.records import EvalProtocol, MetricRow
 from prmbench.core.result_files import Run
 from prmbench.report.load import find_results
-from prmbench.tasks import compare, read_run, ties
+from prmbench.tasks import Task, compare, find_task, read_run, ties
 from prmbench.tasks.ties import Entry, PairedTests, place_of
 
 RESULTS = Path(__file__).parents[2] / "leaderboards" / "results"
@@ -38,7 +38,7 @@ def test_tied_is_what_compare_does_not_tell_apart(step_run: Run) -> None:
         (p,) = [row.value for row in rows if (row.subset, row.metric) == ("gsm8k", "p_value")]
         if p is not None and p >= 0.05:
             expected.add(entry.place)
-    tests = PairedTests()
+    tests = PairedTests(find_task("steps"))
     assert tests.tied(column) == expected
     assert len(expected) in range(2, 4)
     assert tests.text == ties.TIED_TEXT
@@ -69,24 +69,26 @@ def test_ties_of_numbers_made_by_hand(
 ) -> None:
     """Neighbours by 0.01 are not told apart, by 0.03 they are."""
 
-    def p_values(a: Entry, b: Entry) -> dict[tuple[str, str], float]:
+    def p_values(_: Task, a: Entry, b: Entry) -> dict[tuple[str, str], float]:
         return {("math", "f1"): 0.5 if abs((a.row.value or 0) - (b.row.value or 0)) < 0.02 else 0.01}
 
     monkeypatch.setattr(ties, "_compared", p_values)
     column = [made_by_hand(*numbers, step_run, f"p{at}/oracle") for at, numbers in enumerate(others)]
-    assert PairedTests().tied(column, lower_is_better) == {place_of(step_run, f"p{at}/oracle") for at in expected}
+    assert PairedTests(find_task("steps")).tied(column, lower_is_better) == {
+        place_of(step_run, f"p{at}/oracle") for at in expected
+    }
 
 
 def test_only_the_next_best_are_tested(step_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs: list[str] = []
 
-    def p_values(_: Entry, b: Entry) -> dict[tuple[str, str], float]:
+    def p_values(_: Task, __: Entry, b: Entry) -> dict[tuple[str, str], float]:
         pairs.append(b.row.protocol)
         return {("math", "f1"): 0.5}
 
     monkeypatch.setattr(ties, "_compared", p_values)
     column = [made_by_hand(0.5 - at / 1000, 0.4, 0.6, step_run, f"p{at:02}/oracle") for at in range(60)]
-    assert len(PairedTests().tied(column[::-1])) == ties.MAX_TESTED + 1
+    assert len(PairedTests(find_task("steps")).tied(column[::-1])) == ties.MAX_TESTED + 1
     assert pairs == [f"p{at:02}/oracle" for at in range(1, ties.MAX_TESTED + 1)]
 
 
@@ -97,4 +99,4 @@ def test_pooled_numbers_are_paired_by_replicate() -> None:
     pooled = next(row.subset for row in model.result.rows if row.subset.startswith("micro["))
     own = entries(model, pooled, ("step_sum/cross_validated", "logprob.step_sum/cross_validated"), "prmscore")
     column = [*own, *entries(length, pooled, ("as_is/cross_validated",), "prmscore")]
-    assert PairedTests().tied(column) == {entry.place for entry in own}
+    assert PairedTests(find_task("validity")).tied(column) == {entry.place for entry in own}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from prmbench.metrics.power import detectable, deviation_interval, needed
+from prmbench.metrics.sample_size import detectable, deviation_interval, needed
 
 
 def test_many_units_follow_the_normal_formula() -> None:
