@@ -17,7 +17,7 @@ from prmbench.tasks.metric_rows import Judged
 from prmbench.tasks.task import Task
 from prmbench.tasks.wording import members
 
-MAX_TESTED = 20
+MAX_TESTED = 10
 """How many runs of a column are tested against its best: the next best ones. Keeps reports of many runs fast."""
 TIED_TEXT = (
     "Bold: the best of a column, and what a paired bootstrap test over problems does not tell apart from it at 5% "

@@ -20,7 +20,7 @@ from prmbench.report.markdown import cell_text
 from prmbench.report.stats import mean, paired, t_quantile, t_two_sided_p
 from prmbench.studies.reporting.reward_model_claims import Claim, claims, missing
 from prmbench.studies.reporting.reward_model_runs import SHIFTS, Study, gather_study
-from prmbench.studies.reporting.reward_model_tables import grids, mean_value
+from prmbench.studies.reporting.reward_model_tables import _tied, grids, mean_value
 from prmbench.studies.reporting.sections import SECTIONS
 from prmbench.tasks import read_runs
 
@@ -199,6 +199,23 @@ def test_cells_show_mean_interval_best_and_fewer_seeds() -> None:
     assert cell_text(mean_value(found, "percent", 4)) == "60.0 [35.2, 84.8]†"
     assert cell_text(mean_value(mean([-0.0001]), "points")) == "+0.0"
     assert cell_text(mean_value(None, "percent")) == "–"
+
+
+@pytest.mark.parametrize(
+    ("column", "lower_is_better", "expected"),
+    [
+        ([{0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.51, 1: 0.58, 2: 0.7}, {0: 0.1, 1: 0.2, 2: 0.3}], False, {0, 1}),
+        ([{0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.4, 1: 0.5, 2: 0.6}], False, {0}),  # paired: always 0.1 below
+        ([{0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.4, 1: 0.5, 2: 0.6}], True, {1}),
+        ([{0: 0.5}, {0: 0.4}], False, {0}),  # a single seed tests nothing
+        ([{0: 0.5}, {0: 0.5}], False, {0, 1}),
+        ([{0: 0.5, 1: 0.6}, {}], False, set()),
+    ],
+)
+def test_bold_marks_the_best_and_what_is_tied_with_it(
+    column: list[dict[int, float]], lower_is_better: bool, expected: set[int]
+) -> None:
+    assert _tied(column, lower_is_better) == expected
 
 
 def test_tables_of_a_study(reward_models: Study) -> None:
