@@ -7,7 +7,8 @@ A number in Markdown is followed by a comment that says where it is from; reader
 
 The first kind names a generated page, the beginning of the title of its table, cells that together choose one row (with
 `;` between them), and the beginning of a column's heading. The pages themselves are checked against the stored scores
-by `prmbench report --check`. The second is a paired difference that no page has, computed from the scores of two runs.
+by `prmbench report --check`. The second is a paired difference that no page has, computed from the scores of two runs;
+`<!-- from run // RUN // seconds -->` is what a run recorded of itself.
 Before a block of code, `<!-- block from RUN -->` says which run's result the lines that begin with a protocol show.
 What looks like a result and is none has a comment in its paragraph that says what it is:
 `<!-- numbers: example: what they are -->`, with one of KINDS.
@@ -49,9 +50,10 @@ RESULT = re.compile(
     r"|(?<![\w./-])[+-]?\d+\.\d+(?![\w.]*\d|\w)"
     r"|(?<![\w./-])[+-]\d+(?![\w.])"
     r"|(?<![\w./-])\d+ ?(?:%|percent|points)"
+    r"|(?<![\w./-])\d[\d,]*(?:\.\d+)?(?: a second|,? (?:seconds?|minutes?|ms|milliseconds|requests a second)\b)"
     r"|(?<=F1 )\d+(?![\w.])|(?<=F1 of )\d+(?![\w.])|(?<=difference of )\d+(?![\w.])"
 )
-"""What looks like a result: a number with an interval, a decimal, a signed number, percent or points, an F1."""
+"""What looks like a result: a number with an interval, a decimal, a signed number, percent or points, a time, an F1."""
 ALLOWED = re.compile(
     r"(?:95|90|5)% (?:interval|bootstrap|t-interval|percentile|of the values)|(?:at|of) 5%|5% test|80% power"
     r"|power 0\.80|p below 0\.05|margin of \d points?"
@@ -86,7 +88,7 @@ class Sources:
             UserError: The source does not name exactly one number.
         """
         parts = [part.strip() for part in source.split(" // ")]
-        text = self._compared(parts[1:]) if parts[0] == "compare" else self._cell(source, parts)
+        text = _SPECIAL[parts[0]](self, parts[1:]) if parts[0] in _SPECIAL else self._cell(source, parts)
         return _in_the_form_of(shown, text)
 
     def _cell(self, source: str, parts: Sequence[str]) -> str:
@@ -111,6 +113,10 @@ class Sources:
             return f"{row.value or 0:.3f}"
         return cell_text(Value(row.value, POINTS if metric.endswith("_difference") else PERCENT, row.lo, row.hi))
 
+    def _recorded(self, parts: Sequence[str]) -> str:
+        name, field = parts
+        return str(getattr(_run(self._results / name).result.manifest, field))
+
     def block(self, source: str, line: str) -> str:
         """Returns a line of terminal output with the numbers of a run; unchanged if it begins with no protocol."""
         run = _run(self._results / source)
@@ -123,6 +129,13 @@ class Sources:
             start = match.start() - max(0, len(number) - len(match[0]))
             line = line[:start] + number.rjust(match.end() - start) + line[match.end() :]
         return line
+
+
+_SPECIAL: dict[str, Callable[[Sources, Sequence[str]], str]] = {
+    "compare": Sources._compared,
+    "run": Sources._recorded,
+}
+"""Sources that are no page, by their first part."""
 
 
 def _numbers(value: float | None, ends: tuple[float | None, float | None] | None) -> list[str]:
@@ -170,6 +183,8 @@ def _in_the_form_of(shown: str, source: str) -> str:
     decimals = len(first[0].partition(".")[2]) if first else 0
     wanted = numbers[:3] if has_interval else numbers[:1]
     texts = [number if number.startswith("<") else _rounded(number, decimals) for number in wanted]
+    if "," in shown.partition(" [")[0]:
+        texts[0] = f"{float(texts[0]):,.{decimals}f}"
     if shown[0] not in "+-" and not has_interval and texts[0][0] == "+":
         texts[0] = texts[0][1:]
     return f"{texts[0]} [{texts[1]}, {texts[2]}]" if has_interval else texts[0]

@@ -77,7 +77,15 @@ def test_a_source_that_names_no_single_number_is_refused(sources: Sources, sourc
     "text",
     [
         *("an F1 of 31.4", "+0.2 [-0.9, +1.2]", "gains of -3 points", "reaches F1 34", "a difference of 18", "12%"),
-        *("two percent, or 2 percent", "p = 0.78", "| a | 31.4 |", "* 31.4", "31.4 <!-- numbers: guess: of mine -->"),
+        *(
+            "two percent, or 2 percent",
+            "took 40 seconds",
+            "89 requests a second",
+            "p = 0.78",
+            "| a | 31.4 |",
+            "* 31.4",
+            "31.4 <!-- numbers: guess: of mine -->",
+        ),
     ],
 )
 def test_a_result_without_a_source_is_a_fault(sources: Sources, text: str) -> None:
