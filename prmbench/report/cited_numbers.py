@@ -125,7 +125,9 @@ class Sources:
             number for row in rows for number in _numbers(row.value, None if row is not rows[-1] else (row.lo, row.hi))
         ]
         found = list(re.finditer(NUMBER, line))[-len(numbers) :] if numbers else []
-        for match, number in reversed(list(zip(found, numbers, strict=len(found) == len(numbers)))):
+        if len(found) != len(numbers):
+            raise UserError(f"block from {source}: {line.strip()!r} should show {len(numbers)} numbers")
+        for match, number in reversed(list(zip(found, numbers, strict=True))):
             start = match.start() - max(0, len(number) - len(match[0]))
             line = line[:start] + number.rjust(match.end() - start) + line[match.end() :]
         return line
