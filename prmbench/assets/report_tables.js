@@ -75,15 +75,15 @@ function boardRow(line, t, floors) {
   const node = el("tr", { class: line.group },
     el("td", { class: "model", title: line.run ? "run " + line.run : null }, line.model, el("small", {}, key(line.protocol))),
     el("td", {}, line.input), el("td", {}, line.signal),
-    ...t.columns.map((c) => f1Cell(line.cells[c], floors.map((f) => f.cells[c]), line.group, t.best[c])),
+    ...t.columns.map((c) => f1Cell(line.cells[c], floors.map((f) => f.cells[c]), line.group)),
     el("td", { class: "right" }, floor ? "" : percent(line.mdd)),
     el("td", { class: "right" }, floor ? "" : line.unscored + " of " + line.n));
   const f1 = (c) => (line.cells[c] ? line.cells[c][0] : null);
   return row(node, [line.model, line.input, line.signal, ...t.columns.map(f1), line.mdd, floor ? null : line.unscored], floor);
 }
-function f1Cell(cell, floors, group, best) {
+function f1Cell(cell, floors, group) {
   if (!cell || cell[0] === null) return el("td", { class: "f1", ...tooltip(cell ? cell[6] : "") }, DASH + (cell ? cell[5] : ""));
-  const [f1, lo, hi, error, correct, marks, note] = cell;
+  const [f1, lo, hi, error, correct, marks, note, tied] = cell;
   const track = el("div", { class: "track" });
   const placeMark = (name, left, width) => {
     const mark = el("i", { class: name });
@@ -96,7 +96,7 @@ function f1Cell(cell, floors, group, best) {
   placeMark("dot", f1);
   const accuracies = error === null ? "" : "Exact on traces with an error: " + percent(error) + "%; without one passed: " + percent(correct) + "%.";
   const other = marks.includes("\u2021");
-  const kind = (group === "model" && !other && best !== null && percent(f1) === percent(best) ? " best" : "") + (other ? " other" : "");
+  const kind = (tied ? " best" : "") + (other ? " other" : "");
   return el("td", { class: "f1" + kind, ...tooltip([accuracies, note].filter(Boolean).join("\n")) }, el("span", { class: "value" }, percent(f1) + marks),
     lo === null ? null : el("span", { class: "ends" }, "[" + percent(lo) + ", " + percent(hi) + "]"), track);
 }
@@ -104,7 +104,7 @@ function boardNotes(t) {
   const used = t.rows.map((l) => l.model + Object.values(l.cells).map((c) => c[5]).join("")).join("");
   const notes = Object.entries(data.legend).filter(([mark]) => used.includes(mark)).map(([mark, text]) => mark + " " + text + ".");
   const reasons = new Set(t.rows.flatMap((l) => Object.values(l.cells)).filter((c) => c[0] === null && c[6]).map((c) => DASH + " " + c[6] + "."));
-  return ["F1 in percent, [95% interval]. Thin ticks: the floors in the last rows.", ...notes, ...reasons];
+  return ["F1 in percent, [95% interval]. Thin ticks: the floors in the last rows." + (t.bold ? " " + t.bold : ""), ...notes, ...reasons];
 }
 
 // --- tables of typed cells: text, {code}, or a number: {value, number, interval, marks, best} ------

@@ -238,20 +238,43 @@ def compare(
     """Paired differences between two runs (second minus first), with intervals and p-values."""
     with progress_bar(quiet, "comparing"):
         from prmbench import tasks
+        from prmbench.tasks.comparison_verdicts import verdicts
 
         _add_benchmarks(config.benchmark)
         a, b = tasks.read_verified(first), tasks.read_verified(second)
         pairs = tasks.pairs(a.result.manifest, b.result.manifest, config.protocol, config.against)
         rows = tasks.compare((a.result, a.scores), (b.result, b.scores), pairs)
+        judged = verdicts(rows, tasks.find_task(a.result.manifest.task))
     if json_:
-        typer.echo(json.dumps({"rows": [asdict(row) for row in rows]}))
+        typer.echo(json.dumps({"rows": [asdict(row) for row in rows], "verdicts": [asdict(v) for v in judged]}))
         return
     from prmbench import report
     from prmbench.tasks.wording import model_name
 
     for which, run in (("first", a), ("second", b)):
         typer.echo(f"{which}: {model_name(run.result.manifest)}, run {run.result.manifest.run_id}")
-    _console().print(report.compare_table(rows))
+    _console().print(report.compare_table(rows, judged))
+
+
+@command(options.PowerConfig)
+def power(
+    config: options.PowerConfig,
+    first: Annotated[
+        Path, typer.Argument(help="A pilot: <run-id>.json, or a folder of runs over seeds.", readable=False)
+    ],
+    second: Annotated[
+        Path | None, typer.Argument(help="The other side, where the pilot has it.", readable=False)
+    ] = None,
+    json_: Json = False,
+    quiet: NoProgress = False,
+) -> None:
+    """How many problems or seeds a difference needs, from a pilot run, a pair, or folders of runs over seeds."""
+    with progress_bar(quiet, "judging"):
+        from prmbench.report import power as planning
+
+        _add_benchmarks(config.benchmark)
+        plan = planning.plan(config, first, second)
+    typer.echo(json.dumps(asdict(plan)) if json_ else "\n".join(planning.lines(plan)))
 
 
 @command(options.ReportConfig)

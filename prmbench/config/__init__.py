@@ -341,6 +341,22 @@ class CompareConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PowerConfig:
+    """`prmbench power`."""
+
+    difference: float = option(2.0, "The difference to be found, in points.", above=0, max=100)
+    power: float = option(0.8, "Share of studies in which it should be found.", min=0.5, below=1)
+    level: float = option(0.05, "Level of the two-sided test.", above=0, max=0.5)
+    metric: str | None = option(None, "Metric of the pilot, such as f1 (default: its main number).")
+    subset: str | None = option(None, "Subset or average of the pilot (default: that of its main number).")
+    protocol: str | None = option(None, "Protocol of the pilot (default: that of its main number).")
+    against: str | None = option(None, "Protocol of the second run, where its readout has another name.")
+    benchmark: tuple[str, ...] = option(
+        (), "Benchmark of your own that runs are on, pkg.mod:NAME, repeatable (installed ones are known)."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ReportConfig:
     """`prmbench report`."""
 

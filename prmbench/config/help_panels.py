@@ -82,6 +82,7 @@ PANELS: dict[str, tuple[str, ...]] = {
             "license",
             "organization",
         ),
+        *("difference", "power", "level", "metric"),
         *("relationship", "all_protocols", "card_only", "repo", "what", "yes", "private", "create_pr", "allow_dirty"),
         *("tracker", "json", "quiet"),
     ),

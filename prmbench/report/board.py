@@ -5,18 +5,22 @@ board_tables.py and page.py render the boards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
+from prmbench.core.records import MetricRow
 from prmbench.core.result_files import Run
 from prmbench.report.frame import columns, frame, incomparable_subsets, is_sheet_name, is_trained_on_benchmark
-from prmbench.tasks import OUT_OF_FOLD
+from prmbench.tasks import OUT_OF_FOLD, find_task
 from prmbench.tasks.published import is_unofficial
+from prmbench.tasks.ties import Entry, PairedTests, Place
 from prmbench.tasks.wording import FLOORS, RULES, floors_under, members, run_name
 
 OUT_OF_FOLD_MARK, OTHER_MARK, OVERLAP_MARK, UNOFFICIAL_MARK = "†", "‡", "§", "¶"
+STEPS = "steps"
+"""The task of a board without runs."""
 LEGEND = {
     OUT_OF_FOLD_MARK: "the threshold was tuned on this subset, so its cell is judged out of fold (5 folds by problem, "
     "ten splits), and no average includes it",
@@ -65,6 +69,10 @@ class RuleTable:
     rule: str
     columns: tuple[str, ...]
     rows: tuple[LeaderboardRow, ...]
+    tied: Mapping[str, frozenset[Place]] = field(default_factory=dict)
+    """The rows in bold, by column: the best and those that a paired test does not tell apart from it."""
+    bold_text: str = ""
+    """What bold numbers mean."""
 
     def ranked_by(self, row: LeaderboardRow) -> str | None:
         """Returns the column that ranks a row: its average over most subsets, or its only subset."""
@@ -82,6 +90,29 @@ class RuleTable:
         best = max(scores, default=0.0)
         return best if len(scores) > 1 and best > max(floors, default=0.0) else None
 
+    def with_ties(self, runs: Mapping[str, Run], tests: PairedTests) -> RuleTable:
+        """Returns the table with the rows that share the first place of each column; `runs` are by run id."""
+        tied = {c: self._tied(c, runs, tests) for c in self.columns if self.best(c) is not None}
+        return replace(self, tied=tied, bold_text=tests.text if tied else "")
+
+    def is_tied(self, row: LeaderboardRow, column: str) -> bool:
+        """Whether a row shares the first place of a column; of a column that was not tested, whether it is the best."""
+        cell = row.cells.get(column)
+        if row.group != "model" or cell is None or cell.f1 is None:
+            return False
+        if column in self.tied:
+            return (row.run_id, row.protocol) in self.tied[column]
+        return cell.f1 == self.best(column)
+
+    def _tied(self, column: str, runs: Mapping[str, Run], tests: PairedTests) -> frozenset[Place]:
+        entries = [
+            Entry(runs[row.run_id], MetricRow(column, row.protocol, "f1", cell.f1, cell.lo, cell.hi, 0, 0))
+            for row in self.rows
+            if row.group == "model" and row.run_id in runs
+            if (cell := row.cells.get(column)) is not None and OTHER_MARK not in cell.marks
+        ]
+        return tests.tied(entries)
+
     def _ranked(self, column: str) -> list[F1Cell]:
         rows = [row for row in self.rows if row.group == "model"]
         return [row.cells[column] for row in rows if column in row.cells and OTHER_MARK not in row.cells[column].marks]
@@ -96,6 +127,13 @@ class Board:
     """Number of traces by column."""
     tables: tuple[RuleTable, ...]
     runs: tuple[Run, ...]
+    tests: PairedTests = field(default_factory=lambda: PairedTests(find_task(STEPS)), compare=False)
+    """The paired tests made for the tables."""
+
+    @property
+    def runs_by_id(self) -> dict[str, Run]:
+        """The runs by run id."""
+        return {run.result.manifest.run_id: run for run in self.runs}
 
     @property
     def name(self) -> str:
@@ -112,7 +150,8 @@ def boards(runs: Sequence[Run]) -> tuple[Board, ...]:
 def _board(benchmark: str, runs: Sequence[Run]) -> Board:
     table = frame(runs)
     incomparable = incomparable_subsets(runs)
-    rows = _ruled_rows(table, {run.result.manifest.run_id: run for run in runs}, incomparable)
+    by_id = {run.result.manifest.run_id: run for run in runs}
+    rows, tests = _ruled_rows(table, by_id, incomparable), PairedTests(find_task(runs[0].result.manifest.task))
     floors = _floors(table, incomparable)
     tables = []
     for rule in RULES:
@@ -121,12 +160,13 @@ def _board(benchmark: str, runs: Sequence[Run]) -> Board:
         if chosen:
             columns_shown = tuple(c for c in columns(table) if c in names)
             beneath = [floor for floor in floors if floor.protocol in floors_under(rule)]
-            tables.append(RuleTable(rule, columns_shown, (*_ranking(chosen, columns_shown), *beneath)))
+            rule_table = RuleTable(rule, columns_shown, (*_ranking(chosen, columns_shown), *beneath))
+            tables.append(rule_table.with_ties(by_id, tests))
     is_common = [not (incomparable[r] & set(members(s))) for r, s in zip(table["run_id"], table["subset"], strict=True)]
     comparable = table[pd.Series(is_common, index=table.index, dtype=bool)]
     sizes = {str(name): int(n) for name, n in comparable.groupby("subset")["n"].max().items()}
     ordered = sorted(runs, key=lambda r: (r.result.manifest.model, r.result.manifest.run_id))
-    return Board(benchmark, {c: sizes[c] for c in columns(table) if c in sizes}, tuple(tables), tuple(ordered))
+    return Board(benchmark, {c: sizes[c] for c in columns(table) if c in sizes}, tuple(tables), tuple(ordered), tests)
 
 
 def _ruled_rows(

@@ -12,7 +12,7 @@ from prmbench.report.board import LEGEND, Board, F1Cell, LeaderboardRow, RuleTab
 from prmbench.report.frame import frame
 from prmbench.tasks.published import Published, reading_notes
 from prmbench.tasks.steps import RECOMMENDED
-from prmbench.tasks.table import DASH, PERCENT, Code, Row, Table, TableCell, Value, number
+from prmbench.tasks.table import DASH, PERCENT, Code, Row, Table, TableCell, Value
 from prmbench.tasks.wording import RULES, members
 
 
@@ -26,7 +26,8 @@ def front_table(board: Board) -> Table | None:
         for table in board.tables:
             rows = _first_by_model(table) if table.rule == rule else {}
             if any(row.group == "model" and _has_number(row) for row in rows.values()):
-                return _front_table(board, replace(table, rows=(*rows.values(), *_floors(table))))
+                shown = replace(table, rows=(*rows.values(), *_floors(table)))
+                return _front_table(board, shown.with_ties(board.runs_by_id, board.tests))
     return None
 
 
@@ -43,7 +44,8 @@ def _front_table(board: Board, table: RuleTable) -> Table:
         title=f"First-error F1 under {' or '.join(f'`{name}`' for name in protocols)}",
         caption="One row per model under the recommended protocol, which depends on the model's kind of score: sums "
         f"over a step's tokens, or one score per step. {RULES[table.rule][1]} Percent with 95% intervals; floors in "
-        "the last rows need no model. Of several runs of a model the one that ranks first is shown.",
+        "the last rows need no model. Of several runs of a model the one that ranks first is shown. "
+        f"{table.bold_text}".rstrip(),
         header=table_of_rule.header[:-1],
         groups=tuple(tuple(row[:-1] for row in group) for group in table_of_rule.groups),
     )
@@ -68,15 +70,14 @@ def rule_table(board: Board, table: RuleTable) -> Table:
     """Returns the table of one threshold rule: F1 with intervals, floors beneath."""
     title, text = RULES[table.rule]
     header = ("Model", "Protocol", "Input", "Trained from", *(_heading(c, board.sizes) for c in table.columns))
-    best = {c: table.best(c) for c in table.columns}
     groups = []
     for group in ("model", "baseline", "floor"):
-        rows = tuple(_row(line, table, best) for line in table.rows if line.group == group)
+        rows = tuple(_row(line, table) for line in table.rows if line.group == group)
         groups.append(rows)
     return Table(
         label=f"{board.benchmark}-{table.rule}",
         title=title,
-        caption=f"{text} First-error F1 in percent with its 95% interval.",
+        caption=f"{text} First-error F1 in percent with its 95% interval. {table.bold_text}".rstrip(),
         header=(*header, "Min. difference", "Unscored", "Run"),
         groups=tuple(g for g in groups if g),
         notes=_notes(table),
@@ -84,8 +85,8 @@ def rule_table(board: Board, table: RuleTable) -> Table:
     )
 
 
-def _row(line: LeaderboardRow, table: RuleTable, best: dict[str, float | None]) -> Row:
-    model_cells = (f1_value(line.cells.get(c), best[c] if line.group == "model" else None) for c in table.columns)
+def _row(line: LeaderboardRow, table: RuleTable) -> Row:
+    model_cells = (f1_value(line.cells.get(c), table.is_tied(line, c)) for c in table.columns)
     if line.group == "floor":
         return (line.model, Code(line.protocol), "", "", *model_cells, "", "", "")
     name = line.model + line.marks
@@ -101,11 +102,10 @@ def _row(line: LeaderboardRow, table: RuleTable, best: dict[str, float | None]) 
     )
 
 
-def f1_value(cell: F1Cell | None, best: float | None = None) -> Value:
-    """Returns F1 with its interval, marked as best if it equals the best of its column in the digits shown."""
+def f1_value(cell: F1Cell | None, is_best: bool = False) -> Value:
+    """Returns F1 with its interval, in bold if it shares the first place of its column."""
     if cell is None:
         return Value(None)
-    is_best = cell.f1 is not None and best is not None and number(cell.f1, PERCENT) == number(best, PERCENT)
     return Value(cell.f1, PERCENT, cell.lo, cell.hi, is_best, cell.marks)
 
 

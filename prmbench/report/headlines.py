@@ -69,7 +69,7 @@ def rule_of(task: Task, protocol: str) -> str:
 
 def lower_is_better(task: Task, metric: str) -> bool:
     """Whether a lower value of the metric is better."""
-    return metric in task.lower_is_better or any(c.metric == metric and c.lower_is_better for c in task.columns)
+    return task.prefers_low(metric)
 
 
 def floors_of(row: MetricRow, rows: Sequence[MetricRow]) -> dict[str, float | None]:

@@ -279,14 +279,14 @@ def _rule_table(table: RuleTable) -> dict[str, Any]:
             "unscored": row.unscored,
             "mdd": _round(table.mdd(row)),
             "cells": {
-                name: [_round(v) for v in (c.f1, c.lo, c.hi, c.error, c.correct)] + [c.marks, c.note]
+                name: [_round(v) for v in (c.f1, c.lo, c.hi, c.error, c.correct)]
+                + [c.marks, c.note, table.is_tied(row, name)]
                 for name, c in row.cells.items()
             },
         }
         for row in table.rows
     ]
-    best = {name: _round(table.best(name)) for name in table.columns}
-    return {"rule": table.rule, "columns": table.columns, "best": best, "rows": rows}
+    return {"rule": table.rule, "columns": table.columns, "bold": table.bold_text, "rows": rows}
 
 
 def _publication(publication: Published) -> dict[str, Any]:

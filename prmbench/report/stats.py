@@ -12,6 +12,8 @@ from statistics import fmean, stdev
 
 from scipy import special
 
+from prmbench.metrics.equivalence import equivalence_p
+
 LEVEL = 0.95
 POWER = 0.80
 ROUNDING = 1e-12
@@ -42,6 +44,14 @@ class Paired:
     """Seeds in which the difference is above zero."""
     mdd: float | None
     """The smallest true difference that a test at 5% detects with power 0.80, given this spread."""
+    error: float | None = None
+    """Standard error of the difference; None for a single seed."""
+
+    def equivalence_p(self, margin: float) -> float | None:
+        """Returns the p-value of two one-sided tests that the difference is within the margin; None for one seed."""
+        if self.error is None:
+            return None
+        return equivalence_p(self.difference, self.error, self.n - 1, -margin, margin)
 
 
 def t_two_sided_p(t: float, df: int) -> float:
@@ -77,13 +87,4 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Paired | 
     t = abs(m.value) / error if error > ROUNDING else math.inf if abs(m.value) > ROUNDING else 0.0
     p = t_two_sided_p(t, df)
     mdd = (t_quantile((1 + LEVEL) / 2, df) + t_quantile(POWER, df)) * error
-    return Paired(m.value, m.lo, m.hi, p, m.n, positive, mdd)
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Returns Holm's step-down adjustment of p-values, in their order. scipy has no such function."""
-    adjusted, so_far = [0.0] * len(ps), 0.0
-    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
-        so_far = max(so_far, min(1.0, (len(ps) - rank) * ps[i]))
-        adjusted[i] = so_far
-    return adjusted
+    return Paired(m.value, m.lo, m.hi, p, m.n, positive, mdd, error)

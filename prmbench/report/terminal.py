@@ -10,6 +10,7 @@ from rich.text import Text
 
 from prmbench.core.records import MetricRow, RunResult
 from prmbench.tasks import OUT_OF_FOLD, find_task, format_shift, validity
+from prmbench.tasks.comparison_verdicts import ComparisonVerdict
 from prmbench.tasks.plain_tables import summary_of
 from prmbench.tasks.published import unofficial_note
 from prmbench.tasks.steps import f1_cell, missing_notes
@@ -41,18 +42,19 @@ def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> Ric
     return terminal_table(table, f"{manifest.name or manifest.model} on {manifest.benchmark}", notes)
 
 
-def compare_table(rows: Sequence[MetricRow]) -> RichTable:
-    """Returns the table that `compare` prints: both numbers, their difference, p, and the detectable difference.
+def compare_table(rows: Sequence[MetricRow], verdicts: Sequence[ComparisonVerdict] = ()) -> RichTable:
+    """Returns the table that `compare` prints: both numbers, their difference, p, detectable difference and verdict.
 
     For tasks other than step F1, the protocol's name ends with the metric that is compared.
     """
     metrics = {row.protocol: row.metric.removesuffix("_a") for row in rows if row.metric.endswith("_a")}
     by_key = {(row.protocol, row.subset, row.metric): row for row in rows}
+    verdict_by_key = {(v.protocol, v.subset): v.verdict for v in verdicts}
     groups: list[tuple[Row, ...]] = []
     p_metrics = ["p_value", *["p_adjusted"] * any(row.metric == "p_adjusted" for row in rows)]
     for protocol in dict.fromkeys(row.protocol for row in rows):
         metric = metrics.get(protocol, "f1")
-        table_rows: list[Row] = [(Code(protocol), *[""] * (4 + len(p_metrics)))]
+        table_rows: list[Row] = [(Code(protocol), *[""] * (5 + len(p_metrics)))]
         subsets = format_shift.comparison_subsets(
             dict.fromkeys(r.subset for r in rows if r.protocol == protocol), metric
         )
@@ -68,22 +70,38 @@ def compare_table(rows: Sequence[MetricRow]) -> RichTable:
             p_rows = [by_key.get((protocol, subset, p_metric)) for p_metric in p_metrics]
             p_values = (Value(None if p is None else p.value, "fraction") for p in p_rows)
             table_rows.append(
-                (f"  {validity.short_subset_name(subset) or name}", first, second, difference, *p_values, mdd)
+                (
+                    *(f"  {validity.short_subset_name(subset) or name}", first, second, difference),
+                    *p_values,
+                    *(mdd, verdict_by_key.get((protocol, subset), "")),
+                )
             )
         groups.append(tuple(table_rows))
     table = Table(
         label="compare",
         title="",
         caption="",
-        header=("", "first", "second", "difference", "p", *["p adj."] * (len(p_metrics) - 1), "mdd"),
+        header=("", "first", "second", "difference", "p", *["p adj."] * (len(p_metrics) - 1), "mdd", "better?"),
         groups=tuple(groups),
         text_columns=1,
     )
     return terminal_table(
         table,
         f"second minus first, {'F1 in ' * (set(metrics.values()) == {'f1'})}percent",
-        _comparison_notes(rows),
+        [*_comparison_notes(rows), *_verdict_notes(verdicts)],
     )
+
+
+def _verdict_notes(verdicts: Sequence[ComparisonVerdict]) -> list[str]:
+    if not verdicts:
+        return []
+    margins = {v.metric.partition("@")[0]: v.margin.text for v in verdicts if v.margin is not None}
+    notes = ["better?: is the second run better? yes, no (the first is), equivalent, unclear"]
+    if margins:
+        stated = ", ".join(f"{text} of {metric}" for metric, text in margins.items())
+        notes.append(f"equivalent: two one-sided tests at 5% (TOST) with a margin of {stated}")
+    protocols = len({v.protocol for v in verdicts})
+    return notes + [f"verdicts are adjusted for the {protocols} comparisons of each row"] * (protocols > 1)
 
 
 def _comparison_notes(rows: Sequence[MetricRow]) -> list[str]:

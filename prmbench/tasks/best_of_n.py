@@ -44,13 +44,12 @@ from prmbench.tasks.table import (
     Row,
     Table,
     Unit,
-    best_value,
     cell_of,
-    is_best,
     notes_of,
     rank_value,
 )
 from prmbench.tasks.task import Floor, Leading, Task
+from prmbench.tasks.ties import PairedTests, place_of
 from prmbench.tasks.wording import rule_and_readout, run_name
 
 AGGREGATION_NAMES = ("last", "min", "mean", "prod", "sum")
@@ -240,7 +239,8 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     rules = {rule_and_readout(key, has_threshold=False)[0] for key in keys} - {"floor"}
     order = sorted(rules, key=_aggregation_rank)
     trace_blocks = blocks(runs, completion_identity)
-    return tuple(_aggregation_table(rule, trace_blocks, sizes_of(runs)) for rule in order)
+    tests = PairedTests(TASK)
+    return tuple(_aggregation_table(rule, trace_blocks, sizes_of(runs), tests) for rule in order)
 
 
 def _aggregation_rank(rule: str) -> tuple[int, str]:
@@ -252,16 +252,18 @@ def _aggregation(rule: str) -> str:
     return rule.partition("@")[0]
 
 
-def _aggregation_table(rule: str, trace_blocks: Sequence[Block], sizes: Sequence[int]) -> Table:
+def _aggregation_table(rule: str, trace_blocks: Sequence[Block], sizes: Sequence[int], tests: PairedTests) -> Table:
     metrics = [f"{name}@{n}" for name in ("best_of", "weighted_vote", "gain") for n in sizes]
     text = AGGREGATIONS.get(_aggregation(rule), rule)
+    groups = tuple(_group(rule, block, metrics, sizes, tests) for block in trace_blocks)
     return Table(
         label=f"best_of_n-{rule}",
         title=f"Aggregation: {rule}",
         caption=f"A completion's score is {text}. Expected accuracy over all choices of N completions, percent, with "
-        "its 95% interval over problems; gain: best_of@N minus the accuracy of a random completion, paired.",
+        "its 95% interval over problems; gain: best_of@N minus the accuracy of a random completion, paired. "
+        f"{tests.text}",
         header=("Completions", "Model", "Readout", *metrics),
-        groups=tuple(_group(rule, block, metrics, sizes) for block in trace_blocks),
+        groups=groups,
         notes=notes_of(
             row
             for block in trace_blocks
@@ -274,25 +276,27 @@ def _aggregation_table(rule: str, trace_blocks: Sequence[Block], sizes: Sequence
     )
 
 
-def _group(rule: str, block: Block, metrics: Sequence[str], sizes: Sequence[int]) -> tuple[Row, ...]:
+def _group(
+    rule: str, block: Block, metrics: Sequence[str], sizes: Sequence[int], tests: PairedTests
+) -> tuple[Row, ...]:
     model_rows = []  # a baseline is never marked as the best
     for run in block.runs:
         is_model = run.result.manifest.backend != "baseline"
         rows = rows_of(run.result, block.subset)
         for protocol in dict.fromkeys(protocol for protocol, _ in rows):
-            aggregation, readout = rule_and_readout(protocol, has_threshold=False)
-            if aggregation == rule:
+            if rule_and_readout(protocol, has_threshold=False)[0] == rule:
                 cells = {m: rows.get((protocol, m)) for m in metrics}
-                model_rows.append((run_name(run), readout, cells, is_model))
+                model_rows.append((run, protocol, cells, is_model))
     ranking_metric = f"best_of@{sizes[-1]}"
-    model_rows.sort(key=lambda model_row: (-rank_value(model_row[2][ranking_metric]), model_row[0], model_row[1]))
-    best = {m: best_value([cells[m] for _, _, cells, is_model in model_rows if is_model]) for m in metrics}
+    model_rows.sort(key=lambda row: (-rank_value(row[2][ranking_metric]), run_name(row[0]), row[1]))
+    models = [(run, cells) for run, _, cells, is_model in model_rows if is_model]
+    tied = {m: tests.tied_in_column((run, cells[m]) for run, cells in models) for m in metrics}
     table_rows = [
         (
-            *(block.name, model, Code(readout)),
-            *(cell_of(row, _unit(m), is_model and is_best(row, best[m])) for m, row in cells.items()),
+            *(block.name, run_name(run), Code(rule_and_readout(protocol, has_threshold=False)[1])),
+            *(cell_of(row, _unit(m), place_of(run, protocol) in tied[m]) for m, row in cells.items()),
         )
-        for model, readout, cells, is_model in model_rows
+        for run, protocol, cells, _ in model_rows
     ]
     return (*table_rows, *_floor_rows(block, metrics))
 

@@ -36,13 +36,12 @@ from prmbench.tasks.table import (
     Code,
     Row,
     Table,
-    best_value,
     cell_of,
-    is_best,
     notes_of,
     rank_value,
 )
 from prmbench.tasks.task import Leading, Task
+from prmbench.tasks.ties import PairedTests, place_of
 from prmbench.tasks.wording import rule_and_readout, run_name
 
 VALUE_READOUTS: dict[ScoreKind, tuple[Readout, ...]] = {
@@ -354,10 +353,10 @@ def leading(result: RunResult) -> tuple[Leading, ...]:
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     """Returns a table for values as read and one after Platt scaling, with the constant prediction beneath."""
-    trace_blocks = blocks(runs, prefix_identity)
+    trace_blocks, tests = blocks(runs, prefix_identity), PairedTests(TASK)
     rule_tables = []
     for rule, (title, text) in RULES.items():
-        groups = tuple(group for block in trace_blocks if (group := _group(rule, block)))
+        groups = tuple(group for block in trace_blocks if (group := _group(rule, block, tests)))
         if groups:
             rule_tables.append(
                 Table(
@@ -368,7 +367,7 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
                     "predictions would show if outcomes were drawn from them; sampling noise alone makes it positive. "
                     "Debiased RMS: the root-mean-square calibration error without that noise (Kumar et al. 2019, with "
                     "the variance between problems); where noise outweighs it, the root of its square is negative. "
-                    "Quarter: relative position of the prefix.",
+                    f"Quarter: relative position of the prefix. {tests.text}",
                     header=("Prefixes of", "Model", "Protocol", *COLUMNS.values()),
                     groups=groups,
                     notes=notes_of(row for run in runs for row in run.result.rows if row.metric in COLUMNS),
@@ -379,7 +378,7 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     return tuple(rule_tables)
 
 
-def _group(rule: str, block: Block) -> tuple[Row, ...]:
+def _group(rule: str, block: Block, tests: PairedTests) -> tuple[Row, ...]:
     model_rows = []
     for run in block.runs:
         rows = rows_of(run.result, block.subset)
@@ -387,29 +386,31 @@ def _group(rule: str, block: Block) -> tuple[Row, ...]:
             scale = rule_and_readout(protocol, has_threshold=False)[0].partition("@")[0]
             if scale == rule or (rule == "sigmoid" and scale == "identity"):
                 cells = {name: rows.get((protocol, name)) for name in COLUMNS}
-                model_rows.append((run_name(run), protocol, cells))
+                model_rows.append((run, protocol, cells))
     if not model_rows:
         return ()
-    best = {
-        name: best_value([cells[name] for *_, cells in model_rows], name in LOWER_IS_BETTER)
+    tied = {
+        name: tests.tied_in_column(((run, cells[name]) for run, _, cells in model_rows), name in LOWER_IS_BETTER)
         for name in COLUMNS
         if name not in UNRANKED
     }
-    model_rows.sort(key=lambda model_row: (-rank_value(model_row[2]["auc"]), model_row[0], model_row[1]))
+    model_rows.sort(key=lambda row: (-rank_value(row[2]["auc"]), run_name(row[0]), row[1]))
     table_rows: list[Row] = [
-        (block.name, model, Code(key), *_table_cells(cells, best)) for model, key, cells in model_rows
+        (
+            *(block.name, run_name(run), Code(key)),
+            *_table_cells(cells, [name for name in tied if place_of(run, key) in tied[name]]),
+        )
+        for run, key, cells in model_rows
     ]
     rows = rows_of(block.runs[0].result, block.subset)
     floor = {name: rows.get(("floor/constant", name)) for name in COLUMNS}
     if any(floor.values()):
-        table_rows.append(
-            (block.name, "the mean, whatever the prefix", Code("floor/constant"), *_table_cells(floor, {}))
-        )
+        table_rows.append((block.name, "the mean, whatever the prefix", Code("floor/constant"), *_table_cells(floor)))
     return tuple(table_rows)
 
 
-def _table_cells(cells: dict[str, MetricRow | None], best: dict[str, float | None]) -> Row:
-    return tuple(cell_of(row, FRACTION, is_best(row, best.get(name)), "_q" not in name) for name, row in cells.items())
+def _table_cells(cells: dict[str, MetricRow | None], bold: Sequence[str] = ()) -> Row:
+    return tuple(cell_of(row, FRACTION, name in bold, "_q" not in name) for name, row in cells.items())
 
 
 def summary(result: RunResult, keys: Sequence[str]) -> Table:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from prmbench.core.records import MetricRow, RunResult, ScoredTrace
 from prmbench.core.result_files import Run
 from prmbench.tasks.blocks import Block, average_or_only_subset, blocks, rows_of
-from prmbench.tasks.table import Code, Row, Table, best_value, cell_of, is_best, notes_of
+from prmbench.tasks.table import Code, Row, Table, cell_of, notes_of
 from prmbench.tasks.task import Column, Task
+from prmbench.tasks.ties import PairedTests, place_of
 from prmbench.tasks.wording import run_name
 
 Rows = Mapping[tuple[str, str], MetricRow]
@@ -19,13 +20,15 @@ def tables_of(task: Task, runs: Sequence[Run]) -> tuple[Table, ...]:
     """Returns the task's own tables, or a default one with a row per run and protocol and a column per metric."""
     if task.tables is not None:
         return task.tables(runs)
-    groups = [group for block in blocks(runs, _trace_identity) if (group := _group(task, block))]
+    tests = PairedTests(task)
+    groups = [group for block in blocks(runs, _trace_identity) if (group := _group(task, block, tests))]
     metrics = {column.metric for column in task.columns}
     return (
         Table(
             label=f"{task.name}-metrics",
             title="Every model and protocol",
-            caption="Each number with its 95% interval over problems; model-free baselines are in the last rows.",
+            caption="Each number with its 95% interval over problems; model-free baselines are in the last rows. "
+            f"{tests.text}",
             header=("Traces", "Model", "Protocol", *(column.heading for column in task.columns)),
             groups=tuple(groups),
             notes=notes_of(row for run in runs for row in run.result.rows if row.metric in metrics),
@@ -43,9 +46,7 @@ def summary_of(task: Task, result: RunResult, keys: Sequence[str]) -> Table:
     rows = rows_of(result, subset)
     is_a_part = len(result.manifest.subsets) > 1 and not subset.startswith("avg[")  # a task without averages
     floors = [key for key in dict.fromkeys(row.protocol for row in result.rows) if key.startswith("floor/")]
-    groups = tuple(
-        tuple((Code(key), *_cells(task, key, rows, {})) for key in protocols) for protocols in (keys, floors)
-    )
+    groups = tuple(tuple((Code(key), *_cells(task, key, rows)) for key in protocols) for protocols in (keys, floors))
     return Table(
         label=task.name,
         title="",
@@ -65,24 +66,32 @@ def _trace_identity(trace: ScoredTrace) -> object:
     return trace.id, trace.steps, trace.label, trace.outcome, trace.step_labels
 
 
-def _group(task: Task, block: Block) -> tuple[Row, ...]:
+def _group(task: Task, block: Block, tests: PairedTests) -> tuple[Row, ...]:
     run_rows = []
     for run in block.runs:
         rows = rows_of(run.result, block.subset)
         keys = dict.fromkeys(protocol for protocol, _ in rows if not protocol.startswith("floor/"))
-        run_rows += [(run_name(run), key, rows) for key in keys]
-    best = {
-        column.metric: best_value([rows.get((key, column.metric)) for _, key, rows in run_rows], column.lower_is_better)
-        for column in task.columns
+        run_rows += [(run, key, rows) for key in keys]
+    tied = {
+        c.metric: tests.tied_in_column(
+            ((run, rows.get((key, c.metric))) for run, key, rows in run_rows), c.lower_is_better
+        )
+        for c in task.columns
     }
     if task.columns:
-        run_rows.sort(key=lambda run_row: (_rank(task.columns[0], run_row[1], run_row[2]), run_row[0], run_row[1]))
+        run_rows.sort(key=lambda row: (_rank(task.columns[0], row[1], row[2]), run_name(row[0]), row[1]))
     table_rows: list[Row] = [
-        (block.name, name, Code(key), *_cells(task, key, rows, best)) for name, key, rows in run_rows
+        (
+            block.name,
+            run_name(run),
+            Code(key),
+            *_cells(task, key, rows, [m for m in tied if place_of(run, key) in tied[m]]),
+        )
+        for run, key, rows in run_rows
     ]
     rows = rows_of(block.runs[0].result, block.subset)
     floors = dict.fromkeys(protocol for protocol, _ in rows if protocol.startswith("floor/"))
-    table_rows += [(block.name, "no model", Code(key), *_cells(task, key, rows, {})) for key in floors]
+    table_rows += [(block.name, "no model", Code(key), *_cells(task, key, rows)) for key in floors]
     return tuple(table_rows)
 
 
@@ -94,7 +103,6 @@ def _rank(column: Column, key: str, rows: Rows) -> tuple[bool, float]:
     return False, row.value if column.lower_is_better else -row.value
 
 
-def _cells(task: Task, key: str, rows: Rows, best: Mapping[str, float | None]) -> Row:
-    return tuple(
-        cell_of(row := rows.get((key, c.metric)), c.unit, is_best(row, best.get(c.metric))) for c in task.columns
-    )
+def _cells(task: Task, key: str, rows: Rows, bold: Collection[str] = ()) -> Row:
+    """Returns the numbers of a row; `bold`: metrics whose number shares the first place."""
+    return tuple(cell_of(rows.get((key, c.metric)), c.unit, c.metric in bold) for c in task.columns)

@@ -23,8 +23,9 @@ from prmbench.tasks.problem_groups import (
     group_size_faults,
     vote_accuracies,
 )
-from prmbench.tasks.table import Row, Table, best_value, cell_of, is_best, notes_of
+from prmbench.tasks.table import Row, Table, cell_of, notes_of
 from prmbench.tasks.task import Leading, Task
+from prmbench.tasks.ties import PairedTests, place_of
 from prmbench.tasks.wording import run_name
 
 NO_ANSWERS = "the completions name no answers"
@@ -127,34 +128,31 @@ def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     protocols = sorted(
         {row.protocol for run in runs for row in run.result.rows if not row.protocol.startswith("floor")}
     )
-    return tuple(_sampling(protocol, runs) for protocol in sorted(protocols))
+    tests = PairedTests(TASK)
+    return tuple(_sampling(protocol, runs, tests) for protocol in sorted(protocols))
 
 
-def _sampling(protocol: str, runs: Sequence[Run]) -> Table:
+def _sampling(protocol: str, runs: Sequence[Run], tests: PairedTests) -> Table:
     chosen = [run for run in runs if any(row.protocol == protocol for row in run.result.rows)]
     problem_blocks = blocks(chosen, problem_identity)
     metrics = {row.metric for run in chosen for row in run.result.rows if row.protocol == protocol}
     groups = []
     for metric in sorted(metrics, key=_metric_rank):
         model_cells = [
-            (
-                run_name(run),
-                [_rows_in(run, block).get((protocol, metric)) for block in problem_blocks],
-            )
-            for run in chosen
+            (run, [_rows_in(run, block).get((protocol, metric)) for block in problem_blocks]) for run in chosen
         ]
-        share = "@" not in metric
-        best_values = [
-            None if share else best_value(column) for column in zip(*(cells for _, cells in model_cells), strict=True)
+        is_share = "@" not in metric  # of truncated completions, say, which none is the best in
+        tied = [
+            frozenset() if is_share else tests.tied_in_column((run, cells[at]) for run, cells in model_cells)
+            for at in range(len(problem_blocks))
         ]
         groups.append(
             tuple(
                 (
-                    metric,
-                    model,
-                    *(cell_of(c, best=is_best(c, best)) for c, best in zip(cells, best_values, strict=True)),
+                    *(metric, run_name(run)),
+                    *(cell_of(c, best=place_of(run, protocol) in t) for c, t in zip(cells, tied, strict=True)),
                 )
-                for model, cells in sorted(model_cells, key=lambda model_row: model_row[0])
+                for run, cells in sorted(model_cells, key=lambda row: run_name(row[0]))
             )
         )
     rows = [row for run in chosen for row in run.result.rows if row.protocol == protocol]
@@ -163,7 +161,8 @@ def _sampling(protocol: str, runs: Sequence[Run]) -> Table:
         title=f"Policies, {protocol}",
         caption="avg@k: mean accuracy of k completions; pass@k: at least one of k is right, unbiased; majority@k: the "
         "commonest answer is right. Truncated: cut at the length limit. Unverified: the verifier gave no verdict. "
-        "Percent, 95% interval over problems; an average weighs sets alike, a pooled number weighs problems alike.",
+        "Percent, 95% interval over problems; an average weighs sets alike, a pooled number weighs problems alike. "
+        f"{tests.text}",
         header=("Metric", "Model", *(block.name for block in problem_blocks)),
         groups=tuple(groups),
         notes=notes_of(rows),

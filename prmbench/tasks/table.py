@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -51,7 +51,7 @@ class Value:
     lo: float | None = None
     hi: float | None = None
     best: bool = False
-    """Whether it is the best of its column, which is shown in bold."""
+    """Whether it is the best of its column or tied with it, which is shown in bold; see prmbench.tasks.ties."""
     marks: str = ""
     """Characters after the number that the notes explain."""
     suffix: str = ""
@@ -158,17 +158,6 @@ def notes_of(rows: Iterable[MetricRow]) -> tuple[str, ...]:
 def _final_number(note: str) -> float:
     match = re.search(r"\d+(?:\.\d+)?$", note)
     return float(match[0]) if match else 0.0
-
-
-def best_value(rows: Sequence[MetricRow | None], lower_is_better: bool = False) -> float | None:
-    """Returns the best value of a column; None with fewer than two values."""
-    values = [row.value for row in rows if row is not None and row.value is not None]
-    return None if len(values) < 2 else min(values) if lower_is_better else max(values)  # noqa: PLR2004
-
-
-def is_best(row: MetricRow | None, best: float | None) -> bool:
-    """Whether a row has the best value of its column."""
-    return row is not None and best is not None and row.value == best
 
 
 def rank_value(row: MetricRow | None) -> float:

@@ -117,3 +117,7 @@ class Task:
     """Yields a message for each error that involves several score lines."""
     check_data: Callable[[Sequence[Trace], str], None] = lambda _, __: None
     """Raises UserError when traces (from the named source) cannot be judged."""
+
+    def prefers_low(self, metric: str) -> bool:
+        """Whether a lower value of the metric is better."""
+        return metric in self.lower_is_better or any(c.metric == metric and c.lower_is_better for c in self.columns)

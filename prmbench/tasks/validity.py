@@ -6,7 +6,7 @@ in no total.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,13 +37,13 @@ from prmbench.tasks.table import (
     Row,
     Table,
     Value,
-    best_value,
     cell_of,
     notes_of,
     rank_value,
     without_marks,
 )
 from prmbench.tasks.task import Floor, Leading, Task
+from prmbench.tasks.ties import PairedTests, Place, place_of
 from prmbench.tasks.wording import rule_and_readout, run_name
 
 RULES = ("native", "fixed", "cross_validated", "oracle")
@@ -460,29 +460,32 @@ def pooled_blocks(runs: Sequence[Run]) -> list[Block]:
 
 def tables(runs: Sequence[Run]) -> tuple[Table, ...]:
     """Returns, per threshold rule and set of traces, the PRMScores and their details; published numbers come last."""
-    result_tables = []
+    result_tables, tests = [], PairedTests(TASK)
     for rule in RULE_TEXTS:
         for block in pooled_blocks(runs):
             if protocol_rows := _rows_of_rule(block, rule):
-                result_tables += [_score_table(rule, block, protocol_rows), _details_table(rule, block, protocol_rows)]
+                result_tables += [
+                    _score_table(rule, block, protocol_rows, tests),
+                    _details_table(rule, block, protocol_rows),
+                ]
     benchmark = {run.result.manifest.benchmark for run in runs}
     return (*result_tables, *(_published() if benchmark == {BENCHMARK} else ()))
 
 
-def _score_table(rule: str, block: Block, protocol_rows: Sequence[ProtocolRow]) -> Table:
+def _score_table(rule: str, block: Block, protocol_rows: Sequence[ProtocolRow], tests: PairedTests) -> Table:
     title, text = RULE_TEXTS[rule]
     columns = columns_of(block)
-    best = {c: best_value([line.cell(c, "prmscore") for line in protocol_rows]) for c in columns}
+    tied = {c: tests.tied_in_column((line.run, line.cell(c, "prmscore")) for line in protocol_rows) for c in columns}
     floors = [protocol_row(block.runs[0], name) for name in FLOORS]
     rows = [row for line in (*protocol_rows, *floors) for c in columns if (row := line.cell(c, "prmscore"))]
     return Table(
         label=f"{BENCHMARK}-{rule}-{block.traces}",
         title=title,
         caption=f"{text} PRMScore in percent with its 95% interval over problems, {_traces(block)}. Overall pools the "
-        "steps of all categories; a group is the plain mean of the categories after it.",
+        f"steps of all categories; a group is the plain mean of the categories after it. {tests.text}",
         header=("Model", "Protocol", *columns),
         groups=(
-            tuple(_score_row(run_name(line.run), line, columns, best) for line in protocol_rows),
+            tuple(_score_row(run_name(line.run), line, columns, tied) for line in protocol_rows),
             tuple(_score_row(FLOORS[line.protocol], line, columns, {}) for line in floors),
         ),
         notes=notes_of(rows),
@@ -490,12 +493,12 @@ def _score_table(rule: str, block: Block, protocol_rows: Sequence[ProtocolRow]) 
     )
 
 
-def _score_row(name: str, line: ProtocolRow, columns: Sequence[str], best: dict[str, float | None]) -> Row:
+def _score_row(name: str, line: ProtocolRow, columns: Sequence[str], tied: Mapping[str, frozenset[Place]]) -> Row:
     cells = []
     for column in columns:
         row = line.cell(column, "prmscore")
-        is_best = row is not None and row.value is not None and row.value == best.get(column)
-        cells.append(cell_of(row, PERCENT, is_best, interval=column in (OVERALL, *GROUPS)))
+        is_tied = place_of(line.run, line.protocol) in tied.get(column, ())
+        cells.append(cell_of(row, PERCENT, is_tied, interval=column in (OVERALL, *GROUPS)))
     return (name, Code(line.protocol), *cells)
 
 

@@ -213,6 +213,20 @@ def test_compare_prints_a_table(runs: dict[str, str]) -> None:
     assert second.endswith(f", run {Path(runs['gold']).stem}")
 
 
+def test_compare_ends_in_a_verdict_with_its_margin(runs: dict[str, str]) -> None:
+    for pair, expected in (
+        (("random", "random"), {"equivalent"}),
+        (("all-right", "gold"), {"yes"}),
+        (("gold", "all-right"), {"no"}),
+    ):
+        verdicts = json.loads(fine("compare", *(runs[name] for name in pair), "--json"))["verdicts"]
+        assert {v["verdict"] for v in verdicts} == expected
+        assert {v["margin"]["value"] for v in verdicts} == {0.02}
+    table = fine("compare", runs["all-right"], runs["gold"])
+    assert "better?" in table
+    assert "a margin of 2 points of f1" in " ".join(table.split())
+
+
 def test_unlike_runs_are_not_compared(runs: dict[str, str]) -> None:
     assert "benchmark hash" in refused("compare", runs["gold"], runs["short"])
     assert "share no protocol" in refused("compare", runs["gold"], runs["random"])

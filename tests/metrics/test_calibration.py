@@ -15,7 +15,6 @@ from prmbench.core.records import MetricRow, RunResult, ScoredTrace
 from prmbench.metrics import calibration, first_error
 from prmbench.metrics.calibration import Resampled
 from prmbench.tasks import find_task
-from prmbench.tasks.agreement import LATER_METRICS
 from prmbench.tasks.calibration import METRICS
 from prmbench.tasks.metric_rows import resampled
 
@@ -327,19 +326,6 @@ def test_targets_that_are_no_shares_have_no_expectation_and_say_so() -> None:
     items = [replace(t, step_labels=tuple(0.1 + 2**-0.5 * label for label in t.step_labels)) for t in traces()]
     rows = tasks.judge(manifest("calibration", "logratio", replicates=9), items)
     assert missing(rows, "prefix_sum/sigmoid", "ece_if_calibrated").startswith("targets are no shares of at most 256")
-
-
-@pytest.mark.parametrize(
-    ("changed", "is_refused"), [(("prefix_sum/platt", "brier"), False), (("prefix_sum/sigmoid", "brier"), True)]
-)
-def test_files_of_before_have_other_platt_intervals_and_fewer_metrics(
-    changed: tuple[str, str], is_refused: bool
-) -> None:
-    rows = tasks.judge(manifest("calibration", "logratio", replicates=9), traces())
-    before = [r for r in rows if r.metric not in LATER_METRICS]
-    before = [replace(r, lo=0.001) if (r.protocol, r.metric) == changed else r for r in before]
-    assert bool(tasks.differences(before, rows)) == is_refused
-    assert tasks.differences([r for r in rows if r.metric != "brier"], rows)
 
 
 def test_beta_scales_the_sigmoid_and_nothing_else() -> None:

@@ -19,10 +19,10 @@ from scipy import stats
 from table_texts import texts
 
 from prmbench.core.result_files import metrics_path, sha256
+from prmbench.metrics.equivalence import MARGINS, holm
 from prmbench.report import report, run_table
 from prmbench.report.load import load
 from prmbench.report.sheets import sheets
-from prmbench.report.stats import holm
 from prmbench.report.training_figures import over_runs
 from prmbench.report.training_runs import TrainingRun
 from prmbench.studies.reporting.nested_seeds import RunValues, difference, estimate, whole_run_values
@@ -147,6 +147,9 @@ def policies(results: Path) -> RLStudy:
     return gather_rl_study(run for run in read_runs(results) if run.result.manifest.task == "distrl")
 
 
+MARGIN = MARGINS["policy accuracy"]
+
+
 def find(all_answers: list[Answer], source: str, comparison: str, where: str = "", panel: str = "plain") -> Answer:
     key = (source, comparison, panel)
     (answer,) = [a for a in all_answers if (a.source, a.comparison, a.panel) == key and where in a.where]
@@ -210,6 +213,38 @@ def test_verdicts_follow_from_interval_and_bounds(
     assert answer.tested == ((low, high) == (0.0, np.inf))
 
 
+@pytest.mark.parametrize(
+    ("values", "alone", "after_holm"),
+    [
+        ((0.001, 0.0, -0.001, 0.002), "equivalent", "equivalent"),
+        ((0.004, 0.005, 0.003, 0.004), "equivalent", "equivalent"),  # above 0, and too small to matter
+        ((0.011, 0.014, 0.009, 0.012), "yes", "yes"),
+        ((-0.05, -0.06, -0.07, -0.04), "no", "no"),
+        ((0.002, 0.05, 0.04, 0.01), "unclear", "unclear"),
+        ((0.03, 0.08, 0.03, 0.06), "yes", "unclear"),
+    ],
+)
+def test_differences_within_the_margin_are_equivalent(values: tuple[float, ...], alone: str, after_holm: str) -> None:
+    """The margin of a policy's accuracy is 1 point; the family has a second, unclear comparison."""
+    asked = [
+        Question("T5", "", f"{name} - b", "here", whole_run_values({(s, 0): v for s, v in enumerate(v)}), margin=MARGIN)
+        for name, v in (("a", values), ("c", (0.3, -0.3, 0.2, -0.1)))
+    ]
+    answer, _ = answer_questions(RLStudy(()), asked)
+    assert (answer.verdict, answer.adjusted_verdict) == (alone, after_holm)
+
+
+def test_a_claim_of_equality_needs_the_90_percent_interval_alone() -> None:
+    """Mean 0.005, standard error 0.002, 10 values: the 90% interval ends at 0.0087, the 95% one at 0.0095."""
+    spread = 0.002 * np.sqrt(10) * np.array([1, -1] * 5) / np.sqrt(10 / 9)
+    runs = whole_run_values({(s, 0): 0.005 + v for s, v in enumerate(spread)})
+    for bound, verdict in ((0.0087, "yes"), (0.0086, "unclear")):
+        answer = _answer(Question("T11", "", "a - b", "here", runs, low=-bound, high=bound))
+        assert answer is not None
+        assert answer.estimate.hi == pytest.approx(0.005 + 2.262157 * 0.002)
+        assert answer.verdict == verdict
+
+
 def test_a_single_run_has_no_verdict() -> None:
     answer = _answer(Question("T5", "", "a - b", "here", {(0, 0): {"p": 0.5, "q": 0.5, "r": 0.6}}))
     assert answer is not None
@@ -229,8 +264,8 @@ def test_arms_against_grpo_and_a_reward_model_as_policy(policies: RLStudy) -> No
     against_grpo = compare_with_grpo(policies, "plain")
     assert set(against_grpo) == set(ARMS) - {"grpo"}
     assert against_grpo["distrl_ipvrm"][0].value == pytest.approx(0.10, abs=0.03)
-    p_values = {arm: e.p for arm, (e, _) in against_grpo.items()}
-    assert [adjusted for _, adjusted in against_grpo.values()] == pytest.approx(
+    p_values = {arm: e.p for arm, (e, *_) in against_grpo.items()}
+    assert [adjusted for _, adjusted, _ in against_grpo.values()] == pytest.approx(
         holm([p for p in p_values.values() if p is not None])
     )
     one_each = RLStudy(tuple(t for t in policies.trained if not t.arm.startswith("rm_as") or t.seeds[1] == 0))
@@ -373,7 +408,7 @@ def test_a_study_with_two_runs_has_a_sheet(tmp_path: Path) -> None:
     (sheet,) = sheets(read_runs(tmp_path), sections=SECTIONS)
     assert sheet.name == "miniature_gain-distrl"
     arms = next(grid for grid in sheet.tables if grid.label == "rl-arms")
-    assert texts(arms) == [[("–", "distrl_ipvrm", "1", "1", "+5.0 [+5.0, +5.0]†", "1 of 1", "–", "–", "–")]]
+    assert texts(arms) == [[("–", "distrl_ipvrm", "1", "1", "+5.0 [+5.0, +5.0]†", "1 of 1", "–", "–", "unclear", "–")]]
     assert arms.notes
     drawn = [f"miniature_gain-distrl-{name}" for name in ("accuracy", "monitors", "arms")]
     assert [figure.name for figure in sheet.figures] == drawn

@@ -13,13 +13,14 @@ from report_runs import CLEAN, rows_taken_as_they_are, write_study
 from scipy import stats
 from table_texts import texts
 
+from prmbench.metrics.equivalence import holm
 from prmbench.report import report
 from prmbench.report.load import load
 from prmbench.report.markdown import cell_text
-from prmbench.report.stats import holm, mean, paired, t_quantile, t_two_sided_p
+from prmbench.report.stats import mean, paired, t_quantile, t_two_sided_p
 from prmbench.studies.reporting.reward_model_claims import Claim, claims, missing
 from prmbench.studies.reporting.reward_model_runs import SHIFTS, Study, gather_study
-from prmbench.studies.reporting.reward_model_tables import grids, mean_value
+from prmbench.studies.reporting.reward_model_tables import _tied, grids, mean_value
 from prmbench.studies.reporting.sections import SECTIONS
 from prmbench.tasks import read_runs
 
@@ -124,7 +125,7 @@ def find(all_claims: list[Claim], source: str, comparison: str, where: str) -> C
         ("T2", "ipvrm - q_rm", "onpolicy", 0.30, "yes"),
         ("T2", "ipvrm - implicit_prm", "onpolicy", -0.21, "no"),
         ("T2", "ipvrm - dpo_rm", "words", -0.02, "unclear"),
-        ("T2", "ipvrm - dpo_rm", "change under shifts", 0.0, "unclear"),
+        ("T2", "ipvrm - dpo_rm", "change under shifts", 0.0, "equivalent"),
         ("T1", "ipvrm - implicit_prm", "best of N, mean", -0.21, "no"),
         ("T3", "ipvrm_late - ipvrm", "best of N, mean", -0.095, "no"),
         ("T3", "ipvrm - ipvrm_early", "best of N, mean", -0.0975, "no"),
@@ -194,10 +195,27 @@ def test_the_mean_of_shifts_needs_every_format(reward_models: Study) -> None:
 
 def test_cells_show_mean_interval_best_and_fewer_seeds() -> None:
     found = mean([0.5, 0.6, 0.7])
-    assert cell_text(mean_value(found, "percent", 3, best=0.6)) == "**60.0** [35.2, 84.8]"
-    assert cell_text(mean_value(found, "percent", 4, best=0.9)) == "60.0 [35.2, 84.8]†"
+    assert cell_text(mean_value(found, "percent", 3, is_best=True)) == "**60.0** [35.2, 84.8]"
+    assert cell_text(mean_value(found, "percent", 4)) == "60.0 [35.2, 84.8]†"
     assert cell_text(mean_value(mean([-0.0001]), "points")) == "+0.0"
     assert cell_text(mean_value(None, "percent")) == "–"
+
+
+@pytest.mark.parametrize(
+    ("column", "lower_is_better", "expected"),
+    [
+        ([{0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.51, 1: 0.58, 2: 0.7}, {0: 0.1, 1: 0.2, 2: 0.3}], False, {0, 1}),
+        ([{0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.4, 1: 0.5, 2: 0.6}], False, {0}),  # paired: always 0.1 below
+        ([{0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.4, 1: 0.5, 2: 0.6}], True, {1}),
+        ([{0: 0.5}, {0: 0.4}], False, {0}),  # a single seed tests nothing
+        ([{0: 0.5}, {0: 0.5}], False, {0, 1}),
+        ([{0: 0.5, 1: 0.6}, {}], False, set()),
+    ],
+)
+def test_bold_marks_the_best_and_what_is_tied_with_it(
+    column: list[dict[int, float]], lower_is_better: bool, expected: set[int]
+) -> None:
+    assert _tied(column, lower_is_better) == expected
 
 
 def test_tables_of_a_study(reward_models: Study) -> None:
@@ -222,7 +240,7 @@ def test_tables_of_a_study(reward_models: Study) -> None:
     own = {row[0]: row[2] for row in texts(shown["study-best-of-n"])[0]}
     assert (own["ipvrm"], own["dpo_rm"], own["q_rm"]) == ("`prefix_mean/last`", "`prefix_sum/last`", "`as_is/last`")
     answers = {row[0]: row[3:] for row in texts(shown["study-answers"])[0]}
-    assert answers["T3"] == ("0", "3", "0", "3", "3")
+    assert answers["T3"] == ("0", "3", "0", "0", "3", "3")
     assert shown["study-recipes"].header == ("Method", "loss", "beta", "margin", "updates")
 
 
@@ -239,7 +257,7 @@ def test_files_of_a_study(results: Path, tmp_path: Path) -> None:
     assert per_seed == pytest.approx({0: 0.52, 1: 0.82, 2: 0.22, 3: 0.62})
     written = json.loads((tmp_path / "miniature.json").read_text())
     assert written["seeds"] == [0, 1, 2, 3]
-    assert {c["verdict"] for c in written["claims"]} == {"yes", "no", "unclear"}
+    assert {c["verdict"] for c in written["claims"]} == {"yes", "no", "equivalent", "unclear"}
     assert "| [miniature](miniature.md) | 84 | calibrated, oracle | val 2" in (tmp_path / "README.md").read_text()
     names = {path.name for path in (tmp_path / "figures").glob("*.svg")}
     assert names == {"miniature-f1.svg", "miniature-best-of-n.svg", "miniature-claims.svg", "joined-f1-gain.svg"}

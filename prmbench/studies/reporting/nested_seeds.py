@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
+from prmbench.metrics.equivalence import equivalence_p
 from prmbench.report.stats import LEVEL, POWER, ROUNDING, t_quantile, t_two_sided_p
 
 Seeds = tuple[int, int]
@@ -39,11 +40,21 @@ class Estimate:
     runs: int
     positive: int
     """Runs whose mean is above zero."""
+    error: float | None = None
+    """Standard error of the value; None where nothing can be tested."""
+    df: int | None = None
+    """Degrees of freedom of the error."""
 
     @property
     def has_single_sft_seed(self) -> bool:
         """Whether there is a single SFT seed, so that the interval does not cover variation between SFT seeds."""
         return self.sft_seeds == 1
+
+    def p_within(self, low: float, high: float) -> float | None:
+        """Returns the p-value of one-sided tests that the value lies between the bounds; None for a single run."""
+        if self.error is None or self.df is None:
+            return None
+        return equivalence_p(self.value, self.error, self.df, low, high)
 
 
 def whole_run_values(values: Mapping[Seeds, float]) -> RunValues:
@@ -97,6 +108,8 @@ def estimate(runs: RunValues) -> Estimate | None:
         sft_seeds=len(sft_seeds),
         runs=len(means),
         positive=positive,
+        error=None if is_single_run else error,
+        df=None if is_single_run else df,
     )
 
 

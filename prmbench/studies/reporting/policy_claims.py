@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
-from prmbench.report.stats import holm
+from prmbench.metrics.equivalence import ALPHA, MARGINS, Margin, Verdict, holm_where_tested, verdict
 from prmbench.studies.reporting.nested_seeds import WHOLE, Estimate, RunValues, difference, estimate, whole_run_values
 from prmbench.studies.reporting.policy_runs import BASE_ARM, RLStudy, first_quarter_mean, last_quarter_mean
 from prmbench.tasks.table import FRACTION, PERCENT, POINTS, Unit
 
 IPVRM, NAIVE, FROZEN = "distrl_ipvrm", "distrl_naive", "distrl_frozen"
 METHODS = ("ipvrm", "implicit_prm", "dpo_rm")
-NEGLIGIBLE_CHANGE = 0.02
-"""A change of accuracy smaller than this counts as none."""
+POLICY_MARGIN = MARGINS["policy accuracy"]
+REWARD_MODEL_MARGIN = MARGINS["reward model accuracy"]
 MAX_TIME_OVERHEAD, MAX_MEMORY_OVERHEAD = 0.05, 0.03
 """Relative overheads up to which the costs count as equal."""
 NEARLY_ALL_MASS = 0.9
@@ -51,7 +51,9 @@ class Question:
     low: float = 0.0
     high: float = math.inf
     unit: Unit = POINTS
-    """Number format: SIGNED for a difference of shares, PERCENT for a share, PLAIN for other numbers."""
+    """Number format: POINTS for a difference of shares, PERCENT for a share, FRACTION for other numbers."""
+    margin: Margin | None = None
+    """Within which a difference counts as none; None where no margin was declared for what is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,60 @@ class Answer:
     unit: Unit
     bounds: str
     estimate: Estimate
-    verdict: str
-    """yes: the interval lies within the bounds; no: outside; unclear: neither, or there is but one run."""
-    tested: bool
-    """Whether the bound is 0, so that p, which is against 0, tests the claim."""
+    low: float
+    high: float
+    margin: Margin | None
     holm: float | None = None
     """p, adjusted for the tested comparisons of the same source and panel."""
+    equivalence_holm: float | None = None
+    """The p-value of equivalence, adjusted for those of the same comparisons."""
+
+    @property
+    def tested(self) -> bool:
+        """Whether the bound is 0, so that p, which is against 0, tests the claim."""
+        return (self.low, self.high) == (0.0, math.inf)
+
+    @property
+    def equivalence_p(self) -> float | None:
+        """The p-value of the one-sided tests that the difference is within the margin, or two bounds of the claim."""
+        if self._claims_equivalence:
+            return self.estimate.p_within(self.low, self.high)
+        if self.margin is None or not self.tested:
+            return None
+        return self.estimate.p_within(-self.margin.value, self.margin.value)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of this comparison by itself: see `_verdict`."""
+        return self._verdict(self.estimate.p, self.equivalence_p)
+
+    @property
+    def adjusted_verdict(self) -> Verdict | None:
+        """The verdict after Holm's adjustment; None for a claim with one bound that is not 0, which has no p-value."""
+        if not (self.tested or self._claims_equivalence):
+            return None
+        return self._verdict(self.holm, self.equivalence_holm)
+
+    @property
+    def _claims_equivalence(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def _verdict(self, p: float | None, p_equivalent: float | None) -> Verdict:
+        """Against 0: that of `equivalence.verdict`. Else: yes within the bounds, no outside them, else unclear.
+
+        Between two bounds, which claim equivalence, `yes` is by two one-sided tests; past a single bound, by the 95%
+        interval. A single run has no verdict, since it does not show how much training varies.
+        """
+        if self.tested:
+            return verdict(self.estimate.value, p, p_equivalent)
+        lo, hi = self.estimate.lo, self.estimate.hi
+        if lo is None or hi is None or self.estimate.error is None:
+            return "unclear"
+        if self._claims_equivalence:
+            is_within = p_equivalent is not None and p_equivalent < ALPHA
+        else:
+            is_within = self.low < lo and hi < self.high
+        return "yes" if is_within else "no" if hi < self.low or lo > self.high else "unclear"
 
 
 def answer_questions(study: RLStudy, more: Sequence[Question] = ()) -> list[Answer]:
@@ -84,17 +134,21 @@ def answer_questions(study: RLStudy, more: Sequence[Question] = ()) -> list[Answ
     return adjusted
 
 
-def compare_with_grpo(study: RLStudy, panel: str) -> dict[str, tuple[Estimate, float | None]]:
-    """Returns, by arm, the last accuracy minus GRPO's, and its p after Holm over all arms of the panel."""
+def compare_with_grpo(study: RLStudy, panel: str) -> dict[str, tuple[Estimate, float | None, Verdict]]:
+    """Returns, by arm, the last accuracy minus GRPO's, and its p and verdict after Holm over all arms of the panel."""
     base = study.accuracy(panel, BASE_ARM, -1)
     others = [arm for arm in study.arms(panel) if arm != BASE_ARM]
     estimates: dict[str, Estimate] = {}
     for arm in others:
         if (against := estimate(difference(_final_accuracies(study, panel, arm, base), base))) is not None:
             estimates[arm] = against
-    p_values = {arm: e.p for arm, e in estimates.items() if e.p is not None}
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return {arm: (e, adjusted.get(arm)) for arm, e in estimates.items()}
+    adjusted = holm_where_tested([e.p for e in estimates.values()])
+    margin = POLICY_MARGIN.value
+    equivalence = holm_where_tested([e.p_within(-margin, margin) for e in estimates.values()])
+    return {
+        arm: (e, p, verdict(e.value, p, q))
+        for (arm, e), p, q in zip(estimates.items(), adjusted, equivalence, strict=True)
+    }
 
 
 def _final_accuracies(study: RLStudy, panel: str, arm: str, base: RunValues) -> RunValues:
@@ -120,21 +174,17 @@ def _answer(question: Question) -> Answer | None:
     difference_estimate = estimate(question.runs)
     if difference_estimate is None:
         return None
-    verdict, (low, high) = "unclear", (question.low, question.high)
-    lo, hi = difference_estimate.lo, difference_estimate.hi
-    if lo is not None and hi is not None and difference_estimate.runs > 1:
-        inside, outside = low < lo and hi < high, hi < low or lo > high
-        verdict = "yes" if inside else "no" if outside else "unclear"
     return Answer(
         source=question.source,
         panel=question.panel,
         comparison=question.comparison,
         where=question.where,
         unit=question.unit,
-        bounds=_bounds_text(low, high, question.unit),
+        bounds=_bounds_text(question.low, question.high, question.unit),
         estimate=difference_estimate,
-        verdict=verdict,
-        tested=(low, high) == (0.0, math.inf),
+        low=question.low,
+        high=question.high,
+        margin=question.margin,
     )
 
 
@@ -147,9 +197,10 @@ def _bounds_text(low: float, high: float, unit: Unit) -> str:
 
 
 def _adjust_p(family: list[Answer]) -> list[Answer]:
-    """Sets Holm's adjusted p of the answers that are tests against 0."""
-    adjusted = iter(holm([a.estimate.p for a in family if a.tested and a.estimate.p is not None]))
-    return [replace(a, holm=next(adjusted)) if a.tested and a.estimate.p is not None else a for a in family]
+    """Sets Holm's adjusted p-values, of the tests against 0 and of equivalence, each among themselves."""
+    adjusted = holm_where_tested([a.estimate.p if a.tested else None for a in family])
+    equivalence = holm_where_tested([a.equivalence_p for a in family])
+    return [replace(a, holm=p, equivalence_holm=q) for a, p, q in zip(family, adjusted, equivalence, strict=True)]
 
 
 # --- questions of the paper's tables --------------------------------------------------------------------------
@@ -180,7 +231,7 @@ def _questions(study: RLStudy, panel: str) -> Iterator[Question]:
 def _accuracy_question(study: RLStudy, panel: str, source: str, first: str, second: str) -> Question:
     base = study.accuracy(panel, first, -1)
     runs = difference(base, _final_accuracies(study, panel, second, base))
-    return Question(source, panel, f"{first} - {second}", f"{study.metric} after training", runs)
+    return Question(source, panel, f"{first} - {second}", f"{study.metric} after training", runs, margin=POLICY_MARGIN)
 
 
 def _monitor_question(
@@ -188,7 +239,9 @@ def _monitor_question(
 ) -> Question:
     first, second = (study.monitor_summaries(panel, arm, name, fmean) for arm in arms)
     unit = FRACTION if name in ("rm_score", "candidates") else POINTS
-    return Question(source, panel, " - ".join(arms), where, difference(first, second), low=bound, unit=unit)
+    margin = POLICY_MARGIN if name == "accuracy" else None
+    runs = difference(first, second)
+    return Question(source, panel, " - ".join(arms), where, runs, low=bound, unit=unit, margin=margin)
 
 
 def _candidate_questions(study: RLStudy, panel: str) -> Iterator[Question]:
@@ -203,7 +256,7 @@ def _candidate_questions(study: RLStudy, panel: str) -> Iterator[Question]:
         yield Question("T11", panel, arm, where, mass, low=NEARLY_ALL_MASS, unit=PERCENT)
     for arm in (sweep["0.05"], sweep["0.2"]):
         yield replace(
-            _accuracy_question(study, panel, "T11", arm, IPVRM), low=-NEGLIGIBLE_CHANGE, high=NEGLIGIBLE_CHANGE
+            _accuracy_question(study, panel, "T11", arm, IPVRM), low=-POLICY_MARGIN.value, high=POLICY_MARGIN.value
         )
 
 
@@ -229,12 +282,19 @@ def _collapse_questions(study: RLStudy, panel: str) -> Iterator[Question]:
     )
     for arm in (FROZEN, NAIVE):
         drop = difference(first[arm], last[arm])
-        yield Question("Fig. 6", panel, f"{arm}: first quarter - last", "accuracy on fresh rollouts", drop)
+        yield Question(
+            "Fig. 6",
+            panel,
+            f"{arm}: first quarter - last",
+            "accuracy on fresh rollouts",
+            drop,
+            margin=REWARD_MODEL_MARGIN,
+        )
     change, sides = difference(last[IPVRM], first[IPVRM]), f"{IPVRM}: last quarter - first"
-    yield Question("Fig. 6", panel, sides, "accuracy on fresh rollouts", change, low=-NEGLIGIBLE_CHANGE)
+    yield Question("Fig. 6", panel, sides, "accuracy on fresh rollouts", change, low=-REWARD_MODEL_MARGIN.value)
     for arm in (FROZEN, NAIVE):
         lead, where = difference(last[IPVRM], last[arm]), "accuracy on fresh rollouts, last quarter"
-        yield Question("Fig. 6", panel, f"{IPVRM} - {arm}", where, lead)
+        yield Question("Fig. 6", panel, f"{IPVRM} - {arm}", where, lead, margin=REWARD_MODEL_MARGIN)
 
 
 def by_world(values: Mapping[int, float]) -> RunValues:

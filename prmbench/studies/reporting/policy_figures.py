@@ -134,7 +134,7 @@ def _rm_accuracy(name: str, study: RLStudy) -> FigurePlan | None:
 
 
 def _arms(name: str, study: RLStudy) -> FigurePlan | None:
-    estimates = [(p, arm, e) for p in study.panels for arm, (e, _) in compare_with_grpo(study, p).items()]
+    estimates = [(p, arm, e) for p in study.panels for arm, (e, *_) in compare_with_grpo(study, p).items()]
     plotted = [(panel, arm, e) for panel, arm, e in estimates if e.lo is not None]
     if not plotted:
         return None

@@ -12,8 +12,9 @@ from statistics import fmean, median
 
 import pandas as pd
 
+from prmbench.metrics.equivalence import VERDICT_TEXT, VERDICTS
 from prmbench.studies.reporting.nested_seeds import INTERVALS_NOTE, Estimate, estimate
-from prmbench.studies.reporting.policy_claims import CLAIMS, Answer, compare_with_grpo
+from prmbench.studies.reporting.policy_claims import CLAIMS, POLICY_MARGIN, Answer, compare_with_grpo
 from prmbench.studies.reporting.policy_runs import (
     BASE_ARM,
     ArmRun,
@@ -25,7 +26,6 @@ from prmbench.studies.reporting.policy_runs import (
 from prmbench.studies.reporting.reward_model_runs import Study
 from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Row, Table, TableCell, Unit, Value, has_mark
 
-ALPHA = 0.05
 OPTION_COLUMNS = (
     *("reward", "rm_loss", "rm_beta", "rm_margin", "rm_update", "reference", "adb", "dlw"),
     *("alpha", "gae_weight", "p_min", "credit", "group_size", "prompts"),
@@ -64,16 +64,16 @@ def grids(study: RLStudy, answered: Sequence[Answer]) -> tuple[Table, ...]:
 
 
 def answers_grid(answered: Sequence[Answer]) -> Table:
-    """Returns the table of claims with their numbers of verdicts yes, no and unclear."""
+    """Returns the table of claims with their numbers of verdicts of each kind."""
     groups: list[tuple[Row, ...]] = []
     for panel in dict.fromkeys(a.panel for a in answered):
         rows: list[Row] = []
         for source, words in CLAIMS.items():
             family = [a for a in answered if (a.source, a.panel) == (source, panel)]
             if family:
-                counts = [_count(sum(a.verdict == word for a in family)) for word in ("yes", "no", "unclear")]
-                tested = [a for a in family if a.tested]
-                confirmed = sum(a.verdict != "unclear" and a.holm is not None and a.holm < ALPHA for a in tested)
+                counts = [_count(sum(a.verdict == word for a in family)) for word in VERDICTS]
+                tested = [a for a in family if a.adjusted_verdict is not None]
+                confirmed = sum(a.adjusted_verdict == a.verdict != "unclear" for a in tested)
                 left = Value(confirmed, "count", suffix=f" of {len(tested)}") if tested else Value(None)
                 rows.append((source, words, panel or DASH, *counts, _count(len(family)), left))
         groups.append(tuple(rows))
@@ -81,10 +81,11 @@ def answers_grid(answered: Sequence[Answer]) -> Table:
     return Table(
         label="rl-answers",
         title="Do the paper's claims hold here?",
-        caption="Yes: the 95% interval lies between the bounds that the comparison names; no: outside them; unclear: "
-        "neither. After Holm: of the verdicts that are tests against 0, those whose p stays below 0.05 when "
-        "adjusted for all such comparisons of the row.",
-        header=("Source", "Claim", "Panel", "Yes", "No", "Unclear", "Comparisons", "After Holm"),
+        caption=f"Verdicts on differences that a claim puts above 0: {VERDICT_TEXT}. On those for which the comparison "
+        "names other bounds: yes, within them (between two bounds by the 90% interval, past one by the 95% interval); "
+        "no: the 95% interval lies outside; else unclear. After Holm: verdicts that stay when the p-values of all "
+        "comparisons of the row are adjusted, those against 0 and those of equivalence each among themselves.",
+        header=("Source", "Claim", "Panel", *(v.capitalize() for v in VERDICTS), "Comparisons", "After Holm"),
         groups=tuple(group for group in groups if group),
         notes=tuple(
             f"{source}, {words}: not tested, there are no runs for it." for source, words in _untested(tested_sources)
@@ -106,14 +107,15 @@ def comparisons(answered: Sequence[Answer]) -> Table:
         title="Every comparison",
         caption="Paired by SFT seed, RL seed and, for accuracies, problem; in percentage points, or in the quantity's "
         "own unit where it is not a share. Intervals as in the tables of arms. p is two-sided against 0 and given "
-        "where the bound is 0.",
+        "where the bound is 0. Margin: a difference within it counts as none; p equivalent: of the one-sided tests "
+        "that it is, or that it lies between two bounds that the claim names.",
         header=(
-            *("Source", "Panel", "Comparison", "Where", "Answer", "Bounds"),
-            *("Estimate", "Runs above 0", "p", "Holm", "Detectable"),
+            *("Source", "Panel", "Comparison", "Where", "Answer", "After Holm", "Bounds"),
+            *("Estimate", "Runs above 0", "p", "Holm", "Margin", "p equivalent", "Holm equivalent", "Detectable"),
         ),
         groups=groups,
         notes=((f"{len(answered)} comparisons in all.",) if answered else ()) + _single(groups),
-        text_columns=6,
+        text_columns=7,
     )
 
 
@@ -124,11 +126,14 @@ def _count(number: int) -> Value:
 def _comparison(a: Answer) -> Row:
     estimate = a.estimate
     return (
-        *(a.source, a.panel or DASH, a.comparison, a.where, a.verdict, a.bounds),
+        *(a.source, a.panel or DASH, a.comparison, a.where, a.verdict, a.adjusted_verdict or DASH, a.bounds),
         estimate_value(estimate, a.unit),
         Value(estimate.positive, "count", suffix=f" of {estimate.runs}"),
         Value(estimate.p if a.tested else None, "p"),
         Value(a.holm, "p"),
+        Value(a.margin.value if a.margin is not None and a.tested else None),
+        Value(a.equivalence_p, "p"),
+        Value(a.equivalence_holm, "p"),
         Value(estimate.mdd, FRACTION if a.unit == FRACTION else PERCENT),
     )
 
@@ -187,9 +192,10 @@ def arms_grid(study: RLStudy) -> Table:
                 Value(estimate.positive, "count", suffix=f" of {estimate.runs}"),
                 Value(estimate.p, "p"),
                 Value(adjusted, "p"),
+                answer,
                 Value(estimate.mdd),
             )
-            for arm, (estimate, adjusted) in compare_with_grpo(study, panel).items()
+            for arm, (estimate, adjusted, answer) in compare_with_grpo(study, panel).items()
         ]
         groups.append(tuple(rows))
     nonempty_groups = tuple(group for group in groups if group)
@@ -197,9 +203,13 @@ def arms_grid(study: RLStudy) -> Table:
         label="rl-arms",
         title=f"Arms against {BASE_ARM}",
         caption=f"{study.metric} after training minus that of {BASE_ARM}, paired by SFT seed, RL seed and problem; "
-        f"percentage points. {INTERVALS_NOTE} Holm: p adjusted for all arms of the panel. Detectable: the smallest "
+        f"percentage points. {INTERVALS_NOTE} Holm: p adjusted for all arms of the panel. Better, after "
+        f"Holm, with a margin of {POLICY_MARGIN.text}: {VERDICT_TEXT}. Detectable: the smallest "
         "true difference that a test finds with power 0.80, given this spread.",
-        header=("Panel", "Arm", "SFT seeds", "Runs", f"Minus {BASE_ARM}", "Runs above 0", "p", "Holm", "Detectable"),
+        header=(
+            *("Panel", "Arm", "SFT seeds", "Runs", f"Minus {BASE_ARM}", "Runs above 0"),
+            *("p", "Holm", "Better", "Detectable"),
+        ),
         groups=nonempty_groups,
         notes=_single(nonempty_groups),
         text_columns=2,
@@ -322,8 +332,20 @@ def numbers(study: RLStudy, answered: Sequence[Answer]) -> dict[str, object]:
                 f"minus_{BASE_ARM}": against_grpo[arm][0] if arm in against_grpo else None,
             }
             arms[f"{panel} {arm}".strip()] = {k: _rounded(asdict(e)) for k, e in estimates.items() if e is not None}
-    answer_records = [{**_rounded(asdict(a)), "estimate": _rounded(asdict(a.estimate))} for a in answered]
+    answer_records = [_answer_record(answer) for answer in answered]
     return {"metric": study.metric, "arms": arms, "answers": answer_records}
+
+
+def _answer_record(answer: Answer) -> dict[str, object]:
+    """The answer for JSON, whose bounds are a text because infinity is no number there."""
+    fields = {k: v for k, v in asdict(answer).items() if k not in ("low", "high")}
+    return {
+        **_rounded(fields),
+        "estimate": _rounded(asdict(answer.estimate)),
+        "margin": None if answer.margin is None else answer.margin.value,
+        "verdict": answer.verdict,
+        "adjusted_verdict": answer.adjusted_verdict,
+    }
 
 
 def _rounded(values: dict[str, object]) -> dict[str, object]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from prmbench.core.records import RunManifest
+from prmbench.metrics.equivalence import MARGINS
 from prmbench.report.stats import mean
 from prmbench.studies.reporting.nested_seeds import difference
 from prmbench.studies.reporting.policy_claims import METHODS, Question, by_world
@@ -26,8 +27,9 @@ PROBES = {
     "marker5": "marker tells nothing (noise 0.5)",
 }
 SUBSETS = ("onpolicy", "injected")
-NO_CHANGE = 0.05
-"""A change of F1 smaller than this counts as no change."""
+F1_MARGIN = MARGINS["F1"]
+NO_CHANGE = MARGINS["F1 of a probe"].value
+"""Up to this change, the claim that F1 does not change holds."""
 
 PANEL_OF = {"plain": "", "marker": "marker1"}
 """Panel of the RL study -> the probe whose reward models its arms start from."""
@@ -63,7 +65,7 @@ def _shuffled(models: Study, scene: str) -> Iterator[Question]:
             "shuffled", "", f"{shuffled} - random scores", f"F1, {scene}", gap, low=-math.inf, high=NO_CHANGE
         )
         gap = difference(by_world(f1(models, method, "", scene)), by_world(probe_f1))
-        yield Question("shuffled", "", f"{method} - {shuffled}", f"F1, {scene}", gap)
+        yield Question("shuffled", "", f"{method} - {shuffled}", f"F1, {scene}", gap, margin=F1_MARGIN)
 
 
 def _marked(models: Study, scene: str) -> Iterator[Question]:
@@ -77,12 +79,14 @@ def _marked(models: Study, scene: str) -> Iterator[Question]:
         if m == METHODS[0]:
             yield Question("marker", "", comparison, f"F1, {scene}", drops[m], low=-math.inf, high=NO_CHANGE)
         else:
-            yield Question("marker", "", comparison, f"F1, {scene}", drops[m])
+            yield Question("marker", "", comparison, f"F1, {scene}", drops[m], margin=F1_MARGIN)
             drop_difference = difference(drops[m], drops[METHODS[0]])
-            yield Question("marker", "", f"drop of {m} - drop of {METHODS[0]}", f"F1, {scene}", drop_difference)
+            yield Question(
+                "marker", "", f"drop of {m} - drop of {METHODS[0]}", f"F1, {scene}", drop_difference, margin=F1_MARGIN
+            )
             lead = difference(f1_of[METHODS[0], "marker1"], f1_of[m, "marker1"])
             comparison = f"{name(METHODS[0], 'marker1')} - {name(m, 'marker1')}"
-            yield Question("marker", "", comparison, f"F1, {scene}", lead)
+            yield Question("marker", "", comparison, f"F1, {scene}", lead, margin=F1_MARGIN)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from prmbench.report.stats import holm, paired
+from prmbench.metrics.equivalence import MARGINS, Margin, Verdict, holm_where_tested, verdict
+from prmbench.report.stats import paired
 from prmbench.studies.reporting.reward_model_runs import (
     PAPER_SUFFIX,
     PREFIX_READOUTS,
@@ -33,7 +34,8 @@ CLAIMS: dict[str, str] = {
     "T14": "process-level reading beats prefix reading",
 }
 """The paper's tables and the claim that each is read as."""
-ALPHA = 0.05
+BEST_OF = "best of "
+"""How the places of best-of-N comparisons begin; all others are about F1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,24 @@ class Claim:
     positive: int
     """Seeds whose difference is above zero."""
     mdd: float | None
-    verdict: str
-    """yes: the interval lies above zero; no: below; unclear: neither."""
+    margin: Margin
+    """The margin of equivalence, declared in prmbench.metrics.equivalence."""
+    equivalence_p: float | None
+    """p of the two one-sided tests that the difference is within the margin; None for a single seed."""
     holm: float | None = None
     """p, adjusted for all comparisons of the same table and constants."""
+    equivalence_holm: float | None = None
+    """The p-value of equivalence, adjusted for those of the same comparisons."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of this comparison by itself."""
+        return verdict(self.difference, self.p, self.equivalence_p)
+
+    @property
+    def adjusted_verdict(self) -> Verdict:
+        """The verdict after Holm's adjustment for all comparisons of the same table and constants."""
+        return verdict(self.difference, self.holm, self.equivalence_holm)
 
 
 Comparison = tuple[str, str, str, BySeed, BySeed]
@@ -94,9 +110,7 @@ def _test_claim(constants: str, comparison: Comparison) -> Claim | None:
     test = paired(first, second)
     if test is None:
         return None
-    verdict = "unclear"
-    if test.lo is not None and test.hi is not None:
-        verdict = "yes" if test.lo > 0 else "no" if test.hi < 0 else "unclear"
+    margin = MARGINS["best-of-N accuracy" if where.startswith(BEST_OF) else "F1"]
     return Claim(
         name=CLAIMS[source],
         source=source,
@@ -110,14 +124,18 @@ def _test_claim(constants: str, comparison: Comparison) -> Claim | None:
         n=test.n,
         positive=test.positive,
         mdd=test.mdd,
-        verdict=verdict,
+        margin=margin,
+        equivalence_p=test.equivalence_p(margin.value),
     )
 
 
 def _adjust_p(family: list[Claim]) -> list[Claim]:
-    """Sets Holm's adjusted p of the claims that have a p."""
-    adjusted = iter(holm([claim.p for claim in family if claim.p is not None]))
-    return [claim if claim.p is None else replace(claim, holm=next(adjusted)) for claim in family]
+    """Sets Holm's adjusted p-values, of the tests against 0 and of equivalence, each among themselves."""
+    adjusted = holm_where_tested([claim.p for claim in family])
+    equivalence = holm_where_tested([claim.equivalence_p for claim in family])
+    return [
+        replace(claim, holm=p, equivalence_holm=q) for claim, p, q in zip(family, adjusted, equivalence, strict=True)
+    ]
 
 
 # --- comparisons of the paper's tables-------------------------------------------------------------------------
@@ -171,10 +189,10 @@ def _compare_best_of_n(study: Study, source: str, first: str, second: str, each:
     """Yields comparisons of best-of-N by each method's own score: the mean over N, with `each` also every N."""
     sizes = study.group_sizes()
     if sizes:
-        yield source, f"{first} - {second}", "best of N, mean", study.best_of(first), study.best_of(second)
+        yield source, f"{first} - {second}", f"{BEST_OF}N, mean", study.best_of(first), study.best_of(second)
     for n in sizes if each and len(sizes) > 1 else ():
         sides = study.best_of(first, sizes=(n,)), study.best_of(second, sizes=(n,))
-        yield source, f"{first} - {second}", f"best of {n}", *sides
+        yield source, f"{first} - {second}", f"{BEST_OF}{n}", *sides
 
 
 def _margin_pairs(study: Study) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from prmbench.studies.reporting.reward_model_tables import f1_columns, over_seed
 
 FOREST = (*SUBSET_GROUPS, "change under shifts", "best of N, mean")
 """Comparisons in the figure; single formats and single N are in the table alone."""
-VERDICT_COLORS = {"yes": "#0072B2", "no": "#D55E00", "unclear": "#8a8a8a"}
+VERDICT_COLORS = {"yes": "#0072B2", "no": "#D55E00", "equivalent": "#009E73", "unclear": "#8a8a8a"}
 
 
 def plans(study: Study, claims: Sequence[Claim]) -> list[FigurePlan]:
@@ -78,6 +78,6 @@ def _forest(claims: Sequence[Claim]) -> FigurePlan | None:
         _bar(axis, Mean(claim.difference, claim.lo, claim.hi, claim.n), y, VERDICT_COLORS[claim.verdict])
     axis.set_yticks(range(len(plotted)), [f"{c.source}  {c.comparison}, {c.where}" for c in plotted], fontsize=7)
     axis.set(ylim=(len(plotted) - 0.5, -0.5), xlabel="difference, percentage points; right of 0 agrees with the paper")
-    caption = "Tuned constants. Blue: the interval lies above zero; orange: below; grey: neither."
+    caption = "Tuned constants. Blue: yes; orange: no; green: equivalent; grey: unclear, each by itself."
     caption += f" {len(plotted)} of {len(tested)} comparisons; the table has all." if len(plotted) < len(tested) else ""
     return "miniature-claims", "The paper's claims, compared", caption, figure

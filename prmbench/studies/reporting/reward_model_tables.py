@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from prmbench.report.stats import Mean, mean
-from prmbench.studies.reporting.reward_model_claims import ALPHA, CLAIMS, Claim, missing
+from prmbench.metrics.equivalence import ALPHA, VERDICT_TEXT, VERDICTS
+from prmbench.report.stats import Mean, mean, paired
+from prmbench.studies.reporting.reward_model_claims import CLAIMS, Claim, missing
 from prmbench.studies.reporting.reward_model_runs import (
     PREFIX_MEAN_READOUTS,
     PREFIX_READOUTS,
@@ -22,7 +23,7 @@ from prmbench.studies.reporting.reward_model_runs import (
 )
 from prmbench.tasks.calibration import COLUMNS as CALIBRATION
 from prmbench.tasks.calibration import LOWER_IS_BETTER, UNRANKED
-from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Code, Row, Table, Unit, Value, has_mark, number
+from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Code, Row, Table, Unit, Value, has_mark
 
 READINGS = {"process level": PROCESS_READOUTS, "prefix mean": PREFIX_MEAN_READOUTS, "prefix": PREFIX_READOUTS}
 """The first is that of the paper's main table; claims are tested on it."""
@@ -30,6 +31,10 @@ RULE_WORDS = {
     "calibrated": "threshold tuned on val and applied to the other subsets",
     "oracle": "threshold tuned on the very traces that are scored: an upper bound",
 }
+TIED_TEXT = (
+    "Bold: the best method of a reading, and those that a paired t-test over the seeds does not tell apart from it at "
+    "5% (unadjusted)."
+)
 SHIFT_COLUMNS = "mean of shifts", "change under shifts"
 
 
@@ -56,20 +61,18 @@ def _answers(study: Study, claims: Sequence[Claim]) -> Table:
         for source, words in CLAIMS.items():
             family = [c for c in claims if (c.source, c.constants) == (source, constants)]
             if family:
-                counts = [
-                    Value(sum(c.verdict == answer for c in family), "count") for answer in ("yes", "no", "unclear")
-                ]
-                confirmed = sum(c.verdict != "unclear" and c.holm is not None and c.holm < ALPHA for c in family)
+                counts = [Value(sum(c.verdict == answer for c in family), "count") for answer in VERDICTS]
+                confirmed = sum(c.adjusted_verdict == c.verdict != "unclear" for c in family)
                 rows.append((source, words, constants, *counts, Value(len(family), "count"), Value(confirmed, "count")))
         groups += [tuple(rows)] * bool(rows)
     notes = [f"{source}, {CLAIMS[source]}: not asked, {why}." for source, why in missing(study).items()]
     return Table(
         label="study-answers",
         title="Do the paper's claims hold here?",
-        caption=f"{len(study.seeds)} seeds, each a separate world; methods are compared within worlds. Yes: the "
-        "95% t-interval of the paired difference lies above zero; no: below; unclear: neither. "
-        "After Holm: verdicts whose p stays below 0.05 when adjusted for all comparisons of the row.",
-        header=("Table", "Claim", "Constants", "Yes", "No", "Unclear", "Comparisons", "After Holm"),
+        caption=f"{len(study.seeds)} seeds, each a separate world; methods are compared within worlds, by paired "
+        f"t-tests. Verdicts: {VERDICT_TEXT}. After Holm: verdicts that stay when the p-values of all comparisons of "
+        "the row are adjusted, those against 0 and those of equivalence each among themselves.",
+        header=("Table", "Claim", "Constants", *(v.capitalize() for v in VERDICTS), "Comparisons", "After Holm"),
         groups=tuple(groups),
         notes=tuple(notes),
         text_columns=3,
@@ -83,33 +86,41 @@ def _comparisons(study: Study, claims: Sequence[Claim]) -> Table:
         title="Every comparison",
         caption="Difference of the means over common seeds in percentage points with its 95% t-interval; above zero "
         "agrees with the paper. p: two-sided paired t-test; Holm: adjusted for the table's comparisons with the same "
-        "constants. Detectable: the smallest true difference that a test finds with power 0.80, given this spread. "
-        "F1 is process level, threshold calibrated; best of N by each method's own prefix value at the end.",
+        "constants. Margin: a difference within it counts as none; p equivalent: of the two one-sided tests that it "
+        "is, then adjusted. Detectable: the smallest true difference that a test finds with power 0.80, given this "
+        "spread. F1 is process level, threshold calibrated; best of N by each method's own prefix value at the end.",
         header=(
             "Table",
             "Constants",
             "Comparison",
             "Where",
             "Answer",
+            "After Holm",
             "Difference",
             "Seeds above 0",
             "p",
             "Holm",
+            "Margin",
+            "p equivalent",
+            "Holm equivalent",
             "Detectable",
         ),
         groups=tuple(tuple(_comparison(c) for c in claims if (c.source, c.constants) == key) for key in keys),
         notes=(f"{len(claims)} comparisons in all.",) if claims else (),
-        text_columns=5,
+        text_columns=6,
     )
 
 
 def _comparison(claim: Claim) -> Row:
     return (
-        *(claim.source, claim.constants, claim.comparison, claim.where, claim.verdict),
+        *(claim.source, claim.constants, claim.comparison, claim.where, claim.verdict, claim.adjusted_verdict),
         mean_value(Mean(claim.difference, claim.lo, claim.hi, claim.n), POINTS),
         Value(claim.positive, "count", suffix=f" of {claim.n}"),
         Value(claim.p, "p"),
         Value(claim.holm, "p"),
+        Value(claim.margin.value),
+        Value(claim.equivalence_p, "p"),
+        Value(claim.equivalence_holm, "p"),
         Value(claim.mdd),
     )
 
@@ -117,11 +128,10 @@ def _comparison(claim: Claim) -> Row:
 # --- means ----------------------------------------------------------------------------------------------------
 
 
-def mean_value(mean: Mean | None, unit: Unit, seeds: int = 0, best: float | None = None) -> Value:
-    """Returns a p-value with three decimals, or `<0.001`."""
+def mean_value(mean: Mean | None, unit: Unit, seeds: int = 0, is_best: bool = False) -> Value:
+    """Returns a mean over seeds as a table value, marked if it is of fewer seeds than the study has."""
     if mean is None:
         return Value(None, unit)
-    is_best = best is not None and number(mean.value, unit) == number(best, unit)
     return Value(mean.value, unit, mean.lo, mean.hi, is_best, NOTED * (mean.n < seeds))
 
 
@@ -132,25 +142,46 @@ def over_seeds(values: BySeed) -> Mean | None:
 
 def f1_columns(study: Study, method: str, readouts: Sequence[str], rule: str) -> dict[str, Mean | None]:
     """Returns F1 by subset, and with it the mean over the shifted formats and the change from the sampled format."""
-    by_subset = {name: over_seeds(study.f1(method, readouts, (name,), rule)) for name in study.subsets("steps")}
+    return {name: over_seeds(values) for name, values in _f1_by_seed(study, method, readouts, rule).items()}
+
+
+def _f1_by_seed(study: Study, method: str, readouts: Sequence[str], rule: str) -> dict[str, BySeed]:
+    by_subset = {name: study.f1(method, readouts, (name,), rule) for name in study.subsets("steps")}
     shifts, change = study.f1(method, readouts, SHIFTS, rule), study.change(method, readouts, rule)
-    return by_subset | dict(zip(SHIFT_COLUMNS, map(over_seeds, (shifts, change)), strict=True))
+    return by_subset | dict(zip(SHIFT_COLUMNS, (shifts, change), strict=True))
 
 
-def _table(
-    study: Study, lines: Sequence[tuple[Row, dict[str, Mean | None]]], units: dict[str, Unit]
-) -> tuple[Row, ...]:
-    """Returns rows of cells with the best of each column in bold."""
-    best: dict[str, float | None] = {}
+def _table(study: Study, lines: Sequence[tuple[Row, dict[str, BySeed]]], units: dict[str, Unit]) -> tuple[Row, ...]:
+    """Returns rows of means over seeds, with the best of each column and what is tied with it in bold."""
+    tied: dict[str, set[int]] = {name: set() for name in UNRANKED}
     for name in units:
-        values = [mean.value for _, cells in lines if (mean := cells.get(name)) is not None]
-        pick = min if name in LOWER_IS_BETTER else max
-        best[name] = pick(values) if len(values) > 1 and name not in UNRANKED else None
+        if name not in UNRANKED:
+            tied[name] = _tied([cells.get(name) or {} for _, cells in lines], name in LOWER_IS_BETTER)
     seeds = len(study.seeds)
     return tuple(
-        (*names, *(mean_value(cells.get(name), unit, seeds, best[name]) for name, unit in units.items()))
-        for names, cells in lines
+        (
+            *names,
+            *(
+                mean_value(over_seeds(cells.get(name) or {}), unit, seeds, at in tied[name])
+                for name, unit in units.items()
+            ),
+        )
+        for at, (names, cells) in enumerate(lines)
     )
+
+
+def _tied(column: Sequence[BySeed], lower_is_better: bool) -> set[int]:
+    """Returns the positions of the best mean and of those that a paired t-test over seeds does not tell apart from it.
+
+    With one seed nothing can be tested, and only the best is returned; of fewer than two methods none.
+    """
+    means = {at: values.value for at, seeds in enumerate(column) if (values := over_seeds(seeds)) is not None}
+    if len(means) < 2:  # noqa: PLR2004 - nothing to be better than
+        return set()
+    best = (min if lower_is_better else max)(means, key=lambda at: means[at])
+    tests = {at: paired(column[best], column[at]) for at in means}
+    p_values = {at: test.p for at, test in tests.items() if test is not None and test.p is not None}
+    return {best, *(at for at, p in p_values.items() if p >= ALPHA), *(at for at in means if means[at] == means[best])}
 
 
 def _fewer(study: Study, groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
@@ -166,7 +197,7 @@ def _f1(study: Study, rule: str) -> Table:
         for method in study.methods:
             readout = study.first_readout("steps", method, readouts)
             if readout:
-                lines.append(((method, name, Code(readout)), f1_columns(study, method, readouts, rule)))
+                lines.append(((method, name, Code(readout)), _f1_by_seed(study, method, readouts, rule)))
         groups.append(_table(study, lines, units))
     floor = _floor(study, subsets, units)
     groups = [group for group in (*groups, floor) if group]
@@ -174,7 +205,8 @@ def _f1(study: Study, rule: str) -> Table:
         label=f"study-f1-{rule}",
         title=f"First-error F1, {rule}",
         caption=f"Mean over {len(study.seeds)} seeds with its 95% t-interval, percent; {RULE_WORDS[rule]}. "
-        f"Shifts: {', '.join(SHIFTS)}: the on-policy traces in other formats. Change: mean of shifts minus onpolicy.",
+        f"Shifts: {', '.join(SHIFTS)}: the on-policy traces in other formats. Change: mean of shifts minus onpolicy. "
+        f"{TIED_TEXT}",
         header=("Method", "Reading", "Readout", *(_heading(study, name) for name in units)),
         groups=tuple(groups),
         notes=_fewer(study, groups),
@@ -189,12 +221,12 @@ def _heading(study: Study, subset: str) -> str:
 
 def _floor(study: Study, subsets: Sequence[str], units: dict[str, Unit]) -> tuple[Row, ...]:
     """Returns the row of random scores under the best threshold, which depend on the traces alone, not on a method."""
-    cells: dict[str, Mean | None] = {}
+    cells: dict[str, BySeed] = {}
     for subset in subsets:
         by_seed: BySeed = {}
         for method in study.methods:
             by_seed |= study.by_seed("steps", method, ("floor/random", "floor", "f1"), (subset,))
-        cells[subset] = over_seeds(by_seed)
+        cells[subset] = by_seed
     if not any(cells.values()):
         return ()
     return _table(study, [(("random scores, best threshold", "", Code("floor/random")), cells)], units)
@@ -215,7 +247,7 @@ def _best_of_n(study: Study) -> Table:
         for method in study.methods:
             readout = study.first_readout("best_of_n", method, read(method))
             if readout:
-                cells = {name: _task_mean(study, "best_of_n", method, (readout, "last", name)) for name in units}
+                cells = {name: _by_seed(study, "best_of_n", method, (readout, "last", name)) for name in units}
                 lines.append(((method, words, Code(f"{readout}/last")), cells))
         groups.append(_table(study, lines, units))
     groups = [group for group in (*groups, _bon_floors(study, units)) if group]
@@ -224,7 +256,7 @@ def _best_of_n(study: Study) -> Table:
         title="Best of N",
         caption="Accuracy of the completion picked among N by its score at the last step, percent; mean over seeds "
         "with its 95% t-interval. Own value: the prefix mean for IPVRM and Q-RM, which are trained on means, "
-        "else the prefix sum. Gain: over a random completion.",
+        f"else the prefix sum. Gain: over a random completion. {TIED_TEXT}",
         header=("Method", "Reading", "Readout", *units),
         groups=tuple(groups),
         notes=_fewer(study, groups),
@@ -232,14 +264,14 @@ def _best_of_n(study: Study) -> Table:
     )
 
 
-def _task_mean(study: Study, task: str, method: str, how: tuple[str, str, str]) -> Mean | None:
-    return over_seeds(study.by_seed(task, method, how, study.subsets(task)))
+def _by_seed(study: Study, task: str, method: str, how: tuple[str, str, str]) -> BySeed:
+    return study.by_seed(task, method, how, study.subsets(task))
 
 
 def _bon_floors(study: Study, units: dict[str, Unit]) -> tuple[Row, ...]:
     lines: list[Row] = []
     for words, name in (("random completion", "random"), ("majority vote", "majority"), ("any of N right", "pass")):
-        cells: dict[str, Mean | None] = {}
+        cells: dict[str, BySeed] = {}
         for column in units:
             n = column.partition("@")[2]
             metric = "accuracy" if name == "random" else f"{name}@{n}"
@@ -248,7 +280,7 @@ def _bon_floors(study: Study, units: dict[str, Unit]) -> tuple[Row, ...]:
                 for method in study.methods:
                     how = f"floor/{name}", "floor", metric
                     by_seed |= study.by_seed("best_of_n", method, how, study.subsets("best_of_n"))
-                cells[column] = over_seeds(by_seed)
+                cells[column] = by_seed
         if any(cells.values()):
             lines += _table(study, [((words, "", Code(f"floor/{name}")), cells)], units)
     return tuple(lines)
@@ -261,7 +293,7 @@ def _calibration(study: Study) -> Table:
         for method in study.methods:
             readout = study.first_readout("calibration", method, own_readouts(method))
             for rule in rules:
-                cells = {name: _task_mean(study, "calibration", method, (readout, rule, name)) for name in CALIBRATION}
+                cells = {name: _by_seed(study, "calibration", method, (readout, rule, name)) for name in CALIBRATION}
                 if readout and any(cells.values()):
                     lines.append(((method, words, Code(f"{readout}/{rule}")), cells))
         groups.append(_table(study, lines, dict.fromkeys(CALIBRATION, FRACTION)))
@@ -270,7 +302,8 @@ def _calibration(study: Study) -> Table:
         label="study-calibration",
         title="Prefix values as probabilities",
         caption="Each method's own prefix value against the success of sampled continuations from the same prefix; "
-        "mean over seeds with its 95% t-interval. Platt: fitted on one half of the problems, judged on the other.",
+        "mean over seeds with its 95% t-interval. Platt: fitted on one half of the problems, judged on the other. "
+        f"{TIED_TEXT}",
         header=("Method", "Probability", "Protocol", *CALIBRATION.values()),
         groups=tuple(groups),
         notes=_fewer(study, groups),
@@ -310,5 +343,11 @@ def numbers(study: Study, claims: Sequence[Claim]) -> dict[str, object]:
         rounded = [None if v is None else round(v, 6) for v in (average.value, average.lo, average.hi)]
         name = readout if rule == "floor" else f"{readout}/{rule}"
         means.setdefault(f"{task} {method}", {})[f"{subset} {name} {metric}"] = [*rounded, average.n]
-    claim_records = [{k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(c).items()} for c in claims]
+    claim_records = [_claim_record(claim) for claim in claims]
     return {"seeds": list(study.seeds), "recipes": study.recipes, "means": means, "claims": claim_records}
+
+
+def _claim_record(claim: Claim) -> dict[str, object]:
+    fields = {**asdict(claim), "margin": claim.margin.value}
+    rounded = {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
+    return {**rounded, "verdict": claim.verdict, "adjusted_verdict": claim.adjusted_verdict}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from prmbench.core.records import RunManifest
 from prmbench.core.result_files import Run, canonical_json
+from prmbench.metrics.equivalence import VERDICTS
 from prmbench.report.figures import render_figures
 from prmbench.report.sheets import Section, Sheet, sheet_name, sizes_of_subsets
 from prmbench.studies.reporting import (
@@ -30,7 +31,7 @@ RL_GAIN_STUDY = "miniature_gain"
 """The benchmark whose runs train a policy with every reward model of the miniature."""
 GRADE_SCHOOL = ("grade_school", "bd7f6e7e0c67f020c29ca09bc98dd98d040fecd297fc1dcce25aef03b6f8c674")
 """Name and hash of the problems of leaderboards/studies/grade_school.py; other benchmarks may have the same name."""
-ANSWERS = ("Yes", "No", "Unclear")
+ANSWERS = tuple(verdict.capitalize() for verdict in VERDICTS)
 STUDY_WORDS = (
     "Reward models trained with equal budgets in a small world with an exact oracle, over several seeds. "
     "Results hold for this world only."
@@ -138,7 +139,7 @@ def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png:
 
 
 def headline(tables: Sequence[Table]) -> Headline | None:
-    """Returns the numbers of comparisons with verdict yes, no and unclear; None for a study without verdicts."""
+    """Returns the numbers of comparisons with each verdict; None for a study without verdicts."""
     if not tables or not set(ANSWERS) <= set(tables[0].header):
         return None
     columns = [(name, tables[0].header.index(name)) for name in ANSWERS]
