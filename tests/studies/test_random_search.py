@@ -1,16 +1,14 @@
-"""Random search: ranges, equal numbers of trials, the rule by which it ends, the expected best of k trials."""
+"""Random search: ranges, equal numbers of trials, and the rule by which it ends."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
 from math import log
-from statistics import fmean
 
 import pytest
 
 from prmbench.studies.miniature import reward_model_tuning
-from prmbench.studies.miniature.random_search import Range, Round, Search, Trial, expected_best, mean_or_zero, rounds
+from prmbench.studies.miniature.random_search import Range, Round, Search, Trial, mean_or_zero, rounds
 
 RATE = Range(0.01, 1.0)
 MARGIN = Range(0.0, 2.0, "linear", fixed_low=True)
@@ -109,18 +107,6 @@ def test_the_rule_names_its_numbers() -> None:
 
 
 # --- values ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 5])
-def test_expected_best_is_the_mean_over_all_subsets(k: int) -> None:
-    values = [0.3, 0.9, 0.1, 0.9, 0.5]
-    assert expected_best(values, k) == pytest.approx(fmean(max(s) for s in combinations(values, k)))
-
-
-@pytest.mark.parametrize("k", [0, 4])
-def test_expected_best_needs_k_values(k: int) -> None:
-    with pytest.raises(ValueError, match="from 1 to 3"):
-        expected_best([1.0, 2.0, 3.0], k)
 
 
 def test_a_trial_that_diverged_counts_as_zero() -> None:

@@ -14,6 +14,7 @@ import typer
 
 from prmbench.config import cli_options
 from prmbench.config.option_field import option
+from prmbench.core import writing
 from prmbench.core.progress import job_bars
 
 app = typer.Typer(name="miniature", no_args_is_help=True, add_completion=False, help="The miniature studies.")
@@ -84,6 +85,9 @@ def study(config: StudyConfig) -> None:
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     methods = study_methods(chosen_recipes(config.tuning))
+    table = config.results / "tuning.json"
+    if table.resolve() != config.tuning.resolve():
+        writing.write_atomic(table, config.tuning.read_bytes())  # the report shows it beside the runs
     with job_bars(False) as progress:
         reward_model_study.run_study(seeds, methods, config.worlds, config.results, progress)
 

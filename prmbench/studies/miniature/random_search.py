@@ -193,20 +193,6 @@ def at_edges(ranges: Mapping[str, Ranges], best: Mapping[str, Trial]) -> dict[st
     return {name: of_name for name, of_name in sides.items() if of_name}
 
 
-def expected_best(values: Sequence[float], k: int) -> float:
-    """Returns the expected maximum of k of the values, drawn at random without replacement.
-
-    The i-th smallest of n values is the largest of k with probability C(i - 1, k - 1) / C(n, k).
-
-    Raises:
-        ValueError: k is not from 1 to the number of values.
-    """
-    n = len(values)
-    if not 1 <= k <= n:
-        raise ValueError(f"k must be from 1 to {n}")
-    return math.fsum(value * math.comb(i, k - 1) for i, value in enumerate(sorted(values))) / math.comb(n, k)
-
-
 def mean_or_zero(values: Sequence[float | None]) -> float:
     """Returns the mean, in which a trial that came to nothing counts as 0."""
     return fmean(value or 0.0 for value in values)
