@@ -14,7 +14,8 @@ from table_texts import texts
 
 from prmbench.core import result_files
 from prmbench.core.records import Notice
-from prmbench.studies.reporting import tuning_tables
+from prmbench.studies.miniature import reward_model_tuning
+from prmbench.studies.reporting import sections, tuning_tables
 from prmbench.studies.reporting.sections import study_sheets
 from prmbench.studies.reporting.tuning_tables import expected_best, expected_curve, read_tuning
 from prmbench.tasks import read_runs
@@ -36,7 +37,10 @@ def random_table(ipvrm: int = 3, dpo_rm: int = 3) -> dict[str, Any]:
     return {**facts, "trials": trials, "chosen": {}}
 
 
-def sheet(root: Path, table: dict[str, Any] | None) -> Any:
+def sheet(root: Path, table: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch | None = None) -> Any:
+    """Returns the study's sheet; with `monkeypatch`, without drawing figures, which takes a second."""
+    if monkeypatch is not None:
+        monkeypatch.setattr(sections, "render_figures", lambda *_: ())
     write_study(root, {"ipvrm": (0.6, 0.7), "dpo_rm": (0.5, 0.4)})
     if table is not None:
         for folder in {path.parent for path in root.rglob("*.json")}:
@@ -81,7 +85,7 @@ def test_equal_tuning_shows_trials_curves_and_no_withdrawal(tmp_path: Path) -> N
     assert list(table.notes) == [
         "Trials per loss: 3 ipvrm, 3 dpo_rm.",
         "It ended at the limit of 3 trials.",
-        "1 trainings diverged; they count as F1 0.",
+        "Trainings that diverged, which count as F1 0: 1.",
         "Besides, 3 settings from before the search.",
     ]
     assert not any("Withdrawn" in note for t in made.tables for note in t.notes)
@@ -89,8 +93,8 @@ def test_equal_tuning_shows_trials_curves_and_no_withdrawal(tmp_path: Path) -> N
     assert json.loads(made.json)["tuning"]["expected_best"]["ipvrm"] == [0.8, 0.866667, 0.9]
 
 
-def test_unequal_tuning_withdraws_the_comparisons_of_losses(tmp_path: Path) -> None:
-    made = sheet(tmp_path, random_table(dpo_rm=2))
+def test_unequal_tuning_withdraws_the_comparisons_of_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sheet(tmp_path, random_table(dpo_rm=2), monkeypatch)
     sentence = (
         "Withdrawn until the study is run again: answers of T1 and T2 with tuned constants, since tuning was not equal "
         "(trials per loss: 3 ipvrm, 2 dpo_rm)."
@@ -99,18 +103,18 @@ def test_unequal_tuning_withdraws_the_comparisons_of_losses(tmp_path: Path) -> N
         assert sentence in notes(made, label), label
 
 
-def test_a_grid_from_before_the_search_has_no_curves(tmp_path: Path) -> None:
+def test_a_grid_from_before_the_search_has_no_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = {"settings": [line("ipvrm", 0.6), line("dpo_rm", 0.5)], "also_seen": [line("ipvrm", 0.7)]}
-    made = sheet(tmp_path, grid)
+    made = sheet(tmp_path, grid, monkeypatch)
     table = next(t for t in made.tables if t.label == "study-tuning")
     assert table.header[-1] == "Margin"
     assert [row[:3] for row in texts(table)[0]] == [("ipvrm", "2", "70.0"), ("dpo_rm", "1", "50.0")]
-    assert "miniature-tuning" not in {figure.name for figure in made.figures}
+    assert not tuning_tables.plans(read_tuning(made.runs))
     assert any(note.startswith("Withdrawn") for note in notes(made, "study-answers"))
 
 
-def test_without_a_table_nothing_is_said_of_tuning(tmp_path: Path) -> None:
-    made = sheet(tmp_path, None)
+def test_without_a_table_nothing_is_said_of_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sheet(tmp_path, None, monkeypatch)
     assert "study-tuning" not in {table.label for table in made.tables}
     assert json.loads(made.json)["tuning"] == {}
 
@@ -118,9 +122,9 @@ def test_without_a_table_nothing_is_said_of_tuning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "table", [[], {"trials": 3}, {"trials": [{"loss": "ipvrm"}], "earlier": {}}, {"settings": [1]}]
 )
-def test_a_file_that_is_no_table_is_named(table: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_no_table_is_named(table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(Notice, match=r"tuning.json: is no table of tuning"):
-        made = sheet(tmp_path, table)
+        made = sheet(tmp_path, table, monkeypatch)
     assert "study-tuning" not in {table.label for table in made.tables}
 
 
@@ -139,3 +143,20 @@ def test_the_committed_trials_are_all_counted() -> None:
     else:
         assert sum(tuning.counts.values()) == len(table["settings"]) + len(table["also_seen"])
         assert tuning.counts == {"ipvrm": 12, "ipvrm_early": 10, "implicit_prm": 5, "dpo_rm": 4, "q_rm": 8}
+
+
+def test_the_docs_count_the_trials_and_withdraw_what_rests_on_unequal_ones() -> None:
+    text = " ".join(Path("docs/studies.md").read_text().split())
+    tuning = read_tuning([result_files.read_stored(result_files.result_paths(COMMITTED / "miniature-steps.tar.xz")[0])])
+    assert tuning is not None
+    assert ("withdrawn until they are measured again" in text) != tuning.is_equal
+    assert ("rests on unequal tuning" in Path("README.md").read_text()) != tuning.is_equal
+    if not tuning.is_equal:
+        assert f"({tuning.count_words()})" in text
+    search = reward_model_tuning.SEARCH
+    for words in (
+        f"The first round has {search.first} trials a loss",
+        f"gets {search.further} further trials",
+        f"at {search.limit} trials a loss",
+    ):
+        assert words in text, words

@@ -162,7 +162,7 @@ def grids(tuning: Tuning | None) -> tuple[Table, ...]:
     diverged = sum(value is None for trial in tuning.trials for value in trial.f1.values())
     notes = [f"{tuning.count_words()[0].upper()}{tuning.count_words()[1:]}.", withdrawn(tuning)]
     notes += [f"It ended at {tuning.stopped}."] if tuning.stopped.startswith("the limit") else []
-    notes += [f"{diverged} trainings diverged; they count as F1 0."] if diverged else []
+    notes += [f"Trainings that diverged, which count as F1 0: {diverged}."] if diverged else []
     notes += [f"Besides, {len(tuning.earlier)} settings from before the search."] if tuning.earlier else []
     return (
         Table(
