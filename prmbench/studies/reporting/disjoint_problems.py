@@ -96,12 +96,8 @@ def _problems(traces: Sequence[ScoredTrace]) -> Names:
 
 def _readout(manifest: RunManifest, readouts: Sequence[str]) -> EvalProtocol | None:
     """Returns the first of the readouts, in order of preference, that a run's kind of score has."""
-    name = next((readout for readout in READOUTS[manifest.kind] if readout == _preferred(manifest, readouts)), None)
-    return None if name is None else EvalProtocol(name, "oracle", boundary=manifest.boundary)
-
-
-def _preferred(manifest: RunManifest, readouts: Sequence[str]) -> str:
-    return next((name for name in readouts if name in READOUTS[manifest.kind]), "")
+    names = [name for wanted in readouts for name in READOUTS[manifest.kind] if name == wanted]
+    return EvalProtocol(names[0], "oracle", boundary=manifest.boundary) if names else None
 
 
 # --- F1 ---------------------------------------------------------------------------------------------------------
