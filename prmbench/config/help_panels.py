@@ -21,6 +21,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("data", "benchmark", "subset", "limit", "split", "rendering", "calibrate_on", "fields", "data_name"),
         *("validation", "validation_data", "first_rollouts", "format", "neutral", "alternatives", "strict"),
         *("ngram", "overlap", "against", "world", "seeds", "first_seed", "rl_seeds", "results", "worlds"),
+        *("tuning", "earlier"),
     ),
     "Hardware": ("engine", "device", "dtype", "batch_tokens", "tensor_parallel", "strategy", "gradient_checkpointing"),
     "Critic": (
@@ -67,6 +68,7 @@ PANELS: dict[str, tuple[str, ...]] = {
             "validate_every",
         ),
         *("validation_samples", "save_every", "resume"),
+        *("trials", "further_trials", "max_trials"),
     ),
     "Output": (
         *(

@@ -73,8 +73,8 @@ DEFAULT: dict[Loss, Values] = {
 }
 
 # A policy of 0.1 M parameters whose solutions have some forty tokens: the paper's rate and constants do not carry over
-# (a sum over 40 tokens needs a larger beta than one over hundreds, and a margin of 5 is out of reach). Beta and margin
-# are the best of four settings a method on two validation seeds: leaderboards/results/miniature/tuning.json.
+# (a sum over 40 tokens needs a larger beta than one over hundreds, and a margin of 5 is out of reach). The constants of
+# reward models are those that tuning chose on validation worlds: leaderboards/results/miniature/tuning.json.
 _SMALL = Values(1e-3, 64, epochs=2.0, warmup=0.0)
 MINIATURE: dict[Loss, Values] = {
     "sft": Values(4e-3, 32, epochs=1.0, warmup=0.1, schedule="constant", reduction="token"),

@@ -434,19 +434,22 @@ def test_correlations_name_their_checkpoints_seeds_and_answers(tmp_path: Path) -
     """All numbers of the made-up runs rise with the level, so every rank correlation is 1, ECE's too: it is worse."""
     rows = checkpoints(_study(tmp_path))
     assert outcomes(rows) == ("best-of-N gain @4", "best-of-N gain mean", "RL gain", "over GRPO")
-    first, pearson, trained = grids(rows)[:3]
+    first, pearson, everything = grids(rows)[:3]
     lines = {line[:2]: line[2:] for group in texts(first) for line in group}
+    with_all = {line[:2]: line[2:] for group in texts(everything) for line in group}
     one = "+1.00 [+1.00, +1.00]"
-    assert lines["F1 onpolicy", "best-of-N gain @4"][:2] == ("28", "7")
-    assert lines["ECE", "best-of-N gain @4"][3:] == (one, one, "no, no, no", "7 of 7")
-    assert lines["AUC", "best-of-N gain @4"][3:] == (one, one, "yes, yes, yes", "7 of 7")
+    assert lines["F1 onpolicy", "best-of-N gain @4"][:2] == ("14", "7")
+    assert lines["AUC", "best-of-N gain @4"][3:] == (one, one, "yes, yes, yes", "0 of 0")
+    assert with_all["ECE", "best-of-N gain @4"][3:] == (one, one, "no, no, no", "7 of 7")
+    assert with_all["AUC", "best-of-N gain @4"][3:] == (one, one, "yes, yes, yes", "7 of 7")
     assert lines["F1 onpolicy", "RL gain"][:2] == ("6", "3")
     assert lines["F1 onpolicy", "RL gain"][-2] == "too few seeds"
     assert "[" not in "".join(lines["F1 onpolicy", "RL gain"])
     assert first.notes
     assert "with fewer than 6" in first.notes[0]
-    assert {line[2] for group in texts(trained) for line in group} == {"21", "6"}
-    assert "q_rm" in trained.title
+    assert {line[2] for group in texts(everything) for line in group} == {"28", "6"}
+    assert everything.title.endswith("with recipes that did not learn")
+    assert "Without q_rm, dpo_rm_shuffled, which did not learn" in first.caption
     assert "Pearson" in pearson.title
     oracle = [group for group in texts(first) if any("oracle" in line[0] for line in group)]
     assert all("oracle" in line[0] for group in oracle for line in group)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from prmbench import tasks
 from prmbench.core.records import UserError
 from prmbench.data import rollouts
 from prmbench.report.load import load
-from prmbench.studies.miniature import arithmetic, data_ablations, recipes, reward_model_study, reward_model_tuning
+from prmbench.studies.miniature import arithmetic, data_ablations, recipes, reward_model_study
 from prmbench.studies.miniature.world import Sizes, World
 
 # --- budgets --------------------------------------------------------------------------------------------
@@ -21,27 +20,11 @@ from prmbench.studies.miniature.world import Sizes, World
 
 def test_every_method_gets_the_same_updates_of_the_same_completions() -> None:
     world = World(Path("w"), 3)
-    all_recipes = recipes.STUDY_METHODS | reward_model_tuning.settings()
-    configs = [reward_model_study.training_config(world, name, recipe) for name, recipe in all_recipes.items()]
+    configs = [reward_model_study.training_config(world, name, r) for name, r in recipes.STUDY_METHODS.items()]
     shared = {(c.steps, c.data, c.model, c.seed, c.schedule, c.warmup) for c in configs}
     assert shared == {(reward_model_study.UPDATES, world.training, str(world.policy), 3, "cosine", 0.0)}
     completions = {c.loss: (c.batch_size or 0) * (2 if c.loss in ("dpo_rm", "q_rm") else 1) for c in configs}
     assert set(completions.values()) == {reward_model_study.COMPLETIONS_PER_UPDATE}
-
-
-def test_every_method_is_tuned_with_four_settings() -> None:
-    settings = reward_model_tuning.settings()
-    assert set(Counter(recipe.loss for recipe in settings.values()).values()) == {4}
-    # The early and late variants take ipvrm's constants.
-    tuned = {recipe.loss for recipe in settings.values()} | {"ipvrm_early", "ipvrm_late"}
-    assert {recipe.loss for recipe in recipes.STUDY_METHODS.values()} == tuned
-    assert len(set(settings.values())) == len(settings)
-
-
-def test_tuning_uses_validation_data_alone() -> None:
-    assert min(reward_model_tuning.VALIDATION_SEEDS) >= 1000
-    assert reward_model_study.TUNING_SUBSET == "val"
-    assert reward_model_tuning.PROTOCOL.endswith(":val")
 
 
 def test_paper_constants() -> None:
@@ -93,7 +76,9 @@ def test_problems_of_training_validation_and_test_are_disjoint(studied: tuple[Wo
     for row in map(json.loads, world.steps.read_text().splitlines()):
         judged = validation if row["subset"] == "val" else test
         judged.add(arithmetic.parse_prompt(row["problem"]).text())
-    splits = [training, sft, validation, test]
+    candidates = {arithmetic.parse_prompt(r.prompt).text() for r in rollouts.read(world.candidates)}
+    assert len(candidates) == SIZES.best_of_n_prompts
+    splits = [training, sft, validation, test, candidates]
     assert sum(map(len, splits)) == len(set.union(*splits))
 
 

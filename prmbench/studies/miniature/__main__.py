@@ -6,7 +6,7 @@ trains fewer methods on fewer seeds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import typer
 
 from prmbench.config import cli_options
 from prmbench.config.option_field import option
+from prmbench.core import writing
 from prmbench.core.progress import job_bars
 
 app = typer.Typer(name="miniature", no_args_is_help=True, add_completion=False, help="The miniature studies.")
@@ -22,9 +23,21 @@ command = partial(cli_options.command, app)
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Options of `tune` and `tune-rl`."""
+    """Options of `tune-rl`."""
 
     worlds: Path = option(Path("runs/tuning"), "Folder for worlds, models and the table; some 100 MB a seed.")
+
+
+@dataclass(frozen=True)
+class TuneRewardModelsConfig:
+    """Options of `tune`."""
+
+    worlds: Path = option(Path("runs/tuning"), "Folder for worlds, trials and the table; some 20 MB a seed.")
+    seeds: int = option(4, "Number of validation seeds, from 1000 on.", min=1)
+    trials: int = option(16, "Trials of every loss in the first round.", min=1)
+    further_trials: int = option(8, "Trials of every loss in each later round.", min=1)
+    max_trials: int = option(48, "Most trials of every loss.", min=1)
+    earlier: Path | None = option(None, "A table of tuning whose settings are listed as earlier ones.")
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,9 @@ class StudyConfig:
     first_seed: int = option(0, "The first seed.")
     worlds: Path = option(Path("runs/miniature"), "Folder for worlds and models, some 50 MB a seed.")
     results: Path = option(Path("leaderboards/results/miniature"), "Folder for the runs.")
+    tuning: Path = option(
+        Path("leaderboards/results/miniature/tuning.json"), "The table of tuning that the recipes are read from."
+    )
 
 
 @dataclass(frozen=True)
@@ -65,20 +81,32 @@ class GainConfig:
 def study(config: StudyConfig) -> None:
     """Train and judge every method of the study on every seed; continues where it was interrupted."""
     from prmbench.studies.miniature import reward_model_study
-    from prmbench.studies.miniature.recipes import STUDY_METHODS
+    from prmbench.studies.miniature.recipes import chosen_recipes, study_methods
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
+    methods = study_methods(chosen_recipes(config.tuning))
+    table = config.results / "tuning.json"
+    if table.resolve() != config.tuning.resolve():
+        writing.write_atomic(table, config.tuning.read_bytes())  # the report shows it beside the runs
     with job_bars(False) as progress:
-        reward_model_study.run_study(seeds, STUDY_METHODS, config.worlds, config.results, progress)
+        reward_model_study.run_study(seeds, methods, config.worlds, config.results, progress)
 
 
-@command(TuneConfig)
-def tune(config: TuneConfig) -> None:
-    """Train every setting of the grid on the validation seeds; tuning.json has the table, best first."""
+@command(TuneRewardModelsConfig)
+def tune(config: TuneRewardModelsConfig) -> None:
+    """Search the constants of every loss at random on the validation seeds; tuning.json has all trials.
+
+    Every loss gets the same number of trials. Continues where it was interrupted.
+    """
     from prmbench.studies.miniature import reward_model_tuning
 
+    search = replace(
+        reward_model_tuning.SEARCH, first=config.trials, further=config.further_trials, limit=config.max_trials
+    )
+    seeds = [reward_model_tuning.VALIDATION_SEEDS[0] + i for i in range(config.seeds)]
+    earlier = reward_model_tuning.read_earlier(config.earlier) if config.earlier else {}
     with job_bars(False) as progress:
-        reward_model_tuning.tune(config.worlds, progress)
+        reward_model_tuning.tune(config.worlds, seeds, search, progress, earlier=earlier)
 
 
 @command(RLConfig)

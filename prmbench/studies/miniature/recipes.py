@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from prmbench.config import Loss
+from prmbench.core.records import UserError
 
 TRAINING = "training"
 """Name of the world's unaltered training data: right and wrong completions as the policy sampled them."""
@@ -22,6 +26,8 @@ class Recipe:
     """Training data: the world's, or one of data_ablations.VARIANTS."""
 
 
+CONSTANTS = ("beta", "margin", "learning_rate")
+"""Fields of a recipe that tuning chooses."""
 DEMO_METHODS: dict[str, Recipe] = {
     "ipvrm": Recipe("ipvrm"),
     "implicit_prm": Recipe("implicit_prm"),
@@ -29,14 +35,48 @@ DEMO_METHODS: dict[str, Recipe] = {
     "q_rm": Recipe("q_rm"),
 }
 """Methods that the demo trains."""
-STUDY_METHODS: dict[str, Recipe] = {
-    **DEMO_METHODS,
-    "ipvrm_early": Recipe("ipvrm_early"),
-    "ipvrm_late": Recipe("ipvrm_late"),
-    "ipvrm_m0": Recipe("ipvrm", margin=0.0),
-    "ipvrm_paper": Recipe("ipvrm", beta=10.0, margin=5.0),
-    "implicit_prm_paper": Recipe("implicit_prm", beta=0.05),
-    "dpo_rm_paper": Recipe("dpo_rm", beta=0.05),
-    "q_rm_paper": Recipe("q_rm", beta=0.2, margin=2.0),
-}
-"""Methods of the study. `_paper`: the paper's beta and margin (IPVRM, appendix C) at the tuned learning rate."""
+LOSSES: tuple[Loss, ...] = ("ipvrm", "ipvrm_early", "ipvrm_late", "implicit_prm", "dpo_rm", "q_rm")
+"""Losses of the study, each with constants of its own."""
+
+
+def study_methods(tuned: Mapping[Loss, Recipe]) -> dict[str, Recipe]:
+    """Returns the methods of the study, from the recipe of each loss.
+
+    `_paper`: the paper's beta and margin (IPVRM, appendix C) at the loss's own learning rate. `ipvrm_m0`: IPVRM's
+    recipe without its margin.
+    """
+    return {
+        **{loss: tuned[loss] for loss in LOSSES},
+        "ipvrm_m0": replace(tuned["ipvrm"], margin=0.0),
+        "ipvrm_paper": replace(tuned["ipvrm"], beta=10.0, margin=5.0),
+        "implicit_prm_paper": replace(tuned["implicit_prm"], beta=0.05),
+        "dpo_rm_paper": replace(tuned["dpo_rm"], beta=0.05),
+        "q_rm_paper": replace(tuned["q_rm"], beta=0.2, margin=2.0),
+    }
+
+
+STUDY_METHODS = study_methods({loss: Recipe(loss) for loss in LOSSES})
+"""Methods of the study with the constants of the preset `miniature`, which are those that tuning chose."""
+
+
+def chosen_recipes(table: Path) -> dict[Loss, Recipe]:
+    """Returns the recipe that a table of tuning chose for each loss.
+
+    In a table from before the search, that is the best setting of the grid; variants of IPVRM then take IPVRM's.
+
+    Raises:
+        UserError: the file is no such table, or tuning has not ended.
+    """
+    try:
+        tuning = json.loads(table.read_text(encoding="utf-8"))
+        if "settings" in tuning:
+            best = {line["loss"]: line for line in sorted(tuning["settings"], key=lambda line: line["mean_f1"])}
+            best |= {loss: {**best["ipvrm"], "loss": loss} for loss in ("ipvrm_early", "ipvrm_late")}
+        else:
+            best = tuning["chosen"] if tuning["stopped"] else {}
+        return {loss: Recipe(loss, *(best[loss][name] for name in CONSTANTS)) for loss in LOSSES}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{table}: has no recipe of every loss ({error!r}); "
+            "make it with `python -m prmbench.studies.miniature tune`"
+        ) from error

@@ -17,6 +17,7 @@ from prmbench.config import EvalConfig, TrainRMConfig, presets
 from prmbench.core import result_files, writing
 from prmbench.core.progress import JobProgress
 from prmbench.core.records import Threshold, Trace
+from prmbench.core.result_files import Run
 from prmbench.studies.miniature import data_ablations, process_pool
 from prmbench.studies.miniature.recipes import TRAINING, Recipe
 from prmbench.studies.miniature.world import (
@@ -51,7 +52,6 @@ def run_study(
     out: Path,
     progress: JobProgress | None = None,
     sizes: Sizes | None = None,
-    tuning: bool = False,
 ) -> None:
     """Trains and judges the methods on every seed; continues where an earlier call was interrupted.
 
@@ -62,22 +62,13 @@ def run_study(
         out: folder of the runs.
         progress: receives the progress of every seed.
         sizes: of the worlds.
-        tuning: see `run_seed`.
 
     Raises:
         UserError: a process failed; the others are terminated and keep what they have finished.
     """
-    options = (dict(methods), out, sizes or Sizes(), tuning)
-    process_pool.run_jobs(
-        {f"seed {seed}": partial(_run_seed_job, seed_world(root, seed), *options) for seed in seeds}, progress
-    )
-
-
-def _run_seed_job(
-    world: World, methods: Mapping[str, Recipe], out: Path, sizes: Sizes, tuning: bool, progress: ActivityProgress
-) -> None:
-    """`run_seed` with `progress` last, as jobs take it."""
-    run_seed(world, methods, out, sizes, progress, tuning)
+    options = (dict(methods), out, sizes or Sizes())
+    jobs = {f"seed {seed}": partial(run_seed, seed_world(root, seed), *options) for seed in seeds}
+    process_pool.run_jobs(jobs, progress)
 
 
 def run_seed(
@@ -86,24 +77,20 @@ def run_seed(
     out: Path,
     sizes: Sizes,
     progress: ActivityProgress,
-    tuning: bool = False,
     tasks: Collection[str] = JUDGED_TASKS,
 ) -> None:
-    """Builds a world, trains every method on it and judges it on `tasks`; skips methods that are finished.
-
-    With `tuning`, methods are judged on the subset `val` alone, which is all that a choice of recipes may see.
-    """
+    """Builds a world, trains every method on it and judges it on `tasks`; skips methods that are finished."""
     unfinished = {name: recipe for name, recipe in methods.items() if not _is_finished(world, name, recipe, out)}
     if not unfinished:
         return
     build_world(world, sizes, progress, tasks)
-    traces, rules = load_traces(world, tasks), THRESHOLD_RULES
-    if tuning:
-        traces = {"steps": [t for t in traces["steps"] if t.subset == TUNING_SUBSET]}
-        rules = TUNING_THRESHOLD_RULES
+    traces = load_traces(world, tasks)
     for name, recipe in unfinished.items():
         train_reward_model(world, name, recipe, progress)
-        _judge(world, name, recipe, traces, rules, out)
+        runs = evaluate_reward_model(world, name, recipe, traces, THRESHOLD_RULES, out)
+        config = training_config(world, name, recipe)
+        finished = {"recipe": recipe_record(config), "runs": [run.path.name for run in runs]}
+        writing.write_atomic(config.out / FINISHED_FILE, result_files.canonical_json(finished))
 
 
 def training_config(world: World, name: str, recipe: Recipe) -> TrainRMConfig:
@@ -140,17 +127,16 @@ def train_reward_model(world: World, name: str, recipe: Recipe, progress: Activi
     train.train(training_config(world, name, recipe), lambda done, total, _: progress(name, done, total))
 
 
-def _judge(
+def evaluate_reward_model(
     world: World,
     name: str,
     recipe: Recipe,
     traces: Mapping[str, Sequence[Trace]],
     rules: tuple[Threshold, ...],
     out: Path,
-) -> None:
-    """Evaluates a trained model on every task and writes one run per task into `out`."""
+) -> list[Run]:
+    """Evaluates a trained model on the traces of every task; writes one run per task into `out`, and returns them."""
     config = training_config(world, name, recipe)
-    record = recipe_record(config)
     eval_config = EvalConfig(
         model=str(config.out),
         device="cpu",
@@ -162,18 +148,16 @@ def _judge(
     )
     manifest_facts = {
         "model": name,
-        "config": {"seed": world.seed, "recipe": record},
+        "config": {"seed": world.seed, "recipe": recipe_record(config)},
         "rules": rules,
         "replicates": BOOTSTRAP_REPLICATES,
     }
     backend = load_backend(eval_config)
-    run_names = []
-    for task, task_traces in traces.items():
-        run = evaluation.evaluate_traces(
-            eval_config, task_traces, "miniature", task, backend, manifest_fields=manifest_facts
-        )
-        run_names += [run.path.name] if run else []
-    writing.write_atomic(config.out / FINISHED_FILE, result_files.canonical_json({"recipe": record, "runs": run_names}))
+    runs = [
+        evaluation.evaluate_traces(eval_config, of_task, "miniature", task, backend, manifest_fields=manifest_facts)
+        for task, of_task in traces.items()
+    ]
+    return [run for run in runs if run is not None]
 
 
 def _is_finished(world: World, name: str, recipe: Recipe, out: Path) -> bool:

@@ -6,7 +6,7 @@ not made again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -93,7 +93,7 @@ class World:
 
     @property
     def candidates(self) -> Path:
-        """Groups of completions for best-of-N."""
+        """Groups of completions for best-of-N, of problems that no trace of the step task has."""
         return self.folder / "candidates.jsonl"
 
     @property
@@ -194,7 +194,8 @@ def _sample_training_data(world: World, sizes: Sizes, progress: ActivityProgress
 def _sample_judged_traces(world: World, sizes: Sizes, progress: ActivityProgress) -> None:
     """Writes the traces of the step task and the groups of best-of-N, all without markers.
 
-    Twice as many prompts are sampled as traces are needed, so that there are enough right and wrong ones.
+    No problem is in both, so that a correlation of the two measures is not one of the same completions' luck. Twice as
+    many prompts are sampled as traces are needed, so that there are enough right and wrong ones, and prompts left over.
     """
     test_prompts = max(sizes.best_of_n_prompts, 2 * sizes.judged_traces)
     test = _sample_unmarked(world, "test", test_prompts, sizes.candidates, progress)
@@ -205,8 +206,25 @@ def _sample_judged_traces(world: World, sizes: Sizes, progress: ActivityProgress
     arithmetic.write_traces(
         world.steps, [*arithmetic.on_policy_traces(val, "val", sizes.judged_traces), *onpolicy, *injected, *shifted]
     )
-    groups = [list(group) for _, group in groupby(test, key=lambda r: r.group)][: sizes.best_of_n_prompts]
-    rollouts.write(world.candidates, [replace(r, subset="test") for group in groups for r in group])
+    groups = _groups_of_other_problems(test, {trace.prompt for trace in (*onpolicy, *injected)})
+    if len(groups) < sizes.best_of_n_prompts:
+        raise UserError(
+            f"miniature: {len(groups)} problems for best-of-N of {sizes.best_of_n_prompts} are in no trace of the "
+            "step task; sample more prompts"
+        )
+    chosen = groups[: sizes.best_of_n_prompts]
+    rollouts.write(world.candidates, [replace(r, subset="test") for group in chosen for r in group])
+
+
+def _groups_of_other_problems(sampled: Iterable[Rollout], used_prompts: Collection[str]) -> list[list[Rollout]]:
+    """Returns the groups of completions whose prompt is not in use, one group a problem."""
+    groups: dict[str, list[Rollout]] = {}
+    for _, rows in groupby(sampled, key=lambda r: r.group):
+        group = list(rows)
+        # Two indices of a split can give the same problem.
+        if group[0].prompt not in used_prompts:
+            groups.setdefault(group[0].prompt, group)
+    return list(groups.values())
 
 
 def _estimate_prefix_values(world: World, sizes: Sizes, progress: ActivityProgress) -> None:

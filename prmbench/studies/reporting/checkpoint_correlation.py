@@ -15,6 +15,8 @@ from prmbench.report.stats import ROUNDING
 Coefficient = Literal["spearman", "pearson"]
 Within = Literal["pooled", "world", "method"]
 REPLICATES = 1000
+SPLIT_REPLICATES = 200
+"""Of each split: the mean over splits varies less than one of them."""
 MIN_SEEDS = 6
 """Fewest seeds for an interval. Five that all agree could be chance at the 5% level: two-sided, 2 / 2^5 = 0.0625."""
 MIN_POINTS = 3
@@ -59,20 +61,40 @@ def correlate(points: Sequence[Point], how: Coefficient, within: Within = "poole
         within: `pooled` takes values as they are. `world` takes values and ranks relative to the point's world, which
             leaves differences between methods; `method` relative to its method, which leaves those between seeds.
     """
-    x, y = (np.array([getattr(p, name) for p in points], dtype=float) for name in ("x", "y"))
+    return correlate_splits([points], how, within)
+
+
+def correlate_splits(
+    splits: Sequence[Sequence[Point]], how: Coefficient, within: Within = "pooled"
+) -> Correlation | None:
+    """Returns the mean of the correlations over random splits of the problems.
+
+    Args:
+        splits: the checkpoints with their values in each split; all else is the same in all splits.
+        how: see `correlate`.
+        within: see `correlate`.
+    """
+    points = splits[0]
     names = ["" if within == "pooled" else getattr(p, within) for p in points]
     same_group = np.array([[a == b for b in names] for a in names], dtype=float).reshape(len(points), len(points))
     seeds, cluster = np.unique([p.cluster for p in points], return_inverse=True)
-    value = _coefficients(x, y, same_group, np.ones((1, len(points))), how)[0]
+    values = [
+        (np.array([p.x for p in split], dtype=float), np.array([p.y for p in split], dtype=float)) for split in splits
+    ]
+    ones = np.ones((1, len(points)))
+    value = np.mean([_coefficients(x, y, same_group, ones, how)[0] for x, y in values])
     if len(points) < MIN_POINTS or np.isnan(value):
         return None
     lo = hi = None
     if len(seeds) >= MIN_SEEDS:
-        replicates = _coefficients(x, y, same_group, bootstrap_weights(cluster, REPLICATES, seed=0)[1:], how)
+        weights = bootstrap_weights(cluster, REPLICATES if len(splits) == 1 else SPLIT_REPLICATES, seed=0)[1:]
+        replicates = np.mean([_coefficients(x, y, same_group, weights, how) for x, y in values], axis=0)
         lo, hi = interval("percentile", float(value), replicates, len(seeds))
-    by_seed = [_coefficient_of(x, y, cluster == i, how) for i in range(len(seeds))]
+    by_seed = [np.mean([_coefficient_of(x, y, cluster == i, how) for x, y in values]) for i in range(len(seeds))]
     defined = [v for v in by_seed if not np.isnan(v)]
-    return Correlation(float(value), lo, hi, len(points), len(seeds), sum(v > ROUNDING for v in defined), len(defined))
+    return Correlation(
+        float(value), lo, hi, len(points), len(seeds), sum(bool(v > ROUNDING) for v in defined), len(defined)
+    )
 
 
 def _coefficient_of(x: Floats, y: Floats, is_chosen: Floats, how: Coefficient) -> float:

@@ -52,7 +52,8 @@ def plans(rows: Sequence[Checkpoint], outcomes: Sequence[str]) -> list[FigurePla
     caption = (
         "A small mark per checkpoint, its shape by seed; a large dot per method, the mean over its seeds with 95% "
         "t-intervals both ways. Colour: method; hollow: the paper's constants; square: other training data. Beneath: "
-        "each checkpoint relative to the mean of its world, which leaves the differences between methods."
+        "each checkpoint relative to the mean of its world, which leaves the differences between methods. Numbers are "
+        "over all problems, which the two may share; the correlations in the tables are over disjoint ones."
     )
     return [("joined-f1-gain", "Step F1 against downstream gain", caption, figure)]
 

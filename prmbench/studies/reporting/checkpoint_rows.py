@@ -7,7 +7,7 @@ correlations of the rows are in checkpoint_tables.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from prmbench.core.records import DEFAULT_READOUTS, EvalProtocol, RunManifest
@@ -61,6 +61,8 @@ class Checkpoint:
     runs: tuple[Run, ...]
     numbers: Mapping[str, float]
     """Column -> value; columns without a value are absent."""
+    chance: float | None = None
+    """F1 of random scores on the on-policy traces of the miniature."""
 
     @property
     def world(self) -> str:
@@ -110,12 +112,14 @@ def _miniature_checkpoints(runs: Sequence[Run], trained: Sequence[Run]) -> Itera
         by_key.setdefault((m.model, seed_of(m), m.weights or ""), []).append(run)
     gains = _gains_by_start(trained)
     for (method, seed, _), own_runs in by_key.items():
-        columns = _study_columns(gather_study(own_runs), method)
+        models = gather_study(own_runs)
+        columns = _study_columns(models, method)
         numbers = {column: values[seed] for column, values in columns.items() if seed in values}
         policies = {run.result.manifest.ref_weights for run in own_runs} - {None}
         for policy in policies:
             numbers |= gains.get((method, seed, str(policy)), {})
-        yield _row(method, _panel(method), seed, own_runs, numbers)
+        floor = models.by_seed("steps", method, ("floor/random", "floor", "f1"), ("onpolicy",))
+        yield replace(_row(method, _panel(method), seed, own_runs, numbers), chance=floor.get(seed))
 
 
 def _panel(method: str) -> str:

@@ -6,8 +6,11 @@ checkpoint_rows.py makes the rows, checkpoint_correlation.py the correlations.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from statistics import fmean
+from typing import Literal
 
 import pandas as pd
 
@@ -15,14 +18,16 @@ from prmbench.core.result_files import Run, canonical_json
 from prmbench.report.figures import render_figures
 from prmbench.report.frame import CHECKPOINT_SHEET
 from prmbench.report.sheets import Sheet
+from prmbench.studies.reporting import disjoint_problems
 from prmbench.studies.reporting.checkpoint_correlation import (
     MIN_SEEDS,
     REPLICATES,
+    SPLIT_REPLICATES,
     Coefficient,
     Correlation,
     Point,
     Within,
-    correlate,
+    correlate_splits,
 )
 from prmbench.studies.reporting.checkpoint_figures import plans
 from prmbench.studies.reporting.checkpoint_rows import (
@@ -35,6 +40,7 @@ from prmbench.studies.reporting.checkpoint_rows import (
     checkpoints,
 )
 from prmbench.studies.reporting.column_words import COLUMN_WORDS
+from prmbench.studies.reporting.disjoint_problems import SPLITS, Measure
 from prmbench.tasks.table import DASH, FRACTION, PERCENT, POINTS, Table, TableCell, Unit, Value
 from prmbench.tasks.table import Row as TableRow
 
@@ -53,15 +59,24 @@ PREDICTORS = (
 )
 UPPER_BOUNDS = (F1_COLUMNS[4], F1_COLUMNS[5])
 """F1 with a threshold tuned on the judged traces. In rows apart: nobody who picks a checkpoint has such a threshold."""
-UNTRAINED = ("q_rm", "q_rm_paper")
-"""Methods at chance in every setting that was tried in the miniature."""
-WITHIN: dict[Within, str] = {"pooled": "pooled", "world": "within worlds", "method": "within methods"}
+UNTRAINED_LEVEL = 2.0
+"""A recipe whose mean F1 on on-policy traces is at most so many times that of random scores has not learned."""
+Population = Literal["learned", "all"]
+KINDS_OF_CORRELATION: tuple[tuple[Population, Coefficient], ...] = (
+    ("learned", "spearman"),
+    ("learned", "pearson"),
+    ("all", "spearman"),
+)
+"""The tables: recipes at chance are kept apart, since a few of them make a correlation out of nothing else."""
+WITHIN: dict[Within, str] = {"pooled": "pooled", "world": "within worlds", "method": "within recipes"}
 COEFFICIENTS: dict[Coefficient, str] = {"spearman": "Spearman", "pearson": "Pearson"}
 EXPLAINED = (
-    "Pooled: all checkpoints. Within worlds: relative to the other methods of the same world, so that what is "
-    "left is between methods. Within methods: relative to the same method in other worlds, so that what is left is "
-    "between worlds; a pooled correlation can come from either alone. 95% percentile interval of a bootstrap of "
-    f"{REPLICATES:,} replicates that resamples whole seeds, since checkpoints of a seed share policy and problems. "
+    "Pooled: all checkpoints. Within worlds: relative to the other recipes of the same world, so that what is "
+    "left is between recipes. Within recipes: relative to the same recipe in other worlds, so that what is left is "
+    "between worlds; a pooled correlation can come from either alone. The two numbers of a checkpoint are of different "
+    f"problems: where its runs share problems, the mean over {SPLITS} random splits of these, one half for each "
+    f"number. 95% percentile interval of a bootstrap ({REPLICATES:,} replicates, {SPLIT_REPLICATES} of each split) "
+    "that resamples whole seeds, since checkpoints of a seed share policy and problems. "
     "Answer: yes where the interval lies above zero, no where below (for ECE, lower is better), else unclear; for the "
     "three in turn. Seeds above 0: seeds whose own checkpoints correlate positively, of those with enough checkpoints."
 )
@@ -80,29 +95,27 @@ def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
     rows = checkpoints(runs)
     if not rows:
         return ()
+    correlated = correlations(rows)
     used = {run.path: run for row in rows for run in row.runs}
     return (
         Sheet(
             name=NAME,
             description=WORDS,
-            tables=grids(rows),
+            tables=grids(rows, correlated),
             figures=render_figures(partial(plans, rows, outcomes(rows)), png),
             runs=tuple(used[path] for path in sorted(used)),
             rules="all",
             sizes={},
             csv=csv(rows),
-            json=canonical_json({"benchmark": NAME, **numbers(rows)}),
+            json=canonical_json({"benchmark": NAME, **numbers(rows, correlated)}),
             column_descriptions=COLUMN_WORDS,
         ),
     )
 
 
-def grids(rows: Sequence[Checkpoint]) -> tuple[Table, ...]:
+def grids(rows: Sequence[Checkpoint], correlated: Sequence[CorrelationTable] | None = None) -> tuple[Table, ...]:
     """Returns the tables of correlations, then those of checkpoints, without empty ones."""
-    trained = [row for row in rows if row.model not in UNTRAINED]
-    tables = [_correlations(rows, how, "") for how in COEFFICIENTS]
-    if len(trained) < len(rows):
-        tables.append(_correlations(trained, "spearman", f"without {', '.join(UNTRAINED)}, which did not learn"))
+    tables = [_correlations(table) for table in (correlations(rows) if correlated is None else correlated)]
     groups = {
         "Checkpoints of the miniature": [r for r in rows if r.seed is not None and r.tuned],
         "Checkpoints of the miniature, the paper's constants": [r for r in rows if r.seed is not None and r.paper],
@@ -122,27 +135,86 @@ def outcomes(rows: Sequence[Checkpoint]) -> tuple[str, ...]:
     return (*(c for c in columns if c.startswith(BEST_OF_N_GAIN)), *(c for c in RL_GAIN_COLUMNS if c in columns))
 
 
-def correlation(rows: Sequence[Checkpoint], x: str, y: str, how: Coefficient) -> Correlations:
-    """Returns the correlations of two columns over the miniature's rows that have both."""
-    points = [
-        Point(row.numbers[x], row.numbers[y], row.seed, row.world, row.model)
-        for row in rows
-        if row.seed is not None and x in row.numbers and y in row.numbers
-    ]
-    return {within: correlate(points, how, within) for within in WITHIN}
+@dataclass(frozen=True, slots=True)
+class CorrelationTable:
+    """Correlations of every predictor and outcome over one population."""
+
+    population: Population
+    how: Coefficient
+    left_out: tuple[str, ...]
+    """Recipes that are left out, or that are all in although they have not learned."""
+    lines: tuple[tuple[str, str, Correlations], ...]
+    """(outcome, predictor, correlations)."""
 
 
-def _correlations(rows: Sequence[Checkpoint], how: Coefficient, population: str) -> Table:
+def untrained(rows: Sequence[Checkpoint]) -> tuple[str, ...]:
+    """Returns the recipes of the miniature whose F1 is about that of random scores."""
+    by_method: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row.seed is not None and row.chance is not None and F1_COLUMNS[0] in row.numbers:
+            by_method.setdefault(row.model, []).append((row.numbers[F1_COLUMNS[0]], row.chance))
+    return tuple(
+        method
+        for method, values in by_method.items()
+        if fmean(f1 for f1, _ in values) <= UNTRAINED_LEVEL * fmean(chance for _, chance in values)
+    )
+
+
+def correlations(rows: Sequence[Checkpoint]) -> tuple[CorrelationTable, ...]:
+    """Returns the correlations of all tables; of the recipes that have learned, and with those that have not."""
+    inside = [row for row in rows if row.seed is not None]
+    apart, pairs = untrained(inside), list(product(outcomes(rows), (*PREDICTORS, *UPPER_BOUNDS)))
+    problem_sets = {id(row): disjoint_problems.measures(row.runs, row.model) for row in inside}
+    points = {
+        (y, x): [(row, _split_points(row, problem_sets[id(row)], x, y)) for row in inside if _has(row, x, y)]
+        for y, x in pairs
+    }
+    tables = []
+    for population, how in KINDS_OF_CORRELATION:
+        if population == "all" and not apart:
+            continue
+        lines = []
+        for y, x in pairs:
+            chosen = [of_row for row, of_row in points[y, x] if population == "all" or row.model not in apart]
+            lines.append((y, x, _of_points(chosen, how)))
+        tables.append(CorrelationTable(population, how, apart, tuple(lines)))
+    return tuple(tables)
+
+
+def _has(row: Checkpoint, x: str, y: str) -> bool:
+    return x in row.numbers and y in row.numbers
+
+
+def _split_points(row: Checkpoint, measures: Mapping[str, Measure], x: str, y: str) -> list[Point]:
+    """Returns a checkpoint's point in every split of its problems; one point where the numbers share none."""
+    assert row.seed is not None
+    values = disjoint_problems.disjoint(measures[x], measures[y]) if x in measures and y in measures else None
+    pairs = (
+        [(row.numbers[x], row.numbers[y])] if values is None else list(zip(*(v.tolist() for v in values), strict=True))
+    )
+    return [Point(a, b, row.seed, row.world, row.model) for a, b in pairs]
+
+
+def _of_points(points: Sequence[Sequence[Point]], how: Coefficient) -> Correlations:
+    """Returns the correlations of checkpoints, each with a point in every split."""
+    count = max(map(len, points), default=1)
+    splits = [[of_row[i % len(of_row)] for of_row in points] for i in range(count)]
+    return {within: correlate_splits(splits, how, within) for within in WITHIN}
+
+
+def _correlations(table: CorrelationTable) -> Table:
     groups = []
-    for outcome, names in product(outcomes(rows), (PREDICTORS, UPPER_BOUNDS)):
-        lines = [_line(name, outcome, correlation(rows, name, outcome, how)) for name in names]
+    for outcome, names in product(dict.fromkeys(y for y, _, _ in table.lines), (PREDICTORS, UPPER_BOUNDS)):
+        lines = [_line(x, y, correlated) for y, x, correlated in table.lines if y == outcome and x in names]
         groups.append(tuple(line for line in lines if line))
     few = any(TOO_FEW in line for group in groups for line in group)
-    title = f"Does F1 predict downstream gain? {COEFFICIENTS[how]}{', ' * bool(population)}{population}"
+    names, title = ", ".join(table.left_out), f"Does F1 predict downstream gain? {COEFFICIENTS[table.how]}"
+    with_all = table.population == "all"
+    apart = f" {'With' if with_all else 'Without'} {names}, which did not learn." if names else ""
     return Table(
-        label=f"joined-{how}{'-trained' * bool(population)}",
-        title=title,
-        caption=f"{COEFFICIENTS[how]} correlation across the miniature's checkpoints. {EXPLAINED}",
+        label=f"joined-{table.how}{'-all' * with_all}",
+        title=f"{title}, with recipes that did not learn" if with_all else title,
+        caption=f"{COEFFICIENTS[table.how]} correlation across the miniature's checkpoints.{apart} {EXPLAINED}",
         header=("Predictor", "Outcome", "Checkpoints", "Seeds", *WITHIN.values(), "Answer", "Seeds above 0"),
         lead="within worlds",
         groups=tuple(group for group in groups if group),
@@ -268,7 +340,7 @@ def csv(rows: Sequence[Checkpoint]) -> str:
     return str(pd.DataFrame(lines).to_csv(index=False, lineterminator="\n"))
 
 
-def numbers(rows: Sequence[Checkpoint]) -> dict[str, object]:
+def numbers(rows: Sequence[Checkpoint], correlated: Sequence[CorrelationTable]) -> dict[str, object]:
     """Returns checkpoints and correlations for JSON; fractions, six decimals."""
     records = [
         {
@@ -277,19 +349,17 @@ def numbers(rows: Sequence[Checkpoint]) -> dict[str, object]:
         }
         for row in rows
     ]
-    return {"checkpoints": records, "correlations": list(_correlation_records(rows))}
+    return {"checkpoints": records, "correlations": list(_correlation_records(correlated))}
 
 
-def _correlation_records(rows: Sequence[Checkpoint]) -> Iterator[dict[str, object]]:
-    for y, x, how in product(outcomes(rows), (*PREDICTORS, *UPPER_BOUNDS), COEFFICIENTS):
-        for within, estimate in correlation(rows, x, y, how).items():
-            if estimate is not None:
-                rounded = [None if v is None else round(v, 6) for v in (estimate.value, estimate.lo, estimate.hi)]
-                key = {"predictor": x, "outcome": y, "coefficient": how, "within": within}
-                yield {
-                    **key,
-                    "value": rounded,
-                    "n": estimate.n,
-                    "seeds": estimate.clusters,
-                    "above_zero": estimate.positive,
-                }
+def _correlation_records(correlated: Sequence[CorrelationTable]) -> Iterator[dict[str, object]]:
+    for table in correlated:
+        for y, x, by_population in table.lines:
+            for within, estimate in by_population.items():
+                if estimate is not None:
+                    rounded = [None if v is None else round(v, 6) for v in (estimate.value, estimate.lo, estimate.hi)]
+                    key = {"predictor": x, "outcome": y, "coefficient": table.how, "within": within}
+                    yield {
+                        **{"recipes": table.population, **key, "value": rounded},
+                        **{"n": estimate.n, "seeds": estimate.clusters, "above_zero": estimate.positive},
+                    }

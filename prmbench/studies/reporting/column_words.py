@@ -42,7 +42,7 @@ COLUMN_WORDS = {
     "outcome": "The number to predict.",
     "checkpoints": "Trained reward models with both numbers.",
     "pooled": "Correlation over all checkpoints.",
-    "within worlds": "Correlation between methods, each relative to the others of its world.",
-    "within methods": "Correlation between worlds, each relative to the same method in others.",
+    "within worlds": "Correlation between recipes, each relative to the others of its world.",
+    "within recipes": "Correlation between worlds, each relative to the same recipe in others.",
     "source": "Which table of the paper a claim is from.",
 }

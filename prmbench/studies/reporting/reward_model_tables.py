@@ -38,14 +38,20 @@ TIED_TEXT = (
 SHIFT_COLUMNS = "mean of shifts", "change under shifts"
 
 
-def grids(study: Study, claims: Sequence[Claim]) -> tuple[Table, ...]:
-    """Returns all tables of a study that have values, the claims first."""
+def grids(study: Study, claims: Sequence[Claim], withdrawn: str = "") -> tuple[Table, ...]:
+    """Returns all tables of a study that have values, the claims first.
+
+    Args:
+        study: The runs.
+        claims: The comparisons.
+        withdrawn: A sentence on claims that are withdrawn, beneath the tables of claims.
+    """
     candidates = [
-        _answers(study, claims),
+        _answers(study, claims, withdrawn),
         *(_f1(study, rule) for rule in RULE_WORDS),
         _best_of_n(study),
         _calibration(study),
-        _comparisons(study, claims),
+        _comparisons(claims, withdrawn),
         _recipes(study),
     ]
     return tuple(grid for grid in candidates if any(grid.groups))
@@ -54,7 +60,7 @@ def grids(study: Study, claims: Sequence[Claim]) -> tuple[Table, ...]:
 # --- answers ------------------------------------------------------------------------------------------------
 
 
-def _answers(study: Study, claims: Sequence[Claim]) -> Table:
+def _answers(study: Study, claims: Sequence[Claim], withdrawn: str) -> Table:
     groups: list[tuple[Row, ...]] = []
     for constants in ("tuned", "paper"):
         rows = []
@@ -65,7 +71,8 @@ def _answers(study: Study, claims: Sequence[Claim]) -> Table:
                 confirmed = sum(c.adjusted_verdict == c.verdict != "unclear" for c in family)
                 rows.append((source, words, constants, *counts, Value(len(family), "count"), Value(confirmed, "count")))
         groups += [tuple(rows)] * bool(rows)
-    notes = [f"{source}, {CLAIMS[source]}: not asked, {why}." for source, why in missing(study).items()]
+    notes = [withdrawn] if withdrawn and groups else []
+    notes += [f"{source}, {CLAIMS[source]}: not asked, {why}." for source, why in missing(study).items()]
     return Table(
         label="study-answers",
         title="Do the paper's claims hold here?",
@@ -79,7 +86,7 @@ def _answers(study: Study, claims: Sequence[Claim]) -> Table:
     )
 
 
-def _comparisons(study: Study, claims: Sequence[Claim]) -> Table:
+def _comparisons(claims: Sequence[Claim], withdrawn: str) -> Table:
     keys = dict.fromkeys((c.source, c.constants) for c in claims)
     return Table(
         label="study-comparisons",
@@ -106,7 +113,7 @@ def _comparisons(study: Study, claims: Sequence[Claim]) -> Table:
             "Detectable",
         ),
         groups=tuple(tuple(_comparison(c) for c in claims if (c.source, c.constants) == key) for key in keys),
-        notes=(f"{len(claims)} comparisons in all.",) if claims else (),
+        notes=(*([withdrawn] if withdrawn else []), f"{len(claims)} comparisons in all.") if claims else (),
         text_columns=6,
     )
 

@@ -19,6 +19,7 @@ from prmbench.studies.reporting import (
     probe_models,
     reward_model_figures,
     reward_model_tables,
+    tuning_tables,
 )
 from prmbench.studies.reporting.checkpoint_tables import joined
 from prmbench.studies.reporting.column_words import COLUMN_WORDS
@@ -93,17 +94,29 @@ def _sheet_name(manifest: RunManifest) -> str:
 def _reward_models(runs: Sequence[Run], png: bool) -> Sheet:
     reward_models = gather_study(runs)
     tested = claims(reward_models)
-    grids = reward_model_tables.grids(reward_models, tested)
+    tuning = tuning_tables.read_tuning(runs)
+    grids = (
+        *reward_model_tables.grids(reward_models, tested, tuning_tables.withdrawn(tuning)),
+        *tuning_tables.grids(tuning),
+    )
     return Sheet(
         name=BENCHMARK,
         description=STUDY_WORDS,
         tables=grids,
-        figures=render_figures(lambda: reward_model_figures.plans(reward_models, tested), png),
+        figures=render_figures(
+            lambda: [*reward_model_figures.plans(reward_models, tested), *tuning_tables.plans(tuning)], png
+        ),
         runs=reward_models.runs,
         rules=", ".join(reward_model_tables.RULE_WORDS),
         sizes=reward_models.sizes(),
         csv=reward_model_tables.csv(reward_models),
-        json=canonical_json({"benchmark": BENCHMARK, **reward_model_tables.numbers(reward_models, tested)}),
+        json=canonical_json(
+            {
+                "benchmark": BENCHMARK,
+                **reward_model_tables.numbers(reward_models, tested),
+                "tuning": tuning_tables.numbers(tuning),
+            }
+        ),
         column_descriptions=COLUMN_WORDS,
         headline=headline(grids),
     )
