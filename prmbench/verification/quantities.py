@@ -1,16 +1,18 @@
 r"""Separates a number or expression from the units, currency, percent signs and nouns next to it.
 
-Units, currency and percent signs are ignored: `10 cm` is 10, and so is `10\%`. Nouns are compared only with nouns:
-`13 nickels` is 13, but not `13 dimes`.
+A unit is compared only with a unit: `10 cm` is 10, and `0.1 m`, but not `10 m`; `10\%` is 10. Nouns are compared only
+with nouns: `13 apples` is 13, but not `13 pears`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
-from prmbench.verification.latex import FUNCTIONS
+from prmbench.verification.latex import ALSO_UNITS, FUNCTIONS
 from prmbench.verification.numbers import Number, read_number
+from prmbench.verification.units import Unit, meanings, read_units
 
 UNITS = frozenset(
     """
@@ -28,6 +30,7 @@ UNITS = frozenset(
 """Names of units. Single letters count only after a space or inside a text command."""
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 """Words after a number that multiply it."""
+_SCALE = re.compile(rf"\b(?:{'|'.join(_SCALES)})s?\b")
 _OPERATIONS = frozenset(
     "squared cubed factorial choose plus minus times over halves thirds fourths fifths sixths sevenths eighths ninths"
     " tenths hundredths thousandths".split()
@@ -59,6 +62,8 @@ class Quantity:
     noun: str = ""
     """Words after the core that are not units, in lower case."""
     percent: bool = False
+    units: tuple[Unit, ...] = ()
+    """What the unit beside the core may mean; empty without one."""
 
 
 def read_quantity(text: str) -> Quantity:
@@ -66,7 +71,8 @@ def read_quantity(text: str) -> Quantity:
     numeral = _TEXT.sub(r"\1", text).strip().lower()
     if numeral in _NUMERALS:
         text = str(_NUMERALS.index(numeral))
-    core, percent = _without_percent(_CURRENCY.sub("", text.strip()))
+    currency = _CURRENCY.match(text.strip())
+    core, percent = _without_percent(text.strip()[currency.end() if currency else 0 :])
     full_core, words = core, list[str]()
     for _ in range(MAX_WORDS):
         match = _TAIL.search(core)
@@ -74,6 +80,7 @@ def read_quantity(text: str) -> Quantity:
             break
         words.insert(0, match[2])
         core = core[: match.start()].rstrip()
+    beside = full_core[len(core) :]
     core, inner_percent = _without_percent(core)
     number = read_number(core)
     if words and number is None and (_is_incomplete(core) or not all(map(_is_unit, words))):
@@ -82,10 +89,11 @@ def read_quantity(text: str) -> Quantity:
     if names and (names[0].lower() in _OPERATIONS or not _VERBS.isdisjoint(map(str.lower, names))):
         return Quantity(full_core, None, "", percent)
     if number is not None and names and (scale := _SCALES.get(names[0].lower().removesuffix("s"))):
-        number, names = number.times(scale), names[1:]
+        number, names = number.times(Fraction(scale)), names[1:]
         core = f"{core} \\cdot {scale}"
+    units = read_units(_SCALE.sub("", beside)) or (read_units(currency[0]) if currency else ())
     noun = " ".join(name.lower() for name in names if name not in UNITS and name.lower() not in UNITS)
-    return Quantity(core, number, noun, percent or inner_percent)
+    return Quantity(core, number, noun, percent or inner_percent, units)
 
 
 def _without_percent(core: str) -> tuple[str, bool]:
@@ -99,9 +107,9 @@ def _may_be_unit_or_noun(word: str, gap: str) -> bool:
     if word.startswith("\\"):
         return word.startswith("\\text")
     name = re.split(r"[^A-Za-z']", word)[0]
-    if name in FUNCTIONS or name == "pi":
+    if (name in FUNCTIONS and name not in ALSO_UNITS) or name == "pi":
         return False
-    if name in UNITS or name.lower() in UNITS:
+    if name in UNITS or name.lower() in UNITS or meanings(name):
         return len(name) > 1 or bool(gap)
     return len(name) > 2 and bool(gap)
 
