@@ -78,7 +78,7 @@ _DERIVED: Mapping[str, Mapping[str, int]] = {
     "Hz hertz": {"s": -1},
 }
 """Names -> powers of base units."""
-_MULTIPLES = {
+_MULTIPLES: Mapping[str, tuple[str, int | Fraction]] = {
     "kN": ("N", 1000), "kPa": ("Pa", 1000), "MPa": ("Pa", 10**6), "kJ": ("J", 1000), "MJ": ("J", 10**6),
     "kW": ("W", 1000), "MW": ("W", 10**6), "mV": ("V", Fraction(1, 1000)), "kV": ("V", 1000),
     "kohm": ("ohm", 1000), "Mohm": ("ohm", 10**6), "kHz": ("Hz", 1000), "MHz": ("Hz", 10**6), "GHz": ("Hz", 10**9),
