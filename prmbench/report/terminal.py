@@ -43,11 +43,15 @@ def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> Ric
 
 
 def _without_empty_rows(table: Table) -> tuple[Table, list[str]]:
-    """Return a table without the rows that have no number, unless all are so, and the names of those left out."""
-    groups = tuple(tuple(row for row in group if not _is_empty(row)) for group in table.groups)
+    """Return a table without the rows that have no number, and the names of those; floors and tables of dashes stay."""
+    floors = table.groups[-1:] if table.ends_with_floors else ()
+    models = table.groups[: len(table.groups) - len(floors)]
+    groups = tuple(tuple(row for row in group if not _is_empty(row)) for group in models)
     if not any(groups):
         return table, []
-    return replace(table, groups=groups), [_text(row[0]) for group in table.groups for row in group if _is_empty(row)]
+    return replace(table, groups=groups + floors), [
+        _text(row[0]) for group in models for row in group if _is_empty(row)
+    ]
 
 
 def _is_empty(row: Row) -> bool:

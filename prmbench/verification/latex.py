@@ -123,6 +123,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
             r"|(?<=\d)\^(?:o|\{o\})(?![A-Za-z])",
             " ",
         ),
+        (r"(?<=\d)\s*(?:¢|\\cents?(?![A-Za-z]))\s*$", r"\\text{ cents}"),
         (r"\\\$|\\pounds(?![A-Za-z])|\\euro(?![A-Za-z])|[€£¥₹₽₩₪฿¢]", " "),
         (
             r"\\?%|\s*\\text\s*\{\s*(?:percent(?:age)?|per cent|pct\.?)\s*\}|\s*\b(?:percent(?:age)?|per cent|pct)\b",
@@ -142,7 +143,7 @@ _ANNOUNCEMENT = re.compile(
     r"(?i)^(?:the\s+)?(?:final\s+)?(?:answer|ans|result|solution|total)s?\s*(?:is|are|[:=])\s*[:=]?\s*"
 )
 _LEADING_MARKS = re.compile(r"^[\s,;:?*_`]+|^\\approx\s*|^=\s*|^(?:about|approximately|roughly|exactly)\s+(?=[-\d\\])")
-ALSO_UNITS = ("deg", "min")
+ALSO_UNITS = ("deg", "min", "sec")
 """Function names that are units inside a text command and at the end of an answer."""
 _INTEGER_CONDITION = re.compile(
     r"[\s,;(]*+(?:\\text\s*\{[\s,]*(?:for|where|with)[^{}]*\}|for|where|with)?\s*(?:(?:all|any)\s+)?([kmn])\s*\\in\s*"

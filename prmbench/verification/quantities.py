@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from prmbench.verification.latex import ALSO_UNITS, FUNCTIONS
 from prmbench.verification.numbers import Number, read_number
-from prmbench.verification.units import Unit, meanings, read_units
+from prmbench.verification.units import Unit, meanings, ratio, read_units
 
 UNITS = frozenset(
     """
@@ -46,6 +46,8 @@ _CURRENCY = re.compile(r"(?i)^(?:\\text\s*\{\s*)?(?:usd|us|eur|gbp|inr|rs\.?|rmb
 _TEXT_UNIT = r"\\text\s*\{[^{}]*\}\s*(?:\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _BARE_UNIT = r"(?:[kM]?\\Omega|\\mu\s*[A-Za-z]+|[A-Za-z\\][A-Za-z.']*)(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _TAIL = re.compile(rf"(\s*[/*-]|\s*\\cdot|,?\s)?\s*({_TEXT_UNIT}|{_BARE_UNIT})$")
+_PART = r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?"
+_PARTS, _SUM = re.compile(_PART), re.compile(rf"{_PART}(?:\s+{_PART}){{1,3}}")
 MAX_WORDS = 8
 """A number with more words after it is a sentence."""
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
@@ -71,6 +73,7 @@ def read_quantity(text: str) -> Quantity:
     numeral = _TEXT.sub(r"\1", text).strip().lower()
     if numeral in _NUMERALS:
         text = str(_NUMERALS.index(numeral))
+    text = _sum_of_units(text)
     currency = _CURRENCY.match(text.strip())
     core, percent = _without_percent(text.strip()[currency.end() if currency else 0 :])
     full_core, words = core, list[str]()
@@ -94,6 +97,17 @@ def read_quantity(text: str) -> Quantity:
     units = read_units(_SCALE.sub("", beside)) or (read_units(currency[0]) if currency else ())
     noun = " ".join(name.lower() for name in names if name not in UNITS and name.lower() not in UNITS)
     return Quantity(core, number, noun, percent or inner_percent, units)
+
+
+def _sum_of_units(text: str) -> str:
+    """Return `1 hour 30 minutes` as `90 minutes`; a text that is no such sum unchanged."""
+    parts = _PARTS.findall(_TEXT.sub(r" \1 ", text)) if _SUM.fullmatch(_TEXT.sub(r" \1 ", text).strip()) else []
+    factors = [ratio(read_units(name), read_units(parts[-1][1])) for _, name in parts]
+    exact = [factor[0] for factor in factors if factor is not None and factor[1] == 0]
+    if len(exact) < len(parts) or exact != sorted(exact, reverse=True) or len(set(exact)) < len(exact) or not parts:
+        return text
+    total = sum(Fraction(number) * factor for (number, _), factor in zip(parts, exact, strict=True))
+    return f"{total} {parts[-1][1]}"
 
 
 def _without_percent(core: str) -> tuple[str, bool]:

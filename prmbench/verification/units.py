@@ -154,10 +154,9 @@ def read_units(text: str) -> tuple[Unit, ...]:
     sign, prefix = 1, 1
     for token in _TOKEN.finditer(text):
         word = token[0]
-        if word.startswith("^") and token[1] and last:
-            units = _product(units, last, sign * (int(token[1]) - 1))
-        elif word in _SUFFIXES and last:
-            units = _product(units, last, sign * (_SUFFIXES[word] - 1))
+        power = int(token[1]) if token[1] else _SUFFIXES.get(word)
+        if power is not None and last:
+            units = _product(units, last, sign * (power - 1))
         elif word in ("/", "per") and units:
             sign, last = -1, ()
         elif word.lower() in _PREFIXES:
@@ -167,6 +166,8 @@ def read_units(text: str) -> tuple[Unit, ...]:
         elif word == "in" and units:  # `5 cm in total`
             break
         elif last := meanings(word):
+            if units and not all(unit.dimension for unit in _product(units, last, sign * prefix)):
+                break  # `8 hours per day` are hours
             units = _product(units or (_ONE,), last, sign * prefix)
             prefix = 1
         else:

@@ -495,6 +495,11 @@ def test_a_gold_that_cannot_be_read_makes_no_answer_wrong(gold: str, text: str) 
 
 
 SAME_UNIT = [
+    ("1 hour 30 minutes", "90 minutes"),
+    ("63 inches", "5 ft 3 in"),
+    ("5 seconds", "5 sec"),
+    ("0.25 dollars", "25¢"),
+    ("8 hours", "8 hours per day"),
     ("5 cm", "5"),
     ("5", "5 cm"),
     ("5 km", "5000 m"),
@@ -555,6 +560,9 @@ SAME_UNIT = [
     ("45^{\\circ}", "45^\\circ"),
 ]
 OTHER_UNIT = [
+    ("1 hour 30 minutes", "80 minutes"),
+    ("5 seconds", "5 min"),
+    ("0.25 dollars", "24¢"),
     ("5 cm", "5 m"),
     ("5 m", "5 cm"),
     ("5 km", "5 m"),
