@@ -82,7 +82,9 @@ def serve(kinds: list[str], limit: float, memory: int) -> None:
     for kind in kinds:
         __import__(CHECKS[kind][0])
     if "math" in kinds:
-        __import__("prmbench.verification.canonical")
+        from prmbench.verification.canonical import canonical_answer
+
+        canonical_answer(r"\frac{\pi}{2}")  # the first use loads a grammar, for longer than CANONICAL_SECONDS
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     for limit_name in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):  # no file can be written
