@@ -87,7 +87,7 @@ _SPEEDS = {"mph": ("mi", "h"), "kmph": ("km", "h"), "kmh": ("km", "h"), "kph": (
 _MONEY = frozenset(["usd", "eur", "gbp", "inr", "jpy", "cny"])
 _PREFIXES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _SUFFIXES = {"squared": 2, "cubed": 3}
-_TOKEN = re.compile(r"[^\W\d_]+|\^\s*\{?\s*(-?\d+)\s*\}?|\S")
+_TOKEN = re.compile(r"[^\W\d_]+|\^\s*\{?\s*(-?\d)\s*\}?(?!\d)|\S")
 _PIECE = re.compile(
     r"\s*(?:\\text\s*\{[^{}]*\}|\\(?:mu|Omega)(?![A-Za-z])|\^\s*(?:\{\s*(?:-?\d+|\\circ)\s*\}|-?\d+|\\circ)|[°/·*]"
     r"|(?!in\s+[\w$\\])[A-Za-zµμ]+)"
