@@ -14,7 +14,7 @@ from prmbench.adapters.dense_rewards import Placement, check_choice, check_numbe
 from prmbench.adapters.problem_text import Prompt, last_user_text, problem_of
 from prmbench.adapters.token_alignment import Step, content_length, decode, find_steps, token_ends
 from prmbench.backends import Backend, load_backend
-from prmbench.config import ModelConfig, from_mapping, unused_options
+from prmbench.config import ModelConfig, check_model_path, from_mapping, unused_options
 from prmbench.core.option_values import OPTIONS, check_names
 from prmbench.core.records import (
     DEFAULT_READOUTS,
@@ -112,6 +112,16 @@ class Prm:
     def __post_init__(self) -> None:
         """Raise UserError on options that do not exist, or do not fit the backend's scores."""
         kind = self.backend.facts.kind
+        if not isinstance(self.guard, Guard):
+            raise UserError(f"guard is {self.guard!r:.60}; use Guard(min_steps=..., require_answer=..., floor=...)")
+        if not isinstance(self.guard.min_steps, int):
+            raise UserError(f"guard: min_steps is {self.guard.min_steps!r:.60}; use a whole number")
+        if self.problem is not None and not callable(self.problem):
+            raise UserError(f"problem is {self.problem!r:.60}; use a function that makes the problem of a prompt")
+        if self.policy_tokenizer is not None and not callable(self.policy_tokenizer):
+            raise UserError(
+                f"policy_tokenizer is {self.policy_tokenizer!r:.60}; use a tokenizer, or its name in open_prm"
+            )
         check_choice("split", self.split, tuple(SPLITTERS))
         check_choice("aggregation", self.aggregation, dense_rewards.AGGREGATIONS)
         check_choice("placement", self.placement, dense_rewards.PLACEMENTS)
@@ -122,7 +132,9 @@ class Prm:
             raise UserError(f"placement 'difference': {self._readout} is one already; use value, or another readout")
         if self.guard.floor is not None:
             check_number("guard: floor", self.guard.floor)
-        if not self.temperature > 0:
+        if self.batch_tokens is not None and not isinstance(self.batch_tokens, int):
+            raise UserError(f"batch_tokens is {self.batch_tokens!r:.60}; use a whole number, or None")
+        if not isinstance(self.temperature, int | float) or not self.temperature > 0:
             raise UserError(f"temperature {self.temperature}: use a number above 0; a small one is nearly the minimum")
 
     @property
@@ -320,6 +332,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
     from prmbench.engines.loading import errors_in_one_line
 
+    check_model_path(name, option="policy_tokenizer")
     with errors_in_one_line(name, "has no tokenizer that can be loaded"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     return tokenizer

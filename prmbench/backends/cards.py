@@ -56,8 +56,9 @@ class ModelCard:
     """value_head, token_cls: prefix of the names of the head's tensors among the model's own weights."""
     positive_class: int | str | None = None
     """token_cls: the class of a right step, by its index or its name in id2label; None = class 1 of two."""
-    activation: Literal["none", "sigmoid"] = "none"
-    """value_head: sigmoid makes the value at a step's end P(step is right)."""
+    activation: Literal["none", "sigmoid", "negate"] = "none"
+    """value_head: sigmoid makes the value at a step's end P(step is right); negate turns a value that rises with
+    errors."""
     tie: Tie | None = None
     """The label of a step whose score equals the threshold; None = as the authors of this kind of model have it, see
     `tie_rule`."""

@@ -17,10 +17,10 @@ from typing import Any
 from prmbench.backends import trl_files
 from prmbench.backends.cards import ModelCard
 from prmbench.backends.head_weights import CHECKPOINTS, HEAD_FILES, download, read_weight_map
-from prmbench.backends.step_labels import RIGHT, find_class, is_generic, right_class
+from prmbench.backends.step_labels import RIGHT, find_class, is_generic, means_wrong, numbered_labels, right_class
 from prmbench.core import provenance, reading
 from prmbench.core.records import UserError
-from prmbench.engines.hf import HEAD_WEIGHTS, adapter_shapes
+from prmbench.engines.hf import HEAD_WEIGHTS, adapter_shapes, check_class_names
 from prmbench.engines.loading import tensor_shapes
 
 QWEN_TAG, QWEN_PROMPT = "<extra_0>", "qwen_math_prm_system"
@@ -36,6 +36,8 @@ HEADS = re.compile(
 """Matches the names of the tensors of a reward head among a checkpoint's weights; a language head is none."""
 TASKS = {"TOKEN_CLS": "token classifier", "SEQ_CLS": "sequence classifier", "CAUSAL_LM": "causal language model"}
 """peft's task types -> kind of model."""
+QWEN_HEADS = ("Qwen2ForProcessRewardModel", "Qwen2ForRewardModel")
+"""Architectures whose head is known to have ReLU between its layers."""
 SKYWORK = "Qwen2ForPrmModel"
 """Architecture of Skywork-o1-Open-PRM."""
 PLACEHOLDER = "PATH OR HUB ID"
@@ -88,8 +90,8 @@ class ModelFiles:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The model's config.json, an adapter's that of its base."""
-        return (self.base or self).json("config.json")
+        """The model's config.json, an adapter's with what it lacks from that of its base."""
+        return {**(self.base.json("config.json") if self.base else {}), **self.json("config.json")}
 
     @cached_property
     def task(self) -> str:
@@ -132,15 +134,12 @@ class ModelFiles:
             return shape[0]
         labels = self.config.get("id2label")
         count = self.config.get("num_labels")
-        return len(labels) if isinstance(labels, dict) else count if isinstance(count, int) else RIGHT + 1
+        return len(labels) if isinstance(labels, dict | list) else count if isinstance(count, int) else RIGHT + 1
 
     @cached_property
     def labels(self) -> dict[int, str]:
         """Names of the classes; empty where config.json names none, or another number of them."""
-        names = self.config.get("id2label")
-        if not isinstance(names, dict) or len(names) != self.classes:
-            return {}
-        return {int(index): str(name) for index, name in names.items() if str(index).isdigit()}
+        return numbered_labels(self.config.get("id2label"), self.classes)
 
     @cached_property
     def added_tokens(self) -> tuple[str, ...]:
@@ -199,8 +198,9 @@ def infer(model: str, revision: str | None, stated: ModelCard) -> Inference:
 
 
 def _check_is_model(files: ModelFiles) -> None:
-    """Raise UserError unless there is a config.json."""
+    """Raise UserError unless there is a config.json that transformers can read."""
     if files.config:
+        check_class_names((files.base or files).path("config.json"))
         return
     folder = Path((files.base or files).model)
     checkpoints = sorted((path.parent for path in folder.glob("*/config.json")), key=lambda path: path.stat().st_mtime)
@@ -254,7 +254,7 @@ def _classifier(files: ModelFiles, stated: ModelCard, kind: str) -> Inference:
 def _value_head(files: ModelFiles, stated: ModelCard, what: str, fields: Mapping[str, Any]) -> Inference:
     """One value a token: read at the tag or separator that options name, else at a step's last token in a chat."""
     values: dict[str, Any] = {"backend": "value_head", **fields, **stated_fields(stated)}
-    reasons = [f"backend value_head ({what})"]
+    reasons = [f"backend value_head ({what})", *_layer_reason(files, fields)]
     if files.architecture == SKYWORK:
         values = {"separator": "\n", "activation": "sigmoid", **values}
         reasons.append(r"pieces at '\n' and a sigmoid (Skywork's architecture)")
@@ -265,6 +265,11 @@ def _value_head(files: ModelFiles, stated: ModelCard, what: str, fields: Mapping
             reasons.append(f"tag {tags[0]} (an added token of its tokenizer)")
         else:
             reasons.append("the value at a step's last token, in a chat with `Step i:` headers")
+    name = files.labels.get(0, "") if len(files.labels) == 1 else ""
+    if means_wrong(name) and "activation" not in values:
+        values["activation"] = "negate"
+        keeps = json.dumps({"backend": "value_head", "activation": "none"})
+        reasons.append(f"its value negated, since its only class is named {name!r} (a prm.json with {keeps} keeps it)")
     return Inference(values, tuple(reasons), flags=_flags(stated_fields(stated)))
 
 
@@ -272,7 +277,7 @@ def _token_classifier(
     files: ModelFiles, stated: ModelCard, classes: int, what: str, fields: Mapping[str, Any]
 ) -> Inference:
     values: dict[str, Any] = {"backend": "token_cls", **fields, **stated_fields(stated)}
-    reasons = [f"backend token_cls ({what})"]
+    reasons = [f"backend token_cls ({what})", *_layer_reason(files, fields)]
     problems = []
     if stated.tag is not None or stated.separator is not None:
         given = f"tag {stated.tag}" if stated.tag is not None else f"separator {stated.separator!r}"
@@ -286,7 +291,7 @@ def _token_classifier(
         values["prompt"] = QWEN_PROMPT
         reasons.append("Qwen2.5-Math-PRM's system prompt")
     labels = files.labels if len(files.labels) == classes else {}
-    positive, reason = _positive(labels, classes, stated.positive_class, files.model)
+    positive, reason = _positive(labels, classes, stated.positive_class, files)
     if positive is None:
         problems.append(reason)
         values["positive_class"] = min(RIGHT if classes == RIGHT + 1 else classes - 1, classes - 1)
@@ -297,6 +302,15 @@ def _token_classifier(
         del values["positive_class"]  # the default
     flags = _flags(values if problems else stated_fields(stated))
     return Inference(values, tuple(reasons), "; ".join(problems), flags)
+
+
+def _layer_reason(files: ModelFiles, fields: Mapping[str, Any]) -> list[str]:
+    """Return what is assumed between the layers of a head; nothing for one layer, and where the family tells."""
+    prefix = fields.get("head")
+    layers = sum(name.startswith(prefix) and name.endswith("weight") for name in files.shapes) if prefix else 1
+    if layers == 1 or files.architecture in QWEN_HEADS:
+        return []
+    return [f"ReLU between the {layers} layers of its head (a guess: no file names the function)"]
 
 
 def _step_end(files: ModelFiles) -> tuple[dict[str, str], str, str]:
@@ -324,14 +338,22 @@ def _step_tags(files: ModelFiles) -> list[str]:
     return [token for token in tags if token not in openers]
 
 
-def _positive(labels: Mapping[int, str], classes: int, stated: int | str | None, model: str) -> tuple[int | None, str]:
+def _positive(
+    labels: Mapping[int, str], classes: int, stated: int | str | None, files: ModelFiles
+) -> tuple[int | None, str]:
     """Return the class of a right step and why; or None and why it cannot be told."""
     if stated is not None:
-        positive = find_class(stated, labels, classes, f"--model {model}")
+        positive = find_class(stated, labels, classes, f"--model {files.model}")
         return positive, f"class {positive} means right (--positive-class)"
     named = right_class(labels)
     if named is not None:
         return named, f"class {named} means right (named {labels[named]!r})"
+    names = files.config.get("id2label")
+    if isinstance(names, Mapping) and len(names) == classes and not labels:
+        return None, (
+            f"which class means that a step is right cannot be told: its id2label numbers them {', '.join(names)}, and "
+            f"classes count from 0 to {classes - 1}"
+        )
     if classes == RIGHT + 1 and (not labels or is_generic(labels)):
         return RIGHT, f"class {RIGHT} means right (its classes have no names; TRL's order)"
     names = ", ".join(f"{index}: {name}" for index, name in labels.items()) or f"{classes} without names"

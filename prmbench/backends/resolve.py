@@ -111,7 +111,7 @@ def _infer(card: ModelCard) -> ModelCard:
         hint = f"; did you mean {nearest}?" if nearest else ""
         raise UserError(f"--model {card.model}: no card and no prm.json say how to read it; {error}{hint}") from error
     backend = inference.fields["backend"]
-    if card.backend not in ("auto", backend) or (card.backend == "value_head" and "head" not in inference.fields):
+    if card.backend not in ("auto", backend):
         return card  # the option is taken at its word; loading says what does not fit
     if inference.problem:
         raise UserError(infer.refusal(card.model, inference))

@@ -87,6 +87,11 @@ def right_class(labels: Mapping[int, str]) -> int | None:
     return None
 
 
+def means_wrong(name: str) -> bool:
+    """Return whether the name of a model's only class says that its value rises with errors: `error`, `incorrect`."""
+    return name.isascii() and any(map(str.isalpha, name)) and _polarity(name) == "wrong"
+
+
 def _polarity(name: str) -> str:
     """Return right, wrong, neutral or unknown."""
     if QUALIFIED.search(name.lower()):
@@ -105,6 +110,21 @@ def _polarity(name: str) -> str:
         return "unknown"
     (polarity,) = says
     return {"right": "wrong", "wrong": "right"}.get(polarity, polarity) if is_negated else polarity
+
+
+def numbered_labels(names: object, classes: int | None) -> dict[int, str]:
+    """Return the names of the classes by their index from an id2label; empty where it does not number them all.
+
+    Args:
+        names: The value in a config.json: an object with the keys 0, 1, ..., or a list.
+        classes: Number of classes of the model's head; None where it is not known.
+    """
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, Mapping) or (classes is not None and len(names) != classes):
+        return {}
+    labels = {int(index): str(name) for index, name in names.items() if re.fullmatch(r"[0-9]{1,9}", str(index))}
+    return labels if sorted(labels) == list(range(len(names))) else {}
 
 
 def is_generic(labels: Mapping[int, str]) -> bool:
@@ -129,9 +149,12 @@ def find_class(value: int | str, labels: Mapping[int, str], classes: int | None,
         if not 0 <= value < count:
             raise UserError(f"{source}: positive class {value}: choose from 0 to {count - 1}")
         return value
-    by_name = {str(name).lower(): index for index, name in labels.items()}
-    if value.lower() in by_name:
-        return by_name[value.lower()]
+    named = [index for index, name in labels.items() if str(name).lower() == value.lower()]
+    if len(named) > 1:
+        same = " and ".join(map(str, named))
+        raise UserError(f"{source}: positive class {value!r}: the classes {same} have this name; give the index")
+    if named:
+        return named[0]
     indices = [str(index) for index in range(count)]
     check_choice(value, [*indices, *map(str, labels.values())], f"{source}: positive class {value!r}")
     return int(value)

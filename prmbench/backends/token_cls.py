@@ -16,7 +16,7 @@ import numpy as np
 from prmbench.backends import ModelBackend, common
 from prmbench.backends.cards import ModelCard
 from prmbench.backends.head_weights import checkpoint_head, layered_head
-from prmbench.backends.step_labels import RIGHT, find_class, right_class
+from prmbench.backends.step_labels import RIGHT, find_class, numbered_labels, right_class
 from prmbench.config import ModelConfig
 from prmbench.core.records import Notice, StepScores, Trace, UserError
 from prmbench.engines.encoding import Encoded, encode_separated
@@ -50,8 +50,7 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
 
 def _positive_class(card: ModelCard, shape: Any, classes: int | None) -> int:
     """Return the index of the class of a right step; `classes` is None where only a forward pass tells their number."""
-    labels = {int(index): str(name) for index, name in (shape.id2label or {}).items()}
-    labels = labels if len(labels) == classes else {}
+    labels = numbered_labels(shape.id2label, classes) if classes is not None else {}
     if card.positive_class is not None:
         return find_class(card.positive_class, labels, classes, f"--model {card.model}")
     if classes not in (None, 2):

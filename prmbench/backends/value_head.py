@@ -33,6 +33,13 @@ from prmbench.engines.hf import HFEngine
 TokenValues = Callable[[Sequence[Encoded]], Iterator[NDArray[np.float32]]]
 """Yields for each encoded trace the [T] values of its tokens."""
 
+ACTIVATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "none": np.positive,
+    "sigmoid": common.sigmoid,
+    "negate": np.negative,
+}
+"""Activation of a card -> function of the values at the steps' ends."""
+
 
 def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     """Load the model with its head. A cumulative reading stores sums, and so has the readouts of log-ratios.
@@ -73,11 +80,13 @@ def _checkpoint_values(engine: HFEngine, card: ModelCard) -> TokenValues:
 
 def _score_kind(card: ModelCard) -> tuple[ScoreKind, float]:
     """Return the kind of score, and the fixed threshold at which a step is as likely right as wrong."""
-    if card.activation == "none":
-        return ("value" if card.reading == "at_step" else "logratio"), 0.0
-    if card.reading == "cumulative":
-        raise UserError(f"--model {card.model}: a cumulative reading has no sigmoid; drop activation from its prm.json")
-    return "prob", 0.5
+    if card.reading == "cumulative" and card.activation != "none":
+        raise UserError(
+            f"--model {card.model}: a cumulative reading has no {card.activation}; drop activation from its prm.json"
+        )
+    if card.activation == "sigmoid":
+        return "prob", 0.5
+    return ("value" if card.reading == "at_step" else "logratio"), 0.0
 
 
 def _encoder(engine: HFEngine, card: ModelCard, config: ModelConfig) -> tuple[Callable[[Trace], Encoded], str]:
@@ -97,7 +106,7 @@ def read(values: TokenValues, card: ModelCard, batch: Sequence[Encoded]) -> Iter
             scores = common.step_sums(row[encoded.start : encoded.ends[-1]], encoded)
         else:
             end_values = row[[end - 1 for end in encoded.ends]].astype(np.float64)
-            scores = tuple((common.sigmoid(end_values) if card.activation == "sigmoid" else end_values).tolist())
+            scores = tuple(ACTIVATIONS[card.activation](end_values).tolist())
         yield StepScores(encoded.id, scores, encoded.counts)
 
 

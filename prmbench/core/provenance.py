@@ -21,6 +21,8 @@ MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".m
 NOT_MODEL = ("train.json", "non_finite.json", "reference-*.safetensors")
 """Files that training writes into the model's folder, and that are not part of the model."""
 ADAPTER_FILE = "adapter_config.json"
+WHOLE_WEIGHTS = ("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.json")
+"""Files of the weights of a whole model."""
 """Configuration of a LoRA adapter, as peft writes it."""
 CARD_FILE, CARD_RECORDS = "prm.json", {"commit", "dirty", "prmbench", "ref_model", "ref_revision"}
 """The model card, and its fields that change no result: which code wrote it, and the reference, hashed on its own."""
@@ -114,7 +116,7 @@ def adapter_base(folder: Path) -> tuple[str, str | None] | None:
         UserError: The adapter names no base model, or two different folders have the name.
     """
     path = folder / ADAPTER_FILE
-    if not reading.exists(path) or (folder / "config.json").exists():
+    if not reading.exists(path) or _has_whole_model(folder):
         return None
     values = reading.read_json(path)
     base = values.get("base_model_name_or_path") if isinstance(values, dict) else None
@@ -128,6 +130,14 @@ def adapter_base(folder: Path) -> tuple[str, str | None] | None:
         base = base if reading.exists(here) else str(beside)
     revision = values.get("revision")
     return base, revision if isinstance(revision, str) and revision else None
+
+
+def _has_whole_model(folder: Path) -> bool:
+    """Return whether a folder holds a model's own weights; a config.json alone some trainers put beside an adapter."""
+    if not (folder / "config.json").exists():
+        return False
+    has_adapter = any((folder / f"adapter_model.{suffix}").exists() for suffix in ("safetensors", "bin"))
+    return not has_adapter or any(next(folder.glob(pattern), None) for pattern in WHOLE_WEIGHTS)
 
 
 def _is_model_file(file: Path) -> bool:

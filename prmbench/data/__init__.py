@@ -7,12 +7,13 @@ read by prompts.py.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prmbench.core import reading, validation
-from prmbench.core.records import Trace, UserError
+from prmbench.core.records import Notice, Trace, UserError
 from prmbench.data import files
 from prmbench.data.benchmarks import BENCHMARKS, ROLLOUTS, Benchmark, find_benchmark
 from prmbench.data.field_names import Fields
@@ -120,11 +121,16 @@ def _name_of_data(row: Benchmark, data: Path, traces: Sequence[Trace]) -> str:
 
     Results of other traces would stand on the benchmark's board beside those of the published ones.
     """
-    if row.is_official is None or row.is_official(traces):
+    if row.is_official is None:
         return row.name
     place = data.stem if data.is_file() else data.resolve().name
     name = re.sub(r"[^\w.+-]+", "-", place)[:LONGEST_NAME].strip("-.") or "data"
-    return f"own-{name}" if name.lower() in BENCHMARKS else name
+    name = row.name if row.is_official(traces) else f"own-{name}" if name.lower() in BENCHMARKS else name
+    if row.doubt is not None and (reason := row.doubt(traces)):
+        certain = f"; without --data the traces are read from {row.hub_id}" if row.hub_id else ""
+        message = f"{data}: unverified: {reason}, so the run is filed under {name}{certain}"
+        warnings.warn(message, Notice, stacklevel=4)
+    return name
 
 
 def _read(

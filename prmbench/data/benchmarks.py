@@ -67,6 +67,8 @@ class Benchmark:
 
     None: whatever `--data` holds is this benchmark.
     """
+    doubt: Callable[[Sequence[Trace]], str] | None = None
+    """Why traces read from files with the published ids are not certain to be those published; empty: nothing."""
     render: Callable[[Sequence[Trace], Sequence[str]], list[Trace]] | None = None
     """Adds the traces in other formats, those named or all; None: a benchmark without formats."""
 
@@ -82,6 +84,7 @@ BENCHMARKS = {
             hub_id=processbench.HUB_ID,
             subsets=processbench.SUBSETS,
             is_official=processbench.is_official,
+            doubt=processbench.doubt,
         ),
         Benchmark(
             "prmbench_preview",
@@ -91,6 +94,7 @@ BENCHMARKS = {
             hub_id=prmbench_preview.HUB_ID,
             subsets=prmbench_preview.SUBSETS,
             is_official=prmbench_preview.is_official,
+            doubt=prmbench_preview.doubt,
         ),
         Benchmark(
             "format_shift",
@@ -100,6 +104,7 @@ BENCHMARKS = {
             hub_id=processbench.HUB_ID,
             subsets=processbench.SUBSETS,
             is_official=processbench.is_official,
+            doubt=processbench.doubt,
             render=renderings.render_traces,
         ),
         Benchmark("best_of_n", 1, find_task("best_of_n"), ROLLOUTS),

@@ -92,7 +92,7 @@ def completions(value: Any, location: str) -> list[CompletionText]:
     Raises:
         UserError: One of them has no text, or is a conversation of several turns.
     """
-    if isinstance(value, list) and not _is_one_chat(value):
+    if isinstance(value, list) and not is_one_chat(value):
         nested = [completions(item, f"{location}, entry {n}") for n, item in enumerate(value, 1)]
         return [completion for found in nested for completion in found]
     if isinstance(value, list):
@@ -109,8 +109,16 @@ def completions(value: Any, location: str) -> list[CompletionText]:
     raise UserError(f"{location} is {files.quoted_value(value)}; expected a text, a chat or a list of them")
 
 
-def _is_one_chat(value: list[Any]) -> bool:
-    """Whether a list is one conversation; one of assistant turns alone holds a completion in each."""
+def is_null(value: Any) -> bool:
+    """Return whether an entry of a list of completions holds none: null, or an object whose text is null."""
+    if not isinstance(value, Mapping):
+        return value is None
+    present = [value[name] for name in ("message", "value", *TEXT_NAMES) if name in value]
+    return bool(present) and all(map(is_null, present))
+
+
+def is_one_chat(value: list[Any]) -> bool:
+    """Return whether a list is one conversation; one of assistant turns alone holds a completion in each."""
     return is_chat(value) and (len(value) == 1 or any(role(turn) != "assistant" for turn in value))
 
 

@@ -20,6 +20,8 @@ ID_NAMES = ("id", "unique_id", "problem_id", "question_id", "custom_id", "uid")
 def own_rows(row: Mapping[str, Any], location: str) -> list[dict[str, Any]]:
     """Return a row of rollouts.py's own format for each completion of a row, with the outcome that it has.
 
+    Completions that are null are left out; `null_completions` counts them.
+
     Raises:
         UserError: The row has no prompt or no completion, or a field of it has several meanings or cannot be read.
     """
@@ -31,12 +33,16 @@ def own_rows(row: Mapping[str, Any], location: str) -> list[dict[str, Any]]:
         raise UserError(
             f"{location}: field 'problem' is missing beside {name!r}; name the prompt's field: --fields prompt=..."
         )
-    texts = chat_texts.completions(value, f"{location}: field {name!r}")
+    present = _present(value)
+    texts = chat_texts.completions(
+        value if len(present) == _length(value) else [value[k] for k in present], f"{location}: field {name!r}"
+    )
     if not texts:
-        raise UserError(f"{location}: field {name!r} is an empty list; expected at least one completion")
+        what = "holds only nulls" if _length(value) else "is an empty list"
+        raise UserError(f"{location}: field {name!r} {what}; expected at least one completion")
     text = chat_texts.prompt(prompt, f"{location}: field {prompt_name!r}")
     golds = _per_completion(_reference_answers(row, location), len(texts), f"{location}: reference answers")
-    outcomes = _outcomes(row, texts, location)
+    outcomes = _outcomes(row, texts, present if len(present) < _length(value) else None, location)
     finish = row.get("finish_reason", row.get("finish"))
     name = _id(row, location)
     subset = row.get("subset")
@@ -52,6 +58,23 @@ def own_rows(row: Mapping[str, Any], location: str) -> list[dict[str, Any]]:
         }
         for k, (completion, gold, outcome) in enumerate(zip(texts, golds, outcomes, strict=True))
     ]
+
+
+def null_completions(row: Mapping[str, Any], location: str) -> int:
+    """Return how many completions in the list of a row are null. Raises UserError as `own_rows` does."""
+    _, value = _completions_field(row, *field_names.find(row, PROMPT, location), location)
+    return _length(value) - len(_present(value))
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 1
+
+
+def _present(value: Any) -> list[int]:
+    """Return the indices of the completions in a list that are not null."""
+    if not isinstance(value, list) or chat_texts.is_one_chat(value):
+        return list(range(_length(value)))
+    return [k for k, entry in enumerate(value) if not chat_texts.is_null(entry)]
 
 
 def _completions_field(row: Mapping[str, Any], prompt_name: str, prompt: Any, location: str) -> tuple[str, Any]:
@@ -104,10 +127,21 @@ def _per_completion(answers: list[str], count: int, location: str) -> list[str]:
     raise UserError(f"{location}: {len(answers)} different ones; a problem has one here")
 
 
-def _outcomes(row: Mapping[str, Any], texts: list[CompletionText], location: str) -> list[int | None]:
-    """Return the outcomes that a row has for its completions; one that is neither 0 nor 1 is none."""
+def _outcomes(
+    row: Mapping[str, Any], texts: list[CompletionText], present: list[int] | None, location: str
+) -> list[int | None]:
+    """Return the outcomes that a row has for its completions; one that is neither 0 nor 1 is none.
+
+    Args:
+        row: The row.
+        texts: Its completions that are not null.
+        present: Their indices in the row's list; None where none is null.
+        location: Location of the row, for errors.
+    """
     _, value = field_names.find(row, OUTCOME, location)
     values = value if isinstance(value, list) else [value] * len(texts)
+    if present is not None and len(values) > max(present) and len(values) != len(texts):
+        values = [values[k] for k in present]
     if len(values) != len(texts):
         raise UserError(f"{location}: has {len(values)} outcomes for {len(texts)} completions; expected one for each")
     return [_outcome(text.outcome if v is None else v) for text, v in zip(texts, values, strict=True)]

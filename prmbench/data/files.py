@@ -20,6 +20,8 @@ _NONFINITE_HINT = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
 """What a JSON text contains wherever one of its numbers is NaN, infinite or too large for a float."""
 T = TypeVar("T")
 SUFFIXES = (".json", ".jsonl", ".parquet")
+LIST_NAMES = ("data", "rows", "examples", "samples", "instances", "items", "records", "entries", "traces", "results")
+"""Names under which an object in a JSON file has its rows."""
 MAX_QUOTED_ROWS = 5
 """How many of the unreadable rows a warning quotes."""
 
@@ -100,8 +102,7 @@ def _rows_or_errors(path: Path) -> Sequence[tuple[str, Row | UserError]]:
     except UserError as error:
         hint = "; if every line is a row, name it .jsonl" if text.lstrip().startswith("{") else ""
         raise UserError(f"{error}{hint}") from error
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: expected a list of objects, one a row")
+    rows = _unwrapped(rows, path)
     check_numbers = _may_have_nonfinite(text)
     return [
         (
@@ -112,6 +113,27 @@ def _rows_or_errors(path: Path) -> Sequence[tuple[str, Row | UserError]]:
         )
         for n, row in enumerate(rows, 1)
     ]
+
+
+def _unwrapped(content: Any, path: Path) -> list[Any]:
+    """Return the list of rows of a JSON file: the file itself, or the only list that it has under one of LIST_NAMES.
+
+    Raises:
+        UserError: There is no such list, or more than one.
+    """
+    if isinstance(content, list):
+        return content
+    names = [name for name in LIST_NAMES if isinstance(content, dict) and isinstance(content.get(name), list)]
+    if len(names) > 1:
+        raise UserError(f"{path}: has the lists {' and '.join(names)}; expected one list of objects, one a row")
+    if not names:
+        raise UserError(
+            f"{path}: expected a list of objects, one a row, also in an object under one of {', '.join(LIST_NAMES)}"
+        )
+    rows: list[Any] = content[names[0]]
+    if rows and all(isinstance(row, dict) and isinstance(row.get("row"), dict) and "row_idx" in row for row in rows):
+        return [row["row"] for row in rows]  # as the hub's dataset server answers
+    return rows
 
 
 def read_each(

@@ -6,11 +6,14 @@ left out; one warning says how many.
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,12 @@ _PREFIX = re.compile(r"\A(?:step\s*)?\d+[.:]\s+", re.IGNORECASE)
 """`Step 3. `, `Step 3: `, `3. `. A space is required, or `0.5 of them` would lose its zero."""
 _HEADING_ALONE = re.compile(r"\Astep\s*\d+\s*[.:)]?\Z", re.IGNORECASE)
 """`Step 3:` alone is not a step; a number alone, such as `30.`, is one."""
+COUNTS = {
+    **{"redundency": 758, "circular": 758, "counterfactual": 757, "step_contradiction": 758},
+    **{"domain_inconsistency": 757, "confidence": 757, "missing_condition": 756, "deception": 750},
+    **{"multi_solutions": 165, CORRECT: 758},
+}
+"""Traces of each subset of the whole data set, as published."""
 _OFFICIAL_ID = re.compile(r"prm_test_p\d+_\d+")
 
 
@@ -60,8 +69,58 @@ def from_hub(subsets: Sequence[str], revision: str | None) -> tuple[list[Trace],
 
 
 def is_official(traces: Iterable[Trace]) -> bool:
-    """Return whether traces that were read from files have the ids of PRMBench's own."""
-    return all(_OFFICIAL_ID.fullmatch(trace.id.removeprefix(f"{trace.subset}_")) for trace in traces)
+    """Return whether traces that were read from files are PRMBench's own, unchanged.
+
+    The package ships a fingerprint of every trace of the first part of the data (`prm_test_p1_*`, without
+    multi_solutions), of which a part is enough. Traces of the other parts are taken for PRMBench's only where the whole
+    data set is there: the first part unchanged, and as many traces of each subset as are published.
+    """
+    traces = list(traces)
+    return bool(traces) and all(map(_has_official_id, traces)) and not _doubt(traces)
+
+
+def doubt(traces: Iterable[Trace]) -> str:
+    """Return why traces with the ids of PRMBench are not certain to be its own; empty where nothing is open."""
+    traces = list(traces)
+    if not traces or not all(map(_has_official_id, traces)):
+        return ""
+    if reason := _doubt(traces):
+        return reason
+    unknown = sum(fingerprint(trace) not in _fingerprints() for trace in traces)
+    return (
+        f"{unknown} of its traces have the ids of PRMBench's, but prmbench has no fingerprints of them"
+        if unknown
+        else ""
+    )
+
+
+def fingerprint(trace: Trace) -> str:
+    """Return 8 hex digits that depend on everything that judging reads: id, problem, steps and labels."""
+    return text_hash(json.dumps([trace.id, trace.prompt, trace.steps, trace.first_error, trace.step_labels]))[:8]
+
+
+@cache
+def _fingerprints() -> frozenset[str]:
+    """Return the fingerprints of the first part of the data."""
+    text = (resources.files("prmbench") / "assets" / "prmbench_preview_fingerprints.txt").read_text(encoding="utf-8")
+    return frozenset(text.split())
+
+
+def _has_official_id(trace: Trace) -> bool:
+    return _OFFICIAL_ID.fullmatch(trace.id.removeprefix(f"{trace.subset}_")) is not None
+
+
+def _doubt(traces: Sequence[Trace]) -> str:
+    """Return how traces with ids of PRMBench differ from it; empty where they do not, as far as can be told."""
+    unknown = [trace for trace in traces if fingerprint(trace) not in _fingerprints()]
+    changed = [t.id for t in unknown if "_test_p1_" in t.id and t.subset != "multi_solutions"]
+    if changed:
+        return f"{changed[0]} has the id of a trace of PRMBench's, and is another one"
+    if not unknown:
+        return ""
+    if Counter(trace.subset for trace in traces) != COUNTS or len(traces) - len(unknown) != len(_fingerprints()):
+        return "only its first part (prm_test_p1_*) and its whole can be told from other data"
+    return ""
 
 
 def _traces(rows: Iterable[tuple[Mapping[str, Any], Path | None, str]], source: str) -> list[Trace]:

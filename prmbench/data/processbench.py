@@ -7,6 +7,7 @@ subset (optional). Rollout files (rollouts.py) use the names prompt, first_error
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -19,7 +20,22 @@ from prmbench.data.field_names import Fields
 
 HUB_ID = "Qwen/ProcessBench"
 SUBSETS = ("gsm8k", "math", "olympiadbench", "omnimath")
-OMNIMATH_SIZE = 1000
+OMNIMATH = "omnimath"
+"""The subset without fingerprints."""
+OMNIMATH_FACTS = {
+    "traces": 1000,
+    "traces with an outcome": 1000,
+    "traces without an error": 241,
+    "traces with an error and a right answer": 259,
+    "traces without an error and with a wrong answer": 0,
+    "traces of at least 10 steps": 274,
+    "different problems": 951,
+    "steps": 8291,
+    "steps of the longest trace": 35,
+}
+"""What is published about all of omnimath."""
+
+_OMNIMATH_ID = re.compile(r"omnimath-\d+")
 
 
 def from_files(path: Path, fields: Fields | None = None) -> list[Trace]:
@@ -43,19 +59,60 @@ def from_hub(subsets: Sequence[str], revision: str | None) -> tuple[list[Trace],
 def is_official(traces: Iterable[Trace]) -> bool:
     """Return whether traces that were read from files are ProcessBench's own, unchanged; a part of it is enough.
 
-    The package ships a fingerprint of every trace of three subsets. Of omnimath, which has none, all ids must be there.
+    The package ships a fingerprint of every trace of three subsets. Of omnimath, which has none, all traces must be
+    there, with the ids and the counts that are published.
     """
-    by_subset: dict[str, list[Trace]] = {}
-    for trace in traces:
-        by_subset.setdefault(trace.subset, []).append(trace)
-    omnimath = by_subset.pop("omnimath", [])
-    if omnimath and {t.id for t in omnimath} != {f"omnimath-{n}" for n in range(OMNIMATH_SIZE)}:
+    by_subset = _by_subset(traces)
+    omnimath = by_subset.pop(OMNIMATH, [])
+    if omnimath and _doubt_of_omnimath(omnimath):
         return False
-    return all(
+    return bool(omnimath or by_subset) and all(
         subset in SUBSETS and t.id.startswith(f"{subset}-") and fingerprint(t) in _fingerprints()
         for subset, members in by_subset.items()
         for t in members
     )
+
+
+def doubt(traces: Iterable[Trace]) -> str:
+    """Return why traces with the ids of ProcessBench are not certain to be its own; empty where nothing is open."""
+    omnimath = _by_subset(traces).get(OMNIMATH, [])
+    if not any(_OMNIMATH_ID.fullmatch(trace.id) for trace in omnimath):
+        return ""
+    return _doubt_of_omnimath(omnimath) or (
+        "omnimath has the ids and the counts of ProcessBench's, but prmbench has no fingerprints of its contents"
+    )
+
+
+def _by_subset(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
+    by_subset: dict[str, list[Trace]] = {}
+    for trace in traces:
+        by_subset.setdefault(trace.subset, []).append(trace)
+    return by_subset
+
+
+def _doubt_of_omnimath(traces: Sequence[Trace]) -> str:
+    """Return how traces differ from what is published about omnimath; empty where they do not."""
+    size = OMNIMATH_FACTS["traces"]
+    if not {t.id for t in traces} <= {f"omnimath-{n}" for n in range(size)}:
+        return "omnimath has ids that are not ProcessBench's"
+    if len(traces) < size:
+        return f"only {len(traces)} of the {size} traces of omnimath are there, and a part of it cannot be checked"
+    lengths = [len(trace.steps) for trace in traces]
+    facts = {
+        "traces": len(traces),
+        "traces with an outcome": sum(t.outcome is not None for t in traces),
+        "traces without an error": sum(t.first_error == -1 for t in traces),
+        "traces with an error and a right answer": sum(t.first_error != -1 and t.outcome == 1 for t in traces),
+        "traces without an error and with a wrong answer": sum(t.first_error == -1 and t.outcome == 0 for t in traces),
+        "traces of at least 10 steps": sum(length >= 10 for length in lengths),  # noqa: PLR2004
+        "different problems": len({t.group for t in traces}),
+        "steps": sum(lengths),
+        "steps of the longest trace": max(lengths),
+    }
+    differing = [
+        f"{facts[name]} {name} instead of {count}" for name, count in OMNIMATH_FACTS.items() if facts[name] != count
+    ]
+    return f"omnimath has the ids of ProcessBench's, but {differing[0]}" if differing else ""
 
 
 def fingerprint(trace: Trace) -> str:

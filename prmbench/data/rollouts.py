@@ -198,10 +198,14 @@ def read(path: Path, names: Fields | None = None) -> list[Rollout]:
         UserError: A row is invalid; the message names the file and the row.
     """
     rollouts: list[tuple[Rollout, str]] = []
+    nulls: Counter[str] = Counter()
     for file in files.data_files(path):
         for location, row in field_names.rows(file, names):
             with row_kinds.advice(row, file, "rollouts"):
-                rollouts += [(rollout, location) for rollout in _reader(row)(row, location)]
+                reader = _reader(row)
+                rollouts += [(rollout, location) for rollout in reader(row, location)]
+                nulls[location] = completion_rows.null_completions(row, location) if reader is from_other_tools else 0
+    warn_of_nulls(path, nulls)
     if not rollouts:
         raise UserError(f"{path}: holds no rollout")
     return with_ids(rollouts)
@@ -231,6 +235,21 @@ def from_other_tools(row: Mapping[str, Any], location: str) -> list[Rollout]:
         UserError: The row has none of them.
     """
     return [rollout for own in completion_rows.own_rows(row, location) for rollout in _our_format(own, location)]
+
+
+def warn_of_nulls(path: Path, nulls: Mapping[str, int]) -> None:
+    """Emit one warning that completions that are null are left out.
+
+    Args:
+        path: What was read.
+        nulls: Location of a row -> how many of its completions are null.
+    """
+    places = [location for location, count in nulls.items() if count]
+    if places:
+        more = ", ..." if len(places) > files.MAX_QUOTED_ROWS else ""
+        quoted = ", ".join(places[: files.MAX_QUOTED_ROWS]) + more
+        message = f"{path}: completions that are null are left out: {sum(nulls.values())}, in {quoted}"
+        warnings.warn(message, Notice, stacklevel=3)
 
 
 def with_ids(rollouts: Sequence[tuple[Rollout, str]]) -> list[Rollout]:

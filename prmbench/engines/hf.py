@@ -6,6 +6,7 @@ The output head is applied only at the requested positions (token_logprobs.py); 
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
 import re
@@ -306,6 +307,7 @@ def load(
     with errors_in_one_line(name):
         refuse_kernels(base, options)
         _check_tokenizer(tokenizer_source, options)
+        check_class_names(Path(base) / "config.json")
         tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_source, **options)
         tokenizer("1")  # some damaged files fail only when used
         if empty:
@@ -375,6 +377,19 @@ def adapter_labels(name: str) -> int | None:
 def _check_tokenizer(name: str, options: Mapping[str, Any]) -> None:
     if Path(name).is_dir() and "gguf_file" not in options and not _has_tokenizer(Path(name)):
         raise UserError(f"model {name}: has no tokenizer; copy tokenizer.json and tokenizer_config.json next to it")
+
+
+def check_class_names(config: Path | None) -> None:
+    """Raise UserError on an id2label that transformers cannot read, with the one that it can."""
+    content = reading.read_json(config) if config is not None and config.is_file() else {}
+    names = content.get("id2label") if isinstance(content, dict) else None
+    numbered = isinstance(names, dict) and all(re.fullmatch(r"-?\d+", key) for key in names)
+    if isinstance(names, dict | list) and not numbered:
+        example = dict(enumerate(names.values() if isinstance(names, dict) else names))
+        raise UserError(
+            f"{config}: id2label must be an object whose keys number the classes; write {json.dumps(example)} "
+            "if they have this order"
+        )
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich import box
 from rich.table import Table as RichTable
@@ -31,15 +32,35 @@ def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> Ric
     protocols = dict.fromkeys(row.protocol for row in (result.rows if rows is None else rows))
     keys = [key for key in protocols if not key.startswith("floor/")]
     manifest, task = result.manifest, find_task(result.manifest.task)
-    table = summary_of(task, result, keys)
+    table, left_out = _without_empty_rows(summary_of(task, result, keys))
     subsets = dict.fromkeys(format_shift.base_and_rendering(name)[0] for name in manifest.subsets)
-    notes = [f"n = {manifest.n}; [95% interval]; subsets: {', '.join(subsets)}", *table.notes]
+    notes = [f"n = {manifest.n}; [95% interval]; subsets: {', '.join(subsets)}"]
+    notes += [f"left out, since empty in every subset: {', '.join(left_out)}"] * bool(left_out)
+    notes += table.notes
     unscored = sum({row.subset: row.unscored for row in result.rows if "[" not in row.subset}.values())
     if badge := code_badge(manifest):
         notes.append(f"{badge}: your own report lists this run, the official leaderboard does not")
     notes += filter(None, [unofficial_note(manifest)])
     notes += [f"{task.unscored}: {unscored} of {manifest.n}"] * bool(unscored)
     return terminal_table(table, f"{manifest.name or manifest.model} on {manifest.benchmark}", notes)
+
+
+def _without_empty_rows(table: Table) -> tuple[Table, list[str]]:
+    """Return a table without the rows that have no number, and the names of those; floors and tables of dashes stay."""
+    floors = table.groups[-1:] if table.ends_with_floors else ()
+    models = table.groups[: len(table.groups) - len(floors)]
+    groups = tuple(tuple(row for row in group if not _is_empty(row)) for group in models)
+    if not any(groups):
+        return table, []
+    return replace(table, groups=groups + floors), [
+        _text(row[0]) for group in models for row in group if _is_empty(row)
+    ]
+
+
+def _is_empty(row: Row) -> bool:
+    """Return whether a row has cells for numbers, and no number in any of them."""
+    values = [value for cell in row[1:] for value in (cell if isinstance(cell, tuple) else (cell,))]
+    return bool(values) and all(isinstance(value, Value) and value.value is None for value in values)
 
 
 def compare_table(rows: Sequence[MetricRow], verdicts: Sequence[ComparisonVerdict] = ()) -> RichTable:

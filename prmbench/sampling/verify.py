@@ -17,7 +17,7 @@ from prmbench.config import VerifyConfig, validate
 from prmbench.core import batch_jobs, output_checks, processes, result_files, writing
 from prmbench.core.batch_jobs import Progress
 from prmbench.core.records import Notice, UserError
-from prmbench.data import chat_texts, field_names, files, row_kinds
+from prmbench.data import chat_texts, completion_rows, field_names, files, row_kinds
 from prmbench.data import rollouts as rollout_files
 from prmbench.data.field_names import Fields
 from prmbench.data.rollouts import Rollout
@@ -154,6 +154,7 @@ def _read(path: Path, names: Fields) -> _Read:
     located: list[tuple[Rollout, str]] = []
     unreadable: list[str] = []
     without_answer: list[tuple[str, Path, dict[str, Any]]] = []
+    nulls: Counter[str] = Counter()
     systems = readable = 0
     for file in files.data_files(path):
         for location, row in field_names.rows(file, names, unreadable.append):
@@ -162,9 +163,11 @@ def _read(path: Path, names: Fields) -> _Read:
                 unreadable.append(rollouts)
                 continue
             readable += 1
+            nulls[location] = completion_rows.null_completions(row, location)
             located += [(rollout, location) for rollout in rollouts]
             without_answer += [] if rollouts[0].gold else [(location, file, row)]
             systems += any(chat_texts.has_system_message(row.get(name)) for name in ("prompt", "messages"))
+    rollout_files.warn_of_nulls(path, nulls)
     if not located:
         raise UserError(unreadable[0] if unreadable else f"{path}: holds no completion")
     if len(without_answer) == readable:

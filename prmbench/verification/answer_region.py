@@ -17,6 +17,13 @@ _TAG = re.compile(
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*+")
 _BARE_BOX = re.compile(r"[^\s${}\\,.;]+(?:[.,][^\s${}\\,.;]+)*")
 
+_BLANK = re.compile(
+    r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf)|mbox|q?quad|[lc]?dots|square|Box|[hv]?phantom|hspace\*?)(?![A-Za-z])"
+    r"|\\[ ,;:!_]|[\s?.,;:…_~$□{}\[\]()]"
+)
+"""Matches what says nothing in a box that nobody has filled in."""
+_PLACEHOLDERS = frozenset(["", "answer", "youranswer", "finalanswer", "theanswer", "yourfinalanswer", "youranswerhere"])
+
 
 def answer_region(text: str) -> str | None:
     """Return the part of a completion that holds its final answer.
@@ -103,6 +110,16 @@ def last_box(text: str) -> str | None:
     """
     outermost = boxes(text)
     return outermost[-1].content if outermost else None
+
+
+def is_blank(content: str) -> bool:
+    r"""Return whether a box was left blank, such as `\boxed{}`, `\boxed{?}`, `\boxed{\ldots}` and `\boxed{answer}`."""
+    return _BLANK.sub("", content).lower() in _PLACEHOLDERS
+
+
+def filled_boxes(text: str) -> list[Box]:
+    """Return the outermost boxes of a text as `boxes` does, without those that were left blank."""
+    return [box for box in boxes(text) if box.content is None or not is_blank(box.content)]
 
 
 def _unwrapped(text: str, start: int, end: int, commands: list[re.Match[str]], closing: dict[int, int]) -> str:

@@ -4,17 +4,46 @@ from __future__ import annotations
 
 import re
 
-from prmbench.verification import expressions
+from prmbench.verification import expressions, extraction
 from prmbench.verification.definitions import are_indexed, assignments, defined_value, values_of_one_name
 from prmbench.verification.expressions import UnreadableError, expression
 from prmbench.verification.forms import Form, Items, Matrix, Relation, Scalar, parse
 from prmbench.verification.grading import choice_letter, without_modulus
 from prmbench.verification.quantities import read_quantity
-from prmbench.verification.scalars import canonical_text, is_words, plain_words, without_spaces, without_text_commands
+from prmbench.verification.scalars import (
+    canonical_text,
+    in_unit_of,
+    is_words,
+    plain_words,
+    without_spaces,
+    without_text_commands,
+)
 from prmbench.verification.solution_sets import solution_set
 
 MAX_MAGNITUDE = 10**1000
 """Larger numerators and denominators are left as they were written."""
+
+
+def vote(answer: str, gold: str, verdict: str) -> str:
+    """Return what an answer votes for: all right answers for the gold answer, and no wrong one for it.
+
+    Args:
+        answer: Answer in plain LaTeX.
+        gold: The reference answer; without a verdict it tells nothing.
+        verdict: Whether the answer is right.
+    """
+    golds = extraction.extract_gold_answers(gold)
+    if not golds or verdict not in ("right", "wrong"):
+        return canonical_answer(answer)
+    right = canonical_answer(golds[0])
+    if verdict == "right":
+        return right
+    form = parse(answer)
+    quantities = read_quantity(golds[0]), read_quantity(answer)
+    if isinstance(form, Scalar) and all(quantity.units for quantity in quantities):
+        answer = in_unit_of(quantities[1], quantities[0]) or answer
+    wrong = canonical_answer(answer)
+    return wrong if wrong != right else f"{without_spaces(answer)} (not {right})"
 
 
 def canonical_answer(answer: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 
-from prmbench.verification.answer_region import Box, boxes
+from prmbench.verification.answer_region import Box, boxes, filled_boxes
 from prmbench.verification.latex import plain_latex
+from prmbench.verification.units import unit_before_other_words
 
 MAX_CHARACTERS = 50_000
 """Longer texts without a box are not searched: some of math-verify's patterns take time quadratic in the length."""
@@ -23,11 +24,14 @@ _JOIN = re.compile(r"[A-Za-z()\s]{0,40}?\s*(?:,?\s*(?:and|or)\b|,|;)\s*(?:[A-Za-
 """Between boxes that a sentence joins: `papers and`, `, y =`; but not `, then`."""
 _MARKUP = re.compile(r"\$|\\[()\[\],;: ]|\\q?quad|\\text\s*\{|\}|\s+")
 _KEY = re.compile(
-    r"(?i)####|\b(answers?|ans)\b|\b(?:result|solution|solutions(?=\s+are\b))\b|\b(?:correct|right|best)\s+(?:option|choice|letter)\b|\bI\s+choose\b|\bchoice\b(?=[*_]*\s*(?:is\b|[:=]))|答案|答え|정답|réponse|respuesta|antwort|resposta|risposta|ответ"
+    r"(?i)####|\b(answers?|ans)\b(?:(?<=\bans)\.(?=\s*[-$\\(\d]))?|\b(?:result|solution|solutions(?=\s+are\b))\b|\b(?:correct|right|best)\s+(?:option|choice|letter)\b|\bI\s+choose\b|\bchoice\b(?=[*_]*\s*(?:is\b|[:=]))|答案|答え|정답|réponse|respuesta|antwort|resposta|risposta|ответ"
 )
 _IS = r"(?:(?:is|are|was|be|est|es|ist|é|è)\b|[-=]>|[是为:：=→⇒])"
 _FILLER = r"(?:therefore|thus|simply|just|indeed|then|exactly|equal to|for sure)\b"
-_LINK = re.compile(rf"(?i)[*_\s]*{_IS}(?:[*_\s]*(?:{_IS}|{_FILLER}))*[*_]*|[*_ \t]*(?=[-$\\(\d])|(?<=####)")
+_LINK = re.compile(
+    r"(?i)[*_ \t]*[ \t][-–—][ \t]+(?=\S)"  # `Answer - 7`, but not `Answer -7`
+    rf"|[*_\s]*{_IS}(?:[*_\s]*(?:{_IS}|{_FILLER}))*[*_]*|[*_ \t]*(?=[-$\\(\d])|(?<=####)"
+)
 _LONG_LINK = re.compile(rf"(?i)\s[^.\n:=$\\]{{0,80}}?\s{_IS}(?:[*_\s]*(?:{_IS}|{_FILLER}))*[*_]*")
 """Between "answer" and what it is: `is`, `: **`, `to your question is therefore`."""
 _NEGATED = re.compile(r"(?i)\s*(?:not|neither|cannot|unclear|unknown|none of these)\b")
@@ -40,12 +44,17 @@ _CORRECTION = re.compile(
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$|\*)|。|\n")
 _MATH = re.compile(r"\$\$(.+?)\$\$|\$((?:\\\$|[^$])+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _MATH_JOINT = re.compile(r"\s*(?:,?\s*(?:and|or)\b|,|;)\s*")
+_LEADING_QUANTITY = re.compile(r"\s*((?:[$€£]|\\\$)?)\s*([-+−]?\d[\d,]*(?:\.\d+)?(?:\s+\d+/\d+|/\d+)?)(?![\d.,/]*\d)")
 _LEADING_NUMBER = re.compile(
     r"\s*(?:[$€£]|\\\$)?\s*([-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?:\s+\d+/\d+|/\d+)?\s*(?:\\?%)?)(?=[.,;:!?)*]*(?:\s|$))"
     r"(?![.,;:!?)*]*\s*(?:[-+*/^=<>\\$\d×÷·⋅±∓√π]|\((?!(?!mod)[A-Za-z]{3})|[A-Za-z]\b|sqrt\b|pi\b|more\b|less\b|fewer\b|remainder\b|choose\b|factorial\b|and\b|or\b|to\b|times\b|plus\b|minus\b|over\b|out\b|of\b|by\b|squared\b|cubed\b|divided\b|"
     r"multiplied\b|hundred\b|thousand\b|million\b|billion\b|trillion\b|dozen\b|half\b|halves\b|thirds?\b|fourths?\b|fifths?\b))"
 )
 _LEADING_LETTER = re.compile(r"\s*[*_]*\(?([A-J])\)?[*_]*(?=[.,;:)]|\s*$|\s+[-–—]|\s+(?:because|since|as)\b)")
+_LEADING_OPTION = re.compile(
+    r"\s*[*_]*(?:(?:option|choice)\s+)?(?:\(\s*([A-J])\s*\)|([A-J]))[*_]*(?:(?<=\))|\s*[).:,]|\s+[-–—]|\s+(?:because|since|as)\b|\s*$)"
+)
+_OPTION_LABEL = re.compile(r"[*_]*\(?[A-J][).:][*_]*\s*(?=[-$\\\d])")
 _LEADING_WORD = re.compile(r"(?i)\s*[*_]*(yes|no|true|false)[*_]*(?=[.,;:!]|\s*$|\s+[-–—]|\s+(?:because|since|as)\b)")
 _LEADING = (_LEADING_NUMBER, _LEADING_LETTER, _LEADING_WORD)
 _NO_GOLD = frozenset(["nan", "null", "n/a"])
@@ -61,22 +70,28 @@ _MINERVA_CLOSING = re.compile(r"(?i)final answer is\s*:?\s*(.*?)\.?\s*I hope it 
 _COPULA = re.compile(r"(?i)\b(?:is|are|was|equals?|be)\b\s*:?|[=:]")
 
 
-def extract_answers(region: str) -> list[str]:
+def extract_answers(region: str, is_choice: bool = False) -> list[str]:
     """Return the readings of a completion's final answer in plain LaTeX, the best one first; empty where it has none.
 
     Args:
         region: The answer region of the completion, from `answer_region`.
+        is_choice: Whether the letter of an option is asked for, so that `A. because it is even` answers A.
     """
     region = _LAST_TOKENS.sub("", region)
-    region_boxes = boxes(region)
+    region_boxes = filled_boxes(region)
     if region_boxes and (closing_line := _MINERVA_CLOSING.search(region, region_boxes[-1].end)):  # of Minerva's prompt
         return _plain_readings(_leading_readings(closing_line[1]))
     if region_boxes:
         return _plain_readings([_joined_boxes(region, region_boxes)])
+    blank_boxes = boxes(region)
+    for box in reversed(blank_boxes):
+        region = f"{region[: box.start]} {region[box.end :]}"
     readings = announced_answers(region)
     if readings is None:
         return []
     line = region.strip()
+    if blank_boxes or (is_choice and not readings and (readings := _leading_options(line))):
+        return _plain_readings(readings)
     if not readings and "\n" not in line and not _is_prose(line):
         readings = [line, *_leading_readings(line)]
     elif not readings and (word := _LEADING_WORD.match(line)):
@@ -86,6 +101,14 @@ def extract_answers(region: str) -> list[str]:
         or _plain_readings(_last_formulas(region))
         or _plain_readings(_last_expression(region))
     )
+
+
+def _leading_options(region: str) -> list[str]:
+    """Return the letter of the option with which the last line of a text, else the first one, begins."""
+    lines = region.splitlines()
+    matches = [_LEADING_OPTION.match(line) for line in (*lines[-1:], *lines[:1])]
+    options = [match[1] or match[2] for match in matches if match]
+    return options[:1] if len(lines) > 1 or _is_prose(region) else []  # a line by itself is read as a whole
 
 
 def _is_prose(line: str) -> bool:
@@ -118,7 +141,7 @@ def _is_balanced(text: str) -> bool:
 def _gold_readings(gold: str) -> list[str]:
     if gold.strip().lower() in _NO_GOLD:
         return []
-    gold_boxes = boxes(gold)
+    gold_boxes = filled_boxes(gold)
     if gold_boxes:
         return _plain_readings([_joined_boxes(gold, gold_boxes, gold=True)])
     if "####" in gold:
@@ -190,8 +213,12 @@ def _leading_readings(tail: str) -> list[str]:
             break
         position = joint.end()
     if math:
-        return [", ".join(math)]
-    readings = [match[1] for leading in _LEADING if (match := leading.match(tail))]
+        unit = unit_before_other_words(tail[position:]) if len(math) == 1 else ""
+        return [", ".join(math) + unit]
+    quantity = _leading_quantity(tail)
+    readings = quantity or [match[1] for leading in _LEADING if (match := leading.match(tail))]
+    if label := _OPTION_LABEL.match(tail):  # of an option whose value may be asked for
+        readings += _leading_readings(tail[label.end() :])
     sentence = _SENTENCE_END.split(_SPECIAL.sub("", tail), maxsplit=1)[0].strip()
     if not _is_prose(sentence):
         return [*readings, sentence] if sentence else readings
@@ -200,8 +227,23 @@ def _leading_readings(tail: str) -> list[str]:
     copulas = list(_COPULA.finditer(sentence))
     if copulas:
         readings += _leading_readings(sentence[copulas[-1].end() :])
-    numbers = _NUMBER.findall(sentence)
-    return readings + numbers if len(numbers) == 1 else readings
+    numbers = list(_NUMBER.finditer(sentence))
+    if len(numbers) != 1:
+        return readings
+    return [*readings, numbers[0][0] + unit_before_other_words(sentence[numbers[0].end() :])]
+
+
+def _leading_quantity(text: str) -> list[str]:
+    """Return the number with a unit or currency with which a text begins, as the only reading; empty without one."""
+    match = _LEADING_QUANTITY.match(text)
+    if match is None:
+        return []
+    rest = text[match.end() :]
+    if unit := unit_before_other_words(rest):
+        return [match[2] + unit]
+    currency = match[1].removeprefix("\\")
+    is_number = _LEADING_NUMBER.match(text)
+    return [f"\\{currency}{match[2]}" if currency == "$" else currency + match[2]] if currency and is_number else []
 
 
 def _last_formulas(text: str) -> list[str]:
@@ -224,4 +266,7 @@ def _last_expression(text: str) -> list[str]:
     if len(text) > MAX_CHARACTERS:
         return []
     parsed = parse(text, parsing_timeout=None, raise_on_error=True)
-    return [parsed[-1]] if parsed and isinstance(parsed[-1], str) else []
+    if not parsed or not isinstance(parsed[-1], str):
+        return []
+    _, expression, after = text.rpartition(parsed[-1])
+    return [parsed[-1] + (unit_before_other_words(after.lstrip("$")) if expression else "")]

@@ -30,8 +30,15 @@ from prmbench.verification.scalars import same_scalar, without_spaces, without_t
 
 _LETTER_ALONE = re.compile(r"(?:(?:option|choice)\s+)?\(?\s*([A-Ja-j])\s*\)?[.):]?", re.IGNORECASE)
 _LETTER_AND_TEXT = re.compile(
-    r"(?:(?:option|choice)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[.):])\s+(?!(?:and|or)\b)(\S.*)", re.DOTALL
+    r"(?:(?:option|choice)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[.):])(?:\s+|(?<=[):])(?=[-\d\\]))(?!(?:and|or)\b)(\S.*)",
+    re.DOTALL,
 )
+_ANSWER_LABEL = re.compile(r"A\s*:\s*(.+)", re.DOTALL)
+_COMMAND_WITHOUT_VALUE = re.compile(
+    r"\\(?:d?frac|sqrt|text|binom|cdot|times|div|pm|mp|left|right|overline|bar|hat|vec|circ|le|ge|ne|in|cup|cap|to|%|[{}])"
+    r"(?![A-Za-z])"
+)
+_OPEN_END = re.compile(r"(?:[-+*/^_=<>(\[{,]|\\(?:frac|sqrt|cdot|times|div|pm|mp|le|ge|cup|cap)|\{\s*\})\s*$")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _MODULUS = re.compile(r"\s*\(?\s*(?:\\(?:pmod|pod)\s*\{?\s*(\w+)\s*\}?|(?<=\()\s*\\mod\s*(\w+)\s*)\s*\)?$")
 MAX_CHARACTERS = 3_000
@@ -45,7 +52,10 @@ def grade(region: str, gold: str) -> tuple[str, str]:
         region: The answer region of the completion, from `answer_region`.
         gold: The reference answer, or a solution that ends with it.
     """
-    golds, answers = extraction.extract_gold_answers(gold), extraction.extract_answers(region)
+    golds = extraction.extract_gold_answers(gold)
+    is_choice = any(map(_is_choice, golds))
+    answers = _without_labels(extraction.extract_answers(region, is_choice), is_choice) if golds else []
+    answers = answers or extraction.extract_answers(region)
     if not answers:
         return ("no answer" if golds else "no gold"), ""
     if not golds:  # a sentence: an equal answer is right, any other cannot be judged
@@ -58,10 +68,45 @@ def grade(region: str, gold: str) -> tuple[str, str]:
             if same_answer(gold_text, answer):
                 return "right", answers[0]
         except UnreadableError:
-            failed = True
+            failed = failed or not _is_incomplete(answer)
     if not pairs:
         return "too long", ""
     return "crash" if failed else "wrong", answers[0]
+
+
+def _is_choice(gold: str) -> bool:
+    """Return whether a gold answer is an option: `(a)`, `C` or `C. 12`, but not `a`, a variable."""
+    return bool(choice_letter(without_text_commands(gold))) and (gold[:1].isupper() or gold[:1] in "(\\")
+
+
+def _without_labels(answers: Sequence[str], is_choice: bool) -> list[str]:
+    """Return the readings without labels such as `A:`, which stands for "answer" or for an option; the gold tells.
+
+    Args:
+        answers: Readings in plain LaTeX.
+        is_choice: Whether an option is asked for: then `A: 7` is the option A, else it is 7.
+    """
+    readings = [text_without_label(answer, is_choice) for answer in answers]
+    if is_choice and readings != list(answers):  # `A: B`, whose first letter has been read for itself, too
+        return readings[:1]
+    if not is_choice:  # the letter of `A) 7` has been read for itself, too
+        readings = [r for r in readings if not _LETTER_ALONE.fullmatch(r)] or readings
+    return list(dict.fromkeys(readings))
+
+
+def text_without_label(answer: str, is_choice: bool) -> str:
+    """Return `A: 7` and `(B) 7` as 7 where no option is asked for, and `A: B` as B where one is."""
+    bare = without_text_commands(answer)
+    if is_choice:
+        match = _ANSWER_LABEL.fullmatch(bare)
+        return match[1] if match and choice_letter(match[1]) else answer
+    labelled = _LETTER_AND_TEXT.fullmatch(bare)
+    return answer if labelled is None else plain_latex(labelled[3])
+
+
+def _is_incomplete(answer: str) -> bool:
+    r"""Return whether an answer that no parser reads holds no value, or breaks off: `-`, `\frac{}{}`, `5+`."""
+    return not re.search(r"[^\W_]", _COMMAND_WITHOUT_VALUE.sub("", answer)) or bool(_OPEN_END.search(answer))
 
 
 def same_answer(gold: str, answer: str) -> bool:

@@ -99,11 +99,20 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
         (r"\\(?:checkmark|blacksquare|square|qed|newline)(?![A-Za-z])", " "),
         (r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1\\text{\2}"),
         (r"<(b|i|em|strong|u|p|span)>(.{0,200}?)</\1>", r" \2 "),
-        # Degrees, currency, percent.
+        # Degrees, currency, percent. A sign that is the unit of the whole answer becomes one in words.
+        (
+            r"^\s*(?:(\\\$)|(€|\\euro(?![A-Za-z]))|(£|\\pounds(?![A-Za-z])))\s*(-?\s*[\d.,]*\d)"
+            r"((?:\s|\\text\s*\{)*(?:thousand|million|billion|trillion)\s*\}?)?\s*\.?\s*$",
+            lambda m: f"{m[4]}{m[5] or ''} \\text{{ {'usd' if m[1] else 'eur' if m[2] else 'gbp'}}}",
+        ),
         (
             r"(\\?(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*(?:\d|\{\d\}))?\s*[({]?\s*)(\d+(?:\.\d+)?)"
             r"\s*(?:\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degrees?(?![A-Za-z]))",
             r"\1\\frac{\2\\pi}{180}",
+        ),
+        (
+            r"\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})\s*(?:([CF])|\\text\s*\{\s*([CF])\s*\})?\s*\.?\s*$",
+            lambda m: f"\\text{{ deg{m[1] or m[2] or ''}}}",
         ),
         (
             r"(?<=\d)(?:\s*\^\s*(?:\{(?:st|nd|rd|th)\}|(?:\{\s*)?\\text(?:rm)?\{(?:st|nd|rd|th)\}\s*\}?)|(?:st|nd|rd|th)(?![A-Za-z]))",
@@ -114,6 +123,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], .
             r"|(?<=\d)\^(?:o|\{o\})(?![A-Za-z])",
             " ",
         ),
+        (r"(?<=\d)\s*(?:¢|\\cents?(?![A-Za-z]))\s*$", r"\\text{ cents}"),
         (r"\\\$|\\pounds(?![A-Za-z])|\\euro(?![A-Za-z])|[€£¥₹₽₩₪฿¢]", " "),
         (
             r"\\?%|\s*\\text\s*\{\s*(?:percent(?:age)?|per cent|pct\.?)\s*\}|\s*\b(?:percent(?:age)?|per cent|pct)\b",
@@ -133,8 +143,8 @@ _ANNOUNCEMENT = re.compile(
     r"(?i)^(?:the\s+)?(?:final\s+)?(?:answer|ans|result|solution|total)s?\s*(?:is|are|[:=])\s*[:=]?\s*"
 )
 _LEADING_MARKS = re.compile(r"^[\s,;:?*_`]+|^\\approx\s*|^=\s*|^(?:about|approximately|roughly|exactly)\s+(?=[-\d\\])")
-_ALSO_UNITS = ("deg", "min")
-"""Function names that are units inside a text command."""
+ALSO_UNITS = ("deg", "min", "sec")
+"""Function names that are units inside a text command and at the end of an answer."""
 _INTEGER_CONDITION = re.compile(
     r"[\s,;(]*+(?:\\text\s*\{[\s,]*(?:for|where|with)[^{}]*\}|for|where|with)?\s*(?:(?:all|any)\s+)?([kmn])\s*\\in\s*"
     r"\\mathbb\{Z\}\s*\)?$"
@@ -177,7 +187,7 @@ def _plain_text_commands(text: str) -> str:
 
     def plain(match: re.Match[str]) -> str:
         content = _ANNOUNCEMENT.sub("", match[1].strip())
-        if content in FUNCTIONS and not (content in _ALSO_UNITS and match[0].startswith("\\text")):
+        if content in FUNCTIONS and not (content in ALSO_UNITS and match[0].startswith("\\text")):
             return f"\\{content} "
         if _ONE_COMMAND.fullmatch(content):
             return f" {content} "

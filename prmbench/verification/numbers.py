@@ -46,9 +46,9 @@ class Number:
         """Number of significant digits of a number with a decimal point; 0 for exact numbers."""
         return 0 if not self.last_digit else len(str(abs(self.value) // self.last_digit))
 
-    def times(self, factor: int) -> Number:
+    def times(self, factor: Fraction) -> Number:
         """Return a multiple of the number, with equally many significant digits."""
-        return Number(self.value * factor, None if self.last_digit is None else self.last_digit * factor)
+        return Number(self.value * factor, None if self.last_digit is None else self.last_digit * abs(factor))
 
     def equals(self, other: Number) -> bool:
         """Whether both are the same number.

@@ -1,16 +1,18 @@
 r"""Separates a number or expression from the units, currency, percent signs and nouns next to it.
 
-Units, currency and percent signs are ignored: `10 cm` is 10, and so is `10\%`. Nouns are compared only with nouns:
-`13 nickels` is 13, but not `13 dimes`.
+A unit is compared only with a unit: `10 cm` is 10, and `0.1 m`, but not `10 m`; `10\%` is 10. Nouns are compared only
+with nouns: `13 apples` is 13, but not `13 pears`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
-from prmbench.verification.latex import FUNCTIONS
+from prmbench.verification.latex import ALSO_UNITS, FUNCTIONS
 from prmbench.verification.numbers import Number, read_number
+from prmbench.verification.units import Unit, meanings, ratio, read_units
 
 UNITS = frozenset(
     """
@@ -28,6 +30,7 @@ UNITS = frozenset(
 """Names of units. Single letters count only after a space or inside a text command."""
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 """Words after a number that multiply it."""
+_SCALE = re.compile(rf"\b(?:{'|'.join(_SCALES)})s?\b")
 _OPERATIONS = frozenset(
     "squared cubed factorial choose plus minus times over halves thirds fourths fifths sixths sevenths eighths ninths"
     " tenths hundredths thousandths".split()
@@ -43,6 +46,8 @@ _CURRENCY = re.compile(r"(?i)^(?:\\text\s*\{\s*)?(?:usd|us|eur|gbp|inr|rs\.?|rmb
 _TEXT_UNIT = r"\\text\s*\{[^{}]*\}\s*(?:\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _BARE_UNIT = r"(?:[kM]?\\Omega|\\mu\s*[A-Za-z]+|[A-Za-z\\][A-Za-z.']*)(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d))?"
 _TAIL = re.compile(rf"(\s*[/*-]|\s*\\cdot|,?\s)?\s*({_TEXT_UNIT}|{_BARE_UNIT})$")
+_PART = r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?"
+_PARTS, _SUM = re.compile(_PART), re.compile(rf"{_PART}(?:\s+{_PART}){{1,3}}")
 MAX_WORDS = 8
 """A number with more words after it is a sentence."""
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
@@ -59,6 +64,8 @@ class Quantity:
     noun: str = ""
     """Words after the core that are not units, in lower case."""
     percent: bool = False
+    units: tuple[Unit, ...] = ()
+    """What the unit beside the core may mean; empty without one."""
 
 
 def read_quantity(text: str) -> Quantity:
@@ -66,7 +73,9 @@ def read_quantity(text: str) -> Quantity:
     numeral = _TEXT.sub(r"\1", text).strip().lower()
     if numeral in _NUMERALS:
         text = str(_NUMERALS.index(numeral))
-    core, percent = _without_percent(_CURRENCY.sub("", text.strip()))
+    text = _sum_of_units(text)
+    currency = _CURRENCY.match(text.strip())
+    core, percent = _without_percent(text.strip()[currency.end() if currency else 0 :])
     full_core, words = core, list[str]()
     for _ in range(MAX_WORDS):
         match = _TAIL.search(core)
@@ -74,6 +83,7 @@ def read_quantity(text: str) -> Quantity:
             break
         words.insert(0, match[2])
         core = core[: match.start()].rstrip()
+    beside = full_core[len(core) :]
     core, inner_percent = _without_percent(core)
     number = read_number(core)
     if words and number is None and (_is_incomplete(core) or not all(map(_is_unit, words))):
@@ -82,10 +92,22 @@ def read_quantity(text: str) -> Quantity:
     if names and (names[0].lower() in _OPERATIONS or not _VERBS.isdisjoint(map(str.lower, names))):
         return Quantity(full_core, None, "", percent)
     if number is not None and names and (scale := _SCALES.get(names[0].lower().removesuffix("s"))):
-        number, names = number.times(scale), names[1:]
+        number, names = number.times(Fraction(scale)), names[1:]
         core = f"{core} \\cdot {scale}"
+    units = read_units(_SCALE.sub("", beside)) or (read_units(currency[0]) if currency else ())
     noun = " ".join(name.lower() for name in names if name not in UNITS and name.lower() not in UNITS)
-    return Quantity(core, number, noun, percent or inner_percent)
+    return Quantity(core, number, noun, percent or inner_percent, units)
+
+
+def _sum_of_units(text: str) -> str:
+    """Return `1 hour 30 minutes` as `90 minutes`; a text that is no such sum unchanged."""
+    parts = _PARTS.findall(_TEXT.sub(r" \1 ", text)) if _SUM.fullmatch(_TEXT.sub(r" \1 ", text).strip()) else []
+    factors = [ratio(read_units(name), read_units(parts[-1][1])) for _, name in parts]
+    exact = [factor[0] for factor in factors if factor is not None and factor[1] == 0]
+    if len(exact) < len(parts) or exact != sorted(exact, reverse=True) or len(set(exact)) < len(exact) or not parts:
+        return text
+    total = sum(Fraction(number) * factor for (number, _), factor in zip(parts, exact, strict=True))
+    return f"{total} {parts[-1][1]}"
 
 
 def _without_percent(core: str) -> tuple[str, bool]:
@@ -99,9 +121,9 @@ def _may_be_unit_or_noun(word: str, gap: str) -> bool:
     if word.startswith("\\"):
         return word.startswith("\\text")
     name = re.split(r"[^A-Za-z']", word)[0]
-    if name in FUNCTIONS or name == "pi":
+    if (name in FUNCTIONS and name not in ALSO_UNITS) or name == "pi":
         return False
-    if name in UNITS or name.lower() in UNITS:
+    if name in UNITS or name.lower() in UNITS or meanings(name):
         return len(name) > 1 or bool(gap)
     return len(name) > 2 and bool(gap)
 

@@ -8,7 +8,8 @@ from prmbench.verification import expressions
 from prmbench.verification.expressions import UnreadableError
 from prmbench.verification.latex import FUNCTIONS
 from prmbench.verification.numbers import Number, read_number
-from prmbench.verification.quantities import read_quantity
+from prmbench.verification.quantities import Quantity, read_quantity
+from prmbench.verification.units import ratio
 
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _CLOCK = re.compile(r"(\d{1,2})(?::([0-5]\d)(?::[0-5]\d)?(?:([ap])\.?m\.?)?|([ap])\.?m\.?)", re.IGNORECASE)
@@ -44,6 +45,14 @@ def same_scalar(gold: str, answer: str) -> bool:
     if as_text is not None:
         return as_text
     one, other = read_quantity(gold), read_quantity(answer)
+    if (one.units or one.percent) and (other.units or other.percent) and (one.units or other.units):
+        converted = in_unit_of(other, one)
+        return converted is not None and same_scalar(one.core, converted)
+    return _same_quantity(gold, one, answer, other)
+
+
+def _same_quantity(gold: str, one: Quantity, answer: str, other: Quantity) -> bool:
+    """Compare quantities of which at most one has a unit. Raises UnreadableError where a parser fails."""
     if one.noun and other.noun and _singular(one.noun) != _singular(other.noun):
         return False
     if one.number is not None and other.number is not None:
@@ -61,6 +70,27 @@ def same_scalar(gold: str, answer: str) -> bool:
     if other.number is not None:
         return _equals_number(one.core, other.number)
     return expressions.same_expression(one.core, other.core)
+
+
+def in_unit_of(quantity: Quantity, other: Quantity) -> str | None:
+    """Return the number or expression of a quantity in the unit of another; None where they measure different things.
+
+    Args:
+        quantity: One with a unit; without one, or with a percent sign, it is in no unit.
+        other: One with a unit.
+    """
+    factor = None if quantity.percent else ratio(quantity.units, other.units)
+    if factor is None:
+        return None
+    rational, pi_power = factor
+    if pi_power == 0 and rational == 1:
+        return quantity.core
+    if pi_power == 0 and quantity.number is not None:
+        return str(quantity.number.times(rational).value)
+    pi = {0: "", 1: " \\cdot \\pi", -1: " \\cdot \\frac{1}{\\pi}"}.get(pi_power)
+    return (
+        None if pi is None else f"({quantity.core}) \\cdot \\frac{{{rational.numerator}}}{{{rational.denominator}}}{pi}"
+    )
 
 
 def _same_congruence(gold: re.Match[str], answer: re.Match[str]) -> bool:

@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 from prmbench.core import extras
 from prmbench.core.records import UserError
 from prmbench.verification import gym_tasks
-from prmbench.verification.answer_region import answer_region, answer_span, boxes, last_box
+from prmbench.verification.answer_region import answer_region, answer_span, boxes, filled_boxes
 
 Kind = Literal["math", "exact", "gym"]
 PACKAGES = {"math": "math_verify", "gym": "reasoning_gym"}
@@ -315,15 +315,15 @@ _NUMBER = re.compile(r"([+-]?)0*+(\d{1,3}(?:,\d{3})+|\d+)?(?:\.(\d*))?")
 def final_answer(text: str) -> str:
     r"""Return the final answer of a completion as text; empty when it has none.
 
-    Within its answer region (answer_region.py): the last box, what stands between `<answer>` tags, or what follows the
-    last "answer" on its line. A region that ends in an open box has no answer.
+    Within its answer region (answer_region.py): the last box that is not blank, what stands between `<answer>` tags, or
+    what follows the last "answer" on its line. A region that ends in an open box has no answer.
     """
     span = answer_span(text)
     if span is None:
         return ""
     region = text[slice(*span)]
-    if boxes(region):
-        return last_box(region) or ""
+    if filled := filled_boxes(region):
+        return filled[-1].content or ""
     if text[span[1] :].lstrip().lower().startswith("</answer"):
         return region.strip()
     return next(iter(_ANNOUNCED.findall(region)[-1:]), "").strip()
@@ -332,7 +332,7 @@ def final_answer(text: str) -> str:
 def answer_or_line(text: str) -> str:
     """Return the final answer as text; where none is announced and the region is a single line, that line."""
     region = answer_region(text)
-    if region is None or boxes(region):
+    if region is None or filled_boxes(region):
         return final_answer(text)
     region = region.strip()
     return final_answer(text) or (region if "\n" not in region else "")

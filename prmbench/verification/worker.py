@@ -17,6 +17,7 @@ import signal
 import sys
 import tokenize
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 MAX_ANSWER = 300
@@ -46,10 +47,11 @@ class Overdue(BaseException):
 
 def check_math(region: str, gold: str, _entry: Mapping[str, Any]) -> tuple[str, str, Callable[[str], str]]:
     """Return the verdict on an answer region, its answer, and the function that makes the answer canonical."""
-    from prmbench.verification.canonical import canonical_answer
+    from prmbench.verification.canonical import vote
     from prmbench.verification.grading import grade
 
-    return *grade(region, gold), canonical_answer
+    verdict, answer = grade(region, gold)
+    return verdict, answer, partial(vote, gold=gold, verdict=verdict)
 
 
 def check_gym(text: str, gold: str, entry: Mapping[str, Any]) -> tuple[str, str, Callable[[str], str]]:
@@ -80,7 +82,9 @@ def serve(kinds: list[str], limit: float, memory: int) -> None:
     for kind in kinds:
         __import__(CHECKS[kind][0])
     if "math" in kinds:
-        __import__("prmbench.verification.canonical")
+        from prmbench.verification.canonical import canonical_answer
+
+        canonical_answer(r"\frac{\pi}{2}")  # the first use loads a grammar, for longer than CANONICAL_SECONDS
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     for limit_name in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):  # no file can be written

@@ -291,7 +291,16 @@ def test_a_critics_value_is_the_share_of_critiques_without_an_error_so_far() -> 
         ({"guard": Guard(floor=math.nan)}, "guard: floor nan: give a finite number"),
         ({"model": "gold"}, "gold: reads labels"),
         ({"model": "outcome-oracle"}, "outcome-oracle: reads labels"),
-        ({"policy_tokenizer": "no/such/folder"}, "no tokenizer that can be loaded"),
+        ({"policy_tokenizer": "no/such/folder"}, "policy_tokenizer no/such/folder: no such file or folder"),
+        ({"policy_tokenizer": "polcy"}, "policy_tokenizer polcy: no such file or folder, and no hub id"),
+        ({"policy_tokenizer": 5}, "policy_tokenizer is 5"),
+        ({"guard": "x"}, "guard is 'x'; use Guard("),
+        ({"guard": {"min_steps": 2}}, "guard is {'min_steps': 2}; use Guard("),
+        ({"guard": Guard(min_steps="2")}, "guard: min_steps is '2'"),  # type: ignore[arg-type]
+        ({"temperature": "x"}, "temperature x: use a number above 0"),
+        ({"problem": "x"}, "problem is 'x'"),
+        ({"batch_tokens": "x"}, "batch_tokens is 'x'"),
+        ({"split": 3}, "split 3: choose from"),
     ],
 )
 def test_wrong_options_are_one_line(options: dict[str, Any], message: str) -> None:

@@ -120,7 +120,7 @@ def test_ids_of_rows_stay_and_completions_are_numbered() -> None:
         ({"question": P, "response": A, "answers": ["5", "6"]}, "2 different ones"),
         ({"question": P, "responses": [A, B], "correct": [1]}, "1 outcomes for 2 completions"),
         ({"question": P, "responses": []}, "neither 'completion'"),
-        ({"question": P, "responses": [A, None]}, "field 'responses', entry 2 is missing"),
+        ({"question": P, "responses": [A, 5]}, "field 'responses', entry 2 is 5"),
         ({"question": P, "response": 5}, "field 'response' is 5"),
         ({"question": P, "response": {"logprobs": 1}}, "field 'response': has no text"),
         ({"prompt": [USER, said(A), USER], "response": B}, "chat with 2 user turns"),

@@ -61,7 +61,7 @@ def test_rows_that_are_left_out_or_unverified_are_counted_and_named(tmp_path: Pa
     path = write(
         tmp_path / "c.jsonl",
         *ROWS,
-        {"question": "Q?", "responses": ["a", None], "answer": "1"},
+        {"question": "Q?", "responses": ["a", 5], "answer": "1"},
         {"question": "No gold?", "response": "a"},
     )
     result = call("verify", path, "--out", tmp_path / "v.jsonl", "--json")
@@ -69,7 +69,7 @@ def test_rows_that_are_left_out_or_unverified_are_counted_and_named(tmp_path: Pa
     assert (counts["completions"], counts["unverified"], counts["left_out"]) == (6, 1, {"row that cannot be read": 1})
     assert counts["verdicts"]["no gold"] == 1
     assert f"{path} line 4: has no reference answer" in counts["examples"]
-    assert f"{path} line 3: field 'responses', entry 2 is missing" in result.stderr
+    assert f"{path} line 3: field 'responses', entry 2 is 5" in result.stderr
     assert "there is no reference answer in 1 of 4 rows, which makes them unverified" in result.stderr
     assert f"{path} line 4" in result.stderr
 
