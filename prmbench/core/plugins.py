@@ -16,6 +16,7 @@ from prmbench.core.records import UserError
 _PACKAGE = Path(__file__).resolve().parents[1]
 _STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"]).resolve()
 _INSTALL_FOLDERS = ("site-packages", "dist-packages")
+MAIN = 'if __name__ == "__main__":'
 _imported: set[str] = set()
 """Names of the modules outside this package that were imported for the user."""
 
@@ -36,7 +37,7 @@ def import_named(path: str, option: str) -> Any:
     _remember(module)
     try:
         imported = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:  # a script without a guard ends the process when imported
         raise UserError(f"{option} {path}: {_import_error(error, module)}") from error
     if not hasattr(imported, name):
         file = getattr(imported, "__file__", None) or "a folder without code"
@@ -53,7 +54,7 @@ def load_entry_point(entry: EntryPoint, group: str) -> object:
     _remember(entry.module)
     try:
         return entry.load()
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         source = f"entry point {entry.name} ({group}): {entry.value}"
         cause = _import_error(error, entry.module)
         raise UserError(f"{source} cannot be loaded: {cause}, or uninstall its package") from error
@@ -64,12 +65,14 @@ def _remember(module: str) -> None:
         _imported.add(module)
 
 
-def _import_error(error: Exception, module: str) -> str:
+def _import_error(error: BaseException, module: str) -> str:
     """Returns why a module cannot be imported, with file and line where the cause lies in it."""
     if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
         return f"cannot be imported ({error}); is its folder on PYTHONPATH?"
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}; repair it"
+    if isinstance(error, SystemExit):
+        return f"{_place(error) or module}: ends the program (SystemExit {error}) while it is imported; guard it with {MAIN}"
     return f"{_place(error) or module}: {type(error).__name__} ({error}); repair it"
 
 
@@ -98,9 +101,11 @@ def check_arguments(function: Callable[..., Any], arguments: Sequence[str], name
 
 def plugin_fault(error: BaseException) -> str:
     """Returns `FILE, line N: ...` for an error that a module of the user's raised; empty for any other error."""
-    if not _imported or not isinstance(error, Exception):
+    if not _imported or not isinstance(error, Exception | SystemExit | GeneratorExit):
         return ""
     place = _place(error)
+    if isinstance(error, SystemExit):
+        return f"{place}: ends the program (SystemExit {error}); let it raise an error, or return" if place else ""
     return f"{place}: {type(error).__name__} ({error}); repair it" if place else ""
 
 
