@@ -280,8 +280,8 @@ def _group(rule: str, block: Block, metrics: Sequence[str], sizes: Sequence[int]
         for protocol in dict.fromkeys(protocol for protocol, _ in rows):
             aggregation, readout = rule_and_readout(protocol, has_threshold=False)
             if aggregation == rule:
-                shown = [m for m in metrics if run.result.manifest.model != RANDOM or not m.startswith("gain")]
-                cells = {m: rows.get((protocol, m)) if m in shown else None for m in metrics}
+                measured = [m for m in metrics if run.result.manifest.model != RANDOM or not m.startswith("gain")]
+                cells = {m: rows.get((protocol, m)) if m in measured else None for m in metrics}
                 model_rows.append((run_name(run), readout, cells, is_model))
     ranking_metric = f"best_of@{sizes[-1]}"
     model_rows.sort(key=lambda model_row: (-rank_value(model_row[2][ranking_metric]), model_row[0], model_row[1]))
