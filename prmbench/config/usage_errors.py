@@ -29,7 +29,7 @@ class OneLineCommand(TyperCommand):
             rest = super().parse_args(ctx, args)
         except UsageError as error:
             _end(ctx, error.format_message())
-        if ctx.args:
+        if ctx.args and not ctx.resilient_parsing:  # as a shell parses what is not complete
             _end(ctx, _stray_words(ctx, ctx.args))
         return rest
 

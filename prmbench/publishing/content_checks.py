@@ -18,23 +18,8 @@ from prmbench.core.records import UserError
 from prmbench.core.redaction import MIN_SECRET_LENGTH, scrub
 
 TEXT_SUFFIXES = (
-    *(
-        ".json",
-        ".jsonl",
-        ".md",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".ini",
-        ".cfg",
-        ".jinja",
-        ".txt",
-        ".py",
-        ".csv",
-        ".tsv",
-        ".html",
-    ),
-    "",
+    *(".json", ".jsonl", ".md", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
+    *(".jinja", ".txt", ".py", ".csv", ".tsv", ".html", ""),
 )
 VOCABULARIES = ("tokenizer.json", "vocab*", "merges.txt")
 """Files whose strings are tokens: one may look like a path."""
