@@ -27,8 +27,6 @@ from prmbench.core.records import UserError
 from prmbench.tasks.registry import ENTRY_POINTS
 
 ROOT = Path(__file__).parents[1]
-USAGE_ERROR = typer.BadParameter.__bases__[0]
-"""click's class, which newer versions of typer carry inside."""
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
@@ -95,9 +93,10 @@ def refusal_of(arguments: list[str]) -> str | None:
         return f"no command {arguments[0]}"
     try:
         group.commands[arguments[0]].make_context(arguments[0], arguments[1:])
-    except (USAGE_ERROR, UserError) as error:
-        if type(error).__name__ != "MissingParameter":  # a sentence may name a command without its arguments
-            return str(error)
+    except (typer.Exit, UserError) as error:
+        cause = error.__context__  # what is wrong with the words, which was printed
+        if type(cause).__name__ != "MissingParameter":  # a sentence may name a command without its arguments
+            return str(cause or error) or "words that belong to no option"
     return None
 
 

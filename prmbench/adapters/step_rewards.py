@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from operator import index
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -63,6 +64,13 @@ class Guard:
         if len(steps) < self.min_steps:
             return f"{len(steps)} steps of at least {self.min_steps}"
         return "no final answer" if self.require_answer and not final_answer(text) else ""
+
+
+def _is_one_completion(prompt: Any, ids: Any) -> bool:
+    """Whether ids are those of one completion: an empty one shows in its prompt, which is none of several."""
+    if len(ids):
+        return np.ndim(ids[0]) == 0 and not isinstance(ids[0], str | type(None))
+    return isinstance(prompt, str) or (len(prompt) > 0 and not isinstance(prompt[0], str) and np.ndim(prompt[0]) == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +171,25 @@ class Prm:
             One entry for each completion, in order; of one completion its entry, which unpacks into values, token_ends.
 
         Raises:
-            UserError: Token ids come without a tokenizer, or a prompt's problem cannot be found.
+            UserError: Token ids come without a tokenizer or are none, or a prompt's problem cannot be found.
         """
-        if len(completion_ids) and np.ndim(completion_ids[0]) == 0:
+        if _is_one_completion(prompt_ids, completion_ids):
             return self.step_rewards([prompt_ids], [completion_ids])[0]
         tokenizer = self.policy_tokenizer
         if tokenizer is None:
             raise UserError("completions are token ids: give the policy's tokenizer, policy_tokenizer=")
-        rows = [[int(i) for i in ids] for ids in completion_ids]
+        try:
+            rows = [[index(i) for i in ids] for ids in completion_ids]
+        except TypeError as error:
+            message = f"completion_ids: expected a list of token ids, whole numbers, for each completion ({error})"
+            raise UserError(message) from error
         contents = [row[: content_length(tokenizer, row)] for row in rows]
-        texts = [decode(tokenizer, ids) for ids in contents]
-        scored = self.score_texts(prompt_ids, texts)
+        foreign = [next((i for i in ids if i >= len(tokenizer)), None) for ids in contents]
+        texts = [decode(tokenizer, ids) if i is None else "" for ids, i in zip(contents, foreign, strict=True)]
+        scored = [
+            row if i is None else StepRewards(None, unscored=f"token id {i} is not in the policy's tokenizer")
+            for row, i in zip(self.score_texts(prompt_ids, texts), foreign, strict=True)
+        ]
         return [self._aligned(row, ids, text) for row, ids, text in zip(scored, contents, texts, strict=True)]
 
     def _aligned(self, row: StepRewards, ids: Sequence[int], text: str) -> StepRewards:

@@ -133,7 +133,7 @@ function drawPublished() {
     parts.push(el("h2", {}, title), el("p", { class: "explain" }, explanation),
       ...table("published/" + benchmark().name + "/" + rule, "Published, " + title, columns, [{ name: "model", rows: rows.map(([r, publication]) => publishedRow(r, publication, subsets)) }]));
   }
-  const intro = "Measured by others and copied from their tables, not recomputed here. No interval was published.";
+  const intro = "Measured by others and copied from their tables, not recomputed here: none is a run of this report. No interval was published.";
   const notes = publications.map((b) => el("p", {}, b.title + ": " + b.source + ". " + b.note));
   byId("published").replaceChildren(...(parts.length ? [el("p", { class: "explain" }, intro), ...parts, el("div", { class: "notes" }, ...notes)]
     : [el("p", { class: "empty" }, "No published numbers are on file for this benchmark.")]));

@@ -78,9 +78,13 @@ def _resolve_card(config: ModelConfig) -> tuple[ModelCard, dict[str, Any]]:
     if config.backend != "auto":
         start = cards.override(start, backend=config.backend)
     card = cards.override(start, **options)
+    notice = ""
     if _is_incomplete(card, stated):
-        card = _infer(card)
+        card, notice = _infer(card)
     check_card_options(card, config)
+    if notice:  # it names a command with the options, so these are checked before
+        check_reference(card, config.ref_model)
+        warnings.warn(notice, Notice, stacklevel=1)  # one place, so that it is shown once
     if card.backend == "implicit" and card.ref_model:
         check_model_path(card.ref_model, option="--ref-model" if config.ref_model else "prm.json: ref_model")
     chosen = {f.name: getattr(card, f.name) for f in fields(ModelCard) if f.name in READING_FIELDS}
@@ -95,8 +99,8 @@ def _is_incomplete(card: ModelCard, stated: ModelCard | None) -> bool:
     return card.backend == "auto" or (card.backend == "value_head" and stated is None)
 
 
-def _infer(card: ModelCard) -> ModelCard:
-    """Return the card with what the model's files say, and print what was assumed. Raises UserError."""
+def _infer(card: ModelCard) -> tuple[ModelCard, str]:
+    """Return the card with what the model's files say, and what was assumed, if anything. Raises UserError."""
     from prmbench.backends import infer  # reads weights' names, which other cards do not need
 
     is_local = reading.exists(Path(card.model))
@@ -112,11 +116,10 @@ def _infer(card: ModelCard) -> ModelCard:
         raise UserError(f"--model {card.model}: no card and no prm.json say how to read it; {error}{hint}") from error
     backend = inference.fields["backend"]
     if card.backend not in ("auto", backend):
-        return card  # the option is taken at its word; loading says what does not fit
+        return card, ""  # the option is taken at its word; loading says what does not fit
     if inference.problem:
         raise UserError(infer.refusal(card.model, inference))
-    warnings.warn(infer.notice(card.model, inference), Notice, stacklevel=1)  # one place, so that it is shown once
-    return cards.override(card, **inference.fields)
+    return cards.override(card, **inference.fields), infer.notice(card.model, inference)
 
 
 def _check_no_critic(card: ModelCard, config: ModelConfig) -> None:
@@ -149,8 +152,15 @@ def warn_of_unused_options(card: ModelCard, config: ModelConfig) -> None:
 
 def check_reference(card: ModelCard, ref_model: str | None) -> None:
     """Raise UserError on a reference that the card's backend does not read."""
-    if card.backend != "implicit" and ref_model:
-        raise UserError(f"--ref-model: backend {card.backend} has no reference; drop it, or use backend implicit")
+    if card.backend == "implicit" or not ref_model:
+        return
+    if card.backend in ("token_cls", "value_head"):
+        kind = f"a classifier, whose steps backend {card.backend} scores by its own head without a reference"
+        raise UserError(f"--ref-model {ref_model}: {card.model} is {kind}; drop it")
+    raise UserError(
+        f"--ref-model {ref_model}: backend {card.backend}, which reads {card.model}, has no reference; "
+        "drop it, or pass --backend implicit"
+    )
 
 
 def check_card_options(card: ModelCard, config: CardOptions) -> None:

@@ -19,6 +19,7 @@ import prmbench
 from prmbench import config as options
 from prmbench.config import cli_options
 from prmbench.config.distrl_options import DistRLConfig
+from prmbench.config.usage_errors import OneLineCommand, OneLineGroup
 from prmbench.core.progress import job_bars, progress_bar, steps_bar
 from prmbench.core.redaction import one_line
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="prmbench",
+    cls=OneLineGroup,
     help="Train and evaluate process reward models: every number with its protocol, interval and chance floors.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
@@ -447,7 +449,7 @@ def _demo_smollm2(config: options.DemoConfig, quiet: bool) -> None:
     typer.echo(f"report: {page}")
 
 
-@app.command()
+@app.command(cls=OneLineCommand)
 def models(
     names: Annotated[
         list[str] | None,

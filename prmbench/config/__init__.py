@@ -236,6 +236,7 @@ class ScoreConfig(ModelConfig):
     split: Literal["paragraph", "line", "numbered"] = option(
         "paragraph", "How free text becomes steps: blank lines, line ends, or `Step n` / `n.` headings."
     )
+    name: str | None = option(None, "Name of the model, which every line then has as `model` (default: none).")
     out: Path = option(Path("scores.jsonl"), "File for the step scores, one line per solution.")
     force: bool = option(False, "Replace --out where it exists, and score again what an interrupted run had scored.")
 

@@ -19,6 +19,7 @@ import typer
 
 from prmbench import config as options
 from prmbench.config import help_panels
+from prmbench.config.usage_errors import OneLineCommand
 from prmbench.core import output_checks, plugins, reading
 from prmbench.core.option_values import Range, check_text
 from prmbench.core.records import NonFiniteError, Notice, RetryError, UserError
@@ -66,7 +67,8 @@ def command(
         ]
         last = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
         run.__signature__ = inspect.Signature([*first, *_field_parameters(config, completions or {}), *last])  # type: ignore[attr-defined]
-        app.command(body.__name__.removesuffix("_").replace("_", "-"), help=inspect.getdoc(body))(run)
+        name = body.__name__.removesuffix("_").replace("_", "-")
+        app.command(name, cls=OneLineCommand, help=inspect.getdoc(body))(run)
         return body
 
     return register
@@ -174,11 +176,18 @@ def _file_values(config: type[Any], ctx: typer.Context, file: Path) -> dict[str,
     commands = [command.replace("-", "_") for command in getattr(ctx.find_root().command, "commands", {})]
     own = str(ctx.command.name).replace("-", "_")
     values: dict[str, Any] = {}
+    tables = [name for name, value in reading.read_toml(file).items() if isinstance(value, dict)]
     for name, value in options.read_toml(file).items():
         table = max((c for c in commands if name.startswith(f"{c}_") and name not in names), key=len, default="")
         if table not in ("", own):
             continue
         option_name = name.removeprefix(f"{table}_") if table else name
+        foreign = next((t for t in tables if not table and name.startswith(f"{t}_") and name not in names), None)
+        if foreign is not None and not any(n.startswith(f"{foreign}_") for n in names):
+            raise UserError(
+                f"{file}: unknown option {name!r}: table [{foreign}] is of no command of prmbench; "
+                f"put options of {ctx.command.name} at the top of the file or into [{own}], and take [{foreign}] out"
+            )
         if option_name in values:
             raise UserError(f"{file}: {option_name} is there twice; keep one")
         values[option_name] = value
@@ -193,6 +202,8 @@ class one_line_errors:
 
     def __enter__(self) -> None:
         signal.signal(signal.SIGTERM, _raise_interrupt)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _raise_interrupt)
         self.showwarning = warnings.showwarning
         warnings.showwarning = _print_notice
 
@@ -204,7 +215,8 @@ class one_line_errors:
             if isinstance(error, error_class):
                 say("error", error)
                 raise typer.Exit(code)
-        if isinstance(error, KeyboardInterrupt):
+        fault = plugins.plugin_fault(error) if error is not None and not isinstance(error, typer.Exit) else ""
+        if isinstance(error, KeyboardInterrupt) and not fault:
             typer.echo("stopped; what was finished is kept, the same command goes on from there", err=True)
             raise typer.Exit(STOPPED)
         if isinstance(error, OSError) and error.errno != errno.EPIPE:  # click takes care of a closed pipe
@@ -218,7 +230,7 @@ class one_line_errors:
         if isinstance(error, MemoryError) or _is_out_of_memory(error):
             say("error", "out of memory; use a smaller --batch-tokens (what was finished is kept)")
             raise typer.Exit(BAD_INPUT)
-        if error is not None and (fault := plugins.plugin_fault(error)):
+        if fault:
             say("error", f"{fault} (PRMBENCH_TRACEBACK=1 shows how it came to that)")
             raise typer.Exit(BAD_INPUT)
 

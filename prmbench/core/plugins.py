@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import signal
 import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from prmbench.core.records import UserError
 _PACKAGE = Path(__file__).resolve().parents[1]
 _STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"]).resolve()
 _INSTALL_FOLDERS = ("site-packages", "dist-packages")
+MAIN = 'if __name__ == "__main__":'
 _imported: set[str] = set()
 """Names of the modules outside this package that were imported for the user."""
 
@@ -36,7 +38,9 @@ def import_named(path: str, option: str) -> Any:
     _remember(module)
     try:
         imported = importlib.import_module(module)
-    except Exception as error:
+    except BaseException as error:  # also SystemExit: a script without a guard ends the program when it is imported
+        if _is_signal(error):
+            raise
         raise UserError(f"{option} {path}: {_import_error(error, module)}") from error
     if not hasattr(imported, name):
         file = getattr(imported, "__file__", None) or "a folder without code"
@@ -53,7 +57,9 @@ def load_entry_point(entry: EntryPoint, group: str) -> object:
     _remember(entry.module)
     try:
         return entry.load()
-    except Exception as error:
+    except BaseException as error:
+        if _is_signal(error):
+            raise
         source = f"entry point {entry.name} ({group}): {entry.value}"
         cause = _import_error(error, entry.module)
         raise UserError(f"{source} cannot be loaded: {cause}, or uninstall its package") from error
@@ -64,13 +70,30 @@ def _remember(module: str) -> None:
         _imported.add(module)
 
 
-def _import_error(error: Exception, module: str) -> str:
+def _import_error(error: BaseException, module: str) -> str:
     """Returns why a module cannot be imported, with file and line where the cause lies in it."""
     if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
         return f"cannot be imported ({error}); is its folder on PYTHONPATH?"
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}; repair it"
-    return f"{_place(error) or module}: {type(error).__name__} ({error}); repair it"
+    if isinstance(error, SystemExit):
+        return f"{_place(error) or module}: ends the program ({_description(error)}) on import; put that below {MAIN}"
+    return f"{_place(error) or module}: {_description(error)}; repair it"
+
+
+def _description(error: BaseException) -> str:
+    return f"{type(error).__name__} ({error})" if str(error) else type(error).__name__
+
+
+def _is_signal(error: BaseException) -> bool:
+    """Whether the user stopped the program: a plugin may raise KeyboardInterrupt, too.
+
+    The command line's handlers of signals raise it in a frame of their own; Python's raises it wherever the program is.
+    """
+    if not isinstance(error, KeyboardInterrupt) or signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        return isinstance(error, KeyboardInterrupt)
+    frames = traceback.extract_tb(error.__traceback__)
+    return not (frames and _is_plugin_file(frames[-1].filename))
 
 
 def check_arguments(function: Callable[..., Any], arguments: Sequence[str], name: str) -> None:
@@ -98,10 +121,10 @@ def check_arguments(function: Callable[..., Any], arguments: Sequence[str], name
 
 def plugin_fault(error: BaseException) -> str:
     """Returns `FILE, line N: ...` for an error that a module of the user's raised; empty for any other error."""
-    if not _imported or not isinstance(error, Exception):
+    if not _imported or _is_signal(error):
         return ""
     place = _place(error)
-    return f"{place}: {type(error).__name__} ({error}); repair it" if place else ""
+    return f"{place}: {_description(error)}; repair it" if place else ""
 
 
 def _place(error: BaseException) -> str:

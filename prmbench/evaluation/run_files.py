@@ -43,7 +43,6 @@ def judge_again(path: Path, config: EvalConfig, benchmark: str) -> result_files.
         UserError: The run was scored by another version of the code.
     """
     run = tasks.read_run(path)
-    warnings.warn(f"{path}: its stored scores are judged again; --force makes them anew", Notice, stacklevel=2)
     if run.result.manifest.scoring_version != SCORING_VERSION:
         raise UserError(
             f"{path}: scored by another version of the code; pass --force to score anew, or choose another --out"
@@ -55,7 +54,20 @@ def judge_again(path: Path, config: EvalConfig, benchmark: str) -> result_files.
     if manifest.benchmark != benchmark:
         options = {**manifest.config, "data_name": config.data_name}
         manifest = replace(manifest, benchmark=benchmark, config=options)
+    warnings.warn(_what_changes(run.result.manifest, manifest, path), Notice, stacklevel=2)
     return judge_and_write(manifest, run.scores, config.protocol, path)
+
+
+def _what_changes(before: RunManifest, after: RunManifest, path: Path) -> str:
+    """Return what judging a run's stored scores again does to its files."""
+    text = f"{path}: its stored scores are judged again; --force makes them anew"
+    names = {"benchmark": (before.benchmark, after.benchmark), "name": (before.name, after.name)}
+    changes = [f"{field} is {new!r}, no longer {old!r}" for field, (old, new) in names.items() if old != new]
+    if not changes:
+        return text
+    scores = result_files.scores_path(path).name
+    where = f"{path.name} is written anew under the same name, and no score of {scores} changes"
+    return f"{text}. The run's {' and its '.join(changes)}: {where}; reports and tables made before still have the old"
 
 
 def judge_and_write(

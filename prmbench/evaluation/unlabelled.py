@@ -22,6 +22,8 @@ from prmbench.tasks import wording
 def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path | None:
     """Score solutions without labels and write one JSON line each: id, steps, values, tokens, verdicts, unscored.
 
+    With `name` every line also has it, as `model`.
+
     Args:
         config: The options of `prmbench score`.
         progress: Called after every batch.
@@ -48,7 +50,8 @@ def score(config: ScoreConfig, progress: scoring.Progress | None = None) -> Path
     if "answers" in facts:
         usage = wording.usage(*(facts[name] for name in ("tokens", "completion_tokens", "answers", "cost")))
         warnings.warn(f"the critic: {usage}", Notice, stacklevel=2)
-    lines = [json.dumps(_without_labels(rows[t.id]), sort_keys=True) for t in traces]
+    model = {"model": config.name} if config.name else {}
+    lines = [json.dumps({**_without_labels(rows[t.id]), **model}, sort_keys=True) for t in traces]
     writing.write_atomic(config.out, "".join(f"{line}\n" for line in lines))
     write_critiques(critiques_path, scoring.critiques(journal))
     journal.remove()

@@ -172,14 +172,14 @@ def _parts(config: PushConfig, folder: Path | None, runs: Sequence[Path]) -> tup
     has_results = bool(runs) or (folder is not None and any(any(folder.glob(pattern)) for pattern in RESULT_PATTERNS))
     has_card = bool(runs) or (folder is not None and reading.exists(folder / CARD))
     available = {"model": folder is not None, "card": has_card, "results": has_results, "scores": bool(runs)}
-    wanted = [part.strip() for value in config.what for part in value.split(",") if part.strip()]
-    for part in wanted:
+    requested = [part.strip() for value in config.what for part in value.split(",") if part.strip()]
+    for part in requested:
         if part not in PARTS:
             raise UserError(f"--what {one_line(part)}: choose from {', '.join(PARTS)}")
         if not available[part]:
             needed = "a trained model's folder" if part == "model" else "the <run-id>.json of a run"
             raise UserError(f"--what {part}: the paths have none; name {needed} as well")
-    parts = tuple(part for part in PARTS if (part in wanted if wanted else available[part] and part != "scores"))
+    parts = tuple(part for part in PARTS if (part in requested if requested else available[part] and part != "scores"))
     if "scores" in parts and len(parts) > 1:
         raise UserError("--what scores: goes into a data set of its own; push it by itself, to another --repo")
     return parts

@@ -13,6 +13,8 @@ from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 
+from jinja2 import Environment, PackageLoader
+
 from prmbench.core import output_checks, reading
 from prmbench.core.progress import Progress
 from prmbench.core.records import UserError
@@ -28,6 +30,7 @@ from prmbench.report.page import page
 from prmbench.report.ranking_table import ranking_table
 from prmbench.report.sheets import Section, Sheet, sheets, split
 from prmbench.report.viewer import TraceTexts
+from prmbench.tasks import find_task
 from prmbench.tasks.parallel import usable_processors
 from prmbench.tasks.published import Published, published, sources
 from prmbench.tasks.table import Table
@@ -162,7 +165,8 @@ def build(
 ) -> tuple[dict[str, bytes], BoardsWithFigures, tuple[Sheet, ...]]:
     """Returns the tracked files by name under `out`, the boards with their figures, and the sheets."""
     by_name = {board.benchmark: board for board in boards(split(loaded.listed, sections)[0])}
-    all_boards = [*by_name.values(), *([] if PUBLISHED_FOR in by_name else [Board(PUBLISHED_FOR, {}, (), ())])]
+    is_missing = loaded.is_official and PUBLISHED_FOR not in by_name
+    all_boards = [*by_name.values(), *([Board(PUBLISHED_FOR, {}, (), ())] if is_missing else [])]
     others = (*sheets(loaded.listed, png, sections), *training_logs.sheets(loaded.training, png))
     built: dict[str, str | bytes] = {"README.md": _readme(loaded, all_boards, others, out)}
     boards_with_figures: BoardsWithFigures = []
@@ -170,13 +174,14 @@ def build(
         name = slug(board.name)
         publications = published(board.benchmark)
         board_figures = figures(board, png)
-        built[f"{name}.md"] = _board_page(board, board_figures, publications)
+        built[f"{name}.md"] = _board_page(board, board_figures, publications, loaded.is_official)
         built |= {f"{name}.{kind}": _board_as(kind, board, publications) for kind in formats}
         built |= {f"figures/{figure.name}.svg": figure.svg for figure in board_figures}
         boards_with_figures.append((board, board_figures))
     for sheet in others:
         built |= _sheet_files(sheet, formats)
-    built |= {f"published/{name}": raw for name, raw in sources().items()}
+    benchmarks = None if loaded.is_official else _benchmarks(loaded)
+    built |= {f"published/{name}": raw for name, raw in sources(benchmarks).items()}
     return (
         {name: text.encode() if isinstance(text, str) else text for name, text in built.items()},
         boards_with_figures,
@@ -222,7 +227,13 @@ def _orphaned_figures(out: Path, built: Mapping[str, bytes]) -> list[str]:
     return [f"{path}: no run asks for it any more; delete it" for path in orphans]
 
 
-def _board_page(board: Board, board_figures: Sequence[RenderedFigure], publications: Sequence[Published]) -> str:
+def _benchmarks(loaded: Loaded) -> set[str]:
+    return {run.result.manifest.benchmark for run in loaded.listed}
+
+
+def _board_page(
+    board: Board, board_figures: Sequence[RenderedFigure], publications: Sequence[Published], official: bool
+) -> str:
     """The Markdown page of a benchmark: the recommended table first, then every threshold rule with its protocols."""
     parts = [
         f"# {escaped(board.name)}\n",
@@ -244,7 +255,8 @@ def _board_page(board: Board, board_figures: Sequence[RenderedFigure], publicati
         parts += _details_block("Every readout", replace(ranking, caption=""))
     parts += [f"## {f.title}\n\n{_image(f)}\n{f.caption}\n" for f in board_figures[len(board.tables) :]]
     if publications:
-        parts.append("## Published numbers\n\nMeasured by others and copied from their tables; not recomputed here.\n")
+        heading = "Published numbers" if official else "Published numbers, for comparison: none is a run of yours"
+        parts.append(f"## {heading}\n\nMeasured by others and copied from their tables; not recomputed here.\n")
         parts += [markdown(table, level=3) for table in board_tables.published_tables(publications)]
     return "\n".join(parts)
 
@@ -263,13 +275,32 @@ def _image(figure: RenderedFigure) -> str:
 def _readme(loaded: Loaded, all_boards: Sequence[Board], others: Sequence[Sheet], out: Path) -> str:
     """The README under `out` (or the one shipped with the package) with a fresh generated part."""
     path = out / "README.md"
-    default_text = (files("prmbench") / "assets" / "leaderboards.md").read_text(encoding="utf-8")
+    asset = "leaderboards.md" if loaded.is_official else "own_report.md"
+    default_text = (files("prmbench") / "assets" / asset).read_text(encoding="utf-8")
     text = reading.read_text(path) if path.is_file() else default_text
     before, begin, after_begin = text.partition(BEGIN)
     _, end, after = after_begin.partition(END)
     if not (begin and end):
         raise UserError(f"{path}: the marks of its generated part are gone; put back the line {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{_index(loaded, all_boards, others)}{END}{after}"
+    guide = "" if loaded.is_official else _guide(loaded)
+    return f"{before}{BEGIN}\n{_index(loaded, all_boards, others)}{guide}{END}{after}"
+
+
+def _guide(loaded: Loaded) -> str:
+    """How to read the tables of one's own runs: of the tasks that are among them."""
+    names = sorted({run.result.manifest.task for run in loaded.listed})
+    environment = Environment(
+        loader=PackageLoader("prmbench", "assets"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    text = environment.get_template("own_report_guide.md").render(
+        tasks={name: find_task(name) for name in names},
+        has_published=any(published(name) for name in _benchmarks(loaded)),
+    )
+    return f"{text}\n"
 
 
 def _index(loaded: Loaded, all_boards: Sequence[Board], others: Sequence[Sheet]) -> str:

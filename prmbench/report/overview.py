@@ -126,13 +126,20 @@ def column_data(standing: Column | None) -> dict[str, Any] | None:
     bound = standing.bound
     return {
         "heading": standing.heading,
-        "traces": f"{traces_name(standing.subset)} (n={standing.n})",
+        "traces": f"{traces_name(standing.subset)} ({_size(standing)})",
         "rule": standing.rule,
         "rule_text": standing.rule_text,
         "protocols": standing.protocols,
         "bound": None if bound is None else {"name": bound.name, "number": number(bound.value, standing.unit)},
         "cells": {name: _cell_data(cell, standing.unit) for name, cell in standing.standings.items()},
     }
+
+
+def _size(standing: Column) -> str:
+    """`n=400`; of tasks with several completions a problem `n=50 problems, 400 completions`."""
+    if standing.problems is None:
+        return f"n={standing.n}"
+    return f"n={standing.problems} problems, {standing.n} completions"
 
 
 def _cell_data(standing: Standing, unit: Unit) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from prmbench.tasks.table import Unit
 from prmbench.tasks.task import Floor, Leading
 from prmbench.tasks.wording import RULES, model_name
 
-USES_LABELS = ("gold",)
-"""Baselines that read the labels: no model could be asked to beat them."""
+NO_BOUNDS = ("gold", "random")
+"""Baselines that are no bound: one reads the labels, and one is a single draw of what a floor is in expectation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,8 @@ class Column:
     protocols: tuple[str, ...]
     unit: Unit
     n: int
+    problems: int | None
+    """Number of problems, where a number is a mean over these and `n` counts their completions."""
     bounds: tuple[Bound, ...]
     """What needs no model, best first: floors, and baselines' runs under the same rule on the same traces."""
     standings: Mapping[str, Standing]
@@ -95,7 +97,8 @@ class _Candidate(NamedTuple):
 def column(benchmark: str, runs: Sequence[Run]) -> Column | None:
     """Returns the overview's column of a benchmark; None where no model has a number that may stand by itself.
 
-    The rule is the first of the task's recommended ones under which a model has a number, and the set of traces the one
+    The rule is the first of the task's recommended ones under which a model has a number (of several that are
+    recommended alike, the one under which most models have), and the set of traces the one
     on which most models have it: the average over most subsets, if several qualify.
 
     Args:
@@ -109,7 +112,8 @@ def column(benchmark: str, runs: Sequence[Run]) -> Column | None:
         return None
     order = {rule: i for i, rule in reversed(list(enumerate(c.leading.rule for c in candidates)))}
     rank = {rule: i for i, rule in enumerate(RULES)}
-    rule = min(order, key=lambda name: (rank.get(name, -1), order[name]))
+    names = {rule: {model_name(c.run.result.manifest) for c in candidates if c.leading.rule == rule} for rule in order}
+    rule = min(order, key=lambda name: (rank.get(name, -1), -len(names[name]), order[name]))
     incomparable = incomparable_subsets(runs)
     chosen = [c for c in candidates if c.leading.rule == rule]
     subset = _common_subset(chosen, incomparable)
@@ -130,9 +134,15 @@ def column(benchmark: str, runs: Sequence[Run]) -> Column | None:
         protocols=tuple(dict.fromkeys(c.leading.protocol for c in comparable)),
         unit=leading.unit,
         n=comparable[0].rows[subset].n,
+        problems=_problems(comparable[0].run, subset) if task.is_per_problem else None,
         bounds=tuple(base.bound for base in bases),
         standings=standings,
     )
+
+
+def _problems(run: Run, subset: str) -> int:
+    names = underlying_subsets(subset)
+    return len({(trace.subset, trace.cluster) for trace in run.scores if trace.subset in names})
 
 
 def with_readings(columns: Sequence[Column | None]) -> list[Column | None]:
@@ -236,9 +246,9 @@ def _bases(
         for floor in first.leading.floors
         if (row := rows.get((floor.protocol, floor.metric))) and row.value is not None
     ]
-    for run in runs:
+    for run in runs if first.leading.has_baselines else ():
         manifest = run.result.manifest
-        if manifest.backend != "baseline" or manifest.model in USES_LABELS:
+        if manifest.backend != "baseline" or manifest.model in NO_BOUNDS:
             continue
         for c in _candidates(run, task):
             row = c.rows.get(subset)
@@ -262,7 +272,10 @@ def _standings(
         standing = Standing(c.leading.protocol, row, runs=(c.run, *(other.run for other in others)))
         if base is not None and row.value is not None:
             lo, hi = _paired_interval(task, c, subset, base, sign)
-            standing = replace(standing, difference=sign * (row.value - base.bound.value), lo=lo, hi=hi)
+            bound = base.bound.value
+            if base.run is None and (own := rows_of(c.run.result, subset).get((base.protocol, base.metric))):
+                bound = bound if own.value is None else own.value  # of distrl every run has its own: the start policy
+            standing = replace(standing, difference=sign * (row.value - bound), lo=lo, hi=hi)
         yield name, standing
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from prmbench import config as options
 from prmbench.config.distrl_options import DistRLConfig
 from prmbench.core import output_checks, processes
-from prmbench.core.records import NonFiniteError, UserError
+from prmbench.core.records import NonFiniteError
 from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl import advantages, models, monitors, resume, stall, step_rollouts, updates
 from prmbench.rl.alarms import alarms
@@ -32,7 +32,7 @@ from prmbench.rl.setup import Job, prepare, resolved
 from prmbench.rl.step_rollouts import StepRollouts
 from prmbench.rl.token_rows import Micro, Rows, micro_batches
 from prmbench.rl.validation import validate
-from prmbench.training import optimiser, run_folder, run_setup
+from prmbench.training import optimiser, run_setup
 from prmbench.training.model import Runner, open_runner
 from prmbench.training.stopping import stop_requests
 from prmbench.training.tracking import tracker
@@ -71,17 +71,11 @@ def train_distrl(
     job = prepare(config)
     output_checks.check_training(config.out, config)
     check_draft(job, manifest_fields or {})
-    fresh = not (config.out / run_folder.RUN).exists()
     with run_setup.opened(job, may_continue=config.resume != "never") as record:
         if record["finished"]:
             return known_result(job, record.get("result")) if processes.rank() == 0 else None
         with Verifier(2) as verifier, stop_requests() as stop_requested:
-            try:
-                run = _open(job, verifier, progress)
-            except UserError:
-                if fresh and processes.rank() == 0:
-                    (config.out / run_folder.RUN).unlink()  # nothing was record: the mended command may use the folder
-                raise
+            run = _open(job, verifier, progress)
             _loop(run, stop_requested)
         return export(job, run.models, record, manifest_fields or {})
 

@@ -181,6 +181,6 @@ def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
 def _allow_many_connections() -> None:
     """Raise the limit on open files, of which every connection is one, as far as this user may."""
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
-    if limit not in (resource.RLIM_INFINITY, wanted) and limit < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    file_limit = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+    if limit not in (resource.RLIM_INFINITY, file_limit) and limit < file_limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (file_limit, most))

@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from fastapi.responses import Response
@@ -81,7 +81,7 @@ class Gate:
     def _refusal(self, scope: Mapping[str, Any]) -> Response | None:
         """Return the answer to a request that may not pass; None for one that may."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        values = {name: value for name, value in headers if name in (b"host", b"origin", b"authorization", b"expect")}
+        values = {name: value for name, value in headers if name in (b"host", b"origin", b"expect")}
         # A client that waits for `100 Continue` sends no body after a refusal, so that nothing can follow on it.
         close = {"connection": "close"} if self.stopping or b"expect" in values else {}
         if self.stopping:
@@ -91,11 +91,13 @@ class Gate:
         host = host_of(f"//{values.get(b'host', b'localhost').decode('latin-1')}")
         if is_loopback(self._host) and not (is_loopback(host) or host == self._host):
             return error_response(421, "the Host header names another host than this; use localhost", close)
-        if scope["path"] != HEALTH and not self._is_authorized(values.get(b"authorization", b"")):
-            message = "a bearer token is needed: Authorization: Bearer TOKEN"
+        tokens = [value for name, value in headers if name == b"authorization"]
+        if scope["path"] != HEALTH and not self._is_authorized(tokens):
+            message = "a token is needed: send one header Authorization, whose value is Bearer and the token"
             return error_response(401, message, {"www-authenticate": "Bearer", **close})
         return None
 
-    def _is_authorized(self, authorization: bytes) -> bool:
-        scheme, _, token = authorization.partition(b" ")
+    def _is_authorized(self, authorizations: Sequence[bytes]) -> bool:
+        """Return whether the one Authorization header has the token; of several it is not clear which counts."""
+        scheme, _, token = (authorizations[0] if len(authorizations) == 1 else b"").partition(b" ")
         return self._token is None or (scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token))

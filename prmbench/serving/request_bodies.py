@@ -120,9 +120,9 @@ def _check_value(body: Mapping[str, Any], key: str, supported: str) -> None:
         raise UserError(f"{key}: is {reading.short_repr(body[key])}; only {supported!r} is supported")
 
 
-def _check_keys(values: Mapping[str, Any], known: Sequence[str], message: str) -> None:
+def _check_keys(values: Mapping[str, Any], allowed: Sequence[str], message: str) -> None:
     """Raise UserError on an unknown key, of which a part is quoted and compared with the known ones."""
-    check_names([key[:MAX_QUOTED] for key in values], known, message)
+    check_names([key[:MAX_QUOTED] for key in values], allowed, message)
 
 
 def _objects(value: Any, name: str, config: ServeConfig) -> list[dict[str, Any]]:

@@ -166,9 +166,9 @@ class Scheduler:
         costs = [job.costs[index] for job, index in entries]
         for batch in scoring.form_batches(traces, costs, self._budget):
             for part in _with_unique_ids([entries[i] for i in batch]):
-                wanted = [(job, index) for job, index in part if not job.answer.done()]
-                if wanted:
-                    yield wanted
+                unanswered = [(job, index) for job, index in part if not job.answer.done()]
+                if unanswered:
+                    yield unanswered
 
     async def _score(self, batch: Sequence[Entry]) -> None:
         """Score a batch; where that fails, each of its jobs alone, so that only the one at fault fails."""

@@ -57,6 +57,8 @@ AGGREGATION_NAMES = ("last", "min", "mean", "prod", "sum")
 NO_ANSWERS = "the completions name no answers"
 RECOMMENDED = ("prefix_sum/last", "as_is/last", "vote/mean")
 """Protocols that stand for a run, by kind of score: the value of the whole completion."""
+RANDOM = "random"
+"""The baseline that is one draw of the floor: its gain over it is luck, whose interval over problems says nothing."""
 MOST_SIZES = 3
 """Group sizes that fit beside a protocol's name on a terminal."""
 
@@ -285,7 +287,8 @@ def _group(
         rows = rows_of(run.result, block.subset)
         for protocol in dict.fromkeys(protocol for protocol, _ in rows):
             if rule_and_readout(protocol, has_threshold=False)[0] == rule:
-                cells = {m: rows.get((protocol, m)) for m in metrics}
+                measured = [m for m in metrics if run.result.manifest.model != RANDOM or not m.startswith("gain")]
+                cells = {m: rows.get((protocol, m)) if m in measured else None for m in metrics}
                 model_rows.append((run, protocol, cells, is_model))
     ranking_metric = f"best_of@{sizes[-1]}"
     model_rows.sort(key=lambda row: (-rank_value(row[2][ranking_metric]), run_name(row[0]), row[1]))
@@ -313,8 +316,7 @@ def leading(result: RunResult) -> tuple[Leading, ...]:
     if not sizes:
         return ()
     metric, n = f"best_of@{max(sizes)}", max(sizes)
-    aggregation = rule_and_readout(protocol, has_threshold=False)[0]
-    rule = f"N = {n}, {'mean of the votes' if aggregation.startswith('mean') else 'last step'}"
+    rule = f"N = {n}, by the last step; critics by the mean of their votes"  # both were named before any result
     floors = (
         Floor("floor/random", "accuracy", "a random completion"),
         Floor("floor/majority", f"majority@{n}", "the majority vote"),
@@ -398,4 +400,5 @@ TASK = Task(
     summary=summary,
     check_scores=group_size_faults,
     check_data=check_data,
+    is_per_problem=True,
 )

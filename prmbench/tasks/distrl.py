@@ -25,7 +25,7 @@ from prmbench.tasks.metric_rows import (
     weighted_mean,
 )
 from prmbench.tasks.table import PERCENT, POINTS, Row, Table, cell_of, notes_of
-from prmbench.tasks.task import Task
+from prmbench.tasks.task import Floor, Leading, Task
 from prmbench.tasks.wording import run_name
 
 GAIN = "policy/gain"
@@ -132,6 +132,13 @@ def _policy(block: Block, run: Run) -> Row:
     )
 
 
+def leading(result: RunResult) -> tuple[Leading, ...]:
+    """Returns the accuracy at the last validation, against that of the same policy before training."""
+    accuracy, steps = metric(result.manifest), validated_at(result.manifest)
+    before = (Floor(step_key(steps[0]), accuracy, "the policy before training"),) if len(steps) > 1 else ()
+    return (Leading(step_key(steps[-1]), accuracy, accuracy, "after training", floors=before, has_baselines=False),)
+
+
 def summary(result: RunResult, keys: Sequence[str]) -> Table:
     """Returns the terminal table: a row per validation, then the gain, with the share of truncated completions."""
     rows, accuracy = rows_of(result, average_or_only_subset(result)), metric(result.manifest)
@@ -186,8 +193,8 @@ TASK = Task(
     judge=judge,
     tables=tables,
     summary=summary,
-    headline_metrics=("avg@",),
-    headline_protocols=lambda manifest: tuple(map(step_key, reversed(validated_at(manifest)))),
+    judge_one=lambda manifest, scores, _: judge(manifest, scores),
+    leading=leading,
     lower_is_better=(TRUNCATED,),
     reads_outcomes=True,
     check_manifest=check_manifest,

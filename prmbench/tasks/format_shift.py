@@ -50,7 +50,7 @@ from prmbench.tasks.table import (
     cell_of,
     notes_of,
 )
-from prmbench.tasks.task import Task
+from prmbench.tasks.task import Leading, Task
 from prmbench.tasks.wording import RULES as RULE_WORDS
 from prmbench.tasks.wording import floors_under, members, rule_and_readout, run_name
 
@@ -539,6 +539,22 @@ def comparison_subsets(subsets: Iterable[str], metric: str) -> dict[str, str]:
     }
 
 
+def leading(result: RunResult) -> tuple[Leading, ...]:
+    """Returns the F1 lost in other formats under the headline readout, by threshold rule, the recommended first."""
+    return tuple(
+        replace(
+            number,
+            metric="f1_drop",
+            heading="F1 lost",
+            unit=POINTS,
+            lower_is_better=True,
+            floors=(),
+            has_baselines=False,  # a score that reads no text loses nothing
+        )
+        for number in steps.leading(result)
+    )
+
+
 # --- terminal -----------------------------------------------------------------------------------------------
 
 
@@ -655,7 +671,7 @@ TASK = Task(
     judge=judge,
     tables=tables,
     summary=summary,
-    headline_metrics=("f1_drop",),
+    leading=leading,
     lower_is_better=("f1_drop",),
     has_threshold=True,
     resolve=_resolve_key,

@@ -245,6 +245,7 @@ TASK = Task(
     protocols=protocols,
     judge=judge,
     leading=leading,
+    is_per_problem=True,
     tables=tables,
     summary=summary,
     lower_is_better=("truncated", "unverified"),

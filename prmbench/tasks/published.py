@@ -6,7 +6,7 @@ They have no interval and other inputs, so they are never shown in a table with 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -133,11 +133,16 @@ def is_unofficial(manifest: RunManifest, protocol: str) -> bool:
     )
 
 
-def sources() -> dict[str, bytes]:
-    """Returns the contents of the data files by file name; a report writes copies of them beside its tables."""
+def sources(benchmarks: Collection[str] | None = None) -> dict[str, bytes]:
+    """Returns the contents of the data files by file name; a report writes copies of them beside its tables.
+
+    Args:
+        benchmarks: Those whose files are returned; None: all.
+    """
     folder = files("prmbench") / "assets" / "published"
     entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda e: e.name)
-    return {entry.name: entry.read_bytes() for entry in entries}
+    contents = {entry.name: entry.read_bytes() for entry in entries}
+    return {n: raw for n, raw in contents.items() if benchmarks is None or json.loads(raw)["benchmark"] in benchmarks}
 
 
 def _parse(data: dict[str, Any]) -> Published:

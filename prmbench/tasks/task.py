@@ -51,6 +51,8 @@ class Leading:
     lower_is_better: bool = False
     floors: tuple[Floor, ...] = ()
     """Floors that the number is compared with. A ceiling is none."""
+    has_baselines: bool = True
+    """Whether it is compared with baselines' runs, too; not where a constant score is best by its nature."""
 
 
 def _no_faults(*_: object) -> Iterator[Fault]:
@@ -107,6 +109,8 @@ class Task:
     """Prefixes of metrics that comparisons leave out."""
     reads_outcomes: bool = False
     """Whether scores are outcomes of the model's own completions instead of step scores."""
+    is_per_problem: bool = False
+    """Whether a number is a mean over problems, of which each has several traces: completions."""
     many_rows: bool = False
     """Whether per-subset rows are too many for a CSV file, which then holds only the averages."""
     check_manifest: Callable[[RunManifest], Iterator[Fault]] = _no_faults

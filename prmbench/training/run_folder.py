@@ -79,6 +79,11 @@ def begin(out: Path, identity: Mapping[str, Any], facts: Mapping[str, Any]) -> d
     return run
 
 
+def has_progress(out: Path) -> bool:
+    """Returns whether a run in `out` has trained: it has logged an update or written a checkpoint."""
+    return any((out / name).exists() for name in (METRICS, CHECKPOINTS))
+
+
 def finish(out: Path, run: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     """Marks the run in train.json as finished, with its result."""
     writing.write_atomic(out / RUN, result_files.canonical_json({**run, "result": dict(result), "finished": True}))

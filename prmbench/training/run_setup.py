@@ -17,7 +17,7 @@ from prmbench.core import extras, processes, provenance, result_files
 from prmbench.core.records import UserError, text_hash
 from prmbench.engines.encoding import PLAIN
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.training import batching, checkpoints, run_folder
+from prmbench.training import batching, checkpoints, run_folder, tracking
 from prmbench.training import model as models
 from prmbench.training.checkpoints import Checkpoint
 from prmbench.training.model import ModelSetup
@@ -116,6 +116,7 @@ def check_start(config: TrainConfig | ResolvedDistRL, data: str, others: Iterabl
         raise UserError("--model is missing: give the policy to start from, a hub id, a folder or a .gguf file")
     if config.data is None:
         raise UserError(f"--data is missing: give {data}")
+    tracking.check_installed(config.tracker)
     for name in (config.model, *others):
         models.check_whole(name)
         if os.path.realpath(config.out) == os.path.realpath(name):
@@ -207,11 +208,15 @@ def opened(run: RunSetup[Any], may_continue: bool = True) -> Iterator[dict[str, 
 
     All processes call it; process 0 reads and writes. Without `may_continue` a run that lies there is an error.
 
+    Where the body raises UserError before anything was trained, a run that began here is taken back: the mended command
+    may use the folder.
+
     Raises:
         UserError: Another process trains there, the folder holds another run, or it cannot be written.
     """
     out = run.config.out
     with run_folder.claimed(out):
+        is_new = not (out / run_folder.RUN).exists()
         record: dict[str, Any] = {}
         if processes.rank() == 0:
             if not may_continue and (out / run_folder.RUN).exists():
@@ -219,7 +224,12 @@ def opened(run: RunSetup[Any], may_continue: bool = True) -> Iterator[dict[str, 
                     f"--out {out}: holds a run, and --resume is never; choose another folder, or --resume auto"
                 )
             record = run_folder.begin(out, run.identity, run.facts)
-        yield processes.broadcast(record)
+        try:
+            yield processes.broadcast(record)
+        except UserError:
+            if is_new and processes.rank() == 0 and not run_folder.has_progress(out):
+                (out / run_folder.RUN).unlink()
+            raise
 
 
 def save_checkpoint(run: RunSetup[Any], step: int, state: dict[str, Any], facts: Mapping[str, Any]) -> None:

@@ -11,7 +11,19 @@ from prmbench.core import extras, processes
 
 Track = Callable[[int, Mapping[str, Any]], None]
 """Called with (step or update, its line of metrics.jsonl); sends the numbers and ignores the other fields."""
+MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "trackio": "trackio"}
+"""What each tracker imports."""
 _Send = Callable[[int, Mapping[str, float]], None]
+
+
+def check_installed(name: str) -> None:
+    """Raises UserError where a tracker's package cannot be imported, before data are read or anything is written."""
+    if name == "none":
+        return
+    try:
+        importlib.import_module(MODULES[name])
+    except ImportError as error:
+        raise extras.missing(name, f"--tracker {name}", error) from error
 
 
 def tracker(name: str, out: Path, config: Mapping[str, Any]) -> Track | None:
@@ -21,16 +33,10 @@ def tracker(name: str, out: Path, config: Mapping[str, Any]) -> Track | None:
         name: One of TRACKERS, or `none`.
         out: Folder of the run, whose name the run has in the tracker.
         config: The run's options, shown by trackers that can.
-
-    Raises:
-        UserError: The tracker's package is not installed.
     """
     if name == "none" or processes.rank() != 0:
         return None
-    try:
-        send = TRACKERS[name](out, config)
-    except ImportError as error:
-        raise extras.missing(name, f"--tracker {name}", error) from error
+    send = TRACKERS[name](out, config)
     return lambda step, line: send(step, {k: float(v) for k, v in line.items() if isinstance(v, int | float)})
 
 

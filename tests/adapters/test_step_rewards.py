@@ -331,3 +331,27 @@ def test_the_options_of_a_model_reach_it(models: dict[str, dict[str, Any]], tmp_
     plain = open_prm(str(folder), template="plain").score_texts([PROBLEM], [TEXT])
     chat = open_prm(str(folder)).score_texts([PROBLEM], [TEXT])
     assert plain[0].values != chat[0].values
+
+
+@pytest.mark.parametrize("prompt", [PROBLEM, [5, 6], [{"role": "user", "content": PROBLEM}]])
+def test_one_completion_may_be_empty(prompt: Any) -> None:
+    row = open_prm("random", policy_tokenizer=byte_bpe()).step_rewards(prompt, [])
+    assert (row.values, row.token_ends, row.unscored) == (None, (), "empty")
+
+
+def test_a_token_that_the_tokenizer_does_not_have_is_no_text_that_was_sampled() -> None:
+    """Decoding drops it: the rest would be scored as if nothing had been there."""
+    tokenizer = byte_bpe()
+    prm = open_prm("random", policy_tokenizer=tokenizer)
+    ids = sampled(tokenizer, TEXT)
+    for foreign in (len(tokenizer), 2**40):
+        good, bad = prm.step_rewards([PROBLEM] * 2, [ids, [ids[0], foreign, *ids[1:]]])
+        assert good.values is not None
+        assert (bad.values, bad.unscored) == (None, f"token id {foreign} is not in the policy's tokenizer")
+
+
+@pytest.mark.parametrize("ids", [[1.5, 2.5], [float("nan")], [["a"]], ["text"], [None], [[None]], torch.zeros(1, 2, 3)])
+def test_what_is_no_list_of_token_ids_is_one_line(ids: Any) -> None:
+    prm = open_prm("random", policy_tokenizer=byte_bpe())
+    with pytest.raises(UserError, match="completion_ids: expected a list of token ids, whole numbers, for each"):
+        prm.step_rewards([PROBLEM], ids)

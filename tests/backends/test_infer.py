@@ -604,7 +604,7 @@ def test_init_writes_a_card_that_needs_no_flags(policy: Path, reference: Path, t
         (("--backend", "tag_lm"), "needs --tag"),
         (("--backend", "token-cls"), "the nearest is 'token_cls'"),
         (("--backend", "endo", "--tag", "x"), "--tag: is of"),
-        (("--backend", "endo", "--ref-model", "."), "has no reference"),
+        (("--backend", "endo", "--ref-model", "."), "has no reference; drop it, or pass --backend implicit"),
         (("--ref-model", "./missing"), "--ref-model ./missing: no such file"),
         (("--separator", "x", "--tag", "y"), "both close a step"),
     ],
@@ -622,3 +622,19 @@ def test_init_needs_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "runs" / "mine" / "prm.json").symlink_to(tmp_path / "elsewhere.json")
     assert call("init", "runs/mine", "--force").exit_code == 2
     assert not (tmp_path / "elsewhere.json").exists()
+
+
+@pytest.mark.parametrize("command", [("eval", "--model"), ("init",), ("score", "--data", "x.jsonl", "--model")])
+@pytest.mark.parametrize("backend", [(), ("--backend", "token_cls")])
+def test_a_reference_of_a_classifier_is_refused_in_one_line_without_another_hint(
+    tmp_path: Path, command: tuple[str, ...], backend: tuple[str, ...]
+) -> None:
+    model = files(tmp_path / "model", CLASSIFIER)
+    (tmp_path / "x.jsonl").write_text(json.dumps({"problem": "1+1?", "steps": ["2"]}) + "\n")
+    arguments = [tmp_path / word if word == "x.jsonl" else word for word in command]
+    result = call(*arguments, model, *backend, "--ref-model", model)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: --ref-model {model}: {model} is a classifier, whose steps backend token_cls scores")
+    assert line.endswith("without a reference; drop it")
+    assert not (model / "prm.json").exists()

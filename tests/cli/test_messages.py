@@ -213,3 +213,46 @@ def test_what_stored_completions_make_without_effect_is_named(
     other = ("rollout", "--model", policy, "--data", "prompts.jsonl", "--group-size", 3, "--max-new-tokens", 4)
     assert "name another file or --force" in refused(*other, "--out", "r.jsonl")
     assert call(*other, "--out", "r.jsonl", "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("eval DIR", "error: eval: 'DIR' belongs to no option; did you mean --model DIR; `prmbench eval --help` lists"),
+        ("eval x.jsonl", "did you mean --data x.jsonl;"),
+        ("eval DIR --model random", "did you mean --data DIR;"),
+        ("report DIR", "error: report: 'DIR' belongs to no option; did you mean --results DIR;"),
+        ("score DIR", "did you mean --model DIR;"),
+        ("serve DIR", "did you mean --model DIR;"),
+        ("rollout DIR", "did you mean --model DIR;"),
+        ("train-rm rollouts.parquet", "did you mean --data rollouts.parquet;"),
+        ("train-sft DIR", "did you mean --model DIR;"),
+        ("train-distrl DIR", "did you mean --model DIR;"),
+        ("contamination DIR", "did you mean --data DIR;"),
+        ("demo DIR", "'DIR' belongs to no option; did you mean --"),
+        ("init a b", "error: init: 'b' belongs to no option; the command takes DIR and options;"),
+        ("compare a b c", "error: compare: 'c' belongs to no option; the command takes FIRST SECOND and options;"),
+        ("compare a", "error: compare: Missing argument 'second'; `prmbench compare --help`"),
+        ("card", "error: card: Missing argument 'RUN...';"),
+        ("push", "error: push: Missing argument 'RUN...';"),
+        ("convert", "error: convert: Missing argument 'data';"),
+        ("verify a b", "error: verify: 'b' belongs to no option;"),
+        ("evla", "error: prmbench: No such command 'evla'. Did you mean 'eval'?;"),
+        ("eval --modle x", "error: eval: No such option: --modle (Possible options: --model,"),
+        ("eval --model", "error: eval: Option '--model' requires an argument;"),
+        ("eval --limit x", "error: eval: Invalid value for '--limit':"),
+        ("--versio", "error: prmbench: No such option: --versio"),
+    ],
+)
+def test_wrong_words_are_one_line_that_names_the_option(words: str, message: str) -> None:
+    assert message in refused(*words.split())
+
+
+@pytest.mark.parametrize("table", ["[alien]", "[tool.ruff]", "[alien.deep]"])
+def test_a_foreign_table_in_the_options_is_named(tmp_path: Path, table: str) -> None:
+    (tmp_path / "c.toml").write_text(f"model = 'random'\n{table}\nx = 1\n")
+    line = refused("eval", "--config", tmp_path / "c.toml")
+    name = table.strip("[]").split(".")[0]
+    option = table.strip("[]").replace(".", "_") + "_x"
+    assert f"c.toml: unknown option '{option}': table [{name}] is of no command of prmbench" in line
+    assert line.endswith(f"or into [eval], and take [{name}] out")

@@ -103,3 +103,28 @@ def test_the_folders_of_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = Folders(Path("runs/x"), Path("runs/x/report"))
     assert choose_folders(Path("runs/x"), None) == [mine]
     assert not mine.is_official
+
+
+def test_ones_own_report_has_nothing_but_what_concerns_its_runs(new_folder: Path, benchmark_folder: Path) -> None:
+    """Neither the repository's own words, nor published tables of benchmarks that no run is of."""
+    evaluate(benchmark_folder)
+    fine("report")
+    files = {str(path.relative_to("runs/report")) for path in Path("runs/report").rglob("*") if path.is_file()}
+    assert {name for name in files if not name.startswith("figures/")} == {"README.md", "bench.md", "report.html"}
+    index = Path("runs/report/README.md").read_text()
+    for word in ("pull request", "submit", "Protocol changes", "this repository", "ublished", "best_of_n", "distrl"):
+        assert word not in index
+    assert "* **steps**: " in index
+    assert '"published":[]' in Path("runs/report/report.html").read_text()
+
+
+def test_published_rows_stand_beside_a_benchmark_that_was_run_and_say_that_they_are_no_runs(
+    new_folder: Path, benchmark_folder: Path
+) -> None:
+    evaluate(benchmark_folder, benchmark="processbench", data_source="Qwen/ProcessBench")
+    fine("report")
+    page = Path("runs/report/processbench.md").read_text()
+    assert "## Published numbers, for comparison: none is a run of yours" in page
+    assert any(Path("runs/report/published").iterdir())
+    assert not Path("runs/report/published/prmbench-preview.json").exists()
+    assert "* **Published numbers** are in tables of their own" in Path("runs/report/README.md").read_text()

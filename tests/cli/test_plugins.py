@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import signal
 import sys
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("\nimport not_there_at_all\n", "line 2: ModuleNotFoundError"),
         ("from prmbench.backends import Nothing\n", "line 1: ImportError"),
         ("x = 1\n\n1 / 0\n", "line 3: ZeroDivisionError"),
+        ("import sys\nsys.exit(0)\n", "line 2: ends the program (SystemExit (0)) on import"),
+        ("raise SystemExit\n", "line 1: ends the program (SystemExit) on import; put that below if __name__"),
+        ("\nraise KeyboardInterrupt\n", "line 2: KeyboardInterrupt; repair it"),
+        ("class End(BaseException):\n    pass\nraise End('x')\n", "line 3: End (x); repair it"),
+        (f"{BACKEND}    def cost(self, trace):\n        raise SystemExit(0)\n", "line 15: SystemExit (0)"),
+        (f"{BACKEND}    def score(self, traces):\n        raise KeyboardInterrupt\n", "line 15: KeyboardInterrupt"),
         ("x = 1\n", "has no Mine"),
         ("Mine = 3\n", "is a int; name a class"),
         (f"{BACKEND}    def __init__(self):\n        pass\n", "line 14: Mine.__init__ must take (config): too many"),
@@ -135,12 +142,23 @@ def test_a_module_that_is_not_there_asks_for_its_folder(module: Path, benchmark_
     assert "is its folder on PYTHONPATH?" in line
 
 
-@pytest.mark.parametrize("source", ["1 / 0\n", "x = 1\n"])
+@pytest.mark.parametrize("source", ["1 / 0\n", "x = 1\n", "raise SystemExit(0)\n"])
 def test_a_broken_entry_point_is_named(module: Path, source: str) -> None:
     module.write_text(source)
     entry = importlib.metadata.EntryPoint("mine", "plugin_of_a_test:ROW", "prmbench.benchmarks")
     with pytest.raises(UserError, match=r"entry point mine \(prmbench.benchmarks\): .*plugin_of_a_test"):
         plugins.load_entry_point(entry, "prmbench.benchmarks")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_plugin_runs_is_the_users(
+    module: Path, benchmark_folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    module.write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
+    common = ("--model", "m", "--backend", "plugin_of_a_test:Mine", "--data", benchmark_folder, "--out", tmp_path)
+    result = call("eval", *common)
+    assert result.exit_code == 143
+    assert "stopped; what was finished is kept" in result.stderr
 
 
 def test_the_traceback_can_be_asked_for(

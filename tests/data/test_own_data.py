@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from cli_calls import fine, refused
+from cli_calls import call, fine, refused
 
 from prmbench import data, tasks
 from prmbench.core.records import Notice
@@ -121,7 +121,12 @@ def test_a_run_has_one_id_under_every_name_and_is_filed_under_the_latest(tmp_pat
     path = write(tmp_path / "my.jsonl", rows())
     first = evaluated(tmp_path, "--data", path)
     second = evaluated(tmp_path, "--data", path, "--data-name", "algebra-v2")
+    notice = call(*EVAL, "--data", path, "--data-name", "sums", "--out", tmp_path / "runs").stderr
+    assert "The run's benchmark is 'sums', no longer 'algebra-v2': " in notice
+    assert f"{first['run_id']}.json is written anew under the same name" in notice
+    assert f"no score of {first['run_id']}.scores.jsonl.gz changes" in notice
     assert first["run_id"] == second["run_id"]
+    second = evaluated(tmp_path, "--data", path, "--data-name", "algebra-v2")
     assert (first["benchmark"], second["benchmark"]) == ("my", "algebra-v2")
     (stored,) = (tmp_path / "runs").glob("*[0-9a-f].json")
     assert tasks.read_verified(stored).result.manifest.benchmark == "algebra-v2"

@@ -495,6 +495,19 @@ def test_score_never_overwrites_what_it_reads(tmp_path: Path) -> None:
     assert mine.read_text() == '{"problem": "p", "steps": ["a"]}\n'
 
 
+def test_score_writes_the_name_of_the_model_where_there_is_one(tmp_path: Path) -> None:
+    data, lines = tmp_path / "mine.jsonl", {}
+    data.write_text(json.dumps({"problem": "1 + 1?", "steps": ["2"]}) + "\n")
+    for name in (None, "my PRM"):
+        path = evaluation.score(
+            ScoreConfig(model="step-length", data=data, out=tmp_path / "s.jsonl", name=name, force=True)
+        )
+        assert path is not None
+        lines[name] = json.loads(path.read_text())
+    assert "model" not in lines[None]
+    assert lines["my PRM"] == {**lines[None], "model": "my PRM"}
+
+
 def test_an_edited_backend_is_scored_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "own_backend_of_mine.py"
     module.write_text("X = 1\n")

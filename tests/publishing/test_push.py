@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +224,54 @@ def refused(*arguments: object) -> str:
     return cli_calls.refused("push", *arguments, "--repo", "me/mine", "--yes")
 
 
+RANDOM = "a1B2c3D4e5f6A7b8C9d0"
+KEYS_BY_FORM = (
+    f"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.{RANDOM}",
+    *(f"{prefix}{RANDOM * 2}" for prefix in ("glpat-", "gsk_", "r8_", "nvapi-", "xai-", "pplx-", "npm_", "api_org_")),
+    *(f"{prefix}{RANDOM}" for prefix in ("sk_live_", "ya29.", "GOCSPX-", "xoxe-")),
+    "ASIA" + "ABCD1234" * 2,
+    f"hooks.slack.com/services/T0/B0/{RANDOM}",
+)
+"""Keys of other services, each known by its form."""
+NAMED_SECRETS = (
+    '{"password": "hunter2hunter2"}',
+    '{"api_key": "correct-horse-battery"}',
+    f'{{"token":"{RANDOM}"}}',
+    f'"accessToken" : "{RANDOM}"',
+    f'"tokens": ["{RANDOM}"]',
+    '"token": "550e8400-e29b-41d4-a716-446655440000"',
+    "password = 'hunter2!'",
+    "db_password: hunter2!  # change it",
+    "api_key: ab12cd34ef56",
+    "client_secret: aB3$dd99",
+    "aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCY",
+    f"WANDB_API_KEY={RANDOM}",
+    f"export COMET_API_KEY={RANDOM} && python train.py",
+    f"prmbench eval --api-key {RANDOM}",
+    f"'passwd' => '{RANDOM}'",
+)
+"""Values that only the name beside them shows to be secret."""
+
+
+def passes(name: str, text: str) -> bool:
+    try:
+        content_checks.check(name, text, None)
+    except UserError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_key_of_any_service_is_refused_however_it_is_written(carrier: str) -> None:
+    named = NAMED_SECRETS if carrier in {"config.json", "prm.json", "README.md"} else ()
+    texts = [
+        text for secret in (*KEYS_BY_FORM, *named) for text in (secret, f"a line\n{secret}", json.dumps({"x": secret}))
+    ]
+    assert [text for text in texts if passes(carrier, CARRIERS[carrier](text))] == []
+    escaped = f"\\u0068{TOKEN.removeprefix('h')}"
+    assert not passes(carrier, f'{{"note": "{escaped}"}}')
+
+
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_a_secret_is_refused_and_not_repeated(carrier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "wandb-0123456789")
@@ -250,7 +300,15 @@ def test_a_secret_in_the_head_of_the_weights(tmp_path: Path, hub: FakeHub) -> No
     assert "model.safetensors, line 2: holds what looks like a key" in refused(folder)
 
 
-LOCAL_PATHS = (*(f"/{top}/ann/base" for top in ("home", "Users", "root", "tmp", "mnt", "work")), "C:\\\\Users\\\\ann")
+LOCAL_PATHS = (
+    *(f"/{top}/ann/base" for top in ("home", "Users", "root", "tmp", "mnt", "work", "scratch")),
+    *(
+        f"/{top}/ann/base"
+        for top in ("data", "gpfs", "fsx", "nfs", "opt", "srv", "lustre", "media", "Volumes", "project")
+    ),
+    *("C:\\\\Users\\\\ann", "C:/Users/ann", "D:/models/base", r"C:\Users\ann", r"E:\daten\base", r"\\host\share\base"),
+    *("file:///data/ann", "path=/data/ann/base", "host:/home/ann", "/mnt/a", "/data/a/b"),
+)
 
 
 @pytest.mark.parametrize("carrier", [name for name in CARRIERS if name != "tokenizer.json"])
@@ -294,6 +352,56 @@ def test_a_model_without_a_reference_gets_none(tmp_path: Path) -> None:
 def test_words_that_only_resemble_paths_pass(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, note="see https://example.org/home/ann and org/name, and/or /v1")
     assert paths(push(folder)) == MODEL
+
+
+FORMULAS = (
+    *(r"$\data/opt$", r"$\frac{a}{b}/opt/20$", r"(n)/opt/(2)", "ALG/opt/20", r"f:\R\to\R", r"D:\Omega\rightarrow\R"),
+    *(r"x &= 1 \\\alpha\beta", r"\\sin\theta", r"x \\y\leq 3", r"\/ b", "|x|/data/ab", "1:/2", "and/or", "s/data/xy"),
+)
+NO_SECRETS = (
+    *('"eos_token": "<|endoftext|>"', '"pad_token": "reserved_special_token_0"', '"num_tokens": 1234567890123456'),
+    *(
+        "password: must have digits",
+        "The token: consists of letters",
+        "api_key: config.api_key",
+        "password: str = field()",
+    ),
+    *('api_key=os.environ["KEY"]', 'api_key="$OPENAI_API_KEY"', "OPENAI_API_KEY=...", '"api_key": "{{ api_key }}"'),
+    *(
+        "sk-learn",
+        f"commit {'c0ffee12' * 5}",
+        f'"scores_sha256": "{"ab12" * 16}"',
+        '"tokens": [1, 2], "token_ids": "x"',
+    ),
+    *(
+        '"api_key": "your-key-here"',
+        '"token": "Qwen/Qwen2.5-Math"',
+        "https://example.org/data/models",
+        "per token 12345678",
+    ),
+)
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_formulas_hashes_and_names_of_tokens_pass(carrier: str) -> None:
+    texts = [f"see {text}" for text in (*FORMULAS, *NO_SECRETS)]
+    assert [text for text in texts if not passes(carrier, CARRIERS[carrier](text))] == []
+
+
+def test_committed_runs_pass() -> None:
+    """Of each archive the first run with its scores: what a push of them would upload."""
+    archives = sorted(Path("leaderboards/results").rglob("*.tar.xz"))
+    assert archives
+    for path in archives:
+        with tarfile.open(path) as archive:
+            for member in itertools.islice(archive, 2):
+                stream = archive.extractfile(member)
+                assert stream is not None
+                content = stream.read()
+                text = gzip.decompress(content) if member.name.endswith(".gz") else content
+                content_checks.check(
+                    member.name, text.decode()[:200_000] if ".jsonl" in member.name else text.decode(), None
+                )
 
 
 def test_a_path_among_the_ids_of_a_run_is_refused(tmp_path: Path) -> None:

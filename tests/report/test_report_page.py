@@ -177,7 +177,10 @@ def test_the_card_of_best_of_n_is_one_line_of_the_table() -> None:
     assert cell_text(card.number) == "65.0 [60.0, 80.0]"
     facts = dict(card.facts)  # prefix_mean is higher, and not the recommended readout
     assert (facts["best_of@4"], facts["Model"]) == ("average of easy, hard", "random")
-    assert (facts["Protocol"], facts["Rule"]) == (Code("prefix_sum/last"), "N = 4, last step")
+    assert (facts["Protocol"], facts["Rule"]) == (
+        Code("prefix_sum/last"),
+        "N = 4, by the last step; critics by the mean of their votes",
+    )
     assert facts["Baseline"] == "104.0 coin, a baseline"
     assert facts["Other baselines"] == "55.0 the majority vote, 45.0 a random completion"
     lines = next(texts(grid)[-1] for grid in told.tables if grid.label == "best_of_n-last")

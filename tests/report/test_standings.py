@@ -14,7 +14,7 @@ from prmbench.core.records import MetricRow, RunResult, ScoredTrace
 from prmbench.core.result_files import Run
 from prmbench.report import overview
 from prmbench.report.standings import Column, column
-from prmbench.tasks import judge
+from prmbench.tasks import best_of_n, judge
 from prmbench.tasks.blocks import rows_of
 
 
@@ -30,6 +30,7 @@ def standing(runs: list[Run]) -> Column:
 
 
 STEPS = traces(24)
+RULE_OF_PICKS = "N = 8, by the last step; critics by the mean of their votes"
 PRM = run("prm", scores_of(STEPS), native=0.5)
 
 
@@ -129,9 +130,9 @@ def test_best_of_n_is_compared_with_the_majority_and_never_with_the_ceiling() ->
     bounds = {"floor/random": "accuracy", "floor/majority": "majority@8"}
     assert result.bound is not None
     assert result.bound.value == max(rows[key].value or 0.0 for key in bounds.items())
-    assert (result.heading, result.rule, result.protocols) == ("best_of@8", "N = 8, last step", ("prefix_sum/last",))
+    assert (result.heading, result.rule, result.protocols) == ("best_of@8", RULE_OF_PICKS, ("prefix_sum/last",))
     card = dict(overview._card("", 1, result).facts)
-    assert card["Rule"] == "N = 8, last step"
+    assert card["Rule"] == RULE_OF_PICKS
     floors = f"{card['Baseline']}, {card['Other baselines']}"
     assert [name in floors for name in ("a random completion", "the majority vote", "pass")] == [True, True, False]
     cell = result.standings["m"]
@@ -176,3 +177,76 @@ def test_models_with_most_numbers_come_first() -> None:
     columns = [standing([PRM, other]), standing([task])]
     assert overview.model_order(columns) == ["low", "prm"]
     assert overview.model_order(columns[:1]) == ["prm", "low"]
+
+
+def test_a_critic_and_prms_pick_in_one_column_whatever_their_names() -> None:
+    items = completions(8, 12)
+    facts = {"benchmark": "best_of_n", "task": "best_of_n"}
+    prm = run("z-prm", task_scores(items, skill=3.0), **facts, kind="logratio", beta=1.0)
+    votes = [replace(s, values=(), tokens=(), verdicts=(-1, 1)) for s in task_scores(items)]
+    for name in ("a-critic", "zz-critic"):
+        result = standing([run(name, votes, **facts, kind="verdict", backend="critic"), prm])
+        assert result.rule == RULE_OF_PICKS
+        assert list(result.standings) == ["z-prm", name]
+        assert all(cell.row for cell in result.standings.values())
+
+
+def test_picks_are_counted_by_problem() -> None:
+    items = completions(8, 12)
+    result = standing([run("m", task_scores(items), benchmark="b", task="best_of_n", kind="logratio", beta=1.0)])
+    data = overview.column_data(result)
+    assert data is not None
+    assert data["traces"] == "average of easy, hard (n=24 problems, 192 completions)"
+    steps_data = overview.column_data(standing([PRM]))
+    assert steps_data is not None
+    assert "problems" not in steps_data["traces"]
+
+
+def test_the_random_baseline_is_no_bound_and_has_no_gain() -> None:
+    """One draw of random scores may lie above its own expectation, which is a floor already."""
+    items = completions(8, 12)
+    facts = {"benchmark": "best_of_n", "task": "best_of_n", "kind": "logratio", "beta": 1.0}
+    lucky = run("random", task_scores(items, skill=9.0), backend="baseline", **facts)
+    runs = [run("m", task_scores(items), **facts), lucky]
+    result = standing(runs)
+    assert [bound.name for bound in result.bounds if "random," in bound.name] == []
+    (table, *_) = best_of_n.tables(runs)
+    gains = [i for i, name in enumerate(table.header) if name.startswith("gain")]
+    rows = {row[1]: row for group in table.groups for row in group}
+    assert all(getattr(rows["m"][i], "value", None) is not None for i in gains)
+    assert all(getattr(rows["random"][i], "value", None) is None for i in gains)
+
+
+def test_other_formats_have_a_column_of_what_they_cost() -> None:
+    items = [t for t in STEPS if t.subset == "gsm8k"]
+    shown = [*items, *(replace(t, id=f"{t.id}@headers", subset="gsm8k+headers") for t in items)]
+    facts = {"benchmark": "format_shift", "task": "format_shift", "native": 0.5}
+    good, bad = run("good", scores_of(shown, seed=1), **facts), run("bad", scores_of(shown, seed=2), **facts)
+    result = standing([good, bad])
+    assert (result.heading, result.subset, result.rule) == ("F1 lost", "gsm8k+headers", "Calibrated")
+    assert (result.unit, result.bounds) == ("points", ())
+    rows = {r.result.manifest.model: rows_of(r.result, "gsm8k+headers") for r in (good, bad)}
+    drops = {name: rows[name]["as_is/calibrated:gsm8k", "f1_drop"] for name in rows}
+    assert {name: cell.row for name, cell in result.standings.items()} == drops
+    assert list(result.standings) == sorted(drops, key=lambda name: drops[name].value or 0.0)  # least lost first
+
+
+def test_trained_policies_have_a_column_against_their_own_start() -> None:
+    items = traces(10, ("val",))
+
+    def policy(name: str, before: float, after: float) -> Run:
+        scores = [
+            ScoredTrace(t.id, "val", None, 1, f"p{i}", 2, values=(before + 0.01 * (i % 2), after), tokens=(0, 0))
+            for i, t in enumerate(items)
+        ]
+        config = {"validated_at": [0, 5], "samples": 4}
+        return run(name, scores, task="distrl", benchmark="b", kind="outcome", config=config)
+
+    result = standing([policy("one", 0.2, 0.5), policy("two", 0.4, 0.6)])
+    assert (result.heading, result.rule, result.protocols) == ("avg@4", "after training", ("policy/step:5",))
+    assert list(result.standings) == ["two", "one"]
+    assert [round(cell.difference or 0, 3) for cell in result.standings.values()] == [0.195, 0.295]
+    for cell in result.standings.values():
+        assert cell.lo is not None
+        assert cell.hi is not None
+        assert cell.lo <= (cell.difference or 0) + 1e-9 <= cell.hi + 2e-9

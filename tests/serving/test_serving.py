@@ -452,9 +452,28 @@ def test_a_token_is_needed_everywhere_but_for_health() -> None:
                 status, answer, headers = handle.ask(path, body, {**JSON, "authorization": wrong})
                 assert (status, headers["www-authenticate"]) == (401, "Bearer")
                 assert "correct" not in json.dumps(answer)
+                assert (
+                    "send one header Authorization, whose value is Bearer and the token" in answer["error"]["message"]
+                )
         for right in ("Bearer correct-horse", "bearer  correct-horse "):
             assert handle.ask("/v1/models", None, {"authorization": right})[0] == 200
             assert handle.ask("/v1/score", ONE, {**JSON, "authorization": right})[0] == 200
+
+
+@pytest.mark.parametrize("second", ["Bearer wrong", "Bearer correct-horse"])
+def test_two_authorization_headers_are_refused_whichever_is_right(second: str) -> None:
+    lines = [
+        "GET /v1/models HTTP/1.1",
+        "Host: localhost",
+        f"Authorization: {second}",
+        "Authorization: Bearer correct-horse",
+    ]
+    with (
+        running(service_of(LengthBackend()), token="correct-horse") as handle,
+        socket.create_connection(("127.0.0.1", handle.port)) as client,
+    ):
+        client.sendall("\r\n".join([*lines, "", ""]).encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 401 ")
 
 
 def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 from cli_calls import fine, refused
 from train_runs import data
 
+from prmbench.core.records import UserError
 from prmbench.training.tracking import tracker
 
 
@@ -40,17 +41,48 @@ def test_the_numbers_of_metrics_jsonl_are_sent_and_the_run_is_the_same(
     assert "tracker" not in identity
 
 
+@pytest.mark.parametrize("command", ["train-rm", "train-sft", "train-distrl"])
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
 def test_a_tracker_that_is_not_installed_is_one_line_before_the_training(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str
 ) -> None:
     for module in (name, "torch.utils.tensorboard"):
         monkeypatch.setitem(sys.modules, module, None)
     facts = ("--model", policy, "--data", data(tmp_path), "--preset", "miniature", "--device", "cpu")
-    message = refused("train-rm", *facts, "--out", tmp_path / "out", "--tracker", name)
+    message = refused(command, *facts, "--out", tmp_path / "out", "--tracker", name)
     assert message.startswith(f"error: --tracker {name}: needs {name}, which is not installed (")
     assert f"pip install {name}" in message
-    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_refused_before_its_first_update_is_taken_back(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise UserError("the tracker refuses the run")
+
+    facts = ("--model", policy, "--data", data(tmp_path), "--preset", "miniature", "--device", "cpu", "--steps", 2)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr("prmbench.training.train.tracker", refuse)
+        assert "the tracker refuses" in refused("train-rm", *facts, "--out", out)
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    fine("train-rm", *facts, "--out", out, "--seed", 7)  # other options: the folder is free
+
+
+def test_a_run_that_has_trained_is_kept_when_it_is_refused(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise UserError("the disk is full")
+
+    facts = ("--model", policy, "--data", data(tmp_path), "--preset", "miniature", "--device", "cpu", "--steps", 2)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr("prmbench.training.train._save", refuse)
+        refused("train-rm", *facts, "--out", out)
+    assert (out / "train.json").exists()
+    fine("train-rm", *facts, "--out", out)
 
 
 def test_no_tracker_sends_nothing(tmp_path: Path) -> None:
