@@ -20,7 +20,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Data": (
         *("data", "benchmark", "subset", "limit", "split", "rendering", "calibrate_on", "fields", "data_name"),
         *("validation", "validation_data", "first_rollouts", "format", "neutral", "alternatives", "strict"),
-        *("ngram", "overlap", "against", "world", "seeds", "first_seed", "rl_seeds", "results", "worlds"),
+        *("ngram", "overlap", "against", "world", "seeds", "first_seed", "rl_seeds", "results", "worlds", "tuning"),
     ),
     "Hardware": ("engine", "device", "dtype", "batch_tokens", "tensor_parallel", "strategy", "gradient_checkpointing"),
     "Critic": (

@@ -198,8 +198,8 @@ def test_every_arm_trains_a_step(arm: Any, start: Path, prompts: Path, held_out:
     assert math.isfinite(line["loss"])
     assert line["grad_norm"] > 0
     assert ("candidates" in line) == arm.startswith("distrl")
-    assert ("rm_loss" in line) == (arm != "grpo" and OF_ARM[arm][4] == "online")
-    assert ("rm_accuracy" in line) == (arm not in ("grpo", "reinforce_q_rm"))
+    assert ("rm_loss" in line) == (OF_ARM[arm][0] != "verifier" and OF_ARM[arm][4] == "online")
+    assert ("rm_accuracy" in line) == (OF_ARM[arm][0] == "both")
     assert (tmp_path / "out" / "rm" / "prm.json").exists() == ("rm_loss" in line)
     (file,) = (tmp_path / "out" / "result").glob("*[0-9a-f].json")
     manifest = json.loads(file.read_text())["manifest"]

@@ -41,7 +41,7 @@ class StudyConfig:
 class RLConfig:
     """Options of `rl`."""
 
-    seeds: int = option(6, "Number of seeds of policies and reward models.")
+    seeds: int = option(8, "Number of seeds of policies and reward models.")
     first_seed: int = option(0, "The first seed.")
     rl_seeds: int = option(5, "Number of RL seeds of every arm on each of them.")
     worlds: Path = option(

@@ -8,7 +8,6 @@ a best value at the edge of the ranges is followed outwards.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -52,8 +51,8 @@ SPACE: Mapping[str, Mapping[str, tuple[float, float]]] = {
 a reward model as the policy has nothing to tune; all other options are the preset's."""
 VALIDATION_SEEDS = (1000, 1001)
 """Seeds of the worlds; those of studies begin at 0."""
-ROUNDS = (6, 4)
-"""Trials of every arm in the first round, which is random, and in each later one."""
+ROUNDS = (8, 4, 4)
+"""Trials of every arm in the first round, which is random over the ranges, and in each later one."""
 REACH = 4.0
 """Later rounds draw each option between its best value so far divided and multiplied by this."""
 RL_SEED = 0
@@ -86,7 +85,7 @@ def tune(
     for number, count in enumerate(rounds):
         for arm, tried in trials.items():
             center = _best(table, arm)["options"] if table else {}
-            tried += [draw_options(arm, len(tried) + i, center) for i in range(count)]
+            tried += draw_options(arm, len(tried), count, center)
         arms = {name: STUDY_ARMS["plain"][arm] for name, arm, _ in _named(trials)}
         options = {name: options for name, _, options in _named(trials)}
         jobs = {
@@ -99,14 +98,18 @@ def tune(
     return table
 
 
-def draw_options(arm: str, trial: int, center: Mapping[str, float]) -> dict[str, float]:
-    """Returns the options of a trial: anywhere in the arm's ranges, or around `center` where it has values."""
-    rng = Random(f"rl-tuning/{arm}/{trial}")
-    options = {}
+def draw_options(arm: str, first: int, count: int, center: Mapping[str, float]) -> list[dict[str, float]]:
+    """Returns the options of a round's trials: over the arm's ranges, or around `center` where it has values.
+
+    Each option's range is cut into `count` equal parts of its logarithm, and each part has one trial, at random.
+    """
+    rng = Random(f"rl-tuning/{arm}/{first}")
+    columns: dict[str, list[float]] = {}
     for name, ranges in SPACE[arm].items():
         low, high = (center[name] / REACH, center[name] * REACH) if center else ranges
-        options[name] = float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
-    return options
+        parts = rng.sample(range(count), count)
+        columns[name] = [float(f"{low * (high / low) ** ((part + rng.random()) / count):.3g}") for part in parts]
+    return [{name: values[i] for name, values in columns.items()} for i in range(count)]
 
 
 def chosen(path: Path) -> dict[str, dict[str, float]]:
