@@ -248,9 +248,9 @@ def test_a_round_covers_the_ranges_or_both_sides_of_the_best() -> None:
         later = rl_tuning.draw_options(arm, 8, 4, center)
         for name, (low, high) in space.items():
             parts = sorted(math.log(options[name] / low) / math.log(high / low) * 8 for options in first)
-            assert [math.floor(part) for part in parts] == list(range(8))
+            assert all(abs(part - k - 0.5) < 0.52 for k, part in enumerate(parts))  # 0.02: options have three digits
             around = sorted(math.log(options[name] / high) / math.log(rl_tuning.REACH) for options in later)
-            assert [math.floor(2 * place) for place in around] == [-2, -1, 0, 1]
+            assert all(abs(2 * place - k - 0.5) < 0.52 for k, place in enumerate(around, -2))
         if len(space) > 1:  # no option's order is another's
             orders = [sorted(range(8), key=lambda i, name=name: first[i][name]) for name in space]
             assert len({tuple(order) for order in orders}) == len(space)
