@@ -83,9 +83,9 @@ def tune(
     trials: dict[str, list[dict[str, float]]] = {arm: [] for arm in SPACE}
     table: dict[str, Any] = {}
     for number, count in enumerate(rounds):
-        for arm, tried in trials.items():
+        for arm, earlier in trials.items():
             center = _best(table, arm)["options"] if table else {}
-            tried += draw_options(arm, len(tried), count, center)
+            earlier.extend(draw_options(arm, len(earlier), count, center))
         arms = {name: STUDY_ARMS["plain"][arm] for name, arm, _ in _named(trials)}
         options = {name: options for name, _, options in _named(trials)}
         jobs = {

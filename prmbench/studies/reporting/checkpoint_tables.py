@@ -15,6 +15,7 @@ from prmbench.core.result_files import Run, canonical_json
 from prmbench.report.figures import render_figures
 from prmbench.report.frame import CHECKPOINT_SHEET
 from prmbench.report.sheets import Sheet
+from prmbench.studies.reporting import reliability_tables
 from prmbench.studies.reporting.checkpoint_correlation import (
     MIN_SEEDS,
     REPLICATES,
@@ -103,6 +104,7 @@ def grids(rows: Sequence[Checkpoint]) -> tuple[Table, ...]:
     tables = [_correlations(rows, how, "") for how in COEFFICIENTS]
     if len(trained) < len(rows):
         tables.append(_correlations(trained, "spearman", f"without {', '.join(UNTRAINED)}, which did not learn"))
+    tables += reliability_tables.tables(trained)
     groups = {
         "Checkpoints of the miniature": [r for r in rows if r.seed is not None and r.tuned],
         "Checkpoints of the miniature, the paper's constants": [r for r in rows if r.seed is not None and r.paper],
