@@ -15,9 +15,9 @@ from torch import Tensor
 
 from prmbench import objectives
 from prmbench.core import processes
+from prmbench.core.reading import normalise_line_ends
 from prmbench.core.token_batches import token_batches
 from prmbench.data.prompts import Prompt
-from prmbench.data.solutions import normalise_line_ends
 from prmbench.engines import generation
 from prmbench.engines.completion_encoding import encode_continuation
 from prmbench.engines.generation import SampledTokens, Sampler

@@ -139,7 +139,7 @@ def _table(
         accuracies.setdefault(config["arm"], {})[str(config["sft_seed"])] = before_after
     lines = [_table_line(arm, options, accuracies[name]) for name, arm, options in _named(trials)]
     lines.sort(key=lambda line: (line["arm"], -line["mean"]))
-    table = {
+    table: dict[str, Any] = {
         "seeds": list(VALIDATION_SEEDS),
         "split": scale.validation_split,
         "problems": scale.validation_prompts,
@@ -150,6 +150,11 @@ def _table(
         "ranges": {arm: {name: list(bounds) for name, bounds in space.items()} for arm, space in SPACE.items()},
         "settings": lines,
     }
+    return _with_choice(table)
+
+
+def _with_choice(table: dict[str, Any]) -> dict[str, Any]:
+    """Returns the table with the best options of each arm, and whether they are inside what was tried."""
     table["chosen"] = {arm: _best(table, arm)["options"] for arm in SPACE}
     table["interior"] = {arm: _interior(table, arm) for arm in SPACE}
     return table

@@ -223,7 +223,7 @@ def _check_start(world: World, band: tuple[float, float]) -> None:
         )
 
 
-def start_accuracy(engine: HFEngine, seed: int, prompts: int) -> float:
+def start_accuracy(engine: Any, seed: int, prompts: int) -> float:
     """Returns avg@8 on validation problems, at the temperature and top-p at which RL is validated."""
     config = replace(_rollout_config(seed, group_size=BAND_SAMPLES), temperature=0.6, top_p=0.95)
     problems = arithmetic.make_prompts("validation", seed, prompts)
