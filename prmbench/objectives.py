@@ -316,6 +316,18 @@ def masked_step_advantages(
     return (cumulative - group_sum(cumulative, group) / counts).masked_fill(~mask, 0.0)
 
 
+def step_advantages(
+    values: Float[Tensor, "b s"], step: Int[Tensor, "b t"], mask: Bool[Tensor, "b t"]
+) -> Float[Tensor, "b t"]:
+    """VinePPO (arXiv 2410.01679): returns V(after a token's step) - V(before it), the same for all tokens of a step.
+
+    `values[:, k]` is the value before step k, so a completion of S steps has S + 1 of them; `step` holds each token's
+    step. The differences of a completion's steps add up to its last value less its first.
+    """
+    change = values[:, 1:] - values[:, :-1]
+    return change.gather(1, step.masked_fill(~mask, 0)).masked_fill(~mask, 0.0)
+
+
 # --- policy losses ----------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,8 @@ Arm = Literal[
     "prime",
     "spro",
     "reinforce_q_rm",
+    "vineppo",
+    "grpo_vps",
 ]
 SELF = "self"
 """As --rm-model: the policy's own log-ratio to the reference is the reward (SPRO)."""
@@ -65,6 +67,22 @@ class DistRLConfig(LoadConfig):
     )
     whiten: bool | None = option(None, "Whiten the process advantage over the batch (release).")
     zero_terminal: bool | None = option(None, "No TD error and no candidates at a completion's last token (release).")
+    # Values of steps, which need no reward model.
+    step_values: Literal["none", "continuations", "answer"] | None = option(
+        None,
+        "Value after each step, whose change is the step's advantage: the share of --continuations that end right "
+        "(VinePPO), or the policy's probability of the gold answer (GRPO-VPS, our reading), beside the outcome's.",
+    )
+    step_weight: float | None = option(
+        None, "Weight of the steps' advantage beside the outcome's, with --step-values answer.", above=0
+    )
+    continuations: int | None = option(
+        None, "Completions sampled from each prefix for --step-values continuations.", min=1
+    )
+    answer_text: str | None = option(
+        None,
+        "Text that --step-values answer appends to a prefix; {gold} is the gold answer, {step} the next step's number.",
+    )
     # The surrogate.
     clip_low: float | None = option(None, "Clip of the probability ratio below 1 (paper: 0.2).", min=0, max=1)
     clip_high: float | None = option(None, "Clip of the probability ratio above 1 (paper: 0.28).", min=0)
@@ -180,6 +198,11 @@ _PAPER: dict[str, Any] = {
     "draw": 512,
     "lora_rank": 128,
     "truncated": "keep",
+    # Values of steps are not the paper's. Continuations and text are ours.
+    "step_values": "none",
+    "step_weight": 1.0,
+    "continuations": 4,
+    "answer_text": "\n\nThe final answer is \\boxed{{gold}}",
     # The paper does not say: lambda as the release; one draw; four policy updates and eight of the reward model a step.
     "lam": 1.0,
     "rounds": 1,
@@ -227,6 +250,7 @@ _MINIATURE: dict[str, Any] = {
     # (leaderboards/results/miniature_rl/tuning_rl.json).
     **_PAPER,
     "rm_margin": 0.5,
+    "answer_text": "\n\nStep {step}: Answer: {gold}",
     "prompts": 16,
     "draw": 24,
     "lora_rank": 0,
@@ -304,6 +328,11 @@ ARMS: dict[Arm, Mapping[str, Any]] = {
         "minibatch": 0,
         **_NO_CANDIDATES,
     },
+    # VinePPO (arXiv 2410.01679): a step's advantage is the change of its Monte-Carlo value, and the last value is the
+    # outcome. Whitened over the batch, ours: values are shares, advantages of the other arms have unit variance.
+    "vineppo": {**_VERIFIER, "step_values": "continuations", "whiten": True},
+    # GRPO-VPS (arXiv 2604.20659), our reading: GRPO, and the change of the policy's probability of the gold answer.
+    "grpo_vps": {**_VERIFIER, "step_values": "answer", "whiten": True},
 }
 # The best of four settings an arm on two validation seeds: leaderboards/results/miniature_rl/tuning_rl.json.
 _BRANCH: dict[str, Any] = {"alpha": 1.0, "gae_weight": 0.0}
@@ -334,6 +363,10 @@ class ResolvedDistRL(DistRLConfig):
     td_normalize: Literal["group", "batch"]
     whiten: bool
     zero_terminal: bool
+    step_values: Literal["none", "continuations", "answer"]
+    step_weight: float
+    continuations: int
+    answer_text: str
     clip_low: float
     clip_high: float
     clip_candidates: float
@@ -385,6 +418,12 @@ def _check_consistency(values: Mapping[str, Any]) -> None:
             raise UserError(f"--{flag} {values[name]:g}: --reward verifier has no process reward; take both, or rm")
     if has_process_reward and not values["alpha"] and not values["gae_weight"]:
         raise UserError(f"--reward {values['reward']}: --alpha and --gae-weight are both 0; raise one of them")
+    if values["step_values"] != "none" and has_process_reward:
+        raise UserError(
+            f"--step-values {values['step_values']}: takes no reward model; give --reward verifier, or another --arm"
+        )
+    if values["step_values"] == "answer" and "{gold}" not in values["answer_text"]:
+        raise UserError(f"--answer-text {values['answer_text']!r}: has no {{gold}}, the place of the gold answer")
     if values.get("rm_model") == SELF and (values["reference"] != "sft" or values["rm_update"] != "frozen"):
         raise UserError("--rm-model self: is 0 against itself; give --reference sft and --rm-update frozen")
     if has_process_reward and not values.get("rm_loss"):

@@ -49,7 +49,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     ),
     "Reward and advantage": (
         *("arm", "reward", "gae_weight", "alpha", "p_min", "credit", "gamma", "lam", "td_normalize", "whiten"),
-        "zero_terminal",
+        *("zero_terminal", "step_values", "step_weight", "continuations", "answer_text"),
     ),
     "Reward model": (
         *("rm_model", "rm_loss", "rm_beta", "rm_margin", "rm_learning_rate", "rm_minibatch", "rm_update"),

@@ -113,6 +113,18 @@ def encode_completions(
     return [_limit_length(row, max_tokens) for row in encoded]
 
 
+def encode_continuation(
+    tokenizer: PreTrainedTokenizerBase, lead: str, text: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Encode a text that goes on in the middle of a turn; return the tokens of its lead and those of `text`.
+
+    Both are tokenised as one. A token that touches `text` belongs to it.
+    """
+    out = tokenizer(lead + text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, before = tuple(out["input_ids"]), sum(end <= len(lead) for _, end in out["offset_mapping"])
+    return ids[:before], ids[before:]
+
+
 def render_steps(steps: Sequence[str]) -> str:
     """Return the text that `encode_chat` renders as the assistant's turn for these steps."""
     return "\n\n".join(number_steps(steps))

@@ -14,6 +14,7 @@ from torch import Tensor
 from prmbench import objectives
 from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import processes
+from prmbench.rl import step_values
 from prmbench.rl.token_rows import Rows
 
 
@@ -26,7 +27,7 @@ class Advantages:
     candidates: Tensor
     """[n, K] scaled TDs of the candidates, Eq. 25."""
     metrics: Mapping[str, float]
-    """sigma_v and gae_outcome_ratio; empty without a process reward."""
+    """sigma_v and gae_outcome_ratio, where there are such; empty without a process reward and values of steps."""
 
 
 def compute(rows: Rows, td: Tensor | None, config: ResolvedDistRL) -> Advantages:
@@ -39,6 +40,8 @@ def compute(rows: Rows, td: Tensor | None, config: ResolvedDistRL) -> Advantages
     """
     mask = rows.learning
     outcome = objectives.outcome_advantages(rows.outcome, rows.group)[:, None] * mask
+    if td is None and config.step_values != "none":
+        return _of_steps(rows, outcome, config)
     if td is None:
         return Advantages(outcome, torch.zeros(sum(rows.sizes), 0, device=mask.device), {})
     token_td = rows.padded(td[:, 0])
@@ -54,6 +57,19 @@ def compute(rows: Rows, td: Tensor | None, config: ResolvedDistRL) -> Advantages
     metrics = {"sigma_v": float(sigma), "gae_outcome_ratio": _ratio(process, outcome, mask)}
     tokens = process + outcome if adds_outcome else process
     return Advantages(tokens, objectives.scaled_td(td[:, 1:], sigma.float()), metrics)
+
+
+def _of_steps(rows: Rows, outcome: Tensor, config: ResolvedDistRL) -> Advantages:
+    """Advantages from the values of steps: in the outcome's place (continuations), or beside it (answer)."""
+    mask = rows.learning
+    tokens, metrics = step_values.step_advantages(rows), dict[str, float]()
+    if config.whiten:
+        mean, std = _moments(tokens, mask, unbiased=True)
+        tokens = objectives.whitened(tokens, mask, mean, std)
+    if config.step_values == "answer":
+        weighted = config.step_weight * tokens
+        metrics, tokens = {"gae_outcome_ratio": _ratio(weighted, outcome, mask)}, weighted + outcome
+    return Advantages(tokens, torch.zeros(sum(rows.sizes), 0, device=mask.device), metrics)
 
 
 Process = Callable[[Rows, Tensor, Tensor, Tensor, ResolvedDistRL], Tensor]

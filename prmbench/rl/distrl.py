@@ -20,7 +20,7 @@ from prmbench.config.distrl_options import DistRLConfig
 from prmbench.core import output_checks, processes
 from prmbench.core.records import NonFiniteError
 from prmbench.engines.token_logprobs import CandidateSet
-from prmbench.rl import advantages, models, monitors, resume, stall, step_rollouts, updates
+from prmbench.rl import advantages, models, monitors, resume, stall, step_rollouts, step_values, updates
 from prmbench.rl.alarms import alarms
 from prmbench.rl.metrics_log import Log, StepProgress
 from prmbench.rl.models import Models
@@ -311,8 +311,20 @@ def _step_rollouts(run: Run, first: bool) -> StepRollouts:
         if first
         else sampling(lambda: step_rollouts.draw(run.job, sampler, run.verifier, run.progress.cursor))
     )
+    if run.job.config.step_values != "none":
+        drawn = rollouts
+        rollouts = sampling(
+            lambda: step_values.add_values(
+                run.job, drawn, sampler, run.verifier, run.models.policy, _reading_budget(run)
+            )
+        )
     resume.store_rollouts(run.job, run.progress.done, rollouts)
     return rollouts
+
+
+def _reading_budget(run: Run) -> int:
+    """Returns the padded tokens of a micro-batch: half of what is asked for once memory has run out."""
+    return run.job.budget // 2 if run.progress.halved else run.job.budget
 
 
 def _start_logprobs(run: Run, opened: Models, rows: Rows, candidates: CandidateSet) -> Tensor:

@@ -39,6 +39,7 @@ def completion_metrics(step: StepRollouts) -> dict[str, float | None]:
         "prompts_drawn": tally["prompts"],
         "groups": tally["groups"],
         "rounds": tally["rounds"],
+        **{name: tally[name] for name in ("value_prefixes", "value_tokens") if name in tally},
         **{name: tally[name] for name in map("prompts_{}".format, REASONS) if name in tally},  # not in older files
     }
 

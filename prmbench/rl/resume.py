@@ -136,4 +136,6 @@ def _row(values: Mapping[str, Any]) -> Row:
         values["group"],
         tuple(values["logprobs"]),
         values["masked"],
+        tuple(values.get("step_starts", ())),
+        tuple(values.get("step_values", ())),
     )

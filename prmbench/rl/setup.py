@@ -23,10 +23,12 @@ from prmbench.data.prompts import Prompt
 from prmbench.engines import generation
 from prmbench.engines.addresses import server_host
 from prmbench.engines.hf import HFEngine
-from prmbench.sampling.completions import check_verifiers
+from prmbench.sampling.completions import check_verifiers, verifier_kind
 from prmbench.training import run_setup
 from prmbench.training.model import ModelSetup
 from prmbench.training.run_setup import RunSetup
+from prmbench.verification.extraction import extract_gold_answers
+from prmbench.verification.verifiers import answer_or_line
 
 NOT_IDENTITY = frozenset(
     {
@@ -81,6 +83,10 @@ def resolved(config: DistRLConfig) -> ResolvedDistRL:
     run_setup.check_start(config, "a json, jsonl or parquet file of prompts, or gym:NAME", reward_models)
     if config.group_size == 1:
         raise UserError("--group-size is 1: advantages are relative to a prompt's other completions; use 2 or more")
+    if config.step_values != "none" and config.first_rollouts is not None:
+        raise UserError(
+            f"--first-rollouts: their steps get no values, and --step-values is {config.step_values}; drop one of them"
+        )
     if (config.engine == "server") != bool(config.server):
         raise UserError("--engine server and --server URL go together; give both, or neither")
     for url in config.server:
@@ -128,13 +134,17 @@ def prepare(config: ResolvedDistRL) -> Job:
     _check_apart(prompts, validation)
     drawing = _drawing(config)
     check_verifiers((*prompts, *validation), drawing)
+    if config.step_values == "answer":
+        _check_gold(prompts, drawing)
     max_tokens = run_setup.smallest(shape.max_tokens, rm_shape.max_tokens if rm_shape else None)
     ids = _prompt_ids(prompts, "--data", shape, template, max_tokens)
     _prompt_ids(validation, "--validation-data", shape, template, max_tokens)
     revision, rm_revision = shape.revision or config.revision, rm_shape.revision if rm_shape else None
     no_rm = config.reward == "verifier" or config.rm_model == SELF
     identity = {
-        **run_setup.base_identity(config, setup, template or shape.tokenizer.chat_template, revision, NOT_IDENTITY),
+        **run_setup.base_identity(
+            config, setup, template or shape.tokenizer.chat_template, revision, NOT_IDENTITY | _unused(config)
+        ),
         **_identity(config, rm_revision, prompts, validation),
     }
     return Job(
@@ -181,6 +191,22 @@ def _reward_shape(config: ResolvedDistRL, setup: ModelSetup, shape: HFEngine) ->
     return other
 
 
+def gold_text(prompt: Prompt, drawing: RolloutConfig) -> str:
+    """Returns a prompt's gold answer as text; empty where none can be read."""
+    if verifier_kind(prompt, drawing) == "math":
+        return next(iter(extract_gold_answers(prompt.gold)), "")
+    return answer_or_line(prompt.gold) or prompt.gold.strip()
+
+
+def _check_gold(prompts: Sequence[Prompt], drawing: RolloutConfig) -> None:
+    without = [prompt.id for prompt in prompts if not gold_text(prompt, drawing)]
+    if without:
+        raise UserError(
+            f"--step-values answer: reads the probability of the gold answer, and prompt {without[0][:60]} has none "
+            f"({len(without)} such prompts); give one, or --step-values continuations"
+        )
+
+
 def _size(shape: HFEngine) -> int:
     return sum(p.numel() for p in shape.model.parameters())
 
@@ -209,6 +235,16 @@ def _prompt_ids(
             f" ({len(long)} such prompts); take them out"
         )
     return ids
+
+
+def _unused(config: ResolvedDistRL) -> set[str]:
+    """Returns the options on values of steps that the run does not use: they are newer than stored runs."""
+    used = {
+        "none": (),
+        "continuations": ("step_values", "continuations"),
+        "answer": ("step_values", "step_weight", "answer_text"),
+    }[config.step_values]
+    return {"step_values", "step_weight", "continuations", "answer_text"}.difference(used)
 
 
 def _identity(

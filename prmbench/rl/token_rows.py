@@ -35,6 +35,10 @@ class Row:
     """Log-probabilities of the completion's tokens under the sampler; empty where unknown."""
     masked: bool = False
     """Whether its tokens are left out of every loss; its outcome counts in its group all the same."""
+    step_starts: tuple[int, ...] = ()
+    """The first token of each of its steps, among those of the completion; empty without --step-values."""
+    step_values: tuple[float, ...] = ()
+    """The value before each of its steps; empty without --step-values."""
 
     @property
     def outcome(self) -> int:

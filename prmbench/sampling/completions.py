@@ -245,13 +245,14 @@ def sample_batch_with_tokens(
         plan.stop_ids,
     )
     completions = [generation.decode_completion(engine.tokenizer, tokens, plan.stop_ids) for tokens in sampled]
-    verdicts = verifier.check([_claim(p, c.text, config) for p, c in zip(prompts, completions, strict=True)])
+    verdicts = verifier.check([claim(p, c.text, config) for p, c in zip(prompts, completions, strict=True)])
     rows = zip(batch, prompts, completions, verdicts, strict=True)
     rollouts = [_rollout(p, i % plan.n, c, verdict, config.split) for i, p, c, verdict in rows]
     return list(zip(rollouts, sampled, strict=True))
 
 
-def _claim(prompt: Prompt, text: str, config: Options) -> verifiers.Claim:
+def claim(prompt: Prompt, text: str, config: Options) -> verifiers.Claim:
+    """Return a completion's text as the verifier of its prompt takes it."""
     kind = verifier_kind(prompt, config)
     entry = {"question": prompt.text, "answer": prompt.gold, "metadata": prompt.metadata} if kind == "gym" else {}
     return verifiers.Claim(text, prompt.gold, kind, entry)

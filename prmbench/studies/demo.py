@@ -27,14 +27,14 @@ from prmbench.studies.miniature import process_pool, rl_study
 from prmbench.studies.miniature.recipes import DEMO_METHODS
 from prmbench.studies.miniature.reward_model_study import run_seed
 from prmbench.studies.miniature.rl_study import DEMO_ARMS, ArmRuns, Scale
-from prmbench.studies.miniature.world import ActivityProgress, World, seed_world
+from prmbench.studies.miniature.world import ActivityProgress, Sizes, World, seed_world
 from prmbench.studies.reporting.reward_model_runs import SHIFTS, BySeed, Study, own_readouts
 from prmbench.studies.reporting.reward_model_runs import gather_study as gather
 from prmbench.studies.reporting.sections import SECTIONS
 
 PROCESS_READOUTS = ("step_sum", "as_is")
 """Readouts of single steps, as in the paper's main table."""
-SCALE = Scale(steps=12, validate_every=0)
+SCALE = Scale(steps=12, validate_every=0, world_sizes=Sizes())
 """Policies are validated before and after training only."""
 
 

@@ -45,14 +45,15 @@ def same_scalar(gold: str, answer: str) -> bool:
     if as_text is not None:
         return as_text
     one, other = read_quantity(gold), read_quantity(answer)
-    if (one.units or one.percent) and (other.units or other.percent) and (one.units or other.units):
+    if one.units and other.units:
         converted = in_unit_of(other, one)
-        return converted is not None and same_scalar(one.core, converted)
+        if converted is not None and same_scalar(one.core, converted):
+            return True  # 5 km and 5000 m; else units are decoration, as in the peers
     return _same_quantity(gold, one, answer, other)
 
 
 def _same_quantity(gold: str, one: Quantity, answer: str, other: Quantity) -> bool:
-    """Compare quantities of which at most one has a unit. Raises UnreadableError where a parser fails."""
+    """Compare quantities whatever their units are. Raises UnreadableError where a parser fails."""
     if one.noun and other.noun and _singular(one.noun) != _singular(other.noun):
         return False
     if one.number is not None and other.number is not None:

@@ -1,4 +1,4 @@
-r"""Reads the unit beside a number, so that `5000 m` equals `5 km`, and `5 cm` does not equal `5 m`.
+r"""Reads the unit beside a number, so that `5000 m` equals `5 km`.
 
 The common units of length, area, volume, mass, time, angle, temperature, money, and of mechanics and electricity.
 A word that is none of them is no unit here, and is never compared.

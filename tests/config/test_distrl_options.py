@@ -35,6 +35,10 @@ SHARED = {
     "dlw": True,
     "optimizer": "adamw",
     "warmup": 0,
+    "step_values": "none",
+    "step_weight": 1.0,
+    "continuations": 4,
+    "answer_text": "\n\nThe final answer is \\boxed{{gold}}",
 }
 OF_PRESET: dict[str, dict[str, Any]] = {
     "paper": {
@@ -115,6 +119,8 @@ OF_ARM: dict[str, tuple[Any, ...]] = {
     "prime": ("both", "implicit_prm", 0.05, 0.0, "online", "sft", "rloo", 1.0, 0.0),
     "spro": ("both", "implicit_prm", 0.05, 0.0, "frozen", "sft", "masked_step", 1.0, 0.0),
     "reinforce_q_rm": ("rm", "q_rm", 0.2, 2.0, "frozen", "behaviour", "score", 1.0, 0.0),
+    "vineppo": ("verifier", None, 10.0, 5.0, "online", "behaviour", "gae", 0.0, 0.0),
+    "grpo_vps": ("verifier", None, 10.0, 5.0, "online", "behaviour", "gae", 0.0, 0.0),
 }
 
 
@@ -136,7 +142,9 @@ def test_every_value_of_an_arm(arm: Any) -> None:
     assert (config.adb, config.dlw) == ((False, False) if arm == "prime" else (True, True))
     assert config.whiten is (arm not in ("spro", "reinforce_q_rm"))  # the preset's, and PRIME's own
     assert config.zero_terminal is (arm not in ("prime", "spro", "reinforce_q_rm"))
-    assert resolve(DistRLConfig(arm=arm, preset="paper")).whiten is (arm == "prime")
+    assert resolve(DistRLConfig(arm=arm, preset="paper")).whiten is (arm in ("prime", "vineppo", "grpo_vps"))
+    values = {"vineppo": "continuations", "grpo_vps": "answer"}
+    assert (config.step_values, config.step_weight, config.continuations) == (values.get(arm, "none"), 1.0, 4)
     assert config.minibatch == (0 if arm == "reinforce_q_rm" else 64)
     assert (config.rm_model == "self") == (arm == "spro")
 
@@ -160,7 +168,7 @@ def test_every_arm_goes_with_every_preset(arm: Any, preset: Any) -> None:
         "draw_tokens",
         "first_rollouts",
         "validation_data",
-    } | ({"rm_loss"} if arm == "grpo" else set())
+    } | ({"rm_loss"} if arm in ("grpo", "vineppo", "grpo_vps") else set())
 
 
 def test_a_flag_wins_over_the_arm_and_the_arm_over_the_preset() -> None:
@@ -190,8 +198,8 @@ def test_every_arm_trains_a_step(arm: Any, start: Path, prompts: Path, held_out:
     assert math.isfinite(line["loss"])
     assert line["grad_norm"] > 0
     assert ("candidates" in line) == arm.startswith("distrl")
-    assert ("rm_loss" in line) == (arm != "grpo" and OF_ARM[arm][4] == "online")
-    assert ("rm_accuracy" in line) == (arm not in ("grpo", "reinforce_q_rm"))
+    assert ("rm_loss" in line) == (OF_ARM[arm][0] != "verifier" and OF_ARM[arm][4] == "online")
+    assert ("rm_accuracy" in line) == (OF_ARM[arm][0] == "both")
     assert (tmp_path / "out" / "rm" / "prm.json").exists() == ("rm_loss" in line)
     (file,) = (tmp_path / "out" / "result").glob("*[0-9a-f].json")
     manifest = json.loads(file.read_text())["manifest"]

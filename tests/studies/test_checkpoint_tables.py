@@ -456,7 +456,7 @@ def test_correlations_name_their_checkpoints_seeds_and_answers(tmp_path: Path) -
 
 
 def test_rows_are_shown_apart_by_constants_and_data(tmp_path: Path) -> None:
-    shown = {grid.title: grid for grid in grids(checkpoints(_study(tmp_path)))[3:]}
+    shown = {grid.title: grid for grid in grids(checkpoints(_study(tmp_path))) if "heckpoints" in grid.title}
     models = {title: {line[0] for group in texts(grid) for line in group} for title, grid in shown.items()}
     assert list(models.values()) == [{"ipvrm", "q_rm"}, {"ipvrm_paper"}, {"dpo_rm_shuffled"}]
     grid = shown["Checkpoints of the miniature"]
@@ -512,3 +512,30 @@ def test_an_empty_cell_is_empty_in_csv(tmp_path: Path) -> None:
     lines = {(r["model"], r["seed"]): r for r in csv.DictReader(io.StringIO(joined_csv(rows)))}
     assert lines["q_rm", "0"]["RL gain"] == ""
     assert lines["ipvrm", "0"]["RL gain"] == "0.300000"
+
+
+# --- reliability and components ---------------------------------------------------------------------------------------
+
+
+def test_the_joined_sheet_says_how_reliable_gains_are_and_where_they_vary(tmp_path: Path) -> None:
+    """Two methods, three worlds, three RL seeds; with the first RL seed alone nothing is known."""
+    write_study(tmp_path, {"ipvrm": (0.6, 0.7, 0.65), "dpo_rm": (0.5, 0.5, 0.4)}, ("steps",))
+    for world in range(3):
+        for i, method in enumerate(("ipvrm", "dpo_rm")):
+            _set_policy(tmp_path, method, world, f"p{world}")
+            for rl in range(3):
+                level = 0.6 + 0.05 * i + 0.02 * world + 0.004 * ((rl + i + world) % 3)
+                _write_rl_run(tmp_path, f"distrl_{method}", [0.5, 0.5, level], (world, rl), weights=f"p{world}")
+    runs = list(read_runs(tmp_path))
+    rows = checkpoints(runs)
+    assert {tuple(row.gains) for row in rows} == {("RL gain",)}
+    assert all(sorted(row.gains["RL gain"]) == [0, 1, 2] for row in rows)
+    shown = {grid.label: grid for grid in grids(rows)}
+    components = {line[0]: line for line in texts(shown["joined-components-rl-gain"])[0]}
+    assert components["method"][1] == "2"
+    assert "2 reward models (methods) x 3 worlds x 3 RL seeds" in shown["joined-components-rl-gain"].caption
+    single = [run for run in runs if run.result.manifest.config.get("rl_seed", 0) == 0]
+    alone = {grid.label: grid for grid in grids(checkpoints(single))}["joined-components-rl-gain"]
+    (line,) = texts(alone)[0]
+    assert line[0].startswith("No components: 2 methods, 3 worlds, 1 RL seeds")
+    assert line[-1].startswith("One RL seed: reliability unknown")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
+from rl_runs import write_training
 from small_world import SIZES, copy_world
 
 from prmbench import tasks
@@ -22,7 +26,6 @@ from prmbench.studies.miniature import (
     data_ablations,
     late_markers,
     process_pool,
-    reward_model_tuning,
     rl_study,
     rl_tuning,
     tiny_model,
@@ -148,7 +151,7 @@ def test_variants_of_the_training_data(tmp_path: Path) -> None:
 NAMES = (
     "grpo grpo_extra grpo_ipvrm distrl_ipvrm distrl_implicit_prm distrl_dpo_rm distrl_frozen distrl_naive distrl_dlw "
     "distrl_adb distrl_sft distrl_pmin_0.05 distrl_pmin_0.2 distrl_alpha_0.01 distrl_alpha_0.1 distrl_paper prime spro "
-    "reinforce_q_rm rm_as_policy_ipvrm rm_as_policy_implicit_prm"
+    "reinforce_q_rm vineppo grpo_vps rm_as_policy_ipvrm rm_as_policy_implicit_prm"
 )
 
 
@@ -195,8 +198,10 @@ def test_arms_differ_in_what_their_names_say() -> None:
 def test_arms_start_from_the_worlds_reward_model_and_its_constants() -> None:
     runs = _runs()
     configs = {name: rl_study.distrl_config(runs, name) for name in runs.arms}
-    assert {name: c.rm_model for name, c in configs.items() if c.arm in ("grpo", "spro")} == dict.fromkeys(
-        ["grpo", "grpo_extra", "spro", "rm_as_policy_ipvrm", "rm_as_policy_implicit_prm"], ""
+    assert {
+        name: c.rm_model for name, c in configs.items() if c.arm in ("grpo", "spro", "vineppo", "grpo_vps")
+    } == dict.fromkeys(
+        ["grpo", "grpo_extra", "spro", "vineppo", "grpo_vps", "rm_as_policy_ipvrm", "rm_as_policy_implicit_prm"], ""
     )
     assert configs["distrl_naive"].rm_model == configs["grpo_ipvrm"].rm_model == str(Path("w/ipvrm"))
     assert configs["prime"].rm_model == configs["distrl_implicit_prm"].rm_model == str(Path("w/implicit_prm"))
@@ -213,7 +218,7 @@ def test_arms_start_from_the_worlds_reward_model_and_its_constants() -> None:
 def test_every_run_has_its_own_folder_and_record() -> None:
     both_seeds = [_runs(seed=0), _runs(seed=1)]
     folders = [rl_study.distrl_config(runs, name).out for runs in both_seeds for name in runs.arms]
-    assert len(set(folders)) == 42
+    assert len(set(folders)) == 46
     assert rl_study.run_record(_runs(marked=True), "grpo") == {
         "arm": "grpo",
         "panel": "marker",
@@ -222,17 +227,90 @@ def test_every_run_has_its_own_folder_and_record() -> None:
     }
 
 
-def test_every_arm_is_tuned_with_four_settings_on_validation_problems() -> None:
-    assert {len(rows) for rows in rl_tuning.GRID.values()} == {4}
-    # The frozen arm takes distrl_ipvrm's constants.
-    used = {arm.arm for arm in rl_study.STUDY_ARMS["plain"].values()} - {"distrl_ipvrm_frozen"}
-    assert used == set(rl_tuning.GRID)
+def test_every_arm_has_a_space_of_its_own_or_takes_that_of_another() -> None:
+    assert min(rl_tuning.VALIDATION_SEEDS) >= 1000
     assert rl_tuning.SCALE.validation_split == "validation"
-    assert min(reward_model_tuning.VALIDATION_SEEDS) >= 1000
-    for name, arm in rl_tuning.settings().items():
-        distrl_options.resolve(
-            rl_study.distrl_config(ArmRuns(World(Path("w"), 1000), 0, {name: arm}, rl_tuning.SCALE), name)
-        )
+    for name, arm in rl_study.STUDY_ARMS["plain"].items():
+        is_tuned = not arm.reward_model_as_policy
+        assert ((arm.tuned_as or name) in rl_tuning.SPACE) == is_tuned
+    assert all("learning_rate" in space for space in rl_tuning.SPACE.values())
+    runs = ArmRuns(World(Path("w"), 1000), 0, rl_study.STUDY_ARMS["plain"], rl_tuning.SCALE)
+    for name in rl_tuning.SPACE:
+        options = rl_tuning.draw_options(name, 3, 5, {})[2]
+        resolved = distrl_options.resolve(rl_study.distrl_config(replace(runs, tuned={name: options}), name))
+        assert {option: getattr(resolved, option) for option in options} == options
+
+
+def test_a_round_covers_the_ranges_or_both_sides_of_the_best() -> None:
+    for arm, space in rl_tuning.SPACE.items():
+        first = rl_tuning.draw_options(arm, 0, 8, {})
+        center = {name: high for name, (_, high) in space.items()}
+        later = rl_tuning.draw_options(arm, 8, 4, center)
+        for name, (low, high) in space.items():
+            parts = sorted(math.log(options[name] / low) / math.log(high / low) * 8 for options in first)
+            assert all(abs(part - k - 0.5) < 0.52 for k, part in enumerate(parts))  # 0.02: options have three digits
+            around = sorted(math.log(options[name] / high) / math.log(rl_tuning.REACH) for options in later)
+            assert all(abs(2 * place - k - 0.5) < 0.52 for k, place in enumerate(around, -2))
+        if len(space) > 1:  # no option's order is another's
+            orders = [sorted(range(8), key=lambda i, name=name: first[i][name]) for name in space]
+            assert len({tuple(order) for order in orders}) == len(space)
+
+
+def test_variants_take_the_options_of_distrl_and_keep_their_own() -> None:
+    tuned = {"distrl_ipvrm": {"alpha": 0.7, "learning_rate": 5e-4}, "grpo": {"learning_rate": 2e-4}}
+    runs = replace(_runs(), tuned=tuned)
+    configs = {name: rl_study.distrl_config(runs, name) for name in runs.arms}
+    rates = {name: config.learning_rate for name, config in configs.items()}
+    assert {name for name, rate in rates.items() if rate == 5e-4} == {
+        name
+        for name in runs.arms
+        if name.startswith("distrl_") and name not in ("distrl_implicit_prm", "distrl_dpo_rm")
+    }
+    assert {name for name, rate in rates.items() if rate == 2e-4} == {"grpo"}
+    assert (configs["distrl_naive"].alpha, configs["distrl_alpha_0.1"].alpha) == (0.7, 0.1)
+
+
+def _write_trial(out: Path, arm: str, seed: int, after: float) -> None:
+    write_training(out, arm, [0.4, after], (seed, 0))
+
+
+def test_every_arm_gets_as_many_trials_and_the_table_says_which_optima_are_interior(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accuracy rises with the learning rate up to a peak beyond the first trials of GRPO alone."""
+    peak = 1.5e-3
+
+    def run_jobs(jobs: dict[str, Any], _progress: object) -> None:
+        for job in jobs.values():
+            if job.func is not rl_study.run_arms:
+                continue
+            (runs, out), _ = job.args, job.keywords
+            for name in runs.arms:
+                rate = runs.tuned[name]["learning_rate"]
+                _write_trial(out, name, runs.world.seed, 0.9 - 0.1 * abs(math.log(rate / peak)))
+
+    monkeypatch.setattr(process_pool, "run_jobs", run_jobs)
+    space = {"grpo": rl_tuning.SPACE["grpo"], "grpo_vps": rl_tuning.SPACE["grpo_vps"]}
+    monkeypatch.setattr(rl_tuning, "SPACE", space)
+    table = rl_tuning.tune(tmp_path, rounds=(6, 4, 4))
+    assert json.loads((tmp_path / "tuning_rl.json").read_text()) == table
+    assert Counter(line["arm"] for line in table["settings"]) == {"grpo": 14, "grpo_vps": 14}
+    assert table["trials_per_arm"] == 14
+    assert rl_tuning.chosen(tmp_path / "tuning_rl.json") == table["chosen"]
+    for arm in space:
+        means = {line["options"]["learning_rate"]: line["mean"] for line in table["settings"] if line["arm"] == arm}
+        assert table["chosen"][arm]["learning_rate"] == max(means, key=lambda rate: means[rate])
+        best = table["chosen"][arm]["learning_rate"]
+        assert table["interior"][arm]["learning_rate"] == (min(means) < best < max(means))
+    assert table["interior"]["grpo"] == {"learning_rate": True}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"chosen": 3}'])
+def test_a_table_of_another_kind_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "tuning.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"^--tuning .* is not a table of tune-rl"):
+        rl_tuning.chosen(path)
 
 
 def test_prompts_are_used_for_nothing_else(tmp_path: Path) -> None:

@@ -57,10 +57,23 @@ class StudyConfig:
 class RLConfig:
     """Options of `rl`."""
 
-    seeds: int = option(3, "Number of seeds of policies and reward models.")
+    seeds: int = option(8, "Number of seeds of policies and reward models.")
     first_seed: int = option(0, "The first seed.")
-    rl_seeds: int = option(3, "Number of RL seeds of every arm on each of them.")
-    worlds: Path = option(Path("runs/miniature"), "Folder for worlds and models, some 200 MB a seed.")
+    rl_seeds: int = option(5, "Number of RL seeds of every arm on each of them.")
+    worlds: Path = option(
+        Path("runs/miniature_rl"), "Folder for worlds and models, some 200 MB a seed; not that of `study`."
+    )
+    results: Path = option(Path("leaderboards/results/miniature_rl"), "Folder for the runs.")
+    tuning: Path | None = option(None, "Table of `tune-rl` with the options of each arm (default: the preset's).")
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Options of `ablations`."""
+
+    seeds: int = option(3, "Number of seeds.")
+    first_seed: int = option(0, "The first seed.")
+    worlds: Path = option(Path("runs/miniature"), "Folder for worlds and models: that of `study`.")
     results: Path = option(Path("leaderboards/results/miniature_rl"), "Folder for the runs.")
 
 
@@ -70,11 +83,12 @@ class GainConfig:
 
     seeds: int = option(10, "Number of seeds of the reward model study.")
     first_seed: int = option(0, "The first seed.")
-    rl_seeds: int = option(2, "Number of RL seeds of every arm on each of them.")
+    rl_seeds: int = option(5, "Number of RL seeds of every arm on each of them; with one, no reliability is known.")
     worlds: Path = option(
         Path("runs/miniature"), "Folder for worlds and models: that of `study`, whose models are used."
     )
     results: Path = option(Path("leaderboards/results/miniature_gain"), "Folder for the runs.")
+    tuning: Path | None = option(None, "Table of `tune-rl` with the options of each arm (default: the preset's).")
 
 
 @command(StudyConfig)
@@ -111,7 +125,18 @@ def tune(config: TuneRewardModelsConfig) -> None:
 
 @command(RLConfig)
 def rl(config: RLConfig) -> None:
-    """Train policies by every arm on every seed in both panels, and run the data ablations of reward models.
+    """Train policies by every arm on every seed in both panels; continues where it was interrupted."""
+    from prmbench.studies.miniature import rl_study, rl_tuning
+
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    tuned = rl_tuning.chosen(config.tuning) if config.tuning else None
+    with job_bars(False) as progress:
+        rl_study.run_study(seeds, range(config.rl_seeds), config.worlds, config.results, progress, tuned=tuned)
+
+
+@command(AblationConfig)
+def ablations(config: AblationConfig) -> None:
+    """Train reward models on altered data and judge them: what does a method's F1 rest on?
 
     Continues where it was interrupted.
     """
@@ -119,7 +144,7 @@ def rl(config: RLConfig) -> None:
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     with job_bars(False) as progress:
-        rl_study.run_study(seeds, range(config.rl_seeds), config.worlds, config.results, progress)
+        rl_study.run_ablations(seeds, config.worlds, config.results, progress)
 
 
 @command(GainConfig)
@@ -128,16 +153,17 @@ def gain(config: GainConfig) -> None:
 
     Continues where it was interrupted.
     """
-    from prmbench.studies.miniature import gain_study
+    from prmbench.studies.miniature import gain_study, rl_tuning
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
+    tuned = rl_tuning.chosen(config.tuning) if config.tuning else None
     with job_bars(False) as progress:
-        gain_study.run_study(seeds, range(config.rl_seeds), config.worlds, config.results, progress)
+        gain_study.run_study(seeds, range(config.rl_seeds), config.worlds, config.results, progress, tuned=tuned)
 
 
 @command(TuneConfig)
 def tune_rl(config: TuneConfig) -> None:
-    """Run every setting of the RL grid on the validation seeds; tuning_rl.json has the table, best first."""
+    """Run every trial of the RL arms on the validation seeds; tuning_rl.json has all of them and the choice."""
     from prmbench.studies.miniature import rl_tuning
 
     with job_bars(False) as progress:

@@ -52,6 +52,9 @@ MARKERS = {
 }
 """Recipes for a marked world, whose judged traces have no marker. Question: which methods rely on the marker?"""
 
+INFORMATIVE = {name: recipe for name, recipe in MARKERS.items() if recipe.data == INFORMATIVE_MARKER}
+"""Recipes of the reward models that the RL study's marker panel starts from."""
+
 
 def write_data(world: World, name: str) -> None:
     """Writes a variant of the world's training data unless it exists; does nothing for the unaltered data."""

@@ -6,7 +6,7 @@ F1 predicts what a policy gains from it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from prmbench.core.progress import JobProgress
 from prmbench.studies.miniature import process_pool
 from prmbench.studies.miniature.recipes import STUDY_METHODS
 from prmbench.studies.miniature.rl_study import ArmRuns, Scale, StudyArm, run_arms, train_reward_models
-from prmbench.studies.miniature.world import ActivityProgress, World, seed_world
+from prmbench.studies.miniature.world import ActivityProgress, Sizes, World, seed_world
 
 BENCHMARK = "miniature_gain"
 REWARD_MODELS = {name: recipe for name, recipe in STUDY_METHODS.items() if recipe.loss != "q_rm"}
@@ -26,11 +26,19 @@ _ARM_OF_LOSS: dict[Loss, Arm] = {"implicit_prm": "distrl_implicit_prm", "dpo_rm"
 GAIN_ARMS: dict[str, StudyArm] = {
     "grpo": StudyArm("grpo"),
     **{
-        f"distrl_{name}": StudyArm(_ARM_OF_LOSS.get(recipe.loss, "distrl_ipvrm"), reward_model=name)
+        f"distrl_{name}": StudyArm(
+            _ARM_OF_LOSS.get(recipe.loss, "distrl_ipvrm"),
+            reward_model=name,
+            tuned_as=_ARM_OF_LOSS.get(recipe.loss, "distrl_ipvrm"),
+        )
         for name, recipe in REWARD_MODELS.items()
     },
 }
 """GRPO, and DistRL from every reward model, which is trained further as in the arms of the RL study."""
+RL_SEEDS = 5
+"""RL seeds of every arm: with one, a gain's reliability is near 0.1 and cannot be computed."""
+SCALE = Scale(world_sizes=Sizes(), validate_every=0)
+"""The worlds are those of the reward model study, whose policies are trained further than the RL study's."""
 
 
 def run_study(
@@ -40,6 +48,7 @@ def run_study(
     out: Path,
     progress: JobProgress | None = None,
     scale: Scale | None = None,
+    tuned: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
     """Makes missing worlds and reward models, then runs every arm; continues where an earlier call was interrupted.
 
@@ -50,17 +59,25 @@ def run_study(
         out: folder of the runs.
         progress: receives the progress of every seed.
         scale: length of the runs and sizes of their data.
+        tuned: chosen options by arm of the RL study; every reward model takes those of the arm that trains it further.
 
     Raises:
         UserError: a process failed.
     """
-    scale = scale or Scale()
-    jobs = {f"seed {seed}": partial(run_seed, seed_world(root, seed), rl_seeds, out, scale) for seed in sft_seeds}
+    options = (rl_seeds, out, scale or SCALE, tuned or {})
+    jobs = {f"seed {seed}": partial(run_seed, seed_world(root, seed), *options) for seed in sft_seeds}
     process_pool.run_jobs(jobs, progress)
 
 
-def run_seed(world: World, rl_seeds: Sequence[int], out: Path, scale: Scale, progress: ActivityProgress) -> None:
+def run_seed(
+    world: World,
+    rl_seeds: Sequence[int],
+    out: Path,
+    scale: Scale,
+    tuned: Mapping[str, Mapping[str, float]],
+    progress: ActivityProgress,
+) -> None:
     """Makes one world and its reward models, and runs every arm on it."""
     train_reward_models(world, REWARD_MODELS, scale.world_sizes, progress)
     for rl_seed in rl_seeds:
-        run_arms(ArmRuns(world, rl_seed, GAIN_ARMS, scale, BENCHMARK), out, progress)
+        run_arms(ArmRuns(world, rl_seed, GAIN_ARMS, scale, BENCHMARK, tuned), out, progress)

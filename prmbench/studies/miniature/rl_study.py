@@ -37,6 +37,8 @@ outcome."""
 STEPS, VALIDATE_EVERY, VALIDATION_SAMPLES = 20, 10, 8
 """RL steps of a run, steps between validations, completions per validation prompt."""
 TRAINING_PROMPTS, VALIDATION_PROMPTS = 1000, 250
+START_BAND = (0.35, 0.65)
+"""Bounds of the start policies' avg@8. Above, training ends near the ceiling; below, few outcomes are mixed."""
 FIRST_UNUSED_PROBLEM = 10_000
 """Index in a split from which on no reward model, policy or threshold has used a problem."""
 
@@ -54,6 +56,13 @@ class StudyArm:
     """Reward model that is validated in the policy's place, without any training."""
     reward_model: str = ""
     """Method of the reward model study that the arm starts from; empty: the one named like the arm's loss."""
+    tuned_as: str = ""
+    """Arm whose tuned options it takes, for a variant of another arm; empty: its own."""
+
+
+def _variant(options: Mapping[str, Any], arm: Arm = "distrl_ipvrm") -> StudyArm:
+    """Returns DistRL with IPVRM, as tuned, but for `options`."""
+    return StudyArm(arm, options, tuned_as="distrl_ipvrm")
 
 
 _PLAIN_ARMS = {
@@ -63,19 +72,21 @@ _PLAIN_ARMS = {
     "distrl_ipvrm": StudyArm("distrl_ipvrm"),
     "distrl_implicit_prm": StudyArm("distrl_implicit_prm"),
     "distrl_dpo_rm": StudyArm("distrl_dpo_rm"),
-    "distrl_frozen": StudyArm("distrl_ipvrm_frozen"),
-    "distrl_naive": StudyArm("distrl_ipvrm", {"adb": False, "dlw": False}),
-    "distrl_dlw": StudyArm("distrl_ipvrm", {"adb": False}),
-    "distrl_adb": StudyArm("distrl_ipvrm", {"dlw": False}),
-    "distrl_sft": StudyArm("distrl_ipvrm", {"reference": "sft"}),
-    "distrl_pmin_0.05": StudyArm("distrl_ipvrm", {"p_min": 0.05}),
-    "distrl_pmin_0.2": StudyArm("distrl_ipvrm", {"p_min": 0.2}),
-    "distrl_alpha_0.01": StudyArm("distrl_ipvrm", {"alpha": 0.01}),
-    "distrl_alpha_0.1": StudyArm("distrl_ipvrm", {"alpha": 0.1}),
-    "distrl_paper": StudyArm("distrl_ipvrm", {"alpha": 0.1, "gae_weight": 1.0}),
+    "distrl_frozen": _variant({}, "distrl_ipvrm_frozen"),
+    "distrl_naive": _variant({"adb": False, "dlw": False}),
+    "distrl_dlw": _variant({"adb": False}),
+    "distrl_adb": _variant({"dlw": False}),
+    "distrl_sft": _variant({"reference": "sft"}),
+    "distrl_pmin_0.05": _variant({"p_min": 0.05}),
+    "distrl_pmin_0.2": _variant({"p_min": 0.2}),
+    "distrl_alpha_0.01": _variant({"alpha": 0.01}),
+    "distrl_alpha_0.1": _variant({"alpha": 0.1}),
+    "distrl_paper": _variant({"alpha": 0.1, "gae_weight": 1.0}),
     "prime": StudyArm("prime"),
     "spro": StudyArm("spro"),
     "reinforce_q_rm": StudyArm("reinforce_q_rm"),
+    "vineppo": StudyArm("vineppo"),
+    "grpo_vps": StudyArm("grpo_vps"),
     "rm_as_policy_ipvrm": StudyArm("grpo", reward_model_as_policy="ipvrm"),
     "rm_as_policy_implicit_prm": StudyArm("grpo", reward_model_as_policy="implicit_prm"),
 }
@@ -95,7 +106,7 @@ class Scale:
     validate_every: int = VALIDATE_EVERY
     validation_prompts: int = VALIDATION_PROMPTS
     validation_split: Split = "test"
-    world_sizes: Sizes = field(default_factory=Sizes)
+    world_sizes: Sizes = field(default_factory=lambda: Sizes(start_band=START_BAND))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,8 @@ class ArmRuns:
     arms: Mapping[str, StudyArm]
     scale: Scale = field(default_factory=Scale)
     benchmark: str = BENCHMARK
+    tuned: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Options by arm, as rl_tuning.py has chosen them; an arm that is not there takes the preset's."""
 
     @property
     def panel(self) -> Panel:
@@ -126,39 +139,68 @@ def run_study(
     out: Path,
     progress: JobProgress | None = None,
     scale: Scale | None = None,
+    tuned: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
-    """Runs the whole study: worlds, reward models, the data ablations, then every arm on every pair of seeds.
+    """Runs the whole study: worlds, reward models, then every arm on every pair of seeds.
 
-    Continues where an earlier call was interrupted.
+    Continues where an earlier call was interrupted, which loses the runs in progress.
 
     Args:
         sft_seeds: seeds of worlds.
         rl_seeds: seeds of RL training in each world.
-        root: folder of the worlds.
+        root: folder of the worlds; not that of the reward model study, whose policies are trained further.
         out: folder of the runs.
         progress: receives the progress of every job.
         scale: length of the runs and sizes of their data.
+        tuned: chosen options by arm.
 
     Raises:
-        UserError: a process failed.
+        UserError: a process failed, or a start policy is outside the band.
     """
     scale = scale or Scale()
     worlds = {panel: [seed_world(root, seed, panel == "marker") for seed in sft_seeds] for panel in STUDY_ARMS}
     process_pool.run_jobs(
         {
-            _world_name(world): partial(prepare_world, world, out, scale.world_sizes)
+            _world_name(world): partial(
+                train_reward_models,
+                world,
+                data_ablations.INFORMATIVE if world.marked else DEMO_METHODS,
+                scale.world_sizes,
+            )
             for panel in STUDY_ARMS
             for world in worlds[panel]
         },
         progress,
     )
+    # Seed by seed, so that a study that is stopped has complete pairs.
     all_runs = [
-        ArmRuns(world, rl_seed, arms, scale)
+        ArmRuns(world, rl_seed, arms, scale, tuned=tuned or {})
+        for rl_seed in rl_seeds
         for panel, arms in STUDY_ARMS.items()
         for world in worlds[panel]
-        for rl_seed in rl_seeds
     ]
     process_pool.run_jobs({runs.name: partial(run_arms, runs, out) for runs in all_runs}, progress)
+
+
+def run_ablations(
+    sft_seeds: Sequence[int], root: Path, out: Path, progress: JobProgress | None = None, sizes: Sizes | None = None
+) -> None:
+    """Trains and judges the data ablations of reward models, in the worlds of the reward model study and marked ones.
+
+    Args:
+        sft_seeds: seeds of worlds.
+        root: folder of the worlds, that of the reward model study, whose runs these are compared with.
+        out: folder of the runs.
+        progress: receives the progress of every job.
+        sizes: of the worlds.
+
+    Raises:
+        UserError: a process failed.
+    """
+    worlds = [seed_world(root, seed, marked) for marked in (False, True) for seed in sft_seeds]
+    process_pool.run_jobs(
+        {_world_name(world): partial(_judge_ablations, world, out, sizes or Sizes()) for world in worlds}, progress
+    )
 
 
 def _panel(world: World) -> Panel:
@@ -169,13 +211,10 @@ def _world_name(world: World) -> str:
     return f"{_panel(world)} seed {world.seed}"
 
 
-def prepare_world(world: World, out: Path, sizes: Sizes, progress: ActivityProgress) -> None:
-    """Makes a world and the reward models of its arms, and trains and judges the data ablations."""
+def _judge_ablations(world: World, out: Path, sizes: Sizes, progress: ActivityProgress) -> None:
     ablations = data_ablations.MARKERS if world.marked else data_ablations.SHUFFLED
     tasks: tuple[str, ...] = ("steps",)
     run_seed(world, ablations, out, sizes, progress, tasks=tasks)
-    if not world.marked:
-        train_reward_models(world, DEMO_METHODS, sizes, progress)
 
 
 def train_reward_models(world: World, methods: Mapping[str, Recipe], sizes: Sizes, progress: ActivityProgress) -> None:
@@ -227,7 +266,8 @@ def distrl_config(runs: ArmRuns, name: str) -> DistRLConfig:
         seed=runs.rl_seed,
         out=world.folder / f"{runs.benchmark.removeprefix('miniature_')}-{runs.rl_seed}" / name,
     )
-    return replace(config, **_reward_model_options(world, arm), **arm.options)
+    tuned = runs.tuned.get(arm.tuned_as or name, {})
+    return replace(config, **{**_reward_model_options(world, arm), **tuned, **arm.options})
 
 
 def _reward_model_options(world: World, arm: StudyArm) -> dict[str, Any]:

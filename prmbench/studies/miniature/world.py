@@ -6,14 +6,17 @@ not made again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from prmbench import data
 from prmbench.config import RolloutConfig, TrainConfig
+from prmbench.core import result_files, writing
 from prmbench.core.records import Trace, UserError
 from prmbench.data import rollouts, training_data
 from prmbench.data.prompts import Prompt
@@ -34,6 +37,11 @@ JUDGED_TASKS: tuple[str, ...] = ("steps", "best_of_n", "calibration")
 """Tasks that reward models are judged on."""
 POLICY_BATCH_SIZE = 32
 """Examples per update of the policy; larger batches learn little in the same time."""
+BAND_PROMPTS, BAND_SAMPLES, BAND_CHECK_EVERY = 250, 8, 2
+"""How a start policy's accuracy is measured against `Sizes.start_band`: problems and samples of the last measurement;
+updates between the checks in training once the policy nears the band, which take half of the problems."""
+START_FILE = "start.json"
+"""File of a world whose start policy is in `Sizes.start_band`: the accuracies measured."""
 FIRST_ACCURACY_CHECK, ACCURACY_CHECK_EVERY, ACCURACY_PROMPTS = 200, 10, 200
 """The policy's accuracy in training: first update it is measured at, updates between checks, validation problems."""
 
@@ -46,6 +54,11 @@ class Sizes:
     """Updates after which a policy that is below `target_accuracy` has failed; about two thirds usually suffice."""
     target_accuracy: float = 0.45
     """Accuracy that ends supervised training. The policy learns fast at that point and ends at 0.45 to 0.65."""
+    start_band: tuple[float, float] | None = None
+    """Bounds of the policy's accuracy before RL, avg@8 on validation problems as RL is validated; None = any.
+
+    Training then ends in the band and not at `target_accuracy`, and a policy outside is refused.
+    """
     training_prompts: int = 2000
     """Prompts that reward models are trained on, before those whose completions are all right or all wrong drop out."""
     group_size: int = 5
@@ -152,15 +165,12 @@ def _train_policy(world: World, sizes: Sizes, progress: ActivityProgress) -> Non
         if world.marked:
             examples = late_markers.add_markers(examples, late_markers.UNINFORMATIVE, world.seed)
         rollouts.write(examples_path, examples)
-    prompts = arithmetic.make_prompts("validation", world.seed, ACCURACY_PROMPTS)
     accuracies: dict[int, float] = {}
-
-    def reached_target(update: int, engine: HFEngine) -> bool:
-        if update >= FIRST_ACCURACY_CHECK and update % ACCURACY_CHECK_EVERY == 0:
-            accuracies[update] = accuracy(engine, prompts, world.seed)
-        return accuracies.get(update, 0.0) >= sizes.target_accuracy
-
+    reached_target = partial(_reached_target, world, sizes, accuracies)
     trained = train.train(config, lambda done, total, _: progress("policy", done, total), reached_target)
+    if sizes.start_band is not None:
+        _check_start(world, sizes.start_band)
+        return
     if trained is None or trained.updates < sizes.max_updates:
         return
     if accuracies.get(sizes.max_updates, 0.0) < sizes.target_accuracy:
@@ -168,6 +178,58 @@ def _train_policy(world: World, sizes: Sizes, progress: ActivityProgress) -> Non
             f"miniature: the policy of seed {world.seed} is not at accuracy {sizes.target_accuracy} after "
             f"{sizes.max_updates} updates; take another seed (--first-seed)"
         )
+
+
+def _reached_target(world: World, sizes: Sizes, accuracies: dict[int, float], update: int, engine: HFEngine) -> bool:
+    """Returns whether supervised training ends at this update; adds the accuracy to `accuracies` where it measures."""
+    band, every, target = sizes.start_band, ACCURACY_CHECK_EVERY, sizes.target_accuracy
+    if band is not None:
+        is_near = max(accuracies.values(), default=0.0) > band[0] / 2
+        every, target = BAND_CHECK_EVERY if is_near else every, _band_target(band)
+    if update < FIRST_ACCURACY_CHECK or update % every:
+        return False
+    if band is not None:
+        accuracies[update] = start_accuracy(engine, world.seed, BAND_PROMPTS // 2)
+    else:
+        prompts = arithmetic.make_prompts("validation", world.seed, ACCURACY_PROMPTS)
+        accuracies[update] = accuracy(engine, prompts, world.seed)
+    return accuracies[update] >= target
+
+
+def _band_target(band: tuple[float, float]) -> float:
+    """Returns the accuracy that ends training: a quarter into the band, since the policy learns fast at that point."""
+    low, high = band
+    return low + (high - low) / 4
+
+
+def _check_start(world: World, band: tuple[float, float]) -> None:
+    """Measures the start policy on all validation problems, once, and records it.
+
+    Raises:
+        UserError: it is outside the band.
+    """
+    path, (low, high) = world.folder / START_FILE, band
+    if not path.exists():
+        engine = completions.open_policy(_rollout_config(world.seed, model=str(world.policy)))
+        measured = start_accuracy(engine, world.seed, BAND_PROMPTS)
+        facts = {"metric": f"avg@{BAND_SAMPLES}", "problems": BAND_PROMPTS, "accuracy": round(measured, 4)}
+        writing.write_atomic(path, result_files.canonical_json(facts))
+    value = json.loads(path.read_text(encoding="utf-8"))["accuracy"]
+    if not low <= value <= high:
+        raise UserError(
+            f"{world.folder}: the start policy has avg@{BAND_SAMPLES} {value} on validation problems, outside "
+            f"{low} to {high}, so its world has no room for reinforcement learning; take another seed (--first-seed), "
+            f"or another folder (--worlds) if this one is of another study"
+        )
+
+
+def start_accuracy(engine: Any, seed: int, prompts: int) -> float:
+    """Returns avg@8 on validation problems, at the temperature and top-p at which RL is validated."""
+    config = replace(_rollout_config(seed, group_size=BAND_SAMPLES), temperature=0.6, top_p=0.95)
+    problems = arithmetic.make_prompts("validation", seed, prompts)
+    with verifiers.Verifier(1) as verifier:
+        outcomes = [r.outcome or 0 for r in completions.sample_completions(engine, problems, config, verifier)]
+    return sum(outcomes) / len(outcomes)
 
 
 def accuracy(engine: HFEngine, prompts: Sequence[Prompt], seed: int) -> float:

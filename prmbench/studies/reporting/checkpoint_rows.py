@@ -7,7 +7,7 @@ correlations of the rows are in checkpoint_tables.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from prmbench.core.records import DEFAULT_READOUTS, EvalProtocol, RunManifest
@@ -34,6 +34,15 @@ from prmbench.tasks.wording import members, run_name
 F1_COLUMNS = ("F1 onpolicy", "F1 injected", "F1 shifts", "own F1 onpolicy", "oracle F1 onpolicy", "oracle F1 injected")
 """F1 columns of the miniature. `own`: read by the value that picks among N; else process level. `oracle`: tuned on the
 judged traces; else on val."""
+F1_SETTINGS: Mapping[str, tuple[Sequence[str], tuple[str, ...], str]] = {
+    F1_COLUMNS[0]: (PROCESS_READOUTS, ("onpolicy",), "calibrated"),
+    F1_COLUMNS[1]: (PROCESS_READOUTS, ("injected",), "calibrated"),
+    F1_COLUMNS[4]: (PROCESS_READOUTS, ("onpolicy",), "oracle"),
+    F1_COLUMNS[5]: (PROCESS_READOUTS, ("injected",), "oracle"),
+}
+"""Columns of a single subset -> readouts, the subset, and the threshold rule."""
+Z95 = 1.959964
+"""Half the width of a 95% normal interval, in standard errors."""
 CALIBRATION_COLUMNS = ("ECE", "ECE Platt", "AUC")
 BEST_OF_N_GAIN, RL_GAIN_COLUMNS = "best-of-N gain", ("RL gain", "over GRPO")
 COST_COLUMNS = ("tokens", "seconds", "tokens a step", "s / 1,000 steps", "GiB", "cost")
@@ -63,6 +72,10 @@ class Checkpoint:
     """Column -> value; columns without a value are absent."""
     chance: float | None = None
     """F1 of random scores on the on-policy traces of the miniature."""
+    errors: Mapping[str, float] = field(default_factory=dict)
+    """Column -> squared standard error over its problems, from the interval of the run."""
+    gains: Mapping[str, Mapping[int, Mapping[str, float]]] = field(default_factory=dict)
+    """Column of RL_GAIN_COLUMNS -> RL seed -> problem -> value."""
 
     @property
     def world(self) -> str:
@@ -115,11 +128,30 @@ def _miniature_checkpoints(runs: Sequence[Run], trained: Sequence[Run]) -> Itera
         models = gather_study(own_runs)
         columns = _study_columns(models, method)
         numbers = {column: values[seed] for column, values in columns.items() if seed in values}
-        policies = {run.result.manifest.ref_weights for run in own_runs} - {None}
-        for policy in policies:
-            numbers |= gains.get((method, seed, str(policy)), {})
+        own_gains: dict[str, dict[int, Mapping[str, float]]] = {}
+        for policy in {run.result.manifest.ref_weights for run in own_runs} - {None}:
+            own_gains |= gains.get((method, seed, str(policy)), {})
+        numbers |= {column: fmean(fmean(v.values()) for v in by_seed.values()) for column, by_seed in own_gains.items()}
         floor = models.by_seed("steps", method, ("floor/random", "floor", "f1"), ("onpolicy",))
-        yield replace(_row(method, _panel(method), seed, own_runs, numbers), chance=floor.get(seed))
+        row = _row(method, _panel(method), seed, own_runs, numbers)
+        yield replace(row, chance=floor.get(seed), errors=_squared_errors(own_runs), gains=own_gains)
+
+
+def _squared_errors(runs: Sequence[Run]) -> dict[str, float]:
+    """Returns the squared standard errors of F1 columns of a single subset, from the 95% intervals over problems."""
+    errors: dict[str, float] = {}
+    for column, (readouts, (subset, *more), rule) in F1_SETTINGS.items():
+        for run in runs:
+            bounds = {
+                row.protocol: (row.lo, row.hi)
+                for row in run.result.rows
+                if run.result.manifest.task == "steps" and (row.subset, row.metric) == (subset, "f1") and not more
+            }
+            protocols = [p for readout in readouts for p in bounds if p.split(":")[0] == f"{readout}/{rule}"]
+            lo, hi = bounds[protocols[0]] if protocols else (None, None)
+            if lo is not None and hi is not None:
+                errors[column] = ((hi - lo) / (2 * Z95)) ** 2
+    return errors
 
 
 def _panel(method: str) -> str:
@@ -129,14 +161,11 @@ def _panel(method: str) -> str:
 
 def _study_columns(models: Study, method: str) -> dict[str, BySeed]:
     """Returns a method's values by column and seed."""
-    plain, injected, own_value = ("onpolicy",), ("injected",), own_readouts(method)
+    plain, own_value = ("onpolicy",), own_readouts(method)
     f1_settings = {
-        F1_COLUMNS[0]: (PROCESS_READOUTS, plain, "calibrated"),
-        F1_COLUMNS[1]: (PROCESS_READOUTS, injected, "calibrated"),
+        **F1_SETTINGS,
         F1_COLUMNS[2]: (PROCESS_READOUTS, SHIFTS, "calibrated"),
         F1_COLUMNS[3]: (own_value, plain, "calibrated"),
-        F1_COLUMNS[4]: (PROCESS_READOUTS, plain, "oracle"),
-        F1_COLUMNS[5]: (PROCESS_READOUTS, injected, "oracle"),
     }
     columns = {column: models.f1(method, *setting) for column, setting in f1_settings.items()}
     sizes = models.group_sizes()
@@ -154,12 +183,15 @@ def _study_columns(models: Study, method: str) -> dict[str, BySeed]:
     return columns
 
 
-def _gains_by_start(trained: Sequence[Run]) -> dict[tuple[str, int, str], dict[str, float]]:
+def _gains_by_start(
+    trained: Sequence[Run],
+) -> dict[tuple[str, int, str], dict[str, dict[int, Mapping[str, float]]]]:
     """Returns RL gains of DistRL's default arm by the (method, SFT seed, policy hash) of its reward model.
 
-    The policy's hash distinguishes worlds of the same seed. A run that is in several benchmarks counts once.
+    They are by column, RL seed and problem. The policy's hash distinguishes worlds of the same seed. A run that is in
+    several benchmarks counts once.
     """
-    gains_by_rl_seed: dict[tuple[str, int, str], dict[str, dict[int, float]]] = {}
+    gains_by_rl_seed: dict[tuple[str, int, str], dict[str, dict[int, Mapping[str, float]]]] = {}
     for rl, panel, arm in _arms(trained):
         runs = {t.seeds: t.run.result.manifest for t in rl.of(panel, arm)}
         method = _reward_model(runs.values(), panel, arm)
@@ -167,10 +199,8 @@ def _gains_by_start(trained: Sequence[Run]) -> dict[tuple[str, int, str], dict[s
             for (sft_seed, rl_seed), values in gains.items():
                 key = method, sft_seed, runs[sft_seed, rl_seed].weights or ""
                 of_column = gains_by_rl_seed.setdefault(key, {}).setdefault(column, {})
-                of_column.setdefault(rl_seed, fmean(values.values()))
-    return {
-        key: {column: fmean(v.values()) for column, v in columns.items()} for key, columns in gains_by_rl_seed.items()
-    }
+                of_column.setdefault(rl_seed, values)
+    return gains_by_rl_seed
 
 
 def _arms(trained: Sequence[Run]) -> Iterator[tuple[RLStudy, str, str]]:

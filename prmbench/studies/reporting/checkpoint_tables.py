@@ -18,7 +18,7 @@ from prmbench.core.result_files import Run, canonical_json
 from prmbench.report.figures import render_figures
 from prmbench.report.frame import CHECKPOINT_SHEET
 from prmbench.report.sheets import Sheet
-from prmbench.studies.reporting import disjoint_problems
+from prmbench.studies.reporting import disjoint_problems, reliability_tables
 from prmbench.studies.reporting.checkpoint_correlation import (
     MIN_SEEDS,
     REPLICATES,
@@ -116,6 +116,8 @@ def joined(runs: Sequence[Run], png: bool = False) -> tuple[Sheet, ...]:
 def grids(rows: Sequence[Checkpoint], correlated: Sequence[CorrelationTable] | None = None) -> tuple[Table, ...]:
     """Returns the tables of correlations, then those of checkpoints, without empty ones."""
     tables = [_correlations(table) for table in (correlations(rows) if correlated is None else correlated)]
+    apart = untrained([row for row in rows if row.seed is not None])
+    tables += reliability_tables.tables([row for row in rows if row.model not in apart])
     groups = {
         "Checkpoints of the miniature": [r for r in rows if r.seed is not None and r.tuned],
         "Checkpoints of the miniature, the paper's constants": [r for r in rows if r.seed is not None and r.paper],

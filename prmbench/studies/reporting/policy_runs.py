@@ -21,7 +21,7 @@ ARMS = (
     *("distrl_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm"),
     *("distrl_frozen", "distrl_ipvrm_frozen", "distrl_naive", "distrl_dlw", "distrl_adb", "distrl_sft"),
     *("distrl_pmin_0.05", "distrl_pmin_0.2", "distrl_alpha_0.01", "distrl_alpha_0.1", "distrl_paper"),
-    *("prime", "spro", "reinforce_q_rm", "rm_as_policy_ipvrm", "rm_as_policy_implicit_prm"),
+    *("prime", "spro", "reinforce_q_rm", "vineppo", "grpo_vps", "rm_as_policy_ipvrm", "rm_as_policy_implicit_prm"),
 )
 """Arms in table order; other arms follow."""
 PANELS = ("plain", "marker")

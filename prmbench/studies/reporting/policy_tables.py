@@ -5,6 +5,7 @@ Every cell is an estimate of nested_seeds.py. The table of the reward models bef
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,8 +14,8 @@ from statistics import fmean, median
 import pandas as pd
 
 from prmbench.metrics.equivalence import VERDICT_TEXT, VERDICTS
-from prmbench.studies.reporting.nested_seeds import INTERVALS_NOTE, Estimate, estimate
-from prmbench.studies.reporting.policy_claims import CLAIMS, POLICY_MARGIN, Answer, compare_with_grpo
+from prmbench.studies.reporting.nested_seeds import INTERVALS_NOTE, Estimate, difference, estimate
+from prmbench.studies.reporting.policy_claims import CLAIMS, IPVRM, POLICY_MARGIN, Answer, compare_with_grpo
 from prmbench.studies.reporting.policy_runs import (
     BASE_ARM,
     ArmRun,
@@ -24,8 +25,13 @@ from prmbench.studies.reporting.policy_runs import (
     truncated_shares,
 )
 from prmbench.studies.reporting.reward_model_runs import Study
+from prmbench.studies.reporting.variance_components import design
 from prmbench.tasks.table import DASH, FRACTION, NOTED, PERCENT, POINTS, Row, Table, TableCell, Unit, Value, has_mark
 
+GOAL = 0.007
+"""The difference of accuracy that the main comparison ought to detect."""
+MANY_SEEDS = 10**6
+"""RL seeds that leave nothing of their own variance."""
 OPTION_COLUMNS = (
     *("reward", "rm_loss", "rm_beta", "rm_margin", "rm_update", "reference", "adb", "dlw"),
     *("alpha", "gae_weight", "p_min", "credit", "group_size", "prompts"),
@@ -57,7 +63,10 @@ SINGLE = (
 
 def grids(study: RLStudy, answered: Sequence[Answer]) -> tuple[Table, ...]:
     """Returns all tables, the claims first; some may be empty."""
-    return answers_grid(answered), before_after(study), arms_grid(study), comparisons(answered), monitors(study)
+    return (
+        *(answers_grid(answered), before_after(study), arms_grid(study), power(study)),
+        *(comparisons(answered), monitors(study)),
+    )
 
 
 # --- answers ------------------------------------------------------------------------------------------------
@@ -135,6 +144,46 @@ def _comparison(a: Answer) -> Row:
         Value(a.equivalence_p, "p"),
         Value(a.equivalence_holm, "p"),
         Value(estimate.mdd, FRACTION if a.unit == FRACTION else PERCENT),
+    )
+
+
+# --- what the main comparison can detect ----------------------------------------------------------------------
+
+
+def power(study: RLStudy) -> Table:
+    """Returns the table of what DistRL with IPVRM against GRPO can detect, and why."""
+    rows = tuple(row for panel in study.panels if (row := _power_row(study, panel)))
+    return Table(
+        label="rl-power",
+        title="What the main comparison can detect",
+        caption=(
+            f"{IPVRM} minus {BASE_ARM} in {study.metric} after training, percentage points. SD: square roots of the "
+            "variance components of the paired difference by world, RL seed in a world, problem in a world, and the "
+            "rest (RL seed x problem), method of moments. Detectable: the smallest true difference that a t-test over "
+            "worlds finds at 5% with power 0.80, with these components; limit: with these worlds and any "
+            "number of RL seeds. Worlds for: how many such worlds the goal needs with as many seeds as here."
+        ),
+        header=(
+            *("Panel", "Worlds", "RL seeds", "Problems", "SD world", "SD RL seed", "SD problem", "SD rest"),
+            *("Detectable", "Limit in RL seeds", f"Worlds for {100 * GOAL:g}", "Goal"),
+        ),
+        groups=(rows,) if rows else (),
+    )
+
+
+def _power_row(study: RLStudy, panel: str) -> Row:
+    runs = difference(study.accuracy(panel, IPVRM, -1), study.accuracy(panel, BASE_ARM, -1))
+    spread = design(runs)
+    if spread is None:
+        return ()
+    variances = (spread.world_variance, spread.seed_variance, spread.problem_variance, spread.rest_variance)
+    detectable = spread.detectable(spread.worlds, spread.seeds)
+    reached = "reached" if detectable <= GOAL else "not reached: worlds differ, or are too few"
+    return (
+        *(panel or DASH, _count(spread.worlds), _count(spread.seeds), _count(spread.problems)),
+        *(Value(math.sqrt(variance), PERCENT) for variance in variances),
+        *(Value(detectable, PERCENT), Value(spread.detectable(spread.worlds, MANY_SEEDS), PERCENT)),
+        *(Value(spread.worlds_for(GOAL, spread.seeds), "count"), reached),
     )
 
 
