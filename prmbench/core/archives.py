@@ -111,4 +111,4 @@ def write(archive: Path, contents: Mapping[str, bytes]) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    writing.write_atomic(archive, lzma.compress(plain.getvalue(), preset=6))
+    writing.write_atomic(archive, lzma.compress(plain.getvalue(), preset=9 | lzma.PRESET_EXTREME))

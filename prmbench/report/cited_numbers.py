@@ -280,11 +280,17 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] = 
     sources, faults = Sources(options.root / "leaderboards"), 0
     for page in pages(options.root):
         text = page.read_text(encoding="utf-8")
-        if options.write and (new := rewrite(text, sources)) != text:
-            write_atomic(page, new.encode())
-            say(f"{page}: rewritten")
-            text = new
-        for mismatch in check(text, sources):
+        try:
+            if options.write and (new := rewrite(text, sources)) != text:
+                write_atomic(page, new.encode())
+                say(f"{page}: rewritten")
+                text = new
+            mismatches = check(text, sources)
+        except UserError as error:
+            faults += 1
+            say(f"{page}: {error}")
+            continue
+        for mismatch in mismatches:
             faults += 1
             say(f"{page}:{mismatch.line}: {mismatch.text}")
     return int(faults > 0)

@@ -28,7 +28,7 @@ from prmbench.studies.miniature.recipes import DEMO_METHODS
 from prmbench.studies.miniature.reward_model_study import run_seed
 from prmbench.studies.miniature.rl_study import DEMO_ARMS, ArmRuns, Scale
 from prmbench.studies.miniature.world import ActivityProgress, Sizes, World, seed_world
-from prmbench.studies.reporting.reward_model_runs import SHIFTS, BySeed, Study, own_readouts
+from prmbench.studies.reporting.reward_model_runs import SHIFTS, BySeed, Study, chance, own_readouts
 from prmbench.studies.reporting.reward_model_runs import gather_study as gather
 from prmbench.studies.reporting.sections import SECTIONS
 
@@ -132,7 +132,7 @@ def _method_values(study: Study, method: str, largest: int) -> list[BySeed]:
 
 def _chance_values(study: Study) -> list[BySeed]:
     """Returns the values of random scores by seed, column by column; there is none for ECE."""
-    method, f1, accuracy = study.methods[0], ("floor/random", "floor", "f1"), ("floor/random", "floor", "accuracy")
+    method, f1, accuracy = study.methods[0], chance(), ("floor/random", "floor", "accuracy")
     floors = [study.by_seed("steps", method, f1, subsets) for subsets in (("onpolicy",), ("injected",), SHIFTS)]
     return [*floors, study.by_seed("best_of_n", method, accuracy, study.subsets("best_of_n")), {}]
 

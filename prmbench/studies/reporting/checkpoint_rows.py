@@ -23,6 +23,7 @@ from prmbench.studies.reporting.reward_model_runs import (
     SHIFTS,
     BySeed,
     Study,
+    chance,
     gather_study,
     own_readouts,
     seed_of,
@@ -132,7 +133,7 @@ def _miniature_checkpoints(runs: Sequence[Run], trained: Sequence[Run]) -> Itera
         for policy in {run.result.manifest.ref_weights for run in own_runs} - {None}:
             own_gains |= gains.get((method, seed, str(policy)), {})
         numbers |= {column: fmean(fmean(v.values()) for v in by_seed.values()) for column, by_seed in own_gains.items()}
-        floor = models.by_seed("steps", method, ("floor/random", "floor", "f1"), ("onpolicy",))
+        floor = models.by_seed("steps", method, chance(), ("onpolicy",))
         row = _row(method, _panel(method), seed, own_runs, numbers)
         yield replace(row, chance=floor.get(seed), errors=_squared_errors(own_runs), gains=own_gains)
 

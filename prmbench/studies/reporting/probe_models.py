@@ -14,7 +14,7 @@ from prmbench.metrics.equivalence import MARGINS
 from prmbench.report.stats import mean
 from prmbench.studies.reporting.nested_seeds import difference
 from prmbench.studies.reporting.policy_claims import METHODS, Question, by_world
-from prmbench.studies.reporting.reward_model_runs import PROCESS_READOUTS, BySeed, Study
+from prmbench.studies.reporting.reward_model_runs import PROCESS_READOUTS, BySeed, Study, chance
 from prmbench.studies.reporting.reward_model_tables import mean_value, over_seeds
 from prmbench.tasks.table import PERCENT, Row, Table, Value
 
@@ -59,7 +59,7 @@ def _shuffled(models: Study, scene: str) -> Iterator[Question]:
     for method in METHODS:
         shuffled = name(method, "shuffled")
         probe_f1 = f1(models, method, "shuffled", scene)
-        floor = models.by_seed("steps", shuffled, ("floor/random", "floor", "f1"), (scene,))
+        floor = models.by_seed("steps", shuffled, chance(), (scene,))
         gap = difference(by_world(probe_f1), by_world(floor))
         yield Question(
             "shuffled", "", f"{shuffled} - random scores", f"F1, {scene}", gap, low=-math.inf, high=NO_CHANGE
@@ -133,5 +133,5 @@ def _probed(models: Study, method: str) -> list[str]:
 def _floor(models: Study, scene: str) -> list[float]:
     by_world: BySeed = {}
     for method in models.methods:
-        by_world |= models.by_seed("steps", method, ("floor/random", "floor", "f1"), (scene,))
+        by_world |= models.by_seed("steps", method, chance(), (scene,))
     return list(by_world.values())

@@ -14,7 +14,7 @@ import pandas as pd
 from prmbench.core.records import MetricRow, RunManifest
 from prmbench.core.result_files import Run
 from prmbench.tasks import find_task
-from prmbench.tasks.wording import rule_and_readout
+from prmbench.tasks.wording import RANDOM_FLOORS, rule_and_readout
 
 BENCHMARK = "miniature"
 """The benchmark whose runs form the study: many seeds, one world each."""
@@ -160,12 +160,17 @@ def _run_order(manifest: RunManifest) -> tuple[object, ...]:
     return _method_rank(manifest.model), seed_of(manifest), manifest.task, manifest.run_id
 
 
+def chance(rule: str = "calibrated") -> tuple[str, str, str]:
+    """Returns the key, as `Study.by_seed` takes it, of the F1 of random scores under a threshold rule."""
+    return RANDOM_FLOORS[rule], "floor", "f1"
+
+
 def _is_used(task: str, row: MetricRow, rule: str) -> bool:
     """Whether the study uses a row: one subset, the main series, and of each task the rules that its tables show."""
     if row.subset.startswith(("avg[", "micro[")) or "." in row.protocol.split("/")[0]:
         return False
     if task == "steps":
-        return row.metric == "f1" and (rule in F1_RULES or row.protocol == "floor/random")
+        return row.metric == "f1" and (rule in F1_RULES or row.protocol in RANDOM_FLOORS.values())
     if task == "best_of_n":
         return rule in ("last", "floor")
     return task == "calibration" and not row.metric.startswith("reliability_")

@@ -19,6 +19,7 @@ from prmbench.studies.reporting.reward_model_runs import (
     SHIFTS,
     BySeed,
     Study,
+    chance,
     own_readouts,
 )
 from prmbench.tasks.calibration import COLUMNS as CALIBRATION
@@ -206,7 +207,7 @@ def _f1(study: Study, rule: str) -> Table:
             if readout:
                 lines.append(((method, name, Code(readout)), _f1_by_seed(study, method, readouts, rule)))
         groups.append(_table(study, lines, units))
-    floor = _floor(study, subsets, units)
+    floor = _floor(study, subsets, units, rule)
     groups = [group for group in (*groups, floor) if group]
     return Table(
         label=f"study-f1-{rule}",
@@ -226,17 +227,17 @@ def _heading(study: Study, subset: str) -> str:
     return f"{subset} (n={size})" if size else subset
 
 
-def _floor(study: Study, subsets: Sequence[str], units: dict[str, Unit]) -> tuple[Row, ...]:
-    """Returns the row of random scores under the best threshold, which depend on the traces alone, not on a method."""
+def _floor(study: Study, subsets: Sequence[str], units: dict[str, Unit], rule: str) -> tuple[Row, ...]:
+    """Returns the row of random scores under the same rule, which depend on the traces alone, not on a method."""
     cells: dict[str, BySeed] = {}
     for subset in subsets:
         by_seed: BySeed = {}
         for method in study.methods:
-            by_seed |= study.by_seed("steps", method, ("floor/random", "floor", "f1"), (subset,))
+            by_seed |= study.by_seed("steps", method, chance(rule), (subset,))
         cells[subset] = by_seed
     if not any(cells.values()):
         return ()
-    return _table(study, [(("random scores, best threshold", "", Code("floor/random")), cells)], units)
+    return _table(study, [(("random scores", "", Code(chance(rule)[0])), cells)], units)
 
 
 def _best_of_n(study: Study) -> Table:
