@@ -121,6 +121,8 @@ class Sources:
         """Returns a line of terminal output with the numbers of a run; unchanged if it begins with no protocol."""
         run = _run(self._results / source)
         rows = [r for r in run.result.rows if r.metric == "f1" and line.split()[:1] == [r.protocol]]
+        averages = sorted((r for r in rows if "[" in r.subset), key=lambda r: -r.subset.count(","))
+        rows = [r for r in rows if r not in averages[1:]]  # a terminal table has the widest average alone
         numbers = [
             number for row in rows for number in _numbers(row.value, None if row is not rows[-1] else (row.lo, row.hi))
         ]

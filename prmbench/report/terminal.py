@@ -18,8 +18,8 @@ from prmbench.tasks.steps import f1_cell, missing_notes
 from prmbench.tasks.table import NOTED, PERCENT, POINTS, Code, Row, Table, TableCell, Value
 from prmbench.tasks.wording import code_badge
 
-WIDTH, MIN_COLUMN = 80, 6
-"""Characters of a table, and the narrowest column to which a heading is cut."""
+WIDTH, MIN_COLUMN, EDGES = 80, 6, 4
+"""Characters of a table, the narrowest column to which a heading is cut, and what lies around the columns."""
 
 
 def run_table(result: RunResult, rows: Sequence[MetricRow] | None = None) -> RichTable:
@@ -147,7 +147,8 @@ def terminal_table(table: Table, title: str, notes: Sequence[str]) -> RichTable:
     rich_table = RichTable(title=heading, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, **layout)  # type: ignore[arg-type]
     rows = [[_text(cell) for cell in row] for group in table.groups for row in group]
     widths = [max((len(row[at]) for row in rows), default=0) for at in range(len(table.header))]
-    is_crowded = widths[0] + sum(1 + max(len(h), w) for h, w in zip(table.header[1:], widths[1:], strict=True)) > WIDTH
+    needed = EDGES + widths[0] + sum(1 + max(len(h), w) for h, w in zip(table.header[1:], widths[1:], strict=True))
+    is_crowded = needed > WIDTH
     rich_table.add_column(table.header[0], overflow="fold", ratio=1)
     for name, width in zip(table.header[1:], widths[1:], strict=True):
         max_width = max(width, MIN_COLUMN) if is_crowded else None
