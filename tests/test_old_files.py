@@ -13,7 +13,8 @@ from paths import SUPPORT
 from prmbench import evaluation, tasks
 from prmbench.backends import cards
 from prmbench.config import EvalConfig, TrainRMConfig
-from prmbench.tasks.agreement import LATER_METRICS
+from prmbench.core.records import ESTIMATOR_VERSION, UserError
+from prmbench.tasks.rejudge import rejudge
 from prmbench.training.train import train
 
 
@@ -38,10 +39,26 @@ def test_a_model_card_of_before_says_how_the_model_is_read(old: Path) -> None:
 def test_a_result_of_before_is_read_and_its_rows_follow_from_its_scores(old: Path) -> None:
     (path,) = (old / "runs").glob("*[0-9a-f].json")
     run = tasks.read_verified(path, resampled=True)
-    stored = {(row.subset, row.protocol, row.metric): row for row in run.result.rows}
-    derived = {(row.subset, row.protocol, row.metric): row for row in tasks.judge(run.result.manifest, run.scores)}
-    assert {key: derived[key] for key in stored} == stored
-    assert {key[-1] for key in derived.keys() - stored.keys()} <= set(LATER_METRICS)
+    assert run.is_judged_again
+    assert run.result.manifest.estimator_version == ESTIMATOR_VERSION
+    assert run.result.rows == tasks.judge(run.result.manifest, run.scores)
+    stored = {(row.subset, row.protocol, row.metric): row for row in tasks.read_run(path).result.rows}
+    kept = {(row.subset, row.protocol, row.metric): row for row in run.result.rows}
+    same = [key for key in stored if "fixed" in key[1] and key[-1] in ("f1", "error_accuracy", "correct_accuracy")]
+    assert same
+    assert all(kept[key].value == pytest.approx(stored[key].value) for key in same)
+
+
+def test_rows_of_newer_estimators_are_refused_and_old_ones_can_be_written_anew(old: Path) -> None:
+    (path,) = (old / "runs").glob("*[0-9a-f].json")
+    assert rejudge(old / "runs") == [path]
+    run = tasks.read_verified(path, resampled=True)
+    assert not run.is_judged_again
+    newer = json.loads(path.read_text())
+    newer["manifest"]["estimator_version"] = ESTIMATOR_VERSION + 1
+    path.write_text(json.dumps(newer))
+    with pytest.raises(UserError, match="upgrade prmbench"):
+        tasks.read_verified(path)
 
 
 def test_the_same_command_has_the_run_id_of_before(old: Path) -> None:

@@ -159,7 +159,7 @@ class Swapped:
 
 def _chunks(weights: Floats) -> list[Floats]:
     size = max(1, _CHUNK // max(weights.shape[1], 1))
-    return [weights[start : start + size] for start in range(0, len(weights), size)]
+    return [weights[start : start + size] for start in range(0, max(len(weights), 1), size)]
 
 
 def _out_of_fold(data: Sample, weights: Floats, fold: Ints) -> Floats:

@@ -18,7 +18,7 @@ from prmbench.tasks.registry import TASKS
 from prmbench.tasks.wording import RULES
 
 SCHEMA_VERSION = "0.3.0"
-SIGNED_METRICS = ("gain", "f1_drop", "td_outcome_correlation")
+SIGNED_METRICS = ("gain", "f1_drop", "td_outcome_correlation", "calibration_rms")
 """Beginnings of metrics that are differences or correlations, from -1 to 1; others of this package lie in [0, 1]."""
 CONFIDENCE = 0.95
 
@@ -120,7 +120,7 @@ def _bounds(row: MetricRow) -> tuple[float, float]:
 def _interval(row: MetricRow) -> dict[str, Any]:
     if row.lo is None or row.hi is None:
         return {}
-    method = "percentile bootstrap over problems"
+    method = "bootstrap over problems: score, t or percentile interval, see docs/protocols.md of prmbench"
     limits = {"lower": rounded(row.lo), "upper": rounded(row.hi)}
     return {"confidence_interval": {**limits, "confidence_level": CONFIDENCE, "method": method}}
 

@@ -10,7 +10,7 @@ from prmbench.tasks import find_task
 from prmbench.tasks.blocks import group_size, underlying_subsets
 from prmbench.tasks.steps import RECOMMENDED
 from prmbench.tasks.task import Task
-from prmbench.tasks.wording import rule_and_readout
+from prmbench.tasks.wording import hidden_floors, rule_and_readout
 
 EXCLUDED_METRICS = ("threshold", "mdd", "drop_mdd", "p_value", "reliability", "ece_if_calibrated")
 """Beginnings of metrics that are no results of their own."""
@@ -79,6 +79,8 @@ def floors_of(row: MetricRow, rows: Sequence[MetricRow]) -> dict[str, float | No
     if metric in PICK_METRICS:
         metrics = {"accuracy", f"majority@{n}", f"pass@{n}"}
     floors = [r for r in rows if is_floor(r) and r.subset == row.subset and r.metric in metrics]
+    hidden = hidden_floors((r.protocol for r in floors), [row.protocol])
+    floors = [r for r in floors if r.protocol not in hidden]
     return {r.protocol: rounded(r.value) for r in floors if r.value is not None}
 
 

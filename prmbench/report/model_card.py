@@ -33,6 +33,7 @@ from prmbench.report.headlines import (
     rounded,
 )
 from prmbench.tasks.published import unofficial_note
+from prmbench.tasks.wording import hidden_floors
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -177,7 +178,14 @@ def _rows_to_show(result: RunResult, wanted: Sequence[str], all_protocols: bool)
     if not present and main is not None:
         present = {main.protocol}
     task = tasks.find_task(result.manifest.task)
-    return [r for r in result.rows if is_floor(r) or (r.protocol in present if present else not is_in_sample(task, r))]
+    hidden = hidden_floors((r.protocol for r in result.rows), present) if present else ()
+
+    def is_shown(row: MetricRow) -> bool:
+        if is_floor(row):
+            return row.protocol not in hidden
+        return row.protocol in present if present else not is_in_sample(task, row)
+
+    return list(filter(is_shown, result.rows))
 
 
 def _check_one_model(manifests: Sequence[RunManifest], paths: Sequence[Path]) -> None:

@@ -72,10 +72,9 @@ def compare_table(rows: Sequence[MetricRow], verdicts: Sequence[ComparisonVerdic
     by_key = {(row.protocol, row.subset, row.metric): row for row in rows}
     verdict_by_key = {(v.protocol, v.subset): v.verdict for v in verdicts}
     groups: list[tuple[Row, ...]] = []
-    p_metrics = ["p_value", *["p_adjusted"] * any(row.metric == "p_adjusted" for row in rows)]
     for protocol in dict.fromkeys(row.protocol for row in rows):
         metric = metrics.get(protocol, "f1")
-        table_rows: list[Row] = [(Code(protocol), *[""] * (5 + len(p_metrics)))]
+        table_rows: list[Row] = [(Code(protocol), *[""] * 6)]
         subsets = format_shift.comparison_subsets(
             dict.fromkeys(r.subset for r in rows if r.protocol == protocol), metric
         )
@@ -88,13 +87,12 @@ def compare_table(rows: Sequence[MetricRow], verdicts: Sequence[ComparisonVerdic
                 f1_cell(row, POINTS if index == 2 else PERCENT, interval=index == 2)  # noqa: PLR2004
                 for index, row in enumerate(metric_rows)
             )
-            p_rows = [by_key.get((protocol, subset, p_metric)) for p_metric in p_metrics]
-            p_values = (Value(None if p is None else p.value, "fraction") for p in p_rows)
+            p = by_key.get((protocol, subset, "p_value"))
+            p_value = Value(None if p is None else p.value, "fraction")
             table_rows.append(
                 (
                     *(f"  {validity.short_subset_name(subset) or name}", first, second, difference),
-                    *p_values,
-                    *(mdd, verdict_by_key.get((protocol, subset), "")),
+                    *(p_value, mdd, verdict_by_key.get((protocol, subset), "")),
                 )
             )
         groups.append(tuple(table_rows))
@@ -102,7 +100,7 @@ def compare_table(rows: Sequence[MetricRow], verdicts: Sequence[ComparisonVerdic
         label="compare",
         title="",
         caption="",
-        header=("", "first", "second", "difference", "p", *["p adj."] * (len(p_metrics) - 1), "mdd", "better?"),
+        header=("", "first", "second", "difference", "p", "mdd", "better?"),
         groups=tuple(groups),
         text_columns=1,
     )
@@ -131,7 +129,7 @@ def _comparison_notes(rows: Sequence[MetricRow]) -> list[str]:
         "mdd: the smallest difference that this test finds with power 0.80",
     ]
     if any(row.metric == "p_adjusted" for row in rows):
-        notes.insert(1, "p adj.: for all protocols compared here at once")
+        notes.append("p of each row by itself; --json has p_adjusted, for all protocols at once")
     display_names = format_shift.comparison_subsets(dict.fromkeys(r.subset for r in rows), "")
     averages = [s for s, name in display_names.items() if name == "average" and not validity.short_subset_name(s)]
     notes += [f"average over {name[4:-1].replace(',', ', ')}" for name in averages]

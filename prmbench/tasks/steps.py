@@ -43,7 +43,7 @@ from prmbench.tasks.metric_rows import (
 from prmbench.tasks.table import DASH, NOTED, PERCENT, Code, Row, Table, Unit, Value
 from prmbench.tasks.task import Floor, Leading, Task
 from prmbench.tasks.wording import FLOORS as FLOOR_WORDS
-from prmbench.tasks.wording import RANDOM_FLOORS, floors_under, rule_and_readout
+from prmbench.tasks.wording import RANDOM_FLOORS, floors_under, hidden_floors, rule_and_readout
 
 FLOORS = ("position", "outcome_oracle")
 """Floors that need no threshold; those of random scores depend on the threshold rule: see RANDOM_FLOORS."""
@@ -416,8 +416,9 @@ def _swap_tests(
 ) -> dict[str, SwapTest]:
     """The test of each subset on which both runs have an F1 under their protocol."""
     protocol = protocols[0]  # the rules of both are alike
-    scaled = [_one_scale(s, p, x) for s, p, x in zip(subsets, protocols, samples, strict=True)]
-    one, other = scaled if protocol.is_tuned else samples
+    one, other = samples
+    if protocol.is_tuned:
+        one, other = (_one_scale(s, p, x) for s, p, x in zip(subsets, protocols, samples, strict=True))
     swapped = {
         s.name: Swapped(
             one[s.name],
@@ -511,7 +512,8 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
     """Returns the terminal table: F1 by protocol and subset, interval in the last column; then AUROC, then floors."""
     f1 = {(row.protocol, row.subset): row for row in result.rows if row.metric == "f1"}
     columns = _summary_columns(result)
-    floors = [key for key in FLOOR_WORDS if any(protocol == key for protocol, _ in f1)]
+    hidden = hidden_floors((protocol for protocol, _ in f1), keys)
+    floors = [key for key in FLOOR_WORDS if key not in hidden and any(protocol == key for protocol, _ in f1)]
 
     def protocol_row(key: str) -> Row:
         cells = [f1_cell(f1.get((key, c)), interval=c == columns[-1]) for c in columns]

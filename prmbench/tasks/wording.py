@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from prmbench.core.records import EvalProtocol, RunManifest
 from prmbench.core.result_files import Run
@@ -49,6 +50,19 @@ FLOORS: dict[str, str] = {
     "floor/position": "chance: commonest position only",
     "floor/outcome_oracle": "knows the final answer only",
 }
+
+
+def hidden_floors(protocols: Iterable[str], shown: Iterable[str]) -> set[str]:
+    """Returns the floors of random scores that belong to no protocol that is shown.
+
+    Args:
+        protocols: All protocols of a run. Where none is a random floor of a certain rule, its floor is for all rules.
+        shown: Protocols with a threshold rule.
+    """
+    random = set(RANDOM_FLOORS.values())
+    if not (random - {RANDOM_FLOORS["oracle"]}) & set(protocols):
+        return set()
+    return random - {RANDOM_FLOORS.get(rule_and_readout(key)[0]) for key in shown if not key.startswith("floor/")}
 
 
 def floors_under(rule: str) -> dict[str, str]:

@@ -202,7 +202,7 @@ def test_times_and_data_of_a_record_are_those_of_the_run(tmp_path: Path) -> None
     assert result["source_data"]["hf_repo"] == "Qwen/ProcessBench"
     assert result["source_data"]["additional_details"]["revision"] == "d" * 40
     assert set(json.loads(result["metric_config"]["additional_details"]["floors"])) == {
-        *("floor/random", "floor/position", "floor/outcome_oracle")
+        *("floor/random_calibrated", "floor/position", "floor/outcome_oracle")
     }
 
 

@@ -106,7 +106,7 @@ def test_floors_stand_beside_what_they_are_floors_of(tmp_path: Path) -> None:
     floors = found["math", "as_is/native", "f1"].metric_args["floors"]
     assert floors == {
         key: pytest.approx(rows["math", key, "f1"], abs=1e-6)
-        for key in ("floor/random", "floor/position", "floor/outcome_oracle")
+        for key in ("floor/random_flags", "floor/position", "floor/outcome_oracle")
     }
     assert "floors" not in found["math", "as_is/native", "error_accuracy"].metric_args
 
@@ -281,7 +281,7 @@ def test_two_results_under_one_id_are_not_one(tmp_path: Path) -> None:
 
 
 MAIN = {
-    "steps": ("avg[gsm8k,math,omnimath]", "as_is/calibrated:gsm8k", "f1"),
+    "steps": ("avg[math,omnimath]", "as_is/calibrated:gsm8k", "f1"),
     "validity": ("micro[easy,hard]", "as_is/cross_validated", "prmscore"),
     "best_of_n": ("avg[easy,hard]", "prefix_sum/last", "best_of@4"),
     "policy": ("avg[easy,hard]", "sampled/t0.6,p0.95,n4", "avg@4"),

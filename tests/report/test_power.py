@@ -67,7 +67,8 @@ def test_a_pair_shares_its_problems() -> None:
     rows = {r.metric: r for r in compare((a.result, a.scores), (b.result, b.scores), asked) if r.subset == "math"}
     assert plan["paired"]
     assert plan["estimate"] == pytest.approx(rows["f1_difference"].value)
-    assert plan["detectable"] == pytest.approx(rows["mdd"].value, rel=0.05)
+    # From the spread of the pair alone; the test of `compare`, which tunes again, detects about as much.
+    assert plan["detectable"] == pytest.approx(rows["mdd"].value, rel=0.15)
 
 
 def test_folders_are_paired_by_seed(studies: Path) -> None:

@@ -121,11 +121,13 @@ def named(model: str, backend: str, per_subset: int = 2) -> Run:
 
 
 def test_a_studys_number_counts_its_answers() -> None:
-    rows = tuple((name, *(Value(n, "count") for n in counts)) for name, counts in (("a", (1, 2, 3)), ("b", (4, 0, 10))))
-    grid = Table("x", "Asked?", "", ("Claim", "Yes", "No", "Unclear"), (rows[:1], rows[1:]))
+    rows = tuple(
+        (name, *(Value(n, "count") for n in counts)) for name, counts in (("a", (1, 2, 1, 3)), ("b", (4, 0, 2, 10)))
+    )
+    grid = Table("x", "Asked?", "", ("Claim", "Yes", "No", "Equivalent", "Unclear"), (rows[:1], rows[1:]))
     card = overview.sheet_card(replace(sheet(grid), headline=headline([grid])))
-    assert card.number == "5 yes, 2 no, 13 unclear"
-    assert card.facts == (("Asked", "Asked? 20 comparisons."),)
+    assert card.number == "5 yes, 2 no, 3 equivalent, 13 unclear"
+    assert card.facts == (("Asked", "Asked? 23 comparisons."),)
 
 
 def test_a_sheets_number_is_the_best_of_its_leading_column() -> None:

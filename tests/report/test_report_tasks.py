@@ -165,9 +165,14 @@ def test_calibration_table_splits_by_scaling_and_knows_that_low_is_good() -> Non
     as_read, platt = calibration.tables([made("calibration", rows(0.2), "a"), made("calibration", rows(0.3), "b")])
     assert (as_read.title, platt.title) == ("As read", "Platt-scaled")
     lines = {line[1]: line for line in texts(as_read)[0]}
-    assert lines["a"][3:7] == ("**0.200** [0.190, 0.210]",) * 2 + ("0.200 [0.190, 0.210]", "0.200")
-    assert lines["b"][5:7] == ("**0.300** [0.290, 0.310]", "**0.300**")
-    assert texts(as_read)[0][-1][2:5] == ("`floor/constant`", "0.000 [-0.010, 0.010]", "0.250 [0.240, 0.260]")
+    columns = [as_read.header.index(name) for name in ("ECE", "Brier", "AUC", "AUC, quarter 1")]
+    shown = {name: tuple(line[at] for at in columns) for name, line in lines.items()}
+    assert shown["a"] == ("**0.200** [0.190, 0.210]",) * 2 + ("0.200 [0.190, 0.210]", "0.200")
+    assert shown["b"][2:] == ("**0.300** [0.290, 0.310]", "**0.300**")
+    floor = texts(as_read)[0][-1]
+    assert (floor[2], *(floor[at] for at in columns[:2])) == (
+        *("`floor/constant`", "0.000 [-0.010, 0.010]", "0.250 [0.240, 0.260]"),
+    )
 
 
 def test_notes_are_gathered_and_the_largest_error_is_told() -> None:

@@ -12,6 +12,7 @@ from report_runs import completions, manifest, scores_of, task_scores, traces
 
 from prmbench.core.records import MetricRow, RunResult, ScoredTrace
 from prmbench.core.result_files import Run
+from prmbench.metrics import intervals
 from prmbench.report import overview
 from prmbench.report.standings import Column, column
 from prmbench.tasks import best_of_n, judge
@@ -36,15 +37,16 @@ PRM = run("prm", scores_of(STEPS), native=0.5)
 
 def test_the_number_is_the_rows_and_the_bound_is_the_best_floor() -> None:
     result = standing([PRM])
-    rows = rows_of(PRM.result, "avg[gsm8k,math,omnimath]")
+    rows = rows_of(PRM.result, "avg[math,omnimath]")
     assert (result.subset, result.rule, result.protocols) == (
-        "avg[gsm8k,math,omnimath]",
+        "avg[math,omnimath]",
         "Calibrated",
         ("as_is/calibrated:gsm8k",),
     )
     cell = result.standings["prm"]
     assert cell.row == rows["as_is/calibrated:gsm8k", "f1"]
-    floors = {key: rows[f"floor/{key}", "f1"].value or 0.0 for key in ("random", "position", "outcome_oracle")}
+    names = ("random_calibrated", "position", "outcome_oracle")
+    floors = {name: rows[f"floor/{name}", "f1"].value or 0.0 for name in names}
     assert result.bound is not None
     assert result.bound.value == max(floors.values()) == floors["outcome_oracle"]
     assert cell.row is not None
@@ -59,10 +61,13 @@ def test_a_difference_is_resampled_with_the_same_problems_on_both_sides() -> Non
     subsets = steps._subset_data(PRM.result.manifest, PRM.scores)
     key = "as_is/calibrated:gsm8k"
     cells = steps.judge_one(PRM.result.manifest, PRM.scores, key).cells
-    ours = np.mean([cells[key][s.name][0].values for s in subsets], axis=0)
-    floor = np.mean([steps.floor("outcome_oracle", s).values for s in subsets], axis=0)
+    transferred = [s for s in subsets if s.name != "gsm8k"]
+    ours = np.mean([cells[key][s.name][0].values for s in transferred], axis=0)
+    floor = np.mean([cells["floor/outcome_oracle"][s.name][0].values for s in transferred], axis=0)
     cell = standing([PRM]).standings["prm"]
-    assert (cell.lo, cell.hi) == pytest.approx(tuple(np.percentile((ours - floor)[1:], [2.5, 97.5])))
+    problems = min(s.problems for s in transferred)
+    gap = ours - floor
+    assert (cell.lo, cell.hi) == pytest.approx(intervals.interval("share_difference", gap[0], gap[1:], problems))
     assert cell.lo is not None
     assert cell.hi is not None
     assert cell.lo < cell.difference < cell.hi  # type: ignore[operator]
@@ -77,9 +82,13 @@ def test_a_baseline_run_that_beats_the_floors_is_the_bound_and_is_paired() -> No
     assert list(result.standings) == ["prm"]
     cell = result.standings["prm"]
     assert cell.difference is not None
-    assert cell.difference < 0
+    assert cell.difference == pytest.approx(
+        rows_of(PRM.result, result.subset)["as_is/calibrated:gsm8k", "f1"].value - result.bound.value  # type: ignore[operator]
+    )
     assert cell.hi is not None
-    assert cell.hi < 0
+    assert cell.lo is not None
+    alone = PRM.result.rows and rows_of(PRM.result, result.subset)["as_is/calibrated:gsm8k", "f1"]
+    assert cell.hi - cell.lo < 2 * (alone.hi - alone.lo)  # type: ignore[operator]
 
 
 def test_a_baseline_with_other_draws_is_resampled_with_those_of_the_model() -> None:

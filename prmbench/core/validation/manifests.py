@@ -94,7 +94,15 @@ def _counts(manifest: RunManifest) -> Iterator[Fault]:
         "seed": (-LARGEST_COUNT, LARGEST_COUNT),
         "replicates": (0, MAX_REPLICATES),
         **dict.fromkeys(
-            ("benchmark_version", "schema_version", "scoring_version", "tokens", "completion_tokens", "answers"),
+            (
+                "benchmark_version",
+                "schema_version",
+                "scoring_version",
+                "estimator_version",
+                "tokens",
+                "completion_tokens",
+                "answers",
+            ),
             (0, LARGEST_COUNT),
         ),
         **dict.fromkeys(("seconds", "finished_at", "cost", "memory_gib"), (0, LARGEST_COUNT)),

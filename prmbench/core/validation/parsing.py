@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,14 +27,15 @@ def read_result(raw: str, source: str) -> RunResult:
     Raises:
         UserError: The content is no JSON, is of a newer schema, or a field has the wrong type. Ranges are not checked.
     """
-    version = _typed(_Versioned, raw, source, "not a prmbench result").manifest.schema_version
+    versions = _typed(_Versioned, raw, source, "not a prmbench result").manifest
+    version = versions.schema_version
     if not 1 <= version <= SCHEMA_VERSION:
         raise UserError(
             f"{source}: schema version {short.repr(version)}: this prmbench reads 1 to {SCHEMA_VERSION}; "
             f"upgrade prmbench"
         )
     result: RunResult = _typed(RunResult, raw, source, "not a prmbench result")
-    return result
+    return replace(result, manifest=replace(result.manifest, estimator_version=versions.estimator_version))
 
 
 def read_trace(line: bytes, source: str) -> ScoredTrace:
@@ -78,6 +79,7 @@ def read_record(record: type[T], values: object, source: str, remedy: str) -> T:
 @dataclass(frozen=True, slots=True)
 class _Version:
     schema_version: int = 0
+    estimator_version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
