@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from prmbench.core.records import EvalProtocol, MetricRow
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
+from prmbench.metrics.floors import outcome_floor, position_floor
 from prmbench.report.figures import PALETTE, STYLE
 from prmbench.tasks import compare, pairs, read_run
 
@@ -78,6 +79,15 @@ def draw_thresholds(figure: Figure) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
+def _flagged_at_random(steps: int | np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+    """F1 of flagging each step at the best rate: see `prmbench.metrics.floors.random_flags`, here exact."""
+    rate = np.linspace(0, 1, 1001)
+    length, error = np.broadcast_to(steps, labels.shape)[:, None], labels[:, None]
+    chance = np.where(error < 0, (1 - rate) ** length, rate * (1 - rate) ** np.maximum(error, 0))
+    found, passed = (np.average(chance[kind], axis=0, weights=weights[kind]) for kind in (labels >= 0, labels < 0))
+    return float(first_error.harmonic(found, passed).max())
+
+
 def draw_optimism(figure: Figure) -> None:
     """What tuning on the judged traces adds: scores are noise, so that everything above the floor is optimism."""
     rng = np.random.default_rng(0)
@@ -92,8 +102,10 @@ def draw_optimism(figure: Figure) -> None:
         SIZES, rules["cross-validated"], color=BLUE, marker="o", label="tuned on other problems (cross_validated)"
     )
     steps, labels = _labels(np.random.default_rng(1), 20_000)
-    floor = 100 * first_error.random_floor(steps, labels, np.ones((1, len(labels))))[0]
-    axis.axhline(floor, color=GREY, lw=1, ls=(0, (3, 2)), label="the most that noise can expect (floor/random)")
+    floor = 100 * _flagged_at_random(steps, labels, np.ones(len(labels)))
+    axis.axhline(
+        floor, color=GREY, lw=1, ls=(0, (3, 2)), label="the most that one threshold can expect (floor/random_flags)"
+    )
     axis.set(xscale="log", xlabel="number of traces", ylabel="mean F1 of random scores, percent", ylim=(0, None))
     axis.set_xticks(SIZES, [str(size) for size in SIZES])
     axis.minorticks_off()
@@ -127,20 +139,20 @@ def draw_pairing(figure: Figure) -> None:
 def draw_floors(figure: Figure) -> None:
     """The three floors against the length of solutions: half are right, and each later step errs first less often."""
     lengths = np.arange(2, 21)
-    curves: dict[str, list[float]] = {"outcome_oracle": [], "position": [], "random": []}
+    curves: dict[str, list[float]] = {"outcome_oracle": [], "position": [], "random_flags": []}
     for length in lengths:
         labels = np.append(np.arange(length), -1)  # every first error once, and a right solution
         weights = np.append(FALLING ** labels[:-1], 0)[None]
         weights[:, -1] = weights.sum()
-        curves["random"].append(first_error.random_floor(np.full(len(labels), length), labels, weights)[0])
-        curves["position"].append(first_error.position_floor(labels, weights)[0])
-        curves["outcome_oracle"].append(first_error.outcome_floor(labels, (labels < 0).astype(np.int64), weights)[0])
+        curves["random_flags"].append(_flagged_at_random(length, labels, weights[0]))
+        curves["position"].append(position_floor(labels, weights)[0])
+        curves["outcome_oracle"].append(outcome_floor(labels, (labels < 0).astype(np.int64), weights)[0])
     axis: Axes = figure.subplots()
-    colors = {"outcome_oracle": "#222222", "position": "#6b6b6b", "random": RED}
+    colors = {"outcome_oracle": "#222222", "position": "#6b6b6b", "random_flags": RED}
     words = {
         "outcome_oracle": "knows whether the answer is right",
         "position": "always the commonest position",
-        "random": "random scores, best threshold",
+        "random_flags": "steps flagged at the best rate",
     }
     for name, values in curves.items():
         axis.plot(lengths, 100 * np.array(values), color=colors[name], label=f"floor/{name}: {words[name]}")

@@ -513,6 +513,8 @@ def summary(result: RunResult, keys: Sequence[str]) -> Table:
     f1 = {(row.protocol, row.subset): row for row in result.rows if row.metric == "f1"}
     columns = _summary_columns(result)
     hidden = hidden_floors((protocol for protocol, _ in f1), keys)
+    with_values = {protocol for (protocol, _), row in f1.items() if row.value is not None}
+    hidden |= set(RANDOM_FLOORS.values()) - with_values  # such as that of a rule without its subset
     floors = [key for key in FLOOR_WORDS if key not in hidden and any(protocol == key for protocol, _ in f1)]
 
     def protocol_row(key: str) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -242,8 +243,9 @@ def card(folder: Path, **fields: object) -> Path:
     return folder
 
 
-def test_value_head_reads_the_last_token_of_a_step(scalar: Path) -> None:
-    backend = load_backend(ModelConfig(str(scalar), backend="value_head"))
+def test_value_head_reads_the_last_token_of_a_step(scalar: Path, tmp_path: Path) -> None:
+    folder = card(Path(shutil.copytree(scalar, tmp_path / "scalar")), backend="value_head")
+    backend = load_backend(ModelConfig(str(folder)))
     for trace, scores in zip(TRACES, backend.score(TRACES), strict=True):
         encoded = encode_chat(byte_bpe(), trace)
         row = full_logits(scalar, encoded.ids, "AutoModelForTokenClassification")[:, 0]
@@ -274,7 +276,7 @@ def test_head_files_beside_a_bare_model(headed: tuple[Path, torch.Tensor, float]
     folder, weight, bias = headed
     tensors = {"weight": weight, "bias": torch.tensor([bias])}
     save_file(tensors, folder / name) if name.endswith("safetensors") else torch.save(tensors, folder / name)
-    backend = load_backend(ModelConfig(str(folder), backend="value_head"))
+    backend = load_backend(ModelConfig(str(card(folder, backend="value_head"))))
     for trace, scores in zip(TRACES, backend.score(TRACES), strict=True):
         encoded = encode_chat(byte_bpe(), trace)
         row = head_values(folder, encoded.ids, weight, bias)

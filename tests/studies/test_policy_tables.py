@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -19,6 +20,7 @@ from scipy import stats
 from table_texts import texts
 
 from prmbench.core.result_files import metrics_path, sha256
+from prmbench.metrics import intervals
 from prmbench.metrics.equivalence import MARGINS, holm
 from prmbench.report import report, run_table
 from prmbench.report.load import load
@@ -501,5 +503,8 @@ def test_terminal_table_of_one_run(tmp_path: Path) -> None:
     text = console.export_text()
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     rows = [line.split() for line in text.splitlines() if line.strip().startswith(("step", "after"))]
-    assert rows[0] == ["step", "0", "10.0", "[10.0,", "10.0]", "6.2"]
-    assert rows[-1] == ["after", "minus", "before", "+30.0", "[+30.0,", "+30.0]"]
+    # All twelve problems agree: Wilson's interval of twelve, and a gain with the standard error of twelve alike.
+    low, high = intervals.share_interval(0.1, 0.0, 12)
+    assert rows[0] == ["step", "0", "10.0", f"[{100 * low:.1f},", f"{100 * high:.1f}]", "6.2"]
+    half = 30 / math.sqrt(12) * intervals.t_quantile(0.975, 12)
+    assert rows[-1] == ["after", "minus", "before", "+30.0", f"[{30 - half:+.1f},", f"{30 + half:+.1f}]"]

@@ -160,7 +160,7 @@ def study_rows(task: str, kind: str, level: float) -> list[MetricRow]:
         return MetricRow(subset, protocol, metric, value, value - 0.01, value + 0.01, 2, 0)
 
     if task == "steps":
-        found = [row(s, "floor/random", "f1", 0.2) for s in STUDY_SUBSETS]
+        found = [row(s, "floor/random_calibrated", "f1", 0.2) for s in STUDY_SUBSETS]
         for at, readout in enumerate(READ[kind]):
             bonus = 0.02 * (at == 1)  # process level stands above the others
             for subset in STUDY_SUBSETS:

@@ -76,6 +76,8 @@ def disattenuate(points: Sequence[Measured], within: Within = "pooled") -> Disat
     seeds = min(len(p.y) for p in points)
     if within == "world":
         points = [p for p in points if sum(q.world == p.world for q in points) > 1]
+    if len(points) < MIN_POINTS:
+        return None
     x, y = np.array([p.x for p in points]), np.array([p.y[:seeds] for p in points], dtype=float)
     names = ["" if within == "pooled" else getattr(p, within) for p in points]
     same_group = np.array([[a == b for b in names] for a in names], dtype=float)
