@@ -156,7 +156,11 @@ def test_a_signal_while_a_plugin_runs_is_the_users(
 ) -> None:
     module.write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
     common = ("--model", "m", "--backend", "plugin_of_a_test:Mine", "--data", benchmark_folder, "--out", tmp_path)
-    result = call("eval", *common)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
+    try:
+        result = call("eval", *common)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.exit_code == 143
     assert "stopped; what was finished is kept" in result.stderr
 
