@@ -141,7 +141,7 @@ def evaluate_reward_model(
         model=str(config.out),
         device="cpu",
         batch_tokens=SCORING_BATCH_TOKENS,
-        ref_cache=world.folder / "reference",
+        ref_cache=None if recipe.loss == "q_rm" else world.folder / "reference",  # which reads no reference
         calibrate_on=TUNING_SUBSET,
         seed=world.seed,
         out=out,
