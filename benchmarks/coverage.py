@@ -149,10 +149,10 @@ class Condition:
 
 def conditions() -> list[Condition]:
     """Returns every condition, the quickest first."""
-    found = [Condition("policy", problems, 0.0, metric=m, completions=k) for m, problems, k in POLICIES]
-    found += [Condition("interval", n, s) for n in SIZES for s in SEPARATIONS]
-    found += [Condition("test", n, SEPARATIONS[1], gain) for n in TESTED_SIZES for gain in (0.0, GAIN)]
-    return found
+    policies = [Condition("policy", problems, 0.0, metric=m, completions=k) for m, problems, k in POLICIES]
+    intervals = [Condition("interval", n, s) for n in SIZES for s in SEPARATIONS]
+    tests = [Condition("test", n, SEPARATIONS[1], gain) for n in TESTED_SIZES for gain in (0.0, GAIN)]
+    return [*policies, *intervals, *tests]
 
 
 def observe(condition: Condition, number: int, replicates: int) -> dict[str, list[float]]:
@@ -235,7 +235,7 @@ def run(out: Path, data_sets: int, replicates: int, only: str = "") -> None:
         for number in range(data_sets):
             if (condition.name, number) in done:
                 continue
-            line = {"condition": condition.name, "number": number, "seen": observe(condition, number, replicates)}
+            line = {"condition": condition.name, "number": number, "numbers": observe(condition, number, replicates)}
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         sys.stderr.write(f"{condition.name}: {data_sets} data sets\n")
@@ -254,12 +254,12 @@ def read(out: Path) -> list[dict[str, object]]:
 
 def summary(out: Path) -> list[dict[str, object]]:
     """Returns one line for each condition and number: how often the interval missed, and how often a test rejected."""
-    seen: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+    by_number: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     for line in read(out):
-        for name, numbers in line["seen"].items():  # type: ignore[attr-defined]
-            seen[str(line["condition"]), name].append(numbers)
+        for name, numbers in line["numbers"].items():  # type: ignore[attr-defined]
+            by_number[str(line["condition"]), name].append(numbers)
     lines = []
-    for (condition, name), rows in seen.items():
+    for (condition, name), rows in by_number.items():
         table = np.array([row for row in rows if np.isfinite(row).all()])
         if not len(table):
             continue

@@ -98,28 +98,6 @@ def _one_sided_p(distance: float, error: float, df: float) -> float:
     return float(special.ndtr(-t) if math.isinf(df) else special.stdtr(df, -t))
 
 
-def equivalence_p_of_replicates(difference: float, replicates: Sequence[float], margin: float) -> float | None:
-    """Returns the p-value of two one-sided bootstrap tests that the true difference is at most `margin` in size.
-
-    The replicates' deviations from `difference` stand for those of the estimate from the truth: (k + 1) / (B + 1),
-    where k counts the deviations that would carry a difference on the bound to the estimate or further inside.
-
-    Args:
-        difference: The estimate.
-        replicates: Bootstrap replicates of the difference; those that are not finite are left out.
-        margin: Half the width of the equivalence range.
-
-    Returns:
-        The larger of the two p-values; None with fewer than two finite replicates.
-    """
-    deviations = [value - difference for value in replicates if math.isfinite(value)]
-    if len(deviations) < 2:  # noqa: PLR2004 - no spread
-        return None
-    from_below = sum(d >= difference + margin for d in deviations)
-    from_above = sum(d <= difference - margin for d in deviations)
-    return (max(from_below, from_above) + 1) / (len(deviations) + 1)
-
-
 def equivalence_p_of_interval(difference: float, lo: float | None, hi: float | None, margin: float) -> float | None:
     """Returns the p-value of two one-sided tests from a 95% interval, where the replicates are not at hand.
 

@@ -133,8 +133,8 @@ def position_floor(label: Ints, weights: Floats) -> Floats:
     """Computes the F1, [b], of predicting the most frequent error index with the best probability q, else none."""
     is_modal = label == modal_index(label)
     has_error = label >= 0
-    found = weights[:, has_error] @ is_modal[has_error] / np.maximum(weights[:, has_error].sum(axis=1), 1e-300)
-    f1 = harmonic(found[:, None] * _RATES, np.broadcast_to(1 - _RATES, (len(weights), len(_RATES)))).max(axis=1)
+    hit = weights[:, has_error] @ is_modal[has_error] / np.maximum(weights[:, has_error].sum(axis=1), 1e-300)
+    f1 = harmonic(hit[:, None] * _RATES, np.broadcast_to(1 - _RATES, (len(weights), len(_RATES)))).max(axis=1)
     exists = (weights[:, has_error].sum(axis=1) > 0) & (weights[:, ~has_error].sum(axis=1) > 0)
     return np.where(exists, f1, np.nan)
 

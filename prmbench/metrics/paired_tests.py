@@ -2,7 +2,7 @@
 
 Under "no difference" the two runs are exchangeable problem by problem. So the scores of the two are swapped for a
 random half of the problems, thresholds are tuned again on what results, and the difference is divided by its standard
-error. How far such quotients lie from 0 gives the p-value, and the same distribution gives the interval around the
+error. How far these t values lie from 0 gives the p-value, and the same distribution gives the interval around the
 observed difference: it excludes 0 exactly where p is below 0.05. Dividing by the standard error keeps the test valid
 where the runs differ in more than their F1 (Chung and Romano, 2013).
 """
@@ -21,7 +21,7 @@ from prmbench.metrics.intervals import LEVEL, POWER, Ends
 
 Bools = NDArray[np.bool_]
 _TIE = 1e-9
-"""Relative difference below which two quotients are equal."""
+"""Relative difference below which two t values are equal."""
 _CHUNK = 2**17
 """Weights of swaps that are tuned together: their arrays fit into a processor's cache."""
 _SPLIT_TRACES = 3_000
@@ -36,15 +36,15 @@ class SwapTest:
     error: Floats
 
     @property
-    def quotients(self) -> Floats:
+    def t_values(self) -> Floats:
         """Differences over their standard errors, [swaps + 1]."""
         is_zero = np.abs(self.difference) <= 1e-12  # noqa: PLR2004 - two equal runs, up to rounding
         return np.where(is_zero, 0.0, self.difference / self.error)
 
     @property
     def p(self) -> float | None:
-        """The two-sided p-value, (k + 1) / (swaps + 1) with k quotients at least as far from 0 as the observed one."""
-        return adjusted_p(self.quotients, [self.quotients])
+        """The two-sided p-value, (k + 1) / (swaps + 1) with k t values at least as far from 0 as the observed one."""
+        return adjusted_p(self.t_values, [self.t_values])
 
     def interval(self) -> Ends:
         """Returns the 95% interval of the difference, which excludes 0 exactly where p is below 0.05."""
@@ -59,28 +59,28 @@ class SwapTest:
         critical = self._critical()
         if critical is None:
             return None
-        return (critical + float(np.quantile(np.abs(self.quotients[1:]), 2 * POWER - 1))) * float(self.error[0])
+        return (critical + float(np.quantile(np.abs(self.t_values[1:]), 2 * POWER - 1))) * float(self.error[0])
 
     def _critical(self) -> float | None:
-        """The quotient that has to be exceeded; None with too few swaps to reject anything."""
+        """The t value that has to be exceeded; None with too few swaps to reject anything."""
         rejecting = math.ceil((1 - LEVEL) * len(self.difference) - _TIE) - 1
         if rejecting < 1:
             return None
-        return float(np.sort(np.abs(self.quotients[1:]))[-rejecting]) * (1 + _TIE)
+        return float(np.sort(np.abs(self.t_values[1:]))[-rejecting]) * (1 + _TIE)
 
 
-def adjusted_p(quotients: Floats, family: Sequence[Floats]) -> float | None:
-    """Computes a p-value that is adjusted for a family of tests by the largest quotient (max-T, Westfall and Young).
+def adjusted_p(t_values: Floats, family: Sequence[Floats]) -> float | None:
+    """Computes a p-value that is adjusted for a family of tests by the largest t value (max-T, Westfall and Young).
 
     Args:
-        quotients: Of one test: the observed one, then those under each swap.
-        family: The quotients of all tests, this one included, under the same swaps.
+        t_values: Of one test: the observed one, then those under each swap.
+        family: The t values of all tests, this one included, under the same swaps.
     """
-    if len(quotients) < 2:  # noqa: PLR2004
+    if len(t_values) < 2:  # noqa: PLR2004
         return None
     largest = np.max([np.abs(q[1:]) for q in family], axis=0)
-    reached = int((largest >= abs(quotients[0]) * (1 - _TIE)).sum())
-    return (reached + 1) / len(quotients)
+    reached = int((largest >= abs(t_values[0]) * (1 - _TIE)).sum())
+    return (reached + 1) / len(t_values)
 
 
 def average(tests: Sequence[SwapTest]) -> SwapTest:
@@ -195,5 +195,5 @@ def f1_test(data: Sample, observed: tuple[Floats, Floats], swapped: tuple[Floats
             influence[:, group] += sign * slope[:, None] * (rate[:, group] - own[:, None])
     by_problem = influence @ np.eye(problems)[data.cluster]
     variance = (by_problem**2).sum(axis=1) * problems / max(problems - 1, 1)
-    # Half a problem's worth of doubt: where all problems agree, the spread would be 0 however few they are.
+    # The second term is the error of half a problem: without it, problems that all agree would have none, however few.
     return SwapTest(difference, np.sqrt(variance + (0.5 / problems) ** 2))

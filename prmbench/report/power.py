@@ -104,13 +104,13 @@ def lines(plan: Plan) -> list[str]:
     points = f"{100 * plan.difference:g} point{'s' * (plan.difference != 0.01)}"  # noqa: PLR2004 - one point
     compared = "second minus first, paired" if plan.paired else "against an independent run that varies as much"
     number = f"{100 * plan.estimate:+.1f}" if plan.paired else f"{100 * plan.estimate:.1f}"
-    known = [_count(n) for n in (plan.needed, plan.needed_lo, plan.needed_hi)]
+    needed, low, high = (_count(n) for n in (plan.needed, plan.needed_lo, plan.needed_hi))
     return [
         f"number: {plan.metric} under {plan.protocol}, {plan.subset}: {number}",
         f"difference: {compared}",
         f"pilot: {plan.pilot} {plan.unit}, standard error {100 * plan.error:.2f} points",
         f"detectable now: {100 * plan.detectable:.1f} points (power {plan.power:g}, level {plan.level:g})",
-        f"needed for {points}: {known[0]} {plan.unit}, 95% interval [{known[1]}, {known[2]}]",
+        f"needed for {points}: {needed} {plan.unit}, 95% interval [{low}, {high}]",
     ]
 
 

@@ -240,8 +240,8 @@ def step_advantages(rows: Rows) -> Tensor:
     values = torch.zeros(len(sizes), max((len(r.step_values) for r in rows.rows), default=0) + 1, device=rows.device)
     step = torch.zeros(rows.mask.shape, dtype=torch.long, device=rows.device)
     for i, row in enumerate(rows.rows):
-        known = (*row.step_values, float(row.outcome))
-        values[i, : len(known)] = torch.tensor(known, device=rows.device)
+        to_outcome = (*row.step_values, float(row.outcome))
+        values[i, : len(to_outcome)] = torch.tensor(to_outcome, device=rows.device)
         for start in row.step_starts[1 : len(row.step_values)]:
             step[i, start:] += 1
     return objectives.step_advantages(values, step, rows.learning)

@@ -64,13 +64,13 @@ class Cell:
         centre = float(self.values[0]) if self.centre is None else self.centre
         return intervals.interval(self.kind, centre, self.values[1:], problems)
 
-    def quotients(self, problems: int) -> Floats:
+    def t_values(self, problems: int) -> Floats:
         """Returns a difference over its standard error: as observed, then as it varies around "no difference", [b]."""
         if self.test is not None:
-            return self.test.quotients
+            return self.test.t_values
         error = max(intervals.standard_error(self.values[1:], problems), intervals.ROUNDING)
-        quotients = np.concatenate([self.values[:1], self.values[1:] - self.values[0]]) / error
-        return np.nan_to_num(quotients)  # a replicate without the metric says nothing
+        t_values = np.concatenate([self.values[:1], self.values[1:] - self.values[0]]) / error
+        return np.nan_to_num(t_values)  # a replicate without the metric says nothing
 
     def p_value(self, problems: int) -> float | None:
         """Returns the two-sided p-value of a difference."""
@@ -198,12 +198,12 @@ def compared_rows(
     for pairs in placed.values():
         for part, cell in pairs:
             if _is_tested(cell):
-                families.setdefault(part.name, []).append(cell.quotients(part.problems))
+                families.setdefault(part.name, []).append(cell.t_values(part.problems))
     rows = []
     for protocol, pairs in placed.items():
         for part, cell in pairs:
             if _is_tested(cell) and len(cells) > 1:
-                adjusted = paired_tests.adjusted_p(cell.quotients(part.problems), families[part.name])
+                adjusted = paired_tests.adjusted_p(cell.t_values(part.problems), families[part.name])
                 p = cell.p_value(part.problems)
                 cell = replace(cell, p_adjusted=None if adjusted is None or p is None else max(adjusted, p))  # noqa: PLW2901
             rows += cell_rows(part, protocol, cell)

@@ -245,7 +245,7 @@ def _rate(subset: Subset, protocol: EvalProtocol, samples: Mapping[str, Sample])
         tuned_on = samples[subset.name if protocol.on is None else protocol.on]
         threshold = first_error.best_threshold(tuned_on, np.ones((1, len(tuned_on))))
     else:
-        threshold = np.array([_given_threshold(protocol)])
+        threshold = np.array([_untuned_threshold(protocol)])
     return data.matches(threshold)[0].astype(float), threshold
 
 
@@ -291,7 +291,7 @@ def _unparsed(subset: Subset) -> list[Cell]:
     return [share("unparsed", shares)]
 
 
-def _given_threshold(protocol: EvalProtocol) -> float:
+def _untuned_threshold(protocol: EvalProtocol) -> float:
     """The threshold of a rule that tunes none."""
     number = 1.0 if protocol.readout == "vote" else protocol.at
     if number is None:
@@ -442,7 +442,7 @@ def _swap_tests(
         elif protocol.is_tuned:
             judged = both.judged(both.best_thresholds() if tuned is None else tuned)
         else:
-            judged = both.judged_by_own(*map(_given_threshold, protocols))
+            judged = both.judged_by_own(*map(_untuned_threshold, protocols))
         first, second = (_rate(subset, p, data)[0] for p, data in zip(protocols, samples, strict=True))
         tests[subset.name] = paired_tests.f1_test(samples[0][subset.name], (first, second), judged)
     return tests

@@ -95,14 +95,14 @@ def test_a_common_scale_changes_no_tuned_f1() -> None:
     assert (right[0] == right[1]).all()
 
 
-def test_p_counts_quotients_at_least_as_far_from_zero() -> None:
+def test_p_counts_t_values_at_least_as_far_from_zero() -> None:
     test = SwapTest(np.array([0.4, 0.1, -0.4, 0.5, 0.0]), np.array([0.1, 0.1, 0.1, 0.1, 0.1]))
     assert test.p == pytest.approx((2 + 1) / 5)
     assert SwapTest(np.zeros(5), np.full(5, 0.1)).p == 1.0
     assert SwapTest(np.zeros(1), np.ones(1)).p is None
     assert SwapTest(np.zeros(1), np.ones(1)).interval() == (None, None)
     other = np.array([0.0, 9.0, 0.0, 0.0, 0.0])
-    assert adjusted_p(test.quotients, [test.quotients, other]) == pytest.approx((3 + 1) / 5)
+    assert adjusted_p(test.t_values, [test.t_values, other]) == pytest.approx((3 + 1) / 5)
 
 
 def test_the_interval_excludes_zero_exactly_where_p_is_below_five_percent() -> None:

@@ -41,7 +41,7 @@ class EvalProtocol:
     @property
     def is_tuned(self) -> bool:
         """Whether the rule tunes its threshold on labelled traces."""
-        return self.threshold not in ("native", "fixed")
+        return self.threshold not in ("native", "fixed", "ranking")
 
     @property
     def key(self) -> str:
