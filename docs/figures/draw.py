@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from prmbench.core.records import EvalProtocol, MetricRow
 from prmbench.core.result_files import Run
 from prmbench.metrics import first_error
-from prmbench.metrics.floors import outcome_floor, position_floor
+from prmbench.metrics.floors import best_flag_rate, outcome_floor, position_floor
 from prmbench.report.figures import PALETTE, STYLE
 from prmbench.tasks import compare, pairs, read_run
 
@@ -79,15 +79,6 @@ def draw_thresholds(figure: Figure) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
-def _flagged_at_random(steps: int | np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """F1 of flagging each step at the best rate: see `prmbench.metrics.floors.random_flags`, here exact."""
-    rate = np.linspace(0, 1, 1001)
-    length, error = np.broadcast_to(steps, labels.shape)[:, None], labels[:, None]
-    chance = np.where(error < 0, (1 - rate) ** length, rate * (1 - rate) ** np.maximum(error, 0))
-    found, passed = (np.average(chance[kind], axis=0, weights=weights[kind]) for kind in (labels >= 0, labels < 0))
-    return float(first_error.harmonic(found, passed).max())
-
-
 def draw_optimism(figure: Figure) -> None:
     """What tuning on the judged traces adds: scores are noise, so that everything above the floor is optimism."""
     rng = np.random.default_rng(0)
@@ -102,7 +93,7 @@ def draw_optimism(figure: Figure) -> None:
         SIZES, rules["cross-validated"], color=BLUE, marker="o", label="tuned on other problems (cross_validated)"
     )
     steps, labels = _labels(np.random.default_rng(1), 20_000)
-    floor = 100 * _flagged_at_random(steps, labels, np.ones(len(labels)))
+    floor = 100 * best_flag_rate(steps, labels, np.ones(len(labels)))[1]
     axis.axhline(
         floor, color=GREY, lw=1, ls=(0, (3, 2)), label="the most that one threshold can expect (floor/random_flags)"
     )
@@ -144,7 +135,7 @@ def draw_floors(figure: Figure) -> None:
         labels = np.append(np.arange(length), -1)  # every first error once, and a right solution
         weights = np.append(FALLING ** labels[:-1], 0)[None]
         weights[:, -1] = weights.sum()
-        curves["random_flags"].append(_flagged_at_random(length, labels, weights[0]))
+        curves["random_flags"].append(best_flag_rate(np.full(len(labels), length), labels, weights[0])[1])
         curves["position"].append(position_floor(labels, weights)[0])
         curves["outcome_oracle"].append(outcome_floor(labels, (labels < 0).astype(np.int64), weights)[0])
     axis: Axes = figure.subplots()

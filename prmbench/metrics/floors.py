@@ -6,7 +6,9 @@ model: their floor is the expected F1 of random scorers that tune as the model d
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from prmbench.metrics import first_error
 from prmbench.metrics.first_error import Floats, Ints, Sample, harmonic, modal_index
 
+P = ParamSpec("P")
 RANDOM_SCORERS = 200
 """Random scorers behind each floor; their mean has a standard error of about 0.1 points on a thousand traces."""
 _RATES = np.linspace(0.0, 1.0, 1001)
@@ -22,6 +25,22 @@ _CACHED = 256
 """Floors in memory: all runs on the same traces share theirs."""
 
 
+def _cached(function: Callable[P, Floats]) -> Callable[P, Floats]:
+    """Keeps the results of a function of integer arrays, by their contents."""
+    of_any: Callable[..., Floats] = function
+
+    @lru_cache(maxsize=_CACHED)
+    def of_bytes(*arrays: tuple[bytes, tuple[int, ...]]) -> Floats:
+        return of_any(*(np.frombuffer(data, dtype=np.int64).reshape(shape) for data, shape in arrays))
+
+    @wraps(function)
+    def of_arrays(*arrays: P.args, **_: P.kwargs) -> Floats:
+        return of_bytes(*((a.tobytes(), a.shape) for a in (np.asarray(x, dtype=np.int64) for x in arrays)))
+
+    return of_arrays
+
+
+@_cached
 def random_oracle(steps: Ints, label: Ints) -> Floats:
     """Computes the F1 of random scorers, [RANDOM_SCORERS], each under its best threshold on these very traces.
 
@@ -29,9 +48,13 @@ def random_oracle(steps: Ints, label: Ints) -> Floats:
         steps: Number of steps, [n].
         label: Index of the first error, -1 for none, [n].
     """
-    return _random_oracle(_packed(steps), _packed(label))
+    f1 = []
+    for data in _scorers(steps, label, seed=0):
+        f1.append(_f1(data, first_error.best_threshold(data, np.ones((1, len(data))))))
+    return np.array(f1)
 
 
+@_cached
 def random_cross_validated(steps: Ints, label: Ints, fold: Ints) -> Floats:
     """Computes the F1 of random scorers, [RANDOM_SCORERS], with thresholds tuned on the other folds.
 
@@ -40,73 +63,52 @@ def random_cross_validated(steps: Ints, label: Ints, fold: Ints) -> Floats:
         label: [n].
         fold: Fold of each trace in every split, [splits, n]. Each scorer has one of the splits: their mean is the same.
     """
-    return _random_cross_validated(_packed(steps), _packed(label), _packed(fold))
-
-
-def random_calibrated(steps: Ints, label: Ints, tuning_steps: Ints, tuning_label: Ints) -> Floats:
-    """Computes the F1 of random scorers, [RANDOM_SCORERS], each with the threshold that is best on other traces."""
-    return _random_calibrated(*map(_packed, (steps, label, tuning_steps, tuning_label)))
-
-
-def random_flags(steps: Ints, label: Ints) -> Floats:
-    """Computes the F1 of flagging each step at random, [RANDOM_SCORERS], at the rate with the best expected F1.
-
-    This is the floor of thresholds that are not tuned. At rate p a trace without an error passes with probability
-    (1 - p)^K, and an error at step l is exactly found with probability p (1 - p)^l.
-    """
-    return _random_flags(_packed(steps), _packed(label))
-
-
-# Arrays travel as bytes, which can be cached.
-
-
-def _packed(values: Ints) -> tuple[bytes, tuple[int, ...]]:
-    return np.asarray(values, dtype=np.int64).tobytes(), np.shape(values)
-
-
-def _unpacked(packed: tuple[bytes, tuple[int, ...]]) -> Ints:
-    return np.frombuffer(packed[0], dtype=np.int64).reshape(packed[1])
-
-
-_Packed = tuple[bytes, tuple[int, ...]]
-
-
-@lru_cache(maxsize=_CACHED)
-def _random_oracle(steps: _Packed, label: _Packed) -> Floats:
     f1 = []
-    for data in _scorers(_unpacked(steps), _unpacked(label), seed=0):
-        f1.append(_f1(data, first_error.best_threshold(data, np.ones((1, len(data))))))
-    return np.array(f1)
-
-
-@lru_cache(maxsize=_CACHED)
-def _random_cross_validated(steps: _Packed, label: _Packed, fold: _Packed) -> Floats:
-    folds, f1 = _unpacked(fold), []
-    for number, data in enumerate(_scorers(_unpacked(steps), _unpacked(label), seed=0)):
-        split = number % len(folds)
-        rate, _ = first_error.out_of_fold_rates(data, folds[split : split + 1])
+    for number, data in enumerate(_scorers(steps, label, seed=0)):
+        split = number % len(fold)
+        rate, _ = first_error.out_of_fold_rates(data, fold[split : split + 1])
         f1.append(first_error.f1_at_rates(data, rate, np.ones((1, len(data))))[0][0])
     return np.array(f1)
 
 
-@lru_cache(maxsize=_CACHED)
-def _random_calibrated(steps: _Packed, label: _Packed, tuning_steps: _Packed, tuning_label: _Packed) -> Floats:
+@_cached
+def random_calibrated(steps: Ints, label: Ints, tuning_steps: Ints, tuning_label: Ints) -> Floats:
+    """Computes the F1 of random scorers, [RANDOM_SCORERS], each with the threshold that is best on other traces."""
     # The seeds differ, so that traces that are in both sets are not scored alike.
-    tuning = _scorers(_unpacked(tuning_steps), _unpacked(tuning_label), seed=1)
+    tuning = _scorers(tuning_steps, tuning_label, seed=1)
     f1 = []
-    for data, tuning_data in zip(_scorers(_unpacked(steps), _unpacked(label), seed=0), tuning, strict=True):
+    for data, tuning_data in zip(_scorers(steps, label, seed=0), tuning, strict=True):
         f1.append(_f1(data, first_error.best_threshold(tuning_data, np.ones((1, len(tuning_data))))))
     return np.array(f1)
 
 
-@lru_cache(maxsize=_CACHED)
-def _random_flags(steps: _Packed, label: _Packed) -> Floats:
-    k, error_index = _unpacked(steps)[:, None], _unpacked(label)[:, None]
-    has_error = error_index[:, 0] >= 0
+@_cached
+def random_flags(steps: Ints, label: Ints) -> Floats:
+    """Computes the F1 of flagging each step at random, [RANDOM_SCORERS], at the rate with the best expected F1.
+
+    This is the floor of thresholds that are not tuned.
+    """
+    rate, _ = best_flag_rate(steps, label, np.ones(len(label)))
+    return np.array([_f1(data, np.array([rate])) for data in _scorers(steps, label, seed=0)])
+
+
+def best_flag_rate(steps: Ints, label: Ints, weights: Floats) -> tuple[float, float]:
+    """Computes the rate at which flagging steps at random has the best expected F1, and that F1.
+
+    At rate p a trace without an error passes with probability (1 - p)^K, and an error at step l is exactly found with
+    probability p (1 - p)^l.
+
+    Args:
+        steps: Number of steps, [n].
+        label: Index of the first error, -1 for none, [n].
+        weights: How much each trace counts, [n].
+    """
+    k, error_index = steps[:, None], label[:, None]
     chance = np.where(error_index < 0, (1 - _RATES) ** k, _RATES * (1 - _RATES) ** np.maximum(error_index, 0))
-    expected = harmonic(chance[has_error].mean(axis=0), chance[~has_error].mean(axis=0))
-    rate = _RATES[expected.argmax()]
-    return np.array([_f1(data, np.array([rate])) for data in _scorers(_unpacked(steps), _unpacked(label), seed=0)])
+    error, correct = (np.average(chance[kind], axis=0, weights=weights[kind]) for kind in (label >= 0, label < 0))
+    f1 = harmonic(error, correct)
+    best = int(f1.argmax())
+    return float(_RATES[best]), float(f1[best])
 
 
 def _scorers(steps: Ints, label: Ints, seed: int) -> list[Sample]:

@@ -329,17 +329,19 @@ def floor_cells(subsets: Sequence[Subset], rules: Sequence[str], calibrate_on: s
     """
     calibration = next((s for s in subsets if s.name == calibrate_on), None)
     keys = {RANDOM_FLOORS[rule]: rule for rule in reversed(RANDOM_FLOORS) if rule in ("oracle", *rules)}
-    cells = {key: {s.name: [_random_floor(key, s, calibration)] for s in subsets} for key in reversed(keys)}
+    cells = {
+        key: {s.name: [_random_floor(rule, s, calibration)] for s in subsets} for key, rule in reversed(keys.items())
+    }
     return cells | {f"floor/{name}": {s.name: [_label_floor(name, s)] for s in subsets} for name in FLOORS}
 
 
-def _random_floor(key: str, subset: Subset, calibration: Subset | None) -> Cell:
-    """The mean F1 of random scorers, who tune as the floor's name says; the interval holds 95% of them."""
-    steps, labels, rule = subset.steps, subset.labels, key.removeprefix("floor/random").removeprefix("_")
+def _random_floor(rule: str, subset: Subset, calibration: Subset | None) -> Cell:
+    """The mean F1 of random scorers under a threshold rule; the interval holds 95% of them."""
+    steps, labels = subset.steps, subset.labels
     note = OUT_OF_FOLD if rule == "calibrated" and calibration is subset else ""
     if reason := _no_floor(rule, subset, calibration):
         return Cell("f1", np.array([np.nan]), reason)
-    if not rule:
+    if rule == "oracle":
         f1 = floors.random_oracle(steps, labels)
     elif rule == "cross_validated" or note:
         f1 = floors.random_cross_validated(steps, labels, subset.fold)
