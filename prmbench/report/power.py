@@ -8,17 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
-import numpy as np
-
 from prmbench.config import PowerConfig
 from prmbench.core.records import MetricRow, RunManifest, UserError
 from prmbench.core.result_files import Run
-from prmbench.metrics import sample_size
-from prmbench.metrics.first_error import Floats
+from prmbench.metrics import intervals, sample_size
 from prmbench.report.headlines import headline
 from prmbench.report.load import find_results
 from prmbench.tasks import find_task, read_verified
 from prmbench.tasks.blocks import underlying_subsets
+from prmbench.tasks.metric_rows import Cell, SubsetInfo, difference
 from prmbench.tasks.ties import Entry, PairedTests
 
 
@@ -129,25 +127,23 @@ def _problems(config: PowerConfig, first: Path, second: Path | None) -> _Pilot:
         _check_alike([run.result.manifest for run in runs])
         if (rows[0].subset, rows[0].metric) != (rows[1].subset, rows[1].metric):
             raise UserError("power: the two runs have different main numbers; name --metric, --subset and --protocol")
-    replicates = _difference([Entry(run, row) for run, row in zip(runs, rows, strict=True)])
-    if replicates is None:
-        raise UserError(f"power: {rows[0].metric} of {rows[0].subset} has no bootstrap replicates to estimate from")
-    spread = replicates[1:][np.isfinite(replicates[1:])]
+    part, cell = _pilot_cell([Entry(run, row) for run, row in zip(runs, rows, strict=True)])
     names = set(underlying_subsets(rows[0].subset))
     n = len({(t.subset, t.cluster) for t in runs[0].scores if t.subset in names})
-    if n < 2 or len(spread) < 2:  # noqa: PLR2004 - no spread
+    error = intervals.standard_error(cell.values[1:], part.problems) * (1.0 if len(runs) > 1 else math.sqrt(2))
+    if n < 2 or math.isnan(error):  # noqa: PLR2004 - no spread
         raise UserError(f"{first}: a pilot needs two problems or more")
-    error = float(spread.std(ddof=1)) * (1.0 if len(runs) > 1 else math.sqrt(2))
-    return _Pilot("problems", rows[0], n, len(runs) > 1, float(replicates[0]), error * math.sqrt(n))
+    return _Pilot("problems", rows[0], n, len(runs) > 1, float(cell.values[0]), error * math.sqrt(n))
 
 
-def _difference(sides: Sequence[Entry]) -> Floats | None:
-    """The value and the replicates of a number, or of the second of two minus the first, resampled alike."""
+def _pilot_cell(sides: Sequence[Entry]) -> tuple[SubsetInfo, Cell]:
+    """A number with its replicates and its subset, or the second of two minus the first, resampled alike."""
     tests = PairedTests(find_task(sides[0].run.result.manifest.task))
-    first, second = tests.replicates(sides[0], sides[0]), tests.replicates(sides[0], sides[-1])
+    first, second = tests.cell(sides[0], sides[0]), tests.cell(sides[0], sides[-1])
     if first is None or second is None:
-        return None
-    return first if len(sides) == 1 else np.subtract(*np.broadcast_arrays(second, first))
+        row = sides[0].row
+        raise UserError(f"power: {row.metric} of {row.subset} has no bootstrap replicates to estimate from")
+    return first if len(sides) == 1 else (first[0], difference(first[1].metric, first[1], second[1])[-1])
 
 
 def _row(config: PowerConfig, run: Run, protocol: str | None) -> MetricRow:

@@ -12,17 +12,14 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import NamedTuple
 
-import numpy as np
-
 from prmbench.core.records import MetricRow
 from prmbench.core.result_files import Run
-from prmbench.metrics import intervals
 from prmbench.metrics.intervals import Ends
 from prmbench.report.frame import incomparable_subsets
 from prmbench.report.run_names import reading
-from prmbench.tasks import Judged, Task, find_task
+from prmbench.tasks import Task, find_task
 from prmbench.tasks.blocks import rows_of, underlying_subsets
-from prmbench.tasks.metric_rows import Cell, SubsetInfo, average_name, with_averages
+from prmbench.tasks.metric_rows import difference
 from prmbench.tasks.table import Unit
 from prmbench.tasks.task import Floor, Leading
 from prmbench.tasks.wording import RULES, model_name
@@ -224,8 +221,7 @@ class _Base(NamedTuple):
     """The bound with what its replicates are computed from: a floor of the run itself, or a baseline's run."""
 
     bound: Bound
-    protocol: str
-    metric: str
+    row: MetricRow
     run: Run | None
     """None: a floor, which every run has on the same labels."""
 
@@ -242,7 +238,7 @@ def _bases(
     first = comparable[0]
     rows = rows_of(first.run.result, subset)
     bases = [
-        _Base(Bound(floor.name, row.value), floor.protocol, floor.metric, None)
+        _Base(Bound(floor.name, row.value), row, None)
         for floor in first.leading.floors
         if (row := rows.get((floor.protocol, floor.metric))) and row.value is not None
     ]
@@ -254,7 +250,7 @@ def _bases(
             row = c.rows.get(subset)
             if c.leading.rule == rule and row and row.value is not None and _is_comparable(run, subset, incomparable):
                 name = f"{manifest.model}, a baseline"
-                bases.append(_Base(Bound(name, row.value), c.leading.protocol, c.leading.metric, run))
+                bases.append(_Base(Bound(name, row.value), row, run))
     sign = -1 if first.leading.lower_is_better else 1
     return sorted(bases, key=lambda base: -sign * base.bound.value)
 
@@ -273,7 +269,7 @@ def _standings(
         if base is not None and row.value is not None:
             lo, hi = _paired_interval(task, c, subset, base, sign)
             bound = base.bound.value
-            if base.run is None and (own := rows_of(c.run.result, subset).get((base.protocol, base.metric))):
+            if base.run is None and (own := rows_of(c.run.result, subset).get((base.row.protocol, base.row.metric))):
                 bound = bound if own.value is None else own.value  # of distrl every run has its own: the start policy
             standing = replace(standing, difference=sign * (row.value - bound), lo=lo, hi=hi)
         yield name, standing
@@ -290,27 +286,12 @@ def _paired_interval(task: Task, candidate: _Candidate, subset: str, base: _Base
     ours = theirs = task.judge_one(manifest, candidate.run.scores, candidate.leading.protocol)
     if base.run is not None:
         alike = replace(base.run.result.manifest, seed=manifest.seed, replicates=manifest.replicates)
-        theirs = task.judge_one(alike, base.run.scores, base.protocol)
-    number = _average(ours, candidate.leading.protocol, subset, candidate.leading.metric)
-    bound = _average(theirs, base.protocol, subset, base.metric)
+        theirs = task.judge_one(alike, base.run.scores, base.row.protocol)
+    number, bound = ours.find(candidate.rows[subset]), theirs.find(base.row)
     if number is None or bound is None:
         return None, None
-    values = bound[1].values[:1] if bound[1].kind == "range" else bound[1].values
-    differences = sign * np.subtract(*np.broadcast_arrays(number[1].values, values))
-    centre = float(differences[0])
-    kind: intervals.Kind = "share_difference" if number[1].kind == "share" else "difference"
-    return intervals.interval(kind, centre, differences[1:], number[0].problems)
-
-
-def _average(judged: Judged, protocol: str, subset: str, metric: str) -> tuple[SubsetInfo, Cell] | None:
-    """The cell of a number, by itself or averaged over its subsets; None where one of them does not have it."""
-    cells = judged.cells.get(protocol)
-    names = (subset,) if cells is None or subset in cells else underlying_subsets(subset)
-    parts = [part for part in judged.parts if part.name in names]
-    if cells is None or len(parts) < len(names):
-        return None
-    placed = with_averages(
-        parts, {p.name: [c for c in cells[p.name] if c.metric == metric] for p in parts}, mixed=judged.mixed
-    )
-    wanted = subset if len(parts) == 1 else average_name([p.name for p in parts])
-    return next(((part, cell) for part, cell in placed if part.name == wanted), None)
+    (part, cell), (_, other) = number, bound
+    if other.kind == "range":
+        other = replace(other, values=other.values[:1], kind=cell.kind)
+    worse, better = (other, cell) if sign > 0 else (cell, other)
+    return difference(cell.metric, worse, better)[-1].ends(part.problems)

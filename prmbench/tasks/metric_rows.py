@@ -120,13 +120,22 @@ class Judged:
     def rows(self) -> tuple[MetricRow, ...]:
         """Returns every cell as a row with its interval, and the averages."""
         rows: list[MetricRow] = []
-        for protocol, cells in self.cells.items():
-            groups = self.other_averages.get(protocol, self.averages)
-            placed = with_averages(self.parts, cells, groups, self.mixed)
-            rows += (row for part, cell in placed for row in cell_rows(part, protocol, cell))
+        for protocol in self.cells:
+            rows += (row for part, cell in self._placed(protocol) for row in cell_rows(part, protocol, cell))
         for part, protocol, pooled_cells in self.pooled:
             rows += (row for cell in pooled_cells for row in cell_rows(part, protocol, cell))
         return tuple(rows)
+
+    def find(self, row: MetricRow) -> tuple[SubsetInfo, Cell] | None:
+        """Returns the cell that a row of this run is made of, with its subset or average; None if there is none."""
+        placed = self._placed(row.protocol) if row.protocol in self.cells else []
+        pooled = [(part, cell) for part, key, cells in self.pooled if key == row.protocol for cell in cells]
+        wanted = row.subset, row.metric
+        return next(((part, cell) for part, cell in (*pooled, *placed) if (part.name, cell.metric) == wanted), None)
+
+    def _placed(self, protocol: str) -> list[tuple[SubsetInfo, Cell]]:
+        groups = self.other_averages.get(protocol, self.averages)
+        return with_averages(self.parts, self.cells[protocol], groups, self.mixed)
 
 
 def absent(names: Sequence[str], reason: str) -> list[Cell]:

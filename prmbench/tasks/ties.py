@@ -6,26 +6,19 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-from scipy import special
-
 from prmbench.core.records import MetricRow, UserError
 from prmbench.core.result_files import Run
 from prmbench.metrics.equivalence import ALPHA
-from prmbench.metrics.first_error import Floats
-from prmbench.tasks.metric_rows import Judged
+from prmbench.tasks.metric_rows import Cell, Judged, SubsetInfo, difference
 from prmbench.tasks.task import Task
-from prmbench.tasks.wording import members
 
 MAX_TESTED = 10
 """How many runs of a column are tested against its best: the next best ones. Keeps reports of many runs fast."""
 TIED_TEXT = (
-    "Bold: the best of a column, and what a paired bootstrap test over problems does not tell apart from it at 5% "
+    "Bold: the best of a column, and what a paired test over problems does not tell apart from it at 5% "
     f"(unadjusted; the {MAX_TESTED} next best are tested, and what cannot be paired is not marked)."
 )
 UNTESTED_TEXT = "Bold: the best of a column; it was not tested whether others are as good."
-ROUNDING = 1e-12
-"""A standard error below this is float noise."""
 Place = tuple[str, str]
 """Run id and protocol: a row of a table."""
 
@@ -95,14 +88,14 @@ class PairedTests:
 
     def _p(self, best: Entry, other: Entry) -> float | None:
         if self._task.compare is None:
-            return _replicates_p(self.replicates(best, best), self.replicates(best, other))
+            return _p_value(self.cell(best, best), self.cell(best, other))
         key = best.place, other.place
         if key not in self._p_values:
             self._p_values[key] = _compared(self._task, best, other)
         return self._p_values[key].get((best.row.subset, best.row.metric))
 
-    def replicates(self, best: Entry, entry: Entry) -> Floats | None:
-        """Returns the value and the replicates of an entry's number, resampled like those of the best run."""
+    def cell(self, best: Entry, entry: Entry) -> tuple[SubsetInfo, Cell] | None:
+        """Returns an entry's number with its replicates, resampled like those of the best run, and its subset."""
         task, seeds = self._task, best.run.result.manifest
         manifest = replace(entry.run.result.manifest, seed=seeds.seed, replicates=seeds.replicates)
         key = (entry.place if task.judge_one else (entry.place[0], "")), manifest.seed, manifest.replicates
@@ -110,7 +103,7 @@ class PairedTests:
             scores, one = entry.run.scores, task.judge_one
             judged = one(manifest, scores, entry.row.protocol) if one else task.judge(manifest, scores)
             self._judged[key] = judged
-        return _values(self._judged[key], entry.row)
+        return self._judged[key].find(entry.row)
 
 
 def _has_interval(row: MetricRow) -> bool:
@@ -123,27 +116,11 @@ def _overlap(a: MetricRow, b: MetricRow) -> bool:
     return a.lo <= b.hi and b.lo <= a.hi
 
 
-def _values(judged: Judged, row: MetricRow) -> Floats | None:
-    """The value and the replicates, [b], of a row: of a subset, of an average, or pooled over subsets."""
-    for info, protocol, cells in judged.pooled:
-        if (info.name, protocol) == (row.subset, row.protocol):
-            return next((cell.values for cell in cells if cell.metric == row.metric), None)
-    cells_by_subset = judged.cells.get(row.protocol, {})
-    names = (row.subset,) if row.subset in cells_by_subset else members(row.subset)
-    values = [c.values for name in names for c in cells_by_subset.get(name, ()) if c.metric == row.metric]
-    return np.asarray(np.mean(np.broadcast_arrays(*values), axis=0)) if len(values) == len(names) else None
-
-
-def _replicates_p(first: Floats | None, second: Floats | None) -> float | None:
-    """The two-sided p-value of a difference over its bootstrap standard error; None without replicates of both."""
-    if first is None or second is None or len(first) != len(second):
+def _p_value(first: tuple[SubsetInfo, Cell] | None, second: tuple[SubsetInfo, Cell] | None) -> float | None:
+    """The two-sided p-value of a difference; None without replicates of both."""
+    if first is None or second is None or len(first[1].values) != len(second[1].values):
         return None
-    differences = first - second
-    spread = differences[1:][np.isfinite(differences[1:])]
-    if len(spread) < 2:  # noqa: PLR2004 - no spread
-        return None
-    error = max(float(spread.std(ddof=1)), ROUNDING)
-    return float(2 * special.ndtr(-abs(float(differences[0])) / error))
+    return difference(first[1].metric, first[1], second[1])[-1].p_value(first[0].problems)
 
 
 def _compared(task: Task, a: Entry, b: Entry) -> dict[tuple[str, str], float]:

@@ -103,7 +103,7 @@ GOLDEN = """\
 The threshold is tuned on one subset (named in the protocol) and applied to the others, which alone are averaged. The \
 tuning subset's own cell is judged out of fold. First-error F1 in percent with its 95% interval. Bold: the best of a \
 column, and what a paired \
-bootstrap test over problems does not tell apart from it at 5% (unadjusted; the 10 next best are tested, and what \
+test over problems does not tell apart from it at 5% (unadjusted; the 10 next best are tested, and what \
 cannot be paired is not marked).
 
 | Model | Protocol | Input | Trained from | gsm8k (n=2) | math (n=2) | avg of gsm8k, math (n=4) | Min. difference | \
