@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cli_calls import call
 from paths import SUPPORT
 
 from prmbench import evaluation, tasks
 from prmbench.backends import cards
 from prmbench.config import EvalConfig, TrainRMConfig
-from prmbench.core.records import ESTIMATOR_VERSION, UserError
+from prmbench.core.packing import pack
+from prmbench.core.records import ESTIMATOR_VERSION, Notice, UserError
 from prmbench.tasks.rejudge import rejudge
 from prmbench.training.train import train
 
@@ -38,7 +40,8 @@ def test_a_model_card_of_before_says_how_the_model_is_read(old: Path) -> None:
 
 def test_a_result_of_before_is_read_and_its_rows_follow_from_its_scores(old: Path) -> None:
     (path,) = (old / "runs").glob("*[0-9a-f].json")
-    run = tasks.read_verified(path, resampled=True)
+    with pytest.warns(Notice, match=f"{path.name}: rows by an earlier prmbench's estimators"):
+        run = tasks.read_verified(path, resampled=True)
     assert run.is_judged_again
     assert run.result.manifest.estimator_version == ESTIMATOR_VERSION
     assert run.result.rows == tasks.judge(run.result.manifest, run.scores)
@@ -47,6 +50,22 @@ def test_a_result_of_before_is_read_and_its_rows_follow_from_its_scores(old: Pat
     same = [key for key in stored if "fixed" in key[1] and key[-1] in ("f1", "error_accuracy", "correct_accuracy")]
     assert same
     assert all(kept[key].value == pytest.approx(stored[key].value) for key in same)
+
+
+def test_a_report_says_that_rows_were_computed_again(old: Path) -> None:
+    result = call("report", "--results", "runs", "--out", "page")
+    assert (result.exit_code, "note: 1 of 1 runs have rows by an earlier prmbench's" in result.stderr) == (0, True)
+    assert rejudge(old / "runs")
+    assert "earlier" not in call("report", "--results", "runs", "--out", "page").stderr
+
+
+def test_packed_runs_are_judged_again_in_their_archive(old: Path) -> None:
+    (path,) = (old / "runs").glob("*[0-9a-f].json")
+    scores = tasks.read_run(path).scores
+    (archive,) = pack(old / "runs")
+    assert rejudge(old / "runs") == [archive]
+    run = tasks.read_verified(archive / path.name, resampled=True)
+    assert (run.is_judged_again, run.scores) == (False, scores)
 
 
 def test_rows_of_newer_estimators_are_refused_and_old_ones_can_be_written_anew(old: Path) -> None:

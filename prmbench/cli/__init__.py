@@ -319,6 +319,8 @@ def report(config: options.ReportConfig, quiet: NoProgress = False) -> None:
 
 
 def _print_report(folders: Folders, done: Report, check: bool, quiet: bool) -> None:
+    from prmbench import tasks
+
     for line in done.faults:
         if check:
             typer.echo(line)
@@ -328,6 +330,8 @@ def _print_report(folders: Folders, done: Report, check: bool, quiet: bool) -> N
         typer.echo(line)
     if done.left_out:
         cli_options.say("note", done.left_out)
+    if done.judged_again:
+        cli_options.say("note", f"{done.judged_again} of {done.runs} runs have {tasks.JUDGED_AGAIN}")
     if not quiet and done.runs:
         count = f"{done.runs} run{'s' * (done.runs != 1)} in {folders.results}"
         target = f"compared with {folders.out}" if check else f"the page is {folders.out / 'report.html'}"

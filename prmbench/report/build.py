@@ -55,6 +55,8 @@ class Report:
     """How many runs no table lists, by reason; empty when all are listed."""
     runs: int = field(default=0, compare=False)
     """How many results were read."""
+    judged_again: int = 0
+    """How many of them have rows by an earlier version's estimators, which were computed again."""
 
 
 def report(  # noqa: PLR0913 - the options of the command
@@ -125,7 +127,7 @@ def _report(
     if check:
         changed = [f"{out / name}: would change" for name in sorted(_changed_files(out, built))]
         changes = (*changed, *_orphaned_figures(out, built))
-        return Report(changes, loaded.problems, _left_out_note(loaded), loaded.runs)
+        return Report(changes, loaded.problems, _left_out_note(loaded), loaded.runs, loaded.judged_again)
     changed = _changed_files(out, built)
     figure_groups = (board_figures for _, board_figures in boards_with_figures), (sheet.figures for sheet in others)
     output = {f"figures/{f.name}.png": f.png for board_figures in chain(*figure_groups) for f in board_figures}
@@ -137,7 +139,9 @@ def _report(
     for name in changed:
         write_atomic(out / name, (built | output)[name])
     written = tuple(str(out / name) for name in sorted(changed))
-    return Report(written, (*loaded.broken, *loaded.differing), _left_out_note(loaded), loaded.runs)
+    return Report(
+        written, (*loaded.broken, *loaded.differing), _left_out_note(loaded), loaded.runs, loaded.judged_again
+    )
 
 
 def _left_out_note(loaded: Loaded) -> str:

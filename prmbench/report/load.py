@@ -45,6 +45,11 @@ class Loaded:
         return len(self.listed) + len(self.refused) + len(self.broken)
 
     @property
+    def judged_again(self) -> int:
+        """Number of runs whose stored rows are by an earlier version's estimators."""
+        return sum(run.is_judged_again for run in (*self.listed, *(run for run, _ in self.refused)))
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """Every message that makes a check fail."""
         refused = (f"{run.path}: {reason}; score it again from a clean commit" for run, reason in self.refused)

@@ -6,6 +6,7 @@ Nothing here needs a model.
 
 from prmbench.tasks.agreement import differences
 from prmbench.tasks.judging import (
+    JUDGED_AGAIN,
     Pair,
     check_draft,
     compare,
@@ -19,6 +20,7 @@ from prmbench.tasks.judging import (
     read_verified,
     resolve_protocols,
     underivable_rows,
+    verified,
 )
 from prmbench.tasks.metric_rows import OUT_OF_FOLD, Cell, Judged, SubsetInfo
 from prmbench.tasks.registry import add_task, find_task, installed_benchmarks, known_tasks, load_entry
@@ -26,6 +28,7 @@ from prmbench.tasks.table import Code, Table, Value
 from prmbench.tasks.task import Column, Task
 
 __all__ = [
+    "JUDGED_AGAIN",
     "OUT_OF_FOLD",
     "Cell",
     "Code",
@@ -54,4 +57,5 @@ __all__ = [
     "read_verified",
     "resolve_protocols",
     "underivable_rows",
+    "verified",
 ]

@@ -5,6 +5,7 @@ Pure functions of stored scores, so any table can be recomputed without a model.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from prmbench.core.records import (
     ESTIMATOR_VERSION,
     EvalProtocol,
     MetricRow,
+    Notice,
     RunManifest,
     RunResult,
     ScoredTrace,
@@ -28,6 +30,11 @@ from prmbench.tasks.steps import check_alike, no_shared_protocol
 ScoredRun = tuple[RunResult, Sequence[ScoredTrace]]
 Pair = tuple[EvalProtocol, EvalProtocol] | tuple[str, str]
 """The protocols of two runs to compare: of step F1, or the protocol keys of another task."""
+JUDGED_AGAIN = (
+    "rows by an earlier prmbench's estimators, computed again from the scores; "
+    "`python -m prmbench.tasks.rejudge FOLDER` writes them"
+)
+"""What a user is told of such runs."""
 
 
 def protocol_keys(manifest: RunManifest) -> tuple[str, ...]:
@@ -65,7 +72,7 @@ def judge(manifest: RunManifest, scores: Sequence[ScoredTrace]) -> tuple[MetricR
 def read_run(path: Path) -> Run:
     """Reads a result and its scores, from files or an archive, and checks every field of both.
 
-    It does not check that the rows follow from the scores; see `read_verified`.
+    It does not check that the rows follow from the scores; see `verified`.
 
     Raises:
         UserError: A file is missing, a link, too large, of another format or altered, or a field has a wrong value.
@@ -152,19 +159,30 @@ def underivable_rows(result: RunResult, scores: Sequence[ScoredTrace], resampled
     return differences(result.rows, derived, resampled)
 
 
-def read_verified(path: Path, resampled: bool = False) -> Run:
-    """Reads a run and checks that its rows follow from its scores; see `underivable_rows`.
+def verified(run: Run, resampled: bool = False) -> Run:
+    """Returns a run if its rows follow from its scores; see `underivable_rows`.
 
     Rows that an earlier version's estimators computed are replaced by ours: see `judge_again`.
 
     Raises:
-        UserError: As for `read_run`, or a row does not follow from the scores.
+        UserError: A row does not follow from the scores.
     """
-    run = read_run(path)
     if is_of_earlier_estimators(run):
         return judge_again(run)
     if faults := underivable_rows(run.result, run.scores, resampled):
-        raise UserError(f"{path}: {'; '.join(faults)}")
+        raise UserError(f"{run.path}: {'; '.join(faults)}")
+    return run
+
+
+def read_verified(path: Path, resampled: bool = False) -> Run:
+    """Reads a run and checks it as `verified` does; gives a Notice if its rows had to be computed again.
+
+    Raises:
+        UserError: As for `read_run` and `verified`.
+    """
+    run = verified(read_run(path), resampled)
+    if run.is_judged_again:
+        warnings.warn(f"{path.name}: {JUDGED_AGAIN}", Notice, stacklevel=2)
     return run
 
 
