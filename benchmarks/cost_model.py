@@ -225,7 +225,7 @@ def scoring_table(machine: Machine) -> list[str]:
 def step_table(machine: Machine, step: Step) -> list[str]:
     """Return the lines of the table on a DistRL step."""
     lines = [
-        "| policy and reward model | GPUs | memory of an update, each | sample | read | learn | exchange | predicted step |",
+        "| policy and reward model | GPUs | memory of each | sample | read | learn | exchange | predicted step |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in ("1.5B", "7B"):

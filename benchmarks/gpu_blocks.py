@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +25,6 @@ import numpy as np
 import torch
 import transformers
 from shapes import SHAPES, TOY, Shape
-from torch import nn
 
 from prmbench.core.token_batches import token_batches
 from prmbench.engines import token_logprobs
@@ -399,9 +398,7 @@ def step(place: Place) -> dict[str, Any]:
         "initializer_range": 0.2,
     }
     rl_setup.SHARPNESS["1.5B"] = 0.26  # logits as wide, against the log of the vocabulary, as at SmolLM2's shape
-    size = rl_setup.Size(
-        "miniature" if place.toy else "1.5B", place.choose(16, 2), 4, place.choose(768, 12), updates=1
-    )
+    size = rl_setup.Size("miniature" if place.toy else "1.5B", place.choose(16, 2), 4, place.choose(768, 12), updates=1)
     options = {
         "device": place.device,
         "dtype": "bfloat16",

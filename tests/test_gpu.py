@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,10 @@ def test_the_host_waits_for_the_device_a_few_times_a_batch_and_not_for_every_tok
     assert read_twice <= 2 * 4
     steps = 24
     assert waits(lambda: engine.sample([(5, 6)] * 4, [steps] * 4, [1, 2, 3, 4], Sampling(), ())) <= 3 * steps
+
+
+@pytest.mark.parametrize("name", ["ceilings", "decoding", "memory", "scoring", "step", "resume", "checkpoint"])
+def test_a_block_of_make_gpu_runs_at_toy_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    blocks = importlib.import_module("gpu_blocks")
+    assert blocks.BLOCKS[name](blocks.Place(DEVICE, True))
