@@ -1,9 +1,10 @@
 """What a GPU can show, in blocks of under ten minutes each: `make gpu`, or `python benchmarks/gpu.py BLOCK ...`.
 
-It runs where there are only torch, transformers, numpy, scipy and pytest: weights are random and the tokenizer is made
-in place. Each block runs in a process of its own and writes one JSON file with the name of the card, the versions and
-the commit. A block that lacks a package says so and is left out; one that has a result is not run again (`--force` runs
-it); one that fails leaves one line in its file, runs again the next time, and makes the exit code 1.
+It runs where there are only torch, transformers, numpy, scipy, pydantic and pytest: weights are random and the
+tokenizer is made in place. Each block runs in a process of its own and writes one JSON file with the name of the card,
+the versions and the commit. A block that lacks a package says so and is left out; one that has a result is not run
+again (`--force` runs it); one that fails leaves one line in its file, runs again the next time, and makes the exit code
+1.
 """
 
 from __future__ import annotations

@@ -46,9 +46,18 @@ def test_the_last_line_of_a_benchmark_is_its_result(
     command = [f"{name}.py", *TOY_ARGUMENTS[name].format(model=policy).split()]
     monkeypatch.setattr(benchmark, "last_line_of_new_process", last_line, raising=False)  # serve_load starts servers
     result = json.loads(last_line())
+    assert any("difference" in key for key in result)  # both sides gave the same numbers
     assert result["benchmark"] == name
     assert {"ratio", "ours", "peer", "unit"} <= result.keys()
-    assert any("difference" in key for key in result)  # both sides gave the same numbers
+
+
+def test_a_peak_is_measured_in_a_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = tmp_path / "script.py"
+    script.write_text("import os, sys\nprint('a line before')\nprint(os.getppid(), *sys.argv[1:])\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", [str(script), "--rows", "8"])
+    line = importlib.import_module("measure").last_line_of_new_process("--only", "ours")
+    assert line == f"{os.getpid()} --rows 8 --only ours"
 
 
 def test_fuzz_ends_with_the_number_of_tracebacks(
@@ -59,15 +68,6 @@ def test_fuzz_ends_with_the_number_of_tracebacks(
         importlib.import_module("fuzz").main(["--mutations", "40"])
     assert not stop.value.code
     assert capsys.readouterr().out.splitlines()[-1] == "tracebacks: 0"
-
-
-def test_a_peak_is_measured_in_a_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    script = tmp_path / "script.py"
-    script.write_text("import os, sys\nprint('a line before')\nprint(os.getppid(), *sys.argv[1:])\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", [str(script), "--rows", "8"])
-    line = importlib.import_module("measure").last_line_of_new_process("--only", "ours")
-    assert line == f"{os.getpid()} --rows 8 --only ours"
 
 
 def test_coverage_goes_on_where_it_was_stopped_and_counts_what_it_saw(
