@@ -180,19 +180,20 @@ def device_work(place: Place, run: Callable[[], object]) -> tuple[float, float]:
     """Return the seconds that a call's kernels take, and their number; zeros where the device is no GPU."""
     if place.kind != "cuda":
         return 0.0, 0.0
-    kernels = [e for e in profiled(place, run) if e.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = profiled(place, run)
     return sum(e.self_device_time_total for e in kernels) / 1e6, float(sum(e.count for e in kernels))
 
 
 def profiled(place: Place, run: Callable[[], object]) -> list[Any]:
-    """Return the profiler's events of a call, by name."""
+    """Return the profiler's events of a call by name: a GPU's kernels, or the CPU's operations where there is none."""
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if place.kind == "cuda" else [])]
     with profile(activities=activities) as profiler:
         run()
         place.synchronize()
-    return list(profiler.key_averages())
+    kind = torch.autograd.DeviceType.CUDA if place.kind == "cuda" else torch.autograd.DeviceType.CPU
+    return [event for event in profiler.key_averages() if event.device_type == kind]
 
 
 # --- 4. memory ------------------------------------------------------------------------------------------------------
@@ -291,19 +292,24 @@ def score_shape(place: Place, shape: Shape, rate: float | None) -> dict[str, Any
         for i, n in enumerate(lengths)
     ]
     batches = [[traces[i] for i in batch] for batch in token_batches(lengths, place.choose(16384, 64))]
-    engine = HFEngine(random_model(place, shape, torch.bfloat16), None)
     flops = cost_model.scoring_flops(shape, lengths, [e.ends[-1] - e.start for e in traces])
     result: dict[str, Any] = {"traces": len(lengths), "tokens": sum(lengths), "batches": len(batches)}
-    with torch.inference_mode():
-        masked = torch.cat([score_by_hand(engine.model, True, 256, batch) for batch in batches])
-    for name, run in score_variants(place, engine).items():
+    masked: torch.Tensor | None = None
+    for name, (change, score) in SCORING.items():
+        engine = HFEngine(random_model(place, shape, torch.bfloat16), None)  # the same weights each time
         try:
-            with torch.inference_mode():
-                scores = torch.cat([run(batch) for batch in batches])
-                seconds = place.seconds(lambda run=run: [run(batch) for batch in batches], rounds=place.choose(3, 1))
+            change(place, engine.model)
         except MissingError as reason:
             result[name] = {"skipped": str(reason)}
             continue
+
+        def run(engine: HFEngine = engine, score: Score = score) -> torch.Tensor:
+            with torch.inference_mode():
+                return torch.cat([score(engine, batch) for batch in batches])
+
+        scores = run()
+        masked = scores if masked is None else masked
+        seconds = place.seconds(run, rounds=place.choose(3, 1))
         result[name] = {
             "tokens_per_s": sum(lengths) / seconds,
             "share_of_product_rate": None if rate is None else flops / seconds / rate,
@@ -312,39 +318,14 @@ def score_shape(place: Place, shape: Shape, rate: float | None) -> dict[str, Any
     return result
 
 
-Score = Callable[[Sequence[Encoded]], torch.Tensor]
+def score_as_is(engine: HFEngine, batch: Sequence[Encoded]) -> torch.Tensor:
+    """Return the log-probabilities of a batch's step tokens, as the engine gives them."""
+    return torch.cat([torch.from_numpy(trace.logprobs) for trace in engine.logprobs(batch)])
 
 
-def score_variants(place: Place, engine: HFEngine) -> dict[str, Score]:
-    """Return ways to score a batch; the last two change the model for good, so they come last."""
+def score_by_hand(engine: HFEngine, batch: Sequence[Encoded], masked: bool, chunk: int) -> torch.Tensor:
+    """Return the same, with or without a mask of the padding, and with so many rows of logits at a time."""
     model = engine.model
-    return {
-        "as is": lambda batch: torch.cat([torch.from_numpy(trace.logprobs) for trace in engine.logprobs(batch)]),
-        "mask, chunk 256": partial(score_by_hand, model, True, 256),
-        "no mask, chunk 256": partial(score_by_hand, model, False, 256),
-        "no mask, chunk 2048": partial(score_by_hand, model, False, 2048),
-        "and Liger kernels": after(partial(apply_liger, place, model), partial(score_by_hand, model, False, 2048)),
-        "and compiled by region": after(
-            partial(compile_regions, place, model), partial(score_by_hand, model, False, 2048)
-        ),
-    }
-
-
-def after(change: Callable[[], None], score: Score) -> Score:
-    """Return a way to score that changes the model before its first batch."""
-    changed: list[bool] = []
-
-    def run(batch: Sequence[Encoded]) -> torch.Tensor:
-        if not changed:
-            change()
-            changed.append(True)
-        return score(batch)
-
-    return run
-
-
-def score_by_hand(model: Any, masked: bool, chunk: int, batch: Sequence[Encoded]) -> torch.Tensor:
-    """Return the log-probabilities of a batch's step tokens, with or without a mask of the padding."""
     width = max(len(e.ids) for e in batch)
     ids = torch.tensor([[*e.ids, *[0] * (width - len(e.ids))] for e in batch], device=model.device)
     mask = torch.tensor([[1] * len(e.ids) + [0] * (width - len(e.ids)) for e in batch], device=model.device)
@@ -353,6 +334,10 @@ def score_by_hand(model: Any, masked: bool, chunk: int, batch: Sequence[Encoded]
     targets = torch.tensor([i for e in batch for i in e.ids[e.start : e.ends[-1]]], device=model.device)
     weight = model.get_output_embeddings().weight
     return token_logprobs.target_logprobs(hidden, weight, targets, chunk=chunk)[0].cpu()
+
+
+def unchanged(_: Place, __: Any) -> None:
+    """Leave the model as it is."""
 
 
 def apply_liger(place: Place, model: Any) -> None:
@@ -371,6 +356,19 @@ def compile_regions(place: Place, model: Any) -> None:
         raise MissingError(f"torch.compile knows no device {place.kind}")
     for layer in model.base_model.layers:
         layer.compile(dynamic=True, backend="eager" if place.toy else "inductor")
+
+
+Score = Callable[[HFEngine, Sequence[Encoded]], torch.Tensor]
+BY_HAND = partial(score_by_hand, masked=False, chunk=2048)
+SCORING: dict[str, tuple[Callable[[Place, Any], None], Score]] = {
+    "mask, chunk 256": (unchanged, partial(score_by_hand, masked=True, chunk=256)),
+    "as is": (unchanged, score_as_is),
+    "no mask, chunk 256": (unchanged, partial(score_by_hand, masked=False, chunk=256)),
+    "no mask, chunk 2048": (unchanged, BY_HAND),
+    "no mask, chunk 2048, compiled by region": (compile_regions, BY_HAND),
+    "no mask, chunk 2048, Liger kernels": (apply_liger, BY_HAND),
+}
+"""What is done to the model, and how it is scored; Liger also changes the model's module, so it comes last."""
 
 
 # --- 6. a step of training ------------------------------------------------------------------------------------------
@@ -426,6 +424,8 @@ def time_arm(place: Place, setup: Any, config: Any, folder: Path) -> dict[str, A
 
     from prmbench.rl import distrl
 
+    if place.kind == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     run = rl_setup.make_run(setup, config, folder)
     read: list[int] = []
     body = setup.models.policy.model.base_model
