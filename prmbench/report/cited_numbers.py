@@ -37,6 +37,7 @@ KINDS = {
     "published": "measured by others, with their source",
     "definition": "part of a formula, a default or an option",
     "measured": "a time, size or output of one occasion, with its date or command, and the machine",
+    "prediction": "computed from assumptions that the page states, by the script that the comment names",
 }
 """What a number that is no committed result may be."""
 NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?"
