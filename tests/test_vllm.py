@@ -265,6 +265,7 @@ def test_a_server_takes_reloaded_weights(smollm2_model: Path, trainer: HFEngine,
     with served(smollm2_model, tmp_path / "log", VllmOptions("weights")) as (url, process):
         engine = open_server(url, str(smollm2_model))
         assert engine.max_tokens == CONTEXT
+        assert engine.transfer_workers() == 1  # the server is ready for NCCL; a trainer on a CPU sends files still
         checked(trainer, files(trainer, engine, tmp_path / "weights"), ModelWeights(trainer.model))
         drawn = draw(engine, 0.6)
         assert measure_mismatch(logprobs(trainer, drawn, 0.6), sampled(drawn)).rms < 5e-4
