@@ -5,33 +5,37 @@ SmolLM2-135M from the wheel of the demo, float32, against transformers. Minutes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from stub_server import stub_server
 from vllm_runs import CONTEXT, CPU, MARKS, opened, served, stop
 
 from prmbench.core.records import RetryError, UserError
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import SampledTokens, Sampler, Sampling, generate
 from prmbench.engines.hf import HFEngine, load
-from prmbench.engines.server import open_server
-from prmbench.engines.vllm import Reloadable, VllmEngine, VllmOptions
+from prmbench.engines.server import ServerEngine, open_server
+from prmbench.engines.vllm import VllmEngine, VllmOptions, _step_logprobs, reading_request
 from prmbench.engines.weight_sync import (
+    AdapterWeights,
     AdapterWriter,
-    GatherWeights,
+    EngineLink,
+    ModelWeights,
+    SamplerLink,
     WeightFilesLink,
+    Weights,
     WeightsWriter,
-    adapter_gatherer,
-    weights_gatherer,
 )
 from prmbench.engines.weight_sync_check import TOLERANCE, SelfTest, measure_mismatch, perturbed_weights, self_test
+from prmbench.engines.weight_transfer import open_transfer
 
 pytestmark = MARKS
 
@@ -77,25 +81,36 @@ def sampled(drawn: Sequence[SampledTokens]) -> NDArray[Any]:
     return np.array([logprob for d in drawn for logprob in d.logprobs])
 
 
-def probed(trainer: HFEngine, link: WeightFilesLink, state: GatherWeights) -> SelfTest:
+def probed(trainer: HFEngine, link: SamplerLink, weights: Weights) -> SelfTest:
     """The self-test at float32's tolerance."""
     disturbed = partial(perturbed_weights, trainer.model)
     found = self_test(
-        link, state, disturbed, partial(draw, link.sampler), partial(logprobs, trainer), TOLERANCE["float32"]
+        link, weights, disturbed, partial(draw, link.sampler), partial(logprobs, trainer), TOLERANCE["float32"]
     )
     print(found)  # noqa: T201
     return found
 
 
-def checked(trainer: HFEngine, sampler: Reloadable, out: Path, adapters: Any = None) -> WeightFilesLink:
-    """A link for weights, or for adapters, on which every weight arrives."""
-    model = trainer.model
-    write = AdapterWriter(adapters) if adapters else WeightsWriter(model, trainer.tokenizer, torch.float32)
-    link = WeightFilesLink(sampler, out, write)
-    found = probed(trainer, link, adapter_gatherer(model) if adapters else weights_gatherer(model))
+def checked(trainer: HFEngine, link: SamplerLink, weights: Weights) -> None:
+    """Every weight arrives, or every adapter."""
+    found = probed(trainer, link, weights)
     assert max(found.disturbed.rms, found.true.rms) < 5e-4
     assert found.moved > 0.3  # in bfloat16 too, rounding would not hide stale weights
-    return link
+
+
+@pytest.fixture
+def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that could write weights may be called."""
+    import safetensors.torch
+    import transformers
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were written to a file")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", refuse)
+    monkeypatch.setattr(safetensors.torch, "save", refuse)
+    monkeypatch.setattr(torch, "save", refuse)
+    monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -129,30 +144,120 @@ def test_completions_end_at_a_stop_or_at_their_limit(engine: VllmEngine, trainer
     assert [c.finish for c in said] == ["length", "length"]
 
 
-def test_a_head_that_stays_behind_is_caught(engine: VllmEngine, trainer: HFEngine, tmp_path: Path) -> None:
-    """Of tied weights in a tied file vLLM's reload takes the embeddings, and says nothing of the output head."""
+def test_a_head_that_stays_behind_is_caught(engine: VllmEngine, trainer: HFEngine) -> None:
+    """Of tied weights without a head vLLM's reload takes the embeddings, and says nothing of the output head."""
 
-    def tied(folder: Path, state: Mapping[str, Tensor]) -> None:
-        trainer.model.save_pretrained(folder, state_dict={n: w for n, w in state.items() if n != "lm_head.weight"})
+    class WithoutHead(ModelWeights):
+        def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+            return ((name, tensor) for name, tensor in super().__iter__() if name != "lm_head.weight")
 
     with pytest.raises(UserError, match="does not take the weights") as caught:
-        probed(trainer, WeightFilesLink(engine, tmp_path, tied), weights_gatherer(trainer.model))
+        probed(trainer, EngineLink(engine), WithoutHead(trainer.model))
     print(caught.value)  # noqa: T201
 
 
-def test_reloaded_weights_arrive_whole(smollm2_model: Path, trainer: HFEngine, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_files")
+def test_weights_arrive_whole_from_memory(smollm2_model: Path, trainer: HFEngine) -> None:
     engine = opened(smollm2_model, VllmOptions("weights"))
-    link = checked(trainer, engine, tmp_path)
+    link, weights = EngineLink(engine), ModelWeights(trainer.model)
+    checked(trainer, link, weights)
+    engine.sleep()  # a CPU cannot; the engine goes on as if nothing were
     with perturbed_weights(trainer.model, seed=1):
-        link.push(1, weights_gatherer(trainer.model))
+        link.push(1, weights)
         drawn = draw(engine)
         assert measure_mismatch(logprobs(trainer, drawn), sampled(drawn)).rms < 5e-4
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["v000001"]
+    with pytest.raises(UserError, match="in training: vLLM cannot load it"):
+        link.push(2, {"model.norm.weight": torch.zeros(3)}.items())
 
 
-def test_a_hot_loaded_adapter_is_the_trained_one(smollm2_model: Path, trainer: HFEngine, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_files")
+def test_an_adapter_arrives_from_memory(smollm2_model: Path, trainer: HFEngine) -> None:
     adapters = lora(trainer)
-    checked(trainer, opened(smollm2_model, VllmOptions("adapter", lora_rank=4)), tmp_path, adapters)
+    engine = opened(smollm2_model, VllmOptions("adapter", lora_rank=4))
+    link, weights = EngineLink(engine, adapters), AdapterWeights(trainer.model)
+    checked(trainer, link, weights)
+    with perturbed_weights(trainer.model, seed=1):
+        for version in (1, 2):  # one place for adapters is enough
+            link.push(version, weights)
+        drawn = draw(engine)
+        assert measure_mismatch(logprobs(trainer, drawn), sampled(drawn)).rms < 5e-4
+
+
+def files(trainer: HFEngine, sampler: Any, folder: Path, adapters: Any = None) -> WeightFilesLink:
+    """The way over a folder."""
+    write = AdapterWriter(adapters) if adapters else WeightsWriter(trainer.model, trainer.tokenizer, torch.float32)
+    return WeightFilesLink(sampler, folder, write)
+
+
+def test_vllms_sender_and_our_server_understand_each_other(trainer: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but NCCL itself: the group, and the broadcast into which vLLM packs the weights."""
+    from vllm.distributed.weight_transfer import nccl_engine
+
+    broadcast: list[tuple[str, torch.Tensor]] = []
+    monkeypatch.setattr(nccl_engine, "open_trainer_endpoint", lambda info: info)
+    monkeypatch.setattr(nccl_engine, "packed_nccl_broadcast_producer", lambda iterator, **_: broadcast.extend(iterator))
+    weights = ModelWeights(trainer.model, torch.bfloat16)
+    ready = {"vllm_config": {"weight_transfer_config": {"backend": "nccl"}}, "world_size": 4, "success": True}
+    with stub_server(lambda *_: (200, ready)) as (url, requests):
+        link = open_transfer(ServerEngine(url, None, frozenset()), weights, "cuda:0")
+        assert link is not None
+        link.push(1, weights)
+    asked = dict(requests)
+    assert [path for path, _ in requests if "info" not in path and "world" not in path] == [
+        "/init_weight_transfer_engine",
+        "/start_weight_update",
+        "/update_weights",
+        "/finish_weight_update",
+        "/reset_prefix_cache",
+    ]
+    group = asked["/init_weight_transfer_engine"]["init_info"]
+    assert (group["master_address"], group["rank_offset"], group["world_size"]) == ("127.0.0.1", 1, 5)
+    update = asked["/update_weights"]["update_info"]
+    expected = trainer.model.state_dict()
+    assert update["names"] == list(expected)
+    assert update["shapes"] == [list(w.shape) for w in expected.values()]
+    assert set(update["dtype_names"]) == {"bfloat16"}
+    assert all(torch.equal(w, expected[name].bfloat16()) for name, w in broadcast)
+    assert [name for name, _ in broadcast] == list(expected)
+
+
+def test_given_tokens_are_read_where_vllm_reads_them(trainer: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM's own worker for them, which needs Triton but for its last line: rows, places and pieces of the prefill."""
+    from vllm import SamplingParams
+    from vllm.v1.worker.gpu.sample import prompt_logprob
+
+    def logprobs_of(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return logits.log_softmax(-1).gather(1, ids)
+
+    monkeypatch.setattr(prompt_logprob, "compute_token_logprobs", logprobs_of)
+    monkeypatch.setattr(
+        prompt_logprob, "async_tensor_h2d", lambda data, device, dtype: torch.from_numpy(data).to(dtype)
+    )
+    ids = tuple(trainer.tokenizer(" ".join(TEXTS))["input_ids"])
+    batch = [Encoded("first", ids[:20], 1, (5, 20)), Encoded("late", ids[:30], 12, (15, 25))]
+    for encoded, known in zip(batch, trainer.logprobs(batch), strict=True):
+        params = SamplingParams(**reading_request(encoded, by_ids=True))
+        prompt = ids[: encoded.ends[-1]]
+        logits = torch.from_numpy(next(trainer.outputs([Encoded("", prompt, 1, (len(prompt),))])))
+        rows = len(prompt) - 1 - params.prompt_logprob_start  # what vLLM demands
+        assert params.prompt_logprob_token_ids.shape == (rows, 1)
+        worker = prompt_logprob.PromptLogprobsWorker(1, torch.device("cpu"), "processed_logprobs")
+        worker.add_request("r", 0, params)
+        found: dict[str, torch.Tensor] = {}
+        for start, end in ((0, 7), (7, 13), (13, len(prompt))):
+            piece = SimpleNamespace(
+                req_ids=["r"],
+                idx_mapping_np=[0],
+                num_computed_prefill_tokens_np=[start],
+                num_scheduled_tokens=[end - start],
+                prefill_len_np=[len(prompt)],
+                query_start_loc_np=[0, end - start],
+            )
+            found = worker.compute_prompt_token_id_logprobs(
+                lambda states: states, logits[start:end], piece, np.array([len(prompt)])
+            )
+        answer = SimpleNamespace(prompt_token_id_logprobs=found["r"])
+        assert np.allclose(_step_logprobs(encoded, answer, by_ids=True), known.logprobs, rtol=0, atol=1e-4)
 
 
 def test_a_server_takes_reloaded_weights(smollm2_model: Path, trainer: HFEngine, tmp_path: Path) -> None:
@@ -160,7 +265,8 @@ def test_a_server_takes_reloaded_weights(smollm2_model: Path, trainer: HFEngine,
     with served(smollm2_model, tmp_path / "log", VllmOptions("weights")) as (url, process):
         engine = open_server(url, str(smollm2_model))
         assert engine.max_tokens == CONTEXT
-        checked(trainer, engine, tmp_path / "weights")
+        assert engine.transfer_workers() == 1  # the server is ready for NCCL; a trainer on a CPU sends files still
+        checked(trainer, files(trainer, engine, tmp_path / "weights"), ModelWeights(trainer.model))
         drawn = draw(engine, 0.6)
         assert measure_mismatch(logprobs(trainer, drawn, 0.6), sampled(drawn)).rms < 5e-4
         assert [d.ids for d in draw(engine, 0.6)] == [d.ids for d in drawn]
@@ -181,10 +287,11 @@ def test_a_server_takes_adapters(smollm2_model: Path, trainer: HFEngine, tmp_pat
     with served(smollm2_model, tmp_path / "log", VllmOptions("adapter", lora_rank=4)) as (url, _):
         engine, other = open_server(url, str(smollm2_model)), open_server(url, str(smollm2_model), sends_weights=False)
         base = draw(engine, 0.0)
-        link = checked(trainer, engine, tmp_path / "weights", adapters)
+        link = files(trainer, engine, tmp_path / "weights", adapters)
+        checked(trainer, link, AdapterWeights(trainer.model))
         with perturbed_weights(trainer.model, seed=7):
             for version in (1, 1):  # the second: the same step again, after a restart of the trainer
-                link.push(version, adapter_gatherer(trainer.model))
+                link.push(version, AdapterWeights(trainer.model))
                 other.adapter(link.folder / "v000001")
                 for asked in (engine, other):
                     drawn = draw(asked)

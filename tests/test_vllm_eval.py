@@ -9,11 +9,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from conftest import save_model
+from safetensors.torch import load_file, save_file
+from token_kinds import byte_bpe
 from vllm_runs import CPU, MARKS, opened, served
 
 from prmbench import tasks
@@ -60,6 +67,7 @@ def test_log_probabilities_are_those_of_transformers(smollm2_model: Path, monkey
         Encoded("late", ids[100:160], 20, (30, 50)),
         Encoded("pieces", ids[200:390], 3, (70, 180)),
         Encoded("full", ids[: theirs.max_tokens], 1, (255,)),
+        *(Encoded("word", (*ids[:30], word), 30, (31,)) for word in (*ids[40:44], ids[40])),  # one request
     ]
     assert theirs.max_tokens == 255
     for encoded, found, known in zip(batch, theirs.logprobs(batch), ours.logprobs(batch), strict=True):
@@ -96,6 +104,73 @@ def test_a_reward_model_has_the_same_scores(pair: tuple[Path, Path], benchmark_f
     ]
     assert numbers[0] == numbers[1]
     assert len({value for *_, value in numbers[0]}) > 3
+
+
+def shepherd(folder: Path) -> dict[str, Any]:
+    """A language model that says + or - behind a tag."""
+    save_model(folder, 2, head_dim=32)
+    return {"backend": "tag_lm", "tag": "<extra_0>", "good": "a", "bad": "b"}
+
+
+def classifier(folder: Path, labels: int = 2) -> dict[str, Any]:
+    save_model(folder, 3, "AutoModelForTokenClassification", num_labels=labels, head_dim=32)
+    return {"backend": "token_cls", "separator": "\n\n"} if labels > 1 else {"backend": "value_head"}
+
+
+def qwen(folder: Path, architecture: str, outputs: int) -> None:
+    """Random weights in the shape of Qwen2.5-Math-PRM and Qwen2.5-Math-RM, whose head has two layers."""
+    torch.manual_seed(4)
+    tokenizer = byte_bpe()
+    shape = transformers.Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.4,
+        tie_word_embeddings=False,
+    )
+    transformers.Qwen2ForCausalLM(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    head = torch.nn.Sequential(torch.nn.Linear(128, 128), torch.nn.ReLU(), torch.nn.Linear(128, outputs))
+    tensors = {f"score.{name}": 5 * weight.detach() for name, weight in head.state_dict().items()}
+    save_file(load_file(folder / "model.safetensors") | tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": [architecture]}))
+
+
+def qwen_prm(folder: Path) -> dict[str, Any]:
+    qwen(folder, "Qwen2ForProcessRewardModel", 2)
+    return {"backend": "token_cls", "tag": "<extra_0>", "prompt": "qwen_math_prm_system", "head": "score."}
+
+
+def qwen_rm(folder: Path) -> dict[str, Any]:
+    qwen(folder, "Qwen2ForRewardModel", 1)
+    return {"backend": "value_head", "head": "score."}
+
+
+@pytest.mark.parametrize("kind", [qwen_prm, qwen_rm, classifier, partial(classifier, labels=1), shepherd])
+def test_a_step_tagger_has_the_same_scores(
+    kind: Callable[[Path], dict[str, Any]], benchmark_folder: Path, tmp_path: Path
+) -> None:
+    """By vLLM's pooling, at every step's end: tag, separator, last token; one class, two, and a head of two layers."""
+    model = tmp_path / "model"
+    card = kind(model)
+    (model / "prm.json").write_text(json.dumps(card))
+    runs = []
+    for engine in ("hf", "vllm"):
+        told = ("--engine", engine, "--device", "cpu", "--out", tmp_path / engine, "--data", benchmark_folder)
+        done("eval", "--model", model, *told)
+        runs.append(only_run(tmp_path / engine))
+    ours, theirs = runs
+    assert (theirs.result.manifest.engine, theirs.result.manifest.backend) == ("vllm", card["backend"])
+    assert [s.id for s in theirs.scores] == [s.id for s in ours.scores]
+    values = [[v for s in run.scores for v in s.values] for run in runs]
+    print(np.abs(np.subtract(*values)).max(), np.std(values[0]))  # noqa: T201
+    assert np.abs(np.subtract(*values)).max() < 5e-4
+    assert np.std(values[0]) > 0.05
 
 
 def asked(path: Path) -> Path:

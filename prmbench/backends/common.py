@@ -14,17 +14,20 @@ import torch
 
 from prmbench.backends import Facts, cards
 from prmbench.backends.cards import ModelCard
+from prmbench.backends.infer import QWEN_HEADS, ModelFiles
 from prmbench.config import LoadConfig, ModelConfig, RolloutConfig
 from prmbench.core import provenance, reading
 from prmbench.core.records import Trace, UserError, text_hash
 from prmbench.engines.encoding import PLAIN, Encoded, encode_chat, encode_tagged
 from prmbench.engines.hf import Head, HFEngine, Placement, load, resolve_commit
-from prmbench.engines.vllm import VllmEngine, VllmOptions, open_vllm
+from prmbench.engines.vllm import EXCLUSIVE_SHARE, VllmEngine, VllmOptions, open_vllm
 
 LM = HFEngine | VllmEngine
 """An engine that `open_lm` returns."""
 EngineConfig = ModelConfig | RolloutConfig
 """Configs that choose an engine."""
+QWEN_HEAD = "score."
+"""Prefix of the head's tensors in a model of the architectures `QWEN_HEADS`."""
 VLLM_BATCH_TOKENS = 2**16
 """Tokens scored per journal entry with vLLM, which makes its own batches."""
 
@@ -38,11 +41,46 @@ def open_model(card: ModelCard, config: ModelConfig, kind: Head) -> HFEngine:
     if config.engine != "hf":
         raise UserError(
             f"--engine {config.engine}: backend {card.backend} needs what only the engine hf gives; vllm runs the "
-            "backends implicit and critic, `rollout` and benchmark policy"
+            "backends implicit, critic, token_cls, value_head and tag_lm with a tag, `rollout` and benchmark policy"
         )
     _check_gpus(config)
     trust_code = card.remote_code and config.trust_remote_code
     return load(card.model, kind, resolve_placement(config), card.revision, trust_code, empty=config.dry_run)
+
+
+def open_classifier(card: ModelCard, config: ModelConfig, kind: Head) -> LM:
+    """Load a model whose head scores every token, in the configured engine.
+
+    Args:
+        card: The model; with `head`, that head is among its weights.
+        config: Engine, device and precision.
+        kind: `classes` for a token classifier of transformers, `none` where the head is read apart from the model.
+
+    Raises:
+        UserError: vLLM does not have this kind of head, or the model cannot be loaded.
+    """
+    if config.engine != "vllm":
+        return open_model(card, config, kind)
+    files = ModelFiles.open(card.model, card.revision)
+    if files.base is not None or not _vllm_has_head(card, kind, files.architecture):
+        raise UserError(
+            f"--engine vllm: the head of {card.model} ({files.architecture or 'of no named architecture'}) is not one "
+            f"that vLLM reads (whole models ...ForTokenClassification, {', '.join(QWEN_HEADS)}); use --engine hf"
+        )
+    if config.dry_run:
+        return load(card.model, kind, resolve_placement(config), card.revision, empty=True)
+    return open_lm(card.model, card.revision, config, VllmOptions(classifies=True, share=EXCLUSIVE_SHARE))
+
+
+def _vllm_has_head(card: ModelCard, kind: Head, architecture: str) -> bool:
+    if kind == "classes":
+        return architecture.endswith("ForTokenClassification")
+    return card.head == QWEN_HEAD and architecture in QWEN_HEADS
+
+
+def model_shape(engine: LM) -> Any:
+    """Return the model's transformers config."""
+    return engine.llm.model_config.hf_config if isinstance(engine, VllmEngine) else engine.model.config
 
 
 def open_lm(

@@ -25,15 +25,15 @@ from prmbench.engines.hf import HFEngine
 
 def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     """Load the classifier. Its native label is the likelier class: a threshold of 0.5; for ties see `tie_rule`."""
-    engine = common.open_model(card, config, "none" if card.remote_code or card.head else "classes")
-    classes = None
-    if card.head and not config.dry_run:
+    engine = common.open_classifier(card, config, "none" if card.remote_code or card.head else "classes")
+    shape, classes = common.model_shape(engine), None
+    if card.head and isinstance(engine, HFEngine) and not config.dry_run:
         head = layered_head(*checkpoint_head(card))
         engine.set_head(head)
         classes = int(head[-1].out_features)  # type: ignore[arg-type]
     elif not card.head and not card.remote_code:
-        classes = engine.model.config.num_labels
-    positive = _positive_class(card, engine.model.config, classes)
+        classes = shape.num_labels
+    positive = _positive_class(card, shape, classes)
     encode, input_format = _encoder(engine, card, config)
     facts = common.model_facts(
         card,
@@ -69,7 +69,7 @@ def _positive_class(card: ModelCard, shape: Any, classes: int | None) -> int:
     return RIGHT
 
 
-def _encoder(engine: HFEngine, card: ModelCard, config: ModelConfig) -> tuple[Callable[[Trace], Encoded], str]:
+def _encoder(engine: common.LM, card: ModelCard, config: ModelConfig) -> tuple[Callable[[Trace], Encoded], str]:
     if card.tag is not None:
         return common.tagged_encoder(engine, card, config), f"chat+tag {card.tag}"
     if card.separator is not None:
@@ -80,7 +80,7 @@ def _encoder(engine: HFEngine, card: ModelCard, config: ModelConfig) -> tuple[Ca
     raise UserError(f"--model {card.model}: backend token_cls needs --tag or --separator, or one in its prm.json")
 
 
-def read(engine: HFEngine, batch: Sequence[Encoded], positive: int = RIGHT) -> Iterator[StepScores]:
+def read(engine: common.LM, batch: Sequence[Encoded], positive: int = RIGHT) -> Iterator[StepScores]:
     """Yield for each trace the softmax probability of the positive class at the position that closes each step."""
     for encoded, row in zip(batch, engine.outputs(batch), strict=True):
         if row.shape[1] <= max(positive, RIGHT):

@@ -29,6 +29,7 @@ from prmbench.core.records import ScoreKind, StepScores, Trace, UserError
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.family_encodings import encode_pieces
 from prmbench.engines.hf import HFEngine
+from prmbench.engines.vllm import VllmEngine
 
 TokenValues = Callable[[Sequence[Encoded]], Iterator[NDArray[np.float32]]]
 """Yields for each encoded trace the [T] values of its tokens."""
@@ -49,18 +50,20 @@ def load(card: ModelCard, config: ModelConfig) -> ModelBackend:
     """
     kind, fixed = _score_kind(card)
     path = None if card.head else head_file(card)
-    engine = common.open_model(card, config, "none" if card.head or path else "classes")
+    engine = common.open_classifier(card, config, "none" if card.head or path else "classes")
     card = replace(card, revision=engine.revision or card.revision)  # load model and head from one commit
-    if path:
+    labels = common.model_shape(engine).num_labels
+    values: TokenValues
+    if isinstance(engine, VllmEngine):
+        values = _single_output(engine.outputs)
+    elif path:
         values = _with_head(engine.states, *read_head(path))
     elif card.head:  # a dry run needs no head, which may lie in gigabytes of weights
         values = engine.states if config.dry_run else _checkpoint_values(engine, card)
-    elif engine.model.config.num_labels == 1:
-        values = _single_output(engine.outputs)
     else:
-        raise UserError(
-            f"--model {card.model}: {engine.model.config.num_labels} classes; a value head has one (try token_cls)"
-        )
+        values = _single_output(engine.outputs)
+    if labels != 1 and (isinstance(engine, VllmEngine) or not (path or card.head)):
+        raise UserError(f"--model {card.model}: {labels} classes; a value head has one (try token_cls)")
     encode, input_format = _encoder(engine, card, config)
     facts = common.model_facts(card, config, engine, kind=kind, input_format=input_format, fixed=fixed)
     return ModelBackend(facts, encode, lambda batch: read(values, card, batch))
@@ -89,7 +92,7 @@ def _score_kind(card: ModelCard) -> tuple[ScoreKind, float]:
     return ("value" if card.reading == "at_step" else "logratio"), 0.0
 
 
-def _encoder(engine: HFEngine, card: ModelCard, config: ModelConfig) -> tuple[Callable[[Trace], Encoded], str]:
+def _encoder(engine: common.LM, card: ModelCard, config: ModelConfig) -> tuple[Callable[[Trace], Encoded], str]:
     if card.tag is not None:
         return common.tagged_encoder(engine, card, config), f"chat+tag {card.tag}"
     if card.separator is None:

@@ -82,7 +82,7 @@ class ServerEngine:
         if self.sends_weights:
             arguments = {"weights_path": str(folder.resolve())}
             self._post("/collective_rpc", {"method": "reload_weights", "kwargs": arguments})
-            self._reset_prefix_cache()
+            self.reset_prefix_cache()
 
     def adapter(self, folder: Path) -> None:
         """Have the server load an adapter from a folder that it sees at the same path, and sample from it."""
@@ -93,13 +93,41 @@ class ServerEngine:
             self._post("/v1/load_lora_adapter", adapter)
             if previous != folder.name:
                 self._unload(previous)
-            self._reset_prefix_cache()
+            self.reset_prefix_cache()
+
+    def transfer_workers(self) -> int:
+        """Return how many GPUs serve the model, where the server was started to receive weights over NCCL; else 0."""
+        try:
+            config = fetch_json(f"{self.url}/server_info?config_format=json", timeout=300)["vllm_config"]
+            backend = (config["weight_transfer_config"] or {}).get("backend")
+            workers = fetch_json(f"{self.url}/get_world_size", timeout=30)["world_size"]
+        except (*_CONNECTION_ERRORS, LookupError, TypeError, AttributeError):
+            return 0  # of a version that does not know them
+        return workers if backend == "nccl" and type(workers) is int else 0
+
+    # vLLM's trainer side of a transfer calls the next four. None is repeated: both sides are then within one transfer.
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Have the server's workers join the group of the transfer."""
+        self._post("/init_weight_transfer_engine", {"init_info": init_info}, tries=1)
+
+    def start_weight_update(self) -> None:
+        """Announce new weights."""
+        self._post("/start_weight_update", {}, tries=1)
+
+    def update_weights(self, update_info: Any) -> None:
+        """Have the workers receive the weights that `update_info` names, which are sent meanwhile."""
+        self._post("/update_weights", {"update_info": update_info}, tries=1)
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Have the server use what it received."""
+        self._post("/finish_weight_update", {"weight_version": weight_version}, tries=1)
 
     def _unload(self, name: str) -> None:
         """Unload an adapter; the server answers 404 for an unknown name or the base model's, which does no harm."""
         self._post("/v1/unload_lora_adapter", {"lora_name": name}, accepted=(HTTPStatus.NOT_FOUND,))
 
-    def _reset_prefix_cache(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Clear the cached keys and values of prompts, which were computed with the old weights."""
         if self._post("/reset_prefix_cache", {}).get("success") is not True:
             raise RetryError(f"server {self.url}: somebody else samples from it; its prefix cache cannot be reset")
@@ -123,10 +151,12 @@ class ServerEngine:
             raise RetryError(f"server {self.url}: broke a completion off ({finish_reason})")
         return sampled
 
-    def _post(self, path: str, body: Mapping[str, Any], accepted: Collection[int] = ()) -> dict[str, Any]:
+    def _post(
+        self, path: str, body: Mapping[str, Any], accepted: Collection[int] = (), tries: int | None = None
+    ) -> dict[str, Any]:
         """Return the answer as JSON; empty when it is none, or when its status is among `accepted`."""
-        reason = ""
-        for attempt in range(self.tries):
+        reason, tries = "", tries or self.tries
+        for attempt in range(tries):
             if attempt:
                 time.sleep(self.first_pause * 2 ** (attempt - 1))
             try:
@@ -140,7 +170,7 @@ class ServerEngine:
             except _CONNECTION_ERRORS as error:
                 reason = _error_text(error)
         raise RetryError(
-            f"server {self.url}: no answer from {path} after {self.tries} attempts ({reason}); "
+            f"server {self.url}: no answer from {path} after {tries} attempt{'s' * (tries > 1)} ({reason}); "
             "check that it runs, and what its log says; the same command then goes on from the last checkpoint"
         )
 
@@ -219,9 +249,8 @@ def fetch_json(url: str, timeout: float, body: Mapping[str, Any] | None = None) 
     with closing(connect(parts.hostname or "", parts.port, timeout=timeout)) as connection:
         connection.connect()
         with _deadline(connection.sock, timeout):
-            connection.request(
-                "GET" if data is None else "POST", parts.path or "/", data, {"Content-Type": "application/json"}
-            )
+            path = (parts.path or "/") + f"?{parts.query}" * bool(parts.query)
+            connection.request("GET" if data is None else "POST", path, data, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             raw = _read_body(answer)
     location = answer.headers.get("Location")

@@ -1,6 +1,7 @@
 """The vLLM engine in this process: samples, scores tokens, and loads new weights or adapters between batches.
 
-It gives no logits, hidden states or gradients; hf.py does. server.py asks a vLLM server, weight_sync.py sends weights.
+It gives no logits of the vocabulary, hidden states or gradients; hf.py does. server.py asks a vLLM server, and
+weight_sync.py sends weights.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prmbench.config import public_name
 from prmbench.core import extras, processes, provenance
@@ -25,14 +27,15 @@ from prmbench.core.records import UserError
 from prmbench.core.redaction import first_line
 from prmbench.engines import TokenLogprobs
 from prmbench.engines.encoding import Encoded
-from prmbench.engines.generation import CPU_CACHE_BYTES, SampledTokens, Sampler, Sampling
+from prmbench.engines.generation import CPU_CACHE_BYTES, SampledTokens, Sampling
 from prmbench.engines.hf import Placement, pretrained_source, resolve_commit
 from prmbench.engines.loading import errors_in_one_line
 
 Push = Literal["nothing", "weights", "adapter"]
 """What will be sent to an engine later, which it must know at its start."""
-DEFAULT_SHARE, EXCLUSIVE_SHARE = 0.5, 0.9
-"""Fraction of a GPU's free memory that an engine in this process takes beside a model in training, and on its own."""
+DEFAULT_SHARE, EXCLUSIVE_SHARE, SLEEPING_SHARE = 0.5, 0.9, 0.8
+"""Fraction of a GPU's free memory that an engine in this process takes beside a model in training, on its own, and
+where it sleeps while the model is trained."""
 READ_TOKENS = 2048
 """Tokens of a forward pass that returns log-probabilities: vLLM's memory profile omits their logits, which it holds
 twice in float32. Longer traces are read in chunks."""
@@ -40,18 +43,10 @@ NO_LIMIT = 2**40
 """Batch size in tokens that is never reached: vLLM makes its own batches, so it gets all prompts at once."""
 LORA_RANKS = 1, 8, 16, 32, 64, 128, 256, 320, 512
 """Values that vLLM allows for `max_lora_rank`."""
+MAX_LOGPROBS = 20
+"""Most tokens whose log-probabilities vLLM returns at a position, unless it is started for more."""
 LOGPROBS_MODE = "processed_logprobs"
 """Log-probabilities after temperature, top-k and top-p; vLLM's default is before them."""
-
-
-class Reloadable(Sampler, Protocol):
-    """A sampling engine that loads new weights from files."""
-
-    def reload(self, folder: Path) -> None:
-        """Load all weights from a folder and drop cached results of the old ones."""
-
-    def adapter(self, folder: Path) -> None:
-        """Replace the adapter by the one in a folder, named after it, and sample from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +64,8 @@ class VllmOptions:
     a server vLLM's default."""
     share: float = DEFAULT_SHARE
     """Fraction of the memory free at the start; in this process only."""
+    trainer_bytes: int = 0
+    """Memory on the device that a trainer in this process will take after the start and keep while vLLM is awake."""
     cache_gib: float | None = None
     """Memory for keys and values in GiB, which overrides `share`; None = 1 GiB in this process on a CPU."""
     eager: bool = False
@@ -77,6 +74,10 @@ class VllmOptions:
     """Whether `logprobs` will be called, which needs smaller forward passes."""
     tensor_parallel: int = 1
     """Number of GPUs that share the model."""
+    classifies: bool = False
+    """Whether `outputs` will be called: vLLM's pooling, which neither samples nor returns log-probabilities."""
+    label_tokens: tuple[str, ...] = ()
+    """Tokens of the vocabulary whose logits at every position are the classes of a causal language model."""
 
     def arguments(self, dtype: str) -> dict[str, Any]:
         """Return the arguments of `vllm.LLM`, without those that vLLM chooses itself."""
@@ -93,6 +94,11 @@ class VllmOptions:
             "logprobs_mode": LOGPROBS_MODE,
             "generation_config": "vllm",  # ignore the model's sampling defaults: every request is explicit
         }
+        if self.classifies:
+            arguments |= {"runner": "pooling", "pooler_config": {"task": "token_classify", "tok_pooling_type": "ALL"}}
+        if self.label_tokens:
+            labels = {"classifier_from_token": list(self.label_tokens), "method": "no_post_processing"}
+            arguments |= {"convert": "classify", "hf_overrides": labels}
         if self.push == "weights":
             arguments["hf_overrides"] = {"tie_word_embeddings": False}
         if self.push == "adapter":
@@ -117,7 +123,10 @@ def serve_command(model: str, dtype: str, options: VllmOptions, port: int = 8000
     switches = ["env", "VLLM_SERVER_DEV_MODE=1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"]
     command = ["python", "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--host", host, "--port", str(port)]
-    for name, value in options.arguments(dtype).items():
+    arguments = options.arguments(dtype)
+    if options.push == "weights":
+        arguments["weight_transfer_config"] = {"backend": "nccl"}  # for GPUs; on a CPU it is not used
+    for name, value in arguments.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, dict):
             value = json.dumps(value)  # noqa: PLW2901
@@ -159,15 +168,28 @@ class VllmEngine:
     weight_bytes = token_bytes = 0
     """Unknown; only a dry run needs them, and that starts no vLLM."""
 
-    def __init__(self, llm: Any, tokenizer: Any, stops: frozenset[int], revision: str | None = None) -> None:
-        """Wrap a started engine; see `open_vllm`. `revision`: the model's hub commit."""
+    def __init__(
+        self, llm: Any, tokenizer: Any, stops: frozenset[int], revision: str | None = None, sleep_level: int = 0
+    ) -> None:
+        """Wrap a started engine; see `open_vllm`.
+
+        Args:
+            llm: The `vllm.LLM`.
+            tokenizer: The model's tokenizer.
+            stops: Ids of the tokens that end a completion.
+            revision: The model's hub commit.
+            sleep_level: vLLM's level of sleep: 1 keeps the weights in main memory, 2 drops them, 0 = it cannot sleep.
+        """
         self.llm = llm
         self.tokenizer = tokenizer
         self.stops = stops
         self.revision = revision
         self.batch_tokens = NO_LIMIT
         self.max_tokens: int | None = llm.model_config.max_model_len
+        self.sleep_level = sleep_level
         self._adapter: Any = None
+        self._is_asleep = False
+        self._reads_by_ids = _can_read_by_ids(llm)
 
     def sample(
         self,
@@ -195,58 +217,125 @@ class VllmEngine:
     def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:
         """Yield the log-probabilities of each trace's step tokens at temperature 1, without normalisers.
 
+        Traces whose only step token follows the same tokens, as the words that a critic weighs, are one request.
+
         Raises:
             UserError: Memory runs out.
         """
         from vllm import SamplingParams
 
-        settings = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, prompt_logprobs=0, detokenize=False)
-        vllm_prompts = [{"prompt_token_ids": list(encoded.ids[: encoded.ends[-1]])} for encoded in batch]
-        try:
-            outputs = self._generate(vllm_prompts, settings)
-        except torch.OutOfMemoryError as error:  # its requests stay half done, so a retry on this engine fails
-            raise UserError(
-                "vLLM: out of memory while reading log-probabilities; use a smaller model, more GPUs "
-                "(--tensor-parallel), or the engine hf (what was finished is kept)"
-            ) from error
-        for encoded, output in zip(batch, outputs, strict=True):
-            yield TokenLogprobs(_step_logprobs(encoded, output.prompt_logprobs), None)
+        words = _next_words(batch) if hasattr(SamplingParams, "logprob_token_ids") else {}
+        requests: dict[Any, tuple[tuple[int, ...], dict[str, Any]]] = {
+            prefix: (prefix, next_token_request(ids)) for prefix, ids in words.items()
+        }
+        keys = [_prefix(e) if e.ids[e.start] in words.get(_prefix(e), ()) else i for i, e in enumerate(batch)]
+        for key, encoded in zip(keys, batch, strict=True):
+            if key not in requests:
+                requests[key] = encoded.ids[: encoded.ends[-1]], reading_request(encoded, self._reads_by_ids)
+        vllm_prompts = [{"prompt_token_ids": list(ids)} for ids, _ in requests.values()]
+        settings = [SamplingParams(**request) for _, request in requests.values()]
+        with _reading_errors():
+            outputs = dict(zip(requests, self._generate(vllm_prompts, settings), strict=True))
+        for key, encoded in zip(keys, batch, strict=True):
+            output = outputs[key]
+            if isinstance(key, int):
+                yield TokenLogprobs(_step_logprobs(encoded, output, self._reads_by_ids), None)
+            else:
+                logprob = output.outputs[0].logprobs[0][encoded.ids[encoded.start]].logprob
+                yield TokenLogprobs(np.array([logprob], dtype=np.float32), None)
 
-    def reload(self, folder: Path) -> None:
-        """Load all weights from a folder of untied safetensors. Raises UserError when they do not fit."""
-        with _load_errors(folder):
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder.resolve())})
+    def outputs(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
+        """Yield, for each trace, the [T, c] logits of the model's own head at every position.
+
+        Raises:
+            UserError: vLLM cannot run the model, or memory runs out.
+        """
+        from vllm import PoolingParams
+
+        vllm_prompts = [{"prompt_token_ids": list(encoded.ids)} for encoded in batch]
+        settings = PoolingParams(use_activation=False)
+        with _reading_errors(), _run_errors():
+            outputs = self.llm.encode(vllm_prompts, settings, pooling_task="token_classify", use_tqdm=False)
+        for output in outputs:
+            yield output.outputs.data.float().cpu().numpy()
+
+    def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        """Replace all weights, one tensor at a time, by vLLM's own reload. Raises UserError when they do not fit.
+
+        Args:
+            weights: Names and tensors as in a checkpoint with untied embeddings: with tied ones, vLLM keeps its head.
+        """
+        with _load_errors("in training"):
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self._reset_prefix_cache()
 
-    def adapter(self, folder: Path) -> None:
-        """Replace the adapter by the one in a folder. Raises UserError when it does not fit.
+    def load_adapter(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Replace the adapter, and sample from the new one. Raises UserError when it does not fit.
 
-        Each adapter gets a new id: `load_inplace` would read the files again with every batch.
+        Args:
+            name: Name of the adapter.
+            config: Fields of its `peft.LoraConfig`.
+            tensors: Its tensors by the names in peft's files.
         """
         from vllm.lora.request import LoRARequest
 
         previous, adapter_id = self._adapter, 1 if self._adapter is None else self._adapter.lora_int_id + 1
-        sampling_request = LoRARequest(folder.name, adapter_id, str(folder.resolve()))
-        with _load_errors(folder):
-            self.llm.llm_engine.add_lora(sampling_request)
-            if previous is not None:
+        with _load_errors("in training"):
+            if previous is not None:  # there is one place for adapters
                 self.llm.llm_engine.remove_lora(previous.lora_int_id)
-        self._adapter = sampling_request
+            self.llm.collective_rpc(_add_adapter, args=(adapter_id, dict(config), dict(tensors)))
+        self._adapter = LoRARequest(name, adapter_id, "(in memory)")  # a path is demanded, and not read: it is loaded
         self._reset_prefix_cache()
+
+    def sleep(self) -> None:
+        """Give the memory on the device back until `wake_up`, where vLLM can: not on a CPU.
+
+        Weights that the next push replaces are dropped; those under an adapter move to main memory.
+        """
+        if self.sleep_level and not self._is_asleep:
+            self.llm.sleep(self.sleep_level)
+            self._is_asleep = True
+
+    def wake_up(self) -> None:
+        """Take the memory again; all weights are undefined until the next push, those under an adapter excepted."""
+        if self._is_asleep:
+            torch.cuda.empty_cache()  # what the trainer's allocator holds unused
+            self.llm.wake_up()
+            self._is_asleep = False
 
     def _generate(self, prompts: Sequence[Any], settings: Any) -> list[Any]:
         """Return one output for each prompt. Raises UserError when vLLM only now finds that it cannot run the model."""
-        try:
+        with _run_errors():
             return list(self.llm.generate(prompts, settings, use_tqdm=False, lora_request=self._adapter))
-        except torch.OutOfMemoryError:
-            raise  # each caller handles it differently
-        except (ValueError, AssertionError, RuntimeError) as error:
-            raise UserError(f"vLLM: cannot run this model here ({first_line(error)}); use the engine hf") from error
 
     def _reset_prefix_cache(self) -> None:
         """Clear the cached keys and values of prompts, which were computed with the old weights."""
         if not self.llm.reset_prefix_cache():
             raise UserError("vLLM: its prefix cache is in use and cannot be reset; send weights between batches only")
+
+
+def _add_adapter(worker: Any, adapter_id: int, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Put an adapter's tensors into a vLLM worker, as its manager does with those that it reads from a file.
+
+    vLLM has no public call for this; the self-test shows whether it works.
+    """
+    from vllm.lora.lora_model import LoRAModel
+    from vllm.lora.peft_helper import PEFTHelper
+
+    manager = worker.model_runner.lora_manager
+    helper = PEFTHelper.from_dict(config)
+    helper.validate_legal(manager.lora_config)
+    names = getattr(manager._adapter_manager.model, "hf_to_vllm_mapper", None)
+    adapter = LoRAModel.from_lora_tensors(
+        adapter_id,
+        tensors,
+        helper,
+        device="cpu",
+        dtype=manager.lora_config.lora_dtype,
+        weights_mapper=None if names is None else names.get_rename_mapper(),
+    )
+    manager._adapter_manager.add_adapter(adapter)
+    manager._adapter_manager.activate_adapter(adapter_id)
 
 
 def _to_drawn(output: Any) -> SampledTokens:
@@ -257,10 +346,62 @@ def _to_drawn(output: Any) -> SampledTokens:
     return SampledTokens(ids, logprobs)
 
 
-def _step_logprobs(encoded: Encoded, prompt_logprobs: Sequence[Any]) -> np.ndarray:
-    """Return the step tokens' log-probabilities; `prompt_logprobs[i]` maps ids to log-probabilities at token i."""
-    positions = range(encoded.start, encoded.ends[-1])
-    return np.array([prompt_logprobs[i][encoded.ids[i]].logprob for i in positions], dtype=np.float32)
+def reading_request(encoded: Encoded, by_ids: bool) -> dict[str, Any]:
+    """Return the settings of `SamplingParams` that read the log-probabilities of a trace's step tokens.
+
+    Args:
+        encoded: The trace, whose prompt ends with its last step.
+        by_ids: Ask for one token at each position of the steps, with which vLLM computes no other logits and ranks
+            nothing; else for every position's token.
+    """
+    request: dict[str, Any] = {"temperature": 0.0, "max_tokens": 1, "ignore_eos": True, "detokenize": False}
+    if not by_ids:
+        return request | {"prompt_logprobs": 0}
+    targets = np.array(encoded.ids[encoded.start : encoded.ends[-1]], dtype=np.int32)[:, None]
+    # Row i of the logits predicts token i + 1.
+    return request | {"prompt_logprob_token_ids": targets, "prompt_logprob_start": encoded.start - 1}
+
+
+def next_token_request(ids: Sequence[int]) -> dict[str, Any]:
+    """Return the settings of `SamplingParams` that read the log-probabilities of some tokens as the next one."""
+    return {
+        "temperature": 1.0,  # what is reported is after the temperature
+        "seed": 0,
+        "max_tokens": 1,
+        "ignore_eos": True,
+        "detokenize": False,
+        "logprob_token_ids": list(ids),
+    }
+
+
+def _next_words(batch: Sequence[Encoded]) -> dict[tuple[int, ...], list[int]]:
+    """Return for each prefix the tokens that are all that a trace reads after it, where they are several."""
+    words: dict[tuple[int, ...], list[int]] = {}
+    for encoded in batch:
+        if encoded.ends[-1] == encoded.start + 1:
+            ids = words.setdefault(_prefix(encoded), [])
+            if encoded.ids[encoded.start] not in ids and len(ids) < MAX_LOGPROBS:
+                ids.append(encoded.ids[encoded.start])
+    return {prefix: ids for prefix, ids in words.items() if len(ids) > 1}
+
+
+def _prefix(encoded: Encoded) -> tuple[int, ...]:
+    return encoded.ids[: encoded.start]
+
+
+def _step_logprobs(encoded: Encoded, output: Any, by_ids: bool) -> NDArray[np.float32]:
+    """Return the step tokens' log-probabilities in the answer to `reading_request`."""
+    if by_ids:
+        return np.asarray(output.prompt_token_id_logprobs, dtype=np.float32)[:, 0]
+    positions = range(encoded.start, encoded.ends[-1])  # at each, the answer maps ids to log-probabilities
+    return np.array([output.prompt_logprobs[i][encoded.ids[i]].logprob for i in positions], dtype=np.float32)
+
+
+def _can_read_by_ids(llm: Any) -> Any:
+    """Return whether this vLLM scores given tokens of a prompt: since 0.32, with its second model runner."""
+    from vllm import SamplingParams
+
+    return hasattr(SamplingParams, "prompt_logprob_token_ids") and llm.llm_engine.vllm_config.use_v2_model_runner
 
 
 def open_vllm(name: str, revision: str | None, placement: Placement, options: VllmOptions | None = None) -> VllmEngine:
@@ -277,6 +418,8 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Vl
     """
     logging.getLogger(__name__).info("starting vLLM with the model %s", public_name(name))
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # read at import
+    if options is not None and options.push != "nothing":
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # no other process takes an iterator of tensors
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # training shares these threads
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING" if sys.stderr.isatty() else "ERROR")
     try:
@@ -294,7 +437,10 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Vl
         raise UserError(f"model {name}: an adapter of {adapted[0]}, and vLLM reads whole models; use the engine hf")
     revision = resolve_commit(name, revision)
     processes.start(placement.device)  # before vLLM, which would else start a process group of one process
-    settings = _with_memory_limits(options, placement.device).arguments(placement.dtype)
+    sleep_level = _sleep_level(options.push) if current_platform.is_sleep_mode_available() else 0
+    settings = _with_memory_limits(options, placement.device, sleep_level > 0).arguments(placement.dtype)
+    if sleep_level:
+        settings["enable_sleep_mode"] = True
     if processes.world_size() > 1:
         settings["distributed_executor_backend"] = "external_launcher"  # each process on its own GPU
     if not sys.stderr.isatty():
@@ -302,7 +448,7 @@ def open_vllm(name: str, revision: str | None, placement: Placement, options: Vl
     tokenizer, stops = load_tokenizer(name, revision)
     with _load_errors(name):
         llm = vllm.LLM(model=name, revision=revision, disable_log_stats=True, **settings)
-    engine = VllmEngine(llm, tokenizer, stops, revision)
+    engine = VllmEngine(llm, tokenizer, stops, revision, sleep_level)
     if options.reads and engine.max_tokens is not None:
         engine.max_tokens -= 1  # vLLM always generates at least one token
     return engine
@@ -330,15 +476,46 @@ def check_device(placement: Placement, options: VllmOptions, built_for: str) -> 
         raise UserError(f"--tensor-parallel {options.tensor_parallel}: torch sees {gpus} GPUs; use at most that many")
 
 
-def _with_memory_limits(options: VllmOptions, device: str) -> VllmOptions:
-    """Return options with default memory limits that leave room for the trainer; on a CPU without compilation."""
+def _sleep_level(push: Push) -> int:
+    """Return how deeply an engine sleeps while its weights are trained; 0 where nothing is."""
+    return {"nothing": 0, "adapter": 1, "weights": 2}[push]
+
+
+def _with_memory_limits(options: VllmOptions, device: str, sleeps: bool = False) -> VllmOptions:
+    """Return options with default memory limits that leave room for the trainer; on a CPU without compilation.
+
+    An engine that sleeps while the trainer learns shares the device with what the trainer keeps, and not with its
+    activations.
+    """
     if device == "cpu":
         cache = CPU_CACHE_BYTES / 2**30 if options.cache_gib is None else options.cache_gib
         return replace(options, cache_gib=cache, eager=True)
     if options.memory is not None:
         return options
     free, total = torch.cuda.mem_get_info(device)
-    return replace(options, memory=options.share * free / total)
+    share, kept = (SLEEPING_SHARE, options.trainer_bytes) if sleeps else (options.share, 0)
+    return replace(options, memory=share * max(free - kept, 0) / total)
+
+
+@contextmanager
+def _run_errors() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise  # each caller handles it differently
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise UserError(f"vLLM: cannot run this model here ({first_line(error)}); use the engine hf") from error
+
+
+@contextmanager
+def _reading_errors() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:  # its requests stay half done, so a retry on this engine fails
+        raise UserError(
+            "vLLM: out of memory while reading a batch; use a smaller model, more GPUs (--tensor-parallel), or the "
+            "engine hf (what was finished is kept)"
+        ) from error
 
 
 @contextmanager

@@ -1,32 +1,33 @@
-"""Transfers new weights to the engine that samples: a shared model, a copy in memory, or files for vLLM.
+"""Transfers new weights to the engine that samples: a shared model, a copy, vLLM's memory, or files for a server.
 
-weight_sync_check.py checks that they arrived.
+weight_transfer.py sends them to a server's GPUs; weight_sync_check.py checks that they arrived.
 """
 
 from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from prmbench.core import processes, writing
 from prmbench.core.records import RetryError, UserError
 from prmbench.engines.generation import Sampler
 from prmbench.engines.hf import HFEngine
-from prmbench.engines.vllm import Reloadable
+from prmbench.engines.vllm import VllmEngine
 
 STABLE = "STABLE"
 """Name of an empty file that is written last, when all weights of a version are on disk."""
-GatherWeights = Callable[[], Mapping[str, Tensor] | None]
-"""Gathers weights; all processes call it together. Process 0 gets unsharded tensors on the CPU, by the parameter names
-of the transformers model (for an adapter, the names in peft's files); the others get None."""
+Weights = Iterable[tuple[str, Tensor]]
+"""Weights by the parameter names of the transformers model (for an adapter, the names in peft's files). Every process
+gets each tensor whole, on its own device. Sharded ones are gathered while iterating, so all processes iterate together
+and to the end, and none holds more than the tensors that the receiver keeps."""
 
 
 class SamplerLink(Protocol):
@@ -36,8 +37,18 @@ class SamplerLink(Protocol):
     def sampler(self) -> Sampler:
         """The engine that samples from the weights pushed last."""
 
-    def push(self, version: int, state: GatherWeights) -> None:
+    def push(self, version: int, weights: Weights) -> None:
         """Send the sampler new weights. All processes call it; when it returns, every sampler has them."""
+
+
+class Reloadable(Sampler, Protocol):
+    """A sampling engine that loads new weights from files."""
+
+    def reload(self, folder: Path) -> None:
+        """Load all weights from a folder and drop cached results of the old ones."""
+
+    def adapter(self, folder: Path) -> None:
+        """Replace the adapter by the one in a folder, named after it, and sample from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +57,7 @@ class SharedModelLink:
 
     sampler: Sampler
 
-    def push(self, version: int, state: GatherWeights) -> None:
+    def push(self, version: int, weights: Weights) -> None:
         """Do nothing: the sampler already has the weights."""
 
 
@@ -56,32 +67,58 @@ class ModelCopyLink:
 
     sampler: HFEngine
 
-    def push(self, version: int, state: GatherWeights) -> None:
-        """Broadcast every tensor from process 0 into the copies.
+    def push(self, version: int, weights: Weights) -> None:
+        """Copy every tensor into the process's own copy.
 
         Args:
             version: Not used.
-            state: Gathers all weights, with adapters merged in.
+            weights: All weights, with adapters merged in.
 
         Raises:
             UserError: A weight of the copy is not among them.
         """
-        weights = state()
-        shapes = processes.broadcast({n: tuple(t.shape) for n, t in weights.items()} if weights is not None else {})
         copied = self.sampler.model.state_dict()
-        missing = sorted(copied.keys() - shapes.keys() - _tied_weights(self.sampler.model).keys())
+        missing = set(copied) - _tied_weights(self.sampler.model).keys()
+        for name, tensor in weights:
+            if name in copied:
+                copied[name].copy_(tensor)
+                missing.discard(name)
         if missing:
-            raise UserError(f"the trained model has no weight {missing[0]}, which the one that samples needs")
-        for name in (n for n in shapes if n in copied):
-            tensor = torch.empty(shapes[name]) if weights is None else weights[name].detach().float().contiguous()
-            if processes.world_size() > 1:
-                dist.broadcast(tensor, 0)
-            copied[name].copy_(tensor)
+            raise UserError(f"the trained model has no weight {min(missing)}, which the one that samples needs")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLink:
+    """Every process holds a vLLM engine, which takes the tensors from memory: no file is written."""
+
+    sampler: VllmEngine
+    adapter: Any = None
+    """The `peft.LoraConfig` of the adapter that is pushed; None = all weights are."""
+
+    def push(self, version: int, weights: Weights) -> None:
+        """Wake the engine up where it sleeps, and load the weights.
+
+        Args:
+            version: Number of the version, which names an adapter.
+            weights: All weights with untied embeddings, or the adapter's.
+
+        Raises:
+            UserError: They do not fit; raised in every process.
+        """
+        self.sampler.wake_up()
+        run_in_all_processes(lambda: self._load(version, weights))
+
+    def _load(self, version: int, weights: Weights) -> None:
+        with one_pass(weights) as tensors:
+            if self.adapter is None:
+                self.sampler.load_weights(tensors)
+            else:
+                self.sampler.load_adapter(f"v{version:06d}", self.adapter.to_dict(), dict(tensors))
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFilesLink:
-    """Process 0 writes the weights to files, and every vLLM engine, in process or a server, loads them."""
+    """Process 0 writes the weights to files, and every vLLM server loads them."""
 
     sampler: Reloadable
     folder: Path
@@ -89,22 +126,23 @@ class WeightFilesLink:
     write: Callable[[Path, Mapping[str, Tensor]], None]
     """`WeightsWriter` or `AdapterWriter`."""
 
-    def push(self, version: int, state: GatherWeights) -> None:
+    def push(self, version: int, weights: Weights) -> None:
         """Write the weights, have every engine load them, then remove older versions.
 
         Args:
             version: Number of the version, which names its folder.
-            state: Gathers the weights.
+            weights: The weights; process 0 holds all of them in main memory while it writes.
 
         Raises:
             UserError: They cannot be written or do not fit; raised in every process.
             RetryError: An engine does not answer any more; raised in every process.
         """
-        weights, path = state(), self.folder / f"v{version:06d}"
-        _run_in_all_processes(lambda: self._write_version(path, weights) if weights is not None else None)
+        path, is_writer = self.folder / f"v{version:06d}", processes.rank() == 0
+        state = {name: tensor.to("cpu") for name, tensor in weights if is_writer}
+        run_in_all_processes(lambda: self._write_version(path, state) if is_writer else None)
         load = self.sampler.adapter if isinstance(self.write, AdapterWriter) else self.sampler.reload
-        _run_in_all_processes(lambda: load(path))
-        if processes.rank() == 0:
+        run_in_all_processes(lambda: load(path))
+        if is_writer:
             for old in self.folder.glob("v*"):
                 if old != path:
                     shutil.rmtree(old, ignore_errors=True)
@@ -158,33 +196,68 @@ class AdapterWriter:
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def weights_gatherer(model: nn.Module) -> GatherWeights:
-    """Return a function that gathers all weights of a transformers model, sharded or not; adapters are not merged."""
-    return lambda: _gather_weights(model, trained_only=False)
+@dataclass(frozen=True, slots=True)
+class ModelWeights:
+    """All weights of a transformers model, sharded or not; tied ones under each name, adapters not merged."""
+
+    model: nn.Module
+    dtype: torch.dtype | None = None
+    """What they are cast to, before they are gathered; None = they stay as they are."""
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each name with its whole tensor."""
+        for name, tensor in self.model.state_dict().items():
+            yield name, full_tensor(tensor.to(self._dtype(tensor)))
+
+    def metadata(self) -> list[WeightInfo]:
+        """Return what iterating will yield, in order, without gathering anything."""
+        state = self.model.state_dict().items()
+        return [WeightInfo(name, self._dtype(tensor), tuple(tensor.shape)) for name, tensor in state]
+
+    def _dtype(self, tensor: Tensor) -> torch.dtype:
+        return self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
 
 
-def adapter_gatherer(model: nn.Module) -> GatherWeights:
-    """Return a function that gathers the adapter weights of a transformers model under the names in peft's files."""
+@dataclass(frozen=True, slots=True)
+class WeightInfo:
+    """Name, precision and full shape of a weight; the attributes are those of vLLM's `ParamMeta`."""
 
-    def get_state() -> Mapping[str, Tensor] | None:
-        weights = _gather_weights(model, trained_only=True)
-        if weights is None:
-            return None
-        return {
-            f"base_model.model.{name.replace('.default.', '.')}": tensor
-            for name, tensor in weights.items()
-            if ".lora_" in name
-        }
-
-    return get_state
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
 
-def _gather_weights(model: nn.Module, trained_only: bool) -> Mapping[str, Tensor] | None:
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+@dataclass(frozen=True, slots=True)
+class AdapterWeights:
+    """The LoRA weights of a transformers model, under the names in peft's files."""
 
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only)
-    weights: dict[str, Any] = get_model_state_dict(model, options=options)
-    return weights if processes.rank() == 0 else None
+    model: nn.Module
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield each name with its whole tensor."""
+        for name, tensor in self.model.state_dict().items():
+            if ".lora_" in name:
+                yield f"base_model.model.{name.replace('.default.', '.')}", full_tensor(tensor)
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor whole. All processes call it for a shard, and it does nothing for any other tensor."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+@contextmanager
+def one_pass(weights: Weights) -> Iterator[Iterator[tuple[str, Tensor]]]:
+    """Yield an iterator over weights that is exhausted at the end, also when its receiver fails.
+
+    The other processes gather with this one until the last tensor, and would wait for it.
+    """
+    tensors = iter(weights)
+    try:
+        yield tensors
+    finally:
+        for _ in tensors:
+            pass
 
 
 def _tied_weights(model: Any) -> Mapping[str, str]:
@@ -192,7 +265,7 @@ def _tied_weights(model: Any) -> Mapping[str, str]:
     return getattr(model, "all_tied_weights_keys", None) or {}
 
 
-def _run_in_all_processes(action: Callable[[], None]) -> None:
+def run_in_all_processes(action: Callable[[], None]) -> None:
     """Run an action in every process, and raise in all of them when it fails in one, so that none is left waiting."""
     local_error: Exception | None = None
     try:

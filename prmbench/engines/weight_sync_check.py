@@ -18,7 +18,7 @@ from torch import nn
 from prmbench.core import processes
 from prmbench.core.records import RetryError, UserError
 from prmbench.engines.generation import SampledTokens
-from prmbench.engines.weight_sync import GatherWeights, SamplerLink
+from prmbench.engines.weight_sync import SamplerLink, Weights
 
 TOLERANCE = {"float32": 1e-2, "bfloat16": 0.15}
 """Largest root mean square difference by dtype, in nats. SmolLM2-135M in vLLM on a CPU differs from transformers by
@@ -89,7 +89,7 @@ def check_mismatch(measured: Mismatch, tolerance: float) -> None:
 
 def self_test(
     link: SamplerLink,
-    state: GatherWeights,
+    weights: Weights,
     disturbed: Callable[[], AbstractContextManager[None]],
     draw: Callable[[], Sequence[SampledTokens]],
     logprobs: Callable[[Sequence[SampledTokens]], NDArray[np.floating[Any]]],
@@ -101,7 +101,7 @@ def self_test(
 
     Args:
         link: The sampler and the way to it.
-        state: Gathers the trainer's weights.
+        weights: The trainer's weights, as they are when they are pushed.
         disturbed: Context manager that perturbs the trainer's weights (see `perturbed_weights`).
         draw: Samples completions through the link as training will.
         logprobs: Returns the trainer's log-probabilities [n] of all sampled tokens, in order.
@@ -111,12 +111,12 @@ def self_test(
         UserError: A mismatch exceeds the tolerance, or the noise is too small to reveal stale weights.
     """
     with disturbed():
-        link.push(PERTURBED_VERSION, state)
+        link.push(PERTURBED_VERSION, weights)
         sampled = draw()
         perturbed_logprobs = logprobs(sampled)
         after_perturbed = measure_mismatch(perturbed_logprobs, _sampled_logprobs(sampled))
     moved = measure_mismatch(perturbed_logprobs, logprobs(sampled)).rms
-    link.push(TRUE_VERSION, state)
+    link.push(TRUE_VERSION, weights)
     sampled = draw()
     after_true = measure_mismatch(logprobs(sampled), _sampled_logprobs(sampled))
     if not (after_perturbed.rms <= tolerance and after_true.rms <= tolerance):  # NaN too

@@ -27,7 +27,7 @@ from prmbench.rl.models import Models
 from prmbench.rl.out_of_memory import sampling, within_memory
 from prmbench.rl.result import Finished, check_draft, export, known_result
 from prmbench.rl.resume import Optimizers, Progress
-from prmbench.rl.sampler import Source, importance_weights, open_source, step_mismatch
+from prmbench.rl.sampler import Source, importance_weights, later_bytes, open_source, step_mismatch
 from prmbench.rl.setup import Job, prepare, resolved
 from prmbench.rl.step_rollouts import StepRollouts
 from prmbench.rl.token_rows import Micro, Rows, micro_batches
@@ -128,7 +128,7 @@ def _open(job: Job, verifier: Verifier, on_step: StepProgress | None) -> Run:
     if opened.rm is not None and job.config.rm_update == "online":
         optimizers["rm"] = optimiser.make(opened.rm.trained, job.config)
     progress = resume.resume(job, opened, optimizers)
-    source = open_source(job, opened.policy)
+    source = open_source(job, opened.policy, later_bytes(optimizers.values()))
     source.push(progress.done)
     track = tracker(job.config.tracker, job.config.out, options.to_json(job.config))
     log = Log(job.config.out, job.config.steps, on_step, track)
@@ -152,6 +152,7 @@ def _loop(run: Run, stop_requested: Callable[[], bool]) -> None:
             _stop_before_learning(run)
         metrics: dict[str, Any] = {"step": progress.done + 1 - job.first, **monitors.completion_metrics(rollouts)}
         if rollouts.tally["groups"]:
+            run.source.sleep()  # until the push after the step
             metrics |= learn(run, rollouts, first)
         metrics["skipped"] = progress.left_out - left_out
         progress.done, progress.cursor = progress.done + 1, rollouts.cursor

@@ -5,7 +5,7 @@ Only the choice is made here; engines/weight_sync.py and engines/weight_sync_che
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,17 @@ from prmbench.engines import weight_sync_check
 from prmbench.engines.generation import SampledTokens, Sampling
 from prmbench.engines.hf import load
 from prmbench.engines.weight_sync import (
+    AdapterWeights,
     AdapterWriter,
-    GatherWeights,
+    EngineLink,
     ModelCopyLink,
+    ModelWeights,
     SamplerLink,
     SharedModelLink,
     WeightFilesLink,
+    Weights,
     WeightsWriter,
-    adapter_gatherer,
-    weights_gatherer,
+    full_tensor,
 )
 from prmbench.engines.weight_sync_check import Mismatch
 from prmbench.rl.models import logprobs
@@ -76,21 +78,41 @@ class Source:
     """The sampler, and the weights that are pushed to it."""
 
     link: SamplerLink
-    state: GatherWeights
+    weights: Weights
     foreign: bool
     """Whether the sampler's log-probabilities are not exactly the old policy's: another engine, or rounded weights."""
 
     def push(self, version: int) -> None:
-        """Gives the sampler the current weights. All processes call it."""
-        self.link.push(version, self.state)
+        """Gives the sampler the current weights, and wakes it up where it sleeps. All processes call it."""
+        self.link.push(version, self.weights)
+
+    def sleep(self) -> None:
+        """Frees the memory of a sampler beside the trainer until the next push; elsewhere it does nothing."""
+        if isinstance(self.link, EngineLink):
+            self.link.sampler.sleep()
 
 
-def open_source(job: Job, policy: Runner) -> Source:
+def later_bytes(optimizers: Iterable[torch.optim.Optimizer]) -> int:
+    """Returns the bytes that training will take on this process's device and keep between steps.
+
+    That is Adam's two moments, unless a checkpoint brought them, and the buckets in which DDP reduces gradients; all
+    are float32.
+    """
+    total = 0
+    for optimizer in optimizers:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        numbers = sum(getattr(p, "_local_tensor", p).numel() for p in parameters)
+        total += numbers * 4 * (1 if optimizer.state else 3)
+    return total
+
+
+def open_source(job: Job, policy: Runner, trainer_bytes: int = 0) -> Source:
     """Opens the sampler of --engine. All processes call it.
 
-    Raises UserError when the engine is not available, or does not use the weights it is sent.
+    `trainer_bytes`: memory of this process's device that training will take later and keep between its steps. Raises
+    UserError when the engine is not available, or does not use the weights it is sent.
     """
-    source = _open_vllm(job, policy) if job.config.engine != "hf" else _open_hf(job, policy)
+    source = _open_vllm(job, policy, trainer_bytes) if job.config.engine != "hf" else _open_hf(job, policy)
     sampler: Any = source.link.sampler
     limits = [n for n in (sampler.max_tokens, job.max_tokens) if n is not None]
     sampler.max_tokens = min(limits, default=None)  # the reward model reads the completions, too
@@ -99,7 +121,7 @@ def open_source(job: Job, policy: Runner) -> Source:
     tolerance = weight_sync_check.TOLERANCE[job.setup.placement.dtype]
     weight_sync_check.self_test(
         source.link,
-        source.state,
+        source.weights,
         lambda: weight_sync_check.perturbed_weights(policy.module, job.config.seed),
         lambda: _probe_draw(job, source),
         lambda sampled: _probe_logprobs(job, policy, sampled),
@@ -110,48 +132,69 @@ def open_source(job: Job, policy: Runner) -> Source:
 
 def _open_hf(job: Job, policy: Runner) -> Source:
     if not job.setup.sharded:
-        return Source(SharedModelLink(InTraining(policy)), dict, foreign=False)
+        return Source(SharedModelLink(InTraining(policy)), (), foreign=False)
     copy = load(job.config.model, "lm", job.setup.placement, job.revision, job.config.trust_remote_code)
     rounded = policy.adapters is not None and job.setup.placement.dtype != "float32"  # W + B A in half precision
-    return Source(ModelCopyLink(copy), _merged_weights(policy), foreign=rounded)
+    return Source(ModelCopyLink(copy), MergedWeights(policy), foreign=rounded)
 
 
-def _merged_weights(policy: Runner) -> GatherWeights:
-    """Returns a function that gathers all weights, adapters merged in."""
-    gather = weights_gatherer(policy.model)
+@dataclass(frozen=True, slots=True)
+class MergedWeights:
+    """All weights of the policy, each with its adapter merged in."""
 
-    def state() -> Mapping[str, Tensor] | None:
-        weights = gather()
-        return weights if weights is None or policy.adapters is None else merged(dict(weights), policy.model)
+    policy: Runner
 
-    return state
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields each name with its whole tensor; gathers no more than one layer's weight and adapter at a time."""
+        state = self.policy.model.state_dict()
+        for name in state:
+            stem, separator, leaf = name.partition(".base_layer.")
+            adapted = separator and leaf == "weight"
+            names = [name, *(f"{stem}.lora_{part}.default.weight" for part in "AB" if adapted)]
+            if ".lora_" not in name:
+                yield from merged({part: full_tensor(state[part]) for part in names}, self.policy.model).items()
 
 
-def _open_vllm(job: Job, policy: Runner) -> Source:
-    from prmbench.engines.server import open_server
+def _open_vllm(job: Job, policy: Runner, trainer_bytes: int) -> Source:
     from prmbench.engines.vllm import VllmOptions, open_vllm
 
-    config, dtype = job.config, getattr(torch, job.setup.placement.dtype)
-    rank = config.lora_rank
-    options = VllmOptions(push="adapter" if rank else "weights", lora_rank=rank, max_tokens=job.max_tokens)
-    if config.engine == "server":
-        url = config.server[processes.rank() % len(config.server)]
-        is_leader = processes.rank() < len(config.server)
-        sampler: Any = open_server(url, config.model, job.revision, sends_weights=is_leader)
-    else:
-        sampler = open_vllm(_as_folder(job, policy), job.revision, job.setup.placement, options)
-    folder = config.out / "weights"
-    if rank:
-        return Source(
-            WeightFilesLink(sampler, folder, AdapterWriter(policy.adapters.peft_config["default"])),
-            adapter_gatherer(policy.model),
-            True,
-        )
-    return Source(
-        WeightFilesLink(sampler, folder, WeightsWriter(policy.model, job.tokenizer, dtype)),
-        _merged_weights(policy),
-        True,
+    if job.config.engine == "server":
+        return _open_server(job, policy)
+    rank = job.config.lora_rank
+    options = VllmOptions(
+        push="adapter" if rank else "weights",
+        lora_rank=rank,
+        max_tokens=job.max_tokens,
+        trainer_bytes=trainer_bytes,
     )
+    sampler = open_vllm(_as_folder(job, policy), job.revision, job.setup.placement, options)
+    if rank:
+        link = EngineLink(sampler, policy.adapters.peft_config["default"])
+        return Source(link, AdapterWeights(policy.model), foreign=True)
+    return Source(EngineLink(sampler), ModelWeights(policy.model, _dtype(job)), foreign=True)
+
+
+def _open_server(job: Job, policy: Runner) -> Source:
+    """Connects to this process's server. Adapters travel as files, for which vLLM has no other way."""
+    from prmbench.engines.server import open_server
+    from prmbench.engines.weight_transfer import open_transfer
+
+    config, folder = job.config, job.config.out / "weights"
+    url = config.server[processes.rank() % len(config.server)]
+    is_leader = processes.rank() < len(config.server)
+    sampler = open_server(url, config.model, job.revision, sends_weights=is_leader)
+    if config.lora_rank:
+        link = WeightFilesLink(sampler, folder, AdapterWriter(policy.adapters.peft_config["default"]))
+        return Source(link, AdapterWeights(policy.model), foreign=True)
+    weights = ModelWeights(policy.model, _dtype(job))
+    writer = WeightsWriter(policy.model, job.tokenizer, _dtype(job))
+    transfer = open_transfer(sampler, weights, job.setup.placement.device)
+    return Source(transfer or WeightFilesLink(sampler, folder, writer), weights, foreign=True)
+
+
+def _dtype(job: Job) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, job.setup.placement.dtype)
+    return dtype
 
 
 def _as_folder(job: Job, policy: Runner) -> str:
@@ -159,11 +202,12 @@ def _as_folder(job: Job, policy: Runner) -> str:
     if Path(job.config.model).suffix != ".gguf":
         return job.config.model
     folder = job.config.out / "weights" / "start"
-    weights = _merged_weights(policy)()
-    if weights is not None:
+    is_writer = processes.rank() == 0
+    state = {name: tensor.to("cpu") for name, tensor in MergedWeights(policy) if is_writer}
+    if is_writer:
         with writing.translate_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            WeightsWriter(policy.model, job.tokenizer, getattr(torch, job.setup.placement.dtype))(folder, weights)
+            WeightsWriter(policy.model, job.tokenizer, _dtype(job))(folder, state)
     processes.barrier()
     return str(folder)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,13 +42,39 @@ def classifier(tmp_path: Path) -> Path:
     return folder
 
 
-def test_only_transformers_gives_logits_and_states(policy: Path, benchmark_folder: Path) -> None:
-    """Backend endo needs normalisers, value heads hidden states; the line says what the engine is good for."""
-    for backend in ("endo", "token_cls", "value_head"):
-        told = ("--backend", backend, "--data", benchmark_folder)
-        line = refused("eval", "--model", policy, "--engine", "vllm", *told)
-        assert f"--engine vllm: backend {backend}" in line
-        assert "vllm runs the backends implicit and critic" in line
+def test_only_transformers_gives_normalisers(policy: Path, benchmark_folder: Path) -> None:
+    """Which backend endo needs; the line says what the engine is good for."""
+    told = ("--backend", "endo", "--data", benchmark_folder)
+    line = refused("eval", "--model", policy, "--engine", "vllm", *told)
+    assert "--engine vllm: backend endo" in line
+    assert "vllm runs the backends implicit, critic, token_cls, value_head and tag_lm with a tag" in line
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        {"backend": "token_cls", "separator": "\n"},  # a language model, without a head
+        {"backend": "value_head"},
+        {"backend": "value_head", "head": "v_head.summary."},
+        {"backend": "token_cls", "separator": "\n", "head": "score."},  # of another architecture than Qwen's
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_head_that_vllm_does_not_read_is_refused(
+    card: dict[str, str], more: tuple[str, ...], policy: Path, benchmark_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(policy, tmp_path / "model")
+    (folder / "prm.json").write_text(json.dumps(card))
+    line = refused("eval", "--model", folder, "--engine", "vllm", "--data", benchmark_folder, *more)
+    assert f"--engine vllm: the head of {folder} (LlamaForCausalLM) is not one that vLLM reads" in line
+    assert line.endswith("Qwen2ForProcessRewardModel, Qwen2ForRewardModel); use --engine hf")
+
+
+def test_turns_need_the_whole_vocabulary(policy: Path, benchmark_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(policy, tmp_path / "model")
+    (folder / "prm.json").write_text(json.dumps({"backend": "tag_lm", "joint": "\n\n"}))
+    line = refused("eval", "--model", folder, "--engine", "vllm", "--data", benchmark_folder)
+    assert "--engine vllm: backend tag_lm" in line
 
 
 @pytest.mark.parametrize(
@@ -74,8 +101,12 @@ def test_options_of_critics_are_not_passed_over(
     assert line.endswith("is read by backend endo; drop it, or ask it with --backend critic")
 
 
-def test_the_backend_of_a_prm_json_is_refused_too(classifier: Path, benchmark_folder: Path) -> None:
-    assert "backend token_cls" in refused("eval", "--model", classifier, "--data", benchmark_folder, "--engine", "vllm")
+@without_vllm
+def test_a_classifier_needs_vllm_for_vllm(classifier: Path, benchmark_folder: Path) -> None:
+    command = ("eval", "--model", classifier, "--data", benchmark_folder, "--engine", "vllm")
+    assert "pip install 'prmbench[vllm]'" in refused(*command)
+    planned = CliRunner().invoke(app, [str(a) for a in (*command, "--dry-run")])
+    assert planned.exit_code == 0, planned.output
 
 
 @without_vllm

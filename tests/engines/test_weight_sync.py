@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from chat_server import trickle
 from conftest import save_model
 from numpy.typing import NDArray
 from paths import SUPPORT
 from small_samplers import CPU, PROMPTS, draw, loaded
+from stub_server import stub_server
 from torch import Tensor
 
 from prmbench.core.records import RetryError, UserError
@@ -31,14 +30,15 @@ from prmbench.engines.server import ServerEngine, open_server
 from prmbench.engines.vllm import VllmOptions, open_vllm, serve_command
 from prmbench.engines.weight_sync import (
     STABLE,
+    AdapterWeights,
     AdapterWriter,
+    EngineLink,
     ModelCopyLink,
+    ModelWeights,
     SamplerLink,
     SharedModelLink,
     WeightFilesLink,
     WeightsWriter,
-    adapter_gatherer,
-    weights_gatherer,
 )
 from prmbench.engines.weight_sync_check import (
     TOLERANCE,
@@ -63,7 +63,7 @@ def logprobs(engine: HFEngine, drawn: Sequence[SampledTokens]) -> NDArray[Any]:
 def probed(trainer: HFEngine, link: SamplerLink) -> Any:
     return self_test(
         link,
-        weights_gatherer(trainer.model),
+        ModelWeights(trainer.model),
         partial(perturbed_weights, trainer.model),
         partial(draw, link.sampler),
         partial(logprobs, trainer),
@@ -84,7 +84,7 @@ def with_lora(engine: HFEngine) -> Any:
 def test_a_copy_samples_as_the_trained_model(policy: Path, reference: Path) -> None:
     trained, copied = loaded(policy), loaded(reference)
     before = draw(copied)
-    ModelCopyLink(copied).push(1, weights_gatherer(trained.model))
+    ModelCopyLink(copied).push(1, ModelWeights(trained.model))
     assert draw(copied) == draw(trained) != before
     with torch.no_grad():
         trained.model.lm_head.weight.mul_(2.0)  # the copy has tensors of its own
@@ -93,18 +93,18 @@ def test_a_copy_samples_as_the_trained_model(policy: Path, reference: Path) -> N
 
 def test_a_copy_is_tied_to_itself_only(tied: Path, tmp_path: Path) -> None:
     trained, copied = loaded(tied), loaded(save_model(tmp_path, 5, tie_word_embeddings=True))
-    ModelCopyLink(copied).push(1, weights_gatherer(trained.model))
+    ModelCopyLink(copied).push(1, ModelWeights(trained.model))
     assert draw(copied) == draw(trained)
 
 
 def test_a_copy_of_another_shape_is_refused(policy: Path) -> None:
     with pytest.raises(UserError, match=r"no weight lm_head\.weight"):
-        ModelCopyLink(loaded(policy)).push(1, lambda: {"model.embed_tokens.weight": torch.zeros(2)})
+        ModelCopyLink(loaded(policy)).push(1, {"model.norm.weight": torch.ones(32)}.items())
 
 
 def test_written_weights_are_an_untied_model_of_their_own(tied: Path, tmp_path: Path) -> None:
     trained = loaded(tied)
-    WeightsWriter(trained.model, trained.tokenizer, torch.float32)(tmp_path, weights_gatherer(trained.model)() or {})
+    WeightsWriter(trained.model, trained.tokenizer, torch.float32)(tmp_path, dict(ModelWeights(trained.model)))
     written = loaded(tmp_path)
     assert written.model.config.tie_word_embeddings is False
     assert trained.model.config.tie_word_embeddings is True  # the trainer's own stays as it was
@@ -116,7 +116,7 @@ def test_written_weights_are_an_untied_model_of_their_own(tied: Path, tmp_path: 
 
 def test_weights_are_written_in_the_samplers_precision(policy: Path, tmp_path: Path) -> None:
     trained = loaded(policy)
-    WeightsWriter(trained.model, trained.tokenizer, torch.bfloat16)(tmp_path, weights_gatherer(trained.model)() or {})
+    WeightsWriter(trained.model, trained.tokenizer, torch.bfloat16)(tmp_path, dict(ModelWeights(trained.model)))
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     from safetensors.torch import load_file
 
@@ -132,7 +132,7 @@ def test_a_written_adapter_is_the_trained_one(policy: Path, tmp_path: Path) -> N
     trained = loaded(policy)
     adapted = with_lora(trained)
     with perturbed_weights(trained.model):
-        state = adapter_gatherer(trained.model)() or {}
+        state = dict(AdapterWeights(trained.model))
         AdapterWriter(adapted.peft_config["default"])(tmp_path, state)
         again = HFEngine(peft.PeftModel.from_pretrained(loaded(policy).model, tmp_path), trained.tokenizer)
         assert len(state) == 8  # A and B of two projections in two layers
@@ -161,7 +161,7 @@ def test_an_engine_reads_a_whole_version_and_old_ones_go(policy: Path, tmp_path:
     trained = loaded(policy)
     link = WeightFilesLink(Recorder(trained), tmp_path, WeightsWriter(trained.model, trained.tokenizer, torch.float32))
     for version in (1, 2, 12, 2):  # the last: the same step again, after a restart
-        link.push(version, weights_gatherer(trained.model))
+        link.push(version, ModelWeights(trained.model))
     assert [name for name, _ in link.sampler.seen] == ["v000001", "v000002", "v000012", "v000002"]
     for _, files in link.sampler.seen:
         assert {STABLE, "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
@@ -175,7 +175,7 @@ def test_stable_is_written_after_everything_else(policy: Path, tmp_path: Path) -
 
     link = WeightFilesLink(Recorder(loaded(policy)), tmp_path, breaks)
     with pytest.raises(UserError, match=r"cannot write .*No space left"):
-        link.push(1, dict)
+        link.push(1, ())
     assert [p.name for p in (tmp_path / "v000001").iterdir()] == ["model.safetensors"]
     assert not link.sampler.seen
 
@@ -214,9 +214,8 @@ def test_a_sampler_that_keeps_its_head_is_caught(policy: Path) -> None:
 
     class KeepsHead(ModelCopyLink):
         def push(self, version: int, state: Any) -> None:
-            found = dict(state())
-            found["lm_head.weight"] = self.sampler.model.lm_head.weight.detach().clone()
-            super().push(version, lambda: found)
+            found = {**dict(state), "lm_head.weight": self.sampler.model.lm_head.weight.detach().clone()}
+            super().push(version, found.items())
 
     with pytest.raises(UserError, match="after a push of exaggerated weights"):
         probed(loaded(policy), KeepsHead(loaded(policy)))
@@ -240,7 +239,7 @@ def test_a_self_test_that_could_see_nothing_says_so(policy: Path) -> None:
     with pytest.raises(UserError, match="cannot be checked"):
         self_test(
             SharedModelLink(trained),
-            weights_gatherer(trained.model),
+            ModelWeights(trained.model),
             nullcontext,
             partial(draw, trained),
             partial(logprobs, trained),
@@ -308,51 +307,16 @@ def test_two_process_shards_reach_the_copy_in_every_process(policy: Path, refere
 # ---- the server's engine, against a server of a few lines
 
 
-@contextmanager
-def server(
-    answers: Callable[[str, dict[str, Any]], tuple[int, Any]], headers: dict[str, str] | None = None, pause: float = 0.0
-) -> Iterator[tuple[str, list[Any]]]:
-    """Its address, and what it was asked: (path, body). `pause`: seconds between the bytes of an endless answer."""
-    requests: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def _answer(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
-            requests.append((self.path, body))
-            status, found = answers(self.path, body)
-            raw = json.dumps(found).encode()
-            if pause:
-                trickle(self.wfile, pause)
-                return
-            self.send_response(status)
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
-
-        do_GET = do_POST = _answer
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.server_port}", requests
-        finally:
-            listening.shutdown()
-            thread.join()
-
-
 def test_a_body_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prmbench.engines.server.MAX_BODY_BYTES", 2**20)
     monkeypatch.setattr("prmbench.engines.server.load_tokenizer", lambda name, revision: (None, frozenset()))
-    with server(lambda path, body: (200, " " * 2**21)) as (url, _), pytest.raises(RetryError, match="more than 64 MiB"):
+    with (
+        stub_server(lambda path, body: (200, " " * 2**21)) as (url, _),
+        pytest.raises(RetryError, match="more than 64 MiB"),
+    ):
         open_server(url, "m")
     with (
-        server(lambda path, body: (200, {}), {"Content-Length": "99", "Connection": "close"}) as (url, _),
+        stub_server(lambda path, body: (200, {}), {"Content-Length": "99", "Connection": "close"}) as (url, _),
         pytest.raises(RetryError, match="IncompleteRead"),
     ):
         open_server(url, "m")
@@ -369,7 +333,7 @@ def engine(url: str, **more: Any) -> ServerEngine:
 
 
 def test_a_server_is_asked_for_exactly_what_is_wanted() -> None:
-    with server(lambda _, body: (200, completion(body))) as (url, requests):
+    with stub_server(lambda _, body: (200, completion(body))) as (url, requests):
         drawn = engine(url).sample(PROMPTS, [8, 9, 10], [1, 2**64 - 1, 3], Sampling(0.7, top_p=0.9, top_k=4), {7, 2})
     assert drawn == [
         SampledTokens((5, 1), (-0.5, -1.5)),
@@ -402,7 +366,7 @@ def test_a_failing_server_is_asked_again_with_the_same_seeds() -> None:
         status = next(failures, 200)
         return status, completion(body) if status == 200 else {"error": {"message": "busy"}}
 
-    with server(answers) as (url, requests):
+    with stub_server(answers) as (url, requests):
         drawn = engine(url, tries=5).sample(PROMPTS, [8] * 3, [11, 12, 13], Sampling(), ())
     assert [d.ids for d in drawn] == [(5, 11), (40, 12), (9, 13)]
     assert len(requests) == 7
@@ -410,7 +374,7 @@ def test_a_failing_server_is_asked_again_with_the_same_seeds() -> None:
 
 
 def test_a_server_that_is_gone_or_always_fails_is_given_up() -> None:
-    with server(lambda *_: (500, {"error": {"message": "engine died"}})) as (url, requests):
+    with stub_server(lambda *_: (500, {"error": {"message": "engine died"}})) as (url, requests):
         with pytest.raises(RetryError, match=r"after 3 attempts \(engine died\)"):
             engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
         assert len(requests) == 3
@@ -435,14 +399,14 @@ def test_a_server_that_is_gone_or_always_fails_is_given_up() -> None:
     ],
 )
 def test_answers_that_cannot_be_used(status: int, found: Any, error: type[Exception], says: str) -> None:
-    with server(lambda *_: (status, found)) as (url, requests):
+    with stub_server(lambda *_: (status, found)) as (url, requests):
         with pytest.raises(error, match=says):
             engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
         assert len(requests) == 1  # asking again would not help
 
 
 def test_weights_are_sent_by_one_process_and_the_cache_is_reset(tmp_path: Path) -> None:
-    with server(lambda path, _: (404 if "unload" in path else 200, {"success": True})) as (url, requests):
+    with stub_server(lambda path, _: (404 if "unload" in path else 200, {"success": True})) as (url, requests):
         engine(url).reload(tmp_path / "v000001")
         engine(url, sends_weights=False).reload(tmp_path / "v000001")
         where = {"weights_path": str(tmp_path / "v000001")}
@@ -458,7 +422,7 @@ def test_an_adapter_is_asked_for_by_its_versions_name(tmp_path: Path) -> None:
     def answers(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return (200, completion(body)) if path == "/v1/completions" else (200, {"success": True})
 
-    with server(answers) as (url, requests):
+    with stub_server(answers) as (url, requests):
         tells, asks = engine(url), engine(url, sends_weights=False)
         for name in ("v000001", "v000002"):
             tells.adapter(tmp_path / name)
@@ -479,20 +443,26 @@ def test_an_adapter_is_asked_for_by_its_versions_name(tmp_path: Path) -> None:
 
 
 def test_a_busy_cache_or_a_server_without_weight_endpoints_stops(tmp_path: Path) -> None:
-    with server(lambda *_: (200, {"success": False})) as (url, _), pytest.raises(RetryError, match="cannot be reset"):
+    with (
+        stub_server(lambda *_: (200, {"success": False})) as (url, _),
+        pytest.raises(RetryError, match="cannot be reset"),
+    ):
         engine(url).reload(tmp_path)
-    with server(lambda *_: (404, {})) as (url, _), pytest.raises(UserError, match="has no /collective_rpc"):
+    with stub_server(lambda *_: (404, {})) as (url, _), pytest.raises(UserError, match="has no /collective_rpc"):
         engine(url).reload(tmp_path)
 
 
 def test_a_server_is_opened_by_its_address(policy: Path) -> None:
     served = {"data": [{"id": "org/model", "max_model_len": 512}, {"id": "v000007"}]}
-    with server(lambda *_: (200, served)) as (url, requests):
+    with stub_server(lambda *_: (200, served)) as (url, requests):
         engine_ = open_server(url + "/", str(policy))
         assert requests == [("/v1/models", {})]
     assert (engine_.model, engine_.max_tokens, engine_.sends_weights) == ("org/model", 512, True)
     assert engine_.stops == loaded(policy).stops
-    with server(lambda *_: (200, {"data": []})) as (url, _), pytest.raises(UserError, match="is not a vLLM server"):
+    with (
+        stub_server(lambda *_: (200, {"data": []})) as (url, _),
+        pytest.raises(UserError, match="is not a vLLM server"),
+    ):
         open_server(url, str(policy))
     with pytest.raises(RetryError, match="does not answer"):
         open_server(url, str(policy))
@@ -501,9 +471,9 @@ def test_a_server_is_opened_by_its_address(policy: Path) -> None:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_to_another_server_is_not_followed(status: int, policy: Path) -> None:
     """Prompts, and where the weights lie, are for the server that was named."""
-    with server(lambda *_: (200, {"data": [{"id": "m"}]})) as (thief, stolen):
+    with stub_server(lambda *_: (200, {"data": [{"id": "m"}]})) as (thief, stolen):
         headers = {"Location": f"{thief}/v1/completions?key=pw9"}
-        with server(lambda *_: (status, {}), headers) as (url, requests):
+        with stub_server(lambda *_: (status, {}), headers) as (url, requests):
             for ask in (
                 lambda: engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ()),
                 lambda: engine(url).reload(Path("weights")),
@@ -518,13 +488,13 @@ def test_a_redirect_to_another_server_is_not_followed(status: int, policy: Path)
 
 def test_a_redirect_within_a_server_is_a_refusal() -> None:
     line = r"refused /v1/completions \(307"
-    with server(lambda *_: (307, {}), {"Location": "/v2"}) as (url, _), pytest.raises(UserError, match=line):
+    with stub_server(lambda *_: (307, {}), {"Location": "/v2"}) as (url, _), pytest.raises(UserError, match=line):
         engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
 
 
 def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for() -> None:
     line = r"no whole answer within 0\.2 seconds"
-    with server(lambda *_: (200, {}), pause=0.02) as (url, _), pytest.raises(RetryError, match=line):
+    with stub_server(lambda *_: (200, {}), pause=0.02) as (url, _), pytest.raises(RetryError, match=line):
         engine(url, tries=1, timeout=0.2).sample(PROMPTS[:1], [8], [1], Sampling(), ())
 
 
@@ -532,7 +502,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for() -> None:
     "body", [{"detail": "out of\nmemory"}, ["out of memory"], "out of memory", {"error": {"message": "out of memory"}}]
 )
 def test_the_reason_of_a_refusal_is_one_line(body: Any) -> None:
-    with server(lambda *_: (400, body)) as (url, _), pytest.raises(UserError, match=r"\(400: out of memory\)$"):
+    with stub_server(lambda *_: (400, body)) as (url, _), pytest.raises(UserError, match=r"\(400: out of memory\)$"):
         engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
 
 
@@ -552,7 +522,7 @@ def test_the_reason_of_a_refusal_is_one_line(body: Any) -> None:
 )
 def test_malformed_completions(choice: Any) -> None:
     answer = {**choice, "finish_reason": "stop"} if isinstance(choice, dict) else choice
-    with server(lambda *_: (200, {"choices": [answer]})) as (url, _), pytest.raises(UserError, match="is it vLLM"):
+    with stub_server(lambda *_: (200, {"choices": [answer]})) as (url, _), pytest.raises(UserError, match="is it vLLM"):
         engine(url).sample(PROMPTS[:1], [8], [1], Sampling(), ())
 
 
@@ -560,7 +530,7 @@ def test_malformed_completions(choice: Any) -> None:
     "served", [{"data": 3}, {"data": [{"id": 3}]}, {"data": [{"id": "m", "max_model_len": "long"}]}, {"data": [None]}]
 )
 def test_a_server_that_is_none(served: Any, policy: Path) -> None:
-    with server(lambda *_: (200, served)) as (url, _), pytest.raises(UserError, match="is not a vLLM server"):
+    with stub_server(lambda *_: (200, served)) as (url, _), pytest.raises(UserError, match="is not a vLLM server"):
         open_server(url, str(policy))
 
 
@@ -581,6 +551,7 @@ def test_the_command_that_starts_a_server() -> None:
         "--logprobs-mode": "processed_logprobs",
         "--generation-config": "vllm",
         "--hf-overrides": '{"tie_word_embeddings": false}',
+        "--weight-transfer-config": '{"backend": "nccl"}',
     }
     adapter = serve_command("m", "float32", VllmOptions("adapter", lora_rank=24, eager=True))
     assert "--hf-overrides" not in adapter
@@ -595,3 +566,73 @@ def test_options_and_a_missing_vllm_are_one_line(policy: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"prmbench\[vllm\]"):
         open_vllm(str(policy), None, CPU)
+
+
+# ---- weights from memory, into a stand-in for vLLM's engine
+
+
+class Engine:
+    """Takes what a vLLM engine takes; notes it, and how many tensors are alive at a time."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.most_alive = 0
+
+    def wake_up(self) -> None:
+        self.events.append("wake up")
+
+    def load_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+        alive: list[weakref.ref[Tensor]] = []
+        names = []
+        for name, tensor in weights:
+            alive.append(weakref.ref(tensor))
+            self.most_alive = max(self.most_alive, sum(ref() is not None for ref in alive))
+            names.append((name, tensor.dtype, float(tensor.float().sum())))
+        self.events.append(names)
+
+    def load_adapter(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        self.events.append((name, config["r"], sorted(tensors)))
+
+
+def test_an_engine_is_woken_and_gets_each_weight_alone(tied: Path) -> None:
+    """In its own precision, a tied head under its own name; the one before it is let go."""
+    trained, sampler = loaded(tied), Engine()
+    weights = ModelWeights(trained.model, torch.bfloat16)
+    EngineLink(sampler).push(3, weights)  # type: ignore[arg-type]
+    expected = [
+        (name, torch.bfloat16, float(w.bfloat16().float().sum())) for name, w in trained.model.state_dict().items()
+    ]
+    assert sampler.events == ["wake up", expected]
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= {name for name, *_ in expected}
+    assert sampler.most_alive == 1
+    assert [(i.name, i.dtype, i.shape) for i in weights.metadata()] == [
+        (name, torch.bfloat16, tuple(w.shape)) for name, w in trained.model.state_dict().items()
+    ]
+
+
+def test_an_engine_gets_an_adapter_by_the_names_of_peft(policy: Path) -> None:
+    trained, sampler = loaded(policy), Engine()
+    adapters = with_lora(trained).peft_config["default"]
+    EngineLink(sampler, adapters).push(3, AdapterWeights(trained.model))  # type: ignore[arg-type]
+    layers = [f"base_model.model.model.layers.{n}.{m}" for n in (0, 1) for m in ("mlp.down_proj", "self_attn.q_proj")]
+    names = sorted(f"{layer}.lora_{part}.weight" for layer in layers for part in "AB")
+    assert sampler.events == ["wake up", ("v000003", 2, names)]
+
+
+def test_weights_are_gathered_to_the_end_when_an_engine_refuses_them() -> None:
+    """The other processes gather with this one, and would wait for it."""
+    gathered = []
+
+    class Refuses(Engine):
+        def load_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+            next(weights)
+            raise UserError("it does not fit")
+
+    def weights() -> Iterator[tuple[str, Tensor]]:
+        for n in range(3):
+            gathered.append(n)
+            yield str(n), torch.zeros(1)
+
+    with pytest.raises(UserError, match="it does not fit"):
+        EngineLink(Refuses()).push(1, weights())  # type: ignore[arg-type]
+    assert gathered == [0, 1, 2]

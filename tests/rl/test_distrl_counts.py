@@ -12,7 +12,7 @@ from rl_fixtures import lines, options, run
 from torch.utils.flop_counter import FlopCounterMode
 
 from prmbench.engines.hf import Placement
-from prmbench.engines.weight_sync import AdapterWriter, WeightsWriter, adapter_gatherer, weights_gatherer
+from prmbench.engines.weight_sync import AdapterWeights, AdapterWriter, ModelWeights, WeightsWriter
 from prmbench.rl import distrl, models
 from prmbench.training.model import Forward, ModelSetup, open_runner
 
@@ -108,13 +108,13 @@ def test_a_sync_sends_two_bytes_a_weight_or_the_adapter_alone(start: Path, tmp_p
     (tmp_path / "weights").mkdir()
     (tmp_path / "adapter").mkdir()
     WeightsWriter(whole.model, whole.engine.tokenizer, torch.bfloat16)(
-        tmp_path / "weights", weights_gatherer(whole.model)() or {}
+        tmp_path / "weights", dict(ModelWeights(whole.model))
     )
     count = sum(p.numel() for p in whole.model.parameters())
     header = 8 * 1024  # names and shapes
     assert (tmp_path / "weights" / "model.safetensors").stat().st_size <= 2 * count + header
     adapted = open_runner(str(start), None, "lm", ModelSetup(Placement("cpu", "float32"), lora_rank=2))
-    state = adapter_gatherer(adapted.model)() or {}
+    state = dict(AdapterWeights(adapted.model))
     AdapterWriter(adapted.adapters.peft_config["default"])(tmp_path / "adapter", state)
     trained = sum(p.numel() for p in adapted.trained)
     size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size

@@ -16,7 +16,7 @@ from small_samplers import PROMPTS, draw, loaded
 
 from prmbench.core import processes
 from prmbench.engines.generation import SampledTokens
-from prmbench.engines.weight_sync import ModelCopyLink, weights_gatherer
+from prmbench.engines.weight_sync import ModelCopyLink, ModelWeights
 from prmbench.engines.weight_sync_check import TOLERANCE, perturbed_weights, self_test
 from prmbench.training.model import Forward
 
@@ -40,7 +40,7 @@ def main(source: Path, other: Path, out: Path) -> None:
     mine = partial(draw, copied, [10 * rank + n for n in range(len(PROMPTS))])
     found = self_test(
         ModelCopyLink(copied),
-        weights_gatherer(trained.model),
+        ModelWeights(trained.model),
         partial(perturbed_weights, module),
         mine,
         logprobs,
