@@ -207,6 +207,22 @@ def largest_difference(setup: Setup, dtype: str) -> float:
     return worst
 
 
+def rms_error(setup: Setup) -> float:
+    """Return the root mean square difference of a token's log-probability between our policy and the peer's, in nats.
+
+    It is 0 where both sides have the same weights and precision.
+    """
+    if setup.ours is setup.peer:
+        return 0.0
+    squares = [
+        np.square(mine.logprobs - theirs.logprobs)
+        for traces in setup.traces.values()
+        for e in traces
+        for mine, theirs in zip(*(pair[0].logprobs([e]) for pair in (setup.ours, setup.peer)), strict=True)
+    ]
+    return float(np.sqrt(np.concatenate(squares).mean()))
+
+
 def flops(engine: HFEngine, traces: Sequence[Encoded]) -> dict[str, float]:
     """Return the FLOP of one model's matrix products, without attention: of ours (body, head) and of the peer."""
     vocabulary = engine.model.get_input_embeddings().weight.numel()
@@ -299,6 +315,7 @@ def main() -> None:
         "clock": "CPU seconds" if options.cpu_seconds else "wall",
         "rounds": options.rounds,
         "max_difference_nats_per_token": worst,
+        "rms_error_nats": round(rms_error(setup), 5),
         "matmul_gflops": round(rate / 1e9, 1),
         "peak_gib": {name: round(float(last_line_of_new_process("--only", name)), 2) for name in SIDES},
         "model": Path(options.model).name if options.model else f"random, {options.shape}",

@@ -66,6 +66,7 @@ def test_scoring_is_also_timed_on_a_models_own_tokens_and_with_bfloat16_products
     assert set(result["lengths"]) == {"short", "long"}
     difference = result["max_difference_nats_per_token"]
     assert difference < 1e-4 if "--model" in options else 1e-4 < difference < 0.2
+    assert (result["rms_error_nats"] > 0) == ("--dtype" in options)
 
 
 def test_both_sides_of_scoring_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:

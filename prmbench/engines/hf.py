@@ -230,6 +230,7 @@ class HFEngine:
         """Return, for each trace, the [n, h] or [T, h] last hidden states at the positions that `outputs` takes."""
         return _rows_on_host(self.hidden_states(batch), batch, positions)
 
+    @torch.inference_mode()
     def hidden_states(self, batch: Sequence[Encoded]) -> list[Tensor]:
         """Return, for each trace, the [T, h] last hidden states, on the model's device."""
         out = self._forward(self.model.base_model, batch)

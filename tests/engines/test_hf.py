@@ -353,6 +353,12 @@ def test_a_head_that_accelerate_has_set_aside_is_read(tied: bool) -> None:
         np.testing.assert_array_equal(one.logprobs, two.logprobs)
         np.testing.assert_array_equal(one.likeliest, two.likeliest)
     offloaded.check_head()
+    head = torch.nn.Linear(16, 2)
+    bare = [HFEngine(e.model.model, None) for e in (offloaded, whole)]
+    for e in bare:
+        e.set_head(head)
+    for one, two in zip(bare[0].outputs(BATCH), bare[1].outputs(BATCH), strict=True):
+        np.testing.assert_array_equal(one, two)
     assert offloaded.model.lm_head.weight.device.type == "meta"
 
 
