@@ -30,24 +30,27 @@ def cpu_seconds(run: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype, products: int = 4, size: int | None = None) -> float:
+def matmul_rate(
+    device: torch.device, dtype: torch.dtype, clock: Callable[[Callable[[], object]], float] = seconds
+) -> float:
     """Return the FLOP/s of large square matrix products, the best of 5 series.
+
+    Several products lie between two synchronisations; a single one would also time the start of a GPU's queue.
 
     Args:
         device: Where the products run.
         dtype: Precision of factors and results.
-        products: Products between two synchronisations; a single one would also time the start of the queue.
-        size: Rows and columns of a factor; None for one that fills the device.
+        clock: What times a series: the clock of the times that the rate is compared with.
     """
-    size = size or (2048 if device.type == "cpu" else 8192)
+    size, products = (2048 if device.type == "cpu" else 8192), 4
     a, out = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
 
     def series() -> None:
         for _ in range(products):
             torch.mm(a, a, out=out)
 
-    seconds(series)
-    return products * 2 * size**3 / min(seconds(series) for _ in range(5))
+    series()
+    return products * 2 * size**3 / min(clock(series) for _ in range(5))
 
 
 def peak_of(run: Callable[[], object]) -> float:

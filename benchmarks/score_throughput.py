@@ -301,7 +301,8 @@ def main() -> None:
         return
     place = Placement(options.device, options.dtype).resolve()
     worst = largest_difference(setup, place.dtype)
-    rate = matmul_rate(setup.peer[0].model.device, setup.peer[0].model.dtype)
+    clock = cpu_seconds if options.cpu_seconds else seconds
+    rate = matmul_rate(setup.peer[0].model.device, setup.peer[0].model.dtype, clock)
     kinds = {kind: measure(setup, kind, options, rate) for kind in setup.traces}
     total = {side: sum(k["seconds"][side] for k in kinds.values()) for side in SIDES}
     tokens = 2 * sum(k["tokens"] for k in kinds.values())
