@@ -128,7 +128,7 @@ def main() -> None:
         "rows": options.rows,
         "width": WIDTH,
         "vocabulary": VOCABULARY,
-        "chunk": token_logprobs.CHUNK,
+        "chunk": token_logprobs.default_chunk(torch.empty(VOCABULARY, 0, device=options.device)),
         "device": options.device,
         "threads": torch.get_num_threads(),
     }

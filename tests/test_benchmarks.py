@@ -15,7 +15,7 @@ TOY_ARGUMENTS = {
     "candidate_head": "--rows 8 --rounds 1",
     "distrl_step": "--prompts 2 --length 16 --rounds 1",
     "grpo_step": "--prompts 4 --length 16 --steps 1 --warmup 1",
-    "score_throughput": "--traces 1 --rounds 1 --model {model}",
+    "score_throughput": "--traces 3 --rounds 1 --shape toy",
     "serve_load": "--requests 8 --rounds 1 --memory-requests 10 --clients 4 --rows 4 --width 16",
     "train_throughput": "--rows 1 --rounds 1 --model {model}",
 }
@@ -49,6 +49,36 @@ def test_the_last_line_of_a_benchmark_is_its_result(
     assert any("difference" in key for key in result)  # both sides gave the same numbers
     assert result["benchmark"] == name
     assert {"ratio", "ours", "peer", "unit"} <= result.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["--model {model} --traces 1", "--shape toy --traces 3 --dtype bf16-products"])
+def test_scoring_is_also_timed_on_a_models_own_tokens_and_with_bfloat16_products(
+    options: str, policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    benchmark = importlib.import_module("score_throughput")
+    monkeypatch.setattr(benchmark, "last_line_of_new_process", lambda *_: "1.0")
+    monkeypatch.setattr(sys, "argv", ["x", "--rounds", "1", *options.format(model=policy).split()])
+    benchmark.main()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(result["lengths"]) == {"short", "long"}
+    difference = result["max_difference_nats_per_token"]
+    assert difference < 1e-4 if "--model" in options else 1e-4 < difference < 0.2
+    assert (result["rms_error_nats"] > 0) == ("--dtype" in options)
+
+
+def test_both_sides_of_scoring_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    benchmark = importlib.import_module("score_throughput")
+    peer = benchmark.peer
+    monkeypatch.setattr(sys, "argv", ["x", "--shape", "toy", "--traces", "2", "--device", "cpu"])
+    setup = benchmark.make_setup(benchmark.parse_options())
+    assert benchmark.largest_difference(setup, "float32") < 1e-5
+    monkeypatch.setattr(benchmark, "peer", lambda *a: {k: v + 0.2 for k, v in peer(*a).items()})
+    with pytest.raises(SystemExit, match=r"differ by .*nothing was timed"):
+        benchmark.largest_difference(setup, "float32")
 
 
 def test_a_peak_is_measured_in_a_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,12 @@ import torch
 from prmbench.backends import Facts, cards
 from prmbench.backends.cards import ModelCard
 from prmbench.backends.infer import QWEN_HEADS, ModelFiles
-from prmbench.config import LoadConfig, ModelConfig, RolloutConfig
+from prmbench.config import LoadConfig, ModelConfig, RolloutConfig, unused_options
 from prmbench.core import provenance, reading
 from prmbench.core.records import Trace, UserError, text_hash
 from prmbench.engines.encoding import PLAIN, Encoded, encode_chat, encode_tagged
 from prmbench.engines.hf import Head, HFEngine, Placement, load, resolve_commit
+from prmbench.engines.kernels import BF16_PRODUCTS
 from prmbench.engines.vllm import EXCLUSIVE_SHARE, VllmEngine, VllmOptions, open_vllm
 
 LM = HFEngine | VllmEngine
@@ -127,8 +128,18 @@ def _check_gpus(config: EngineConfig) -> None:
 
 
 def resolve_placement(config: LoadConfig) -> Placement:
-    """Return the device and precision that the config asks for, with `auto` resolved."""
-    return Placement(config.device, config.dtype).resolve()
+    """Return the device, precision and kernels that the config asks for, with `auto` resolved.
+
+    Raises:
+        UserError: The device does not exist or lacks what the precision needs, or an engine other than hf is to use it.
+    """
+    if not isinstance(config, ModelConfig):
+        return Placement(config.device, config.dtype).resolve()
+    if config.engine != "hf" and (forward_options := unused_options.changed(config, unused_options.HF_FORWARD)):
+        raise UserError(f"{unused_options.flags(forward_options)}: is of the engine hf; drop it")
+    if config.engine != "hf" and config.dtype == BF16_PRODUCTS:
+        raise UserError(f"--dtype {config.dtype}: is of the engine hf; use bfloat16")
+    return Placement(config.device, config.dtype, config.kernels, config.compile).resolve()
 
 
 def template_source(config: LoadConfig) -> str | None:

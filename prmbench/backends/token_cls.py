@@ -82,9 +82,10 @@ def _encoder(engine: common.LM, card: ModelCard, config: ModelConfig) -> tuple[C
 
 def read(engine: common.LM, batch: Sequence[Encoded], positive: int = RIGHT) -> Iterator[StepScores]:
     """Yield for each trace the softmax probability of the positive class at the position that closes each step."""
-    for encoded, row in zip(batch, engine.outputs(batch), strict=True):
+    positions = [encoded.score_positions for encoded in batch]
+    for encoded, row in zip(batch, engine.outputs(batch, positions), strict=True):
         if row.shape[1] <= max(positive, RIGHT):
             raise UserError(f"{row.shape[1]} classes a token; a step classifier has 2 (wrong, right) or more")
-        logits = row[list(encoded.score_positions)].astype(np.float64)
+        logits = row.astype(np.float64)
         others = np.logaddexp.reduce(np.delete(logits, positive, axis=1), axis=1)
         yield StepScores(encoded.id, tuple(common.sigmoid(logits[:, positive] - others).tolist()), encoded.counts)

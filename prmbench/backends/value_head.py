@@ -31,8 +31,8 @@ from prmbench.engines.family_encodings import encode_pieces
 from prmbench.engines.hf import HFEngine
 from prmbench.engines.vllm import VllmEngine
 
-TokenValues = Callable[[Sequence[Encoded]], Iterator[NDArray[np.float32]]]
-"""Yields for each encoded trace the [T] values of its tokens."""
+TokenValues = Callable[[Sequence[Encoded], Sequence[Sequence[int]]], Iterator[NDArray[np.float32]]]
+"""Yields for each encoded trace the [n] values of its tokens at n positions."""
 
 ACTIVATIONS: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "none": np.positive,
@@ -104,18 +104,19 @@ def _encoder(engine: common.LM, card: ModelCard, config: ModelConfig) -> tuple[C
 
 def read(values: TokenValues, card: ModelCard, batch: Sequence[Encoded]) -> Iterator[StepScores]:
     """Yield for each trace the value at each step's last token, after the card's activation, or its sum over tokens."""
-    for encoded, row in zip(batch, values(batch), strict=True):
-        if card.reading == "cumulative":
-            scores = common.step_sums(row[encoded.start : encoded.ends[-1]], encoded)
+    is_sum = card.reading == "cumulative"
+    positions = [range(e.start, e.ends[-1]) if is_sum else [end - 1 for end in e.ends] for e in batch]
+    for encoded, row in zip(batch, values(batch, positions), strict=True):
+        if is_sum:
+            scores = common.step_sums(row, encoded)
         else:
-            end_values = row[[end - 1 for end in encoded.ends]].astype(np.float64)
-            scores = tuple(ACTIVATIONS[card.activation](end_values).tolist())
+            scores = tuple(ACTIVATIONS[card.activation](row.astype(np.float64)).tolist())
         yield StepScores(encoded.id, scores, encoded.counts)
 
 
 def _with_head(states: TokenValues, weight: torch.Tensor, bias: float) -> TokenValues:
-    def values(batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
-        for row in states(batch):
+    def values(batch: Sequence[Encoded], positions: Sequence[Sequence[int]]) -> Iterator[NDArray[np.float32]]:
+        for row in states(batch, positions):
             if row.shape[1] != len(weight):
                 raise UserError(
                     f"the head takes {len(weight)} features, the model gives {row.shape[1]}; use the model it came with"
@@ -126,4 +127,4 @@ def _with_head(states: TokenValues, weight: torch.Tensor, bias: float) -> TokenV
 
 
 def _single_output(outputs: TokenValues) -> TokenValues:
-    return lambda batch: (row[:, 0] for row in outputs(batch))
+    return lambda batch, positions: (row[:, 0] for row in outputs(batch, positions))

@@ -78,6 +78,13 @@ class ModelConfig(CardOptions, LoadConfig):
     engine: Literal["hf", "vllm", "openai"] = option(  # type: ignore[assignment]
         "hf", "Who runs the model: hf, vllm (implicit, critics, policies) or openai (critics: a server at --base-url)."
     )
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "bf16-products"] = option(  # type: ignore[assignment]
+        "auto",
+        "auto: bfloat16 on a GPU, float32 on a CPU; bf16-products (a CPU with avx512_bf16 or AMX): linear layers "
+        "multiply in bfloat16, all else is float32.",
+    )
+    kernels: Literal["torch", "liger"] = option("torch", "Engine hf: torch's kernels, or Liger's on a GPU.")
+    compile: bool = option(False, "Engine hf: compile the model's layers first (a minute or more; for long runs).")
     tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.", min=1)
     ref_model: str | None = option(None, "Reference of the log-ratio (backend implicit).")
     ref_revision: str | None = option(None, "Hub revision of the reference.")

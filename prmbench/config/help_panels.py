@@ -23,7 +23,10 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("ngram", "overlap", "against", "world", "seeds", "first_seed", "rl_seeds", "results", "worlds"),
         *("tuning", "earlier"),
     ),
-    "Hardware": ("engine", "device", "dtype", "batch_tokens", "tensor_parallel", "strategy", "gradient_checkpointing"),
+    "Hardware": (
+        *("engine", "device", "dtype", "kernels", "compile", "batch_tokens", "tensor_parallel", "strategy"),
+        *("gradient_checkpointing",),
+    ),
     "Critic": (
         *("critic", "votes", "critic_temperature", "critic_top_p", "critic_top_k", "critic_tokens"),
         *("input_price", "output_price", "max_cost"),

@@ -20,7 +20,9 @@ STEP_SCORES = ("backend", *REFERENCE, "boundary", "decay", *CRITIC)
 """Options that say how a reward model scores steps."""
 DATA = ("data", "fields", "limit")
 """Options that say which rows are read."""
-PLACEMENT = ("device", "dtype")
+HF_FORWARD = ("kernels", "compile")
+"""Options that make a forward pass of the engine hf faster."""
+PLACEMENT = ("device", "dtype", *HF_FORWARD)
 FORWARD_PASS = ("revision", "template", "engine", *PLACEMENT, "tensor_parallel")
 """Options that say how a model is run."""
 

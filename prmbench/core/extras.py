@@ -12,6 +12,7 @@ EXTRAS = {
     "gguf": "demo",
     "httpx2": "openai",
     "latex2sympy2_extended": "verify",
+    "liger_kernel": "liger",
     "math_verify": "verify",
     "openai": "openai",
     "peft": "train",

@@ -47,8 +47,12 @@ class Engine(Reader, Protocol):
     def next_tokens(self, batch: Sequence[Encoded], ids: Sequence[int]) -> Iterator[NextTokens]:
         """Yield, for each trace, the log-probabilities of `ids` as the token after each of its score positions."""
 
-    def outputs(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
-        """Yield, for each trace, the [T, c] outputs of the model's own head at every position."""
+    def outputs(
+        self, batch: Sequence[Encoded], positions: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield, for each trace, the [n, c] outputs of the model's own head at `positions`; at all [T, c] for None."""
 
-    def states(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
-        """Yield, for each trace, the [T, h] last hidden states."""
+    def states(
+        self, batch: Sequence[Encoded], positions: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield, for each trace, the [n, h] last hidden states at `positions`; all [T, h] for None."""

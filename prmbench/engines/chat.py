@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from prmbench.core.records import UserError
+from prmbench.core.token_batches import token_batches
 from prmbench.engines import Reader
 from prmbench.engines.encoding import PLAIN, Encoded, bare_ids, render
 from prmbench.engines.generation import Completion, Sampler, Sampling, end_of_turn, generate, token_ids
@@ -28,6 +29,8 @@ _GENERATE = "{% set add_generation_prompt = true %}\n"
 """Prepended to a chat template so that it opens the assistant's turn. Thinking stays as the template sets it."""
 _OPEN_THOUGHT = re.compile(r"<think>\s*\Z")
 """Matches a prompt in which the template opened the thought, so that the answer holds at most its closing tag."""
+_READ_TOKENS = 2**14
+"""Most padded tokens of the rows whose words are read in one forward pass."""
 _MAX_GAP = 700.0
 """Largest difference of two log-probabilities in nats: beyond it exp overflows, and a probability is 0."""
 
@@ -91,6 +94,18 @@ class LocalEngine(Sampler, Reader, Protocol):
     """An engine that generates completions and scores tokens."""
 
 
+class _Continuations(NamedTuple):
+    """Continuations of one prefix, in tokens, whose probabilities are compared."""
+
+    prefix: Sequence[int]
+    continuations: Sequence[Sequence[int]]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prefix with its longest continuation."""
+        return len(self.prefix) + max(map(len, self.continuations))
+
+
 @dataclass(frozen=True, slots=True)
 class LocalChat:
     """Chat with an engine in this process."""
@@ -117,7 +132,8 @@ class LocalChat:
         ids = token_ids(self.engine.tokenizer, prompts)
         stops = end_of_turn(self.engine.tokenizer, self.template)
         completions = generate(self.engine, prompts, sampling, [request.seed for request in requests], stops=stops)
-        answers = []
+        answers: list[Answer] = []
+        compared: dict[int, tuple[_Continuations, bool]] = {}
         for text, prompt, completion in zip(prompts, ids, completions, strict=True):
             open_thought = "<think>\n" if _OPEN_THOUGHT.search(text) and not completion.refused else ""
             answer = Answer(
@@ -128,17 +144,25 @@ class LocalChat:
                 refused=completion.refused,
             )
             if comparison is not None and not completion.refused:
-                answer = replace(answer, good_probability=self._compare(prompt, completion, comparison, open_thought))
+                found = self._find_word(prompt, completion, comparison, open_thought)
+                if found is not None:
+                    compared[len(answers)] = found
             answers.append(answer)
+        logprobs = self._logprobs([case for case, _ in compared.values()])
+        for (i, (_, is_good)), pair in zip(compared.items(), logprobs, strict=True):
+            if pair is not None:
+                probability = two_way_softmax(*(pair if is_good else pair[::-1]))
+                answers[i] = replace(answers[i], good_probability=probability)
         return answers
 
     def choose_word(self, requests: Sequence[ChatRequest], words: tuple[str, str]) -> list[Answer]:
         """Return the probability of the first word against the second, each in lower case and capitalised."""
         answers, tokenizer = [], self.engine.tokenizer
-        for request in requests:
-            (prompt,) = token_ids(tokenizer, [render_chat(tokenizer, request.messages, self.template)])
-            continuations = [bare_ids(tokenizer, form) for word in words for form in (word, word.capitalize())]
-            logprobs = self._logprobs(prompt, continuations)
+        texts = [render_chat(tokenizer, request.messages, self.template) for request in requests]
+        prompts = token_ids(tokenizer, texts)
+        forms = [bare_ids(tokenizer, form) for word in words for form in (word, word.capitalize())]
+        read = self._logprobs([_Continuations(prompt, forms) for prompt in prompts])
+        for prompt, logprobs in zip(prompts, read, strict=True):
             probability = (
                 None if logprobs is None else two_way_softmax(_log_sum_exp(logprobs[:2]), _log_sum_exp(logprobs[2:]))
             )
@@ -148,10 +172,12 @@ class LocalChat:
             )
         return answers
 
-    def _compare(
+    def _find_word(
         self, prompt: Sequence[int], completion: Completion, comparison: WordComparison, open_thought: str
-    ) -> float | None:
-        """Compare the word in the answer with the other word in its place, after the same prefix.
+    ) -> tuple[_Continuations, bool] | None:
+        """Return the word in the answer and the other word in its place, after one prefix, and whether it is the good.
+
+        None where the answer holds no such word.
 
         `open_thought` is the opening tag that stands in the prompt but belongs to the answer's text.
         """
@@ -160,23 +186,29 @@ class LocalChat:
             return None
         span = match[0] - len(open_thought), match[1] - len(open_thought)
         start, written, other = swap_word(self.engine.tokenizer, completion, span, comparison.words)
-        logprobs = self._logprobs([*prompt, *completion.ids[:start]], [written, other])
-        if logprobs is None:
-            return None
         is_good = completion.text[slice(*span)].lower() == comparison.words[0].lower()
-        return two_way_softmax(*(logprobs if is_good else logprobs[::-1]))
+        return _Continuations([*prompt, *completion.ids[:start]], [written, other]), is_good
 
-    def _logprobs(self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[float] | None:
-        """Return log P(continuation | prefix) of each continuation, or None when one does not fit the context."""
-        start = len(prefix)
-        longest = start + max(map(len, continuations))
-        if self.engine.max_tokens is not None and longest > self.engine.max_tokens:
-            return None
+    def _logprobs(self, cases: Sequence[_Continuations]) -> list[list[float] | None]:
+        """Return log P(continuation | prefix) of each case's continuations; None where one does not fit the context.
+
+        The rows of all cases share forward passes.
+        """
+        limit = self.engine.max_tokens
         rows = [
-            Encoded(str(i), (*prefix, *continuation), start, (start + len(continuation),))
-            for i, continuation in enumerate(continuations)
+            Encoded(str(i), (*case.prefix, *words), len(case.prefix), (len(case.prefix) + len(words),))
+            for i, case in enumerate(cases)
+            if limit is None or case.longest <= limit
+            for words in case.continuations
         ]
-        return [float(row.logprobs.astype(np.float64).sum()) for row in self.engine.logprobs(rows)]
+        sums = np.zeros(len(rows))
+        for batch in token_batches([len(row.ids) for row in rows], min(self.engine.batch_tokens, _READ_TOKENS)):
+            for i, out in zip(batch, self.engine.logprobs([rows[i] for i in batch]), strict=True):
+                sums[i] = out.logprobs.astype(np.float64).sum()
+        logprobs: dict[str, list[float]] = {}
+        for row, total in zip(rows, sums.tolist(), strict=True):
+            logprobs.setdefault(row.id, []).append(total)
+        return [logprobs.get(str(i)) for i in range(len(cases))]
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Messages, template: str | None) -> str:

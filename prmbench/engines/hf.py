@@ -12,8 +12,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from torch import Tensor
 from prmbench.config import check_model_path, public_name
 from prmbench.core import extras, hub_access, provenance, reading
 from prmbench.core.records import Notice, UserError
-from prmbench.engines import NextTokens, TokenLogprobs, token_logprobs
+from prmbench.engines import NextTokens, TokenLogprobs, kernels, token_logprobs
 from prmbench.engines.decoding import decode
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import (
@@ -64,10 +65,14 @@ A wrong scale of the logits exceeds it.
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Device and precision of a model."""
+    """Device and precision of a model, and what makes its forward pass faster without another meaning."""
 
     device: str = "auto"
     dtype: str = "auto"
+    kernels: str = "torch"
+    """torch, or liger for Liger's Triton kernels on a GPU."""
+    compile: bool = False
+    """Whether torch.compile compiles the layers."""
 
     def resolve(self) -> Placement:
         """Replace `auto` by this process's GPU and bfloat16, or by the CPU and float32 where there is no GPU.
@@ -88,7 +93,14 @@ class Placement:
         dtype = self.dtype
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
-        return Placement(device, dtype)
+        if dtype == kernels.BF16_PRODUCTS:
+            kernels.check_bf16_products(device)
+        return replace(self, device=device, dtype=dtype)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The precision in which weights are loaded; the dtype must be resolved."""
+        return torch.float32 if self.dtype == kernels.BF16_PRODUCTS else getattr(torch, self.dtype)  # type: ignore[no-any-return]
 
     @property
     def spread(self) -> bool:
@@ -106,6 +118,7 @@ class HFEngine:
         self.revision = revision
         self.head: torch.nn.Module | None = None
         """A head that replaces the model's own in `outputs`; the model is then one without a head."""
+        self._padding_needs_mask: bool | None = None
         self.max_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
@@ -156,12 +169,13 @@ class HFEngine:
     def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:
         """Yield the log-probabilities of each trace's step tokens, in order."""
         step_states, targets = [], []
-        for encoded, states in zip(batch, self._states(batch), strict=True):
+        for encoded, states in zip(batch, self.hidden_states(batch), strict=True):
             step_states.append(states[encoded.start - 1 : encoded.ends[-1]])
             # After the last token only logsumexp is used, so any id will do.
             targets += [*encoded.ids[encoded.start : encoded.ends[-1]], 0]
         hidden = torch.cat(step_states)
-        logp, logz = token_logprobs.target_logprobs(*self._head(hidden, torch.tensor(targets)))
+        with self._head_weights():
+            logp, logz = token_logprobs.read_target_logprobs(*self._head(hidden, torch.tensor(targets)))
         start = 0
         for n in [len(r) for r in step_states]:
             yield TokenLogprobs(logp[start : start + n - 1].cpu().numpy(), logz[start : start + n].cpu().numpy())
@@ -170,42 +184,63 @@ class HFEngine:
     @torch.inference_mode()
     def next_tokens(self, batch: Sequence[Encoded], ids: Sequence[int]) -> Iterator[NextTokens]:
         """Yield, for each trace, the log-probabilities of `ids` as the token after each of its score positions."""
-        states = self._states(batch)
+        states = self.hidden_states(batch)
         position_states = torch.cat(
             [row[list(encoded.score_positions)] for encoded, row in zip(batch, states, strict=True)]
         )
-        hidden, weight, token_ids, bias, softcap = self._head(
-            position_states, torch.tensor(ids).expand(len(position_states), -1)
-        )
-        logp, _ = token_logprobs.logprobs_at(hidden, weight, token_ids, bias, softcap)
-        # With p_min = 1 there is room for one candidate beside the target: the most likely token.
-        likeliest = token_logprobs.candidates(hidden, weight, token_ids[:, 0], 1.0, bias, softcap)[0].token_ids[:, 1]
+        with self._head_weights():
+            hidden, weight, token_ids, bias, softcap = self._head(
+                position_states, torch.tensor(ids).expand(len(position_states), -1)
+            )
+            logp, _ = token_logprobs.logprobs_at(hidden, weight, token_ids, bias, softcap)
+            # With p_min = 1 there is room for one candidate beside the target: the most likely token.
+            candidates = token_logprobs.candidates(hidden, weight, token_ids[:, 0], 1.0, bias, softcap)[0]
+        likeliest = candidates.token_ids[:, 1]
         start = 0
         for n in [len(encoded.score_positions) for encoded in batch]:
             yield NextTokens(logp[start : start + n].cpu().numpy(), likeliest[start : start + n].cpu().numpy())
             start += n
 
     @torch.inference_mode()
-    def outputs(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
-        """Yield, for each trace, the [T, c] outputs of the model's own head, or of `head` where that is set."""
+    def outputs(
+        self, batch: Sequence[Encoded], positions: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield, for each trace, the outputs of the model's own head, or of `head` where that is set.
+
+        Args:
+            batch: The traces.
+            positions: The n positions to read of each trace, increasing; only these are copied from the device. None
+                for all T.
+
+        Yields:
+            [n, c] or [T, c] outputs, float32.
+        """
         logits = self._forward(self.model, batch)
         if self.head is not None:
-            logits = self.head(logits.last_hidden_state)
+            weight = next(self.head.parameters())
+            logits = self.head(logits.last_hidden_state.to(weight.device))
         else:
             logits = logits[0] if isinstance(logits, tuple) else logits.logits
-        for encoded, row in zip(batch, logits, strict=True):
-            yield row[: len(encoded.ids)].float().cpu().numpy()
+        return _rows_on_host(logits, batch, positions)
 
     @torch.inference_mode()
-    def states(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
-        """Yield, for each trace, the [T, h] last hidden states."""
-        for states in self._states(batch):
-            yield states.float().cpu().numpy()
+    def states(
+        self, batch: Sequence[Encoded], positions: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Return, for each trace, the [n, h] or [T, h] last hidden states at the positions that `outputs` takes."""
+        return _rows_on_host(self.hidden_states(batch), batch, positions)
+
+    @torch.inference_mode()
+    def hidden_states(self, batch: Sequence[Encoded]) -> list[Tensor]:
+        """Return, for each trace, the [T, h] last hidden states, on the model's device."""
+        out = self._forward(self.model.base_model, batch)
+        return [row[: len(encoded.ids)] for encoded, row in zip(batch, out.last_hidden_state, strict=True)]
 
     def set_head(self, head: torch.nn.Module) -> None:
         """Let `outputs` apply a head, on the device and in the precision of the model's last layer."""
         last = list(self.model.parameters())[-1]
-        self.head = head.to(last.device, last.dtype).eval()
+        device = self._input_device if last.device.type == "meta" else last.device
+        self.head = head.to(device, last.dtype).eval()
 
     def check_head(self) -> None:
         """Raise UserError when the architecture changes its logits in a way that token_logprobs.py does not support."""
@@ -230,12 +265,24 @@ class HFEngine:
         bias = getattr(layer, "bias", None)
         return hidden.to(device), layer.weight, ids.to(device), bias, softcap
 
-    def _states(self, batch: Sequence[Encoded]) -> list[Tensor]:
-        out = self._forward(self.model.base_model, batch)
-        return [row[: len(encoded.ids)] for encoded, row in zip(batch, out.last_hidden_state, strict=True)]
+    def _head_weights(self) -> AbstractContextManager[Any]:
+        """Return a context in which the weights of the output head are in memory.
+
+        Where `device_map` has put the head aside, accelerate loads its weights only while the head's own forward runs,
+        which is never called here.
+        """
+        layer = self.model.get_output_embeddings()
+        if layer.weight.device.type != "meta":
+            return nullcontext()
+        from accelerate.utils import align_module_device  # type: ignore[import-untyped]
+
+        return align_module_device(layer)
 
     def _forward(self, module: Any, batch: Sequence[Encoded]) -> Any:
-        """Run a right-padded batch; without a mask where nothing is masked, since attention is then faster."""
+        """Run a right-padded batch; without a mask where nothing is masked, since attention is then faster.
+
+        Padding is not masked in a causal model, where no position sees what follows it.
+        """
         width = max(len(encoded.ids) for encoded in batch)
         ids = np.zeros((len(batch), width), dtype=np.int64)
         mask = np.zeros_like(ids)
@@ -243,9 +290,61 @@ class HFEngine:
             ids[row, : len(encoded.ids)] = encoded.ids
             mask[row, : len(encoded.ids)] = 1
             mask[row, list(encoded.masked_positions)] = 0
-        device = self.model.device
-        attention = None if mask.all() else torch.from_numpy(mask).to(device)
+        is_masked = any(encoded.masked_positions for encoded in batch)
+        if not mask.all() and not is_masked:
+            is_masked = self.padding_needs_mask()
+        device = self._input_device
+        attention = torch.from_numpy(mask).to(device) if is_masked else None
         return module(input_ids=torch.from_numpy(ids).to(device), attention_mask=attention, use_cache=False)
+
+    @property
+    def _input_device(self) -> torch.device:
+        """Where token ids go; weights that are set aside are on `meta`, and accelerate's hooks move ids themselves."""
+        device: torch.device = self.model.device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    def padding_needs_mask(self) -> bool:
+        """Return whether padding on the right must be masked: unless the model is seen to be plainly causal.
+
+        Models with sliding windows or other kinds of attention keep their masks. Of the others the first states of two
+        inputs that differ in the last token must be equal to the last bit.
+        """
+        if self._padding_needs_mask is None:
+            self._padding_needs_mask = not _has_full_attention(self.model.config) or not self._is_causal()
+        return self._padding_needs_mask
+
+    @torch.inference_mode()
+    def _is_causal(self) -> bool:
+        vocabulary = self.model.config.get_text_config().vocab_size
+        ids = torch.arange(7, 15, device=self._input_device).remainder(vocabulary)[None]
+        other = ids.clone()
+        other[0, -1] = 0 if ids[0, -1] else 1
+        first, second = (self.model.base_model(input_ids=x, use_cache=False)[0][:, :-1] for x in (ids, other))
+        return torch.equal(first, second)
+
+
+def _has_full_attention(config: Any) -> bool:
+    """Return whether every layer attends to all earlier positions, as far as the config says."""
+    shape = config.get_text_config()
+    kinds = set(getattr(shape, "layer_types", None) or ())
+    has_window = getattr(shape, "sliding_window", None) is not None and getattr(shape, "use_sliding_window", True)
+    return kinds <= {"full_attention"} and (bool(kinds) or not has_window)
+
+
+def _rows_on_host(
+    tensors: Iterable[Tensor], batch: Sequence[Encoded], positions: Sequence[Sequence[int]] | None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the rows of each trace's [padded T, c] tensor in main memory; see `HFEngine.outputs`."""
+    for i, (encoded, rows) in enumerate(zip(batch, tensors, strict=True)):
+        read = rows[: len(encoded.ids)] if positions is None else _select_rows(rows, positions[i])
+        yield read.float().cpu().numpy()
+
+
+def _select_rows(rows: Tensor, positions: Sequence[int]) -> Tensor:
+    """Return the [n, c] rows at increasing positions; a view where they are contiguous."""
+    if positions and positions[-1] - positions[0] + 1 == len(positions):
+        return rows[positions[0] : positions[-1] + 1]
+    return rows[torch.tensor(positions, dtype=torch.int64, device=rows.device)]
 
 
 def keep_freed_memory() -> None:
@@ -281,12 +380,7 @@ def load(
         UserError: The model or its tokenizer cannot be loaded; the message is one line.
     """
     logging.getLogger(__name__).info("loading the model %s", public_name(name))
-    if placement.device == "cpu":
-        keep_freed_memory()
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()
-    huggingface_hub.utils.logging.set_verbosity_error()  # no line for every retry of a download
-    transformers.utils.logging.set_verbosity_error()  # missing weights raise our own error below
+    _prepare_process(placement.device)
     base, options = pretrained_source(name)
     adapter = _find_adapter(name)
     tokenizer_source = base
@@ -303,7 +397,7 @@ def load(
     device_map = {"device_map": placement.device} if placement.spread else {}
     labels = adapter_labels(name) if adapter is not None and kind == "classes" else None
     shape = {} if labels is None else {"num_labels": labels}
-    dtype = getattr(torch, placement.dtype)
+    dtype = placement.torch_dtype
     with errors_in_one_line(name):
         refuse_kernels(base, options)
         _check_tokenizer(tokenizer_source, options)
@@ -313,9 +407,8 @@ def load(
         if empty:
             with torch.device("meta"):
                 config = transformers.AutoConfig.from_pretrained(base, **options, **shape)
-                return HFEngine(
-                    _AUTO[kind].from_config(config, dtype=dtype, trust_remote_code=remote_code), tokenizer, revision
-                )
+                model = _AUTO[kind].from_config(config, dtype=dtype, trust_remote_code=remote_code)
+                return HFEngine(_accelerate(model, placement), tokenizer, revision)
         model, loading_info = _AUTO[kind].from_pretrained(
             base, dtype=dtype, output_loading_info=True, **options, **device_map, **shape
         )
@@ -326,10 +419,34 @@ def load(
     missing = sorted(missing_names - ZERO_IF_ABSENT)
     if missing:
         raise UserError(f"model {name}: lacks weights ({', '.join(missing[:3])}); random ones would score at random")
-    engine = HFEngine(model if placement.spread else model.to(placement.device), tokenizer, revision)
+    model = model if placement.spread else model.to(placement.device)
+    engine = HFEngine(_accelerate(model, placement), tokenizer, revision)
     if kind == "lm":
         engine.check_head()
     return engine
+
+
+def _prepare_process(device: str) -> None:
+    """Set what a process needs before it loads a model: how memory is returned, its GPU, and silence."""
+    if device == "cpu":
+        keep_freed_memory()
+    elif device.startswith("cuda"):  # under torchrun Triton's kernels and memory figures then follow this GPU
+        torch.cuda.set_device(device)
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.logging.set_verbosity_error()  # no line for every retry of a download
+    transformers.utils.logging.set_verbosity_error()  # missing weights raise an error of our own
+
+
+def _accelerate(model: Any, placement: Placement) -> Any:
+    """Return the model with the precision of products, the kernels and the compilation that the placement names."""
+    if placement.dtype == kernels.BF16_PRODUCTS:
+        kernels.round_products(model)
+    if placement.kernels == "liger":
+        kernels.apply_liger(model, placement.device)
+    if placement.compile:
+        kernels.compile_layers(model)
+    return model
 
 
 def _find_adapter(name: str) -> tuple[str, str | None] | None:

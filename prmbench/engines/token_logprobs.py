@@ -14,8 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 256
-"""Rows of logits in memory at a time: 256 x 152k x 4 bytes = 156 MB for the largest vocabulary in use."""
+CHUNK, GPU_CHUNK = 256, 2048
+"""Rows of logits in memory at a time on a CPU (156 MB for 152k tokens), and at most on a GPU."""
+GPU_LOGITS_BYTES = 5 * 2**28
+"""Most memory of a chunk of logits on a GPU: 2,048 rows of 152k tokens. Every chunk of a backward pass reads and writes
+the whole gradient of the head, so that few large ones move less memory."""
+BLOCK, BLOCK_CHUNK = 4096, 1024
+"""Tokens of the vocabulary, and rows, whose logits exist at a time in `read_target_logprobs` on a CPU: 16 MB."""
 P_MIN_MARGIN = 1e-5
 """Relative tolerance of p_min, so that rounding excludes none of ten tokens with probability 0.1 each."""
 
@@ -40,7 +45,7 @@ def target_logprobs(
     targets: Tensor,
     bias: Tensor | None = None,
     softcap: float | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the log-probability of one target per position; see `logprobs_at`.
 
@@ -50,7 +55,7 @@ def target_logprobs(
         targets: [n] token ids.
         bias: [v] bias of the output head.
         softcap: Soft cap of the logits.
-        chunk: Rows of logits in memory at a time.
+        chunk: Rows of logits in memory at a time; None for `default_chunk`.
 
     Returns:
         [n] log p(target), and [n] logsumexp of the logits.
@@ -65,7 +70,7 @@ def logprobs_at(
     ids: Tensor,
     bias: Tensor | None = None,
     softcap: float | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute log-probabilities of k tokens per position, differentiable in `hidden`, `weight` and `bias`.
 
@@ -78,12 +83,50 @@ def logprobs_at(
         ids: [n, k] token ids.
         bias: [v] bias of the output head.
         softcap: c of Gemma 2's c * tanh(logits / c); None = no cap.
-        chunk: Rows of logits in memory at a time.
+        chunk: Rows of logits in memory at a time; None for `default_chunk`.
 
     Returns:
         [n, k] log p(id) and [n] logsumexp of the logits; float32, natural logs.
     """
-    return _LogprobsAt.apply(hidden, weight, bias, ids, softcap, chunk)
+    return _LogprobsAt.apply(hidden, weight, bias, ids, softcap, chunk or default_chunk(weight))
+
+
+def default_chunk(weight: Tensor) -> int:
+    """Return how many rows of logits to hold at a time, by the device and the vocabulary of a [v, h] head."""
+    if weight.device.type == "cpu":
+        return CHUNK
+    return max(1, min(GPU_CHUNK, GPU_LOGITS_BYTES // (4 * len(weight))))
+
+
+@torch.no_grad()
+def read_target_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute what `target_logprobs` does, without gradients; on a CPU in blocks of the vocabulary, which is faster.
+
+    A block's logits stay in the processor's cache. Each logit is the same, and the normalisers are summed in another
+    order, which moves them by a few roundings.
+    """
+    if weight.device.type != "cpu":
+        return target_logprobs(hidden, weight, targets, bias, softcap)
+    factor_dtype = _factor_dtype(hidden)
+    weight_factor = _as_factor(weight, factor_dtype)
+    parts = []
+    for rows, row_targets in zip(hidden.split(BLOCK_CHUNK), targets.split(BLOCK_CHUNK), strict=True):
+        row_factor, block_logz = _as_factor(rows, factor_dtype), []
+        target_logits = row_factor.new_empty(len(rows))
+        for start in range(0, len(weight), BLOCK):
+            block = slice(start, start + BLOCK)
+            logits = _logits(
+                row_factor, weight_factor[block], None if bias is None else bias[block], softcap, factor_dtype
+            )
+            block_logz.append(torch.logsumexp(logits, dim=-1))
+            (inside,) = torch.where((row_targets >= start) & (row_targets < start + BLOCK))
+            target_logits[inside] = logits[inside, row_targets[inside] - start]
+        logz = torch.logsumexp(torch.stack(block_logz, dim=1), dim=-1)
+        parts.append((target_logits - logz, logz))
+    logprobs, normalisers = map(torch.cat, zip(*parts, strict=True))
+    return logprobs, normalisers
 
 
 @torch.no_grad()
@@ -94,7 +137,7 @@ def candidates(
     p_min: float,
     bias: Tensor | None = None,
     softcap: float | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> tuple[CandidateSet, Tensor]:
     """Return the targets with every token of p >= p_min, and the entropy [n] of the whole vocabulary in nats.
 
@@ -108,8 +151,9 @@ def candidates(
         p_min: Least probability of a candidate, so that K = floor(1 / p_min); 0 = no candidates, K = 0.
         bias: [v] bias of the output head.
         softcap: Soft cap of the logits, as for `logprobs_at`.
-        chunk: Rows of logits in memory at a time.
+        chunk: Rows of logits in memory at a time; None for `default_chunk`.
     """
+    chunk = chunk or default_chunk(weight)
     factor_dtype = _factor_dtype(hidden)
     weight_factor = _as_factor(weight, factor_dtype)
     max_count = min(max_candidates(p_min), len(weight))
@@ -174,7 +218,7 @@ class _LogprobsAt(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         weight_factor = _as_factor(weight, factor_dtype)
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=logz.dtype) if needs_weight else None
+        grad_weight = None
         grad_bias = torch.zeros_like(bias, dtype=logz.dtype) if needs_bias else None
         for start in range(0, len(hidden), chunk):
             chunk_rows = slice(start, start + chunk)
@@ -190,6 +234,10 @@ class _LogprobsAt(torch.autograd.Function):
                 grad_hidden[chunk_rows] = _matmul(grad, weight_factor, factor_dtype)
             if grad_weight is not None:
                 _add_matmul(grad_weight, grad.T, rows, factor_dtype)
+            elif needs_weight:  # the first chunk's is written, neither onto zeros nor by an addition
+                grad_weight = _matmul(grad.T, rows, factor_dtype)
+        if needs_weight and grad_weight is None:
+            grad_weight = torch.zeros_like(weight)
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),

@@ -244,8 +244,10 @@ class VllmEngine:
                 logprob = output.outputs[0].logprobs[0][encoded.ids[encoded.start]].logprob
                 yield TokenLogprobs(np.array([logprob], dtype=np.float32), None)
 
-    def outputs(self, batch: Sequence[Encoded]) -> Iterator[NDArray[np.float32]]:
-        """Yield, for each trace, the [T, c] logits of the model's own head at every position.
+    def outputs(
+        self, batch: Sequence[Encoded], positions: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield, for each trace, the [n, c] logits of the model's own head at `positions`; at all [T, c] for None.
 
         Raises:
             UserError: vLLM cannot run the model, or memory runs out.
@@ -256,8 +258,9 @@ class VllmEngine:
         settings = PoolingParams(use_activation=False)
         with _reading_errors(), _run_errors():
             outputs = self.llm.encode(vllm_prompts, settings, pooling_task="token_classify", use_tqdm=False)
-        for output in outputs:
-            yield output.outputs.data.float().cpu().numpy()
+        for i, output in enumerate(outputs):
+            rows = output.outputs.data.float().cpu().numpy()
+            yield rows if positions is None else rows[list(positions[i])]
 
     def load_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
         """Replace all weights, one tensor at a time, by vLLM's own reload. Raises UserError when they do not fit.

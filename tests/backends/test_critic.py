@@ -748,3 +748,55 @@ def test_settings(policy: Path) -> None:
     assert sampling(critic="yes_no", votes=8) == Sampling(0.6, 0.95, 20, 2048)
     own = sampling(votes=8, critic_temperature=0.7, critic_top_p=0.8, critic_top_k=20, critic_tokens=32768)
     assert own == Sampling(0.7, 0.8, 20, 32768)
+
+
+# --- how many forward passes words take -------------------------------------------------------------------------------
+
+
+def counted(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each forward pass that reads log-probabilities."""
+    rows: list[int] = []
+    real = engine.logprobs
+    monkeypatch.setattr(engine, "logprobs", lambda batch: (rows.append(len(batch)), real(batch))[1], raising=False)
+    return rows
+
+
+def questions(*texts: str) -> list[ChatRequest]:
+    return [ChatRequest(({"role": "user", "content": text},)) for text in texts]
+
+
+def test_words_of_all_answers_are_weighed_in_one_pass(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are those of one answer at a time; an answer without the word, between others, takes no row."""
+    texts = [r"So \boxed{Yes}.", "I cannot say.", r"It is 2 and not 3, so \boxed{No}."]
+
+    class Several(Fixed):
+        def sample(self, prompts: Sequence[Any], *_: Any) -> list[SampledTokens]:
+            return [super(Several, Several(engine, text)).sample([0])[0] for text in texts[: len(prompts)]]
+
+    comparison = WordComparison(("Yes", "No"), answer_parser.judgement)
+    asked = questions("Is 1 + 1 = 2?", "What?", "Is 1 + 1 = 3, or is it something else?")
+    together = Several(engine, "")
+    rows = counted(together, monkeypatch)
+    answers = LocalChat(together).answer(asked, Sampling(), comparison)
+    assert sorted(a.text for a in answers) == sorted(texts)
+    assert rows == [4]
+    for request, answer in zip(asked, answers, strict=True):
+        (alone,) = LocalChat(Fixed(engine, answer.text)).answer([request], Sampling(), comparison)
+        assert answer.good_probability == pytest.approx(alone.good_probability, abs=1e-6)
+    assert [a.good_probability is None for a in answers] == ["cannot" in a.text for a in answers]
+
+
+def test_first_words_of_all_requests_are_weighed_in_one_pass(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat, asked = LocalChat(engine), questions("Is 1 + 1 = 2?", "1 + " * 3000, "Is this so, or is it not?")
+    alone = [chat.choose_word([request], ("yes", "no"))[0] for request in asked]
+    rows = counted(engine, monkeypatch)
+    together = chat.choose_word(asked, ("yes", "no"))
+    assert rows == [8]
+    assert [a.refused for a in together] == [a.refused for a in alone]
+    for mine, other in zip(together, alone, strict=True):
+        assert mine.good_probability == (other.good_probability and pytest.approx(other.good_probability, abs=1e-6))
+    monkeypatch.setattr("prmbench.engines.chat._READ_TOKENS", 2 * (together[2].prompt_tokens + 8))
+    rows.clear()
+    limited = chat.choose_word(asked, ("yes", "no"))
+    assert len(rows) > 1
+    assert limited[2].good_probability == pytest.approx(alone[2].good_probability, abs=1e-6)

@@ -514,12 +514,12 @@ def test_probabilities_of_exactly_zero_keep_their_step(pure: Path) -> None:
     encoded = encode_separated(engine.tokenizer, TRACES[1], "\n\n")
 
     class Certain:
-        def outputs(self, batch: Sequence[object]) -> list[np.ndarray]:
+        def outputs(self, batch: Sequence[object], positions: Sequence[Sequence[int]]) -> list[np.ndarray]:
             row = np.zeros((len(encoded.ids), 2), dtype=np.float32)
             row[encoded.score_positions[0]] = (800, -800)  # P(right) is 0 in every precision
             row[encoded.score_positions[1]] = (-800, 800)
             row[encoded.score_positions[2]] = (1, 0)
-            return [row]
+            return [row[list(positions[0])]]
 
     (scores,) = token_cls.read(Certain(), [encoded])  # type: ignore[arg-type]
     assert scores.values[:2] == (0.0, 1.0)

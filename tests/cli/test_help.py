@@ -130,7 +130,7 @@ def complete(*words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "values"),
     [
-        (("eval", "--dtype", "b"), ["bfloat16"]),
+        (("eval", "--dtype", "b"), ["bfloat16", "bf16-products"]),
         (("train-distrl", "--credit", ""), ["gae", "rloo", "masked_step", "score"]),
         (("eval", "--benchmark", "prm"), ["prmbench_preview"]),
         (("eval", "--model", "ran"), ["random"]),

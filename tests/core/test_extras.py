@@ -17,7 +17,7 @@ from prmbench.config import ModelConfig, TrainConfig
 from prmbench.core.extras import EXTRAS
 from prmbench.core.records import UserError
 from prmbench.data import gym
-from prmbench.engines import hf
+from prmbench.engines import hf, kernels
 from prmbench.engines.vllm import open_vllm
 from prmbench.training import run_setup
 from prmbench.verification import verifiers
@@ -48,6 +48,7 @@ NEEDS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "grading mathematics": ("math_verify", lambda _: verifiers.check_installed("math")),
     "grading reasoning-gym": ("reasoning_gym", lambda _: verifiers.check_installed("gym")),
     "prompts of reasoning-gym": ("reasoning_gym", lambda _: gym.prompts("gym:basic_arithmetic,size=1")),
+    "Liger's kernels": ("liger_kernel", lambda _: kernels.apply_liger(None, "cuda:0")),
     "the engine vllm": ("vllm", lambda _: open_vllm("m", None, hf.Placement("cpu", "float32"))),
     "the engine openai": ("openai", _critic),
     "its HTTP library": ("httpx2", _critic),

@@ -153,6 +153,36 @@ def test_outputs_and_states_leave_the_padding_out(engine: HFEngine) -> None:
         np.testing.assert_allclose(states, alone.hidden_states[-1][0], atol=1e-5)
 
 
+POSITIONS = [[1, 4, 7], [0, 22], [3, 4, 5, 6], []]
+
+
+def test_outputs_and_states_at_chosen_positions(engine: HFEngine) -> None:
+    for read in (engine.outputs, engine.states):
+        for rows, chosen, positions in zip(read(BATCH), read(BATCH, POSITIONS), POSITIONS, strict=True):
+            np.testing.assert_array_equal(chosen, rows[positions])
+
+
+def test_only_chosen_positions_are_copied_from_the_device(engine: HFEngine) -> None:
+    """Counted where the tensors leave the device: as bytes of what is made into an array."""
+    copied: list[int] = []
+
+    real = Tensor.cpu
+
+    def cpu(tensor: Tensor) -> Tensor:
+        copied.append(tensor.numel() * tensor.element_size())
+        return real(tensor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "cpu", cpu)
+        list(engine.states(BATCH))
+        everything = sum(copied)
+        copied.clear()
+        list(engine.states(BATCH, POSITIONS))
+    width = engine.model.config.hidden_size * 4
+    assert everything == width * sum(len(encoded.ids) for encoded in BATCH)
+    assert sum(copied) == width * sum(map(len, POSITIONS))
+
+
 def test_padding_is_hidden_from_a_model_that_looks_both_ways() -> None:
     torch.manual_seed(0)
     shape = transformers.BertConfig(**{**SHAPE, "num_labels": 2})
@@ -161,6 +191,64 @@ def test_padding_is_hidden_from_a_model_that_looks_both_ways() -> None:
         with torch.no_grad():
             alone = model(input_ids=torch.tensor([encoded.ids])).logits[0]
         np.testing.assert_allclose(logits, alone, atol=1e-5)
+
+
+ROW_SHAPES = {"short": 9, "long": 230, "middle": 61, "other": 229}
+ARCHITECTURES: dict[str, tuple[type, dict[str, object]]] = {
+    "llama": (transformers.LlamaConfig, {}),
+    "qwen2": (transformers.Qwen2Config, {}),
+    "qwen3": (transformers.Qwen3Config, {}),
+    "phi3": (transformers.Phi3Config, {}),
+    "olmo2": (transformers.Olmo2Config, {}),
+    "granite": (transformers.GraniteConfig, {}),
+    "gpt_neox": (transformers.GPTNeoXConfig, {}),
+    "gpt2": (transformers.GPT2Config, {"n_head": 4, "n_embd": 16, "n_layer": 2, "n_positions": 512}),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_padding_of_causal_models_needs_no_mask(name: str) -> None:
+    """To the last bit: no position sees what follows it."""
+    config, more = ARCHITECTURES[name]
+    engine = HFEngine(random_model(config, **more, max_position_embeddings=512), None)
+    batch = [trace(kind, length, 1, length) for kind, length in ROW_SHAPES.items()]
+    masks: list[object] = []
+    hook = lambda _, __, arguments: masks.append(arguments["attention_mask"])  # noqa: E731
+    assert not engine.padding_needs_mask()
+    engine.model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
+    without = list(engine.logprobs(batch))
+    engine._padding_needs_mask = True
+    for mine, masked in zip(without, engine.logprobs(batch), strict=True):
+        np.testing.assert_array_equal(mine.logprobs, masked.logprobs)
+        np.testing.assert_array_equal(mine.normalisers, masked.normalisers)
+    assert [mask is None for mask in masks] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("auto", "config", "more"),
+    [
+        pytest.param("AutoModel", transformers.BertConfig, {}, id="bidirectional"),
+        pytest.param("AutoModelForCausalLM", transformers.Gemma2Config, {}, id="layers with windows"),
+        pytest.param("AutoModelForCausalLM", transformers.MistralConfig, {"sliding_window": 64}, id="a window"),
+    ],
+)
+def test_padding_of_other_models_keeps_its_mask(auto: str, config: type, more: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    model = getattr(transformers, auto).from_config(config(**{**SHAPE, **more}))
+    engine = HFEngine(model, None)
+    assert engine.padding_needs_mask()
+    masks: list[object] = []
+    hook = lambda _, __, arguments: masks.append(arguments["attention_mask"])  # noqa: E731
+    engine.model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
+    list(engine.states(BATCH))
+    (mask,) = masks
+    assert isinstance(mask, Tensor)
+    assert mask.sum(1).tolist() == [len(encoded.ids) for encoded in BATCH]
+
+
+def test_a_window_that_is_switched_off_is_none() -> None:
+    engine = HFEngine(random_model(transformers.MistralConfig, sliding_window=None), None)
+    assert not engine.padding_needs_mask()
 
 
 def test_masked_positions_are_hidden_and_still_counted(engine: HFEngine) -> None:
@@ -247,6 +335,33 @@ def test_a_bias_in_the_head() -> None:
     np.testing.assert_allclose(next(biased.logprobs([BATCH[2]])).logprobs, logp, atol=1e-5)
 
 
+# --- weights that are set aside ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_that_accelerate_has_set_aside_is_read(tied: bool) -> None:
+    """As --device balanced does with what no GPU can hold: such weights are on `meta` between forward passes."""
+    accelerate = pytest.importorskip("accelerate")
+    whole = HFEngine(random_model(transformers.LlamaConfig, tie_word_embeddings=tied), None)
+    offloaded = HFEngine(random_model(transformers.LlamaConfig, tie_word_embeddings=tied), None)
+    accelerate.cpu_offload(offloaded.model, execution_device=torch.device("cpu"))
+    assert offloaded.model.lm_head.weight.device.type == "meta"
+    for mine, other in zip(offloaded.logprobs(BATCH), whole.logprobs(BATCH), strict=True):
+        np.testing.assert_array_equal(mine.logprobs, other.logprobs)
+    steps = [replace(encoded, score_positions=(3, 5)) for encoded in BATCH]
+    for one, two in zip(offloaded.next_tokens(steps, [7, 9]), whole.next_tokens(steps, [7, 9]), strict=True):
+        np.testing.assert_array_equal(one.logprobs, two.logprobs)
+        np.testing.assert_array_equal(one.likeliest, two.likeliest)
+    offloaded.check_head()
+    head = torch.nn.Linear(16, 2)
+    bare = [HFEngine(e.model.model, None) for e in (offloaded, whole)]
+    for e in bare:
+        e.set_head(head)
+    for one, two in zip(bare[0].outputs(BATCH), bare[1].outputs(BATCH), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert offloaded.model.lm_head.weight.device.type == "meta"
+
+
 # --- loading ------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +378,19 @@ def test_an_empty_load_has_sizes_and_no_weights(policy: Path) -> None:
     engine = load(str(policy), "lm", CPU, empty=True)
     assert {p.device.type for p in engine.model.parameters()} == {"meta"}
     assert engine.weight_bytes == load(str(policy), "lm", CPU).weight_bytes
+
+
+def test_a_process_works_on_its_own_gpu(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun: memory is counted, and Triton's kernels run, on the current device, which is 0 unless set."""
+    chosen: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    load(str(policy), "lm", Placement().resolve(), empty=True)
+    assert chosen == ["cuda:3"]
+    load(str(policy), "lm", CPU)
+    assert chosen == ["cuda:3"]
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("auto", "auto"), ("cpu", "auto"), ("cpu", "float32")])

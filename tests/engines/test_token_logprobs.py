@@ -343,3 +343,71 @@ def test_the_products_leave_no_setting_behind() -> None:
         assert settings.fp32_precision == "ieee"
     finally:
         settings.fp32_precision = before
+
+
+# --- reading without gradients ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_blocks_of_the_vocabulary_give_the_same_numbers(
+    softcap: float | None, with_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven blocks of six tokens, the last of one token alone, in chunks of three rows."""
+    monkeypatch.setattr(token_logprobs, "BLOCK", 6)
+    monkeypatch.setattr(token_logprobs, "BLOCK_CHUNK", 3)
+    hidden, weight, bias, _ = parts()
+    targets = torch.tensor([0, 5, 6, 35, 36, 12, 17, 18, 30, 29, 36])  # first and last of blocks
+    used = bias if with_bias else None
+    logp, logz = token_logprobs.read_target_logprobs(hidden, weight, targets, used, softcap)
+    assert logp.dtype == logz.dtype == torch.float32
+    assert not logp.requires_grad
+    exact = slow(hidden, weight, targets, used, softcap)
+    torch.testing.assert_close(logp.double(), exact[0], rtol=0, atol=2e-6)
+    torch.testing.assert_close(logz.double(), exact[1], rtol=0, atol=2e-6)
+
+
+def test_blocks_of_a_real_vocabulary_differ_by_roundings_only() -> None:
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(40, 64), 0.1 * torch.randn(9001, 64), torch.randint(9001, (40,))
+    for mine, other in zip(
+        token_logprobs.read_target_logprobs(hidden, weight, targets),
+        token_logprobs.target_logprobs(hidden, weight, targets),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other, rtol=0, atol=2e-6)
+
+
+def test_reading_holds_only_a_block_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_logprobs, "BLOCK", 10)
+    monkeypatch.setattr(token_logprobs, "BLOCK_CHUNK", 60)
+    hidden, weight, bias, targets = peaked()
+    with Largest() as largest:
+        token_logprobs.read_target_logprobs(hidden, weight, targets, bias)
+    assert largest.elements == 60 * 10 < 60 * V
+
+
+def test_a_chunk_is_as_large_as_the_device_affords() -> None:
+    """256 rows on a CPU; on a GPU 2,048 of 152k tokens, and fewer of more."""
+    cpu, smollm2, qwen, gemma = (
+        torch.empty(v, 0, device="meta" if v > 1 else "cpu") for v in (1, 49_152, 151_936, 262_144)
+    )
+    assert [token_logprobs.default_chunk(w) for w in (cpu, smollm2, qwen, gemma)] == [256, 2048, 2048, 1280]
+
+
+def test_the_gradient_of_the_head_is_written_by_the_first_chunk_and_added_to_by_the_others() -> None:
+    """Bytes of [V, h] tensors written: one product, then an addition in place for each further chunk; no zeros."""
+    hidden, weight, _, targets = parts()
+    names: list[str] = []
+
+    class Written(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and out.shape == weight.shape and not func.is_view:
+                names.append(func.__name__.partition(".")[0])
+            return out
+
+    logp, _ = token_logprobs.target_logprobs(hidden, weight, targets, chunk=4)
+    with Written():
+        torch.autograd.grad(logp.sum(), weight)
+    assert names == ["mm", "addmm_", "addmm_"]
