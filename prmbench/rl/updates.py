@@ -138,6 +138,9 @@ class PolicyTargets:
     """[n, 1 + K] of the sampled token and of the candidates."""
     weight: Tensor
     """[n] truncated importance weights; 1 where our own engine drew the completions."""
+    entropy: Tensor | None = None
+    """[n] nats, under the policy that sampled. None = known, as the old log-probabilities are; else `policy_gradients`
+    writes both, since it is that policy's first pass over the tokens."""
 
     def spread(self, micro: Micro) -> PolicyTargets:
         """The part of a micro-batch, padded."""
@@ -146,8 +149,20 @@ class PolicyTargets:
         return PolicyTargets(CandidateSet(token_ids, old_logprobs, mask), advantages, weight)
 
 
+def unread_candidates(rows: Rows) -> tuple[CandidateSet, Tensor]:
+    """Returns sets of the sampled tokens alone, and entropies, whose numbers the step's only update writes."""
+    token_ids = rows.tokens[:, None]
+    zeros = torch.zeros(token_ids.shape, device=rows.device)
+    return CandidateSet(token_ids, zeros, torch.ones_like(token_ids, dtype=torch.bool)), torch.zeros_like(zeros[:, 0])
+
+
 def policy_targets(
-    rows: Rows, candidates: CandidateSet, advantages: Advantages, weight: Tensor | None, config: ResolvedDistRL
+    rows: Rows,
+    candidates: CandidateSet,
+    advantages: Advantages,
+    weight: Tensor | None,
+    config: ResolvedDistRL,
+    entropy: Tensor | None = None,
 ) -> PolicyTargets:
     """Collects what the policy's updates use, in the flat order; `weight` None = 1 for every token."""
     learning = rows.learning[rows.mask]
@@ -158,6 +173,7 @@ def policy_targets(
         candidates._replace(mask=mask),
         torch.cat([advantages.tokens[rows.mask][:, None], advantages.candidates], dim=1),
         torch.ones_like(candidates.old_logprobs[:, 0]) if weight is None else weight,
+        entropy,
     )
 
 
@@ -174,9 +190,8 @@ def policy_gradients(
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=runner.device)
     for number, micro in enumerate(micros):
         with processes.gradient_accumulation(runner.module, last=number == len(micros) - 1):
-            part = targets.spread(micro)
-            token_ids = part_of(targets.candidates.token_ids, micro)
-            new = micro.spread(runner.run(micro.ids, micro.score_positions, token_ids))
+            flat = _logprobs(runner, micro, targets)
+            part, new = targets.spread(micro), micro.spread(flat)
             token_loss = _token_terms(new, part, config).sum() / token_count
             candidate_loss = _candidate_terms(new, part, config).sum() / candidate_count
             loss = objectives.distrl_loss(token_loss, candidate_loss, config.alpha) * float(micro.real)
@@ -184,6 +199,20 @@ def policy_gradients(
         if micro.real:
             sums += _sums(loss, candidate_loss, new.detach(), part, config)
     return dict(zip(SUMS, processes.all_reduce_sum(list(map(float, sums))), strict=True))
+
+
+def _logprobs(runner: Runner, micro: Micro, targets: PolicyTargets) -> Tensor:
+    """Returns the log-probabilities of a micro-batch's tokens and candidates under the policy, with gradients.
+
+    In the policy's first pass over the tokens these are the old ones, too: they are stored, and every ratio is 1.
+    """
+    if targets.entropy is None:
+        return runner.run(micro.ids, micro.score_positions, part_of(targets.candidates.token_ids, micro))
+    candidates, entropy = runner.run(micro.ids, micro.score_positions, micro.targets, 0.0)
+    if micro.real:
+        targets.candidates.old_logprobs[micro.places] = candidates.old_logprobs.detach()
+        targets.entropy[micro.places] = entropy.float()  # autocast has rounded it
+    return candidates.old_logprobs
 
 
 def _denominators(

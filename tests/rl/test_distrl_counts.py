@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rl_fixtures import lines, options, run
+from rl_fixtures import HELD_OUT, distance, lines, options, run, save_prompts
 from torch.utils.flop_counter import FlopCounterMode
 
 from prmbench.engines.hf import Placement
 from prmbench.engines.weight_sync import AdapterWeights, AdapterWriter, ModelWeights, WeightsWriter
 from prmbench.rl import distrl, models
+from prmbench.rl.monitors import TIMING
 from prmbench.training.model import Forward, ModelSetup, open_runner
 
 
@@ -42,7 +44,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Counter[str]]:
         ("distrl_ipvrm", {"lora_rank": 2}, {"policy": 2, "rm": 2}),
         ("distrl_dpo_rm", {"minibatch": 1, "rm_minibatch": 1}, {"policy": 2, "rm": 2}),
         ("distrl_ipvrm_frozen", {"rm_model": "start"}, {"policy": 2, "rm": 1}),
-        ("grpo", {}, {"policy": 2}),
+        ("grpo", {}, {"policy": 1}),
+        ("grpo", {"lora_rank": 2, "truncated": "mask"}, {"policy": 1}),
+        ("grpo", {"minibatch": 1}, {"policy": 2}),
     ],
 )
 def test_two_passes_of_policy_and_reward_model_and_none_of_a_reference(
@@ -61,6 +65,47 @@ def test_two_passes_of_policy_and_reward_model_and_none_of_a_reference(
     assert used == 24
     assert {name: rows / used for name, rows in passed.items()} == expected
     assert len(opened) == len(expected)
+
+
+def test_an_old_pass_is_made_for_another_engine_s_completions(
+    start: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = distrl.open_source
+    monkeypatch.setattr(distrl, "open_source", lambda *args: replace(inner(*args), foreign=True))
+    _, passed = watched(monkeypatch)
+    run(options(start, prompts, tmp_path / "out", arm="grpo"))
+    assert passed["policy"] == 2 * sum(line["kept"] for line in lines(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"preset": "paper"},
+        {"preset": "release", "truncated": "mask", "minibatch": 0},
+        {"arm": "vineppo", "batch_tokens": 40},
+        {"arm": "grpo_vps", "lora_rank": 2, "gradient_checkpointing": True},
+        {"dtype": "bfloat16"},
+    ],
+)
+def test_the_update_s_own_pass_gives_the_numbers_of_a_pass_before_it(
+    more: dict[str, Any], start: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All numbers of metrics.jsonl but those of the machine, and the weights of every checkpoint, to the last bit."""
+    held_out = save_prompts(tmp_path / "held_out.jsonl", HELD_OUT[:2])
+    usual = {"arm": "grpo", "validation_data": held_out, "validate_every": 1, "validation_samples": 1, "save_every": 1}
+    for name in ("one", "two"):
+        run(options(start, prompts, tmp_path / name, **{**usual, **more}))
+        monkeypatch.setattr(distrl, "_is_one_pass", lambda *_: False)
+    one, two = (
+        [{k: v for k, v in line.items() if k not in TIMING} for line in lines(tmp_path / name)]
+        for name in ("one", "two")
+    )
+    assert one == two
+    assert [list(line) for line in one] == [list(line) for line in two]
+    assert all(line["entropy"] > 0.1 and line["kl_sft"] is not None and line["mismatch_rms"] < 0.1 for line in one)
+    assert distance(tmp_path / "one", tmp_path / "two") == 0
+    checkpoints = [sorted((tmp_path / name / "checkpoints").iterdir()) for name in ("one", "two")]
+    assert [path.name for path in checkpoints[0]] == [path.name for path in checkpoints[1]] != []
 
 
 def test_operations_are_those_of_eight_forward_passes(
