@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from rl_fixtures import HELD_OUT, distance, lines, options, run, save_prompts
+from rl_fixtures import HELD_OUT, distance, lines, options, row, rows, run, save_prompts
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from prmbench.config.distrl_options import DistRLConfig, resolve
 from prmbench.engines.hf import Placement
 from prmbench.engines.weight_sync import AdapterWeights, AdapterWriter, ModelWeights, WeightsWriter
-from prmbench.rl import distrl, models
+from prmbench.rl import advantages, distrl, models, updates
 from prmbench.rl.monitors import TIMING
+from prmbench.rl.token_rows import micro_batches
 from prmbench.training.model import Forward, ModelSetup, open_runner
 
 
@@ -165,3 +168,36 @@ def test_a_sync_sends_two_bytes_a_weight_or_the_adapter_alone(start: Path, tmp_p
     size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
     assert 4 * trained <= size <= 4 * trained + header
     assert trained == sum(tensor.numel() for tensor in state.values())
+
+
+class _Waits(TorchDispatchMode):
+    """Counts the numbers that are read from tensors one by one, for each of which a GPU is waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", ["ipvrm", "dpo_rm"])
+def test_gradients_wait_for_the_device_no_more_often_for_more_micro_batches(loss: Any, start: Path) -> None:
+    """Transformers waits once in each pass, when it makes its mask."""
+    model = open_runner(str(start), None, "lm", ModelSetup(Placement("cpu", "float32")))
+    given = rows(*(row(3 + i % 2, i % 2, i // 4) for i in range(16)))
+    every = list(range(16))
+    config = resolve(DistRLConfig(preset="release", rm_loss=loss))
+    zeros = advantages.Advantages(torch.zeros(16, 4), torch.zeros(56, 0), {})
+    waits, passes = [], []
+    for budget in (1, 10_000):
+        with _Waits() as counter:
+            updates.rm_gradients(model, given, every, torch.full((56,), -2.0), config, budget)
+            candidates, entropy = updates.unread_candidates(given)
+            targets = updates.policy_targets(given, candidates, zeros, None, config, entropy)
+            updates.policy_gradients(model, given, every, targets, config, budget)
+        waits.append(counter.count)
+        units = [every[i : i + 4] for i in range(0, 16, 4)] if loss == "dpo_rm" else [[i] for i in every]
+        passes.append(sum(len(micro_batches(given, u, budget)) for u in (units, [[i] for i in every])))
+    assert passes[0] >= passes[1] + 18
+    assert waits[0] - waits[1] <= passes[0] - passes[1]
+    assert waits[1] < 10  # nor once a row

@@ -71,7 +71,8 @@ def test_two_process_runs_give_what_one_gives(tmp_path: Path) -> None:
     runs += [(config(f"{s}-few", strategy=s, **few), {}) for s in ("ddp", "fsdp")]
     runs += [(config("ddp-many", **many), {}), (config("fsdp-stopped", strategy="fsdp", save_every=2), {"stop_at": 3})]
     runs += [(config("fsdp-stopped", strategy="fsdp", save_every=2), {})]  # and goes on
-    plain = {"arm": "grpo", "rm_model": "", "minibatch": 0, "alpha": 0.0, "gae_weight": 0.0}  # one pass of the policy a step
+    # One pass of the policy a step, and no reward model.
+    plain = {"arm": "grpo", "rm_model": "", "minibatch": 0, "alpha": 0.0, "gae_weight": 0.0}
     runs += [(config(f"{s}-plain", strategy=s, **plain), {}) for s in ("ddp", "fsdp")]
     torchrun(tmp_path, runs)
 
