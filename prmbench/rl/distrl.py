@@ -201,14 +201,17 @@ def learn(run: Run, rollouts: StepRollouts, first: bool) -> dict[str, Any]:
         metrics |= _old_metrics(run, rows, candidates, entropy)
         weight = importance_weights(rows, candidates.old_logprobs[:, 0], run.source)
     # 3. The reward model learns from the same completions first (Eq. 15).
+    start: Tensor | None = None
     if "rm" in run.optimizers:
-        metrics |= _update_rm(run, rows, candidates)
+        if config.reference == "sft":
+            start = _start_logprobs(run, opened, rows, candidates.token_ids)
+        metrics |= _update_rm(run, rows, (candidates.old_logprobs if start is None else start)[:, 0])
     # 4. TD -> scale -> group -> GAE -> plus the outcome's advantage.
     td: Tensor | None = None
     if config.reward != "verifier":
         td = _within(
             run,
-            lambda budget: models.temporal_differences(opened, rows, _micros(rows, budget), candidates, config),
+            lambda budget: models.temporal_differences(opened, rows, _micros(rows, budget), candidates, config, start),
         )
         metrics |= monitors.reward_model_metrics(rows, td)
         if "rm" not in run.optimizers and not opened.scalar:
@@ -249,11 +252,9 @@ def _old_metrics(run: Run, rows: Rows, candidates: CandidateSet, entropy: Tensor
     return metrics
 
 
-def _update_rm(run: Run, rows: Rows, candidates: CandidateSet) -> dict[str, Any]:
+def _update_rm(run: Run, rows: Rows, reference: Tensor) -> dict[str, Any]:
     config, runner = run.job.config, run.models.rm
     assert runner is not None
-    old_logprobs = candidates.old_logprobs[:, 0]
-    reference = old_logprobs if config.reference == "behaviour" else _start_logprobs(run, run.models, rows, candidates)
     all_sums, norms = [], []
     for chosen in _minibatches(rows, config.rm_minibatch):
         sums = _within(run, partial(updates.rm_gradients, runner, rows, chosen, reference, config))
@@ -355,11 +356,9 @@ def _reading_budget(run: Run) -> int:
     return run.job.budget // 2 if run.progress.halved else run.job.budget
 
 
-def _start_logprobs(run: Run, opened: Models, rows: Rows, candidates: CandidateSet) -> Tensor:
-    """Returns the [n] log-probabilities of the sampled tokens under the policy at the start of training."""
-    targets = candidates.token_ids[:, :1]
-    logprobs = _within(run, lambda budget: models.start_logprobs(opened, rows, _micros(rows, budget), targets))
-    return logprobs[:, 0]
+def _start_logprobs(run: Run, opened: Models, rows: Rows, token_ids: Tensor) -> Tensor:
+    """Returns the [n, k] log-probabilities of `token_ids` [n, k] under the policy at the start of training."""
+    return _within(run, lambda budget: models.start_logprobs(opened, rows, _micros(rows, budget), token_ids))
 
 
 def _kl_start(run: Run, rows: Rows, candidates: CandidateSet) -> float | None:
@@ -368,7 +367,7 @@ def _kl_start(run: Run, rows: Rows, candidates: CandidateSet) -> float | None:
     if opened.start is None and opened.policy.adapters is None:
         start = open_runner(run.job.config.model, run.job.revision, "lm", run.job.model_setup_for_reading)
         opened = replace(opened, start=start)
-    return monitors.kl_metric(candidates, _start_logprobs(run, opened, rows, candidates))
+    return monitors.kl_metric(candidates, _start_logprobs(run, opened, rows, candidates.token_ids[:, :1])[:, 0])
 
 
 def _validates(job: Job, step: int) -> bool:

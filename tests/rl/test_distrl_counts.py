@@ -47,12 +47,14 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Counter[str]]:
         ("distrl_ipvrm", {"lora_rank": 2}, {"policy": 2, "rm": 2}),
         ("distrl_dpo_rm", {"minibatch": 1, "rm_minibatch": 1}, {"policy": 2, "rm": 2}),
         ("distrl_ipvrm_frozen", {"rm_model": "start"}, {"policy": 2, "rm": 1}),
+        ("prime", {}, {"policy": 2, "rm": 2, "start": 1}),
+        ("distrl_ipvrm", {"reference": "sft"}, {"policy": 2, "rm": 2, "start": 1}),
         ("grpo", {}, {"policy": 1}),
         ("grpo", {"lora_rank": 2, "truncated": "mask"}, {"policy": 1}),
         ("grpo", {"minibatch": 1}, {"policy": 2}),
     ],
 )
-def test_two_passes_of_policy_and_reward_model_and_none_of_a_reference(
+def test_a_step_makes_no_more_passes_than_its_arm_needs(
     arm: Any,
     more: dict[str, Any],
     expected: dict[str, int],
