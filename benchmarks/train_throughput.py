@@ -1,9 +1,10 @@
-"""Speed of one update of IPVRM training against the usual way, on the same model and rollouts in one run.
+"""Speed and memory of one update of IPVRM training against the usual way, on the same model and rollouts in one run.
 
 The usual way, as in published trainers: policy and reference both in memory, padded batches of 2 in data order, a full
 float32 log-softmax over all positions of both. Loss and gradients must agree before anything is timed; the result is
-the median of alternating rounds. Our time includes the reference's pass; a second ratio leaves it out. The last line
-printed is one JSON object.
+the median of alternating rounds. Our time includes the reference's pass; a second ratio leaves it out, as in all but
+the first epoch of the first run on some data. A third side is ours with gradient checkpointing, reference known. The
+last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ BETA, MARGIN = 10.0, 5.0
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
 """Largest relative difference of loss and gradient. In bfloat16 the peer's logits are rounded, ours are not."""
 ROW = losses.LOSSES["ipvrm"]
+SIDES = ("ours", "ours_checkpointing", "peer")
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,6 @@ class UpdateSetup:
     data: examples.Dataset
     budget: int
     dtype: str
-    checkpointing: bool
-    """Whether our side recomputes activations."""
 
     def autocast(self) -> Any:
         """Return the autocast context, the same for both sides; weights are float32."""
@@ -93,10 +93,13 @@ def our_reference(setup: UpdateSetup) -> list[np.ndarray]:
     return [reference_values[i] for i in range(len(reference_values))]
 
 
-def ours(setup: UpdateSetup, reference_values: list[np.ndarray]) -> float:
-    """Return our loss: log-probabilities at completion tokens only, batches by length, reference values from memory."""
+def ours(setup: UpdateSetup, reference_values: list[np.ndarray], checkpointing: bool = False) -> float:
+    """Return our loss: log-probabilities at completion tokens only, batches by length, reference values from memory.
+
+    `checkpointing`: whether activations are computed again in the backward pass, not kept.
+    """
     model_runner, total = runner(setup, setup.policy), 0.0
-    if setup.checkpointing:
+    if checkpointing:
         model_runner.model.gradient_checkpointing_enable({"use_reentrant": False})
     denominator = losses.denominator(ROW, [len(e.score_positions) for e in setup.data.examples], "sequence")
     for units in plan(setup):
@@ -153,26 +156,32 @@ def gradients(engine: HFEngine) -> Tensor:
 
 def check_same(setup: UpdateSetup) -> dict[str, float]:
     """Return the relative differences of loss and gradient; exit when one is too large."""
-    mine = ours(setup, our_reference(setup))
-    mine_grad = gradients(setup.policy)
-    theirs = peer(setup)
+    theirs, reference_values = peer(setup), our_reference(setup)
     theirs_grad = gradients(setup.policy)
-    gap = {
-        "loss": abs(mine - theirs) / abs(theirs),
-        "gradient": float((mine_grad - theirs_grad).norm() / theirs_grad.norm()),
-    }
+    gap = {"loss": 0.0, "gradient": 0.0}
+    for checkpointing in (False, True):
+        mine = ours(setup, reference_values, checkpointing)
+        difference = gradients(setup.policy) - theirs_grad
+        gap["loss"] = max(gap["loss"], abs(mine - theirs) / abs(theirs))
+        gap["gradient"] = max(gap["gradient"], float(difference.norm() / theirs_grad.norm()))
     if not max(gap.values()) <= TOLERANCE[setup.dtype]:
         sys.exit(f"the two sides differ: {gap}; nothing was timed")
     return gap
 
 
-def useful_flops(setup: UpdateSetup) -> float:
-    """Return the FLOP of an update: 6 per parameter and token, 2 for the reference; head: completion tokens."""
+def flops(setup: UpdateSetup) -> dict[str, float]:
+    """Return the FLOP of an update's matrix products, attention's left out, by side.
+
+    A pass is 2 per parameter and token, and a backward pass two of them; padding does not count. Ours reads the head at
+    completion tokens only and computes its logits twice; the peer reads both models at all positions.
+    """
     embedding = setup.policy.model.get_input_embeddings().weight.numel()
     body = sum(p.numel() for p in setup.policy.model.base_model.parameters()) - embedding
     tokens = sum(len(e.ids) for e in setup.data.examples)
     read = sum(len(e.score_positions) for e in setup.data.examples)
-    return 8.0 * (body * tokens + embedding * read)
+    reference, known = 2.0 * (body * tokens + embedding * read), 6.0 * body * tokens + 8.0 * embedding * read
+    peer_flops = 8.0 * (body + embedding) * tokens
+    return {"ours": reference + known, "ours_reference_known": known, "peer": peer_flops}
 
 
 def update(setup: UpdateSetup, optimizer: torch.optim.Optimizer, loss: Callable[[], float]) -> None:
@@ -198,17 +207,19 @@ def make_setup(options: argparse.Namespace, alone: bool) -> UpdateSetup:
         perturb(policy)
     budget = options.batch_tokens or (CPU_TOKENS if place.device == "cpu" else GPU_TOKENS)
     policy.model.train()  # there is no dropout; gradient checkpointing needs this mode
-    return UpdateSetup(policy, reference, data, budget, options.dtype, options.gradient_checkpointing)
+    return UpdateSetup(policy, reference, data, budget, options.dtype)
 
 
 def peak(side: str, options: argparse.Namespace) -> float:
     """Return the peak GiB of two updates in this process, including models and optimizer."""
-    setup = make_setup(options, alone=side == "ours")
-    reference_values = our_reference(setup) if side == "ours" else []
-    if side == "ours":
+    setup = make_setup(options, alone=side != "peer")
+    reference_values = [] if side == "peer" else our_reference(setup)
+    if side != "peer":
         perturb(setup.policy)
     optimizer = optimiser.make(list(setup.policy.model.parameters()), TrainRMConfig())
-    loss = (lambda: ours(setup, reference_values)) if side == "ours" else (lambda: peer(setup))
+
+    def loss() -> float:
+        return peer(setup) if side == "peer" else ours(setup, reference_values, side == "ours_checkpointing")
 
     def run() -> None:
         update(setup, optimizer, loss)  # now with the optimizer's state
@@ -225,39 +236,47 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=768)
     parser.add_argument("--batch-tokens", type=int, help="padded tokens of our micro-batches [default: training's]")
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="on our side only")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 = autocast")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--cpu-seconds", action="store_true", help="measure CPU seconds, for shared machines")
-    parser.add_argument("--only", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     data_name = options.data.name if options.data else "shipped"
     options.data = options.data or DEMO_TRACES
     if options.only:
         print(peak(options.only, options))
         return
-    memory = {name: round(float(last_line_of_new_process("--only", name)), 2) for name in ("ours", "peer")}
+    memory = {name: round(float(last_line_of_new_process("--only", name)), 2) for name in SIDES}
     setup = make_setup(options, alone=False)
     gap = check_same(setup)
     optimizer = optimiser.make(list(setup.policy.model.parameters()), TrainRMConfig())
-    times: dict[str, list[float]] = {"reference": [], "ours": [], "peer": []}
+    times: dict[str, list[float]] = {"reference": [], **{name: [] for name in SIDES}}
     reference_values: list[np.ndarray] = []
     clock = cpu_seconds if options.cpu_seconds else seconds
     for _ in range(options.rounds):
         times["reference"].append(clock(lambda: reference_values.__setitem__(slice(None), our_reference(setup))))
         times["ours"].append(clock(lambda: update(setup, optimizer, lambda: ours(setup, reference_values))))
+        times["ours_checkpointing"].append(
+            clock(lambda: update(setup, optimizer, lambda: ours(setup, reference_values, checkpointing=True)))
+        )
         times["peer"].append(clock(lambda: update(setup, optimizer, lambda: peer(setup))))
     tokens = setup.data.tokens
     both = [a + b for a, b in zip(times["reference"], times["ours"], strict=True)]
     mine, cached, theirs = (statistics.median(t) for t in (both, times["ours"], times["peer"]))
+    checkpointed = statistics.median(times["ours_checkpointing"])
+    work = flops(setup)
     device = setup.policy.model.device
     rate = matmul_rate(device, getattr(torch, options.dtype))
     result = {
         "benchmark": "train_throughput",
         "ratio": round(theirs / mine, 3),
         "ratio_reference_known": round(theirs / cached, 3),
+        "ratio_checkpointing": round(theirs / checkpointed, 3),
         "memory_ratio": round(memory["ours"] / memory["peer"], 3),
+        "memory_ratio_checkpointing": round(memory["ours_checkpointing"] / memory["peer"], 3),
+        "flops_ratio": round(work["peer"] / work["ours"], 3),
+        "flops_ratio_reference_known": round(work["peer"] / work["ours_reference_known"], 3),
         "ours": round(tokens / mine, 1),
         "ours_reference_known": round(tokens / cached, 1),
         "peer": round(tokens / theirs, 1),
@@ -266,7 +285,9 @@ def main() -> None:
         "rounds": options.rounds,
         "spread": {name: [round(min(t), 2), round(max(t), 2)] for name, t in times.items()},
         "relative_difference": gap,
-        "matmul_share": round(useful_flops(setup) / mine / rate, 3),
+        "matmul_share": round(work["ours"] / mine / rate, 3),
+        "matmul_share_reference_known": round(work["ours_reference_known"] / cached / rate, 3),
+        "matmul_share_for_2x_reference_known": round(work["ours_reference_known"] / (theirs / 2) / rate, 3),
         "matmul_gflops": round(rate / 1e9, 1),
         "peak_gib": memory,
         "model": Path(options.model).name if options.model else "SmolLM2-135M",
@@ -274,7 +295,6 @@ def main() -> None:
         "tokens": tokens,
         "completion_tokens": sum(len(e.score_positions) for e in setup.data.examples),
         "batch_tokens": setup.budget,
-        "gradient_checkpointing": options.gradient_checkpointing,
         "dtype": options.dtype,
         "device": str(device),
         "threads": torch.get_num_threads(),

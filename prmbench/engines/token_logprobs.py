@@ -129,7 +129,6 @@ def read_target_logprobs(
     return logprobs, normalisers
 
 
-@torch.no_grad()
 def candidates(
     hidden: Tensor,
     weight: Tensor,
@@ -141,8 +140,8 @@ def candidates(
 ) -> tuple[CandidateSet, Tensor]:
     """Return the targets with every token of p >= p_min, and the entropy [n] of the whole vocabulary in nats.
 
-    The set is exact, and nothing here has a gradient. The products, sums and chunks are those of `logprobs_at`, so
-    equal weights give equal bits.
+    The set is exact. Its log-probabilities are differentiable as those of `logprobs_at`, and nothing else is. The
+    products, sums and chunks are those of `logprobs_at`, so equal weights give equal bits.
 
     Args:
         hidden: [n, h] hidden states.
@@ -154,6 +153,22 @@ def candidates(
         chunk: Rows of logits in memory at a time; None for `default_chunk`.
     """
     chunk = chunk or default_chunk(weight)
+    token_ids, logprobs, mask, logz, entropies = _candidates(hidden, weight, targets, p_min, bias, softcap, chunk)
+    logprobs, _ = _LogprobsAt.apply(hidden, weight, bias, token_ids, softcap, chunk, (logprobs, logz))
+    return CandidateSet(token_ids, logprobs.masked_fill(~mask, 0.0), mask), entropies
+
+
+@torch.no_grad()
+def _candidates(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    p_min: float,
+    bias: Tensor | None,
+    softcap: float | None,
+    chunk: int,
+) -> tuple[Tensor, ...]:
+    """Return ids, log-probabilities and mask [n, 1 + K], logsumexp [n] and entropy [n]."""
     factor_dtype = _factor_dtype(hidden)
     weight_factor = _as_factor(weight, factor_dtype)
     max_count = min(max_candidates(p_min), len(weight))
@@ -170,13 +185,13 @@ def candidates(
         parts.append(
             (
                 torch.cat([target_ids[:, None], ids], dim=1),
-                torch.cat([target, top_logprobs.masked_fill(~is_candidate, 0.0)], dim=1),
+                torch.cat([target, top_logprobs], dim=1),
                 torch.cat([torch.ones_like(target, dtype=torch.bool), is_candidate], dim=1),
+                logz[:, 0],
                 entropy,
             )
         )
-    token_ids, old_logprobs, mask, entropies = map(torch.cat, zip(*parts, strict=True))
-    return CandidateSet(token_ids, old_logprobs, mask), entropies
+    return tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
 def max_candidates(p_min: float) -> int:
@@ -185,7 +200,10 @@ def max_candidates(p_min: float) -> int:
 
 
 class _LogprobsAt(torch.autograd.Function):
-    """Saves hidden states, ids and normalisers; the backward pass recomputes the logits chunk by chunk."""
+    """Saves hidden states, ids and normalisers; the backward pass recomputes the logits chunk by chunk.
+
+    `known` are the log-probabilities and normalisers where they have been computed already.
+    """
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -196,6 +214,16 @@ class _LogprobsAt(torch.autograd.Function):
         ids: Tensor,
         softcap: float | None,
         chunk: int,
+        known: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        logprobs, logz = known or _LogprobsAt.compute(hidden, weight, bias, ids, softcap, chunk)
+        ctx.save_for_backward(hidden, weight, bias, ids, logz)
+        ctx.options = softcap, chunk, _factor_dtype(hidden)
+        return logprobs, logz
+
+    @staticmethod
+    def compute(
+        hidden: Tensor, weight: Tensor, bias: Tensor | None, ids: Tensor, softcap: float | None, chunk: int
     ) -> tuple[Tensor, Tensor]:
         factor_dtype = _factor_dtype(hidden)
         weight_factor = _as_factor(weight, factor_dtype)
@@ -205,10 +233,7 @@ class _LogprobsAt(torch.autograd.Function):
             normaliser = torch.logsumexp(logits, dim=-1)
             logprobs.append(logits.gather(1, row_ids) - normaliser[:, None])
             normalisers.append(normaliser)
-        logz = torch.cat(normalisers)
-        ctx.save_for_backward(hidden, weight, bias, ids, logz)
-        ctx.options = softcap, chunk, factor_dtype
-        return torch.cat(logprobs), logz
+        return torch.cat(logprobs), torch.cat(normalisers)
 
     @staticmethod
     @once_differentiable
@@ -242,9 +267,7 @@ class _LogprobsAt(torch.autograd.Function):
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None else grad_bias.to(bias.dtype),
-            None,
-            None,
-            None,
+            *[None] * 4,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -185,29 +185,33 @@ def learn(run: Run, rollouts: StepRollouts, first: bool) -> dict[str, Any]:
     """
     job, config, opened = run.job, run.job.config, run.models
     rows = Rows(rollouts.rows, opened.policy.device)
-    # 2. Old log-probabilities and candidates, without gradients.
-    p_min = config.p_min if config.alpha else 0.0
-    candidates, entropy = _within(run, lambda budget: models.old_candidates(opened, rows, _micros(rows, budget), p_min))
-    old_logprobs = candidates.old_logprobs[:, 0]
-    metrics = monitors.policy_metrics(rows, candidates, entropy)
-    mismatch = step_mismatch(rows, old_logprobs, run.source, job.setup.placement.dtype)
-    weight = importance_weights(rows, old_logprobs, run.source)
-    if mismatch is not None:
-        metrics |= {
-            "mismatch_rms": mismatch.rms,
-            "tis_mean": mismatch.mean_ratio,
-            "tis_max": mismatch.max_ratio,
-            "ess": mismatch.ess,
-        }
+    # The start policy's rollouts are as many as those of several steps, and are split like these.
+    minibatches = _minibatches(rows, config.prompts if first else config.minibatch)
+    # 2. Old log-probabilities and candidates, without gradients; or left to part 5, where a single update reads them.
+    metrics: dict[str, Any] = {}
+    weight = None
+    one_pass = _is_one_pass(run, len(minibatches))
+    if one_pass:
+        candidates, entropy = updates.unread_candidates(rows)
+    else:
+        p_min = config.p_min if config.alpha else 0.0
+        candidates, entropy = _within(
+            run, lambda budget: models.old_candidates(opened, rows, _micros(rows, budget), p_min)
+        )
+        metrics |= _old_metrics(run, rows, candidates, entropy)
+        weight = importance_weights(rows, candidates.old_logprobs[:, 0], run.source)
     # 3. The reward model learns from the same completions first (Eq. 15).
+    start: Tensor | None = None
     if "rm" in run.optimizers:
-        metrics |= _update_rm(run, rows, candidates)
+        if config.reference == "sft":
+            start = _start_logprobs(run, opened, rows, candidates.token_ids)
+        metrics |= _update_rm(run, rows, (candidates.old_logprobs if start is None else start)[:, 0])
     # 4. TD -> scale -> group -> GAE -> plus the outcome's advantage.
     td: Tensor | None = None
     if config.reward != "verifier":
         td = _within(
             run,
-            lambda budget: models.temporal_differences(opened, rows, _micros(rows, budget), candidates, config),
+            lambda budget: models.temporal_differences(opened, rows, _micros(rows, budget), candidates, config, start),
         )
         metrics |= monitors.reward_model_metrics(rows, td)
         if "rm" not in run.optimizers and not opened.scalar:
@@ -215,19 +219,42 @@ def learn(run: Run, rollouts: StepRollouts, first: bool) -> dict[str, Any]:
     step_advantages = advantages.compute(rows, td, config)
     metrics |= step_advantages.metrics
     # 5. The policy, by both branches (Eq. 14).
-    metrics |= _update_policy(
-        run, rows, updates.policy_targets(rows, candidates, step_advantages, weight, config), first
-    )
+    unread = entropy if one_pass else None
+    targets = updates.policy_targets(rows, candidates, step_advantages, weight, config, unread)
+    update_metrics = _update_policy(run, rows, minibatches, targets)
+    if one_pass:
+        metrics = _old_metrics(run, rows, candidates, entropy) | metrics
+    metrics |= update_metrics
     if _validates(job, run.progress.done + 1 - job.first):
         metrics["kl_sft"] = _kl_start(run, rows, candidates)
     return metrics
 
 
-def _update_rm(run: Run, rows: Rows, candidates: CandidateSet) -> dict[str, Any]:
+def _is_one_pass(run: Run, policy_updates: int) -> bool:
+    """Returns whether the old log-probabilities of a step are those of its only update's forward pass.
+
+    A reward model takes them as its reference before that update, and so do the weights of another engine's tokens.
+    """
+    return policy_updates == 1 and run.job.config.reward == "verifier" and not run.source.foreign
+
+
+def _old_metrics(run: Run, rows: Rows, candidates: CandidateSet, entropy: Tensor) -> dict[str, Any]:
+    """Returns the metrics of the policy that sampled, and how far the sampler's log-probabilities are from its own."""
+    metrics: dict[str, Any] = monitors.policy_metrics(rows, candidates, entropy)
+    mismatch = step_mismatch(rows, candidates.old_logprobs[:, 0], run.source, run.job.setup.placement.dtype)
+    if mismatch is not None:
+        metrics |= {
+            "mismatch_rms": mismatch.rms,
+            "tis_mean": mismatch.mean_ratio,
+            "tis_max": mismatch.max_ratio,
+            "ess": mismatch.ess,
+        }
+    return metrics
+
+
+def _update_rm(run: Run, rows: Rows, reference: Tensor) -> dict[str, Any]:
     config, runner = run.job.config, run.models.rm
     assert runner is not None
-    old_logprobs = candidates.old_logprobs[:, 0]
-    reference = old_logprobs if config.reference == "behaviour" else _start_logprobs(run, run.models, rows, candidates)
     all_sums, norms = [], []
     for chosen in _minibatches(rows, config.rm_minibatch):
         sums = _within(run, partial(updates.rm_gradients, runner, rows, chosen, reference, config))
@@ -236,11 +263,12 @@ def _update_rm(run: Run, rows: Rows, candidates: CandidateSet) -> dict[str, Any]
     return monitors.rm_update_metrics(all_sums, norms)
 
 
-def _update_policy(run: Run, rows: Rows, targets: updates.PolicyTargets, first: bool) -> dict[str, Any]:
+def _update_policy(
+    run: Run, rows: Rows, minibatches: Sequence[Sequence[int]], targets: updates.PolicyTargets
+) -> dict[str, Any]:
     config, runner = run.job.config, run.models.policy
     all_sums, norms = [], []
-    # The start policy's rollouts are as many as those of several steps, and are split like these.
-    for chosen in _minibatches(rows, config.prompts if first else config.minibatch):
+    for chosen in minibatches:
         sums = _within(run, partial(updates.policy_gradients, runner, rows, chosen, targets, config))
         norms.append(_step(run, "policy", runner, sums["loss"], config.learning_rate))
         all_sums.append(sums)
@@ -328,11 +356,9 @@ def _reading_budget(run: Run) -> int:
     return run.job.budget // 2 if run.progress.halved else run.job.budget
 
 
-def _start_logprobs(run: Run, opened: Models, rows: Rows, candidates: CandidateSet) -> Tensor:
-    """Returns the [n] log-probabilities of the sampled tokens under the policy at the start of training."""
-    targets = candidates.token_ids[:, :1]
-    logprobs = _within(run, lambda budget: models.start_logprobs(opened, rows, _micros(rows, budget), targets))
-    return logprobs[:, 0]
+def _start_logprobs(run: Run, opened: Models, rows: Rows, token_ids: Tensor) -> Tensor:
+    """Returns the [n, k] log-probabilities of `token_ids` [n, k] under the policy at the start of training."""
+    return _within(run, lambda budget: models.start_logprobs(opened, rows, _micros(rows, budget), token_ids))
 
 
 def _kl_start(run: Run, rows: Rows, candidates: CandidateSet) -> float | None:
@@ -341,7 +367,7 @@ def _kl_start(run: Run, rows: Rows, candidates: CandidateSet) -> float | None:
     if opened.start is None and opened.policy.adapters is None:
         start = open_runner(run.job.config.model, run.job.revision, "lm", run.job.model_setup_for_reading)
         opened = replace(opened, start=start)
-    return monitors.kl_metric(candidates, _start_logprobs(run, opened, rows, candidates))
+    return monitors.kl_metric(candidates, _start_logprobs(run, opened, rows, candidates.token_ids[:, :1])[:, 0])
 
 
 def _validates(job: Job, step: int) -> bool:

@@ -79,12 +79,17 @@ def logprobs(runner: Runner, rows: Rows, micros: Sequence[Micro], ids: Tensor) -
 
 
 def temporal_differences(
-    models: Models, rows: Rows, micros: Sequence[Micro], candidates: CandidateSet, config: ResolvedDistRL
+    models: Models,
+    rows: Rows,
+    micros: Sequence[Micro],
+    candidates: CandidateSet,
+    config: ResolvedDistRL,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Loop part 4, the reward model's pass: Eq. 10 of sampled tokens and candidates alike.
 
     Returns [n, 1 + K]: TDs of the tokens of `candidates`, 0 where their mask is off. Of a scalar head the scores of the
-    sampled tokens, [n, 1].
+    sampled tokens, [n, 1]. `start`: `start_logprobs` of all tokens of `candidates`, where they are known.
     """
     if models.scalar:
         assert models.rm is not None
@@ -92,7 +97,10 @@ def temporal_differences(
         return config.rm_beta * scores[:, None]
     token_ids, old_logprobs, mask = candidates
     rm_logprobs = old_logprobs if models.rm is None else logprobs(models.rm, rows, micros, token_ids)
-    reference = start_logprobs(models, rows, micros, token_ids) if config.reference == "sft" else old_logprobs
+    if config.reference == "behaviour":
+        reference = old_logprobs
+    else:
+        reference = start_logprobs(models, rows, micros, token_ids) if start is None else start
     return objectives.td_advantages(rm_logprobs, reference, config.rm_beta).masked_fill(~mask, 0.0)
 
 

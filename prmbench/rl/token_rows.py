@@ -82,6 +82,12 @@ class Rows:
         return torch.tensor([row.outcome for row in self.rows], dtype=torch.float32, device=self.device)
 
     @property
+    def tokens(self) -> Tensor:
+        """[n] ids of the completions' tokens."""
+        ids = [token for row in self.rows for token in row.ids[row.start :]]
+        return torch.tensor(ids, dtype=torch.long, device=self.device)
+
+    @property
     def group(self) -> Tensor:
         """[b] index of each row's prompt."""
         return torch.tensor([row.group for row in self.rows], dtype=torch.long, device=self.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def rm_gradients(
     pairs = config.rm_loss == "dpo_rm"
     micros = micro_batches(rows, _groups(rows, chosen) if pairs else [[i] for i in chosen], budget)
     count = processes.all_reduce_sum([float(len(_pairs(rows, chosen)) if pairs else len(chosen))])[0] or 1.0
-    mu = objectives.group_mean(rows.outcome, rows.group) if rows.rows else rows.outcome
+    targets = _rm_targets(rows, config)
     device = runner.device
     total = torch.zeros((), dtype=torch.float64, device=device)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
@@ -55,14 +56,35 @@ def rm_gradients(
         with processes.gradient_accumulation(runner.module, last=number == len(micros) - 1):
             logprobs = runner.run(micro.ids, micro.score_positions, micro.targets)
             ratio = micro.spread(objectives.log_ratios(logprobs, part_of(reference, micro)))
-            terms = _rm_terms(ratio, rows, micro, mu, config) if micro.real else ratio.sum(-1) * 0.0
+            terms = _rm_terms(ratio, rows, micro, targets, config) if micro.real else ratio.sum(-1) * 0.0
             loss = terms.sum() / count
             (loss * processes.world_size()).backward()
         total += loss.detach()
         if micro.real:
             rewards = objectives.token_rewards(ratio.detach(), config.rm_beta)
-            sums += verdicts(rewards, micro.mask, rows.outcome[micro.rows], config.rm_loss)
-    return dict(zip(RM_SUMS, processes.all_reduce_sum([float(total), *map(float, sums)]), strict=True))
+            sums += verdicts(rewards, micro.mask, targets.outcome[micro.rows], config.rm_loss)
+    return dict(zip(RM_SUMS, processes.all_reduce_sum([float(total), *sums.tolist()]), strict=True))
+
+
+class _RMTargets(NamedTuple):
+    """What Eq. 15 says of each row; made once, since a tensor made from a list waits for a GPU."""
+
+    outcome: Tensor
+    """[b] 1 = right, 0 = wrong."""
+    offset: Tensor
+    """[b] V(x); 0 without --adb."""
+    weight: Tensor | None
+    """[b] of the terms; None without --dlw."""
+
+
+def _rm_targets(rows: Rows, config: ResolvedDistRL) -> _RMTargets:
+    outcome, group = rows.outcome, rows.group
+    mu = objectives.group_mean(outcome, group) if rows.rows else outcome
+    offset = objectives.difficulty_offset(mu) if config.adb else torch.zeros_like(outcome)
+    weight = objectives.rarity_weight(outcome, mu) if config.dlw else None
+    if weight is not None and config.dlw_normalize:
+        weight = objectives.normalized_weight(weight, group)
+    return _RMTargets(outcome, offset, weight)
 
 
 def _groups(rows: Rows, chosen: Sequence[int]) -> list[list[int]]:
@@ -71,27 +93,23 @@ def _groups(rows: Rows, chosen: Sequence[int]) -> list[list[int]]:
     return [[i for i in chosen if rows.rows[i].group == group] for group in groups]
 
 
-def _rm_terms(ratio: Tensor, rows: Rows, micro: Micro, mu: Tensor, config: ResolvedDistRL) -> Tensor:
+def _rm_terms(ratio: Tensor, rows: Rows, micro: Micro, targets: _RMTargets, config: ResolvedDistRL) -> Tensor:
     """Returns the [b] terms of Eq. 15: the loss of train-rm with offset V(x) and larger weights of rare outcomes."""
-    beta, outcome = config.rm_beta, rows.outcome[micro.rows]
-    rewards = objectives.token_rewards(ratio, beta)
+    rewards = objectives.token_rewards(ratio, config.rm_beta)
     if config.rm_loss == "dpo_rm":
         return _pair_terms(objectives.masked_sum(rewards, micro.mask), rows, micro)
-    offset = objectives.difficulty_offset(mu)[micro.rows] if config.adb else torch.zeros_like(outcome)
+    outcome, offset = targets.outcome[micro.rows], targets.offset[micro.rows]
     if config.rm_loss == "implicit_prm":
         terms = objectives.implicit_prm_loss(objectives.masked_sum(rewards, micro.mask) + offset, outcome)
     else:
         v_bar = objectives.length_normalized(objectives.prefix_values(rewards, micro.mask), micro.mask)
         terms = objectives.ipvrm_loss(v_bar, micro.mask, outcome, config.rm_margin, offset)
-    if not config.dlw:
-        return terms
-    weight = objectives.rarity_weight(rows.outcome, mu)
-    return terms * (objectives.normalized_weight(weight, rows.group) if config.dlw_normalize else weight)[micro.rows]
+    return terms if targets.weight is None else terms * targets.weight[micro.rows]
 
 
 def _pair_terms(rewards: Tensor, rows: Rows, micro: Micro) -> Tensor:
     """Returns the terms of Eq. 2 of the pairs in a micro-batch, which holds complete groups."""
-    place = {int(row): k for k, row in enumerate(micro.rows)}
+    place = {row: k for k, row in enumerate(micro.rows.tolist())}
     pairs = _pairs(rows, sorted(place))
     right = torch.tensor([place[r] for r, _ in pairs], dtype=torch.long, device=rewards.device)
     wrong = torch.tensor([place[w] for _, w in pairs], dtype=torch.long, device=rewards.device)
@@ -138,6 +156,9 @@ class PolicyTargets:
     """[n, 1 + K] of the sampled token and of the candidates."""
     weight: Tensor
     """[n] truncated importance weights; 1 where our own engine drew the completions."""
+    entropy: Tensor | None = None
+    """[n] nats, under the policy that sampled. None = known, as the old log-probabilities are; else `policy_gradients`
+    writes both, since it is that policy's first pass over the tokens."""
 
     def spread(self, micro: Micro) -> PolicyTargets:
         """The part of a micro-batch, padded."""
@@ -146,8 +167,20 @@ class PolicyTargets:
         return PolicyTargets(CandidateSet(token_ids, old_logprobs, mask), advantages, weight)
 
 
+def unread_candidates(rows: Rows) -> tuple[CandidateSet, Tensor]:
+    """Returns sets of the sampled tokens alone, and entropies, whose numbers the step's only update writes."""
+    token_ids = rows.tokens[:, None]
+    zeros = torch.zeros(token_ids.shape, device=rows.device)
+    return CandidateSet(token_ids, zeros, torch.ones_like(token_ids, dtype=torch.bool)), torch.zeros_like(zeros[:, 0])
+
+
 def policy_targets(
-    rows: Rows, candidates: CandidateSet, advantages: Advantages, weight: Tensor | None, config: ResolvedDistRL
+    rows: Rows,
+    candidates: CandidateSet,
+    advantages: Advantages,
+    weight: Tensor | None,
+    config: ResolvedDistRL,
+    entropy: Tensor | None = None,
 ) -> PolicyTargets:
     """Collects what the policy's updates use, in the flat order; `weight` None = 1 for every token."""
     learning = rows.learning[rows.mask]
@@ -158,6 +191,7 @@ def policy_targets(
         candidates._replace(mask=mask),
         torch.cat([advantages.tokens[rows.mask][:, None], advantages.candidates], dim=1),
         torch.ones_like(candidates.old_logprobs[:, 0]) if weight is None else weight,
+        entropy,
     )
 
 
@@ -174,16 +208,29 @@ def policy_gradients(
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=runner.device)
     for number, micro in enumerate(micros):
         with processes.gradient_accumulation(runner.module, last=number == len(micros) - 1):
-            part = targets.spread(micro)
-            token_ids = part_of(targets.candidates.token_ids, micro)
-            new = micro.spread(runner.run(micro.ids, micro.score_positions, token_ids))
+            flat = _logprobs(runner, micro, targets)
+            part, new = targets.spread(micro), micro.spread(flat)
             token_loss = _token_terms(new, part, config).sum() / token_count
             candidate_loss = _candidate_terms(new, part, config).sum() / candidate_count
             loss = objectives.distrl_loss(token_loss, candidate_loss, config.alpha) * float(micro.real)
             (loss * processes.world_size()).backward()
         if micro.real:
             sums += _sums(loss, candidate_loss, new.detach(), part, config)
-    return dict(zip(SUMS, processes.all_reduce_sum(list(map(float, sums))), strict=True))
+    return dict(zip(SUMS, processes.all_reduce_sum(sums.tolist()), strict=True))
+
+
+def _logprobs(runner: Runner, micro: Micro, targets: PolicyTargets) -> Tensor:
+    """Returns the log-probabilities of a micro-batch's tokens and candidates under the policy, with gradients.
+
+    In the policy's first pass over the tokens these are the old ones, too: they are stored, and every ratio is 1.
+    """
+    if targets.entropy is None:
+        return runner.run(micro.ids, micro.score_positions, part_of(targets.candidates.token_ids, micro))
+    candidates, entropy = runner.run(micro.ids, micro.score_positions, micro.targets, 0.0)
+    if micro.real:
+        targets.candidates.old_logprobs[micro.places] = candidates.old_logprobs.detach()
+        targets.entropy[micro.places] = entropy.float()  # autocast has rounded it
+    return candidates.old_logprobs
 
 
 def _denominators(

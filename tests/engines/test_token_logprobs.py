@@ -288,6 +288,20 @@ def test_control_equal_weights_give_a_td_of_exactly_0(dtype: torch.dtype, softca
     assert torch.equal(new[old.mask], old.old_logprobs[old.mask])
 
 
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_gradients_of_candidates_are_those_of_their_log_probabilities(softcap: float | None) -> None:
+    hidden, weight, bias, targets = peaked()
+    inputs = [x.requires_grad_() for x in (hidden, weight, bias)]
+    found, entropy = token_logprobs.candidates(*inputs[:2], targets, 0.1, bias, softcap, chunk=64)
+    asked, _ = token_logprobs.logprobs_at(*inputs[:2], found.token_ids, bias, softcap, chunk=64)
+    pull = torch.randn(asked.shape)
+    one = torch.autograd.grad((found.old_logprobs * pull).sum(), inputs)
+    two = torch.autograd.grad((asked * pull * found.mask).sum(), inputs)
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert all(float(a.abs().max()) > 0.1 for a in one)
+    assert not entropy.requires_grad
+
+
 def test_candidates_hold_no_block_of_all_logits_either() -> None:
     hidden, weight, bias, targets = peaked()
     with Largest() as largest:
