@@ -34,14 +34,15 @@ T = TypeVar("T")
 TIMEOUT = "PRMBENCH_TIMEOUT"
 """Environment variable: seconds that a collective operation of training, or a silent process, may take."""
 DEFAULT_TIMEOUT = 600.0
-START_TIMEOUT = timedelta(minutes=30)
-"""How long the first process waits for the last one to start."""
+LONG_TIMEOUT = timedelta(minutes=30)
+"""How long the first process waits for the last one to start, and to write its part of a checkpoint."""
 LONGEST_WAIT = timedelta(days=1)
 """How long a process waits for others that are alive and still at work."""
 NOTICE_SECONDS = 60.0
 """A process that waits says so in the log, once in this time."""
 KEPT_GRADIENT_BYTES = 8 * 2**30
 """Most float32 gradients that a process keeps unsharded between the micro-batches of an update."""
+_AGAIN = "the same command goes on from what is kept"
 _LATE = r"[Tt]imed? ?out"
 _LOST = re.compile(rf"{_LATE}|closed by peer|pair closure|[Cc]onnection (reset|refused|was)|Broken pipe|NCCL error")
 """What torch says when another process is late or gone."""
@@ -87,7 +88,7 @@ def start(device: str = "cpu") -> None:
     seconds = timeout_seconds()
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-        dist.init_process_group(backend, timeout=START_TIMEOUT)
+        dist.init_process_group(backend, timeout=LONG_TIMEOUT)
     _meeting = _Meeting(seconds)
     _meeting.wait("the start")
     _limit(None)
@@ -101,27 +102,28 @@ def _limit(group: dist.ProcessGroup | None) -> None:
 class _Meeting:
     """A barrier for processes whose work takes different times.
 
-    Each process keeps two counters in the store through which the process group was made: its meetings, so that others
-    can say who is missing, and its signs of life, which a thread gives even while the process computes. A process that
-    was stopped, or whose machine is gone, gives none.
+    It works through the store with which the process group was made: a process that comes leaves a key there. A thread
+    of each process gives signs of life in it, even while the process computes. A process that was killed or stopped, or
+    whose machine is gone, gives none. (gloo's own barrier could not be left before its time is over.)
     """
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self.interval = min(10.0, timeout / 4)
-        self.group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        self.group = dist.new_group(backend="gloo", timeout=LONG_TIMEOUT)
         store: Any = dist.distributed_c10d.PrefixStore("prmbench", dist.distributed_c10d._get_default_store())
         self.store = store
-        self.meetings = 0
-        for counter in ("meetings", "alive"):
-            self._count(self.store, counter, 0)
+        self.number = 0
+        self.store.set(f"alive {rank()}", "0")
         ending = threading.Event()
         thread = threading.Thread(target=self._stay_alive, args=(store.clone(), ending), daemon=True)
         thread.start()
 
-        def end() -> None:  # Python must not end while the thread is inside torch: that would abort the process
+        def end() -> None:
             ending.set()
-            thread.join(self.interval)
+            thread.join(self.interval)  # Python must not end while it is inside torch: that would abort the process
+            with suppress(RuntimeError):
+                self.store.set(f"ended {rank()}", "")
 
         atexit.register(end)
 
@@ -131,25 +133,22 @@ class _Meeting:
         Raises:
             RetryError: A process has ended, gives no sign of life, or did not come within a day.
         """
-        self.meetings += 1
         with named_failures(operation):
-            self._count(self.store, "meetings", self.meetings)
-            work = dist.barrier(group=self.group, async_op=True)
+            self.number += 1
+            self.store.set(f"{self.number} {rank()}", "")
+            self.store.delete_key(f"{self.number - 2} {rank()}")  # the others have left that meeting
             begun = noticed = time.monotonic()
             signs: dict[int, tuple[bytes, float]] = {}
-            while not _is_done(work, self.interval):
-                now, missing = time.monotonic(), self._missing()
+            while missing := self._missing():
+                now = time.monotonic()
                 for other in missing:
                     sign = self.store.get(f"alive {other}")
                     if signs.get(other, (b"", now))[0] != sign:
                         signs[other] = sign, now
-                    if now - signs[other][1] > self.timeout:
-                        self.group.abort()  # or this process could not end before the barrier does
-                        raise RetryError(
-                            f"process {rank()} of {world_size()}, {operation}: process {other} has given no sign of "
-                            f"life for {self.timeout:g} seconds ({TIMEOUT}); the same command goes on from what is kept"
-                        )
-                if missing and now - noticed > NOTICE_SECONDS:
+                reason = self._reason_to_end(now - begun, {other: now - signs[other][1] for other in missing})
+                if reason:
+                    raise RetryError(f"process {rank()} of {world_size()}, {operation}: {reason}; {_AGAIN}")
+                if now - noticed > NOTICE_SECONDS:
                     noticed = now
                     names = ", ".join(map(str, missing))
                     logging.getLogger(__name__).info(
@@ -157,30 +156,35 @@ class _Meeting:
                     )
 
     def _missing(self) -> list[int]:
-        keys = [f"meetings {number}" for number in range(world_size())]
-        return [n for n, count in enumerate(self.store.multi_get(keys)) if int(count) < self.meetings]
+        """Return the processes that do not come within `interval`."""
+        keys = [f"{self.number} {number}" for number in range(world_size())]
+        end, pause = time.monotonic() + self.interval, 0.0005
+        while not self.store.check(keys):  # its `wait` prints lines whenever a wait is over
+            if time.monotonic() > end:
+                return [number for number, key in enumerate(keys) if not self.store.check([key])]
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        return []
+
+    def _reason_to_end(self, waited: float, silent: dict[int, float]) -> str | None:
+        for other in silent:
+            if self.store.check([f"ended {other}"]) and not self.store.check([f"{self.number} {other}"]):
+                return f"process {other} has ended, and says itself why"
+        other, seconds = max(silent.items(), key=lambda item: item[1])
+        if seconds > self.timeout:
+            return f"process {other} has given no sign of life for {self.timeout:g} seconds ({TIMEOUT})"
+        if waited > LONGEST_WAIT.total_seconds():
+            return f"process {other} has not come within a day"
+        return None
 
     def _stay_alive(self, store: Any, ending: threading.Event) -> None:
         signs = itertools.count(1)
         with suppress(RuntimeError):  # the store is gone: the run has ended
             while not ending.wait(self.interval):
-                self._count(store, "alive", next(signs))
-
-    def _count(self, store: Any, counter: str, value: int) -> None:
-        store.set(f"{counter} {rank()}", str(value))
+                store.set(f"alive {rank()}", str(next(signs)))
 
 
 _meeting: _Meeting | None = None
-
-
-def _is_done(work: dist.Work, seconds: float) -> bool:
-    """Return whether an operation has finished within some seconds. Raises RuntimeError when it has failed."""
-    try:
-        return bool(work.wait(timedelta(seconds=seconds)))
-    except RuntimeError as error:
-        if "Operation timed out" in str(error):  # said of this wait; the operation itself would say `Timed out waiting`
-            return False
-        raise
 
 
 @contextmanager
@@ -201,9 +205,7 @@ def named_failures(operation: str) -> Iterator[None]:
         reason = "another process has ended, and says itself why"
         if re.search(_LATE, text):
             reason = f"another process has not come within {timeout_seconds():g} seconds ({TIMEOUT})"
-        raise RetryError(
-            f"process {rank()} of {world_size()}, {operation}: {reason}; the same command goes on from what is kept"
-        ) from error
+        raise RetryError(f"process {rank()} of {world_size()}, {operation}: {reason}; {_AGAIN}") from error
 
 
 @contextmanager

@@ -19,13 +19,16 @@ import typer
 
 from prmbench.config.cli_options import one_line_errors
 from prmbench.core import processes
+from prmbench.core.records import UserError
 
 
 def disturb(how: str) -> None:
     if processes.rank() == 0:
         return
-    if how == "dies":
+    if how == "is killed":
         os._exit(9)
+    if how == "fails":
+        raise UserError("a mistake")
     if how == "stops":
         os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(2 * processes.timeout_seconds())  # is late, but alive
