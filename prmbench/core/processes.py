@@ -79,6 +79,7 @@ def start(device: str = "cpu") -> None:
 
     Raises:
         UserError: PRMBENCH_TIMEOUT is no number of seconds.
+        RetryError: Another process does not start.
     """
     global _meeting  # noqa: PLW0603
     if device.startswith("cuda"):
@@ -86,10 +87,11 @@ def start(device: str = "cpu") -> None:
     if world_size() == 1 or _meeting is not None:
         return
     seconds = timeout_seconds()
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-        dist.init_process_group(backend, timeout=LONG_TIMEOUT)
-    _meeting = _Meeting(seconds)
+    with named_failures("the start", LONG_TIMEOUT.total_seconds()):
+        if not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+            dist.init_process_group(backend, timeout=LONG_TIMEOUT)
+        _meeting = _Meeting(seconds)
     _meeting.wait("the start")
     _limit(None)
 
@@ -188,10 +190,14 @@ _meeting: _Meeting | None = None
 
 
 @contextmanager
-def named_failures(operation: str) -> Iterator[None]:
+def named_failures(operation: str, seconds: float | None = None) -> Iterator[None]:
     """Turn torch's error about a process that is late or gone into one line that names this process and the operation.
 
     Between GPUs it is torch's own watchdog that ends a process, after the same time and with lines of its own.
+
+    Args:
+        operation: What the process was doing, for the message.
+        seconds: The operation's limit, for the message; None = that of PRMBENCH_TIMEOUT.
 
     Raises:
         RetryError: The body met such an error.
@@ -204,7 +210,8 @@ def named_failures(operation: str) -> Iterator[None]:
             raise
         reason = "another process has ended, and says itself why"
         if re.search(_LATE, text):
-            reason = f"another process has not come within {timeout_seconds():g} seconds ({TIMEOUT})"
+            limit = f"{timeout_seconds():g} seconds ({TIMEOUT})" if seconds is None else f"{seconds:g} seconds"
+            reason = f"another process has not come within {limit}"
         raise RetryError(f"process {rank()} of {world_size()}, {operation}: {reason}; {_AGAIN}") from error
 
 
