@@ -208,7 +208,9 @@ class TrainConfig(LoadConfig):
     validation: float = option(0.0, "Share of the prompts held out for validation.", min=0, below=1)
     lora_rank: int = option(0, "Rank of LoRA adapters on all linear layers; 0 = train all weights.", min=0)
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
-    strategy: Literal["ddp", "fsdp"] = option("ddp", "Under torchrun: replicate the model, or shard it (FSDP2).")
+    strategy: Literal["ddp", "fsdp", "hsdp"] = option(
+        "ddp", "Under torchrun: replicate the model, shard it (FSDP2), or shard it within each node only (HSDP)."
+    )
     save_every: int = option(0, "Updates between checkpoints; 0 = only at the end and when stopped.", min=0)
     tracker: Literal["none", "wandb", "trackio", "tensorboard"] = option(
         "none", "Also send the numbers of metrics.jsonl to this tracker."

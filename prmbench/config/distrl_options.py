@@ -152,7 +152,9 @@ class DistRLConfig(LoadConfig):
         None, "Rank of LoRA adapters in policy and reward model (paper: 128); 0 = full.", min=0
     )
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
-    strategy: Literal["ddp", "fsdp"] = option("ddp", "Under torchrun: replicate the models, or shard them (FSDP2).")
+    strategy: Literal["ddp", "fsdp", "hsdp"] = option(
+        "ddp", "Under torchrun: replicate the models, shard them (FSDP2), or shard them within each node only (HSDP)."
+    )
     # Validation, checkpoints and logs.
     validation_data: Path | None = option(None, "Prompts on which the policy is validated during training.")
     validate_every: int = option(

@@ -1,6 +1,7 @@
 """Sharded checkpoints that are complete or absent: written under a temporary name, sealed by a manifest, renamed.
 
-The newest valid one is used, and incomplete ones are removed. The caller decides what a checkpoint holds.
+Every process hashes the shards that it wrote, and its share of them before they are loaded; the manifest holds all
+hashes. The newest valid checkpoint is used, and incomplete ones are removed. The caller decides what one holds.
 """
 
 from __future__ import annotations
@@ -64,10 +65,15 @@ def save(folder: Path, step: int, state: dict[str, Any], facts: Mapping[str, Any
     processes.barrier()
     try:
         with _without_single_process_warning(), writing.translate_write_errors(final):
-            dcp.save(state, checkpoint_id=temporary, no_dist=processes.world_size() == 1)
-        processes.barrier()  # all shards are written
+            dcp.save(
+                state,
+                checkpoint_id=temporary,
+                process_group=processes.waiting_group(),  # disks may differ
+                no_dist=processes.world_size() == 1,
+            )
+        files = _hash_own_files(temporary)
         if processes.rank() == 0:
-            _seal(temporary, step, facts)
+            _seal(temporary, step, facts, files)
             shutil.rmtree(final, ignore_errors=True)  # an invalid one of an earlier run
             temporary.rename(final)
             writing.fsync(folder)
@@ -100,10 +106,10 @@ def _prune(folder: Path, saved: Path) -> None:
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """Returns the newest sealed checkpoint whose files are unchanged; None without one."""
-    for path in sorted(folder.glob("[0-9]*"), reverse=True):
-        manifest = _read_manifest(path)
-        if manifest is not None:
+    """Returns the newest sealed checkpoint whose files are unchanged; None without one. All processes call it."""
+    for path in processes.broadcast(sorted(folder.glob("[0-9]*"), reverse=True)):
+        manifest = processes.broadcast(_read_manifest(path) if processes.rank() == 0 else None)
+        if manifest is not None and all(processes.all_gather(_share_is_unchanged(path, manifest["files"]))):
             return Checkpoint(path, manifest["step"], manifest["facts"])
     return None
 
@@ -133,6 +139,7 @@ def load(checkpoint: Checkpoint, state: dict[str, Any]) -> None:
                 state,
                 storage_reader=reader,
                 planner=_Planner(),
+                process_group=processes.waiting_group(),
                 no_dist=processes.world_size() == 1,
             )
     except (CheckpointException, *_UNREADABLE) as error:
@@ -242,26 +249,57 @@ def _without_single_process_warning() -> Iterator[None]:
         yield
 
 
-def _seal(folder: Path, step: int, facts: Mapping[str, Any]) -> None:
-    files = {path.name: _digest(path) for path in sorted(folder.iterdir())}
-    for name in files:
-        writing.fsync(folder / name)
-    writing.write_atomic(
-        folder / MANIFEST, result_files.canonical_json({"step": step, "facts": dict(facts), "files": files})
-    )
+def _hash_own_files(folder: Path) -> dict[str, str]:
+    """Returns the hashes of all files in a new checkpoint, by name, once they are on disk. All processes call it.
+
+    Each process hashes the shards that it wrote, which DCP names `__<rank>_<number>.distcp`; process 0 the rest too.
+
+    Raises:
+        OSError: A process cannot read or flush its files; raised in all processes, so that none is left waiting.
+    """
+    own: dict[str, str] = {}
+    error: OSError | None = None
+    try:
+        for path in sorted(folder.iterdir()):
+            is_own_shard = path.name.startswith(f"__{processes.rank()}_")
+            if is_own_shard or (processes.rank() == 0 and not path.name.endswith(".distcp")):
+                own[path.name] = _digest(path)
+                writing.fsync(path)
+    except OSError as caught:
+        error = caught
+    files: dict[str, str] = {}
+    for other_error, hashes in processes.all_gather((error, own)):
+        if other_error is not None:
+            raise other_error
+        files |= hashes
+    return files
+
+
+def _seal(folder: Path, step: int, facts: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    manifest = {"step": step, "facts": dict(facts), "files": dict(sorted(files.items()))}
+    writing.write_atomic(folder / MANIFEST, result_files.canonical_json(manifest))
     writing.fsync(folder)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Returns the manifest of a checkpoint whose files are all there; None where it is missing, torn or implausible."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = {folder / name: digest for name, digest in manifest["files"].items()}
-        is_complete = all(path.is_file() and _digest(path) == digest for path, digest in files.items())
+        is_complete = all((folder / name).is_file() and isinstance(h, str) for name, h in manifest["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     step, facts = manifest.get("step"), manifest.get("facts")
     is_plausible = validation.is_count(step) and isinstance(facts, dict) and _all_counts(facts)
     return manifest if is_complete and is_plausible else None
+
+
+def _share_is_unchanged(folder: Path, files: Mapping[str, str]) -> bool:
+    """Returns whether this process's share of a checkpoint's files have the manifest's hashes."""
+    share = sorted(files)[processes.rank() :: processes.world_size()]
+    try:
+        return all(_digest(folder / name) == files[name] for name in share)
+    except OSError:
+        return False
 
 
 def _all_counts(value: Any) -> bool:

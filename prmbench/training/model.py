@@ -19,6 +19,7 @@ from prmbench.core import processes, provenance
 from prmbench.core.records import UserError
 from prmbench.engines import token_logprobs
 from prmbench.engines.hf import HFEngine, Placement, load
+from prmbench.training import sharded_loading
 from prmbench.training.batching import LabelledBatch
 from prmbench.training.losses import Head
 
@@ -114,8 +115,8 @@ class ModelSetup:
 
     @property
     def sharded(self) -> bool:
-        """Whether the weights are sharded: with FSDP and several processes."""
-        return self.strategy == "fsdp" and processes.world_size() > 1
+        """Whether the weights are sharded: with FSDP or HSDP and several processes."""
+        return self.strategy != "ddp" and processes.world_size() > 1
 
 
 def check(placement: Placement) -> None:
@@ -136,29 +137,38 @@ def open_runner(name: str, revision: str | None, kind: Head, setup: ModelSetup) 
     """Loads a model with the head that a loss trains. Raises UserError."""
     torch.manual_seed(setup.seed)  # new heads and adapters; the same in every process
     device = setup.placement.device
-    memory = Placement("cpu" if setup.sharded else device, "float32")  # sharding moves the shards to the device
-    engine = _open(name, revision, kind, memory, setup)
+
+    def open_on(device: str) -> tuple[HFEngine, Any]:
+        engine = _open(name, revision, kind, Placement(device, "float32"), setup)
+        if device != "meta":
+            _check_causal(engine.model, name)
+        return engine, _adapters(engine.model, kind, setup.lora_rank) if setup.lora_rank else None
+
+    engine, adapters = sharded_loading.open_once(open_on) if setup.sharded else open_on(device)
     model = engine.model
-    _check_causal(model, name)
-    adapters = _adapters(model, kind, setup.lora_rank) if setup.lora_rank else None
     _without_dropout(model)
     if setup.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()  # without dropout this means: checkpointing may work
     dtype = getattr(torch, setup.placement.dtype)
-    module = processes.wrap_distributed(Forward(model, kind), setup.strategy, device, dtype)
+    forward = Forward(model, kind)
+    weights = sharded_loading.whole_weights(forward) if setup.sharded else {}
+    module = processes.wrap_distributed(forward, setup.strategy, device, dtype)
+    if setup.sharded:
+        sharded_loading.fill_shards(module, weights, device)
     autocast = None if setup.sharded or dtype == torch.float32 else dtype
     return Runner(engine, adapters, module, device, autocast)
 
 
 def _open(name: str, revision: str | None, kind: Head, memory: Placement, setup: ModelSetup) -> HFEngine:
-    engine = load(name, "lm" if kind == "lm" else "none", memory, revision, setup.remote_code)
+    empty = memory.device == "meta"
+    engine = load(name, "lm" if kind == "lm" else "none", memory, revision, setup.remote_code, empty)
     _unquantise(engine.model, name)
     if kind == "lm":
         return engine
     config = engine.model.config
     if config.num_labels == LABELS[kind] and any("ForTokenClass" in a for a in config.architectures or ()):
-        return load(name, "classes", memory, revision, setup.remote_code)  # continues from a trained head
+        return load(name, "classes", memory, revision, setup.remote_code, empty)  # continues from a trained head
     return HFEngine(_with_new_head(engine.model, LABELS[kind]).to(memory.device), engine.tokenizer)
 
 
@@ -179,6 +189,8 @@ def _with_new_head(base: Any, labels: int) -> Any:
     with torch.device("meta"):
         model = transformers.AutoModelForTokenClassification.from_config(config, dtype=base.dtype)
     setattr(model, model.base_model_prefix, base)
+    if base.device.type == "meta":  # the weights come from another process, the new ones too
+        return model
     for module in model.modules():
         if any(p.is_meta for p in module.parameters(recurse=False)):
             module.to_empty(device="cpu", recurse=False)

@@ -97,7 +97,7 @@ def newest_checkpoint(
     Raises UserError when it is another run's, or when its facts have not the fields of `record`.
     """
     folder = out / CHECKPOINTS
-    checkpoint = processes.broadcast(checkpoints.newest(folder) if processes.rank() == 0 else None)
+    checkpoint = checkpoints.newest(folder)
     if checkpoint is None:
         return None
     remedy = f"{ANOTHER}, or delete {folder}"

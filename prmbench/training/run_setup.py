@@ -225,7 +225,8 @@ def opened(run: RunSetup[Any], may_continue: bool = True) -> Iterator[dict[str, 
                 )
             record = run_folder.begin(out, run.identity, run.facts)
         try:
-            yield processes.broadcast(record)
+            with processes.named_failures("training"):
+                yield processes.broadcast(record)
         except UserError:
             if is_new and processes.rank() == 0 and not run_folder.has_progress(out):
                 (out / run_folder.RUN).unlink()

@@ -21,7 +21,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     received: list[int] = []
 
     def is_requested() -> bool:
-        return processes.all_reduce_sum([float(bool(received))])[0] > 0
+        return processes.all_reduce_sum([float(bool(received))], uneven=False)[0] > 0
 
     if threading.current_thread() is not threading.main_thread():
         yield is_requested  # only the main thread may set handlers

@@ -135,7 +135,7 @@ def _loop(
             sums = _backward(job, job.training, runner, references.training, batch)
             norm = optimiser.clip(parameters, config.max_grad_norm)
             # 3. Sums over all processes, so that all decide alike.
-            sums = processes.all_reduce_sum(sums)
+            sums = processes.all_reduce_sum(sums, uneven=False)
             _check_finite(job, update, batch, sums[0], norm)
             # 4. The update.
             rate = optimiser.learning_rate(job.settings, update, order.updates)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from paths import SUPPORT
+from rl_fixtures import save_policy
 from train_runs import data, distance, metrics, options, run, traces
 
 from prmbench.config import TrainRMConfig
@@ -27,13 +28,16 @@ STEADY = {
 }
 
 
-def torchrun(folder: Path, runs: list[dict[str, Any]]) -> None:
+def torchrun(folder: Path, runs: list[dict[str, Any]], processes: int = 2) -> None:
     told = folder / "runs.json"
     plain = [{k: str(v) if isinstance(v, Path) else v for k, v in r.items()} for r in runs]
     told.write_text(json.dumps(plain))
-    script = SUPPORT / "distributed_runs.py"
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    command = [sys.executable, *launcher, "--rdzv-endpoint", "localhost:0", str(script), str(told)]
+    launch("distributed_runs.py", told, processes)
+
+
+def launch(script: str, argument: Path, processes: int = 2) -> None:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--rdzv-backend", "c10d"]
+    command = [sys.executable, *launcher, "--rdzv-endpoint", "localhost:0", str(SUPPORT / script), str(argument)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -83,6 +87,59 @@ def test_two_processes_give_what_one_gives(policy: Path, tmp_path: Path) -> None
     run(config("unparted", 0, "ipvrm", **{**parts, "strategy": "ddp"}))
     assert metrics(tmp_path / "parts") == pytest.approx(metrics(tmp_path / "unparted"), rel=1e-4)
     assert distance(tmp_path / "parts", tmp_path / "unparted") < 1e-3  # Adam magnifies what SGD would not
+
+
+@pytest.mark.slow
+def test_two_nodes_of_two_processes_give_what_one_process_gives(policy: Path, tmp_path: Path) -> None:
+    """HSDP: shards within a node, copies in both, with gradients kept until an update's last micro-batch or not."""
+    file = data(tmp_path)
+
+    def config(name: str, **more: Any) -> TrainRMConfig:
+        return options(policy, file, tmp_path / name, **{**STEADY, "loss": "ipvrm", "strategy": "hsdp", **more})
+
+    adam = {"optimizer": "adamw"}
+    runs = [{**vars(config("kept")), "per_node": 2}, {**vars(config("each")), "per_node": 2, "kept_gradient_bytes": 0}]
+    runs.append({**vars(config("parts", **adam)), "per_node": 2, "stop_at": 3})
+    torchrun(tmp_path, runs, processes=4)
+    run(config("alone"))
+    for name in ("kept", "each"):
+        assert metrics(tmp_path / name) == pytest.approx(metrics(tmp_path / "alone"), abs=1e-6)
+        assert metrics(tmp_path / name, "grad_norm") == pytest.approx(
+            metrics(tmp_path / "alone", "grad_norm"), rel=1e-4
+        )
+        assert distance(tmp_path / name, tmp_path / "alone") < 1e-5
+    assert distance(tmp_path / "alone", policy) > 1e-4
+
+    begun: list[int] = []
+    run(config("parts", **adam), progress=lambda done, *_: begun.append(done))
+    assert begun == [4, 5]
+    run(config("unparted", **adam))
+    assert distance(tmp_path / "parts", tmp_path / "unparted") < 1e-3
+
+
+@pytest.mark.slow
+def test_each_process_loads_hashes_and_sends_its_part(tmp_path: Path) -> None:
+    save_policy(tmp_path / "tied", tie_word_embeddings=True)
+    save_policy(tmp_path / "untied", 1)
+    wide = {"hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 8}
+    save_policy(tmp_path / "large", num_hidden_layers=12, **wide)
+    launch("sharded_counts.py", tmp_path)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    for result in (first, second):
+        assert result["differences"] == [0.0] * 8  # tied or not, with a new head or not, with adapters or not
+        assert "absent: no such file or folder" in result["error"]
+        assert (result["is_found"], result["damaged_is_found"]) == (True, False)
+        assert result["modules"] == 3  # two layers and the rest
+        assert result["fsdp_kept"] == {"reduce_scatter_single": 3}
+        assert result["fsdp_each"] == {"reduce_scatter_single": 9}  # of three micro-batches
+        assert result["hsdp_kept"] == result["hsdp_each"] == {"all_reduce": 3}
+        assert result["gradient_difference"] < 1e-6 * result["gradient_size"]
+    for name in ("hashed_when_saving", "hashed_when_resuming"):
+        assert first[name] + second[name] > first["model_bytes"]  # all of it, once
+        assert 0.45 < first[name] / (first[name] + second[name]) < 0.55
+    # Process 0 has the whole model, and its half of it; the other never the whole: its half, and a tensor at a time.
+    assert first["peak_bytes"] > first["model_bytes"]
+    assert second["peak_bytes"] < 0.8 * second["model_bytes"]
 
 
 # --- shares and order, which need no process ----------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""A process that is gone or hangs ends the others with one line; one that is late where work is uneven does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import SUPPORT
+from train_runs import data, metrics, options
+
+from prmbench.core import processes
+from prmbench.core.records import UserError
+
+AGAIN = "the same command goes on from what is kept"
+
+
+def run_two(where: str, how: str, config: Path = Path("none")) -> subprocess.CompletedProcess[str]:
+    """Runs two processes, of which process 1 is disturbed; returns how process 0 ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PRMBENCH_TIMEOUT": "4"}
+    command = [sys.executable, str(SUPPORT / "lost_process.py"), where, how, str(config)]
+    with subprocess.Popen(command, env={**os.environ, **group, "RANK": "1"}, stderr=subprocess.DEVNULL) as other:
+        try:
+            return subprocess.run(
+                command,
+                env={**os.environ, **group, "RANK": "0"},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=300,
+            )
+        finally:
+            other.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "code", "reason"),
+    [
+        ("fails", 75, "process 1 has ended, and says itself why"),
+        ("is killed", 75, "process 1 has given no sign of life for 4 seconds (PRMBENCH_TIMEOUT)"),
+        ("stops", 75, "process 1 has given no sign of life for 4 seconds (PRMBENCH_TIMEOUT)"),
+        ("is late", 0, ""),
+    ],
+)
+def test_where_work_is_uneven_a_late_process_is_waited_for_and_a_lost_one_is_not(
+    how: str, code: int, reason: str
+) -> None:
+    ended = run_two("meeting", how)
+    assert ended.returncode == code, ended.stderr
+    errors = [text for text in ended.stderr.splitlines() if not text.startswith("INFO")]
+    assert errors == ([f"error: process 0 of 2, a sum over all processes: {reason}; {AGAIN}"] if code else [])
+    if how != "fails":
+        assert "at a sum over all processes; not there yet: 1" in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "how", "reason"),
+    [
+        ("ddp", "is late", "another process has not come within 4 seconds (PRMBENCH_TIMEOUT)"),
+        ("fsdp", "is killed", "another process has ended, and says itself why"),
+        ("fsdp", "stops", "another process has not come within 4 seconds (PRMBENCH_TIMEOUT)"),
+    ],
+)
+def test_training_ends_with_one_line_when_a_process_is_lost(
+    policy: Path, tmp_path: Path, strategy: str, how: str, reason: str
+) -> None:
+    config = options(policy, data(tmp_path), tmp_path / "out", strategy=strategy, save_every=1)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()}))
+    ended = run_two("training", how, file)
+    assert ended.returncode == 75, ended.stderr
+    (error,) = [text for text in ended.stderr.splitlines() if text.startswith("error")]
+    assert error == f"error: process 0 of 2, training: {reason}; {AGAIN}"
+    assert "Traceback" not in ended.stderr
+    assert len(metrics(tmp_path / "out")) == 2
+    assert (tmp_path / "out" / "checkpoints" / "00000002" / "MANIFEST.json").exists()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "soon", "86400"])
+def test_a_limit_that_is_no_number_of_seconds_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("PRMBENCH_TIMEOUT", text)
+    with pytest.raises(UserError, match=f"PRMBENCH_TIMEOUT={text}: give seconds"):
+        processes.timeout_seconds()
+
+
+def test_the_limit_is_ten_minutes_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PRMBENCH_TIMEOUT", raising=False)
+    assert processes.timeout_seconds() == 600
+    monkeypatch.setenv("PRMBENCH_TIMEOUT", "90.5")
+    assert processes.timeout_seconds() == 90.5
