@@ -1,4 +1,4 @@
-"""Frozen weights in half precision while completions are sampled, so that autocast does not convert them at every step."""
+"""Frozen weights in half precision while completions are sampled: autocast would convert them at every step."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class ContinuousSampler(Sampler, Protocol):
-    """A sampler that takes the prompts of many batches at once, and begins one when another's completion is finished."""
+    """A sampler that takes the prompts of many batches at once, and begins one when another is finished."""
 
     def sample_continuously(
         self,
