@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from prmbench.backends import Facts, cards
 from prmbench.backends.cards import ModelCard
 from prmbench.backends.infer import QWEN_HEADS, ModelFiles
 from prmbench.config import LoadConfig, ModelConfig, RolloutConfig, unused_options
+from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import provenance, reading
 from prmbench.core.records import Trace, UserError, text_hash
+from prmbench.engines.choice import AUTO, sampling_engine
 from prmbench.engines.encoding import PLAIN, Encoded, encode_chat, encode_tagged
 from prmbench.engines.hf import Head, HFEngine, Placement, load, resolve_commit
 from prmbench.engines.kernels import BF16_PRODUCTS
@@ -26,6 +28,7 @@ from prmbench.engines.vllm import EXCLUSIVE_SHARE, VllmEngine, VllmOptions, open
 LM = HFEngine | VllmEngine
 """An engine that `open_lm` returns."""
 EngineConfig = ModelConfig | RolloutConfig
+C = TypeVar("C", bound=ModelConfig | RolloutConfig | ResolvedDistRL)
 """Configs that choose an engine."""
 QWEN_HEAD = "score."
 """Prefix of the head's tensors in a model of the architectures `QWEN_HEADS`."""
@@ -105,6 +108,7 @@ def open_lm(
     Raises:
         UserError: The engine does not support the options, or the model cannot be loaded.
     """
+    config = with_engine(config, samples=False)  # callers that sample have chosen already
     _check_gpus(config)
     if config.engine == "openai":
         raise UserError("--engine openai: asks critics; use hf or vllm to score or sample with a model of your own")
@@ -127,6 +131,20 @@ def _check_gpus(config: EngineConfig) -> None:
         )
 
 
+def with_engine(config: C, samples: bool, recorded: object = None) -> C:
+    """Return the config with the engine that `--engine auto` stands for.
+
+    Args:
+        config: The options.
+        samples: Whether completions are sampled, which is much faster with vLLM; scoring is not.
+        recorded: Engine with which an earlier process began the same run.
+    """
+    if config.engine != AUTO:
+        return config
+    engine = sampling_engine(config.engine, config.model, resolve_placement(config), recorded) if samples else "hf"
+    return replace(config, engine=engine)  # type: ignore[arg-type]  # a name that each of them has
+
+
 def resolve_placement(config: LoadConfig) -> Placement:
     """Return the device, precision and kernels that the config asks for, with `auto` resolved.
 
@@ -135,9 +153,9 @@ def resolve_placement(config: LoadConfig) -> Placement:
     """
     if not isinstance(config, ModelConfig):
         return Placement(config.device, config.dtype).resolve()
-    if config.engine != "hf" and (forward_options := unused_options.changed(config, unused_options.HF_FORWARD)):
+    if config.engine not in (AUTO, "hf") and (forward_options := unused_options.changed(config, unused_options.HF_FORWARD)):
         raise UserError(f"{unused_options.flags(forward_options)}: is of the engine hf; drop it")
-    if config.engine != "hf" and config.dtype == BF16_PRODUCTS:
+    if config.engine not in (AUTO, "hf") and config.dtype == BF16_PRODUCTS:
         raise UserError(f"--dtype {config.dtype}: is of the engine hf; use bfloat16")
     return Placement(config.device, config.dtype, config.kernels, config.compile).resolve()
 

@@ -37,8 +37,10 @@ SELF = "self"
 class DistRLConfig(LoadConfig):
     """`prmbench train-distrl`; an option that is None takes the arm's value, or else the preset's."""
 
-    engine: Literal["hf", "vllm", "server"] = option(  # type: ignore[assignment]
-        "hf", "Engine that samples completions: transformers, vLLM in process, or vLLM servers (--server)."
+    engine: Literal["auto", "hf", "vllm", "server"] = option(  # type: ignore[assignment]
+        "auto",
+        "Engine that samples completions: hf (transformers), vllm (in process), server (vLLM servers, --server), or "
+        "auto: vllm where it is installed and there is a GPU, else hf.",
     )
     server: tuple[str, ...] = option(
         (), "URL of a vLLM server, repeatable: process r uses server r modulo their number."

@@ -8,7 +8,7 @@ from typing import Any
 from prmbench import data, tasks
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
-from prmbench.backends.common import LM, chat_format, model_facts
+from prmbench.backends.common import LM, chat_format, model_facts, with_engine
 from prmbench.config import EvalConfig, unused_options
 from prmbench.core import processes, provenance, result_files, writing
 from prmbench.core.records import RunManifest, UserError
@@ -44,6 +44,7 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> re
         return stored_rollouts.evaluate(config)
     writing.check_writable(config.out)
     _warn_of_unused_options(config)
+    config = with_engine(config, samples=True)
     plan = _make_plan(config)
     check_calibration(config, plan.loaded.subsets)
     path = config.out / f"{plan.run_id}.json"
@@ -78,6 +79,7 @@ def _warn_of_unused_options(config: EvalConfig) -> None:
 
 def dry_run(config: EvalConfig) -> DryRun:
     """Return the plan of a run without loading weights. Raises UserError."""
+    config = with_engine(config, samples=True)
     plan = _make_plan(config)
     work = sampler.prepare(plan.engine, plan.prompts, config)
     return summarise_plan(plan.engine, work)

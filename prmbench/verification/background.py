@@ -14,7 +14,7 @@ Verdicts = list[tuple[int, Verdict]]
 
 
 class BackgroundVerifier:
-    """Checks claims while the caller goes on. Use it as a context manager; meanwhile its thread alone uses the verifier.
+    """Checks claims while the caller goes on; meanwhile its thread alone uses the verifier. It is a context manager.
 
     Claims that arrive while others are checked are checked together, so that all workers of the verifier are busy.
     """
