@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,21 +12,20 @@ from transformers.pytorch_utils import Conv1D
 
 
 @contextmanager
-def frozen_weights_in(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+def frozen_weights_in(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
     """Hold the frozen float32 weights of linear layers in the precision in which autocast reads them.
 
     Autocast converts a frozen weight in every forward pass, since it caches only weights that are trained: with LoRA
     that is the whole base at every sampled token. The numbers stay the same. The float32 weights stay in memory and are
-    put back. Weights that another layer reads too, as tied embeddings do, stay as they are.
+    put back. Weights of the output head, which decoding.py converts itself, and of other layers stay as they are.
 
     Args:
         model: The model, adapters inside.
         dtype: Precision of autocast; None = there is no autocast, and nothing is done.
     """
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D)]
-    elsewhere = {
-        id(p) for m in model.modules() if not isinstance(m, nn.Linear | Conv1D) for p in m.parameters(recurse=False)
-    }
+    head = model.get_output_embeddings()
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    elsewhere = {id(p) for m in model.modules() if m not in linear for p in m.parameters(recurse=False)}
     frozen = [
         p
         for m in linear
