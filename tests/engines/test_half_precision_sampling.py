@@ -94,9 +94,9 @@ def test_frozen_weights_are_converted_once(tied: bool) -> None:
     weights = sum(p.numel() for n, p in model.named_parameters() if "layers" in n and p.dim() == 2 and "lora" not in n)
     found = {}
     for is_held in (False, True):
-        with torch.autocast("cpu", BF16), Conversions() as conversions:
-            with frozen_weights_in(model, BF16) if is_held else nullcontext():
-                sampled = decode(model, PROMPTS, LIMITS, range(len(PROMPTS)), Sampling(), ())
+        held = frozen_weights_in(model, BF16) if is_held else nullcontext()
+        with torch.autocast("cpu", BF16), Conversions() as conversions, held:
+            sampled = decode(model, PROMPTS, LIMITS, range(len(PROMPTS)), Sampling(), ())
         found[is_held] = sampled, conversions.bytes
     assert found[True][0] == found[False][0]  # to the bit, log-probabilities included
     passes = LIMITS[0]  # one that reads the prompts, and one for each token but the last
@@ -109,9 +109,16 @@ def test_weights_are_put_back_after_an_error_and_left_alone_in_full_precision() 
     model = _llama().requires_grad_(False)
     weight = model.model.layers[0].mlp.up_proj.weight
     pointer = weight.data_ptr()
-    with pytest.raises(KeyError), frozen_weights_in(model, BF16):
-        assert weight.dtype == BF16
-        raise KeyError
+    dtypes = []
+
+    def fail() -> None:
+        with frozen_weights_in(model, BF16):
+            dtypes.append(weight.dtype)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert dtypes == [BF16]
     assert (weight.dtype, weight.data_ptr()) == (torch.float32, pointer)
     with frozen_weights_in(model, None):
         assert weight.data_ptr() == pointer
