@@ -133,7 +133,7 @@ class DistRLConfig(LoadConfig):
     )
     max_new_tokens: int = option(2048, "Longest completion (release: 2048).", min=1)
     draw_tokens: int | None = option(
-        None, "Tokens per sampling batch of transformers, prompts included (default: by device).", min=1
+        None, "Tokens that transformers holds while sampling, prompts included (default: by device).", min=1
     )
     verifier: Literal["auto", "math", "exact", "gym"] = option("auto", "Verifier of answers; see rollout.")
     split: Literal["paragraph", "line", "numbered"] = option("paragraph", "How free text becomes steps; see rollout.")

@@ -1,6 +1,7 @@
 """Samples completions of prompts and verifies them, one beside the other; a journal records each complete batch.
 
-Batches and seeds depend on the prompts and options alone, so a run that is killed and resumed gives the same rows.
+Batches and seeds depend on the prompts and options alone, so a run that is killed and resumed gives the same rows; up
+to rounding, since completions are sampled with others: two tokens whose scores agree to seven digits may be exchanged.
 """
 
 from __future__ import annotations

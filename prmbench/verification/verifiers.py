@@ -242,7 +242,7 @@ class Verifier:
 def cores_per_process() -> int:
     """Return the cores that this process may use, shared with the others that torchrun started on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1))
 
 
 def check_installed(kind: str) -> None:
