@@ -298,7 +298,7 @@ class _Batch:
 def _forward_pass(model: Any) -> Callable[..., tuple[Tensor, Any]]:
     """Return a function of a forward pass's inputs: float32 logits [b, v] after the last tokens, and the cache.
 
-    In half precision the head sums in float32, as in training: rounded logits are a tenth of a nat off at the tail.
+    In half precision the head sums in float32, as in training: rounded logits would part the sampler from the trainer.
     """
     dtype = token_logprobs.factor_dtype(model.dtype, model.device.type)
     if dtype is None:
