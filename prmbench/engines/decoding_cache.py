@@ -63,15 +63,16 @@ class FixedCache(Cache):
         prefilled_layers: list[Any] = source.layers
         if not self.layers:
             self.layers = [_FixedLayer(self) for _ in prefilled_layers]
+        chosen = torch.tensor(source_rows, device=prefilled_layers[0].keys.device)  # one copy for all layers
         for layer, prefilled in zip(self.layers, prefilled_layers, strict=True):
-            layer.insert(prefilled.keys, prefilled.values, source_rows)
+            layer.insert(prefilled.keys, prefilled.values, chosen)
         self.rows += len(source_rows)
 
     def keep(self, kept: Sequence[int]) -> None:
         """Keep some of the rows, which come to stand in this order at the front; only those that move are copied."""
         moves = [(to, at) for to, at in enumerate(kept) if to != at]
         if moves:
-            to, at = (list(side) for side in zip(*moves, strict=True))
+            to, at = torch.tensor(moves, device=self.layers[0].keys.device).T
             for layer in self.layers:
                 layer.copy_rows(at, to)
         self.rows = len(kept)
@@ -174,20 +175,21 @@ class _FixedLayer(CacheLayerMixin):
         """Return the columns of a row."""
         return self.cache.columns
 
-    def insert(self, keys: Tensor, values: Tensor, source_rows: Sequence[int]) -> None:
+    def insert(self, keys: Tensor, values: Tensor, source_rows: Tensor) -> None:
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         cache = self.cache
         places = slice(cache.rows, cache.rows + len(source_rows))
+        source_rows = source_rows.to(keys.device)
         for memory, states in zip(self.both, (keys, values), strict=True):
             # A sliding window's prefill keeps its last tokens only; those before are masked. Left padding is cut.
             count = min(states.shape[2], cache.end)
-            memory[places, :, cache.end - count : cache.end] = states[list(source_rows), :, states.shape[2] - count :]
+            memory[places, :, cache.end - count : cache.end] = states[source_rows, :, states.shape[2] - count :]
 
-    def copy_rows(self, at: Sequence[int], to: Sequence[int]) -> None:
+    def copy_rows(self, at: Tensor, to: Tensor) -> None:
         used = slice(self.cache.first, self.cache.end)
         for memory in self.both:
-            memory[list(to), :, used] = memory[list(at), :, used]
+            memory[to.to(memory.device), :, used] = memory[at.to(memory.device), :, used]
 
     def shift(self, columns: int) -> None:
         cache = self.cache
