@@ -122,7 +122,7 @@ def load_backend(config: ModelConfig) -> Backend:
         UserError: No card, prm.json or option says how the model is read, or options do not fit its backend.
     """
     config = validate(config)
-    from prmbench.backends.common import with_engine  # loads torch, which looking up a card does not need
+    from prmbench.engines.choice import with_engine  # loads torch, which looking up a card does not need
 
     card, assumed = checked_card(config)
     if ":" not in card.backend:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,9 @@ from prmbench.backends import Facts, cards
 from prmbench.backends.cards import ModelCard
 from prmbench.backends.infer import QWEN_HEADS, ModelFiles
 from prmbench.config import LoadConfig, ModelConfig, RolloutConfig, unused_options
-from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import provenance, reading
 from prmbench.core.records import Trace, UserError, text_hash
-from prmbench.engines.choice import AUTO, sampling_engine
+from prmbench.engines.choice import with_engine
 from prmbench.engines.encoding import PLAIN, Encoded, encode_chat, encode_tagged
 from prmbench.engines.hf import Head, HFEngine, Placement, load, resolve_commit
 from prmbench.engines.kernels import BF16_PRODUCTS
@@ -28,7 +27,6 @@ from prmbench.engines.vllm import EXCLUSIVE_SHARE, VllmEngine, VllmOptions, open
 LM = HFEngine | VllmEngine
 """An engine that `open_lm` returns."""
 EngineConfig = ModelConfig | RolloutConfig
-C = TypeVar("C", bound=ModelConfig | RolloutConfig | ResolvedDistRL)
 """Configs that choose an engine."""
 QWEN_HEAD = "score."
 """Prefix of the head's tensors in a model of the architectures `QWEN_HEADS`."""
@@ -42,6 +40,7 @@ def open_model(card: ModelCard, config: ModelConfig, kind: Head) -> HFEngine:
     Raises:
         UserError: Another engine is configured, or the model cannot be loaded.
     """
+    config = with_engine(config, samples=False)
     if config.engine != "hf":
         raise UserError(
             f"--engine {config.engine}: backend {card.backend} needs what only the engine hf gives; vllm runs the "
@@ -131,20 +130,6 @@ def _check_gpus(config: EngineConfig) -> None:
         )
 
 
-def with_engine(config: C, samples: bool, recorded: object = None) -> C:
-    """Return the config with the engine that `--engine auto` stands for.
-
-    Args:
-        config: The options.
-        samples: Whether completions are sampled, which is much faster with vLLM; scoring is not.
-        recorded: Engine with which an earlier process began the same run.
-    """
-    if config.engine != AUTO:
-        return config
-    engine = sampling_engine(config.engine, config.model, resolve_placement(config), recorded) if samples else "hf"
-    return replace(config, engine=engine)  # type: ignore[arg-type]  # a name that each of them has
-
-
 def resolve_placement(config: LoadConfig) -> Placement:
     """Return the device, precision and kernels that the config asks for, with `auto` resolved.
 
@@ -153,9 +138,10 @@ def resolve_placement(config: LoadConfig) -> Placement:
     """
     if not isinstance(config, ModelConfig):
         return Placement(config.device, config.dtype).resolve()
-    if config.engine not in (AUTO, "hf") and (forward_options := unused_options.changed(config, unused_options.HF_FORWARD)):
+    config = with_engine(config, samples=False)  # what samples has its engine already
+    if config.engine != "hf" and (forward_options := unused_options.changed(config, unused_options.HF_FORWARD)):
         raise UserError(f"{unused_options.flags(forward_options)}: is of the engine hf; drop it")
-    if config.engine not in (AUTO, "hf") and config.dtype == BF16_PRODUCTS:
+    if config.engine != "hf" and config.dtype == BF16_PRODUCTS:
         raise UserError(f"--dtype {config.dtype}: is of the engine hf; use bfloat16")
     return Placement(config.device, config.dtype, config.kernels, config.compile).resolve()
 
@@ -223,7 +209,7 @@ def model_facts(
         trained_on=card.trained_on,
         tie=cards.tie_rule(card),
         dtype=place.dtype,
-        engine=config.engine,
+        engine=with_engine(config, samples=False).engine,
         device=place.device.partition(":")[0],
         hardware=gpu or f"{provenance.hardware()}, {torch.get_num_threads()} threads a process",
         **backend_facts,

@@ -4,12 +4,35 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+from prmbench.config import ModelConfig, RolloutConfig
+from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import processes, provenance
 from prmbench.engines.hf import Placement
 
 AUTO = "auto"
+C = TypeVar("C", bound=ModelConfig | RolloutConfig | ResolvedDistRL)
+
+
+def with_engine(config: C, samples: bool, recorded: object = None) -> C:
+    """Return the config with the engine that `--engine auto` stands for.
+
+    Args:
+        config: The options.
+        samples: Whether completions are sampled, which is much faster with vLLM; scoring is not.
+        recorded: Engine with which an earlier process began the same run.
+    """
+    if config.engine != AUTO:
+        return config
+    engine = (
+        sampling_engine(config.engine, config.model, Placement(config.device, config.dtype), recorded)
+        if samples
+        else "hf"
+    )
+    return replace(config, engine=engine)  # type: ignore[arg-type]  # a name that each of them has
 
 
 def sampling_engine(engine: str, model: str, placement: Placement, recorded: object = None) -> str:

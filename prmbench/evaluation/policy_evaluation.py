@@ -8,13 +8,14 @@ from typing import Any
 from prmbench import data, tasks
 from prmbench.backends import Facts
 from prmbench.backends.cards import ModelCard
-from prmbench.backends.common import LM, chat_format, model_facts, with_engine
+from prmbench.backends.common import LM, chat_format, model_facts
 from prmbench.config import EvalConfig, unused_options
 from prmbench.core import processes, provenance, result_files, writing
 from prmbench.core.records import RunManifest, UserError
 from prmbench.data import field_names, rollouts
 from prmbench.data import prompts as prompt_files
 from prmbench.data.prompts import Prompt
+from prmbench.engines.choice import with_engine
 from prmbench.evaluation import stored_rollouts
 from prmbench.evaluation.completion_traces import prompts_hash, scored_trace
 from prmbench.evaluation.run_files import is_stored, judge_again, judge_and_write

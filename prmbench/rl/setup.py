@@ -22,6 +22,7 @@ from prmbench.data import prompts as prompt_files
 from prmbench.data.prompts import Prompt
 from prmbench.engines import generation
 from prmbench.engines.addresses import server_host
+from prmbench.engines.choice import with_engine
 from prmbench.engines.hf import HFEngine
 from prmbench.sampling.completions import check_verifiers, verifier_kind
 from prmbench.training import run_setup
@@ -88,7 +89,7 @@ def resolved(config: DistRLConfig) -> ResolvedDistRL:
         raise UserError(
             f"--first-rollouts: their steps get no values, and --step-values is {config.step_values}; drop one of them"
         )
-    config = common.with_engine(config, samples=True, recorded=_recorded_engine(config.out))
+    config = with_engine(config, samples=True, recorded=_recorded_engine(config.out))
     if (config.engine == "server") != bool(config.server):
         raise UserError("--engine server and --server URL go together; give both, or neither")
     for url in config.server:

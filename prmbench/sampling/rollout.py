@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench import config as options
-from prmbench.backends.common import LM, template_source, with_engine
+from prmbench.backends.common import LM, template_source
 from prmbench.config import RolloutConfig
 from prmbench.core import output_checks, processes, provenance, reading, result_files, writing
 from prmbench.core.records import Notice, UserError, text_hash
@@ -23,6 +23,7 @@ from prmbench.data import field_names
 from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts as rollout_files
 from prmbench.data.rollouts import Rollout
+from prmbench.engines.choice import with_engine
 from prmbench.sampling.completions import (
     REFUSED,
     Progress,

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from prmbench.backends.common import with_engine
 from prmbench.config import EvalConfig, RolloutConfig
 from prmbench.config.distrl_options import DistRLConfig
-from prmbench.engines.choice import sampling_engine
+from prmbench.engines.choice import sampling_engine, with_engine
 from prmbench.engines.hf import Placement
 from prmbench.rl import setup as rl_setup
 from prmbench.sampling import rollout

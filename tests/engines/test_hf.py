@@ -490,8 +490,8 @@ def test_the_cache_for_sampling_follows_the_free_memory_of_a_gpu(monkeypatch: py
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3_000_000)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2_000_000)
     assert engine.cache_tokens == 8_000_000 // (48 * 4)
-    with torch.autocast("cuda", torch.bfloat16):
-        assert engine.cache_tokens == 8_000_000 // (48 * 2)
+    monkeypatch.setattr(token_logprobs, "factor_dtype", lambda *_: torch.bfloat16)  # as under autocast
+    assert engine.cache_tokens == 8_000_000 // (48 * 2)
     assert engine.batch_tokens == generation.GPU_MAX_BATCH_TOKENS  # in a run's identity, so it moves with nothing
     model.hf_device_map = {"a": 0, "b": 1}
     assert engine.cache_tokens == engine.batch_tokens
