@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from prmbench.config import ModelConfig, RolloutConfig
+from prmbench.config import ModelConfig, RolloutConfig, unused_options
 from prmbench.config.distrl_options import ResolvedDistRL
 from prmbench.core import processes, provenance
 from prmbench.engines.hf import Placement
@@ -27,11 +27,10 @@ def with_engine(config: C, samples: bool, recorded: object = None) -> C:
     """
     if config.engine != AUTO:
         return config
-    engine = (
-        sampling_engine(config.engine, config.model, Placement(config.device, config.dtype), recorded)
-        if samples
-        else "hf"
-    )
+    has_kernels = isinstance(config, ModelConfig) and unused_options.changed(config, unused_options.HF_FORWARD)
+    engine = "hf"
+    if samples and not (has_kernels or config.trust_remote_code):
+        engine = sampling_engine(AUTO, config.model, Placement(config.device, config.dtype), recorded)
     return replace(config, engine=engine)  # type: ignore[arg-type]  # a name that each of them has
 
 

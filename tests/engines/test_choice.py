@@ -89,6 +89,13 @@ def test_auto_is_the_default_and_scoring_keeps_to_transformers(machine: Machine,
     assert with_engine(config, samples=False).engine == "hf"
 
 
+def test_options_of_transformers_keep_to_it(machine: Machine) -> None:
+    machine(1, "0.32.0")
+    for own in ({"kernels": "liger"}, {"compile": True}, {"trust_remote_code": True}):
+        config = EvalConfig(model="org/name", **own)  # type: ignore[arg-type]
+        assert with_engine(config, samples=True).engine == "hf"
+
+
 def test_rollout_takes_the_engine_of_its_sidecar_or_journal(machine: Machine, tmp_path: Path) -> None:
     machine(1, "0.32.0")
     config = RolloutConfig(model="org/name", out=tmp_path / "r.jsonl")
