@@ -122,10 +122,14 @@ def load_backend(config: ModelConfig) -> Backend:
         UserError: No card, prm.json or option says how the model is read, or options do not fit its backend.
     """
     config = validate(config)
+    from prmbench.engines.choice import with_engine  # loads torch, which looking up a card does not need
+
     card, assumed = checked_card(config)
+    if ":" not in card.backend:
+        warn_of_unused_options(card, config)
+    config = with_engine(config, samples=card.backend == "critic")
     if ":" in card.backend:
         return _load_plugin(card.backend, config)
-    warn_of_unused_options(card, config)
     loaded = import_named(BACKENDS[card.backend], "--backend")(card, config)
     if assumed:
         loaded = replace(loaded, facts=replace(loaded.facts, assumed=assumed))

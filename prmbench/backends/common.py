@@ -18,6 +18,7 @@ from prmbench.backends.infer import QWEN_HEADS, ModelFiles
 from prmbench.config import LoadConfig, ModelConfig, RolloutConfig, unused_options
 from prmbench.core import provenance, reading
 from prmbench.core.records import Trace, UserError, text_hash
+from prmbench.engines.choice import with_engine
 from prmbench.engines.encoding import PLAIN, Encoded, encode_chat, encode_tagged
 from prmbench.engines.hf import Head, HFEngine, Placement, load, resolve_commit
 from prmbench.engines.kernels import BF16_PRODUCTS
@@ -39,6 +40,7 @@ def open_model(card: ModelCard, config: ModelConfig, kind: Head) -> HFEngine:
     Raises:
         UserError: Another engine is configured, or the model cannot be loaded.
     """
+    config = with_engine(config, samples=False)
     if config.engine != "hf":
         raise UserError(
             f"--engine {config.engine}: backend {card.backend} needs what only the engine hf gives; vllm runs the "
@@ -105,6 +107,7 @@ def open_lm(
     Raises:
         UserError: The engine does not support the options, or the model cannot be loaded.
     """
+    config = with_engine(config, samples=False)  # callers that sample have chosen already
     _check_gpus(config)
     if config.engine == "openai":
         raise UserError("--engine openai: asks critics; use hf or vllm to score or sample with a model of your own")
@@ -135,6 +138,7 @@ def resolve_placement(config: LoadConfig) -> Placement:
     """
     if not isinstance(config, ModelConfig):
         return Placement(config.device, config.dtype).resolve()
+    config = with_engine(config, samples=False)  # what samples has its engine already
     if config.engine != "hf" and (forward_options := unused_options.changed(config, unused_options.HF_FORWARD)):
         raise UserError(f"{unused_options.flags(forward_options)}: is of the engine hf; drop it")
     if config.engine != "hf" and config.dtype == BF16_PRODUCTS:
@@ -205,7 +209,7 @@ def model_facts(
         trained_on=card.trained_on,
         tie=cards.tie_rule(card),
         dtype=place.dtype,
-        engine=config.engine,
+        engine=with_engine(config, samples=False).engine,
         device=place.device.partition(":")[0],
         hardware=gpu or f"{provenance.hardware()}, {torch.get_num_threads()} threads a process",
         **backend_facts,

@@ -75,8 +75,10 @@ class ModelConfig(CardOptions, LoadConfig):
         "Hub id, folder or .gguf; or a baseline: random, step-length, all-right, position-only, and where there are "
         "labels outcome-oracle and gold.",
     )
-    engine: Literal["hf", "vllm", "openai"] = option(  # type: ignore[assignment]
-        "hf", "Who runs the model: hf, vllm (implicit, critics, policies) or openai (critics: a server at --base-url)."
+    engine: Literal["auto", "hf", "vllm", "openai"] = option(  # type: ignore[assignment]
+        "auto",
+        "Who runs the model: hf, vllm (implicit, critics, policies), openai (critics: a server at --base-url), or "
+        "auto: vllm for critics and policies where it is installed and there is a GPU, else hf.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "bf16-products"] = option(  # type: ignore[assignment]
         "auto",
@@ -169,7 +171,9 @@ class RolloutConfig(SamplingConfig, LoadConfig):
     """`prmbench rollout`."""
 
     data: Path | None = option(None, "File or folder: json, jsonl or parquet; or gym:NAME,size=N (reasoning-gym).")
-    engine: Literal["hf", "vllm"] = option("hf", "Engine that samples completions.")  # type: ignore[assignment]
+    engine: Literal["auto", "hf", "vllm"] = option(  # type: ignore[assignment]
+        "auto", "Engine that samples completions; auto: vllm where it is installed and there is a GPU, else hf."
+    )
     tensor_parallel: int = option(1, "Engine vllm: GPUs that share one model.", min=1)
     group_size: int = option(5, "Completions per prompt (IPVRM paper 4.1: five for reward-model data).", min=1)
     temperature: float = option(1.0, "Sampling temperature; 0 = greedy (IPVRM paper 4.1: 1).", min=0)

@@ -37,8 +37,10 @@ SELF = "self"
 class DistRLConfig(LoadConfig):
     """`prmbench train-distrl`; an option that is None takes the arm's value, or else the preset's."""
 
-    engine: Literal["hf", "vllm", "server"] = option(  # type: ignore[assignment]
-        "hf", "Engine that samples completions: transformers, vLLM in process, or vLLM servers (--server)."
+    engine: Literal["auto", "hf", "vllm", "server"] = option(  # type: ignore[assignment]
+        "auto",
+        "Engine that samples completions: hf (transformers), vllm (in process), server (vLLM servers, --server), or "
+        "auto: vllm where it is installed and there is a GPU, else hf.",
     )
     server: tuple[str, ...] = option(
         (), "URL of a vLLM server, repeatable: process r uses server r modulo their number."
@@ -131,7 +133,7 @@ class DistRLConfig(LoadConfig):
     )
     max_new_tokens: int = option(2048, "Longest completion (release: 2048).", min=1)
     draw_tokens: int | None = option(
-        None, "Tokens per sampling batch of transformers, prompts included (default: by device).", min=1
+        None, "Tokens that transformers holds while sampling, prompts included (default: by device).", min=1
     )
     verifier: Literal["auto", "math", "exact", "gym"] = option("auto", "Verifier of answers; see rollout.")
     split: Literal["paragraph", "line", "numbered"] = option("paragraph", "How free text becomes steps; see rollout.")

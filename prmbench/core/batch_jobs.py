@@ -9,6 +9,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,6 +27,8 @@ BatchResult = tuple[Mapping[str, Any], int]
 """What the journal's entry holds of a batch, and the batch's tokens."""
 Work = Callable[[int], BatchResult]
 """Batch number -> its result."""
+Record = Callable[[int, BatchResult], None]
+"""Appends the result of a batch to the journal."""
 
 
 def open_journal(
@@ -67,6 +70,25 @@ def run_batches(
         progress: Told of every finished batch.
         workers: Batches in progress at the same time, each in a thread.
     """
+    with recorded_batches(journal, batches, progress) as (remaining, record):
+        for number, result in _results(remaining, do, workers):
+            record(number, result)
+
+
+@contextmanager
+def recorded_batches(
+    journal: result_files.Journal, batches: int, progress: Progress | None = None
+) -> Iterator[tuple[list[int], Record]]:
+    """Lock the journal, and wait for the other processes at the end.
+
+    Args:
+        journal: The run's journal.
+        batches: Number of batches of the run.
+        progress: Told of every finished batch.
+
+    Yields:
+        This process's share of the batches that the journal does not hold yet, and a function that appends one.
+    """
     rank = processes.rank()
     with journal.lock(rank):
         processes.barrier()  # no process starts before all have read the journal
@@ -75,16 +97,19 @@ def run_batches(
         start = previous = time.monotonic()
         tokens = 0
         logging.getLogger(__name__).info("batch %d of %d is in progress", len(completed) + 1, batches)
-        remaining = [number for number in range(rank, batches, processes.world_size()) if number not in completed]
-        for number, (result, batch_tokens) in _results(remaining, do, workers):
+
+        def record(number: int, result: BatchResult) -> None:
+            nonlocal previous, tokens
             now = time.monotonic()  # an entry's seconds are those since the previous one, so they add up to wall time
             facts = {"batch": number, "process": rank, "seconds": now - previous, "commit": commit, "dirty": dirty}
-            journal.append(rank, {**result, **facts, "memory_gib": processes.peak_memory_gib()})
+            journal.append(rank, {**result[0], **facts, "memory_gib": processes.peak_memory_gib()})
             previous = now
-            tokens += batch_tokens
+            tokens += result[1]
             completed.add(number)
             if progress is not None:
                 progress(len(completed), batches, tokens / max(now - start, 1e-9))
+
+        yield [n for n in range(rank, batches, processes.world_size()) if n not in completed], record
         processes.barrier()
 
 

@@ -24,6 +24,8 @@ from prmbench.core.records import RunResult, ScoredTrace, UserError
 
 SCORES_SUFFIX = ".scores.jsonl.gz"
 METRICS_SUFFIX = ".metrics.jsonl.gz"
+JOURNAL_HEAD = "run.json"
+"""File of a journal that holds the identity of its run."""
 LINES_SUFFIX, VALUES_SUFFIX = ".scores.jsonl", ".values.jsonl"
 """In an archive, instead of the scores file: its lines without `values`, and the values. Runs of a study often share
 all lines and differ in the values; kept apart, they compress to three quarters of the size."""
@@ -249,6 +251,15 @@ def has_scores(path: Path) -> bool:
 # --- the journal of a run in progress -----------------------------------------------------------------
 
 
+def journal_identity(folder: Path) -> dict[str, Any]:
+    """Return the identity of the run whose journal is in a folder; empty where there is none that can be read."""
+    path = folder / JOURNAL_HEAD
+    try:
+        return (_parse_entry(reading.read_text(path)) or {}) if reading.lexists(path) else {}
+    except UserError:
+        return {}
+
+
 class Journal:
     """Append-only record of the batches scored so far; a line cut by a kill is skipped."""
 
@@ -259,7 +270,7 @@ class Journal:
             UserError: The folder holds a run of another identity, such as an older scoring version.
         """
         self.folder = folder
-        identity_path = folder / "run.json"
+        identity_path = folder / JOURNAL_HEAD
         if folder.is_symlink():
             raise UserError(f"{folder}: is a link, and nothing is written through links; delete it")
         if restart:

@@ -1,13 +1,13 @@
 """Generates completions: sampling settings, rendered prompts, and batches by token budget.
 
-An engine samples one batch at a time; decoding.py does so for transformers.
+vLLM forms its own batches; for transformers decoding.py does, of the prompts of several batches together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from prmbench.core.records import UserError
 from prmbench.core.token_batches import token_batches
@@ -21,6 +21,9 @@ CPU_CACHE_BYTES, GPU_CACHE_BYTES = 2**30, 8 * 2**30
 """Default limits of the memory for a batch's keys and values."""
 CPU_MAX_BATCH_TOKENS, GPU_MAX_BATCH_TOKENS = 2**16, 2**20
 """Default limits of the tokens of a batch, however small the model."""
+BATCHES_AT_ONCE = 8
+"""Batches whose completions `generate` samples together where the engine refills places: its longest row waits alone
+once in so many batches."""
 _STAND_IN = "0completion0"
 _GENERATE = "{% set add_generation_prompt = true %}{% set enable_thinking = false %}\n"
 """Prepended to a chat template so that it opens the assistant's turn, and omits thinking where it can."""
@@ -48,6 +51,10 @@ class SampledTokens(NamedTuple):
     logprobs: tuple[float, ...]
     """Log-probability of each token under softmax(logits / temperature), before top-k and top-p; at temperature 0 under
     softmax(logits)."""
+
+
+OnFinished = Callable[[int, SampledTokens], None]
+"""Called with the index of a prompt and its completion when that is finished, while others are still being sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,73 @@ class Sampler(Protocol):
         """Sample one completion for each prompt, of at most `limits[i]` tokens, in one batch."""
 
 
+@runtime_checkable
+class ContinuousSampler(Sampler, Protocol):
+    """A sampler that takes the prompts of many batches at once, and begins one when another is finished."""
+
+    def sample_continuously(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        stops: Collection[int],
+        cache_tokens: int | None,
+        on_finished: OnFinished,
+    ) -> None:
+        """Sample as `sample` does, and report each completion.
+
+        Args:
+            prompts: Token ids of each prompt.
+            limits: Most tokens of each completion.
+            seeds: Seed of each completion.
+            sampling: Sampling settings.
+            stops: Token ids that end a completion.
+            cache_tokens: Most tokens of prompts and completions in memory; None = the engine's default.
+            on_finished: Called with each completion.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A completion to be sampled."""
+
+    prompt: Sequence[int]
+    limit: int
+    seed: int
+
+
+def sample_batches(
+    engine: Sampler,
+    requests: Sequence[Request],
+    batches: Sequence[Sequence[int]],
+    sampling: Sampling,
+    stops: Collection[int],
+    batch_tokens: int | None,
+    on_finished: OnFinished,
+) -> None:
+    """Sample batches of completions, all together where the engine can begin one when another ends.
+
+    Args:
+        engine: The engine that samples.
+        requests: The completions to be sampled.
+        batches: Indices of the requests of each batch.
+        sampling: The sampling settings.
+        stops: Token ids that end a completion.
+        batch_tokens: Most tokens in memory at the same time; None = the engine's default.
+        on_finished: Called with the index of a request and its completion.
+    """
+    together = [[i for batch in batches for i in batch]] if isinstance(engine, ContinuousSampler) else batches
+    for batch in together:
+        chosen = [requests[i] for i in batch]
+        inputs = [r.prompt for r in chosen], [r.limit for r in chosen], [r.seed for r in chosen], sampling, stops
+        if isinstance(engine, ContinuousSampler):
+            engine.sample_continuously(*inputs, batch_tokens, lambda k, tokens: on_finished(together[0][k], tokens))
+        else:
+            for i, tokens in zip(batch, engine.sample(*inputs), strict=True):
+                on_finished(i, tokens)
+
+
 def generate(
     engine: Sampler,
     prompts: Sequence[str],
@@ -123,20 +197,23 @@ def generate(
     costs = [len(i) + r if r > 0 else 0 for i, r in zip(ids, room, strict=True)]
     batches = token_batches(costs, budget(engine, batch_tokens))
     stop_ids = engine.stops | frozenset(stops)
+    requests = [Request(*fields) for fields in zip(ids, room, seeds, strict=True)]
     completions: dict[int, Completion] = {}
+
+    def finish(i: int, tokens: SampledTokens) -> None:
+        completions[i] = decode_completion(engine.tokenizer, tokens, stop_ids)
+
     next_index = 0
-    for batch in batches:
-        if room[batch[0]] < 1:
-            completions |= {
-                i: Completion("", 0, "", refused=f"{len(ids[i])} tokens of prompt fill the context") for i in batch
-            }
-        else:
-            sampled = engine.sample(
-                [ids[i] for i in batch], [room[i] for i in batch], [seeds[i] for i in batch], sampling, stop_ids
-            )
-            completions |= {
-                i: decode_completion(engine.tokenizer, d, stop_ids) for i, d in zip(batch, sampled, strict=True)
-            }
+    for start in range(0, len(batches), BATCHES_AT_ONCE):
+        group = batches[start : start + BATCHES_AT_ONCE]
+        completions |= {
+            i: Completion("", 0, "", refused=f"{len(ids[i])} tokens of prompt fill the context")
+            for batch in group
+            for i in batch
+            if room[i] < 1
+        }
+        sampled = [batch for batch in group if room[batch[0]] > 0]  # refused prompts have batches of their own
+        sample_batches(engine, requests, sampled, sampling, stop_ids, batch_tokens, finish)
         while next_index in completions:
             yield completions.pop(next_index)
             next_index += 1

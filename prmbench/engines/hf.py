@@ -36,6 +36,7 @@ from prmbench.engines.generation import (
     CPU_MAX_BATCH_TOKENS,
     GPU_CACHE_BYTES,
     GPU_MAX_BATCH_TOKENS,
+    OnFinished,
     SampledTokens,
     Sampling,
 )
@@ -47,6 +48,9 @@ _AUTO = {
     "classes": transformers.AutoModelForTokenClassification,
     "none": transformers.AutoModel,
 }
+FREE_SHARE = 0.8
+"""Share of a GPU's free memory for keys and values while completions are sampled; the rest is for a step's logits and
+for reading prompts."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameter numbers of mallopt(3)."""
 TOKENIZER_FILES = ("tokenizer.*", "tokenizer_config.json", "vocab.*", "spiece.model", "sentencepiece*")
@@ -143,16 +147,33 @@ class HFEngine:
 
     @property
     def batch_tokens(self) -> int:
-        """Default size of a batch of completions in tokens, from the size of their keys and values."""
-        shape = self.model.config.get_text_config()
-        heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
-        width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-        bytes_per_token = 2 * shape.num_hidden_layers * heads * width * self.model.dtype.itemsize
+        """Default size of a batch of completions in tokens, from the size of their keys and values.
+
+        A constant for each model and kind of device, since a run's identity holds its batches. How much is in memory at
+        once is `cache_tokens`.
+        """
         cpu = self.model.device.type in ("cpu", "meta")
         cache_bytes, max_tokens = (
             (CPU_CACHE_BYTES, CPU_MAX_BATCH_TOKENS) if cpu else (GPU_CACHE_BYTES, GPU_MAX_BATCH_TOKENS)
         )
-        return min(cache_bytes // bytes_per_token, max_tokens)
+        return min(cache_bytes // self._cache_bytes_per_token(self.model.dtype), max_tokens)
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens whose keys and values are in memory while sampling: what is free on one GPU, else `batch_tokens`."""
+        device = self.model.device
+        if device.type != "cuda" or len(set(getattr(self.model, "hf_device_map", {}).values())) > 1:
+            return self.batch_tokens
+        free = torch.cuda.mem_get_info(device)[0]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        dtype = token_logprobs.factor_dtype(self.model.dtype, device.type) or self.model.dtype
+        return int(free * FREE_SHARE) // self._cache_bytes_per_token(dtype)
+
+    def _cache_bytes_per_token(self, dtype: torch.dtype) -> int:
+        shape = self.model.config.get_text_config()
+        heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
+        width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+        return int(2 * shape.num_hidden_layers * heads * width * dtype.itemsize)
 
     def sample(
         self,
@@ -162,8 +183,21 @@ class HFEngine:
         sampling: Sampling,
         stops: Collection[int],
     ) -> list[SampledTokens]:
-        """Sample one completion for each prompt, of at most `limits[i]` tokens, in one batch."""
-        return decode(self.model, prompts, limits, seeds, sampling, stops)
+        """Sample one completion for each prompt, of at most `limits[i]` tokens."""
+        return decode(self.model, prompts, limits, seeds, sampling, stops, self.cache_tokens)
+
+    def sample_continuously(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        stops: Collection[int],
+        cache_tokens: int | None,
+        on_finished: OnFinished,
+    ) -> None:
+        """Sample as `sample` does, and report each completion; see `ContinuousSampler`."""
+        decode(self.model, prompts, limits, seeds, sampling, stops, cache_tokens or self.cache_tokens, on_finished)
 
     @torch.inference_mode()
     def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:

@@ -6,7 +6,7 @@ The logits of all positions never exist together: at most `chunk` rows do at a t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -194,6 +194,31 @@ def _candidates(
     return tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
+def output_head(
+    weight: Tensor, dtype: torch.dtype, bias: Tensor | None = None, softcap: float | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Return a function from hidden states [n, h] to logits [n, v], for many calls without gradients.
+
+    The weights become a factor of `dtype` once. Products and sums are those of `logprobs_at`, so equal states give
+    equal logits.
+
+    Args:
+        weight: [v, h] weights of the output head.
+        dtype: Half precision of the factors; see `factor_dtype`.
+        bias: [v] bias of the output head.
+        softcap: Soft cap of the logits.
+    """
+    weight_factor = _as_factor(weight, dtype)
+    return lambda hidden: _logits(_as_factor(hidden, dtype), weight_factor, bias, softcap, dtype)
+
+
+def factor_dtype(dtype: torch.dtype, device_type: str) -> torch.dtype | None:
+    """Return the half precision in which a model of this dtype multiplies here, autocast included; None = full."""
+    if dtype in (torch.bfloat16, torch.float16):
+        return dtype
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+
+
 def max_candidates(p_min: float) -> int:
     """Return how many tokens can have a probability of at least p_min; 0 for p_min = 0, which asks for none."""
     return int((1 + P_MIN_MARGIN) / p_min) if p_min else 0
@@ -299,10 +324,7 @@ def _grad_logits(
 
 def _factor_dtype(hidden: Tensor) -> torch.dtype | None:
     """Return the half precision of the factors, or None when they have the precision of the reductions."""
-    device = hidden.device.type
-    if hidden.dtype in (torch.bfloat16, torch.float16):
-        return hidden.dtype
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return factor_dtype(hidden.dtype, hidden.device.type)
 
 
 def _as_factor(x: Tensor, factor_dtype: torch.dtype | None) -> Tensor:

@@ -80,8 +80,9 @@ def evaluate_traces(
         run_identity.check_calibration(config, subsets)
     overrides = dict(manifest_fields or {})
     check_names(overrides, (f.name for f in fields(RunManifest)), "manifest_fields: unknown field")
-    overrides["config"] = {**options.to_json(config), **overrides.get("config", {})}
-    return _evaluate(config, loaded, _backend_for_task(backend or load_backend(config), task), progress, overrides)
+    backend = _backend_for_task(backend or load_backend(config), task)
+    overrides["config"] = {**run_identity.recorded_options(config, backend.facts), **overrides.get("config", {})}
+    return _evaluate(config, loaded, backend, progress, overrides)
 
 
 def _load_traces(config: EvalConfig) -> data.LoadedBenchmark:

@@ -15,6 +15,7 @@ from prmbench.core.records import RunManifest, UserError
 from prmbench.data import field_names, rollouts
 from prmbench.data import prompts as prompt_files
 from prmbench.data.prompts import Prompt
+from prmbench.engines.choice import with_engine
 from prmbench.evaluation import stored_rollouts
 from prmbench.evaluation.completion_traces import prompts_hash, scored_trace
 from prmbench.evaluation.run_files import is_stored, judge_again, judge_and_write
@@ -44,6 +45,7 @@ def evaluate(config: EvalConfig, progress: sampler.Progress | None = None) -> re
         return stored_rollouts.evaluate(config)
     writing.check_writable(config.out)
     _warn_of_unused_options(config)
+    config = with_engine(config, samples=True)
     plan = _make_plan(config)
     check_calibration(config, plan.loaded.subsets)
     path = config.out / f"{plan.run_id}.json"
@@ -78,6 +80,7 @@ def _warn_of_unused_options(config: EvalConfig) -> None:
 
 def dry_run(config: EvalConfig) -> DryRun:
     """Return the plan of a run without loading weights. Raises UserError."""
+    config = with_engine(config, samples=True)
     plan = _make_plan(config)
     work = sampler.prepare(plan.engine, plan.prompts, config)
     return summarise_plan(plan.engine, work)

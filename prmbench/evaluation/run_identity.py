@@ -81,6 +81,12 @@ def content_hash(loaded: data.LoadedBenchmark) -> str:
     return traces_hash if loaded.task == "steps" else rollout_traces.content_hash(traces_hash, loaded.traces)
 
 
+def recorded_options(config: ModelConfig, facts: Facts) -> dict[str, Any]:
+    """Return the options as a manifest holds them, with the engine that `auto` stood for."""
+    engine = facts.engine if facts.engine in ("hf", "vllm", "openai") else "hf"
+    return {**options.to_json(config), **({"engine": engine} if config.engine == "auto" else {})}
+
+
 def run_manifest(
     config: EvalConfig, facts: Facts, loaded: data.LoadedBenchmark, run_fields: Mapping[str, Any]
 ) -> RunManifest:
@@ -108,7 +114,7 @@ def run_manifest(
             "task": loaded.task,
             "subsets": loaded.subsets,
             "n": len(loaded.traces),
-            "config": options.to_json(config),
+            "config": recorded_options(config, facts),
             "seed": config.seed,
             "scores_sha256": "",
             "calibrate_on": config.calibrate_on,

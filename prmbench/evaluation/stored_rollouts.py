@@ -55,7 +55,11 @@ def evaluate(config: EvalConfig) -> result_files.Run | None:
         "run_id": name,
         "model": model,
         "benchmark_hash": prompts_hash((r.group, r.subset, r.prompt, r.gold) for r in completions),
-        "config": {**options.to_json(config), **{name: summary["config"][name] for name in sampling_options}},
+        "config": {
+            **options.to_json(config),
+            "engine": summary["identity"]["engine"],
+            **{name: summary["config"][name] for name in sampling_options},
+        },
         "packages": {**provenance.package_versions(), **summary["packages"]},
         "tokens": sum(r.tokens or 0 for r in completions),
         "n": len(completions),

@@ -398,6 +398,8 @@ def command(m: RunManifest) -> str:
         for name in defaults
         if name not in EXCLUDED_OPTIONS and _differs(options_json, defaults, name)
     }
+    if changed.get("engine") == "hf" and m.device == "cpu":
+        del changed["engine"]  # which `auto` is there
     has_files = m.backend != "baseline" and changed.get("engine") != "openai"
     for name in ("data", "model", "ref_model") if has_files else ("data",):
         if "/" not in (changed.get(name) or "/"):  # the last part of a path: no hub id, which is ORG/NAME

@@ -74,7 +74,7 @@ def train_distrl(
     with run_setup.opened(job, may_continue=config.resume != "never") as record:
         if record["finished"]:
             return known_result(job, record.get("result")) if processes.rank() == 0 else None
-        with Verifier(2) as verifier, stop_requests() as stop_requested:
+        with Verifier() as verifier, stop_requests() as stop_requested:
             run = _open(job, verifier, progress)
             _loop(run, stop_requested)
         return export(job, run.models, record, manifest_fields or {})

@@ -6,6 +6,7 @@ Only the choice is made here; engines/weight_sync.py and engines/weight_sync_che
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from prmbench import objectives
 from prmbench.core import processes, writing
 from prmbench.data.rollouts import Rollout
 from prmbench.engines import weight_sync_check
-from prmbench.engines.generation import SampledTokens, Sampling
+from prmbench.engines.frozen_weights import frozen_weights_in
+from prmbench.engines.generation import OnFinished, SampledTokens, Sampling
 from prmbench.engines.hf import load
 from prmbench.engines.weight_sync import (
     AdapterWeights,
@@ -65,12 +67,32 @@ class InTraining:
         stops: Collection[int],
     ) -> list[SampledTokens]:
         """Samples one completion for each prompt, as `HFEngine.sample` does."""
-        self.runner.model.eval()
+        with self._sampling():
+            return self.runner.engine.sample(prompts, limits, seeds, sampling, stops)
+
+    def sample_continuously(
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        stops: Collection[int],
+        cache_tokens: int | None,
+        on_finished: OnFinished,
+    ) -> None:
+        """Samples and reports completions, as `HFEngine.sample_continuously` does."""
+        with self._sampling():
+            self.runner.engine.sample_continuously(prompts, limits, seeds, sampling, stops, cache_tokens, on_finished)
+
+    @contextmanager
+    def _sampling(self) -> Iterator[None]:
+        model = self.runner.model
+        model.eval()
         try:
-            with self.runner.precision():
-                return self.runner.engine.sample(prompts, limits, seeds, sampling, stops)
+            with self.runner.precision(), frozen_weights_in(model, self.runner.autocast):
+                yield
         finally:
-            self.runner.model.train()
+            model.train()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +102,8 @@ class Source:
     link: SamplerLink
     weights: Weights
     foreign: bool
-    """Whether the sampler's log-probabilities are not exactly the old policy's: another engine, or rounded weights."""
+    """Whether the sampler's log-probabilities are not exactly the old policy's: another engine, or half precision, in
+    which reading a completion token by token and as a whole round differently."""
 
     def push(self, version: int) -> None:
         """Gives the sampler the current weights, and wakes it up where it sleeps. All processes call it."""
@@ -131,11 +154,11 @@ def open_source(job: Job, policy: Runner, trainer_bytes: int = 0) -> Source:
 
 
 def _open_hf(job: Job, policy: Runner) -> Source:
+    foreign = job.setup.placement.dtype != "float32"
     if not job.setup.sharded:
-        return Source(SharedModelLink(InTraining(policy)), (), foreign=False)
+        return Source(SharedModelLink(InTraining(policy)), (), foreign)
     copy = load(job.config.model, "lm", job.setup.placement, job.revision, job.config.trust_remote_code)
-    rounded = policy.adapters is not None and job.setup.placement.dtype != "float32"  # W + B A in half precision
-    return Source(ModelCopyLink(copy), MergedWeights(policy), foreign=rounded)
+    return Source(ModelCopyLink(copy), MergedWeights(policy), foreign)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +248,13 @@ def step_mismatch(rows: Rows, old_logprobs: Tensor, source: Source, dtype: str) 
         return None
     assert logprobs is not None
     mismatch = weight_sync_check.measure_mismatch(old_logprobs.cpu().numpy(), logprobs.cpu().numpy())
-    if source.foreign:
+    if source.foreign and not isinstance(source.link, SharedModelLink):  # no weights travel to the model itself
         weight_sync_check.check_mismatch(mismatch, weight_sync_check.TOLERANCE[dtype])
     return mismatch
 
 
 def importance_weights(rows: Rows, old_logprobs: Tensor, source: Source) -> Tensor | None:
-    """Returns the [n] truncated importance weights; None where our own engine sampled the completions."""
+    """Returns the [n] truncated importance weights; None where the sampler is exact."""
     logprobs = rows.sampler_logprobs() if source.foreign else None
     return None if logprobs is None else objectives.importance_weights(old_logprobs, logprobs, CAP)
 

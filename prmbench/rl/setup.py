@@ -14,7 +14,7 @@ from prmbench import config as options
 from prmbench.backends import cards, common
 from prmbench.config import RolloutConfig, distrl_options
 from prmbench.config.distrl_options import SELF, DistRLConfig, ResolvedDistRL
-from prmbench.core import processes, result_files
+from prmbench.core import processes, reading, result_files
 from prmbench.core.provenance import CARD_FILE
 from prmbench.core.records import UserError
 from prmbench.data import field_names, rollouts
@@ -22,10 +22,12 @@ from prmbench.data import prompts as prompt_files
 from prmbench.data.prompts import Prompt
 from prmbench.engines import generation
 from prmbench.engines.addresses import server_host
+from prmbench.engines.choice import with_engine
 from prmbench.engines.hf import HFEngine
 from prmbench.sampling.completions import check_verifiers, verifier_kind
 from prmbench.training import run_setup
 from prmbench.training.model import ModelSetup
+from prmbench.training.run_folder import RUN
 from prmbench.training.run_setup import RunSetup
 from prmbench.verification.extraction import extract_gold_answers
 from prmbench.verification.verifiers import answer_or_line
@@ -87,6 +89,7 @@ def resolved(config: DistRLConfig) -> ResolvedDistRL:
         raise UserError(
             f"--first-rollouts: their steps get no values, and --step-values is {config.step_values}; drop one of them"
         )
+    config = with_engine(config, samples=True, recorded=_recorded_engine(config.out))
     if (config.engine == "server") != bool(config.server):
         raise UserError("--engine server and --server URL go together; give both, or neither")
     for url in config.server:
@@ -97,6 +100,16 @@ def resolved(config: DistRLConfig) -> ResolvedDistRL:
             f"start as many processes, or name fewer servers"
         )
     return config
+
+
+def _recorded_engine(out: Path) -> object:
+    """Returns the engine of the run in a folder; None where there is none, or it cannot be read."""
+    try:
+        record = reading.read_json(out / RUN) if (out / RUN).exists() else {}
+    except UserError:
+        return None
+    identity = record.get("identity") if isinstance(record, dict) else None
+    return identity.get("engine") if isinstance(identity, dict) else None
 
 
 def _as_trained(config: DistRLConfig) -> DistRLConfig:

@@ -91,12 +91,8 @@ def _sample_groups(job: Job, sampler: Sampler, verifier: Verifier, positions: Se
     """Samples and verifies the completions of the prompts at some positions; returns them by position."""
     prompts = prompts_at(job.prompts, positions, job.config.seed)
     work = completions.prepare(sampler, prompts, job.drawing)
-    rollouts_by_index: dict[int, tuple[Rollout, SampledTokens | None]] = {}
-    for batch in work.batches:
-        sampled = completions.sample_batch_with_tokens(sampler, work, batch, job.drawing, verifier)
-        rollouts_by_index |= dict(zip(batch, sampled, strict=True))
-    n = work.n
-    return {position: [rollouts_by_index[k * n + i] for i in range(n)] for k, position in enumerate(positions)}
+    rows, n = completions.sample_plan(sampler, work, job.drawing, verifier), work.n
+    return {position: rows[k * n : (k + 1) * n] for k, position in enumerate(positions)}
 
 
 def prompts_at(prompts: Sequence[Prompt], positions: Sequence[int], seed: int) -> list[Prompt]:

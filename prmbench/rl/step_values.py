@@ -6,7 +6,7 @@ of S steps has S values, one before each step; after the last step its value is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -27,7 +27,8 @@ from prmbench.rl.step_rollouts import StepRollouts
 from prmbench.rl.token_rows import Row, Rows, micro_batches
 from prmbench.sampling import completions
 from prmbench.training.model import Runner
-from prmbench.verification.verifiers import Verifier
+from prmbench.verification.background import BackgroundVerifier
+from prmbench.verification.verifiers import Verdict, Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,19 +168,34 @@ def continuation_values(
     )
     outcomes: list[list[int]] = [[] for _ in prefixes]
     tokens = 0
-    for batch in batches:
-        chosen = [requests[n] for n in batch]
-        seeds = [completions.request_seed(job.config.seed, _name(rows, prefixes[i]), k) for i, k in chosen]
-        sampled = sampler.sample([ids[i] for i, _ in chosen], [limits[i] for i, _ in chosen], seeds, how, stops)
-        claims = []
-        for (i, _), continuation in zip(chosen, sampled, strict=True):
+
+    def keep(verdicts: Iterable[tuple[int, Verdict]]) -> None:
+        for number, verdict in verdicts:
+            outcomes[requests[number][0]] += [] if verdict.outcome is None else [verdict.outcome]
+
+    with BackgroundVerifier(verifier) as checks:
+
+        def verify(number: int, continuation: SampledTokens) -> None:
+            nonlocal tokens
+            i = requests[number][0]
             row = rows[prefixes[i].row]
             whole = SampledTokens((*ids[i][row.start :], *continuation.ids), ())
             text = generation.decode_completion(job.tokenizer, whole, stops).text
-            claims.append(completions.claim(prompt_of(row), text, job.drawing))
-        tokens += sum(len(continuation.ids) for continuation in sampled)
-        for (i, _), verdict in zip(chosen, verifier.check(claims), strict=True):
-            outcomes[i] += [] if verdict.outcome is None else [verdict.outcome]
+            checks.submit(number, completions.claim(prompt_of(row), text, job.drawing))
+            tokens += len(continuation.ids)
+            keep(checks.finished())
+
+        seeds = [completions.request_seed(job.config.seed, _name(rows, prefixes[i]), k) for i, k in requests]
+        generation.sample_batches(
+            sampler,
+            [generation.Request(ids[i], limits[i], seed) for (i, _), seed in zip(requests, seeds, strict=True)],
+            batches,
+            how,
+            stops,
+            job.drawing.batch_tokens,
+            verify,
+        )
+        keep(checks.remaining())
     return [fmean(seen) if seen else None for seen in outcomes], tokens
 
 

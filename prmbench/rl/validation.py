@@ -35,10 +35,8 @@ def validate(job: Job, sampler: Sampler, verifier: Verifier) -> Validation:
     """Samples and verifies completions of the validation prompts. All processes call it and get the same result."""
     share = range(processes.rank(), len(job.validation), processes.world_size())
     work = completions.prepare(sampler, [job.validation[i] for i in share], job.judging)
-    rollouts: dict[int, Rollout] = {}
-    for batch in work.batches:
-        rollouts |= dict(zip(batch, completions.sample_batch(sampler, work, batch, job.judging, verifier), strict=True))
-    results = {i: _numbers([rollouts[k * work.n + s] for s in range(work.n)]) for k, i in enumerate(share)}
+    rollouts = [rollout for rollout, _ in completions.sample_plan(sampler, work, job.judging, verifier)]
+    results = {i: _numbers(rollouts[k * work.n : (k + 1) * work.n]) for k, i in enumerate(share)}
     all_results = {i: pair for process in processes.all_gather(results) for i, pair in process.items()}
     ordered = [all_results[i] for i in range(len(job.validation))]
     return Validation(tuple(a for a, _ in ordered), tuple(t for _, t in ordered))

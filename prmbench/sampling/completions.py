@@ -1,15 +1,15 @@
-"""Samples completions of prompts and verifies them, batch by batch; a journal records each complete batch.
+"""Samples completions of prompts and verifies them, one beside the other; a journal records each complete batch.
 
-Batches and seeds depend on the prompts and options alone, so a run that is killed and resumed gives the same rows.
+Batches and seeds depend on the prompts and options alone, so a run that is killed and resumed gives the same rows; up
+to rounding, since completions are sampled with others: two tokens whose scores agree to seven digits may be exchanged.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,17 @@ from prmbench.engines import generation
 from prmbench.engines.generation import CPU_MAX_BATCH_TOKENS, GPU_MAX_BATCH_TOKENS, SampledTokens, Sampler, Sampling
 from prmbench.engines.vllm import EXCLUSIVE_SHARE, VllmOptions
 from prmbench.verification import verifiers
+from prmbench.verification.background import BackgroundVerifier
 from prmbench.verification.extraction import extract_gold_answers
 from prmbench.verification.gym_tasks import refusal
 
 Options = RolloutConfig | EvalConfig
 VERSION = 2
 """Version of the code between a prompt and a row; raise it with every change that changes rows."""
+RolloutWithTokens = tuple[Rollout, SampledTokens | None]
+"""A completion and its tokens; None where the prompt was refused."""
+OnBatch = Callable[[int, Sequence[RolloutWithTokens]], None]
+"""Called with a batch's number and its completions."""
 REFUSED = "refused"
 """Verdict of a completion that was not sampled because the prompt fills the context; its outcome is None."""
 
@@ -74,13 +79,7 @@ def sample_completions(
         UserError: The options sample nothing.
     """
     plan = prepare(engine, prompts, config)
-    waiting: dict[int, Rollout] = {}
-    next_index = 0
-    for batch in plan.batches:
-        waiting |= dict(zip(batch, sample_batch(engine, plan, batch, config, verifier), strict=True))
-        while next_index in waiting:
-            yield waiting.pop(next_index)
-            next_index += 1
+    yield from (rollout for rollout, _ in sample_plan(engine, plan, config, verifier))
 
 
 def sample_with_journal(
@@ -110,14 +109,14 @@ def sample_with_journal(
     logging.getLogger(__name__).info("tokenizing %d prompts", len(prompts))
     plan = prepare(engine, prompts, config)
     journal = batch_jobs.open_journal(folder, run_identity(engine, plan, config), len(plan.batches), anew)
-    workers = max(1, min(8, (os.cpu_count() or 1) // processes.world_size()))
-    with verifiers.Verifier(workers) as verifier:
+    with verifiers.Verifier() as verifier, batch_jobs.recorded_batches(journal, len(plan.batches), progress) as share:
+        remaining, record = share
 
-        def run_batch(number: int) -> tuple[dict[str, Any], int]:
-            rows = sample_batch(engine, plan, plan.batches[number], config, verifier)
-            return {"rollouts": [rollout_files.to_row(r) for r in rows]}, sum(r.tokens or 0 for r in rows)
+        def record_rows(number: int, rows: Sequence[RolloutWithTokens]) -> None:
+            entry = {"rollouts": [rollout_files.to_row(rollout) for rollout, _ in rows]}
+            record(number, (entry, sum(rollout.tokens or 0 for rollout, _ in rows)))
 
-        batch_jobs.run_batches(journal, len(plan.batches), run_batch, progress)
+        sample_batches(engine, plan, remaining, config, verifier, record_rows)
     return _collect(plan, journal) if processes.rank() == 0 else None
 
 
@@ -214,41 +213,85 @@ def request_seed(seed: int, prompt: str, k: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\0{prompt}\0{k}".encode()).digest()[:8]) >> 1
 
 
-def sample_batch(
-    engine: Sampler,
-    plan: SamplingPlan,
-    batch: Sequence[int],
-    config: Options,
-    verifier: verifiers.Verifier,
-) -> list[Rollout]:
-    """Sample one batch of completions, split them into steps and verify them."""
-    return [rollout for rollout, _ in sample_batch_with_tokens(engine, plan, batch, config, verifier)]
-
-
-def sample_batch_with_tokens(
-    engine: Sampler,
-    plan: SamplingPlan,
-    batch: Sequence[int],
-    config: Options,
-    verifier: verifiers.Verifier,
-) -> list[tuple[Rollout, SampledTokens | None]]:
-    """Sample one batch as `sample_batch` does; each rollout comes with its tokens, or None if it was refused."""
-    prompts = [plan.prompts[i // plan.n] for i in batch]
-    if not plan.token_limits[batch[0] // plan.n]:  # refused prompts have cost 0, and so batches of their own
-        refused = zip(batch, prompts, strict=True)
-        return [(Rollout(**_prompt_fields(p, i % plan.n), verdict=REFUSED, tokens=0), None) for i, p in refused]
-    sampled = engine.sample(
-        [plan.prompt_ids[i // plan.n] for i in batch],
-        [plan.token_limits[i // plan.n] for i in batch],
-        [request_seed(config.seed, p.id, i % plan.n) for i, p in zip(batch, prompts, strict=True)],
-        sampling_parameters(config),
-        plan.stop_ids,
+def sample_plan(
+    engine: Sampler, plan: SamplingPlan, config: Options, verifier: verifiers.Verifier
+) -> list[RolloutWithTokens]:
+    """Return the verified completions of a whole plan, in order, with their tokens; None for refused prompts."""
+    rows: dict[int, RolloutWithTokens] = {}
+    sample_batches(
+        engine,
+        plan,
+        range(len(plan.batches)),
+        config,
+        verifier,
+        lambda number, batch: rows.update(zip(plan.batches[number], batch, strict=True)),
     )
-    completions = [generation.decode_completion(engine.tokenizer, tokens, plan.stop_ids) for tokens in sampled]
-    verdicts = verifier.check([claim(p, c.text, config) for p, c in zip(prompts, completions, strict=True)])
-    rows = zip(batch, prompts, completions, verdicts, strict=True)
-    rollouts = [_rollout(p, i % plan.n, c, verdict, config.split) for i, p, c, verdict in rows]
-    return list(zip(rollouts, sampled, strict=True))
+    return [rows[i] for i in range(len(rows))]
+
+
+def sample_batches(
+    engine: Sampler,
+    plan: SamplingPlan,
+    numbers: Sequence[int],
+    config: Options,
+    verifier: verifiers.Verifier,
+    on_batch: OnBatch,
+) -> None:
+    """Sample batches of completions, split them into steps and verify them; verification runs beside sampling.
+
+    Args:
+        engine: The policy.
+        plan: The prompts and batches.
+        numbers: The batches to sample.
+        config: How to sample and verify.
+        verifier: Checks the completions; a thread uses it until this function returns.
+        on_batch: Called with the number of a batch and its completions, in order, once all of them are verified.
+    """
+    sampled: dict[int, tuple[generation.Completion, SampledTokens]] = {}
+    rows: dict[int, RolloutWithTokens] = {}
+    batch_of = {i: number for number in numbers for i in plan.batches[number]}
+    missing = {number: len(plan.batches[number]) for number in numbers}
+    is_refused = {number: not plan.token_limits[plan.batches[number][0] // plan.n] for number in numbers}
+
+    def finish(i: int, row: RolloutWithTokens) -> None:
+        rows[i] = row
+        missing[batch_of[i]] -= 1
+        if not missing[batch_of[i]]:
+            on_batch(batch_of[i], [rows.pop(k) for k in plan.batches[batch_of[i]]])
+
+    def finish_verified(verdicts: Iterable[tuple[int, verifiers.Verdict]]) -> None:
+        for i, verdict in verdicts:
+            completion, tokens = sampled.pop(i)
+            prompt = plan.prompts[i // plan.n]
+            finish(i, (_rollout(prompt, i % plan.n, completion, verdict, config.split), tokens))
+
+    with BackgroundVerifier(verifier) as checks:
+
+        def verify(i: int, tokens: SampledTokens) -> None:
+            completion = generation.decode_completion(engine.tokenizer, tokens, plan.stop_ids)
+            sampled[i] = completion, tokens
+            checks.submit(i, claim(plan.prompts[i // plan.n], completion.text, config))
+            finish_verified(checks.finished())
+
+        generation.sample_batches(
+            engine,
+            [_request(plan, i, config.seed) for i in range(plan.n * len(plan.prompts))],
+            [plan.batches[number] for number in numbers if not is_refused[number]],
+            sampling_parameters(config),
+            plan.stop_ids,
+            config.batch_tokens,
+            verify,
+        )
+        finish_verified(checks.remaining())
+    for i in (i for number in numbers if is_refused[number] for i in plan.batches[number]):
+        refused = Rollout(**_prompt_fields(plan.prompts[i // plan.n], i % plan.n), verdict=REFUSED, tokens=0)
+        finish(i, (refused, None))
+
+
+def _request(plan: SamplingPlan, i: int, seed: int) -> generation.Request:
+    place, k = divmod(i, plan.n)
+    limit = plan.token_limits[place]
+    return generation.Request(plan.prompt_ids[place], limit, request_seed(seed, plan.prompts[place].id, k))
 
 
 def claim(prompt: Prompt, text: str, config: Options) -> verifiers.Claim:

@@ -18,10 +18,12 @@ from prmbench.backends.common import LM, template_source
 from prmbench.config import RolloutConfig
 from prmbench.core import output_checks, processes, provenance, reading, result_files, writing
 from prmbench.core.records import Notice, UserError, text_hash
+from prmbench.core.result_files import journal_identity
 from prmbench.data import field_names
 from prmbench.data import prompts as prompt_files
 from prmbench.data import rollouts as rollout_files
 from prmbench.data.rollouts import Rollout
+from prmbench.engines.choice import with_engine
 from prmbench.sampling.completions import (
     REFUSED,
     Progress,
@@ -69,7 +71,7 @@ def run_rollout(config: RolloutConfig, progress: Progress | None = None) -> Path
     Raises:
         UserError: An option or an input is invalid, or `config.out` is from another run.
     """
-    config = options.validate(config)
+    config = _with_engine(options.validate(config))
     _check(config)
     prompts = _load_prompts(config)
     check_verifiers(prompts, config)
@@ -83,8 +85,7 @@ def run_rollout(config: RolloutConfig, progress: Progress | None = None) -> Path
         message = f"{config.out}: holds this very run, and nothing is drawn; --force draws anew"
         warnings.warn(message, Notice, stacklevel=2)
         return config.out
-    journal = config.out.with_name(config.out.name + ".journal")
-    sampled = sample_with_journal(engine, prompts, config, journal, progress, config.force)
+    sampled = sample_with_journal(engine, prompts, config, _journal_path(config.out), progress, config.force)
     if sampled is None:
         return None
     completed = [r for r in sampled.rollouts if r.verdict != REFUSED]
@@ -114,7 +115,7 @@ def dry_run(config: RolloutConfig) -> DryRun:
     Raises:
         UserError: An option or an input is invalid.
     """
-    config = options.validate(config)
+    config = _with_engine(options.validate(config))
     _check(config)
     prompts = _load_prompts(config)
     check_verifiers(prompts, config)
@@ -133,6 +134,17 @@ def summarise_plan(engine: LM, plan: SamplingPlan) -> DryRun:
         batches=len(plan.batches),
         weights_gib=round(engine.weight_bytes / 2**30, 2),
     )
+
+
+def _with_engine(config: RolloutConfig) -> RolloutConfig:
+    """Return the config with the engine of the run that `out` holds or is to hold, where that is left to `auto`."""
+    sidecar_identity = read_sidecar(config.out).get("identity")
+    known = sidecar_identity if isinstance(sidecar_identity, dict) else journal_identity(_journal_path(config.out))
+    return with_engine(config, samples=True, recorded=None if config.force else known.get("engine"))
+
+
+def _journal_path(out: Path) -> Path:
+    return out.with_name(out.name + ".journal")
 
 
 def sidecar_path(out: Path) -> Path:

@@ -5,7 +5,6 @@ data/completion_rows.py knows the shapes of rows; the answers are checked in the
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -129,8 +128,7 @@ def _verdicts(
     batches: Sequence[Sequence[verifiers.Claim]], journal: result_files.Journal, progress: Progress | None
 ) -> list[verifiers.Verdict] | None:
     """Return the verdicts in the first process, None in the others."""
-    workers = max(1, min(8, (os.cpu_count() or 1) // processes.world_size()))
-    with verifiers.Verifier(workers) as verifier:
+    with verifiers.Verifier() as verifier:
 
         def check(number: int) -> tuple[dict[str, Any], int]:
             return {"verdicts": [asdict(v) for v in verifier.check(batches[number])]}, len(batches[number])

@@ -106,10 +106,13 @@ class _Worker:
 class Verifier:
     """Checks claims in killable worker processes, which start when first needed. Use it as a context manager."""
 
-    def __init__(self, workers: int = 2, limit: float = 5.0, memory_gib: float = 2.0) -> None:
-        """Set the number of workers and the limits of one claim, in seconds and in GiB of address space."""
+    def __init__(self, workers: int | None = None, limit: float = 5.0, memory_gib: float = 2.0) -> None:
+        """Set the number of workers and the limits of one claim, in seconds and in GiB of address space.
+
+        Workers that are None are as many as there are cores for this process.
+        """
         self.limit = limit
-        self._size = workers
+        self._size = workers or cores_per_process()
         self._memory = int(memory_gib * 2**30)
         self._kinds: frozenset[str] = frozenset()
         self._workers: list[_Worker] = []
@@ -234,6 +237,12 @@ class Verifier:
             start_new_session=True,  # Ctrl-C reaches only the parent, which kills the group
         )
         return _Worker(process, deadline=time.monotonic() + START_SECONDS)
+
+
+def cores_per_process() -> int:
+    """Return the cores that this process may use, shared with the others that torchrun started on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1))
 
 
 def check_installed(kind: str) -> None:

@@ -579,6 +579,11 @@ class Fixed(HFEngine):
         ids = (*self.tokenizer(self.text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
         return [SampledTokens(ids, (0.0,) * len(ids)) for _ in prompts]
 
+    def sample_continuously(self, *inputs: Any) -> None:
+        *how, _, on_finished = inputs
+        for i, tokens in enumerate(self.sample(*how)):
+            on_finished(i, tokens)
+
 
 THOUGHTFUL = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"

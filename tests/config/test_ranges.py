@@ -136,4 +136,4 @@ def test_a_misspelled_choice_is_told_the_nearest() -> None:
         options.validate(Toy(kind="x"))  # type: ignore[arg-type]
     line = call("train-distrl", "--arm", "distrl_ipvrn").stderr
     assert line.startswith("error: --arm is 'distrl_ipvrn'; the nearest is 'distrl_ipvrm', choose from grpo,")
-    assert "<hf|vllm|server>" in fine("train-distrl", "--help")
+    assert "<drop|mask|keep>" in fine("train-distrl", "--help")

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from token_kinds import byte_bpe
 from torch import Tensor
 
 from prmbench.core.records import UserError
-from prmbench.engines import token_logprobs
+from prmbench.engines import generation, token_logprobs
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.hf import HFEngine, Placement, load
 
@@ -474,3 +475,23 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path: Path, policy: Path) 
         load(str(policy), "classes", CPU)
     tied = save_model(tmp_path / "tied", 0, tie_word_embeddings=True)
     load(str(tied), "lm", CPU)  # a shared head is not missing
+
+
+def test_the_cache_for_sampling_follows_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 * 3 layers * 2 heads * 4 wide = 48 numbers a token; memory that torch holds unused is free, too."""
+    shape = transformers.LlamaConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=4
+    )
+    model: Any = SimpleNamespace(
+        config=shape, device=torch.device("cuda", 0), dtype=torch.float32, eval=lambda: model, hf_device_map={}
+    )
+    engine = HFEngine(model, None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (9_000_000, 20_000_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3_000_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2_000_000)
+    assert engine.cache_tokens == 8_000_000 // (48 * 4)
+    monkeypatch.setattr(token_logprobs, "factor_dtype", lambda *_: torch.bfloat16)  # as under autocast
+    assert engine.cache_tokens == 8_000_000 // (48 * 2)
+    assert engine.batch_tokens == generation.GPU_MAX_BATCH_TOKENS  # in a run's identity, so it moves with nothing
+    model.hf_device_map = {"a": 0, "b": 1}
+    assert engine.cache_tokens == engine.batch_tokens

@@ -321,27 +321,27 @@ def test_a_policy_run_goes_on_where_it_was(
 ) -> None:
     small = replace(policy_config, batch_tokens=64)
     whole = run(small, out=tmp_path / "whole")
-    draw, calls = policy.sample_batch, []
+    append, entries = result_files.Journal.append, []
 
     class PowerCutError(Exception):
         pass
 
-    def cut_off(*args: Any) -> Any:
-        if len(calls) == 3:
+    def cut_off(*entry: Any) -> None:
+        if len(entries) == 3:
             raise PowerCutError
-        calls.append(args)
-        return draw(*args)
+        entries.append(entry)
+        append(*entry)
 
-    monkeypatch.setattr(policy, "sample_batch", cut_off)
+    monkeypatch.setattr(result_files.Journal, "append", cut_off)
     with pytest.raises(PowerCutError):
         evaluation.evaluate(small)
-    monkeypatch.setattr(policy, "sample_batch", draw)
+    monkeypatch.setattr(result_files.Journal, "append", append)
     assert list(policy_config.out.glob("*.journal"))
     resumed = run(small)
     assert result_files.scores_path(resumed.path).read_bytes() == result_files.scores_path(whole.path).read_bytes()
     assert resumed.path.name == whole.path.name
     before = resumed.path.read_bytes()
-    monkeypatch.setattr(policy, "sample_batch", None)  # a finished run draws nothing
+    monkeypatch.setattr(policy, "sample_batches", None)  # a finished run draws nothing
     assert run(small).result == resumed.result
     assert resumed.path.read_bytes() == before
 

@@ -31,12 +31,12 @@ Change = Callable[[int, Rollout], Rollout]
 
 def judged(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     """Changes what is known of each completion k of a prompt, once it is drawn and verified."""
-    inner = completions.sample_batch_with_tokens
+    inner = completions.sample_plan
 
     def changed(*args: Any) -> list[tuple[Rollout, SampledTokens | None]]:
         return [(change(int(r.id.rpartition("/")[2]), r), d) for r, d in inner(*args)]
 
-    monkeypatch.setattr(completions, "sample_batch_with_tokens", changed)
+    monkeypatch.setattr(completions, "sample_plan", changed)
 
 
 def prompt_of(rollout: Rollout) -> int:

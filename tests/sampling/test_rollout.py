@@ -238,7 +238,7 @@ def test_two_processes_write_the_same_bytes(config: RolloutConfig) -> None:
 def test_a_finished_run_is_not_drawn_again(config: RolloutConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     run(config)
     before = config.out.stat().st_mtime_ns
-    monkeypatch.setattr(policies, "sample_batch", None)
+    monkeypatch.setattr(policies, "sample_batches", None)
     assert run_rollout(config) == config.out
     assert config.out.stat().st_mtime_ns == before
 
