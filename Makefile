@@ -74,6 +74,7 @@ bench: install ## measure the speed of scoring, training and RL steps against th
 	$(BIN)/python benchmarks/history.py distrl_step
 	$(BIN)/python benchmarks/history.py grpo_step --updates 4
 	$(BIN)/python benchmarks/history.py candidate_head
+	$(BIN)/python benchmarks/history.py memory
 
 # No install: a machine with a GPU has a torch of its own. BLOCKS="ceilings scoring" runs some of the blocks.
 gpu: ## measure what only a GPU can show, in blocks of under ten minutes; PYTHON=the Python with torch, BLOCKS=names

@@ -15,6 +15,7 @@ TOY_ARGUMENTS = {
     "candidate_head": "--rows 8 --rounds 1",
     "distrl_step": "--prompts 2 --length 16 --rounds 1",
     "grpo_step": "--prompts 4 --length 16 --steps 1 --warmup 1",
+    "memory": "--models 1.5B --layers 2 --length 1024",
     "score_throughput": "--traces 3 --rounds 1 --shape toy",
     "serve_load": "--requests 8 --rounds 1 --memory-requests 10 --clients 4 --rows 4 --width 16",
     "train_throughput": "--rows 1 --rounds 1 --model {model}",

@@ -107,7 +107,7 @@ def test_training_on_a_gpu_is_the_cpus_update_and_learns_in_bfloat16(policy: Pat
         run(options(policy, file, tmp_path / device, device=device, margin=0.5, **step))
     assert metrics(tmp_path / DEVICE) == pytest.approx(metrics(tmp_path / "cpu"), abs=1e-5)
     assert distance(tmp_path / DEVICE, tmp_path / "cpu") < 1e-4
-    for name, more in (("full", {}), ("lora", {"lora_rank": 4, "gradient_checkpointing": True})):
+    for name, more in (("full", {}), ("lora", {"lora_rank": 4, "gradient_checkpointing": "on"})):
         if name == "lora":
             pytest.importorskip("peft")
         length = {"steps": 12, "learning_rate": 3e-2} if PRETENDED else {"steps": 40, "learning_rate": 1e-2}

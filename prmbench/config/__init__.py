@@ -203,7 +203,9 @@ class TrainConfig(LoadConfig):
     steps: int | None = option(None, "Number of updates; wins over --epochs.", min=1)
     warmup: float | None = option(None, "Share of the updates spent warming up.", min=0, max=1)
     schedule: Literal["cosine", "linear", "constant"] | None = option(None, "Learning rate after the warm-up.")
-    optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW (betas 0.9, 0.999), or plain SGD.")
+    optimizer: Literal["adamw", "adamw_8bit", "sgd"] = option(
+        "adamw", "AdamW (betas 0.9, 0.999), AdamW with 8-bit moments (bitsandbytes), or plain SGD."
+    )
     weight_decay: float = option(0.0, "Weight decay.", min=0)
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = no clipping.", min=0)
     max_tokens: int | None = option(
@@ -211,7 +213,9 @@ class TrainConfig(LoadConfig):
     )
     validation: float = option(0.0, "Share of the prompts held out for validation.", min=0, below=1)
     lora_rank: int = option(0, "Rank of LoRA adapters on all linear layers; 0 = train all weights.", min=0)
-    gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
+    gradient_checkpointing: Literal["auto", "on", "off"] = option(
+        "auto", "Recompute activations in the backward pass, less memory for more time: auto does on a GPU."
+    )
     strategy: Literal["ddp", "fsdp", "hsdp"] = option(
         "ddp", "Under torchrun: replicate the model, shard it (FSDP2), or shard it within each node only (HSDP)."
     )

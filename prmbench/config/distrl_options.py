@@ -147,13 +147,17 @@ class DistRLConfig(LoadConfig):
     )
     minibatch: int | None = option(None, "Prompts per policy update; 0 = all of the step's.", min=0)
     warmup: int = option(0, "Steps over which both learning rates rise linearly.", min=0)
-    optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW (betas 0.9, 0.999), or plain SGD.")
+    optimizer: Literal["adamw", "adamw_8bit", "sgd"] = option(
+        "adamw", "AdamW (betas 0.9, 0.999), AdamW with 8-bit moments (bitsandbytes), or plain SGD."
+    )
     weight_decay: float = option(0.0, "Weight decay.", min=0)
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = no clipping.", min=0)
     lora_rank: int | None = option(
         None, "Rank of LoRA adapters in policy and reward model (paper: 128); 0 = full.", min=0
     )
-    gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
+    gradient_checkpointing: Literal["auto", "on", "off"] = option(
+        "auto", "Recompute activations in the backward pass, less memory for more time: auto does on a GPU."
+    )
     strategy: Literal["ddp", "fsdp", "hsdp"] = option(
         "ddp", "Under torchrun: replicate the models, shard them (FSDP2), or shard them within each node only (HSDP)."
     )

@@ -8,6 +8,7 @@ from prmbench.core.records import UserError
 
 EXTRAS = {
     "accelerate": "train",
+    "bitsandbytes": "adam8bit",
     "fastapi": "serve",
     "gguf": "demo",
     "httpx2": "openai",

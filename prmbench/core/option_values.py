@@ -163,8 +163,7 @@ def _coerce(value: Any, hint: Any, label: str) -> Any:
     if origin in (Union, types.UnionType):
         return None if value is None else _coerce(value, next(a for a in args if a is not type(None)), label)
     if origin is Literal:
-        check_choice(value, args, f"{label} is {reading.short_repr(value)}")
-        return value
+        return _choice(value, args, label)
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_coerce(item, args[0], label) for item in items)
@@ -180,6 +179,14 @@ def _coerce(value: Any, hint: Any, label: str) -> Any:
         raise UserError(f"{label} is {value}; expected a finite number")
     if isinstance(value, float) and abs(value) > LARGEST_FLOAT:
         raise UserError(f"{label} is {value}; expected at most {LARGEST_FLOAT:g}")
+    return value
+
+
+def _choice(value: Any, choices: tuple[Any, ...], label: str) -> Any:
+    """Return one of the choices; true and false are `on` and `off`, since a switch may have become a choice."""
+    if isinstance(value, bool) and "on" in choices:
+        value = "on" if value else "off"
+    check_choice(value, choices, f"{label} is {reading.short_repr(value)}")
     return value
 
 

@@ -237,6 +237,13 @@ def waiting_group() -> dist.ProcessGroup | None:
     return _meeting.group if _meeting is not None else None
 
 
+def device_memory_gib() -> float | None:
+    """Return the memory of this process's GPU in GiB; None where there is no GPU."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
+
+
 def barrier() -> None:
     """Return when every process has called this. It sends no tensors."""
     if world_size() > 1:

@@ -32,7 +32,7 @@ from prmbench.rl.setup import Job, prepare, resolved
 from prmbench.rl.step_rollouts import StepRollouts
 from prmbench.rl.token_rows import Micro, Rows, micro_batches
 from prmbench.rl.validation import validate
-from prmbench.training import optimiser, run_setup
+from prmbench.training import memory, optimiser, run_setup
 from prmbench.training.model import Runner, open_runner
 from prmbench.training.stopping import stop_requests
 from prmbench.training.tracking import tracker
@@ -96,7 +96,11 @@ class DryRun:
     """Completions of all steps, without validations."""
     validation_completions: int
     weights_gib: float
-    """Float32 weights, gradients and optimizer state of both models, in one process without shards."""
+    """Weights, gradients and optimizer state of all models, in one process without shards."""
+    peak_gib: Mapping[str, float]
+    """Predicted peak of each phase, as training/memory.py describes it; vLLM sleeps in all phases but `draw`."""
+    device_gib: float | None
+    """Memory of the GPU that would train; None without one."""
 
 
 def dry_run(config: DistRLConfig) -> DryRun:
@@ -106,8 +110,9 @@ def dry_run(config: DistRLConfig) -> DryRun:
     group_size, prompts, sampled = config.group_size, config.prompts, config.draw
     online = config.reward != "verifier" and config.rm_update == "online"
     validations = 1 + (-(-config.steps // (config.validate_every or config.steps)) if config.steps else 0)
-    copies = 1 if config.lora_rank else 4  # adapters are small against the weights
-    sizes = job.parameters[0] * copies, job.parameters[1] * (copies if online else 1)
+    policy, others = job.policy_plan, job.other_plans
+    plans = (policy, *others.values())
+    longest = max(map(len, job.prompt_ids.values())) + config.max_new_tokens
     return DryRun(
         prompts=len(job.prompts),
         validation_prompts=len(job.validation),
@@ -117,8 +122,20 @@ def dry_run(config: DistRLConfig) -> DryRun:
         rm_updates_a_step=-(-prompts // (config.rm_minibatch or prompts)) if online else 0,
         completions=sampled * group_size * config.steps,
         validation_completions=validations * len(job.validation) * config.validation_samples,
-        weights_gib=round(4 * sum(sizes) / 2**30, 2),
+        weights_gib=round((memory.kept_bytes(plans) + sum(plan.gradients for plan in plans)) / memory.GIB, 2),
+        peak_gib=memory.distrl_phases(policy, others, max(job.budget, longest), _sampler_bytes(job, longest)),
+        device_gib=processes.device_memory_gib(),
     )
+
+
+def _sampler_bytes(job: Job, longest: int) -> int:
+    """Returns the memory of the sampler on this device while it draws completions of at most `longest` tokens."""
+    shape = job.policy_plan.shape
+    if job.config.engine == "vllm":
+        return memory.vllm_bytes(shape, longest)
+    if job.config.engine == "server":
+        return 0
+    return shape.cache(memory.FLOAT) * (job.config.draw_tokens or memory.SEQUENCES * longest)
 
 
 def _open(job: Job, verifier: Verifier, on_step: StepProgress | None) -> Run:

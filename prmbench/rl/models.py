@@ -19,8 +19,8 @@ from prmbench.core import processes
 from prmbench.engines.token_logprobs import CandidateSet
 from prmbench.rl.setup import Job
 from prmbench.rl.token_rows import Micro, Rows
-from prmbench.training.losses import LOSSES
-from prmbench.training.model import Runner, open_runner
+from prmbench.training.losses import LOSSES, Head
+from prmbench.training.model import Runner, open_runner, with_shared_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,18 @@ def open_models(job: Job) -> Models:
     has_process_reward = config.reward != "verifier"
     is_own_rm = config.rm_model == SELF
     head = LOSSES[config.rm_loss].head if has_process_reward and config.rm_loss else "lm"
-    rm = (
-        open_runner(config.rm_model or config.model, job.other_revision, head, job.rm_setup)
-        if has_process_reward and not is_own_rm
-        else None
-    )
+    rm = _open_reward_model(job, policy, head) if has_process_reward and not is_own_rm else None
     start = None
     if has_process_reward and config.reference == "sft" and policy.adapters is None:
         start = open_runner(config.model, job.revision, "lm", job.model_setup_for_reading)
     return Models(policy, rm, head != "lm", start)
+
+
+def _open_reward_model(job: Job, policy: Runner, head: Head) -> Runner:
+    """Loads the reward model, or puts its adapters on the policy's base."""
+    if job.shares_base:
+        return with_shared_base(policy, job.rm_setup)
+    return open_runner(job.config.rm_model or job.config.model, job.other_revision, head, job.rm_setup)
 
 
 def old_candidates(models: Models, rows: Rows, micros: Sequence[Micro], p_min: float) -> tuple[CandidateSet, Tensor]:

@@ -38,7 +38,7 @@ def within_memory(models: Models, progress: Progress, full: int, work: Callable[
         if processes.world_size() > 1 or progress.halved:
             raise RetryError(
                 f"out of memory at {budget} padded tokens a micro-batch; give a smaller --batch-tokens, "
-                f"--gradient-checkpointing or --strategy fsdp (the last checkpoint is kept)"
+                f"--gradient-checkpointing on or --strategy fsdp (the last checkpoint is kept)"
             ) from error
     progress.halved = True
     for runner in (models.policy, models.rm):

@@ -26,6 +26,7 @@ from prmbench.engines.choice import with_engine
 from prmbench.engines.hf import HFEngine
 from prmbench.sampling.completions import check_verifiers, verifier_kind
 from prmbench.training import run_setup
+from prmbench.training.memory import Plan
 from prmbench.training.model import ModelSetup
 from prmbench.training.run_folder import RUN
 from prmbench.training.run_setup import RunSetup
@@ -59,8 +60,12 @@ class Job(RunSetup[ResolvedDistRL]):
     """How training completions are sampled: from the policy as it is, or probability ratios would be biased."""
     judging: RolloutConfig
     """How validation completions are sampled."""
-    parameters: tuple[int, int]
-    """Parameters of the policy and of the reward model, 0 without one."""
+    policy_plan: Plan
+    """What decides how much memory the policy takes."""
+    shares_base: bool
+    """Whether the adapters of the reward model are put on the policy's base, since both start from the same weights."""
+    other_plans: Mapping[str, Plan]
+    """The same of the other models in memory: `rm`, and `start` where log-ratios are to the policy's start."""
 
     @property
     def rm_setup(self) -> ModelSetup:
@@ -153,7 +158,9 @@ def prepare(config: ResolvedDistRL) -> Job:
     ids = _prompt_ids(prompts, "--data", shape, template, max_tokens)
     _prompt_ids(validation, "--validation-data", shape, template, max_tokens)
     revision, rm_revision = shape.revision or config.revision, rm_shape.revision if rm_shape else None
-    no_rm = config.reward == "verifier" or config.rm_model == SELF
+    is_same_start = config.rm_model in ("", config.model) and (rm_shape is None or rm_revision == revision)
+    # A base that FSDP has sharded is not shared: each process has a small part of it in any case.
+    shares_base = bool(config.lora_rank) and config.rm_update == "online" and is_same_start and not setup.sharded
     identity = {
         **run_setup.base_identity(
             config, setup, template or shape.tokenizer.chat_template, revision, NOT_IDENTITY | _unused(config)
@@ -175,7 +182,9 @@ def prepare(config: ResolvedDistRL) -> Job:
         validation=validation,
         drawing=drawing,
         judging=replace(drawing, temperature=0.6, top_p=0.95, group_size=config.validation_samples),
-        parameters=(_size(shape), 0 if no_rm else _size(rm_shape or shape)),
+        policy_plan=run_setup.memory_plan(config, setup, shape),
+        shares_base=shares_base,
+        other_plans=_other_plans(config, setup, shape, rm_shape, shares_base),
     )
 
 
@@ -220,8 +229,20 @@ def _check_gold(prompts: Sequence[Prompt], drawing: RolloutConfig) -> None:
         )
 
 
-def _size(shape: HFEngine) -> int:
-    return sum(p.numel() for p in shape.model.parameters())
+def _other_plans(
+    config: ResolvedDistRL, setup: ModelSetup, shape: HFEngine, rm_shape: HFEngine | None, shares_base: bool
+) -> dict[str, Plan]:
+    """Returns how the models besides the policy use memory, as rl/models.py opens them."""
+    if config.reward == "verifier":
+        return {}
+    frozen = replace(setup, frozen=True)
+    plans = {}
+    if config.rm_model != SELF:
+        rm_setup = frozen if config.rm_update == "frozen" else setup
+        plans["rm"] = replace(run_setup.memory_plan(config, rm_setup, rm_shape or shape), shares_base=shares_base)
+    if config.reference == "sft" and not config.lora_rank:
+        plans["start"] = run_setup.memory_plan(config, frozen, shape)
+    return plans
 
 
 def _drawing(config: ResolvedDistRL) -> RolloutConfig:

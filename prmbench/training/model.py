@@ -1,10 +1,12 @@
 """The model in training: loading, head, LoRA, and the forward pass from token ids to a loss's values.
 
-Weights are float32 whatever the forward pass computes in.
+Trained weights are float32 whatever the forward pass computes in. Frozen ones have that precision themselves on a GPU,
+and models trained with adapters of their own share one base.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -87,13 +89,20 @@ class Runner:
         return [p for p in self.module.parameters() if p.requires_grad]
 
     def run(self, ids: Tensor, score_positions: Tensor, targets: Tensor, p_min: float | None = None) -> Any:
-        """Runs `Forward` in this run's precision."""
-        with self.precision():
+        """Runs `Forward` in this run's precision.
+
+        One pass uses a weight once, so a cache of weights in half precision would fill memory and serve nobody.
+        """
+        with self.precision(cache=False):
             return self.module(ids, score_positions, targets, p_min)
 
-    def precision(self) -> AbstractContextManager[Any]:
-        """Returns a context in which forward passes compute in the precision of --dtype."""
-        return torch.autocast(self.device.partition(":")[0], self.autocast, enabled=self.autocast is not None)
+    def precision(self, cache: bool = True) -> AbstractContextManager[Any]:
+        """Returns a context in which forward passes compute in the precision of --dtype.
+
+        `cache`: whether weights in half precision are kept until its end, for further passes.
+        """
+        device, enabled = self.device.partition(":")[0], self.autocast is not None
+        return torch.autocast(device, self.autocast, enabled=enabled, cache_enabled=cache)
 
     def values(self, batch: LabelledBatch) -> Tensor:
         """Returns the loss's values, [b, T]: with a reference, the log-ratios to it."""
@@ -103,7 +112,7 @@ class Runner:
 
 @dataclass(frozen=True, slots=True)
 class ModelSetup:
-    """How models are loaded and prepared; the same for the trained one and its reference."""
+    """How models are loaded and prepared; for a reference it differs in `frozen` only."""
 
     placement: Placement
     """Device and precision of the forward passes, resolved."""
@@ -112,6 +121,13 @@ class ModelSetup:
     gradient_checkpointing: bool = False
     seed: int = 0
     remote_code: bool = False
+    frozen: bool = False
+    """Whether the model is only read: it has no gradients, no adapters, and DDP does not wrap it."""
+
+    @property
+    def frozen_dtype(self) -> torch.dtype:
+        """Precision of the matrices that are not trained: that of the forward passes on a GPU, float32 on a CPU."""
+        return torch.float32 if self.placement.device == "cpu" else getattr(torch, self.placement.dtype)
 
     @property
     def sharded(self) -> bool:
@@ -134,30 +150,83 @@ def check_whole(name: str) -> None:
 
 
 def open_runner(name: str, revision: str | None, kind: Head, setup: ModelSetup) -> Runner:
-    """Loads a model with the head that a loss trains. Raises UserError."""
+    """Loads a model with the head that a loss trains, or to be read only. Raises UserError."""
     torch.manual_seed(setup.seed)  # new heads and adapters; the same in every process
-    device = setup.placement.device
 
     def open_on(device: str) -> tuple[HFEngine, Any]:
         engine = _open(name, revision, kind, Placement(device, "float32"), setup)
         if device != "meta":
             _check_causal(engine.model, name)
-        return engine, _adapters(engine.model, kind, setup.lora_rank) if setup.lora_rank else None
+        return engine, add_adapters(engine.model, kind, setup.lora_rank) if setup.lora_rank else None
 
-    engine, adapters = sharded_loading.open_once(open_on) if setup.sharded else open_on(device)
+    if setup.sharded:
+        return prepared(*sharded_loading.open_once(open_on), kind, setup)
+    # On the CPU first where the device gets fewer bytes than are loaded: matrices in half precision.
+    on_cpu_first = setup.frozen or setup.lora_rank > 0
+    return prepared(*open_on("cpu" if on_cpu_first else setup.placement.device), kind, setup)
+
+
+def prepared(engine: HFEngine, adapters: Any, kind: Head, setup: ModelSetup) -> Runner:
+    """Returns a loaded model ready to be trained or read: in its precision, on its device, wrapped.
+
+    `adapters`: the peft model around it, or None.
+    """
     model = engine.model
     _without_dropout(model)
-    if setup.gradient_checkpointing:
+    if setup.frozen:
+        model.requires_grad_(False)
+    if setup.frozen or adapters is not None:
+        _cast_frozen_matrices(model, setup.frozen_dtype)
+    if not setup.sharded:
+        model.to(setup.placement.device)
+    if setup.gradient_checkpointing and not setup.frozen:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()  # without dropout this means: checkpointing may work
+    return _runner(engine, adapters, kind, setup)
+
+
+def with_shared_base(runner: Runner, setup: ModelSetup) -> Runner:
+    """Returns another model with adapters of its own, which start as those of `runner` are now, on the same base.
+
+    The two models hold the same frozen parameters, so these are in memory once. Each has its own modules: no adapter
+    has to be switched on or off, and each has its own gradients, optimizer and checkpoints. For models that FSDP has
+    not sharded.
+    """
+    frozen = {id(p): p for p in runner.model.parameters() if not p.requires_grad}
+    adapters = copy.deepcopy(runner.adapters, memo=frozen)
+    engine = HFEngine(adapters.get_base_model(), runner.engine.tokenizer, runner.engine.revision)
+    return _runner(engine, adapters, "lm", setup)
+
+
+def _runner(engine: HFEngine, adapters: Any, kind: Head, setup: ModelSetup) -> Runner:
+    """Wraps a model that is on its device for forward and backward passes in this process group."""
     dtype = getattr(torch, setup.placement.dtype)
-    forward = Forward(model, kind)
+    forward: nn.Module = Forward(engine.model, kind)
     weights = sharded_loading.whole_weights(forward) if setup.sharded else {}
-    module = processes.wrap_distributed(forward, setup.strategy, device, dtype)
+    if not setup.frozen:
+        engine.model.train()  # without dropout this means: checkpointing may work
+    module = forward
+    if setup.sharded or not setup.frozen:  # DDP would make room for gradients that a frozen model never has
+        module = processes.wrap_distributed(forward, setup.strategy, setup.placement.device, dtype)
     if setup.sharded:
-        sharded_loading.fill_shards(module, weights, device)
+        sharded_loading.fill_shards(module, weights, setup.placement.device)
     autocast = None if setup.sharded or dtype == torch.float32 else dtype
-    return Runner(engine, adapters, module, device, autocast)
+    return Runner(engine, adapters, module, setup.placement.device, autocast)
+
+
+def _cast_frozen_matrices(model: Any, dtype: torch.dtype) -> None:
+    """Stores the weights of linear layers that are not trained in `dtype`, in which autocast multiplies them anyway.
+
+    So no number changes, and no copy of them is made with every pass. Embeddings and norms, which autocast leaves in
+    float32, stay so, and with them the residual stream; so does an output head that is tied to the embeddings.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for module in model.modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            weight = module.weight
+            if not weight.requires_grad and id(weight) not in embeddings:
+                weight.data = weight.data.to(dtype)
 
 
 def _open(name: str, revision: str | None, kind: Head, memory: Placement, setup: ModelSetup) -> HFEngine:
@@ -219,7 +288,7 @@ def _without_dropout(model: Any) -> None:
             module.attention_dropout = 0.0
 
 
-def _adapters(model: Any, kind: Head, rank: int) -> Any:
+def add_adapters(model: Any, kind: Head, rank: int) -> Any:
     """Puts LoRA adapters into every linear layer of `model`, scaled by 1 (alpha = rank).
 
     The head of a language model stays as it is; a new head is trained in full.
@@ -244,7 +313,7 @@ def _adapters(model: Any, kind: Head, rank: int) -> Any:
 
 
 def merged(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """Returns the weights of a model with its adapters merged in: W + B A."""
+    """Returns the weights of a model with its adapters merged in, W + B A, in float32."""
     weights = {}
     for name, value in state.items():
         if ".lora_" in name or ".original_module." in name:
@@ -253,5 +322,5 @@ def merged(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
         if separator and leaf == "weight":
             delta = state[f"{stem}.lora_B.default.weight"] @ state[f"{stem}.lora_A.default.weight"]
             value = value + (delta.T if model.get_submodule(stem).fan_in_fan_out else delta)  # noqa: PLW2901
-        weights[name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = value
+        weights[name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = value.float()
     return weights

@@ -12,13 +12,30 @@ from torch.distributed.tensor import DTensor
 from prmbench.config import TrainConfig
 from prmbench.config.distrl_options import DistRLConfig
 from prmbench.config.presets import Settings
-from prmbench.core import processes
+from prmbench.core import extras, processes
+from prmbench.core.records import RetryError, UserError
+
+
+def check(name: str, sharded: bool) -> None:
+    """Raises UserError where --optimizer needs a package that is missing, or cannot take sharded weights."""
+    if name == "adamw_8bit":
+        extras.require("bitsandbytes", f"--optimizer {name}")
+        if sharded:
+            raise UserError(f"--optimizer {name}: takes whole weights; give --strategy ddp, or --optimizer adamw")
 
 
 def make(parameters: Sequence[nn.Parameter], config: TrainConfig | DistRLConfig) -> torch.optim.Optimizer:
-    """Returns AdamW, or SGD without momentum; `step` sets the rate."""
+    """Returns AdamW, its 8-bit version, or SGD without momentum; `step` sets the rate.
+
+    The 8-bit AdamW is that of arXiv 2110.02861: its two moments take two bytes a weight instead of eight.
+    """
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=0.0, weight_decay=config.weight_decay)
+    if config.optimizer == "adamw_8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        optimizer: torch.optim.Optimizer = AdamW8bit(parameters, lr=0.0, weight_decay=config.weight_decay)
+        return optimizer
     return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay, fused=True)
 
 
@@ -49,10 +66,19 @@ def clip(parameters: Sequence[nn.Parameter], limit: float) -> float:
 
 
 def step(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Makes one update at a learning rate and drops the gradients."""
+    """Makes one update at a learning rate and drops the gradients.
+
+    Raises RetryError when memory runs out, as it may in the first update, which allocates the optimizer's state.
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
-    optimizer.step()
+    try:
+        optimizer.step()
+    except torch.OutOfMemoryError as error:
+        raise RetryError(
+            "out of memory in the optimizer's update; give --optimizer adamw_8bit, --lora-rank, --strategy fsdp or a "
+            "smaller --batch-tokens (the last checkpoint is kept)"
+        ) from error
     optimizer.zero_grad(set_to_none=True)
 
 

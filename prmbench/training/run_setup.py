@@ -17,9 +17,10 @@ from prmbench.core import extras, processes, provenance, result_files
 from prmbench.core.records import UserError, text_hash
 from prmbench.engines.encoding import PLAIN
 from prmbench.engines.hf import HFEngine, Placement, load
-from prmbench.training import batching, checkpoints, run_folder, tracking
+from prmbench.training import batching, checkpoints, optimiser, run_folder, tracking
 from prmbench.training import model as models
 from prmbench.training.checkpoints import Checkpoint
+from prmbench.training.memory import Plan, shape_of
 from prmbench.training.model import ModelSetup
 
 C = TypeVar("C", bound=TrainConfig | ResolvedDistRL)
@@ -77,7 +78,7 @@ class RunSetup(Generic[C]):
     @property
     def model_setup_for_reading(self) -> ModelSetup:
         """How a model is made ready that is read and not trained."""
-        return replace(self.setup, lora_rank=0, gradient_checkpointing=False)
+        return replace(self.setup, lora_rank=0, gradient_checkpointing=False, frozen=True)
 
     @property
     def saved_template(self) -> str | None:
@@ -137,17 +138,21 @@ def placement(config: TrainConfig | ResolvedDistRL) -> Placement:
 
 
 def model_setup(config: TrainConfig | ResolvedDistRL) -> ModelSetup:
-    """Returns how the models of a run are made ready. Raises UserError where LoRA needs a package that is missing."""
+    """Returns how the models of a run are made ready. Raises UserError where LoRA or Adam needs a missing package."""
     if config.lora_rank:
         extras.require("peft", f"--lora-rank {config.lora_rank}")
-    return ModelSetup(
-        placement(config),
+    where = placement(config)
+    checkpointing = config.gradient_checkpointing
+    setup = ModelSetup(
+        where,
         config.strategy,
         config.lora_rank,
-        config.gradient_checkpointing,
+        where.device != "cpu" if checkpointing == "auto" else checkpointing == "on",
         config.seed,
         config.trust_remote_code,
     )
+    optimiser.check(config.optimizer, setup.sharded)
+    return setup
 
 
 def micro_batch_tokens(config: TrainConfig | ResolvedDistRL, placement: Placement) -> int:
@@ -158,6 +163,19 @@ def micro_batch_tokens(config: TrainConfig | ResolvedDistRL, placement: Placemen
 def load_shape(name: str, revision: str | None, setup: ModelSetup) -> HFEngine:
     """Loads a tokenizer and a model without its weights."""
     return load(name, "none", setup.placement, revision, setup.remote_code, empty=True)
+
+
+def memory_plan(config: TrainConfig | ResolvedDistRL, setup: ModelSetup, shape: HFEngine) -> Plan:
+    """Returns what decides how much memory a model takes: its shape, and how the run uses it."""
+    return Plan(
+        shape_of(shape.model),
+        half=setup.placement.dtype != "float32",
+        on_gpu=setup.placement.device != "cpu",
+        trained=not setup.frozen,
+        lora_rank=0 if setup.frozen else setup.lora_rank,
+        checkpointing=setup.gradient_checkpointing and not setup.frozen,
+        optimizer=config.optimizer,
+    )
 
 
 def load_other_shape(flag: str, name: str, setup: ModelSetup, model: str, shape: HFEngine) -> HFEngine:

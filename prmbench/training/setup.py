@@ -26,6 +26,7 @@ from prmbench.training import model as models
 from prmbench.training.batching import Order
 from prmbench.training.examples import Dataset, Encoder, build, check_usable
 from prmbench.training.losses import LOSSES, LossRow
+from prmbench.training.memory import Plan
 from prmbench.training.model import ModelSetup, Runner
 from prmbench.training.run_setup import RunSetup
 
@@ -65,8 +66,10 @@ class Job(RunSetup[TrainConfig]):
     training: Part
     held_out: Part | None
     order: Order
-    memory: tuple[int, int]
-    """(parameters, bytes of activations of a padded token): an estimate from the model's shape."""
+    plan: Plan
+    """What decides how much memory the model in training takes."""
+    reference_plan: Plan | None
+    """The same of the reference; None for a loss without one."""
 
     @property
     def data_counts(self) -> dict[str, Any]:
@@ -151,7 +154,12 @@ def prepare(config: TrainConfig) -> Job:
         training=training,
         held_out=_part(held_out, row) if held_out.units else None,
         order=order,
-        memory=_memory(shape),
+        plan=run_setup.memory_plan(config, setup, shape),
+        reference_plan=run_setup.memory_plan(
+            config, replace(setup, frozen=bool(reference_shape)), reference_shape or shape
+        )
+        if row.reference
+        else None,
     )
 
 
@@ -194,9 +202,9 @@ def _reference_shape(config: TrainConfig, settings: Settings, setup: ModelSetup,
     return run_setup.load_other_shape("--ref-model", settings.ref_model, setup, config.model, shape)
 
 
-def _memory(shape: HFEngine) -> tuple[int, int]:
-    layers = getattr(shape.model.config.get_text_config(), "num_hidden_layers", 1)
-    return sum(p.numel() for p in shape.model.parameters()), 2 * layers * shape.token_bytes
+def _reference_plan(config: TrainConfig, setup: ModelSetup, shape: HFEngine, other: HFEngine | None) -> Plan:
+    """Returns how the reference uses memory: a model of its own is read only, else it is the model in training."""
+    return run_setup.memory_plan(config, replace(setup, frozen=other is not None), other or shape)
 
 
 def _part(data: Dataset, row: LossRow) -> Part:

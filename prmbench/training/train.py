@@ -21,7 +21,7 @@ from prmbench.config import TrainConfig
 from prmbench.core import output_checks, processes, provenance, validation
 from prmbench.core.records import NonFiniteError
 from prmbench.engines.hf import HFEngine
-from prmbench.training import checkpoints, losses, optimiser, run_folder, run_setup, setup
+from prmbench.training import checkpoints, losses, memory, optimiser, run_folder, run_setup, setup
 from prmbench.training.batching import collate, micro_batches
 from prmbench.training.model import Runner
 from prmbench.training.setup import Job, Logprobs, Part, References
@@ -88,18 +88,20 @@ class DryRun:
     longest: int
     """Tokens of the longest row; a micro-batch holds at least that many."""
     weights_gib: float
-    """Float32 weights, their gradients and the optimizer's state, in one process without shards."""
+    """Weights, their gradients and the optimizer's state, in one process without shards."""
     memory_gib: float
-    """`weights_gib` and the activations of a micro-batch: an estimate."""
+    """The largest of `peak_gib`."""
+    peak_gib: Mapping[str, float]
+    """Predicted peak of each phase, as training/memory.py describes it."""
+    device_gib: float | None
+    """Memory of the GPU that would train; None without one."""
 
 
 def dry_run(config: TrainConfig) -> DryRun:
     """Returns the plan of a run, without loading weights. Raises UserError."""
     job = setup.prepare(setup.resolved(config))
-    parameters, token_bytes = job.memory
-    copies = 1 if job.config.lora_rank else 2 if job.config.optimizer == "sgd" else 4
-    weights = copies * 4 * parameters / 2**30
-    padded = max(job.budget, *job.training.lengths)
+    plan = job.plan
+    peaks = memory.training_phases(plan, job.reference_plan, max(job.budget, *job.training.lengths))
     return DryRun(
         units=job.order.units,
         left_out=job.training.data.left_out,
@@ -107,8 +109,10 @@ def dry_run(config: TrainConfig) -> DryRun:
         tokens=job.training.data.tokens,
         updates=job.order.updates,
         longest=max(job.training.lengths),
-        weights_gib=round(weights, 2),
-        memory_gib=round(weights + padded * token_bytes / 2**30, 2),
+        weights_gib=round((plan.weights + plan.gradients + plan.moments) / memory.GIB, 2),
+        memory_gib=max(peaks.values()),
+        peak_gib=peaks,
+        device_gib=processes.device_memory_gib(),
     )
 
 

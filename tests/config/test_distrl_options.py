@@ -410,4 +410,6 @@ def test_a_dry_run_counts_and_writes_nothing(start: Path, prompts: Path, held_ou
     assert plan.validation_completions == 4 * 4 * 8  # before step 1, after 3 and 6, and at the end
     assert never.validation_completions == 2 * 4 * 8
     assert grpo.rm_updates_a_step == 0
+    assert list(plan.peak_gib) == ["load", "draw", "score", "update_rm", "update_policy", "save"]
+    assert list(grpo.peak_gib) == ["load", "draw", "score", "update_policy", "save"]
     assert not (tmp_path / "out").exists()

@@ -43,6 +43,10 @@ def _critic(_: Path) -> object:
 NEEDS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a LoRA folder": ("peft", _adapter),
     "LoRA training": ("peft", lambda _: run_setup.model_setup(TrainConfig(lora_rank=4, device="cpu"))),
+    "8-bit Adam": (
+        "bitsandbytes",
+        lambda _: run_setup.model_setup(TrainConfig(optimizer="adamw_8bit", device="cpu")),
+    ),
     "several GPUs": ("accelerate", lambda folder: hf.load(str(folder), "lm", hf.Placement("balanced", "float32"))),
     "a GGUF file": ("gguf", _gguf),
     "grading mathematics": ("math_verify", lambda _: verifiers.check_installed("math")),

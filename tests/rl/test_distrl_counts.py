@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +21,23 @@ from prmbench.engines.weight_sync import AdapterWeights, AdapterWriter, ModelWei
 from prmbench.rl import advantages, distrl, models, updates
 from prmbench.rl.monitors import TIMING
 from prmbench.rl.token_rows import micro_batches
-from prmbench.training.model import Forward, ModelSetup, open_runner
+from prmbench.training.model import Forward, ModelSetup, open_runner, with_shared_base
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Counter[str]]:
     """The models that a run opens, and the rows that go through each: policy first, then reward model, then start."""
     opened: list[Any] = []
     passed: Counter[str] = Counter()
-    inner = open_runner
 
-    def watching(*args: Any) -> Any:
+    def watching(inner: Callable[..., Any], *args: Any) -> Any:
         runner = inner(*args)
         name = ("policy", "rm", "start")[len(opened)]
         opened.append(runner)
         runner.module.register_forward_hook(lambda _, given, __: passed.update({name: len(given[0])}))
         return runner
 
-    for module in (models, distrl):
-        monkeypatch.setattr(module, "open_runner", watching)
+    for module, opener in ((models, open_runner), (distrl, open_runner), (models, with_shared_base)):
+        monkeypatch.setattr(module, opener.__name__, partial(watching, opener))
     return opened, passed
 
 

@@ -140,7 +140,7 @@ def test_micro_batches_do_not_move_an_update(policy: Path, tmp_path: Path, loss:
     for name, more in (
         ("whole", {"batch_tokens": 100_000}),
         ("single", {"batch_tokens": 1}),
-        ("recomputed", {"batch_tokens": 150, "gradient_checkpointing": True}),
+        ("recomputed", {"batch_tokens": 150, "gradient_checkpointing": "on"}),
     ):
         reduction = {"reduction": "token"} if LOSSES[loss].per_token else {}
         run(options(policy, file, tmp_path / name, loss=loss, **reduction, **SGD, **more))
@@ -397,6 +397,11 @@ def test_a_dry_run_loads_no_weights_and_writes_nothing(policy: Path, tmp_path: P
     plan = dry_run(options(tmp_path / "bare", data(tmp_path), tmp_path / "out", **more))
     assert (plan.units, plan.held_out, plan.updates, dict(plan.left_out)) == (6, 2, 4, {})
     assert plan.tokens > plan.longest > 0
+    assert list(plan.peak_gib) == ["load", "reference", "update", "save"]
+    assert plan.memory_gib == max(plan.peak_gib.values())
+    assert (plan.device_gib is None) == (not torch.cuda.is_available())
+    without = dry_run(options(tmp_path / "bare", data(tmp_path), tmp_path / "out", loss="step_bce"))
+    assert list(without.peak_gib) == ["load", "update", "save"]
     assert not (tmp_path / "out").exists()
 
 
