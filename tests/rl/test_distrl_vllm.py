@@ -27,6 +27,8 @@ class StandIn:
         self.engine, self.events, self.asleep = engine, events, False
 
     def __getattr__(self, name: str) -> Any:
+        if name == "sample_continuously":  # vLLM takes batches
+            raise AttributeError(name)
         return getattr(self.engine, name)
 
     def sample(self, *arguments: Any) -> Any:
