@@ -114,21 +114,6 @@ def kv_bytes(shape: Shape) -> int:
     return 2 * 2 * shape.layers * shape.kv_heads * shape.head_width
 
 
-def training_memory(shape: Shape, rank: int, tokens: int, checkpointing: bool) -> dict[str, float]:
-    """Return the bytes of an update in float32: weights, gradients, Adam, and what checkpointing keeps of a forward.
-
-    Args:
-        shape: The model.
-        rank: Rank of LoRA adapters; 0 = all weights are trained.
-        tokens: Padded tokens of a micro-batch.
-        checkpointing: Whether only the layers' inputs are kept; what is kept without it is not predicted here.
-    """
-    adapters = adapter_parameters(shape, rank)
-    trained = adapters if rank else parameters(shape)
-    sizes = {"weights": 4.0 * (parameters(shape) + adapters), "gradients": 4.0 * trained, "adam": 8.0 * trained}
-    return sizes | ({"kept": 4.0 * shape.layers * tokens * shape.hidden} if checkpointing else {})
-
-
 # --- times ------------------------------------------------------------------------------------------------------------
 
 

@@ -210,16 +210,22 @@ IDS_A_PLACE = 11
 
 def memory(place: Place) -> dict[str, Any]:
     """Compare the memory of an update with the prediction: 8,190 padded tokens, 11 ids at each of their positions."""
+    from prmbench.training.memory import Plan, shape_of
+
     result: dict[str, Any] = {}
     for name, (shape_name, rank, checkpointing) in MEMORY_CASES.items():
         if rank and importlib.util.find_spec("peft") is None:
             result[name] = {"skipped": "needs peft"}
             continue
-        shape, rows, width = place.shape(shape_name), place.choose(6, 2), place.choose(1365, 8)
-        predicted = cost_model.training_memory(shape, rank, rows * width, checkpointing)
+        config, size = place.shape(shape_name).config(), (place.choose(6, 2), place.choose(1365, 8))
+        with torch.device("meta"):
+            shape = shape_of(transformers.AutoModel.from_config(config))
+        plan = Plan(shape, half=True, lora_rank=rank, checkpointing=checkpointing)
+        update = plan.gradients + plan.update(size[0] * size[1])
+        predicted = {"weights": plan.weights, "adam": plan.moments, "peak": plan.weights + plan.moments + update}
         result[name] = {
-            "predicted_gib": {part: size / GIB for part, size in predicted.items()},
-            "counted_gib": counted_memory(place, shape, rank, checkpointing, (rows, width)),
+            "predicted_gib": {part: n / GIB for part, n in predicted.items()},
+            "counted_gib": counted_memory(place, place.shape(shape_name), rank, checkpointing, size),
         }
     return result
 
@@ -227,44 +233,40 @@ def memory(place: Place) -> dict[str, Any]:
 def counted_memory(
     place: Place, shape: Shape, rank: int, checkpointing: bool, size: tuple[int, int]
 ) -> dict[str, float] | None:
-    """Return the GiB that the allocator has given out after each part of two updates; None where it does not count."""
-    from prmbench.config import TrainRMConfig
+    """Return the GiB that the allocator gives out for weights, for Adam and at the peak; None where it does not count.
+
+    The model is prepared and run as the trainer does it: two updates of two micro-batches, since Adam has its state in
+    the second alone.
+    """
+    from prmbench.config import TrainConfig
+    from prmbench.engines.hf import Placement
     from prmbench.training import optimiser
-    from prmbench.training.model import Forward
+    from prmbench.training.model import ModelSetup, add_adapters, prepared
 
     allocated = torch.cuda.memory_allocated if place.kind == "cuda" else lambda: 0
     if place.kind == "cuda":
         torch.cuda.empty_cache()
     before = allocated()
     model = random_model(place, shape, torch.float32)
-    if rank:
-        import peft
-
-        peft.get_peft_model(model, peft.LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear"))
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    module = Forward(model.train(), "lm")
+    setup = ModelSetup(Placement(place.device, "bfloat16"), "ddp", rank, checkpointing)
+    adapters = add_adapters(model, "lm", rank) if rank else None
+    runner = prepared(HFEngine(model, None), adapters, "lm", setup)
     weights = allocated() - before
-    trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = optimiser.make(trained, TrainRMConfig())
+    optimizer = optimiser.make(runner.trained, TrainConfig())
     ids = torch.tensor([random_ids(size[1], shape.vocabulary, i) for i in range(size[0])], device=place.device)
     positions = torch.arange(ids.numel(), device=place.device)
     targets = ids.flatten()[:, None].expand(-1, IDS_A_PLACE).contiguous()
-    forward = 0.0
-    for _ in range(2):  # in the second the optimizer has its state
+    for _ in range(2):
         if place.kind == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        at_start = allocated()
-        with torch.autocast(place.kind, torch.bfloat16):
-            loss = module(ids, positions, targets).mean()
-        forward = allocated() - at_start
-        loss.backward()
+        for _ in range(2):
+            runner.run(ids, positions, targets).mean().backward()
         optimiser.step(optimizer, 1e-5)
     if place.kind != "cuda":
         return None
     state = sum(x.numel() * x.element_size() for values in optimizer.state.values() for x in values.values())
     peak = torch.cuda.max_memory_allocated() - before
-    return {part: n / GIB for part, n in {"weights": weights, "adam": state, "kept": forward, "peak": peak}.items()}
+    return {part: n / GIB for part, n in {"weights": weights, "adam": state, "peak": peak}.items()}
 
 
 # --- 5. scoring -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from unittest import mock
 
 import torch
 import transformers
+from shapes import SHAPES
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import FakeTensor
@@ -36,27 +37,7 @@ from prmbench.training.model import ModelSetup, Runner, add_adapters, prepared
 TOLERANCE = 0.1
 COLUMNS = 11
 """Tokens whose log-probabilities are read at a position: the sampled one and ten candidates."""
-MODELS = {
-    "1.5B": {
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    },
-    "7B": {
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": 152064,
-        "tie_word_embeddings": False,
-    },
-}
-"""Shapes of Qwen2.5-1.5B and Qwen2.5-7B, from their config.json."""
+MODELS = ("1.5B", "7B")
 
 
 class GpuSetup(ModelSetup):
@@ -180,7 +161,7 @@ def print_phases(models: list[str], rank: int, tokens: int, length: int) -> None
     for model in models:
         for lora_rank in (0, rank):
             for optimizer in ("adamw", "adamw_8bit")[: 1 if lora_rank else 2]:
-                shape = shape_of_config(transformers.Qwen2Config(**MODELS[model]))
+                shape = shape_of_config(SHAPES[model].config())
                 policy = Plan(shape, True, lora_rank=lora_rank, checkpointing=True, optimizer=optimizer)
                 rm = replace(policy, shares_base=lora_rank > 0)
                 phases = distrl_phases(policy, {"rm": rm}, tokens, vllm_bytes(shape, length))
@@ -213,8 +194,8 @@ def main() -> None:
     print(_row("GiB", "weights", "Adam", *(f"{p} predicted | counted" for p in ("update", "score")), "worst ratio"))
     print(f"|---|{'---:|' * 7}")
     for case in cases:
-        shape = MODELS[case.model] | ({"num_hidden_layers": options.layers} if options.layers else {})
-        config = transformers.Qwen2Config(**shape)
+        shape = SHAPES[case.model]
+        config = replace(shape, layers=options.layers or shape.layers).config()
         plan, predicted = predict(config, case, tokens)
         counted = count(config, case, options.rows, options.length)
         of_case = [predicted[phase] / counted[phase] for phase in counted]

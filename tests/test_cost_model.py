@@ -42,13 +42,6 @@ def test_flops_of_a_forward_pass(cost_model: ModuleType) -> None:
     assert cost_model.scoring_flops(small(), [3, 3], [1, 2]) == 2 * (2 * 42 * 3 + 72) + 2 * 10 * 3
 
 
-def test_memory_of_an_update(cost_model: ModuleType) -> None:
-    full = cost_model.training_memory(small(), 0, 7, checkpointing=False)
-    assert full == {"weights": 4 * 52, "gradients": 4 * 52, "adam": 8 * 52}
-    lora = cost_model.training_memory(small(), 2, 7, checkpointing=True)
-    assert lora == {"weights": 4 * (52 + 70), "gradients": 4 * 70, "adam": 8 * 70, "kept": 4 * 7 * 2}
-
-
 def test_scoring_takes_flops_over_the_rate_of_all_gpus(cost_model: ModuleType) -> None:
     machine = cost_model.Machine(flops=100.0, flops_share=0.5, load=13.0)
     flops = 3400 * (2 * (42 * 850 + 10 * 720) + 2 * 4 * 850**2)

@@ -181,7 +181,8 @@ def _candidates(
         top_logprobs, ids = logits.topk(max_count)
         top_logprobs = top_logprobs - logz
         is_candidate = top_logprobs >= min_logprob
-        entropy = -torch.linalg.vecdot(logits.sub_(logz).exp(), logits)
+        logits.sub_(logz)
+        entropy = -logits.exp().mul_(logits).sum(-1)  # not by vecdot, whose factors autocast would round
         parts.append(
             (
                 torch.cat([target_ids[:, None], ids], dim=1),

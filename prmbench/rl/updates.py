@@ -229,7 +229,7 @@ def _logprobs(runner: Runner, micro: Micro, targets: PolicyTargets) -> Tensor:
     candidates, entropy = runner.run(micro.ids, micro.score_positions, micro.targets, 0.0)
     if micro.real:
         targets.candidates.old_logprobs[micro.places] = candidates.old_logprobs.detach()
-        targets.entropy[micro.places] = entropy.float()  # autocast has rounded it
+        targets.entropy[micro.places] = entropy
     return candidates.old_logprobs
 
 

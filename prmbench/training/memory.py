@@ -152,7 +152,7 @@ class Plan:
         """Bytes that a forward pass without gradients adds to the weights at its peak."""
         shape = self.shape
         mlp = (4 * self._bytes * shape.intermediate + (2 * FLOAT + self._bytes) * shape.hidden) * tokens
-        logits = self._logits(tokens) * (2 * FLOAT + (3 * HALF if self.half else 0))
+        logits = 2 * FLOAT * self._logits(tokens)
         head = self._head_copy() + logits
         return max(
             mlp + self._weight_copies(shape.hidden * shape.intermediate), head + 2 * FLOAT * shape.hidden * tokens

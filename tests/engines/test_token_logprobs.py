@@ -345,6 +345,17 @@ def test_autocast_rounds_the_factors_and_nothing_else() -> None:
         torch.testing.assert_close(one, two, rtol=2**-6, atol=1e-2)
 
 
+def test_autocast_does_not_round_the_entropy() -> None:
+    """bfloat16 factors of p log p would move it by 1e-2."""
+    hidden, weight, _, targets = parts()
+    hidden, weight = (x.detach().bfloat16().float() for x in (hidden, weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        _, entropy = token_logprobs.candidates(hidden, weight, targets, 0.1)
+    logp = (hidden.double() @ weight.double().T).log_softmax(-1)
+    assert entropy.dtype == torch.float32
+    torch.testing.assert_close(entropy.double(), -(logp.exp() * logp).sum(-1), rtol=1e-5, atol=1e-5)
+
+
 def test_the_products_leave_no_setting_behind() -> None:
     settings = torch.backends.mkldnn.matmul
     before = settings.fp32_precision
