@@ -238,7 +238,7 @@ def test_what_stored_completions_make_without_effect_is_named(
         ("convert", "error: convert: Missing argument 'data';"),
         ("verify a b", "error: verify: 'b' belongs to no option;"),
         ("evla", "error: prmbench: No such command 'evla'. Did you mean 'eval'?;"),
-        ("eval --modle x", "error: eval: No such option: --modle (Possible options: --model,"),
+        ("eval --modle x", "error: eval: No such option: --modle (Possible options: --compile, --model, --ref-model);"),
         ("eval --model", "error: eval: Option '--model' requires an argument;"),
         ("eval --limit x", "error: eval: Invalid value for '--limit':"),
         ("--versio", "error: prmbench: No such option: --versio"),

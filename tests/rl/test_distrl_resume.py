@@ -33,7 +33,7 @@ OPTIONS = {
 }
 KILLS = [
     # (where, at which call since the run went on): a step has two updates of the reward model and three of the policy.
-    ("prmbench.sampling.completions.sample_batch_with_tokens", 3),  # while completions of a step are drawn
+    ("prmbench.engines.generation.decode_completion", 20),  # while completions of a step are drawn
     ("prmbench.rl.updates.rm_gradients", 4),  # in the reward model's second update of step 2
     ("prmbench.training.checkpoints._seal", 1),  # in saving: shares are written, the manifest is not
     ("prmbench.rl.updates.policy_gradients", 8),  # in the policy's second update of step 3
@@ -98,7 +98,7 @@ def test_resume_after_kills_gives_what_an_uninterrupted_run_gives(
     kills = [told(killed, place=place, number=number, signal="SIGKILL") for place, number in KILLS]
     stops = [
         told(stopped, place="prmbench.rl.updates.policy_gradients", number=2, signal="SIGTERM"),
-        told(stopped, place="prmbench.sampling.completions.sample_batch_with_tokens", number=2, signal="SIGINT"),
+        told(stopped, place="prmbench.sampling.completions.sample_plan", number=2, signal="SIGINT"),
     ]
     codes = commands(tmp_path, [told(whole), *kills, told(killed), *stops, told(stopped), told(whole)])
     assert codes == [0, *[-9] * len(kills), 0, 143, 143, 0, 0]
