@@ -81,6 +81,7 @@ def test_what_fits_on_a_gpu(cost_model: ModuleType) -> None:
     """All weights: 16 bytes each, of two models. Adapters: two bytes a weight of each base, and 16 an adapter's."""
     assert cost_model.resident_bytes(small(), 1, 0) == 2 * 16 * 52
     assert cost_model.resident_bytes(small(), 4, 2) == 2 * (2 * 52 + 16 * 70) / 4
+    assert cost_model.resident_bytes(small(), 1, 2) == 2 * 52 + 2 * 16 * 70
     machine = cost_model.Machine(memory=cost_model.ACTIVATIONS + 2 * 16 * 52)
     assert cost_model.fits(small(), machine, 1, 0)
     assert not cost_model.fits(small(vocabulary=6), machine, 1, 0)
