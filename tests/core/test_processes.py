@@ -85,6 +85,15 @@ def test_training_ends_with_one_line_when_a_process_is_lost(
     assert (tmp_path / "out" / "checkpoints" / "00000002" / "MANIFEST.json").exists()
 
 
+@pytest.mark.slow
+def test_a_process_lost_while_a_checkpoint_is_loaded_does_not_make_the_checkpoint_unreadable(tmp_path: Path) -> None:
+    ended = run_two("loading", "is killed", tmp_path)
+    assert ended.returncode == 75, ended.stderr
+    assert ended.stderr.splitlines()[-1] == (
+        f"error: process 0 of 2, loading a checkpoint: another process has ended, and says itself why; {AGAIN}"
+    )
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "soon", "86400"])
 def test_a_limit_that_is_no_number_of_seconds_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("PRMBENCH_TIMEOUT", text)
