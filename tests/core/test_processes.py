@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from paths import SUPPORT
@@ -106,3 +107,11 @@ def test_the_limit_is_ten_minutes_unless_the_environment_says_otherwise(monkeypa
     assert processes.timeout_seconds() == 600
     monkeypatch.setenv("PRMBENCH_TIMEOUT", "90.5")
     assert processes.timeout_seconds() == 90.5
+
+
+def test_the_memory_that_a_dry_run_tells_is_that_of_the_device_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of a GPU which --device cpu leaves alone."""
+    properties = {"cuda:1": SimpleNamespace(total_memory=3 * 2**30)}
+    monkeypatch.setattr(processes.torch.cuda, "get_device_properties", properties.__getitem__)
+    monkeypatch.setattr(processes.torch.cuda, "is_available", lambda: True)
+    assert (processes.device_memory_gib("cuda:1"), processes.device_memory_gib("cpu")) == (3, None)
