@@ -169,7 +169,7 @@ def exchange_seconds(shape: Shape, machine: Machine, gpus: int, rank: int) -> fl
 def resident_bytes(shape: Shape, gpus: int, rank: int) -> float:
     """Return the bytes on each GPU during an update: policy and reward model, sharded, with gradients and Adam.
 
-    The adapters of both stand on one base in bfloat16, or on one each where it is sharded. The sampler sleeps meanwhile.
+    The adapters of both stand on one base in bfloat16, or on one each where it is sharded. The sampler sleeps then.
     """
     trained = 16.0 * (adapter_parameters(shape, rank) if rank else parameters(shape))
     bases = (1 if gpus == 1 else 2) * 2.0 * parameters(shape) if rank else 0.0

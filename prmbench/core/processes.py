@@ -237,11 +237,11 @@ def waiting_group() -> dist.ProcessGroup | None:
     return _meeting.group if _meeting is not None else None
 
 
-def device_memory_gib() -> float | None:
-    """Return the memory of this process's GPU in GiB; None where there is no GPU."""
-    if not torch.cuda.is_available():
+def device_memory_gib(device: str) -> float | None:
+    """Return the memory of a GPU in GiB; None where the device is none."""
+    if not device.startswith("cuda"):
         return None
-    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
+    return torch.cuda.get_device_properties(device).total_memory / 2**30
 
 
 def barrier() -> None:

@@ -39,18 +39,24 @@ def package_versions(*additional: str) -> dict[str, str]:
     return versions
 
 
+RESULTS = ("leaderboards", "benchmarks/history.jsonl", "benchmarks/HISTORY.md", "docs/performance.md")
+"""What commands write in a checkout: it does not change what the code computes."""
+
+
 def code_state() -> tuple[str | None, bool | None]:
     """Return (commit, dirty) of the checkout that this package runs from; None where that is unknown.
 
-    Dirty: there are tracked changes outside `leaderboards/`, into which a run may write. An installed wheel has no
-    checkout; its version and the hash of its list of files stand in for the commit.
+    Dirty: there are tracked changes outside RESULTS, into which a run may write. An installed wheel has no checkout;
+    its version and the hash of its list of files stand in for the commit.
     """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return _wheel_state()
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)leaderboards")
+        changes = _git(
+            root, "status", "--porcelain", "--untracked-files=no", "--", ".", *(f":(exclude){path}" for path in RESULTS)
+        )
     except (OSError, subprocess.CalledProcessError):
         return None, None
     return commit, bool(changes)

@@ -124,7 +124,7 @@ def dry_run(config: DistRLConfig) -> DryRun:
         validation_completions=validations * len(job.validation) * config.validation_samples,
         weights_gib=round((memory.kept_bytes(plans) + sum(plan.gradients for plan in plans)) / memory.GIB, 2),
         peak_gib=memory.distrl_phases(policy, others, max(job.budget, longest), _sampler_bytes(job, longest)),
-        device_gib=processes.device_memory_gib(),
+        device_gib=processes.device_memory_gib(job.setup.placement.device),
     )
 
 
@@ -145,7 +145,7 @@ def _open(job: Job, verifier: Verifier, on_step: StepProgress | None) -> Run:
     if opened.rm is not None and job.config.rm_update == "online":
         optimizers["rm"] = optimiser.make(opened.rm.trained, job.config)
     progress = resume.resume(job, opened, optimizers)
-    source = open_source(job, opened.policy, later_bytes(optimizers.values()))
+    source = open_source(job, opened.policy, later_bytes(optimizers.values(), job.config.optimizer))
     source.push(progress.done)
     track = tracker(job.config.tracker, job.config.out, options.to_json(job.config))
     log = Log(job.config.out, job.config.steps, on_step, track)

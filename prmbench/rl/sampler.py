@@ -40,6 +40,7 @@ from prmbench.engines.weight_sync_check import Mismatch
 from prmbench.rl.models import logprobs
 from prmbench.rl.setup import Job
 from prmbench.rl.token_rows import Row, Rows, micro_batches
+from prmbench.training.memory import MOMENTS
 from prmbench.training.model import Runner, merged
 
 CAP = 2.0
@@ -115,17 +116,19 @@ class Source:
             self.link.sampler.sleep()
 
 
-def later_bytes(optimizers: Iterable[torch.optim.Optimizer]) -> int:
+def later_bytes(optimizers: Iterable[torch.optim.Optimizer], name: str) -> int:
     """Returns the bytes that training will take on this process's device and keep between steps.
 
-    That is Adam's two moments, unless a checkpoint brought them, and the buckets in which DDP reduces gradients; all
-    are float32.
+    That is the state of the optimizers of --optimizer `name`, unless a checkpoint brought it, and with several
+    processes the float32 buckets in which DDP reduces gradients; FSDP has none.
     """
     total = 0
     for optimizer in optimizers:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        numbers = sum(getattr(p, "_local_tensor", p).numel() for p in parameters)
-        total += numbers * 4 * (1 if optimizer.state else 3)
+        state = 0 if optimizer.state else MOMENTS[name]
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            part = getattr(parameter, "_local_tensor", parameter)
+            buckets = 4 if processes.world_size() > 1 and part is parameter else 0
+            total += part.numel() * (state + buckets)
     return total
 
 

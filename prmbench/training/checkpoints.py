@@ -13,7 +13,7 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -64,7 +64,11 @@ def save(folder: Path, step: int, state: dict[str, Any], facts: Mapping[str, Any
         clean(folder)
     processes.barrier()
     try:
-        with _without_single_process_warning(), writing.translate_write_errors(final):
+        with (
+            _without_single_process_warning(),
+            writing.translate_write_errors(final),
+            _lost_process("saving a checkpoint"),
+        ):
             dcp.save(
                 state,
                 checkpoint_id=temporary,
@@ -134,7 +138,7 @@ def load(checkpoint: Checkpoint, state: dict[str, Any]) -> None:
     reader = _Reader(checkpoint.path)
     try:
         reader.read_metadata()  # DCP reads it again, and would print a traceback where it cannot
-        with _without_single_process_warning():
+        with _without_single_process_warning(), _lost_process("loading a checkpoint"):
             dcp.load(
                 state,
                 storage_reader=reader,
@@ -247,6 +251,11 @@ def _without_single_process_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
+
+
+def _lost_process(operation: str) -> AbstractContextManager[None]:
+    """Returns a context that raises RetryError where another process is gone: the files are not to blame."""
+    return processes.named_failures(operation, processes.LONG_TIMEOUT.total_seconds())
 
 
 def _hash_own_files(folder: Path) -> dict[str, str]:

@@ -69,22 +69,32 @@ class Shape:
 
 
 def shape_of(model: Any) -> Shape:
-    """Returns the shape of a transformers model without a head, whose weights need not be there."""
+    """Returns the shape of a transformers model without a head, whose weights need not be there.
+
+    Of an architecture that is no decoder of attention and gated MLPs it is a rough likeness, with as many parameters.
+    """
     text = model.config.get_text_config()
-    heads = text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    hidden = _size(text, "hidden_size", 1)
+    heads = _size(text, "num_attention_heads", 1)
+    width = _size(text, "head_dim", hidden // heads)
     shape = Shape(
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        layers=_size(text, "num_hidden_layers", 1),
+        hidden=hidden,
+        intermediate=_size(text, "intermediate_size", 4 * hidden),
         query=heads * width,
-        key_value=(getattr(text, "num_key_value_heads", None) or heads) * width,
+        key_value=_size(text, "num_key_value_heads", heads) * width,
         heads=heads,
-        vocabulary=text.vocab_size,
+        vocabulary=_size(text, "vocab_size", 1),
         tied=bool(getattr(text, "tie_word_embeddings", False)),
     )
     counted = sum(p.numel() for p in model.parameters())
     return replace(shape, others=counted - shape.layers * shape.layer - shape.embedding)
+
+
+def _size(config: Any, name: str, default: int) -> int:
+    """Returns a size from a model's config, the mean where it is one a layer; state-space models lack some."""
+    value = getattr(config, name, None) or default
+    return sum(value) // len(value) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor, nn
 
 from prmbench.core import processes, provenance
-from prmbench.core.records import UserError
+from prmbench.core.records import Notice, UserError
 from prmbench.engines import token_logprobs
 from prmbench.engines.hf import HFEngine, Placement, load
 from prmbench.training import sharded_loading
@@ -180,7 +180,7 @@ def prepared(engine: HFEngine, adapters: Any, kind: Head, setup: ModelSetup) -> 
     if not setup.sharded:
         model.to(setup.placement.device)
     if setup.gradient_checkpointing and not setup.frozen:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        _recompute_activations(model)
     return _runner(engine, adapters, kind, setup)
 
 
@@ -211,6 +211,17 @@ def _runner(engine: HFEngine, adapters: Any, kind: Head, setup: ModelSetup) -> R
         sharded_loading.fill_shards(module, weights, setup.placement.device)
     autocast = None if setup.sharded or dtype == torch.float32 else dtype
     return Runner(engine, adapters, module, setup.placement.device, autocast)
+
+
+def _recompute_activations(model: Any) -> None:
+    """Turns gradient checkpointing on, which is the default on a GPU; a few old architectures do not have it."""
+    if not model.supports_gradient_checkpointing:
+        name = type(model).__name__
+        warnings.warn(Notice(f"{name} has no gradient checkpointing; its activations stay in memory"), stacklevel=2)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # its new name is not in every version that we take
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _cast_frozen_matrices(model: Any, dtype: torch.dtype) -> None:

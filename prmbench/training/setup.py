@@ -155,11 +155,7 @@ def prepare(config: TrainConfig) -> Job:
         held_out=_part(held_out, row) if held_out.units else None,
         order=order,
         plan=run_setup.memory_plan(config, setup, shape),
-        reference_plan=run_setup.memory_plan(
-            config, replace(setup, frozen=bool(reference_shape)), reference_shape or shape
-        )
-        if row.reference
-        else None,
+        reference_plan=_reference_plan(config, setup, shape, reference_shape) if row.reference else None,
     )
 
 

@@ -112,7 +112,7 @@ def dry_run(config: TrainConfig) -> DryRun:
         weights_gib=round((plan.weights + plan.gradients + plan.moments) / memory.GIB, 2),
         memory_gib=max(peaks.values()),
         peak_gib=peaks,
-        device_gib=processes.device_memory_gib(),
+        device_gib=processes.device_memory_gib(job.setup.placement.device),
     )
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from paths import SUPPORT
@@ -85,6 +86,15 @@ def test_training_ends_with_one_line_when_a_process_is_lost(
     assert (tmp_path / "out" / "checkpoints" / "00000002" / "MANIFEST.json").exists()
 
 
+@pytest.mark.slow
+def test_a_process_lost_while_a_checkpoint_is_loaded_does_not_make_the_checkpoint_unreadable(tmp_path: Path) -> None:
+    ended = run_two("loading", "is killed", tmp_path)
+    assert ended.returncode == 75, ended.stderr
+    assert ended.stderr.splitlines()[-1] == (
+        f"error: process 0 of 2, loading a checkpoint: another process has ended, and says itself why; {AGAIN}"
+    )
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "soon", "86400"])
 def test_a_limit_that_is_no_number_of_seconds_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("PRMBENCH_TIMEOUT", text)
@@ -97,3 +107,11 @@ def test_the_limit_is_ten_minutes_unless_the_environment_says_otherwise(monkeypa
     assert processes.timeout_seconds() == 600
     monkeypatch.setenv("PRMBENCH_TIMEOUT", "90.5")
     assert processes.timeout_seconds() == 90.5
+
+
+def test_the_memory_that_a_dry_run_tells_is_that_of_the_device_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of a GPU which --device cpu leaves alone."""
+    properties = {"cuda:1": SimpleNamespace(total_memory=3 * 2**30)}
+    monkeypatch.setattr(processes.torch.cuda, "get_device_properties", properties.__getitem__)
+    monkeypatch.setattr(processes.torch.cuda, "is_available", lambda: True)
+    assert (processes.device_memory_gib("cuda:1"), processes.device_memory_gib("cpu")) == (3, None)

@@ -89,13 +89,18 @@ def test_the_engine_sleeps_while_the_policy_learns(tmp_path: Path, events: list[
 
 
 def test_a_sleeping_engine_leaves_room_for_what_the_trainer_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Adam's moments and the buckets of gradients, 12 bytes a trained number; a checkpoint has brought the moments."""
+    """The optimizers' state, and DDP's buckets of gradients, 4 bytes a number; a checkpoint has brought the state."""
     parameter = torch.nn.Parameter(torch.ones(10))
     optimizer = torch.optim.AdamW([parameter])
-    assert later_bytes([optimizer, optimizer]) == 2 * 120
+    kept = {name: later_bytes([optimizer, optimizer], name) for name in ("adamw", "adamw_8bit", "sgd")}
+    assert kept == {"adamw": 2 * 80, "adamw_8bit": 2 * 20, "sgd": 0}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert later_bytes([optimizer, optimizer], "adamw_8bit") == 2 * (20 + 40)
     parameter.grad = torch.ones(10)
     optimizer.step()
-    assert later_bytes([optimizer]) == 40
+    assert later_bytes([optimizer], "adamw") == 40
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert later_bytes([optimizer], "adamw") == 0
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60, 100))
     shares = [
         _with_memory_limits(VllmOptions("weights", trainer_bytes=kept), "cuda:0", sleeps).memory

@@ -1,4 +1,4 @@
-"""Started once a process: process 1 dies, stops or is late, while process 0 waits for it in training or elsewhere.
+"""Started once a process: process 1 dies, stops or is late while process 0 waits for it, in training or elsewhere.
 
 Ends as the command line would: one line on stderr, and its exit code.
 """
@@ -42,6 +42,24 @@ def main() -> None:
         processes.start()
         disturb(how)
         assert processes.all_reduce_sum([1.0, processes.rank()]) == [2.0, 1.0]
+    elif where == "loading":
+        import torch
+
+        from prmbench.training import checkpoints
+
+        processes.start()
+        state = {"weight": torch.zeros(3)}
+        checkpoints.save(Path(config), 1, state, {})
+        newest = checkpoints.newest(Path(config))
+        assert newest is not None
+        load = checkpoints.dcp.load
+
+        def disturbed_load(*inputs: Any, **options: Any) -> None:
+            disturb(how)
+            load(*inputs, **options)
+
+        checkpoints.dcp.load = disturbed_load
+        checkpoints.load(newest, state)
     else:
         from prmbench.config import TrainRMConfig
         from prmbench.training import train

@@ -30,6 +30,9 @@ COPIES = {"_to_copy", "copy_"}
 DATA_DEPENDENT = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave"}
 """Operations whose result has a size that the host must wait for."""
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
+AUTOCAST = ("linear", "matmul", "mm", "bmm", "addmm", "scaled_dot_product_attention")
+"""Operations whose float32 arguments autocast rounds."""
+_SET_DATA: Any = vars(torch._C.TensorBase)["data"].__set__
 _MODES: list[Any] = []
 
 
@@ -71,13 +74,30 @@ def turn_on() -> None:
     from torch.utils import backend_registration
 
     backend_registration._setup_privateuseone_for_python_backend(NAME, _device_module())
-    library = torch.library.Library("_", "IMPL")
-    library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # autocast changes nothing here
-    _MODES.append(library)  # torch forgets it when it is deleted
+    library, products = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    for name in AUTOCAST:
+        products.impl(name, _rounded_first(getattr(torch.ops.aten, name)), "AutocastPrivateUse1")
+    _MODES.extend((library, products))  # torch forgets them when they are deleted
     for mode in (_Factories(), _BelowTheDispatcher()):
         mode.__enter__()
         _MODES.append(mode)
     _accept_device()
+
+
+def _rounded_first(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns an operation as autocast runs it."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        dtype = torch.get_autocast_dtype(NAME)
+
+        def rounded(x: Any) -> Any:
+            return x.to(dtype) if isinstance(x, torch.Tensor) and x.dtype == torch.float32 else x
+
+        with torch.autocast(NAME, enabled=False):
+            return operation(*tree_map(rounded, args), **tree_map(rounded, kwargs))
+
+    return run
 
 
 def pytest_configure() -> None:
@@ -237,6 +257,8 @@ class _BelowTheDispatcher(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in (torch.tensor, torch.as_tensor) and _is_pretended(kwargs.get("device")):
             return func(*args, **{**kwargs, "device": "cpu"}).to(kwargs["device"])
+        if func == _SET_DATA and all(isinstance(x, PretendTensor) for x in args):
+            args[0].on_cpu = args[1].on_cpu
         if func is torch.Tensor.tolist and isinstance(args[0], PretendTensor):
             SYNCS["copy to the host"] += 1
             return args[0].on_cpu.detach().tolist()

@@ -55,6 +55,19 @@ def test_the_weights_of_real_models_are_as_many(tmp_path: Path) -> None:
         assert shape.others == 5 * 16  # norms
 
 
+def test_a_model_without_heads_or_with_a_size_for_each_layer_has_a_shape_with_its_parameters() -> None:
+    config = transformers.MambaConfig(vocab_size=11, hidden_size=8, num_hidden_layers=2, state_size=4)
+    mamba = transformers.AutoModel.from_config(config)
+    assert memory.shape_of(mamba).parameters == sum(p.numel() for p in mamba.parameters())
+    config = transformers.LlamaConfig(
+        vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2
+    )
+    llama = transformers.AutoModel.from_config(config)
+    expected = memory.shape_of(llama)
+    vars(llama.config)["intermediate_size"] = [10, 14]  # as in Gemma 3n; a Llama's config refuses it otherwise
+    assert memory.shape_of(llama) == expected
+
+
 def test_checkpointing_keeps_the_inputs_of_layers_alone() -> None:
     """With many layers; one layer's own activations are added once."""
     deep, deeper = (Plan(replace(SMALL, layers=n), half=True, checkpointing=True) for n in (100, 101))

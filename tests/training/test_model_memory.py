@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import pytest
 import torch
+import transformers
 from model_runs import IDS, facts, logprobs
 from paths import SUPPORT
-from rl_fixtures import SGD, column, distance, lines, options, run, save_policy, save_prompts, weights
+from rl_fixtures import SGD, column, distance, lines, options, run, save_policy, save_prompts, weights, words
 from safetensors.torch import save_file
 from torch import nn
 from train_runs import data
@@ -22,7 +23,7 @@ from train_runs import run as train
 
 from prmbench.config import TrainConfig
 from prmbench.core.option_values import from_mapping
-from prmbench.core.records import RetryError, UserError
+from prmbench.core.records import Notice, RetryError, UserError
 from prmbench.engines.hf import Placement
 from prmbench.rl import models
 from prmbench.training import model as training_model
@@ -233,6 +234,22 @@ def test_checkpointing_is_on_by_default_on_a_gpu(
     setup = run_setup.model_setup(TrainConfig(gradient_checkpointing=option))
     assert setup.gradient_checkpointing is expected
     assert "gradient_checkpointing" in run_setup.NOT_IDENTITY
+
+
+def test_a_model_that_cannot_recompute_activations_is_trained_all_the_same(
+    start: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """On a GPU nobody has asked for it."""
+    config = transformers.OpenAIGPTConfig(vocab_size=len(words()), n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "gpt")
+    words().save_pretrained(tmp_path / "gpt")
+    setup = ModelSetup(Placement("cpu", "float32"), gradient_checkpointing=True)
+    recomputing = [m for m in open_runner(str(start), None, "lm", setup).model.modules() if hasattr(m, "layers")]
+    assert [m.gradient_checkpointing for m in recomputing] == [True]
+    assert not recwarn.list
+    with pytest.warns(Notice, match="OpenAIGPTLMHeadModel has no gradient checkpointing"):
+        runner = open_runner(str(tmp_path / "gpt"), None, "lm", setup)
+    logprobs(runner)
 
 
 @pytest.mark.parametrize(("stored", "expected"), [(True, "on"), (False, "off"), ("auto", "auto")])
