@@ -357,11 +357,12 @@ def _mesh(strategy: str, device_type: str) -> Any:
     """Return the mesh over which `fsdp` or `hsdp` shards: one of all processes, or (nodes, processes of a node)."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if strategy == "hsdp" else world_size()
-    if world_size() % per_node:
-        raise UserError(
-            f"--strategy hsdp: {world_size()} processes, {per_node} on this node; start as many on each, or take fsdp"
-        )
+    per_node = world_size()
+    if strategy == "hsdp":
+        sizes = sorted(set(all_gather(int(os.environ.get("LOCAL_WORLD_SIZE", world_size())))))
+        if len(sizes) > 1:  # known to all processes, so that none waits for the others
+            raise UserError(f"--strategy hsdp: nodes with {sizes} processes; start as many on each, or take fsdp")
+        per_node = sizes[0]
     if per_node == world_size():
         mesh = init_device_mesh(device_type, (per_node,))
     else:

@@ -115,3 +115,11 @@ def test_the_memory_that_a_dry_run_tells_is_that_of_the_device_asked_for(monkeyp
     monkeypatch.setattr(processes.torch.cuda, "get_device_properties", properties.__getitem__)
     monkeypatch.setattr(processes.torch.cuda, "is_available", lambda: True)
     assert (processes.device_memory_gib("cuda:1"), processes.device_memory_gib("cpu")) == (3, None)
+
+
+def test_nodes_of_different_sizes_are_refused_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the process whose own number would do: 4 processes as nodes of 2, 1 and 1."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(processes, "all_gather", lambda value: [value, value, 1, 1])
+    with pytest.raises(UserError, match=r"--strategy hsdp: nodes with \[1, 2\] processes; start as many on each"):
+        processes._mesh("hsdp", "cpu")
