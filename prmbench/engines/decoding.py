@@ -63,7 +63,6 @@ class _Row:
         return SampledTokens(tuple(self.ids), tuple(self.logprobs))
 
 
-@torch.inference_mode()
 def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -72,9 +71,25 @@ def decode(
     sampling: Sampling,
     stops: Collection[int],
     cache_tokens: int | None = None,
-    on_finished: OnFinished | None = None,
 ) -> list[SampledTokens]:
-    """Sample one completion for each prompt; equal prompts share one prefill.
+    """Return what `decode_continuously` samples, in the order of the prompts."""
+    sampled: dict[int, SampledTokens] = {}
+    decode_continuously(model, prompts, limits, seeds, sampling, stops, cache_tokens, sampled.__setitem__)
+    return [sampled[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def decode_continuously(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    stops: Collection[int],
+    cache_tokens: int | None,
+    on_finished: OnFinished,
+) -> None:
+    """Sample one completion for each prompt; equal prompts share one prefill, and nothing finished is kept.
 
     Args:
         model: A transformers causal language model.
@@ -86,9 +101,6 @@ def decode(
         cache_tokens: Most tokens whose keys and values are in memory, unless one row alone needs more; None = no limit.
         on_finished: Called with the index and the tokens of each completion as soon as it is finished.
 
-    Returns:
-        The sampled tokens, in the order of the prompts.
-
     Raises:
         UserError: The model's logits are not finite.
     """
@@ -99,24 +111,24 @@ def decode(
     ]
     for row in rows:
         positions.setdefault(row.prompt, row.index)
-    batch = _Batch(model, sorted(rows, key=lambda row: positions[row.prompt]), cache_tokens)
+    rows.sort(key=lambda row: positions[row.prompt])
+    batch = _Batch(model, deque(rows), cache_tokens)
+    del rows  # the batch drops what is finished
     while batch.refill():
         token, logprob = sample_token(batch.logits, batch.keys, batch.steps, sampling)
         for row in batch.advance(token, logprob, stops):
-            if on_finished is not None:
-                on_finished(row.index, row.tokens)
-    return [row.tokens for row in rows]
+            on_finished(row.index, row.tokens)
 
 
 class _Batch:
     """The rows that have a place in the cache, what the next step needs of them, and the rows that wait for a place."""
 
-    def __init__(self, model: Any, rows: Sequence[_Row], cache_tokens: int | None) -> None:
+    def __init__(self, model: Any, waiting: deque[_Row], cache_tokens: int | None) -> None:
         self.device = model.device
         self.run = _forward_pass(model)
-        self.waiting = deque(rows)
+        self.waiting = waiting
         self.rows: list[_Row] = []
-        self.most_columns = max((len(row.prompt) + row.limit for row in rows), default=0) + SLACK
+        self.most_columns = max((len(row.prompt) + row.limit for row in waiting), default=0) + SLACK
         config = model.config.get_text_config()
         self.cache = self._make_cache(cache_tokens) if is_plain(config) else self._make_growing_cache(cache_tokens)
         self.read: tuple[list[Context], Any, Tensor] | None = None

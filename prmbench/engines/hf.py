@@ -29,7 +29,7 @@ from prmbench.config import check_model_path, public_name
 from prmbench.core import extras, hub_access, provenance, reading
 from prmbench.core.records import Notice, UserError
 from prmbench.engines import NextTokens, TokenLogprobs, kernels, token_logprobs
-from prmbench.engines.decoding import decode
+from prmbench.engines.decoding import decode, decode_continuously
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import (
     CPU_CACHE_BYTES,
@@ -197,7 +197,8 @@ class HFEngine:
         on_finished: OnFinished,
     ) -> None:
         """Sample as `sample` does, and report each completion; see `ContinuousSampler`."""
-        decode(self.model, prompts, limits, seeds, sampling, stops, cache_tokens or self.cache_tokens, on_finished)
+        cache_tokens = cache_tokens or self.cache_tokens
+        decode_continuously(self.model, prompts, limits, seeds, sampling, stops, cache_tokens, on_finished)
 
     @torch.inference_mode()
     def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:

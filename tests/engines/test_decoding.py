@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prmbench.engines import decoding, decoding_cache
-from prmbench.engines.decoding import decode, splitmix64
+from prmbench.engines.decoding import decode, decode_continuously, splitmix64
 from prmbench.engines.generation import SampledTokens, Sampling
 
 V = 40
@@ -141,21 +142,26 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seen: C
 def test_finished_completions_are_reported_before_others_end(llama: Any) -> None:
     reported: list[int] = []
     limits = [30, 2, 9]
-    sampled = decode(
-        llama,
-        [[1], [2, 3], [4]],
-        limits,
-        [1, 2, 3],
-        Sampling(),
-        (),
-        on_finished=lambda i, tokens: reported.append(i) or _assert_length(tokens, limits[i]),
-    )
+
+    def report(i: int, tokens: SampledTokens) -> None:
+        reported.append(i)
+        assert len(tokens.ids) == len(tokens.logprobs) == limits[i]
+
+    decode_continuously(llama, [[1], [2, 3], [4]], limits, [1, 2, 3], Sampling(), (), None, report)
     assert reported == [1, 2, 0]
-    assert [len(s.ids) for s in sampled] == limits
 
 
-def _assert_length(tokens: SampledTokens, length: int) -> None:
-    assert len(tokens.ids) == len(tokens.logprobs) == length
+def test_finished_completions_are_not_kept(llama: Any) -> None:
+    """A run of a hundred thousand completions would keep gigabytes of tokens that are in its journal already."""
+    alive: list[int] = []
+
+    def report(*_: object) -> None:
+        gc.collect()
+        alive.append(sum(type(o) is decoding._Row for o in gc.get_objects()))
+
+    decode_continuously(llama, [[1, 2]] * 12, [3] * 12, range(12), Sampling(), (), 4 * 70, report)
+    assert alive[0] == 12
+    assert alive[-1] <= 4
 
 
 # --- the work done ------------------------------------------------------------------------------------------
