@@ -28,6 +28,10 @@ REFILL_FRACTION = 8
 The rows in progress do not wait for that; a free place costs nothing."""
 PREFILL_TOKENS = 2**14
 """Padded tokens of prompts that are read in one forward pass."""
+MOST_ROWS = 1024
+"""Most rows in progress, however much memory is free: each has logits of the whole vocabulary."""
+SAMPLED_LOGITS = 2**25
+"""Most logits from which tokens are sampled together: noise and sums take some 40 bytes for each."""
 SLACK = 64
 """Columns beyond the longest row, so that moving all tokens to the left is needed at most once in so many steps."""
 FIRST_SHARE = 4
@@ -140,7 +144,7 @@ class _Batch:
 
     def _make_cache(self, tokens: int | None) -> FixedCache:
         """Make room for the longest completion of each row, or, where memory is short, for a share of it at first."""
-        needed = len(self.waiting) * self.most_columns
+        needed = min(len(self.waiting), MOST_ROWS) * self.most_columns
         if tokens is None or needed <= tokens:
             return FixedCache(needed, self.most_columns)
         prompt, limit = max(len(row.prompt) for row in self.waiting), max(row.limit for row in self.waiting)
@@ -148,14 +152,14 @@ class _Batch:
         return FixedCache(max(tokens, self.most_columns), columns)
 
     def _make_growing_cache(self, tokens: int | None) -> GrowingCache:
-        count = len(self.waiting)
+        count = min(len(self.waiting), MOST_ROWS)
         return GrowingCache(count if tokens is None else max(1, min(count, tokens // self.most_columns)))
 
     # --- places ---------------------------------------------------------------------------------------------
 
     def refill(self) -> bool:
         """Give free places to waiting rows once there are enough of them. Returns whether any row is left."""
-        slots = self.cache.slots
+        slots = min(self.cache.slots, MOST_ROWS)
         free = min(slots - len(self.rows), len(self.waiting))
         is_due = free >= min(len(self.waiting), max(1, slots // REFILL_FRACTION)) and not self.cache.is_closed
         if free and (is_due or not self.rows):
@@ -333,7 +337,7 @@ def _forward_pass(model: Any) -> Callable[..., tuple[Tensor, Any]]:
 
 
 def sample_token(logits: Tensor, keys: Tensor, step: Tensor | int, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Sample the next token of each row.
+    """Sample the next token of each row, some rows after others where the vocabulary is large.
 
     Args:
         logits: [b, v], float32.
@@ -344,6 +348,14 @@ def sample_token(logits: Tensor, keys: Tensor, step: Tensor | int, sampling: Sam
     Returns:
         Token ids [b] and their log-probabilities [b] before top-k and top-p.
     """
+    chunk = max(1, SAMPLED_LOGITS // logits.shape[-1])
+    steps = torch.as_tensor(step, device=keys.device).expand(len(logits))
+    parts = zip(logits.split(chunk), keys.split(chunk), steps.split(chunk), strict=True)
+    tokens, logprobs = zip(*(_sample_rows(*part, sampling) for part in parts), strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _sample_rows(logits: Tensor, keys: Tensor, step: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     if sampling.temperature == 0:
         logp = logits.log_softmax(-1)
         token = logp.argmax(-1)

@@ -117,6 +117,24 @@ def test_rows_that_give_up_their_place_go_on_where_they_were(llama: Any, monkeyp
     assert given_up[0] == 2
 
 
+def test_rows_in_progress_and_logits_at_a_time_are_limited(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free memory alone would let thousands of short rows begin, whose logits and noise it does not hold."""
+    prompts, limits, seeds = _work()
+    reference = decode_statically(llama, prompts, limits, seeds, Sampling(), ())
+    monkeypatch.setattr(decoding, "MOST_ROWS", 5)
+    monkeypatch.setattr(decoding, "SAMPLED_LOGITS", 2 * V)
+    rows = _count_calls(monkeypatch, decoding, "_sample_rows", lambda logits, *_: len(logits))
+    steps = _count_calls(monkeypatch, decoding, "sample_token", lambda logits, *_: len(logits))
+    caches = _count_calls(
+        monkeypatch, decoding_cache.FixedCache, "__init__", lambda _, tokens, columns: tokens // columns
+    )
+    for cache_tokens in (None, 2**20, 600):
+        assert _same(decode(llama, prompts, limits, seeds, Sampling(), (), cache_tokens), reference)
+    assert max(steps) == 5
+    assert max(rows) == 2
+    assert caches[:2] == [5, 5]
+
+
 def test_tokens_move_to_the_left_when_the_columns_run_out(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "SLACK", 4)
     prompts, limits, seeds = _work(60)
