@@ -22,6 +22,7 @@ from prmbench.core.token_batches import token_batches
 from prmbench.engines import token_logprobs
 from prmbench.engines.decoding_cache import FixedCache, GrowingCache, is_plain
 from prmbench.engines.generation import OnFinished, SampledTokens, Sampling
+from prmbench.engines.loading import head_in_memory
 
 REFILL_FRACTION = 8
 """Waiting rows get places once 1 / REFILL_FRACTION of all places are free: reading their prompts is a pass of its own.
@@ -326,11 +327,13 @@ def _forward_pass(model: Any) -> Callable[..., tuple[Tensor, Any]]:
         return run
     layer = model.get_output_embeddings()
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    head = token_logprobs.output_head(layer.weight, dtype, getattr(layer, "bias", None), softcap)
+    with head_in_memory(layer):
+        device = layer.weight.device
+        head = token_logprobs.output_head(layer.weight, dtype, getattr(layer, "bias", None), softcap)
 
     def run_in_half_precision(**inputs: Any) -> tuple[Tensor, Any]:
         out = model.base_model(**inputs, use_cache=True)
-        logits = head(out.last_hidden_state[:, -1].to(layer.weight.device))
+        logits = head(out.last_hidden_state[:, -1].to(device))
         return logits.to(model.device), out.past_key_values
 
     return run_in_half_precision
