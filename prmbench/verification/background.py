@@ -57,7 +57,6 @@ class BackgroundVerifier:
         self._thread.join()
 
     def _fail(self, error: BaseException) -> None:
-        self._is_stopped = True
         self._error = self._error or error
 
     def _raise_error(self) -> None:
@@ -72,7 +71,12 @@ class BackgroundVerifier:
                 waiting.append(self._claims.get_nowait())
             except Empty:
                 break
-        if waiting:
+        if not waiting:
+            return
+        try:
             verdicts = self._verifier.check([claim for _, claim in waiting], lambda: self._is_stopped)
             for (key, _), verdict in zip(waiting, verdicts, strict=True):
                 self._on_verdict(key, verdict)
+        except BaseException:
+            self._is_stopped = True  # before the thread takes the next claims; `_fail` is called in another
+            raise
