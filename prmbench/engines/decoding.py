@@ -107,7 +107,7 @@ def decode_continuously(
         on_finished: Called with the index and the tokens of each completion as soon as it is finished.
 
     Raises:
-        UserError: The model's logits are not finite.
+        UserError: The model's logits are not finite, or it has no cache of keys and values.
     """
     positions: dict[Context, int] = {}
     rows = [
@@ -221,7 +221,10 @@ class _Batch:
         positions = torch.arange(width, device=self.device) - (width - lengths[:, None])
         is_padded = any(len(context) < width for context in contexts)
         mask = (positions >= 0).long() if is_padded else None  # attention is faster without a mask
-        return self.run(input_ids=input_ids, attention_mask=mask, position_ids=positions.clamp(min=0))
+        logits, cache = self.run(input_ids=input_ids, attention_mask=mask, position_ids=positions.clamp(min=0))
+        if cache is None:
+            raise UserError("this kind of model keeps no keys and values, and is not sampled by the engine hf")
+        return logits, cache
 
     def _update_tensors(self) -> None:
         seeds = torch.tensor([row.seed for row in self.rows], device=self.device)
@@ -322,7 +325,7 @@ def _forward_pass(model: Any) -> Callable[..., tuple[Tensor, Any]]:
 
         def run(**inputs: Any) -> tuple[Tensor, Any]:
             out = model(**inputs, use_cache=True, logits_to_keep=1)
-            return out.logits[:, -1].float(), out.past_key_values
+            return out.logits[:, -1].float(), getattr(out, "past_key_values", None)
 
         return run
     layer = model.get_output_embeddings()
@@ -334,7 +337,7 @@ def _forward_pass(model: Any) -> Callable[..., tuple[Tensor, Any]]:
     def run_in_half_precision(**inputs: Any) -> tuple[Tensor, Any]:
         out = model.base_model(**inputs, use_cache=True)
         logits = head(out.last_hidden_state[:, -1].to(device))
-        return logits.to(model.device), out.past_key_values
+        return logits.to(model.device), getattr(out, "past_key_values", None)
 
     return run_in_half_precision
 

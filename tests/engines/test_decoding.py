@@ -14,6 +14,7 @@ from static_decoding import decode_statically
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prmbench.core.records import UserError
 from prmbench.engines import decoding, decoding_cache
 from prmbench.engines.decoding import decode, decode_continuously, splitmix64
 from prmbench.engines.generation import SampledTokens, Sampling
@@ -180,6 +181,14 @@ def test_finished_completions_are_not_kept(llama: Any) -> None:
     decode_continuously(llama, [[1, 2]] * 12, [3] * 12, range(12), Sampling(), (), 4 * 70, report)
     assert alive[0] == 12
     assert alive[-1] <= 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_without_keys_and_values_is_refused(dtype: torch.dtype) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_heads": 4, "head_dim": 8, "n_groups": 1, "state_size": 4}
+    model = transformers.Mamba2ForCausalLM(transformers.Mamba2Config(vocab_size=V, **shape)).eval().to(dtype)
+    with pytest.raises(UserError, match="keeps no keys and values"):
+        decode(model, [[1, 2]], [3], [0], Sampling(), ())
 
 
 # --- the work done ------------------------------------------------------------------------------------------
