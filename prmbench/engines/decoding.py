@@ -22,12 +22,17 @@ from prmbench.core.token_batches import token_batches
 from prmbench.engines import token_logprobs
 from prmbench.engines.decoding_cache import FixedCache, GrowingCache, is_plain
 from prmbench.engines.generation import OnFinished, SampledTokens, Sampling
+from prmbench.engines.loading import head_in_memory
 
 REFILL_FRACTION = 8
 """Waiting rows get places once 1 / REFILL_FRACTION of all places are free: reading their prompts is a pass of its own.
 The rows in progress do not wait for that; a free place costs nothing."""
 PREFILL_TOKENS = 2**14
 """Padded tokens of prompts that are read in one forward pass."""
+MOST_ROWS = 1024
+"""Most rows in progress, however much memory is free: each has logits of the whole vocabulary."""
+SAMPLED_LOGITS = 2**25
+"""Most logits from which tokens are sampled together: noise and sums take some 40 bytes for each."""
 SLACK = 64
 """Columns beyond the longest row, so that moving all tokens to the left is needed at most once in so many steps."""
 FIRST_SHARE = 4
@@ -63,7 +68,6 @@ class _Row:
         return SampledTokens(tuple(self.ids), tuple(self.logprobs))
 
 
-@torch.inference_mode()
 def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -72,9 +76,25 @@ def decode(
     sampling: Sampling,
     stops: Collection[int],
     cache_tokens: int | None = None,
-    on_finished: OnFinished | None = None,
 ) -> list[SampledTokens]:
-    """Sample one completion for each prompt; equal prompts share one prefill.
+    """Return what `decode_continuously` samples, in the order of the prompts."""
+    sampled: dict[int, SampledTokens] = {}
+    decode_continuously(model, prompts, limits, seeds, sampling, stops, cache_tokens, sampled.__setitem__)
+    return [sampled[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def decode_continuously(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    stops: Collection[int],
+    cache_tokens: int | None,
+    on_finished: OnFinished,
+) -> None:
+    """Sample one completion for each prompt; equal prompts share one prefill, and nothing finished is kept.
 
     Args:
         model: A transformers causal language model.
@@ -86,11 +106,8 @@ def decode(
         cache_tokens: Most tokens whose keys and values are in memory, unless one row alone needs more; None = no limit.
         on_finished: Called with the index and the tokens of each completion as soon as it is finished.
 
-    Returns:
-        The sampled tokens, in the order of the prompts.
-
     Raises:
-        UserError: The model's logits are not finite.
+        UserError: The model's logits are not finite, or it has no cache of keys and values.
     """
     positions: dict[Context, int] = {}
     rows = [
@@ -99,24 +116,24 @@ def decode(
     ]
     for row in rows:
         positions.setdefault(row.prompt, row.index)
-    batch = _Batch(model, sorted(rows, key=lambda row: positions[row.prompt]), cache_tokens)
+    rows.sort(key=lambda row: positions[row.prompt])
+    batch = _Batch(model, deque(rows), cache_tokens)
+    del rows  # the batch drops what is finished
     while batch.refill():
         token, logprob = sample_token(batch.logits, batch.keys, batch.steps, sampling)
         for row in batch.advance(token, logprob, stops):
-            if on_finished is not None:
-                on_finished(row.index, row.tokens)
-    return [row.tokens for row in rows]
+            on_finished(row.index, row.tokens)
 
 
 class _Batch:
     """The rows that have a place in the cache, what the next step needs of them, and the rows that wait for a place."""
 
-    def __init__(self, model: Any, rows: Sequence[_Row], cache_tokens: int | None) -> None:
+    def __init__(self, model: Any, waiting: deque[_Row], cache_tokens: int | None) -> None:
         self.device = model.device
         self.run = _forward_pass(model)
-        self.waiting = deque(rows)
+        self.waiting = waiting
         self.rows: list[_Row] = []
-        self.most_columns = max((len(row.prompt) + row.limit for row in rows), default=0) + SLACK
+        self.most_columns = max((len(row.prompt) + row.limit for row in waiting), default=0) + SLACK
         config = model.config.get_text_config()
         self.cache = self._make_cache(cache_tokens) if is_plain(config) else self._make_growing_cache(cache_tokens)
         self.read: tuple[list[Context], Any, Tensor] | None = None
@@ -128,7 +145,7 @@ class _Batch:
 
     def _make_cache(self, tokens: int | None) -> FixedCache:
         """Make room for the longest completion of each row, or, where memory is short, for a share of it at first."""
-        needed = len(self.waiting) * self.most_columns
+        needed = min(len(self.waiting), MOST_ROWS) * self.most_columns
         if tokens is None or needed <= tokens:
             return FixedCache(needed, self.most_columns)
         prompt, limit = max(len(row.prompt) for row in self.waiting), max(row.limit for row in self.waiting)
@@ -136,14 +153,14 @@ class _Batch:
         return FixedCache(max(tokens, self.most_columns), columns)
 
     def _make_growing_cache(self, tokens: int | None) -> GrowingCache:
-        count = len(self.waiting)
+        count = min(len(self.waiting), MOST_ROWS)
         return GrowingCache(count if tokens is None else max(1, min(count, tokens // self.most_columns)))
 
     # --- places ---------------------------------------------------------------------------------------------
 
     def refill(self) -> bool:
         """Give free places to waiting rows once there are enough of them. Returns whether any row is left."""
-        slots = self.cache.slots
+        slots = min(self.cache.slots, MOST_ROWS)
         free = min(slots - len(self.rows), len(self.waiting))
         is_due = free >= min(len(self.waiting), max(1, slots // REFILL_FRACTION)) and not self.cache.is_closed
         if free and (is_due or not self.rows):
@@ -204,7 +221,10 @@ class _Batch:
         positions = torch.arange(width, device=self.device) - (width - lengths[:, None])
         is_padded = any(len(context) < width for context in contexts)
         mask = (positions >= 0).long() if is_padded else None  # attention is faster without a mask
-        return self.run(input_ids=input_ids, attention_mask=mask, position_ids=positions.clamp(min=0))
+        logits, cache = self.run(input_ids=input_ids, attention_mask=mask, position_ids=positions.clamp(min=0))
+        if cache is None:
+            raise UserError("this kind of model keeps no keys and values, and is not sampled by the engine hf")
+        return logits, cache
 
     def _update_tensors(self) -> None:
         seeds = torch.tensor([row.seed for row in self.rows], device=self.device)
@@ -305,23 +325,25 @@ def _forward_pass(model: Any) -> Callable[..., tuple[Tensor, Any]]:
 
         def run(**inputs: Any) -> tuple[Tensor, Any]:
             out = model(**inputs, use_cache=True, logits_to_keep=1)
-            return out.logits[:, -1].float(), out.past_key_values
+            return out.logits[:, -1].float(), getattr(out, "past_key_values", None)
 
         return run
     layer = model.get_output_embeddings()
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    head = token_logprobs.output_head(layer.weight, dtype, getattr(layer, "bias", None), softcap)
+    with head_in_memory(layer):
+        device = layer.weight.device
+        head = token_logprobs.output_head(layer.weight, dtype, getattr(layer, "bias", None), softcap)
 
     def run_in_half_precision(**inputs: Any) -> tuple[Tensor, Any]:
         out = model.base_model(**inputs, use_cache=True)
-        logits = head(out.last_hidden_state[:, -1].to(layer.weight.device))
-        return logits.to(model.device), out.past_key_values
+        logits = head(out.last_hidden_state[:, -1].to(device))
+        return logits.to(model.device), getattr(out, "past_key_values", None)
 
     return run_in_half_precision
 
 
 def sample_token(logits: Tensor, keys: Tensor, step: Tensor | int, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Sample the next token of each row.
+    """Sample the next token of each row, some rows after others where the vocabulary is large.
 
     Args:
         logits: [b, v], float32.
@@ -332,6 +354,14 @@ def sample_token(logits: Tensor, keys: Tensor, step: Tensor | int, sampling: Sam
     Returns:
         Token ids [b] and their log-probabilities [b] before top-k and top-p.
     """
+    chunk = max(1, SAMPLED_LOGITS // logits.shape[-1])
+    steps = torch.as_tensor(step, device=keys.device).expand(len(logits))
+    parts = zip(logits.split(chunk), keys.split(chunk), steps.split(chunk), strict=True)
+    tokens, logprobs = zip(*(_sample_rows(*part, sampling) for part in parts), strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _sample_rows(logits: Tensor, keys: Tensor, step: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     if sampling.temperature == 0:
         logp = logits.log_softmax(-1)
         token = logp.argmax(-1)

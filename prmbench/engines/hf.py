@@ -13,7 +13,6 @@ import re
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +28,7 @@ from prmbench.config import check_model_path, public_name
 from prmbench.core import extras, hub_access, provenance, reading
 from prmbench.core.records import Notice, UserError
 from prmbench.engines import NextTokens, TokenLogprobs, kernels, token_logprobs
-from prmbench.engines.decoding import decode
+from prmbench.engines.decoding import decode, decode_continuously
 from prmbench.engines.encoding import Encoded
 from prmbench.engines.generation import (
     CPU_CACHE_BYTES,
@@ -40,7 +39,7 @@ from prmbench.engines.generation import (
     SampledTokens,
     Sampling,
 )
-from prmbench.engines.loading import errors_in_one_line, refuse_kernels, tensor_shapes
+from prmbench.engines.loading import errors_in_one_line, head_in_memory, refuse_kernels, tensor_shapes
 
 Head = Literal["lm", "classes", "none"]
 _AUTO = {
@@ -197,7 +196,8 @@ class HFEngine:
         on_finished: OnFinished,
     ) -> None:
         """Sample as `sample` does, and report each completion; see `ContinuousSampler`."""
-        decode(self.model, prompts, limits, seeds, sampling, stops, cache_tokens or self.cache_tokens, on_finished)
+        cache_tokens = cache_tokens or self.cache_tokens
+        decode_continuously(self.model, prompts, limits, seeds, sampling, stops, cache_tokens, on_finished)
 
     @torch.inference_mode()
     def logprobs(self, batch: Sequence[Encoded]) -> Iterator[TokenLogprobs]:
@@ -208,7 +208,7 @@ class HFEngine:
             # After the last token only logsumexp is used, so any id will do.
             targets += [*encoded.ids[encoded.start : encoded.ends[-1]], 0]
         hidden = torch.cat(step_states)
-        with self._head_weights():
+        with head_in_memory(self.model.get_output_embeddings()):
             logp, logz = token_logprobs.read_target_logprobs(*self._head(hidden, torch.tensor(targets)))
         start = 0
         for n in [len(r) for r in step_states]:
@@ -222,7 +222,7 @@ class HFEngine:
         position_states = torch.cat(
             [row[list(encoded.score_positions)] for encoded, row in zip(batch, states, strict=True)]
         )
-        with self._head_weights():
+        with head_in_memory(self.model.get_output_embeddings()):
             hidden, weight, token_ids, bias, softcap = self._head(
                 position_states, torch.tensor(ids).expand(len(position_states), -1)
             )
@@ -298,19 +298,6 @@ class HFEngine:
         device = layer.weight.device
         bias = getattr(layer, "bias", None)
         return hidden.to(device), layer.weight, ids.to(device), bias, softcap
-
-    def _head_weights(self) -> AbstractContextManager[Any]:
-        """Return a context in which the weights of the output head are in memory.
-
-        Where `device_map` has put the head aside, accelerate loads its weights only while the head's own forward runs,
-        which is never called here.
-        """
-        layer = self.model.get_output_embeddings()
-        if layer.weight.device.type != "meta":
-            return nullcontext()
-        from accelerate.utils import align_module_device  # type: ignore[import-untyped]
-
-        return align_module_device(layer)
 
     def _forward(self, module: Any, batch: Sequence[Encoded]) -> Any:
         """Run a right-padded batch; without a mask where nothing is masked, since attention is then faster.

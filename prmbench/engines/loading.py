@@ -10,7 +10,7 @@ import json
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -28,6 +28,19 @@ UNLOADABLE = (
 """Errors that loading raises on files that are no model, or another kind of model."""
 _HUB_KERNEL = re.compile(r'_implementation\w*": (?:"|\{[^{}]*: ")[^"{}]*/')
 """Matches an attention or similar implementation given as a hub repository, whose code transformers would run."""
+
+
+def head_in_memory(layer: Any) -> AbstractContextManager[Any]:
+    """Return a context in which the weights of an output head are in memory.
+
+    Where `device_map` has put the head aside, accelerate loads its weights only while the head's own forward runs,
+    which is not called where token_logprobs.py computes its products.
+    """
+    if layer.weight.device.type != "meta":
+        return nullcontext()
+    from accelerate.utils import align_module_device  # type: ignore[import-untyped]
+
+    return align_module_device(layer)
 
 
 @contextmanager

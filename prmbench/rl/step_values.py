@@ -6,7 +6,7 @@ of S steps has S values, one before each step; after the last step its value is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -169,11 +169,10 @@ def continuation_values(
     outcomes: list[list[int]] = [[] for _ in prefixes]
     tokens = 0
 
-    def keep(verdicts: Iterable[tuple[int, Verdict]]) -> None:
-        for number, verdict in verdicts:
-            outcomes[requests[number][0]] += [] if verdict.outcome is None else [verdict.outcome]
+    def keep(number: int, verdict: Verdict) -> None:
+        outcomes[requests[number][0]] += [] if verdict.outcome is None else [verdict.outcome]
 
-    with BackgroundVerifier(verifier) as checks:
+    with BackgroundVerifier(verifier, keep) as checks:
 
         def verify(number: int, continuation: SampledTokens) -> None:
             nonlocal tokens
@@ -183,7 +182,6 @@ def continuation_values(
             text = generation.decode_completion(job.tokenizer, whole, stops).text
             checks.submit(number, completions.claim(prompt_of(row), text, job.drawing))
             tokens += len(continuation.ids)
-            keep(checks.finished())
 
         seeds = [completions.request_seed(job.config.seed, _name(rows, prefixes[i]), k) for i, k in requests]
         generation.sample_batches(
@@ -195,7 +193,7 @@ def continuation_values(
             job.drawing.batch_tokens,
             verify,
         )
-        keep(checks.remaining())
+        checks.finish()
     return [fmean(seen) if seen else None for seen in outcomes], tokens
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -245,7 +245,8 @@ def sample_batches(
         numbers: The batches to sample.
         config: How to sample and verify.
         verifier: Checks the completions; a thread uses it until this function returns.
-        on_batch: Called with the number of a batch and its completions, in order, once all of them are verified.
+        on_batch: Called in that thread with the number of a batch and its completions, in order, as soon as all of
+            them are verified, though the engine may be in a long call for the next batch.
     """
     sampled: dict[int, tuple[generation.Completion, SampledTokens]] = {}
     rows: dict[int, RolloutWithTokens] = {}
@@ -259,19 +260,16 @@ def sample_batches(
         if not missing[batch_of[i]]:
             on_batch(batch_of[i], [rows.pop(k) for k in plan.batches[batch_of[i]]])
 
-    def finish_verified(verdicts: Iterable[tuple[int, verifiers.Verdict]]) -> None:
-        for i, verdict in verdicts:
-            completion, tokens = sampled.pop(i)
-            prompt = plan.prompts[i // plan.n]
-            finish(i, (_rollout(prompt, i % plan.n, completion, verdict, config.split), tokens))
+    def finish_verified(i: int, verdict: verifiers.Verdict) -> None:
+        completion, tokens = sampled.pop(i)
+        finish(i, (_rollout(plan.prompts[i // plan.n], i % plan.n, completion, verdict, config.split), tokens))
 
-    with BackgroundVerifier(verifier) as checks:
+    with BackgroundVerifier(verifier, finish_verified) as checks:
 
         def verify(i: int, tokens: SampledTokens) -> None:
             completion = generation.decode_completion(engine.tokenizer, tokens, plan.stop_ids)
             sampled[i] = completion, tokens
             checks.submit(i, claim(plan.prompts[i // plan.n], completion.text, config))
-            finish_verified(checks.finished())
 
         generation.sample_batches(
             engine,
@@ -282,7 +280,7 @@ def sample_batches(
             config.batch_tokens,
             verify,
         )
-        finish_verified(checks.remaining())
+        checks.finish()
     for i in (i for number in numbers if is_refused[number] for i in plan.batches[number]):
         refused = Rollout(**_prompt_fields(plan.prompts[i // plan.n], i % plan.n), verdict=REFUSED, tokens=0)
         finish(i, (refused, None))

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -103,6 +103,10 @@ class _Worker:
         return self.process.stdout.fileno()
 
 
+class Stopped(Exception):
+    """A check ended early, since nobody waits for it any more."""
+
+
 class Verifier:
     """Checks claims in killable worker processes, which start when first needed. Use it as a context manager."""
 
@@ -129,10 +133,15 @@ class Verifier:
         while self._workers:
             _kill(self._workers.pop())
 
-    def check(self, claims: Sequence[Claim]) -> list[Verdict]:
+    def check(self, claims: Sequence[Claim], is_stopped: Callable[[], bool] = lambda: False) -> list[Verdict]:
         """Return one verdict per claim, in order; equal claims are checked once.
 
+        Args:
+            claims: The claims.
+            is_stopped: Asked before every wait for the workers, for a caller in a thread that is to end.
+
         Raises:
+            Stopped: `is_stopped` returned true before all verdicts were there.
             UserError: The package that a verifier needs is not installed, or a worker does not start.
         """
         jobs = [_job(claim) for claim in claims]
@@ -150,7 +159,7 @@ class Verifier:
         if hard_jobs:
             self._load_kinds({new[key][0].verifier for key in hard_jobs})
             try:
-                self._run(hard_jobs)
+                self._run(hard_jobs, is_stopped)
             finally:
                 # After an interruption, a late reply must not be taken for that of another job.
                 if any(worker.job for worker in self._workers):
@@ -166,10 +175,12 @@ class Verifier:
             self.close()
             self._kinds |= missing
 
-    def _run(self, jobs: Mapping[bytes, bytes]) -> None:
+    def _run(self, jobs: Mapping[bytes, bytes], is_stopped: Callable[[], bool]) -> None:
         """Give jobs to idle workers until every job has a verdict; replace workers that died or hang."""
         waiting, key_of_job = deque(jobs.values()), {job: key for key, job in jobs.items()}
         while waiting or any(worker.job for worker in self._workers):
+            if is_stopped():
+                raise Stopped
             self._ensure_workers(min(self._size, len(jobs)))
             for worker in self._workers:
                 if worker.deadline is None and waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ from static_decoding import decode_statically
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prmbench.core.records import UserError
 from prmbench.engines import decoding, decoding_cache
-from prmbench.engines.decoding import decode, splitmix64
+from prmbench.engines.decoding import decode, decode_continuously, splitmix64
 from prmbench.engines.generation import SampledTokens, Sampling
 
 V = 40
@@ -116,6 +118,24 @@ def test_rows_that_give_up_their_place_go_on_where_they_were(llama: Any, monkeyp
     assert given_up[0] == 2
 
 
+def test_rows_in_progress_and_logits_at_a_time_are_limited(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free memory alone would let thousands of short rows begin, whose logits and noise it does not hold."""
+    prompts, limits, seeds = _work()
+    reference = decode_statically(llama, prompts, limits, seeds, Sampling(), ())
+    monkeypatch.setattr(decoding, "MOST_ROWS", 5)
+    monkeypatch.setattr(decoding, "SAMPLED_LOGITS", 2 * V)
+    rows = _count_calls(monkeypatch, decoding, "_sample_rows", lambda logits, *_: len(logits))
+    steps = _count_calls(monkeypatch, decoding, "sample_token", lambda logits, *_: len(logits))
+    caches = _count_calls(
+        monkeypatch, decoding_cache.FixedCache, "__init__", lambda _, tokens, columns: tokens // columns
+    )
+    for cache_tokens in (None, 2**20, 600):
+        assert _same(decode(llama, prompts, limits, seeds, Sampling(), (), cache_tokens), reference)
+    assert max(steps) == 5
+    assert max(rows) == 2
+    assert caches[:2] == [5, 5]
+
+
 def test_tokens_move_to_the_left_when_the_columns_run_out(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "SLACK", 4)
     prompts, limits, seeds = _work(60)
@@ -141,21 +161,34 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seen: C
 def test_finished_completions_are_reported_before_others_end(llama: Any) -> None:
     reported: list[int] = []
     limits = [30, 2, 9]
-    sampled = decode(
-        llama,
-        [[1], [2, 3], [4]],
-        limits,
-        [1, 2, 3],
-        Sampling(),
-        (),
-        on_finished=lambda i, tokens: reported.append(i) or _assert_length(tokens, limits[i]),
-    )
+
+    def report(i: int, tokens: SampledTokens) -> None:
+        reported.append(i)
+        assert len(tokens.ids) == len(tokens.logprobs) == limits[i]
+
+    decode_continuously(llama, [[1], [2, 3], [4]], limits, [1, 2, 3], Sampling(), (), None, report)
     assert reported == [1, 2, 0]
-    assert [len(s.ids) for s in sampled] == limits
 
 
-def _assert_length(tokens: SampledTokens, length: int) -> None:
-    assert len(tokens.ids) == len(tokens.logprobs) == length
+def test_finished_completions_are_not_kept(llama: Any) -> None:
+    """A run of a hundred thousand completions would keep gigabytes of tokens that are in its journal already."""
+    alive: list[int] = []
+
+    def report(*_: object) -> None:
+        gc.collect()
+        alive.append(sum(type(o) is decoding._Row for o in gc.get_objects()))
+
+    decode_continuously(llama, [[1, 2]] * 12, [3] * 12, range(12), Sampling(), (), 4 * 70, report)
+    assert alive[0] == 12
+    assert alive[-1] <= 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_without_keys_and_values_is_refused(dtype: torch.dtype) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_heads": 4, "head_dim": 8, "n_groups": 1, "state_size": 4}
+    model = transformers.Mamba2ForCausalLM(transformers.Mamba2Config(vocab_size=V, **shape)).eval().to(dtype)
+    with pytest.raises(UserError, match="keeps no keys and values"):
+        decode(model, [[1, 2]], [3], [0], Sampling(), ())
 
 
 # --- the work done ------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 import peft
 import pytest
@@ -69,6 +71,17 @@ def test_the_head_equals_that_of_the_trainer_exactly() -> None:
     states = model.base_model(torch.tensor([[1, 2, 3]])).last_hidden_state[0, -1:]
     trainer, _ = token_logprobs.target_logprobs(states, model.lm_head.weight, torch.tensor(sampled.ids))
     assert trainer.item() == pytest.approx(sampled.logprobs[0], abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Some parameters are on the meta device")
+def test_a_head_that_is_set_aside_is_read(tmp_path: Path) -> None:
+    """As `--device balanced` does with what does not fit on the GPUs."""
+    arguments = (PROMPTS[:3], LIMITS[:3], [1, 2, 3], Sampling(), ())
+    reference = decode(_llama().to(BF16), *arguments)
+    model = _llama().to(BF16)
+    accelerate.dispatch_model(model, {"model": "cpu", "lm_head": "disk"}, main_device="cpu", offload_dir=tmp_path)
+    assert model.lm_head.weight.device.type == "meta"
+    assert decode(model, *arguments) == reference
 
 
 class Conversions(TorchDispatchMode):

@@ -29,7 +29,7 @@ class Watch:
         self.checked = Event()
         self.during_sampling = self.all = 0
 
-    def check(self, claims: Sequence[Claim]) -> list[Verdict]:
+    def check(self, claims: Sequence[Claim], *_: object) -> list[Verdict]:
         self.all += len(claims)
         self.during_sampling += len(claims) * self.is_sampling
         self.checked.set()
@@ -110,3 +110,24 @@ def test_completions_are_verified_while_others_are_sampled(sampler: Callable[[Wa
             tokens = engine.completion(completions.request_seed(CONFIG.seed, prompt, int(k)))
             assert text == engine.tokenizer.decode(list(tokens.ids))
     assert sorted(batches) == list(range(len(plan.batches)))
+
+
+def test_a_batch_is_recorded_while_the_engine_samples_the_next() -> None:
+    """The call of vLLM for a batch takes long: a kill in it must not cost the batch before, too."""
+    watch: Any = Watch()
+    recorded = Event()
+
+    class PatientSampler(BatchSampler):
+        def sample(self, *inputs: Any) -> list[SampledTokens]:
+            if self.calls:
+                assert recorded.wait(PATIENCE)
+                recorded.clear()
+            return super().sample(*inputs)
+
+    engine = PatientSampler(watch)
+    watch.checked.set = lambda: None  # type: ignore[method-assign]
+    watch.checked.wait = lambda _: True
+    plan = completions.prepare(engine, PROMPTS, CONFIG)
+    numbers = range(len(plan.batches))
+    completions.sample_batches(engine, plan, numbers, CONFIG, watch, lambda *_: recorded.set())
+    assert engine.calls == len(plan.batches) > 1

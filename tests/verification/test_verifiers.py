@@ -13,7 +13,7 @@ import pytest
 
 from prmbench.core.records import UserError
 from prmbench.verification import gym_tasks, verifiers
-from prmbench.verification.verifiers import Claim, Verdict, Verifier
+from prmbench.verification.verifiers import Claim, Stopped, Verdict, Verifier
 
 pytest.importorskip("math_verify", reason="needs math-verify (extra verify)")
 
@@ -99,6 +99,16 @@ def test_what_takes_too_long_is_a_timeout_and_remembered(verifier: Verifier) -> 
     begun = time.monotonic()
     assert verifier.check([claim]) == [Verdict("timeout")]
     assert time.monotonic() - begun < LIMIT / 2
+
+
+def test_a_check_that_nobody_waits_for_ends_early_and_the_verifier_goes_on() -> None:
+    asked: list[int] = []
+    claims = [Claim(f"\\boxed{{{i}.0}}", f"{i}") for i in range(6)]
+    with Verifier(workers=1, limit=LIMIT) as verifier:
+        with pytest.raises(Stopped):
+            verifier.check(claims, lambda: asked.append(1) or len(asked) > 3)  # type: ignore[func-returns-value]
+        assert len(asked) == 4
+        assert [v.verdict for v in verifier.check(claims)] == ["right"] * 6
 
 
 @pytest.mark.slow
