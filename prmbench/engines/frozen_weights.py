@@ -24,7 +24,7 @@ def frozen_weights_in(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
         dtype: Precision of autocast; None = there is no autocast, and nothing is done.
     """
     head = model.get_output_embeddings()
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
+    linear = {m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head}
     elsewhere = {id(p) for m in model.modules() if m not in linear for p in m.parameters(recurse=False)}
     frozen = [
         p
