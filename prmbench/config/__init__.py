@@ -77,8 +77,8 @@ class ModelConfig(CardOptions, LoadConfig):
     )
     engine: Literal["auto", "hf", "vllm", "openai"] = option(  # type: ignore[assignment]
         "auto",
-        "Who runs the model: hf, vllm (implicit, critics, policies), openai (critics: a server at --base-url), or "
-        "auto: vllm for critics and policies where it is installed and there is a GPU, else hf.",
+        "Who runs the model: hf, vllm (all backends but endo and tag_lm with a joint), openai (critics: a server at "
+        "--base-url), or auto: vllm for critics and policies where it is installed and there is a GPU, else hf.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "bf16-products"] = option(  # type: ignore[assignment]
         "auto",

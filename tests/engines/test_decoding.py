@@ -106,6 +106,16 @@ def test_completions_equal_those_of_one_static_batch(model: Any, how: Sampling) 
         assert _same(decode(model, prompts, limits, seeds, how, stops, cache_tokens), reference)
 
 
+def test_a_prompt_that_was_read_beside_a_long_one_is_inserted_without_its_padding(llama: Any) -> None:
+    """Places for two: one prompt is read once, padded to 60, and inserted after all columns have moved to the left."""
+    draws = np.random.default_rng(3)
+    long, short = draws.integers(0, V, 60).tolist(), draws.integers(0, V, 5).tolist()
+    prompts, limits = [long, *[short] * 40], [2, *draws.integers(5, 20, 40).tolist()]
+    seeds = list(range(len(prompts)))
+    reference = decode_statically(llama, prompts, limits, seeds, Sampling(1.0), ())
+    assert _same(decode(llama, prompts, limits, seeds, Sampling(1.0), (), 2 * 129), reference)
+
+
 def test_rows_that_give_up_their_place_go_on_where_they_were(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory for four rows of the first width; all turn out to be long, so the cache is widened and rows wait again."""
     monkeypatch.setattr(decoding, "SLACK", 4)

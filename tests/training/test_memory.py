@@ -82,6 +82,15 @@ def test_checkpointing_keeps_the_inputs_of_layers_alone() -> None:
     assert frozen[1].update(50) - frozen[0].update(50) == lora * 50
 
 
+def test_besides_its_layers_an_update_keeps_the_last_states_and_what_the_heads_backward_pass_needs() -> None:
+    """In float32 on a CPU, with fewer tokens than a chunk of logits has rows."""
+    full = Plan(replace(SMALL, layers=0), half=False, on_gpu=False)
+    # States of the last norm and of the head (one more where the norm's weight is trained) and their gradient; the
+    # logits, and the gradient of the head's weight.
+    assert full.update(50) == 3 * 4 * 8 * 50 + 4 * 8 * 50 + 4 * 100 * 50 + 4 * HEAD
+    assert replace(full, lora_rank=2).update(50) == 2 * 4 * 8 * 50 + 4 * 8 * 50 + 4 * 100 * 50
+
+
 def test_phases_of_training() -> None:
     plan = Plan(replace(SMALL, vocabulary=2**24), half=True, lora_rank=2)
     phases = memory.training_phases(plan, replace(plan, trained=False, lora_rank=0), 100)
