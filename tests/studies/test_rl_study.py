@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -16,7 +17,7 @@ from small_world import SIZES, copy_world
 
 from prmbench import tasks
 from prmbench.config import distrl_options
-from prmbench.core import result_files
+from prmbench.core import packing, result_files
 from prmbench.core.records import UserError
 from prmbench.data import prompts, rollouts
 from prmbench.data.rollouts import Rollout
@@ -155,8 +156,10 @@ NAMES = (
 )
 
 
-def _runs(marked: bool = False, seed: int = 1) -> ArmRuns:
-    return ArmRuns(World(Path("w"), 4, marked), seed, rl_study.STUDY_ARMS["marker" if marked else "plain"])
+def _runs(marked: bool = False, seed: int = 1, names: Collection[str] = ()) -> ArmRuns:
+    arms = rl_study.STUDY_ARMS["marker" if marked else "plain"]
+    chosen = {name: arm for name, arm in arms.items() if not names or name in names}
+    return ArmRuns(World(Path("w"), 4, marked), seed, chosen)
 
 
 def test_arms_of_both_panels() -> None:
@@ -270,6 +273,18 @@ def test_variants_take_the_options_of_distrl_and_keep_their_own() -> None:
     assert (configs["distrl_naive"].alpha, configs["distrl_alpha_0.1"].alpha) == (0.7, 0.1)
 
 
+def test_the_parts_cover_every_arm_once() -> None:
+    in_parts = Counter((panel, name) for panel, names in rl_study.PARTS.values() for name in names)
+    assert in_parts == Counter((panel, name) for panel, arms in rl_study.STUDY_ARMS.items() for name in arms)
+
+
+def test_reward_models_are_made_for_the_arms_that_use_them() -> None:
+    assert set(rl_study.needed_reward_models([_runs(names=("grpo", "distrl_naive"))])) == {"ipvrm"}
+    assert set(rl_study.needed_reward_models([_runs(names=("rm_as_policy_implicit_prm", "prime"))])) == {"implicit_prm"}
+    assert set(rl_study.needed_reward_models([_runs(marked=True, names=("distrl_dpo_rm",))])) == {"dpo_rm_marker1"}
+    assert not rl_study.needed_reward_models([_runs(names=("grpo", "vineppo"))])
+
+
 def _write_trial(out: Path, arm: str, seed: int, after: float) -> None:
     write_training(out, arm, [0.4, after], (seed, 0))
 
@@ -374,3 +389,10 @@ def test_one_seed_from_world_to_results(trained_world: World, tmp_path: Path) ->
     before = {path: path.stat().st_mtime_ns for path in [*out.iterdir(), *world.folder.rglob("*")]}
     rl_study.run_arms(runs, out, lambda *_: None)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    # On another machine only the results are there: those of the same seeds and options are not made again.
+    packing.pack(out)
+    assert rl_study.without_known([runs], out) == []
+    assert rl_study.without_known([replace(runs, rl_seed=8)], out) == [replace(runs, rl_seed=8)]
+    (retuned,) = rl_study.without_known([replace(runs, tuned={"grpo": {"learning_rate": 2e-4}})], out)
+    assert list(retuned.arms) == ["grpo"]
+    assert rl_study.without_known([runs], tmp_path / "none") == [runs]

@@ -16,6 +16,7 @@ from prmbench.config import cli_options
 from prmbench.config.option_field import option
 from prmbench.core import writing
 from prmbench.core.progress import job_bars
+from prmbench.core.records import UserError
 
 app = typer.Typer(name="miniature", no_args_is_help=True, add_completion=False, help="The miniature studies.")
 command = partial(cli_options.command, app)
@@ -65,6 +66,7 @@ class RLConfig:
     )
     results: Path = option(Path("leaderboards/results/miniature_rl"), "Folder for the runs.")
     tuning: Path | None = option(None, "Table of `tune-rl` with the options of each arm (default: the preset's).")
+    part: tuple[str, ...] = option((), "Part of the study, repeatable: methods, marker or variants (default: all).")
 
 
 @dataclass(frozen=True)
@@ -125,13 +127,20 @@ def tune(config: TuneRewardModelsConfig) -> None:
 
 @command(RLConfig)
 def rl(config: RLConfig) -> None:
-    """Train policies by every arm on every seed in both panels; continues where it was interrupted."""
+    """Train policies by every arm on every seed in both panels; continues where it was interrupted.
+
+    Runs that the folder of results has already, packed or loose, are not made again.
+    """
     from prmbench.studies.miniature import rl_study, rl_tuning
 
+    if unknown := [part for part in config.part if part not in rl_study.PARTS]:
+        raise UserError(f"--part {unknown[0]}: there is none; the parts are {', '.join(rl_study.PARTS)}")
+    parts = [part for part in rl_study.PARTS if not config.part or part in config.part]
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     tuned = rl_tuning.chosen(config.tuning) if config.tuning else None
+    options = (range(config.rl_seeds), config.worlds, config.results)
     with job_bars(False) as progress:
-        rl_study.run_study(seeds, range(config.rl_seeds), config.worlds, config.results, progress, tuned=tuned)
+        rl_study.run_study(seeds, *options, progress, tuned=tuned, parts=parts)
 
 
 @command(AblationConfig)

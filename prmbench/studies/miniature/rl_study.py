@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from prmbench import tasks
+from prmbench.config import distrl_options
 from prmbench.config.distrl_options import ARMS, SELF, Arm, DistRLConfig
 from prmbench.core import writing
 from prmbench.core.progress import JobProgress
@@ -34,8 +36,8 @@ BENCHMARK = "miniature_rl"
 Panel = Literal["plain", "marker"]
 """`marker`: the policy writes late markers, and the reward models were trained on completions whose marker reveals the
 outcome."""
-STEPS, VALIDATE_EVERY, VALIDATION_SAMPLES = 20, 10, 8
-"""RL steps of a run, steps between validations, completions per validation prompt."""
+STEPS, VALIDATION_SAMPLES = 20, 8
+"""RL steps of a run, completions per validation prompt."""
 TRAINING_PROMPTS, VALIDATION_PROMPTS = 1000, 250
 START_BAND = (0.35, 0.65)
 """Bounds of the start policies' avg@8. Above, training ends near the ceiling; below, few outcomes are mixed."""
@@ -95,6 +97,18 @@ STUDY_ARMS: dict[Panel, dict[str, StudyArm]] = {
     "plain": _PLAIN_ARMS,
     "marker": {name: _PLAIN_ARMS[name] for name in _MARKER_ARMS},
 }
+_METHOD_ARMS = (
+    *("grpo", "grpo_extra", "grpo_ipvrm", "distrl_ipvrm", "distrl_implicit_prm", "distrl_dpo_rm", "prime"),
+    *("vineppo", "grpo_vps", "rm_as_policy_ipvrm", "rm_as_policy_implicit_prm"),
+)
+Part = Literal["methods", "marker", "variants"]
+PARTS: Mapping[Part, tuple[Panel, Sequence[str]]] = {
+    "methods": ("plain", _METHOD_ARMS),
+    "marker": ("marker", _MARKER_ARMS),
+    "variants": ("plain", tuple(name for name in _PLAIN_ARMS if name not in _METHOD_ARMS)),
+}
+"""The study's parts, in the order in which they are run: panel and arms. `variants` are DistRL's ablations, and methods
+that earlier runs found far behind."""
 DEMO_ARMS = {name: _PLAIN_ARMS[name] for name in ("grpo", "distrl_ipvrm")}
 
 
@@ -103,7 +117,8 @@ class Scale:
     """Length of the runs and sizes of their data."""
 
     steps: int = STEPS
-    validate_every: int = VALIDATE_EVERY
+    validate_every: int = 0
+    """Steps between validations; 0 = before the first step and after the last."""
     validation_prompts: int = VALIDATION_PROMPTS
     validation_split: Split = "test"
     world_sizes: Sizes = field(default_factory=lambda: Sizes(start_band=START_BAND))
@@ -140,10 +155,12 @@ def run_study(
     progress: JobProgress | None = None,
     scale: Scale | None = None,
     tuned: Mapping[str, Mapping[str, float]] | None = None,
+    parts: Sequence[Part] = tuple(PARTS),
 ) -> None:
-    """Runs the whole study: worlds, reward models, then every arm on every pair of seeds.
+    """Runs the study part by part: worlds, reward models, then every arm on every pair of seeds.
 
-    Continues where an earlier call was interrupted, which loses the runs in progress.
+    Continues where an earlier call was interrupted, which loses the runs in progress. Runs that `out` has already,
+    packed ones included, are not made again, so a study can go on from committed results.
 
     Args:
         sft_seeds: seeds of worlds.
@@ -153,33 +170,36 @@ def run_study(
         progress: receives the progress of every job.
         scale: length of the runs and sizes of their data.
         tuned: chosen options by arm.
+        parts: of the study.
 
     Raises:
         UserError: a process failed, or a start policy is outside the band.
     """
     scale = scale or Scale()
-    worlds = {panel: [seed_world(root, seed, panel == "marker") for seed in sft_seeds] for panel in STUDY_ARMS}
-    process_pool.run_jobs(
-        {
-            _world_name(world): partial(
-                train_reward_models,
-                world,
-                data_ablations.INFORMATIVE if world.marked else DEMO_METHODS,
-                scale.world_sizes,
-            )
-            for panel in STUDY_ARMS
-            for world in worlds[panel]
-        },
-        progress,
-    )
-    # Seed by seed, so that a study that is stopped has complete pairs.
-    all_runs = [
-        ArmRuns(world, rl_seed, arms, scale, tuned=tuned or {})
-        for rl_seed in rl_seeds
-        for panel, arms in STUDY_ARMS.items()
-        for world in worlds[panel]
-    ]
-    process_pool.run_jobs({runs.name: partial(run_arms, runs, out) for runs in all_runs}, progress)
+    for part in parts:
+        panel, names = PARTS[part]
+        arms = {name: STUDY_ARMS[panel][name] for name in names}
+        worlds = [seed_world(root, seed, panel == "marker") for seed in sft_seeds]
+        # Seed by seed, so that a study that is stopped has complete pairs.
+        pairs = [(world, rl_seed) for rl_seed in rl_seeds for world in worlds]
+        missing = without_known([ArmRuns(*pair, arms, scale, tuned=tuned or {}) for pair in pairs], out)
+        methods = needed_reward_models(missing)
+        process_pool.run_jobs(
+            {
+                _world_name(world): partial(train_reward_models, world, methods, scale.world_sizes)
+                for world in {runs.world.seed: runs.world for runs in missing}.values()
+            },
+            progress,
+        )
+        process_pool.run_jobs({runs.name: partial(run_arms, runs, out) for runs in missing}, progress)
+
+
+def needed_reward_models(all_runs: Sequence[ArmRuns]) -> dict[str, Recipe]:
+    """Returns the reward models that the runs start from or train as policies."""
+    configs = [distrl_config(runs, name) for runs in all_runs for name in runs.arms]
+    used = {Path(path).name for config in configs for path in (config.model, config.rm_model or "")}
+    known = {**DEMO_METHODS, **data_ablations.INFORMATIVE}
+    return {name: recipe for name, recipe in known.items() if name in used}
 
 
 def run_ablations(
@@ -283,6 +303,14 @@ def _reward_model_options(world: World, arm: StudyArm) -> dict[str, Any]:
     return {"rm_model": str(world.folder / method), **set_constants}
 
 
+_RECORD = ("arm", "panel", "sft_seed", "rl_seed")
+_COMPARED = (
+    *("steps", "prompts", "group_size", "validate_every", "validation_samples", "learning_rate", "rm_learning_rate"),
+    *("alpha", "gae_weight", "p_min", "rm_loss", "rm_beta", "rm_margin", "adb", "dlw", "reference", "step_weight"),
+)
+"""Options in which a stored run must agree with the study to count as one of its runs."""
+
+
 def run_record(runs: ArmRuns, name: str) -> dict[str, Any]:
     """Returns what distinguishes the run from others of the study, for its manifest."""
     return {"arm": name, "panel": runs.panel, "sft_seed": runs.world.seed, "rl_seed": runs.rl_seed}
@@ -322,6 +350,22 @@ def _prompts_path(runs: ArmRuns, split: Split) -> Path:
 
 
 # --- results --------------------------------------------------------------------------------------------
+
+
+def without_known(all_runs: Sequence[ArmRuns], out: Path) -> list[ArmRuns]:
+    """Returns the runs without the arms that have a result in `out`, of the same seeds and options; those with any."""
+    known = [run.result.manifest.config for run in tasks.read_runs(out)] if out.exists() else []
+    by_record = {tuple(config.get(name) for name in _RECORD): config for config in known}
+
+    def is_known(runs: ArmRuns, name: str) -> bool:
+        found = by_record.get(tuple(run_record(runs, name)[field] for field in _RECORD))
+        if found is None:
+            return False
+        config = distrl_options.resolve(distrl_config(runs, name))
+        return all(found.get(option) == getattr(config, option) for option in _COMPARED)
+
+    cut = [replace(runs, arms={n: arm for n, arm in runs.arms.items() if not is_known(runs, n)}) for runs in all_runs]
+    return [runs for runs in cut if runs.arms]
 
 
 def _result_files(run: Path) -> list[Path]:
