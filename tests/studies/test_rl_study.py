@@ -307,17 +307,26 @@ def test_every_arm_gets_as_many_trials_and_the_table_says_which_optima_are_inter
     monkeypatch.setattr(process_pool, "run_jobs", run_jobs)
     space = {"grpo": rl_tuning.SPACE["grpo"], "grpo_vps": rl_tuning.SPACE["grpo_vps"]}
     monkeypatch.setattr(rl_tuning, "SPACE", space)
-    table = rl_tuning.tune(tmp_path, rounds=(6, 4, 4))
-    assert json.loads((tmp_path / "tuning_rl.json").read_text()) == table
-    assert Counter(line["arm"] for line in table["settings"]) == {"grpo": 14, "grpo_vps": 14}
-    assert table["trials_per_arm"] == 14
-    assert rl_tuning.chosen(tmp_path / "tuning_rl.json") == table["chosen"]
+    table = rl_tuning.tune(tmp_path / "a", rounds=(6, 4, 4))
+    assert json.loads((tmp_path / "a" / "tuning_rl.json").read_text()) == table
+    assert Counter(line["arm"] for line in table["settings"]) == table["trials"] == {"grpo": 14, "grpo_vps": 14}
+    assert rl_tuning.chosen(tmp_path / "a" / "tuning_rl.json") == table["chosen"]
     for arm in space:
         means = {line["options"]["learning_rate"]: line["mean"] for line in table["settings"] if line["arm"] == arm}
         assert table["chosen"][arm]["learning_rate"] == max(means, key=lambda rate: means[rate])
         best = table["chosen"][arm]["learning_rate"]
         assert table["interior"][arm]["learning_rate"] == (min(means) < best < max(means))
     assert table["interior"]["grpo"] == {"learning_rate": True}
+    # Arm by arm, and after the first round on a machine that has the table alone, the search draws the same trials.
+    rl_tuning.tune(tmp_path / "b", rounds=(6,))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "b" / "tuning_rl.json").rename(tmp_path / "c" / "tuning_rl.json")
+    for arms in (["grpo_vps"], ["grpo"]):
+        continued = rl_tuning.tune(tmp_path / "c", rounds=(6, 4, 4), arms=arms)
+    assert continued == table
+    assert len(tasks.read_runs(tmp_path / "c" / "runs-rl")) == 2 * 2 * 8
+    with pytest.raises(UserError, match=r"tuning_rl.json: was made with other worlds or sizes"):
+        rl_tuning.tune(tmp_path / "c", scale=replace(rl_tuning.SCALE, steps=3))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"chosen": 3}'])

@@ -27,6 +27,7 @@ class TuneConfig:
     """Options of `tune-rl`."""
 
     worlds: Path = option(Path("runs/tuning"), "Folder for worlds, models and the table; some 100 MB a seed.")
+    arm: tuple[str, ...] = option((), "Arm to tune now, repeatable (default: all that have a space).")
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,16 @@ def gain(config: GainConfig) -> None:
 
 @command(TuneConfig)
 def tune_rl(config: TuneConfig) -> None:
-    """Run every trial of the RL arms on the validation seeds; tuning_rl.json has all of them and the choice."""
+    """Run every trial of the RL arms on the validation seeds; tuning_rl.json has all of them and the choice.
+
+    Trials that a table in the folder of worlds has already are not run again.
+    """
     from prmbench.studies.miniature import rl_tuning
 
+    if unknown := [arm for arm in config.arm if arm not in rl_tuning.SPACE]:
+        raise UserError(f"--arm {unknown[0]}: has no space; those with one are {', '.join(rl_tuning.SPACE)}")
     with job_bars(False) as progress:
-        rl_tuning.tune(config.worlds, progress)
+        rl_tuning.tune(config.worlds, progress, arms=config.arm)
 
 
 if __name__ == "__main__":

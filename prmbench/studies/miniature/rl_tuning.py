@@ -20,16 +20,16 @@ from prmbench.core import result_files, writing
 from prmbench.core.progress import JobProgress
 from prmbench.core.records import UserError
 from prmbench.studies.miniature import process_pool
-from prmbench.studies.miniature.recipes import DEMO_METHODS
 from prmbench.studies.miniature.rl_study import (
     STUDY_ARMS,
     VALIDATION_SAMPLES,
     ArmRuns,
     Scale,
+    needed_reward_models,
     run_arms,
     train_reward_models,
 )
-from prmbench.studies.miniature.world import seed_world
+from prmbench.studies.miniature.world import World, seed_world
 
 _RATE = {"learning_rate": (1e-4, 1e-3)}
 _GAE = {**_RATE, "gae_weight": (0.02, 2.0)}
@@ -51,51 +51,68 @@ SPACE: Mapping[str, Mapping[str, tuple[float, float]]] = {
 a reward model as the policy has nothing to tune; all other options are the preset's."""
 VALIDATION_SEEDS = (1000, 1001)
 """Seeds of the worlds; those of studies begin at 0."""
-ROUNDS = (8, 4, 4)
+ROUNDS = (8, 4)
 """Trials of every arm in the first round, which is random over the ranges, and in each later one."""
 REACH = 4.0
 """Later rounds draw each option between its best value so far divided and multiplied by this."""
 RL_SEED = 0
 SCALE = Scale(validate_every=0, validation_split="validation")
 TABLE_FILE = "tuning_rl.json"
+_Trial = tuple[str, str, dict[str, float]]
+"""Name of its runs, arm, options."""
 
 
 def tune(
-    root: Path, progress: JobProgress | None = None, scale: Scale = SCALE, rounds: Sequence[int] = ROUNDS
+    root: Path,
+    progress: JobProgress | None = None,
+    scale: Scale = SCALE,
+    rounds: Sequence[int] = ROUNDS,
+    arms: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Runs every trial on every validation seed; continues where an earlier call was interrupted.
+
+    Trials that the table in `root` has already are not run again, so a search can go on from a committed table.
 
     Args:
         root: folder of the worlds, the runs and the table.
         progress: receives the progress of every job.
         scale: length of the runs and sizes of their data.
         rounds: trials of every arm in each round.
+        arms: arms that are tuned now, all by default; lines of others stay in the table.
 
     Returns:
         The table of all trials, best of each arm first; also written to `root/tuning_rl.json` after each round.
     """
     out = root / "runs-rl"
-    worlds = {f"seed {seed}": seed_world(root, seed) for seed in VALIDATION_SEEDS}
-    process_pool.run_jobs(
-        {name: partial(train_reward_models, world, DEMO_METHODS, scale.world_sizes) for name, world in worlds.items()},
-        progress,
-    )
-    trials: dict[str, list[dict[str, float]]] = {arm: [] for arm in SPACE}
+    worlds = [seed_world(root, seed) for seed in VALIDATION_SEEDS]
+    lines = _read_lines(root / TABLE_FILE, scale)
+    drawn: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms or SPACE}
     table: dict[str, Any] = {}
     for number, count in enumerate(rounds):
-        for arm, earlier in trials.items():
-            center = _best(table, arm)["options"] if table else {}
-            earlier.extend(draw_options(arm, len(earlier), count, center))
-        arms = {name: STUDY_ARMS["plain"][arm] for name, arm, _ in _named(trials)}
-        options = {name: options for name, _, options in _named(trials)}
-        jobs = {
-            f"{name}, round {number + 1}": partial(run_arms, ArmRuns(world, RL_SEED, arms, scale, tuned=options), out)
-            for name, world in worlds.items()
-        }
-        process_pool.run_jobs(jobs, progress)
-        table = _table(out, trials, scale, rounds[: number + 1])
+        for arm, earlier in drawn.items():
+            earlier.extend(draw_options(arm, len(earlier), count, _best(lines, arm, earlier)))
+        missing = _missing(lines, drawn)
+        _run_trials(f"round {number + 1}", worlds, out, missing, scale, progress)
+        lines += _new_lines(out, missing)
+        table = _table(lines, scale)
         writing.write_atomic(root / TABLE_FILE, result_files.canonical_json(table))
     return table
+
+
+def _run_trials(
+    title: str, worlds: Sequence[World], out: Path, trials: Sequence[_Trial], scale: Scale, progress: JobProgress | None
+) -> None:
+    """Runs trials on every world, after making what they start from."""
+    if not trials:
+        return
+    arms = {name: STUDY_ARMS["plain"][arm] for name, arm, _ in trials}
+    options = {name: options for name, _, options in trials}
+    runs = {f"seed {world.seed}": ArmRuns(world, RL_SEED, arms, scale, tuned=options) for world in worlds}
+    methods = needed_reward_models(list(runs.values()))
+    process_pool.run_jobs(
+        {name: partial(train_reward_models, r.world, methods, scale.world_sizes) for name, r in runs.items()}, progress
+    )
+    process_pool.run_jobs({f"{name}, {title}": partial(run_arms, r, out) for name, r in runs.items()}, progress)
 
 
 def draw_options(arm: str, first: int, count: int, center: Mapping[str, float]) -> list[dict[str, float]]:
@@ -123,60 +140,82 @@ def chosen(path: Path) -> dict[str, dict[str, float]]:
         ) from error
 
 
-def _named(trials: Mapping[str, Sequence[dict[str, float]]]) -> list[tuple[str, str, dict[str, float]]]:
-    """Returns (name, arm, options) of every trial."""
-    return [(f"{arm}-{i}", arm, options) for arm, tried in trials.items() for i, options in enumerate(tried)]
+def _missing(lines: Sequence[Mapping[str, Any]], drawn: Mapping[str, Sequence[dict[str, float]]]) -> list[_Trial]:
+    """Returns the drawn trials without a line. Raises UserError where a line of that name has other options."""
+    named = [(f"{arm}-{i}", arm, options) for arm, tried in drawn.items() for i, options in enumerate(tried)]
+    known = {line["trial"]: line["options"] for line in lines}
+    for name, _, options in named:
+        if known.get(name, options) != options:
+            raise UserError(f"{TABLE_FILE}: trial {name} is of another search; take another folder (--worlds)")
+    return [trial for trial in named if trial[0] not in known]
 
 
-def _table(
-    out: Path, trials: Mapping[str, Sequence[dict[str, float]]], scale: Scale, rounds: Sequence[int]
-) -> dict[str, Any]:
+def _read_lines(path: Path, scale: Scale) -> list[dict[str, Any]]:
+    """Returns the lines of a table that was made with the same worlds and sizes; none where there is no table."""
+    if not path.exists():
+        return []
+    table = json.loads(path.read_text(encoding="utf-8"))
+    facts = _facts(scale)
+    if any(table.get(name) != value for name, value in facts.items()):
+        raise UserError(f"{path}: was made with other worlds or sizes; take another folder (--worlds)")
+    return list(table["settings"])
+
+
+def _new_lines(out: Path, trials: Sequence[_Trial]) -> list[dict[str, Any]]:
     accuracies: dict[str, dict[str, tuple[float, float]]] = {}
-    for run in tasks.read_runs(out):
+    for run in tasks.read_runs(out) if trials else ():
         config = run.result.manifest.config
         values = [trace.values for trace in run.scores]
         before_after = fmean(v[0] for v in values), fmean(v[-1] for v in values)
         accuracies.setdefault(config["arm"], {})[str(config["sft_seed"])] = before_after
-    lines = [_table_line(arm, options, accuracies[name]) for name, arm, options in _named(trials)]
-    lines.sort(key=lambda line: (line["arm"], -line["mean"]))
-    table: dict[str, Any] = {
+    return [_table_line(trial, accuracies[trial[0]]) for trial in trials]
+
+
+def _facts(scale: Scale) -> dict[str, Any]:
+    """Returns what all lines of a table share."""
+    return {
         "seeds": list(VALIDATION_SEEDS),
         "split": scale.validation_split,
         "problems": scale.validation_prompts,
         "steps": scale.steps,
         "metric": f"avg@{VALIDATION_SAMPLES} after the last step; before: before the first",
-        "trials_per_arm": sum(rounds),
-        "rounds": list(rounds),
-        "ranges": {arm: {name: list(bounds) for name, bounds in space.items()} for arm, space in SPACE.items()},
-        "settings": lines,
     }
-    return _with_choice(table)
 
 
-def _with_choice(table: dict[str, Any]) -> dict[str, Any]:
+def _table(lines: Sequence[dict[str, Any]], scale: Scale) -> dict[str, Any]:
     """Returns the table with the best options of each arm, and whether they are inside what was tried."""
-    table["chosen"] = {arm: _best(table, arm)["options"] for arm in SPACE}
-    table["interior"] = {arm: _interior(table, arm) for arm in SPACE}
-    return table
+    settings = sorted(lines, key=lambda line: (line["arm"], -line["mean"]))
+    arms = [arm for arm in SPACE if any(line["arm"] == arm for line in settings)]
+    return {
+        **_facts(scale),
+        "trials": {arm: sum(line["arm"] == arm for line in settings) for arm in arms},
+        "ranges": {arm: {name: list(bounds) for name, bounds in SPACE[arm].items()} for arm in arms},
+        "settings": settings,
+        "chosen": {arm: _best(settings, arm) for arm in arms},
+        "interior": {arm: _interior(settings, arm) for arm in arms},
+    }
 
 
-def _best(table: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    best: dict[str, Any] = next(line for line in table["settings"] if line["arm"] == arm)
-    return best
+def _best(
+    lines: Sequence[Mapping[str, Any]], arm: str, among: Sequence[Mapping[str, float]] | None = None
+) -> dict[str, float]:
+    """Returns the best options of an arm, of those `among` if given; empty where none has a line."""
+    own = [line for line in lines if line["arm"] == arm and (among is None or line["options"] in among)]
+    return dict(max(own, key=lambda line: line["mean"])["options"]) if own else {}
 
 
-def _interior(table: Mapping[str, Any], arm: str) -> dict[str, bool]:
+def _interior(lines: Sequence[Mapping[str, Any]], arm: str) -> dict[str, bool]:
     """Returns whether lower and higher values than the best were tried, by option."""
-    tried = [line["options"] for line in table["settings"] if line["arm"] == arm]
-    best = _best(table, arm)["options"]
+    tried = [line["options"] for line in lines if line["arm"] == arm]
     return {
         name: min(options[name] for options in tried) < value < max(options[name] for options in tried)
-        for name, value in best.items()
+        for name, value in _best(lines, arm).items()
     }
 
 
-def _table_line(arm: str, options: Mapping[str, float], by_seed: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+def _table_line(trial: _Trial, by_seed: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    name, arm, options = trial
     after = {seed: round(last, 4) for seed, (_, last) in sorted(by_seed.items())}
     before = {seed: round(first, 4) for seed, (first, _) in sorted(by_seed.items())}
     mean = round(fmean(after.values()), 4)
-    return {"arm": arm, "options": dict(options), "before": before, "after": after, "mean": mean}
+    return {"trial": name, "arm": arm, "options": options, "before": before, "after": after, "mean": mean}
