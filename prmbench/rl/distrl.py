@@ -31,7 +31,7 @@ from prmbench.rl.sampler import Source, importance_weights, later_bytes, open_so
 from prmbench.rl.setup import Job, prepare, resolved
 from prmbench.rl.step_rollouts import StepRollouts
 from prmbench.rl.token_rows import Micro, Rows, micro_batches
-from prmbench.rl.validation import validate
+from prmbench.rl.validation import Validation, validate
 from prmbench.training import memory, optimiser, run_setup
 from prmbench.training.model import Runner, open_runner
 from prmbench.training.stopping import stop_requests
@@ -54,17 +54,23 @@ class Run:
     verifier: Verifier
     progress: Progress
     log: Log
+    start: Validation | None
+    """The start policy's validation, where it is known."""
 
 
 def train_distrl(
-    config: DistRLConfig, progress: StepProgress | None = None, manifest_fields: Mapping[str, Any] | None = None
+    config: DistRLConfig,
+    progress: StepProgress | None = None,
+    manifest_fields: Mapping[str, Any] | None = None,
+    start: Validation | None = None,
 ) -> Finished | None:
     """Trains a policy and its reward model; writes both, `metrics.jsonl`, `train.json` and `result/` into `config.out`.
 
     The same command goes on from the newest checkpoint, and does nothing when the run is finished. Under torchrun all
     processes train one policy; process 0 writes and gets the summary. `manifest_fields` replaces fields of the result's
-    manifest. Raises UserError, NonFiniteError, RetryError, and KeyboardInterrupt after SIGTERM or Ctrl-C, with a
-    checkpoint.
+    manifest. `start` is the validation of the start policy, where a run with the same policy, validation prompts,
+    sampling options and seed has made it: it depends on nothing else. Raises UserError, NonFiniteError, RetryError, and
+    KeyboardInterrupt after SIGTERM or Ctrl-C, with a checkpoint.
     """
     config = resolved(config)
     processes.start(run_setup.placement(config).device)
@@ -75,7 +81,7 @@ def train_distrl(
         if record["finished"]:
             return known_result(job, record.get("result")) if processes.rank() == 0 else None
         with Verifier() as verifier, stop_requests() as stop_requested:
-            run = _open(job, verifier, progress)
+            run = _open(job, verifier, progress, start)
             _loop(run, stop_requested)
         return export(job, run.models, record, manifest_fields or {})
 
@@ -138,7 +144,7 @@ def _sampler_bytes(job: Job, longest: int) -> int:
     return shape.cache(memory.FLOAT) * (job.config.draw_tokens or memory.SEQUENCES * longest)
 
 
-def _open(job: Job, verifier: Verifier, on_step: StepProgress | None) -> Run:
+def _open(job: Job, verifier: Verifier, on_step: StepProgress | None, start: Validation | None) -> Run:
     """Loads the models, restores the newest checkpoint, and gives its weights to the sampler."""
     opened = models.open_models(job)
     optimizers = {"policy": optimiser.make(opened.policy.trained, job.config)}
@@ -149,7 +155,7 @@ def _open(job: Job, verifier: Verifier, on_step: StepProgress | None) -> Run:
     source.push(progress.done)
     track = tracker(job.config.tracker, job.config.out, options.to_json(job.config))
     log = Log(job.config.out, job.config.steps, on_step, track)
-    return Run(job, opened, optimizers, source, verifier, progress, log)
+    return Run(job, opened, optimizers, source, verifier, progress, log, start)
 
 
 def _loop(run: Run, stop_requested: Callable[[], bool]) -> None:
@@ -394,6 +400,9 @@ def _validates(job: Job, step: int) -> bool:
 
 
 def _validate(run: Run, step: int) -> None:
+    if step == 0 and run.start is not None:
+        run.log.validation(step, run.start)
+        return
     logging.getLogger(__name__).info("validating the policy after step %d", step)
     sampler = run.source.link.sampler
     run.log.validation(step, sampling(lambda: validate(run.job, sampler, run.verifier)))

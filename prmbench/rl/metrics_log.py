@@ -48,6 +48,12 @@ def read_log(out: Path) -> list[dict[str, Any]]:
     return run_folder.read_log(out, lambda line: _Validated if "validation" in line else _Step)
 
 
+def start_validation(out: Path) -> Validation | None:
+    """Returns the start policy's validation in a run's log; None where there is none. Raises UserError."""
+    lines = [line["validation"] for line in read_log(out) if "validation" in line and line["step"] == 0]
+    return Validation(tuple(lines[0]["accuracy"]), tuple(lines[0]["truncated"])) if lines else None
+
+
 class Log:
     """Writes lines in process 0 and keeps those on steps in memory, for alarms."""
 

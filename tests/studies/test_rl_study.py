@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import shutil
+import signal
+import time
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
@@ -376,13 +380,35 @@ SMALL = Scale(
 FEW = ("grpo", "grpo_extra", "distrl_ipvrm", "rm_as_policy_ipvrm")
 
 
+def _scores_by_arm(out: Path) -> dict[str, Any]:
+    return {run.result.manifest.model: run.scores for run in tasks.read_runs(out)}
+
+
+def _run_until_killed(runs: ArmRuns, out: Path) -> None:
+    """Runs the arms in a process that gets SIGKILL in the third arm, once that has begun to log its steps."""
+    process = multiprocessing.get_context("spawn").Process(target=rl_study.run_arms, args=(runs, out, _quiet))
+    process.start()
+    log = rl_study.distrl_config(runs, FEW[2]).out / "metrics.jsonl"
+    while process.is_alive() and not log.exists():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _quiet(*_: object) -> None:
+    pass
+
+
 @pytest.mark.slow
 def test_one_seed_from_world_to_results(trained_world: World, tmp_path: Path) -> None:
     world = copy_world(trained_world, tmp_path)
-    rl_study.train_reward_models(world, {"ipvrm": DEMO_METHODS["ipvrm"]}, SMALL.world_sizes, lambda *_: None)
+    rl_study.train_reward_models(world, {"ipvrm": DEMO_METHODS["ipvrm"]}, SMALL.world_sizes, _quiet)
+    killed = replace(world, folder=tmp_path / "killed" / world.folder.name)
+    shutil.copytree(world.folder, killed.folder)
     runs = ArmRuns(world, 7, {name: rl_study.STUDY_ARMS["plain"][name] for name in FEW}, SMALL)
     out = tmp_path / "results"
-    rl_study.run_arms(runs, out, lambda *_: None)
+    rl_study.run_arms(runs, out, _quiet)
     runs_by_arm = {run.result.manifest.model: run for run in tasks.read_runs(out)}
     assert set(runs_by_arm) == set(FEW)
     for name, run in runs_by_arm.items():
@@ -396,8 +422,17 @@ def test_one_seed_from_world_to_results(trained_world: World, tmp_path: Path) ->
         packed = run.path.with_name(run.path.name.removesuffix(".json") + ".metrics.jsonl.gz")
         assert result_files.sha256(packed.read_bytes()) == manifest.config["metrics_sha256"]
     before = {path: path.stat().st_mtime_ns for path in [*out.iterdir(), *world.folder.rglob("*")]}
-    rl_study.run_arms(runs, out, lambda *_: None)
+    rl_study.run_arms(runs, out, _quiet)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    # The arms share the start policy's validation, which is what an arm measures by itself.
+    alone = replace(runs, world=replace(world, folder=killed.folder), arms={"grpo_extra": runs.arms["grpo_extra"]})
+    rl_study.run_arms(alone, tmp_path / "alone", _quiet)
+    assert _scores_by_arm(tmp_path / "alone")["grpo_extra"] == _scores_by_arm(out)["grpo_extra"]
+    # A study that is killed goes on to the same results.
+    _run_until_killed(replace(runs, world=killed), tmp_path / "results of killed")
+    assert 0 < len(_scores_by_arm(tmp_path / "results of killed")) < len(FEW)
+    rl_study.run_arms(replace(runs, world=killed), tmp_path / "results of killed", _quiet)
+    assert _scores_by_arm(tmp_path / "results of killed") == _scores_by_arm(out)
     # On another machine only the results are there: those of the same seeds and options are not made again.
     packing.pack(out)
     assert rl_study.without_known([runs], out) == []

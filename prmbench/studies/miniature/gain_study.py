@@ -15,8 +15,15 @@ from prmbench.config.distrl_options import Arm
 from prmbench.core.progress import JobProgress
 from prmbench.studies.miniature import process_pool
 from prmbench.studies.miniature.recipes import STUDY_METHODS
-from prmbench.studies.miniature.rl_study import ArmRuns, Scale, StudyArm, run_arms, train_reward_models
-from prmbench.studies.miniature.world import ActivityProgress, Sizes, World, seed_world
+from prmbench.studies.miniature.rl_study import (
+    ArmRuns,
+    Scale,
+    StudyArm,
+    run_arms,
+    train_reward_models,
+    without_known,
+)
+from prmbench.studies.miniature.world import Sizes, seed_world
 
 BENCHMARK = "miniature_gain"
 REWARD_MODELS = {name: recipe for name, recipe in STUDY_METHODS.items() if recipe.loss != "q_rm"}
@@ -52,32 +59,29 @@ def run_study(
 ) -> None:
     """Makes missing worlds and reward models, then runs every arm; continues where an earlier call was interrupted.
 
+    Runs that `out` has already, packed ones included, are not made again.
+
     Args:
         sft_seeds: seeds of worlds.
         rl_seeds: seeds of RL training in each world.
         root: folder of the worlds.
         out: folder of the runs.
-        progress: receives the progress of every seed.
+        progress: receives the progress of every job.
         scale: length of the runs and sizes of their data.
         tuned: chosen options by arm of the RL study; every reward model takes those of the arm that trains it further.
 
     Raises:
         UserError: a process failed.
     """
-    options = (rl_seeds, out, scale or SCALE, tuned or {})
-    jobs = {f"seed {seed}": partial(run_seed, seed_world(root, seed), *options) for seed in sft_seeds}
-    process_pool.run_jobs(jobs, progress)
-
-
-def run_seed(
-    world: World,
-    rl_seeds: Sequence[int],
-    out: Path,
-    scale: Scale,
-    tuned: Mapping[str, Mapping[str, float]],
-    progress: ActivityProgress,
-) -> None:
-    """Makes one world and its reward models, and runs every arm on it."""
-    train_reward_models(world, REWARD_MODELS, scale.world_sizes, progress)
-    for rl_seed in rl_seeds:
-        run_arms(ArmRuns(world, rl_seed, GAIN_ARMS, scale, BENCHMARK, tuned), out, progress)
+    scale = scale or SCALE
+    # Seed by seed, so that a study that is stopped has complete pairs.
+    pairs = [(seed_world(root, seed), rl_seed) for rl_seed in rl_seeds for seed in sft_seeds]
+    missing = without_known([ArmRuns(*pair, GAIN_ARMS, scale, BENCHMARK, tuned or {}) for pair in pairs], out)
+    process_pool.run_jobs(
+        {
+            f"seed {seed}": partial(train_reward_models, world, REWARD_MODELS, scale.world_sizes)
+            for seed, world in {runs.world.seed: runs.world for runs in missing}.items()
+        },
+        progress,
+    )
+    process_pool.run_jobs({runs.name: partial(run_arms, runs, out) for runs in missing}, progress)

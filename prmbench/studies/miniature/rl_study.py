@@ -17,7 +17,8 @@ from prmbench.config.distrl_options import ARMS, SELF, Arm, DistRLConfig
 from prmbench.core import writing
 from prmbench.core.progress import JobProgress
 from prmbench.core.records import UserError, text_hash
-from prmbench.rl import distrl
+from prmbench.rl import distrl, metrics_log
+from prmbench.rl.validation import Validation
 from prmbench.studies.miniature import arithmetic, data_ablations, process_pool
 from prmbench.studies.miniature.arithmetic import Split
 from prmbench.studies.miniature.recipes import DEMO_METHODS, STUDY_METHODS, Recipe
@@ -250,15 +251,18 @@ def train_reward_models(world: World, methods: Mapping[str, Recipe], sizes: Size
 def run_arms(runs: ArmRuns, out: Path, progress: ActivityProgress) -> None:
     """Runs every arm once and writes the results to `out`; skips arms that are finished.
 
-    The world and the reward models that the arms start from must exist.
+    The world and the reward models that the arms start from must exist. Arms that start from one policy share its
+    validation.
     """
     write_prompts(runs)
+    starts: dict[str, Validation | None] = {}
     for name in runs.arms:
         config = distrl_config(runs, name)
         if not _is_copied(config.out, out):
-            manifest_facts = {"model": name, "benchmark": runs.benchmark, "config": run_record(runs, name)}
-            distrl.train_distrl(config, partial(_report_step, progress, name), manifest_fields=manifest_facts)
+            facts = {"model": name, "benchmark": runs.benchmark, "config": run_record(runs, name)}
+            distrl.train_distrl(config, partial(_report_step, progress, name), facts, starts.get(config.model))
             _copy_result(config.out, out)
+        starts[config.model] = metrics_log.start_validation(config.out)
 
 
 def _report_step(progress: ActivityProgress, name: str, done: int, total: int, _metrics: Mapping[str, Any]) -> None:
