@@ -73,17 +73,17 @@ DEFAULT: dict[Loss, Values] = {
 }
 
 # A policy of 0.1 M parameters whose solutions have some forty tokens: the paper's rate and constants do not carry over
-# (a sum over 40 tokens needs a larger beta than one over hundreds, and a margin of 5 is out of reach). The constants of
-# reward models are those that tuning chose on validation worlds: leaderboards/results/miniature/tuning.json.
+# (a sum over 40 tokens needs a larger beta than one over hundreds, and a margin of 5 is out of reach). Rates, betas and
+# margins of reward models are those that tuning chose on validation worlds: leaderboards/results/miniature/tuning.json.
 _SMALL = Values(1e-3, 64, epochs=2.0, warmup=0.0)
 MINIATURE: dict[Loss, Values] = {
     "sft": Values(4e-3, 32, epochs=1.0, warmup=0.1, schedule="constant", reduction="token"),
-    "ipvrm": replace(_SMALL, beta=10.0, margin=0.5),
-    "ipvrm_early": replace(_SMALL, beta=10.0, margin=0.5),
-    "ipvrm_late": replace(_SMALL, beta=10.0, margin=0.5),
-    "implicit_prm": replace(_SMALL, beta=0.2, reduction=None),
-    "dpo_rm": replace(_SMALL, beta=1.0, reduction=None, pairs="one"),
-    "q_rm": replace(_SMALL, beta=0.2, margin=0.5, reduction=None, pairs="one"),
+    "ipvrm": replace(_SMALL, learning_rate=6.77e-4, beta=10.3, margin=1.01),
+    "ipvrm_early": replace(_SMALL, learning_rate=6.77e-4, beta=10.3, margin=1.01),
+    "ipvrm_late": replace(_SMALL, learning_rate=2.08e-3, beta=21.6, margin=0.291),
+    "implicit_prm": replace(_SMALL, learning_rate=4.41e-3, beta=0.345, reduction=None),
+    "dpo_rm": replace(_SMALL, learning_rate=1.68e-4, beta=0.783, reduction=None, pairs="one"),
+    "q_rm": replace(_SMALL, learning_rate=3.6e-4, beta=0.189, margin=1.67, reduction=None, pairs="one"),
     "step_bce": replace(_SMALL, reduction="token"),
     "value_bce": replace(_SMALL, reduction="token"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from prmbench.config import Loss, Preset, TrainConfig, TrainRMConfig
 from prmbench.config.presets import PRESETS, Values, resolve, settings
 from prmbench.core.records import UserError
+from prmbench.studies.miniature.recipes import chosen_recipes
 from prmbench.training.losses import LOSSES
 
 # (learning rate, batch, epochs, warm-up, schedule, beta, margin, reduction, pairs)
@@ -41,17 +43,18 @@ RELEASE = {
     "value_bce": (1e-5, 64, 1.0, 0.1, "cosine", None, None, "token", None),
     "sft": (1e-5, 64, 2.0, 0.03, "cosine", None, None, "token", None),
 }
-# Ours, for a policy of 0.1 M parameters; beta and margin of reward models were tuned.
+# Ours, for a policy of 0.1 M parameters; rate, beta and margin of reward models are those that tuning chose.
 MINIATURE = {
     "sft": (4e-3, 32, 1.0, 0.1, "constant", None, None, "token", None),
-    "ipvrm": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.5, "sequence", None),
-    "ipvrm_early": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.5, "sequence", None),
-    "ipvrm_late": (1e-3, 64, 2.0, 0.0, "cosine", 10.0, 0.5, "sequence", None),
-    "implicit_prm": (1e-3, 64, 2.0, 0.0, "cosine", 0.2, None, None, None),
-    "dpo_rm": (1e-3, 64, 2.0, 0.0, "cosine", 1.0, None, None, "one"),
-    "q_rm": (1e-3, 64, 2.0, 0.0, "cosine", 0.2, 0.5, None, "one"),
     "step_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token", None),
     "value_bce": (1e-3, 64, 2.0, 0.0, "cosine", None, None, "token", None),
+    **{
+        loss: (
+            *(best.learning_rate, 64, 2.0, 0.0, "cosine", best.beta, best.margin),
+            *("sequence" if loss.startswith("ipvrm") else None, "one" if loss in ("dpo_rm", "q_rm") else None),
+        )
+        for loss, best in chosen_recipes(Path("leaderboards/results/miniature/tuning.json")).items()
+    },
 }
 # The paper where it is explicit, but pointwise losses take every completion (paper 4.1: halves of one pair a prompt).
 DEFAULT = {

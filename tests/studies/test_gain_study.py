@@ -12,21 +12,20 @@ from prmbench import tasks
 from prmbench.config import distrl_options
 from prmbench.core.provenance import weights_hash
 from prmbench.studies.miniature import gain_study, rl_study
-from prmbench.studies.miniature.recipes import STUDY_METHODS
+from prmbench.studies.miniature.recipes import STUDY_METHODS, chosen_recipes
 from prmbench.studies.miniature.rl_study import ArmRuns, Scale
 from prmbench.studies.miniature.world import World
 from prmbench.studies.reporting.checkpoint_rows import checkpoints
 
 RUNS = ArmRuns(World(Path("w"), 4), 1, gain_study.GAIN_ARMS, benchmark=gain_study.BENCHMARK)
+BEST = chosen_recipes(Path("leaderboards/results/miniature/tuning.json"))
 CONSTANTS = {
-    "ipvrm": ("ipvrm", 10.0, 0.5),
-    "ipvrm_early": ("ipvrm", 10.0, 0.5),
-    "ipvrm_late": ("ipvrm", 10.0, 0.5),
-    "ipvrm_m0": ("ipvrm", 10.0, 0.0),
+    **{name: ("ipvrm", BEST[name].beta, BEST[name].margin) for name in ("ipvrm", "ipvrm_early", "ipvrm_late")},
+    "ipvrm_m0": ("ipvrm", BEST["ipvrm"].beta, 0.0),
     "ipvrm_paper": ("ipvrm", 10.0, 5.0),
-    "implicit_prm": ("implicit_prm", 0.2),
+    "implicit_prm": ("implicit_prm", BEST["implicit_prm"].beta),
     "implicit_prm_paper": ("implicit_prm", 0.05),
-    "dpo_rm": ("dpo_rm", 1.0),
+    "dpo_rm": ("dpo_rm", BEST["dpo_rm"].beta),
     "dpo_rm_paper": ("dpo_rm", 0.05),
 }
 

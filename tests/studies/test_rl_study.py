@@ -35,7 +35,7 @@ from prmbench.studies.miniature import (
     rl_tuning,
     tiny_model,
 )
-from prmbench.studies.miniature.recipes import DEMO_METHODS
+from prmbench.studies.miniature.recipes import DEMO_METHODS, chosen_recipes
 from prmbench.studies.miniature.rl_study import ArmRuns, Scale
 from prmbench.studies.miniature.world import ACCURACY_PROMPTS, Sizes, World
 from prmbench.verification import verifiers
@@ -213,9 +213,11 @@ def test_arms_start_from_the_worlds_reward_model_and_its_constants() -> None:
     assert configs["distrl_naive"].rm_model == configs["grpo_ipvrm"].rm_model == str(Path("w/ipvrm"))
     assert configs["prime"].rm_model == configs["distrl_implicit_prm"].rm_model == str(Path("w/implicit_prm"))
     assert configs["reinforce_q_rm"].rm_model == str(Path("w/q_rm"))
-    assert (configs["distrl_ipvrm"].rm_beta, configs["distrl_ipvrm"].rm_margin) == (10.0, 0.5)
-    assert configs["distrl_implicit_prm"].rm_beta == 0.2
-    assert configs["distrl_dpo_rm"].rm_beta == 1.0
+    best = chosen_recipes(Path("leaderboards/results/miniature/tuning.json"))
+    ipvrm = configs["distrl_ipvrm"]
+    assert (ipvrm.rm_beta, ipvrm.rm_margin) == (best["ipvrm"].beta, best["ipvrm"].margin)
+    assert configs["distrl_implicit_prm"].rm_beta == best["implicit_prm"].beta
+    assert configs["distrl_dpo_rm"].rm_beta == best["dpo_rm"].beta
     assert configs["rm_as_policy_ipvrm"].model == str(Path("w/ipvrm"))
     assert configs["grpo_extra"].first_rollouts == runs.world.training
     marked = rl_study.distrl_config(_runs(marked=True), "distrl_implicit_prm")

@@ -103,16 +103,6 @@ def test_unequal_tuning_withdraws_the_comparisons_of_losses(tmp_path: Path, monk
         assert sentence in notes(made, label), label
 
 
-def test_a_grid_from_before_the_search_has_no_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grid = {"settings": [line("ipvrm", 0.6), line("dpo_rm", 0.5)], "also_seen": [line("ipvrm", 0.7)]}
-    made = sheet(tmp_path, grid, monkeypatch)
-    table = next(t for t in made.tables if t.label == "study-tuning")
-    assert table.header[-1] == "Margin"
-    assert [row[:3] for row in texts(table)[0]] == [("ipvrm", "2", "70.0"), ("dpo_rm", "1", "50.0")]
-    assert not tuning_tables.plans(read_tuning(made.runs))
-    assert any(note.startswith("Withdrawn") for note in notes(made, "study-answers"))
-
-
 def test_without_a_table_nothing_is_said_of_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = sheet(tmp_path, None, monkeypatch)
     assert "study-tuning" not in {table.label for table in made.tables}
@@ -131,28 +121,24 @@ def test_a_file_that_is_no_table_is_named(table: Any, tmp_path: Path, monkeypatc
 # --- the committed study --------------------------------------------------------------------------------
 
 
-def test_the_committed_trials_are_all_counted() -> None:
+def test_the_committed_trials_are_equal_and_all_counted() -> None:
     table = json.loads((COMMITTED / "tuning.json").read_text())
     (first, *_) = result_files.result_paths(COMMITTED / "miniature-calibration.tar.xz")
     tuning = read_tuning([result_files.read_stored(first)])
     assert tuning is not None
-    if tuning.is_random:
-        assert tuning.is_equal
-        assert min(tuning.counts.values()) >= 16
-        assert len(expected_curve(tuning, "ipvrm")) == tuning_tables.LARGEST_K
-    else:
-        assert sum(tuning.counts.values()) == len(table["settings"]) + len(table["also_seen"])
-        assert tuning.counts == {"ipvrm": 12, "ipvrm_early": 10, "implicit_prm": 5, "dpo_rm": 4, "q_rm": 8}
+    assert tuning.is_equal
+    assert not tuning_tables.withdrawn(tuning)
+    search, losses = reward_model_tuning.SEARCH, len(reward_model_tuning.SPACES)
+    assert min(tuning.counts.values()) >= search.first
+    assert len(tuning.trials) == sum(losses * of_round["trials_a_loss"] for of_round in table["rounds"])
+    assert len(tuning.earlier) == len(table["earlier"]["settings"]) + len(table["earlier"]["also_seen"])
+    assert {len(trial.f1) for trial in tuning.trials} == {len(reward_model_tuning.VALIDATION_SEEDS)}
+    assert table["stopped"]
+    assert len(expected_curve(tuning, "ipvrm")) == tuning_tables.LARGEST_K
 
 
-def test_the_docs_count_the_trials_and_withdraw_what_rests_on_unequal_ones() -> None:
+def test_the_docs_tell_the_rule_of_the_search() -> None:
     text = " ".join(Path("docs/studies.md").read_text().split())
-    tuning = read_tuning([result_files.read_stored(result_files.result_paths(COMMITTED / "miniature-steps.tar.xz")[0])])
-    assert tuning is not None
-    assert ("withdrawn until they are measured again" in text) != tuning.is_equal
-    assert ("rests on unequal tuning" in Path("README.md").read_text()) != tuning.is_equal
-    if not tuning.is_equal:
-        assert f"({tuning.count_words()})" in text
     search = reward_model_tuning.SEARCH
     for words in (
         f"The first round has {search.first} trials a loss",

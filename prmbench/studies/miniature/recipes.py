@@ -62,18 +62,12 @@ STUDY_METHODS = study_methods({loss: Recipe(loss) for loss in LOSSES})
 def chosen_recipes(table: Path) -> dict[Loss, Recipe]:
     """Returns the recipe that a table of tuning chose for each loss.
 
-    In a table from before the search, that is the best setting of the grid; variants of IPVRM then take IPVRM's.
-
     Raises:
         UserError: the file is no such table, or tuning has not ended.
     """
     try:
         tuning = json.loads(table.read_text(encoding="utf-8"))
-        if "settings" in tuning:
-            best = {line["loss"]: line for line in sorted(tuning["settings"], key=lambda line: line["mean_f1"])}
-            best |= {loss: {**best["ipvrm"], "loss": loss} for loss in ("ipvrm_early", "ipvrm_late")}
-        else:
-            best = tuning["chosen"] if tuning["stopped"] else {}
+        best = tuning["chosen"] if tuning["stopped"] else {}
         return {loss: Recipe(loss, *(best[loss][name] for name in CONSTANTS)) for loss in LOSSES}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -1,7 +1,6 @@
 """How the reward models of the study were tuned: trials of each loss, and the expected best of k of them.
 
-The table of the trials, tuning.json, lies beside the runs. It is made by `python -m prmbench.studies.miniature tune`;
-before that command searched at random, it held a grid and the settings that were looked at besides.
+The table of the trials, tuning.json, lies beside the runs. It is made by `python -m prmbench.studies.miniature tune`.
 """
 
 from __future__ import annotations
@@ -50,12 +49,10 @@ class Tuning:
     """In the order in which they were drawn, by loss."""
     earlier: tuple[Trial, ...]
     """Settings that were looked at before the search."""
-    is_random: bool
-    """Whether the trials were drawn at random, with equal numbers for every loss."""
     rule: str
-    """How the search was to end, declared before it was run; empty for a grid."""
+    """How the search was to end, declared before it was run."""
     stopped: str
-    """Why it ended; empty for a grid, and for a search that is still running."""
+    """Why it ended; empty for a search that is still running."""
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -94,19 +91,12 @@ def read_tuning(runs: Sequence[Run]) -> Tuning | None:
 
 
 def _parse(table: Mapping[str, Any]) -> Tuning:
-    if "trials" in table:
-        earlier = table["earlier"]
-        lines, is_random = table["trials"], True
-    else:
-        earlier = {}
-        lines, is_random = [*table["settings"], *table.get("also_seen", ())], False
-    earlier_lines = [*earlier.get("settings", ()), *earlier.get("also_seen", ())]
+    earlier = [*table["earlier"].get("settings", ()), *table["earlier"].get("also_seen", ())]
     return Tuning(
-        trials=tuple(map(_trial, lines)),
-        earlier=tuple(map(_trial, earlier_lines)),
-        is_random=is_random,
-        rule=str(table.get("rule", "")),
-        stopped=str(table.get("stopped", "")),
+        trials=tuple(map(_trial, table["trials"])),
+        earlier=tuple(map(_trial, earlier)),
+        rule=str(table["rule"]),
+        stopped=str(table["stopped"]),
     )
 
 
@@ -151,14 +141,10 @@ def grids(tuning: Tuning | None) -> tuple[Table, ...]:
     """Returns the table of losses with their trials, the best of them and the expected best of k."""
     if tuning is None:
         return ()
-    curves = {loss: expected_curve(tuning, loss) if tuning.is_random else [] for loss in tuning.losses}
+    curves = {loss: expected_curve(tuning, loss) for loss in tuning.losses}
     ks = [k for k in TABLE_KS if any(len(curve) >= k for curve in curves.values())]
     rows = tuple(_row(tuning, loss, [_at(curves[loss], k) for k in ks]) for loss in tuning.losses)
     worlds = sorted({seed for trial in tuning.trials for seed in trial.f1})
-    how = tuning.rule or (
-        "A grid from which the best setting was chosen, and settings that were looked at besides; variants of a loss "
-        "that are not listed took its constants."
-    )
     diverged = sum(value is None for trial in tuning.trials for value in trial.f1.values())
     notes = [f"{tuning.count_words()[0].upper()}{tuning.count_words()[1:]}.", withdrawn(tuning)]
     notes += [f"It ended at {tuning.stopped}."] if tuning.stopped.startswith("the limit") else []
@@ -168,7 +154,7 @@ def grids(tuning: Tuning | None) -> tuple[Table, ...]:
         Table(
             label="study-tuning",
             title="Tuning",
-            caption=f"{how} Trials are compared by their mean F1 over {len(worlds)} validation worlds "
+            caption=f"{tuning.rule} Trials are compared by their mean F1 over {len(worlds)} validation worlds "
             f"({', '.join(worlds)}), which no study uses: process level, threshold tuned on the same traces, percent. "
             f"Constants: of the best trial. {BEST_OF_K * bool(ks)}All trials: tuning.json beside the runs.",
             header=(
@@ -198,8 +184,8 @@ def _row(tuning: Tuning, loss: str, bests: Sequence[float | None]) -> Row:
 
 
 def plans(tuning: Tuning | None) -> list[FigurePlan]:
-    """Returns the figure of the expected best of k trials; none for a grid, whose settings were not drawn."""
-    if tuning is None or not tuning.is_random or not tuning.trials:
+    """Returns the figure of the expected best of k trials."""
+    if tuning is None or not tuning.trials:
         return []
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axis = figure.subplots()
@@ -218,6 +204,6 @@ def numbers(tuning: Tuning | None) -> dict[str, object]:
     """Returns the counts of trials and the expected best of k by loss, for JSON."""
     if tuning is None:
         return {}
-    curves = {loss: expected_curve(tuning, loss) for loss in tuning.losses} if tuning.is_random else {}
+    curves = {loss: expected_curve(tuning, loss) for loss in tuning.losses}
     rounded = {loss: [round(value, 6) for value in curve] for loss, curve in curves.items()}
     return {"trials": tuning.counts, "earlier": len(tuning.earlier), "expected_best": rounded}
