@@ -87,10 +87,13 @@ def test_ipvrm_learns_and_does_not_learn_from_shuffled_outcomes(studied: tuple[W
     world, results = studied
     name = "ipvrm_shuffled"
     ablation = {name: data_ablations.SHUFFLED[name]}
-    reward_model_study.run_seed(world, ablation, results, SIZES, lambda *_: None, tasks=("steps",))
+    subsets = ("val", "onpolicy")
+    reward_model_study.run_seed(world, ablation, results, SIZES, lambda *_: None, tasks=("steps",), subsets=subsets)
     f1, data = {}, {}
     for path in results.glob("*.json"):
         result = tasks.read_run(path).result
+        if result.manifest.model == name:
+            assert sorted(result.manifest.subsets) == ["onpolicy", "val"]
         data[result.manifest.model] = result.manifest.config["recipe"].get("data")
         for row in result.rows:
             if (row.subset, row.protocol, row.metric) == ("onpolicy", "step_sum/calibrated:val", "f1"):

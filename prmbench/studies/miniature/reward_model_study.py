@@ -78,13 +78,18 @@ def run_seed(
     sizes: Sizes,
     progress: ActivityProgress,
     tasks: Collection[str] = JUDGED_TASKS,
+    subsets: Collection[str] = (),
 ) -> None:
-    """Builds a world, trains every method on it and judges it on `tasks`; skips methods that are finished."""
+    """Builds a world, trains every method on it and judges it on `tasks`; skips methods that are finished.
+
+    With `subsets`, only these are judged.
+    """
     unfinished = {name: recipe for name, recipe in methods.items() if not _is_finished(world, name, recipe, out)}
     if not unfinished:
         return
     build_world(world, sizes, progress, tasks)
-    traces = load_traces(world, tasks)
+    loaded = load_traces(world, tasks)
+    traces = {task: [t for t in of_task if not subsets or t.subset in subsets] for task, of_task in loaded.items()}
     for name, recipe in unfinished.items():
         train_reward_model(world, name, recipe, progress)
         runs = evaluate_reward_model(world, name, recipe, traces, THRESHOLD_RULES, out)

@@ -234,8 +234,7 @@ def _world_name(world: World) -> str:
 
 def _judge_ablations(world: World, out: Path, sizes: Sizes, progress: ActivityProgress) -> None:
     ablations = data_ablations.MARKERS if world.marked else data_ablations.SHUFFLED
-    tasks: tuple[str, ...] = ("steps",)
-    run_seed(world, ablations, out, sizes, progress, tasks=tasks)
+    run_seed(world, ablations, out, sizes, progress, tasks=("steps",), subsets=("val", "onpolicy", "injected"))
 
 
 def train_reward_models(world: World, methods: Mapping[str, Recipe], sizes: Sizes, progress: ActivityProgress) -> None:
