@@ -25,6 +25,7 @@ CONSTANTS = {
     "ipvrm_paper": ("ipvrm", 10.0, 5.0),
     "implicit_prm": ("implicit_prm", BEST["implicit_prm"].beta),
     "implicit_prm_paper": ("implicit_prm", 0.05),
+    "implicit_prm_slow": ("implicit_prm", BEST["implicit_prm"].beta),
     "dpo_rm": ("dpo_rm", BEST["dpo_rm"].beta),
     "dpo_rm_paper": ("dpo_rm", 0.05),
 }

@@ -140,7 +140,7 @@ def test_tuning_uses_validation_data_alone() -> None:
 
 def _table(tmp_path: Path, change: Callable[[dict[str, Any]], Any] = lambda _: None) -> Path:
     chosen = {
-        loss: {"loss": loss, "beta": i + 1.0, "margin": None, "learning_rate": 0.01, "trial": 3, "mean_f1": 0.9}
+        loss: {"loss": loss, "beta": i + 1.0, "margin": None, "learning_rate": 0.03 + i, "trial": 3, "mean_f1": 0.9}
         for i, loss in enumerate(LOSSES)
     }
     table = {"stopped": "every best trial lies inside its ranges", "trials": [], "chosen": chosen}
@@ -153,9 +153,10 @@ def _table(tmp_path: Path, change: Callable[[dict[str, Any]], Any] = lambda _: N
 def test_the_study_takes_the_chosen_recipes(tmp_path: Path) -> None:
     methods = study_methods(chosen_recipes(_table(tmp_path)))
     assert list(methods) == list(STUDY_METHODS)
-    assert methods["ipvrm_early"] == Recipe("ipvrm_early", 2.0, None, 0.01)
-    assert methods["ipvrm_m0"] == Recipe("ipvrm", 1.0, 0.0, 0.01)
-    assert methods["dpo_rm_paper"] == Recipe("dpo_rm", 0.05, None, 0.01)
+    assert methods["ipvrm_early"] == Recipe("ipvrm_early", 2.0, None, 1.03)
+    assert methods["ipvrm_m0"] == Recipe("ipvrm", 1.0, 0.0, 0.03)
+    assert methods["implicit_prm_slow"] == Recipe("implicit_prm", 4.0, None, 0.03)
+    assert methods["dpo_rm_paper"] == Recipe("dpo_rm", 0.05, None, 4.03)
 
 
 @pytest.mark.parametrize(

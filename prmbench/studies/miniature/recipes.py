@@ -43,11 +43,13 @@ def study_methods(tuned: Mapping[Loss, Recipe]) -> dict[str, Recipe]:
     """Returns the methods of the study, from the recipe of each loss.
 
     `_paper`: the paper's beta and margin (IPVRM, appendix C) at the loss's own learning rate. `ipvrm_m0`: IPVRM's
-    recipe without its margin.
+    recipe without its margin. `implicit_prm_slow`: Implicit PRM at IPVRM's learning rate, to tell what the loss
+    does from what the rate does.
     """
     return {
         **{loss: tuned[loss] for loss in LOSSES},
         "ipvrm_m0": replace(tuned["ipvrm"], margin=0.0),
+        "implicit_prm_slow": replace(tuned["implicit_prm"], learning_rate=tuned["ipvrm"].learning_rate),
         "ipvrm_paper": replace(tuned["ipvrm"], beta=10.0, margin=5.0),
         "implicit_prm_paper": replace(tuned["implicit_prm"], beta=0.05),
         "dpo_rm_paper": replace(tuned["dpo_rm"], beta=0.05),

@@ -32,8 +32,9 @@ CLAIMS: dict[str, str] = {
     "T4": "early weights find the first error better than standard ones, and these better than late ones",
     "T10": "a margin above 0 is better than none",
     "T14": "process-level reading beats prefix reading",
+    "rate": "not the paper's: IPVRM leads Implicit PRM as in T2 when both are trained at IPVRM's learning rate",
 }
-"""The paper's tables and the claim that each is read as."""
+"""The paper's tables and the claim that each is read as, and a control."""
 BEST_OF = "best of "
 """How the places of best-of-N comparisons begin; all others are about F1."""
 
@@ -101,6 +102,7 @@ def missing(study: Study) -> dict[str, str]:
         "T4": "ipvrm_early or ipvrm_late",
         "T10": "two ipvrm recipes that differ in nothing but the margin, one of them 0",
         "T14": "a log-ratio method's step scores",
+        "rate": "ipvrm and implicit_prm_slow",
     }
     return {source: f"needs {runs}" for source, runs in needs.items() if source not in tested}
 
@@ -146,6 +148,8 @@ def _comparisons(study: Study, suffix: str) -> Iterator[Comparison]:
     for rival in RIVALS:
         yield from _compare_generalization(study, ipvrm, f"{rival}{suffix}")
         yield from _compare_best_of_n(study, "T1", ipvrm, f"{rival}{suffix}", each=True)
+    if not suffix:
+        yield from _compare_f1(study, "rate", ipvrm, "implicit_prm_slow")
     early, late = f"ipvrm_early{suffix}", f"ipvrm_late{suffix}"
     for first, second in ((late, ipvrm), (ipvrm, early), (late, early)):
         yield from _compare_best_of_n(study, "T3", first, second)

@@ -20,7 +20,10 @@ BENCHMARK = "miniature"
 """The benchmark whose runs form the study: many seeds, one world each."""
 PAPER_SUFFIX = "_paper"
 """Suffix of the names of methods that were trained with the paper's own constants."""
-METHODS = ("ipvrm", "ipvrm_early", "ipvrm_late", "ipvrm_m0", "implicit_prm", "dpo_rm", "q_rm")
+METHODS = (
+    *("ipvrm", "ipvrm_early", "ipvrm_late", "ipvrm_m0"),
+    *("implicit_prm", "implicit_prm_slow", "dpo_rm", "q_rm"),
+)
 SHIFTS = ("headers", "separators", "words", "merged", "verbose")
 """Subsets that hold the on-policy traces in another format."""
 TUNING = "val"
