@@ -173,7 +173,16 @@ def test_the_papers_constants_are_compared_among_themselves(tmp_path: Path) -> N
     assert {(c.constants, c.comparison) for c in all_claims if c.source == "T2"} == {
         ("paper", "ipvrm_paper - q_rm_paper")
     }
-    assert set(missing(gather_study(read_runs(tmp_path)))) == {"T1", "T3", "T4", "T10"}
+    assert set(missing(gather_study(read_runs(tmp_path)))) == {"T1", "T3", "T4", "T10", "rate"}
+
+
+def test_the_control_compares_ipvrm_with_implicit_prm_at_its_rate(tmp_path: Path) -> None:
+    write_study(tmp_path, {"ipvrm": [0.5, 0.6], "implicit_prm": [0.1, 0.2], "implicit_prm_slow": [0.4, 0.55]})
+    tested = [c for c in claims(gather_study(read_runs(tmp_path))) if c.source == "rate"]
+    assert {(c.constants, c.comparison, c.where) for c in tested} >= {
+        ("tuned", "ipvrm - implicit_prm_slow", "onpolicy")
+    }
+    assert next(c.difference for c in tested if c.where == "onpolicy") == pytest.approx(0.075)
 
 
 def test_the_mean_of_shifts_needs_every_format(reward_models: Study) -> None:
