@@ -333,6 +333,9 @@ def test_every_arm_gets_as_many_trials_and_the_table_says_which_optima_are_inter
     assert len(tasks.read_runs(tmp_path / "c" / "runs-rl")) == 2 * 2 * 8
     with pytest.raises(UserError, match=r"tuning_rl.json: was made with other worlds or sizes"):
         rl_tuning.tune(tmp_path / "c", scale=replace(rl_tuning.SCALE, steps=3))
+    shutil.copy("leaderboards/results/miniature_rl/tuning_rl.json", tmp_path / "c")  # from before trials had names
+    with pytest.raises(UserError, match=r"tuning_rl.json: is not a table of tune-rl \(KeyError\('trial'\)\)"):
+        rl_tuning.tune(tmp_path / "c")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"chosen": 3}'])

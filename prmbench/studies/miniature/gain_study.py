@@ -7,22 +7,13 @@ F1 predicts what a policy gains from it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from prmbench.config import Loss
 from prmbench.config.distrl_options import Arm
 from prmbench.core.progress import JobProgress
-from prmbench.studies.miniature import process_pool
 from prmbench.studies.miniature.recipes import STUDY_METHODS
-from prmbench.studies.miniature.rl_study import (
-    ArmRuns,
-    Scale,
-    StudyArm,
-    run_arms,
-    train_reward_models,
-    without_known,
-)
+from prmbench.studies.miniature.rl_study import ArmRuns, Scale, StudyArm, run_missing
 from prmbench.studies.miniature.world import Sizes, seed_world
 
 BENCHMARK = "miniature_gain"
@@ -73,15 +64,6 @@ def run_study(
     Raises:
         UserError: a process failed.
     """
-    scale = scale or SCALE
     # Seed by seed, so that a study that is stopped has complete pairs.
     pairs = [(seed_world(root, seed), rl_seed) for rl_seed in rl_seeds for seed in sft_seeds]
-    missing = without_known([ArmRuns(*pair, GAIN_ARMS, scale, BENCHMARK, tuned or {}) for pair in pairs], out)
-    process_pool.run_jobs(
-        {
-            f"seed {seed}": partial(train_reward_models, world, REWARD_MODELS, scale.world_sizes)
-            for seed, world in {runs.world.seed: runs.world for runs in missing}.items()
-        },
-        progress,
-    )
-    process_pool.run_jobs({runs.name: partial(run_arms, runs, out) for runs in missing}, progress)
+    run_missing([ArmRuns(*pair, GAIN_ARMS, scale or SCALE, BENCHMARK, tuned or {}) for pair in pairs], out, progress)

@@ -21,7 +21,7 @@ from prmbench.rl import distrl, metrics_log
 from prmbench.rl.validation import Validation
 from prmbench.studies.miniature import arithmetic, data_ablations, process_pool
 from prmbench.studies.miniature.arithmetic import Split
-from prmbench.studies.miniature.recipes import DEMO_METHODS, STUDY_METHODS, Recipe
+from prmbench.studies.miniature.recipes import STUDY_METHODS, Recipe
 from prmbench.studies.miniature.reward_model_study import run_seed, train_reward_model, training_config
 from prmbench.studies.miniature.world import (
     ACCURACY_PROMPTS,
@@ -108,8 +108,8 @@ PARTS: Mapping[Part, tuple[Panel, Sequence[str]]] = {
     "marker": ("marker", _MARKER_ARMS),
     "variants": ("plain", tuple(name for name in _PLAIN_ARMS if name not in _METHOD_ARMS)),
 }
-"""The study's parts, in the order in which they are run: panel and arms. `variants` are DistRL's ablations, and methods
-that earlier runs found far behind."""
+"""The study's parts, in the order in which they are run: panel and arms. `variants` are DistRL's ablations, SPRO and
+REINFORCE with Q-RM."""
 DEMO_ARMS = {name: _PLAIN_ARMS[name] for name in ("grpo", "distrl_ipvrm")}
 
 
@@ -183,23 +183,27 @@ def run_study(
         worlds = [seed_world(root, seed, panel == "marker") for seed in sft_seeds]
         # Seed by seed, so that a study that is stopped has complete pairs.
         pairs = [(world, rl_seed) for rl_seed in rl_seeds for world in worlds]
-        missing = without_known([ArmRuns(*pair, arms, scale, tuned=tuned or {}) for pair in pairs], out)
-        methods = needed_reward_models(missing)
-        process_pool.run_jobs(
-            {
-                _world_name(world): partial(train_reward_models, world, methods, scale.world_sizes)
-                for world in {runs.world.seed: runs.world for runs in missing}.values()
-            },
-            progress,
-        )
-        process_pool.run_jobs({runs.name: partial(run_arms, runs, out) for runs in missing}, progress)
+        run_missing([ArmRuns(*pair, arms, scale, tuned=tuned or {}) for pair in pairs], out, progress)
+
+
+def run_missing(all_runs: Sequence[ArmRuns], out: Path, progress: JobProgress | None = None) -> None:
+    """Makes the worlds and reward models of the runs that have no result in `out`, then these runs, in their order.
+
+    Raises:
+        UserError: a process failed, or a start policy is outside the band.
+    """
+    missing = without_known(all_runs, out)
+    methods = needed_reward_models(missing)
+    worlds = {_world_name(runs.world): (runs.world, methods, runs.scale.world_sizes) for runs in missing}
+    process_pool.run_jobs({name: partial(train_reward_models, *made) for name, made in worlds.items()}, progress)
+    process_pool.run_jobs({runs.name: partial(run_arms, runs, out) for runs in missing}, progress)
 
 
 def needed_reward_models(all_runs: Sequence[ArmRuns]) -> dict[str, Recipe]:
     """Returns the reward models that the runs start from or train as policies."""
     configs = [distrl_config(runs, name) for runs in all_runs for name in runs.arms]
     used = {Path(path).name for config in configs for path in (config.model, config.rm_model or "")}
-    known = {**DEMO_METHODS, **data_ablations.INFORMATIVE}
+    known = {**STUDY_METHODS, **data_ablations.INFORMATIVE}
     return {name: recipe for name, recipe in known.items() if name in used}
 
 

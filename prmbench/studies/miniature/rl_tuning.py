@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -19,15 +18,12 @@ from prmbench import tasks
 from prmbench.core import result_files, writing
 from prmbench.core.progress import JobProgress
 from prmbench.core.records import UserError
-from prmbench.studies.miniature import process_pool
 from prmbench.studies.miniature.rl_study import (
     STUDY_ARMS,
     VALIDATION_SAMPLES,
     ArmRuns,
     Scale,
-    needed_reward_models,
-    run_arms,
-    train_reward_models,
+    run_missing,
 )
 from prmbench.studies.miniature.world import World, seed_world
 
@@ -88,11 +84,11 @@ def tune(
     lines = _read_lines(root / TABLE_FILE, scale)
     drawn: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms or SPACE}
     table: dict[str, Any] = {}
-    for number, count in enumerate(rounds):
+    for count in rounds:
         for arm, earlier in drawn.items():
             earlier.extend(draw_options(arm, len(earlier), count, _best(lines, arm, earlier)))
         missing = _missing(lines, drawn)
-        _run_trials(f"round {number + 1}", worlds, out, missing, scale, progress)
+        _run_trials(worlds, out, missing, scale, progress)
         lines += _new_lines(out, missing)
         table = _table(lines, scale)
         writing.write_atomic(root / TABLE_FILE, result_files.canonical_json(table))
@@ -100,19 +96,12 @@ def tune(
 
 
 def _run_trials(
-    title: str, worlds: Sequence[World], out: Path, trials: Sequence[_Trial], scale: Scale, progress: JobProgress | None
+    worlds: Sequence[World], out: Path, trials: Sequence[_Trial], scale: Scale, progress: JobProgress | None
 ) -> None:
     """Runs trials on every world, after making what they start from."""
-    if not trials:
-        return
     arms = {name: STUDY_ARMS["plain"][arm] for name, arm, _ in trials}
     options = {name: options for name, _, options in trials}
-    runs = {f"seed {world.seed}": ArmRuns(world, RL_SEED, arms, scale, tuned=options) for world in worlds}
-    methods = needed_reward_models(list(runs.values()))
-    process_pool.run_jobs(
-        {name: partial(train_reward_models, r.world, methods, scale.world_sizes) for name, r in runs.items()}, progress
-    )
-    process_pool.run_jobs({f"{name}, {title}": partial(run_arms, r, out) for name, r in runs.items()}, progress)
+    run_missing([ArmRuns(world, RL_SEED, arms, scale, tuned=options) for world in worlds], out, progress)
 
 
 def draw_options(arm: str, first: int, count: int, center: Mapping[str, float]) -> list[dict[str, float]]:
@@ -154,11 +143,15 @@ def _read_lines(path: Path, scale: Scale) -> list[dict[str, Any]]:
     """Returns the lines of a table that was made with the same worlds and sizes; none where there is no table."""
     if not path.exists():
         return []
-    table = json.loads(path.read_text(encoding="utf-8"))
-    facts = _facts(scale)
-    if any(table.get(name) != value for name, value in facts.items()):
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        is_same = all(table[name] == value for name, value in _facts(scale).items())
+        lines = [line for line in table["settings"] if line["trial"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is not a table of tune-rl ({error!r}); take another folder (--worlds)") from error
+    if not is_same:
         raise UserError(f"{path}: was made with other worlds or sizes; take another folder (--worlds)")
-    return list(table["settings"])
+    return lines
 
 
 def _new_lines(out: Path, trials: Sequence[_Trial]) -> list[dict[str, Any]]:
