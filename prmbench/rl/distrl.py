@@ -54,7 +54,7 @@ class Run:
     verifier: Verifier
     progress: Progress
     log: Log
-    start: Validation | None
+    start: Validation | None = None
     """The start policy's validation, where it is known."""
 
 

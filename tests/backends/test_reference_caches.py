@@ -55,7 +55,11 @@ def test_an_altered_entry_is_computed_again(config: ModelConfig, harm: str) -> N
     lines = [line for line in file.read_text().splitlines() if line]
     file.write_text("\n".join(LINES[harm](lines)) + "\n")
     with pytest.warns(Notice, match="entries not used"):
-        assert scores(config) == wanted
+        found = scores(config)
+    # Up to rounding: an entry that is computed by itself meets other rows in its batch.
+    for new, old in zip(found, wanted, strict=True):
+        assert new.values == pytest.approx(old.values, rel=1e-5)
+        assert replace(new, values=old.values) == old
 
 
 def test_entries_of_another_reference_are_not_taken_under_a_false_name(config: ModelConfig, policy: Path) -> None:
@@ -68,7 +72,11 @@ def test_entries_of_another_reference_are_not_taken_under_a_false_name(config: M
     first.write_bytes(two)
     second.write_bytes(one)
     with pytest.warns(Notice, match="entries not used"):
-        assert scores(config) == wanted
+        found = scores(config)
+    # Up to rounding: an entry that is computed by itself meets other rows in its batch.
+    for new, old in zip(found, wanted, strict=True):
+        assert new.values == pytest.approx(old.values, rel=1e-5)
+        assert replace(new, values=old.values) == old
 
 
 def test_an_entry_of_another_length_is_computed_again(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:

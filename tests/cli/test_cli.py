@@ -23,6 +23,7 @@ from prmbench import config as options
 from prmbench.backends import cards
 from prmbench.cli import app
 from prmbench.config import help_panels
+from prmbench.config.presets import PRESETS
 from prmbench.core.records import UserError
 
 CONFIGS = {
@@ -289,7 +290,7 @@ def test_from_prompts_to_a_reward_model_that_needs_no_flags(policy: Path, tmp_pa
     assert "updates: 2" in fine("train-rm", *common, "--loss", "implicit_prm", "--out", tmp_path / "dry", "--dry-run")
     best = ("eval", "--json", "--benchmark", "best_of_n", "--model", rm, "--data", data, "--out", tmp_path / "runs")
     run = json.loads(fine(*best))
-    assert run["manifest"]["beta"] == 0.2
+    assert run["manifest"]["beta"] == PRESETS["miniature"]["implicit_prm"].beta
     assert {"prefix_sum/last", "floor/random"} <= {row["protocol"] for row in run["rows"]}
     assert "rm on best_of_n" in fine(*(a for a in best if a != "--json"))
 

@@ -91,7 +91,7 @@ def test_options_that_do_nothing_are_hidden_and_still_accepted() -> None:
 @pytest.mark.parametrize(
     ("config", "name", "text"),
     [
-        (options.TrainRMConfig, "learning_rate", "5e-07; loss step_bce, value_bce: 1e-05; preset miniature: 0.001"),
+        (options.TrainRMConfig, "learning_rate", "5e-07; loss step_bce, value_bce: 1e-05; preset miniature: 0.000677"),
         (options.TrainConfig, "learning_rate", "1e-05; preset miniature: 0.004"),
         (options.TrainConfig, "schedule", "cosine; preset miniature: constant"),
         (DistRLConfig, "p_min", "0.1"),

@@ -61,7 +61,7 @@ def test_float32_logits_are_nearer_to_the_trainers(how: str) -> None:
     with torch.autocast("cpu", BF16, enabled=how == "autocast"):
         arguments = (model, PROMPTS, LIMITS, list(range(len(PROMPTS))), Sampling(), ())
         ours, rounded = decode(*arguments), decode_statically(*arguments)
-        assert _difference(model, ours) < 0.8 * _difference(model, rounded)
+        assert _difference(model, ours) < 0.9 * _difference(model, rounded)
 
 
 def test_the_head_equals_that_of_the_trainer_exactly() -> None:
