@@ -82,9 +82,10 @@ def check_step_f1(golden: dict[str, Any], _: pytest.FixtureRequest) -> None:
 # --- processbench_scores_*: step rewards of a real pair of models -------------------------------------------
 
 
-def noisy_pair(smollm2: Path) -> tuple[HFEngine, HFEngine]:
+@pytest.fixture(scope="module")
+def noisy_pair(smollm2_model: Path) -> tuple[HFEngine, HFEngine]:
     """Reference = SmolLM2 in float32; reward model = the same weights with seeded noise (the recording's recipe)."""
-    reference = load(str(smollm2), "lm", Placement("cpu", "float32"))
+    reference = load(str(smollm2_model), "lm", Placement("cpu", "float32"))
     policy = copy.deepcopy(reference.model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -99,7 +100,7 @@ def check_processbench_scores(golden: dict[str, Any], request: pytest.FixtureReq
     if "PRMBENCH_GOLDEN" not in os.environ:  # a quarter of the committed recording, short and long traces
         rows = sorted(rows, key=lambda row: len(row["reward"]))[::4]
     traces = {t.id: t for t in data.load("processbench", folder).traces}
-    policy, reference = noisy_pair(request.getfixturevalue("smollm2_model"))
+    policy, reference = request.getfixturevalue("noisy_pair")
     for row in rows:
         encoded = encode_chat(policy.tokenizer, traces[row["id"]], boundary="release")
         scores = next(implicit.read(policy, lambda batch: step_logprobs(reference, batch), [encoded]))

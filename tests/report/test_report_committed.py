@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from report_runs import rows_taken_as_they_are
 from terminal_tables import WIDTH, cut, printed
 
 from prmbench.core import archives
@@ -116,8 +117,9 @@ def test_the_folder_stays_small() -> None:
 
 @pytest.mark.usefixtures("blank_figures")
 @pytest.mark.slow
-def test_committed_latex_compiles(tmp_path: Path, blank_figures: None) -> None:
-    report(LEADERBOARDS / "results", tmp_path, formats=("tex",), sections=SECTIONS)
+def test_committed_latex_compiles(tmp_path: Path) -> None:
+    with rows_taken_as_they_are():  # `prmbench report --check` judges them
+        report(LEADERBOARDS / "results", tmp_path, formats=("tex",), sections=SECTIONS)
     for path in sorted(tmp_path.glob("*.tex")):
         compiles(path, tmp_path)
 

@@ -11,7 +11,7 @@ from small_world import SIZES, copy_world
 from prmbench import tasks
 from prmbench.config import distrl_options
 from prmbench.core.provenance import weights_hash
-from prmbench.studies.miniature import gain_study, rl_study
+from prmbench.studies.miniature import gain_study, reward_model_study, rl_study
 from prmbench.studies.miniature.recipes import STUDY_METHODS, chosen_recipes
 from prmbench.studies.miniature.rl_study import ArmRuns, Scale
 from prmbench.studies.miniature.world import World
@@ -57,7 +57,10 @@ def test_arms_share_all_other_options_and_have_separate_folders() -> None:
 
 
 @pytest.mark.slow
-def test_an_arm_of_a_variant_reward_model_from_world_to_result(trained_world: World, tmp_path: Path) -> None:
+def test_an_arm_of_a_variant_reward_model_from_world_to_result(
+    trained_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reward_model_study, "UPDATES", 4)  # it need not be good
     scale = Scale(steps=1, validate_every=1, validation_prompts=10, world_sizes=SIZES)
     world, name = copy_world(trained_world, tmp_path), "ipvrm_early"
     rl_study.train_reward_models(world, {name: gain_study.REWARD_MODELS[name]}, scale.world_sizes, lambda *_: None)
