@@ -255,7 +255,7 @@ _DEFAULT: dict[str, Any] = {
 }
 _MINIATURE: dict[str, Any] = {
     # A policy of 0.1 M parameters and solutions of forty tokens: our choice, made on validation problems
-    # (leaderboards/results/miniature_rl/tuning_rl.json).
+    # (leaderboards/results/miniature_gain/tuning_rl.json).
     **_PAPER,
     "rm_margin": 0.5,
     "answer_text": "\n\nStep {step}: Answer: {gold}",
@@ -342,7 +342,7 @@ ARMS: dict[Arm, Mapping[str, Any]] = {
     # GRPO-VPS (arXiv 2604.20659), our reading: GRPO, and the change of the policy's probability of the gold answer.
     "grpo_vps": {**_VERIFIER, "step_values": "answer", "whiten": True},
 }
-# The best of four settings an arm on two validation seeds: leaderboards/results/miniature_rl/tuning_rl.json.
+# The best of four settings an arm on two validation seeds: leaderboards/results/miniature_gain/tuning_rl.json.
 _BRANCH: dict[str, Any] = {"alpha": 1.0, "gae_weight": 0.0}
 TUNED: dict[Arm, Mapping[str, Any]] = {
     "grpo_ipvrm": {"gae_weight": 0.05},

@@ -31,6 +31,7 @@ from prmbench.studies.miniature import (
     data_ablations,
     late_markers,
     process_pool,
+    reward_model_study,
     rl_study,
     rl_tuning,
     tiny_model,
@@ -333,7 +334,7 @@ def test_every_arm_gets_as_many_trials_and_the_table_says_which_optima_are_inter
     assert len(tasks.read_runs(tmp_path / "c" / "runs-rl")) == 2 * 2 * 8
     with pytest.raises(UserError, match=r"tuning_rl.json: was made with other worlds or sizes"):
         rl_tuning.tune(tmp_path / "c", scale=replace(rl_tuning.SCALE, steps=3))
-    shutil.copy("leaderboards/results/miniature_rl/tuning_rl.json", tmp_path / "c")  # from before trials had names
+    shutil.copy("leaderboards/results/miniature_gain/tuning_rl.json", tmp_path / "c")  # from before trials had names
     with pytest.raises(UserError, match=r"tuning_rl.json: is not a table of tune-rl \(KeyError\('trial'\)\)"):
         rl_tuning.tune(tmp_path / "c")
 
@@ -406,7 +407,8 @@ def _quiet(*_: object) -> None:
 
 
 @pytest.mark.slow
-def test_one_seed_from_world_to_results(trained_world: World, tmp_path: Path) -> None:
+def test_one_seed_from_world_to_results(trained_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward_model_study, "UPDATES", 4)  # the reward model need not be good
     world = copy_world(trained_world, tmp_path)
     rl_study.train_reward_models(world, {"ipvrm": DEMO_METHODS["ipvrm"]}, SMALL.world_sizes, _quiet)
     killed = replace(world, folder=tmp_path / "killed" / world.folder.name)

@@ -34,7 +34,7 @@ MANY_SEEDS = 10**6
 """RL seeds that leave nothing of their own variance."""
 OPTION_COLUMNS = (
     *("reward", "rm_loss", "rm_beta", "rm_margin", "rm_update", "reference", "adb", "dlw"),
-    *("alpha", "gae_weight", "p_min", "credit", "group_size", "prompts"),
+    *("alpha", "gae_weight", "step_weight", "p_min", "credit", "group_size", "prompts"),
     *("learning_rate", "rm_learning_rate", "steps"),
 )
 """Options that distinguish arms."""

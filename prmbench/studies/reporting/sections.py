@@ -16,6 +16,7 @@ from prmbench.studies.reporting import (
     policy_claims,
     policy_figures,
     policy_tables,
+    policy_tuning,
     probe_models,
     reward_model_figures,
     reward_model_tables,
@@ -134,6 +135,7 @@ def _policies(name: str, runs: Sequence[Run], reward_models: Sequence[Run], png:
         *policy_tables.grids(policies, answered),
         probe_models.probe_grid(models),
         policy_tables.options_grid(policies),
+        *policy_tuning.grids(policy_tuning.read_policy_tuning(runs)),
     )
     grids = tuple(grid for grid in candidates if any(grid.groups))
     return Sheet(
