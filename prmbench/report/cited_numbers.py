@@ -3,12 +3,13 @@
 A number in Markdown is followed by a comment that says where it is from; readers do not see it:
 
     31.4 [28.4, 34.3]<!-- from processbench.md // Cross-validated // step_sum/cross_validated // avg of -->
+    yes<!-- from miniature_rl.md // Arms against grpo // plain; distrl_ipvrm // Better -->
     p = 0.78<!-- from compare // RUN // RUN // PROTOCOL // PROTOCOL // SUBSET // p_value -->
 
-The first kind names a generated page, the beginning of the title of its table, cells that together choose one row (with
-`;` between them), and the beginning of a column's heading. The pages themselves are checked against the stored scores
-by `prmbench report --check`. The second is a paired difference that no page has, computed from the scores of two runs;
-`<!-- from run // RUN // seconds -->` is what a run recorded of itself.
+The first two, a number and a verdict, name a generated page, the beginning of the title of its table, cells that
+together choose one row (with `;` between them), and the beginning of a column's heading. The pages themselves are
+checked against the stored scores by `prmbench report --check`. The third is a paired difference that no page has,
+computed from the scores of two runs; `<!-- from run // RUN // seconds -->` is what a run recorded of itself.
 Before a block of code, `<!-- block from RUN -->` says which run's result the lines that begin with a protocol show.
 What looks like a result and is none has a comment in its paragraph that says what it is:
 `<!-- numbers: example: what they are -->`, with one of KINDS.
@@ -28,6 +29,7 @@ from typing import NamedTuple
 from prmbench.core.records import EvalProtocol, MetricRow, UserError
 from prmbench.core.result_files import Run
 from prmbench.core.writing import write_atomic
+from prmbench.metrics.equivalence import VERDICTS
 from prmbench.report.markdown import cell_text
 from prmbench.tasks import compare, read_run
 from prmbench.tasks.table import PERCENT, POINTS, Value
@@ -43,9 +45,10 @@ KINDS = {
 NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?"
 INTERVAL = rf" \[{NUMBER}, {NUMBER}\]"
 SOURCED = re.compile(
-    rf"(?P<number>(?<![\w.])(?:<\d\.\d+|{NUMBER})(?:{INTERVAL})?)(?P<unit>%?)<!-- from (?P<source>[^>]*?) -->"
+    rf"(?P<number>(?<![\w.])(?:<\d\.\d+|{NUMBER}|{'|'.join(VERDICTS)})(?:{INTERVAL})?)(?P<unit>%?)"
+    r"<!-- from (?P<source>[^>]*?) -->"
 )
-"""A number with its source."""
+"""A number or a verdict with its source."""
 RESULT = re.compile(
     rf"(?<![\w.\[/-]){NUMBER}{INTERVAL}"
     r"|(?<![\w./-])[+-]?\d+\.\d+(?![\w.]*\d|\w)"
@@ -178,6 +181,10 @@ def _plain(cell: str) -> str:
 
 
 def _in_the_form_of(shown: str, source: str) -> str:
+    if shown in VERDICTS:
+        if source not in VERDICTS:
+            raise UserError(f"source of {shown}: holds no verdict but {source!r}")
+        return source
     numbers = re.findall(rf"<?{NUMBER}", source)
     if not numbers:
         raise UserError(f"source of {shown}: holds no number but {source!r}")

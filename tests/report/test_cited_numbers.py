@@ -17,11 +17,11 @@ PAGE = """\
 
 Text.
 
-| Model | Protocol | gsm8k (n=2) | avg of both |
-| --- | --- | ---: | ---: |
-| a | `step_sum/oracle` | **36.6** [27.9, 42.1]† | 31.4 [28.4, 34.3] |
-| b | `step_sum/oracle` | 10.0 | -0.5 [-1.2, +0.3] |
-| b | `as_is/oracle` | – | &lt;0.001 |
+| Model | Protocol | gsm8k (n=2) | avg of both | Better |
+| --- | --- | ---: | ---: | ---: |
+| a | `step_sum/oracle` | **36.6** [27.9, 42.1]† | 31.4 [28.4, 34.3] | yes |
+| b | `step_sum/oracle` | 10.0 | -0.5 [-1.2, +0.3] | – |
+| b | `as_is/oracle` | – | &lt;0.001 | – |
 """
 CELL = "<!-- from board.md // Cross-validated // {} // {} -->"
 GSM8K = CELL.format("a; step_sum/oracle", "gsm8k")
@@ -48,6 +48,7 @@ def test_every_result_in_readme_and_docs_is_that_of_the_leaderboards(capsys: pyt
         (f"+9.9{CELL.format('b; step_sum/oracle', 'avg of')}", f"-0.5{CELL.format('b; step_sum/oracle', 'avg of')}"),
         (f"p 0.5{CELL.format('as_is/oracle', 'avg of')}", f"p <0.001{CELL.format('as_is/oracle', 'avg of')}"),
         (f"1.0{GSM8K} and 2.0{AVERAGE}", f"36.6{GSM8K} and 31.4{AVERAGE}"),
+        (f"| unclear{CELL.format('a', 'Better')} |", f"| yes{CELL.format('a', 'Better')} |"),
         ("no number", "no number"),
     ],
 )

@@ -41,7 +41,7 @@ def test_the_table_shows_the_best_options_and_the_expected_best(tmp_path: Path) 
     ]
     assert "40 validation problems of each of the worlds 1000, 1001" in table.caption
     assert list(table.notes) == [
-        "Trials: as many for every arm.",
+        "The arms had the same number of trials.",
         "Options whose best value lies at the edge of those tried: distrl_ipvrm (alpha, gae_weight).",
     ]
 
@@ -51,13 +51,13 @@ def test_unequal_numbers_of_trials_are_said(tmp_path: Path) -> None:
     settings.append(line("prime", 0.4, learning_rate=1e-4))
     table = {"seeds": [1000], "problems": 40, "settings": settings}
     (made,) = grids(read_policy_tuning(read_runs(written(tmp_path, table))))
-    assert made.notes[0] == "Trials: not as many for every arm."
+    assert made.notes[0] == "The arms had different numbers of trials."
     assert texts(made)[0][1] == ("prime", "1", "learning_rate 0.0001", "40.0", "40.0", "–")
 
 
 @pytest.mark.parametrize("table", [[], {"settings": 3}, {"settings": [{"arm": "grpo"}]}, {"settings": []}])
 def test_a_file_that_is_no_table_is_named(table: object, tmp_path: Path) -> None:
-    with pytest.warns(Notice, match=r"tuning_rl.json: is no table of tune-rl"):
+    with pytest.warns(Notice, match=r"tuning_rl.json: is no table of tuning"):
         assert read_policy_tuning(read_runs(written(tmp_path, table))) is None
 
 

@@ -5,16 +5,12 @@ The table of the trials, tuning_rl.json, lies beside the runs. `python -m prmben
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prmbench.core import archives
-from prmbench.core.records import Notice
 from prmbench.core.result_files import Run
-from prmbench.studies.reporting.tuning_tables import BEST_OF_K, expected_best
+from prmbench.studies.reporting.tuning_tables import BEST_OF_K, expected_best, read_beside
 from prmbench.tasks.table import DASH, PERCENT, Row, Table, TableCell, Value
 
 FILE = "tuning_rl.json"
@@ -36,7 +32,9 @@ class PolicyTuning:
 
     by_arm: Mapping[str, tuple[Trial, ...]]
     worlds: tuple[str, ...]
+    """Seeds of the validation worlds."""
     problems: int
+    """Validation problems of each world."""
 
     def best(self, arm: str) -> Trial:
         """Returns the best trial of an arm, whose options the study takes."""
@@ -50,13 +48,7 @@ class PolicyTuning:
 
 def read_policy_tuning(runs: Sequence[Run]) -> PolicyTuning | None:
     """Returns the tuning whose table lies beside the runs; None when there is none, or it cannot be read."""
-    paths = {(archives.archive_of(run.path) or run.path).parent / FILE for run in runs}
-    for path in sorted(path for path in paths if path.is_file()):
-        try:
-            return _parse(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            warnings.warn(f"{path}: is no table of tune-rl ({error!r}), so the report has none", Notice, stacklevel=2)
-    return None
+    return read_beside(runs, FILE, _parse)
 
 
 def _parse(table: Mapping[str, Any]) -> PolicyTuning:
@@ -84,7 +76,7 @@ def grids(tuning: PolicyTuning | None) -> tuple[Table, ...]:
             header=("Arm", "Trials", "Options", "Best avg@8", *(f"best of {k}" for k in ks)),
             groups=(tuple(_row(tuning, arm, ks) for arm in tuning.by_arm),),
             notes=(
-                f"Trials: {'as many for every arm' if len(counts) == 1 else 'not as many for every arm'}.",
+                f"The arms had {'the same number' if len(counts) == 1 else 'different numbers'} of trials.",
                 f"Options whose best value lies at the edge of those tried: {'; '.join(edges) or 'none'}.",
             ),
             text_columns=1,

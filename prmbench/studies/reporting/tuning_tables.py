@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
@@ -21,6 +21,7 @@ from prmbench.report.figures import PALETTE, FigurePlan
 from prmbench.studies.reporting.reward_model_runs import METHODS
 from prmbench.tasks.table import DASH, PERCENT, Row, Table, TableCell, Value
 
+T = TypeVar("T")
 FILE = "tuning.json"
 LARGEST_K = 16
 TABLE_KS = (1, 2, 4, 8, 16)
@@ -81,10 +82,18 @@ class Tuning:
 
 def read_tuning(runs: Sequence[Run]) -> Tuning | None:
     """Returns the tuning whose table lies beside the runs; None when there is none, or it cannot be read."""
-    paths = {(archives.archive_of(run.path) or run.path).parent / FILE for run in runs}
+    return read_beside(runs, FILE, _parse)
+
+
+def read_beside(runs: Sequence[Run], name: str, parse: Callable[[Any], T]) -> T | None:
+    """Returns what `parse` makes of the JSON file `name` that lies beside the runs; None where no such file is read.
+
+    A file that `parse` cannot read is named in a Notice.
+    """
+    paths = {(archives.archive_of(run.path) or run.path).parent / name for run in runs}
     for path in sorted(path for path in paths if path.is_file()):
         try:
-            return _parse(json.loads(path.read_text(encoding="utf-8")))
+            return parse(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warnings.warn(f"{path}: is no table of tuning ({error!r}), so the report has none", Notice, stacklevel=2)
     return None
