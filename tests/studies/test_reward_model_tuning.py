@@ -159,6 +159,11 @@ def test_the_study_takes_the_chosen_recipes(tmp_path: Path) -> None:
     assert methods["dpo_rm_paper"] == Recipe("dpo_rm", 0.05, None, 4.03)
 
 
+def test_the_preset_is_what_tuning_chose() -> None:
+    """A method of one loss at the rate of another has a rate there, too."""
+    assert study_methods(chosen_recipes(Path("leaderboards/results/miniature/tuning.json"))) == STUDY_METHODS
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prmbench.config import Loss
+from prmbench.config.presets import PRESETS
 from prmbench.core.records import UserError
 
 TRAINING = "training"
@@ -57,7 +58,10 @@ def study_methods(tuned: Mapping[Loss, Recipe]) -> dict[str, Recipe]:
     }
 
 
-STUDY_METHODS = study_methods({loss: Recipe(loss) for loss in LOSSES})
+_PRESET = PRESETS["miniature"]
+STUDY_METHODS = study_methods(
+    {loss: Recipe(loss, *(getattr(_PRESET[loss], name) for name in CONSTANTS)) for loss in LOSSES}
+)
 """Methods of the study with the constants of the preset `miniature`, which are those that tuning chose."""
 
 
