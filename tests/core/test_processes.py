@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import lost_process
 import pytest
-from paths import SUPPORT
+from forked import Child, start_group
 from train_runs import data, metrics, options
 
 from prmbench.core import processes
@@ -20,25 +17,12 @@ from prmbench.core.records import UserError
 AGAIN = "the same command goes on from what is kept"
 
 
-def run_two(where: str, how: str, config: Path = Path("none")) -> subprocess.CompletedProcess[str]:
-    """Runs two processes, of which process 1 is disturbed; returns how process 0 ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PRMBENCH_TIMEOUT": "4"}
-    command = [sys.executable, str(SUPPORT / "lost_process.py"), where, how, str(config)]
-    with subprocess.Popen(command, env={**os.environ, **group, "RANK": "1"}, stderr=subprocess.DEVNULL) as other:
-        try:
-            return subprocess.run(
-                command,
-                env={**os.environ, **group, "RANK": "0"},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=300,
-            )
-        finally:
-            other.kill()
+def first_of_two(where: Callable[..., None], how: str, *more: object) -> Child:
+    """Runs two processes, of which process 1 is disturbed; returns process 0, which has ended."""
+    first, other = start_group(lost_process.run, where, how, *more, PRMBENCH_TIMEOUT="4")
+    with first, other:
+        first.wait()
+    return first
 
 
 @pytest.mark.slow
@@ -54,8 +38,8 @@ def run_two(where: str, how: str, config: Path = Path("none")) -> subprocess.Com
 def test_where_work_is_uneven_a_late_process_is_waited_for_and_a_lost_one_is_not(
     how: str, code: int, reason: str
 ) -> None:
-    ended = run_two("meeting", how)
-    assert ended.returncode == code, ended.stderr
+    ended = first_of_two(lost_process.meet, how)
+    assert ended.poll() == code, ended.stderr
     errors = [text for text in ended.stderr.splitlines() if not text.startswith("INFO")]
     assert errors == ([f"error: process 0 of 2, a sum over all processes: {reason}; {AGAIN}"] if code else [])
     if how != "fails":
@@ -75,10 +59,8 @@ def test_training_ends_with_one_line_when_a_process_is_lost(
     policy: Path, tmp_path: Path, strategy: str, how: str, reason: str
 ) -> None:
     config = options(policy, data(tmp_path), tmp_path / "out", strategy=strategy, save_every=1)
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()}))
-    ended = run_two("training", how, file)
-    assert ended.returncode == 75, ended.stderr
+    ended = first_of_two(lost_process.train, how, config)
+    assert ended.poll() == 75, ended.stderr
     (error,) = [text for text in ended.stderr.splitlines() if text.startswith("error")]
     assert error == f"error: process 0 of 2, training: {reason}; {AGAIN}"
     assert "Traceback" not in ended.stderr
@@ -88,8 +70,8 @@ def test_training_ends_with_one_line_when_a_process_is_lost(
 
 @pytest.mark.slow
 def test_a_process_lost_while_a_checkpoint_is_loaded_does_not_make_the_checkpoint_unreadable(tmp_path: Path) -> None:
-    ended = run_two("loading", "is killed", tmp_path)
-    assert ended.returncode == 75, ended.stderr
+    ended = first_of_two(lost_process.load, "is killed", tmp_path)
+    assert ended.poll() == 75, ended.stderr
     assert ended.stderr.splitlines()[-1] == (
         f"error: process 0 of 2, loading a checkpoint: another process has ended, and says itself why; {AGAIN}"
     )

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 
 import pytest
 from chat_server import DROP, Reply, failed, listed, said, serving
+from forked import Child, prmbench
 from typer.testing import CliRunner, Result
 
 from prmbench.cli import app
@@ -354,10 +352,8 @@ def test_what_a_killed_process_had_under_way_counts(data: Path, tmp_path: Path) 
     out = tmp_path / "out"
     with serving(script) as server:
         command = arguments(server.url, data, out, "--requests", 4, "--max-cost", 0.0095)
-        process = subprocess.Popen([sys.executable, "-m", "prmbench", *command], stderr=subprocess.DEVNULL)
-        assert seen.wait(120)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with Child(prmbench, *command):
+            assert seen.wait(120)
         begun = len(server.asked)
     assert begun == 4
     with serving(lambda body, n: said(r"\boxed{-1}", used=(100, 5))) as other:

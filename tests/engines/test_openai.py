@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from chat_server import DROP, Reply, Script, failed, listed, part, said, serving
+from forked import Child, prmbench
 from typer.testing import CliRunner, Result
 
 from prmbench.backends import load_backend
@@ -620,10 +621,8 @@ def test_killed_and_resumed(data: Path, tmp_path: Path) -> None:
 
     with serving(script) as server:
         arguments = command(server.url, data, tmp_path / "out", "--requests", 1)
-        process = subprocess.Popen([sys.executable, "-m", "prmbench", *arguments], stderr=subprocess.DEVNULL)
-        assert seen.wait(120)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with Child(prmbench, *arguments):
+            assert seen.wait(120)
         done = {number(body) for body in server.asked[:3]}
     with serving(gold) as other:
         more = ("--requests", 1, "--json")
@@ -647,21 +646,16 @@ def test_ctrl_c_waits_for_no_request(data: Path, tmp_path: Path) -> None:
 
     with serving(script) as server:
         arguments = command(server.url, data, tmp_path / "out", "--requests", 2)
-        told = subprocess.PIPE
-        process = subprocess.Popen([sys.executable, "-m", "prmbench", *arguments], stderr=told, text=True)
+        written = partial((tmp_path / "out").glob, "*.journal/0.jsonl")
         try:
-            assert stuck.wait(120)
-            deadline = time.monotonic() + 60
-            written = partial((tmp_path / "out").glob, "*.journal/0.jsonl")
-            while not any(path.stat().st_size for path in written()) and time.monotonic() < deadline:
-                time.sleep(0.05)  # what was answered is on its way to disk
-            process.send_signal(signal.SIGTERM)  # as Ctrl-C, and not ignored in the background
-            _, said_last = process.communicate(timeout=240)
+            with Child(prmbench, *arguments) as process:
+                assert stuck.wait(120)
+                process.wait_for(lambda: any(path.stat().st_size for path in written()))  # on its way to disk
+                process.send(signal.SIGTERM)  # as Ctrl-C, and not ignored in the background
+                assert process.wait(240) == 143
         finally:
             ended.set()
-            process.kill()
-    assert process.returncode == 143
-    assert said_last.splitlines()[-1].startswith("stopped; what was finished is kept")
+    assert process.stderr.splitlines()[-1].startswith("stopped; what was finished is kept")
     (journal,) = (tmp_path / "out").glob("*.journal/0.jsonl")
     assert len(journal.read_text().splitlines()) >= 1
 

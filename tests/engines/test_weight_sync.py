@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sync_runs
 import torch
 from conftest import save_model
+from forked import run_group
 from numpy.typing import NDArray
-from paths import SUPPORT
 from small_samplers import CPU, PROMPTS, draw, loaded
 from stub_server import stub_server
 from torch import Tensor
@@ -291,11 +291,7 @@ def test_stale_weights_stop_a_step(policy: Path, reference: Path) -> None:
 
 @pytest.mark.slow
 def test_two_process_shards_reach_the_copy_in_every_process(policy: Path, reference: Path, tmp_path: Path) -> None:
-    script = SUPPORT / "sync_runs.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
-    command += map(str, (policy, reference, tmp_path))
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_group(sync_runs.send_weights, policy, reference, tmp_path)
     for rank in range(2):
         result = json.loads((tmp_path / f"{rank}.json").read_text())
         assert max(result["disturbed"]["rms"], result["true"]["rms"]) < 1e-5

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import ROWS, save_model
+from forked import Child, prmbench, with_small_disk
 from paths import ROOT, SUPPORT
 
 from prmbench import data, evaluation, tasks
@@ -83,34 +84,17 @@ def command(config: EvalConfig) -> list[str]:
     return ["eval", "--quiet", f"--batch-tokens={config.batch_tokens}", *(f"--{k}={v}" for k, v in flags.items())]
 
 
-def environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", SUPPORT, Path(__file__).parent)))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
-
-
 def journal_lines(out: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in out.glob("*.journal/*.jsonl"))
 
 
-def killed(config: EvalConfig, number: signal.Signals, lines: int) -> subprocess.CompletedProcess[str]:
+def killed(config: EvalConfig, number: signal.Signals, lines: int) -> Child:
     """Starts the run as a process of its own and sends it a signal once its journal has `lines` lines."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prmbench", *command(config)],
-        env=environment(**{PAUSE: "0.4"}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while journal_lines(config.out) < lines and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert journal_lines(config.out) >= lines, err
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    with Child(prmbench, *command(config), **{PAUSE: "0.4"}) as process:
+        process.wait_for(lambda: journal_lines(config.out) >= lines)
+        process.send(number)
+        process.wait(60)
+    return process
 
 
 def cut(config: EvalConfig, batches: int, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -132,7 +116,7 @@ def test_resume_after_kill_9_gives_the_same_bytes(config: EvalConfig, tmp_path: 
     total = Watched.batches
     assert total > 6
     process = killed(config, signal.SIGKILL, 3)
-    assert process.returncode == -signal.SIGKILL
+    assert process.poll() == -signal.SIGKILL
     assert list(config.out.glob("*.json")) == list(config.out.glob("*.gz")) == []
     journalled = journal_lines(config.out)
     resumed = run(config)
@@ -148,7 +132,7 @@ def test_resume_after_kill_9_gives_the_same_bytes(config: EvalConfig, tmp_path: 
 
 def test_resume_after_sigterm(config: EvalConfig, tmp_path: Path) -> None:
     process = killed(config, signal.SIGTERM, 2)
-    assert process.returncode == 143
+    assert process.poll() == 143
     assert "the same command goes on" in process.stderr.splitlines()[-1]  # before it there may be progress
     assert "Traceback" not in process.stderr
     assert process.stdout == ""
@@ -237,17 +221,11 @@ def test_altered_scores_are_noticed(config: EvalConfig) -> None:
 def test_two_processes_give_the_bytes_of_one(config: EvalConfig, tmp_path: Path) -> None:
     single_process = run(config)
     apart = replace(config, out=tmp_path / "apart")
-    start = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--master-port=0",
-        "--rdzv-backend=c10d",
-    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", SUPPORT, Path(__file__).parent)))
     process = subprocess.run(
-        [*start, "--rdzv-endpoint=localhost:0", "-m", "prmbench", *command(apart)],
-        env=environment(**{PAUSE: "0.1"}),
+        [*torchrun, "--rdzv-endpoint=localhost:0", "-m", "prmbench", *command(apart)],
+        env={**os.environ, "PYTHONPATH": path, PAUSE: "0.1"},
         capture_output=True,
         text=True,
         timeout=240,
@@ -541,28 +519,13 @@ def test_a_file_in_the_way_of_out(config: EvalConfig, tmp_path: Path) -> None:
         evaluation.score(ScoreConfig("random", data=config.data, out=tmp_path))
 
 
-FULL_DISK = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-sys.argv[1:2] = []
-from prmbench.cli import main
-main()
-"""
-
-
 @pytest.mark.parametrize(("size", "found"), [(600, "journal"), (5000, "result")])
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, size: int, found: str) -> None:
     """No file may grow beyond `size`: first the journal does not fit, then only the result does not."""
     (tmp_path / "gsm8k.json").write_text(json.dumps(ROWS[:12]))
     flags = ["eval", "--model=random", "--data", str(tmp_path / "gsm8k.json"), "--out", str(tmp_path / "out")]
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(size), *flags],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
+    with Child(with_small_disk, size, *flags) as done:
+        assert done.wait() == 2, done.stderr
     line = done.stderr.splitlines()[-1]  # before it there may be progress
     assert line.startswith("error: cannot write")
     assert (".jsonl" in line) == (found == "journal")

@@ -208,6 +208,11 @@ def built(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def write_small(root: Path) -> None:
+    """One run whose report takes a second."""
+    write(root, scores_of(traces(4, ("gsm8k",))), native=0.5, rules=("native",), replicates=20)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -247,6 +252,7 @@ def test_check_names_changed_missing_and_left_over_files(results: Path, built: P
     assert [Path(line.split(": ")[0]).name for line in found] == ["mini-positions.svg", "mini.csv", "gone.svg"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_readme_keeps_its_prose(results: Path, built: Path, tmp_path: Path) -> None:
     out = tmp_path / "copy"
     shutil.copytree(built, out)
@@ -674,10 +680,13 @@ def test_the_page_opens_with_a_row_per_model_under_one_protocol(results: Path) -
     assert {tuple(text.replace("**", "") for text in row) for group in texts(grid) for row in group} <= plain
 
 
-def test_formats_are_asked_for_and_a_page_folds_all_but_its_first_table(results: Path, tmp_path: Path) -> None:
-    report(results, tmp_path)
-    assert not [path for path in tmp_path.iterdir() if path.suffix in (".csv", ".tex", ".json")]
-    text = (tmp_path / "mini.md").read_text()
+def test_formats_are_asked_for_and_a_page_folds_all_but_its_first_table(
+    results: Path, built: Path, tmp_path: Path
+) -> None:
+    write_small(tmp_path / "in")
+    report(tmp_path / "in", tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").iterdir() if path.suffix in (".csv", ".tex", ".json")]
+    text = (built / "mini.md").read_text()
     before, _, after = text.partition("<details>")
     assert before.count("| Model |") == 1
     assert after.count("| Model |") == after.count("</details>")
@@ -687,7 +696,7 @@ def test_formats_are_asked_for_and_a_page_folds_all_but_its_first_table(results:
 
 @pytest.mark.usefixtures("blank_figures")
 def test_an_unchanged_report_is_recognised_and_a_changed_one_is_not(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loading is what a recognised report spares; whatever is altered, results, output or stamp, it loads again."""
     loads: list[bool] = []
@@ -697,7 +706,7 @@ def test_an_unchanged_report_is_recognised_and_a_changed_one_is_not(
         lambda *args, **_: loads.append(args[1]) or load(args[0], args[1]),  # type: ignore[func-returns-value]
     )
     runs, out = tmp_path / "in", tmp_path / "out"
-    shutil.copytree(results, runs)
+    write_small(runs)
 
     def loaded(**how: bool) -> bool:
         loads.clear()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import distrl_runs
 import pytest
-from paths import SUPPORT
+from forked import run_group
 from rl_fixtures import HELD_OUT, SGD, column, distance, lines, options, run, save_policy, save_prompts, weights
 
 from prmbench.config.distrl_options import DistRLConfig
@@ -35,17 +34,6 @@ CASES = [(strategy, lora) for strategy in ("ddp", "fsdp") for lora in (0, 2)]
 LOSSES = ("loss", "rm_loss", "candidate_loss", "grad_norm", "rm_grad_norm", "sigma_v", "entropy", "candidates")
 
 
-def torchrun(folder: Path, configs: list[tuple[DistRLConfig, dict[str, Any]]]) -> None:
-    told = folder / "runs.json"
-    plain = [{k: str(v) if isinstance(v, Path) else v for k, v in vars(c).items()} | more for c, more in configs]
-    told.write_text(json.dumps(plain))
-    script = SUPPORT / "distrl_runs.py"
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    command = [sys.executable, *launcher, "--rdzv-endpoint", "localhost:0", str(script), str(told)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def drawn(out: Path) -> list[Any]:
     """Completions of the last step, in the order of the prompts."""
     files = sorted((out / "drawn").glob("*.jsonl"))
@@ -65,16 +53,14 @@ def test_two_process_runs_give_what_one_gives(tmp_path: Path) -> None:
 
     many = {"reference": "sft", "preset": "release", "arm": "distrl_dpo_rm", "rm_minibatch": 0, "minibatch": 0}
     few = {"prompts": 1, "minibatch": 0, "draw": 2}  # the other process keeps no group at all
-    runs: list[tuple[DistRLConfig, dict[str, Any]]] = [
-        (config(f"{strategy}-{lora}", strategy=strategy, lora_rank=lora), {}) for strategy, lora in CASES
-    ]
-    runs += [(config(f"{s}-few", strategy=s, **few), {}) for s in ("ddp", "fsdp")]
-    runs += [(config("ddp-many", **many), {}), (config("fsdp-stopped", strategy="fsdp", save_every=2), {"stop_at": 3})]
-    runs += [(config("fsdp-stopped", strategy="fsdp", save_every=2), {})]  # and goes on
+    runs = [(config(f"{strategy}-{lora}", strategy=strategy, lora_rank=lora), 0) for strategy, lora in CASES]
+    runs += [(config(f"{s}-few", strategy=s, **few), 0) for s in ("ddp", "fsdp")]
+    runs += [(config("ddp-many", **many), 0), (config("fsdp-stopped", strategy="fsdp", save_every=2), 3)]
+    runs += [(config("fsdp-stopped", strategy="fsdp", save_every=2), 0)]  # and goes on
     # One pass of the policy a step, and no reward model.
     plain = {"arm": "grpo", "rm_model": "", "minibatch": 0, "alpha": 0.0, "gae_weight": 0.0}
-    runs += [(config(f"{s}-plain", strategy=s, **plain), {}) for s in ("ddp", "fsdp")]
-    torchrun(tmp_path, runs)
+    runs += [(config(f"{s}-plain", strategy=s, **plain), 0) for s in ("ddp", "fsdp")]
+    run_group(distrl_runs.together, runs)
 
     alone = {lora: config(f"alone-{lora}", lora_rank=lora) for lora in (0, 2)}
     more = {"few": config("alone-few", **few), "many": config("alone-many", **many)}
@@ -102,7 +88,7 @@ def test_two_processes_without_anything_to_train_on_stop_together(tmp_path: Path
     """Both say why, after the same step; the same command with one more option goes on to the end."""
     start, prompts = save_policy(tmp_path / "start"), save_prompts(tmp_path / "prompts.jsonl", answer="7")
     config = options(start, prompts, tmp_path / "out", **{**STEADY, "steps": 4, "rounds": 1})
-    torchrun(tmp_path, [(config, {}), (replace(config, allow_empty=True), {})])
+    run_group(distrl_runs.together, [(config, 0), (replace(config, allow_empty=True), 0)])
     said = [(tmp_path / f"out-{rank}.error").read_text() for rank in (0, 1)]
     assert said[0] == said[1]
     assert "step 3 has nothing to train on: none of 6 prompts" in said[0]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import distrl_runs
 import pytest
-from paths import SUPPORT
+from forked import Child
 from rl_fixtures import HELD_OUT, column, lines, options, run, save_prompts
 
 from prmbench.config.distrl_options import DistRLConfig
@@ -63,16 +62,6 @@ def arguments(config: DistRLConfig) -> list[str]:
     return found
 
 
-def commands(folder: Path, runs: list[dict[str, Any]]) -> list[int]:
-    """Exit codes of runs, done one after the other by a process of their own."""
-    told = folder / "runs.json"
-    told.write_text(json.dumps(runs))
-    script = SUPPORT / "distrl_runs.py"
-    done = subprocess.run([sys.executable, script, told], capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(told.with_suffix(".done").read_text())
-
-
 def numbers(out: Path) -> list[dict[str, Any]]:
     """metrics.jsonl less what differs from machine to machine."""
     found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -91,17 +80,18 @@ def test_resume_after_kills_gives_what_an_uninterrupted_run_gives(
 ) -> None:
     """A kill -9 in every part of the loop, the same command each time, and SIGTERM twice besides."""
 
-    def told(out: Path, **more: Any) -> dict[str, Any]:
-        return {"arguments": arguments(options(start, prompts, out, validation_data=held_out, **OPTIONS)), **more}
+    def code(out: Path, *signal: object) -> int:
+        config = options(start, prompts, out, validation_data=held_out, **OPTIONS)
+        with Child(distrl_runs.with_signal, arguments(config), *signal) as command:
+            return command.wait()
 
     whole, killed, stopped = (tmp_path / name for name in ("whole", "killed", "stopped"))
-    kills = [told(killed, place=place, number=number, signal="SIGKILL") for place, number in KILLS]
-    stops = [
-        told(stopped, place="prmbench.rl.updates.policy_gradients", number=2, signal="SIGTERM"),
-        told(stopped, place="prmbench.sampling.completions.sample_plan", number=2, signal="SIGINT"),
-    ]
-    codes = commands(tmp_path, [told(whole), *kills, told(killed), *stops, told(stopped), told(whole)])
-    assert codes == [0, *[-9] * len(kills), 0, 143, 143, 0, 0]
+    assert code(whole) == 0
+    assert [code(killed, *kill, "SIGKILL") for kill in KILLS] == [-9] * len(KILLS)
+    assert code(killed) == 0
+    assert code(stopped, "prmbench.rl.updates.policy_gradients", 2, "SIGTERM") == 143
+    assert code(stopped, "prmbench.sampling.completions.sample_plan", 2, "SIGINT") == 143
+    assert [code(stopped), code(whole)] == [0, 0]
     assert len(lines(whole)) == STEPS
     assert [line["step"] for line in lines(whole, validations=True)] == [0, 2, 4, 5]
     assert alike(whole, killed)

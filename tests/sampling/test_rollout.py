@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import save_model
-from paths import ROOT
+from forked import Child, prmbench, run_group
 
 from prmbench.config import RolloutConfig
 from prmbench.core.records import Notice, UserError
@@ -189,27 +185,16 @@ def told_batches(config: RolloutConfig) -> int:
 def command(config: RolloutConfig) -> list[str]:
     names = ("model", "data", "out", "group_size", "max_new_tokens", "batch_tokens", "split")
     flags = [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in names]
-    return [sys.executable, "-m", "prmbench", "rollout", "--quiet", *flags]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+    return ["rollout", "--quiet", *flags]
 
 
 @pytest.mark.slow
 def test_kill_9_loses_nothing(config: RolloutConfig) -> None:
     run(config)
     again = replace(config, out=config.out.with_name("again.jsonl"))
-    process = subprocess.Popen(command(again), env=environment(), stderr=subprocess.PIPE)
-    try:
-        deadline = time.monotonic() + 120
-        while not list(again.out.parent.glob("again.jsonl.journal/*.jsonl")) and time.monotonic() < deadline:
-            time.sleep(0.005)
-            assert process.poll() is None, process.stderr
-        process.kill()
-        process.communicate()
-    finally:
-        process.kill()
+    with Child(prmbench, *command(again)) as process:
+        process.wait_for(lambda: list(again.out.parent.glob("again.jsonl.journal/*.jsonl")))
+    assert process.poll() == -signal.SIGKILL
     run_rollout(again)
     assert again.out.read_bytes() == config.out.read_bytes()
 
@@ -218,20 +203,7 @@ def test_kill_9_loses_nothing(config: RolloutConfig) -> None:
 def test_two_processes_write_the_same_bytes(config: RolloutConfig) -> None:
     run(config)
     again = replace(config, out=config.out.with_name("again.jsonl"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    both = [
-        subprocess.Popen(command(again), env=environment(RANK=rank, LOCAL_RANK=rank, **shared), stderr=subprocess.PIPE)
-        for rank in "01"
-    ]
-    try:
-        errors = [process.communicate(timeout=180)[1] for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], errors
+    run_group(prmbench, *command(again))
     assert again.out.read_bytes() == config.out.read_bytes()
 
 

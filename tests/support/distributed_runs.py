@@ -1,32 +1,32 @@
-"""Started by torchrun: trains the runs of a JSON list in turn; process 0 alone gets SIGTERM at `stop_at`."""
+"""Run in each process of a group: trains in turn; process 0 alone gets SIGTERM where a run says so."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sys
+from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass
 
 from prmbench.config import TrainRMConfig
 from prmbench.core import processes
 from prmbench.training.train import train
 
 
-def main() -> None:
-    for told in json.loads(Path(sys.argv[1]).read_text()):
-        stop_at = told.pop("stop_at", None)
-        processes.KEPT_GRADIENT_BYTES = told.pop("kept_gradient_bytes", 1 << 30)
-        os.environ["LOCAL_WORLD_SIZE"] = str(told.pop("per_node", os.environ["WORLD_SIZE"]))
+@dataclass(frozen=True)
+class Run:
+    config: TrainRMConfig
+    stop_at: int = 0
+    kept_gradient_bytes: int = 1 << 30
 
-        def progress(done: int, _: int, __: float, stop_at: int | None = stop_at) -> None:
-            if done == stop_at and os.environ["RANK"] == "0":
+
+def train_all(runs: Sequence[Run]) -> None:
+    for run in runs:
+        processes.KEPT_GRADIENT_BYTES = run.kept_gradient_bytes
+
+        def progress(done: int, _: int, __: float, stop_at: int = run.stop_at) -> None:
+            if done == stop_at and processes.rank() == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         with suppress(KeyboardInterrupt):
-            train(TrainRMConfig(**told), progress)
-
-
-if __name__ == "__main__":
-    main()
+            train(run.config, progress)

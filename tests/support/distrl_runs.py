@@ -1,21 +1,16 @@
-"""Started by tests: does runs of train-distrl, one after the other, some of which end by a signal at a given place.
-
-Alone it forks a child for each, so that libraries are loaded once; under torchrun all processes do the runs together.
-"""
+"""Runs of train-distrl in processes of their own, some of which end by a signal at a given place."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-import json
 import os
 import signal
-import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prmbench.cli import app
+from forked import prmbench
+
 from prmbench.config.distrl_options import DistRLConfig
 from prmbench.core import processes
 from prmbench.core.records import UserError
@@ -38,65 +33,24 @@ def at_call(place: str, number: int, name: str) -> None:
     setattr(owner, function, counted)
 
 
-def child(told: Mapping[str, Any]) -> int:
-    """The exit code of the command."""
-    if "place" in told:
-        at_call(told["place"], told["number"], told["signal"])
-    try:
-        app(["train-distrl", *told["arguments"]])
-    except SystemExit as left:
-        return int(left.code or 0)
-    return 0
+def with_signal(arguments: Sequence[str], place: str = "", number: int = 0, name: str = "") -> None:
+    """The command, which gets the signal `name` at a call of `place`."""
+    if place:
+        at_call(place, number, name)
+    prmbench("train-distrl", *arguments)
 
 
-LAZY = ("transformers.models.llama.modeling_llama", "torch.distributed.checkpoint", "prmbench.tasks", "sklearn.metrics")
-"""What a run imports late; here once, for all children."""
+def together(runs: Sequence[tuple[DistRLConfig, int]]) -> None:
+    """Run in each process of a group: the runs in turn, where process 0 alone asks itself to stop after some steps."""
+    for config, stop_at in runs:
 
-
-def alone(told: list[Mapping[str, Any]]) -> list[int]:
-    """How each run ended: its exit code, or minus the signal that killed it."""
-    for module in LAZY:
-        importlib.import_module(module)
-    found = []
-    for one in told:
-        number = os.fork()
-        if number == 0:
-            code = 1
-            try:
-                code = child(one)
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(number, 0)
-        found.append(os.waitstatus_to_exitcode(status))
-    return found
-
-
-def together(told: list[dict[str, Any]]) -> None:
-    """One policy by all processes; process 0 alone asks itself to stop where a run says so."""
-    for one in told:
-        stop_at = one.pop("stop_at", None)
-
-        def tell(done: int, _: int, line: Mapping[str, Any], stop_at: int | None = stop_at) -> None:
-            if done == stop_at and "validation" not in line:
+        def tell(done: int, _: int, line: Mapping[str, Any], stop_at: int = stop_at) -> None:
+            if done == stop_at and processes.rank() == 0 and "validation" not in line:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         try:
-            train_distrl(DistRLConfig(**one), tell)
+            train_distrl(config, tell)
         except KeyboardInterrupt:
             continue
         except UserError as error:
-            out = Path(one["out"])
-            out.with_name(f"{out.name}-{processes.rank()}.error").write_text(str(error))
-
-
-def main() -> None:
-    file = Path(sys.argv[1])
-    told = json.loads(file.read_text())
-    if processes.world_size() > 1:
-        together(told)
-    else:
-        file.with_suffix(".done").write_text(json.dumps(alone(told)))
-
-
-if __name__ == "__main__":
-    main()
+            config.out.with_name(f"{config.out.name}-{processes.rank()}.error").write_text(str(error))

@@ -1,25 +1,39 @@
-"""Started once a process: process 1 dies, stops or is late while process 0 waits for it, in training or elsewhere.
+"""Run in each process of a group: process 1 dies, stops or is late while process 0 waits for it.
 
-Ends as the command line would: one line on stderr, and its exit code.
+`run` ends as the command line would: one line on stderr, and its exit code.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 
+from prmbench.config import TrainRMConfig
 from prmbench.config.cli_options import one_line_errors
 from prmbench.core import processes
 from prmbench.core.records import UserError
+from prmbench.training import checkpoints
+from prmbench.training import train as training
+
+
+def run(where: Callable[..., None], how: str, *more: object) -> None:
+    processes.NOTICE_SECONDS = 1.0
+    logging.basicConfig(level=logging.INFO)
+    try:
+        with one_line_errors():
+            where(how, *more)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
 
 
 def disturb(how: str) -> None:
@@ -34,51 +48,36 @@ def disturb(how: str) -> None:
     time.sleep(2 * processes.timeout_seconds())  # is late, but alive
 
 
-def main() -> None:
-    where, how, config = sys.argv[1:]
-    processes.NOTICE_SECONDS = 1.0
-    logging.basicConfig(level=logging.INFO)
-    if where == "meeting":
-        processes.start()
+def meet(how: str) -> None:
+    processes.start()
+    disturb(how)
+    assert processes.all_reduce_sum([1.0, processes.rank()]) == [2.0, 1.0]
+
+
+def load(how: str, folder: Path) -> None:
+    processes.start()
+    state = {"weight": torch.zeros(3)}
+    checkpoints.save(folder, 1, state, {})
+    newest = checkpoints.newest(folder)
+    assert newest is not None
+    inner = checkpoints.dcp.load
+
+    def disturbed(*inputs: Any, **options: Any) -> None:
         disturb(how)
-        assert processes.all_reduce_sum([1.0, processes.rank()]) == [2.0, 1.0]
-    elif where == "loading":
-        import torch
+        inner(*inputs, **options)
 
-        from prmbench.training import checkpoints
+    checkpoints.dcp.load = disturbed
+    checkpoints.load(newest, state)
 
-        processes.start()
-        state = {"weight": torch.zeros(3)}
-        checkpoints.save(Path(config), 1, state, {})
-        newest = checkpoints.newest(Path(config))
-        assert newest is not None
-        load = checkpoints.dcp.load
 
-        def disturbed_load(*inputs: Any, **options: Any) -> None:
+def train(how: str, config: TrainRMConfig) -> None:
+    batches = itertools.count(1)
+    collate = training.collate
+
+    def disturbed(*inputs: Any, **options: Any) -> Any:
+        if next(batches) == 3:  # there is one in each update
             disturb(how)
-            load(*inputs, **options)
+        return collate(*inputs, **options)
 
-        checkpoints.dcp.load = disturbed_load
-        checkpoints.load(newest, state)
-    else:
-        from prmbench.config import TrainRMConfig
-        from prmbench.training import train
-
-        batches = itertools.count(1)
-        collate = train.collate
-
-        def disturbed(*inputs: Any, **options: Any) -> Any:
-            if next(batches) == 3:  # there is one in each update
-                disturb(how)
-            return collate(*inputs, **options)
-
-        train.collate = disturbed  # type: ignore[assignment]
-        train.train(TrainRMConfig(**json.loads(Path(config).read_text())))
-
-
-if __name__ == "__main__":
-    try:
-        with one_line_errors():
-            main()
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
+    training.collate = disturbed  # type: ignore[assignment]
+    training.train(config)

@@ -1,9 +1,8 @@
-"""Started by torchrun: opens models to train and to read, and process 0 writes what they are as JSON."""
+"""Run in each process of a group: opens models to train and to read, and process 0 writes what they are as JSON."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,8 @@ def facts(runner: Runner) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def open_all(model: str, out: Path) -> None:
     """Opens a frozen model and one with adapters, with each strategy."""
-    model, out = sys.argv[1:]
     ModelSetup.frozen_dtype = torch.bfloat16  # type: ignore[assignment,method-assign]  # as on a GPU
     processes.start()
     told = {}
@@ -50,8 +48,4 @@ def main() -> None:
         frozen = ModelSetup(Placement("cpu", "bfloat16"), strategy, frozen=True)
         told[f"{strategy} frozen"] = facts(open_runner(model, None, "lm", frozen))
     if processes.rank() == 0:
-        Path(out).write_text(json.dumps(told))
-
-
-if __name__ == "__main__":
-    main()
+        out.write_text(json.dumps(told))

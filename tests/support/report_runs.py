@@ -99,12 +99,16 @@ def write(
 def write_four(root: Path) -> list[Trace]:
     """Four runs: a tag-token model, an implicit one, a critic, a baseline, on the same traces; returns the traces."""
     items = traces()
-    write(root, scores_of(items), run_id="a" * 12, native=0.5)
-    facts = {"kind": "logratio", "backend": "implicit", "input_format": "chat", "signal": "outcome"}
-    write(root, scores_of(items, "logratio", 1), run_id="b" * 12, model="org/implicit", **facts)
+
+    def add(letter: str, scores: Sequence[ScoredTrace], **facts: Any) -> None:
+        write(root, scores, run_id=letter * 12, replicates=100, **facts)
+
+    add("a", scores_of(items), native=0.5)
+    implicit = {"kind": "logratio", "backend": "implicit", "input_format": "chat", "signal": "outcome"}
+    add("b", scores_of(items, "logratio", 1), model="org/implicit", **implicit)
     critic = {"kind": "verdict", "backend": "critic", "input_format": "critique", "signal": "none"}
-    write(root, scores_of(items, "verdict", 2), run_id="c" * 12, model="org/critic", **critic)
-    write(root, scores_of(items, "prob", 3, 0.0), run_id="d" * 12, model="random", backend="baseline", signal="none")
+    add("c", scores_of(items, "verdict", 2), model="org/critic", **critic)
+    add("d", scores_of(items, "prob", 3, 0.0), model="random", backend="baseline", signal="none")
     return items
 
 

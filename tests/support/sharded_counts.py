@@ -1,10 +1,9 @@
-"""Started by torchrun: measures what each process loads, hashes and sends, into `<folder>/<rank>.json`."""
+"""Run in each process of a group: measures what each process loads, hashes and sends, into `<folder>/<rank>.json`."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -73,8 +72,7 @@ def reductions(runner: Runner, kept: int) -> list[str]:
     return counts
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
+def measure(folder: Path) -> None:
     processes.start()
     result: dict[str, Any] = {}
 
@@ -126,7 +124,3 @@ def main() -> None:
         float((a - b).abs().max()) for others in gradients[1:] for a, b in zip(gradients[0], others, strict=True)
     )
     (folder / f"{processes.rank()}.json").write_text(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()

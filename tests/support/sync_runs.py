@@ -1,9 +1,8 @@
-"""Started by torchrun: a sharded model sends its weights to a copy in every process. Writes what each saw."""
+"""Run in each process of a group: a sharded model sends its weights to a copy; writes what each process saw."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -21,7 +20,7 @@ from prmbench.engines.weight_sync_check import TOLERANCE, perturbed_weights, sel
 from prmbench.training.model import Forward
 
 
-def main(source: Path, other: Path, out: Path) -> None:
+def send_weights(source: Path, other: Path, out: Path) -> None:
     processes.start()
     rank = processes.rank()
     trained, copied = loaded(source), loaded(other)
@@ -48,7 +47,3 @@ def main(source: Path, other: Path, out: Path) -> None:
     )
     told = {**asdict(found), "drawn": [d.ids for d in draw(copied)]}
     (out / f"{rank}.json").write_text(json.dumps(told))
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))

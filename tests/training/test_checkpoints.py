@@ -9,7 +9,6 @@ import pickle
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -18,8 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from forked import Child, with_small_disk
 from train_runs import data, metrics, options, run, sft_options, traces
 
+from prmbench.config import TrainRMConfig
 from prmbench.core.records import UserError
 from prmbench.training import checkpoints
 from prmbench.training.train import train
@@ -218,17 +219,16 @@ def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on_to_the_same_bytes(
         assert metrics(tmp_path / "parts", name) == metrics(tmp_path / "whole", name)
 
 
-KILLED = """
-import json, os, signal, sys
-from prmbench.config import TrainRMConfig
-from prmbench.training.train import train
-at = int(sys.argv[2])
-def tell(done, of, speed):
-    print(done, flush=True)
-    if done == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-train(TrainRMConfig(**json.loads(sys.argv[1])), tell)
-"""
+def train_until(config: TrainRMConfig, at: int) -> None:
+    """Prints the number of every update; after number `at` it is killed."""
+
+    def tell(done: int, *_: object) -> None:
+        sys.stdout.write(f"{done}\n")
+        sys.stdout.flush()
+        if done == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(config, tell)
 
 
 @pytest.mark.slow
@@ -238,19 +238,16 @@ def test_kill_9_anywhere_ends_in_the_same_bytes(policy: Path, tmp_path: Path) ->
     whole = options(policy, file, tmp_path / "whole", **{**LONG, "steps": 60})
     run(whole)
     parts = replace(whole, out=tmp_path / "parts")
-    told = json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in vars(parts).items()})
     rng = random.Random()
     at = rng.randrange(1, 40)
-    command = [sys.executable, "-c", KILLED, told]
-    first = subprocess.run([*command, str(at)], capture_output=True, text=True, check=False)
-    assert first.returncode == -signal.SIGKILL, first.stderr
+    with Child(train_until, parts, at) as first:
+        assert first.wait() == -signal.SIGKILL, first.stderr
     assert first.stdout.split() == [str(n) for n in range(1, at + 1)]
-    with subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as second:
-        assert second.stdout is not None
-        begun = int(second.stdout.readline())
-        assert begun == at // 4 * 4 + 1 or begun == (at - 1) // 4 * 4 + 1  # the kill comes before the checkpoint
+    with Child(train_until, parts, 0) as second:
+        second.wait_for(lambda: "\n" in second.stdout)
         time.sleep(rng.random() * 0.2)
-        second.kill()
+    begun = int(second.stdout.split()[0])
+    assert begun == at // 4 * 4 + 1 or begun == (at - 1) // 4 * 4 + 1  # the kill comes before the checkpoint
     run(parts)
     assert same_bytes(tmp_path / "whole", tmp_path / "parts")
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
@@ -414,28 +411,14 @@ def test_metadata_that_is_none(tmp_path: Path, kind: str) -> None:
 
 # --- a disk that is full --------------------------------------------------------------------------------------------
 
-FULL = """
-import resource, sys
-size = int(sys.argv.pop(1))
-resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-from prmbench.cli import main
-main()
-"""
-
 
 def test_a_full_disk_leaves_no_half_of_a_checkpoint(policy: Path, tmp_path: Path) -> None:
     """No file may grow beyond the limit; the weights are larger, and are written by torch's own code."""
     out, file, size = tmp_path / "out", data(tmp_path), 20_000
     flags = ["train-sft", "--preset", "miniature", "--steps", "1", "--optimizer", "sgd", "--device", "cpu"]
     command = [*flags, "--model", str(policy), "--data", str(file), "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(size), *command],
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr[-2000:]
+    with Child(with_small_disk, size, *command) as done:
+        assert done.wait() == 2, done.stderr[-2000:]
     assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
     assert "Traceback" not in done.stderr
     assert not list(out.glob("*.safetensors"))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import model_runs
 import pytest
 import torch
 import transformers
+from forked import run_group
 from model_runs import IDS, facts, logprobs
-from paths import SUPPORT
 from rl_fixtures import SGD, column, distance, lines, options, run, save_policy, save_prompts, weights, words
 from safetensors.torch import save_file
 from torch import nn
@@ -126,11 +126,7 @@ def test_without_a_process_group_nothing_is_wrapped(start: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_wrap_what_is_trained_and_shard_what_is_not(start: Path, tmp_path: Path) -> None:
     out = tmp_path / "told.json"
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    script = [str(SUPPORT / "model_runs.py"), str(start), str(out)]
-    command = [sys.executable, *launcher, "--rdzv-endpoint", "localhost:0", *script]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_group(model_runs.open_all, str(start), out)
     told = json.loads(out.read_text())
     wrappers = {name: runner["wrapper"] for name, runner in told.items()}
     assert wrappers["ddp lora"] == wrappers["ddp shared"] == "DistributedDataParallel"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import distributed_runs
 import pytest
-from paths import SUPPORT
+import sharded_counts
+from distributed_runs import Run
+from forked import run_group
 from rl_fixtures import save_policy
 from train_runs import data, distance, metrics, options, run, traces
 
@@ -28,20 +29,6 @@ STEADY = {
 }
 
 
-def torchrun(folder: Path, runs: list[dict[str, Any]], processes: int = 2) -> None:
-    told = folder / "runs.json"
-    plain = [{k: str(v) if isinstance(v, Path) else v for k, v in r.items()} for r in runs]
-    told.write_text(json.dumps(plain))
-    launch("distributed_runs.py", told, processes)
-
-
-def launch(script: str, argument: Path, processes: int = 2) -> None:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--rdzv-backend", "c10d"]
-    command = [sys.executable, *launcher, "--rdzv-endpoint", "localhost:0", str(SUPPORT / script), str(argument)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(policy: Path, tmp_path: Path) -> None:
     """Eight rows in batches of five, in micro-batches: shares are uneven, and once one process has nothing."""
@@ -57,13 +44,13 @@ def test_two_processes_give_what_one_gives(policy: Path, tmp_path: Path) -> None
     def config(name: str, lora: int, loss: str, **more: Any) -> TrainRMConfig:
         return options(policy, file, tmp_path / name, **{**STEADY, "lora_rank": lora, "loss": loss, **more})
 
-    runs = [vars(config(f"{s}-{n}-{loss}", n, loss, strategy=s)) for s, n, loss in cases]
+    runs = [Run(config(f"{s}-{n}-{loss}", n, loss, strategy=s)) for s, n, loss in cases]
     # A batch of one pair: the other process has nothing to do. And a run that one process is told
     # to stop: both do, with a checkpoint of shards.
-    runs.append(vars(config("tiny", 0, "dpo_rm", batch_size=1, strategy="fsdp")))
+    runs.append(Run(config("tiny", 0, "dpo_rm", batch_size=1, strategy="fsdp")))
     parts = {"optimizer": "adamw", "strategy": "fsdp", "validation": 0.25}
-    runs.append({**vars(config("parts", 0, "ipvrm", **parts)), "stop_at": 3})
-    torchrun(tmp_path, runs)
+    runs.append(Run(config("parts", 0, "ipvrm", **parts), stop_at=3))
+    run_group(distributed_runs.train_all, runs)
 
     for lora, loss in ((0, "ipvrm"), (2, "ipvrm"), (0, "q_rm")):
         alone = tmp_path / f"alone-{lora}-{loss}"
@@ -98,9 +85,9 @@ def test_two_nodes_of_two_processes_give_what_one_process_gives(policy: Path, tm
         return options(policy, file, tmp_path / name, **{**STEADY, "loss": "ipvrm", "strategy": "hsdp", **more})
 
     adam = {"optimizer": "adamw"}
-    runs = [{**vars(config("kept")), "per_node": 2}, {**vars(config("each")), "per_node": 2, "kept_gradient_bytes": 0}]
-    runs.append({**vars(config("parts", **adam)), "per_node": 2, "stop_at": 3})
-    torchrun(tmp_path, runs, processes=4)
+    runs = [Run(config("kept")), Run(config("each"), kept_gradient_bytes=0)]
+    runs.append(Run(config("parts", **adam), stop_at=3))
+    run_group(distributed_runs.train_all, runs, count=4, LOCAL_WORLD_SIZE="2")
     run(config("alone"))
     for name in ("kept", "each"):
         assert metrics(tmp_path / name) == pytest.approx(metrics(tmp_path / "alone"), abs=1e-6)
@@ -123,7 +110,7 @@ def test_each_process_loads_hashes_and_sends_its_part(tmp_path: Path) -> None:
     save_policy(tmp_path / "untied", 1)
     wide = {"hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 8}
     save_policy(tmp_path / "large", num_hidden_layers=12, **wide)
-    launch("sharded_counts.py", tmp_path)
+    run_group(sharded_counts.measure, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     for result in (first, second):
         assert result["differences"] == [0.0] * 8  # tied or not, with a new head or not, with adapters or not

@@ -290,6 +290,7 @@ def distrl_config(runs: ArmRuns, name: str) -> DistRLConfig:
         split="numbered",
         steps=scale.steps if is_trained else 0,
         save_every=0,
+        allow_empty=True,  # a policy that has collapsed is an outcome, too
         seed=runs.rl_seed,
         out=world.folder / f"{runs.benchmark.removeprefix('miniature_')}-{runs.rl_seed}" / name,
     )
