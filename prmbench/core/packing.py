@@ -3,7 +3,8 @@
     python -m prmbench.core.packing FOLDER             # FOLDER/*.json and their scores -> FOLDER/<task>.tar.xz
     python -m prmbench.core.packing --unpack FOLDER    # and back
 
-No number changes. `scores_sha256` of a packed run is that of its uncompressed lines; the rest of the result stays.
+No number changes. `scores_sha256` of a packed run is that of its uncompressed lines, and `metrics_sha256` that of a
+gzip file without compression, since xz compresses what gzip has not; the rest of the result stays.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from prmbench.core import archives, reading, result_files, writing
-from prmbench.core.records import UserError
+from prmbench.core.records import RunResult, UserError
 from prmbench.core.result_files import Run
 
 
@@ -63,20 +64,36 @@ def _contents(runs: Sequence[Run]) -> dict[str, bytes]:
         pairs = [result_files.split_values(line) for line in result_files.score_lines(run.path)]
         digest = result_files.sha256(b"".join(result_files.join_values(*pair) for pair in pairs))
         raw = result_files.read_file(run.path, result_files.MAX_RESULT_BYTES, "restore it")
-        results[run.path.name] = raw.replace(manifest.scores_sha256.encode(), digest.encode())
+        raw = raw.replace(manifest.scores_sha256.encode(), digest.encode())
         lines[stem + result_files.LINES_SUFFIX] = b"".join(line + b"\n" for line, _ in pairs)
         values[stem + result_files.VALUES_SUFFIX] = b"".join(value + b"\n" for _, value in pairs)
-        if manifest.config.get("metrics_sha256"):
+        if before := manifest.config.get("metrics_sha256"):
             name = stem + result_files.METRICS_SUFFIX
-            metrics[name] = result_files.read_file(
-                run.path.with_name(name), result_files.MAX_UNPACKED_BYTES, "restore it"
-            )
+            metrics[name] = _gzipped_again(run.path.with_name(name), level=0)
+            raw = raw.replace(before.encode(), result_files.sha256(metrics[name]).encode())
+        results[run.path.name] = raw
     return {**results, **lines, **values, **metrics}
 
 
+def _gzipped_again(path: Path, level: int = 9) -> bytes:
+    """Return a gzipped file's lines, compressed as `level` says; without a time stamp."""
+    raw = result_files.read_file(path, result_files.MAX_UNPACKED_BYTES, "restore it")
+    lines = result_files.unpacked_lines(raw, f"{path}: not a record of training steps")
+    return gzip.compress(b"".join(line + b"\n" for line in lines), level, mtime=0)
+
+
+def _with_hashes(run: Run, scores: str, metrics: str | None) -> RunResult:
+    """Return the run's result with these hashes of its files."""
+    manifest = run.result.manifest
+    config = {**manifest.config, "metrics_sha256": metrics} if metrics else manifest.config
+    return replace(run.result, manifest=replace(manifest, scores_sha256=scores, config=config))
+
+
 def _check_same(before: Run, after: Run) -> None:
-    manifest = replace(after.result.manifest, scores_sha256=before.result.manifest.scores_sha256)
-    if (before.scores, before.result) != (after.scores, replace(after.result, manifest=manifest)):
+    """Refuse a run that differs in more than the hashes of its files."""
+    manifest = before.result.manifest
+    after_result = _with_hashes(after, manifest.scores_sha256, manifest.config.get("metrics_sha256"))
+    if (before.scores, before.result) != (after.scores, after_result):
         raise UserError(f"{after.path}: differs from {before.path}, which stays; please report this")
 
 
@@ -91,12 +108,13 @@ def unpack(folder: Path) -> list[Path]:
         for path in result_files.result_paths(archive):
             run, loose = result_files.read_stored(path), archive.parent / path.name
             packed = gzip.compress(b"".join(line + b"\n" for line in result_files.score_lines(path)), mtime=0)
+            metrics_hash = None
             if result_files.metrics_path(path).name in archives.members(archive):
-                writing.write_atomic(
-                    result_files.metrics_path(loose), archives.read(result_files.metrics_path(path), sys.maxsize)
-                )
-            manifest = replace(run.result.manifest, scores_sha256=result_files.sha256(packed))
-            result_files.write_run(loose, replace(run.result, manifest=manifest), packed)
+                metrics = _gzipped_again(result_files.metrics_path(path))
+                metrics_hash = result_files.sha256(metrics)
+                writing.write_atomic(result_files.metrics_path(loose), metrics)
+            result = _with_hashes(run, result_files.sha256(packed), metrics_hash)
+            result_files.write_run(loose, result, packed)
             _check_same(run, result_files.read_stored(loose))
             written.append(loose)
         archive.unlink()

@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] = 
                 write_atomic(page, new.encode())
                 say(f"{page}: rewritten")
                 text = new
-            mismatches = check(text, sources)
+            mismatches = list(check(text, sources))
         except UserError as error:
             faults += 1
             say(f"{page}: {error}")

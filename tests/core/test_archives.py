@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import lzma
@@ -73,6 +74,16 @@ def test_unpacked_runs_are_the_files_that_were_packed(loose: Path, packed: Path,
     report(loose, tmp_path / "out")
     assert report(packed, tmp_path / "out", check=True, recompute=True) == CLEAN
     assert report(tmp_path / "r", tmp_path / "out", check=True) == CLEAN
+
+
+def test_metrics_are_compressed_with_the_archive_alone(packed: Path, tmp_path: Path) -> None:
+    """Gzip without compression in it, so that xz finds what the runs have in common; loose ones are compressed."""
+    name = "run-distrl.metrics.jsonl.gz"
+    stored = archives.members(packed / "distrl.tar.xz")[name]
+    assert len(stored) > len(gzip.decompress(stored))
+    shutil.copytree(packed, tmp_path / "r")
+    packing.unpack(tmp_path / "r")
+    assert len((tmp_path / "r" / name).read_bytes()) < len(stored)
 
 
 def test_packing_adds_to_an_archive(packed: Path, tmp_path: Path) -> None:
