@@ -69,20 +69,20 @@ def _contents(runs: Sequence[Run]) -> dict[str, bytes]:
         values[stem + result_files.VALUES_SUFFIX] = b"".join(value + b"\n" for _, value in pairs)
         if before := manifest.config.get("metrics_sha256"):
             name = stem + result_files.METRICS_SUFFIX
-            metrics[name] = _gzipped_again(run.path.with_name(name), level=0)
+            metrics[name] = _metrics(run, level=0)
             raw = raw.replace(before.encode(), result_files.sha256(metrics[name]).encode())
         results[run.path.name] = raw
     return {**results, **lines, **values, **metrics}
 
 
-def _gzipped_again(path: Path, level: int = 9) -> bytes:
-    """Return a gzipped file's lines, compressed as `level` says; without a time stamp."""
-    raw = result_files.read_file(path, result_files.MAX_UNPACKED_BYTES, "restore it")
-    lines = result_files.unpacked_lines(raw, f"{path}: not a record of training steps")
-    return gzip.compress(b"".join(line + b"\n" for line in lines), level, mtime=0)
+def _metrics(run: Run, level: int) -> bytes:
+    """Return a run's metrics, unaltered, in gzip of another compression level; empty if it has none."""
+    raw = result_files.read_metrics(run.path, run.result.manifest)
+    lines = result_files.unpacked_lines(raw, f"{run.path}: its metrics are no record of training steps")
+    return gzip.compress(b"".join(line + b"\n" for line in lines), level, mtime=0) if raw else b""
 
 
-def _with_hashes(run: Run, scores: str, metrics: str | None) -> RunResult:
+def _with_hashes(run: Run, scores: str, metrics: object) -> RunResult:
     """Return the run's result with these hashes of its files."""
     manifest = run.result.manifest
     config = {**manifest.config, "metrics_sha256": metrics} if metrics else manifest.config
@@ -91,6 +91,7 @@ def _with_hashes(run: Run, scores: str, metrics: str | None) -> RunResult:
 
 def _check_same(before: Run, after: Run) -> None:
     """Refuse a run that differs in more than the hashes of its files."""
+    result_files.read_metrics(after.path, after.result.manifest)  # refuses what is not of its hash
     manifest = before.result.manifest
     after_result = _with_hashes(after, manifest.scores_sha256, manifest.config.get("metrics_sha256"))
     if (before.scores, before.result) != (after.scores, after_result):
@@ -108,12 +109,9 @@ def unpack(folder: Path) -> list[Path]:
         for path in result_files.result_paths(archive):
             run, loose = result_files.read_stored(path), archive.parent / path.name
             packed = gzip.compress(b"".join(line + b"\n" for line in result_files.score_lines(path)), mtime=0)
-            metrics_hash = None
-            if result_files.metrics_path(path).name in archives.members(archive):
-                metrics = _gzipped_again(result_files.metrics_path(path))
-                metrics_hash = result_files.sha256(metrics)
+            if metrics := _metrics(run, level=9):
                 writing.write_atomic(result_files.metrics_path(loose), metrics)
-            result = _with_hashes(run, result_files.sha256(packed), metrics_hash)
+            result = _with_hashes(run, result_files.sha256(packed), metrics and result_files.sha256(metrics))
             result_files.write_run(loose, result, packed)
             _check_same(run, result_files.read_stored(loose))
             written.append(loose)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from prmbench.core import archives, reading, validation, writing
-from prmbench.core.records import RunResult, ScoredTrace, UserError
+from prmbench.core.records import RunManifest, RunResult, ScoredTrace, UserError
 
 SCORES_SUFFIX = ".scores.jsonl.gz"
 METRICS_SUFFIX = ".metrics.jsonl.gz"
@@ -222,6 +222,26 @@ def split_values(line: bytes) -> tuple[bytes, bytes]:
 def join_values(line: bytes, values: bytes) -> bytes:
     """Join what `split_values` has split, except for the order of the fields. An invalid line stays invalid."""
     return line.removesuffix(b"}") + b', "values": ' + values + b"}"
+
+
+def read_metrics(path: Path, manifest: RunManifest) -> bytes:
+    """Return the gzipped metrics of a training run's steps; empty if the manifest names no such file.
+
+    Args:
+        path: The run's `<run-id>.json`, loose or in an archive.
+        manifest: Of the run.
+
+    Raises:
+        UserError: The file is missing or altered.
+    """
+    expected = manifest.config.get("metrics_sha256")
+    if not expected:
+        return b""
+    source = metrics_path(path)
+    raw = read_file(source, MAX_UNPACKED_BYTES, "restore it or train again")
+    if sha256(raw) != expected:
+        raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or train again")
+    return raw
 
 
 def read_file(path: Path, max_bytes: int, remedy: str) -> bytes:

@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prmbench.core import validation
+from prmbench.core import result_files, validation
 from prmbench.core.records import RunManifest, UserError
-from prmbench.core.result_files import MAX_UNPACKED_BYTES, Run, metrics_path, read_file, sha256, unpacked_lines
+from prmbench.core.result_files import Run, metrics_path, unpacked_lines
 
 MAX_METRIC_LINES = 1_000_000
 
@@ -59,14 +59,8 @@ def read_metrics(path: Path, manifest: RunManifest) -> tuple[dict[str, Any], ...
     Raises:
         UserError: The file is missing, altered or malformed.
     """
-    expected_hash = manifest.config.get("metrics_sha256")
-    if not expected_hash:
-        return ()
-    source = metrics_path(path)
-    raw = read_file(source, MAX_UNPACKED_BYTES, "restore it or train again")
-    if sha256(raw) != expected_hash:
-        raise UserError(f"{source}: its SHA-256 is not the one in {path.name}; restore the file or train again")
-    return _parse_steps(raw, source)
+    raw = result_files.read_metrics(path, manifest)
+    return _parse_steps(raw, metrics_path(path)) if raw else ()
 
 
 @cache  # read by the checks, then again by tables and figures

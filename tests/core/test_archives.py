@@ -86,6 +86,27 @@ def test_metrics_are_compressed_with_the_archive_alone(packed: Path, tmp_path: P
     assert len((tmp_path / "r" / name).read_bytes()) < len(stored)
 
 
+def test_altered_metrics_are_not_packed(loose: Path, tmp_path: Path) -> None:
+    shutil.copytree(loose, tmp_path / "r")
+    (metrics,) = (tmp_path / "r").rglob("*.metrics.jsonl.gz")
+    metrics.write_bytes(gzip.compress(gzip.decompress(metrics.read_bytes()).replace(b"0.5", b"0.6")))
+    with pytest.raises(UserError, match=r"metrics.jsonl.gz: its SHA-256 is not the one in"):
+        packing.pack(tmp_path / "r")
+    assert metrics.exists()
+    assert not (tmp_path / "r" / "distrl.tar.xz").exists()
+
+
+def test_altered_metrics_are_not_unpacked(packed: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "distrl.tar.xz"
+    members = dict(archives.members(packed / archive.name))
+    (name,) = (name for name in members if name.endswith(".metrics.jsonl.gz"))
+    altered = gzip.compress(gzip.decompress(members[name]).replace(b"0.5", b"0.6"), 0, mtime=0)
+    archives.write(archive, {**members, name: altered})
+    with pytest.raises(UserError, match=r"metrics.jsonl.gz: its SHA-256 is not the one in"):
+        packing.unpack(tmp_path)
+    assert archive.exists()
+
+
 def test_packing_adds_to_an_archive(packed: Path, tmp_path: Path) -> None:
     shutil.copytree(packed, tmp_path / "r")
     write_task(tmp_path / "r", "best_of_n", task_scores(completions(2, 2), seed=4), run_id="run-more", replicates=3)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import lost_process
 import pytest
-from forked import Child, start_group
+from forked import Child, group_environments, started_group
+from paths import ROOT, SUPPORT
 from train_runs import data, metrics, options
 
 from prmbench.core import processes
@@ -19,8 +23,7 @@ AGAIN = "the same command goes on from what is kept"
 
 def first_of_two(where: Callable[..., None], how: str, *more: object) -> Child:
     """Runs two processes, of which process 1 is disturbed; returns process 0, which has ended."""
-    first, other = start_group(lost_process.run, where, how, *more, PRMBENCH_TIMEOUT="4")
-    with first, other:
+    with started_group(lost_process.run, where, how, *more, PRMBENCH_TIMEOUT="4") as (first, _):
         first.wait()
     return first
 
@@ -74,6 +77,29 @@ def test_a_process_lost_while_a_checkpoint_is_loaded_does_not_make_the_checkpoin
     assert ended.poll() == 75, ended.stderr
     assert ended.stderr.splitlines()[-1] == (
         f"error: process 0 of 2, loading a checkpoint: another process has ended, and says itself why; {AGAIN}"
+    )
+
+
+@pytest.mark.slow
+def test_a_python_of_its_own_ends_too() -> None:
+    """The children of the other tests leave by os._exit; Python itself ends threads and modules first."""
+    command = [sys.executable, "-c", "import lost_process as lost; lost.run(lost.meet, 'is killed')"]
+    path = os.pathsep.join(map(str, (ROOT, SUPPORT)))
+    shared = {**os.environ, "PYTHONPATH": path, "PRMBENCH_TIMEOUT": "4"}
+    first, other = (
+        subprocess.Popen(command, env={**shared, **rank}, stderr=subprocess.PIPE, text=True)
+        for rank in group_environments(2)
+    )
+    with first, other:
+        try:
+            _, errors = first.communicate(timeout=120)
+        finally:
+            first.kill()
+            other.kill()
+    assert first.returncode == 75, errors
+    assert errors.splitlines()[-1] == (
+        "error: process 0 of 2, a sum over all processes: process 1 has given no sign of life for 4 seconds "
+        f"(PRMBENCH_TIMEOUT); {AGAIN}"
     )
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 from conftest import ROWS, save_model
-from forked import Child, prmbench, with_small_disk
+from forked import Child, prmbench
 from paths import ROOT, SUPPORT
+from small_disk import run_with_small_disk
 
 from prmbench import data, evaluation, tasks
 from prmbench.backends import Facts, load_backend
@@ -524,8 +525,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, size: int, foun
     """No file may grow beyond `size`: first the journal does not fit, then only the result does not."""
     (tmp_path / "gsm8k.json").write_text(json.dumps(ROWS[:12]))
     flags = ["eval", "--model=random", "--data", str(tmp_path / "gsm8k.json"), "--out", str(tmp_path / "out")]
-    with Child(with_small_disk, size, *flags) as done:
-        assert done.wait() == 2, done.stderr
+    done = run_with_small_disk(size, *flags)
+    assert done.returncode == 2, done.stderr
     line = done.stderr.splitlines()[-1]  # before it there may be progress
     assert line.startswith("error: cannot write")
     assert (".jsonl" in line) == (found == "journal")

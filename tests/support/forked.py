@@ -10,8 +10,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ class Child:
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to a process that has not ended."""
-        if self._process.exitcode is None and self._process.pid:
+        assert self._process.pid is not None
+        with suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
 
     def wait(self, timeout: float = 300) -> int:
@@ -94,30 +95,37 @@ def prmbench(*arguments: object) -> None:
     main()
 
 
-def with_small_disk(size: int, *arguments: object) -> None:
-    """The command line where no file may grow beyond `size` bytes, for `Child`."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    prmbench(*arguments)
-
-
-def start_group(function: Callable[..., object], *arguments: object, count: int = 2, **environment: str) -> list[Child]:
-    """Starts `count` processes of one group, on one node, with the environment that torchrun gives them."""
+def group_environments(count: int) -> list[dict[str, str]]:
+    """Returns what torchrun adds to the environment of each of `count` processes on one node."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     group |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-    return [Child(function, *arguments, **{**group, **rank, **environment}) for rank in ranks]
+    return [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
-def run_group(function: Callable[..., object], *arguments: object, count: int = 2, **environment: str) -> None:
-    """Starts a group and returns when all of it has ended without an error; else it fails."""
+@contextmanager
+def started_group(
+    function: Callable[..., object], *arguments: object, count: int = 2, **environment: str
+) -> Iterator[list[Child]]:
+    """Starts `count` processes of one group; at the end those that still run are killed."""
     with ExitStack() as running:
-        children = [running.enter_context(c) for c in start_group(function, *arguments, count=count, **environment)]
-        codes = [child.wait() for child in children]
-    assert codes == [0] * count, "\n".join(child.stderr[-3000:] for child in children)
+        ranks = group_environments(count)
+        yield [running.enter_context(Child(function, *arguments, **{**rank, **environment})) for rank in ranks]
+
+
+def run_group(
+    function: Callable[..., object], *arguments: object, count: int = 2, timeout: float = 900, **environment: str
+) -> None:
+    """Returns when all processes of a group have ended without an error; at the first error all are ended."""
+    deadline = time.monotonic() + timeout
+    with started_group(function, *arguments, count=count, **environment) as children:
+        while any(child.poll() is None for child in children) and not any(child.poll() for child in children):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+    codes = [child.poll() for child in children]
+    assert codes == [0] * count, "\n".join([str(codes), *(child.stderr[-3000:] for child in children)])
 
 
 def _call(function: Callable[..., object], arguments: Any, environment: Mapping[str, str], outputs: list[str]) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from forked import Child, with_small_disk
+from forked import Child
+from small_disk import run_with_small_disk
 from train_runs import data, metrics, options, run, sft_options, traces
 
 from prmbench.config import TrainRMConfig
@@ -417,8 +418,8 @@ def test_a_full_disk_leaves_no_half_of_a_checkpoint(policy: Path, tmp_path: Path
     out, file, size = tmp_path / "out", data(tmp_path), 20_000
     flags = ["train-sft", "--preset", "miniature", "--steps", "1", "--optimizer", "sgd", "--device", "cpu"]
     command = [*flags, "--model", str(policy), "--data", str(file), "--out", str(out)]
-    with Child(with_small_disk, size, *command) as done:
-        assert done.wait() == 2, done.stderr[-2000:]
+    done = run_with_small_disk(size, *command)
+    assert done.returncode == 2, done.stderr[-2000:]
     assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
     assert "Traceback" not in done.stderr
     assert not list(out.glob("*.safetensors"))
