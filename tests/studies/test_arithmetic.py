@@ -99,8 +99,8 @@ def test_everything_is_a_function_of_the_seed() -> None:
 
 def test_injected_traces_have_one_wrong_result_that_later_steps_follow_from() -> None:
     seed = Random().randrange(10**6)
-    traces = arithmetic.injected_traces("validation", seed, 200)
-    assert sum(t.first_error == -1 for t in traces) == 100
+    traces = arithmetic.injected_traces("validation", seed, 1000)  # 17 err at the rarest place, on average
+    assert sum(t.first_error == -1 for t in traces) == 500
     assert {t.first_error for t in traces} == {-1, *range(7)}
     for trace in traces:
         assert arithmetic.first_error(trace.prompt, trace.steps) == trace.first_error
