@@ -133,7 +133,10 @@ def match_intervals(scores: Floats, first_error: Ints) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The traces of one subset under one readout, reduced to what F1 needs. All arrays are [n]."""
+    """The traces of one subset under one readout, reduced to what F1 needs. All arrays are [n].
+
+    Where many scorers judge the same traces at once, `lo` and `hi` are [scorers, n].
+    """
 
     lo: Floats
     hi: Floats
@@ -143,10 +146,10 @@ class Sample:
     """Which problem a trace belongs to, 0..clusters-1."""
 
     def __len__(self) -> int:
-        return len(self.lo)
+        return len(self.has_error)
 
     def matches(self, threshold: Floats) -> NDArray[np.bool_]:
-        """Returns whether each trace is judged right at thresholds [b]: [b, n]."""
+        """Returns whether each trace is judged right at thresholds [b]: [b, n]; of many scorers, each at its own."""
         t = threshold[:, None]
         return (self.lo < t) & (t <= self.hi)
 
@@ -222,15 +225,38 @@ def best_threshold(data: Sample, weights: Floats) -> Floats:
     Of several optimal intervals the lowest is taken, and of this its midpoint, or its finite end; 0 when every
     threshold is equally good.
     """
-    edges, error, correct = sweep(data, weights)
-    n_error, n_correct = (weights[:, group].sum(axis=1, keepdims=True) for group in (data.has_error, ~data.has_error))
+    return _optimum(*sweep(data, weights), data.has_error, weights)
+
+
+def best_thresholds(data: Sample, weights: Floats) -> Floats:
+    """Returns `best_threshold` of many scorers at once: weights [scorers or 1, b, n] give thresholds [scorers, b]."""
+    usable = data.lo < data.hi
+    ends = np.concatenate([data.lo, data.hi], axis=-1)
+    order = ends.argsort(axis=-1)
+    infinite = np.full((len(ends), 1), np.inf)
+    edges = np.concatenate([-infinite, np.take_along_axis(ends, order, axis=-1), infinite], axis=-1)
+    entering = weights * usable[:, None]
+    change = np.take_along_axis(np.concatenate([entering, -entering], axis=-1), order[:, None], axis=-1)
+    is_error = np.concatenate([data.has_error, data.has_error])[order][:, None]
+    # Of equal ends only what all of them leave counts: the column after the last.
+    column = np.arange(edges.shape[-1] - 1)
+    column = np.where(edges[:, :-1] < edges[:, 1:], column, column[-1])
+    column = np.minimum.accumulate(column[:, ::-1], axis=-1)[:, ::-1]
+    total = (np.pad(part.cumsum(axis=-1), ((0, 0), (0, 0), (1, 0))) for part in (change * is_error, change * ~is_error))
+    error, correct = (np.take_along_axis(part, column[:, None], axis=-1) for part in total)
+    return _optimum(edges, error, correct, data.has_error, weights)
+
+
+def _optimum(edges: Floats, error: Floats, correct: Floats, has_error: NDArray[np.bool_], weights: Floats) -> Floats:
+    """The threshold of highest F1, [..., b], given what `sweep` returns: [..., p + 1] and twice [..., b, p]."""
+    n_error, n_correct = (weights[..., group].sum(axis=-1, keepdims=True) for group in (has_error, ~has_error))
     total = error * n_correct + correct * n_error
     f1 = np.divide(error * correct, total, out=np.zeros_like(total), where=total > 0)  # half of F1: same optimum
-    best = f1 >= f1.max(axis=1, keepdims=True) * (1 - 1e-12)  # ties survive rounding
-    first = best.argmax(axis=1)
-    ends_optimum = ~best & (np.arange(best.shape[1]) > first[:, None])
-    last = np.where(ends_optimum.any(axis=1), ends_optimum.argmax(axis=1), best.shape[1])
-    return _inside(edges[first], edges[last])
+    best = f1 >= f1.max(axis=-1, keepdims=True) * (1 - 1e-12)  # ties survive rounding
+    first = best.argmax(axis=-1)
+    ends_optimum = ~best & (np.arange(best.shape[-1]) > first[..., None])
+    last = np.where(ends_optimum.any(axis=-1), ends_optimum.argmax(axis=-1), best.shape[-1])
+    return _inside(*(np.take_along_axis(edges, at, axis=-1) for at in (first, last)))
 
 
 def _inside(lo: Floats, hi: Floats) -> Floats:

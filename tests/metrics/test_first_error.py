@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,6 +135,24 @@ def test_optimum_equals_brute_force(items: list[ScoredTrace], seed: int) -> None
     for row, threshold in zip(weights, first_error.best_threshold(data, weights), strict=True):
         best = max(f1_by_hand(items, row, t) for t in candidates)
         assert f1_by_hand(items, row, threshold) == pytest.approx(best)
+
+
+@given(traces(), st.integers(0, 5))
+def test_many_scorers_at_once_are_one_after_the_other(items: list[ScoredTrace], seed: int) -> None:
+    """Others' scores of the same traces, with ties and unscored ones, under several weightings."""
+    first = first_error.sample(items, AS_IS)
+    shuffle = np.random.default_rng(seed).permuted
+    ends = [(first.lo, first.hi), *(shuffle(np.stack([first.lo, first.hi]), axis=0) for _ in range(2))]
+    scorers = [replace(first, lo=lo, hi=hi) for lo, hi in ends]
+    weights = first_error.bootstrap_weights(first.cluster, 4, seed)
+    many = replace(first, lo=np.array([s.lo for s in scorers]), hi=np.array([s.hi for s in scorers]))
+    assert first_error.best_thresholds(many, weights[None]).tolist() == [
+        first_error.best_threshold(scorer, weights).tolist() for scorer in scorers
+    ]
+    own = np.stack([weights, weights[::-1], np.ones_like(weights)])
+    assert first_error.best_thresholds(many, own).tolist() == [
+        first_error.best_threshold(*pair).tolist() for pair in zip(scorers, own, strict=True)
+    ]
 
 
 @given(traces())

@@ -42,25 +42,27 @@ Fault = tuple[str, str]
 
 def setting_faults(config: Mapping[str, Any], path: str) -> Iterator[Fault]:
     """Yield what is wrong with recorded options: they may be any JSON values within the limits."""
-    prefix = f"{path}." if path else ""
-    queue: list[tuple[str, Any]] = [
-        (f"{prefix}{short.repr(name)[1:-1]}", part) for name, value in config.items() for part in (name, value)
-    ]
+    queue: list[tuple[str, Any]] = [(name, part) for name, value in config.items() for part in (name, value)]
     count = 0
     while queue:
-        location, value = queue.pop()
+        name, value = queue.pop()
         count += 1
         if count > MAX_SETTINGS:
             yield path, f"has more than {MAX_SETTINGS} values"
             return
         if isinstance(value, Mapping):
-            queue += [(location, part) for pair in value.items() for part in pair]
+            queue += [(name, part) for pair in value.items() for part in pair]
         elif isinstance(value, list | tuple):
-            queue += [(location, item) for item in value]
+            queue += [(name, item) for item in value]
         elif isinstance(value, str):
-            yield from text_faults(location, value)
+            yield from ((_setting(path, name), fault) for _, fault in text_faults(name, value))
         elif isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
-            yield location, f"is {short.repr(value)}, not a finite number up to {LARGEST_NUMBER:g}"
+            yield _setting(path, name), f"is {short.repr(value)}, not a finite number up to {LARGEST_NUMBER:g}"
+
+
+def _setting(path: str, name: str) -> str:
+    """The path of an option, whose name may be anything."""
+    return f"{path}." * bool(path) + short.repr(name)[1:-1]
 
 
 def all_within(values: Sequence[float], low: float, high: float) -> bool:
