@@ -3,20 +3,23 @@
     python -m prmbench.core.packing FOLDER             # FOLDER/*.json and their scores -> FOLDER/<task>.tar.xz
     python -m prmbench.core.packing --unpack FOLDER    # and back
 
-No number changes. `scores_sha256` of a packed run is that of its uncompressed lines, and `metrics_sha256` that of a
-gzip file without compression, since xz compresses what gzip has not; the rest of the result stays.
+No score and no row changes; metrics of training steps are rounded to seven significant digits, which a float32 has, as
+further ones are half of an archive. `scores_sha256` of a packed run is that of its uncompressed lines, and
+`metrics_sha256` that of a gzip file without compression, since xz compresses what gzip has not; the rest of the result
+stays.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from prmbench.core import archives, reading, result_files, writing
+from prmbench.core import archives, reading, result_files, validation, writing
 from prmbench.core.records import RunResult, UserError
 from prmbench.core.result_files import Run
 
@@ -69,17 +72,29 @@ def _contents(runs: Sequence[Run]) -> dict[str, bytes]:
         values[stem + result_files.VALUES_SUFFIX] = b"".join(value + b"\n" for _, value in pairs)
         if before := manifest.config.get("metrics_sha256"):
             name = stem + result_files.METRICS_SUFFIX
-            metrics[name] = _metrics(run, level=0)
+            metrics[name] = _gzipped(map(_rounded, _metrics(run)), level=0)
             raw = raw.replace(before.encode(), result_files.sha256(metrics[name]).encode())
         results[run.path.name] = raw
     return {**results, **lines, **values, **metrics}
 
 
-def _metrics(run: Run, level: int) -> bytes:
-    """Return a run's metrics, unaltered, in gzip of another compression level; empty if it has none."""
+def _metrics(run: Run) -> list[bytes]:
+    """Return the lines of a run's metrics, none if it has no such file. Raises UserError where one is malformed."""
+    source = f"{run.path}: its metrics"
     raw = result_files.read_metrics(run.path, run.result.manifest)
-    lines = result_files.unpacked_lines(raw, f"{run.path}: its metrics are no record of training steps")
-    return gzip.compress(b"".join(line + b"\n" for line in lines), level, mtime=0) if raw else b""
+    lines = list(result_files.unpacked_lines(raw, f"{source} are no record of training steps")) if raw else []
+    for number, line in enumerate(lines, 1):
+        validation.read_step(line, f"{source}, line {number}")
+    return lines
+
+
+def _rounded(line: bytes) -> bytes:
+    """Return a line of metrics with its numbers to seven significant digits."""
+    return json.dumps(json.loads(line, parse_float=lambda text: float(f"{float(text):.7g}"))).encode()
+
+
+def _gzipped(lines: Iterable[bytes], level: int = 9) -> bytes:
+    return gzip.compress(b"".join(line + b"\n" for line in lines), level, mtime=0)
 
 
 def _with_hashes(run: Run, scores: str, metrics: object) -> RunResult:
@@ -108,10 +123,12 @@ def unpack(folder: Path) -> list[Path]:
     for archive in archives.find_archives(folder):
         for path in result_files.result_paths(archive):
             run, loose = result_files.read_stored(path), archive.parent / path.name
-            packed = gzip.compress(b"".join(line + b"\n" for line in result_files.score_lines(path)), mtime=0)
-            if metrics := _metrics(run, level=9):
-                writing.write_atomic(result_files.metrics_path(loose), metrics)
-            result = _with_hashes(run, result_files.sha256(packed), metrics and result_files.sha256(metrics))
+            packed = _gzipped(result_files.score_lines(path))
+            digest = ""
+            if lines := _metrics(run):
+                writing.write_atomic(result_files.metrics_path(loose), metrics := _gzipped(lines))
+                digest = result_files.sha256(metrics)
+            result = _with_hashes(run, result_files.sha256(packed), digest)
             result_files.write_run(loose, result, packed)
             _check_same(run, result_files.read_stored(loose))
             written.append(loose)
