@@ -3,10 +3,10 @@
     python -m prmbench.core.packing FOLDER             # FOLDER/*.json and their scores -> FOLDER/<task>.tar.xz
     python -m prmbench.core.packing --unpack FOLDER    # and back
 
-No score and no row changes; metrics of training steps are rounded to seven significant digits, which a float32 has, as
-further ones are half of an archive. `scores_sha256` of a packed run is that of its uncompressed lines, and
-`metrics_sha256` that of a gzip file without compression, since xz compresses what gzip has not; the rest of the result
-stays.
+No score and no row changes; fractions in metrics of training steps are rounded to seven significant digits, which a
+float32 has, as further ones are half of an archive. `scores_sha256` of a packed run is that of its uncompressed lines,
+and `metrics_sha256` that of a gzip file without compression, since xz compresses what gzip has not; the rest of the
+result stays.
 """
 
 from __future__ import annotations
@@ -89,8 +89,13 @@ def _metrics(run: Run) -> list[bytes]:
 
 
 def _rounded(line: bytes) -> bytes:
-    """Return a line of metrics with its numbers to seven significant digits."""
-    return json.dumps(json.loads(line, parse_float=lambda text: float(f"{float(text):.7g}"))).encode()
+    """Return a line of metrics with its fractions to seven significant digits; whole numbers stay."""
+
+    def shortened(text: str) -> float:
+        value = float(text)
+        return value if value.is_integer() else float(f"{value:.7g}")
+
+    return json.dumps(json.loads(line, parse_float=shortened)).encode()
 
 
 def _gzipped(lines: Iterable[bytes], level: int = 9) -> bytes:
@@ -124,11 +129,11 @@ def unpack(folder: Path) -> list[Path]:
         for path in result_files.result_paths(archive):
             run, loose = result_files.read_stored(path), archive.parent / path.name
             packed = _gzipped(result_files.score_lines(path))
-            digest = ""
-            if lines := _metrics(run):
-                writing.write_atomic(result_files.metrics_path(loose), metrics := _gzipped(lines))
-                digest = result_files.sha256(metrics)
-            result = _with_hashes(run, result_files.sha256(packed), digest)
+            metrics = b""
+            if run.result.manifest.config.get("metrics_sha256"):  # of no lines, if nothing was trained
+                metrics = _gzipped(_metrics(run))
+                writing.write_atomic(result_files.metrics_path(loose), metrics)
+            result = _with_hashes(run, result_files.sha256(packed), metrics and result_files.sha256(metrics))
             result_files.write_run(loose, result, packed)
             _check_same(run, result_files.read_stored(loose))
             written.append(loose)

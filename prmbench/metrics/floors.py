@@ -62,10 +62,11 @@ def random_cross_validated(steps: Ints, label: Ints, fold: Ints) -> Floats:
         label: [n].
         fold: Fold of each trace in every split, [splits, n]. Each scorer has one of the splits: their mean is the same.
     """
-    splits = fold[np.arange(RANDOM_SCORERS) % len(fold)].reshape(-1, _AT_ONCE, len(label))
+    numbers, number = np.unique(fold, return_inverse=True)
+    splits = number.reshape(fold.shape)[np.arange(RANDOM_SCORERS) % len(fold)].reshape(-1, _AT_ONCE, len(label))
     f1 = []
     for data, split in zip(_scorers(steps, label, seed=0), splits, strict=True):
-        is_tuned_on = split[:, None] != np.unique(fold)[:, None]
+        is_tuned_on = split[:, None] != np.arange(len(numbers))[:, None]
         tuned = first_error.best_thresholds(data, is_tuned_on.astype(float))
         threshold = np.take_along_axis(tuned, split, axis=1)
         f1.append(_f1(data, (data.lo < threshold) & (threshold <= data.hi)))

@@ -87,12 +87,25 @@ def test_metrics_are_compressed_with_the_archive_alone(packed: Path, tmp_path: P
 
 
 def test_metrics_are_rounded_to_what_a_float32_has(tmp_path: Path) -> None:
-    monitors = [{**line, "loss": -1 / 3, "validation": {"accuracy": 2e-9 / 3}} for line in step_lines(2)]
+    monitors = [
+        {**line, "loss": -1 / 3, "tokens": 123456789.0, "validation": {"accuracy": 2e-9 / 3}} for line in step_lines(2)
+    ]
     write_training(tmp_path, "grpo", [0.1, 0.2], monitors=monitors, run_id="run-distrl", replicates=3)
     packing.pack(tmp_path)
     (run,) = read_runs(tmp_path)
     rounded = [{**line, "loss": -0.3333333, "validation": {"accuracy": 6.666667e-10}} for line in monitors]
     assert list(read_metrics(run.path, run.result.manifest)) == rounded
+
+
+def test_a_run_of_no_training_step_is_packed_and_unpacked(tmp_path: Path) -> None:
+    write_training(tmp_path, "grpo", [0.1], monitors=[], run_id="run-distrl", replicates=3)
+    packing.pack(tmp_path)
+    assert not list(tmp_path.rglob("*.metrics.jsonl.gz"))
+    packing.unpack(tmp_path)
+    (run,) = read_runs(tmp_path)
+    assert read_metrics(run.path, run.result.manifest) == ()
+    (metrics,) = tmp_path.rglob("*.metrics.jsonl.gz")
+    assert gzip.decompress(metrics.read_bytes()) == b""
 
 
 def test_altered_metrics_are_not_packed(loose: Path, tmp_path: Path) -> None:

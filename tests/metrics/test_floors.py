@@ -56,6 +56,8 @@ def test_each_rule_has_the_floor_that_random_scorers_reach_under_it() -> None:
     for ours, theirs in zip(actual, (oracle, calibrated, crossed), strict=True):
         assert ours.mean() == pytest.approx(np.mean(theirs), abs=0.015)
         assert np.quantile(ours, [0.1, 0.9]) == pytest.approx(np.quantile(theirs, [0.1, 0.9]), abs=0.03)
+    renumbered = np.array([9, -2, 4, 3, 7])[fold]
+    assert (floors.random_cross_validated(steps, label, renumbered) == actual[2]).all()
     assert actual[0].mean() > floors.random_flags(steps, label).mean() + 0.01
     assert actual[0].mean() > actual[1].mean() + 0.03
     assert actual[0].mean() > actual[2].mean() + 0.03

@@ -50,13 +50,16 @@ def write_training(
     arm: str,
     levels: Sequence[float],
     seeds: tuple[int, int] = (0, 0),
-    monitors: Sequence[Mapping[str, Any]] = (),
+    monitors: Sequence[Mapping[str, Any]] | None = None,
     **facts: Any,
 ) -> Path:
-    """One run of an arm; `facts` may name its panel, its problems (`scores`) and anything of the manifest."""
+    """One run of an arm; `facts` may name its panel, its problems (`scores`) and anything of the manifest.
+
+    `monitors` are the lines of its metrics; without them it has no such file.
+    """
     panel = facts.pop("panel", "plain")
     scores = facts.pop("scores", None) or problems(levels, 0.1)
-    raw = gzip.compress("".join(json.dumps(line) + "\n" for line in monitors).encode(), mtime=0)
+    raw = gzip.compress("".join(json.dumps(line) + "\n" for line in monitors or ()).encode(), mtime=0)
     config = {
         "validated_at": list(STEPS[: len(levels)]),
         "samples": 8,
@@ -65,7 +68,7 @@ def write_training(
         "sft_seed": seeds[0],
         "rl_seed": seeds[1],
         "alpha": 0.1 * arm.startswith("distrl"),
-        **({"metrics_sha256": sha256(raw)} if monitors else {}),
+        **({"metrics_sha256": sha256(raw)} if monitors is not None else {}),
     }
     defaults = {
         "run_id": f"{panel}-{arm}-{seeds[0]}-{seeds[1]}",
@@ -78,7 +81,7 @@ def write_training(
         "replicates": 100,
     }
     path = write(root, scores, folder=f"{panel}-{arm}", config=config, **defaults | facts)
-    if monitors:
+    if monitors is not None:
         metrics_path(path).write_bytes(raw)
     return path
 

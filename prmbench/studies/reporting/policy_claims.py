@@ -25,7 +25,7 @@ NEARLY_ALL_MASS = 0.9
 """Share of the old policy's probability from which on candidates count as covering nearly all of it."""
 CLAIMS: dict[str, str] = {
     "T5": "DistRL with IPVRM trains a better policy than GRPO, with or without IPVRM, PRIME, SPRO and Q-RM",
-    "T6": "the candidate branch helps with every reward model, and IPVRM helps more than other reward models",
+    "T6": "the candidate branch helps (tested with IPVRM), and IPVRM helps more than other reward models",
     "T7": "DistRL reaches a higher reward-model score and more right rollouts in training than GRPO",
     "T8": "updating the reward model online with ADB and DLW beats leaving one, both or the update out",
     "T9": "the behaviour policy is a better reference than the SFT model",
@@ -33,7 +33,7 @@ CLAIMS: dict[str, str] = {
     "T13": f"DistRL costs GRPO's time (within {MAX_TIME_OVERHEAD:.0%}) and memory (within {MAX_MEMORY_OVERHEAD:.0%})",
     "Fig. 6": "the reward model's accuracy on fresh rollouts falls when frozen or updated plainly, and holds otherwise",
     "control": "not the paper's: DistRL beats GRPO with the reward model's rollouts, and the reward model as a policy",
-    "shuffled": "not the paper's: trained on shuffled outcomes, step F1 falls to the level of random scores",
+    "shuffled": "not the paper's: trained on shuffled outcomes, step F1 falls, down to the level of random scores",
     "marker": "not the paper's: a late marker lowers step F1 only where it tells the outcome, and IPVRM's least",
 }
 """The paper's tables, and controls of our own, with the claim that each is read as."""

@@ -39,8 +39,8 @@ STUDY_WORDS = (
     "Results hold for this world only."
 )
 RL_WORDS = (
-    "Policies trained by reinforcement learning: every arm from the same start, on the same prompts, with the same "
-    "number of steps; arms differ only in what their names say."
+    "Policies trained by reinforcement learning on the same prompts, from the same start and with the same number of "
+    "steps unless an arm's name says otherwise; the options of every arm are in a table."
 )
 RL_STUDY_WORDS = f"{RL_WORDS} In a small world with an exact oracle; results hold for this world only."
 
