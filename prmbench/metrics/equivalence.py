@@ -22,7 +22,7 @@ VERDICT_TEXT = (
     "no: the two-sided test at 5% finds a difference above or below 0; else unclear"
 )
 """What the verdicts mean, for captions."""
-_NORMAL_95 = 1.959964
+NORMAL_95 = 1.959964
 """z(0.975)."""
 _NO_SPREAD = 1e-12
 """A standard error below this is float noise."""
@@ -109,7 +109,7 @@ def equivalence_p_of_interval(difference: float, lo: float | None, hi: float | N
     """
     if lo is None or hi is None:
         return None
-    below, above = (max(width, 0.0) / _NORMAL_95 for width in (difference - lo, hi - difference))
+    below, above = (max(width, 0.0) / NORMAL_95 for width in (difference - lo, hi - difference))
     lower, upper = difference + margin, margin - difference
     return max(_one_sided_p(lower, below, math.inf), _one_sided_p(upper, above, math.inf))
 

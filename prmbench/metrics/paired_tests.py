@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from prmbench.metrics.equivalence import NORMAL_95
 from prmbench.metrics.first_error import Floats, Ints, Sample, best_threshold, harmonic
 from prmbench.metrics.intervals import LEVEL, POWER, Ends
 
@@ -38,8 +39,8 @@ class SwapTest:
     @property
     def t_values(self) -> Floats:
         """Differences over their standard errors, [swaps + 1]."""
-        is_zero = np.abs(self.difference) <= 1e-12  # noqa: PLR2004 - two equal runs, up to rounding
-        return np.where(is_zero, 0.0, self.difference / self.error)
+        differs = np.abs(self.difference) > 1e-12  # noqa: PLR2004 - equal up to rounding
+        return np.divide(self.difference, self.error, out=np.zeros_like(self.difference), where=differs)
 
     @property
     def p(self) -> float | None:
@@ -66,7 +67,9 @@ class SwapTest:
         rejecting = math.ceil((1 - LEVEL) * len(self.difference) - _TIE) - 1
         if rejecting < 1:
             return None
-        return float(np.sort(np.abs(self.t_values[1:]))[-rejecting]) * (1 + _TIE)
+        critical = float(np.sort(np.abs(self.t_values[1:]))[-rejecting]) * (1 + _TIE)
+        # Where nothing differs under any swap, as when both F1 are 0, swaps say nothing of how much it might.
+        return critical or (0.0 if self.t_values[0] else NORMAL_95)
 
 
 def adjusted_p(t_values: Floats, family: Sequence[Floats]) -> float | None:

@@ -151,14 +151,19 @@ def _row(config: PowerConfig, run: Run, protocol: str | None) -> MetricRow:
     manifest = run.result.manifest
     main = headline(run.result)
     metric = config.metric or (main.metric if main else None)
-    wanted = (config.subset or (main.subset if main else None), protocol or (main.protocol if main else None), metric)
-    for row in run.result.rows:
-        if (row.subset, row.protocol, row.metric) == wanted and row.value is not None:
+    protocol = protocol or (main.protocol if main else None)
+    values = [r for r in run.result.rows if (r.protocol, r.metric) == (protocol, metric) and r.value is not None]
+    named = config.subset or (main.subset if main else None)
+    for row in values:
+        if row.subset == named:
             return row
-    subset, key, name = (part or "?" for part in wanted)
+    averages = [row for row in values if row.subset.startswith("avg[")]
+    if averages and config.subset in (None, "average"):  # another threshold rule than the main number's is averaged so
+        return max(averages, key=lambda row: len(row.subset))
+    subsets = ", ".join(row.subset for row in values)
+    choice = f"--subset {subsets}" if subsets else "--metric, --protocol and --subset from its rows"
     raise UserError(
-        f"{manifest.run_id}: has no number {name} under {key} on {subset}; choose --metric, --protocol and --subset "
-        "from its rows"
+        f"{manifest.run_id}: has no number {metric or '?'} under {protocol or '?'} on {named or '?'}; choose {choice}"
     )
 
 

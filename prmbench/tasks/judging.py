@@ -262,11 +262,13 @@ def pairs(a: RunManifest, b: RunManifest, requested: Sequence[str] = (), against
 
 
 def _check_comparable(a: RunManifest, b: RunManifest) -> None:
-    for field in ("benchmark", "task", "benchmark_hash", "subsets", "boundary"):
+    for field in ("benchmark", "task", "subsets", "benchmark_hash", "boundary"):
         value_a, value_b = getattr(a, field), getattr(b, field)
         if value_a != value_b:
+            sizes = f" of {a.n} and {b.n} traces" if field == "benchmark_hash" else ""
             raise UserError(
-                f"compare: the runs differ in {field.replace('_', ' ')} ({value_a} and {value_b}); score both alike"
+                f"compare: the runs differ in {field.replace('_', ' ')}{sizes} ({value_a} and {value_b}); score both "
+                "alike, with the same --data, --subset and --limit"
             )
 
 

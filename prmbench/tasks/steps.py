@@ -436,7 +436,7 @@ def _swap_tests(
             return {}
         tuned = swapped[protocol.on].best_thresholds()
     tests = {}
-    for subset in subsets[0]:
+    for subset, compared in zip(*subsets, strict=True):
         if (both := swapped.get(subset.name)) is None:
             continue
         if _is_judged_out_of_fold(subset, protocol):
@@ -446,7 +446,9 @@ def _swap_tests(
         else:
             judged = both.judged_by_own(*map(_untuned_threshold, protocols))
         first, second = (_rate(subset, p, data)[0] for p, data in zip(protocols, samples, strict=True))
-        tests[subset.name] = paired_tests.f1_test(samples[0][subset.name], (first, second), judged)
+        test = paired_tests.f1_test(samples[0][subset.name], (first, second), judged)
+        is_itself = protocols[0] == protocols[1] and subset.traces == compared.traces
+        tests[subset.name] = replace(test, error=np.zeros_like(test.error)) if is_itself else test
     return tests
 
 

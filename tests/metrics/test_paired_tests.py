@@ -142,3 +142,15 @@ def test_runs_without_a_difference_are_told_apart_in_one_of_twenty_and_a_differe
     found = [oracle_test(*pair(40, (0.5, 3.0), seed), swaps=99, seed=seed) for seed in range(20)]
     assert sum(t.p is not None and t.p < 0.05 for t in found) >= 18
     assert all(t.difference[0] > 0 for t in found)
+
+
+def test_runs_that_are_both_wrong_on_all_are_not_shown_to_be_equal() -> None:
+    """No swap changes anything, and yet 30 traces do not say that a thousand would not either."""
+    data = Sample(np.zeros(30), np.ones(30), np.arange(30) % 2 == 0, np.arange(30))
+    never = np.where(data.has_error, 0.0, 1.0)
+    under_swaps = np.tile(never, (200, 1))
+    test = paired_tests.f1_test(data, (never, never), (under_swaps, under_swaps))
+    lo, hi = test.interval()
+    assert test.p == 1.0
+    assert (lo, hi) == (pytest.approx(-1.96 * 0.5 / 30, rel=1e-3), pytest.approx(1.96 * 0.5 / 30, rel=1e-3))
+    assert test.detectable() == pytest.approx(1.96 * 0.5 / 30, rel=1e-3)

@@ -59,6 +59,14 @@ def test_a_run_says_what_another_as_noisy_needs() -> None:
     assert plan["needed_lo"] < plan["needed"] < plan["needed_hi"]
 
 
+def test_without_a_subset_a_protocol_is_planned_on_its_own_average() -> None:
+    """The main number's average leaves out the subset that its threshold was tuned on."""
+    key = ("--protocol", "step_sum/cross_validated", "--difference", 3)
+    assert planned(MODEL, *key)["subset"] == "avg[gsm8k,math,olympiadbench]"
+    assert planned(MODEL, *key) == planned(MODEL, *key, "--subset", "average")
+    assert "choose --subset gsm8k, math, olympiadbench, avg[" in refused("power", MODEL, *key, "--subset", "other")
+
+
 def test_a_pair_shares_its_problems() -> None:
     key = ("--protocol", "as_is/cross_validated", "--against", "step_sum/cross_validated", "--subset", "math")
     plan = planned(LENGTH, MODEL, *key)
