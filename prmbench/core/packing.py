@@ -4,9 +4,9 @@
     python -m prmbench.core.packing --unpack FOLDER    # and back
 
 No score and no row changes; fractions in metrics of training steps are rounded to seven significant digits, which a
-float32 has, as further ones are half of an archive. `scores_sha256` of a packed run is that of its uncompressed lines,
-and `metrics_sha256` that of a gzip file without compression, since xz compresses what gzip has not; the rest of the
-result stays.
+float32 has, as further ones are two fifths of an archive. `scores_sha256` of a packed run is that of its uncompressed
+lines, and `metrics_sha256` that of a gzip file without compression, since xz compresses what gzip has not; the rest of
+the result stays.
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def setting_faults(config: Mapping[str, Any], path: str) -> Iterator[Fault]:
 
 def _setting(path: str, name: str) -> str:
     """The path of an option, whose name may be anything."""
-    return f"{path}." * bool(path) + short.repr(name)[1:-1]
+    shown = short.repr(name)[1:-1]
+    return f"{path}.{shown}" if path else shown
 
 
 def all_within(values: Sequence[float], low: float, high: float) -> bool:
